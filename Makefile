@@ -1,0 +1,65 @@
+# The only front door. Every target does its own set-up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := src tests tools
+
+.PHONY: help demo test check setup guests generate bless bench docs size clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (downloads 93 MB once)
+	$(BIN)/isthmus demo
+
+test: $(VENV)/.dev ## run the whole test suite
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest
+
+check: $(VENV)/.dev ## lint, types, floors, and generated files
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate_abi.py --check
+	$(BIN)/python tools/generate_docs.py --check
+
+setup: $(VENV)/.dev ## make the virtual environment with everything in it
+
+generate: $(VENV)/.dev ## write what is generated from abi/host.toml
+	$(BIN)/python tools/generate_abi.py
+
+guests: $(VENV)/.dev ## compile the bundled guests
+	$(BIN)/python tools/build_guests.py
+
+bless: generate guests docs ## regenerate everything that tests compare with
+
+bench: $(VENV)/.dev ## all benchmarks, into bench-results/
+	$(BIN)/isthmus pull smollm2
+	mkdir -p bench-results
+	$(BIN)/isthmus verify --json > bench-results/verify.json
+	for name in hostcall decode prefill; do \
+	  $(BIN)/isthmus bench $$name --json > bench-results/$$name.json || exit 1; done
+
+docs: $(VENV)/.dev ## write the generated parts of the documentation
+	$(BIN)/python tools/generate_abi.py
+	$(BIN)/python tools/generate_docs.py
+
+size: ## lines of code, file by file
+	@find src -name '*.py' | xargs wc -l | sort -n
+
+clean: ## remove what was made here
+	rm -rf $(VENV) bench-results .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Isthmus needs Python 3.10 or newer; run: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/.runtime

@@ -1,0 +1,806 @@
+/*
+ * agent.h: a thin layer over isthmus.h for agents written in C.
+ *
+ * One header; all of it is static inline, and what a guest does not call costs nothing. It needs
+ * wasi-libc's stdint.h, stdlib.h and string.h. Everything follows the ABI's habit: a function
+ * returns a value >= 0, or a negative errno such as -ISTHMUS_ENOMEM; AGENT_TRY passes that on.
+ *
+ *   texts      agent_text_*      a growable buffer; append text, numbers, tokens, JSON strings
+ *   words      agent_word, agent_parse_*
+ *   options    agent_option_*    the strings `key=value` that the actor was spawned with
+ *   messages   agent_message, agent_emit, agent_reply, agent_log
+ *   models     agent_model_open, agent_tokenize, agent_detokenize, agent_chat_template
+ *   sessions   agent_session_*   memory, handle and token ids of one sequence
+ *   sampling   agent_sampler_*, agent_sample, agent_argmax: in the guest, from logits in place
+ */
+#ifndef ISTHMUS_AGENT_H
+#define ISTHMUS_AGENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __wasm_simd128__
+#include <wasm_simd128.h>
+#endif
+
+#include "isthmus.h"
+
+#define AGENT_API static inline __attribute__((unused))
+
+/* Returns from the calling function with the negative errno that `call` gave, if it gave one. */
+#define AGENT_TRY(call)                         \
+    do {                                        \
+        int64_t agent_result_ = (call);         \
+        if (agent_result_ < 0)                  \
+            return (int32_t)agent_result_;      \
+    } while (0)
+
+/* The same for a call whose result is wanted: AGENT_SET(n, agent_tokenize(...)). */
+#define AGENT_SET(variable, call)               \
+    do {                                        \
+        int64_t agent_result_ = (call);         \
+        if (agent_result_ < 0)                  \
+            return (int32_t)agent_result_;      \
+        (variable) = agent_result_;             \
+    } while (0)
+
+/* Marks a local pointer from malloc, so that every way out of its block frees it. */
+#define AGENT_FREED __attribute__((cleanup(agent_free_)))
+
+AGENT_API void agent_free_(void *pointer)
+{
+    free(*(void **)pointer);
+}
+
+/* ------------------------------------------------------------------------------------ texts */
+
+/*
+ * A growable text that owns its bytes; {0} is an empty one. `bytes` is NULL or ends with a NUL
+ * that `nbytes` does not count. When memory runs out, appending does nothing and goes on doing
+ * nothing, so a long text needs only one look at the end: agent_text_status.
+ */
+typedef struct {
+    char *bytes;
+    uint32_t nbytes;
+    uint32_t cap;
+    int32_t status;
+} agent_text_t;
+
+/* Marks a local agent_text_t, so that every way out of its block frees it. */
+#define AGENT_TEXT_FREED __attribute__((cleanup(agent_text_free)))
+
+AGENT_API void agent_text_free(agent_text_t *text)
+{
+    free(text->bytes);
+    *text = (agent_text_t){0};
+}
+
+/* Empties the text and keeps its room. */
+AGENT_API void agent_text_clear(agent_text_t *text)
+{
+    text->nbytes = 0;
+    text->status = 0;
+}
+
+/* 0, or -ISTHMUS_ENOMEM when some append found no memory. */
+AGENT_API int32_t agent_text_status(const agent_text_t *text)
+{
+    return text->status;
+}
+
+/* Makes room for `nbytes` more bytes and the NUL after them. */
+AGENT_API int32_t agent_text_reserve(agent_text_t *text, uint32_t nbytes)
+{
+    uint64_t need = (uint64_t)text->nbytes + nbytes + 1;
+    if (text->status < 0 || need <= text->cap)
+        return text->status;
+    uint64_t cap = need + need / 2 + 64;
+    char *bytes = cap < INT32_MAX ? realloc(text->bytes, (size_t)cap) : NULL;
+    if (!bytes)
+        return text->status = -ISTHMUS_ENOMEM;
+    text->bytes = bytes;
+    text->cap = (uint32_t)cap;
+    return 0;
+}
+
+AGENT_API int32_t agent_text_append(agent_text_t *text, const void *bytes, uint32_t nbytes)
+{
+    AGENT_TRY(agent_text_reserve(text, nbytes));
+    if (nbytes)
+        memcpy(text->bytes + text->nbytes, bytes, nbytes);
+    text->nbytes += nbytes;
+    text->bytes[text->nbytes] = 0;
+    return 0;
+}
+
+AGENT_API int32_t agent_text_append_string(agent_text_t *text, const char *string)
+{
+    return agent_text_append(text, string, (uint32_t)strlen(string));
+}
+
+AGENT_API int32_t agent_text_append_int(agent_text_t *text, int64_t value)
+{
+    char digits[20];
+    uint32_t at = sizeof digits;
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    do
+        digits[--at] = (char)('0' + rest % 10);
+    while (rest /= 10);
+    if (value < 0)
+        digits[--at] = '-';
+    return agent_text_append(text, digits + at, sizeof digits - at);
+}
+
+/* Up to six significant digits: `0.05`, `100`, `2.38419e-07`; `null` (JSON) if not finite. */
+AGENT_API int32_t agent_text_append_float(agent_text_t *text, double value)
+{
+    char digits[6];
+    int32_t exponent = 0, n = sizeof digits;
+    if (value - value != 0)
+        return agent_text_append_string(text, "null");
+    double rest = value < 0 ? -value : value;
+    for (; rest >= 10; exponent++)
+        rest /= 10;
+    for (; rest > 0 && rest < 1; exponent--)
+        rest *= 10;
+    int32_t scaled = (int32_t)(rest * 1e5 + 0.5);
+    if (scaled > 999999) {
+        scaled /= 10;
+        exponent++;
+    }
+    for (int32_t i = n; i-- > 0; scaled /= 10)
+        digits[i] = (char)('0' + scaled % 10);
+    int32_t plain = exponent >= -4 && exponent < n; /* without an exponent */
+    int32_t whole = plain ? exponent + 1 : 1;       /* digits before the point */
+    while (n > 1 && n > whole && digits[n - 1] == '0')
+        n--;
+    if (value < 0)
+        agent_text_append(text, "-", 1);
+    agent_text_append(text, whole > 0 ? digits : "0", whole > 0 ? (uint32_t)whole : 1);
+    if (n > whole) {
+        agent_text_append(text, ".", 1);
+        agent_text_append(text, "000", whole < 0 ? (uint32_t)-whole : 0);
+        int32_t from = whole > 0 ? whole : 0;
+        agent_text_append(text, digits + from, (uint32_t)(n - from));
+    }
+    if (plain)
+        return agent_text_status(text);
+    agent_text_append(text, exponent < 0 ? "e-" : "e+", 2);
+    exponent = exponent < 0 ? -exponent : exponent;
+    agent_text_append(text, "0", exponent < 10);
+    return agent_text_append_int(text, exponent);
+}
+
+/* Length in bytes of the UTF-8 character at `bytes`, or 0 if none begins there (RFC 3629). */
+AGENT_API uint32_t agent_utf8_nbytes(const void *bytes, uint32_t nbytes)
+{
+    const uint8_t *b = bytes;
+    uint8_t low = 0x80, high = 0xbf;
+    uint32_t n = 0;
+    if (nbytes && b[0] < 0x80)
+        return 1;
+    if (nbytes && b[0] >= 0xc2 && b[0] <= 0xf4)
+        n = b[0] < 0xe0 ? 2 : b[0] < 0xf0 ? 3 : 4;
+    if (n == 0 || n > nbytes)
+        return 0;
+    if (b[0] == 0xe0 || b[0] == 0xf0)
+        low = b[0] == 0xe0 ? 0xa0 : 0x90;
+    if (b[0] == 0xed || b[0] == 0xf4)
+        high = b[0] == 0xed ? 0x9f : 0x8f;
+    if (b[1] < low || b[1] > high)
+        return 0;
+    for (uint32_t i = 2; i < n; i++)
+        if ((b[i] & 0xc0) != 0x80)
+            return 0;
+    return n;
+}
+
+/* Appends the text with U+FFFD for each byte that is not UTF-8, such as a cut-off character. */
+AGENT_API int32_t agent_text_append_utf8(agent_text_t *text, const char *bytes, uint32_t nbytes)
+{
+    while (nbytes) {
+        uint32_t n = agent_utf8_nbytes(bytes, nbytes);
+        AGENT_TRY(agent_text_append(text, n ? bytes : "\xef\xbf\xbd", n ? n : 3));
+        bytes += n ? n : 1;
+        nbytes -= n ? n : 1;
+    }
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------ words */
+
+AGENT_API int32_t agent_is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* The next word of a NUL-terminated text and its length; 0 at the end. Moves `*cursor` past it. */
+AGENT_API uint32_t agent_word(const char **cursor, const char **word)
+{
+    while (agent_is_space(**cursor))
+        ++*cursor;
+    *word = *cursor;
+    while (**cursor && !agent_is_space(**cursor))
+        ++*cursor;
+    return (uint32_t)(*cursor - *word);
+}
+
+/* Whether the `nbytes` bytes are exactly `string`. */
+AGENT_API int32_t agent_equals(const char *bytes, uint32_t nbytes, const char *string)
+{
+    return nbytes == strlen(string) && memcmp(bytes, string, nbytes) == 0;
+}
+
+/* Reads a decimal integer from low to high; all bytes must belong to it. */
+AGENT_API int32_t agent_parse_int(const char *bytes, uint32_t nbytes, int64_t low, int64_t high,
+                                  int64_t *value)
+{
+    uint32_t negative = nbytes && bytes[0] == '-';
+    int64_t result = 0;
+    if (nbytes == negative)
+        return -ISTHMUS_EINVAL;
+    for (uint32_t i = negative; i < nbytes; i++) {
+        int32_t digit = bytes[i] - '0';
+        if (digit < 0 || digit > 9 || __builtin_mul_overflow(result, 10, &result)
+            || __builtin_add_overflow(result, negative ? -digit : digit, &result))
+            return -ISTHMUS_EINVAL;
+    }
+    if (result < low || result > high)
+        return -ISTHMUS_EINVAL;
+    *value = result;
+    return 0;
+}
+
+/* Reads a number such as `0.7`, `2` or `1e-05` from low to high; all bytes must belong to it. */
+AGENT_API int32_t agent_parse_float(const char *bytes, uint32_t nbytes, double low, double high,
+                                    double *value)
+{
+    uint32_t negative = nbytes && bytes[0] == '-', n_digits = 0, at = negative;
+    double mantissa = 0, divisor = 1;
+    int64_t exponent = 0;
+    int32_t fraction = 0;
+    for (; at < nbytes && bytes[at] != 'e' && bytes[at] != 'E'; at++) {
+        if (bytes[at] == '.' && !fraction) {
+            fraction = 1;
+            continue;
+        }
+        if (bytes[at] < '0' || bytes[at] > '9')
+            return -ISTHMUS_EINVAL;
+        mantissa = mantissa * 10 + (bytes[at] - '0');
+        divisor = fraction ? divisor * 10 : divisor;
+        n_digits++;
+    }
+    if (at < nbytes) {
+        at += at + 1 < nbytes && bytes[at + 1] == '+' ? 2 : 1;
+        AGENT_TRY(agent_parse_int(bytes + at, nbytes - at, -300, 300, &exponent));
+    }
+    double result = negative ? -mantissa / divisor : mantissa / divisor;
+    for (; exponent > 0; exponent--)
+        result *= 10;
+    for (; exponent < 0; exponent++)
+        result /= 10;
+    if (n_digits == 0 || !(result >= low && result <= high))
+        return -ISTHMUS_EINVAL;
+    *value = result;
+    return 0;
+}
+
+/* --------------------------------------------------------------------------------- messages */
+
+/* Streams a string to the caller. */
+AGENT_API int32_t agent_emit(const char *string)
+{
+    return isthmus_emit(string, (uint32_t)strlen(string));
+}
+
+/* Sets the answer, in place of all that was emitted. */
+AGENT_API int32_t agent_reply(const char *string)
+{
+    return isthmus_reply(string, (uint32_t)strlen(string));
+}
+
+/* Sets the answer to a text, unless memory ran out while it was written. */
+AGENT_API int32_t agent_reply_text(const agent_text_t *text)
+{
+    AGENT_TRY(agent_text_status(text));
+    return isthmus_reply(text->bytes, text->nbytes);
+}
+
+/* Writes a line to the log; `level` is one of ISTHMUS_LOG_... */
+AGENT_API int32_t agent_log(uint32_t level, const char *string)
+{
+    return isthmus_log(level, string, (uint32_t)strlen(string));
+}
+
+/*
+ * Reads the message, of the length that on_message was given, into `*message`: from malloc, to be
+ * freed by the caller, with a NUL after it. Returns its length; it may hold NULs of its own.
+ */
+AGENT_API int32_t agent_message(int32_t nbytes, char **message)
+{
+    *message = malloc((size_t)nbytes + 1);
+    if (!*message)
+        return -ISTHMUS_ENOMEM;
+    (*message)[nbytes] = 0;
+    return isthmus_message_read(*message, (uint32_t)nbytes);
+}
+
+/* ---------------------------------------------------------------------------------- options */
+
+/*
+ * WASI's own two functions, declared here because each wasi-libc names them differently.
+ * https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions
+ */
+__attribute__((import_module("wasi_snapshot_preview1"), import_name("args_sizes_get"))) extern
+int32_t agent_wasi_args_sizes_get(uint32_t *n_args, uint32_t *nbytes);
+__attribute__((import_module("wasi_snapshot_preview1"), import_name("args_get"))) extern
+int32_t agent_wasi_args_get(char **args, char *bytes);
+
+/*
+ * Sets `*value` to the value of the argument `key=value`, or leaves it alone if there is none. The
+ * arguments are read from WASI at the first call, and stay in memory for good.
+ */
+AGENT_API int32_t agent_option(const char *key, const char **value)
+{
+    static char **args;
+    static uint32_t n_args;
+    uint32_t nbytes;
+    if (!args) {
+        if (agent_wasi_args_sizes_get(&n_args, &nbytes))
+            return -ISTHMUS_EIO;
+        char **room = malloc((size_t)n_args * sizeof *room + nbytes + 1);
+        if (!room)
+            return -ISTHMUS_ENOMEM;
+        if (agent_wasi_args_get(room, (char *)(room + n_args)))
+            return free(room), -ISTHMUS_EIO;
+        args = room;
+    }
+    size_t key_nbytes = strlen(key);
+    for (uint32_t i = 0; i < n_args; i++)
+        if (strncmp(args[i], key, key_nbytes) == 0 && args[i][key_nbytes] == '=')
+            *value = args[i] + key_nbytes + 1;
+    return 0;
+}
+
+/* Logs what is wrong with an option, and is the errno for it. */
+AGENT_API int32_t agent_option_refused(const char *key, const char *value, const char *wanted)
+{
+    AGENT_TEXT_FREED agent_text_t text = {0};
+    const char *parts[] = {"option ", key, " is '", value, "': give ", wanted};
+    for (uint32_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        agent_text_append_string(&text, parts[i]);
+    if (agent_text_status(&text) == 0)
+        isthmus_log(ISTHMUS_LOG_ERROR, text.bytes, text.nbytes);
+    return -ISTHMUS_EINVAL;
+}
+
+/* An integer option from low to high. `*value` is its default, and stays so if it is not given. */
+AGENT_API int32_t agent_option_int(const char *key, int64_t low, int64_t high, int64_t *value)
+{
+    const char *string = NULL;
+    AGENT_TRY(agent_option(key, &string));
+    if (!string || agent_parse_int(string, (uint32_t)strlen(string), low, high, value) == 0)
+        return 0;
+    AGENT_TEXT_FREED agent_text_t wanted = {0};
+    agent_text_append_string(&wanted, "a whole number from ");
+    agent_text_append_int(&wanted, low);
+    agent_text_append_string(&wanted, " to ");
+    AGENT_TRY(agent_text_append_int(&wanted, high));
+    return agent_option_refused(key, string, wanted.bytes);
+}
+
+/* A number option from low to high. `*value` is its default, and stays so if it is not given. */
+AGENT_API int32_t agent_option_float(const char *key, double low, double high, float *value)
+{
+    const char *string = NULL;
+    double number = 0;
+    AGENT_TRY(agent_option(key, &string));
+    if (!string)
+        return 0;
+    if (agent_parse_float(string, (uint32_t)strlen(string), low, high, &number) == 0)
+        return *value = (float)number, 0;
+    AGENT_TEXT_FREED agent_text_t wanted = {0};
+    agent_text_append_string(&wanted, "a number from ");
+    agent_text_append_float(&wanted, low);
+    agent_text_append_string(&wanted, " to ");
+    AGENT_TRY(agent_text_append_float(&wanted, high));
+    return agent_option_refused(key, string, wanted.bytes);
+}
+
+/* ----------------------------------------------------------------------------------- models */
+
+/* Opens the model that the option `model` names, by default the one called "default". */
+AGENT_API int32_t agent_model_open(void)
+{
+    const char *name = "default";
+    AGENT_TRY(agent_option("model", &name));
+    return isthmus_model_open(name, (uint32_t)strlen(name));
+}
+
+/*
+ * Turns text into token ids, in `*tokens`: from malloc, to be freed by the caller, NULL on an
+ * error. Returns how many. Set ISTHMUS_TOKENIZE_PARSE_SPECIAL only for text of your own.
+ */
+AGENT_API int32_t agent_tokenize(int32_t model, const char *text, uint32_t nbytes, uint32_t flags,
+                                 int32_t **tokens)
+{
+    int32_t cap = (int32_t)(nbytes / 2) + 16; /* English has a token for 4 bytes */
+    for (*tokens = NULL;;) {
+        int32_t *room = realloc(*tokens, (size_t)cap * sizeof *room);
+        int32_t n = room ? isthmus_tokenize(model, text, nbytes, flags, room, (uint32_t)cap)
+                         : -ISTHMUS_ENOMEM;
+        *tokens = room ? room : *tokens;
+        if (n >= 0 && n <= cap)
+            return n;
+        cap = n;
+        if (n < 0) {
+            free(*tokens);
+            *tokens = NULL;
+            return n;
+        }
+    }
+}
+
+/* Appends the text of tokens; the bytes of one may end inside a UTF-8 character. */
+AGENT_API int32_t agent_detokenize(int32_t model, const int32_t *tokens, uint32_t n_tokens,
+                                   uint32_t flags, agent_text_t *text)
+{
+    uint32_t need = 8 * n_tokens;
+    for (;;) {
+        AGENT_TRY(agent_text_reserve(text, need));
+        uint32_t room = text->cap - text->nbytes - 1;
+        char *end = text->bytes + text->nbytes;
+        AGENT_SET(need, isthmus_detokenize(model, tokens, n_tokens, flags, end, room));
+        if (need <= room) {
+            text->nbytes += need;
+            text->bytes[text->nbytes] = 0;
+            return 0;
+        }
+    }
+}
+
+/* One turn of a conversation; the strings must outlive it. */
+AGENT_API isthmus_chat_message_t agent_chat_message(const char *role, const char *content,
+                                                    uint32_t content_nbytes)
+{
+    return (isthmus_chat_message_t){
+        ISTHMUS_PTR(role), (uint32_t)strlen(role), ISTHMUS_PTR(content), content_nbytes};
+}
+
+/* Sets `text` to a conversation as the model's chat template writes it. */
+AGENT_API int32_t agent_chat_template(int32_t model, const isthmus_chat_message_t *messages,
+                                      uint32_t n_messages, uint32_t flags, agent_text_t *text)
+{
+    uint32_t need = 1024;
+    for (uint32_t i = 0; i < n_messages; i++)
+        need += messages[i].content_nbytes + 64;
+    for (agent_text_clear(text);;) {
+        AGENT_TRY(agent_text_reserve(text, need));
+        uint32_t room = text->cap - 1;
+        AGENT_SET(need, isthmus_chat_template(model, messages, n_messages, flags, text->bytes,
+                                              room));
+        if (need <= room) {
+            text->nbytes = need;
+            text->bytes[need] = 0;
+            return 0;
+        }
+    }
+}
+
+/* --------------------------------------------------------------------------------- sessions */
+
+/*
+ * One sequence of tokens. It owns `bytes`, where the session's logits and KV cache lie, and
+ * `tokens`, the ids that it holds. {0} is a closed one.
+ */
+typedef struct {
+    int32_t model;
+    int32_t handle;
+    void *bytes;
+    int32_t *tokens; /* i32[n_tokens], room for n_ctx */
+    uint32_t n_tokens;
+    uint32_t n_ctx;   /* tokens that it can hold */
+    uint32_t n_vocab; /* number of logits */
+} agent_session_t;
+
+/* Closes the session and frees its memory. */
+AGENT_API int32_t agent_session_close(agent_session_t *session)
+{
+    if (session->handle)
+        AGENT_TRY(isthmus_session_close(session->handle));
+    free(session->bytes);
+    free(session->tokens);
+    *session = (agent_session_t){0};
+    return 0;
+}
+
+/* Allocates a session of n_ctx tokens and opens it. */
+AGENT_API int32_t agent_session_open(agent_session_t *session, int32_t model, uint32_t n_ctx)
+{
+    isthmus_model_info_t info;
+    int64_t nbytes;
+    AGENT_TRY(isthmus_model_info(model, &info));
+    AGENT_SET(nbytes, isthmus_session_nbytes(model, n_ctx));
+    if (nbytes > UINT32_MAX - 65535)
+        return -ISTHMUS_ENOMEM;
+    *session = (agent_session_t){.model = model, .n_vocab = info.n_vocab};
+    session->n_ctx = (n_ctx + 255) / 256 * 256; /* as session_nbytes rounds */
+    session->tokens = malloc(session->n_ctx * sizeof *session->tokens);
+    session->bytes = aligned_alloc(4096, (size_t)nbytes);
+    int32_t handle = -ISTHMUS_ENOMEM;
+    if (session->bytes && session->tokens)
+        handle = isthmus_session_open(model, n_ctx, session->bytes, (uint32_t)nbytes);
+    if (handle < 0)
+        agent_session_close(session);
+    else
+        session->handle = handle;
+    return handle < 0 ? handle : 0;
+}
+
+/* Opens a session of the option n_ctx tokens; by default what the model knows, up to 2,048. */
+AGENT_API int32_t agent_session_open_by_option(agent_session_t *session, int32_t model)
+{
+    isthmus_model_info_t info;
+    AGENT_TRY(isthmus_model_info(model, &info));
+    int64_t n_ctx = info.n_ctx_train < 2048 ? info.n_ctx_train : 2048;
+    AGENT_TRY(agent_option_int("n_ctx", 1, info.n_ctx_train, &n_ctx));
+    return agent_session_open(session, model, (uint32_t)n_ctx);
+}
+
+/* Appends tokens, many at a time. On an error the session is as it was. */
+AGENT_API int32_t agent_prefill(agent_session_t *session, const int32_t *tokens, uint32_t n_tokens)
+{
+    if (n_tokens > session->n_ctx - session->n_tokens)
+        return -ISTHMUS_ECONTEXT;
+    AGENT_TRY(isthmus_prefill(session->handle, tokens, n_tokens));
+    memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
+    session->n_tokens += n_tokens;
+    return 0;
+}
+
+/* Appends one token. On an error the session is as it was. */
+AGENT_API int32_t agent_decode(agent_session_t *session, int32_t token)
+{
+    if (session->n_tokens == session->n_ctx)
+        return -ISTHMUS_ECONTEXT;
+    AGENT_TRY(isthmus_decode(session->handle, token));
+    session->tokens[session->n_tokens++] = token;
+    return 0;
+}
+
+/* Forgets all tokens after the first n_tokens. */
+AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
+{
+    AGENT_TRY(isthmus_truncate(session->handle, n_tokens));
+    session->n_tokens = n_tokens;
+    return 0;
+}
+
+/* Sets `*logits` to where the session's logits lie: f32[n_vocab], read in place. */
+AGENT_API int32_t agent_logits(const agent_session_t *session, float **logits)
+{
+    int64_t address;
+    AGENT_SET(address, isthmus_logits(session->handle));
+    *logits = (float *)(uintptr_t)address;
+    return 0;
+}
+
+/* --------------------------------------------------------------------------------- sampling */
+
+/* The next 64 random bits; SplitMix64, https://prng.di.unimi.it/splitmix64.c */
+AGENT_API uint64_t agent_random_next(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+}
+
+/* The next random number in [0, 1). */
+AGENT_API double agent_random_float(uint64_t *state)
+{
+    return (double)(agent_random_next(state) >> 11) * 0x1p-53;
+}
+
+/* e to the power of x <= 0, to double precision; here so that no libm is linked. */
+AGENT_API double agent_exp(double x)
+{
+    if (!(x > -700))
+        return 0;
+    double scale = __builtin_floor(x * 1.4426950408889634 + 0.5);
+    double r = x - scale * 0x1.62e42fee00000p-1 - scale * 0x1.a39ef35793c76p-33;
+    double sum = 1;
+    for (int32_t i = 13; i > 0; i--) /* Taylor; |r| <= ln(2) / 2 makes 13 terms enough */
+        sum = 1 + sum * r / i;
+    uint64_t bits = (uint64_t)(1023 + (int64_t)scale) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
+}
+
+/* The first place from `at` on whose value is greater than the threshold, or n. Skips NaN. */
+AGENT_API uint32_t agent_find_greater(const float *values, uint32_t at, uint32_t n,
+                                      float threshold)
+{
+#ifdef __wasm_simd128__
+    v128_t limit = wasm_f32x4_splat(threshold);
+    for (; at + 16 <= n; at += 16) {
+        v128_t any = wasm_f32x4_gt(wasm_v128_load(values + at), limit);
+        for (uint32_t i = 4; i < 16; i += 4)
+            any = wasm_v128_or(any, wasm_f32x4_gt(wasm_v128_load(values + at + i), limit));
+        if (wasm_v128_any_true(any))
+            break;
+    }
+#endif
+    while (at < n && !(values[at] > threshold))
+        at++;
+    return at;
+}
+
+/* Where the greatest of n values is, the first one if there are several; EINVAL without one. */
+AGENT_API int32_t agent_argmax(const float *values, uint32_t n)
+{
+    int32_t best = -ISTHMUS_EINVAL;
+    float threshold = -__builtin_inff();
+    for (uint32_t at = 0; (at = agent_find_greater(values, at, n, threshold)) < n; at++) {
+        best = (int32_t)at;
+        threshold = values[at];
+    }
+    return best;
+}
+
+typedef struct {
+    float logit;
+    int32_t token;
+} agent_candidate_t;
+
+/* Whether a candidate ranks behind another: less probable, or equal and of a higher id. */
+AGENT_API int32_t agent_ranks_behind(agent_candidate_t a, agent_candidate_t b)
+{
+    return a.logit < b.logit || (a.logit == b.logit && a.token > b.token);
+}
+
+/* Restores the heap (the lowest rank on top) below place `at`. */
+AGENT_API void agent_heap_sink(agent_candidate_t *heap, uint32_t n, uint32_t at)
+{
+    agent_candidate_t moved = heap[at];
+    for (uint32_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && agent_ranks_behind(heap[child + 1], heap[child]))
+            child++;
+        if (!agent_ranks_behind(heap[child], moved))
+            break;
+        heap[at] = heap[child];
+    }
+    heap[at] = moved;
+}
+
+/*
+ * The k greatest of n values, most probable first. Once k are found, the scan stops only at values
+ * above the least of them, so for a small k it costs one pass over the vocabulary. Returns how
+ * many were found: fewer than k where values are NaN or -infinity.
+ */
+AGENT_API uint32_t agent_top_k(const float *values, uint32_t n, agent_candidate_t *top, uint32_t k)
+{
+    float threshold = -__builtin_inff();
+    uint32_t n_top = 0;
+    for (uint32_t at = 0; (at = agent_find_greater(values, at, n, threshold)) < n; at++) {
+        if (n_top < k) {
+            top[n_top++] = (agent_candidate_t){values[at], (int32_t)at};
+            for (uint32_t i = n_top == k ? k / 2 : 0; i-- > 0;)
+                agent_heap_sink(top, k, i);
+        } else {
+            top[0] = (agent_candidate_t){values[at], (int32_t)at};
+            agent_heap_sink(top, k, 0);
+        }
+        threshold = n_top == k ? top[0].logit : threshold;
+    }
+    for (uint32_t i = n_top < k ? n_top / 2 : 0; i-- > 0;)
+        agent_heap_sink(top, n_top, i);
+    for (uint32_t i = n_top; i-- > 1;) { /* heap sort: the lowest rank goes to the end */
+        agent_candidate_t last = top[i];
+        top[i] = top[0];
+        top[0] = last;
+        agent_heap_sink(top, i, 0);
+    }
+    return n_top;
+}
+
+/* Draws one of n candidates, most probable first, after temperature, top-p and min-p. */
+AGENT_API int32_t agent_draw(const agent_candidate_t *top, uint32_t n, isthmus_sampler_t *sampler,
+                             double *weights)
+{
+    double total = 0, kept = 0;
+    uint32_t n_kept = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        weights[i] = agent_exp(((double)top[i].logit - top[0].logit) / sampler->temperature);
+        total += weights[i];
+    }
+    while (n_kept < n && (n_kept == 0 || kept < sampler->top_p * total))
+        kept += weights[n_kept++];
+    while (n_kept > 1 && weights[n_kept - 1] < sampler->min_p * weights[0])
+        kept -= weights[--n_kept];
+    double left = agent_random_float(&sampler->rng_state) * kept;
+    uint32_t at = 0;
+    while (at + 1 < n_kept && (left -= weights[at]) >= 0)
+        at++;
+    return top[at].token;
+}
+
+/* Draws from the logits as they are: agent_sample without the repetition penalty. */
+AGENT_API int32_t agent_sample_logits(const float *logits, uint32_t n_vocab,
+                                      isthmus_sampler_t *sampler)
+{
+    if (sampler->temperature == 0)
+        return agent_argmax(logits, n_vocab);
+    uint32_t k = sampler->top_k && sampler->top_k < n_vocab ? sampler->top_k : n_vocab;
+    AGENT_FREED double *weights = malloc(k * sizeof *weights);
+    AGENT_FREED agent_candidate_t *top = malloc(k * sizeof *top);
+    if (!weights || !top)
+        return -ISTHMUS_ENOMEM;
+    uint32_t n = agent_top_k(logits, n_vocab, top, k);
+    if (n == 0 || top[0].logit > __FLT_MAX__)
+        return -ISTHMUS_EINVAL;
+    return agent_draw(top, n, sampler, weights);
+}
+
+/*
+ * Draws the next token from logits in place, in the guest: repetition penalty for the `n_recent`
+ * recent tokens, top-k, temperature, top-p, min-p, with the settings that isthmus_sample takes. A
+ * temperature of 0 takes the most probable token. The penalty is taken back afterwards: the
+ * logits stay what the model said.
+ */
+AGENT_API int32_t agent_sample(float *logits, uint32_t n_vocab, const int32_t *recent,
+                               uint32_t n_recent, isthmus_sampler_t *sampler)
+{
+    float penalty = sampler->repeat_penalty;
+    if (penalty == 1 || n_recent == 0)
+        return agent_sample_logits(logits, n_vocab, sampler);
+    AGENT_FREED float *before = malloc(n_recent * sizeof *before);
+    if (!before)
+        return -ISTHMUS_ENOMEM;
+    for (uint32_t i = 0; i < n_recent; i++)
+        before[i] = logits[recent[i]];
+    for (uint32_t i = 0; i < n_recent; i++) /* from `before`: a token is punished only once */
+        logits[recent[i]] = before[i] > 0 ? before[i] / penalty : before[i] * penalty;
+    int32_t token = agent_sample_logits(logits, n_vocab, sampler);
+    for (uint32_t i = 0; i < n_recent; i++)
+        logits[recent[i]] = before[i];
+    return token;
+}
+
+/* Draws a session's next token in the guest. Does not append it. */
+AGENT_API int32_t agent_session_sample(agent_session_t *session, isthmus_sampler_t *sampler)
+{
+    float *logits;
+    AGENT_TRY(agent_logits(session, &logits));
+    uint32_t n_recent = sampler->repeat_last_n;
+    if (n_recent > session->n_tokens)
+        n_recent = session->n_tokens;
+    const int32_t *recent = session->tokens + session->n_tokens - n_recent;
+    return agent_sample(logits, session->n_vocab, recent, n_recent, sampler);
+}
+
+/*
+ * Reads the options temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n and seed into
+ * a sampler that holds their defaults. Without a seed the actor's own chance decides.
+ */
+AGENT_API int32_t agent_sampler_options(isthmus_sampler_t *sampler)
+{
+    int64_t top_k = sampler->top_k, last_n = sampler->repeat_last_n, seed = 0;
+    AGENT_TRY(agent_option_float("temperature", 0, 100, &sampler->temperature));
+    AGENT_TRY(agent_option_int("top_k", 0, INT32_MAX, &top_k));
+    AGENT_TRY(agent_option_float("top_p", 0, 1, &sampler->top_p));
+    AGENT_TRY(agent_option_float("min_p", 0, 1, &sampler->min_p));
+    AGENT_TRY(agent_option_float("repeat_penalty", 0.01, 100, &sampler->repeat_penalty));
+    AGENT_TRY(agent_option_int("repeat_last_n", 0, INT32_MAX, &last_n));
+    AGENT_TRY(isthmus_random(&seed, sizeof seed));
+    AGENT_TRY(agent_option_int("seed", INT64_MIN, INT64_MAX, &seed));
+    sampler->top_k = (uint32_t)top_k;
+    sampler->repeat_last_n = (uint32_t)last_n;
+    sampler->rng_state = (uint64_t)seed;
+    return 0;
+}
+
+#endif

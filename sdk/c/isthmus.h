@@ -1,0 +1,599 @@
+/* Generated from abi/host.toml by tools/generate_abi.py; do not edit. */
+/*
+ * The Isthmus guest ABI, version 1. docs/abi.md is the reference.
+ *
+ * Every function returns a value >= 0, or the negative of an errno such as -ISTHMUS_EINVAL.
+ * Where a call fills a buffer of `cap` elements it returns how many it needs; when that is more
+ * than `cap`, nothing was written and the guest may call again with more room.
+ */
+#ifndef ISTHMUS_H
+#define ISTHMUS_H
+
+#include <stdint.h>
+
+#define ISTHMUS_ABI_VERSION 1
+
+/* How a struct holds a pointer: as an offset in linear memory. */
+#define ISTHMUS_PTR(pointer) ((uint32_t)(uintptr_t)(pointer))
+
+#define ISTHMUS_IMPORT(name) \
+    __attribute__((import_module("isthmus"), import_name(name))) extern
+
+/* Errno: a call that fails returns one, negated. */
+enum {
+    /* an argument has a value that the call does not take */
+    ISTHMUS_EINVAL = 1,
+    /* a pointer and length do not lie inside linear memory */
+    ISTHMUS_EFAULT = 2,
+    /* a pointer is not aligned as the call requires */
+    ISTHMUS_EALIGN = 3,
+    /* the handle was never opened, is closed, or is of another kind */
+    ISTHMUS_EBADF = 4,
+    /* nothing of that name was given to this actor */
+    ISTHMUS_ENOENT = 5,
+    /* a limit on memory, or the host's memory, is exhausted */
+    ISTHMUS_ENOMEM = 6,
+    /* the bytes belong to a session that is open */
+    ISTHMUS_EBUSY = 7,
+    /* the session's context has no room for these tokens */
+    ISTHMUS_ECONTEXT = 8,
+    /* a token id is not in the model's vocabulary */
+    ISTHMUS_ETOKEN = 9,
+    /* a limit of this actor is reached */
+    ISTHMUS_ELIMIT = 10,
+    /* the model or device cannot do this */
+    ISTHMUS_ENOTSUP = 11,
+    /* the device or a tool failed */
+    ISTHMUS_EIO = 12,
+    /* the caller wants no more of this answer: finish soon, or be cut off */
+    ISTHMUS_ECANCELED = 13,
+};
+
+/* Flags of tokenize. */
+enum {
+    /* add the tokens that the model wants at the beginning and the end */
+    ISTHMUS_TOKENIZE_ADD_SPECIAL = 1,
+    /* read control tokens such as <|im_start|> in the text as tokens; never set it for text from a
+     * stranger */
+    ISTHMUS_TOKENIZE_PARSE_SPECIAL = 2,
+};
+
+/* Flags of detokenize. */
+enum {
+    /* write control tokens as text instead of leaving them out */
+    ISTHMUS_DETOKENIZE_RENDER_SPECIAL = 1,
+};
+
+/* Flags of chat_template. */
+enum {
+    /* end with the words that open the assistant's turn */
+    ISTHMUS_CHAT_ADD_GENERATION_PROMPT = 1,
+};
+
+/* Bits of model_info.flags. */
+enum {
+    /* the model wants its BOS token at the beginning */
+    ISTHMUS_MODEL_ADD_BOS = 1,
+    /* the model has a chat template */
+    ISTHMUS_MODEL_CHAT_TEMPLATE = 2,
+};
+
+/* Bits of the result of token_flags. */
+enum {
+    /* the token ends the generation */
+    ISTHMUS_TOKEN_EOG = 1,
+    /* the token is a control token, not text */
+    ISTHMUS_TOKEN_CONTROL = 2,
+};
+
+/* Element types of a tensor in linear memory. */
+enum {
+    /* IEEE 754 binary32 */
+    ISTHMUS_DTYPE_F32 = 0,
+    /* IEEE 754 binary16 */
+    ISTHMUS_DTYPE_F16 = 1,
+    /* signed 32-bit integer: row indices, and the result of argmax */
+    ISTHMUS_DTYPE_I32 = 26,
+};
+
+/* Operations of compute. Shapes are [ne0, ne1, ne2, ne3], ne0 being the contiguous dimension. */
+enum {
+    /* dst[n, m] = src1[k, m] x transpose of src0[k, n]; src0 may be a weight; dims 2 and 3 of src1
+     * are multiples of src0's */
+    ISTHMUS_OP_MATMUL = 1,
+    /* dst = src0 + src1; src1 is repeated to fill src0's shape */
+    ISTHMUS_OP_ADD = 2,
+    /* dst = src0 * src1, element by element; src1 is repeated to fill src0's shape */
+    ISTHMUS_OP_MUL = 3,
+    /* dst = src0 * param */
+    ISTHMUS_OP_SCALE = 4,
+    /* dst = src0 / (1 + exp(-src0)) */
+    ISTHMUS_OP_SILU = 5,
+    /* dst = softmax of each row of src0 */
+    ISTHMUS_OP_SOFTMAX = 6,
+    /* dst = src0 / sqrt(mean of each row's squares + param) */
+    ISTHMUS_OP_RMS_NORM = 7,
+    /* dst[ne0, n] = the rows of src0 that src1 (I32 [n]) names; src0 may be a weight */
+    ISTHMUS_OP_GET_ROWS = 8,
+    /* dst (I32 [ne1]) = where each row of src0 has its maximum */
+    ISTHMUS_OP_ARGMAX = 9,
+};
+
+/* Levels of log. */
+enum {
+    /* of use to the guest's author */
+    ISTHMUS_LOG_DEBUG = 0,
+    /* of use to whoever runs the guest */
+    ISTHMUS_LOG_INFO = 1,
+    /* something is not as it should be */
+    ISTHMUS_LOG_WARNING = 2,
+    /* something failed */
+    ISTHMUS_LOG_ERROR = 3,
+};
+
+/* What a guest may know about a model. */
+typedef struct {
+    /* token ids are 0 to n_vocab - 1 */
+    uint32_t n_vocab;
+    /* tokens of context that the model was trained for */
+    uint32_t n_ctx_train;
+    /* width of the embedding */
+    uint32_t n_embd;
+    /* transformer blocks */
+    uint32_t n_layer;
+    /* beginning of text, or -1 */
+    int32_t token_bos;
+    /* end of text, or -1 */
+    int32_t token_eos;
+    /* end of turn, or -1 */
+    int32_t token_eot;
+    /* model_flag bits */
+    uint32_t flags;
+} isthmus_model_info_t;
+_Static_assert(sizeof(isthmus_model_info_t) == 32, "isthmus_model_info_t");
+
+/* One turn of a conversation, for chat_template. Both texts are UTF-8. */
+typedef struct {
+    /* 'system', 'user', 'assistant' or what the template knows */
+    uint32_t role_ptr;
+    /* length of the role */
+    uint32_t role_nbytes;
+    /* what was said */
+    uint32_t content_ptr;
+    /* length of the content */
+    uint32_t content_nbytes;
+} isthmus_chat_message_t;
+_Static_assert(sizeof(isthmus_chat_message_t) == 16, "isthmus_chat_message_t");
+
+/* Settings and random state of the host's sampler. It lies in guest memory, so a snapshot holds it.
+ * */
+typedef struct {
+    /* 0 takes the most probable token; otherwise logits are divided by it */
+    float temperature;
+    /* keep the k most probable tokens; 0 keeps all */
+    uint32_t top_k;
+    /* keep the most probable tokens that together reach p; 1 keeps all */
+    float top_p;
+    /* drop tokens less probable than min_p times the most probable; 0 drops none */
+    float min_p;
+    /* divide positive (multiply negative) logits of recent tokens by it; 1 is off */
+    float repeat_penalty;
+    /* how many of the session's last tokens count as recent */
+    uint32_t repeat_last_n;
+    /* SplitMix64 state: set it to the seed; each draw advances it */
+    uint64_t rng_state;
+} isthmus_sampler_t;
+_Static_assert(sizeof(isthmus_sampler_t) == 32, "isthmus_sampler_t");
+
+/* A contiguous tensor, in linear memory or among a model's weights. */
+typedef struct {
+    /* a dtype; a weight's own type where weight is not 0 */
+    uint32_t dtype;
+    /* 0: the elements lie at data; otherwise a handle that weight_find gave */
+    uint32_t weight;
+    /* first element, 32-byte aligned; 0 for a weight */
+    uint32_t data;
+    /* 0 */
+    uint32_t reserved;
+    /* elements in each dimension, contiguous dimension first, each at least 1 */
+    uint32_t ne[4];
+} isthmus_tensor_t;
+_Static_assert(sizeof(isthmus_tensor_t) == 32, "isthmus_tensor_t");
+
+/* One step of compute. Tensors are given by offsets of isthmus_tensor_t. */
+typedef struct {
+    /* an op */
+    uint32_t op;
+    /* the tensor to fill; it overlaps no source */
+    uint32_t dst;
+    /* first source */
+    uint32_t src0;
+    /* second source, or 0 where the op has one */
+    uint32_t src1;
+    /* factor of SCALE, epsilon of RMS_NORM, otherwise 0 */
+    float param;
+    /* 0 */
+    uint32_t reserved[3];
+} isthmus_operation_t;
+_Static_assert(sizeof(isthmus_operation_t) == 32, "isthmus_operation_t");
+
+/* --------------------------------------------------------------------------- model */
+
+/*
+ * Opens a model that was given to this actor under a name.
+ *   name_ptr: UTF-8 name, such as 'default'
+ *   name_nbytes: its length
+ * Returns a model handle.
+ *   -ISTHMUS_EFAULT: the name does not lie in memory
+ *   -ISTHMUS_EINVAL: the name is not UTF-8 or longer than 256 bytes
+ *   -ISTHMUS_ENOENT: no model of that name was given to this actor
+ *   -ISTHMUS_ELIMIT: too many handles are open
+ */
+ISTHMUS_IMPORT("model_open")
+int32_t isthmus_model_open(const char *name_ptr, uint32_t name_nbytes);
+
+/*
+ * Tells the shape of a model.
+ *   model: an open model
+ *   info_ptr: an isthmus_model_info_t to fill
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the struct does not lie in memory
+ */
+ISTHMUS_IMPORT("model_info")
+int32_t isthmus_model_info(int32_t model, isthmus_model_info_t *info_ptr);
+
+/*
+ * Gives a model handle back. Its sessions must be closed first.
+ *   model: an open model
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EBUSY: a session of it is open
+ */
+ISTHMUS_IMPORT("model_close")
+int32_t isthmus_model_close(int32_t model);
+
+/*
+ * Tells what kind of token an id is.
+ *   model: an open model
+ *   token: a token id
+ * Returns token_flag bits.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_ETOKEN: no such token
+ */
+ISTHMUS_IMPORT("token_flags")
+int32_t isthmus_token_flags(int32_t model, int32_t token);
+
+/*
+ * Turns UTF-8 text into token ids.
+ *   model: an open model
+ *   text_ptr: UTF-8 text
+ *   text_nbytes: its length, at most 1 MiB
+ *   flags: tokenize_flag bits
+ *   tokens_ptr: room for i32 ids, 4-byte aligned
+ *   tokens_cap: how many ids fit there
+ * Returns number of tokens in the text.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the text or the room does not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, text too long or not UTF-8
+ *   -ISTHMUS_ENOTSUP: the model has no tokenizer
+ */
+ISTHMUS_IMPORT("tokenize")
+int32_t isthmus_tokenize(int32_t model, const char *text_ptr, uint32_t text_nbytes, uint32_t flags,
+                         int32_t *tokens_ptr, uint32_t tokens_cap);
+
+/*
+ * Turns token ids into text. The bytes of one token may end inside a UTF-8 character; emit puts
+ * such pieces together again.
+ *   model: an open model
+ *   tokens_ptr: i32 ids, 4-byte aligned
+ *   n_tokens: how many, at most 1 Mi
+ *   flags: detokenize_flag bits
+ *   text_ptr: room for the text
+ *   text_cap: how many bytes fit there
+ * Returns length of the text in bytes.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, or too many tokens
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ENOTSUP: the model has no tokenizer
+ */
+ISTHMUS_IMPORT("detokenize")
+int32_t isthmus_detokenize(int32_t model, const int32_t *tokens_ptr, uint32_t n_tokens,
+                           uint32_t flags, char *text_ptr, uint32_t text_cap);
+
+/*
+ * Writes a conversation as the text that the model was trained on, by its own chat template.
+ *   model: an open model
+ *   messages_ptr: an array of isthmus_chat_message_t, 4-byte aligned
+ *   n_messages: how many, at most 65,536
+ *   flags: chat_flag bits
+ *   text_ptr: room for the text
+ *   text_cap: how many bytes fit there
+ * Returns length of the text in bytes.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: a message or the room does not lie in memory
+ *   -ISTHMUS_EALIGN: messages_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, too many messages or bytes, text that is not UTF-8, or a
+ *       conversation that the template refuses
+ *   -ISTHMUS_ENOTSUP: the model has no chat template
+ */
+ISTHMUS_IMPORT("chat_template")
+int32_t isthmus_chat_template(int32_t model, const isthmus_chat_message_t *messages_ptr,
+                              uint32_t n_messages, uint32_t flags, char *text_ptr,
+                              uint32_t text_cap);
+
+/*
+ * Tells how many bytes of linear memory a session needs: its KV cache and logits, once.
+ *   model: an open model
+ *   n_ctx: tokens of context; rounded up to a multiple of 256
+ * Returns bytes to allocate, a multiple of 4,096.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EINVAL: n_ctx is 0 or more than the model's n_ctx_train
+ */
+ISTHMUS_IMPORT("session_nbytes")
+int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
+
+/*
+ * Opens a session in memory that the guest has allocated. The bytes are the session's until it is
+ * closed: the guest reads the logits there, and leaves the rest alone.
+ *   model: an open model
+ *   n_ctx: tokens of context, as for session_nbytes
+ *   ptr: 4,096-byte aligned
+ *   nbytes: at least session_nbytes(model, n_ctx)
+ * Returns a session handle.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EINVAL: n_ctx is 0 or too large, or nbytes too small
+ *   -ISTHMUS_EALIGN: ptr is not 4,096-byte aligned
+ *   -ISTHMUS_EFAULT: the bytes do not lie in memory
+ *   -ISTHMUS_EBUSY: they overlap an open session
+ *   -ISTHMUS_ELIMIT: too many sessions, or more KV bytes than this actor may have
+ */
+ISTHMUS_IMPORT("session_open")
+int32_t isthmus_session_open(int32_t model, uint32_t n_ctx, void *ptr, uint32_t nbytes);
+
+/*
+ * Closes a session; its bytes are the guest's again.
+ *   session: an open session
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ */
+ISTHMUS_IMPORT("session_close")
+int32_t isthmus_session_close(int32_t session);
+
+/*
+ * Tells how many tokens a session holds.
+ *   session: an open session
+ * Returns number of tokens.
+ *   -ISTHMUS_EBADF: not an open session
+ */
+ISTHMUS_IMPORT("session_length")
+int32_t isthmus_session_length(int32_t session);
+
+/*
+ * Appends tokens to a session, many at a time; afterwards its logits are those after the last one.
+ * On an error the session is as it was.
+ *   session: an open session
+ *   tokens_ptr: i32 ids, 4-byte aligned
+ *   n_tokens: at least 1
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EFAULT: the ids do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: n_tokens is 0
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ECONTEXT: the context has no room for them
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("prefill")
+int32_t isthmus_prefill(int32_t session, const int32_t *tokens_ptr, uint32_t n_tokens);
+
+/*
+ * Appends one token to a session; afterwards its logits are those of the next one.
+ *   session: an open session
+ *   token: a token id
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_ETOKEN: no such token
+ *   -ISTHMUS_ECONTEXT: the context is full
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("decode")
+int32_t isthmus_decode(int32_t session, int32_t token);
+
+/*
+ * Tells where the logits of a session lie: n_vocab values of type f32, which the guest reads in
+ * place and may change. The place stays the same while the session is open.
+ *   session: an open session
+ * Returns offset of f32[n_vocab].
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EINVAL: the session has no logits: nothing was decoded since it was opened or
+ *       truncated
+ */
+ISTHMUS_IMPORT("logits")
+int64_t isthmus_logits(int32_t session);
+
+/*
+ * Draws the next token from the logits, in this order: repetition penalty, top-k, temperature,
+ * top-p, min-p. Does not append it.
+ *   session: an open session
+ *   sampler_ptr: an isthmus_sampler_t, 8-byte aligned; its rng_state advances
+ * Returns a token id.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EFAULT: the struct does not lie in memory
+ *   -ISTHMUS_EALIGN: sampler_ptr is not 8-byte aligned
+ *   -ISTHMUS_EINVAL: a setting is out of range or not a number, the session has no logits, or they
+ *       are not numbers
+ */
+ISTHMUS_IMPORT("sample")
+int32_t isthmus_sample(int32_t session, isthmus_sampler_t *sampler_ptr);
+
+/*
+ * Forgets all tokens of a session after the first n_tokens. Logits are gone until the next prefill
+ * or decode.
+ *   session: an open session
+ *   n_tokens: at most session_length
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EINVAL: the session holds fewer tokens
+ */
+ISTHMUS_IMPORT("truncate")
+int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
+
+/*
+ * Makes one session of a model begin with the first tokens of another; what it held is forgotten.
+ *   destination: an open session
+ *   source: another open session of the same model
+ *   n_tokens: at most the source's session_length
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EINVAL: the same session twice, sessions of two models, or more tokens than the source
+ *       holds
+ *   -ISTHMUS_ECONTEXT: the destination has no room for them
+ */
+ISTHMUS_IMPORT("session_copy")
+int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tokens);
+
+/* --------------------------------------------------------------------------- tensor */
+
+/*
+ * Finds a weight of a model by its name in the GGUF file, for use as a source of compute.
+ *   model: an open model
+ *   name_ptr: such as 'blk.0.attn_q.weight'
+ *   name_nbytes: its length
+ *   tensor_ptr: an isthmus_tensor_t to fill, 4-byte aligned
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the name or the struct does not lie in memory
+ *   -ISTHMUS_EALIGN: tensor_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: the name is not UTF-8 or longer than 256 bytes
+ *   -ISTHMUS_ENOENT: the model has no such weight
+ *   -ISTHMUS_ELIMIT: too many handles are open
+ */
+ISTHMUS_IMPORT("weight_find")
+int32_t isthmus_weight_find(int32_t model, const char *name_ptr, uint32_t name_nbytes,
+                            isthmus_tensor_t *tensor_ptr);
+
+/*
+ * Runs operations on the device, in order, in place: each reads and writes the guest's own bytes.
+ * All are checked before the first one runs.
+ *   operations_ptr: an array of isthmus_operation_t, 4-byte aligned
+ *   n_operations: 1 to 256
+ * Returns 0.
+ *   -ISTHMUS_EFAULT: a struct or a tensor does not lie in memory
+ *   -ISTHMUS_EALIGN: a struct is not 4-byte or a tensor not 32-byte aligned
+ *   -ISTHMUS_EBADF: not an open weight
+ *   -ISTHMUS_EINVAL: an unknown op or dtype, shapes that do not fit, a row index out of range,
+ *       reserved fields that are not 0, or dst overlapping a source
+ *   -ISTHMUS_EBUSY: dst overlaps an open session
+ *   -ISTHMUS_ELIMIT: more than 2^37 multiplications in one call
+ *   -ISTHMUS_ENOTSUP: the device cannot do this op on these types
+ *   -ISTHMUS_EIO: the device failed
+ */
+ISTHMUS_IMPORT("compute")
+int32_t isthmus_compute(const isthmus_operation_t *operations_ptr, uint32_t n_operations);
+
+/* --------------------------------------------------------------------------- actor */
+
+/*
+ * Reads the message that on_message was called for. It can be read again.
+ *   ptr: room for it
+ *   cap: how many bytes fit there
+ * Returns length of the message in bytes.
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ */
+ISTHMUS_IMPORT("message_read")
+int32_t isthmus_message_read(void *ptr, uint32_t cap);
+
+/*
+ * Streams a piece of the answer to the caller. Pieces may be cut anywhere: the caller sees whole
+ * UTF-8 characters.
+ *   ptr: UTF-8 text
+ *   nbytes: its length
+ * Returns 0.
+ *   -ISTHMUS_EFAULT: the text does not lie in memory
+ *   -ISTHMUS_ELIMIT: more output than this actor may write
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("emit")
+int32_t isthmus_emit(const void *ptr, uint32_t nbytes);
+
+/*
+ * Sets the answer to the message, in place of all that was emitted. The last call counts.
+ *   ptr: the answer, any bytes
+ *   nbytes: its length
+ * Returns 0.
+ *   -ISTHMUS_EFAULT: the answer does not lie in memory
+ *   -ISTHMUS_ELIMIT: more output than this actor may write
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("reply")
+int32_t isthmus_reply(const void *ptr, uint32_t nbytes);
+
+/*
+ * Writes a line to the actor's log.
+ *   level: a log_level
+ *   ptr: UTF-8 text
+ *   nbytes: its length
+ * Returns 0.
+ *   -ISTHMUS_EFAULT: the text does not lie in memory
+ *   -ISTHMUS_EINVAL: no such level
+ *   -ISTHMUS_ELIMIT: more output than this actor may write
+ */
+ISTHMUS_IMPORT("log")
+int32_t isthmus_log(uint32_t level, const void *ptr, uint32_t nbytes);
+
+/*
+ * Reads the actor's virtual clock: it starts at the time that the actor was spawned with and moves
+ * 1,000 ns with each reading, so a run can be repeated exactly.
+ * Returns nanoseconds since 1970-01-01 00:00 UTC.
+ */
+ISTHMUS_IMPORT("clock_ns")
+int64_t isthmus_clock_ns(void);
+
+/*
+ * Fills memory with random bytes from the actor's seed.
+ *   ptr: where to
+ *   nbytes: how many, at most 1 MiB
+ * Returns 0.
+ *   -ISTHMUS_EFAULT: the bytes do not lie in memory
+ *   -ISTHMUS_EINVAL: more than 1 MiB
+ */
+ISTHMUS_IMPORT("random")
+int32_t isthmus_random(void *ptr, uint32_t nbytes);
+
+/*
+ * Calls a function of the host that was given to this actor by name, and keeps its result for
+ * tool_result.
+ *   name_ptr: the tool's name, UTF-8
+ *   name_nbytes: its length
+ *   args_ptr: what the tool is given, any bytes; JSON by custom
+ *   args_nbytes: their length, at most 16 MiB
+ * Returns length of the result in bytes.
+ *   -ISTHMUS_EFAULT: the name or the arguments do not lie in memory
+ *   -ISTHMUS_EINVAL: the name is not UTF-8 or longer than 256 bytes, or the arguments are too long
+ *   -ISTHMUS_ENOENT: no tool of that name was given to this actor
+ *   -ISTHMUS_EIO: the tool failed
+ */
+ISTHMUS_IMPORT("tool_call")
+int32_t isthmus_tool_call(const char *name_ptr, uint32_t name_nbytes, const void *args_ptr,
+                          uint32_t args_nbytes);
+
+/*
+ * Reads the result of the last tool_call of this message.
+ *   ptr: room for it
+ *   cap: how many bytes fit there
+ * Returns length of the result in bytes.
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ *   -ISTHMUS_EINVAL: no tool was called yet
+ */
+ISTHMUS_IMPORT("tool_result")
+int32_t isthmus_tool_result(void *ptr, uint32_t cap);
+
+#endif

@@ -1,0 +1,29 @@
+"""Isthmus: WebAssembly agents and a compute device on the same bytes.
+
+See `Runtime`. Every exception is in `isthmus.errors`, every setting in `isthmus.config`.
+"""
+
+from isthmus.actor import Actor, Reply, Stream
+from isthmus.config import Limits
+from isthmus.counters import Counters
+from isthmus.errors import IsthmusError
+from isthmus.model import Model, SamplerSettings
+from isthmus.runtime import Runtime, bundled_guests
+from isthmus.wasm import Guest
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Actor",
+    "Counters",
+    "Guest",
+    "IsthmusError",
+    "Limits",
+    "Model",
+    "Reply",
+    "Runtime",
+    "SamplerSettings",
+    "Stream",
+    "__version__",
+    "bundled_guests",
+]

@@ -1,0 +1,48 @@
+"""What a guest has opened: numbers that mean something to this actor only."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from isthmus.abi import Errno
+from isthmus.errors import GuestFault
+
+_Opened = TypeVar("_Opened")
+
+
+class HandleTable:
+    """Handles from 1 on, never given out twice, so that one that was closed stays unknown."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._opened: dict[int, Any] = {}
+        self._last = 0
+
+    def add(self, thing: object) -> int:
+        """A new handle of `thing`; GuestFault(ELIMIT) when too many are open."""
+        self.require_room()
+        self._last += 1
+        self._opened[self._last] = thing
+        return self._last
+
+    def require_room(self) -> None:
+        """GuestFault(ELIMIT) when `add` would raise it."""
+        if len(self._opened) >= self._capacity:
+            raise GuestFault(Errno.ELIMIT)
+
+    def get(self, handle: int, kind: type[_Opened]) -> _Opened:
+        """What `handle` stands for; GuestFault(EBADF) unless it is of that kind."""
+        thing = self._opened.get(handle)
+        if not isinstance(thing, kind):
+            raise GuestFault(Errno.EBADF)
+        return thing
+
+    def remove(self, handle: int, kind: type[_Opened]) -> _Opened:
+        """As `get`, and the handle means nothing any more."""
+        thing = self.get(handle, kind)
+        del self._opened[handle]
+        return thing
+
+    def all(self, kind: type[_Opened]) -> list[_Opened]:
+        """Everything of that kind that is open, oldest first."""
+        return [thing for thing in self._opened.values() if isinstance(thing, kind)]

@@ -1,0 +1,453 @@
+"""The host's side of the guest ABI: `abi/host.toml`, in the same order.
+
+Every method is a host function. It gets unsigned integers, checks each before it uses it, and
+returns a value >= 0. What a guest does wrong becomes a `GuestFault` or an error with an `errno`,
+and nothing has happened; any other error ends the message.
+
+This is the only place where a guest's memory and a model meet.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import TypeVar
+
+from isthmus import abi
+from isthmus.abi import ChatFlag, DetokenizeFlag, Errno, LogLevel, ModelFlag, TokenizeFlag
+from isthmus.actor.handles import HandleTable
+from isthmus.actor.tensor import TensorUnit, Weight
+from isthmus.actor.virtual import SeededRandom, VirtualClock
+from isthmus.config import Limits
+from isthmus.counters import Counters
+from isthmus.device.buffer import Binding
+from isthmus.errors import GuestFault, ModelNotFound, SettingsError
+from isthmus.memory import Region
+from isthmus.model import Model, SamplerSettings, Session, sample
+from isthmus.units import KIB, MIB, GuestPtr
+from isthmus.wasm.hostcalls import GuestMemory
+
+Tool = Callable[[bytes], bytes]
+_Flags = TypeVar("_Flags", bound=IntFlag)
+
+MAX_NAME_NBYTES = 256
+MAX_TEXT_NBYTES = MIB
+MAX_ARGS_NBYTES = 16 * MIB
+MAX_CHAT_MESSAGES = 64 * KIB
+MAX_DETOKENIZE = MIB
+MAX_RANDOM_NBYTES = MIB
+MAX_HANDLES = 1024
+_SPAN_ALIGNMENT = 4096
+
+guest_log = logging.getLogger("isthmus.guest")
+_LOG_LEVELS = {
+    LogLevel.DEBUG: logging.DEBUG,
+    LogLevel.INFO: logging.INFO,
+    LogLevel.WARNING: logging.WARNING,
+    LogLevel.ERROR: logging.ERROR,
+}
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What one actor was given: everything that it can reach outside its own memory."""
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass
+class Exchange:
+    """One message being handled: what came in, what goes out, and what it may still use."""
+
+    message: bytes
+    sink: Callable[[str], None]
+    reply: bytes | None = None
+    tool_result: bytes | None = None
+    emitted: bytearray = field(default_factory=bytearray)
+    output_nbytes: int = 0
+    n_tokens: int = 0
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def emit(self, data: bytes) -> None:
+        """Passes on whatever characters are complete."""
+        self.emitted += data
+        if text := self._decoder.decode(data):
+            self.sink(text)
+
+    def finish(self) -> None:
+        """Passes on a character that was begun and never finished, as U+FFFD."""
+        if text := self._decoder.decode(b"", final=True):
+            self.sink(text)
+
+
+class HostApi:
+    """One actor's host functions and everything that it has opened.
+
+    Used by the thread that runs the guest, and by no other while it runs.
+    """
+
+    def __init__(
+        self,
+        granted: Granted,
+        clock: VirtualClock,
+        random: SeededRandom,
+        counters: Counters,
+        check: Callable[[], None],
+    ) -> None:
+        self._granted = granted
+        self._clock = clock
+        self._random = random
+        self._counters = counters
+        self._check = check
+        self.handles = HandleTable(MAX_HANDLES)
+        self._exchange = Exchange(b"", lambda text: None)
+
+    def attach(
+        self, region: Region, memory: GuestMemory, binding: Binding, tensor_unit: TensorUnit
+    ) -> None:
+        """Gives it the memory of the instance that it serves, once that exists."""
+        self._region = region
+        self._memory = memory
+        self._binding = binding
+        self._tensor_unit = tensor_unit
+
+    def functions(self) -> dict[str, Callable[..., int]]:
+        """The host functions by their names in `abi/host.toml`."""
+        return {function.name: getattr(self, function.name) for function in abi.HOST_FUNCTIONS}
+
+    def begin(self, exchange: Exchange) -> None:
+        """Serves this message from now on."""
+        self._exchange = exchange
+
+    def close(self) -> None:
+        """Closes every session."""
+        for session in self.handles.all(Session):
+            session.close()
+
+    # ------------------------------------------------------------------ model
+
+    def model_open(self, name_ptr: int, name_nbytes: int) -> int:
+        name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
+        if name not in self._granted.models:
+            raise ModelNotFound(f"the actor was given no model {name!r}")
+        return self.handles.add(self._granted.models[name])
+
+    def model_info(self, model: int, info_ptr: int) -> int:
+        opened = self._model(model)
+        flags, bos, eos, eot = ModelFlag(0), -1, -1, -1
+        if opened.has_tokenizer:
+            tokenizer = opened.tokenizer
+            bos, eos, eot = tokenizer.bos, tokenizer.eos, tokenizer.eot
+            flags |= ModelFlag.ADD_BOS if tokenizer.adds_bos else 0
+        flags |= ModelFlag.CHAT_TEMPLATE if opened.has_chat_template else 0
+        shape = opened.hparams
+        info = (opened.n_vocab, shape.n_ctx_train, shape.n_embd, shape.n_layer)
+        self._memory.write(info_ptr, abi.MODEL_INFO.pack(*info, bos, eos, eot, flags))
+        return 0
+
+    def model_close(self, model: int) -> int:
+        opened = self._model(model)
+        if any(session.model is opened for session in self.handles.all(Session)):
+            raise GuestFault(Errno.EBUSY)
+        self.handles.remove(model, Model)
+        return 0
+
+    def token_flags(self, model: int, token: int) -> int:
+        opened = self._model(model)
+        opened.require_token(_signed(token))
+        return int(opened.tokenizer.flags(token)) if opened.has_tokenizer else 0
+
+    def tokenize(
+        self, model: int, text_ptr: int, text_nbytes: int, flags: int, tokens_ptr: int, cap: int
+    ) -> int:
+        tokenizer = self._model(model).tokenizer
+        wanted = _flags(TokenizeFlag, flags)
+        self._memory.check_aligned(tokens_ptr, 4 * cap, 4)
+        ids = tokenizer.encode(
+            self._memory.read_text(text_ptr, text_nbytes, MAX_TEXT_NBYTES),
+            add_special=TokenizeFlag.ADD_SPECIAL in wanted,
+            parse_special=TokenizeFlag.PARSE_SPECIAL in wanted,
+        )
+        if len(ids) <= cap:
+            self._memory.write(tokens_ptr, array("i", ids).tobytes())
+        return len(ids)
+
+    def detokenize(
+        self, model: int, tokens_ptr: int, n_tokens: int, flags: int, text_ptr: int, text_cap: int
+    ) -> int:
+        tokenizer = self._model(model).tokenizer
+        wanted = _flags(DetokenizeFlag, flags)
+        if n_tokens > MAX_DETOKENIZE:
+            raise GuestFault(Errno.EINVAL)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        render = DetokenizeFlag.RENDER_SPECIAL in wanted
+        return self._fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=render))
+
+    def chat_template(
+        self,
+        model: int,
+        messages_ptr: int,
+        n_messages: int,
+        flags: int,
+        text_ptr: int,
+        text_cap: int,
+    ) -> int:
+        opened = self._model(model)
+        wanted = _flags(ChatFlag, flags)
+        if n_messages > MAX_CHAT_MESSAGES:
+            raise GuestFault(Errno.EINVAL)
+        messages = self._read_messages(messages_ptr, n_messages)
+        prompt = ChatFlag.ADD_GENERATION_PROMPT in wanted
+        text = opened.format_chat(messages, add_generation_prompt=prompt)
+        return self._fill(text_ptr, text_cap, text.encode())
+
+    def session_nbytes(self, model: int, n_ctx: int) -> int:
+        return self._model(model).layout(n_ctx).nbytes
+
+    def session_open(self, model: int, n_ctx: int, ptr: int, nbytes: int) -> int:
+        opened = self._model(model)
+        layout = opened.layout(n_ctx)
+        if nbytes < layout.nbytes:
+            raise GuestFault(Errno.EINVAL)
+        self._memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
+        sessions = self.handles.all(Session)
+        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
+            raise GuestFault(Errno.EBUSY)
+        limits = self._granted.limits
+        kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
+        if len(sessions) >= limits.sessions or kv_nbytes > (limits.kv_nbytes or kv_nbytes):
+            raise GuestFault(Errno.ELIMIT)
+        self.handles.require_room()
+        return self.handles.add(
+            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout)
+        )
+
+    def session_close(self, session: int) -> int:
+        self.handles.remove(session, Session).close()
+        return 0
+
+    def session_length(self, session: int) -> int:
+        return self._session(session).n_tokens
+
+    def prefill(self, session: int, tokens_ptr: int, n_tokens: int) -> int:
+        opened = self._session(session)
+        if n_tokens == 0:
+            raise GuestFault(Errno.EINVAL)
+        self._memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
+        opened.require_room(n_tokens)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        with self._spending(n_tokens):
+            opened.model.prefill(opened, tokens, self._check_going_on)
+        return 0
+
+    def decode(self, session: int, token: int) -> int:
+        opened = self._session(session)
+        with self._spending(1):
+            opened.model.decode(opened, _signed(token))
+        return 0
+
+    def logits(self, session: int) -> int:
+        opened = self._session(session)
+        _require_logits(opened)
+        return opened.logits_ptr
+
+    def sample(self, session: int, sampler_ptr: int) -> int:
+        opened = self._session(session)
+        self._memory.check_aligned(sampler_ptr, abi.SAMPLER.size, 8)
+        _require_logits(opened)
+        *values, state = self._memory.unpack(abi.SAMPLER, sampler_ptr)
+        settings = SamplerSettings(*values)
+        token, state = sample(opened.logits, settings, opened.tokens, state)
+        self._memory.write(sampler_ptr, abi.SAMPLER.pack(*values, state))
+        return token
+
+    def truncate(self, session: int, n_tokens: int) -> int:
+        self._session(session).truncate(n_tokens)
+        return 0
+
+    def session_copy(self, destination: int, source: int, n_tokens: int) -> int:
+        to, origin = self._session(destination), self._session(source)
+        if to is origin or to.model is not origin.model or n_tokens > origin.n_tokens:
+            raise GuestFault(Errno.EINVAL)
+        to.copy_from(origin, n_tokens)
+        return 0
+
+    # ------------------------------------------------------------------ tensor
+
+    def weight_find(self, model: int, name_ptr: int, name_nbytes: int, tensor_ptr: int) -> int:
+        opened = self._model(model)
+        name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
+        self._memory.check_aligned(tensor_ptr, abi.TENSOR.size, 4)
+        info = opened.weights.info(name)
+        if info is None:
+            raise GuestFault(Errno.ENOENT)
+        handle = self.handles.add(Weight(opened, name))
+        shape = (*info.shape, 1, 1, 1)[:4]
+        self._memory.write(tensor_ptr, abi.TENSOR.pack(info.dtype, handle, 0, 0, *shape))
+        return 0
+
+    def compute(self, operations_ptr: int, n_operations: int) -> int:
+        self._check()
+        with self._timed():
+            self._tensor_unit.compute(operations_ptr, n_operations)
+        return 0
+
+    # ------------------------------------------------------------------ actor
+
+    def message_read(self, ptr: int, cap: int) -> int:
+        return self._fill(ptr, cap, self._exchange.message)
+
+    def emit(self, ptr: int, nbytes: int) -> int:
+        data = self._output(ptr, nbytes)
+        self._exchange.emit(data)
+        return 0
+
+    def reply(self, ptr: int, nbytes: int) -> int:
+        self._exchange.reply = self._output(ptr, nbytes)
+        return 0
+
+    def log(self, level: int, ptr: int, nbytes: int) -> int:
+        if level not in {known.value for known in LogLevel}:
+            raise GuestFault(Errno.EINVAL)
+        data = self._output(ptr, nbytes, stoppable=False)
+        guest_log.log(_LOG_LEVELS[LogLevel(level)], "%s", data.decode(errors="replace"))
+        return 0
+
+    def clock_ns(self) -> int:
+        return self._clock.read()
+
+    def random(self, ptr: int, nbytes: int) -> int:
+        if nbytes > MAX_RANDOM_NBYTES:
+            raise GuestFault(Errno.EINVAL)
+        self._memory.check(ptr, nbytes)
+        self._memory.write(ptr, self._random.draw(nbytes))
+        return 0
+
+    def tool_call(self, name_ptr: int, name_nbytes: int, args_ptr: int, args_nbytes: int) -> int:
+        name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
+        if args_nbytes > MAX_ARGS_NBYTES:
+            raise GuestFault(Errno.EINVAL)
+        args = self._memory.read(args_ptr, args_nbytes)
+        tool = self._granted.tools.get(name)
+        if tool is None:
+            raise GuestFault(Errno.ENOENT)
+        self._check()
+        try:
+            result = tool(args)
+        except Exception:
+            guest_log.exception("the tool %r failed", name)
+            raise GuestFault(Errno.EIO) from None
+        if not isinstance(result, bytes):
+            raise SettingsError(f"the tool {name!r} returned {type(result).__name__}, not bytes")
+        self._exchange.tool_result = result
+        return len(result)
+
+    def tool_result(self, ptr: int, cap: int) -> int:
+        if self._exchange.tool_result is None:
+            raise GuestFault(Errno.EINVAL)
+        return self._fill(ptr, cap, self._exchange.tool_result)
+
+    # ------------------------------------------------------------------ WASI
+
+    def write_stream(self, stream: int, data: bytes) -> None:
+        """What the guest writes to standard output (1) or standard error (2)."""
+        self._spend_output(len(data))
+        text = data.decode(errors="replace").rstrip("\n")
+        guest_log.log(logging.INFO if stream == 1 else logging.WARNING, "%s", text)
+
+    # ------------------------------------------------------------------ parts
+
+    def _model(self, handle: int) -> Model:
+        return self.handles.get(handle, Model)
+
+    def _session(self, handle: int) -> Session:
+        return self.handles.get(handle, Session)
+
+    def _fill(self, ptr: int, cap: int, data: bytes) -> int:
+        """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
+        self._memory.check(ptr, cap)
+        if len(data) <= cap:
+            self._memory.write(ptr, data)
+        return len(data)
+
+    def _read_messages(self, ptr: int, count: int) -> list[dict[str, str]]:
+        size = abi.CHAT_MESSAGE.size
+        self._memory.check_aligned(ptr, count * size, 4)
+        messages, left = [], MAX_TEXT_NBYTES
+        for index in range(count):
+            raw = abi.ChatMessage(*self._memory.unpack(abi.CHAT_MESSAGE, ptr + index * size))
+            left -= raw.role_nbytes + raw.content_nbytes
+            if left < 0:
+                raise GuestFault(Errno.EINVAL)
+            role = self._memory.read_text(raw.role_ptr, raw.role_nbytes, MAX_NAME_NBYTES)
+            content = self._memory.read_text(raw.content_ptr, raw.content_nbytes, MAX_TEXT_NBYTES)
+            messages.append({"role": role, "content": content})
+        return messages
+
+    def _output(self, ptr: int, nbytes: int, *, stoppable: bool = True) -> bytes:
+        self._memory.check(ptr, nbytes)
+        if stoppable:
+            self._refuse_if_stopping()
+        self._spend_output(nbytes)
+        return self._memory.read(ptr, nbytes)
+
+    def _spend_output(self, nbytes: int) -> None:
+        limit = self._granted.limits.output_nbytes
+        if limit is not None and self._exchange.output_nbytes + nbytes > limit:
+            raise GuestFault(Errno.ELIMIT)
+        self._exchange.output_nbytes += nbytes
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self._counters.host_ns += time.perf_counter_ns() - start
+
+    @contextmanager
+    def _spending(self, n_tokens: int) -> Iterator[None]:
+        """Around prefill and decode: limits before, counts after."""
+        self._check_going_on()
+        limit = self._granted.limits.tokens
+        if limit is not None and self._exchange.n_tokens + n_tokens > limit:
+            raise GuestFault(Errno.ELIMIT)
+        with self._timed():
+            yield
+        self._exchange.n_tokens += n_tokens
+
+    def _check_going_on(self) -> None:
+        """Between submissions: the deadline, hard cancellation, and the caller's wish to stop."""
+        self._check()
+        self._refuse_if_stopping()
+
+    def _refuse_if_stopping(self) -> None:
+        if self._exchange.stopping:
+            raise GuestFault(Errno.ECANCELED)
+
+
+def _require_logits(session: Session) -> None:
+    if not session.has_logits:
+        raise GuestFault(Errno.EINVAL)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def _flags(kind: type[_Flags], value: int) -> _Flags:
+    """The flags that `value` stands for; GuestFault where a bit is not known."""
+    if value & ~sum(flag.value for flag in kind):
+        raise GuestFault(Errno.EINVAL)
+    return kind(value)

@@ -1,0 +1,74 @@
+"""What every report holds beside its figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import isthmus
+from isthmus.device import DeviceInfo
+
+Record = dict[str, Any]
+
+
+def describe_run(device: DeviceInfo) -> Record:
+    """The command, the machine and the versions."""
+    return {
+        "command": " ".join(["isthmus", *sys.argv[1:]]),
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": device.description,
+            "processors": os.cpu_count(),
+            "features": list(device.features),
+        },
+        "versions": {
+            "isthmus": isthmus.__version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "wasmtime": version("wasmtime"),
+            "numpy": version("numpy"),
+            "ggml": device.library,
+        },
+        "device": device.name,
+        "threads": device.threads,
+    }
+
+
+def take_turns(
+    runs: dict[str, Callable[[], float]], repeats: int, progress: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Runs each in turn, `repeats` times, the order reversed every time; seconds by name.
+
+    A first turn warms up and is not counted.
+    """
+    for run in runs.values():
+        run()
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats):
+        for name in list(runs) if turn % 2 else list(reversed(runs)):
+            samples[name].append(runs[name]())
+        progress()
+    return samples
+
+
+def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """The median of the ratios turn by turn, which drifts less than the ratio of medians."""
+    pairs = zip(numerator, denominator, strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -1,0 +1,79 @@
+"""libllama, called natively from the same library: the rival that benchmarks run against."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.config import ModelSettings
+from isthmus.device import Device
+from isthmus.errors import ModelFileError
+from isthmus.native.owned import Owned
+
+_FLASH_ATTENTION_ON = 1
+
+
+class Libllama(Owned):
+    """Owns one context of libllama with one sequence: same threads, same flash attention."""
+
+    def __init__(self, device: Device, path: Path, n_ctx: int, settings: ModelSettings) -> None:
+        self._library = library = device.library
+        library.llama_backend_init()
+        model_params = library.llama_model_default_params()
+        model_params.n_gpu_layers = 0
+        model_params.use_extra_bufts = settings.repack
+        model = library.llama_model_load_from_file(str(path).encode(), model_params)
+        if not model:
+            raise ModelFileError(f"libllama cannot load {path}")
+        self._model = Owned(model, library.llama_model_free)
+        params = library.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = max(2048, settings.prefill_chunk)
+        params.n_ubatch = settings.prefill_chunk
+        params.n_threads = params.n_threads_batch = device.settings.n_threads
+        params.flash_attn_type = _FLASH_ATTENTION_ON
+        context = library.llama_init_from_model(model, params)
+        if not context:
+            raise ModelFileError(f"libllama cannot open a context for {path}")
+        super().__init__(context, library.llama_free)
+        if device.threadpool:
+            library.llama_attach_threadpool(context, device.threadpool, device.threadpool)
+        self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
+        self._memory = library.llama_get_memory(context)
+        self._one = (ctypes.c_int32 * 1)()
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """f32 [n_vocab] after the last token, in libllama's own memory."""
+        address = self._library.llama_get_logits_ith(self.handle, -1)
+        return np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Appends tokens."""
+        for start in range(0, len(tokens), 2048):
+            part = tokens[start : start + 2048]
+            self._decode((ctypes.c_int32 * len(part))(*part), len(part))
+
+    def decode(self, token: int) -> None:
+        """Appends one token."""
+        self._one[0] = token
+        self._decode(self._one, 1)
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forgets all tokens after the first `n_tokens`."""
+        self._library.llama_memory_seq_rm(self._memory, 0, n_tokens, -1)
+
+    def close(self) -> None:
+        """Frees context and model."""
+        super().close()
+        self._model.close()
+
+    def _decode(self, tokens: ctypes.Array[ctypes.c_int32], count: int) -> None:
+        batch = self._library.llama_batch_get_one(tokens, count)
+        status = self._library.llama_decode(self.handle, batch)
+        if status != 0:
+            raise ModelFileError(f"libllama failed with status {status}")

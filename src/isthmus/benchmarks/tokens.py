@@ -1,0 +1,179 @@
+"""Is a model as fast through the sandbox as libllama called natively? Decode and prefill.
+
+Both sides use the same library, file, threads and flash attention, and see the same tokens; the
+logits must be the same bytes. Ours is timed from the host's message to the guest's answer, so the
+sandbox, the ABI and the guest's own reading of the logits are in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from isthmus.actor import Actor
+from isthmus.benchmarks.record import Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.rival import Libllama
+from isthmus.errors import VerificationFailed
+from isthmus.model import Model
+from isthmus.runtime import Runtime
+
+CONTEXTS = (32, 512, 2000)
+_DECODE_STEPS = 24
+_N_CTX = 2304
+
+
+def bench_decode(
+    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+) -> Record:
+    """Tokens per second of greedy decoding at several lengths of context."""
+    results = []
+    with _Pair(runtime, model) as pair:
+        for n_tokens in CONTEXTS:
+            pair.begin(n_tokens)
+            runs = {
+                "ours": lambda n=n_tokens: pair.ours_decodes(n),
+                "llama.cpp": lambda n=n_tokens: pair.rival_decodes(n),
+            }
+            samples = take_turns(runs, repeats, progress)  # type: ignore[arg-type]
+            token_s = _median(samples["ours"]) / _DECODE_STEPS
+            outside_s = pair.host_outside_kernels_ns / pair.n_decoded / 1e9
+            results.append(
+                {
+                    "context": n_tokens,
+                    "ours_tokens_per_s": 1 / token_s,
+                    "llama_cpp_tokens_per_s": _DECODE_STEPS / _median(samples["llama.cpp"]),
+                    "ratio": median_ratio(samples["llama.cpp"], samples["ours"]),
+                    "identical": pair.identical,
+                    "bytes_copied": runtime.counters().bytes_copied,
+                    "host_outside_kernels": outside_s / token_s,
+                    "samples_s": samples,
+                }
+            )
+    return {**describe_run(runtime.device.info), "model": str(model.path.name), "results": results}
+
+
+def bench_prefill(
+    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+) -> Record:
+    """Tokens per second of prefill, from an empty session."""
+    results = []
+    with _Pair(runtime, model) as pair:
+        for n_tokens in CONTEXTS:
+            pair.begin(n_tokens)
+            runs = {
+                "ours": lambda n=n_tokens: pair.ours_prefills(n),
+                "llama.cpp": lambda n=n_tokens: pair.rival_prefills(n),
+            }
+            samples = take_turns(runs, repeats, progress)  # type: ignore[arg-type]
+            results.append(
+                {
+                    "tokens": n_tokens,
+                    "ours_tokens_per_s": n_tokens / _median(samples["ours"]),
+                    "llama_cpp_tokens_per_s": n_tokens / _median(samples["llama.cpp"]),
+                    "ratio": median_ratio(samples["llama.cpp"], samples["ours"]),
+                    "identical": pair.identical,
+                    "samples_s": samples,
+                }
+            )
+    return {**describe_run(runtime.device.info), "model": str(model.path.name), "results": results}
+
+
+class _Pair:
+    """Our actor and libllama, brought to the same tokens."""
+
+    def __init__(self, runtime: Runtime, model: Model) -> None:
+        n_ctx = min(_N_CTX, model.hparams.n_ctx_train)
+        self.actor: Actor = runtime.spawn(
+            "bench", models={"default": model}, args=[f"n_ctx={n_ctx}"], seed=0
+        )
+        self._device = runtime.device
+        self._rival = Libllama(runtime.device, model.path, n_ctx, model.settings)
+        self._tokens: list[int] = []
+        self.identical = True
+        self.n_decoded = 0
+        self.host_outside_kernels_ns = 0
+
+    def begin(self, n_tokens: int) -> None:
+        """Both hold the same `n_tokens` tokens."""
+        if self.actor.sessions:
+            self.actor.send("truncate 0")
+        self.actor.send(f"prefill {n_tokens} 1")
+        self._tokens = self.actor.sessions[0].tokens.tolist()
+        self._rival.truncate(0)
+        self._native(lambda: self._rival.prefill(self._tokens))
+        self.identical = True
+        self.n_decoded = self.host_outside_kernels_ns = 0
+        self._compare()
+
+    def ours_decodes(self, n_tokens: int) -> float:
+        self.actor.send(f"truncate {n_tokens - 1}")
+        self.actor.send(f"tokens {self._tokens[n_tokens - 1]}")
+        before = self._outside_kernels_ns()
+        seconds = self._timed(lambda: self.actor.send(f"decode {_DECODE_STEPS}"))
+        self.host_outside_kernels_ns += self._outside_kernels_ns() - before
+        self.n_decoded += _DECODE_STEPS
+        return seconds
+
+    def rival_decodes(self, n_tokens: int) -> float:
+        self._rival.truncate(n_tokens - 1)
+        self._native(lambda: self._rival.decode(self._tokens[n_tokens - 1]))
+
+        def decode() -> None:
+            for _ in range(_DECODE_STEPS):
+                self._rival.decode(int(np.argmax(self._rival.logits)))
+
+        seconds = self._native(decode)
+        self._compare()
+        return seconds
+
+    def ours_prefills(self, n_tokens: int) -> float:
+        self.actor.send("truncate 0")
+        return self._timed(lambda: self.actor.send(f"prefill {n_tokens} 1"))
+
+    def rival_prefills(self, _n_tokens: int) -> float:
+        self._rival.truncate(0)
+
+        def prefill() -> None:
+            self._rival.prefill(self._tokens)
+            assert self._rival.logits is not None  # waits for the result, as ours does
+
+        seconds = self._native(prefill)
+        self._compare()
+        return seconds
+
+    def __enter__(self) -> _Pair:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._rival.close()
+        self.actor.close()
+
+    def _compare(self) -> None:
+        """Whether both ended with the same logits, when both hold the same number of tokens."""
+        ours = self.actor.sessions[0].logits
+        self.identical = self.identical and bool(np.array_equal(ours, self._rival.logits))
+
+    def _outside_kernels_ns(self) -> int:
+        return self.actor.counters.host_ns - self._device.counters.kernel_ns
+
+    def _native(self, work: Callable[[], None]) -> float:
+        """Seconds that libllama takes, on the thread that has the device's workers."""
+        return self._device.compute_thread.run(lambda: self._timed(work))
+
+    @staticmethod
+    def _timed(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+
+def require_identical(report: Record) -> None:
+    """Raises VerificationFailed where logits differed."""
+    if not all(result["identical"] for result in report["results"]):
+        raise VerificationFailed("the logits are not those of libllama")
+
+
+def _median(samples: list[float]) -> float:
+    return float(np.median(samples))

@@ -1,0 +1,77 @@
+"""The command line: one file for each subcommand, found by file name.
+
+Each defines `HELP` (one line), `EXAMPLES`, `add_arguments(parser)` and `run(arguments)`, which
+returns the exit code or raises an IsthmusError. Exit codes: 0 good, 1 the guest failed or a proof
+did not hold, 2 anything that the user can mend, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from isthmus.errors import GuestTrapped, IsthmusError
+
+COMMANDS = ("run", "chat", "demo", "verify", "bench", "devices", "pull")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="isthmus",
+        description="WebAssembly agents and a compute device on the same bytes.",
+        epilog="isthmus COMMAND --help tells more. Try: isthmus demo",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = _module(name)
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. No traceback reaches the user."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    try:
+        code = _module(arguments.command).run(arguments)
+        sys.stdout.flush()
+    except IsthmusError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(code)
+
+
+def _complain(error: IsthmusError) -> int:
+    print(f"isthmus: {error}", file=sys.stderr)
+    if isinstance(error, GuestTrapped) and error.backtrace:
+        print(f"isthmus: in {' <- '.join(error.backtrace[:8])}", file=sys.stderr)
+    return error.exit_code
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"isthmus.cli.{name}")
+
+
+def _version() -> str:
+    from isthmus import __version__  # noqa: PLC0415 - the package imports this one
+
+    return f"isthmus {__version__}"

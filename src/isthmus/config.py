@@ -1,0 +1,122 @@
+"""Settings, all frozen, and the only place that reads the environment.
+
+A setting's field says its unit and its range; `__post_init__` refuses what is outside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isthmus.errors import SettingsError
+from isthmus.units import GIB, MIB, WASM_PAGE
+
+KV_TYPES = ("f16", "f32", "q8_0")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SettingsError(message)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the process's environment says."""
+
+    ggml: str | None = None
+    """ISTHMUS_GGML: a ggml library, or the folder of one, to use instead of the installed ones."""
+    cache: Path = field(default_factory=Path)
+    """ISTHMUS_CACHE, or the user's cache folder: where `pull` keeps models."""
+
+    @staticmethod
+    def read(variables: Mapping[str, str] | None = None) -> Environment:
+        """Reads `variables`, by default the environment of this process."""
+        variables = os.environ if variables is None else variables
+        return Environment(ggml=variables.get("ISTHMUS_GGML") or None, cache=_cache(variables))
+
+
+def _cache(variables: Mapping[str, str]) -> Path:
+    if explicit := variables.get("ISTHMUS_CACHE"):
+        return Path(explicit).expanduser()
+    if base := variables.get("XDG_CACHE_HOME"):
+        return Path(base) / "isthmus"
+    home = Path(variables.get("HOME") or Path.home())
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "isthmus"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one actor may use. `None` means without limit."""
+
+    memory_nbytes: int = 4 * GIB - WASM_PAGE
+    """Linear memory, at most 4 GiB less one wasm page; growth beyond it fails in the guest."""
+    kv_nbytes: int | None = None
+    """Bytes of all open sessions together."""
+    tokens: int | None = None
+    """Tokens that one message may prefill and decode."""
+    output_nbytes: int | None = 64 * MIB
+    """Bytes that one message may emit, reply and log together."""
+    deadline_s: float | None = None
+    """Seconds that one message may take."""
+    sessions: int = 64
+    """Sessions open at the same time."""
+
+    def __post_init__(self) -> None:
+        _require(
+            WASM_PAGE <= self.memory_nbytes < 4 * GIB,
+            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {4 * GIB - WASM_PAGE}",
+        )
+        for name in ("kv_nbytes", "tokens", "output_nbytes", "deadline_s"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name} is {value}: give 0 or more, or None")
+        _require(self.sessions >= 0, f"sessions is {self.sessions}: give 0 or more")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """How a device computes."""
+
+    threads: int = 0
+    """CPU threads, shared by prefill and decode; 0 takes one for each processor we may use."""
+    poll: int = 1
+    """How eagerly idle CPU workers look for work, 0 to 100; above 1 they burn a core."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.threads <= 512, f"threads is {self.threads}: give 0 to 512")
+        _require(0 <= self.poll <= 100, f"poll is {self.poll}: give 0 to 100")
+
+    @property
+    def n_threads(self) -> int:
+        """The number of threads that `threads` stands for."""
+        if self.threads:
+            return self.threads
+        try:
+            return len(os.sched_getaffinity(0))
+        except AttributeError:  # macOS has no affinity
+            return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a model is computed."""
+
+    kv_type: str = "f16"
+    """Element type of KV caches: f16, f32 or q8_0."""
+    prefill_chunk: int = 512
+    """Most tokens that one prefill graph takes, 1 to 4,096."""
+    deterministic: bool = False
+    """Same bits whatever the thread count, prefill chunk or mix of prefill and decode; slower."""
+    repack: bool = False
+    """Copy weights into the order that the processor's fastest kernels want, if there is one."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.kv_type in KV_TYPES, f"kv_type is {self.kv_type!r}: give {', '.join(KV_TYPES)}"
+        )
+        _require(
+            1 <= self.prefill_chunk <= 4096,
+            f"prefill_chunk is {self.prefill_chunk}: give 1 to 4096",
+        )

@@ -1,0 +1,167 @@
+"""Graphs of tensor operations, written down once and computed many times.
+
+Every method that adds an operation returns the tensor of its result; tensors are plain pointers,
+owned by the graph. Shapes are ggml's: [ne0, ne1, ne2, ne3], ne0 contiguous. Shapes and types must
+fit: ggml aborts the process where they do not, so whoever builds from outside data checks first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from isthmus.errors import DeviceFailed
+from isthmus.native import _ggml
+from isthmus.native._ggml import GgmlType, Tensor, tensor_at
+from isthmus.native.loader import Library
+from isthmus.native.owned import Owned
+
+
+class TensorContext(Owned):
+    """Owns the descriptions of up to `n_tensors` tensors; their elements lie elsewhere."""
+
+    def __init__(self, library: Library, n_tensors: int, extra_nbytes: int = 0) -> None:
+        nbytes = n_tensors * _ggml.TENSOR_OVERHEAD + extra_nbytes
+        handle = library.ggml_init(_ggml.InitParams(nbytes, None, True))
+        if not handle:
+            raise DeviceFailed(f"no memory for the descriptions of {n_tensors} tensors")
+        super().__init__(handle, library.ggml_free)
+        self.library = library
+        self._context = handle
+
+    def tensor(self, dtype: int, *ne: int) -> int:
+        """A new tensor of up to four dimensions, not yet placed."""
+        shape = (ctypes.c_int64 * 4)(*ne, *(1 for _ in range(4 - len(ne))))
+        return int(self.library.ggml_new_tensor(self._context, dtype, len(ne), shape))
+
+    def describe(self, tensor: int) -> Tensor:
+        """The tensor's own struct, in place."""
+        return tensor_at(tensor)
+
+
+class Graph(TensorContext):
+    """Operations in the order in which they run. `handle` of the graph itself is `pointer`."""
+
+    def __init__(self, library: Library, max_nodes: int) -> None:
+        overhead = library.ggml_graph_overhead_custom(max_nodes, False)
+        super().__init__(library, max_nodes + 32, overhead)
+        self.pointer: int = library.ggml_new_graph_custom(self._context, max_nodes, False)
+
+    @property
+    def n_nodes(self) -> int:
+        """Operations that run."""
+        return int(self.library.ggml_graph_n_nodes(self.pointer))
+
+    def expand(self, tensor: int) -> None:
+        """Makes the tensor, and whatever it needs, part of the graph."""
+        self.library.ggml_build_forward_expand(self.pointer, tensor)
+
+    def output(self, tensor: int) -> None:
+        """Makes the tensor part of the graph and keeps its elements from being reused."""
+        self.library.ggml_set_output(tensor)
+        self.expand(tensor)
+
+    # ------------------------------------------------------------------ arithmetic
+
+    def add(self, a: int, b: int) -> int:
+        """a + b, b repeated to a's shape."""
+        return int(self.library.ggml_add(self._context, a, b))
+
+    def mul(self, a: int, b: int) -> int:
+        """a * b element by element, b repeated to a's shape."""
+        return int(self.library.ggml_mul(self._context, a, b))
+
+    def scale(self, a: int, factor: float) -> int:
+        """a * factor."""
+        return int(self.library.ggml_scale(self._context, a, factor))
+
+    def silu(self, a: int) -> int:
+        """a / (1 + exp(-a))."""
+        return int(self.library.ggml_silu(self._context, a))
+
+    def swiglu(self, gate: int, up: int) -> int:
+        """silu(gate) * up."""
+        return int(self.library.ggml_swiglu_split(self._context, gate, up))
+
+    def softmax(self, a: int) -> int:
+        """Softmax of each row."""
+        return int(self.library.ggml_soft_max(self._context, a))
+
+    def argmax(self, a: int) -> int:
+        """I32 [ne1]: where each row has its maximum."""
+        return int(self.library.ggml_argmax(self._context, a))
+
+    def rms_norm(self, a: int, epsilon: float) -> int:
+        """Each row divided by the root of the mean of its squares."""
+        return int(self.library.ggml_rms_norm(self._context, a, epsilon))
+
+    def matmul(self, a: int, b: int) -> int:
+        """[n, m] from a [k, n] and b [k, m]."""
+        return int(self.library.ggml_mul_mat(self._context, a, b))
+
+    # ------------------------------------------------------------------ moving
+
+    def cast(self, a: int, dtype: GgmlType) -> int:
+        """a with another element type."""
+        return int(self.library.ggml_cast(self._context, a, dtype))
+
+    def copy_into(self, a: int, destination: int) -> int:
+        """a written to the elements of `destination`, converted to its type."""
+        return int(self.library.ggml_cpy(self._context, a, destination))
+
+    def get_rows(self, a: int, rows: int) -> int:
+        """F32 [ne0, n]: the rows of a that `rows` (I32 [n]) names."""
+        return int(self.library.ggml_get_rows(self._context, a, rows))
+
+    def set_rows(self, a: int, values: int, rows: int) -> int:
+        """a after `values` [ne0, n] (F32) were written to the rows that `rows` (I64 [n]) names."""
+        return int(self.library.ggml_set_rows(self._context, a, values, rows))
+
+    def reshape(self, a: int, *ne: int) -> int:
+        """The same elements in two or three dimensions."""
+        reshape = self.library.ggml_reshape_2d if len(ne) == 2 else self.library.ggml_reshape_3d
+        return int(reshape(self._context, a, *ne))
+
+    def view_2d(self, a: int, ne: tuple[int, int], nb1: int, offset: int) -> int:
+        """Part of a: shape `ne`, `nb1` bytes from row to row, from byte `offset` on."""
+        return int(self.library.ggml_view_2d(self._context, a, *ne, nb1, offset))
+
+    def view_3d(self, a: int, ne: tuple[int, int, int], nb: tuple[int, int], offset: int) -> int:
+        """Part of a in three dimensions, strides `nb` in bytes."""
+        return int(self.library.ggml_view_3d(self._context, a, *ne, *nb, offset))
+
+    def swap_1_2(self, a: int) -> int:
+        """a with its dimensions 1 and 2 exchanged; no element moves."""
+        return int(self.library.ggml_permute(self._context, a, 0, 2, 1, 3))
+
+    # ------------------------------------------------------------------ attention
+
+    def flash_attention(self, q: int, k: int, v: int, mask: int, scale: float) -> int:
+        """F32 [head, n_head, n] from q [head, n, n_head], k and v [head, n_kv, n_head_kv].
+
+        `mask` is F16 [n_kv, n], added to the scaled products; sums are kept in F32.
+        """
+        result = self.library.ggml_flash_attn_ext(self._context, q, k, v, mask, scale, 0.0, 0.0)
+        self.library.ggml_prec_set_acc(result, _ggml.PRECISION_F32)
+        return int(result)
+
+
+class GraphAllocator(Owned):
+    """Owns the memory for intermediate results, shared by graphs that never run at the same time.
+
+    `generation` changes when that memory had to move: graphs allocated before must not run again.
+    """
+
+    def __init__(self, library: Library, buffer_type: int) -> None:
+        super().__init__(library.ggml_gallocr_new(buffer_type), library.ggml_gallocr_free)
+        self.library = library
+        self.generation = 0
+        self._nbytes = 0
+
+    def allocate(self, graph: Graph) -> None:
+        """Places every tensor of the graph that has no place yet."""
+        if not self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer):
+            raise DeviceFailed("no memory for a graph's intermediate results")
+        nbytes = self.library.ggml_gallocr_get_buffer_size(self.handle, 0)
+        if nbytes != self._nbytes:
+            self._nbytes = nbytes
+            self.generation += 1

@@ -1,0 +1,221 @@
+"""Every exception that Isthmus raises.
+
+::
+
+    IsthmusError
+    ├── SettingsError               a setting, option or argument has no such value
+    ├── LibraryError
+    │   ├── LibraryNotFound         no ggml library; the text lists where it was looked for
+    │   └── LibraryUnsupported      one was found, of a version whose layouts are not known
+    ├── RegionError                 the system gave no memory, or an address range is misused
+    │   └── RegionBusy              closing a Region that a view or a device still holds
+    ├── DeviceError
+    │   ├── DeviceUnavailable       no such device here, or its library or driver is missing
+    │   └── DeviceFailed            a submission failed
+    ├── ModelError
+    │   ├── ModelNotFound           no file there, a folder, or no model of that name
+    │   ├── ModelFileError          not a GGUF file, truncated or malformed
+    │   ├── ModelUnsupported        a good GGUF file of a kind that is not implemented
+    │   ├── TokenError              a token id outside the vocabulary, or too many of them
+    │   ├── TemplateError           no chat template, or it refused the conversation
+    │   └── ContextFull             no room for more tokens in the session's context
+    ├── GuestError                  the guest's own failure
+    │   ├── GuestInvalid            not WebAssembly, or it lacks what a guest must have
+    │   ├── GuestTrapped            it trapped: unreachable, out of bounds, stack overflow, …
+    │   ├── GuestExited             it called proc_exit
+    │   ├── GuestFailed             on_message returned an errno
+    │   └── LimitExceeded           it reached a limit
+    │       └── DeadlineExceeded    it did not finish in time
+    ├── Cancelled                   the caller went away or pressed Ctrl-C
+    ├── ActorError
+    │   ├── ActorBusy               it is handling another message
+    │   └── ActorClosed             it was closed, or died of an earlier error
+    ├── DownloadError               no network, a wrong checksum, a full disk
+    └── VerificationFailed          a proof did not hold
+
+An error that a guest may see carries an `errno`: a host function that raises it returns
+`-errno` to the guest, and nothing else happens. An error without one ends the message.
+`exit_code` is what the command line exits with: 1 where the guest failed, otherwise 2.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from isthmus.abi import ERRNO_TEXT, Errno
+
+
+class IsthmusError(Exception):
+    """Base of all errors of this package."""
+
+    errno: ClassVar[Errno | None] = None
+    exit_code: ClassVar[int] = 2
+
+
+class SettingsError(IsthmusError, ValueError):
+    """A setting, option or argument has no such value."""
+
+    errno = Errno.EINVAL
+
+
+class LibraryError(IsthmusError):
+    """Something about the ggml library."""
+
+
+class LibraryNotFound(LibraryError):
+    """No ggml library was found."""
+
+
+class LibraryUnsupported(LibraryError):
+    """A ggml library was found whose layouts are not known."""
+
+
+class RegionError(IsthmusError):
+    """The system gave no memory, or an address range is misused."""
+
+    errno = Errno.ENOMEM
+
+
+class RegionBusy(RegionError):
+    """A view or a device still holds the Region."""
+
+
+class DeviceError(IsthmusError):
+    """Something about a compute device."""
+
+    errno = Errno.EIO
+
+
+class DeviceUnavailable(DeviceError):
+    """There is no such device here, or its library or driver is missing."""
+
+
+class DeviceFailed(DeviceError):
+    """A submission to the device failed."""
+
+
+class ModelError(IsthmusError):
+    """Something about a model."""
+
+
+class ModelNotFound(ModelError):
+    """There is no model file there, or no model of that name."""
+
+    errno = Errno.ENOENT
+
+
+class ModelFileError(ModelError):
+    """The file is not a GGUF file, or is truncated or malformed."""
+
+
+class ModelUnsupported(ModelError):
+    """A good GGUF file of an architecture, type or variant that is not implemented."""
+
+    errno = Errno.ENOTSUP
+
+
+class TokenError(ModelError, ValueError):
+    """A token id outside the vocabulary, or text that cannot be tokenized."""
+
+    errno = Errno.ETOKEN
+
+
+class TemplateError(ModelError):
+    """The model has no chat template, or it refused the conversation."""
+
+    errno = Errno.EINVAL
+
+
+class ContextFull(ModelError):
+    """The session's context has no room for more tokens."""
+
+    errno = Errno.ECONTEXT
+
+
+class GuestError(IsthmusError):
+    """The guest's own failure."""
+
+    exit_code = 1
+
+
+class GuestInvalid(GuestError):
+    """The file is not WebAssembly, or lacks what a guest must have."""
+
+    exit_code = 2
+
+
+class GuestTrapped(GuestError):
+    """The guest trapped. `backtrace` names its functions, innermost first."""
+
+    def __init__(self, message: str, backtrace: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.backtrace = backtrace
+
+
+class GuestExited(GuestError):
+    """The guest called proc_exit."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the guest exited with status {status} instead of returning")
+        self.status = status
+
+
+class GuestFailed(GuestError):
+    """on_message returned an errno."""
+
+    def __init__(self, code: int) -> None:
+        known = code in {errno.value for errno in Errno}
+        text = f"{Errno(code).name}: {ERRNO_TEXT[Errno(code)]}" if known else f"code {code}"
+        super().__init__(f"the guest gave up with {text}")
+        self.code = code
+
+
+class LimitExceeded(GuestError):
+    """The guest reached one of its limits."""
+
+    errno: ClassVar[Errno | None] = Errno.ELIMIT
+
+
+class DeadlineExceeded(LimitExceeded):
+    """The guest did not finish in time. A guest never sees this: its message is ended."""
+
+    errno = None
+
+
+class Cancelled(IsthmusError):
+    """The caller went away or pressed Ctrl-C; the guest's message was ended."""
+
+    exit_code = 130
+
+
+class ActorError(IsthmusError):
+    """Something about an actor."""
+
+
+class ActorBusy(ActorError):
+    """The actor is handling another message."""
+
+
+class ActorClosed(ActorError):
+    """The actor was closed, or died of an earlier error."""
+
+
+class DownloadError(IsthmusError):
+    """No network, a wrong checksum, or a full disk."""
+
+
+class VerificationFailed(IsthmusError):
+    """A proof did not hold."""
+
+    exit_code = 1
+
+
+class GuestFault(IsthmusError):
+    """A guest passed something that a host function does not take.
+
+    Never leaves the host function: the guest receives `-code`.
+    """
+
+    def __init__(self, code: Errno) -> None:
+        super().__init__(ERRNO_TEXT[code])
+        self.code = code

@@ -1,0 +1,141 @@
+/*
+ * bench: does one thing many times, so that the host can time it.
+ *
+ * Messages, of which the first that needs it opens a session of the option n_ctx tokens:
+ *   prefill N [seed]   appends N pseudo-random token ids       answers `length=L`
+ *   tokens T1 T2 ...   appends exactly these                   answers `length=L`
+ *   decode N           greedily appends N tokens, argmax here  answers `length=L`
+ *   sequence N         the same                                answers the ids: `T1 T2 ... TN`
+ *   truncate N         forgets all tokens after the first N    answers `length=L`
+ *   hostcall N         calls session_length N times            answers `calls=N`
+ *
+ * Options: model, n_ctx. The export nop(i32) -> i32 gives its argument back.
+ */
+#include "agent.h"
+
+static agent_session_t session;
+
+static int32_t open_session(void)
+{
+    int32_t model;
+    if (session.handle)
+        return 0;
+    AGENT_SET(model, agent_model_open());
+    return agent_session_open_by_option(&session, model);
+}
+
+static int32_t answer(const char *key, int64_t value)
+{
+    AGENT_TEXT_FREED agent_text_t text = {0};
+    agent_text_append_string(&text, key);
+    agent_text_append_int(&text, value);
+    return agent_reply_text(&text);
+}
+
+static int32_t answer_length(void)
+{
+    return answer("length=", session.n_tokens);
+}
+
+static int32_t prefill(int64_t n_tokens, int64_t seed)
+{
+    uint64_t random = (uint64_t)seed;
+    if (n_tokens > session.n_ctx)
+        return -ISTHMUS_ECONTEXT;
+    AGENT_FREED int32_t *tokens = malloc((size_t)n_tokens * sizeof *tokens);
+    if (!tokens)
+        return -ISTHMUS_ENOMEM;
+    for (int64_t i = 0; i < n_tokens; i++)
+        tokens[i] = (int32_t)(agent_random_next(&random) % session.n_vocab);
+    AGENT_TRY(agent_prefill(&session, tokens, (uint32_t)n_tokens));
+    return answer_length();
+}
+
+static int32_t prefill_words(const char *words)
+{
+    AGENT_FREED int32_t *tokens = malloc((strlen(words) / 2 + 1) * sizeof *tokens);
+    const char *word;
+    uint32_t nbytes, n_tokens = 0;
+    if (!tokens)
+        return -ISTHMUS_ENOMEM;
+    while ((nbytes = agent_word(&words, &word)) > 0) {
+        int64_t token;
+        AGENT_TRY(agent_parse_int(word, nbytes, 0, INT32_MAX, &token));
+        tokens[n_tokens++] = (int32_t)token;
+    }
+    AGENT_TRY(agent_prefill(&session, tokens, n_tokens));
+    return answer_length();
+}
+
+static int32_t decode(int64_t n_tokens)
+{
+    float *logits;
+    for (int64_t i = 0; i < n_tokens; i++) {
+        int32_t token;
+        AGENT_TRY(agent_logits(&session, &logits));
+        AGENT_SET(token, agent_argmax(logits, session.n_vocab));
+        AGENT_TRY(agent_decode(&session, token));
+    }
+    return answer_length();
+}
+
+static int32_t sequence(int64_t n_tokens)
+{
+    AGENT_TEXT_FREED agent_text_t text = {0};
+    uint32_t before = session.n_tokens;
+    AGENT_TRY(decode(n_tokens));
+    for (uint32_t i = before; i < session.n_tokens; i++) {
+        if (i > before)
+            agent_text_append(&text, " ", 1);
+        agent_text_append_int(&text, session.tokens[i]);
+    }
+    return agent_reply_text(&text);
+}
+
+static int32_t call_host(int64_t n_calls)
+{
+    for (int64_t i = 0; i < n_calls; i++)
+        AGENT_TRY(isthmus_session_length(session.handle));
+    return answer("calls=", n_calls);
+}
+
+/* The next word as a number; `*value` stays its default at the end of the message. */
+static int32_t read_number(const char **cursor, int64_t low, int64_t *value)
+{
+    const char *word;
+    uint32_t nbytes = agent_word(cursor, &word);
+    return nbytes ? agent_parse_int(word, nbytes, low, INT32_MAX, value) : 0;
+}
+
+__attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
+{
+    AGENT_FREED char *message = NULL;
+    AGENT_TRY(agent_message(nbytes, &message));
+    AGENT_TRY(open_session());
+    const char *cursor = message, *verb;
+    uint32_t verb_nbytes = agent_word(&cursor, &verb);
+    if (agent_equals(verb, verb_nbytes, "tokens"))
+        return prefill_words(cursor);
+    int64_t n = -1, seed = 1;
+    AGENT_TRY(read_number(&cursor, 0, &n));
+    AGENT_TRY(read_number(&cursor, 0, &seed));
+    if (n < 0)
+        return -ISTHMUS_EINVAL;
+    if (agent_equals(verb, verb_nbytes, "prefill"))
+        return prefill(n, seed);
+    if (agent_equals(verb, verb_nbytes, "decode"))
+        return decode(n);
+    if (agent_equals(verb, verb_nbytes, "sequence"))
+        return sequence(n);
+    if (agent_equals(verb, verb_nbytes, "hostcall"))
+        return call_host(n);
+    if (!agent_equals(verb, verb_nbytes, "truncate"))
+        return -ISTHMUS_EINVAL;
+    AGENT_TRY(agent_truncate(&session, (uint32_t)n));
+    return answer_length();
+}
+
+__attribute__((export_name("nop"))) int32_t nop(int32_t value)
+{
+    return value;
+}

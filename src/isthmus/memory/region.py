@@ -1,0 +1,175 @@
+"""A reserved, page-aligned range of host addresses: the only owner of guest-visible bytes.
+
+::
+
+    base                       base + nbytes           base + reserved_nbytes
+     │ committed: read, write   │ reserved: no access   │ guard: no access │
+     └──────────────────────────┴───────────────────────┴──────────────────┘
+
+========  =============================================================================
+state     what holds
+========  =============================================================================
+open      `base` never moves; `nbytes` only grows, up to `reserved_nbytes`
+held      as open, and `close` raises RegionBusy: a view or a device may touch the bytes
+closed    the addresses are given back; every method raises RegionError
+========  =============================================================================
+
+An access of the guest beyond `nbytes` meets pages without access and traps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
+
+from isthmus.errors import RegionBusy, RegionError
+from isthmus.native import libc
+from isthmus.units import OS_PAGE, GuestPtr, HostAddr, align_up
+
+
+class Hold:
+    """A promise that a Region stays mapped until `release`. Owned by whoever touches the bytes."""
+
+    def __init__(self, region: Region, holder: str) -> None:
+        self.holder = holder
+        self._region: Region | None = region
+
+    def release(self) -> None:
+        """Ends the promise; a second call does nothing."""
+        region, self._region = self._region, None
+        if region is not None:
+            region._drop(self)
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+_HoldType = TypeVar("_HoldType", bound=Hold)
+
+
+class RegionView(Hold):
+    """A writable `memory` over part of a Region, which cannot close before `release`."""
+
+    def __init__(self, region: Region, offset: int, nbytes: int) -> None:
+        super().__init__(region, f"a view of {nbytes} bytes at offset {offset}")
+        array = (ctypes.c_ubyte * nbytes).from_address(region.address(GuestPtr(offset), nbytes))
+        self.memory = memoryview(array).cast("B")
+
+    def release(self) -> None:
+        self.memory.release()
+        super().release()
+
+    def __enter__(self) -> RegionView:
+        return self
+
+
+class Region:
+    """See the module. Made by `Region.reserve` or, for managed memory, by a device."""
+
+    def __init__(
+        self,
+        base: HostAddr,
+        reserved_nbytes: int,
+        nbytes: int,
+        free: Callable[[], object],
+        discardable: bool = False,
+    ) -> None:
+        self.base = base
+        self.reserved_nbytes = reserved_nbytes
+        self.nbytes = nbytes
+        self._discardable = discardable
+        self._finalizer = weakref.finalize(self, free)
+        self._holds: list[Hold] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def reserve(cls, reserved_nbytes: int, guard_nbytes: int = 0, nbytes: int = 0) -> Region:
+        """Reserves addresses and commits the first `nbytes` of them.
+
+        Raises RegionError where the system has no such range or not enough memory.
+        """
+        whole = align_up(reserved_nbytes, OS_PAGE) + align_up(guard_nbytes, OS_PAGE)
+        if whole == 0:
+            raise RegionError("cannot reserve a range of 0 bytes")
+        base = HostAddr(libc.reserve(whole))
+        try:
+            libc.commit(base, nbytes)
+        except RegionError:
+            libc.unmap(base, whole)
+            raise
+        return cls(
+            base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), libc.DISCARD_ZEROES
+        )
+
+    @property
+    def closed(self) -> bool:
+        """True once the addresses are given back."""
+        return not self._finalizer.alive
+
+    def grow(self, nbytes: int) -> None:
+        """Commits up to `nbytes` from the base; never shrinks, never moves.
+
+        Raises RegionError past the reservation or when memory is exhausted; nothing changed then.
+        """
+        self._require_open()
+        if nbytes > self.reserved_nbytes:
+            raise RegionError(f"cannot grow to {nbytes} bytes: {self.reserved_nbytes} are reserved")
+        if nbytes > self.nbytes:
+            start = self.nbytes // OS_PAGE * OS_PAGE
+            libc.commit(self.base + start, align_up(nbytes, OS_PAGE) - start)
+            self.nbytes = nbytes
+
+    def address(self, ptr: GuestPtr, nbytes: int) -> HostAddr:
+        """The host address of `nbytes` at offset `ptr`; RegionError where they are not inside."""
+        self._require_open()
+        if ptr < 0 or nbytes < 0 or ptr + nbytes > self.nbytes:
+            raise RegionError(f"{nbytes} bytes at offset {ptr} do not lie in {self.nbytes} bytes")
+        return HostAddr(self.base + ptr)
+
+    def clear(self, ptr: GuestPtr, nbytes: int) -> None:
+        """Zeroes `nbytes` at `ptr`, giving whole OS pages back to the system where it can."""
+        start = self.address(ptr, nbytes)
+        first = align_up(start, OS_PAGE)
+        end = (start + nbytes) // OS_PAGE * OS_PAGE
+        if not (self._discardable and first < end):
+            ctypes.memset(start, 0, nbytes)
+            return
+        ctypes.memset(start, 0, first - start)
+        libc.discard(first, end - first)
+        ctypes.memset(end, 0, start + nbytes - end)
+
+    def view(self, offset: int, nbytes: int) -> RegionView:
+        """A writable memoryview of `nbytes` at `offset`, to be used in a `with`."""
+        return self._add(RegionView(self, offset, nbytes))
+
+    def hold(self, holder: str) -> Hold:
+        """Keeps the Region mapped until the hold is released; `holder` says who and why."""
+        self._require_open()
+        return self._add(Hold(self, holder))
+
+    def close(self) -> None:
+        """Gives the addresses back; RegionBusy, and nothing happens, while somebody holds them."""
+        with self._lock:
+            if self._holds:
+                holders = ", ".join(hold.holder for hold in self._holds[:4])
+                raise RegionBusy(f"the region is still held by {holders}")
+            self._finalizer()
+
+    def _add(self, hold: _HoldType) -> _HoldType:
+        with self._lock:
+            self._holds.append(hold)
+        return hold
+
+    def _drop(self, hold: Hold) -> None:
+        with self._lock:
+            self._holds.remove(hold)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise RegionError("the region is closed")

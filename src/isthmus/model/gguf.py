@@ -1,0 +1,163 @@
+"""GGUF files: metadata and the places of tensors. Reading is the library's; judging is ours.
+
+1. magic `GGUF`, version (2 or 3), number of tensors, number of metadata pairs
+2. metadata pairs: key, type, value
+3. tensor descriptions: name, shape, type, offset in the data section
+4. padding to `general.alignment` (32 unless given)
+5. the data section
+
+Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
+from isthmus.native import _ggml
+from isthmus.native._ggml import GgmlType, GgufType
+from isthmus.native.loader import Library
+from isthmus.native.owned import Owned
+
+Value = bool | int | float | str | tuple[int | float | bool, ...] | list[str]
+
+_C_TYPES: dict[GgufType, type[ctypes._SimpleCData]] = {  # type: ignore[type-arg]
+    GgufType.UINT8: ctypes.c_uint8,
+    GgufType.INT8: ctypes.c_int8,
+    GgufType.UINT16: ctypes.c_uint16,
+    GgufType.INT16: ctypes.c_int16,
+    GgufType.UINT32: ctypes.c_uint32,
+    GgufType.INT32: ctypes.c_int32,
+    GgufType.FLOAT32: ctypes.c_float,
+    GgufType.BOOL: ctypes.c_bool,
+    GgufType.UINT64: ctypes.c_uint64,
+    GgufType.INT64: ctypes.c_int64,
+    GgufType.FLOAT64: ctypes.c_double,
+}
+_MIN_ALIGNMENT = 32
+TOKENS_KEY = "tokenizer.ggml.tokens"
+"""The only array of strings that is read: the others are the tokenizer library's business."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies in the file and what it is."""
+
+    name: str
+    dtype: GgmlType
+    shape: tuple[int, ...]
+    """Elements in each dimension, contiguous dimension first, without trailing ones."""
+    offset: int
+    """Bytes from the beginning of the file."""
+    nbytes: int
+
+
+class GgufFile:
+    """The header of a GGUF file, read whole; holds nothing open.
+
+    Raises ModelNotFound for a missing file or a folder, ModelFileError for one that is not GGUF,
+    truncated or malformed, ModelUnsupported for a weight type that this release does not know.
+    """
+
+    def __init__(self, library: Library, path: Path) -> None:
+        self.path = path
+        file_nbytes = _file_nbytes(path)
+        with _open(library, path) as header:
+            self.version = int(library.gguf_get_version(header.handle))
+            self.metadata: Mapping[str, Value] = dict(_metadata(library, header.handle))
+            self.tensors = {info.name: info for info in _tensors(library, header.handle, path)}
+        for info in self.tensors.values():
+            if info.offset + info.nbytes > file_nbytes:
+                raise ModelFileError(
+                    f"{path} is truncated: tensor {info.name} ends at byte "
+                    f"{info.offset + info.nbytes} of {file_nbytes}"
+                )
+            if info.offset % _MIN_ALIGNMENT:
+                raise ModelFileError(
+                    f"{path}: tensor {info.name} is not aligned to {_MIN_ALIGNMENT} bytes"
+                )
+        if not self.tensors:
+            raise ModelFileError(f"{path} has no tensors")
+
+
+def _file_nbytes(path: Path) -> int:
+    if path.is_dir():
+        raise ModelNotFound(f"{path} is a folder; give the .gguf file in it")
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise ModelNotFound(f"there is no file {path}") from None
+    except OSError as error:
+        raise ModelNotFound(f"cannot read {path}: {error.strerror}") from None
+
+
+def _open(library: Library, path: Path) -> Owned:
+    with library.errors() as complaints:
+        handle = library.gguf_init_from_file(str(path).encode(), _ggml.GgufInitParams(True, None))
+    if not handle:
+        reason = complaints[0].partition(": ")[2] if complaints else "the header cannot be read"
+        raise ModelFileError(f"{path} is not a usable GGUF file: {reason}")
+    return Owned(handle, library.gguf_free)
+
+
+def _metadata(library: Library, header: int) -> Iterator[tuple[str, Value]]:
+    for index in range(library.gguf_get_n_kv(header)):
+        key = library.gguf_get_key(header, index).decode(errors="replace")
+        kind = GgufType(library.gguf_get_kv_type(header, index))
+        if kind is GgufType.STRING:
+            yield key, _text(library.gguf_get_val_str(header, index))
+        elif kind is GgufType.ARRAY:
+            element = GgufType(library.gguf_get_arr_type(header, index))
+            if element in _C_TYPES:
+                yield key, _array(library, header, index, element)
+            elif element is GgufType.STRING and key == TOKENS_KEY:
+                yield key, _strings(library, header, index)
+        else:
+            pointer = library.gguf_get_val_data(header, index)
+            yield key, _C_TYPES[kind].from_address(pointer).value
+
+
+def _array(library: Library, header: int, index: int, element: GgufType) -> tuple[int, ...]:
+    count = library.gguf_get_arr_n(header, index)
+    if count == 0:
+        return ()
+    return tuple((_C_TYPES[element] * count).from_address(library.gguf_get_arr_data(header, index)))
+
+
+def _strings(library: Library, header: int, index: int) -> list[str]:
+    count = library.gguf_get_arr_n(header, index)
+    return [_text(library.gguf_get_arr_str(header, index, i)) for i in range(count)]
+
+
+def _text(pointer: int) -> str:
+    return ctypes.string_at(pointer).decode(errors="replace")
+
+
+def _tensors(library: Library, header: int, path: Path) -> Iterator[TensorInfo]:
+    data = library.gguf_get_data_offset(header)
+    for index in range(library.gguf_get_n_tensors(header)):
+        name = library.gguf_get_tensor_name(header, index).decode(errors="replace")
+        number = library.gguf_get_tensor_type(header, index)
+        if number not in iter(GgmlType):
+            kind = library.ggml_type_name(number)
+            raise ModelUnsupported(
+                f"{path}: tensor {name} is of type {(kind or b'').decode() or number}, "
+                "which this release does not compute with"
+            )
+        ne = library.gguf_get_tensor_ne(header, index)
+        yield TensorInfo(
+            name=name,
+            dtype=GgmlType(number),
+            shape=_shape([ne[i] for i in range(_ggml.MAX_DIMS)]),
+            offset=data + library.gguf_get_tensor_offset(header, index),
+            nbytes=library.gguf_get_tensor_size(header, index),
+        )
+
+
+def _shape(ne: list[int]) -> tuple[int, ...]:
+    while len(ne) > 1 and ne[-1] == 1:
+        ne.pop()
+    return tuple(ne)

@@ -1,0 +1,166 @@
+"""A model: a GGUF file mapped, its tokenizer and chat template, and whatever runs it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from isthmus.config import ModelSettings
+from isthmus.device.base import Device
+from isthmus.device.buffer import Binding
+from isthmus.errors import ModelUnsupported, SettingsError, TemplateError, TokenError
+from isthmus.memory import Region
+from isthmus.model.architectures import hparams_of, load_architecture
+from isthmus.model.chat_template import ChatTemplate, Message
+from isthmus.model.executor import Executor
+from isthmus.model.gguf import GgufFile
+from isthmus.model.kv_cache import KvLayout
+from isthmus.model.session import Session
+from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.weights import Weights
+from isthmus.units import GuestPtr
+
+
+class Model:
+    """An opened model. Shared by all actors that were given it; safe to use from several threads.
+
+    Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
+    """
+
+    def __init__(self, device: Device, path: Path, settings: ModelSettings) -> None:
+        self.device = device
+        self.path = path
+        self.settings = settings
+        self.file = GgufFile(device.library, path)
+        self.hparams = hparams_of(self.file)
+        self._require_kv_type()
+        with contextlib.ExitStack() as stack:
+            self.weights = Weights(device, self.file)
+            stack.callback(self.weights.close)
+            architecture = load_architecture(self.file, self.hparams, self.weights, settings.repack)
+            self.n_vocab = architecture.n_vocab
+            self._tokenizer = Tokenizer.try_open(device.library, self.file)
+            if self._tokenizer:
+                stack.callback(self._tokenizer.close)
+            self._template = self._open_template()
+            self.executor = Executor(device, architecture, settings)
+            stack.callback(self.executor.close)
+            self._stack = stack.pop_all()
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}: {self.hparams.architecture}, {self.n_vocab} tokens>"
+
+    @property
+    def name(self) -> str:
+        """What the file calls itself, or the file's name."""
+        return self._text("general.name") or self.path.stem
+
+    # ------------------------------------------------------------------ text
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; ModelUnsupported where the file has none."""
+        if self._tokenizer is None:
+            raise ModelUnsupported(f"{self.path} has no tokenizer")
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the file has a tokenizer."""
+        return self._tokenizer is not None
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the file has a chat template."""
+        return self._template is not None
+
+    def format_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as the text that the model was trained on.
+
+        `messages` are dicts with `role` and `content`. Raises TemplateError where there is no
+        template or it refuses them.
+        """
+        if self._template is None:
+            raise ModelUnsupported(f"{self.path} has no chat template")
+        if isinstance(self._template, TemplateError):
+            raise self._template
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+
+    # ------------------------------------------------------------------ sessions
+
+    def layout(self, n_ctx: int) -> KvLayout:
+        """Where a session of at least `n_ctx` tokens keeps what; SettingsError out of range."""
+        if not 1 <= n_ctx <= self.hparams.n_ctx_train:
+            raise SettingsError(
+                f"n_ctx is {n_ctx}; {self.name} takes 1 to {self.hparams.n_ctx_train}"
+            )
+        return KvLayout.make(
+            self.device.library,
+            n_ctx=n_ctx,
+            n_layer=self.hparams.n_layer,
+            n_vocab=self.n_vocab,
+            n_embd_kv=self.hparams.n_embd_kv,
+            kv_type=self.settings.kv_type,
+            kv_alignment=self.device.kv_alignment,
+        )
+
+    def open_session(
+        self, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
+    ) -> Session:
+        """Opens a session in `layout.nbytes` of `region` at `ptr`, a multiple of 4,096.
+
+        The bytes are cleared. `binding` is the device's view of the region.
+        """
+        region.clear(ptr, layout.nbytes)
+        return Session(self, region, binding, ptr, layout)
+
+    def prefill(
+        self, session: Session, tokens: Sequence[int], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Appends tokens to a session; TokenError for an id outside the vocabulary."""
+        for token in (min(tokens), max(tokens)):
+            self.require_token(token)
+        self.executor.prefill(session, tokens, check)
+
+    def decode(self, session: Session, token: int) -> None:
+        """Appends one token to a session; TokenError for an id outside the vocabulary."""
+        self.require_token(token)
+        self.executor.decode(session, token)
+
+    def require_token(self, token: int) -> None:
+        """Raises TokenError for an id outside the vocabulary: kernels use it as an address."""
+        if not 0 <= token < self.n_vocab:
+            raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
+
+    def close(self) -> None:
+        """Frees everything; a second call does nothing."""
+        self._stack.close()
+
+    def _require_kv_type(self) -> None:
+        if self.settings.kv_type == "q8_0" and self.hparams.head_dim % 32:
+            raise ModelUnsupported(
+                f"a KV cache of type q8_0 needs a head size that is a multiple of 32; "
+                f"{self.path} has {self.hparams.head_dim}"
+            )
+
+    def _open_template(self) -> ChatTemplate | TemplateError | None:
+        """A template that does not compile is only an error for whoever wants to use it."""
+        source = self._text("tokenizer.chat_template")
+        if not source or self._tokenizer is None:
+            return None
+        tokenizer = self._tokenizer
+
+        def text(token: int) -> str:
+            return "" if token < 0 else tokenizer.decode([token], render_special=True).decode()
+
+        try:
+            return ChatTemplate(source, bos=text(tokenizer.bos), eos=text(tokenizer.eos))
+        except TemplateError as error:
+            return error
+
+    def _text(self, key: str) -> str:
+        value = self.file.metadata.get(key, "")
+        return value if isinstance(value, str) else ""

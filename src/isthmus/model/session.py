@@ -1,0 +1,117 @@
+"""One sequence of tokens: its KV cache and logits, inside a guest's linear memory.
+
+========  ====================================================================================
+state     what holds
+========  ====================================================================================
+open      `tokens` are those whose keys and values lie in the cache; `has_logits` tells whether
+          the logits are those after the last of them
+closed    the bytes are the guest's again; nothing refers to them
+========  ====================================================================================
+
+The token list is the host's own bookkeeping; everything else is bytes of the guest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.device.buffer import Binding
+from isthmus.errors import ContextFull, SettingsError
+from isthmus.memory import Region
+from isthmus.model.kv_cache import KvCache, KvLayout
+from isthmus.units import GuestPtr, HostAddr
+
+if TYPE_CHECKING:
+    from isthmus.model.forward import Forward
+    from isthmus.model.model import Model
+
+
+class Session:
+    """See the module. Opened by `Model.open_session`; used by one thread at a time."""
+
+    def __init__(
+        self, model: Model, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.ptr = ptr
+        self.binding = binding
+        self.base: HostAddr = region.address(ptr, layout.nbytes)
+        self.cache = KvCache(model.device, binding, self.base, layout, model.hparams.n_embd_kv)
+        self.tokens: array[int] = array("i")
+        self.has_logits = False
+        self.decode_graph: Forward | None = None
+        """The executor's: the graph that decodes this session's next token."""
+        self._hold = region.hold("a session")
+        self._region = region
+        self.closed = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the cache."""
+        return len(self.tokens)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that fit."""
+        return self.layout.n_ctx
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """f32 [n_vocab], in place: valid while the session is open."""
+        buffer = (ctypes.c_float * self.layout.n_vocab).from_address(self.base)
+        return np.ctypeslib.as_array(buffer)
+
+    @property
+    def logits_ptr(self) -> GuestPtr:
+        """Where the guest finds the logits."""
+        return self.ptr
+
+    def require_room(self, n_tokens: int) -> None:
+        """Raises ContextFull where `n_tokens` more do not fit."""
+        if self.n_tokens + n_tokens > self.n_ctx:
+            raise ContextFull(
+                f"the context is full: it holds {self.n_tokens} of {self.n_ctx} tokens and has "
+                f"no room for {n_tokens} more; open the session with a larger n_ctx, or truncate it"
+            )
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forgets all tokens after the first `n_tokens`, and the logits."""
+        if not 0 <= n_tokens <= self.n_tokens:
+            raise SettingsError(f"cannot keep {n_tokens} of {self.n_tokens} tokens")
+        if n_tokens < self.n_tokens:
+            self.has_logits = False
+        del self.tokens[n_tokens:]
+
+    def copy_from(self, source: Session, n_tokens: int) -> None:
+        """Begins with the first `n_tokens` of `source`: their rows of every layer are copied."""
+        self.require_room(n_tokens - self.n_tokens)
+        nbytes = n_tokens * self.layout.row_nbytes
+        for layer in range(self.layout.n_layer):
+            for place in (KvLayout.k_offset, KvLayout.v_offset):
+                ctypes.memmove(
+                    self.base + place(self.layout, layer),
+                    source.base + place(source.layout, layer),
+                    nbytes,
+                )
+        whole = n_tokens == source.n_tokens and source.has_logits
+        if whole:
+            ctypes.memmove(self.base, source.base, 4 * self.layout.n_vocab)
+        self.tokens = source.tokens[:n_tokens]
+        self.has_logits = whole
+
+    def close(self) -> None:
+        """Lets go of the guest's bytes; a second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.decode_graph is not None:
+            self.decode_graph.close()
+            self.decode_graph = None
+        self.cache.close()
+        self._hold.release()

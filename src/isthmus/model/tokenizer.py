@@ -1,0 +1,135 @@
+"""Text to token ids and back, by libllama's own tokenizer, which the model was built for."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+from collections.abc import Iterable, Sequence
+
+from isthmus.abi import TokenFlag
+from isthmus.errors import ModelFileError, TokenError
+from isthmus.model.gguf import TOKENS_KEY, GgufFile
+from isthmus.native.loader import Library
+from isthmus.native.owned import Owned
+
+_NONE = ("", "none", "no_vocab")
+_PIECE_NBYTES = 256
+
+
+class Tokenizer(Owned):
+    """Owns a model of libllama that was loaded without weights, for its vocabulary.
+
+    Safe to use from several threads: nothing of it changes after loading.
+    """
+
+    def __init__(self, library: Library, file: GgufFile) -> None:
+        path = file.path
+        _require_distinct(file)
+        params = library.llama_model_default_params()
+        params.vocab_only = True
+        params.n_gpu_layers = 0
+        library.llama_backend_init()
+        with library.errors() as complaints:
+            handle = library.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            reason = complaints[0] if complaints else "it cannot be read"
+            raise ModelFileError(f"{path} has no usable vocabulary: {reason}")
+        super().__init__(handle, library.llama_model_free)
+        self._library = library
+        self._vocabulary = library.llama_model_get_vocab(handle)
+        self.n_tokens: int = library.llama_vocab_n_tokens(self._vocabulary)
+        self.bos: int = library.llama_vocab_bos(self._vocabulary)
+        self.eos: int = library.llama_vocab_eos(self._vocabulary)
+        self.eot: int = library.llama_vocab_eot(self._vocabulary)
+        self.adds_bos = bool(library.llama_vocab_get_add_bos(self._vocabulary))
+        adds_eos = library.llama_vocab_get_add_eos(self._vocabulary)
+        if (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0):
+            self.close()
+            raise ModelFileError(f"{path} wants a token at the beginning or end that it has not")
+
+    @classmethod
+    def try_open(cls, library: Library, file: GgufFile) -> Tokenizer | None:
+        """The file's tokenizer, or None where it says that it has none."""
+        if file.metadata.get("tokenizer.ggml.model", "") in _NONE:
+            return None
+        return cls(library, file)
+
+    def encode(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """Token ids of a text.
+
+        `add_special` adds what the model wants at the beginning and the end; `parse_special` reads
+        control tokens in the text as such, which must not be done with text from a stranger.
+        """
+        data = text.encode()
+        room = len(data) + 2
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            count = self._library.llama_tokenize(
+                self._vocabulary, data, len(data), ids, room, add_special, parse_special
+            )
+            if count >= 0:
+                return list(ids[:count])
+            if -count <= room:
+                raise TokenError("the text has too many tokens")
+            room = -count
+
+    def decode(self, tokens: Iterable[int], *, render_special: bool = False) -> bytes:
+        """The text of tokens, as UTF-8 that may begin or end inside a character."""
+        return b"".join(self._piece(token, render_special) for token in tokens)
+
+    def flags(self, token: int) -> TokenFlag:
+        """What kind of token an id is; TokenError where there is none."""
+        self._require(token)
+        flags = TokenFlag(0)
+        if self._library.llama_vocab_is_eog(self._vocabulary, token):
+            flags |= TokenFlag.EOG
+        if self._library.llama_vocab_is_control(self._vocabulary, token):
+            flags |= TokenFlag.CONTROL
+        return flags
+
+    def _piece(self, token: int, render_special: bool) -> bytes:
+        self._require(token)
+        room = _PIECE_NBYTES
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = self._library.llama_token_to_piece(
+                self._vocabulary, token, buffer, room, 0, render_special
+            )
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def _require(self, token: int) -> None:
+        if not 0 <= token < self.n_tokens:
+            raise TokenError(f"token {token} is not in the vocabulary of {self.n_tokens}")
+
+
+class Detokenizer:
+    """Turns a stream of tokens into text, piece by piece, never cutting a UTF-8 character.
+
+    Bytes that are no UTF-8 become U+FFFD, as soon as that is certain.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, tokens: int | Sequence[int]) -> str:
+        """The text that is complete with these tokens; it may be empty."""
+        batch = [tokens] if isinstance(tokens, int) else tokens
+        return self._decoder.decode(self._tokenizer.decode(batch))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that was begun and not finished."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _require_distinct(file: GgufFile) -> None:
+    """libllama aborts the process on a vocabulary in which a token occurs twice."""
+    tokens = file.metadata.get(TOKENS_KEY)
+    if not isinstance(tokens, list) or not tokens:
+        raise ModelFileError(f"{file.path} has no list of tokens")
+    if len(set(tokens)) != len(tokens):
+        raise ModelFileError(f"{file.path} has a vocabulary in which a token occurs twice")

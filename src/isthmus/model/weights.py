@@ -1,0 +1,179 @@
+"""A model's weights: the mapped file, seen by the device where it lies. Nothing is copied.
+
+Repacking is the exception, chosen by `ModelSettings.repack`: some processors have faster kernels
+for weights in another order, at the price of a private copy of those weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import Buffer
+from isthmus.device.graph import TensorContext
+from isthmus.errors import DeviceFailed, ModelFileError, ModelUnsupported
+from isthmus.memory import FileMapping
+from isthmus.model.gguf import GgufFile, TensorInfo
+from isthmus.native._ggml import GgmlType
+from isthmus.units import HostAddr
+
+_NORMS = (GgmlType.F32,)
+_INTEGERS = (GgmlType.I32, GgmlType.I64)
+
+
+class Weights:
+    """Owns the mapping of the file, its binding to the device, and a tensor for each weight.
+
+    An architecture takes what it needs by `require` and `optional`, which check the shape; after
+    that `refuse_unused` makes sure that no weight of the file was ignored.
+    """
+
+    def __init__(self, device: Device, file: GgufFile) -> None:
+        self.device = device
+        self._file = file
+        self._used: set[str] = set()
+        self._repacked: Repacked | None = None
+        with contextlib.ExitStack() as stack:
+            self._mapping = stack.enter_context(FileMapping(file.path))
+            self._binding = stack.enter_context(device.bind(self._mapping))
+            self._binding.mark_weights()
+            self._context = stack.enter_context(TensorContext(device.library, len(file.tensors)))
+            self._tensors = {info.name: self._place(info) for info in file.tensors.values()}
+            self._stack = stack.pop_all()
+
+    @property
+    def infos(self) -> list[TensorInfo]:
+        """What the file says about each weight."""
+        return list(self._file.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights in the file."""
+        return sum(info.nbytes for info in self.infos)
+
+    def host_address(self, info: TensorInfo) -> HostAddr:
+        """Where a weight's bytes are mapped."""
+        return HostAddr(self._mapping.base + info.offset)
+
+    @property
+    def repacked_nbytes(self) -> int:
+        """Bytes of the private copies that repacking made."""
+        return self._repacked.nbytes if self._repacked else 0
+
+    def info(self, name: str) -> TensorInfo | None:
+        """What the file says about a weight."""
+        return self._file.tensors.get(name)
+
+    def tensor(self, name: str) -> int:
+        """A weight's tensor, as it lies in the file."""
+        return self._tensors[name]
+
+    def require(self, name: str, *shape: int) -> int:
+        """The tensor of a matrix or table of exactly this shape; ModelFileError otherwise."""
+        tensor = self.optional(name, *shape)
+        if not tensor:
+            raise ModelFileError(f"{self._file.path} has no tensor {name}")
+        return tensor
+
+    def optional(self, name: str, *shape: int) -> int:
+        """As `require`, or 0 where the file has no such tensor."""
+        info = self._file.tensors.get(name)
+        if info is None:
+            return 0
+        self._used.add(name)
+        if info.shape != _without_trailing_ones(shape):
+            raise ModelFileError(
+                f"{self._file.path}: tensor {name} has shape {list(info.shape)}; "
+                f"expected {list(shape)}"
+            )
+        vector = len(info.shape) == 1
+        if info.dtype in _INTEGERS or (vector and info.dtype not in _NORMS):
+            raise ModelUnsupported(
+                f"{self._file.path}: tensor {name} is of type {info.dtype.name}, "
+                "which is not computed with here"
+            )
+        if self._repacked and name in self._repacked.tensors:
+            return self._repacked.tensors[name]
+        return self._tensors[name]
+
+    def refuse_unused(self, ignored: Iterable[str] = ()) -> None:
+        """Raises ModelUnsupported where the file holds a weight that nobody took."""
+        left = [
+            name
+            for name in self._tensors
+            if name not in self._used and not any(part in name for part in ignored)
+        ]
+        if left:
+            raise ModelUnsupported(
+                f"{self._file.path} holds {len(left)} tensors that this architecture does not "
+                f"know, such as {left[0]}: its results would be wrong without them"
+            )
+
+    def repack(self, keep: str) -> None:
+        """Copies the matrices that the device can repack; `keep` names one that is also a table."""
+        if buffer_type := self.device.repack_buffer_type:
+            self._repacked = Repacked(self, keep, buffer_type)
+            self._stack.callback(self._repacked.close)
+
+    def close(self) -> None:
+        """Gives binding and mapping back; a second call does nothing."""
+        self._stack.close()
+
+    def _place(self, info: TensorInfo) -> int:
+        tensor = self._context.tensor(info.dtype, *info.shape)
+        self._binding.place(tensor, self._binding.address(self.host_address(info)))
+        return tensor
+
+
+class Repacked:
+    """Owns private copies of those weights that the device has faster kernels for."""
+
+    def __init__(self, weights: Weights, keep: str, buffer_type: int) -> None:
+        self.tensors: dict[str, int] = {}
+        self.nbytes = 0
+        with contextlib.ExitStack() as stack:
+            matrices = [info for info in weights.infos if len(info.shape) == 2]
+            context = stack.enter_context(
+                TensorContext(weights.device.library, max(1, len(matrices)))
+            )
+            for info in matrices:
+                if info.name != keep:
+                    self._copy(weights, info, context, buffer_type, stack)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Frees the copies."""
+        self._stack.close()
+
+    def _copy(
+        self,
+        weights: Weights,
+        info: TensorInfo,
+        context: TensorContext,
+        buffer_type: int,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        """Copies one weight, if the device has kernels for it in another order."""
+        library = weights.device.library
+        handle = library.ggml_backend_buft_alloc_buffer(buffer_type, info.nbytes)
+        if not handle:
+            raise DeviceFailed(f"no memory for a repacked copy of {info.name}")
+        buffer = Buffer(library, handle, info.nbytes)
+        tensor = context.tensor(info.dtype, *info.shape)
+        buffer.place(tensor, buffer.base)
+        if not context.describe(tensor).extra:  # no kernels for this type or shape
+            buffer.close()
+            return
+        stack.enter_context(buffer)
+        buffer.mark_weights()
+        library.ggml_backend_tensor_set(tensor, weights.host_address(info), 0, info.nbytes)
+        self.tensors[info.name] = tensor
+        self.nbytes += info.nbytes
+
+
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    kept = list(shape)
+    while len(kept) > 1 and kept[-1] == 1:
+        kept.pop()
+    return tuple(kept)

@@ -1,0 +1,78 @@
+"""Address space from the operating system: reserve, commit, map, advise, unmap.
+
+Python's own `mmap` objects choose their address, cannot reserve without access and are pinned by
+every view, so the few calls that a Region needs go to libc directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+
+from isthmus.errors import RegionError
+
+PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+_MAP_SHARED, _MAP_PRIVATE = 0x01, 0x02
+_MAP_ANONYMOUS = 0x1000 if sys.platform == "darwin" else 0x20
+_MAP_NORESERVE = 0x40 if sys.platform == "darwin" else 0x4000
+_MADV_DONTNEED = 4
+DISCARD_ZEROES = sys.platform == "linux"
+"""Whether discarded private pages read as zero; elsewhere they may keep their bytes."""
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def _check(status: int, what: str) -> None:
+    if status != 0:
+        code = ctypes.get_errno()
+        raise RegionError(f"{what}: {os.strerror(code)} ({errno.errorcode.get(code, code)})")
+
+
+def _mmap(nbytes: int, protection: int, flags: int, fd: int, offset: int, what: str) -> int:
+    address = _libc.mmap(None, nbytes, protection, flags, fd, offset)
+    if address is None or address == _FAILED:
+        _check(-1, what)
+    return int(address)
+
+
+def reserve(nbytes: int) -> int:
+    """Reserves `nbytes` of address space without access, backed by nothing yet."""
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE
+    return _mmap(nbytes, PROT_NONE, flags, -1, 0, f"cannot reserve {nbytes} bytes of addresses")
+
+
+def commit(address: int, nbytes: int) -> None:
+    """Makes `nbytes` at `address` readable and writable; fresh pages read as zero."""
+    if nbytes:
+        status = _libc.mprotect(address, nbytes, PROT_READ | PROT_WRITE)
+        _check(status, f"cannot commit {nbytes} bytes of memory")
+
+
+def discard(address: int, nbytes: int) -> None:
+    """Gives the pages back to the system; private anonymous ones read as zero afterwards."""
+    _check(_libc.madvise(address, nbytes, _MADV_DONTNEED), "cannot discard pages")
+
+
+def map_file(fd: int, nbytes: int) -> int:
+    """Maps the first `nbytes` of a file, shared and read-only."""
+    return _mmap(nbytes, PROT_READ, _MAP_SHARED, fd, 0, f"cannot map {nbytes} bytes of a file")
+
+
+def unmap(address: int, nbytes: int) -> None:
+    """Gives an address range back."""
+    _check(_libc.munmap(address, nbytes), f"cannot unmap {nbytes} bytes")

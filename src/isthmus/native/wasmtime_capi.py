@@ -1,0 +1,242 @@
+"""The few functions of wasmtime's C API that wasmtime-py does not wrap, or wraps slowly.
+
+This is the only module that imports wasmtime-py's private bindings, so it works with exactly one
+version of it, which `check_version` demands. wasmtime-py's own callback path costs ten times as
+much and keeps a raised exception in a process global, where another thread may pick it up; on the
+unchecked path no exception ever crosses the boundary.
+
+Ownership: an error or a trap that a callback returns belongs to wasmtime from then on; one that a
+call returns is ours, and becomes a Failure, which frees it. Callbacks must be kept alive by
+whoever registered them, for as long as any engine or store may call them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import wasmtime
+from wasmtime import _bindings
+
+from isthmus.errors import LibraryUnsupported
+
+VERSION = "50.0.1"
+WORDS_PER_VALUE = 4
+"""A raw value is 16 bytes: an i32 takes the first of four 32-bit words, an i64 the first two."""
+
+_SIZES = {
+    "wasmtime_func": 16,
+    "wasmtime_instance": 16,
+    "wasmtime_linear_memory": 32,
+    "wasmtime_memory_creator": 24,
+    "wasmtime_val_raw": 16,
+}
+_MOST_FRAMES = 32
+
+_ffi: Any = _bindings
+Words = ctypes.POINTER(ctypes.c_uint32)
+HOST_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, Words, ctypes.c_size_t
+)
+"""(env, caller, raw values, their count) -> 0, or a trap, which wasmtime then owns."""
+EPOCH_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_uint64),
+    ctypes.POINTER(ctypes.c_uint8),
+)
+"""(context, data, ticks to go on for, kind) -> 0, or an error, which wasmtime then owns."""
+NEW_MEMORY_CALLBACK = _ffi.wasmtime_new_memory_callback_t
+"""(env, type, minimum, maximum, reserved, guard, memory to fill) -> 0 or an error; in bytes."""
+_LINEAR_MEMORY = dict(_ffi.wasmtime_linear_memory._fields_)
+GET_MEMORY_CALLBACK = _LINEAR_MEMORY["get_memory"]
+"""(env, bytes in use to fill, capacity in bytes to fill) -> address of the first byte."""
+GROW_MEMORY_CALLBACK = _LINEAR_MEMORY["grow_memory"]
+"""(env, new bytes in use) -> 0 or an error."""
+FINALIZE_CALLBACK = _LINEAR_MEMORY["finalizer"]
+"""(env) -> nothing: the memory is no longer used."""
+
+
+@dataclass(frozen=True)
+class MemoryCallbacks:
+    """The functions of one linear memory. Kept alive by their owner."""
+
+    get: Any
+    grow: Any
+    finalize: Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a call into a guest ended. `backtrace` names the guest's functions, innermost first."""
+
+    message: str
+    code: wasmtime.TrapCode | None = None
+    backtrace: tuple[str, ...] = ()
+
+
+def check_version() -> None:
+    """Raises LibraryUnsupported unless the one known version of wasmtime-py is installed."""
+    found = importlib.metadata.version("wasmtime")
+    hint = f'Install it with: pip install "wasmtime=={VERSION}"'
+    if found != VERSION:
+        raise LibraryUnsupported(f"wasmtime {found} is installed, {VERSION} is needed. {hint}")
+    sizes = {name: ctypes.sizeof(getattr(_ffi, name)) for name in _SIZES}
+    wrong = [name for name, nbytes in _SIZES.items() if sizes[name] != nbytes]
+    if wrong:
+        raise LibraryUnsupported(f"wasmtime lays out {', '.join(wrong)} in an unknown way. {hint}")
+
+
+def set_memory_creator(config: wasmtime.Config, new_memory: Any) -> None:
+    """Makes `new_memory`, a NEW_MEMORY_CALLBACK, give every linear memory of an engine."""
+    creator = _ffi.wasmtime_memory_creator_t()
+    creator.new_memory = new_memory
+    _ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(creator))
+
+
+def fill_linear_memory(memory: Any, env: int, callbacks: MemoryCallbacks) -> None:
+    """Fills what a NEW_MEMORY_CALLBACK hands back; `env` comes back with each callback."""
+    memory[0].env = env
+    memory[0].get_memory = callbacks.get
+    memory[0].grow_memory = callbacks.grow
+    memory[0].finalizer = callbacks.finalize
+
+
+def define_unchecked(
+    linker: wasmtime.Linker, module: str, name: str, signature: wasmtime.FuncType, callback: Any
+) -> None:
+    """Defines a host function by a HOST_CALLBACK that reads and writes raw values."""
+    define = _function("wasmtime_linker_define_func_unchecked")
+    module_utf8, name_utf8 = module.encode(), name.encode()
+    error = define(
+        _address(linker.ptr()),
+        ctypes.c_char_p(module_utf8),
+        ctypes.c_size_t(len(module_utf8)),
+        ctypes.c_char_p(name_utf8),
+        ctypes.c_size_t(len(name_utf8)),
+        _address(signature.ptr()),
+        callback,
+        None,
+        None,
+    )
+    if error:
+        raise ValueError(_take_error(error).message)
+
+
+def instantiate(pre: wasmtime.InstancePre, store: wasmtime.Store) -> wasmtime.Instance | Failure:
+    """Instantiates without looking at wasmtime-py's process-global exception."""
+    instance = _ffi.wasmtime_instance_t()
+    trap = ctypes.POINTER(_ffi.wasm_trap_t)()
+    error = _ffi.wasmtime_instance_pre_instantiate(
+        pre.ptr(), store._context(), ctypes.byref(instance), ctypes.byref(trap)
+    )
+    if error or trap:
+        return _failure(_int(error), _int(trap))
+    return wasmtime.Instance._from_raw(instance)
+
+
+class RawCall:
+    """Calls one exported function on raw values. Keeps its store and function alive.
+
+    `words` and `signed` are two views of the same values: value n begins at word 4 * n. The
+    results replace the parameters. One thread at a time.
+    """
+
+    def __init__(self, store: wasmtime.Store, function: wasmtime.Func, n_values: int) -> None:
+        self._parts = (store, function)
+        self._buffer = (ctypes.c_uint32 * (WORDS_PER_VALUE * max(n_values, 1)))()
+        self.words = ctypes.cast(self._buffer, Words)
+        self.signed = ctypes.cast(self._buffer, ctypes.POINTER(ctypes.c_int32))
+        self.trap = ctypes.c_void_p()
+        # Ready-made ctypes objects and no argtypes: a third less time for each call.
+        self.arguments = (
+            _address(store._context()),
+            ctypes.c_void_p(ctypes.addressof(function._func)),
+            ctypes.c_void_p(ctypes.addressof(self._buffer)),
+            ctypes.c_size_t(max(n_values, 1)),
+            ctypes.c_void_p(ctypes.addressof(self.trap)),
+        )
+        self.invoke: Callable[..., int | None] = _function("wasmtime_func_call_unchecked")
+        """`invoke(*arguments)` -> an error or None; then look at `trap`."""
+
+    def failure(self, error: int | None) -> Failure:
+        """Takes the error that `invoke` returned, or else the trap, and frees it."""
+        trap, self.trap.value = self.trap.value, None
+        return _failure(error or 0, trap or 0)
+
+
+def new_trap(message: str) -> int:
+    """A trap for a HOST_CALLBACK to return; wasmtime frees it."""
+    text = message.encode()
+    return _int(_ffi.wasmtime_trap_new(ctypes.create_string_buffer(text), len(text)))
+
+
+def new_error(message: str) -> int:
+    """An error for a memory or epoch callback to return; wasmtime frees it."""
+    return _int(_ffi.wasmtime_error_new(ctypes.create_string_buffer(message.encode())))
+
+
+def set_epoch_callback(store: wasmtime.Store, callback: Any) -> None:
+    """Has an EPOCH_CALLBACK decide, each time that `store`'s guest notices a new epoch."""
+    setter = _function("wasmtime_store_epoch_deadline_callback")
+    setter(_address(store.ptr()), callback, None, None)
+
+
+def base_address(memory: wasmtime.Memory, store: wasmtime.Store) -> int:
+    """The host address of a linear memory's first byte, as wasmtime itself says."""
+    return _int(memory.data_ptr(store))
+
+
+def _function(name: str) -> Any:
+    """A function of the library as an object of its own, so that its types disturb nobody."""
+    function = _ffi.dll[name]
+    function.restype = ctypes.c_void_p
+    return function
+
+
+def _address(pointer: Any) -> ctypes.c_void_p:
+    return ctypes.cast(pointer, ctypes.c_void_p)
+
+
+def _int(pointer: Any) -> int:
+    return _address(pointer).value or 0
+
+
+def _failure(error: int, trap: int) -> Failure:
+    return _take_error(error) if error else _take_trap(trap)
+
+
+def _take_trap(address: int) -> Failure:
+    pointer = ctypes.cast(address, ctypes.POINTER(_ffi.wasm_trap_t))
+    with wasmtime.Trap._from_ptr(pointer) as trap:
+        frames = _ffi.wasm_frame_vec_t()
+        _ffi.wasm_trap_trace(pointer, ctypes.byref(frames))
+        return Failure(trap.message, trap.trap_code, _take_frames(frames))
+
+
+def _take_error(address: int) -> Failure:
+    pointer = ctypes.cast(address, ctypes.POINTER(_ffi.wasmtime_error_t))
+    with wasmtime.WasmtimeError._from_ptr(pointer) as error:
+        frames = _ffi.wasm_frame_vec_t()
+        _ffi.wasmtime_error_wasm_trace(pointer, ctypes.byref(frames))
+        return Failure(str(error), None, _take_frames(frames))
+
+
+def _take_frames(frames: Any) -> tuple[str, ...]:
+    """Names of a backtrace's functions, innermost first; frees the backtrace."""
+    try:
+        return tuple(_frame_name(frames.data[i]) for i in range(min(frames.size, _MOST_FRAMES)))
+    finally:
+        _ffi.wasm_frame_vec_delete(ctypes.byref(frames))
+
+
+def _frame_name(frame: Any) -> str:
+    name = _ffi.wasmtime_frame_func_name(frame)
+    if not name:
+        return f"func[{_ffi.wasm_frame_func_index(frame)}]"
+    text = name.contents
+    return ctypes.string_at(text.data, text.size).decode(errors="replace")

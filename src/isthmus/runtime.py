@@ -1,0 +1,196 @@
+"""The façade: load a model, load a guest, spawn actors, close everything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from isthmus.actor import Actor, Granted, Spawned
+from isthmus.config import DeviceSettings, Environment, Limits, ModelSettings
+from isthmus.counters import Counters
+from isthmus.device import Device, open_device
+from isthmus.errors import ActorClosed, GuestInvalid
+from isthmus.model import Model
+from isthmus.native.loader import Library, open_library
+from isthmus.wasm import Engine, Guest
+
+
+def bundled_guests() -> dict[str, Path]:
+    """The guests that come with Isthmus, by name."""
+    folder = Path(str(resources.files("isthmus"))) / "guests"
+    return {path.stem: path for path in sorted(folder.glob("*/*.wasm"))}
+
+
+class Runtime:
+    """One device, one WebAssembly engine, and the models and actors that live on them.
+
+    ::
+
+        with isthmus.Runtime() as rt:
+            model = rt.load_model("model.gguf")
+            actor = rt.spawn("chat", models={"default": model})
+            for piece in actor.stream("Hello"):
+                print(piece, end="", flush=True)
+
+    `device` is `auto`, `cpu`, `null`, …; `threads` is the number of CPU threads, 0 for one for each
+    processor; `library` is the path of a ggml library, by default ISTHMUS_GGML or the first one
+    that is installed. Raises LibraryNotFound, LibraryUnsupported, DeviceUnavailable.
+
+    Safe to use from several threads. `close` ends all actors, then frees models, device and engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        library: str | Path | None = None,
+        environment: Environment | None = None,
+    ) -> None:
+        environment = Environment.read() if environment is None else environment
+        explicit = environment.ggml if library is None else str(library)
+        self._lock = threading.Lock()
+        self._actors: list[Actor] = []
+        self._guests: dict[str, Guest] = {}
+        self._closed = False
+        with contextlib.ExitStack() as stack:
+            self.library: Library = open_library(explicit)
+            self.device: Device = open_device(device, self.library, DeviceSettings(threads))
+            stack.callback(self.device.close)
+            self.engine = Engine()
+            stack.callback(self.engine.close)
+            self._tensor_backend = stack.enter_context(self.device.new_backend())
+            self._stack = stack.pop_all()
+
+    # ------------------------------------------------------------------ loading
+
+    def load_model(
+        self,
+        path: str | Path,
+        *,
+        kv_type: str = "f16",
+        prefill_chunk: int = 512,
+        deterministic: bool = False,
+        repack: bool = False,
+    ) -> Model:
+        """Opens a GGUF file: maps its weights without copying them, opens its tokenizer.
+
+        `kv_type` is the element type of KV caches (f16, f32, q8_0); `prefill_chunk` the most tokens
+        in one submission; `deterministic` gives the same bits whatever the thread count, the chunk
+        or the mix of prefill and decode, and is slower; `repack` copies weights into the order of
+        the processor's fastest kernels, where there are any. Raises ModelNotFound, ModelFileError,
+        ModelUnsupported, SettingsError.
+        """
+        self._require_open()
+        settings = ModelSettings(
+            kv_type=kv_type,
+            prefill_chunk=prefill_chunk,
+            deterministic=deterministic,
+            repack=repack,
+        )
+        model = Model(self.device, Path(path).expanduser(), settings)
+        self._stack.callback(model.close)
+        return model
+
+    def load_guest(self, guest: str | Path | bytes) -> Guest:
+        """Compiles a guest, once for each content: a path, the bytes of a module, or the name of a
+        bundled guest. Raises GuestInvalid with everything that is wrong with it.
+        """
+        self._require_open()
+        data, name = _read_guest(guest)
+        compiled = self.engine.compile(data, name)
+        with self._lock:
+            return self._guests.setdefault(compiled.sha256, compiled)
+
+    def spawn(
+        self,
+        guest: str | Path | bytes | Guest,
+        *,
+        models: Mapping[str, Model] | None = None,
+        tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
+        args: Sequence[str] = (),
+        limits: Limits | None = None,
+        seed: int | None = None,
+        clock_ns: int | None = None,
+        copy_tensors: bool = False,
+    ) -> Actor:
+        """Starts an actor: a fresh instance of a guest with what it is given, and nothing else.
+
+        `models` and `tools` are what it may open and call, by name; `args` are options for the
+        guest, as `key=value`; `seed` and `clock_ns` make its random numbers and clock repeatable;
+        by default they are new and now. `copy_tensors` stages the tensors of its `compute` calls in
+        device memory, to measure what that costs. Raises GuestInvalid, GuestTrapped and
+        what else its initialisation meets.
+        """
+        self._require_open()
+        compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
+        granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits())
+        spawned = Spawned(
+            args=tuple(args),
+            seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
+            clock_ns=time.time_ns() if clock_ns is None else clock_ns,
+            copy_tensors=copy_tensors,
+        )
+        actor = Actor(self.engine, compiled, self.device, self._tensor_backend, granted, spawned)
+        with self._lock:
+            self._actors = [other for other in self._actors if other.state != "closed"]
+            self._actors.append(actor)
+        return actor
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def actors(self) -> list[Actor]:
+        """The actors that are not closed."""
+        with self._lock:
+            return [actor for actor in self._actors if actor.state != "closed"]
+
+    def counters(self) -> Counters:
+        """Counts of the device and of all actors that are not closed, added up."""
+        return Counters.total([self.device.counters, *(a.counters for a in self.actors)])
+
+    def close(self) -> None:
+        """Closes actors, models, engine and device, in this order; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            actors, self._actors = self._actors, []
+        for actor in actors:
+            actor.close()
+        self._guests.clear()
+        self._stack.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ActorClosed("the runtime is closed")
+
+
+def _read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
+    """A guest's bytes and name."""
+    if isinstance(guest, bytes):
+        return guest, "guest"
+    bundled = bundled_guests()
+    if isinstance(guest, str) and guest in bundled:
+        return bundled[guest].read_bytes(), guest
+    path = Path(guest).expanduser()
+    try:
+        return path.read_bytes(), path.stem
+    except IsADirectoryError:
+        raise GuestInvalid(f"{path} is a folder; give the .wasm file in it") from None
+    except FileNotFoundError:
+        raise GuestInvalid(
+            f"there is no guest {str(guest)!r}: neither a file nor one of the bundled guests "
+            f"{', '.join(bundled)}"
+        ) from None
+    except OSError as error:
+        raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None

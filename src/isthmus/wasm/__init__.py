@@ -1,0 +1,20 @@
+"""Guests: WebAssembly modules, their instances, and what they may call.
+
+Owns wasmtime. Knows no model and no device: host functions are handed in as handlers.
+
+::
+
+    Engine ── compile ──► Guest ── Instance(engine, guest, handlers, wasi, …) ──► call
+       │                              │          │
+       │ watchdog, host calls         │ store    │ Region: the linear memory
+       └──────────────────────────────┴──────────┘
+"""
+
+from isthmus.wasm.engine import Engine
+from isthmus.wasm.guest import Guest
+from isthmus.wasm.hostcalls import GuestMemory, Handler, Trace
+from isthmus.wasm.instance import Instance
+from isthmus.wasm.memory_creator import Reserve
+from isthmus.wasm.wasi import Wasi
+
+__all__ = ["Engine", "Guest", "GuestMemory", "Handler", "Instance", "Reserve", "Trace", "Wasi"]

@@ -1,0 +1,171 @@
+"""A compiled guest, checked when it is loaded: what it imports, what it exports, what it is.
+
+A guest is a core WebAssembly module that
+
+* imports only functions of `isthmus` and `wasi_snapshot_preview1`, each with its known type;
+* defines and exports one linear memory, `memory`: 32-bit and not shared;
+* exports `on_message`, (i32) -> i32, and, where it needs one, `_initialize`, () -> ();
+* has no start function: a restore would run it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import wasmtime
+
+from isthmus.errors import GuestInvalid
+from isthmus.wasm.hostcalls import HostImport, Signature
+
+ON_MESSAGE = "on_message"
+INITIALIZE = "_initialize"
+MEMORY = "memory"
+
+_CORE = b"\0asm\x01\0\0\0"
+_COMPONENT = b"\0asm\x0d\0\x01\0"
+_KNOWN_BYTES = {
+    b"(": "WebAssembly text: translate it with wat2wasm first",
+    b"\x7fELF": "an ELF binary of this machine: compile for wasm32-wasi",
+    b"\xcf\xfa\xed\xfe": "a macOS binary: compile for wasm32-wasi",
+    b"!<arch>": "a static library: link it into a module",
+    b"BC\xc0\xde": "LLVM bitcode: link it into a module",
+    b"\x1f\x8b": "gzip data: unpack it",
+    b"PK": "a zip file: unpack it",
+    b"GGUF": "a model, not a guest",
+}
+_START_SECTION = 8
+_EXPORTS = {ON_MESSAGE: Signature(("i32",), "i32"), INITIALIZE: Signature((), None)}
+_REACTOR = "build it as a reactor: -mexec-model=reactor"
+
+Imports = Mapping[tuple[str, str], HostImport]
+
+
+class Guest:
+    """See the module. Immutable, shared by all its instances and threads; owns the compiled code.
+
+    `functions` has the type of each exported function whose values are all i32: what
+    `Instance.call` can call.
+    """
+
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        linker: wasmtime.Linker,
+        imports: Imports,
+        wasm: bytes,
+        name: str,
+    ) -> None:
+        """Compiles `wasm`. Raises GuestInvalid, saying what was found and what to do about it."""
+        self.name = name
+        self.sha256 = hashlib.sha256(wasm).hexdigest()
+        _check_bytes(wasm, name)
+        try:
+            self.module = wasmtime.Module(engine, wasm)
+        except wasmtime.WasmtimeError as error:
+            raise GuestInvalid(f"{name} is not valid WebAssembly: {error}") from None
+        types = {export.name: export.type for export in self.module.exports}
+        _check_imports(self.module, imports, name)
+        _check_exports(types, name)
+        self.pre = linker.instantiate_pre(self.module)
+        self.functions = dict(_callable_functions(types))
+
+    def __repr__(self) -> str:
+        return f"<Guest {self.name} {self.sha256[:12]}>"
+
+
+def _check_bytes(wasm: bytes, name: str) -> None:
+    """Refuses what is not a core module, before wasmtime takes text for a module."""
+    if wasm.startswith(_COMPONENT):
+        raise GuestInvalid(f"{name} is a WebAssembly component: build a core module instead")
+    if not wasm.startswith(_CORE):
+        raise GuestInvalid(f"{name} is not a WebAssembly module: {_describe(wasm)}")
+    if any(section == _START_SECTION for section in _sections(wasm)):
+        raise GuestInvalid(
+            f"{name} has a start function, which a restore would run again: export it as "
+            f"{INITIALIZE} (AssemblyScript: --exportStart {INITIALIZE})"
+        )
+
+
+def _describe(wasm: bytes) -> str:
+    if not wasm:
+        return "it is empty"
+    for known, description in _KNOWN_BYTES.items():
+        if wasm.lstrip()[: len(known)] == known:
+            return f"it looks like {description}"
+    if wasm[:4] == _CORE[:4]:
+        return f"it has an unknown version, {wasm[4:8].hex(' ') or 'none'}"
+    try:
+        return f"it begins with the text {wasm[:16].decode('ascii')!r}"
+    except UnicodeDecodeError:
+        return f"it begins with the bytes {wasm[:8].hex(' ')}"
+
+
+def _sections(wasm: bytes) -> Iterator[int]:
+    """The section ids of a module, in order; stops where the module is malformed."""
+    at = len(_CORE)
+    while at < len(wasm):
+        yield wasm[at]
+        length = wasm[at + 1 : at + 6]  # LEB128, at most 5 bytes of 7 bits, lowest first
+        n = next((i for i, byte in enumerate(length, 1) if byte < 0x80), None)
+        if n is None:
+            return
+        at += 1 + n + sum((byte & 0x7F) << 7 * i for i, byte in enumerate(length[:n]))
+
+
+def _check_imports(module: wasmtime.Module, imports: Imports, name: str) -> None:
+    wrong = [
+        text for found in module.imports if (text := _import_problem(found, imports)) is not None
+    ]
+    if wrong:
+        raise GuestInvalid(f"{name} imports what no host has: {'; '.join(wrong)}")
+
+
+def _import_problem(found: wasmtime.ImportType, imports: Imports) -> str | None:
+    full_name = f"{found.module}.{found.name}"
+    known = imports.get((found.module, found.name or ""))
+    if known is None:
+        return f"{full_name} is unknown"
+    if not isinstance(found.type, wasmtime.FuncType):
+        return f"{full_name} is a function, not a {_kind(found.type)}"
+    if str(_signature(found.type)) != str(known.signature):
+        return f"{full_name} is {known.signature}, not {_signature(found.type)}"
+    return None
+
+
+def _check_exports(types: Mapping[str, object], name: str) -> None:
+    if "_start" in types:
+        raise GuestInvalid(f"{name} is a command, with _start: {_REACTOR}")
+    memory = types.get(MEMORY)
+    if not isinstance(memory, wasmtime.MemoryType):
+        raise GuestInvalid(f"{name} does not export its linear memory as {MEMORY!r}")
+    if memory.is_64 or memory.is_shared:
+        raise GuestInvalid(f"{name} has a 64-bit or shared memory: build it for plain wasm32")
+    if ON_MESSAGE not in types:
+        raise GuestInvalid(f"{name} does not export {ON_MESSAGE}")
+    for export, signature in _EXPORTS.items():
+        found = types.get(export)
+        if found is None:
+            continue
+        if not isinstance(found, wasmtime.FuncType):
+            raise GuestInvalid(f"{name} exports {export} as a {_kind(found)}, not a function")
+        if _signature(found) != signature:
+            raise GuestInvalid(f"{name}: {export} must be {signature}, not {_signature(found)}")
+
+
+def _signature(found: wasmtime.FuncType) -> Signature:
+    """A type as a Signature; several results appear as one."""
+    results = ", ".join(str(kind) for kind in found.results)
+    return Signature(tuple(str(kind) for kind in found.params), results or None)
+
+
+def _callable_functions(types: Mapping[str, object]) -> Iterator[tuple[str, Signature]]:
+    for name, found in types.items():
+        if isinstance(found, wasmtime.FuncType):
+            signature = _signature(found)
+            if set(signature.params) <= {"i32"} and signature.result in (None, "i32"):
+                yield name, signature
+
+
+def _kind(found: object) -> str:
+    return type(found).__name__.removesuffix("Type").lower()

@@ -1,0 +1,52 @@
+"""What tests share: the library, devices, tiny models, and the weights that `make test` fetches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isthmus.config import DeviceSettings, Environment
+from isthmus.device import Device, open_device
+from isthmus.download import cached_model
+from isthmus.native.loader import Library, open_library
+from isthmus.runtime import Runtime
+from tests.tiny_gguf import TinyLlama
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    return open_library()
+
+
+@pytest.fixture(scope="session")
+def device(library: Library) -> Iterator[Device]:
+    device = open_device("cpu", library, DeviceSettings(threads=2))
+    yield device
+    device.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    path = cached_model("smollm2", Environment.read().cache)
+    assert path is not None, "run: isthmus pull smollm2 (make test does)"
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of a few hundred kilobytes with a vocabulary and a chat template."""
+    return TinyLlama(with_tokenizer=True).write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    with Runtime(device="cpu", threads=2) as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def null_runtime() -> Iterator[Runtime]:
+    with Runtime(device="null", threads=1) as runtime:
+        yield runtime

@@ -1,0 +1,81 @@
+"""The bundled guests are what their sources say, and ask for nothing but the ABI and WASI."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wasmtime
+
+from isthmus import abi
+
+ROOT = Path(__file__).resolve().parents[2]
+GUESTS = ROOT / "src" / "isthmus" / "guests"
+NAMES = ("bench", "chat", "gemm", "summarise")
+MAX_NBYTES = 40 * 1024
+
+
+@pytest.fixture(scope="module")
+def engine() -> wasmtime.Engine:
+    return wasmtime.Engine()
+
+
+@pytest.fixture(params=NAMES)
+def path(request: pytest.FixtureRequest) -> Path:
+    name = str(request.param)
+    return GUESTS / name / f"{name}.wasm"
+
+
+def functions(module: wasmtime.Module) -> dict[str, tuple[list[str], list[str]]]:
+    """A module's exported functions with their parameter and result types."""
+    return {
+        export.name: ([str(p) for p in export.type.params], [str(r) for r in export.type.results])
+        for export in module.exports
+        if isinstance(export.type, wasmtime.FuncType)
+    }
+
+
+def test_every_guest_is_listed() -> None:
+    assert tuple(sorted(source.parent.name for source in GUESTS.glob("*/*.c"))) == NAMES
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang is not installed")
+def test_rebuilds_byte_for_byte(path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/build_guests.py"), "--check", path.stem]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_imports_only_the_abi_and_wasi(path: Path, engine: wasmtime.Engine) -> None:
+    known = {function.name: function for function in abi.HOST_FUNCTIONS}
+    for imported in wasmtime.Module.from_file(engine, path).imports:
+        assert imported.module in (abi.MODULE, "wasi_snapshot_preview1")
+        assert isinstance(imported.type, wasmtime.FuncType)
+        if imported.module == abi.MODULE:
+            function = known[str(imported.name)]
+            assert tuple(str(p) for p in imported.type.params) == function.wasm_params
+            assert [str(r) for r in imported.type.results] == [function.wasm_result]
+
+
+def test_exports_what_a_guest_must(path: Path, engine: wasmtime.Engine) -> None:
+    module = wasmtime.Module.from_file(engine, path)
+    expected = {"on_message": (["i32"], ["i32"]), "_initialize": ([], [])}
+    if path.stem == "bench":
+        expected["nop"] = (["i32"], ["i32"])
+    assert functions(module) == expected
+    memories = {e.name: e.type for e in module.exports if isinstance(e.type, wasmtime.MemoryType)}
+    assert list(memories) == ["memory"]
+    assert memories["memory"].limits.min == 2
+    assert memories["memory"].limits.max is None
+    assert not memories["memory"].is_64
+
+
+def test_is_small_and_keeps_function_names_only(path: Path) -> None:
+    module = path.read_bytes()
+    assert len(module) <= MAX_NBYTES
+    assert b"\x04name" in module, "a trap's backtrace should name functions"
+    for leak in (b".debug_", b"producers", b"/tmp", str(ROOT).encode()):
+        assert leak not in module

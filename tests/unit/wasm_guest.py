@@ -1,0 +1,51 @@
+"""Small guests in WebAssembly text, and an instance of one with a quiet WASI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import wasmtime
+
+from isthmus.counters import Counters
+from isthmus.memory import Region
+from isthmus.units import WASM_PAGE
+from isthmus.wasm import Engine, Guest, Instance, Wasi
+
+ON_MESSAGE = '(func (export "on_message") (param i32) (result i32) (local.get 0))'
+MEMORY = '(memory (export "memory") 1)'
+
+
+def wasm(*parts: str, memory: str = MEMORY, on_message: str = ON_MESSAGE) -> bytes:
+    """A guest module of `parts`, in which imports come first."""
+    imports = [part for part in parts if part.startswith("(import")]
+    others = [part for part in parts if not part.startswith("(import")]
+    return bytes(wasmtime.wat2wasm(f"(module {' '.join([*imports, memory, on_message, *others])})"))
+
+
+def quiet_wasi(**changed: Any) -> Wasi:
+    """A WASI whose clock stands still and whose random bytes are zero."""
+    settings: dict[str, Any] = {
+        "clock_ns": lambda: 0,
+        "random": bytes,
+        "log": lambda stream, data: None,
+    }
+    return Wasi(**settings | changed)
+
+
+def spawn(
+    engine: Engine,
+    guest: Guest | bytes,
+    handlers: Mapping[str, Callable[..., int]] | None = None,
+    **changed: Any,
+) -> Instance:
+    """An instance with a limit of 16 pages."""
+    if isinstance(guest, bytes):
+        guest = engine.compile(guest, "test guest")
+    settings: dict[str, Any] = {
+        "wasi": quiet_wasi(),
+        "memory_limit_nbytes": 16 * WASM_PAGE,
+        "counters": Counters(),
+        "reserve": Region.reserve,
+    }
+    return Instance(engine, guest, handlers=handlers or {}, **settings | changed)

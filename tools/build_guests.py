@@ -1,0 +1,112 @@
+"""Compiles the bundled guests, src/isthmus/guests/<name>/<name>.c, to the .wasm beside each.
+
+The same sources give the same bytes on every machine: the compiler is pinned (the `ziglang`
+package), no debug information is kept, and of the custom sections only the function names, which
+a trap's backtrace shows.
+
+    python tools/build_guests.py [name ...]     compiles
+    python tools/build_guests.py --check        writes nothing; exits 1 and names what differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GUESTS = ROOT / "src" / "isthmus" / "guests"
+SDK = ROOT / "sdk" / "c"
+
+ZIG_VERSION = "0.17.1"
+STACK_NBYTES = 65_536
+"""The stack lies at offset 0, below the data: overflowing it traps instead of changing data."""
+
+FLAGS = (
+    *("-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128"),
+    *("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"),
+    f"-Wl,-z,stack-size={STACK_NBYTES}",
+)
+
+
+def names() -> list[str]:
+    """The bundled guests."""
+    return sorted(path.parent.name for path in GUESTS.glob("*/*.c"))
+
+
+def source(name: str) -> Path:
+    return GUESTS / name / f"{name}.c"
+
+
+def binary(name: str) -> Path:
+    return GUESTS / name / f"{name}.wasm"
+
+
+def leb128(data: bytes, at: int) -> tuple[int, int]:
+    """An unsigned LEB128 number, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def sections(module: bytes) -> Iterator[tuple[str, bytes]]:
+    """Each section of a module: the name if it is a custom one, and all of its bytes."""
+    at = 8  # magic and version
+    while at < len(module):
+        nbytes, body = leb128(module, at + 1)
+        end = body + nbytes
+        name = ""
+        if module[at] == 0:
+            name_nbytes, begin = leb128(module, body)
+            name = module[begin : begin + name_nbytes].decode()
+        yield name, module[at:end]
+        at = end
+
+
+def strip(module: bytes) -> bytes:
+    """The module without its custom sections, except function names."""
+    return module[:8] + b"".join(data for name, data in sections(module) if name in ("", "name"))
+
+
+def compile_guest(name: str) -> bytes:
+    """The bytes of a guest, compiled afresh. Zig keeps only its own libraries in its cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / f"{name}.wasm"
+        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-I", str(SDK)]
+        environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": folder}
+        subprocess.run(
+            [*command, str(source(name)), "-o", str(output)], check=True, env=environment
+        )
+        return strip(output.read_bytes())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compiles the bundled guests.")
+    parser.add_argument("--check", action="store_true", help="only name guests that differ")
+    parser.add_argument("name", nargs="*", help="which guests; by default all")
+    arguments = parser.parse_args()
+    if (found := importlib.metadata.version("ziglang")) != ZIG_VERSION:
+        parser.error(f"ziglang is {found}: install ziglang=={ZIG_VERSION}")
+    status = 0
+    for name in arguments.name or names():
+        module = compile_guest(name)
+        if not arguments.check:
+            binary(name).write_bytes(module)
+            print(f"{binary(name).relative_to(ROOT)}: {len(module):,} bytes")
+        elif not binary(name).exists() or binary(name).read_bytes() != module:
+            print(f"{binary(name).relative_to(ROOT)} differs: run python tools/build_guests.py")
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
