@@ -110,10 +110,15 @@ class Weights:
                 f"know, such as {left[0]}: its results would be wrong without them"
             )
 
-    def repack(self, keep: str) -> None:
-        """Copies the matrices that the device can repack; `keep` names one that is also a table."""
+    def table(self, name: str, *shape: int) -> int:
+        """As `require`, for a matrix whose rows are looked up: as it lies in the file."""
+        self.require(name, *shape)
+        return self._tensors[name]
+
+    def repack(self) -> None:
+        """Copies the matrices that the device has faster kernels for in another order."""
         if buffer_type := self.device.repack_buffer_type:
-            self._repacked = Repacked(self, keep, buffer_type)
+            self._repacked = Repacked(self, buffer_type)
             self._stack.callback(self._repacked.close)
 
     def close(self) -> None:
@@ -129,7 +134,7 @@ class Weights:
 class Repacked:
     """Owns private copies of those weights that the device has faster kernels for."""
 
-    def __init__(self, weights: Weights, keep: str, buffer_type: int) -> None:
+    def __init__(self, weights: Weights, buffer_type: int) -> None:
         self.tensors: dict[str, int] = {}
         self.nbytes = 0
         with contextlib.ExitStack() as stack:
@@ -138,8 +143,7 @@ class Repacked:
                 TensorContext(weights.device.library, max(1, len(matrices)))
             )
             for info in matrices:
-                if info.name != keep:
-                    self._copy(weights, info, context, buffer_type, stack)
+                self._copy(weights, info, context, buffer_type, stack)
             self._stack = stack.pop_all()
 
     def close(self) -> None:

@@ -299,7 +299,7 @@ static int32_t next_token(void)
                           : agent_session_sample(&session, &sampler);
 }
 
-/* Streams the answer, and appends it to `said`. */
+/* Streams the answer, and appends it to `said`. A caller who wants no more ends it there. */
 static int32_t generate(void)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
@@ -310,8 +310,15 @@ static int32_t generate(void)
         if (flags & ISTHMUS_TOKEN_EOG)
             return 0;
         AGENT_TRY(agent_detokenize(session.model, &token, 1, 0, &said));
-        AGENT_TRY(isthmus_emit(said.bytes + before, said.nbytes - before));
-        AGENT_TRY(agent_decode(&session, token));
+        int32_t status = isthmus_emit(said.bytes + before, said.nbytes - before);
+        if (status == 0)
+            status = agent_decode(&session, token);
+        if (status == -ISTHMUS_ECANCELED) {
+            said.nbytes = before; /* the token is not in the session */
+            said.bytes[before] = '\0';
+            return 0;
+        }
+        AGENT_TRY(status);
     }
     return 0;
 }

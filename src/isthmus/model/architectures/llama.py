@@ -101,17 +101,17 @@ def load(file: GgufFile, hparams: Hparams, weights: Weights, repack: bool) -> Ar
     if metadata.integer("expert_count", 0, least=0):
         raise ModelUnsupported(f"{file.path} is a mixture of experts, which is not implemented")
     if repack:
-        weights.repack(keep="token_embd.weight")
+        weights.repack()
     embedding = weights.info("token_embd.weight")
     n_vocab = embedding.shape[1] if embedding and len(embedding.shape) == 2 else 1
-    token_embd = weights.require("token_embd.weight", hparams.n_embd, n_vocab)
+    token_embd = weights.table("token_embd.weight", hparams.n_embd, n_vocab)
     output = weights.optional("output.weight", hparams.n_embd, n_vocab)
     rope_short, rope_long = _rope_factors(metadata, hparams, weights)
     architecture = Architecture(
         hparams=hparams,
         token_embd=token_embd,
         output_norm=weights.require("output_norm.weight", hparams.n_embd),
-        output=output or token_embd,
+        output=output or weights.require("token_embd.weight", hparams.n_embd, n_vocab),
         rope_short=rope_short,
         rope_long=rope_long,
         layers=tuple(_layer(metadata, hparams, weights, i) for i in range(hparams.n_layer)),
