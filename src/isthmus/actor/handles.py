@@ -43,6 +43,10 @@ class HandleTable:
         del self._opened[handle]
         return thing
 
+    def numbers(self) -> list[int]:
+        """Every handle that is open, oldest first."""
+        return list(self._opened)
+
     def all(self, kind: type[_Opened]) -> list[_Opened]:
         """Everything of that kind that is open, oldest first."""
         return [thing for thing in self._opened.values() if isinstance(thing, kind)]

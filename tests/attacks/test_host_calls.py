@@ -1,0 +1,163 @@
+"""Whatever a guest passes, it gets a value or its errno, and nothing else happens.
+
+Every function of abi/host.toml is called at least 10,000 times with arguments that are meant to
+hurt: negative, past the end, wrapping, enormous, misaligned, freed, another kind's. Before each
+call, memory holds descriptors that are nearly good, so that not only the first check is tried.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wasmtime
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isthmus import abi
+from isthmus.abi import Dtype, Errno, Op
+from isthmus.runtime import Runtime
+from tests.attacks.proxy import PAGES, Proxy, proxy_wat
+
+N_CALLS = 10_000
+BATCH = 250
+MEMORY_NBYTES = PAGES * 65_536
+SESSION_A, SESSION_B = 1 << 20, 2 << 20
+CANARY = 3 << 20
+CANARY_BYTES = bytes(range(256)) * 16
+
+NASTY = (
+    0, 1, 2, 3, 4, 5, 7, 8, 16, 31, 32, 64, 255, 256, 257, 512, 1000, 4096, 65_535, 65_536,
+    SESSION_A, SESSION_A + 4, SESSION_B, CANARY, MEMORY_NBYTES - 4, MEMORY_NBYTES - 1,
+    MEMORY_NBYTES, MEMORY_NBYTES + 1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_F000, 0xFFFF_FFFC,
+    0xFFFF_FFFF,
+)  # fmt: skip
+WORDS = st.one_of(st.sampled_from(NASTY), st.integers(0, 0xFFFF_FFFF), st.integers(0, 8192))
+
+
+@pytest.fixture(scope="module")
+def wasm() -> bytes:
+    return bytes(wasmtime.wat2wasm(proxy_wat()))
+
+
+@pytest.fixture(scope="module")
+def proxy(wasm: bytes, tiny: Path) -> Iterator[Proxy]:
+    with Runtime(device="cpu", threads=1) as runtime:
+        yield Proxy(runtime, wasm, runtime.load_model(tiny))
+
+
+def prepare(proxy: Proxy) -> None:
+    """Handles 1 to 4 of some kinds, a full set of nearly good structs, and canaries."""
+    if not proxy.actor.sessions:
+        model = proxy.open_model()
+        proxy.open_session(model, SESSION_A)
+        proxy.open_session(model, SESSION_B)
+    proxy.write(CANARY, CANARY_BYTES)
+
+
+def nearly_good(rng: random.Random) -> bytes:
+    """8 KiB of structs: tensors, operations, messages, samplers and token ids, mixed."""
+    parts = []
+    for _ in range(64):
+        ne = [rng.choice((1, 2, 32, 64, rng.choice(NASTY))) for _ in range(4)]
+        data = rng.choice((8192, 16_384, 12_288, SESSION_A, rng.choice(NASTY)))
+        parts.append(abi.TENSOR.pack(rng.choice((*Dtype, 99)), 0, data, 0, *ne))
+    for _ in range(64):
+        where = [rng.randrange(0, 64) * 32 + 512 for _ in range(3)]
+        where[2] = rng.choice((0, where[2]))
+        parts.append(
+            abi.OPERATION.pack(
+                rng.choice((*Op, 0, 77)), *where, rng.choice((0.0, 1e-5, -1.0)), 0, 0, 0
+            )
+        )
+    parts.append(struct.pack("<1024i", *(rng.choice((0, 5, 319, 320, -1)) for _ in range(1024))))
+    return b"".join(parts)
+
+
+def argument(rng: random.Random, words: list[int], handles: list[int], kind: str) -> int:
+    """Mostly a handle that is open where one is wanted, and now and then anything."""
+    if kind == "handle" and rng.random() < 0.8:
+        return rng.choice(handles)
+    return rng.choice((rng.choice(words), rng.randrange(0, 8), rng.randrange(512, 2560)))
+
+
+@settings(deadline=None, max_examples=N_CALLS // BATCH, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("function", abi.HOST_FUNCTIONS, ids=lambda f: f.name)
+def test_any_arguments(function: abi.HostFunction, proxy: Proxy, data: st.DataObject) -> None:
+    seed = data.draw(st.integers(0, 2**32))
+    rng = random.Random(seed)
+    words = data.draw(st.lists(WORDS, min_size=8, max_size=32))
+    known = {-code for code in Errno}
+    documented = {-code for code in function.errors}
+    for _ in range(BATCH):
+        prepare(proxy)
+        proxy.write(512, nearly_good(rng) if rng.random() < 0.05 else b"")
+        handles = proxy.actor._api.handles.numbers()
+        arguments = [argument(rng, words, handles, param.type) for param in function.params]
+        result = proxy.call(function.name, *arguments)
+        assert result >= 0 or result in known, (arguments, result)
+        assert result >= 0 or result in documented, (arguments, Errno(-result))
+    assert proxy.actor.state == "idle"
+    proxy.actor.region.address(0, MEMORY_NBYTES)  # type: ignore[arg-type]
+
+
+def test_enough_calls_were_made() -> None:
+    assert (N_CALLS // BATCH) * BATCH >= 10_000
+
+
+def test_refused_calls_change_nothing(proxy: Proxy) -> None:
+    """Memory and sessions are the same bytes after a thousand refused calls."""
+    prepare(proxy)
+    model, opened = proxy.open_model(), proxy.actor._api.handles
+    session = proxy.actor.sessions[0]
+    handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
+    before = proxy.read(0, 1 << 16), list(session.tokens)
+    for name, arguments in (
+        ("prefill", (handle, MEMORY_NBYTES - 2, 4)),
+        ("decode", (handle, 320)),
+        ("decode", (handle, 0xFFFF_FFFF)),
+        ("session_open", (model, 256, session.ptr + 4096, 1 << 20)),
+        ("session_open", (model, 256, SESSION_A + 1, 1 << 20)),
+        ("truncate", (handle, 1 << 30)),
+        ("tokenize", (model, 0, 0xFFFF_FFFF, 0, 0, 0)),
+        ("tokenize", (model, 0, 8, 0, 4096, 0x4000_0000)),
+        ("compute", (512, 257)),
+        ("random", (0, MEMORY_NBYTES + 1)),
+        ("session_close", (99,)),
+        ("session_close", (model,)),
+        ("model_close", (handle,)),
+    ):
+        assert proxy.call(name, *arguments) < 0, name
+    assert (proxy.read(0, 1 << 16), list(session.tokens)) == before
+
+
+def test_handles_do_not_come_back(wasm: bytes, tiny: Path) -> None:
+    with Runtime(device="null", threads=1) as runtime:
+        proxy = Proxy(runtime, wasm, runtime.load_model(tiny))
+        model = proxy.open_model()
+        assert proxy.call("model_close", model) == 0
+        assert proxy.call("model_close", model) == -Errno.EBADF
+        assert proxy.open_model() > model
+
+
+def test_handles_of_another_actor_mean_nothing(wasm: bytes, tiny: Path) -> None:
+    with Runtime(device="null", threads=1) as runtime:
+        model = runtime.load_model(tiny)
+        first, second = Proxy(runtime, wasm, model), Proxy(runtime, wasm, model)
+        handle = first.open_session(first.open_model(), SESSION_A)
+        assert handle > 0
+        assert second.call("decode", handle, 1) == -Errno.EBADF
+
+
+def test_overlapping_sessions_and_results(proxy: Proxy) -> None:
+    prepare(proxy)
+    proxy.write(512, abi.TENSOR.pack(Dtype.F32, 0, 8192, 0, 8, 1, 1, 1))
+    proxy.write(544, abi.TENSOR.pack(Dtype.F32, 0, proxy.actor.sessions[0].ptr + 64, 0, 8, 1, 1, 1))
+    proxy.write(576, abi.OPERATION.pack(Op.SILU, 544, 512, 0, 0.0, 0, 0, 0))
+    assert proxy.call("compute", 576, 1) == -Errno.EBUSY
+    proxy.write(576, abi.OPERATION.pack(Op.SILU, 512, 512, 0, 0.0, 0, 0, 0))
+    assert proxy.call("compute", 576, 1) == -Errno.EINVAL
