@@ -2,7 +2,7 @@
  * gemm: multiplies two matrices in place on the device, and checks every element of the product.
  *
  * Messages are words; the buffers stay between messages:
- *   setup rows=4096 k=64 n=64 seed=7   allocates A, B and C, page-aligned; fills A and B with
+ *   setup rows=4096 k=64 n=64 seed=7   allocates A, B and C, 64-aligned; fills A and B with
  *                                      pseudo-random values in [-1, 1], and C with NaN
  *   compute repeat=3                   C = A x B, this many times
  *   check                              counts the elements of C that are not the product
@@ -15,6 +15,7 @@
 #include "agent.h"
 
 #define ALIGNMENT 4096
+#define SKEW 2240 /* C is not a power of two away from A: their rows would share cache sets */
 
 typedef struct {
     int64_t rows, k, n, seed, repeat, check;
@@ -38,7 +39,7 @@ static int32_t read_argument(const char *word, uint32_t nbytes, arguments_t *arg
         {"k=", 1, INT32_MAX, &arguments->k},
         {"n=", 1, INT32_MAX, &arguments->n},
         {"seed=", INT64_MIN, INT64_MAX, &arguments->seed},
-        {"repeat=", 1, INT32_MAX, &arguments->repeat},
+        {"repeat=", 0, INT32_MAX, &arguments->repeat},
         {"check=", 0, 1, &arguments->check},
     };
     for (uint32_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -62,17 +63,18 @@ static void release(void)
 {
     free(gemm.a);
     free(gemm.b);
-    free(gemm.c);
+    if (gemm.c)
+        free((char *)gemm.c - SKEW);
     memset(&gemm, 0, sizeof gemm);
 }
 
-/* Allocates f32[rows][columns], which may be more than a wasm32 guest can have. */
-static float *allocate(int64_t rows, int64_t columns)
+/* Allocates f32[rows][columns] with `before` bytes in front, which may be more than a wasm32 guest can have. */
+static float *allocate(int64_t rows, int64_t columns, uint64_t before)
 {
     uint64_t nbytes = (uint64_t)rows * (uint64_t)columns; /* both below 2^31: no overflow */
-    if (nbytes > UINT32_MAX / sizeof(float) - ALIGNMENT)
+    if (nbytes > UINT32_MAX / sizeof(float) - 2 * ALIGNMENT)
         return NULL;
-    nbytes = (nbytes * sizeof(float) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    nbytes = (nbytes * sizeof(float) + before + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     return aligned_alloc(ALIGNMENT, (size_t)nbytes);
 }
 
@@ -81,13 +83,14 @@ static int32_t setup(const arguments_t *arguments)
     uint64_t random = (uint64_t)arguments->seed;
     release();
     gemm.shape = *arguments;
-    gemm.a = allocate(arguments->rows, arguments->k);
-    gemm.b = gemm.a ? allocate(arguments->n, arguments->k) : NULL;
-    gemm.c = gemm.b ? allocate(arguments->rows, arguments->n) : NULL;
-    if (!gemm.c) {
+    gemm.a = allocate(arguments->rows, arguments->k, 0);
+    gemm.b = gemm.a ? allocate(arguments->n, arguments->k, 0) : NULL;
+    char *room = gemm.b ? (char *)allocate(arguments->rows, arguments->n, SKEW) : NULL;
+    if (!room) {
         release();
         return -ISTHMUS_ENOMEM;
     }
+    gemm.c = (float *)(room + SKEW);
     fill(gemm.a, (size_t)(arguments->rows * arguments->k), &random);
     fill(gemm.b, (size_t)(arguments->n * arguments->k), &random);
     for (size_t i = 0; i < (size_t)(arguments->rows * arguments->n); i++)
