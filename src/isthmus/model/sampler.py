@@ -53,6 +53,7 @@ class SamplerSettings:
             raise SettingsError(f"no such sampler settings: {self}")
 
 
+@np.errstate(all="ignore")  # what overflows is found by its result, not by a warning
 def sample(
     logits: npt.NDArray[np.float32],
     settings: SamplerSettings,
