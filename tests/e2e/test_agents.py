@@ -253,3 +253,31 @@ def test_everything_is_given_back(smollm2: Path) -> None:
             assert actor.state == "closed"
             assert actor.region.closed
             assert session.closed
+
+
+def test_a_session_is_resident_once_and_only_as_far_as_it_is_used(
+    shared: Runtime, model: Model
+) -> None:
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.exists():
+        pytest.skip("needs Linux's /proc")
+    with shared.spawn("bench", models={"default": model}, args=["n_ctx=2048"]) as actor:
+        actor.send("prefill 8 1")
+        layout = actor.sessions[0].layout
+        assert resident_nbytes_of(actor.region.base, actor.region.nbytes) < layout.nbytes / 2
+        actor.send("truncate 0")
+        actor.send("prefill 1024 1")
+        used = resident_nbytes_of(actor.region.base, actor.region.nbytes)
+        assert 0.9 < used / (1024 * layout.token_nbytes) < 1.3
+
+
+def resident_nbytes_of(base: int, nbytes: int) -> int:
+    """Resident bytes of the mappings that begin in a range of addresses, by Linux's smaps."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            inside = base <= int(head.split("-")[0], 16) < base + nbytes
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
