@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from isthmus.errors import SettingsError
@@ -29,13 +29,20 @@ class Environment:
     ggml: str | None = None
     """ISTHMUS_GGML: a ggml library, or the folder of one, to use instead of the installed ones."""
     cache: Path = field(default_factory=Path)
-    """ISTHMUS_CACHE, or the user's cache folder: where `pull` keeps models."""
+    """ISTHMUS_CACHE, or the user's cache folder: models, compiled guests, hashes of files."""
+    snapshot_key_file: Path | None = None
+    """ISTHMUS_SNAPSHOT_KEY_FILE: the key that the command line signs snapshots with."""
 
     @staticmethod
     def read(variables: Mapping[str, str] | None = None) -> Environment:
         """Reads `variables`, by default the environment of this process."""
         variables = os.environ if variables is None else variables
-        return Environment(ggml=variables.get("ISTHMUS_GGML") or None, cache=_cache(variables))
+        key_file = variables.get("ISTHMUS_SNAPSHOT_KEY_FILE")
+        return Environment(
+            ggml=variables.get("ISTHMUS_GGML") or None,
+            cache=_cache(variables),
+            snapshot_key_file=Path(key_file).expanduser() if key_file else None,
+        )
 
 
 def _cache(variables: Mapping[str, str]) -> Path:
@@ -73,6 +80,14 @@ class Limits:
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name} is {value}: give 0 or more, or None")
         _require(self.sessions >= 0, f"sessions is {self.sessions}: give 0 or more")
+
+    def stricter(self, other: Limits) -> Limits:
+        """Each limit of the two that allows less."""
+        least = {}
+        for part in fields(self):
+            found = [getattr(limits, part.name) for limits in (self, other)]
+            least[part.name] = min((value for value in found if value is not None), default=None)
+        return Limits(**least)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ class Counters:
 
     bytes_copied: int = 0
     """Tensor bytes moved between a guest's linear memory and memory of a device, either way."""
+    bytes_restored: int = 0
+    """Bytes of snapshots and forks that were copied into memory, because they were not mapped."""
     bytes_control: int = 0
     """Token ids, descriptors, names and text that the host read from guests before using them."""
     host_calls: int = 0

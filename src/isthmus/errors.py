@@ -30,6 +30,12 @@
     ├── ActorError
     │   ├── ActorBusy               it is handling another message
     │   └── ActorClosed             it was closed, or died of an earlier error
+    ├── SnapshotError               nothing was restored, and nothing is half written
+    │   ├── SnapshotNotFound        no file or snapshot of that name
+    │   ├── SnapshotInvalid         not a snapshot, truncated, damaged or malformed
+    │   ├── SnapshotUnsupported     of a format version that is not known
+    │   ├── SnapshotUntrusted       not signed with the runtime's key
+    │   └── SnapshotMismatch        made for another guest, model or setting than is given
     ├── DownloadError               no network, a wrong checksum, a full disk
     └── VerificationFailed          a proof did not hold
 
@@ -198,6 +204,34 @@ class ActorBusy(ActorError):
 
 class ActorClosed(ActorError):
     """The actor was closed, or died of an earlier error."""
+
+
+class SnapshotError(IsthmusError):
+    """Something about a snapshot."""
+
+
+class SnapshotNotFound(SnapshotError):
+    """There is no such file, or no snapshot of that name."""
+
+
+class SnapshotInvalid(SnapshotError):
+    """The file is not a snapshot, or is truncated, damaged or malformed."""
+
+
+class SnapshotUnsupported(SnapshotError):
+    """The snapshot has a format version that is not known."""
+
+
+class SnapshotUntrusted(SnapshotError):
+    """The snapshot is not signed with the runtime's key."""
+
+
+class SnapshotMismatch(SnapshotError):
+    """The snapshot was made for another guest, model or setting. `reasons` tells each."""
+
+    def __init__(self, message: str, reasons: tuple[str, ...] = ()) -> None:
+        super().__init__("; ".join([message, *reasons]) if reasons else message)
+        self.reasons = reasons
 
 
 class DownloadError(IsthmusError):

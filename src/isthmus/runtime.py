@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from isthmus.actor import Actor, Granted, Spawned
+from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
+from isthmus.actor.snapshot import assess, guest_of, limits_of, require_level, state_of
 from isthmus.config import DeviceSettings, Environment, Limits, ModelSettings
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
-from isthmus.errors import ActorClosed, GuestInvalid
+from isthmus.errors import ActorClosed, GuestInvalid, SettingsError, SnapshotMismatch
 from isthmus.model import Model
 from isthmus.native.loader import Library, open_library
+from isthmus.snapshot import Snapshot, open_snapshot
+from isthmus.snapshot.header import MIN_KEY_NBYTES
+from isthmus.units import format_nbytes
 from isthmus.wasm import Engine, Guest
 
 
@@ -50,9 +54,13 @@ class Runtime:
         device: str = "auto",
         threads: int = 0,
         library: str | Path | None = None,
+        snapshot_key: bytes | None = None,
         environment: Environment | None = None,
     ) -> None:
         environment = Environment.read() if environment is None else environment
+        if snapshot_key is not None and len(snapshot_key) < MIN_KEY_NBYTES:
+            raise SettingsError(f"snapshot_key has {len(snapshot_key)} bytes: give 16 or more")
+        self._cache = environment.cache
         explicit = environment.ggml if library is None else str(library)
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
@@ -62,9 +70,16 @@ class Runtime:
             self.library: Library = open_library(explicit)
             self.device: Device = open_device(device, self.library, DeviceSettings(threads))
             stack.callback(self.device.close)
-            self.engine = Engine()
+            self.engine = Engine(code_cache=self._cache / "guests")
             stack.callback(self.engine.close)
-            self._tensor_backend = stack.enter_context(self.device.new_backend())
+            self._home = Home(
+                self.engine,
+                self.device,
+                stack.enter_context(self.device.new_backend()),
+                adopt=self._adopt,
+                version=_version(),
+                snapshot_key=snapshot_key,
+            )
             self._stack = stack.pop_all()
 
     # ------------------------------------------------------------------ loading
@@ -93,7 +108,8 @@ class Runtime:
             deterministic=deterministic,
             repack=repack,
         )
-        model = Model(self.device, Path(path).expanduser(), settings)
+        path = Path(path).expanduser()
+        model = Model(self.device, path, settings, self._cache / "fingerprints")
         self._stack.callback(model.close)
         return model
 
@@ -136,11 +152,73 @@ class Runtime:
             clock_ns=time.time_ns() if clock_ns is None else clock_ns,
             copy_tensors=copy_tensors,
         )
-        actor = Actor(self.engine, compiled, self.device, self._tensor_backend, granted, spawned)
+        return Actor(self._home, compiled, granted, spawned)
+
+    def restore(
+        self,
+        path: str | Path,
+        *,
+        models: Mapping[str, Model] | None = None,
+        tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
+        guest: str | Path | bytes | Guest | None = None,
+        limits: Limits | None = None,
+        require: str = "state-exact",
+        verify: str = "full",
+    ) -> Actor:
+        """Brings back the actor that `Actor.snapshot` saved in the file `path`.
+
+        `models` and `tools` are those that it had, by the same names. `guest` is only needed to
+        insist on one: a snapshot carries its own. `limits` are by default those that it had.
+        `actor.restored` tells how exact it is; below `require` (exact, state-exact, replayed) it
+        is refused. With another model it must be `replayed`: its tokens are then prefilled again.
+        `verify` is `full`, or `lazy` for a file that one trusts: its memory is then read when it
+        is touched, and not compared with its hashes. The file must not be changed while the actor
+        lives; replacing it by another one is fine. Raises SnapshotError; nothing is restored then.
+        """
+        self._require_open()
+        if verify not in ("full", "lazy"):
+            raise SettingsError(f"verify is {verify!r}: give full or lazy")
+        snapshot = open_snapshot(Path(path).expanduser(), self._home.snapshot_key)
+        granted = Granted(
+            dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest)
+        )
+        how = assess(snapshot, self.device, granted.models, granted.tools)
+        require_level(how, require)
+        compiled = self._guest_of(snapshot, guest)
+        nbytes = snapshot.manifest.memory.nbytes
+        if nbytes > granted.limits.memory_nbytes:
+            raise SnapshotMismatch(
+                f"the snapshot has {format_nbytes(nbytes)} of memory; "
+                f"{format_nbytes(granted.limits.memory_nbytes)} are allowed"
+            )
+        frozen = Frozen(
+            state_of(snapshot),
+            snapshot.image(),
+            snapshot.chunks,
+            snapshot.id,
+            how,
+            snapshot.verify_memory if verify == "full" else None,
+        )
+        return Actor(self._home, compiled, granted, frozen)
+
+    def _guest_of(self, snapshot: Snapshot, given: str | Path | bytes | Guest | None) -> Guest:
+        wasm, record = guest_of(snapshot), snapshot.manifest.guest
+        if given is None:
+            compiled = self.engine.compile(wasm, record.name)
+            with self._lock:
+                return self._guests.setdefault(compiled.sha256, compiled)
+        guest = given if isinstance(given, Guest) else self.load_guest(given)
+        if guest.sha256 != record.sha256:
+            raise SnapshotMismatch(
+                f"the snapshot is of the guest {record.name} {record.sha256[:12]}…, "
+                f"not of {guest.name} {guest.sha256[:12]}…"
+            )
+        return guest
+
+    def _adopt(self, actor: Actor) -> None:
         with self._lock:
             self._actors = [other for other in self._actors if other.state != "closed"]
             self._actors.append(actor)
-        return actor
 
     # ------------------------------------------------------------------ state
 
@@ -173,6 +251,12 @@ class Runtime:
     def _require_open(self) -> None:
         if self._closed:
             raise ActorClosed("the runtime is closed")
+
+
+def _version() -> str:
+    from isthmus import __version__  # noqa: PLC0415 - the package imports this one
+
+    return __version__
 
 
 def _read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:

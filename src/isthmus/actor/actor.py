@@ -3,7 +3,7 @@
 =========  =====================================================================================
 state      what holds
 =========  =====================================================================================
-idle       nothing of it is on any stack: memory, sessions, clock and random state are all it is
+idle       nothing of it is on any stack: it can be frozen, forked and saved
 running    one message is being handled: on the device's thread if it is free, or one of its own
 closed     its memory is given back; also after a trap, since a guest that was cut off in the
            middle cannot go on
@@ -16,21 +16,21 @@ instance, and last the Region. Nothing here copies tensor data: `counters.bytes_
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
-import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from isthmus.abi import Errno
+from isthmus.actor.beginning import Frozen, Home, Spawned
 from isthmus.actor.host_api import Exchange, Granted, HostApi
+from isthmus.actor.pages import Pages
+from isthmus.actor.snapshot import Restoration, describe
+from isthmus.actor.state import ActorState, Reopen, read_handles
+from isthmus.actor.stream import CANCEL_AGAIN_S, Pieces, Reply, Stream
 from isthmus.actor.tensor import Checker, Copies, TensorUnit
-from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.counters import Counters
-from isthmus.device.base import Backend, Device
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -38,103 +38,64 @@ from isthmus.errors import (
     ContextFull,
     GuestFailed,
     IsthmusError,
+    SettingsError,
+    SnapshotMismatch,
+    SnapshotNotFound,
 )
 from isthmus.memory import Region
 from isthmus.model import Session
-from isthmus.wasm import Engine, Guest, Instance, Wasi
+from isthmus.snapshot import Draft, Saved, Store, save_file
+from isthmus.units import WASM_PAGE, align_up
+from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
 
-_STOP_GRACE_S = 2.0
-"""How long a guest may take to finish by itself after its caller stopped listening."""
-
-_CANCEL_AGAIN_S = 0.02
-"""A message's thread may not be inside the guest yet when it is cancelled first."""
-
-_Pieces: TypeAlias = "queue.SimpleQueue[str | Reply | BaseException]"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What an actor answered to one message."""
-
-    data: bytes
-    """What the guest set as its reply, or else all that it emitted."""
-    n_tokens: int
-    """Tokens that it prefilled and decoded."""
-    seconds: float
-    """Wall-clock time."""
-
-    @property
-    def text(self) -> str:
-        """The answer as UTF-8; bytes that are none become U+FFFD."""
-        return self.data.decode(errors="replace")
-
-
-@dataclass(frozen=True)
-class Spawned:
-    """How an actor begins."""
-
-    args: Sequence[str] = ()
-    """Options for the guest, `key=value`: its WASI arguments after the guest's name."""
-    seed: int = 0
-    """Of its random numbers."""
-    clock_ns: int = 0
-    """Of its clock, nanoseconds since 1970-01-01 00:00 UTC."""
-    copy_tensors: bool = False
-    """Stage the tensors of `compute` in device memory. Only to measure what that costs."""
+ON_REPLAY = "on_replay"
+"""Optional export of a guest, () -> i32: its model is another one now, its sessions are closed."""
 
 
 class Actor:
     """See the module. Made by `Runtime.spawn`; its methods may be called from any thread."""
 
     def __init__(
-        self,
-        engine: Engine,
-        guest: Guest,
-        device: Device,
-        backend: Backend,
-        granted: Granted,
-        spawned: Spawned,
+        self, home: Home, guest: Guest, granted: Granted, beginning: Spawned | Frozen
     ) -> None:
+        state = beginning.state
         self.guest = guest
-        self.device = device
+        self.device = home.device
         self.limits = granted.limits
-        self.seed = spawned.seed
+        self.seed = state.seed
+        self.args = state.args
+        self.n_messages = state.n_messages
+        """Messages that were begun in all its life."""
         self.counters = Counters()
-        self._clock = VirtualClock(spawned.clock_ns)
-        self._random = SeededRandom(spawned.seed)
+        self._home = home
+        self._granted = granted
+        self._clock = state.clock()
+        self._random = state.random()
         self._running = threading.Lock()
         self._closed_because: str | None = None
         self._exchange: Exchange | None = None
+        self._frozen: Frozen | None = None
+        self._snapshot_id = beginning.snapshot_id if isinstance(beginning, Frozen) else None
+        self.restored = beginning.restoration if isinstance(beginning, Frozen) else None
+        """How exactly it was restored from a snapshot; None where it was not."""
         with contextlib.ExitStack() as stack:
             self._api = HostApi(granted, self._clock, self._random, self.counters, self._check)
-            wasi = Wasi(
-                args=[guest.name, *spawned.args],
-                clock_ns=self._clock.read,
-                random=self._random.draw,
-                log=self._api.write_stream,
-            )
-            self.instance = stack.enter_context(
-                Instance(
-                    engine,
-                    guest,
-                    handlers=self._api.functions(),
-                    wasi=wasi,
-                    memory_limit_nbytes=granted.limits.memory_nbytes,
-                    counters=self.counters,
-                    reserve=device.reserve,
-                )
-            )
-            binding = stack.enter_context(device.bind(self.region))
-            memory = self.instance.memory
-            copies = Copies(device, memory) if spawned.copy_tensors else None
-            checker = Checker(memory, self._api.handles)
-            unit = TensorUnit(device, backend, binding, checker, self.counters, copies)
+            self._api.log_position = state.log_position
+            self.instance = stack.enter_context(self._instantiate())
+            self._pages = Pages(self.region, remappable=home.device.remaps)
+            if isinstance(beginning, Frozen):
+                self._thaw_memory(beginning)
+            self.binding = stack.enter_context(home.device.bind(self.region))
+            unit = self._tensor_unit(copy_tensors=beginning.copy_tensors)
             stack.callback(unit.close)
             stack.callback(self._api.close)
-            self._api.attach(self.region, self.instance.memory, binding, unit)
-            self.binding = binding
-            self._initialize()
+            self._api.attach(self.region, self.instance.memory, self.binding, unit)
+            if isinstance(beginning, Frozen):
+                self._thaw_handles(beginning)
+            else:
+                self.instance.initialize(self._initial_deadline())
             self._stack = stack.pop_all()
+        home.adopt(self)
 
     def __repr__(self) -> str:
         return f"<Actor of {self.guest.name}: {self.state}>"
@@ -158,6 +119,11 @@ class Actor:
         """Its open sessions, oldest first."""
         return self._api.handles.all(Session)
 
+    @property
+    def log_position(self) -> int:
+        """How many records its guest has logged in all its life."""
+        return self._api.log_position
+
     # ------------------------------------------------------------------ messages
 
     def send(self, message: str | bytes, *, deadline_s: float | None = None) -> Reply:
@@ -180,10 +146,7 @@ class Actor:
         """
         data = message.encode() if isinstance(message, str) else bytes(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
-        if self._closed_because is not None:
-            raise ActorClosed(f"the actor is closed: {self._closed_because}")
-        if not self._running.acquire(blocking=False):
-            raise ActorBusy("the actor is handling another message; it takes one at a time")
+        self._begin()
         return Stream(self, data, limit)
 
     def stop(self) -> None:
@@ -200,7 +163,7 @@ class Actor:
         """Ends what is running and gives everything back; a second call does nothing."""
         if self._closed_because is None:
             self._closed_because = "close() was called"
-        while not self._running.acquire(timeout=_CANCEL_AGAIN_S):
+        while not self._running.acquire(timeout=CANCEL_AGAIN_S):
             self.instance.cancel()
         self._stack.close()
         self._running.release()
@@ -211,19 +174,190 @@ class Actor:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    # ------------------------------------------------------------------ copies of it
+
+    def fork(self, n: int = 1) -> list[Actor]:
+        """`n` more actors that are what this one is now: memory, sessions, clock, random numbers.
+
+        The first fork copies the memory in use once, into an image that parent and children share;
+        further ones copy nothing until this actor handles a message. Given the same message, all
+        of them answer the same. Raises ActorBusy, ActorClosed, RegionError.
+        """
+        if n < 1:
+            raise SettingsError(f"cannot make {n} forks")
+        children: list[Actor] = []
+        with self._idle():
+            frozen = self._freeze()
+            try:
+                for _ in range(n):
+                    children.append(Actor(self._home, self.guest, self._granted, frozen))
+            except BaseException:
+                for child in children:
+                    child.close()
+                raise
+        return children
+
+    def snapshot(
+        self,
+        path: str | Path | Store,
+        *,
+        name: str | None = None,
+        base: Saved | str | None = None,
+    ) -> Saved:
+        """Saves the actor whole: as one file, or in a store (a folder that exists, or a Store).
+
+        In a store only chunks are written that it does not have; it is saved there as `name`, by
+        default by its hash. `base` says which snapshot of the store, by name or as it was
+        returned, this one succeeds, by default the actor's last. What was there under the same
+        name is replaced once everything is on the disk. Raises ActorBusy, ActorClosed,
+        SnapshotError.
+        """
+        store = path if isinstance(path, Store) else None
+        if store is None and Path(path).expanduser().is_dir():  # type: ignore[arg-type]
+            store = Store(Path(path).expanduser())  # type: ignore[arg-type]
+        if store is None and (base is not None or name is not None):
+            raise SettingsError(
+                "name and base are for stores: give a folder that exists, or a Store"
+            )
+        with self._idle():
+            parent = self._snapshot_id if base is None else _id_of(store, base, self._home)
+            draft = self._describe(parent)
+            key = self._home.snapshot_key
+            if store is None:
+                saved = save_file(draft, Path(path).expanduser(), key)  # type: ignore[arg-type]
+            else:
+                saved = store.save(draft, name, key)
+                self._pages.track(draft.memory)
+            self._snapshot_id = saved.id
+        return saved
+
     # ------------------------------------------------------------------ parts
 
     def _check(self) -> None:
         self.instance.check()
 
-    def _initialize(self) -> None:
+    def _instantiate(self) -> Instance:
+        wasi = Wasi(
+            args=[self.guest.name, *self.args],
+            clock_ns=self._clock.read,
+            random=self._random.draw,
+            log=self._api.write_stream,
+        )
+        return Instance(
+            self._home.engine,
+            self.guest,
+            handlers=self._api.functions(),
+            wasi=wasi,
+            memory_limit_nbytes=self.limits.memory_nbytes,
+            counters=self.counters,
+            reserve=self.device.reserve,
+        )
+
+    def _tensor_unit(self, *, copy_tensors: bool) -> TensorUnit:
+        memory = self.instance.memory
+        return TensorUnit(
+            self.device,
+            self._home.backend,
+            self.binding,
+            Checker(memory, self._api.handles),
+            self.counters,
+            Copies(self.device, memory) if copy_tensors else None,
+        )
+
+    def _initial_deadline(self) -> float | None:
         deadline = self.limits.deadline_s
-        self.instance.initialize(None if deadline is None else time.monotonic() + deadline)
+        return None if deadline is None else time.monotonic() + deadline
+
+    def _begin(self) -> None:
+        """Takes the actor for one message or one look at it."""
+        if self._closed_because is not None:
+            raise ActorClosed(f"the actor is closed: {self._closed_because}")
+        if not self._running.acquire(blocking=False):
+            raise ActorBusy("the actor is handling another message; it takes one at a time")
+
+    @contextlib.contextmanager
+    def _idle(self) -> Iterator[None]:
+        """While open nothing runs in the actor, and its memory stays as it is."""
+        self._begin()
+        try:
+            yield
+        finally:
+            self._running.release()
+
+    def _thaw_memory(self, frozen: Frozen) -> None:
+        self.instance.grow_memory(frozen.image.nbytes)
+        self.counters.bytes_restored += self._pages.load(frozen.image, frozen.chunks)
+        if frozen.verify is not None:
+            frozen.verify(self.region.base)
+        write_globals(self.instance, frozen.state.globals)
+
+    def _thaw_handles(self, frozen: Frozen) -> None:
+        how = frozen.restoration
+        reopen = Reopen(
+            self._granted.models,
+            self.limits,
+            self.region,
+            self.binding,
+            grow=self._grow_memory,
+            replay=how.replayed if how else frozenset(),
+            drop=how.foreign if how else frozenset(),
+        )
+        reopen.fill(self._api.handles, frozen.state)
+        if how is not None and how.foreign:
+            self._replay_in_guest(how)
+        if how is None or not how.replayed:
+            self._frozen = replace(frozen, restoration=None, verify=None)
+
+    def _replay_in_guest(self, how: Restoration) -> None:
+        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another."""
+        if ON_REPLAY not in self.guest.functions:
+            raise SnapshotMismatch(
+                f"the tokenizer is another, and {self.guest.name} does not export {ON_REPLAY}, "
+                "which opens its sessions anew",
+                how.reasons,
+            )
+        code = self.instance.call(ON_REPLAY, deadline=self._initial_deadline())
+        if code != 0:
+            raise _failure(-code)
+
+    def _grow_memory(self, nbytes: int) -> int:
+        begin = self.region.nbytes
+        self.instance.grow_memory(align_up(begin + nbytes, WASM_PAGE))
+        return begin
+
+    def _state(self) -> ActorState:
+        handles = self._api.handles
+        return ActorState(
+            args=self.args,
+            globals=read_globals(self.instance),
+            opened=read_handles(handles, self._granted.models),
+            last_handle=handles.last,
+            seed=self.seed,
+            n_random_blocks=self._random.n_blocks,
+            clock_ns=self._clock.now_ns,
+            log_position=self._api.log_position,
+            n_messages=self.n_messages,
+        )
+
+    def _freeze(self) -> Frozen:
+        """The actor as it is now; the same object as before where nothing happened since."""
+        frozen = self._frozen
+        if frozen is None or frozen.state.n_messages != self.n_messages:
+            frozen = Frozen(self._state(), self._pages.freeze(), snapshot_id=self._snapshot_id)
+        self._frozen = frozen
+        return frozen
+
+    def _describe(self, parent: str | None) -> Draft:
+        home = self._home
+        source = self._pages.source()
+        return describe(
+            self.guest, home.device, self._granted, self._state(), source, parent, home.version
+        )
 
     def _work(
         self,
         exchange: Exchange,
-        pieces: _Pieces,
+        pieces: Pieces,
         deadline_s: float | None,
         ended: threading.Event,
     ) -> None:
@@ -243,6 +377,7 @@ class Actor:
     def _handle(self, exchange: Exchange, deadline_s: float | None) -> None:
         """Runs the guest on one message, in the calling thread."""
         self._exchange = exchange
+        self.n_messages += 1
         self._api.begin(exchange)
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         try:
@@ -270,59 +405,11 @@ def _failure(code: int) -> IsthmusError:
     return GuestFailed(code)
 
 
-class Stream(Iterator[str]):
-    """The pieces of one answer, as text that never cuts a character; `reply` once it has ended.
-
-    An iterator that is dropped before its end asks the guest to stop, as `close` does.
-    """
-
-    def __init__(self, actor: Actor, message: bytes, deadline_s: float | None) -> None:
-        pieces: _Pieces = queue.SimpleQueue()
-        self._actor = actor
-        self._pieces = pieces
-        self._exchange = exchange = Exchange(message, pieces.put)
-        self._reply: Reply | None = None
-        self._ended = threading.Event()
-        weakref.finalize(self, setattr, exchange, "stopping", True)
-        work = partial(actor._work, exchange, pieces, deadline_s, self._ended)
-        if not actor.device.compute_thread.try_host(work):
-            threading.Thread(target=work, name=f"isthmus {actor.guest.name}", daemon=True).start()
-
-    @property
-    def reply(self) -> Reply:
-        """The whole answer; RuntimeError before the stream has ended."""
-        if self._reply is None:
-            raise RuntimeError("the answer is not complete")
-        return self._reply
-
-    def __next__(self) -> str:
-        if self._ended.is_set() and self._pieces.empty():
-            raise StopIteration
-        try:
-            piece = self._pieces.get()
-        except BaseException:  # Ctrl-C: the message ends, then whoever waits hears of it
-            self.close()
-            raise
-        if isinstance(piece, str):
-            return piece
-        self._ended.wait()
-        if isinstance(piece, Reply):
-            self._reply = piece
-            raise StopIteration
-        raise piece
-
-    def close(self) -> None:
-        """Asks the guest to stop and waits; it is cut off if it does not within two seconds."""
-        if self._ended.is_set():
-            return
-        self._exchange.stopping = True
-        if not self._ended.wait(_STOP_GRACE_S):
-            self._actor.cancel()
-        while not self._ended.wait(_CANCEL_AGAIN_S):
-            self._actor.cancel()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+def _id_of(store: Store | None, base: Saved | str, home: Home) -> str:
+    """The id of the snapshot that `base` says; SnapshotNotFound where the store has none such."""
+    assert store is not None
+    name = base if isinstance(base, str) else store.name_of(base.path)
+    found = store.open(name, home.snapshot_key).id
+    if isinstance(base, Saved) and base.id != found:
+        raise SnapshotNotFound(f"the snapshot {name!r} was replaced since it was saved")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from isthmus.abi import Errno
-from isthmus.errors import GuestFault
+from isthmus.errors import GuestFault, SnapshotInvalid
 
 _Opened = TypeVar("_Opened")
 
@@ -23,6 +23,22 @@ class HandleTable:
         self.require_room()
         self._last += 1
         self._opened[self._last] = thing
+        return self._last
+
+    def put(self, handle: int, thing: object) -> None:
+        """Opens `thing` under a handle that it had before; SnapshotInvalid where that is taken."""
+        if handle < 1 or handle in self._opened or len(self._opened) >= self._capacity:
+            raise SnapshotInvalid(f"the snapshot's handle {handle} is taken, or one too many")
+        self._opened[handle] = thing
+        self._last = max(self._last, handle)
+
+    def set_last(self, last: int) -> None:
+        """Has the next handle be `last` + 1, where that is further on."""
+        self._last = max(self._last, last)
+
+    @property
+    def last(self) -> int:
+        """The handle that was given out last."""
         return self._last
 
     def require_room(self) -> None:

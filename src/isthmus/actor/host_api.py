@@ -111,6 +111,8 @@ class HostApi:
         self._counters = counters
         self._check = check
         self.handles = HandleTable(MAX_HANDLES)
+        self.log_position = 0
+        """How many records the guest has logged in all its life."""
         self._exchange = Exchange(b"", lambda text: None)
 
     def attach(
@@ -321,7 +323,7 @@ class HostApi:
         if level not in {known.value for known in LogLevel}:
             raise GuestFault(Errno.EINVAL)
         data = self._output(ptr, nbytes, stoppable=False)
-        guest_log.log(_LOG_LEVELS[LogLevel(level)], "%s", data.decode(errors="replace"))
+        self._log(_LOG_LEVELS[LogLevel(level)], data.decode(errors="replace"))
         return 0
 
     def clock_ns(self) -> int:
@@ -364,9 +366,13 @@ class HostApi:
         """What the guest writes to standard output (1) or standard error (2)."""
         self._spend_output(len(data))
         text = data.decode(errors="replace").rstrip("\n")
-        guest_log.log(logging.INFO if stream == 1 else logging.WARNING, "%s", text)
+        self._log(logging.INFO if stream == 1 else logging.WARNING, text)
 
     # ------------------------------------------------------------------ parts
+
+    def _log(self, level: int, text: str) -> None:
+        self.log_position += 1
+        guest_log.log(level, "%s", text)
 
     def _model(self, handle: int) -> Model:
         return self.handles.get(handle, Model)

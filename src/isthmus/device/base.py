@@ -86,6 +86,11 @@ class Device(ABC):
         return 64, 0
 
     @property
+    def remaps(self) -> bool:
+        """Whether the pages under a binding may be replaced by others at the same addresses."""
+        return False
+
+    @property
     def threadpool(self) -> int:
         """The ggml thread pool that prefill and decode share, or 0 where that means nothing."""
         return 0

@@ -78,6 +78,10 @@ class CpuDevice(Device):
         return (64, 32) if "AVX2" in features and "AVX512" not in features else (64, 0)
 
     @property
+    def remaps(self) -> bool:
+        return True
+
+    @property
     def threadpool(self) -> int:
         return self._threadpool.handle
 

@@ -1,6 +1,17 @@
-"""Address ranges that guest, host and device see alike."""
+"""Address ranges that guest, host and device see alike, and their frozen images."""
 
 from isthmus.memory.file import FileMapping
+from isthmus.memory.image import Extent, Image, SharedFile
+from isthmus.memory.pagemap import touched_chunks, used_chunks
 from isthmus.memory.region import Hold, Region
 
-__all__ = ["FileMapping", "Hold", "Region"]
+__all__ = [
+    "Extent",
+    "FileMapping",
+    "Hold",
+    "Image",
+    "Region",
+    "SharedFile",
+    "touched_chunks",
+    "used_chunks",
+]

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from isthmus.errors import RegionBusy, RegionError
+from isthmus.memory.image import Image
 from isthmus.native import libc
 from isthmus.units import OS_PAGE, GuestPtr, HostAddr, align_up
 
@@ -78,12 +79,15 @@ class Region:
         reserved_nbytes: int,
         nbytes: int,
         free: Callable[[], object],
-        discardable: bool = False,
+        remappable: bool = False,
     ) -> None:
         self.base = base
         self.reserved_nbytes = reserved_nbytes
         self.nbytes = nbytes
-        self._discardable = discardable
+        self.remappable = remappable
+        """Whether its pages may be replaced by those of a file; a device's own memory cannot."""
+        self.image: Image | None = None
+        """The frozen bytes that pages hold which nobody wrote to since `load`."""
         self._finalizer = weakref.finalize(self, free)
         self._finalizer.atexit = False  # a daemon thread may still be inside the guest
         self._holds: list[Hold] = []
@@ -104,9 +108,7 @@ class Region:
         except RegionError:
             libc.unmap(base, whole)
             raise
-        return cls(
-            base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), libc.DISCARD_ZEROES
-        )
+        return cls(base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), True)
 
     @property
     def closed(self) -> bool:
@@ -138,12 +140,27 @@ class Region:
         start = self.address(ptr, nbytes)
         first = align_up(start, OS_PAGE)
         end = (start + nbytes) // OS_PAGE * OS_PAGE
-        if not (self._discardable and first < end):
+        if not (self.remappable and first < end):
             ctypes.memset(start, 0, nbytes)
             return
         ctypes.memset(start, 0, first - start)
-        libc.discard(first, end - first)
+        libc.renew(first, end - first)
         ctypes.memset(end, 0, start + nbytes - end)
+        self.image = None  # absent pages now mean zero in one place, the image's bytes in another
+
+    def load(self, image: Image) -> int:
+        """Makes the first `image.nbytes` those of `image`, copy-on-write; all others become zero.
+
+        Returns how many bytes had to be copied: 0 where the image's files can be mapped.
+        """
+        self.address(GuestPtr(0), image.nbytes)
+        if self.remappable:
+            libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
+        else:
+            ctypes.memset(self.base, 0, self.nbytes)
+        n_copied = image.place(self.base, map_files=self.remappable)
+        self.image = image if n_copied == 0 else None
+        return n_copied
 
     def view(self, offset: int, nbytes: int) -> RegionView:
         """A writable memoryview of `nbytes` at `offset`, to be used in a `with`."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import N_CTX_MULTIPLE
 from isthmus.model.session import Session
 from isthmus.units import align_up
+
+_MOST_GRAPHS = 16
+"""Sessions that keep a decode graph, of each model."""
 
 
 def _nothing() -> None:
@@ -43,6 +47,8 @@ class Executor:
         self._prefill_inputs: Inputs | None = None
         self._inputs_generation = 0
         self._masked: tuple[Session, int, int] | None = None
+        self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
+        """The sessions that have a decode graph, the one used last at the end."""
         self.lock = threading.Lock()
         self.counters = Counters()
 
@@ -114,6 +120,8 @@ class Executor:
     def _decode_graph(self, session: Session, position: int) -> Forward:
         n_kv = self._n_kv(session, position + 1)
         graph = session.decode_graph
+        self._with_graph.pop(session, None)
+        self._with_graph[session] = None
         stamp = (self._decode_memory.generation, self._inputs_generation)
         if graph is not None and graph.n_kv == n_kv and graph.stamp == stamp:
             return graph
@@ -125,10 +133,20 @@ class Executor:
             self._decode_inputs = Inputs(self._device, 1, session.n_ctx)
             self._inputs_generation += 1
         self._masked = None
+        self._drop_old_graphs()
         graph = self._build(session, self._decode_inputs, 1, n_kv, self._decode_memory, True)
         graph.stamp = (self._decode_memory.generation, self._inputs_generation)
         session.decode_graph = graph
         return graph
+
+    def _drop_old_graphs(self) -> None:
+        """A graph takes half a megabyte and a millisecond to build: only some are kept."""
+        while len(self._with_graph) > _MOST_GRAPHS:
+            session = next(iter(self._with_graph.keys()))
+            del self._with_graph[session]
+            if session.decode_graph is not None:
+                session.decode_graph.close()
+                session.decode_graph = None
 
     def _prefill(self, session: Session, chunk: np.ndarray, last: bool) -> None:
         first, n = session.n_tokens, len(chunk)

@@ -12,6 +12,7 @@ Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,18 @@ class GgufFile:
             raise ModelFileError(f"{path} has no tensors")
 
 
+def metadata_sha256(library: Library, path: Path, prefix: str) -> str:
+    """The SHA-256 of all metadata whose keys begin with `prefix`, arrays of text included."""
+    total = hashlib.sha256()
+    with _open(library, path) as header:
+        for index in range(library.gguf_get_n_kv(header.handle)):
+            key = library.gguf_get_key(header.handle, index)
+            if key.decode(errors="replace").startswith(prefix):
+                value = repr(_value(library, header.handle, index)).encode()
+                total.update(b"%d %s %d " % (len(key), key, len(value)) + value)
+    return total.hexdigest()
+
+
 def _file_nbytes(path: Path) -> int:
     if path.is_dir():
         raise ModelNotFound(f"{path} is a folder; give the .gguf file in it")
@@ -106,18 +119,28 @@ def _open(library: Library, path: Path) -> Owned:
 def _metadata(library: Library, header: int) -> Iterator[tuple[str, Value]]:
     for index in range(library.gguf_get_n_kv(header)):
         key = library.gguf_get_key(header, index).decode(errors="replace")
-        kind = GgufType(library.gguf_get_kv_type(header, index))
-        if kind is GgufType.STRING:
-            yield key, _text(library.gguf_get_val_str(header, index))
-        elif kind is GgufType.ARRAY:
-            element = GgufType(library.gguf_get_arr_type(header, index))
-            if element in _C_TYPES:
-                yield key, _array(library, header, index, element)
-            elif element is GgufType.STRING and key == TOKENS_KEY:
-                yield key, _strings(library, header, index)
-        else:
-            pointer = library.gguf_get_val_data(header, index)
-            yield key, _C_TYPES[kind].from_address(pointer).value
+        texts = GgufType(library.gguf_get_kv_type(header, index)) is GgufType.ARRAY and (
+            GgufType(library.gguf_get_arr_type(header, index)) is GgufType.STRING
+        )
+        if not texts or key == TOKENS_KEY:
+            value = _value(library, header, index)
+            if value is not None:
+                yield key, value
+
+
+def _value(library: Library, header: int, index: int) -> Value | None:
+    kind = GgufType(library.gguf_get_kv_type(header, index))
+    if kind is GgufType.STRING:
+        return _text(library.gguf_get_val_str(header, index))
+    if kind is not GgufType.ARRAY:
+        number: int | float | bool = (
+            _C_TYPES[kind].from_address(library.gguf_get_val_data(header, index)).value
+        )
+        return number
+    element = GgufType(library.gguf_get_arr_type(header, index))
+    if element in _C_TYPES:
+        return _array(library, header, index, element)
+    return _strings(library, header, index) if element is GgufType.STRING else None
 
 
 def _array(library: Library, header: int, index: int, element: GgufType) -> tuple[int, ...]:

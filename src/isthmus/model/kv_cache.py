@@ -24,6 +24,8 @@ from isthmus.native.loader import Library
 from isthmus.units import HostAddr, align_up
 
 SPAN_ALIGNMENT = 4096
+KV_ALIGNMENT = 32
+"""What every kernel needs; a device wants more."""
 N_CTX_MULTIPLE = 256
 """Attention reads the cache in steps of this many rows, as libllama does."""
 

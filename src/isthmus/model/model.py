@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
-from isthmus.errors import ModelUnsupported, SettingsError, TemplateError, TokenError
+from isthmus.errors import (
+    ContextFull,
+    ModelUnsupported,
+    SettingsError,
+    TemplateError,
+    TokenError,
+)
 from isthmus.memory import Region
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.executor import Executor
+from isthmus.model.fingerprint import Fingerprint, fingerprint
 from isthmus.model.gguf import GgufFile
-from isthmus.model.kv_cache import KvLayout
+from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
@@ -28,7 +37,11 @@ class Model:
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
     """
 
-    def __init__(self, device: Device, path: Path, settings: ModelSettings) -> None:
+    def __init__(
+        self, device: Device, path: Path, settings: ModelSettings, cache: Path | None = None
+    ) -> None:
+        """`cache` is a folder where fingerprints of files are kept."""
+        self._cache = cache
         self.device = device
         self.path = path
         self.settings = settings
@@ -55,6 +68,11 @@ class Model:
     def name(self) -> str:
         """What the file calls itself, or the file's name."""
         return self._text("general.name") or self.path.stem
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What tells this model from another; the file is hashed when this is first asked for."""
+        return fingerprint(self.device.library, self.path, self._cache)
 
     # ------------------------------------------------------------------ text
 
@@ -116,6 +134,42 @@ class Model:
         """
         region.clear(ptr, layout.nbytes)
         return Session(self, region, binding, ptr, layout)
+
+    def resume_session(
+        self,
+        region: Region,
+        binding: Binding,
+        ptr: GuestPtr,
+        layout: KvLayout,
+        tokens: Sequence[int],
+        *,
+        has_logits: bool,
+    ) -> Session:
+        """Opens a session whose bytes are those of one that held `tokens`; nothing is cleared.
+
+        SettingsError where `layout` is none of this model's, TokenError, ContextFull.
+        """
+        self._require_layout(layout)
+        for token in (min(tokens), max(tokens)) if tokens else ():
+            self.require_token(token)
+        session = Session(self, region, binding, ptr, layout)
+        try:
+            session.require_room(len(tokens))
+        except ContextFull:
+            session.close()
+            raise
+        session.tokens.extend(tokens)
+        session.has_logits = has_logits
+        return session
+
+    def _require_layout(self, layout: KvLayout) -> None:
+        """A session keeps the place of its KV cache, which another device would choose elsewhere."""
+        wanted = self.layout(layout.n_ctx)
+        gap = layout.kv_offset - 4 * layout.n_vocab
+        if replace(layout, kv_offset=wanted.kv_offset) != wanted:
+            raise SettingsError(f"the session's layout is not that of {self.name}")
+        if not 0 <= gap < SPAN_ALIGNMENT or layout.kv_offset % KV_ALIGNMENT:
+            raise SettingsError("the session's KV cache does not begin where one can")
 
     def prefill(
         self, session: Session, tokens: Sequence[int], check: Callable[[], None] = lambda: None

@@ -42,7 +42,7 @@ class Session:
         self.ptr = ptr
         self.binding = binding
         self.base: HostAddr = region.address(ptr, layout.nbytes)
-        self.cache = KvCache(model.device, binding, self.base, layout, model.hparams.n_embd_kv)
+        self._cache: KvCache | None = None
         self.tokens: array[int] = array("i")
         self.has_logits = False
         self.decode_graph: Forward | None = None
@@ -50,6 +50,16 @@ class Session:
         self._hold = region.hold("a session")
         self._region = region
         self.closed = False
+
+    @property
+    def cache(self) -> KvCache:
+        """The tensors of its KV cache, described when they are first needed."""
+        if self._cache is None:
+            n_embd_kv = self.model.hparams.n_embd_kv
+            self._cache = KvCache(
+                self.model.device, self.binding, self.base, self.layout, n_embd_kv
+            )
+        return self._cache
 
     @property
     def n_tokens(self) -> int:
@@ -113,5 +123,6 @@ class Session:
         if self.decode_graph is not None:
             self.decode_graph.close()
             self.decode_graph = None
-        self.cache.close()
+        if self._cache is not None:
+            self._cache.close()
         self._hold.release()

@@ -17,9 +17,7 @@ PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 _MAP_SHARED, _MAP_PRIVATE = 0x01, 0x02
 _MAP_ANONYMOUS = 0x1000 if sys.platform == "darwin" else 0x20
 _MAP_NORESERVE = 0x40 if sys.platform == "darwin" else 0x4000
-_MADV_DONTNEED = 4
-DISCARD_ZEROES = sys.platform == "linux"
-"""Whether discarded private pages read as zero; elsewhere they may keep their bytes."""
+_MAP_FIXED = 0x10
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +32,7 @@ _libc.mmap.argtypes = [
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 def _check(status: int, what: str) -> None:
@@ -43,8 +41,16 @@ def _check(status: int, what: str) -> None:
         raise RegionError(f"{what}: {os.strerror(code)} ({errno.errorcode.get(code, code)})")
 
 
-def _mmap(nbytes: int, protection: int, flags: int, fd: int, offset: int, what: str) -> int:
-    address = _libc.mmap(None, nbytes, protection, flags, fd, offset)
+def _mmap(
+    nbytes: int,
+    protection: int,
+    flags: int,
+    what: str,
+    file: tuple[int, int] = (-1, 0),
+    at: int = 0,
+) -> int:
+    """`file` is a descriptor and an offset; `at` an address that is ours to replace."""
+    address = _libc.mmap(at or None, nbytes, protection, flags, *file)
     if address is None or address == _FAILED:
         _check(-1, what)
     return int(address)
@@ -53,7 +59,7 @@ def _mmap(nbytes: int, protection: int, flags: int, fd: int, offset: int, what: 
 def reserve(nbytes: int) -> int:
     """Reserves `nbytes` of address space without access, backed by nothing yet."""
     flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE
-    return _mmap(nbytes, PROT_NONE, flags, -1, 0, f"cannot reserve {nbytes} bytes of addresses")
+    return _mmap(nbytes, PROT_NONE, flags, f"cannot reserve {nbytes} bytes of addresses")
 
 
 def commit(address: int, nbytes: int) -> None:
@@ -63,14 +69,29 @@ def commit(address: int, nbytes: int) -> None:
         _check(status, f"cannot commit {nbytes} bytes of memory")
 
 
-def discard(address: int, nbytes: int) -> None:
-    """Gives the pages back to the system; private anonymous ones read as zero afterwards."""
-    _check(_libc.madvise(address, nbytes, _MADV_DONTNEED), "cannot discard pages")
+def renew(address: int, nbytes: int) -> None:
+    """Puts fresh pages, which read as zero, in the place of committed ones."""
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+    _mmap(nbytes, PROT_READ | PROT_WRITE, flags, "cannot renew pages", at=address)
+
+
+def map_copy_on_write(address: int, nbytes: int, fd: int, offset: int) -> None:
+    """Puts part of a file in the place of committed pages; writing gives pages of one's own."""
+    flags = _MAP_PRIVATE | _MAP_NORESERVE | _MAP_FIXED
+    what = f"cannot map {nbytes} bytes of a file copy-on-write"
+    _mmap(nbytes, PROT_READ | PROT_WRITE, flags, what, (fd, offset), address)
 
 
 def map_file(fd: int, nbytes: int) -> int:
     """Maps the first `nbytes` of a file, shared and read-only."""
-    return _mmap(nbytes, PROT_READ, _MAP_SHARED, fd, 0, f"cannot map {nbytes} bytes of a file")
+    what = f"cannot map {nbytes} bytes of a file"
+    return _mmap(nbytes, PROT_READ, _MAP_SHARED, what, (fd, 0))
+
+
+def is_zero(address: int, nbytes: int) -> bool:
+    """Whether all of the bytes are zero: the first is, and each equals the one before it."""
+    first = ctypes.c_ubyte.from_address(address).value == 0
+    return first and _libc.memcmp(address, address + 1, nbytes - 1) == 0
 
 
 def unmap(address: int, nbytes: int) -> None:

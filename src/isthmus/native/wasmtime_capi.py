@@ -30,11 +30,16 @@ WORDS_PER_VALUE = 4
 _SIZES = {
     "wasmtime_func": 16,
     "wasmtime_instance": 16,
+    "wasmtime_global": 24,
     "wasmtime_linear_memory": 32,
     "wasmtime_memory_creator": 24,
+    "wasmtime_val": 32,
     "wasmtime_val_raw": 16,
 }
 _MOST_FRAMES = 32
+_VALUE_KINDS = ("i32", "i64", "f32", "f64", "v128")
+"""By wasmtime's numbers for them."""
+VALUE_NBYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 
 _ffi: Any = _bindings
 Words = ctypes.POINTER(ctypes.c_uint32)
@@ -184,6 +189,25 @@ def set_epoch_callback(store: wasmtime.Store, callback: Any) -> None:
     """Has an EPOCH_CALLBACK decide, each time that `store`'s guest notices a new epoch."""
     setter = _function("wasmtime_store_epoch_deadline_callback")
     setter(_address(store.ptr()), callback, None, None)
+
+
+def read_global(store: wasmtime.Store, found: wasmtime.Global) -> tuple[str, bytes]:
+    """A global's type and bits, little-endian; exact where a Python float would not be."""
+    value = _ffi.wasmtime_val_t()
+    _ffi.wasmtime_global_get(store._context(), ctypes.byref(found._global), ctypes.byref(value))
+    kind = _VALUE_KINDS[value.kind]
+    return kind, ctypes.string_at(ctypes.addressof(value.of), VALUE_NBYTES[kind])
+
+
+def write_global(store: wasmtime.Store, found: wasmtime.Global, kind: str, bits: bytes) -> None:
+    """Sets a mutable global of type `kind`, which must be its own."""
+    value = _ffi.wasmtime_val_t(kind=_VALUE_KINDS.index(kind))
+    ctypes.memmove(ctypes.addressof(value.of), bits, VALUE_NBYTES[kind])
+    error = _ffi.wasmtime_global_set(
+        store._context(), ctypes.byref(found._global), ctypes.byref(value)
+    )
+    if error:
+        raise ValueError(_take_error(_int(error)).message)
 
 
 def base_address(memory: wasmtime.Memory, store: wasmtime.Store) -> int:

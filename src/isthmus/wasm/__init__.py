@@ -15,6 +15,19 @@ from isthmus.wasm.guest import Guest
 from isthmus.wasm.hostcalls import GuestMemory, Handler, Trace
 from isthmus.wasm.instance import Instance
 from isthmus.wasm.memory_creator import Reserve
+from isthmus.wasm.state import GlobalValue, read_globals, write_globals
 from isthmus.wasm.wasi import Wasi
 
-__all__ = ["Engine", "Guest", "GuestMemory", "Handler", "Instance", "Reserve", "Trace", "Wasi"]
+__all__ = [
+    "Engine",
+    "GlobalValue",
+    "Guest",
+    "GuestMemory",
+    "Handler",
+    "Instance",
+    "Reserve",
+    "Trace",
+    "Wasi",
+    "read_globals",
+    "write_globals",
+]

@@ -8,6 +8,7 @@ so an instance brings no callbacks of its own and spawning is cheap.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import wasmtime
@@ -15,6 +16,7 @@ import wasmtime
 from isthmus.abi import HOST_FUNCTIONS, MODULE
 from isthmus.native import wasmtime_capi as capi
 from isthmus.units import GIB, KIB, MIB
+from isthmus.wasm.code_cache import CodeCache
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.hostcalls import HostCalls, HostImport, Signature, negative_errno
 from isthmus.wasm.memory_creator import MemoryCreator
@@ -35,11 +37,12 @@ class Engine:
 
     With `guard_pages` a memory is an address range without access beyond its end, and
     out-of-bounds accesses trap there; without it every access is compared with the memory's size,
-    for regions whose pages cannot be protected.
+    for regions whose pages cannot be protected. `code_cache` is a folder for compiled guests.
     """
 
-    def __init__(self, *, guard_pages: bool = True) -> None:
+    def __init__(self, *, guard_pages: bool = True, code_cache: Path | None = None) -> None:
         capi.check_version()
+        self._code_cache = CodeCache(code_cache)
         self.guard_pages = guard_pages
         self.memory_creator = MemoryCreator()
         config = _config(guard_pages)
@@ -54,7 +57,7 @@ class Engine:
 
     def compile(self, wasm: bytes, name: str) -> Guest:
         """Compiles and checks a guest; GuestInvalid says what is wrong with it."""
-        return Guest(self._engine, self._linker, self._imports, wasm, name)
+        return Guest(self._engine, self._linker, self._imports, wasm, name, self._code_cache)
 
     def new_store(self) -> wasmtime.Store:
         """A store whose guest looks at the watchdog's epoch. The caller closes it.

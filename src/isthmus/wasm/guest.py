@@ -5,7 +5,7 @@ A guest is a core WebAssembly module that
 * imports only functions of `isthmus` and `wasi_snapshot_preview1`, each with its known type;
 * defines and exports one linear memory, `memory`: 32-bit and not shared;
 * exports `on_message`, (i32) -> i32, and, where it needs one, `_initialize`, () -> ();
-* has no start function: a restore would run it again.
+* keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 import wasmtime
 
 from isthmus.errors import GuestInvalid
+from isthmus.native import wasmtime_capi as capi
+from isthmus.wasm import instrument
+from isthmus.wasm.code_cache import CodeCache
 from isthmus.wasm.hostcalls import HostImport, Signature
 
 ON_MESSAGE = "on_message"
@@ -34,7 +37,6 @@ _KNOWN_BYTES = {
     b"PK": "a zip file: unpack it",
     b"GGUF": "a model, not a guest",
 }
-_START_SECTION = 8
 _EXPORTS = {ON_MESSAGE: Signature(("i32",), "i32"), INITIALIZE: Signature((), None)}
 _REACTOR = "build it as a reactor: -mexec-model=reactor"
 
@@ -44,8 +46,8 @@ Imports = Mapping[tuple[str, str], HostImport]
 class Guest:
     """See the module. Immutable, shared by all its instances and threads; owns the compiled code.
 
-    `functions` has the type of each exported function whose values are all i32: what
-    `Instance.call` can call.
+    `wasm` is the module as it was given, `sha256` its hash. `functions` has the type of each
+    exported function whose values are all i32: what `Instance.call` can call.
     """
 
     def __init__(
@@ -55,15 +57,14 @@ class Guest:
         imports: Imports,
         wasm: bytes,
         name: str,
+        cache: CodeCache,
     ) -> None:
         """Compiles `wasm`. Raises GuestInvalid, saying what was found and what to do about it."""
         self.name = name
+        self.wasm = wasm
         self.sha256 = hashlib.sha256(wasm).hexdigest()
         _check_bytes(wasm, name)
-        try:
-            self.module = wasmtime.Module(engine, wasm)
-        except wasmtime.WasmtimeError as error:
-            raise GuestInvalid(f"{name} is not valid WebAssembly: {error}") from None
+        self.module, self.was_compiled = _compile(engine, wasm, self.sha256, name, cache)
         types = {export.name: export.type for export in self.module.exports}
         _check_imports(self.module, imports, name)
         _check_exports(types, name)
@@ -80,11 +81,6 @@ def _check_bytes(wasm: bytes, name: str) -> None:
         raise GuestInvalid(f"{name} is a WebAssembly component: build a core module instead")
     if not wasm.startswith(_CORE):
         raise GuestInvalid(f"{name} is not a WebAssembly module: {_describe(wasm)}")
-    if any(section == _START_SECTION for section in _sections(wasm)):
-        raise GuestInvalid(
-            f"{name} has a start function, which a restore would run again: export it as "
-            f"{INITIALIZE} (AssemblyScript: --exportStart {INITIALIZE})"
-        )
 
 
 def _describe(wasm: bytes) -> str:
@@ -101,16 +97,25 @@ def _describe(wasm: bytes) -> str:
         return f"it begins with the bytes {wasm[:8].hex(' ')}"
 
 
-def _sections(wasm: bytes) -> Iterator[int]:
-    """The section ids of a module, in order; stops where the module is malformed."""
-    at = len(_CORE)
-    while at < len(wasm):
-        yield wasm[at]
-        length = wasm[at + 1 : at + 6]  # LEB128, at most 5 bytes of 7 bits, lowest first
-        n = next((i for i, byte in enumerate(length, 1) if byte < 0x80), None)
-        if n is None:
-            return
-        at += 1 + n + sum((byte & 0x7F) << 7 * i for i, byte in enumerate(length[:n]))
+def _compile(
+    engine: wasmtime.Engine, wasm: bytes, sha256: str, name: str, cache: CodeCache
+) -> tuple[wasmtime.Module, bool]:
+    """The rewritten module, and whether it had to be compiled: the cache may have its code."""
+    stem = f"{sha256}.{instrument.VERSION}"
+    code_name = f"{stem}.{capi.VERSION}.cwasm"
+    if code := cache.read(code_name):
+        try:
+            return wasmtime.Module.deserialize(engine, code), False
+        except wasmtime.WasmtimeError:  # made on another processor, or with other settings
+            cache.forget(code_name)
+    try:
+        wasmtime.Module.validate(engine, wasm)
+        rewritten = cache.get(f"{stem}.wasm", lambda: instrument.instrument(wasm, name))
+        module = wasmtime.Module(engine, rewritten)
+    except wasmtime.WasmtimeError as error:
+        raise GuestInvalid(f"{name} is not valid WebAssembly: {error}") from None
+    cache.get(code_name, lambda: bytes(module.serialize()))
+    return module, True
 
 
 def _check_imports(module: wasmtime.Module, imports: Imports, name: str) -> None:

@@ -39,10 +39,12 @@ from isthmus.errors import (
 )
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
+from isthmus.units import WASM_PAGE, format_nbytes
 from isthmus.wasm import wasi as wasi_module
 from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import INITIALIZE, MEMORY, Guest
 from isthmus.wasm.hostcalls import GuestMemory, Handler, Signature, Trace
+from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.memory_creator import MemoryRequest, Reserve
 from isthmus.wasm.wasi import Wasi
 
@@ -121,9 +123,27 @@ class Instance:
         return not self._finalizer.alive
 
     def initialize(self, deadline: float | None = None) -> None:
-        """Calls `_initialize`, a reactor's constructors, where the guest has one."""
-        if INITIALIZE in self.guest.functions:
-            self.call(INITIALIZE, deadline=deadline)
+        """Runs the start function and then `_initialize`, where the guest has them.
+
+        Once in an actor's life, when it is spawned; never when it is restored.
+        """
+        for name in (START_EXPORT, INITIALIZE):
+            if name in self.guest.functions:
+                self.call(name, deadline=deadline)
+
+    def grow_memory(self, nbytes: int) -> None:
+        """Grows linear memory to `nbytes`, whole wasm pages; RegionError where it may not."""
+        memory = self.exports[MEMORY]
+        assert isinstance(memory, wasmtime.Memory)
+        missing = nbytes - self.region.nbytes
+        if missing < 0 or nbytes % WASM_PAGE:
+            raise RegionError(f"{self.guest.name}'s memory cannot become {nbytes} bytes long")
+        try:
+            memory.grow(self._store, missing // WASM_PAGE)
+        except wasmtime.WasmtimeError:
+            raise RegionError(
+                f"{self.guest.name} may not have {format_nbytes(nbytes)} of linear memory"
+            ) from None
 
     def call(self, name: str, *args: int, deadline: float | None = None) -> int:
         """Calls an exported function of i32 parameters; its i32 result is signed, 0 for none.

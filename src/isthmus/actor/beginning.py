@@ -1,0 +1,79 @@
+"""How an actor begins: new, or as another one was; and what all actors of a runtime live on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from isthmus.actor.snapshot import Restoration
+from isthmus.actor.state import ActorState
+from isthmus.device.base import Backend, Device
+from isthmus.memory import Image
+from isthmus.snapshot import Chunks
+from isthmus.units import HostAddr
+from isthmus.wasm import Engine
+
+if TYPE_CHECKING:
+    from isthmus.actor.actor import Actor
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """How an actor begins that was not there before."""
+
+    args: Sequence[str] = ()
+    """Options for the guest, `key=value`: its WASI arguments after the guest's name."""
+    seed: int = 0
+    """Of its random numbers."""
+    clock_ns: int = 0
+    """Of its clock, nanoseconds since 1970-01-01 00:00 UTC."""
+    copy_tensors: bool = False
+    """Stage the tensors of `compute` in device memory. Only to measure what that costs."""
+
+    @property
+    def state(self) -> ActorState:
+        """The state of an actor that has done nothing yet."""
+        return ActorState(
+            args=tuple(self.args),
+            globals=(),
+            opened=(),
+            last_handle=0,
+            seed=self.seed,
+            n_random_blocks=0,
+            clock_ns=self.clock_ns,
+            log_position=0,
+            n_messages=0,
+        )
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An actor between two messages, whole: how another one begins."""
+
+    state: ActorState
+    image: Image
+    """Its linear memory."""
+    chunks: Chunks | None = None
+    """The hashes of the image, where they are known."""
+    snapshot_id: str | None = None
+    """The snapshot that it was last saved as, or restored from."""
+    restoration: Restoration | None = None
+    verify: Callable[[HostAddr], None] | None = None
+    """Compares the image, once it is placed, with its hashes; raises SnapshotInvalid."""
+    copy_tensors: bool = False
+
+
+@dataclass(frozen=True)
+class Home:
+    """What all actors of one runtime live on."""
+
+    engine: Engine
+    device: Device
+    backend: Backend
+    adopt: Callable[[Actor], None]
+    """Called with each new actor, so that somebody closes it."""
+    version: str = ""
+    """Of Isthmus, for the manifest of a snapshot."""
+    snapshot_key: bytes | None = field(default=None, repr=False)
+    """What snapshots are signed with."""

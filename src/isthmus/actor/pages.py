@@ -1,0 +1,72 @@
+"""An actor's linear memory over time: which chunks hold what, and the image it was frozen in.
+
+::
+
+    Region ── writes since ──► its own pages
+       └──── everything else ─► Image (frozen), whose chunks' hashes are known or not
+
+Freezing copies what is in use into an image and lets the Region go on over it, copy-on-write. The
+bytes exist once afterwards, children map the same image, and the system tells which pages changed
+since: the next snapshot need hash no others.
+"""
+
+from __future__ import annotations
+
+from isthmus.memory import Image, Region, touched_chunks, used_chunks
+from isthmus.native import libc
+from isthmus.snapshot import CHUNK_NBYTES, Chunks, MemorySource
+from isthmus.snapshot.chunk import hash_chunks, runs
+
+_REFREEZE_ABOVE = 0.25
+"""Freeze again once more than this share of the memory in use was written to since."""
+
+
+class Pages:
+    """See the module. Used while the guest runs nothing."""
+
+    def __init__(self, region: Region, *, remappable: bool) -> None:
+        self._region = region
+        self._remappable = remappable and region.remappable
+        self._hashed: tuple[Image, Chunks] | None = None
+
+    def load(self, image: Image, chunks: Chunks | None) -> int:
+        """Makes the memory that of `image`. Returns how many bytes were copied to do so."""
+        n_copied = self._region.load(image)
+        self._hashed = (image, chunks) if chunks is not None else None
+        return n_copied
+
+    def source(self) -> MemorySource:
+        """The memory as it is now, with the hash of each chunk."""
+        region = self._region
+        known = self._known()
+        touched = (used_chunks if known is None else touched_chunks)(region, CHUNK_NBYTES)
+        chunks = hash_chunks(region.base, region.nbytes, touched, known)
+        return MemorySource(region.base, region.nbytes, chunks)
+
+    def freeze(self) -> Image:
+        """An image of the memory as it is now; the Region goes on over it where it can."""
+        region = self._region
+        numbers = [
+            int(n)
+            for n in used_chunks(region, CHUNK_NBYTES)
+            if not libc.is_zero(region.base + int(n) * CHUNK_NBYTES, CHUNK_NBYTES)
+        ]
+        image = Image.freeze(region.base, region.nbytes, list(runs(numbers)))
+        if self._remappable:
+            self.load(image, None)
+        return image
+
+    def track(self, source: MemorySource) -> None:
+        """Has the next `source` hash only what changes from now on, or from not long ago."""
+        if not self._remappable:
+            return
+        n_touched = len(touched_chunks(self._region, CHUNK_NBYTES))
+        if self._known() is None or n_touched > _REFREEZE_ABOVE * len(source.chunks):
+            used = list(runs(source.chunks))
+            image = Image.freeze(source.base, source.nbytes, used)
+            self.load(image, source.chunks)
+
+    def _known(self) -> Chunks | None:
+        image = self._region.image
+        hashed = self._hashed
+        return hashed[1] if hashed and image is not None and hashed[0] is image else None

@@ -1,0 +1,310 @@
+"""Between an actor's state and a snapshot's manifest, and how exact a restored actor is.
+
+============  ==================================================================================
+level         what holds
+============  ==================================================================================
+exact         same build, device and settings: every byte and every next logit are equal
+state-exact   all bytes are equal; next logits may differ in rounding, for the reasons given
+replayed      another model or KV type: the tokens are the same and were prefilled again
+============  ==================================================================================
+
+A level is decided by comparing what the manifest says with what is here, never assumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+from isthmus.actor.host_api import Granted
+from isthmus.actor.state import ActorState, Opened, OpenedModel, OpenedSession, OpenedWeight
+from isthmus.config import Limits
+from isthmus.device.base import Device
+from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
+from isthmus.model import KvLayout, Model
+from isthmus.model.kv_cache import KV_TYPES
+from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
+from isthmus.snapshot.draft import GUEST_PART
+from isthmus.snapshot.manifest import (
+    FORMAT_VERSION,
+    ActorRecord,
+    DeviceRecord,
+    Dtype,
+    GlobalRecord,
+    GuestRecord,
+    HandleRecord,
+    LimitsRecord,
+    ModelRecord,
+    SessionRecord,
+)
+from isthmus.wasm import GlobalValue, Guest
+
+LEVELS = ("exact", "state-exact", "replayed")
+"""From the best on."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """How an actor came back. `reasons` tell why it is not better than `level`."""
+
+    level: str
+    reasons: tuple[str, ...]
+    snapshot_id: str
+    replayed: frozenset[str] = frozenset()
+    """Models, by name, whose sessions' tokens are prefilled again."""
+    foreign: frozenset[str] = frozenset()
+    """Of these, the models to which the tokens mean nothing: the guest opens its sessions anew."""
+
+
+# ---------------------------------------------------------------------------------- writing
+
+
+def describe(
+    guest: Guest,
+    device: Device,
+    granted: Granted,
+    state: ActorState,
+    memory: MemorySource,
+    parent: str | None,
+    version: str,
+) -> Draft:
+    """A snapshot of an actor that runs nothing."""
+    names = sorted({it.model for it in state.opened})
+    parts: dict[str, tuple[Dtype, bytes]] = {GUEST_PART: ("U8", guest.wasm)}
+    for it in state.sessions:
+        parts[f"session.{it.handle}.tokens"] = ("I32", it.tokens.tobytes())
+        parts[f"session.{it.handle}.text"] = ("U8", _text(granted.models[it.model], it.tokens))
+    return Draft.make(
+        memory,
+        parts,
+        format_version=FORMAT_VERSION,
+        isthmus=version,
+        created_ns=time.time_ns(),
+        parent=parent,
+        guest=GuestRecord(guest.name, guest.sha256),
+        globals=tuple(GlobalRecord(it.index, it.type, it.bits.hex()) for it in state.globals),  # type: ignore[arg-type]
+        models=tuple(_model_record(name, granted.models[name]) for name in names),
+        handles=tuple(_handle_records(state.opened)),
+        sessions=tuple(_session_record(it, granted.models[it.model]) for it in state.sessions),
+        actor=_actor_record(state, granted),
+        device=_device_record(device),
+    )
+
+
+def _text(model: Model, tokens: array[int]) -> bytes:
+    return model.tokenizer.decode(tokens, render_special=True) if model.has_tokenizer else b""
+
+
+def _model_record(name: str, model: Model) -> ModelRecord:
+    return ModelRecord(
+        name=name,
+        file_name=model.path.name,
+        architecture=model.hparams.architecture,
+        weights_sha256=model.fingerprint.weights,
+        tokenizer_sha256=model.fingerprint.tokenizer,
+        kv_type=model.settings.kv_type,  # type: ignore[arg-type]
+        prefill_chunk=model.settings.prefill_chunk,
+        deterministic=model.settings.deterministic,
+        repack=model.settings.repack,
+    )
+
+
+def _handle_records(opened: tuple[Opened, ...]) -> Iterator[HandleRecord]:
+    for it in opened:
+        if isinstance(it, OpenedModel):
+            yield HandleRecord(it.handle, it.model)
+        elif isinstance(it, OpenedWeight):
+            yield HandleRecord(it.handle, it.model, it.weight)
+
+
+def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
+    layout = it.layout
+    return SessionRecord(
+        handle=it.handle,
+        model=it.model,
+        ptr=it.ptr,
+        n_ctx=layout.n_ctx,
+        n_layer=layout.n_layer,
+        n_vocab=layout.n_vocab,
+        kv_type=model.settings.kv_type,  # type: ignore[arg-type]
+        row_nbytes=layout.row_nbytes,
+        kv_offset=layout.kv_offset,
+        n_tokens=len(it.tokens),
+        has_logits=it.has_logits,
+    )
+
+
+def _actor_record(state: ActorState, granted: Granted) -> ActorRecord:
+    return ActorRecord(
+        args=state.args,
+        tools=tuple(sorted(granted.tools)),
+        limits=LimitsRecord(**asdict(granted.limits)),
+        seed=str(state.seed),
+        n_random_blocks=state.n_random_blocks,
+        clock_ns=state.clock_ns,
+        log_position=state.log_position,
+        n_messages=state.n_messages,
+        last_handle=state.last_handle,
+    )
+
+
+def _device_record(device: Device) -> DeviceRecord:
+    info = device.info
+    return DeviceRecord(info.name, info.library, info.features, info.threads)
+
+
+# ---------------------------------------------------------------------------------- reading
+
+
+def state_of(snapshot: Snapshot) -> ActorState:
+    """The state that a snapshot holds. SnapshotInvalid where it contradicts itself."""
+    manifest = snapshot.manifest
+    record = manifest.actor
+    opened: list[Opened] = [_open_record(snapshot, it) for it in manifest.sessions]
+    for handle in manifest.handles:
+        manifest.model(handle.model)
+        opened.append(
+            OpenedWeight(handle.handle, handle.model, handle.weight)
+            if handle.weight
+            else OpenedModel(handle.handle, handle.model)
+        )
+    return ActorState(
+        args=record.args,
+        globals=tuple(
+            GlobalValue(it.index, it.type, bytes.fromhex(it.bits)) for it in manifest.globals
+        ),
+        opened=tuple(sorted(opened, key=lambda it: it.handle)),
+        last_handle=record.last_handle,
+        seed=int(record.seed),
+        n_random_blocks=record.n_random_blocks,
+        clock_ns=record.clock_ns,
+        log_position=record.log_position,
+        n_messages=record.n_messages,
+    )
+
+
+def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
+    model = snapshot.manifest.model(record.model)
+    if model.kv_type != record.kv_type:
+        raise SnapshotInvalid("a session has another KV type than its model")
+    tokens = array("i", snapshot.part(f"session.{record.handle}.tokens"))
+    if len(tokens) != record.n_tokens:
+        raise SnapshotInvalid(f"session {record.handle} has {len(tokens)} of its tokens")
+    layout = KvLayout(
+        n_ctx=record.n_ctx,
+        n_layer=record.n_layer,
+        n_vocab=record.n_vocab,
+        dtype=KV_TYPES[record.kv_type],
+        row_nbytes=record.row_nbytes,
+        kv_offset=record.kv_offset,
+    )
+    return OpenedSession(record.handle, record.model, record.ptr, layout, tokens, record.has_logits)
+
+
+def guest_of(snapshot: Snapshot) -> bytes:
+    """The guest's module, as the snapshot carries it."""
+    wasm = snapshot.part(GUEST_PART)
+    if hashlib.sha256(wasm).hexdigest() != snapshot.manifest.guest.sha256:
+        raise SnapshotInvalid(f"{snapshot.path} carries another guest than its manifest says")
+    return wasm
+
+
+def limits_of(manifest: Manifest) -> Limits:
+    """The limits that the actor had, but none wider than the usual ones."""
+    record = manifest.actor.limits
+    try:
+        limits = Limits(**{name: getattr(record, name) for name in record.__struct_fields__})
+    except SettingsError as error:
+        raise SnapshotInvalid(f"the snapshot has impossible limits: {error}") from None
+    return limits.stricter(Limits())
+
+
+def assess(
+    snapshot: Snapshot, device: Device, models: Mapping[str, Model], tools: Mapping[str, object]
+) -> Restoration:
+    """How exact an actor would be that is restored with these. SnapshotMismatch where it cannot."""
+    manifest = snapshot.manifest
+    _require_all(manifest, models, tools)
+    rounding = list(_device_differences(manifest, device))
+    replay: dict[str, list[str]] = {}
+    foreign = set()
+    for record in manifest.models:
+        model = models[record.name]
+        here = _model_record(record.name, model)
+        if changes := list(_state_differences(record, here)):
+            replay[record.name] = changes
+        if record.tokenizer_sha256 != here.tokenizer_sha256:
+            foreign.add(record.name)
+        rounding += _settings_differences(record, here)
+    reasons = [reason for changes in replay.values() for reason in changes] + rounding
+    level = "replayed" if replay else "state-exact" if rounding else "exact"
+    return Restoration(level, tuple(reasons), snapshot.id, frozenset(replay), frozenset(foreign))
+
+
+def require_level(restoration: Restoration, require: str) -> None:
+    """SnapshotMismatch where the level is below `require`; SettingsError where that is none."""
+    if require not in LEVELS:
+        raise SettingsError(f"require is {require!r}: give {', '.join(LEVELS)}")
+    if LEVELS.index(restoration.level) > LEVELS.index(require):
+        raise SnapshotMismatch(
+            f"the actor would be {restoration.level}, and {require} is required",
+            restoration.reasons,
+        )
+
+
+def _require_all(
+    manifest: Manifest, models: Mapping[str, Model], tools: Mapping[str, object]
+) -> None:
+    missing = [
+        f"the model {record.name!r} ({record.file_name}, SHA-256 {record.weights_sha256[:12]}…)"
+        for record in manifest.models
+        if record.name not in models
+    ]
+    missing += [f"the tool {name!r}" for name in manifest.actor.tools if name not in tools]
+    if missing:
+        raise SnapshotMismatch(f"the actor had, and was not given now: {', '.join(missing)}")
+
+
+def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
+    """What makes the bytes of a KV cache useless."""
+    if then.weights_sha256 != now.weights_sha256:
+        yield (
+            f"model {then.name!r}: weights {then.weights_sha256[:12]}… ({then.file_name}) then, "
+            f"{now.weights_sha256[:12]}… ({now.file_name}) now"
+        )
+    if then.tokenizer_sha256 != now.tokenizer_sha256:
+        yield (
+            f"model {then.name!r}: tokenizer {then.tokenizer_sha256[:12]}… then, "
+            f"{now.tokenizer_sha256[:12]}… now"
+        )
+    if then.kv_type != now.kv_type:
+        yield f"model {then.name!r}: KV cache of {then.kv_type} then, {now.kv_type} now"
+
+
+def _settings_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
+    """What changes rounding."""
+    names = ["deterministic", "repack"]
+    if not (then.deterministic and now.deterministic):
+        names.append("prefill_chunk")
+    for name in names:
+        before, after = getattr(then, name), getattr(now, name)
+        if before != after:
+            yield f"model {then.name!r}: {name} was {before}, is {after}"
+
+
+def _device_differences(manifest: Manifest, device: Device) -> Iterator[str]:
+    then, now = manifest.device, _device_record(device)
+    names = ["name", "library", "features"]
+    if not (manifest.models and all(model.deterministic for model in manifest.models)):
+        names.append("threads")
+    for name in names:
+        before, after = getattr(then, name), getattr(now, name)
+        if before != after:
+            yield f"{'device' if name == 'name' else name}: {_shown(before)} then, {_shown(after)} now"
+
+
+def _shown(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,197 @@
+"""All that an actor is between two messages, beside the bytes of its memory.
+
+`read_handles` looks at a live actor's handles, `Reopen` opens them again in a new one. Forking
+passes a state from actor to actor; a snapshot writes it down.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from isthmus.actor.handles import HandleTable
+from isthmus.actor.tensor import Weight
+from isthmus.actor.virtual import SeededRandom, VirtualClock
+from isthmus.config import Limits
+from isthmus.device.buffer import Binding
+from isthmus.errors import IsthmusError, SnapshotInvalid, SnapshotMismatch
+from isthmus.memory import Region
+from isthmus.model import KvLayout, Model, Session
+from isthmus.model.kv_cache import SPAN_ALIGNMENT
+from isthmus.units import GuestPtr
+from isthmus.wasm import GlobalValue
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A handle of a model, by the name under which the actor was given it."""
+
+    handle: int
+    model: str
+
+
+@dataclass(frozen=True)
+class OpenedWeight:
+    """A handle of a model's weight."""
+
+    handle: int
+    model: str
+    weight: str
+
+
+@dataclass(frozen=True)
+class OpenedSession:
+    """A handle of a session; its bytes lie in the memory at `ptr`."""
+
+    handle: int
+    model: str
+    ptr: int
+    layout: KvLayout
+    tokens: array[int]
+    has_logits: bool
+
+    @property
+    def end(self) -> int:
+        """Where its span ends."""
+        return self.ptr + self.layout.nbytes
+
+
+Opened = OpenedModel | OpenedWeight | OpenedSession
+
+
+@dataclass(frozen=True)
+class ActorState:
+    """See the module."""
+
+    args: tuple[str, ...]
+    globals: tuple[GlobalValue, ...]
+    opened: tuple[Opened, ...]
+    last_handle: int
+    seed: int
+    n_random_blocks: int
+    clock_ns: int
+    log_position: int
+    n_messages: int
+
+    @property
+    def sessions(self) -> list[OpenedSession]:
+        """Its sessions, oldest first."""
+        return [it for it in self.opened if isinstance(it, OpenedSession)]
+
+    def clock(self) -> VirtualClock:
+        """A clock that goes on where this one is."""
+        return VirtualClock(self.clock_ns)
+
+    def random(self) -> SeededRandom:
+        """Random numbers that go on where these are."""
+        return SeededRandom(self.seed, self.n_random_blocks)
+
+
+def read_handles(handles: HandleTable, models: Mapping[str, Model]) -> tuple[Opened, ...]:
+    """What the guest has opened; models by the names under which they were given."""
+    names = {id(model): name for name, model in models.items()}
+    opened: list[Opened] = []
+    for handle in handles.numbers():
+        thing = handles.get(handle, object)
+        if isinstance(thing, Session):
+            name = names[id(thing.model)]
+            tokens = thing.tokens[:]
+            opened.append(
+                OpenedSession(handle, name, thing.ptr, thing.layout, tokens, thing.has_logits)
+            )
+        elif isinstance(thing, Weight):
+            opened.append(OpenedWeight(handle, names[id(thing.model)], thing.name))
+        elif isinstance(thing, Model):
+            opened.append(OpenedModel(handle, names[id(thing)]))
+    return tuple(opened)
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """Opens again what a state says was open, in a new actor's memory.
+
+    Everything is checked: a state may come from a stranger. `replay` names the models that are not
+    those of the state: sessions on them keep their tokens, and get their bytes computed anew.
+    Sessions on the models in `drop` are not opened, since their tokens mean nothing to the new one.
+    """
+
+    models: Mapping[str, Model]
+    limits: Limits
+    region: Region
+    binding: Binding
+    grow: Callable[[int], int]
+    """Makes linear memory so many bytes longer and returns where they begin."""
+    replay: frozenset[str] = frozenset()
+    drop: frozenset[str] = frozenset()
+
+    def fill(self, handles: HandleTable, state: ActorState) -> None:
+        """Puts everything into an empty table; on an error what was opened is closed."""
+        self._check_limits(state)
+        try:
+            for it in state.opened:
+                if not (isinstance(it, OpenedSession) and it.model in self.drop):
+                    handles.put(it.handle, self._open(it))
+            handles.set_last(state.last_handle)
+        except BaseException:
+            for session in handles.all(Session):
+                session.close()
+            raise
+
+    def _check_limits(self, state: ActorState) -> None:
+        sessions = sorted(state.sessions, key=lambda it: it.ptr)
+        for first, second in itertools.pairwise(sessions):
+            if first.end > second.ptr:
+                raise SnapshotInvalid("two sessions of the snapshot overlap")
+        kv_nbytes = sum(it.layout.kv_nbytes for it in sessions)
+        if len(sessions) > self.limits.sessions:
+            raise SnapshotMismatch(
+                f"the snapshot has {len(sessions)} sessions; {self.limits.sessions} are allowed"
+            )
+        if self.limits.kv_nbytes is not None and kv_nbytes > self.limits.kv_nbytes:
+            raise SnapshotMismatch(
+                f"the snapshot's sessions take {kv_nbytes} bytes; "
+                f"{self.limits.kv_nbytes} are allowed"
+            )
+
+    def _open(self, it: Opened) -> object:
+        model = self.models[it.model]
+        if isinstance(it, OpenedModel):
+            return model
+        if isinstance(it, OpenedWeight):
+            if model.weights.info(it.weight) is None:
+                raise SnapshotMismatch(f"{model.name} has no weight {it.weight!r}")
+            return Weight(model, it.weight)
+        if it.model in self.replay:
+            return self._replay(it, model)
+        return self._resume(it, model)
+
+    def _resume(self, it: OpenedSession, model: Model) -> Session:
+        if it.ptr % SPAN_ALIGNMENT or it.end > self.region.nbytes:
+            raise SnapshotInvalid("a session of the snapshot does not lie in its memory")
+        try:
+            return model.resume_session(
+                self.region,
+                self.binding,
+                GuestPtr(it.ptr),
+                it.layout,
+                it.tokens,
+                has_logits=it.has_logits,
+            )
+        except IsthmusError as error:
+            raise SnapshotInvalid(f"a session of the snapshot cannot be opened: {error}") from None
+
+    def _replay(self, it: OpenedSession, model: Model) -> Session:
+        """The same tokens with another model or another type of KV cache."""
+        layout = model.layout(it.layout.n_ctx)
+        ptr = it.ptr if layout.nbytes <= it.layout.nbytes else self.grow(layout.nbytes)
+        session = model.open_session(self.region, self.binding, GuestPtr(ptr), layout)
+        try:
+            if it.tokens:
+                model.prefill(session, it.tokens)
+        except BaseException:
+            session.close()
+            raise
+        session.has_logits = session.has_logits and it.has_logits
+        return session

@@ -1,0 +1,150 @@
+"""Frozen bytes of a linear memory, in files, to be mapped copy-on-write by any number of Regions.
+
+::
+
+    Region of the parent   Region of a child    Region of a restored actor
+          │ copy-on-write        │                     │
+          └──────────┬───────────┘                     │
+               Image (nameless memory)            Image (a snapshot's file)
+
+Pages that nobody writes to exist once. The bytes of an image never change after it was made.
+Where the system has no nameless memory (macOS), a temporary file without a name is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from isthmus.errors import RegionError
+from isthmus.native import libc
+from isthmus.native.owned import Owned
+from isthmus.units import MIB, OS_PAGE, HostAddr
+
+MOST_EXTENTS = 1024
+"""A process has some 65,000 mappings; an image in more pieces than this is brought together."""
+_COPY_NBYTES = 8 * MIB
+
+
+class SharedFile(Owned):
+    """Owns one file descriptor that several images read from."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd + 1, lambda handle: os.close(handle - 1))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
+        return self.handle - 1
+
+
+@dataclass(frozen=True)
+class Extent:
+    """`nbytes` at `offset` of the image lie at `file_offset` of `file`."""
+
+    offset: int
+    nbytes: int
+    file: SharedFile
+    file_offset: int
+
+
+class Image:
+    """See the module. Immutable; kept alive by whoever maps it.
+
+    What no extent covers is zero, and so is all that lies outside the ranges `used`, (offset,
+    nbytes): whoever looks for its contents need not read the rest, which would make it resident.
+    """
+
+    def __init__(
+        self, nbytes: int, extents: Iterable[Extent], used: Sequence[tuple[int, int]]
+    ) -> None:
+        self.nbytes = nbytes
+        self.extents: Sequence[Extent] = _gathered(nbytes, extents)
+        self.used = used
+
+    @staticmethod
+    def freeze(base: HostAddr, nbytes: int, used: Sequence[tuple[int, int]]) -> Image:
+        """Copies the ranges `used`, (offset, nbytes), of the memory at `base` into an image."""
+        file = _nameless_file(nbytes)
+        for offset, length in used:
+            source = (ctypes.c_ubyte * length).from_address(base + offset)
+            _write_all(file.fd, memoryview(source).cast("B"), offset)
+        return Image(nbytes, [Extent(0, nbytes, file, 0)], used)
+
+    def place(self, base: HostAddr, *, map_files: bool) -> int:
+        """Puts the image at `base`, over zeroes; returns how many bytes had to be copied."""
+        n_copied = 0
+        for extent in self.extents:
+            address = base + extent.offset
+            if map_files and extent.file_offset % OS_PAGE == 0 and address % OS_PAGE == 0:
+                libc.map_copy_on_write(address, extent.nbytes, extent.file.fd, extent.file_offset)
+            else:
+                target = (ctypes.c_ubyte * extent.nbytes).from_address(address)
+                _read_all(extent, memoryview(target).cast("B"))
+                n_copied += extent.nbytes
+        return n_copied
+
+
+def _gathered(nbytes: int, extents: Iterable[Extent]) -> list[Extent]:
+    """Neighbours made one; all of it copied into one file where too many are left."""
+    joined: list[Extent] = []
+    for extent in extents:
+        last = joined[-1] if joined else None
+        if last is not None and _follows(last, extent):
+            joined[-1] = Extent(
+                last.offset, last.nbytes + extent.nbytes, last.file, last.file_offset
+            )
+        else:
+            joined.append(extent)
+    if len(joined) <= MOST_EXTENTS:
+        return joined
+    file = _nameless_file(nbytes)
+    for extent in joined:
+        part = memoryview(bytearray(extent.nbytes))
+        _read_all(extent, part)
+        _write_all(file.fd, part, extent.offset)
+    return [Extent(0, nbytes, file, 0)]
+
+
+def _follows(first: Extent, second: Extent) -> bool:
+    return (
+        first.file is second.file
+        and first.offset + first.nbytes == second.offset
+        and first.file_offset + first.nbytes == second.file_offset
+    )
+
+
+def _nameless_file(nbytes: int) -> SharedFile:
+    """A file of zeroes without a name, gone with its last user."""
+    try:
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("isthmus image", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile(prefix="isthmus-") as temporary:
+                fd = os.dup(temporary.fileno())
+        file = SharedFile(fd)
+        os.ftruncate(fd, nbytes)
+    except OSError as error:
+        raise RegionError(f"cannot freeze {nbytes} bytes of memory: {error.strerror}") from None
+    return file
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        try:
+            n = os.pwrite(fd, data[:_COPY_NBYTES], offset)
+        except OSError as error:
+            raise RegionError(f"cannot freeze memory: {error.strerror}") from None
+        data, offset = data[n:], offset + n
+
+
+def _read_all(extent: Extent, target: memoryview) -> None:
+    offset = extent.file_offset
+    while target:
+        n = os.preadv(extent.file.fd, [target[:_COPY_NBYTES]], offset)
+        if n == 0:
+            raise RegionError("the file of an image is shorter than it was")
+        target, offset = target[n:], offset + n

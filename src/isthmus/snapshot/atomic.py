@@ -1,0 +1,112 @@
+"""Files that appear whole or not at all, also when the process is killed or the power fails.
+
+1. a temporary file in the same folder, locked by its writer
+2. written, then synced
+3. renamed over the target, and the folder synced
+
+What a killed writer left behind is not locked any more; whoever writes there next removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from isthmus.errors import SnapshotError
+
+_SUFFIX = ".partial"
+_PREFIX = ".isthmus-"
+
+
+class AtomicFile:
+    """Owns a temporary file that becomes `path` by `commit`, or vanishes when closed without."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_symlink():
+            raise SnapshotError(f"{path} is a symbolic link; give the file itself")
+        sweep(path.parent)
+        with explained(path):
+            self._temporary, self.fd = _open_locked(path.parent)
+        self._open = True
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Writes all of `data` at `offset`."""
+        view = memoryview(data)
+        with explained(self.path):
+            while view:
+                n = os.pwrite(self.fd, view, offset)
+                view, offset = view[n:], offset + n
+
+    def commit(self, nbytes: int) -> None:
+        """Gives the file its length, and its name once every byte is on the disk."""
+        with explained(self.path):
+            os.ftruncate(self.fd, nbytes)
+            os.fsync(self.fd)
+            os.replace(self._temporary, self.path)
+            sync_folder(self.path.parent)
+        self._open = False
+        os.close(self.fd)
+
+    def __enter__(self) -> AtomicFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._open:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
+            os.close(self.fd)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left in a folder; what a living one is writing stays."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes names that were added, replaced or removed durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an OSError into a SnapshotError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        hint = "; nothing was changed" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise SnapshotError(f"cannot write {path}: {error.strerror}{hint}") from None
+
+
+def _open_locked(folder: Path) -> tuple[Path, int]:
+    """A new temporary file, locked before anybody can take it for a leftover."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        path = folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}{_SUFFIX}"
+        fd = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists():  # and was not swept before it was locked
+                return path, fd
+        except BlockingIOError:
+            pass
+        os.close(fd)

@@ -1,0 +1,82 @@
+"""Chunks: the unit in which a linear memory is hashed, compared and shared.
+
+16,384 bytes: a whole number of OS pages almost everywhere, so that a chunk can be mapped. A chunk
+that is all zero has no digest and takes no space.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from isthmus.errors import SnapshotInvalid
+from isthmus.native import libc
+from isthmus.units import KIB, HostAddr
+
+CHUNK_NBYTES = 16 * KIB
+DIGEST_NBYTES = 32
+
+Chunks = Mapping[int, bytes]
+"""Chunk number -> SHA-256 of its bytes, ascending; those that are all zero are left out."""
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Bytes to be saved: a linear memory that nobody changes meanwhile, and its chunks."""
+
+    base: HostAddr
+    nbytes: int
+    chunks: Chunks
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        """The bytes themselves, not a copy."""
+        return memoryview((ctypes.c_ubyte * nbytes).from_address(self.base + offset)).cast("B")
+
+
+def hash_chunks(
+    base: HostAddr, nbytes: int, touched: Iterable[int], known: Chunks | None = None
+) -> dict[int, bytes]:
+    """The chunks of the memory at `base`: `touched` are hashed, all others as in `known`."""
+    chunks = {n: digest for n, digest in (known or {}).items() if n * CHUNK_NBYTES < nbytes}
+    for number in map(int, touched):
+        address = base + number * CHUNK_NBYTES
+        if libc.is_zero(address, CHUNK_NBYTES):
+            chunks.pop(number, None)
+        else:
+            data = (ctypes.c_ubyte * CHUNK_NBYTES).from_address(address)
+            chunks[number] = hashlib.sha256(data).digest()
+    return dict(sorted(chunks.items()))
+
+
+def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Ascending chunk numbers as ranges of bytes: (offset, nbytes)."""
+    first = last = -1
+    for number in numbers:
+        if number != last + 1 or first < 0:
+            if first >= 0:
+                yield first * CHUNK_NBYTES, (last + 1 - first) * CHUNK_NBYTES
+            first = number
+        last = number
+    if first >= 0:
+        yield first * CHUNK_NBYTES, (last + 1 - first) * CHUNK_NBYTES
+
+
+def encode_chunks(chunks: Chunks) -> tuple[bytes, bytes]:
+    """The numbers, u32 [n] little-endian, and the digests, u8 [n, 32]."""
+    return struct.pack(f"<{len(chunks)}I", *chunks), b"".join(chunks.values())
+
+
+def decode_chunks(numbers: bytes, digests: bytes, nbytes: int) -> dict[int, bytes]:
+    """What `encode_chunks` made; SnapshotInvalid unless ascending and inside `nbytes`."""
+    found = [number for (number,) in struct.iter_unpack("<I", numbers)]
+    rising = all(a < b for a, b in itertools.pairwise(found))
+    if not rising or (found and found[-1] * CHUNK_NBYTES >= nbytes):
+        raise SnapshotInvalid("the table of chunks is not in order, or leaves the memory")
+    if len(digests) != len(found) * DIGEST_NBYTES:
+        raise SnapshotInvalid("the table of chunks lacks digests")
+    parts = (digests[i : i + DIGEST_NBYTES] for i in range(0, len(digests), DIGEST_NBYTES))
+    return dict(zip(found, parts, strict=True))

@@ -1,0 +1,113 @@
+"""A snapshot about to be written, and writing it as one file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isthmus.snapshot.atomic import AtomicFile
+from isthmus.snapshot.chunk import DIGEST_NBYTES, MemorySource, encode_chunks, runs
+from isthmus.snapshot.header import digest, encode_header, sign, tensors_of
+from isthmus.snapshot.manifest import Dtype, Manifest, MemoryRecord, PartRecord
+
+NUMBERS_PART = "chunk.numbers"
+DIGESTS_PART = "chunk.sha256"
+GUEST_PART = "guest"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a snapshot that was written."""
+
+    path: Path
+    id: str
+    nbytes_written: int
+    """Of the file, or of what was new in the store."""
+    n_chunks_written: int
+    n_chunks: int
+    """Chunks of the memory that are not all zero."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """All that a snapshot holds. `parts` are U8 or I32 arrays by name."""
+
+    manifest: Manifest
+    parts: Mapping[str, bytes]
+    memory: MemorySource
+
+    @staticmethod
+    def make(
+        memory: MemorySource, parts: Mapping[str, tuple[Dtype, bytes]], **records: Any
+    ) -> Draft:
+        """A draft whose manifest has `records` and describes `parts` and the table of chunks."""
+        numbers, digests = encode_chunks(memory.chunks)
+        n = len(memory.chunks)
+        arrays: dict[str, tuple[Dtype, tuple[int, ...], bytes]] = {
+            NUMBERS_PART: ("U32", (n,), numbers),
+            DIGESTS_PART: ("U8", (n, DIGEST_NBYTES), digests),
+        }
+        for name, (dtype, data) in parts.items():
+            arrays[name] = (dtype, (len(data) // (1 if dtype == "U8" else 4),), data)
+        # Tensors of four-byte elements first, so that all begin at a multiple of four.
+        ordered = sorted(arrays, key=lambda name: arrays[name][0] == "U8")
+        manifest = Manifest(
+            memory=MemoryRecord(memory.nbytes, n),
+            parts=tuple(
+                PartRecord(name, dtype, shape, hashlib.sha256(data).hexdigest())
+                for name in ordered
+                for dtype, shape, data in (arrays[name],)
+            ),
+            **records,
+        )
+        return Draft(manifest, {name: arrays[name][2] for name in ordered}, memory)
+
+    @property
+    def id(self) -> str:
+        """The snapshot's id."""
+        return digest(self.manifest.encode())
+
+
+def save_file(draft: Draft, path: Path, key: bytes | None = None) -> Saved:
+    """Writes a snapshot that needs nothing else, as one sparse file; replaces `path` whole.
+
+    Raises SnapshotError where it cannot be written; `path` is then what it was.
+    """
+    text = draft.manifest.encode()
+    with AtomicFile(path) as file:
+        header, end = write_head(file, draft, text, key, with_memory=True)
+        n_written = 0
+        for offset, nbytes in runs(draft.memory.chunks):
+            file.write(draft.memory.view(offset, nbytes), header + offset)
+            n_written += nbytes
+        file.commit(end)
+    n_chunks = len(draft.memory.chunks)
+    parts_nbytes = end - header - draft.memory.nbytes
+    return Saved(path, digest(text), header + n_written + parts_nbytes, n_chunks, n_chunks)
+
+
+def save_recipe(draft: Draft, path: Path, key: bytes | None) -> Saved:
+    """Writes a snapshot whose chunks lie elsewhere."""
+    text = draft.manifest.encode()
+    with AtomicFile(path) as file:
+        _, end = write_head(file, draft, text, key, with_memory=False)
+        file.commit(end)
+    return Saved(path, digest(text), end, 0, len(draft.memory.chunks))
+
+
+def write_head(
+    file: AtomicFile, draft: Draft, text: str, key: bytes | None, *, with_memory: bool
+) -> tuple[int, int]:
+    """Writes header and parts. Returns where the data section begins and where the file ends."""
+    tensors = tensors_of(draft.manifest, with_memory=with_memory)
+    header = encode_header(text, tensors, sign(text, key) if key else None)
+    file.write(header, 0)
+    end = len(header)
+    for tensor in tensors:
+        end = len(header) + tensor.offset + tensor.nbytes
+        if tensor.name in draft.parts:
+            file.write(draft.parts[tensor.name], len(header) + tensor.offset)
+    return len(header), end

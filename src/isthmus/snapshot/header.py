@@ -1,0 +1,193 @@
+"""A snapshot as a safetensors file: which tensor lies where, and the header that says so.
+
+1. u64, little-endian: length of the header, so that 8 + it is a multiple of 16,384
+2. the header: JSON, padded with spaces
+
+   * `__metadata__`: `format` = `isthmus-snapshot`, `manifest`, `sha256` of the manifest, and
+     `hmac-sha256` of it where the snapshot is signed
+   * for each tensor its `dtype`, `shape` and `data_offsets`
+
+3. the linear memory's image, sparse: `session.H.logits`, `session.H.k.L`, `session.H.v.L`, and
+   `memory.OFFSET` for all that lies between. Not in a store's snapshots, whose memory is in packs.
+4. the parts that the manifest lists, one behind the other
+
+There is one way to write a header: a reader makes it anew from the manifest and compares the
+bytes. So a flipped bit, an overlap or a tensor that points elsewhere cannot be there.
+
+Specification: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from isthmus.errors import SnapshotInvalid, SnapshotUntrusted
+from isthmus.snapshot.chunk import CHUNK_NBYTES
+from isthmus.snapshot.manifest import Manifest, SessionRecord, decode_manifest
+from isthmus.units import MIB, align_up
+
+FORMAT = "isthmus-snapshot"
+MAX_HEADER_NBYTES = 64 * MIB
+LENGTH = struct.Struct("<Q")
+_DTYPES = {"f16": ("F16", 2), "f32": ("F32", 4), "q8_0": ("U8", 1)}
+MIN_KEY_NBYTES = 16
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named range of the data section."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
+    offset: int
+    nbytes: int
+
+
+def tensors_of(manifest: Manifest, *, with_memory: bool) -> list[Tensor]:
+    """Every tensor in the order in which it lies in the data section, which they fill."""
+    tensors = list(_memory_tensors(manifest)) if with_memory else []
+    at = manifest.memory.nbytes if with_memory else 0
+    for part in manifest.parts:
+        tensors.append(Tensor(part.name, part.dtype, part.shape, at, part.nbytes))
+        at += part.nbytes
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise SnapshotInvalid("two tensors have the same name")
+    return tensors
+
+
+def _memory_tensors(manifest: Manifest) -> Iterator[Tensor]:
+    at, end = 0, manifest.memory.nbytes
+    for session in sorted(manifest.sessions, key=lambda session: session.ptr):
+        for tensor in _session_tensors(session):
+            if tensor.offset < at or tensor.offset + tensor.nbytes > end:
+                raise SnapshotInvalid(f"{tensor.name} overlaps another tensor or leaves the memory")
+            if tensor.offset > at:
+                yield _plain(at, tensor.offset)
+            yield tensor
+            at = tensor.offset + tensor.nbytes
+    if at < end:
+        yield _plain(at, end)
+
+
+def _plain(begin: int, end: int) -> Tensor:
+    return Tensor(f"memory.{begin:#010x}", "U8", [end - begin], begin, end - begin)
+
+
+def _session_tensors(session: SessionRecord) -> Iterator[Tensor]:
+    """Logits, and keys and values of each layer, as `model/kv_cache.py` lays them out."""
+    stem = f"session.{session.handle}"
+    logits_nbytes = 4 * session.n_vocab
+    yield Tensor(f"{stem}.logits", "F32", [session.n_vocab], session.ptr, logits_nbytes)
+    dtype, item_nbytes = _DTYPES[session.kv_type]
+    columns, rest = divmod(session.row_nbytes, item_nbytes)
+    if rest:
+        raise SnapshotInvalid("a row of the KV cache is no whole number of elements")
+    at = session.ptr + session.kv_offset
+    nbytes = session.n_ctx * session.row_nbytes
+    for layer in range(session.n_layer):
+        for kind in ("k", "v"):
+            yield Tensor(f"{stem}.{kind}.{layer}", dtype, [session.n_ctx, columns], at, nbytes)
+            at += nbytes
+
+
+def encode_header(
+    manifest_text: str, tensors: Sequence[Tensor], signature: str | None = None
+) -> bytes:
+    """The length and the header: a multiple of 16,384 bytes."""
+    metadata = {"format": FORMAT, "manifest": manifest_text, "sha256": digest(manifest_text)}
+    if signature is not None:
+        metadata["hmac-sha256"] = signature
+    return encode_safetensors(metadata, tensors)
+
+
+def encode_safetensors(metadata: dict[str, str], tensors: Sequence[Tensor]) -> bytes:
+    """A safetensors header whose data section begins at a multiple of 16,384 bytes."""
+    entries: dict[str, object] = {"__metadata__": metadata}
+    for tensor in tensors:
+        offsets = [tensor.offset, tensor.offset + tensor.nbytes]
+        entries[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": offsets,
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    nbytes = align_up(LENGTH.size + len(text), CHUNK_NBYTES) - LENGTH.size
+    return LENGTH.pack(nbytes) + text.ljust(nbytes)
+
+
+def digest(manifest_text: str) -> str:
+    """A snapshot's id: the SHA-256 of its manifest, which names the hashes of all the rest."""
+    return hashlib.sha256(manifest_text.encode()).hexdigest()
+
+
+def sign(manifest_text: str, key: bytes) -> str:
+    """HMAC-SHA256 of the manifest."""
+    return hmac.new(key, FORMAT.encode() + b"\0" + manifest_text.encode(), "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header that was read and found to be exactly what its manifest says."""
+
+    manifest: Manifest
+    id: str
+    signed: bool
+    has_memory: bool
+    tensors: Sequence[Tensor]
+    nbytes: int
+    """Where the data section begins in the file."""
+
+    @property
+    def file_nbytes(self) -> int:
+        """How long the file must be."""
+        last = self.tensors[-1] if self.tensors else None
+        return self.nbytes + (last.offset + last.nbytes if last else 0)
+
+
+def decode_header(raw: bytes, key: bytes | None) -> Header:
+    """Reads the length and the header, `raw`.
+
+    Where `key` is given the snapshot must be signed with it. Raises SnapshotInvalid,
+    SnapshotUnsupported, SnapshotUntrusted.
+    """
+    metadata = decode_metadata(raw)
+    text, signature = metadata.get("manifest", ""), metadata.get("hmac-sha256")
+    if metadata.get("format") != FORMAT:
+        raise SnapshotInvalid("it is a safetensors file, but no snapshot of Isthmus")
+    if metadata.get("sha256") != digest(text):
+        raise SnapshotInvalid("the manifest is damaged: its SHA-256 is another")
+    if key is not None:
+        _require_signature(text, signature, key)
+    manifest = decode_manifest(text)
+    for has_memory in (True, False):
+        tensors = tensors_of(manifest, with_memory=has_memory)
+        if encode_header(text, tensors, signature) == raw:
+            return Header(
+                manifest, digest(text), signature is not None, has_memory, tensors, len(raw)
+            )
+    raise SnapshotInvalid("the header does not say what the manifest says")
+
+
+def decode_metadata(raw: bytes) -> dict[str, str]:
+    """The `__metadata__` of a safetensors header, all strings."""
+    try:
+        entries = json.loads(raw[LENGTH.size :])
+    except (ValueError, RecursionError):
+        raise SnapshotInvalid("it is not a safetensors file, or its header is damaged") from None
+    metadata = entries.get("__metadata__") if isinstance(entries, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise SnapshotInvalid("it is a safetensors file, but no snapshot of Isthmus")
+    return metadata
+
+
+def _require_signature(text: str, signature: str | None, key: bytes) -> None:
+    if signature is None:
+        raise SnapshotUntrusted("the snapshot is not signed, and this runtime has a key")
+    if not hmac.compare_digest(sign(text, key).encode(), signature.encode()):
+        raise SnapshotUntrusted("the snapshot is signed with another key, or was changed")
