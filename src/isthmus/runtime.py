@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
@@ -118,10 +119,7 @@ class Runtime:
         bundled guest. Raises GuestInvalid with everything that is wrong with it.
         """
         self._require_open()
-        data, name = _read_guest(guest)
-        compiled = self.engine.compile(data, name)
-        with self._lock:
-            return self._guests.setdefault(compiled.sha256, compiled)
+        return self._compiled(*_read_guest(guest))
 
     def spawn(
         self,
@@ -204,9 +202,7 @@ class Runtime:
     def _guest_of(self, snapshot: Snapshot, given: str | Path | bytes | Guest | None) -> Guest:
         wasm, record = guest_of(snapshot), snapshot.manifest.guest
         if given is None:
-            compiled = self.engine.compile(wasm, record.name)
-            with self._lock:
-                return self._guests.setdefault(compiled.sha256, compiled)
+            return self._compiled(wasm, record.name)
         guest = given if isinstance(given, Guest) else self.load_guest(given)
         if guest.sha256 != record.sha256:
             raise SnapshotMismatch(
@@ -214,6 +210,14 @@ class Runtime:
                 f"not of {guest.name} {guest.sha256[:12]}…"
             )
         return guest
+
+    def _compiled(self, wasm: bytes, name: str) -> Guest:
+        known = self._guests.get(hashlib.sha256(wasm).hexdigest())
+        if known is not None:
+            return known
+        compiled = self.engine.compile(wasm, name)
+        with self._lock:
+            return self._guests.setdefault(compiled.sha256, compiled)
 
     def _adopt(self, actor: Actor) -> None:
         with self._lock:

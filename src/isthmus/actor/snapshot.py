@@ -303,7 +303,8 @@ def _device_differences(manifest: Manifest, device: Device) -> Iterator[str]:
     for name in names:
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
-            yield f"{'device' if name == 'name' else name}: {_shown(before)} then, {_shown(after)} now"
+            what = "device" if name == "name" else name
+            yield f"{what}: {_shown(before)} then, {_shown(after)} now"
 
 
 def _shown(value: object) -> str:

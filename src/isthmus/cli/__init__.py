@@ -17,7 +17,23 @@ from types import ModuleType
 
 from isthmus.errors import GuestTrapped, IsthmusError
 
-COMMANDS = ("run", "chat", "demo", "verify", "bench", "devices", "pull")
+COMMANDS = (
+    "run",
+    "chat",
+    "demo",
+    "snapshot",
+    "restore",
+    "fork",
+    "inspect",
+    "diff",
+    "log",
+    "verify-snapshot",
+    "gc",
+    "verify",
+    "bench",
+    "devices",
+    "pull",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,7 +84,7 @@ def _complain(error: IsthmusError) -> int:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"isthmus.cli.{name}")
+    return importlib.import_module(f"isthmus.cli.{name.replace('-', '_')}")
 
 
 def _version() -> str:

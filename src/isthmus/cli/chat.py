@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isthmus.actor import Actor
 from isthmus.cli.options import (
     add_device_options,
     add_guest_options,
+    add_key_option,
     add_model_options,
     fetched_model,
     limits,
@@ -19,14 +22,19 @@ from isthmus.cli.options import (
     open_runtime,
     say,
 )
+from isthmus.cli.restoring import restore
+from isthmus.cli.snapshot import tell
 from isthmus.config import Environment
 from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError
+from isthmus.model import Model
+from isthmus.runtime import Runtime
 
 HELP = "talk with a model, through the bundled chat guest or one of your own"
 EXAMPLES = """\
   isthmus chat
   isthmus chat --model model.gguf --system "You answer in one sentence."
   isthmus chat --model smollm2 --arg temperature=0 --arg n_ctx=4096
+  isthmus chat --resume ada.safetensors
 
 while it runs:
   Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another"""
@@ -37,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument("--guest", default="chat", metavar="GUEST", help="(default: chat)")
     parser.add_argument("--system", metavar="TEXT", help="how the model is to behave")
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="go on with the conversation in this snapshot, which is made if it is not there, "
+        "and save it when it ends",
+    )
+    add_key_option(parser)
     add_model_options(parser)
     add_guest_options(parser)
     add_device_options(parser)
@@ -44,35 +59,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    if not arguments.model:
-        arguments.model = [str(fetched_model("smollm2"))]
-    guest_options = list(arguments.arg)
-    if arguments.system:
-        guest_options.append(f"system={arguments.system}")
+    saved = Path(arguments.resume).expanduser() if arguments.resume else None
     with open_runtime(arguments) as runtime, _history(Environment.read().cache / "history"):
-        models = open_models(runtime, arguments)
-        say(f"{next(iter(models.values())).name}. Ctrl-C stops an answer, Ctrl-D ends.")
-
-        def spawn() -> Actor:
-            return runtime.spawn(
-                arguments.guest,
-                models=models,
-                args=guest_options,
-                limits=limits(arguments),
-                seed=arguments.seed,
-            )
-
-        actor = spawn()
+        begin = _beginning(runtime, arguments)
+        if saved is not None and saved.exists():
+            arguments.require, arguments.verify = "state-exact", "full"
+            actor = restore(runtime, str(saved), arguments)
+        else:
+            actor = begin()
         for message in _messages():
             if message == "/new":
                 actor.close()
-                actor = spawn()
+                actor = begin()
             elif message:
                 _answer(actor, message)
                 if actor.state == "closed":
                     say("The conversation is over; a new one begins.")
-                    actor = spawn()
+                    actor = begin()
+        if saved is not None:
+            tell(actor.snapshot(saved))
     return 0
+
+
+def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], Actor]:
+    """What begins a new conversation; its models are opened when they are first needed."""
+    options = list(arguments.arg)
+    if arguments.system:
+        options.append(f"system={arguments.system}")
+
+    @functools.cache
+    def models() -> dict[str, Model]:
+        chosen = copy.copy(arguments)
+        chosen.model = arguments.model or [str(fetched_model("smollm2"))]
+        opened = open_models(runtime, chosen)
+        say(f"{next(iter(opened.values())).name}. Ctrl-C stops an answer, Ctrl-D ends.")
+        return opened
+
+    return lambda: runtime.spawn(
+        arguments.guest,
+        models=models(),
+        args=options,
+        limits=limits(arguments),
+        seed=arguments.seed,
+    )
 
 
 def _messages() -> Iterator[str]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from isthmus.config import KV_TYPES, Environment, Limits
+from isthmus.config import KV_TYPES, Environment, Limits, ModelSettings
 from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model import Model
@@ -45,9 +45,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under a name for the guest "
         "(default name: default); repeat for more",
     )
-    group.add_argument(
-        "--kv-type", default="f16", choices=KV_TYPES, help="type of the KV cache (default: f16)"
-    )
+    group.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (default: f16)")
     group.add_argument(
         "--deterministic",
         action="store_true",
@@ -71,25 +69,59 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
 
 def open_runtime(arguments: argparse.Namespace) -> Runtime:
     """The runtime that the options ask for."""
-    return Runtime(device=arguments.device, threads=arguments.threads, library=arguments.ggml)
+    return Runtime(
+        device=arguments.device,
+        threads=arguments.threads,
+        library=arguments.ggml,
+        snapshot_key=read_key(arguments) if "key_file" in arguments else None,
+    )
+
+
+def add_key_option(parser: argparse._ActionsContainer) -> None:
+    """`--key-file`."""
+    parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        help="a key of 16 bytes or more: sign snapshots with it, and take no others "
+        "(default: $ISTHMUS_SNAPSHOT_KEY_FILE)",
+    )
+
+
+def read_key(arguments: argparse.Namespace) -> bytes | None:
+    """The key that the options or the environment say."""
+    path = arguments.key_file or Environment.read().snapshot_key_file
+    if not path:
+        return None
+    try:
+        return Path(path).expanduser().read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"cannot read the key {path}: {error.strerror}") from None
 
 
 def open_models(runtime: Runtime, arguments: argparse.Namespace) -> dict[str, Model]:
     """The models that the options name."""
-    models: dict[str, Model] = {}
-    for text in arguments.model:
+    return {
+        name: open_model(runtime, arguments, path)
+        for name, path in named_models(arguments.model).items()
+    }
+
+
+def named_models(texts: list[str]) -> dict[str, str]:
+    """Paths by name, from `[NAME=]PATH`."""
+    paths: dict[str, str] = {}
+    for text in texts:
         name, _, path = text.rpartition("=") if "=" in text else ("default", "", text)
-        if not name or name in models:
+        if not name or name in paths:
             raise SettingsError(f"--model {text}: the name {name!r} is empty or used twice")
-        models[name] = open_model(runtime, arguments, path)
-    return models
+        paths[name] = path
+    return paths
 
 
 def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Model:
     """One model, computed as the options say."""
     return runtime.load_model(
         model_path(path),
-        kv_type=arguments.kv_type,
+        kv_type=arguments.kv_type or ModelSettings.kv_type,
         deterministic=arguments.deterministic,
         repack=arguments.repack,
     )

@@ -163,7 +163,7 @@ class Model:
         return session
 
     def _require_layout(self, layout: KvLayout) -> None:
-        """A session keeps the place of its KV cache, which another device would choose elsewhere."""
+        """A session's KV cache stays where it is, though another device would put it elsewhere."""
         wanted = self.layout(layout.n_ctx)
         gap = layout.kv_offset - 4 * layout.n_vocab
         if replace(layout, kv_offset=wanted.kv_offset) != wanted:

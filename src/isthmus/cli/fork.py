@@ -1,0 +1,40 @@
+"""`isthmus fork`: one agent, several ways to go on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from isthmus.cli.options import open_runtime
+from isthmus.cli.restoring import SNAPSHOT_HELP, add_restore_options, restore
+from isthmus.cli.snapshot import tell
+
+HELP = "send each message to a fork of an agent of its own"
+EXAMPLES = """\
+  isthmus fork ada.safetensors --message "Answer in French." --message "Answer in Greek."
+  isthmus fork ada.safetensors --message "A?" --message "B?" --out branches/"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
+    parser.add_argument(
+        "--message", action="append", required=True, metavar="TEXT", help="one for each fork"
+    )
+    parser.add_argument("--out", metavar="STORE", help="save the forks there, as fork-1, fork-2, …")
+    add_restore_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    with open_runtime(arguments) as runtime:
+        actor = restore(runtime, arguments.snapshot, arguments)
+        children = actor.fork(len(arguments.message))
+        for number, (child, message) in enumerate(zip(children, arguments.message, strict=True), 1):
+            print(f"--- {number}: {message}")
+            print(child.send(message).text)
+            if arguments.out:
+                folder = Path(arguments.out).expanduser()
+                folder.mkdir(parents=True, exist_ok=True)
+                tell(child.snapshot(folder, name=f"fork-{number}"))
+    return 0

@@ -1,0 +1,70 @@
+"""`isthmus inspect`: what a snapshot holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from datetime import datetime, timezone
+
+from isthmus.cli.options import add_key_option
+from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
+from isthmus.snapshot.report import Inspection, excerpt, inspect
+from isthmus.units import format_nbytes
+
+HELP = "show what a snapshot holds, without a model or a device"
+EXAMPLES = """\
+  isthmus inspect ada.safetensors
+  isthmus inspect agents/ada --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
+    parser.add_argument("--json", action="store_true", help="print JSON, texts whole")
+    add_key_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    found = inspect(open_named(arguments.snapshot, arguments))
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(_lines(found)))
+    return 0
+
+
+def _lines(it: Inspection) -> list[str]:
+    used, whole = format_nbytes(it.memory_nbytes_used), format_nbytes(it.memory_nbytes)
+    kind = "one file" if it.self_contained else "in a store"
+    lines = [
+        f"snapshot   {it.id}",
+        f"parent     {it.parent or 'none'}",
+        f"made       {when(it.created_ns)} by isthmus {it.isthmus}, {kind}, "
+        f"{'signed' if it.signed else 'not signed'}",
+        f"guest      {it.guest} {it.guest_sha256[:16]}, {format_nbytes(it.guest_nbytes)}",
+        f"options    {' '.join(it.args) or 'none'}",
+        f"tools      {' '.join(it.tools) or 'none'}",
+        f"messages   {it.n_messages}",
+        f"memory     {used} in use of {whole}, {it.n_globals} globals",
+        f"on disk    {format_nbytes(it.disk_nbytes)}",
+        f"computed   on {it.device} by {it.library}",
+    ]
+    lines += [
+        f"model      {model['name']}: {model['file_name']}, weights "
+        f"{str(model['weights_sha256'])[:16]}, KV cache {model['kv_type']}"
+        for model in it.models
+    ]
+    for session in it.sessions:
+        lines.append(
+            f"session {session.handle}  {session.n_tokens} of {session.n_ctx} tokens, "
+            f"{format_nbytes(session.kv_nbytes_used)} of KV cache, on {session.model}"
+        )
+        lines += [f"  | {line}" for line in excerpt(session.text).splitlines()]
+    return lines
+
+
+def when(created_ns: int) -> str:
+    """A time for people, in UTC."""
+    return datetime.fromtimestamp(created_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,100 @@
+"""What the commands about snapshots share: their options, and opening what a snapshot needs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from isthmus.actor import Actor
+from isthmus.cli.options import (
+    add_device_options,
+    add_key_option,
+    model_path,
+    named_models,
+    read_key,
+    say,
+)
+from isthmus.config import KV_TYPES, Environment
+from isthmus.errors import SettingsError
+from isthmus.model import Model
+from isthmus.runtime import Runtime
+from isthmus.snapshot import Snapshot, open_snapshot
+from isthmus.snapshot.manifest import ModelRecord
+from isthmus.snapshot.report import resolve
+
+SNAPSHOT_HELP = "a snapshot's file, or STORE/NAME"
+LEVELS = ("exact", "state-exact", "replayed")
+
+
+def add_restore_options(parser: argparse.ArgumentParser) -> None:
+    """How a snapshot is restored."""
+    group = parser.add_argument_group("restoring")
+    group.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="the model it was given (default: looked for by its file name)",
+    )
+    group.add_argument("--kv-type", choices=KV_TYPES, help="(default: as it was)")
+    group.add_argument(
+        "--require",
+        default="state-exact",
+        choices=LEVELS,
+        help="refuse what is less exact; replayed allows another model (default: state-exact)",
+    )
+    group.add_argument(
+        "--verify",
+        default="full",
+        choices=("full", "lazy"),
+        help="lazy does not hash the memory of a file that you trust (default: full)",
+    )
+    add_key_option(group)
+    add_device_options(parser)
+
+
+def open_named(text: str, arguments: argparse.Namespace) -> Snapshot:
+    """The snapshot that a user means."""
+    return open_snapshot(resolve(text), read_key(arguments))
+
+
+def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor:
+    """Restores a snapshot with its models, and says how exact it is."""
+    snapshot = open_named(text, arguments)
+    given = named_models(arguments.model)
+    models: dict[str, Model] = {}
+    for record in snapshot.manifest.models:
+        path = given.pop(record.name, None) or _find(record, snapshot.path.parent)
+        if path is not None:
+            models[record.name] = _load(runtime, path, record, arguments.kv_type)
+    if given:
+        raise SettingsError(f"the snapshot uses no model named {', '.join(given)}")
+    actor = runtime.restore(
+        snapshot.path, models=models, require=arguments.require, verify=arguments.verify
+    )
+    assert actor.restored is not None
+    reasons = "".join(f"\n  {reason}" for reason in actor.restored.reasons)
+    say(f"Restored {actor.guest.name}, {actor.restored.level}.{reasons}")
+    return actor
+
+
+def _load(runtime: Runtime, path: str, record: ModelRecord, kv_type: str | None) -> Model:
+    """A model, computed as it was when the snapshot was made."""
+    return runtime.load_model(
+        model_path(path),
+        kv_type=kv_type or record.kv_type,
+        prefill_chunk=record.prefill_chunk,
+        deterministic=record.deterministic,
+        repack=record.repack,
+    )
+
+
+def _find(record: ModelRecord, folder: Path) -> str | None:
+    """A file of the same name, beside the snapshot, here, or among the models that were fetched."""
+    if Path(record.file_name).name != record.file_name:
+        return None
+    candidates = [folder / record.file_name, Path(record.file_name)]
+    cache = Environment.read().cache
+    if cache.is_dir():
+        candidates += sorted(cache.rglob(record.file_name))
+    return next((str(path) for path in candidates if path.is_file()), None)

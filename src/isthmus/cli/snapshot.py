@@ -1,0 +1,68 @@
+"""`isthmus snapshot`: run a guest on messages, and save the agent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from isthmus.cli.options import (
+    add_device_options,
+    add_guest_options,
+    add_key_option,
+    add_model_options,
+    limits,
+    open_models,
+    open_runtime,
+    say,
+)
+from isthmus.errors import SettingsError
+from isthmus.snapshot import Saved
+from isthmus.units import format_nbytes
+
+HELP = "run a guest on messages and save the agent, whole"
+EXAMPLES = """\
+  isthmus snapshot chat --model smollm2 --message "My name is Ada." --out ada.safetensors
+  isthmus snapshot chat --model smollm2 --message "Hello" --out agents/ --name ada
+  isthmus restore ada.safetensors --message "What is my name?" """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument("guest", metavar="GUEST", help="a .wasm file, or a bundled guest")
+    parser.add_argument(
+        "--message", action="append", default=[], metavar="TEXT", help="repeat for more"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="PATH", help="a file, or a folder that is a store"
+    )
+    parser.add_argument("--name", metavar="NAME", help="of the snapshot in a store")
+    add_key_option(parser)
+    add_model_options(parser)
+    add_guest_options(parser)
+    add_device_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    out = Path(arguments.out).expanduser()
+    if arguments.out.endswith("/"):
+        out.mkdir(parents=True, exist_ok=True)
+    if not out.is_dir() and arguments.name:
+        raise SettingsError("--name is for a store: end --out with a slash")
+    with open_runtime(arguments) as runtime:
+        actor = runtime.spawn(
+            arguments.guest,
+            models=open_models(runtime, arguments),
+            args=arguments.arg,
+            limits=limits(arguments),
+            seed=arguments.seed,
+        )
+        for message in arguments.message:
+            print(actor.send(message).text)
+        tell(actor.snapshot(out, name=arguments.name))
+    return 0
+
+
+def tell(saved: Saved) -> None:
+    """Says what was written."""
+    say(f"Saved {saved.path}: {format_nbytes(saved.nbytes_written)} written, id {saved.id[:16]}")
