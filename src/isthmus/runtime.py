@@ -12,11 +12,19 @@ from importlib import resources
 from pathlib import Path
 
 from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
-from isthmus.actor.snapshot import assess, guest_of, limits_of, require_level, state_of
+from isthmus.actor.snapshot import (
+    assess,
+    device_record,
+    guest_of,
+    limits_of,
+    require_level,
+    state_of,
+)
 from isthmus.config import DeviceSettings, Environment, Limits, ModelSettings
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
 from isthmus.errors import ActorClosed, GuestInvalid, SettingsError, SnapshotMismatch
+from isthmus.file_hash import FileHashes
 from isthmus.model import Model
 from isthmus.native.loader import Library, open_library
 from isthmus.snapshot import Snapshot, open_snapshot
@@ -61,7 +69,7 @@ class Runtime:
         environment = Environment.read() if environment is None else environment
         if snapshot_key is not None and len(snapshot_key) < MIN_KEY_NBYTES:
             raise SettingsError(f"snapshot_key has {len(snapshot_key)} bytes: give 16 or more")
-        self._cache = environment.cache
+        self._hashes = FileHashes(environment.cache / "hashes")
         explicit = environment.ggml if library is None else str(library)
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
@@ -71,13 +79,14 @@ class Runtime:
             self.library: Library = open_library(explicit)
             self.device: Device = open_device(device, self.library, DeviceSettings(threads))
             stack.callback(self.device.close)
-            self.engine = Engine(code_cache=self._cache / "guests")
+            self.engine = Engine(code_cache=environment.cache / "guests")
             stack.callback(self.engine.close)
             self._home = Home(
                 self.engine,
                 self.device,
                 stack.enter_context(self.device.new_backend()),
                 adopt=self._adopt,
+                hashes=self._hashes,
                 version=_version(),
                 snapshot_key=snapshot_key,
             )
@@ -110,7 +119,7 @@ class Runtime:
             repack=repack,
         )
         path = Path(path).expanduser()
-        model = Model(self.device, path, settings, self._cache / "fingerprints")
+        model = Model(self.device, path, settings, self._hashes)
         self._stack.callback(model.close)
         return model
 
@@ -180,7 +189,7 @@ class Runtime:
         granted = Granted(
             dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest)
         )
-        how = assess(snapshot, self.device, granted.models, granted.tools)
+        how = assess(snapshot, device_record(self.device, self._hashes), granted)
         require_level(how, require)
         compiled = self._guest_of(snapshot, guest)
         nbytes = snapshot.manifest.memory.nbytes

@@ -26,7 +26,7 @@ from isthmus.abi import Errno
 from isthmus.actor.beginning import Frozen, Home, Spawned
 from isthmus.actor.host_api import Exchange, Granted, HostApi
 from isthmus.actor.pages import Pages
-from isthmus.actor.snapshot import Restoration, describe
+from isthmus.actor.snapshot import Restoration, describe, device_record
 from isthmus.actor.state import ActorState, Reopen, read_handles
 from isthmus.actor.stream import CANCEL_AGAIN_S, Pieces, Reply, Stream
 from isthmus.actor.tensor import Checker, Copies, TensorUnit
@@ -349,9 +349,10 @@ class Actor:
 
     def _describe(self, parent: str | None) -> Draft:
         home = self._home
+        device = device_record(home.device, home.hashes)
         source = self._pages.source()
         return describe(
-            self.guest, home.device, self._granted, self._state(), source, parent, home.version
+            self.guest, device, self._granted, self._state(), source, parent, home.version
         )
 
     def _work(

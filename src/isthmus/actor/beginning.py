@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState
 from isthmus.device.base import Backend, Device
+from isthmus.file_hash import FileHashes
 from isthmus.memory import Image
 from isthmus.snapshot import Chunks
 from isthmus.units import HostAddr
@@ -73,6 +74,7 @@ class Home:
     backend: Backend
     adopt: Callable[[Actor], None]
     """Called with each new actor, so that somebody closes it."""
+    hashes: FileHashes = field(default_factory=FileHashes)
     version: str = ""
     """Of Isthmus, for the manifest of a snapshot."""
     snapshot_key: bytes | None = field(default=None, repr=False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from isthmus.actor.host_api import Granted
@@ -24,6 +24,7 @@ from isthmus.actor.state import ActorState, Opened, OpenedModel, OpenedSession, 
 from isthmus.config import Limits
 from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
+from isthmus.file_hash import FileHashes
 from isthmus.model import KvLayout, Model
 from isthmus.model.kv_cache import KV_TYPES
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
@@ -64,7 +65,7 @@ class Restoration:
 
 def describe(
     guest: Guest,
-    device: Device,
+    device: DeviceRecord,
     granted: Granted,
     state: ActorState,
     memory: MemorySource,
@@ -90,7 +91,7 @@ def describe(
         handles=tuple(_handle_records(state.opened)),
         sessions=tuple(_session_record(it, granted.models[it.model]) for it in state.sessions),
         actor=_actor_record(state, granted),
-        device=_device_record(device),
+        device=device,
     )
 
 
@@ -103,8 +104,8 @@ def _model_record(name: str, model: Model) -> ModelRecord:
         name=name,
         file_name=model.path.name,
         architecture=model.hparams.architecture,
-        weights_sha256=model.fingerprint.weights,
-        tokenizer_sha256=model.fingerprint.tokenizer,
+        weights_sha256=model.weights_sha256,
+        tokenizer_sha256=model.tokenizer_sha256,
         kv_type=model.settings.kv_type,  # type: ignore[arg-type]
         prefill_chunk=model.settings.prefill_chunk,
         deterministic=model.settings.deterministic,
@@ -151,9 +152,15 @@ def _actor_record(state: ActorState, granted: Granted) -> ActorRecord:
     )
 
 
-def _device_record(device: Device) -> DeviceRecord:
-    info = device.info
-    return DeviceRecord(info.name, info.library, info.features, info.threads)
+def device_record(device: Device, hashes: FileHashes) -> DeviceRecord:
+    """What computes here, as a manifest says it."""
+    return DeviceRecord(
+        name=device.info.name,
+        library=device.info.library,
+        library_sha256=device.library.build_sha256(hashes),
+        features=device.info.features,
+        threads=device.info.threads,
+    )
 
 
 # ---------------------------------------------------------------------------------- reading
@@ -222,18 +229,15 @@ def limits_of(manifest: Manifest) -> Limits:
     return limits.stricter(Limits())
 
 
-def assess(
-    snapshot: Snapshot, device: Device, models: Mapping[str, Model], tools: Mapping[str, object]
-) -> Restoration:
+def assess(snapshot: Snapshot, device: DeviceRecord, granted: Granted) -> Restoration:
     """How exact an actor would be that is restored with these. SnapshotMismatch where it cannot."""
     manifest = snapshot.manifest
-    _require_all(manifest, models, tools)
+    _require_all(manifest, granted)
     rounding = list(_device_differences(manifest, device))
     replay: dict[str, list[str]] = {}
     foreign = set()
     for record in manifest.models:
-        model = models[record.name]
-        here = _model_record(record.name, model)
+        here = _model_record(record.name, granted.models[record.name])
         if changes := list(_state_differences(record, here)):
             replay[record.name] = changes
         if record.tokenizer_sha256 != here.tokenizer_sha256:
@@ -255,15 +259,13 @@ def require_level(restoration: Restoration, require: str) -> None:
         )
 
 
-def _require_all(
-    manifest: Manifest, models: Mapping[str, Model], tools: Mapping[str, object]
-) -> None:
+def _require_all(manifest: Manifest, granted: Granted) -> None:
     missing = [
         f"the model {record.name!r} ({record.file_name}, SHA-256 {record.weights_sha256[:12]}…)"
         for record in manifest.models
-        if record.name not in models
+        if record.name not in granted.models
     ]
-    missing += [f"the tool {name!r}" for name in manifest.actor.tools if name not in tools]
+    missing += [f"the tool {name!r}" for name in manifest.actor.tools if name not in granted.tools]
     if missing:
         raise SnapshotMismatch(f"the actor had, and was not given now: {', '.join(missing)}")
 
@@ -295,9 +297,11 @@ def _settings_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
             yield f"model {then.name!r}: {name} was {before}, is {after}"
 
 
-def _device_differences(manifest: Manifest, device: Device) -> Iterator[str]:
-    then, now = manifest.device, _device_record(device)
+def _device_differences(manifest: Manifest, now: DeviceRecord) -> Iterator[str]:
+    then = manifest.device
     names = ["name", "library", "features"]
+    if then.library == now.library:
+        names.append("library_sha256")
     if not (manifest.models and all(model.deterministic for model in manifest.models)):
         names.append("threads")
     for name in names:

@@ -18,12 +18,12 @@ from isthmus.errors import (
     TemplateError,
     TokenError,
 )
+from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.executor import Executor
-from isthmus.model.fingerprint import Fingerprint, fingerprint
-from isthmus.model.gguf import GgufFile
+from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
@@ -38,10 +38,10 @@ class Model:
     """
 
     def __init__(
-        self, device: Device, path: Path, settings: ModelSettings, cache: Path | None = None
+        self, device: Device, path: Path, settings: ModelSettings, hashes: FileHashes | None = None
     ) -> None:
-        """`cache` is a folder where fingerprints of files are kept."""
-        self._cache = cache
+        """`hashes` keeps those of files from process to process."""
+        self._hashes = hashes or FileHashes()
         self.device = device
         self.path = path
         self.settings = settings
@@ -70,9 +70,17 @@ class Model:
         return self._text("general.name") or self.path.stem
 
     @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """What tells this model from another; the file is hashed when this is first asked for."""
-        return fingerprint(self.device.library, self.path, self._cache)
+    def weights_sha256(self) -> str:
+        """Of the whole GGUF file, which is read when this is first asked for."""
+        return self._hashes.sha256(self.path)
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """Of the metadata that makes the tokenizer and the chat template."""
+        library = self.device.library
+        return self._hashes.get(
+            self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
+        )
 
     # ------------------------------------------------------------------ text
 

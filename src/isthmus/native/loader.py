@@ -13,6 +13,7 @@ An explicit path that does not work is an error; a place that has nothing is pas
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import sys
 import threading
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import LibraryNotFound, LibraryUnsupported
+from isthmus.file_hash import FileHashes
 from isthmus.native import _ggml, _llama
 
 KNOWN = {("0.25", "0.5"): _llama.ContextParams05, ("0.26", "0.6"): _llama.ContextParams06}
@@ -53,6 +55,7 @@ class Library:
     def __init__(self, candidate: Candidate) -> None:
         self.source = candidate.source
         self.path = candidate.files[0]
+        self._files = candidate.files
         self._handles = [_open(file) for file in candidate.files]
         self._bind(_ggml.FUNCTIONS)
         self.version = self.ggml_version().decode()
@@ -67,6 +70,13 @@ class Library:
 
     def __repr__(self) -> str:
         return f"<Library ggml {self.version} from {self.source}: {self.path}>"
+
+    def build_sha256(self, hashes: FileHashes) -> str:
+        """What tells this build from another: of its files, loadable backends included."""
+        backends = set(self.path.parent.glob("libggml-*")) if len(self._files) > 1 else set()
+        files = sorted({*self._files, *backends}, key=lambda path: path.name)
+        each = [f"{path.name} {hashes.sha256(path)}\n" for path in files]
+        return hashlib.sha256("".join(each).encode()).hexdigest()
 
     @contextmanager
     def errors(self) -> Iterator[list[str]]:

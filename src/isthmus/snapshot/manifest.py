@@ -121,6 +121,8 @@ class DeviceRecord(Record, frozen=True):
 
     name: Name
     library: Name
+    library_sha256: Sha256
+    """Of its files."""
     features: tuple[Name, ...]
     threads: Count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from isthmus.snapshot.header import Tensor, tensors_of
 from isthmus.snapshot.manifest import GlobalRecord
 from isthmus.snapshot.reader import Snapshot, open_snapshot
 
+_LAYER = re.compile(r"(?<=\.[kv])\.\d+$")
 _EXCERPT = 400
 """Characters of text that a report shows of each end."""
 
@@ -84,7 +86,7 @@ class Difference:
     nbytes_changed: int
     """In whole chunks of 16,384 bytes."""
     places: dict[str, int]
-    """Chunks changed, by the tensor in which they begin."""
+    """Chunks changed, by the tensor in which they begin, all layers together."""
     globals: tuple[str, ...]
     records: tuple[str, ...]
     sessions: tuple[SessionDifference, ...]
@@ -202,7 +204,8 @@ def _places(changed: Iterable[int], tensors: list[Tensor]) -> dict[str, int]:
         at = number * CHUNK_NBYTES
         for tensor in tensors:
             if tensor.offset <= at < tensor.offset + tensor.nbytes:
-                places[tensor.name] = places.get(tensor.name, 0) + 1
+                name = _LAYER.sub(" of all layers", tensor.name)
+                places[name] = places.get(name, 0) + 1
                 break
     return places
 

@@ -150,7 +150,7 @@ class Wasi:
 
     def handlers(self) -> dict[str, Handler]:
         """A handler for each of the 46 functions."""
-        return {name: getattr(self, name, _fallback(name)) for name in _SIGNATURES}
+        return {name: getattr(self, name, _FALLBACKS[name]) for name in _SIGNATURES}
 
     @property
     def memory(self) -> GuestMemory:
@@ -280,3 +280,6 @@ def _fallback(name: str) -> Handler:
 
 def _not_supported(*_arguments: int) -> int:
     raise GuestFault(Errno.ENOTSUP)
+
+
+_FALLBACKS = {name: _fallback(name) for name in _SIGNATURES}
