@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash check setup guests generate bless bench docs size clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (downloads 93 MB once)
 	$(BIN)/isthmus demo
@@ -16,6 +16,13 @@ demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (down
 test: $(VENV)/.dev ## run the whole test suite
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest
+
+test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a real model (minutes)
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest -m long tests/exact
+
+test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written and collected (minutes)
+	$(BIN)/pytest -m long tests/crash
 
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)

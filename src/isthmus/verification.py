@@ -114,12 +114,15 @@ def prove_model(actor: Actor, model: Model, growth: int) -> ModelProof:
     )
 
 
-def resident_nbytes() -> int:
-    """Resident memory of this process, exact: the quick counters of Linux lag behind."""
+def resident_nbytes(kind: str = "Rss") -> int:
+    """Resident memory of this process, exact: the quick counters of Linux lag behind.
+
+    On Linux `kind` may be `Pss`, which counts a page that is mapped n times as n times an nth.
+    """
     rollup = Path("/proc/self/smaps_rollup")
     if rollup.exists():
         for line in rollup.read_text().splitlines():
-            if line.startswith("Rss:"):
+            if line.startswith(f"{kind}:"):
                 return int(line.split()[1]) * KIB
     done = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True

@@ -67,6 +67,33 @@ class Libllama(Owned):
         """Forgets all tokens after the first `n_tokens`."""
         self._library.llama_memory_seq_rm(self._memory, 0, n_tokens, -1)
 
+    def state(self) -> ctypes.Array[ctypes.c_char]:
+        """The sequence's state, copied out with `llama_state_seq_get_data`."""
+        library, nbytes = self._library, self._library.llama_state_seq_get_size(self.handle, 0)
+        data = ctypes.create_string_buffer(nbytes)
+        if library.llama_state_seq_get_data(self.handle, data, nbytes, 0) != nbytes:
+            raise ModelFileError("libllama gave no state")
+        return data
+
+    def set_state(self, data: ctypes.Array[ctypes.c_char]) -> None:
+        """Makes the sequence the one that `state` copied out."""
+        if not self._library.llama_state_seq_set_data(self.handle, data, len(data), 0):
+            raise ModelFileError("libllama took no state")
+
+    def save(self, path: Path, tokens: Sequence[int]) -> None:
+        """Writes the sequence to a file, with its tokens; libllama does not sync it."""
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        save = self._library.llama_state_seq_save_file
+        if not save(self.handle, str(path).encode(), 0, ids, len(ids)):
+            raise ModelFileError(f"libllama cannot write {path}")
+
+    def load(self, path: Path, n_tokens: int) -> None:
+        """Reads what `save` wrote of `n_tokens` tokens."""
+        ids, n = (ctypes.c_int32 * n_tokens)(), ctypes.c_size_t()
+        load = self._library.llama_state_seq_load_file
+        if not load(self.handle, str(path).encode(), 0, ids, n_tokens, ctypes.byref(n)):
+            raise ModelFileError(f"libllama cannot read {path}")
+
     def close(self) -> None:
         """Frees context and model."""
         super().close()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from isthmus.benchmarks.hostcall import bench_hostcall
 from isthmus.benchmarks.record import Record
+from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
+from isthmus.benchmarks.snapshot import bench_snapshot, require_same_token
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
 from isthmus.cli.options import (
     add_device_options,
@@ -22,20 +24,23 @@ from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
-HELP = "measure decode, prefill and host calls, against the rival in the same run"
+HELP = "measure decode, prefill, host calls and snapshots, against the rival in the same run"
 EXAMPLES = """\
   isthmus bench decode
   isthmus bench prefill --json > prefill.json
   isthmus bench hostcall --repeats 15
+  isthmus bench snapshot --json
   isthmus bench decode --model model.gguf --threads 8
 
 ratios are ours / theirs in tokens per second: more is better"""
 
+_MOST_COLUMNS = 10
 _Bench = Callable[[Runtime, Model, int, Callable[[], None]], Record]
 BENCHMARKS: dict[str, tuple[_Bench, int]] = {
     "decode": (bench_decode, len(CONTEXTS)),
     "prefill": (bench_prefill, len(CONTEXTS)),
     "hostcall": (bench_hostcall, 1),
+    "snapshot": (bench_snapshot, len(SNAPSHOT_CONTEXTS)),
 }
 
 
@@ -60,16 +65,22 @@ def run(arguments: argparse.Namespace) -> int:
         with progress_bar(arguments.question, parts * arguments.repeats) as advance:
             report = measure(runtime, model, arguments.repeats, advance)
     print(json.dumps(report, indent=1) if arguments.json else _table(report))
-    if arguments.question != "hostcall":
+    if arguments.question == "snapshot":
+        require_same_token(report)
+    elif arguments.question != "hostcall":
         require_identical(report)
     return 0
 
 
 def _table(report: Record) -> str:
+    """One row for each result, or, where there are too many figures, one for each figure."""
     results = report["results"]
     heads = [name for name in results[0] if name != "samples_s"]
     rows = [[_shown(result[name]) for name in heads] for result in results]
-    return format_table(heads, rows)
+    if len(heads) <= _MOST_COLUMNS:
+        return format_table(heads, rows)
+    turned = list(zip(heads, *rows, strict=True))
+    return format_table(turned[0], turned[1:])
 
 
 def _shown(value: object) -> str:

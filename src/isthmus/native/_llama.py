@@ -125,4 +125,9 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_get_memory": (_P, [_P]),
         "llama_memory_clear": (None, [_P, flag]),
         "llama_memory_seq_rm": (flag, [_P, i32, i32, i32]),
+        "llama_state_seq_get_size": (c.c_size_t, [_P, i32]),
+        "llama_state_seq_get_data": (c.c_size_t, [_P, _P, c.c_size_t, i32]),
+        "llama_state_seq_set_data": (c.c_size_t, [_P, _P, c.c_size_t, i32]),
+        "llama_state_seq_save_file": (c.c_size_t, [_P, text, i32, _P, c.c_size_t]),
+        "llama_state_seq_load_file": (c.c_size_t, [_P, text, i32, _P, c.c_size_t, _P]),
     }
