@@ -539,6 +539,20 @@ AGENT_API int32_t agent_session_open(agent_session_t *session, int32_t model, ui
     return handle < 0 ? handle : 0;
 }
 
+/* For on_replay: opens a session anew, empty, that the host closed because its model changed. */
+AGENT_API int32_t agent_session_reopen(agent_session_t *session)
+{
+    isthmus_model_info_t info;
+    int32_t model = session->model;
+    uint32_t n_ctx = session->n_ctx;
+    AGENT_TRY(isthmus_model_info(model, &info));
+    session->handle = 0;
+    AGENT_TRY(agent_session_close(session));
+    return agent_session_open(session, model,
+                              n_ctx < (uint32_t)info.n_ctx_train ? n_ctx
+                                                                 : (uint32_t)info.n_ctx_train);
+}
+
 /* Opens a session of the option n_ctx tokens; by default what the model knows, up to 2,048. */
 AGENT_API int32_t agent_session_open_by_option(agent_session_t *session, int32_t model)
 {

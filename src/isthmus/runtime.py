@@ -14,7 +14,6 @@ from pathlib import Path
 from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
 from isthmus.actor.snapshot import (
     assess,
-    device_record,
     guest_of,
     limits_of,
     require_level,
@@ -189,7 +188,7 @@ class Runtime:
         granted = Granted(
             dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest)
         )
-        how = assess(snapshot, device_record(self.device, self._hashes), granted)
+        how = assess(snapshot, self._home.device_record, granted)
         require_level(how, require)
         compiled = self._guest_of(snapshot, guest)
         nbytes = snapshot.manifest.memory.nbytes

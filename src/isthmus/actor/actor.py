@@ -26,7 +26,7 @@ from isthmus.abi import Errno
 from isthmus.actor.beginning import Frozen, Home, Spawned
 from isthmus.actor.host_api import Exchange, Granted, HostApi
 from isthmus.actor.pages import Pages
-from isthmus.actor.snapshot import Restoration, describe, device_record
+from isthmus.actor.snapshot import Restoration, describe
 from isthmus.actor.state import ActorState, Reopen, read_handles
 from isthmus.actor.stream import CANCEL_AGAIN_S, Pieces, Reply, Stream
 from isthmus.actor.tensor import Checker, Copies, TensorUnit
@@ -47,9 +47,7 @@ from isthmus.model import Session
 from isthmus.snapshot import Draft, Saved, Store, save_file
 from isthmus.units import WASM_PAGE, align_up
 from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
-
-ON_REPLAY = "on_replay"
-"""Optional export of a guest, () -> i32: its model is another one now, its sessions are closed."""
+from isthmus.wasm.guest import ON_REPLAY
 
 
 class Actor:
@@ -349,10 +347,14 @@ class Actor:
 
     def _describe(self, parent: str | None) -> Draft:
         home = self._home
-        device = device_record(home.device, home.hashes)
-        source = self._pages.source()
         return describe(
-            self.guest, device, self._granted, self._state(), source, parent, home.version
+            self.guest,
+            home.device_record,
+            self._granted,
+            self._state(),
+            self._pages.source(),
+            parent,
+            home.version,
         )
 
     def _work(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from isthmus.actor.snapshot import Restoration
+from isthmus.actor.snapshot import Restoration, device_record
 from isthmus.actor.state import ActorState
 from isthmus.device.base import Backend, Device
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Image
 from isthmus.snapshot import Chunks
+from isthmus.snapshot.manifest import DeviceRecord
 from isthmus.units import HostAddr
 from isthmus.wasm import Engine
 
@@ -79,3 +81,8 @@ class Home:
     """Of Isthmus, for the manifest of a snapshot."""
     snapshot_key: bytes | None = field(default=None, repr=False)
     """What snapshots are signed with."""
+
+    @cached_property
+    def device_record(self) -> DeviceRecord:
+        """What computes here, as a manifest says it."""
+        return device_record(self.device, self.hashes)

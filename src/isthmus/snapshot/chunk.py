@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from isthmus.errors import SnapshotInvalid
 from isthmus.native import libc
@@ -54,14 +55,11 @@ def hash_chunks(
 
 def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Ascending chunk numbers as ranges of bytes: (offset, nbytes)."""
-    first = last = -1
-    for number in numbers:
-        if number != last + 1 or first < 0:
-            if first >= 0:
-                yield first * CHUNK_NBYTES, (last + 1 - first) * CHUNK_NBYTES
-            first = number
-        last = number
-    if first >= 0:
+    found = np.fromiter(numbers, np.int64)
+    ends = np.flatnonzero(np.diff(found) != 1)
+    firsts = found[np.concatenate([[0], ends + 1])] if len(found) else found
+    lasts = found[np.concatenate([ends, [len(found) - 1]])] if len(found) else found
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
         yield first * CHUNK_NBYTES, (last + 1 - first) * CHUNK_NBYTES
 
 
@@ -72,11 +70,10 @@ def encode_chunks(chunks: Chunks) -> tuple[bytes, bytes]:
 
 def decode_chunks(numbers: bytes, digests: bytes, nbytes: int) -> dict[int, bytes]:
     """What `encode_chunks` made; SnapshotInvalid unless ascending and inside `nbytes`."""
-    found = [number for (number,) in struct.iter_unpack("<I", numbers)]
-    rising = all(a < b for a, b in itertools.pairwise(found))
-    if not rising or (found and found[-1] * CHUNK_NBYTES >= nbytes):
+    found = np.frombuffer(numbers, "<u4").astype(np.int64)
+    if np.any(np.diff(found) <= 0) or (len(found) and found[-1] * CHUNK_NBYTES >= nbytes):
         raise SnapshotInvalid("the table of chunks is not in order, or leaves the memory")
     if len(digests) != len(found) * DIGEST_NBYTES:
         raise SnapshotInvalid("the table of chunks lacks digests")
-    parts = (digests[i : i + DIGEST_NBYTES] for i in range(0, len(digests), DIGEST_NBYTES))
-    return dict(zip(found, parts, strict=True))
+    each = np.frombuffer(digests, f"V{DIGEST_NBYTES}")
+    return dict(zip(found.tolist(), each.tolist(), strict=True))

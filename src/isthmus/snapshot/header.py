@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from isthmus.errors import SnapshotInvalid, SnapshotUntrusted
 from isthmus.snapshot.chunk import CHUNK_NBYTES
@@ -116,7 +117,7 @@ def encode_safetensors(metadata: dict[str, str], tensors: Sequence[Tensor]) -> b
             "shape": list(tensor.shape),
             "data_offsets": offsets,
         }
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = msgspec.json.encode(entries)
     nbytes = align_up(LENGTH.size + len(text), CHUNK_NBYTES) - LENGTH.size
     return LENGTH.pack(nbytes) + text.ljust(nbytes)
 
@@ -177,8 +178,8 @@ def decode_header(raw: bytes, key: bytes | None) -> Header:
 def decode_metadata(raw: bytes) -> dict[str, str]:
     """The `__metadata__` of a safetensors header, all strings."""
     try:
-        entries = json.loads(raw[LENGTH.size :])
-    except (ValueError, RecursionError):
+        entries = msgspec.json.decode(raw[LENGTH.size :])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise SnapshotInvalid("it is not a safetensors file, or its header is damaged") from None
     metadata = entries.get("__metadata__") if isinstance(entries, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):

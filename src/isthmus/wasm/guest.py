@@ -4,7 +4,8 @@ A guest is a core WebAssembly module that
 
 * imports only functions of `isthmus` and `wasi_snapshot_preview1`, each with its known type;
 * defines and exports one linear memory, `memory`: 32-bit and not shared;
-* exports `on_message`, (i32) -> i32, and, where it needs one, `_initialize`, () -> ();
+* exports `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
+  `on_replay`, () -> i32;
 * keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it.
 """
 
@@ -23,6 +24,7 @@ from isthmus.wasm.hostcalls import HostImport, Signature
 
 ON_MESSAGE = "on_message"
 INITIALIZE = "_initialize"
+ON_REPLAY = "on_replay"
 MEMORY = "memory"
 
 _CORE = b"\0asm\x01\0\0\0"
@@ -37,7 +39,11 @@ _KNOWN_BYTES = {
     b"PK": "a zip file: unpack it",
     b"GGUF": "a model, not a guest",
 }
-_EXPORTS = {ON_MESSAGE: Signature(("i32",), "i32"), INITIALIZE: Signature((), None)}
+_EXPORTS = {
+    ON_MESSAGE: Signature(("i32",), "i32"),
+    INITIALIZE: Signature((), None),
+    ON_REPLAY: Signature((), "i32"),
+}
 _REACTOR = "build it as a reactor: -mexec-model=reactor"
 
 Imports = Mapping[tuple[str, str], HostImport]

@@ -6,6 +6,7 @@
  *   tokens T1 T2 ...   appends exactly these                   answers `length=L`
  *   decode N           greedily appends N tokens, argmax here  answers `length=L`
  *   sequence N         the same                                answers the ids: `T1 T2 ... TN`
+ *   next 1             the token that decode would append      answers `token=T`
  *   truncate N         forgets all tokens after the first N    answers `length=L`
  *   hostcall N         calls session_length N times            answers `calls=N`
  *
@@ -92,6 +93,13 @@ static int32_t sequence(int64_t n_tokens)
     return agent_reply_text(&text);
 }
 
+static int32_t next(void)
+{
+    float *logits;
+    AGENT_TRY(agent_logits(&session, &logits));
+    return answer("token=", agent_argmax(logits, session.n_vocab));
+}
+
 static int32_t call_host(int64_t n_calls)
 {
     for (int64_t i = 0; i < n_calls; i++)
@@ -127,6 +135,8 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         return decode(n);
     if (agent_equals(verb, verb_nbytes, "sequence"))
         return sequence(n);
+    if (agent_equals(verb, verb_nbytes, "next"))
+        return next();
     if (agent_equals(verb, verb_nbytes, "hostcall"))
         return call_host(n);
     if (!agent_equals(verb, verb_nbytes, "truncate"))

@@ -369,3 +369,18 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         take_back_to_mark();
     return status;
 }
+
+/* Another model: the conversation is known as text, and the next message tokenizes all of it. */
+__attribute__((export_name("on_replay"))) int32_t on_replay(void)
+{
+    if (!started)
+        return 0;
+    AGENT_TRY(isthmus_model_info(session.model, &info));
+    AGENT_TRY(agent_session_reopen(&session));
+    said_known = 0;
+    for (uint32_t i = 0; i < n_turns; i++) {
+        turns[i].placeholder[0] = '\0';
+        AGENT_TRY(guard(&turns[i]));
+    }
+    return 0;
+}

@@ -198,3 +198,13 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         summaries = longer;
     }
 }
+
+/* Another model: the instruction is prefilled again. */
+__attribute__((export_name("on_replay"))) int32_t on_replay(void)
+{
+    if (!started)
+        return 0;
+    AGENT_TRY(isthmus_model_info(session.model, &info));
+    AGENT_TRY(agent_session_reopen(&session));
+    return prefill_instruction();
+}
