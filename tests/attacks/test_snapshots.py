@@ -8,13 +8,15 @@ still gives the same answer.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import hashlib
 import json
 import os
 import random
+import resource
+import shutil
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,21 +25,10 @@ from typing import Any
 import pytest
 import wasmtime
 
-from isthmus import Limits, Model, Runtime
+from isthmus import Limits, Model, Runtime, errors
 from isthmus.config import Environment
-from isthmus.errors import (
-    DeadlineExceeded,
-    GuestInvalid,
-    IsthmusError,
-    SettingsError,
-    SnapshotError,
-    SnapshotInvalid,
-    SnapshotMismatch,
-    SnapshotNotFound,
-    SnapshotUnsupported,
-    SnapshotUntrusted,
-)
-from isthmus.snapshot import CHUNK_NBYTES, Snapshot, Store, open_snapshot
+from isthmus.errors import SettingsError, SnapshotError, SnapshotInvalid, SnapshotMismatch
+from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.header import LENGTH, encode_header, sign, tensors_of
 from isthmus.snapshot.manifest import decode_manifest
 from isthmus.units import MIB
@@ -71,34 +62,24 @@ class World:
 
     def refuse(self, path: Path, error: type[BaseException], match: str, **options: Any) -> None:
         """Restoring raises that, leaves nothing behind and takes little memory."""
-        before, peak = self.held(), Peak()
+        before, nbytes = self.held(), resident("VmRSS")
         with pytest.raises(error, match=match) as caught:
             self.restore(path, **options)
-        assert isinstance(caught.value, IsthmusError)
+        assert isinstance(caught.value, errors.IsthmusError)
         caught.value.__context__ = None
         del caught
-        assert peak.nbytes < MOST_NBYTES
+        assert resident("VmHWM") - nbytes < MOST_NBYTES
         assert self.held() == before
 
 
-class Peak:
-    """How far the process's resident memory rose since; 0 where Linux does not tell."""
-
-    def __init__(self) -> None:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-        self._before = self._read("VmRSS:")
-
-    @staticmethod
-    def _read(name: str) -> int:
-        with contextlib.suppress(OSError):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+def resident(name: str) -> int:
+    """The process's memory, VmRSS, or the most since this was last asked for VmRSS, VmHWM."""
+    if not Path("/proc/self/clear_refs").exists():
         return 0
-
-    @property
-    def nbytes(self) -> int:
-        return self._read("VmHWM:") - self._before
+    if name == "VmRSS":
+        Path("/proc/self/clear_refs").write_text("5")
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{name}:")[1].split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -180,23 +161,22 @@ def test_truncated_and_extended(world: World, tmp_path: Path) -> None:
         world.refuse(path, SnapshotInvalid, "truncated|damaged|bytes long instead of")
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "match"),
-    [
-        (lambda path, good: path.write_bytes(random.Random(1).randbytes(70_000)), None, "damaged"),
-        (lambda path, good: path.write_bytes(b"\x10" + b"\0" * 90_000), None, "damaged"),
-        (lambda path, good: path.mkdir(), None, "folder"),
-        (lambda path, good: os.mkfifo(path), None, "not a plain file"),
-        (lambda path, good: path.symlink_to(good), None, "symbolic link"),
-        (lambda path, good: None, SnapshotNotFound, "there is no snapshot"),
-    ],
-    ids=["random", "zeroes", "folder", "fifo", "symlink", "missing"],
-)
-def test_no_snapshot(
-    world: World, tmp_path: Path, make: Callable[..., None], error: type | None, match: str
-) -> None:
-    make(tmp_path / "it", world.good)
-    world.refuse(tmp_path / "it", error or SnapshotInvalid, match)
+NO_SNAPSHOTS: dict[str, Callable[[Path, Path], object]] = {
+    "damaged": lambda path, good: path.write_bytes(random.Random(1).randbytes(70_000)),
+    "its header is damaged": lambda path, good: path.write_bytes(b"\x10" + b"\0" * 90_000),
+    "folder": lambda path, good: path.mkdir(),
+    "not a plain file": lambda path, good: os.mkfifo(path),
+    "symbolic link": lambda path, good: path.symlink_to(good),
+    "there is no snapshot": lambda path, good: None,
+}
+
+
+@pytest.mark.parametrize("match", NO_SNAPSHOTS)
+def test_no_snapshot(world: World, tmp_path: Path, match: str) -> None:
+    NO_SNAPSHOTS[match](tmp_path / "it", world.good)
+    world.refuse(
+        tmp_path / "it", errors.SnapshotNotFound if "there" in match else SnapshotInvalid, match
+    )
 
 
 def flips(good: Path) -> Iterator[tuple[str, int]]:
@@ -216,11 +196,16 @@ def flips(good: Path) -> Iterator[tuple[str, int]]:
         yield f"chunk {number}", header + 8 + number * CHUNK_NBYTES + 77 * number
 
 
-def test_flipped_bits(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [False, True], ids=["all else", "text"])
+def test_flipped_bits(world: World, tmp_path: Path, text: bool) -> None:
     raw, path = world.good.read_bytes(), tmp_path / "flipped"
     for name, at in flips(world.good):
+        if name.endswith(".text") != text:
+            continue
         path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
-        world.refuse(path, SnapshotInvalid, "damaged|malformed|header|instead of|truncated|format")
+        world.refuse(
+            path, SnapshotInvalid, "damaged|malformed|header|instead|truncated|no snapshot"
+        )
         if name.startswith("chunk "):
             with pytest.raises(SnapshotInvalid, match="damaged"):
                 open_snapshot(path).verify()
@@ -242,49 +227,421 @@ def test_one_byte_in_a_hole(world: World, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- wrong givens
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"guest": "chat"}, SnapshotMismatch, "of the guest bench"),
-        ({"models": {}}, SnapshotMismatch, "the model 'default'"),
-        ({"limits": Limits(memory_nbytes=65_536)}, SnapshotMismatch, "64.0 KiB are allowed"),
-        ({"limits": Limits(kv_nbytes=1000)}, SnapshotMismatch, "1000 are allowed"),
-        ({"limits": Limits(sessions=0)}, SnapshotMismatch, "0 are allowed"),
-        ({"require": "good"}, SettingsError, "require is 'good'"),
-        ({"verify": "no"}, SettingsError, "verify is 'no'"),
-    ],
-    ids=["guest", "no model", "memory", "kv", "sessions", "require", "verify"],
-)
-def test_wrong_options(
-    world: World, options: dict[str, Any], error: type[IsthmusError], match: str
-) -> None:
+WRONG: list[tuple[dict[str, Any], type[errors.IsthmusError], str]] = [
+    ({"guest": "chat"}, SnapshotMismatch, "of the guest bench"),
+    ({"models": {}}, SnapshotMismatch, "the model 'default'"),
+    ({"limits": Limits(memory_nbytes=65_536)}, SnapshotMismatch, "64.0 KiB are allowed"),
+    ({"limits": Limits(kv_nbytes=1000)}, SnapshotMismatch, "1000 are allowed"),
+    ({"limits": Limits(sessions=0)}, SnapshotMismatch, "0 are allowed"),
+    ({"require": "good"}, SettingsError, "require is 'good'"),
+    ({"verify": "no"}, SettingsError, "verify is 'no'"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong[2])
+def test_wrong_options(world: World, wrong: tuple[dict[str, Any], type, str]) -> None:
+    options, error, match = wrong
     world.refuse(world.good, error, match, **options)
 
 
 @pytest.mark.parametrize("require", ["exact", "state-exact"])
+@pytest.mark.parametrize("what", ["weights", "tokenizer", "KV cache of f16 then, f32 now"])
+def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> None:
+    n_vocab, seed = 400 if what == "tokenizer" else 320, 9 if what == "weights" else 0
+    path = TinyLlama(with_tokenizer=True, n_vocab=n_vocab, seed=seed).write(tmp_path / "other.gguf")
+    other = world.runtime.load_model(path, kv_type="f32" if "KV" in what else "f16")
+    given = {"models": {"default": other}, "require": require}
+    world.refuse(world.good, SnapshotMismatch, f"would be replayed.*{what}", **given)
+
+
+# ---------------------------------------------------------------------------------- lies
+
+LIES: dict[str, tuple[list[object], str]] = {
+    "format_version": ([0, 2], "format version"),
+    "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
+    "memory.n_chunks": ([8, 2**32], "another length|malformed"),
+    "sessions.0.ptr": ([266_241, 589_824, 2**32 - 1], "memory"),
+    "sessions.0.kv_offset": ([0, 32, 1313, 5408, 2**31], "overlaps|begin"),
+    "sessions.0.n_ctx": ([0, 257, 2**24], "malformed|leaves"),
+    "sessions.0.n_layer": ([1, 3, 4096], "layout|leaves"),
+    "sessions.0.n_vocab": ([1, 321, 2**24], "layout|leaves"),
+    "sessions.0.row_nbytes": ([2, 127, 130], "layout|whole"),
+    "sessions.0.n_tokens": ([19, 21], "20 of its tokens"),
+    "sessions.0.kv_type": (["f32", "q4"], "another KV type|malformed"),
+    "sessions.0.model": (["other"], "does not describe"),
+    "handles.0.model": (["other"], "does not describe"),
+    "handles.0.weight": (["none"], "no weight"),
+    "handles.0.handle": ([0, 2], "taken"),
+    "handles": ([[{"handle": n + 9, "model": "default"} for n in range(5000)]], "."),
+    "actor.last_handle": ([2**31, 2**32], "handle"),  # a guest's handles are i32, not negative
+    "actor.limits.memory_nbytes": ([0, 2**63 - 1, None], "impossible limits|malformed"),
+    "actor.limits.kv_nbytes": ([0, 2**63], "0 are allowed|malformed"),
+    "actor.seed": (["9" * 81, "x"], "malformed"),
+    "actor.n_random_blocks": ([2**63, -1], "malformed"),
+    "actor.clock_ns": ([-1, 2**64, 10**100], "."),
+    "actor.args": ([["a\0b"], ["\ud800"], 5], "."),
+    "actor.tools": ([["rm"]], "tool 'rm'"),
+    "models": ([[]], "does not describe"),
+    "globals": ([[]], "globals"),
+    "globals.0.index": ([1], "globals"),
+    "globals.0.type": (["i64", "f32", "x"], "globals"),
+    "globals.0.bits": (["0000010000", "00"], "wrong size|malformed"),
+    "guest.name": (["a\0b", "x" * 10 * MIB], "."),
+    "parts": ([[]], "header|no part"),
+    "unknown": ([1], "unknown field"),
+}
+
+
+@pytest.mark.parametrize("where", LIES)
+def test_lies(world: World, tmp_path: Path, where: str) -> None:
+    accepted, (values, match) = [], LIES[where]
+    for value in values:
+        forgery = Forgery(world.good)
+        forgery.put(where, value)
+        try:
+            world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, match)
+        except BaseException as error:
+            accepted.append((ascii(value)[:40], error))
+        world.require_good()
+    assert accepted == []
+
+
+def session_handle(it: Forgery, handle: int) -> None:
+    """Gives the session another handle."""
+    it.put("sessions.0.handle", handle)
+    for part in it.manifest["parts"]:
+        if (name := part["name"]).startswith("session."):
+            part["name"] = name.replace(".2.", f".{handle}.")
+            it.parts[part["name"]] = it.parts.pop(name)
+
+
+def tokens(it: Forgery, *ids: int) -> None:
+    it.part("session.2.tokens", array("i", ids).tobytes())
+    it.put("sessions.0.n_tokens", len(ids))
+
+
+def handles_before_the_session(it: Forgery) -> None:
+    session_handle(it, 50_000)
+    it.put("handles", [{"handle": n + 1, "model": "default"} for n in range(1024)])
+
+
+def second_session(it: Forgery, **changes: int) -> None:
+    it.manifest["sessions"].append({**it.manifest["sessions"][0], **changes})
+
+
+def odd(it: Forgery, name: str) -> None:
+    it.part(name, dtype="U8")
+    it.part(name, it.parts[name] + b"\0")
+
+
+def hostile_guest(it: Forgery, text: str) -> None:
+    wasm = module(f"(global (mut i32) (i32.const 0)) {text}")
+    it.part("guest", wasm)
+    it.put("guest.sha256", hashlib.sha256(wasm).hexdigest())
+
+
+def module(text: str) -> bytes:
+    if "(memory" not in text:
+        text += '(memory (export "memory") 1)'
+    on_message = '(func (export "on_message") (param i32) (result i32) (i32.const 0))'
+    return bytes(wasmtime.wat2wasm(f"(module {text} {on_message})"))
+
+
+def numbers(it: Forgery, *found: int) -> None:
+    it.part("chunk.numbers", array("I", found).tobytes())
+
+
+TRICKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
+    "session handle 0": (lambda it: session_handle(it, 0), "handle 0 is taken"),
+    "session handle taken": (lambda it: session_handle(it, 1), "handle 1 is taken"),
+    "1,024 handles first": (handles_before_the_session, "one too many"),
+    "same session twice": (second_session, "overlaps|same name"),
+    "sessions overlap": (lambda it: second_session(it, handle=3, ptr=270_336), "overlap"),
+    "token 320": (lambda it: tokens(it, 3, 320), "vocabulary"),
+    "token -1": (lambda it: tokens(it, -1), "vocabulary"),
+    "257 tokens": (lambda it: tokens(it, *[3] * 257), "full"),
+    "globals twice": (lambda it: it.manifest["globals"].extend(it.manifest["globals"]), "globals"),
+    "part twice": (lambda it: it.manifest["parts"].append(it.manifest["parts"][-1]), "same name"),
+    "no guest": (lambda it: it.manifest["parts"].pop(3), "no part|header"),
+    "no tokens": (lambda it: it.manifest["parts"].pop(1), "no part|header"),
+    "odd numbers": (lambda it: odd(it, "chunk.numbers"), "."),
+    "odd tokens": (lambda it: odd(it, "session.2.tokens"), "."),
+    "odd digests": (lambda it: odd(it, "chunk.sha256"), "lacks digests"),
+    "numbers fall": (lambda it: numbers(it, 32, 3, 4, 8, 12, 16, 18, 20, 22), "not in order"),
+    "numbers leave": (lambda it: numbers(it, 3, 4, 8, 12, 16, 18, 20, 22, 36), "leaves the memory"),
+    "other numbers": (lambda it: numbers(it, 3, 4, 8, 12, 16, 18, 20, 22, 33), "damaged"),
+    "512 MiB of numbers": (lambda it: it.part("chunk.numbers", shape=[2**27]), "."),
+    "1 TiB of guest": (lambda it: it.part("guest", shape=[2**20, 2**20]), "."),
+    "1 TiB of tokens": (lambda it: it.part("session.2.tokens", shape=[2**19, 2**19]), "."),
+    "guest without globals": (
+        lambda it: hostile_guest(it, "(global (mut i64) (i64.const 0))"),
+        "g",
+    ),
+    "guest of 2 pages": (lambda it: hostile_guest(it, '(memory (export "memory") 1 2)'), "."),
+    "guest of 99 pages": (lambda it: hostile_guest(it, '(memory (export "memory") 99)'), "."),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_tricks(world: World, forgery: Forgery, tmp_path: Path, name: str) -> None:
+    change, match = TRICKS[name]
+    change(forgery)
+    world.refuse(forgery.write(tmp_path / "trick"), SnapshotError, match)
+    world.require_good()
+
+
+def test_headers_that_grow_when_read(world: World, forgery: Forgery, tmp_path: Path) -> None:
+    """16 MiB of brackets, and 60 sessions that say to have 4,096 layers in a header of 16 KiB."""
+    path, session = tmp_path / "bomb", forgery.manifest["sessions"][0]
+    text = b'{"x":[' + b"[]," * (16 * MIB // 3) + b"[]]}"
+    path.write_bytes(LENGTH.pack(len(text)) + text)
+    world.refuse(path, SnapshotInvalid, ".")
+    shape = {"n_layer": 4096, "n_vocab": 1, "row_nbytes": 2, "kv_offset": 32}
+    sessions = [{**session, **shape, "handle": n, "ptr": n * 5 * MIB} for n in range(1, 60)]
+    forgery.put("sessions", sessions)
+    forgery.put("memory.nbytes", 2**32)
+    path.write_bytes(encode_header(json.dumps(forgery.manifest), []))
+    world.refuse(path, SnapshotInvalid, ".")
+
+
+def test_lone_surrogates_in_the_header(world: World, tmp_path: Path) -> None:
+    meta = '{"__metadata__":{"format":"isthmus-snapshot","manifest":"\\ud800","sha256":""}}'
+    (tmp_path / "it").write_bytes(LENGTH.pack(len(meta)) + meta.encode())
+    world.refuse(tmp_path / "it", SnapshotInvalid, ".")
+
+
+REPLAYS: dict[str, tuple[Callable[[Forgery], None], dict[str, Any], str]] = {
+    "unaligned": (lambda it: it.put("sessions.0.ptr", 266_241), {}, "does not lie"),
+    "kv limit": (lambda it: None, {"limits": Limits(kv_nbytes=200_000)}, "200000 are allowed"),
+    "memory limit": (lambda it: None, {"limits": Limits(memory_nbytes=589_824)}, "."),
+    "n_ctx": (lambda it: it.put("sessions.0.n_ctx", 2048), {}, "n_ctx"),
+    "token -1": (lambda it: tokens(it, -1), {}, "vocabulary"),
+    "257 tokens": (lambda it: tokens(it, *[3] * 257), {}, "full"),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_replayed_lies(world: World, forgery: Forgery, tmp_path: Path, name: str) -> None:
+    change, options, match = REPLAYS[name]
+    forgery.put("memory.nbytes", 589_824 if options else 2**22)
+    forgery.memory = forgery.memory.ljust(0 if options else 2**22, b"\0")
+    change(forgery)
+    other = world.runtime.load_model(world.model.path, kv_type="f32")
+    given = {"models": {"default": other}, "require": "replayed", **options}
+    world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, match or ".", **given)
+
+
+def test_a_snapshot_does_not_rename_a_guest(world: World, forgery: Forgery, tmp_path: Path) -> None:
+    """A guest sees its name as argv[0]; what a stranger's file calls it is not for others."""
+    forgery.put("guest.name", "a\0b")
+    refused = forgery.write(tmp_path / "refused")
+    forgery.put("guest.name", "../other")
+    renamed = forgery.write(tmp_path / "renamed")
+    for path in (renamed, refused):
+        with Runtime(device="null", threads=1) as runtime:
+            model = {"default": runtime.load_model(world.model.path)}
+            with contextlib.suppress(SnapshotError):
+                runtime.restore(path, models=model).close()
+            assert runtime.spawn("bench", models=model).guest.name == "bench"
+            assert runtime.restore(world.good, models=model).guest.name == "bench"
+
+
 @pytest.mark.parametrize(
-    ("tiny_options", "options", "match"),
+    "given",
     [
-        ({"seed": 9}, {}, "weights"),
-        ({"n_vocab": 400}, {}, "tokenizer"),
-        ({}, {"kv_type": "f32"}, "KV cache of f16 then, f32 now"),
+        {"seed": 10**90},
+        {"clock_ns": -1},
+        {"clock_ns": 2**64},
+        {"limits": Limits(kv_nbytes=2**70)},
+        {"tools": {"x" * 300: bytes}},
+        {"tools": {"\udcff": bytes}},
+        {"args": ["\udcff"]},
+        {"guest": module('(memory (export "memory") 0)')},
     ],
-    ids=["weights", "tokenizer", "kv"],
+    ids=lambda it: ascii(it)[:24],
 )
-def test_wrong_models(
-    world: World,
-    tmp_path: Path,
-    tiny_options: dict[str, Any],
-    options: dict[str, Any],
-    match: str,
-    require: str,
+def test_what_is_saved_can_be_restored(
+    null_runtime: Runtime, tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    path = TinyLlama(with_tokenizer=True, **tiny_options).write(tmp_path / "other.gguf")
-    other = world.runtime.load_model(path, **options)
-    world.refuse(
-        world.good,
-        SnapshotMismatch,
-        f"would be replayed.*{match}",
-        models={"default": other},
-        require=require,
+    """Or it is refused when it is given, or at the latest when it is saved."""
+    read_clock = (
+        '(import "wasi_snapshot_preview1" "clock_time_get" (func $c (param i32 i64 i32) '
+        "(result i32))) (func $s (drop (call $c (i32.const 0) (i64.const 0) (i32.const 0)))) "
+        "(start $s)"
     )
+    try:
+        actor = null_runtime.spawn(**{"guest": module(read_clock), **given})
+        actor.snapshot(tmp_path / "it")
+    except errors.IsthmusError:
+        return
+    null_runtime.restore(tmp_path / "it", tools=given.get("tools")).send("")
+    assert len(actor.fork(1)) == 1
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b", ""], ids=["long", "zero", "empty"])
+def test_impossible_paths(world: World, path: str) -> None:
+    with pytest.raises(SnapshotError):
+        world.restore(Path(path))
+
+
+# ---------------------------------------------------------------------------------- keys, stores
+
+
+def test_keys(world: World, forgery: Forgery, tmp_path: Path) -> None:
+    text = json.dumps(forgery.manifest)
+    with pytest.raises(SettingsError, match="3 bytes"):
+        Runtime(device="null", snapshot_key=b"abc")
+    with Runtime(device="cpu", threads=1, snapshot_key=KEY) as runtime:
+        keyed = World(runtime, runtime.load_model(world.model.path), world.good, world.answer)
+        keyed.refuse(world.good, errors.SnapshotUntrusted, "not signed")
+        for signature in (sign(text, KEY[1:]), sign(text + " ", KEY), "", "\u00e9" * 64):
+            path = forgery.write(tmp_path / "signed", signature)
+            keyed.refuse(path, errors.SnapshotUntrusted, "another key")
+        keyed.good = forgery.write(tmp_path / "signed", sign(text, KEY))
+        keyed.require_good()
+
+
+@pytest.fixture
+def store(world: World, tmp_path: Path) -> Store:
+    """Two snapshots and their packs."""
+    store = Store(tmp_path / "store")
+    with world.restore(world.good) as actor:
+        actor.snapshot(store, name="one")
+        actor.send("prefill 30 5")
+        actor.snapshot(store, name="two")
+    return store
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", ".hidden", "a/b", "a\n", "a\0"])
+def test_names_that_are_none(world: World, store: Store, name: str) -> None:
+    with world.restore(world.good) as actor, pytest.raises(SettingsError, match="no name"):
+        actor.snapshot(store, name=name)
+    for use in (store.open, store.delete):
+        with pytest.raises(SettingsError, match="no name"):
+            use(name)
+    assert store.names() == ["one", "two"]
+
+
+@pytest.mark.parametrize("part", [".", "snapshots", "packs", "lock"])
+def test_links_in_a_store(store: Store, part: str) -> None:
+    path = store.folder / part
+    path.rename(store.folder.parent / "moved")
+    path.symlink_to(store.folder.parent / "moved")
+    with pytest.raises(SnapshotError, match="symbolic link"):
+        Store(store.folder).open("one")
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+PACKS: dict[str, Callable[[Path, Path], object]] = {
+    "deleted": lambda pack, other: pack.unlink(),
+    "truncated": lambda pack, other: os.truncate(pack, pack.stat().st_size - 1),
+    "header": lambda pack, other: flip(pack, 20),
+    "chunk": lambda pack, other: flip(pack, CHUNK_NBYTES + 5),
+    "digest": lambda pack, other: flip(pack, -3),
+    "swapped": lambda pack, other: shutil.copy(other, pack),
+    "folder": lambda pack, other: (pack.unlink(), pack.mkdir()),
+    "pipe": lambda pack, other: (pack.unlink(), os.mkfifo(pack)),
+}
+
+
+@pytest.mark.parametrize("damage", PACKS)
+def test_damaged_packs(world: World, store: Store, damage: str) -> None:
+    packs = sorted((store.folder / "packs").iterdir(), key=lambda pack: pack.stat().st_mtime_ns)
+    PACKS[damage](*packs)
+    caught: list[BaseException] = []
+
+    def restore() -> None:
+        try:
+            world.restore(store.path("one")).close()
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=restore, daemon=True)  # opening a pipe waits for a writer
+    thread.start()
+    thread.join(5)
+    waits = thread.is_alive()
+    if waits:
+        os.close(os.open(packs[0], os.O_RDWR))
+        thread.join()
+    assert not waits
+    assert [type(error) for error in caught] in ([SnapshotInvalid], [SnapshotError])
+
+
+def test_gc_removes_nothing_where_it_cannot_read(store: Store) -> None:
+    flip(store.path("one"), 5000)
+    store.delete("two")
+    before = sorted(store.folder.rglob("*"))
+    with pytest.raises(SnapshotInvalid):
+        store.gc()
+    assert sorted(store.folder.rglob("*")) == before
+
+
+def test_more_packs_than_descriptors(world: World, store: Store) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with world.restore(world.good) as actor:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 24, hard))
+        try:
+            for n in range(32):
+                actor.send(f"prefill 1 {n}")
+                actor.snapshot(store, name=f"n{n}")
+            world.restore(store.path("one")).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_from_inside_the_folder(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.folder / "snapshots")
+    world.restore(Path("one.safetensors")).close()
+
+
+# ---------------------------------------------------------------------------------- guests
+
+GUESTS = {
+    "table.set": "(table 2 funcref) (func (table.set (i32.const 0) (ref.null func)))",
+    "table.grow": "(table 2 funcref) (func (drop (table.grow (ref.null func) (i32.const 1))))",
+    "data.drop": '(data $d "x") (func (data.drop $d))',
+    "elem.drop": "(elem $e func) (func (elem.drop $e))",
+    "holds references": "(global (mut funcref) (ref.null func))",
+    "are ours": '(global (export "isthmus:global:0") i32 (i32.const 0))',
+    "table.fill": "(table 2 funcref) (func (drop (v128.const i64x2 0x0b26 0)) (block (br_table 0 0 "
+    "(i32.const 0))) (table.fill (i32.const 0) (ref.null func) (i32.const 1)))",
+}
+
+
+@pytest.mark.parametrize("match", GUESTS)
+def test_hidden_state(null_runtime: Runtime, match: str) -> None:
+    with pytest.raises(errors.GuestInvalid, match=match):
+        null_runtime.load_guest(module(GUESTS[match]))
+
+
+def test_endless_start(null_runtime: Runtime) -> None:
+    for text in (
+        "(func $s (loop (br 0))) (start $s)",
+        '(func (export "_initialize") (loop (br 0)))',
+    ):
+        with pytest.raises(errors.DeadlineExceeded):
+            null_runtime.spawn(module(text), limits=Limits(deadline_s=0.2))
+    assert null_runtime.actors == []
+
+
+def test_damaged_code_cache(tmp_path: Path) -> None:
+    """Is made anew, and then found again."""
+
+    def compiled() -> bool:
+        with Runtime(device="null", environment=Environment(cache=tmp_path)) as runtime:
+            actor = runtime.spawn(module(""))
+            actor.send("")
+            return actor.guest.was_compiled
+
+    assert [compiled(), compiled()] == [True, False]
+    for keep in (lambda raw: raw[:-1], lambda raw: b"", lambda raw: raw[:40] + b"x" + raw[41:]):
+        for path in (tmp_path / "guests").iterdir():
+            path.write_bytes(keep(path.read_bytes()))
+        assert [compiled(), compiled()] == [True, False]

@@ -43,8 +43,10 @@ class Memory:
     def draft(self, number: int) -> Draft:
         """A snapshot in which every third chunk differs from number to number."""
         for chunk in range(0, N_CHUNKS, 2):
-            value = number % 251 + 1 if chunk % 3 == 0 else chunk % 255 + 1
-            ctypes.memset(self.base + chunk * CHUNK_NBYTES, value, CHUNK_NBYTES)
+            words = (ctypes.c_uint64 * (CHUNK_NBYTES // 8)).from_address(
+                self.base + chunk * CHUNK_NBYTES
+            )
+            words[0], words[1] = chunk + 1, number if chunk % 3 == 0 else 0
         nbytes = N_CHUNKS * CHUNK_NBYTES
         chunks = hash_chunks(self.base, nbytes, range(N_CHUNKS))
         return Draft.make(

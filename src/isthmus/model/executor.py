@@ -25,7 +25,7 @@ from isthmus.model.kv_cache import N_CTX_MULTIPLE
 from isthmus.model.session import Session
 from isthmus.units import align_up
 
-_MOST_GRAPHS = 16
+_MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 
 

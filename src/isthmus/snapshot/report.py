@@ -86,7 +86,7 @@ class Difference:
     nbytes_changed: int
     """In whole chunks of 16,384 bytes."""
     places: dict[str, int]
-    """Chunks changed, by the tensor in which they begin, all layers together."""
+    """Chunks changed, by the tensors that they are part of, all layers together."""
     globals: tuple[str, ...]
     records: tuple[str, ...]
     sessions: tuple[SessionDifference, ...]
@@ -203,10 +203,9 @@ def _places(changed: Iterable[int], tensors: list[Tensor]) -> dict[str, int]:
     for number in changed:
         at = number * CHUNK_NBYTES
         for tensor in tensors:
-            if tensor.offset <= at < tensor.offset + tensor.nbytes:
+            if tensor.offset < at + CHUNK_NBYTES and at < tensor.offset + tensor.nbytes:
                 name = _LAYER.sub(" of all layers", tensor.name)
                 places[name] = places.get(name, 0) + 1
-                break
     return places
 
 

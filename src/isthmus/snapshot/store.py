@@ -83,6 +83,7 @@ class Store:
 
         By default its name is the first 16 digits of its id.
         """
+        path = self.path(draft.id[:16] if name is None else name)
         with self._locked(fcntl.LOCK_SH):
             packs = Packs(self._packs)
             new: dict[bytes, int] = {}
@@ -94,7 +95,7 @@ class Store:
                 self._packs,
                 ((digest, view(n * CHUNK_NBYTES, CHUNK_NBYTES)) for digest, n in new.items()),
             )
-            saved = save_recipe(draft, self.path(name or draft.id[:16]), key)
+            saved = save_recipe(draft, path, key)
         pack_nbytes = pack.stat().st_size if pack else 0
         return replace(
             saved,
