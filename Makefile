@@ -46,7 +46,7 @@ bench: $(VENV)/.dev ## all benchmarks, into bench-results/
 	$(BIN)/isthmus pull smollm2
 	mkdir -p bench-results
 	$(BIN)/isthmus verify --json > bench-results/verify.json
-	for name in hostcall decode prefill; do \
+	for name in hostcall decode prefill snapshot; do \
 	  $(BIN)/isthmus bench $$name --json > bench-results/$$name.json || exit 1; done
 
 docs: $(VENV)/.dev ## write the generated parts of the documentation

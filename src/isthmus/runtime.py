@@ -22,7 +22,14 @@ from isthmus.actor.snapshot import (
 from isthmus.config import DeviceSettings, Environment, Limits, ModelSettings
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
-from isthmus.errors import ActorClosed, GuestInvalid, SettingsError, SnapshotMismatch
+from isthmus.errors import (
+    ActorClosed,
+    GuestInvalid,
+    IsthmusError,
+    SettingsError,
+    SnapshotError,
+    SnapshotMismatch,
+)
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
 from isthmus.native.loader import Library, open_library
@@ -72,7 +79,8 @@ class Runtime:
         explicit = environment.ggml if library is None else str(library)
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
-        self._guests: dict[str, Guest] = {}
+        self._guests: dict[tuple[str, str], Guest] = {}
+        """By hash and name: what a stranger's snapshot calls a guest is not for others."""
         self._closed = False
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
@@ -152,6 +160,8 @@ class Runtime:
         self._require_open()
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits())
+        _require_range("seed", seed, -(2**63), 2**64)
+        _require_range("clock_ns", clock_ns, 0, 2**63)
         spawned = Spawned(
             args=tuple(args),
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
@@ -205,7 +215,12 @@ class Runtime:
             how,
             snapshot.verify_memory if verify == "full" else None,
         )
-        return Actor(self._home, compiled, granted, frozen)
+        try:
+            return Actor(self._home, compiled, granted, frozen)
+        except SnapshotError:
+            raise
+        except IsthmusError as error:
+            raise SnapshotError(f"{snapshot.path} cannot be restored: {error}") from error
 
     def _guest_of(self, snapshot: Snapshot, given: str | Path | bytes | Guest | None) -> Guest:
         wasm, record = guest_of(snapshot), snapshot.manifest.guest
@@ -220,12 +235,12 @@ class Runtime:
         return guest
 
     def _compiled(self, wasm: bytes, name: str) -> Guest:
-        known = self._guests.get(hashlib.sha256(wasm).hexdigest())
-        if known is not None:
+        key = (hashlib.sha256(wasm).hexdigest(), name)
+        if known := self._guests.get(key):
             return known
         compiled = self.engine.compile(wasm, name)
         with self._lock:
-            return self._guests.setdefault(compiled.sha256, compiled)
+            return self._guests.setdefault(key, compiled)
 
     def _adopt(self, actor: Actor) -> None:
         with self._lock:
@@ -263,6 +278,11 @@ class Runtime:
     def _require_open(self) -> None:
         if self._closed:
             raise ActorClosed("the runtime is closed")
+
+
+def _require_range(name: str, value: int | None, low: int, end: int) -> None:
+    if value is not None and not low <= value < end:
+        raise SettingsError(f"{name} is {value}: give {low} to {end - 1}")
 
 
 def _version() -> str:

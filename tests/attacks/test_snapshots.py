@@ -18,7 +18,7 @@ import shutil
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ import pytest
 import wasmtime
 
 from isthmus import Limits, Model, Runtime, errors
-from isthmus.config import Environment
 from isthmus.errors import SettingsError, SnapshotError, SnapshotInvalid, SnapshotMismatch
 from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.header import LENGTH, encode_header, sign, tensors_of
@@ -60,7 +59,7 @@ class World:
         n_fds = len(os.listdir("/dev/fd"))
         return len(self.runtime.actors), self.runtime.engine.memory_creator.n_memories, n_fds
 
-    def refuse(self, path: Path, error: type[BaseException], match: str, **options: Any) -> None:
+    def refuse(self, path: Path, error: Any, match: str, **options: Any) -> None:
         """Restoring raises that, leaves nothing behind and takes little memory."""
         before, nbytes = self.held(), resident("VmRSS")
         with pytest.raises(error, match=match) as caught:
@@ -87,9 +86,7 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
     good = tmp_path_factory.mktemp("good") / "good.safetensors"
     with Runtime(device="cpu", threads=1) as runtime:
         model = runtime.load_model(tiny)
-        with runtime.spawn(
-            "bench", models={"default": model}, args=["n_ctx=256"], seed=1, clock_ns=5
-        ) as actor:
+        with runtime.spawn("bench", models={"default": model}, args=["n_ctx=256"]) as actor:
             actor.send("prefill 20 3")
             actor.snapshot(good)
             world = World(runtime, model, good, actor.send(ASK).text)
@@ -98,29 +95,16 @@ def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
         world.require_good()
 
 
-@dataclass
 class Forgery:
     """A snapshot's manifest and bytes, to be changed and written with hashes that are right."""
 
-    source: Path
-    manifest: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        opened = open_snapshot(self.source)
-        raw = self.source.read_bytes()
-        self.manifest = json.loads(opened.manifest.encode())
-        begin = opened.file_nbytes - opened.tensors[-1].offset - opened.tensors[-1].nbytes
-        self.memory = raw[begin : begin + opened.manifest.memory.nbytes]
+    def __init__(self, source: Path) -> None:
+        opened, raw = open_snapshot(source), source.read_bytes()
+        self.manifest: dict[str, Any] = json.loads(opened.manifest.encode())
         self.parts = {part.name: opened.part(part.name) for part in opened.manifest.parts}
         self.tensors = opened.tensors
-
-    def part(self, name: str, data: bytes | None = None, **changes: Any) -> None:
-        record = next(part for part in self.manifest["parts"] if part["name"] == name)
-        if data is not None:
-            self.parts[name] = data
-            record["sha256"] = hashlib.sha256(data).hexdigest()
-            record["shape"] = [len(data) // (1 if record["dtype"] == "U8" else 4)]
-        record.update(changes)
+        self.begin = LENGTH.unpack(raw[:8])[0] + 8
+        self.memory = raw[self.begin : self.begin + opened.manifest.memory.nbytes]
 
     def put(self, where: str, value: object) -> None:
         *outer, last = where.split(".")
@@ -129,7 +113,42 @@ class Forgery:
             holder = holder[int(name) if isinstance(holder, list) else name]
         holder[last] = value
 
-    def write(self, path: Path, signature: str | None = None, nbytes: int | None = None) -> Path:
+    def part(self, name: str, data: bytes | None = None, **changes: Any) -> None:
+        record = next(part for part in self.manifest["parts"] if part["name"] == name)
+        record.update(changes)
+        if data is not None:
+            self.parts[name] = data
+            record["sha256"] = hashlib.sha256(data).hexdigest()
+            record["shape"] = [len(data) // (1 if record["dtype"] == "U8" else 4)]
+
+    def numbers(self, *found: int) -> None:
+        self.part("chunk.numbers", array("I", found).tobytes())
+
+    def tokens(self, *ids: int) -> None:
+        self.part("session.2.tokens", array("i", ids).tobytes())
+        self.put("sessions.0.n_tokens", len(ids))
+
+    def session(self, handle: int, n_models: int = 1) -> None:
+        """Gives the session another handle, and the model so many, from 1 on."""
+        self.put("sessions.0.handle", handle)
+        self.put("handles", [{"handle": n + 1, "model": "default"} for n in range(n_models)])
+        for part in self.manifest["parts"]:
+            if (name := part["name"]).startswith("session."):
+                part["name"] = name.replace(".2.", f".{handle}.")
+                self.parts[part["name"]] = self.parts.pop(name)
+
+    def again(self, where: str, **changes: int) -> None:
+        self.manifest[where].append({**self.manifest[where][-1], **changes})
+
+    def odd(self, name: str) -> None:
+        self.part(name, self.parts[name] + b"\0", dtype="U8")
+
+    def guest(self, text: str) -> None:
+        wasm = module(f"(global (mut i32) (i32.const 0)) {text}")
+        self.part("guest", wasm)
+        self.put("guest.sha256", hashlib.sha256(wasm).hexdigest())
+
+    def write(self, path: Path, signature: str | None = None) -> Path:
         text = json.dumps(self.manifest)
         with contextlib.suppress(SnapshotError):
             self.tensors = tensors_of(decode_manifest(text), with_memory=True)
@@ -137,12 +156,16 @@ class Forgery:
         with open(path, "wb") as file:
             file.write(header + self.memory)
             for tensor in self.tensors:
-                if tensor.name in self.parts:
-                    file.seek(len(header) + tensor.offset)
-                    file.write(self.parts[tensor.name])
-            end = len(header) + self.tensors[-1].offset + self.tensors[-1].nbytes
-            file.truncate(end if nbytes is None else nbytes)
+                file.seek(len(header) + tensor.offset)
+                file.write(self.parts.get(tensor.name, b""))
+            file.truncate(len(header) + self.tensors[-1].offset + self.tensors[-1].nbytes)
         return path
+
+
+def module(text: str) -> bytes:
+    memory = "" if "(memory" in text else '(memory (export "memory") 1)'
+    on_message = '(func (export "on_message") (param i32) (result i32) (i32.const 0))'
+    return bytes(wasmtime.wat2wasm(f"(module {text} {memory} {on_message})"))
 
 
 @pytest.fixture
@@ -155,9 +178,8 @@ def forgery(world: World) -> Forgery:
 
 def test_truncated_and_extended(world: World, tmp_path: Path) -> None:
     raw, path = world.good.read_bytes(), tmp_path / "cut"
-    lengths = [*range(0, len(raw), CHUNK_NBYTES), 1, 7, 8, 9, len(raw) - 1, len(raw) + 1]
-    for nbytes in lengths:
-        path.write_bytes(raw[:nbytes].ljust(nbytes, b"\0"))
+    for n in (*range(0, len(raw), CHUNK_NBYTES), 1, 7, 8, 9, len(raw) - 1, len(raw) + 1):
+        path.write_bytes(raw[:n].ljust(n, b"\0"))
         world.refuse(path, SnapshotInvalid, "truncated|damaged|bytes long instead of")
 
 
@@ -174,60 +196,35 @@ NO_SNAPSHOTS: dict[str, Callable[[Path, Path], object]] = {
 @pytest.mark.parametrize("match", NO_SNAPSHOTS)
 def test_no_snapshot(world: World, tmp_path: Path, match: str) -> None:
     NO_SNAPSHOTS[match](tmp_path / "it", world.good)
-    world.refuse(
-        tmp_path / "it", errors.SnapshotNotFound if "there" in match else SnapshotInvalid, match
-    )
+    world.refuse(tmp_path / "it", (SnapshotInvalid, errors.SnapshotNotFound), match)
 
 
-def flips(good: Path) -> Iterator[tuple[str, int]]:
-    """A place in each section of a snapshot's file."""
-    snapshot, raw = open_snapshot(good), good.read_bytes()
-    (header,) = LENGTH.unpack(raw[:8])
-    for at in range(8):
-        yield "length", at
+def flips(it: Forgery, raw: bytes) -> Iterator[tuple[str, int]]:
+    """A place in each section of a snapshot's file: used chunks and holes, parts, header."""
     for mark in (b"{", b"__metadata__", b"n_tokens", b"sha256", b'"U8"', b"data_offsets", b"[0,"):
         yield mark.decode(), raw.index(mark) + 1
-    yield "padding", header + 7
-    for tensor in snapshot.tensors:
-        if tensor.name in {part.name for part in snapshot.manifest.parts}:
-            yield tensor.name, header + 8 + tensor.offset + tensor.nbytes // 2
-    n_chunks = snapshot.manifest.memory.nbytes // CHUNK_NBYTES
-    for number in (*snapshot.chunks, *(n for n in range(n_chunks) if n not in snapshot.chunks)):
-        yield f"chunk {number}", header + 8 + number * CHUNK_NBYTES + 77 * number
+    yield from (("length or padding", at) for at in (*range(8), it.begin - 1))
+    for tensor in it.tensors:
+        if tensor.name in it.parts:
+            yield tensor.name, it.begin + tensor.offset + tensor.nbytes // 2
+    for at in range(77, len(it.memory), CHUNK_NBYTES):
+        yield "memory", it.begin + at
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["all else", "text"])
-def test_flipped_bits(world: World, tmp_path: Path, text: bool) -> None:
+def test_flipped_bits(world: World, forgery: Forgery, tmp_path: Path, text: bool) -> None:
     raw, path = world.good.read_bytes(), tmp_path / "flipped"
-    for name, at in flips(world.good):
-        if name.endswith(".text") != text:
-            continue
-        path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
-        world.refuse(
-            path, SnapshotInvalid, "damaged|malformed|header|instead|truncated|no snapshot"
-        )
-        if name.startswith("chunk "):
-            with pytest.raises(SnapshotInvalid, match="damaged"):
+    for name, at in flips(forgery, raw):
+        if name.endswith(".text") == text:
+            path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x10]) + raw[at + 1 :])
+            world.refuse(path, SnapshotInvalid, "damaged|malformed|header|instead|truncated|no sna")
+            with pytest.raises(SnapshotInvalid):
                 open_snapshot(path).verify()
-
-
-def test_one_byte_in_a_hole(world: World, tmp_path: Path) -> None:
-    snapshot, path = open_snapshot(world.good), tmp_path / "hole"
-    hole = next(n for n in range(100) if n not in snapshot.chunks)
-    path.write_bytes(world.good.read_bytes())
-    begin = snapshot.file_nbytes - snapshot.tensors[-1].offset - snapshot.tensors[-1].nbytes
-    with open(path, "r+b") as file:
-        file.seek(begin + hole * CHUNK_NBYTES + 5)
-        file.write(b"\1")
-    world.refuse(path, SnapshotInvalid, f"bytes {hole * CHUNK_NBYTES} to")
-    with pytest.raises(SnapshotInvalid, match="damaged"):
-        open_snapshot(path).verify()
 
 
 # ---------------------------------------------------------------------------------- wrong givens
 
-
-WRONG: list[tuple[dict[str, Any], type[errors.IsthmusError], str]] = [
+WRONG: list[tuple[dict[str, Any], type, str]] = [
     ({"guest": "chat"}, SnapshotMismatch, "of the guest bench"),
     ({"models": {}}, SnapshotMismatch, "the model 'default'"),
     ({"limits": Limits(memory_nbytes=65_536)}, SnapshotMismatch, "64.0 KiB are allowed"),
@@ -259,20 +256,19 @@ def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> 
 LIES: dict[str, tuple[list[object], str]] = {
     "format_version": ([0, 2], "format version"),
     "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
-    "memory.n_chunks": ([8, 2**32], "another length|malformed"),
+    "memory.n_chunks": ([8, 2**32], "another type or shape|malformed"),
     "sessions.0.ptr": ([266_241, 589_824, 2**32 - 1], "memory"),
     "sessions.0.kv_offset": ([0, 32, 1313, 5408, 2**31], "overlaps|begin"),
     "sessions.0.n_ctx": ([0, 257, 2**24], "malformed|leaves"),
     "sessions.0.n_layer": ([1, 3, 4096], "layout|leaves"),
     "sessions.0.n_vocab": ([1, 321, 2**24], "layout|leaves"),
     "sessions.0.row_nbytes": ([2, 127, 130], "layout|whole"),
-    "sessions.0.n_tokens": ([19, 21], "20 of its tokens"),
+    "sessions.0.n_tokens": ([19, 21], "another type or shape"),
     "sessions.0.kv_type": (["f32", "q4"], "another KV type|malformed"),
     "sessions.0.model": (["other"], "does not describe"),
     "handles.0.model": (["other"], "does not describe"),
     "handles.0.weight": (["none"], "no weight"),
-    "handles.0.handle": ([0, 2], "taken"),
-    "handles": ([[{"handle": n + 9, "model": "default"} for n in range(5000)]], "."),
+    "handles.0.handle": ([0, 2], "taken|malformed"),
     "actor.last_handle": ([2**31, 2**32], "handle"),  # a guest's handles are i32, not negative
     "actor.limits.memory_nbytes": ([0, 2**63 - 1, None], "impossible limits|malformed"),
     "actor.limits.kv_nbytes": ([0, 2**63], "0 are allowed|malformed"),
@@ -287,7 +283,7 @@ LIES: dict[str, tuple[list[object], str]] = {
     "globals.0.type": (["i64", "f32", "x"], "globals"),
     "globals.0.bits": (["0000010000", "00"], "wrong size|malformed"),
     "guest.name": (["a\0b", "x" * 10 * MIB], "."),
-    "parts": ([[]], "header|no part"),
+    "parts": ([[]], "a part is missing"),
     "unknown": ([1], "unknown field"),
 }
 
@@ -306,79 +302,33 @@ def test_lies(world: World, tmp_path: Path, where: str) -> None:
     assert accepted == []
 
 
-def session_handle(it: Forgery, handle: int) -> None:
-    """Gives the session another handle."""
-    it.put("sessions.0.handle", handle)
-    for part in it.manifest["parts"]:
-        if (name := part["name"]).startswith("session."):
-            part["name"] = name.replace(".2.", f".{handle}.")
-            it.parts[part["name"]] = it.parts.pop(name)
-
-
-def tokens(it: Forgery, *ids: int) -> None:
-    it.part("session.2.tokens", array("i", ids).tobytes())
-    it.put("sessions.0.n_tokens", len(ids))
-
-
-def handles_before_the_session(it: Forgery) -> None:
-    session_handle(it, 50_000)
-    it.put("handles", [{"handle": n + 1, "model": "default"} for n in range(1024)])
-
-
-def second_session(it: Forgery, **changes: int) -> None:
-    it.manifest["sessions"].append({**it.manifest["sessions"][0], **changes})
-
-
-def odd(it: Forgery, name: str) -> None:
-    it.part(name, dtype="U8")
-    it.part(name, it.parts[name] + b"\0")
-
-
-def hostile_guest(it: Forgery, text: str) -> None:
-    wasm = module(f"(global (mut i32) (i32.const 0)) {text}")
-    it.part("guest", wasm)
-    it.put("guest.sha256", hashlib.sha256(wasm).hexdigest())
-
-
-def module(text: str) -> bytes:
-    if "(memory" not in text:
-        text += '(memory (export "memory") 1)'
-    on_message = '(func (export "on_message") (param i32) (result i32) (i32.const 0))'
-    return bytes(wasmtime.wat2wasm(f"(module {text} {on_message})"))
-
-
-def numbers(it: Forgery, *found: int) -> None:
-    it.part("chunk.numbers", array("I", found).tobytes())
-
-
-TRICKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
-    "session handle 0": (lambda it: session_handle(it, 0), "handle 0 is taken"),
-    "session handle taken": (lambda it: session_handle(it, 1), "handle 1 is taken"),
-    "1,024 handles first": (handles_before_the_session, "one too many"),
-    "same session twice": (second_session, "overlaps|same name"),
-    "sessions overlap": (lambda it: second_session(it, handle=3, ptr=270_336), "overlap"),
-    "token 320": (lambda it: tokens(it, 3, 320), "vocabulary"),
-    "token -1": (lambda it: tokens(it, -1), "vocabulary"),
-    "257 tokens": (lambda it: tokens(it, *[3] * 257), "full"),
-    "globals twice": (lambda it: it.manifest["globals"].extend(it.manifest["globals"]), "globals"),
-    "part twice": (lambda it: it.manifest["parts"].append(it.manifest["parts"][-1]), "same name"),
-    "no guest": (lambda it: it.manifest["parts"].pop(3), "no part|header"),
-    "no tokens": (lambda it: it.manifest["parts"].pop(1), "no part|header"),
-    "odd numbers": (lambda it: odd(it, "chunk.numbers"), "."),
-    "odd tokens": (lambda it: odd(it, "session.2.tokens"), "."),
-    "odd digests": (lambda it: odd(it, "chunk.sha256"), "lacks digests"),
-    "numbers fall": (lambda it: numbers(it, 32, 3, 4, 8, 12, 16, 18, 20, 22), "not in order"),
-    "numbers leave": (lambda it: numbers(it, 3, 4, 8, 12, 16, 18, 20, 22, 36), "leaves the memory"),
-    "other numbers": (lambda it: numbers(it, 3, 4, 8, 12, 16, 18, 20, 22, 33), "damaged"),
+Change = Callable[[Forgery], object]
+TRICKS: dict[str, tuple[Change, str]] = {
+    "session handle 0": (lambda it: it.session(0), "malformed"),
+    "session handle taken": (lambda it: it.session(1), "handle 1 is taken"),
+    "1,024 handles first": (lambda it: it.session(50_000, 1024), "one too many"),
+    "5,000 handles": (lambda it: it.session(50_000, 5000), "."),
+    "same session twice": (lambda it: it.again("sessions"), "overlaps|same name"),
+    "overlap": (lambda it: it.again("sessions", handle=3, ptr=270_336), "overlap"),
+    "token 320": (lambda it: it.tokens(3, 320), "vocabulary"),
+    "token -1": (lambda it: it.tokens(-1), "vocabulary"),
+    "257 tokens": (lambda it: it.tokens(*[3] * 257), "full"),
+    "globals twice": (lambda it: it.again("globals"), "globals"),
+    "part twice": (lambda it: it.again("parts"), "there twice"),
+    "no guest": (lambda it: it.manifest["parts"].pop(3), "a part is missing"),
+    "no tokens": (lambda it: it.manifest["parts"].pop(1), "a part is missing"),
+    "odd numbers": (lambda it: it.odd("chunk.numbers"), "."),
+    "odd tokens": (lambda it: it.odd("session.2.tokens"), "."),
+    "odd digests": (lambda it: it.odd("chunk.sha256"), "another type or shape"),
+    "numbers fall": (lambda it: it.numbers(32, 3, 4, 8, 12, 16, 18, 20, 22), "not in order"),
+    "numbers leave": (lambda it: it.numbers(3, 4, 8, 12, 16, 18, 20, 22, 36), "leaves the memory"),
+    "other numbers": (lambda it: it.numbers(3, 4, 8, 12, 16, 18, 20, 22, 33), "damaged"),
     "512 MiB of numbers": (lambda it: it.part("chunk.numbers", shape=[2**27]), "."),
     "1 TiB of guest": (lambda it: it.part("guest", shape=[2**20, 2**20]), "."),
     "1 TiB of tokens": (lambda it: it.part("session.2.tokens", shape=[2**19, 2**19]), "."),
-    "guest without globals": (
-        lambda it: hostile_guest(it, "(global (mut i64) (i64.const 0))"),
-        "g",
-    ),
-    "guest of 2 pages": (lambda it: hostile_guest(it, '(memory (export "memory") 1 2)'), "."),
-    "guest of 99 pages": (lambda it: hostile_guest(it, '(memory (export "memory") 99)'), "."),
+    "other globals": (lambda it: it.guest("(global (mut i64) (i64.const 0))"), "globals"),
+    "guest of 2 pages": (lambda it: it.guest('(memory (export "memory") 1 2)'), "."),
+    "guest of 99 pages": (lambda it: it.guest('(memory (export "memory") 99)'), "."),
 }
 
 
@@ -397,8 +347,8 @@ def test_headers_that_grow_when_read(world: World, forgery: Forgery, tmp_path: P
     path.write_bytes(LENGTH.pack(len(text)) + text)
     world.refuse(path, SnapshotInvalid, ".")
     shape = {"n_layer": 4096, "n_vocab": 1, "row_nbytes": 2, "kv_offset": 32}
-    sessions = [{**session, **shape, "handle": n, "ptr": n * 5 * MIB} for n in range(1, 60)]
-    forgery.put("sessions", sessions)
+    many = [{**session, **shape, "handle": n, "ptr": n * 5 * MIB} for n in range(1, 60)]
+    forgery.put("sessions", many)
     forgery.put("memory.nbytes", 2**32)
     path.write_bytes(encode_header(json.dumps(forgery.manifest), []))
     world.refuse(path, SnapshotInvalid, ".")
@@ -410,13 +360,13 @@ def test_lone_surrogates_in_the_header(world: World, tmp_path: Path) -> None:
     world.refuse(tmp_path / "it", SnapshotInvalid, ".")
 
 
-REPLAYS: dict[str, tuple[Callable[[Forgery], None], dict[str, Any], str]] = {
+REPLAYS: dict[str, tuple[Change, dict[str, Any], str]] = {
     "unaligned": (lambda it: it.put("sessions.0.ptr", 266_241), {}, "does not lie"),
     "kv limit": (lambda it: None, {"limits": Limits(kv_nbytes=200_000)}, "200000 are allowed"),
     "memory limit": (lambda it: None, {"limits": Limits(memory_nbytes=589_824)}, "."),
     "n_ctx": (lambda it: it.put("sessions.0.n_ctx", 2048), {}, "n_ctx"),
-    "token -1": (lambda it: tokens(it, -1), {}, "vocabulary"),
-    "257 tokens": (lambda it: tokens(it, *[3] * 257), {}, "full"),
+    "token -1": (lambda it: it.tokens(-1), {}, "vocabulary"),
+    "257 tokens": (lambda it: it.tokens(*[3] * 257), {}, "full"),
 }
 
 
@@ -428,7 +378,7 @@ def test_replayed_lies(world: World, forgery: Forgery, tmp_path: Path, name: str
     change(forgery)
     other = world.runtime.load_model(world.model.path, kv_type="f32")
     given = {"models": {"default": other}, "require": "replayed", **options}
-    world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, match or ".", **given)
+    world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, match, **given)
 
 
 def test_a_snapshot_does_not_rename_a_guest(world: World, forgery: Forgery, tmp_path: Path) -> None:
@@ -446,31 +396,23 @@ def test_a_snapshot_does_not_rename_a_guest(world: World, forgery: Forgery, tmp_
             assert runtime.restore(world.good, models=model).guest.name == "bench"
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"seed": 10**90},
-        {"clock_ns": -1},
-        {"clock_ns": 2**64},
-        {"limits": Limits(kv_nbytes=2**70)},
-        {"tools": {"x" * 300: bytes}},
-        {"tools": {"\udcff": bytes}},
-        {"args": ["\udcff"]},
-        {"guest": module('(memory (export "memory") 0)')},
-    ],
-    ids=lambda it: ascii(it)[:24],
-)
+SETTINGS: list[dict[str, Any]] = [
+    *({"seed": 10**90}, {"clock_ns": -1}, {"clock_ns": 2**64}, {"limits": Limits(tokens=2**70)}),
+    *({"tools": {"x" * 300: bytes}}, {"tools": {"\udcff": bytes}}, {"args": ["\udcff"]}),
+    {"guest": module('(memory (export "memory") 0)')},
+]
+READ_CLOCK = """(import "wasi_snapshot_preview1" "clock_time_get" (func $c (param i32 i64 i32)
+    (result i32)))
+    (func $s (drop (call $c (i32.const 0) (i64.const 0) (i32.const 0)))) (start $s)"""
+
+
+@pytest.mark.parametrize("given", SETTINGS, ids=lambda it: ascii(it)[:24])
 def test_what_is_saved_can_be_restored(
     null_runtime: Runtime, tmp_path: Path, given: dict[str, Any]
 ) -> None:
     """Or it is refused when it is given, or at the latest when it is saved."""
-    read_clock = (
-        '(import "wasi_snapshot_preview1" "clock_time_get" (func $c (param i32 i64 i32) '
-        "(result i32))) (func $s (drop (call $c (i32.const 0) (i64.const 0) (i32.const 0)))) "
-        "(start $s)"
-    )
     try:
-        actor = null_runtime.spawn(**{"guest": module(read_clock), **given})
+        actor = null_runtime.spawn(**{"guest": module(READ_CLOCK), **given})
         actor.snapshot(tmp_path / "it")
     except errors.IsthmusError:
         return
@@ -563,7 +505,7 @@ def test_damaged_packs(world: World, store: Store, damage: str) -> None:
 
     thread = threading.Thread(target=restore, daemon=True)  # opening a pipe waits for a writer
     thread.start()
-    thread.join(5)
+    thread.join(2)
     waits = thread.is_alive()
     if waits:
         os.close(os.open(packs[0], os.O_RDWR))
@@ -572,21 +514,13 @@ def test_damaged_packs(world: World, store: Store, damage: str) -> None:
     assert [type(error) for error in caught] in ([SnapshotInvalid], [SnapshotError])
 
 
-def test_gc_removes_nothing_where_it_cannot_read(store: Store) -> None:
-    flip(store.path("one"), 5000)
-    store.delete("two")
-    before = sorted(store.folder.rglob("*"))
-    with pytest.raises(SnapshotInvalid):
-        store.gc()
-    assert sorted(store.folder.rglob("*")) == before
-
-
 def test_more_packs_than_descriptors(world: World, store: Store) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with world.restore(world.good) as actor:
+        gc.collect()
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 24, hard))
         try:
-            for n in range(32):
+            for n in range(64):
                 actor.send(f"prefill 1 {n}")
                 actor.snapshot(store, name=f"n{n}")
             world.restore(store.path("one")).close()
@@ -594,54 +528,13 @@ def test_more_packs_than_descriptors(world: World, store: Store) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_from_inside_the_folder(
-    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inside_a_store(world: World, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.folder / "snapshots")
     world.restore(Path("one.safetensors")).close()
 
 
-# ---------------------------------------------------------------------------------- guests
-
-GUESTS = {
-    "table.set": "(table 2 funcref) (func (table.set (i32.const 0) (ref.null func)))",
-    "table.grow": "(table 2 funcref) (func (drop (table.grow (ref.null func) (i32.const 1))))",
-    "data.drop": '(data $d "x") (func (data.drop $d))',
-    "elem.drop": "(elem $e func) (func (elem.drop $e))",
-    "holds references": "(global (mut funcref) (ref.null func))",
-    "are ours": '(global (export "isthmus:global:0") i32 (i32.const 0))',
-    "table.fill": "(table 2 funcref) (func (drop (v128.const i64x2 0x0b26 0)) (block (br_table 0 0 "
-    "(i32.const 0))) (table.fill (i32.const 0) (ref.null func) (i32.const 1)))",
-}
-
-
-@pytest.mark.parametrize("match", GUESTS)
-def test_hidden_state(null_runtime: Runtime, match: str) -> None:
-    with pytest.raises(errors.GuestInvalid, match=match):
-        null_runtime.load_guest(module(GUESTS[match]))
-
-
 def test_endless_start(null_runtime: Runtime) -> None:
-    for text in (
-        "(func $s (loop (br 0))) (start $s)",
-        '(func (export "_initialize") (loop (br 0)))',
-    ):
+    for text in ("(func $s (loop (br 0))) (start $s)", '(func (export "_initialize") (loop br 0))'):
         with pytest.raises(errors.DeadlineExceeded):
             null_runtime.spawn(module(text), limits=Limits(deadline_s=0.2))
     assert null_runtime.actors == []
-
-
-def test_damaged_code_cache(tmp_path: Path) -> None:
-    """Is made anew, and then found again."""
-
-    def compiled() -> bool:
-        with Runtime(device="null", environment=Environment(cache=tmp_path)) as runtime:
-            actor = runtime.spawn(module(""))
-            actor.send("")
-            return actor.guest.was_compiled
-
-    assert [compiled(), compiled()] == [True, False]
-    for keep in (lambda raw: raw[:-1], lambda raw: b"", lambda raw: raw[:40] + b"x" + raw[41:]):
-        for path in (tmp_path / "guests").iterdir():
-            path.write_bytes(keep(path.read_bytes()))
-        assert [compiled(), compiled()] == [True, False]

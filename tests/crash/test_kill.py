@@ -99,12 +99,12 @@ def file_is_old_or_new(folder: Path, rounds: int) -> int:
             state[0] += 1
 
         killed_after(random.uniform(0.0, 0.05), work)
+        n_left += len(leftovers(folder))
         found = open_snapshot(path)
         found.verify()
         number = found.manifest.created_ns
         assert number in numbers or first <= number < first + 100
         numbers = {number}
-        n_left += len(leftovers(folder))
     save_file(memory.draft(1), path)
     assert os.listdir(folder) == ["agent.safetensors"]
     return n_left
@@ -126,13 +126,13 @@ def store_is_old_or_new(folder: Path, rounds: int) -> int:
                 store.gc()
 
         killed_after(random.uniform(0.0, 0.06), work)
+        n_left += len(leftovers(store.folder))
         for name in NAMES:
             found = store.open(name)
             found.verify()
             number = found.manifest.created_ns
             assert number == before[name] or first <= number < first + 100
             before[name] = number
-        n_left += len(leftovers(store.folder))
     store.gc()
     used = {digest for name in NAMES for digest in store.open(name).chunks.values()}
     stored = sum(path.stat().st_size for path in (store.folder / "packs").iterdir())

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 from isthmus.abi import Errno
 from isthmus.errors import GuestFault, SnapshotInvalid
 
+_LARGEST = (1 << 31) - 1
+"""A guest takes a handle for an i32, and negative ones for errors."""
 _Opened = TypeVar("_Opened")
 
 
@@ -26,11 +28,14 @@ class HandleTable:
         return self._last
 
     def put(self, handle: int, thing: object) -> None:
-        """Opens `thing` under a handle that it had before; SnapshotInvalid where that is taken."""
-        if handle < 1 or handle in self._opened or len(self._opened) >= self._capacity:
-            raise SnapshotInvalid(f"the snapshot's handle {handle} is taken, or one too many")
+        """Opens `thing` under a handle that it had before, and that `require_free` let pass."""
         self._opened[handle] = thing
         self._last = max(self._last, handle)
+
+    def require_free(self, handle: int) -> None:
+        """SnapshotInvalid where something cannot be opened under that handle."""
+        if handle < 1 or handle in self._opened or len(self._opened) >= self._capacity:
+            raise SnapshotInvalid(f"the snapshot's handle {handle} is taken, or one too many")
 
     def set_last(self, last: int) -> None:
         """Has the next handle be `last` + 1, where that is further on."""
@@ -43,7 +48,7 @@ class HandleTable:
 
     def require_room(self) -> None:
         """GuestFault(ELIMIT) when `add` would raise it."""
-        if len(self._opened) >= self._capacity:
+        if len(self._opened) >= self._capacity or self._last >= _LARGEST:
             raise GuestFault(Errno.ELIMIT)
 
     def get(self, handle: int, kind: type[_Opened]) -> _Opened:

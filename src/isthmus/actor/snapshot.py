@@ -28,9 +28,10 @@ from isthmus.file_hash import FileHashes
 from isthmus.model import KvLayout, Model
 from isthmus.model.kv_cache import KV_TYPES
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
-from isthmus.snapshot.draft import GUEST_PART
 from isthmus.snapshot.manifest import (
     FORMAT_VERSION,
+    GUEST_PART,
+    MAX_TEXT_NBYTES,
     ActorRecord,
     DeviceRecord,
     Dtype,
@@ -40,6 +41,8 @@ from isthmus.snapshot.manifest import (
     LimitsRecord,
     ModelRecord,
     SessionRecord,
+    text_part,
+    tokens_part,
 )
 from isthmus.wasm import GlobalValue, Guest
 
@@ -76,8 +79,8 @@ def describe(
     names = sorted({it.model for it in state.opened})
     parts: dict[str, tuple[Dtype, bytes]] = {GUEST_PART: ("U8", guest.wasm)}
     for it in state.sessions:
-        parts[f"session.{it.handle}.tokens"] = ("I32", it.tokens.tobytes())
-        parts[f"session.{it.handle}.text"] = ("U8", _text(granted.models[it.model], it.tokens))
+        parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
+        parts[text_part(it.handle)] = ("U8", _text(granted.models[it.model], it.tokens))
     return Draft.make(
         memory,
         parts,
@@ -96,7 +99,9 @@ def describe(
 
 
 def _text(model: Model, tokens: array[int]) -> bytes:
-    return model.tokenizer.decode(tokens, render_special=True) if model.has_tokenizer else b""
+    if not model.has_tokenizer:
+        return b""
+    return model.tokenizer.decode(tokens, render_special=True)[:MAX_TEXT_NBYTES]
 
 
 def _model_record(name: str, model: Model) -> ModelRecord:
@@ -197,9 +202,7 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
     model = snapshot.manifest.model(record.model)
     if model.kv_type != record.kv_type:
         raise SnapshotInvalid("a session has another KV type than its model")
-    tokens = array("i", snapshot.part(f"session.{record.handle}.tokens"))
-    if len(tokens) != record.n_tokens:
-        raise SnapshotInvalid(f"session {record.handle} has {len(tokens)} of its tokens")
+    tokens = array("i", snapshot.part(tokens_part(record.handle)))
     layout = KvLayout(
         n_ctx=record.n_ctx,
         n_layer=record.n_layer,

@@ -132,6 +132,7 @@ class Reopen:
         try:
             for it in state.opened:
                 if not (isinstance(it, OpenedSession) and it.model in self.drop):
+                    handles.require_free(it.handle)
                     handles.put(it.handle, self._open(it))
             handles.set_last(state.last_handle)
         except BaseException:
@@ -144,7 +145,10 @@ class Reopen:
         for first, second in itertools.pairwise(sessions):
             if first.end > second.ptr:
                 raise SnapshotInvalid("two sessions of the snapshot overlap")
-        kv_nbytes = sum(it.layout.kv_nbytes for it in sessions)
+        for it in sessions:
+            if it.ptr % SPAN_ALIGNMENT or it.end > self.region.nbytes:
+                raise SnapshotInvalid("a session of the snapshot does not lie in its memory")
+        kv_nbytes = sum(self._layout(it).kv_nbytes for it in sessions)
         if len(sessions) > self.limits.sessions:
             raise SnapshotMismatch(
                 f"the snapshot has {len(sessions)} sessions; {self.limits.sessions} are allowed"
@@ -154,6 +158,11 @@ class Reopen:
                 f"the snapshot's sessions take {kv_nbytes} bytes; "
                 f"{self.limits.kv_nbytes} are allowed"
             )
+
+    def _layout(self, it: OpenedSession) -> KvLayout:
+        """The session's, or the one that it will have."""
+        replaced = it.model in self.replay and it.model not in self.drop
+        return self.models[it.model].layout(it.layout.n_ctx) if replaced else it.layout
 
     def _open(self, it: Opened) -> object:
         model = self.models[it.model]
@@ -168,8 +177,6 @@ class Reopen:
         return self._resume(it, model)
 
     def _resume(self, it: OpenedSession, model: Model) -> Session:
-        if it.ptr % SPAN_ALIGNMENT or it.end > self.region.nbytes:
-            raise SnapshotInvalid("a session of the snapshot does not lie in its memory")
         try:
             return model.resume_session(
                 self.region,
@@ -184,7 +191,7 @@ class Reopen:
 
     def _replay(self, it: OpenedSession, model: Model) -> Session:
         """The same tokens with another model or another type of KV cache."""
-        layout = model.layout(it.layout.n_ctx)
+        layout = self._layout(it)
         ptr = it.ptr if layout.nbytes <= it.layout.nbytes else self.grow(layout.nbytes)
         session = model.open_session(self.region, self.binding, GuestPtr(ptr), layout)
         try:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
-from isthmus.snapshot.report import Difference, diff, excerpt
+from isthmus.snapshot.report import Difference, diff, excerpt, printable
 from isthmus.units import format_nbytes
 
 HELP = "show what differs between two snapshots: memory, globals, tokens"
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found)))
+        print(printable("\n".join(_lines(found))))
     return 0 if found.same else 1
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
-from isthmus.snapshot.report import Inspection, excerpt, inspect
+from isthmus.snapshot.report import Inspection, excerpt, inspect, printable
 from isthmus.units import format_nbytes
 
 HELP = "show what a snapshot holds, without a model or a device"
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found)))
+        print(printable("\n".join(_lines(found))))
     return 0
 
 

@@ -16,13 +16,16 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from isthmus.errors import RegionError
 from isthmus.native import libc
 from isthmus.native.owned import Owned
 from isthmus.units import MIB, OS_PAGE, HostAddr
+
+Buffer: TypeAlias = "bytes | memoryview"
 
 MOST_EXTENTS = 1024
 """A process has some 65,000 mappings; an image in more pieces than this is brought together."""
@@ -62,16 +65,28 @@ class Image:
         self, nbytes: int, extents: Iterable[Extent], used: Sequence[tuple[int, int]]
     ) -> None:
         self.nbytes = nbytes
-        self.extents: Sequence[Extent] = _gathered(nbytes, extents)
+        self.extents: Sequence[Extent] = _joined(extents)
         self.used = used
+        if len(self.extents) > MOST_EXTENTS:
+            self.extents = Image.gather(nbytes, _pieces(self.extents), used).extents
 
     @staticmethod
     def freeze(base: HostAddr, nbytes: int, used: Sequence[tuple[int, int]]) -> Image:
         """Copies the ranges `used`, (offset, nbytes), of the memory at `base` into an image."""
+        pieces = (
+            (offset, memoryview((ctypes.c_ubyte * length).from_address(base + offset)).cast("B"))
+            for offset, length in used
+        )
+        return Image.gather(nbytes, pieces, used)
+
+    @staticmethod
+    def gather(
+        nbytes: int, pieces: Iterable[tuple[int, Buffer]], used: Sequence[tuple[int, int]]
+    ) -> Image:
+        """An image of pieces, (offset, bytes), which are copied."""
         file = _nameless_file(nbytes)
-        for offset, length in used:
-            source = (ctypes.c_ubyte * length).from_address(base + offset)
-            _write_all(file.fd, memoryview(source).cast("B"), offset)
+        for offset, data in pieces:
+            _write_all(file.fd, memoryview(data), offset)
         return Image(nbytes, [Extent(0, nbytes, file, 0)], used)
 
     def place(self, base: HostAddr, *, map_files: bool) -> int:
@@ -88,8 +103,8 @@ class Image:
         return n_copied
 
 
-def _gathered(nbytes: int, extents: Iterable[Extent]) -> list[Extent]:
-    """Neighbours made one; all of it copied into one file where too many are left."""
+def _joined(extents: Iterable[Extent]) -> list[Extent]:
+    """The same with neighbours made one."""
     joined: list[Extent] = []
     for extent in extents:
         last = joined[-1] if joined else None
@@ -97,16 +112,16 @@ def _gathered(nbytes: int, extents: Iterable[Extent]) -> list[Extent]:
             joined[-1] = Extent(
                 last.offset, last.nbytes + extent.nbytes, last.file, last.file_offset
             )
-        else:
+        elif extent.nbytes:
             joined.append(extent)
-    if len(joined) <= MOST_EXTENTS:
-        return joined
-    file = _nameless_file(nbytes)
-    for extent in joined:
+    return joined
+
+
+def _pieces(extents: Iterable[Extent]) -> Iterator[tuple[int, memoryview]]:
+    for extent in extents:
         part = memoryview(bytearray(extent.nbytes))
         _read_all(extent, part)
-        _write_all(file.fd, part, extent.offset)
-    return [Extent(0, nbytes, file, 0)]
+        yield extent.offset, part
 
 
 def _follows(first: Extent, second: Extent) -> bool:

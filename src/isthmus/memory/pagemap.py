@@ -25,7 +25,7 @@ def touched_chunks(region: Region, chunk_nbytes: int) -> npt.NDArray[np.intp]:
     `chunk_nbytes` is a multiple of the OS page. Without an image a page counts that is not absent.
     """
     n_chunks = -(-region.nbytes // chunk_nbytes)
-    touched = _touched_pages(region) if chunk_nbytes % OS_PAGE == 0 else None
+    touched = _touched_pages(region) if n_chunks and chunk_nbytes % OS_PAGE == 0 else None
     if touched is None:
         return np.arange(n_chunks)
     padded = np.zeros(n_chunks * (chunk_nbytes // OS_PAGE), dtype=bool)

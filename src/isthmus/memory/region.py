@@ -154,7 +154,7 @@ class Region:
         Returns how many bytes had to be copied: 0 where the image's files can be mapped.
         """
         self.address(GuestPtr(0), image.nbytes)
-        if self.remappable:
+        if self.remappable and self.nbytes:
             libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
         else:
             ctypes.memset(self.base, 0, self.nbytes)
@@ -178,6 +178,7 @@ class Region:
                 holders = ", ".join(hold.holder for hold in self._holds[:4])
                 raise RegionBusy(f"the region is still held by {holders}")
             self._finalizer()
+            self.image = None
 
     def _add(self, hold: _HoldType) -> _HoldType:
         with self._lock:

@@ -70,6 +70,8 @@ def encode_chunks(chunks: Chunks) -> tuple[bytes, bytes]:
 
 def decode_chunks(numbers: bytes, digests: bytes, nbytes: int) -> dict[int, bytes]:
     """What `encode_chunks` made; SnapshotInvalid unless ascending and inside `nbytes`."""
+    if len(numbers) % 4:
+        raise SnapshotInvalid("the table of chunks ends inside a number")
     found = np.frombuffer(numbers, "<u4").astype(np.int64)
     if np.any(np.diff(found) <= 0) or (len(found) and found[-1] * CHUNK_NBYTES >= nbytes):
         raise SnapshotInvalid("the table of chunks is not in order, or leaves the memory")

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isthmus.errors import SnapshotError, SnapshotInvalid
 from isthmus.snapshot.atomic import AtomicFile
 from isthmus.snapshot.chunk import DIGEST_NBYTES, MemorySource, encode_chunks, runs
 from isthmus.snapshot.header import digest, encode_header, sign, tensors_of
-from isthmus.snapshot.manifest import Dtype, Manifest, MemoryRecord, PartRecord
-
-NUMBERS_PART = "chunk.numbers"
-DIGESTS_PART = "chunk.sha256"
-GUEST_PART = "guest"
+from isthmus.snapshot.manifest import (
+    DIGESTS_PART,
+    NUMBERS_PART,
+    Dtype,
+    Manifest,
+    MemoryRecord,
+    PartRecord,
+    decode_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ class Draft:
     def make(
         memory: MemorySource, parts: Mapping[str, tuple[Dtype, bytes]], **records: Any
     ) -> Draft:
-        """A draft whose manifest has `records` and describes `parts` and the table of chunks."""
+        """A draft whose manifest has `records` and describes `parts` and the table of chunks.
+
+        Raises SnapshotError where a reader would refuse it.
+        """
         numbers, digests = encode_chunks(memory.chunks)
         n = len(memory.chunks)
         arrays: dict[str, tuple[Dtype, tuple[int, ...], bytes]] = {
@@ -63,12 +71,22 @@ class Draft:
             ),
             **records,
         )
+        _require_readable(manifest)
         return Draft(manifest, {name: arrays[name][2] for name in ordered}, memory)
 
     @property
     def id(self) -> str:
         """The snapshot's id."""
         return digest(self.manifest.encode())
+
+
+def _require_readable(manifest: Manifest) -> None:
+    """What is written must be what a reader takes."""
+    try:
+        decode_manifest(manifest.encode())
+        tensors_of(manifest, with_memory=True)
+    except (SnapshotInvalid, UnicodeEncodeError) as error:
+        raise SnapshotError(f"the actor cannot be saved: {error}") from None
 
 
 def save_file(draft: Draft, path: Path, key: bytes | None = None) -> Saved:

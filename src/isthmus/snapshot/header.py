@@ -34,6 +34,7 @@ from isthmus.units import MIB, align_up
 
 FORMAT = "isthmus-snapshot"
 MAX_HEADER_NBYTES = 64 * MIB
+MAX_TENSORS = 1 << 16
 LENGTH = struct.Struct("<Q")
 _DTYPES = {"f16": ("F16", 2), "f32": ("F32", 4), "q8_0": ("U8", 1)}
 MIN_KEY_NBYTES = 16
@@ -52,13 +53,17 @@ class Tensor:
 
 def tensors_of(manifest: Manifest, *, with_memory: bool) -> list[Tensor]:
     """Every tensor in the order in which it lies in the data section, which they fill."""
+    n_planes = sum(2 * session.n_layer for session in manifest.sessions)
+    if n_planes + len(manifest.parts) > MAX_TENSORS:
+        raise SnapshotInvalid(f"it has more than {MAX_TENSORS} tensors")
+    manifest.require_parts()
     tensors = list(_memory_tensors(manifest)) if with_memory else []
     at = manifest.memory.nbytes if with_memory else 0
     for part in manifest.parts:
         tensors.append(Tensor(part.name, part.dtype, part.shape, at, part.nbytes))
         at += part.nbytes
     if len({tensor.name for tensor in tensors}) != len(tensors):
-        raise SnapshotInvalid("two tensors have the same name")
+        raise SnapshotInvalid("two sessions have the same handle")
     return tensors
 
 
@@ -176,15 +181,18 @@ def decode_header(raw: bytes, key: bytes | None) -> Header:
 
 
 def decode_metadata(raw: bytes) -> dict[str, str]:
-    """The `__metadata__` of a safetensors header, all strings."""
+    """The `__metadata__` of a safetensors header, all strings. Nothing else is unpacked."""
     try:
-        entries = msgspec.json.decode(raw[LENGTH.size :])
+        entries = msgspec.json.decode(raw[LENGTH.size :], type=_Entries)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise SnapshotInvalid("it is not a safetensors file, or its header is damaged") from None
-    metadata = entries.get("__metadata__") if isinstance(entries, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not entries.metadata:
         raise SnapshotInvalid("it is a safetensors file, but no snapshot of Isthmus")
-    return metadata
+    return entries.metadata
+
+
+class _Entries(msgspec.Struct):
+    metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
 
 
 def _require_signature(text: str, signature: str | None, key: bytes) -> None:

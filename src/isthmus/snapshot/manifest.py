@@ -12,15 +12,39 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
+from isthmus.snapshot.chunk import DIGEST_NBYTES
+from isthmus.units import MIB, format_nbytes
 
 FORMAT_VERSION = 1
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Handle = Annotated[int, Meta(ge=1, lt=2**31)]
+Label = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,256}$")]
+"""A name that is shown to people and to guests: no control characters."""
+Text = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+Most = Meta(max_length=4096)
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(max_length=256)]
 KvType = Literal["f16", "f32", "q8_0"]
 Dtype = Literal["U8", "I32", "U32"]
+
+
+NUMBERS_PART = "chunk.numbers"
+DIGESTS_PART = "chunk.sha256"
+GUEST_PART = "guest"
+MAX_GUEST_NBYTES = 128 * MIB
+MAX_TEXT_NBYTES = 4 * MIB
+
+
+def tokens_part(handle: int) -> str:
+    """The name of a session's token ids."""
+    return f"session.{handle}.tokens"
+
+
+def text_part(handle: int) -> str:
+    """The name of a session's text."""
+    return f"session.{handle}.text"
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +62,7 @@ class MemoryRecord(Record, frozen=True):
 class GuestRecord(Record, frozen=True):
     """The module that the actor is an instance of; its bytes are the part `guest`."""
 
-    name: Name
+    name: Label
     sha256: Sha256
 
 
@@ -70,7 +94,7 @@ class ModelRecord(Record, frozen=True):
 class HandleRecord(Record, frozen=True):
     """A handle that the guest holds of a model, or of one of a model's weights."""
 
-    handle: Count
+    handle: Handle
     model: Name
     weight: Name = ""
 
@@ -78,7 +102,7 @@ class HandleRecord(Record, frozen=True):
 class SessionRecord(Record, frozen=True):
     """A session: where it lies and what it holds. Its tokens and text are parts."""
 
-    handle: Count
+    handle: Handle
     model: Name
     ptr: Count
     n_ctx: Annotated[int, Meta(ge=256, le=2**24, multiple_of=256)]
@@ -105,15 +129,15 @@ class LimitsRecord(Record, frozen=True):
 class ActorRecord(Record, frozen=True):
     """What the host keeps of an actor."""
 
-    args: tuple[str, ...]
+    args: tuple[Text, ...]
     tools: tuple[Name, ...]
     limits: LimitsRecord
-    seed: Annotated[str, Meta(pattern="^-?[0-9]{1,80}$")]
+    seed: Annotated[str, Meta(pattern="^-?[0-9]{1,20}$")]
     n_random_blocks: Big
-    clock_ns: int
+    clock_ns: Big
     log_position: Big
     n_messages: Big
-    last_handle: Count
+    last_handle: Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class DeviceRecord(Record, frozen=True):
@@ -153,17 +177,43 @@ class Manifest(Record, frozen=True):
     parent: Sha256 | None
     memory: MemoryRecord
     guest: GuestRecord
-    globals: tuple[GlobalRecord, ...]
-    models: tuple[ModelRecord, ...]
-    handles: tuple[HandleRecord, ...]
-    sessions: tuple[SessionRecord, ...]
+    globals: Annotated[tuple[GlobalRecord, ...], Most]
+    models: Annotated[tuple[ModelRecord, ...], Most]
+    handles: Annotated[tuple[HandleRecord, ...], Most]
+    sessions: Annotated[tuple[SessionRecord, ...], Most]
     actor: ActorRecord
     device: DeviceRecord
-    parts: tuple[PartRecord, ...]
+    parts: Annotated[tuple[PartRecord, ...], Most]
 
     def encode(self) -> str:
         """As JSON text."""
         return msgspec.json.encode(self).decode()
+
+    def require_parts(self) -> None:
+        """SnapshotInvalid unless the parts are those that belong to the rest, in the right size."""
+        n = self.memory.n_chunks
+        expected = {
+            NUMBERS_PART: ("U32", (n,)),
+            DIGESTS_PART: ("U8", (n, DIGEST_NBYTES)),
+            GUEST_PART: ("U8", None),
+        }
+        for it in self.sessions:
+            expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
+            expected[text_part(it.handle)] = ("U8", None)
+        if sorted(expected) != sorted(part.name for part in self.parts):
+            raise SnapshotInvalid("a part is missing, too many, or there twice")
+        for part in self.parts:
+            dtype, shape = expected[part.name]
+            most = MAX_GUEST_NBYTES if part.name == GUEST_PART else MAX_TEXT_NBYTES
+            if part.dtype != dtype or part.shape != (shape or part.shape[:1]):
+                raise SnapshotInvalid(f"the part {part.name} has another type or shape")
+            if shape is None and part.nbytes > most:
+                raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
+        for it in self.sessions:
+            if it.n_tokens > it.n_ctx:
+                raise SnapshotInvalid(
+                    f"session {it.handle} is too full: {it.n_tokens} tokens of {it.n_ctx}"
+                )
 
     def model(self, name: str) -> ModelRecord:
         """The model of that name; SnapshotInvalid where a handle names one that is not there."""

@@ -13,35 +13,43 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
-from isthmus.errors import SnapshotError, SnapshotInvalid
-from isthmus.memory import Extent, SharedFile
+from isthmus.errors import SnapshotInvalid
+from isthmus.memory import Extent, Image
 from isthmus.snapshot.atomic import AtomicFile
 from isthmus.snapshot.chunk import CHUNK_NBYTES, DIGEST_NBYTES, Chunks
 from isthmus.snapshot.header import LENGTH, MAX_HEADER_NBYTES, Tensor, encode_safetensors
+from isthmus.snapshot.regular import open_regular
 
+_MOST_OPEN = 64
+"""Packs that one image keeps open: a process has some 1,000 descriptors."""
 PACK_SUFFIX = ".pack.safetensors"
 _FORMAT = {"format": "isthmus-pack"}
 
 
 @dataclass(frozen=True)
 class Pack:
-    """An open pack: `digests` in the order of its chunks, the first at `data_offset`."""
+    """A pack: `digests` in the order of its chunks, the first at `data_offset`. Not kept open."""
 
     path: Path
-    file: SharedFile
     data_offset: int
     digests: Sequence[bytes]
 
-    def extent(self, index: int, offset: int) -> Extent:
-        """Chunk number `index` of this pack, as the bytes at `offset` of an image."""
-        place = self.data_offset + index * CHUNK_NBYTES
-        return Extent(offset, CHUNK_NBYTES, self.file, place)
+    def read(self, indices: Iterable[int]) -> Iterator[bytes]:
+        """The bytes of those chunks."""
+        file = open_regular(self.path)
+        for index in indices:
+            yield os.pread(file.fd, CHUNK_NBYTES, self.data_offset + index * CHUNK_NBYTES)
 
-    def read(self, index: int) -> bytes:
-        """The bytes of chunk number `index`."""
-        return os.pread(self.file.fd, CHUNK_NBYTES, self.data_offset + index * CHUNK_NBYTES)
+    def verified(self, indices: Sequence[int]) -> Iterator[bytes]:
+        """As `read`; SnapshotInvalid where a chunk has another hash."""
+        for index, data in zip(indices, self.read(indices), strict=True):
+            if hashlib.sha256(data).digest() != self.digests[index]:
+                raise SnapshotInvalid(f"{self.path} is damaged: chunk {index} has another SHA-256")
+            yield data
 
 
 class Packs:
@@ -50,23 +58,48 @@ class Packs:
     def __init__(self, folder: Path) -> None:
         self.packs = [_open(path) for path in sorted(folder.glob(f"*{PACK_SUFFIX}"))]
         self._places = {
-            digest: (pack, index)
-            for pack in self.packs
+            digest: (number, index)
+            for number, pack in enumerate(self.packs)
             for index, digest in enumerate(pack.digests)
         }
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places
 
-    def extents(self, chunks: Chunks) -> Iterator[Extent]:
-        """Where an image finds its chunks; SnapshotInvalid where one is missing."""
-        for number, digest in chunks.items():
-            if digest not in self._places:
-                raise SnapshotInvalid(
-                    f"the store has no chunk {digest.hex()[:16]}…, which the snapshot needs"
-                )
-            pack, index = self._places[digest]
-            yield pack.extent(index, number * CHUNK_NBYTES)
+    def image(self, nbytes: int, chunks: Chunks, used: Sequence[tuple[int, int]]) -> Image:
+        """The memory that `chunks` are of; SnapshotInvalid where one is missing.
+
+        Its packs are mapped, or brought together where they are too many to keep open.
+        """
+        places = [(number, *self._place(digest)) for number, digest in chunks.items()]
+        needed = sorted({pack for _, pack, _ in places})
+        if len(needed) > _MOST_OPEN:
+            return Image.gather(nbytes, self._pieces(places), used)
+        files = {pack: open_regular(self.packs[pack].path) for pack in needed}
+        extents = (
+            Extent(
+                number * CHUNK_NBYTES,
+                CHUNK_NBYTES,
+                files[pack],
+                self.packs[pack].data_offset + index * CHUNK_NBYTES,
+            )
+            for number, pack, index in places
+        )
+        return Image(nbytes, extents, used)
+
+    def _place(self, digest: bytes) -> tuple[int, int]:
+        if digest not in self._places:
+            raise SnapshotInvalid(
+                f"the store has no chunk {digest.hex()[:16]}…, which the snapshot needs"
+            )
+        return self._places[digest]
+
+    def _pieces(self, places: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
+        """(offset, bytes) of chunks, pack by pack."""
+        for pack, group in groupby(sorted(places, key=itemgetter(1)), key=itemgetter(1)):
+            numbers, _, indices = zip(*group, strict=True)
+            for number, data in zip(numbers, self.packs[pack].read(indices), strict=True):
+                yield number * CHUNK_NBYTES, data
 
 
 def write_pack(folder: Path, chunks: Iterable[tuple[bytes, bytes | memoryview]]) -> Path | None:
@@ -99,11 +132,8 @@ def _header(n: int) -> bytes:
 
 
 def _open(path: Path) -> Pack:
-    """Opens a pack; SnapshotInvalid unless it is exactly what its name and length say."""
-    try:
-        file = SharedFile(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-    except OSError as error:
-        raise SnapshotError(f"cannot read {path}: {error.strerror}") from None
+    """Reads what is in a pack; SnapshotInvalid unless it is exactly what its name says."""
+    file = open_regular(path)
     first = os.pread(file.fd, LENGTH.size, 0)
     header_nbytes = LENGTH.size + (LENGTH.unpack(first)[0] if len(first) == LENGTH.size else 0)
     rest = os.fstat(file.fd).st_size - header_nbytes
@@ -115,4 +145,4 @@ def _open(path: Path) -> Pack:
     if path.name != f"{hashlib.sha256(digests).hexdigest()}{PACK_SUFFIX}":
         raise SnapshotInvalid(f"{path} is not a pack, or is truncated or damaged")
     parts = [digests[i : i + DIGEST_NBYTES] for i in range(0, len(digests), DIGEST_NBYTES)]
-    return Pack(path, file, header_nbytes, parts)
+    return Pack(path, header_nbytes, parts)

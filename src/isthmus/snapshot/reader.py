@@ -8,16 +8,15 @@ are touched, which is for files that one trusts.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from isthmus.errors import SnapshotError, SnapshotInvalid, SnapshotNotFound
+from isthmus.errors import SnapshotError, SnapshotInvalid
 from isthmus.memory import Extent, Image, SharedFile
 from isthmus.snapshot.chunk import CHUNK_NBYTES, Chunks, decode_chunks, runs
-from isthmus.snapshot.draft import DIGESTS_PART, NUMBERS_PART
 from isthmus.snapshot.header import (
     LENGTH,
     MAX_HEADER_NBYTES,
@@ -25,8 +24,9 @@ from isthmus.snapshot.header import (
     Tensor,
     decode_header,
 )
-from isthmus.snapshot.manifest import Manifest
+from isthmus.snapshot.manifest import DIGESTS_PART, NUMBERS_PART, Manifest
 from isthmus.snapshot.pack import Packs
+from isthmus.snapshot.regular import open_regular
 from isthmus.units import HostAddr, format_nbytes
 
 PACKS_FOLDER = "packs"
@@ -44,12 +44,15 @@ class Snapshot:
         self._file = file
         self._header = header
         self._tensors = {tensor.name: tensor for tensor in header.tensors}
+        for part in self.manifest.parts:
+            self.part(part.name)
         self.chunks: Chunks = decode_chunks(
             self.part(NUMBERS_PART), self.part(DIGESTS_PART), self.manifest.memory.nbytes
         )
         if len(self.chunks) != self.manifest.memory.n_chunks:
             raise SnapshotInvalid(f"{path}: the table of chunks has another length")
-        self._packs = None if header.has_memory else Packs(path.parent.parent / PACKS_FOLDER)
+        folder = Path(os.path.abspath(path)).parent.parent / PACKS_FOLDER
+        self._packs = None if header.has_memory else Packs(folder)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.id[:12]} of {self.manifest.guest.name}: {self.path}>"
@@ -81,7 +84,7 @@ class Snapshot:
         used = list(runs(self.chunks))
         if self._packs is None:
             return Image(nbytes, [Extent(0, nbytes, self._file, self._header.nbytes)], used)
-        return Image(nbytes, self._packs.extents(self.chunks), used)
+        return self._packs.image(nbytes, self.chunks, used)
 
     def verify_memory(self, base: HostAddr) -> None:
         """Compares the memory at `base`, where the image was placed, with the hashes."""
@@ -93,8 +96,6 @@ class Snapshot:
 
     def verify(self) -> None:
         """Reads everything and compares it with its hashes. Raises SnapshotInvalid."""
-        for part in self.manifest.parts:
-            self.part(part.name)
         for number, data in self.read_chunks():
             if hashlib.sha256(data).digest() != self.chunks[number]:
                 self._refuse_chunk(number)
@@ -154,23 +155,6 @@ def open_snapshot(path: Path, key: bytes | None = None) -> Snapshot:
         raise type(error)(text if str(path) in text else f"{path}: {text}") from None
 
 
-def open_regular(path: Path) -> SharedFile:
-    """Opens a plain file for reading; not a symbolic link, a pipe or a folder."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise SnapshotNotFound(f"there is no snapshot {path}") from None
-    except OSError as error:
-        if path.is_symlink():
-            raise SnapshotInvalid(f"{path} is a symbolic link; give the file itself") from None
-        raise SnapshotInvalid(f"cannot read {path}: {error.strerror}") from None
-    file = SharedFile(fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        kind = "a folder" if path.is_dir() else "not a plain file"
-        raise SnapshotInvalid(f"{path} is {kind}; give the snapshot's file")
-    return file
-
-
 def _read_header(fd: int) -> bytes:
     first = os.pread(fd, LENGTH.size, 0)
     nbytes = LENGTH.unpack(first)[0] if len(first) == LENGTH.size else 0
@@ -197,8 +181,10 @@ def _data_ranges(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
     while at < end:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:  # nothing but a hole follows
-            return
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole follows
+                return
+            raise SnapshotError(f"cannot look for holes in the file: {error.strerror}") from None
         if start >= end:
             return
         stop = min(os.lseek(fd, start, os.SEEK_HOLE), end)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from isthmus.errors import SnapshotError
 from isthmus.snapshot.chunk import CHUNK_NBYTES
-from isthmus.snapshot.draft import GUEST_PART
 from isthmus.snapshot.header import Tensor, tensors_of
-from isthmus.snapshot.manifest import GlobalRecord
+from isthmus.snapshot.manifest import GUEST_PART, GlobalRecord, text_part, tokens_part
 from isthmus.snapshot.reader import Snapshot, open_snapshot
 
 _LAYER = re.compile(r"(?<=\.[kv])\.\d+$")
@@ -228,22 +227,30 @@ def lineage(snapshot: Snapshot) -> Iterator[Snapshot | str]:
 
 
 def excerpt(text: str) -> str:
-    """The beginning and the end of a long text."""
+    """The beginning and the end of a long text, printable."""
+    text = printable(text)
     if len(text) <= 2 * _EXCERPT:
         return text
     return f"{text[:_EXCERPT]}\n[… {len(text) - 2 * _EXCERPT} characters …]\n{text[-_EXCERPT:]}"
 
 
 def _text(snapshot: Snapshot, handle: int) -> str:
-    name = f"session.{handle}.text"
-    known = {part.name for part in snapshot.manifest.parts}
-    return snapshot.part(name).decode(errors="replace") if name in known else ""
+    return _part(snapshot, text_part(handle)).decode(errors="replace")
 
 
 def _tokens(snapshot: Snapshot, handle: int) -> array[int]:
-    name = f"session.{handle}.tokens"
+    return array("i", _part(snapshot, tokens_part(handle)))
+
+
+def _part(snapshot: Snapshot, name: str) -> bytes:
+    """A part, or nothing where a snapshot has no such session."""
     known = {part.name for part in snapshot.manifest.parts}
-    return array("i", snapshot.part(name) if name in known else b"")
+    return snapshot.part(name) if name in known else b""
+
+
+def printable(text: str) -> str:
+    """A stranger's text for a terminal: control characters would be obeyed, so they become dots."""
+    return "".join(it if it.isprintable() or it in "\n\t" else "·" for it in text)
 
 
 def resolve(text: str) -> Path:

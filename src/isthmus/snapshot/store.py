@@ -118,8 +118,8 @@ class Store:
             sync_folder(self._snapshots)
 
     def gc(self) -> Collected:
-        """Removes chunks that no snapshot uses. SnapshotInvalid, and nothing is removed, where a
-        snapshot cannot be read: what it uses is not known then.
+        """Removes chunks that no snapshot uses. SnapshotInvalid, and no more is removed, where a
+        snapshot cannot be read, since what it uses is not known then, or a chunk is damaged.
         """
         with self._locked(fcntl.LOCK_EX):
             used = {digest for path in self._files() for digest in _chunks_of(path)}
@@ -140,7 +140,8 @@ class Store:
         return Collected(removed, rewritten, freed)
 
     def _rewrite(self, pack: Pack, live: list[int]) -> int:
-        path = write_pack(self._packs, ((pack.digests[i], pack.read(i)) for i in live))
+        digests = (pack.digests[i] for i in live)
+        path = write_pack(self._packs, zip(digests, pack.verified(live), strict=True))
         assert path is not None
         return path.stat().st_size
 

@@ -266,7 +266,10 @@ def _c_strings(texts: Sequence[str]) -> list[bytes]:
     for text in texts:
         if "\0" in text:
             raise SettingsError(f"an argument or variable has a zero byte in it: {text!r}")
-    return [text.encode() + b"\0" for text in texts]
+    try:
+        return [text.encode() + b"\0" for text in texts]
+    except UnicodeEncodeError:
+        raise SettingsError("an argument or variable is no text: it has lone surrogates") from None
 
 
 def _fallback(name: str) -> Handler:

@@ -1,0 +1,32 @@
+"""Opening plain files for reading: nothing that blocks, and nothing that points elsewhere."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from isthmus.errors import SnapshotInvalid, SnapshotNotFound
+from isthmus.memory import SharedFile
+
+
+def open_regular(path: Path) -> SharedFile:
+    """Opens a plain file; SnapshotInvalid for a symbolic link, a pipe, a folder or a device.
+
+    SnapshotNotFound where there is nothing.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise SnapshotNotFound(f"there is no snapshot {path}") from None
+    except OSError as error:
+        if os.path.islink(path):
+            raise SnapshotInvalid(f"{path} is a symbolic link; give the file itself") from None
+        raise SnapshotInvalid(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise SnapshotNotFound(f"{str(path)!r} is no path") from None
+    file = SharedFile(fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        kind = "a folder" if path.is_dir() else "not a plain file"
+        raise SnapshotInvalid(f"{path} is {kind}; give the snapshot's file")
+    return file
