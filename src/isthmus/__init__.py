@@ -3,12 +3,13 @@
 See `Runtime`. Every exception is in `isthmus.errors`, every setting in `isthmus.config`.
 """
 
-from isthmus.actor import Actor, Reply, Stream
+from isthmus.actor import Actor, Reply, Restoration, Stream
 from isthmus.config import Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
 from isthmus.model import Model, SamplerSettings
 from isthmus.runtime import Runtime, bundled_guests
+from isthmus.snapshot import Saved, Store
 from isthmus.wasm import Guest
 
 __version__ = "0.1.0"
@@ -21,8 +22,11 @@ __all__ = [
     "Limits",
     "Model",
     "Reply",
+    "Restoration",
     "Runtime",
     "SamplerSettings",
+    "Saved",
+    "Store",
     "Stream",
     "__version__",
     "bundled_guests",

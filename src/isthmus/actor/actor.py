@@ -40,7 +40,6 @@ from isthmus.errors import (
     IsthmusError,
     SettingsError,
     SnapshotMismatch,
-    SnapshotNotFound,
 )
 from isthmus.memory import Region
 from isthmus.model import Session
@@ -406,13 +405,3 @@ def _failure(code: int) -> IsthmusError:
     if code == Errno.ECANCELED:
         return Cancelled("the message was stopped before it was answered")
     return GuestFailed(code)
-
-
-def _id_of(store: Store | None, base: Saved | str, home: Home) -> str:
-    """The id of the snapshot that `base` says; SnapshotNotFound where the store has none such."""
-    assert store is not None
-    name = base if isinstance(base, str) else store.name_of(base.path)
-    found = store.open(name, home.snapshot_key).id
-    if isinstance(base, Saved) and base.id != found:
-        raise SnapshotNotFound(f"the snapshot {name!r} was replaced since it was saved")
-    return found

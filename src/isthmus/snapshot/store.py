@@ -108,6 +108,14 @@ class Store:
         with self._locked(fcntl.LOCK_SH):
             return open_snapshot(self.path(name), key)
 
+    def id_of(self, base: Saved | str, key: bytes | None = None) -> str:
+        """The id of a snapshot here, by name or as it was saved; SnapshotNotFound for none such."""
+        name = base if isinstance(base, str) else self.name_of(base.path)
+        found = self.open(name, key).id
+        if isinstance(base, Saved) and base.id != found:
+            raise SnapshotNotFound(f"the snapshot {name!r} was replaced since it was saved")
+        return found
+
     def delete(self, name: str) -> None:
         """Removes a snapshot; its chunks go with the next `gc`."""
         path = self.path(name)
@@ -163,6 +171,14 @@ class Store:
             yield
         finally:
             os.close(fd)
+
+
+def target_of(path: str | Path | Store) -> Path | Store:
+    """Where to save: a store, which a folder is that exists, or a file."""
+    if isinstance(path, Store):
+        return path
+    path = Path(path).expanduser()
+    return Store(path) if path.is_dir() else path
 
 
 def _chunks_of(path: Path) -> set[bytes]:
