@@ -44,6 +44,7 @@ from isthmus.errors import (
 from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.snapshot import Draft, Saved, Store, save_file
+from isthmus.snapshot.store import target_of
 from isthmus.units import WASM_PAGE, align_up
 from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
 from isthmus.wasm.guest import ON_REPLAY
@@ -209,22 +210,20 @@ class Actor:
         name is replaced once everything is on the disk. Raises ActorBusy, ActorClosed,
         SnapshotError.
         """
-        store = path if isinstance(path, Store) else None
-        if store is None and Path(path).expanduser().is_dir():  # type: ignore[arg-type]
-            store = Store(Path(path).expanduser())  # type: ignore[arg-type]
-        if store is None and (base is not None or name is not None):
-            raise SettingsError(
-                "name and base are for stores: give a folder that exists, or a Store"
-            )
+        key = self._home.snapshot_key
+        target = target_of(path)
         with self._idle():
-            parent = self._snapshot_id if base is None else _id_of(store, base, self._home)
-            draft = self._describe(parent)
-            key = self._home.snapshot_key
-            if store is None:
-                saved = save_file(draft, Path(path).expanduser(), key)  # type: ignore[arg-type]
-            else:
-                saved = store.save(draft, name, key)
+            if isinstance(target, Store):
+                parent = self._snapshot_id if base is None else target.id_of(base, key)
+                draft = self._describe(parent)
+                saved = target.save(draft, name, key)
                 self._pages.track(draft.memory)
+            elif name is None and base is None:
+                saved = save_file(self._describe(self._snapshot_id), target, key)
+            else:
+                raise SettingsError(
+                    "name and base are for stores: give a folder that exists, or a Store"
+                )
             self._snapshot_id = saved.id
         return saved
 
