@@ -33,8 +33,9 @@ from isthmus.errors import (
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
 from isthmus.native.loader import Library, open_library
-from isthmus.snapshot import Snapshot, open_snapshot
-from isthmus.snapshot.header import MIN_KEY_NBYTES
+from isthmus.snapshot import Saved, Snapshot, open_snapshot
+from isthmus.snapshot.header import require_key
+from isthmus.snapshot.store import resolve
 from isthmus.units import format_nbytes
 from isthmus.wasm import Engine, Guest
 
@@ -73,8 +74,8 @@ class Runtime:
         environment: Environment | None = None,
     ) -> None:
         environment = Environment.read() if environment is None else environment
-        if snapshot_key is not None and len(snapshot_key) < MIN_KEY_NBYTES:
-            raise SettingsError(f"snapshot_key has {len(snapshot_key)} bytes: give 16 or more")
+        if snapshot_key is not None:
+            require_key(snapshot_key)
         self._hashes = FileHashes(environment.cache / "hashes")
         explicit = environment.ggml if library is None else str(library)
         self._lock = threading.Lock()
@@ -172,7 +173,7 @@ class Runtime:
 
     def restore(
         self,
-        path: str | Path,
+        path: str | Path | Saved,
         *,
         models: Mapping[str, Model] | None = None,
         tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
@@ -181,7 +182,7 @@ class Runtime:
         require: str = "state-exact",
         verify: str = "full",
     ) -> Actor:
-        """Brings back the actor that `Actor.snapshot` saved in the file `path`.
+        """Brings back the actor that `Actor.snapshot` saved: its file, STORE/NAME, or its result.
 
         `models` and `tools` are those that it had, by the same names. `guest` is only needed to
         insist on one: a snapshot carries its own. `limits` are by default those that it had.
@@ -194,7 +195,8 @@ class Runtime:
         self._require_open()
         if verify not in ("full", "lazy"):
             raise SettingsError(f"verify is {verify!r}: give full or lazy")
-        snapshot = open_snapshot(Path(path).expanduser(), self._home.snapshot_key)
+        file = path.path if isinstance(path, Saved) else resolve(path)
+        snapshot = open_snapshot(file, self._home.snapshot_key)
         granted = Granted(
             dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest)
         )

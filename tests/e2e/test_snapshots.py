@@ -18,7 +18,9 @@ from isthmus.errors import (
     ActorBusy,
     ActorClosed,
     SettingsError,
+    SnapshotError,
     SnapshotMismatch,
+    SnapshotNotFound,
     SnapshotUntrusted,
 )
 from isthmus.memory import Region
@@ -238,11 +240,12 @@ def test_limits_and_tools_come_back(shared: Runtime, tmp_path: Path, model: Mode
     ) as actor:
         path = actor.snapshot(tmp_path / "a.safetensors").path
     with pytest.raises(SnapshotMismatch, match="the tool 'add'"):
-        shared.restore(path)
-    with shared.restore(path, tools={"add": lambda it: it}) as again:
+        restored(shared, path, model)
+    with restored(shared, path, model, tools={"add": lambda it: it}) as again:
         assert again.limits == limits
     with pytest.raises(SnapshotMismatch, match="of memory"):
-        shared.restore(path, tools={"add": lambda it: it}, limits=Limits(memory_nbytes=65536))
+        small = Limits(memory_nbytes=65536)
+        restored(shared, path, model, tools={"add": lambda it: it}, limits=small)
 
 
 def test_signed(tiny: Path, tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ def test_signed(tiny: Path, tmp_path: Path) -> None:
         with pytest.raises(SnapshotUntrusted, match="not signed"):
             runtime.restore(tmp_path / "unsigned.safetensors")
         assert runtime.actors == []
-    with pytest.raises(SettingsError, match="16 or more"):
+    with pytest.raises(SettingsError, match="16 bytes or more"):
         Runtime(device="null", snapshot_key=b"short")
 
 
@@ -438,3 +441,47 @@ def test_chat_is_resumed(tiny: Path, tmp_path: Path) -> None:
     text = json.loads(isthmus("inspect", file, "--json").stdout)["sessions"][0]["text"]
     assert text.index("My name is Ada.") < text.index("Who am I?")
     assert os.listdir(tmp_path) == ["chat.safetensors"]
+    done = isthmus("chat", "--resume", file, "--model", tiny, "--arg", "x=1", stdin="/new\nHi\n")
+    assert "--arg not used" in done.stderr
+    kept = [path for path in tmp_path.iterdir() if path != file]
+    assert len(kept) == 1
+    assert "Ada" in isthmus("inspect", kept[0]).stdout
+    assert "Ada" not in isthmus("inspect", file).stdout
+    done = isthmus("chat", "--resume", tmp_path / "no" / "x", "--model", tiny, stdin="Hi\n")
+    complains(done, 2, "cannot write in")
+
+
+def test_saved_before_its_first_message(tiny: Path, tmp_path: Path) -> None:
+    file, store = tmp_path / "a.safetensors", tmp_path / "store"
+    done = isthmus("snapshot", "chat", "--model", tiny, "--arg", "max_tokens=4", "--out", file)
+    assert done.returncode == 0, done.stderr
+    done = isthmus("restore", file, "--model", tiny, "--message", "Hi")
+    assert done.returncode == 0, done.stderr
+    done = isthmus("chat", "--resume", f"{store}/one", "--model", tiny, stdin="")
+    complains(done, 2, "cannot write in")
+    Store(store)
+    done = isthmus("chat", "--resume", f"{store}/one", "--model", tiny, stdin="Hi\n")
+    assert Store(store).names() == ["one"], done.stderr
+    complains(isthmus("inspect", store), 2, "is a store; give .*/NAME.*: one")
+    assert "whole" in isthmus("verify-snapshot", store).stdout
+    done = isthmus("restore", f"{store}/one", "--model", tiny, "--save", tmp_path / "b.safetensors")
+    assert open_snapshot(tmp_path / "b.safetensors").self_contained, done.stderr
+
+
+def test_a_folder_with_other_things_does_not_become_a_store(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear")
+    with Runtime(device="null") as runtime, pytest.raises(SnapshotError, match="neither empty nor"):
+        runtime.spawn("bench").snapshot(tmp_path)
+    assert os.listdir(tmp_path) == ["letter.txt"]
+
+
+def test_what_says_which_snapshot_is_meant(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    with Runtime(device="null") as runtime:
+        saved = runtime.spawn("bench").snapshot(store, name="one")
+        for meant in (saved, saved.path, str(saved.path), tmp_path / "store" / "one"):
+            assert runtime.restore(meant).restored
+        with pytest.raises(SnapshotNotFound, match=r"is a store.*one"):
+            runtime.restore(tmp_path / "store")
+        with pytest.raises(SettingsError, match="is str"):
+            Runtime(device="null", snapshot_key="a text of 16 or more")  # type: ignore[arg-type]

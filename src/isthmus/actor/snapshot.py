@@ -76,7 +76,7 @@ def describe(
     version: str,
 ) -> Draft:
     """A snapshot of an actor that runs nothing."""
-    names = sorted({it.model for it in state.opened})
+    names = sorted(granted.models)
     parts: dict[str, tuple[Dtype, bytes]] = {GUEST_PART: ("U8", guest.wasm)}
     for it in state.sessions:
         parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
@@ -257,7 +257,8 @@ def require_level(restoration: Restoration, require: str) -> None:
         raise SettingsError(f"require is {require!r}: give {', '.join(LEVELS)}")
     if LEVELS.index(restoration.level) > LEVELS.index(require):
         raise SnapshotMismatch(
-            f"the actor would be {restoration.level}, and {require} is required",
+            f"the actor would be {restoration.level}, and {require} is required "
+            f"(require={restoration.level!r}, --require {restoration.level}, allows it)",
             restoration.reasons,
         )
 
@@ -270,7 +271,10 @@ def _require_all(manifest: Manifest, granted: Granted) -> None:
     ]
     missing += [f"the tool {name!r}" for name in manifest.actor.tools if name not in granted.tools]
     if missing:
-        raise SnapshotMismatch(f"the actor had, and was not given now: {', '.join(missing)}")
+        raise SnapshotMismatch(
+            f"the actor had, and was not given now: {', '.join(missing)} "
+            "(models= and tools= give them, --model NAME=PATH on the command line)"
+        )
 
 
 def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:

@@ -22,12 +22,14 @@ from isthmus.cli.options import (
     open_runtime,
     say,
 )
-from isthmus.cli.restoring import restore
+from isthmus.cli.restoring import LEVELS, restore, target
 from isthmus.cli.snapshot import tell
 from isthmus.config import Environment
 from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from isthmus.snapshot import open_snapshot
+from isthmus.snapshot.store import resolve
 
 HELP = "talk with a model, through the bundled chat guest or one of your own"
 EXAMPLES = """\
@@ -47,9 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="how the model is to behave")
     parser.add_argument(
         "--resume",
-        metavar="FILE",
-        help="go on with the conversation in this snapshot, which is made if it is not there, "
-        "and save it when it ends",
+        metavar="SNAPSHOT",
+        help="go on with the conversation in this file or STORE/NAME, which is made if it is not "
+        "there, and save it after each answer",
+    )
+    parser.add_argument(
+        "--require",
+        default="state-exact",
+        choices=LEVELS,
+        help="with --resume: refuse what is less exact (default: state-exact)",
     )
     add_key_option(parser)
     add_model_options(parser)
@@ -59,26 +67,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    saved = Path(arguments.resume).expanduser() if arguments.resume else None
+    place, name = target(arguments.resume) if arguments.resume else (None, None)
     with open_runtime(arguments) as runtime, _history(Environment.read().cache / "history"):
         begin = _beginning(runtime, arguments)
-        if saved is not None and saved.exists():
-            arguments.require, arguments.verify = "state-exact", "full"
-            actor = restore(runtime, str(saved), arguments)
-        else:
-            actor = begin()
+        file = resolve(arguments.resume) if arguments.resume else None
+        actor = _resume(runtime, arguments) if file is not None and file.exists() else begin()
         for message in _messages():
             if message == "/new":
                 actor.close()
-                actor = begin()
             elif message:
                 _answer(actor, message)
-                if actor.state == "closed":
-                    say("The conversation is over; a new one begins.")
-                    actor = begin()
-        if saved is not None:
-            tell(actor.snapshot(saved))
+            if actor.state == "closed":
+                say("A new conversation begins.")
+                if file is not None:
+                    _set_aside(file)
+                actor = begin()
+            elif message and place is not None:
+                actor.snapshot(place, name=name)
+        if place is not None and actor.n_messages:
+            tell(actor.snapshot(place, name=name))
     return 0
+
+
+def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
+    """The saved conversation, with the guest and the options that it began with."""
+    given = {
+        "--guest": arguments.guest != "chat",
+        "--system": arguments.system,
+        "--arg": arguments.arg,
+        "--seed": arguments.seed is not None,
+        "--deadline": arguments.deadline is not None,
+        "--memory": arguments.memory is not None,
+    }
+    ignored = [option for option, value in given.items() if value]
+    if ignored:
+        say(
+            f"The conversation goes on as it began: {', '.join(ignored)} not used (/new begins one)"
+        )
+    arguments.verify = "full"
+    return restore(runtime, arguments.resume, arguments)
+
+
+def _set_aside(file: Path) -> None:
+    """Keeps the conversation that a new one would replace."""
+    if file.exists():
+        kept = file.with_name(f"{file.stem}-{open_snapshot(file).id[:8]}{file.suffix}")
+        file.rename(kept)
+        say(f"The one before is kept as {kept}")
 
 
 def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], Actor]:

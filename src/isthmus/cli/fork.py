@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from isthmus.cli.options import open_runtime
 from isthmus.cli.restoring import SNAPSHOT_HELP, add_restore_options, restore
 from isthmus.cli.snapshot import tell
+from isthmus.snapshot import Store
 
 HELP = "send each message to a fork of an agent of its own"
 EXAMPLES = """\
@@ -27,14 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
+    store = Store(arguments.out) if arguments.out else None
     with open_runtime(arguments) as runtime:
         actor = restore(runtime, arguments.snapshot, arguments)
         children = actor.fork(len(arguments.message))
         for number, (child, message) in enumerate(zip(children, arguments.message, strict=True), 1):
             print(f"--- {number}: {message}")
             print(child.send(message).text)
-            if arguments.out:
-                folder = Path(arguments.out).expanduser()
-                folder.mkdir(parents=True, exist_ok=True)
-                tell(child.snapshot(folder, name=f"fork-{number}"))
+            if store is not None:
+                tell(child.snapshot(store, name=f"fork-{number}"))
     return 0

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 
 from isthmus.cli.options import add_key_option
-from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
+from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
 from isthmus.snapshot.report import Inspection, excerpt, inspect, printable
 from isthmus.units import format_nbytes
 
@@ -31,18 +31,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
-        print(printable("\n".join(_lines(found))))
+        print(printable("\n".join(_lines(found, signature(found.signed, arguments)))))
     return 0
 
 
-def _lines(it: Inspection) -> list[str]:
+def _lines(it: Inspection, signed: str) -> list[str]:
     used, whole = format_nbytes(it.memory_nbytes_used), format_nbytes(it.memory_nbytes)
     kind = "one file" if it.self_contained else "in a store"
     lines = [
         f"snapshot   {it.id}",
         f"parent     {it.parent or 'none'}",
-        f"made       {when(it.created_ns)} by isthmus {it.isthmus}, {kind}, "
-        f"{'signed' if it.signed else 'not signed'}",
+        f"made       {when(it.created_ns)} by isthmus {it.isthmus}, {kind}, {signed}",
         f"guest      {it.guest} {it.guest_sha256[:16]}, {format_nbytes(it.guest_nbytes)}",
         f"options    {' '.join(it.args) or 'none'}",
         f"tools      {' '.join(it.tools) or 'none'}",

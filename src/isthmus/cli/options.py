@@ -11,6 +11,7 @@ from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from isthmus.snapshot.header import require_key
 from isthmus.units import MIB
 
 
@@ -93,9 +94,11 @@ def read_key(arguments: argparse.Namespace) -> bytes | None:
     if not path:
         return None
     try:
-        return Path(path).expanduser().read_bytes().strip()
+        key = Path(path).expanduser().read_bytes().strip()
     except OSError as error:
         raise SettingsError(f"cannot read the key {path}: {error.strerror}") from None
+    require_key(key)
+    return key
 
 
 def open_models(runtime: Runtime, arguments: argparse.Namespace) -> dict[str, Model]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from isthmus.actor import Actor
@@ -15,12 +16,13 @@ from isthmus.cli.options import (
     say,
 )
 from isthmus.config import KV_TYPES, Environment
-from isthmus.errors import SettingsError
+from isthmus.errors import SettingsError, SnapshotError
+from isthmus.file_hash import FileHashes
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Snapshot, open_snapshot
 from isthmus.snapshot.manifest import ModelRecord
-from isthmus.snapshot.report import resolve
+from isthmus.snapshot.store import Store, resolve
 
 SNAPSHOT_HELP = "a snapshot's file, or STORE/NAME"
 LEVELS = ("exact", "state-exact", "replayed")
@@ -58,9 +60,18 @@ def open_named(text: str, arguments: argparse.Namespace) -> Snapshot:
     return open_snapshot(resolve(text), read_key(arguments))
 
 
+def signature(signed: bool, arguments: argparse.Namespace) -> str:
+    """What is known of a snapshot's signature once it was opened."""
+    if not signed:
+        return "not signed"
+    return "signature good" if read_key(arguments) else "signed, not checked without its key"
+
+
 def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor:
     """Restores a snapshot with its models, and says how exact it is."""
     snapshot = open_named(text, arguments)
+    if snapshot.signed and read_key(arguments) is None:
+        say("The snapshot is signed; without --key-file that is not checked, nor kept.")
     given = named_models(arguments.model)
     models: dict[str, Model] = {}
     for record in snapshot.manifest.models:
@@ -97,4 +108,27 @@ def _find(record: ModelRecord, folder: Path) -> str | None:
     cache = Environment.read().cache
     if cache.is_dir():
         candidates += sorted(cache.rglob(record.file_name))
-    return next((str(path) for path in candidates if path.is_file()), None)
+    files = [path for path in candidates if path.is_file()]
+    hashes = FileHashes(cache / "hashes")
+    same = (path for path in files if hashes.sha256(path) == record.weights_sha256)
+    found = next(same, files[0] if files else None)
+    return None if found is None else str(found)
+
+
+def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None]:
+    """Where to save: a file; a store, under a name; or STORE/NAME. Checked before any work.
+
+    A store is a folder that is one, is empty, or whose name ends with a slash.
+    """
+    path = Path(text).expanduser()
+    place: Path | Store = path
+    if text.endswith("/") or path.is_dir() or name is not None:
+        place = Store(path)
+    elif (path.parent / "snapshots").is_dir():
+        place, name = Store(path.parent), path.name.removesuffix(".safetensors")
+    if isinstance(place, Store):
+        place.path(name or "name")
+    folder = place.folder if isinstance(place, Store) else path.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise SnapshotError(f"cannot write in {folder}: no such folder, or no right to")
+    return place, name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from isthmus.cli.options import (
     add_device_options,
@@ -15,7 +14,7 @@ from isthmus.cli.options import (
     open_runtime,
     say,
 )
-from isthmus.errors import SettingsError
+from isthmus.cli.restoring import target
 from isthmus.snapshot import Saved
 from isthmus.units import format_nbytes
 
@@ -33,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--message", action="append", default=[], metavar="TEXT", help="repeat for more"
     )
     parser.add_argument(
-        "--out", required=True, metavar="PATH", help="a file, or a folder that is a store"
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a file, STORE/NAME, or a store: a folder, made where it ends with a slash",
     )
     parser.add_argument("--name", metavar="NAME", help="of the snapshot in a store")
     add_key_option(parser)
@@ -44,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    out = Path(arguments.out).expanduser()
-    if arguments.out.endswith("/"):
-        out.mkdir(parents=True, exist_ok=True)
-    if not out.is_dir() and arguments.name:
-        raise SettingsError("--name is for a store: end --out with a slash")
+    place, name = target(arguments.out, arguments.name)
     with open_runtime(arguments) as runtime:
         actor = runtime.spawn(
             arguments.guest,
@@ -59,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for message in arguments.message:
             print(actor.send(message).text)
-        tell(actor.snapshot(out, name=arguments.name))
+        tell(actor.snapshot(place, name=name))
     return 0
 
 

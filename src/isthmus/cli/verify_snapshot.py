@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
-from isthmus.cli.options import add_key_option
-from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
+from isthmus.cli.options import add_key_option, say
+from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
+from isthmus.errors import SnapshotError
+from isthmus.snapshot import CHUNK_NBYTES, Store
 from isthmus.units import format_nbytes
 
 HELP = "read all of a snapshot and compare it with its hashes and its signature"
 EXAMPLES = """\
   isthmus verify-snapshot ada.safetensors
-  isthmus verify-snapshot agents/* --key-file key
+  isthmus verify-snapshot agents/ --key-file key
 
-exits with 2 at the first that is not whole"""
+a store stands for all that is in it; exits with 2 if one is not whole"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +28,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    for text in arguments.snapshots:
-        snapshot = open_named(text, arguments)
-        snapshot.verify()
-        signed = "signed" if snapshot.signed else "not signed"
-        nbytes = format_nbytes(snapshot.file_nbytes)
-        print(f"{snapshot.path}: whole, {nbytes}, {len(snapshot.chunks)} chunks, {signed}")
-    return 0
+    code = 0
+    for text in _each(arguments.snapshots):
+        try:
+            snapshot = open_named(text, arguments)
+            snapshot.verify()
+        except SnapshotError as error:
+            say(f"isthmus: {error}")
+            code = error.exit_code
+            continue
+        nbytes = format_nbytes(len(snapshot.chunks) * CHUNK_NBYTES)
+        signed = signature(snapshot.signed, arguments)
+        print(f"{snapshot.path}: whole, {nbytes} of memory, {signed}")
+    return code
+
+
+def _each(texts: list[str]) -> Iterator[str]:
+    """The snapshots that are meant, all of a store's where that is given."""
+    for text in texts:
+        if (Path(text).expanduser() / "snapshots").is_dir():
+            store = Store(text, create=False)
+            yield from (str(store.path(name)) for name in store.names())
+        else:
+            yield text

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from isthmus.errors import SnapshotInvalid, SnapshotUntrusted
+from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotUntrusted
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.manifest import Manifest, SessionRecord, decode_manifest
 from isthmus.units import MIB, align_up
@@ -132,6 +132,13 @@ def digest(manifest_text: str) -> str:
     return hashlib.sha256(manifest_text.encode()).hexdigest()
 
 
+def require_key(key: object) -> None:
+    """SettingsError unless it can sign: bytes, 16 or more."""
+    if not isinstance(key, (bytes, bytearray)) or len(key) < MIN_KEY_NBYTES:
+        found = f"{len(key)} bytes" if isinstance(key, (bytes, bytearray)) else type(key).__name__
+        raise SettingsError(f"the key for snapshots is {found}: give 16 bytes or more")
+
+
 def sign(manifest_text: str, key: bytes) -> str:
     """HMAC-SHA256 of the manifest."""
     return hmac.new(key, FORMAT.encode() + b"\0" + manifest_text.encode(), "sha256").hexdigest()
@@ -197,6 +204,8 @@ class _Entries(msgspec.Struct):
 
 def _require_signature(text: str, signature: str | None, key: bytes) -> None:
     if signature is None:
-        raise SnapshotUntrusted("the snapshot is not signed, and this runtime has a key")
+        raise SnapshotUntrusted(
+            "the snapshot is not signed, and only those with the given key are taken"
+        )
     if not hmac.compare_digest(sign(text, key).encode(), signature.encode()):
         raise SnapshotUntrusted("the snapshot is signed with another key, or was changed")

@@ -76,7 +76,7 @@ class GlobalRecord(Record, frozen=True):
 
 
 class ModelRecord(Record, frozen=True):
-    """A model that the actor had opened, and what its results depend on."""
+    """A model that the actor was given, and what its results depend on."""
 
     name: Name
     """The name under which the actor was given it."""

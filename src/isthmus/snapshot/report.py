@@ -6,7 +6,6 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from isthmus.errors import SnapshotError
 from isthmus.snapshot.chunk import CHUNK_NBYTES
@@ -251,10 +250,3 @@ def _part(snapshot: Snapshot, name: str) -> bytes:
 def printable(text: str) -> str:
     """A stranger's text for a terminal: control characters would be obeyed, so they become dots."""
     return "".join(it if it.isprintable() or it in "\n\t" else "·" for it in text)
-
-
-def resolve(text: str) -> Path:
-    """The file that a user means: a path, or STORE/NAME."""
-    path = Path(text).expanduser()
-    inside = path.parent / "snapshots" / f"{path.name}.safetensors"
-    return inside if not path.exists() and inside.exists() else path

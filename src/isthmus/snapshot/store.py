@@ -47,8 +47,9 @@ class Collected:
 class Store:
     """See the module. Holds nothing open; safe to use from several processes."""
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path, *, create: bool = True) -> None:
+        """Opens a store; with `create`, a folder that is missing or empty becomes one."""
+        self.folder = folder = Path(folder).expanduser()
         self._snapshots = folder / SNAPSHOTS_FOLDER
         self._packs = folder / PACKS_FOLDER
         if not create and not self._snapshots.is_dir():
@@ -56,6 +57,11 @@ class Store:
         for part in (folder, self._snapshots, self._packs):
             if part.is_symlink():
                 raise SnapshotError(f"{part} is a symbolic link; give the folder itself")
+        if folder.is_dir() and not self._snapshots.is_dir() and any(folder.iterdir()):
+            raise SnapshotError(
+                f"{folder} is neither empty nor a store; give a new folder, or the name of a file"
+            )
+        for part in (folder, self._snapshots, self._packs):
             with explained(part):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -171,6 +177,16 @@ class Store:
             yield
         finally:
             os.close(fd)
+
+
+def resolve(text: str | Path) -> Path:
+    """The snapshot's file that is meant: a path, or STORE/NAME."""
+    path = Path(text).expanduser()
+    if os.path.isdir(path / SNAPSHOTS_FOLDER):
+        names = ", ".join(Store(path, create=False).names()) or "none yet"
+        raise SnapshotNotFound(f"{path} is a store; give {path}/NAME, of which there are: {names}")
+    inside = path.parent / SNAPSHOTS_FOLDER / f"{path.name}{SUFFIX}"
+    return inside if not os.path.exists(path) and os.path.exists(inside) else path
 
 
 def target_of(path: str | Path | Store) -> Path | Store:
