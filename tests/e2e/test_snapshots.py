@@ -243,8 +243,8 @@ def test_limits_and_tools_come_back(shared: Runtime, tmp_path: Path, model: Mode
         restored(shared, path, model)
     with restored(shared, path, model, tools={"add": lambda it: it}) as again:
         assert again.limits == limits
+    small = Limits(memory_nbytes=65536)
     with pytest.raises(SnapshotMismatch, match="of memory"):
-        small = Limits(memory_nbytes=65536)
         restored(shared, path, model, tools={"add": lambda it: it}, limits=small)
 
 
