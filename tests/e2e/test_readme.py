@@ -1,4 +1,4 @@
-"""The README's own example, run as it stands."""
+"""The README's own examples, run as they stand, one after the other."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.model
-def test_example(smollm2: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_examples(
+    smollm2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
     code = code.replace('"model.gguf"', repr(str(smollm2)))
     code = code.replace('"chat", models', '"chat", args=["max_tokens=12"], models')
     exec(compile(code, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.split()) > 3
+    said = capsys.readouterr().out.split()
+    assert len(said) > 3
+    assert said[-1].endswith("exact")
+    assert (tmp_path / "ada.safetensors").exists()
 
 
 def test_files_that_it_names_exist() -> None:
