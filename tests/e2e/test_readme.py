@@ -20,7 +20,7 @@ def test_examples(
     monkeypatch.chdir(tmp_path)
     code = "".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))
     code = code.replace('"model.gguf"', repr(str(smollm2)))
-    code = code.replace('"chat", models', '"chat", args=["max_tokens=12"], models')
+    code = code.replace('"chat", models', '"chat", args=["max_tokens=12", "temperature=0"], models')
     exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out.split()
     assert len(said) > 3
