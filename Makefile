@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a 
 
 test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written and collected (minutes)
 	$(BIN)/pytest -m long tests/crash
+
+test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out for SOAK_SECONDS (600)
+	$(BIN)/pytest -m long -s tests/soak
 
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)
@@ -46,8 +49,9 @@ bench: $(VENV)/.dev ## all benchmarks, into bench-results/
 	$(BIN)/isthmus pull smollm2
 	mkdir -p bench-results
 	$(BIN)/isthmus verify --json > bench-results/verify.json
-	for name in hostcall decode prefill snapshot; do \
+	for name in hostcall decode prefill snapshot agents; do \
 	  $(BIN)/isthmus bench $$name --json > bench-results/$$name.json || exit 1; done
+	$(BIN)/isthmus bench newcomer --repeats 1 --json > bench-results/newcomer.json
 
 docs: $(VENV)/.dev ## write the generated parts of the documentation
 	$(BIN)/python tools/generate_abi.py

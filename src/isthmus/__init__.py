@@ -3,8 +3,8 @@
 See `Runtime`. Every exception is in `isthmus.errors`, every setting in `isthmus.config`.
 """
 
-from isthmus.actor import Actor, Reply, Restoration, Stream
-from isthmus.config import Limits
+from isthmus.actor import Actor, Reply, Restoration, Stream, Usage
+from isthmus.config import Capacity, Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
 from isthmus.model import Model, SamplerSettings
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Actor",
+    "Capacity",
     "Counters",
     "Guest",
     "IsthmusError",
@@ -28,6 +29,7 @@ __all__ = [
     "Saved",
     "Store",
     "Stream",
+    "Usage",
     "__version__",
     "bundled_guests",
 ]

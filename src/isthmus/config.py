@@ -10,11 +10,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from isthmus.errors import SettingsError
 from isthmus.units import GIB, MIB, WASM_PAGE
 
 KV_TYPES = ("f16", "f32", "q8_0")
+ON_FAILURE = ("keep", "undo", "close")
+_OPTIONAL_LIMITS = (
+    *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
+    *("output_nbytes", "fuel", "deadline_s"),
+)
+_MOST_FUEL = 2**63
 
 
 def _require(condition: bool, message: str) -> None:
@@ -56,7 +63,11 @@ def _cache(variables: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one actor may use. `None` means without limit."""
+    """What one actor may use. `None` means without limit.
+
+    What a guest asks for beyond a limit is refused with ELIMIT, and it may finish by itself; the
+    deadline and fuel cut it off. `on_failure` says what becomes of the actor.
+    """
 
     memory_nbytes: int = 4 * GIB - WASM_PAGE
     """Linear memory, at most 4 GiB less one wasm page; growth beyond it fails in the guest."""
@@ -64,30 +75,76 @@ class Limits:
     """Bytes of all open sessions together."""
     tokens: int | None = None
     """Tokens that one message may prefill and decode."""
+    tokens_in: int | None = None
+    """Tokens that one message may prefill."""
+    tokens_out: int | None = None
+    """Tokens that one message may decode."""
     output_nbytes: int | None = 64 * MIB
     """Bytes that one message may emit, reply and log together."""
+    fuel: int | None = None
+    """Wasm instructions, about, that the guest may run for one message."""
     deadline_s: float | None = None
-    """Seconds that one message may take."""
+    """Seconds that one message may take, from when it is sent."""
     sessions: int = 64
     """Sessions open at the same time."""
+    weight: float = 1.0
+    """Its share where more wait than the device can serve: 2 gets twice the tokens of 1."""
+    on_failure: str = "keep"
+    """After a message that failed: `keep` goes on where the guest returned by itself, and closes
+    the actor where it was cut off; `undo` makes the actor what it was before the message, at the
+    price of a frozen copy of what each message writes; `close` closes it."""
 
     def __post_init__(self) -> None:
         _require(
             WASM_PAGE <= self.memory_nbytes < 4 * GIB,
             f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {4 * GIB - WASM_PAGE}",
         )
-        for name in ("kv_nbytes", "tokens", "output_nbytes", "deadline_s"):
+        for name in _OPTIONAL_LIMITS:
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name} is {value}: give 0 or more, or None")
+        _require(
+            self.fuel is None or self.fuel < _MOST_FUEL,
+            f"fuel is {self.fuel}: give less than 2^63, or None",
+        )
         _require(self.sessions >= 0, f"sessions is {self.sessions}: give 0 or more")
+        _require(1 / 1024 <= self.weight <= 1024, f"weight is {self.weight}: give 1/1024 to 1024")
+        _require(
+            self.on_failure in ON_FAILURE,
+            f"on_failure is {self.on_failure!r}: give {', '.join(ON_FAILURE)}",
+        )
 
     def stricter(self, other: Limits) -> Limits:
-        """Each limit of the two that allows less."""
-        least = {}
+        """Each limit of the two that allows less; what happens on failure stays."""
+        least: dict[str, Any] = {"on_failure": self.on_failure}
         for part in fields(self):
-            found = [getattr(limits, part.name) for limits in (self, other)]
-            least[part.name] = min((value for value in found if value is not None), default=None)
-        return Limits(**least)  # type: ignore[arg-type]
+            if part.name not in least:
+                found = [getattr(limits, part.name) for limits in (self, other)]
+                known = [value for value in found if value is not None]
+                least[part.name] = min(known, default=None)
+        return Limits(**least)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What all actors of one runtime may use together."""
+
+    memory_nbytes: int | None = None
+    """Linear memory of all actors, as the guests have grown it. Beyond it, idle actors are evicted
+    to files, least recently used first; where none is idle, what would need more is refused."""
+    running: int = 64
+    """Messages handled at the same time, each on a thread."""
+    waiting: int = 1024
+    """Messages that wait to be handled; further ones are refused."""
+    folder: Path | None = None
+    """Where evicted actors are kept while the runtime lives; by default in the cache folder."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.memory_nbytes is None or self.memory_nbytes >= WASM_PAGE,
+            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} or more, or None",
+        )
+        _require(1 <= self.running <= 4096, f"running is {self.running}: give 1 to 4096")
+        _require(self.waiting >= 0, f"waiting is {self.waiting}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -126,6 +183,8 @@ class ModelSettings:
     """Same bits whatever the thread count, prefill chunk or mix of prefill and decode; slower."""
     repack: bool = False
     """Copy weights into the order that the processor's fastest kernels want, if there is one."""
+    exact: bool = True
+    """Decode agents together only where that does not change a bit of what each would get alone."""
 
     def __post_init__(self) -> None:
         _require(

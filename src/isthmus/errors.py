@@ -24,10 +24,11 @@
     │   ├── GuestTrapped            it trapped: unreachable, out of bounds, stack overflow, …
     │   ├── GuestExited             it called proc_exit
     │   ├── GuestFailed             on_message returned an errno
-    │   └── LimitExceeded           it reached a limit
+    │   └── LimitExceeded           it reached a limit; `limit` names it
     │       └── DeadlineExceeded    it did not finish in time
     ├── Cancelled                   the caller went away or pressed Ctrl-C
     ├── ActorError
+    │   ├── Overloaded              all actors together have, or wait for, as much as they may
     │   ├── ActorBusy               it is handling another message
     │   └── ActorClosed             it was closed, or died of an earlier error
     ├── SnapshotError               nothing was restored, and nothing is half written
@@ -177,15 +178,22 @@ class GuestFailed(GuestError):
 
 
 class LimitExceeded(GuestError):
-    """The guest reached one of its limits."""
+    """The guest reached one of its limits. `limit` is its name in `Limits`."""
 
     errno: ClassVar[Errno | None] = Errno.ELIMIT
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class DeadlineExceeded(LimitExceeded):
     """The guest did not finish in time. A guest never sees this: its message is ended."""
 
     errno = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "deadline_s")
 
 
 class Cancelled(IsthmusError):
@@ -196,6 +204,12 @@ class Cancelled(IsthmusError):
 
 class ActorError(IsthmusError):
     """Something about an actor."""
+
+
+class Overloaded(ActorError):
+    """All actors together have, or wait for, as much as they may. Later there may be room."""
+
+    errno = Errno.ENOMEM
 
 
 class ActorBusy(ActorError):

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
+from isthmus.actor.budget import Budget
+from isthmus.actor.eviction import EvictionFolder
+from isthmus.actor.scheduler import Scheduler
 from isthmus.actor.snapshot import (
     assess,
     guest_of,
     limits_of,
     require_level,
-    state_of,
 )
-from isthmus.config import DeviceSettings, Environment, Limits, ModelSettings
+from isthmus.actor.workers import Workers
+from isthmus.config import Capacity, DeviceSettings, Environment, Limits, ModelSettings
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
 from isthmus.errors import (
     ActorClosed,
+    ActorError,
     GuestInvalid,
     IsthmusError,
+    Overloaded,
     SettingsError,
     SnapshotError,
     SnapshotMismatch,
 )
 from isthmus.file_hash import FileHashes
+from isthmus.metrics import Metrics
 from isthmus.model import Model
 from isthmus.native.loader import Library, open_library
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
@@ -38,6 +46,8 @@ from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
 from isthmus.units import format_nbytes
 from isthmus.wasm import Engine, Guest
+
+_log = logging.getLogger("isthmus")
 
 
 def bundled_guests() -> dict[str, Path]:
@@ -58,8 +68,9 @@ class Runtime:
                 print(piece, end="", flush=True)
 
     `device` is `auto`, `cpu`, `null`, …; `threads` is the number of CPU threads, 0 for one for each
-    processor; `library` is the path of a ggml library, by default ISTHMUS_GGML or the first one
-    that is installed. Raises LibraryNotFound, LibraryUnsupported, DeviceUnavailable.
+    processor; `capacity` is what all actors may use together; `library` is the path of a ggml
+    library, by default ISTHMUS_GGML or the first one that is installed. Raises LibraryNotFound,
+    LibraryUnsupported, DeviceUnavailable.
 
     Safe to use from several threads. `close` ends all actors, then frees models, device and engine.
     """
@@ -71,6 +82,7 @@ class Runtime:
         threads: int = 0,
         library: str | Path | None = None,
         snapshot_key: bytes | None = None,
+        capacity: Capacity | None = None,
         environment: Environment | None = None,
     ) -> None:
         environment = Environment.read() if environment is None else environment
@@ -78,6 +90,11 @@ class Runtime:
             require_key(snapshot_key)
         self._hashes = FileHashes(environment.cache / "hashes")
         explicit = environment.ggml if library is None else str(library)
+        self._capacity = capacity or Capacity()
+        self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
+        self._metrics = Metrics()
+        self._past = Counters()
+        """Counts of actors that are closed."""
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
         self._guests: dict[tuple[str, str], Guest] = {}
@@ -93,12 +110,19 @@ class Runtime:
                 self.engine,
                 self.device,
                 stack.enter_context(self.device.new_backend()),
+                scheduler=Scheduler(self.device, self._metrics),
+                workers=Workers(self.device.compute_thread, self._capacity),
+                budget=Budget(self._capacity.memory_nbytes, self._evict),
+                metrics=self._metrics,
+                eviction_path=self._evicted.new_path,
                 adopt=self._adopt,
                 hashes=self._hashes,
                 version=_version(),
                 snapshot_key=snapshot_key,
             )
+            stack.callback(self._evicted.close)
             self._stack = stack.pop_all()
+        self._publish()
 
     # ------------------------------------------------------------------ loading
 
@@ -110,14 +134,16 @@ class Runtime:
         prefill_chunk: int = 512,
         deterministic: bool = False,
         repack: bool = False,
+        exact: bool = True,
     ) -> Model:
         """Opens a GGUF file: maps its weights without copying them, opens its tokenizer.
 
         `kv_type` is the element type of KV caches (f16, f32, q8_0); `prefill_chunk` the most tokens
         in one submission; `deterministic` gives the same bits whatever the thread count, the chunk
         or the mix of prefill and decode, and is slower; `repack` copies weights into the order of
-        the processor's fastest kernels, where there are any. Raises ModelNotFound, ModelFileError,
-        ModelUnsupported, SettingsError.
+        the processor's fastest kernels, where there are any; `exact=False` has agents decode
+        together also where that changes bits (`Model.exact_batching` tells). Raises ModelNotFound,
+        ModelFileError, ModelUnsupported, SettingsError.
         """
         self._require_open()
         settings = ModelSettings(
@@ -125,6 +151,7 @@ class Runtime:
             prefill_chunk=prefill_chunk,
             deterministic=deterministic,
             repack=repack,
+            exact=exact,
         )
         path = Path(path).expanduser()
         model = Model(self.device, path, settings, self._hashes)
@@ -209,17 +236,10 @@ class Runtime:
                 f"the snapshot has {format_nbytes(nbytes)} of memory; "
                 f"{format_nbytes(granted.limits.memory_nbytes)} are allowed"
             )
-        frozen = Frozen(
-            state_of(snapshot),
-            snapshot.image(),
-            snapshot.chunks,
-            snapshot.id,
-            how,
-            snapshot.verify_memory if verify == "full" else None,
-        )
+        frozen = Frozen.of(snapshot, how, verified=verify == "full")
         try:
             return Actor(self._home, compiled, granted, frozen)
-        except SnapshotError:
+        except (SnapshotError, Overloaded):
             raise
         except IsthmusError as error:
             raise SnapshotError(f"{snapshot.path} cannot be restored: {error}") from error
@@ -244,10 +264,40 @@ class Runtime:
         with self._lock:
             return self._guests.setdefault(key, compiled)
 
+    def _publish(self) -> None:
+        """Adds what is kept elsewhere to the metrics."""
+        home, metrics = self._home, self._metrics
+        for state in ("idle", "running", "evicted"):
+            metrics.gauge(f"actors_{state}", f"Actors that are {state}", partial(self._n, state))
+        read_memory = partial(getattr, home.budget, "used_nbytes")
+        metrics.gauge("memory_bytes", "Linear memory of all actors", read_memory)
+        read_waiting = partial(getattr, home.workers, "n_waiting")
+        metrics.gauge("messages_waiting", "Messages that wait for a thread", read_waiting)
+        metrics.counts(lambda: self.counters().snapshot())
+
+    def _n(self, state: str) -> int:
+        return sum(actor.state == state for actor in self.actors)
+
     def _adopt(self, actor: Actor) -> None:
         with self._lock:
+            closed = [other for other in self._actors if other.state == "closed"]
+            self._past = Counters.total([self._past, *(other.counters for other in closed)])
             self._actors = [other for other in self._actors if other.state != "closed"]
             self._actors.append(actor)
+
+    def _evict(self, nbytes: int) -> int:
+        """Evicts idle actors, least recently used first, until `nbytes` are free."""
+        freed = 0
+        for actor in sorted(self.actors, key=lambda it: it.last_used):
+            if freed >= nbytes:
+                break
+            try:
+                freed += actor.evict() if actor.state == "idle" else 0
+            except ActorError:
+                continue  # somebody used it meanwhile
+            except SnapshotError:
+                _log.exception("an idle actor cannot be evicted")
+        return freed
 
     # ------------------------------------------------------------------ state
 
@@ -258,8 +308,14 @@ class Runtime:
             return [actor for actor in self._actors if actor.state != "closed"]
 
     def counters(self) -> Counters:
-        """Counts of the device and of all actors that are not closed, added up."""
-        return Counters.total([self.device.counters, *(a.counters for a in self.actors)])
+        """Counts of the device and of all actors, added up."""
+        with self._lock:
+            parts = [self._past, *(actor.counters for actor in self._actors)]
+        return Counters.total([self.device.counters, *parts])
+
+    def metrics(self) -> str:
+        """Counters, gauges and histograms of everything here, in Prometheus's text format."""
+        return self._metrics.render()
 
     def close(self) -> None:
         """Closes actors, models, engine and device, in this order; a second call does nothing."""

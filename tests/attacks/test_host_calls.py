@@ -96,7 +96,7 @@ def test_any_arguments(function: abi.HostFunction, proxy: Proxy, data: st.DataOb
     for _ in range(BATCH):
         prepare(proxy)
         proxy.write(512, nearly_good(rng) if rng.random() < 0.05 else b"")
-        handles = proxy.actor._api.handles.numbers()
+        handles = proxy.actor.body.api.handles.numbers()
         arguments = [argument(rng, words, handles, param.type) for param in function.params]
         result = proxy.call(function.name, *arguments)
         assert result >= 0 or result in known, (arguments, result)
@@ -112,7 +112,7 @@ def test_enough_calls_were_made() -> None:
 def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     """Memory and sessions are the same bytes after a thousand refused calls."""
     prepare(proxy)
-    model, opened = proxy.open_model(), proxy.actor._api.handles
+    model, opened = proxy.open_model(), proxy.actor.body.api.handles
     session = proxy.actor.sessions[0]
     handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
     before = proxy.read(0, 1 << 16), list(session.tokens)

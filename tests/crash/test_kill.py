@@ -15,10 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from isthmus import Limits
 from isthmus.snapshot import CHUNK_NBYTES, Draft, MemorySource, Store, open_snapshot, save_file
 from isthmus.snapshot.chunk import hash_chunks
 from isthmus.snapshot.manifest import (
@@ -61,9 +63,7 @@ class Memory:
             models=(),
             handles=(),
             sessions=(),
-            actor=ActorRecord(
-                (), (), LimitsRecord(65536, None, None, None, None, 1), "0", 0, 0, 0, 0, 0
-            ),
+            actor=ActorRecord((), (), LimitsRecord(**asdict(Limits())), "0", 0, 0, 0, 0, 0),
             device=DeviceRecord("test", "test", "0" * 64, (), 1),
         )
 

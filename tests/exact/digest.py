@@ -12,7 +12,7 @@ from isthmus.wasm import read_globals
 
 def digest(actor: Actor) -> dict[str, Any]:
     """Hashes of its memory, KV caches and logits; its globals, tokens, clock and random state."""
-    state = actor._state()
+    state = actor.body.state(actor.n_messages)
     return {
         "memory": sha256(actor.region.base, actor.region.nbytes),
         "memory_nbytes": actor.region.nbytes,

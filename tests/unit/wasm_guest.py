@@ -11,6 +11,7 @@ from isthmus.counters import Counters
 from isthmus.memory import Region
 from isthmus.units import WASM_PAGE
 from isthmus.wasm import Engine, Guest, Instance, Wasi
+from isthmus.wasm.memory_creator import MemoryRequest
 
 ON_MESSAGE = '(func (export "on_message") (param i32) (result i32) (local.get 0))'
 MEMORY = '(memory (export "memory") 1)'
@@ -44,8 +45,10 @@ def spawn(
         guest = engine.compile(guest, "test guest")
     settings: dict[str, Any] = {
         "wasi": quiet_wasi(),
-        "memory_limit_nbytes": 16 * WASM_PAGE,
+        "memory": MemoryRequest(
+            changed.pop("memory_limit_nbytes", 16 * WASM_PAGE),
+            changed.pop("reserve", Region.reserve),
+        ),
         "counters": Counters(),
-        "reserve": Region.reserve,
     }
     return Instance(engine, guest, handlers=handlers or {}, **settings | changed)

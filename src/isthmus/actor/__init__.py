@@ -2,9 +2,11 @@
 
 from isthmus.actor.actor import Actor
 from isthmus.actor.beginning import Frozen, Home, Spawned
+from isthmus.actor.exchange import Reply
 from isthmus.actor.host_api import Granted, Tool
 from isthmus.actor.snapshot import Restoration
-from isthmus.actor.stream import Reply, Stream
+from isthmus.actor.stream import Stream
+from isthmus.actor.usage import Usage
 
 __all__ = [
     "Actor",
@@ -16,4 +18,5 @@ __all__ = [
     "Spawned",
     "Stream",
     "Tool",
+    "Usage",
 ]

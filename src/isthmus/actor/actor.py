@@ -1,16 +1,16 @@
-"""A guest instance with its sessions and its life.
+"""An agent: a guest with its sessions and its life, whether or not it is in memory now.
 
 =========  =====================================================================================
 state      what holds
 =========  =====================================================================================
-idle       nothing of it is on any stack: it can be frozen, forked and saved
-running    one message is being handled: on the device's thread if it is free, or one of its own
-closed     its memory is given back; also after a trap, since a guest that was cut off in the
-           middle cannot go on
+idle       nothing of it is on any stack: it can be frozen, forked, saved and evicted
+running    one message waits for a thread or is being handled; nothing else may touch its body
+evicted    its body is a file, which the next message, or look at it, brings back
+closed     its memory is given back
 =========  =====================================================================================
 
-Memory is freed in the order in which it is used: sessions and graphs, the device's binding, the
-instance, and last the Region. Nothing here copies tensor data: `counters.bytes_copied` stays 0.
+What takes memory is its `Body`, which it may lose and get again. What stays is here: who it is,
+what it was given, what it used.
 """
 
 from __future__ import annotations
@@ -19,35 +19,31 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from isthmus.abi import Errno
 from isthmus.actor.beginning import Frozen, Home, Spawned
-from isthmus.actor.host_api import Exchange, Granted, HostApi
-from isthmus.actor.pages import Pages
-from isthmus.actor.snapshot import Restoration, describe
-from isthmus.actor.state import ActorState, Reopen, read_handles
-from isthmus.actor.stream import CANCEL_AGAIN_S, Pieces, Reply, Stream
-from isthmus.actor.tensor import Checker, Copies, TensorUnit
+from isthmus.actor.body import Body
+from isthmus.actor.exchange import Reply, failure
+from isthmus.actor.host_api import Granted
+from isthmus.actor.snapshot import describe
+from isthmus.actor.stream import CANCEL_AGAIN_S, Message, Stream
+from isthmus.actor.usage import Usage
 from isthmus.counters import Counters
+from isthmus.device.buffer import Binding
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
     Cancelled,
-    ContextFull,
-    GuestFailed,
     IsthmusError,
+    LimitExceeded,
     SettingsError,
-    SnapshotMismatch,
 )
 from isthmus.memory import Region
 from isthmus.model import Session
-from isthmus.snapshot import Draft, Saved, Store, save_file
+from isthmus.snapshot import Draft, Saved, Store, open_snapshot, save_file
 from isthmus.snapshot.store import target_of
-from isthmus.units import WASM_PAGE, align_up
-from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
-from isthmus.wasm.guest import ON_REPLAY
+from isthmus.wasm import Guest, Instance
 
 
 class Actor:
@@ -63,36 +59,24 @@ class Actor:
         self.seed = state.seed
         self.args = state.args
         self.n_messages = state.n_messages
-        """Messages that were begun in all its life."""
+        """Messages that were begun in all its life, but for those that were undone."""
         self.counters = Counters()
+        self.last_used = time.monotonic()
+        """When its last message ended, on the clock of time.monotonic."""
         self._home = home
         self._granted = granted
-        self._clock = state.clock()
-        self._random = state.random()
+        self._usage = Usage()
         self._running = threading.Lock()
         self._closed_because: str | None = None
-        self._exchange: Exchange | None = None
+        self._message: Message | None = None
+        self._evicted: Path | None = None
         self._frozen: Frozen | None = None
         self._snapshot_id = beginning.snapshot_id if isinstance(beginning, Frozen) else None
         self.restored = beginning.restoration if isinstance(beginning, Frozen) else None
         """How exactly it was restored from a snapshot; None where it was not."""
-        with contextlib.ExitStack() as stack:
-            self._api = HostApi(granted, self._clock, self._random, self.counters, self._check)
-            self._api.log_position = state.log_position
-            self.instance = stack.enter_context(self._instantiate())
-            self._pages = Pages(self.region, remappable=home.device.remaps)
-            if isinstance(beginning, Frozen):
-                self._thaw_memory(beginning)
-            self.binding = stack.enter_context(home.device.bind(self.region))
-            unit = self._tensor_unit(copy_tensors=beginning.copy_tensors)
-            stack.callback(unit.close)
-            stack.callback(self._api.close)
-            self._api.attach(self.region, self.instance.memory, self.binding, unit)
-            if isinstance(beginning, Frozen):
-                self._thaw_handles(beginning)
-            else:
-                self.instance.initialize(self._initial_deadline())
-            self._stack = stack.pop_all()
+        self._body: Body | None = self._new_body(beginning)
+        if isinstance(beginning, Frozen) and not (self.restored and self.restored.replayed):
+            self._frozen = beginning.plain()
         home.adopt(self)
 
     def __repr__(self) -> str:
@@ -102,34 +86,66 @@ class Actor:
 
     @property
     def state(self) -> str:
-        """`idle`, `running` or `closed`."""
+        """`idle`, `running`, `evicted` or `closed`."""
         if self._closed_because is not None:
             return "closed"
-        return "running" if self._running.locked() else "idle"
+        if self._running.locked():
+            return "running"
+        return "idle" if self._body else "evicted"
+
+    @property
+    def usage(self) -> Usage:
+        """What it has used so far and has now: a copy."""
+        body = self._body
+        if body is None:
+            return self._usage.now(0, 0, 0)
+        sessions = body.sessions
+        kv_nbytes = sum(session.layout.kv_nbytes for session in sessions)
+        return self._usage.now(body.region.nbytes, kv_nbytes, len(sessions))
+
+    @property
+    def body(self) -> Body:
+        """Its instance, memory and sessions, brought back if it is evicted. ActorClosed."""
+        body = self._body
+        if body is None:
+            with self._idle():
+                return self._present()
+        return body
+
+    @property
+    def instance(self) -> Instance:
+        """The instance of its guest."""
+        return self.body.instance
 
     @property
     def region(self) -> Region:
         """The guest's linear memory."""
-        return self.instance.region
+        return self.body.region
+
+    @property
+    def binding(self) -> Binding:
+        """The device's view of that memory."""
+        return self.body.binding
 
     @property
     def sessions(self) -> list[Session]:
         """Its open sessions, oldest first."""
-        return self._api.handles.all(Session)
+        return self.body.sessions
 
     @property
     def log_position(self) -> int:
         """How many records its guest has logged in all its life."""
-        return self._api.log_position
+        return self.body.api.log_position
 
     # ------------------------------------------------------------------ messages
 
     def send(self, message: str | bytes, *, deadline_s: float | None = None) -> Reply:
         """Has the guest handle a message and waits for the answer.
 
-        `deadline_s` is in seconds, by default `limits.deadline_s`. Raises GuestError and what it
-        stands for where the guest fails, ContextFull, ActorBusy, ActorClosed, DeviceFailed.
-        Ctrl-C ends the message and raises KeyboardInterrupt.
+        `deadline_s` is in seconds, by default `limits.deadline_s`, and includes the wait for a
+        thread. Raises GuestError and what it stands for where the guest fails, LimitExceeded,
+        ContextFull, ActorBusy, ActorClosed, Overloaded, DeviceFailed. Ctrl-C ends the message and
+        raises KeyboardInterrupt.
         """
         stream = self.stream(message, deadline_s=deadline_s)
         for _ in stream:
@@ -139,31 +155,60 @@ class Actor:
     def stream(self, message: str | bytes, *, deadline_s: float | None = None) -> Stream:
         """As `send`, giving the pieces of the answer as they come: iterate over the result.
 
-        The guest works in another thread, from now on. Closing the iterator, or leaving it by
-        an exception such as Ctrl-C, asks the guest to stop.
+        The guest works in another thread, from now on or once there is one. Closing the iterator,
+        or leaving it by an exception such as Ctrl-C, asks the guest to stop.
         """
         data = message.encode() if isinstance(message, str) else bytes(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
         self._begin()
-        return Stream(self, data, limit)
+        sent = self._message = Message(data, limit)
+        try:
+            sent.ticket = self._home.workers.submit(partial(self._work, sent))
+        except BaseException:
+            self._message = None
+            self._running.release()
+            raise
+        return Stream(self, sent)
 
     def stop(self) -> None:
         """Asks the guest to finish its answer soon: its next host calls say ECANCELED."""
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.stopping = True
+        message = self._message
+        if message is not None:
+            message.exchange.stopping = True
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Has the running message look at once whether it is to end."""
+        body = self._body
+        if body is not None:
+            body.interrupt()
 
     def cancel(self) -> None:
-        """Cuts the running message off. The actor is closed by it."""
-        self.instance.cancel()
+        """Cuts the running message off, as a failure: see `Limits.on_failure`."""
+        message, body = self._message, self._body
+        if message is not None and self.abandon(message):
+            return
+        if body is not None:
+            body.cancel()
+
+    def abandon(self, message: Message) -> bool:
+        """Ends a message that still waits for a thread; False where there is none such."""
+        if not message.withdraw():
+            return False
+        try:
+            message.require_time()
+            raise Cancelled("the message was stopped before it was begun")
+        except IsthmusError as error:
+            self._end(message, error)
+        return True
 
     def close(self) -> None:
         """Ends what is running and gives everything back; a second call does nothing."""
         if self._closed_because is None:
             self._closed_because = "close() was called"
         while not self._running.acquire(timeout=CANCEL_AGAIN_S):
-            self.instance.cancel()
-        self._stack.close()
+            self.cancel()
+        self._drop()
         self._running.release()
 
     def __enter__(self) -> Actor:
@@ -179,13 +224,13 @@ class Actor:
 
         The first fork copies the memory in use once, into an image that parent and children share;
         further ones copy nothing until this actor handles a message. Given the same message, all
-        of them answer the same. Raises ActorBusy, ActorClosed, RegionError.
+        of them answer the same. Raises ActorBusy, ActorClosed, Overloaded, RegionError.
         """
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")
         children: list[Actor] = []
         with self._idle():
-            frozen = self._freeze()
+            frozen = self._freeze(self._present())
             try:
                 for _ in range(n):
                     children.append(Actor(self._home, self.guest, self._granted, frozen))
@@ -213,13 +258,14 @@ class Actor:
         key = self._home.snapshot_key
         target = target_of(path)
         with self._idle():
+            body = self._present()
             if isinstance(target, Store):
                 parent = self._snapshot_id if base is None else target.id_of(base, key)
-                draft = self._describe(parent)
+                draft = self._describe(body, parent)
                 saved = target.save(draft, name, key)
-                self._pages.track(draft.memory)
+                body.pages.track(draft.memory)
             elif name is None and base is None:
-                saved = save_file(self._describe(self._snapshot_id), target, key)
+                saved = save_file(self._describe(body, self._snapshot_id), target, key)
             else:
                 raise SettingsError(
                     "name and base are for stores: give a folder that exists, or a Store"
@@ -227,42 +273,26 @@ class Actor:
             self._snapshot_id = saved.id
         return saved
 
+    def evict(self) -> int:
+        """Saves it to a file of the runtime's and gives its memory back until it is next used.
+
+        Returns how many bytes of linear memory that were; 0 where it was evicted already. Raises
+        ActorBusy, ActorClosed, SnapshotError; it stays in memory then.
+        """
+        with self._idle():
+            body = self._body
+            if body is None:
+                return 0
+            path = self._home.eviction_path()
+            save_file(self._describe(body, self._snapshot_id), path, self._home.snapshot_key)
+            nbytes = body.region.nbytes
+            self._evicted, self._body, self._frozen = path, None, None
+            body.close()
+            self._usage.evictions += 1
+            self._home.metrics.evictions.inc()
+        return nbytes
+
     # ------------------------------------------------------------------ parts
-
-    def _check(self) -> None:
-        self.instance.check()
-
-    def _instantiate(self) -> Instance:
-        wasi = Wasi(
-            args=[self.guest.name, *self.args],
-            clock_ns=self._clock.read,
-            random=self._random.draw,
-            log=self._api.write_stream,
-        )
-        return Instance(
-            self._home.engine,
-            self.guest,
-            handlers=self._api.functions(),
-            wasi=wasi,
-            memory_limit_nbytes=self.limits.memory_nbytes,
-            counters=self.counters,
-            reserve=self.device.reserve,
-        )
-
-    def _tensor_unit(self, *, copy_tensors: bool) -> TensorUnit:
-        memory = self.instance.memory
-        return TensorUnit(
-            self.device,
-            self._home.backend,
-            self.binding,
-            Checker(memory, self._api.handles),
-            self.counters,
-            Copies(self.device, memory) if copy_tensors else None,
-        )
-
-    def _initial_deadline(self) -> float | None:
-        deadline = self.limits.deadline_s
-        return None if deadline is None else time.monotonic() + deadline
 
     def _begin(self) -> None:
         """Takes the actor for one message or one look at it."""
@@ -280,127 +310,128 @@ class Actor:
         finally:
             self._running.release()
 
-    def _thaw_memory(self, frozen: Frozen) -> None:
-        self.instance.grow_memory(frozen.image.nbytes)
-        self.counters.bytes_restored += self._pages.load(frozen.image, frozen.chunks)
-        if frozen.verify is not None:
-            frozen.verify(self.region.base)
-        write_globals(self.instance, frozen.state.globals)
+    def _new_body(self, beginning: Spawned | Frozen) -> Body:
+        return Body(self._home, self.guest, self._granted, beginning, self.counters)
 
-    def _thaw_handles(self, frozen: Frozen) -> None:
-        how = frozen.restoration
-        reopen = Reopen(
-            self._granted.models,
-            self.limits,
-            self.region,
-            self.binding,
-            grow=self._grow_memory,
-            replay=how.replayed if how else frozenset(),
-            drop=how.foreign if how else frozenset(),
-        )
-        reopen.fill(self._api.handles, frozen.state)
-        if how is not None and how.foreign:
-            self._replay_in_guest(how)
-        if how is None or not how.replayed:
-            self._frozen = replace(frozen, restoration=None, verify=None)
+    def _present(self) -> Body:
+        """The body, brought back if it is evicted. Only while `_running` is held."""
+        if self._body is None:
+            path = self._evicted
+            assert path is not None
+            snapshot = open_snapshot(path, self._home.snapshot_key)
+            self._body = self._new_body(Frozen.of(snapshot))
+            self._evicted = None
+            path.unlink(missing_ok=True)  # the mapping keeps the bytes
+            self._home.metrics.returns.inc()
+        return self._body
 
-    def _replay_in_guest(self, how: Restoration) -> None:
-        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another."""
-        if ON_REPLAY not in self.guest.functions:
-            raise SnapshotMismatch(
-                f"the tokenizer is another, and {self.guest.name} does not export {ON_REPLAY}, "
-                "which opens its sessions anew",
-                how.reasons,
-            )
-        code = self.instance.call(ON_REPLAY, deadline=self._initial_deadline())
-        if code != 0:
-            raise _failure(-code)
+    def _drop(self) -> None:
+        """Gives the memory back, or the file. Only while `_running` is held."""
+        body, path = self._body, self._evicted
+        self._body = self._evicted = self._frozen = None
+        if body is not None:
+            body.close()
+        if path is not None:
+            path.unlink(missing_ok=True)
 
-    def _grow_memory(self, nbytes: int) -> int:
-        begin = self.region.nbytes
-        self.instance.grow_memory(align_up(begin + nbytes, WASM_PAGE))
-        return begin
-
-    def _state(self) -> ActorState:
-        handles = self._api.handles
-        return ActorState(
-            args=self.args,
-            globals=read_globals(self.instance),
-            opened=read_handles(handles, self._granted.models),
-            last_handle=handles.last,
-            seed=self.seed,
-            n_random_blocks=self._random.n_blocks,
-            clock_ns=self._clock.now_ns,
-            log_position=self._api.log_position,
-            n_messages=self.n_messages,
-        )
-
-    def _freeze(self) -> Frozen:
+    def _freeze(self, body: Body) -> Frozen:
         """The actor as it is now; the same object as before where nothing happened since."""
         frozen = self._frozen
         if frozen is None or frozen.state.n_messages != self.n_messages:
-            frozen = Frozen(self._state(), self._pages.freeze(), snapshot_id=self._snapshot_id)
+            state = body.state(self.n_messages)
+            frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
         self._frozen = frozen
         return frozen
 
-    def _describe(self, parent: str | None) -> Draft:
+    def _describe(self, body: Body, parent: str | None) -> Draft:
         home = self._home
         return describe(
             self.guest,
             home.device_record,
             self._granted,
-            self._state(),
-            self._pages.source(),
+            body.state(self.n_messages),
+            body.pages.source(),
             parent,
             home.version,
         )
 
-    def _work(
-        self,
-        exchange: Exchange,
-        pieces: Pieces,
-        deadline_s: float | None,
-        ended: threading.Event,
-    ) -> None:
+    def _work(self, message: Message) -> None:
         """Handles a message and puts what came of it behind the last piece."""
         start = time.monotonic()
+        metrics, exchange = self._home.metrics, message.exchange
         outcome: Reply | BaseException
         try:
-            self._handle(exchange, deadline_s)
-            data = bytes(exchange.emitted) if exchange.reply is None else exchange.reply
-            outcome = Reply(data, exchange.n_tokens, time.monotonic() - start)
+            message.require_time()
+            self._handle(message)
+            exchange.finish()
+            seconds, reached = time.monotonic() - start, tuple(exchange.limits_reached)
+            outcome = Reply(exchange.answer, exchange.n_tokens, seconds, reached)
         except BaseException as error:  # carried to whoever iterates
             outcome = error
+        end = time.monotonic()
+        self._usage.seconds += end - start
+        metrics.message_wait.observe(start - message.sent)
+        metrics.message.observe(end - start)
+        self._end(message, outcome)
+
+    def _end(self, message: Message, outcome: Reply | BaseException) -> None:
+        how = "answered" if isinstance(outcome, Reply) else type(outcome).__name__
+        self._home.metrics.messages.labels(how).inc()
+        self._message = None
+        self.last_used = time.monotonic()
         self._running.release()
-        pieces.put(outcome)
-        ended.set()
+        message.end(outcome)
 
-    def _handle(self, exchange: Exchange, deadline_s: float | None) -> None:
+    def _handle(self, message: Message) -> None:
         """Runs the guest on one message, in the calling thread."""
-        self._exchange = exchange
+        body, exchange = self._present(), message.exchange
+        before = self._freeze(body) if self.limits.on_failure == "undo" else None
         self.n_messages += 1
-        self._api.begin(exchange)
-        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        cut_off = False
+        error: BaseException | None
         try:
-            code = self.instance.call("on_message", len(exchange.message), deadline=deadline)
+            code = body.handle(exchange, message.deadline)
+            error = failure(-code, exchange) if code else None
+        except BaseException as why:
+            cut_off, error = True, why
+        if isinstance(error, LimitExceeded) and error.limit not in exchange.limits_reached:
+            exchange.reached(error.limit)
+        self._account(message)
+        if error is not None:
+            self._after_failure(error, cut_off, before)
+            raise error
+
+    def _account(self, message: Message) -> None:
+        exchange, usage = message.exchange, self._usage
+        usage.messages += 1
+        usage.tokens_in += exchange.tokens_in
+        usage.tokens_out += exchange.tokens_out
+        usage.output_nbytes += exchange.output_nbytes
+        usage.fuel += exchange.fuel
+        usage.limits_reached.update(exchange.limits_reached)
+        for limit, n in exchange.limits_reached.items():
+            self._home.metrics.limits.labels(limit).inc(n)
+
+    def _after_failure(self, error: BaseException, cut_off: bool, before: Frozen | None) -> None:
+        """Goes on, goes back or closes: see `Limits.on_failure`."""
+        if isinstance(error, Cancelled) and not cut_off:
+            return
+        policy = self.limits.on_failure
+        if self._closed_because is None and policy == "undo" and before is not None:
+            self._undo(before)
+        elif cut_off or policy == "close":
+            self._closed_because = self._closed_because or f"its last message ended with: {error}"
+            self._drop()
+
+    def _undo(self, before: Frozen) -> None:
+        """Becomes what it was before the message."""
+        self._drop()
+        try:
+            self._body = self._new_body(before)
         except BaseException as error:
-            self._closed_because = f"its last message ended with: {error}"
-            self._stack.close()
+            self._closed_because = f"its last message could not be undone: {error}"
             raise
-        finally:
-            self._exchange = None
-        exchange.finish()
-        if code != 0:
-            raise _failure(-code)
-
-
-def _failure(code: int) -> IsthmusError:
-    """What on_message's errno means to the caller."""
-    if code == Errno.ECONTEXT:
-        return ContextFull(
-            "the session's context has no room for this message; "
-            "give the guest a larger n_ctx, or begin a new conversation"
-        )
-    if code == Errno.ECANCELED:
-        return Cancelled("the message was stopped before it was answered")
-    return GuestFailed(code)
+        self._frozen = before
+        self.n_messages = before.state.n_messages
+        self._usage.undone += 1
+        self._home.metrics.rollbacks.inc()

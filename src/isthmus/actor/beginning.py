@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isthmus.actor.snapshot import Restoration, device_record
+from isthmus.actor.budget import Budget
+from isthmus.actor.scheduler import Scheduler
+from isthmus.actor.snapshot import Restoration, device_record, state_of
 from isthmus.actor.state import ActorState
+from isthmus.actor.workers import Workers
 from isthmus.device.base import Backend, Device
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Image
-from isthmus.snapshot import Chunks
+from isthmus.metrics import Metrics
+from isthmus.snapshot import Chunks, Snapshot
 from isthmus.snapshot.manifest import DeviceRecord
 from isthmus.units import HostAddr
 from isthmus.wasm import Engine
@@ -66,6 +71,24 @@ class Frozen:
     """Compares the image, once it is placed, with its hashes; raises SnapshotInvalid."""
     copy_tensors: bool = False
 
+    @staticmethod
+    def of(
+        snapshot: Snapshot, restoration: Restoration | None = None, *, verified: bool = False
+    ) -> Frozen:
+        """What a snapshot holds, its memory mapped; `verified` compares that with its hashes."""
+        return Frozen(
+            state_of(snapshot),
+            snapshot.image(),
+            snapshot.chunks,
+            snapshot.id,
+            restoration,
+            snapshot.verify_memory if verified else None,
+        )
+
+    def plain(self) -> Frozen:
+        """The same, for forks: how it was restored says nothing about them."""
+        return replace(self, restoration=None, verify=None)
+
 
 @dataclass(frozen=True)
 class Home:
@@ -74,6 +97,12 @@ class Home:
     engine: Engine
     device: Device
     backend: Backend
+    scheduler: Scheduler
+    workers: Workers
+    budget: Budget
+    metrics: Metrics
+    eviction_path: Callable[[], Path]
+    """A new file for each actor that is evicted."""
     adopt: Callable[[Actor], None]
     """Called with each new actor, so that somebody closes it."""
     hashes: FileHashes = field(default_factory=FileHashes)

@@ -9,7 +9,6 @@ This is the only place where a guest's memory and a model meet.
 
 from __future__ import annotations
 
-import codecs
 import logging
 import time
 from array import array
@@ -21,7 +20,9 @@ from typing import TypeVar
 
 from isthmus import abi
 from isthmus.abi import ChatFlag, DetokenizeFlag, Errno, LogLevel, ModelFlag, TokenizeFlag
+from isthmus.actor.exchange import Exchange
 from isthmus.actor.handles import HandleTable
+from isthmus.actor.scheduler import Scheduler
 from isthmus.actor.tensor import TensorUnit, Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import Limits
@@ -63,34 +64,6 @@ class Granted:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass
-class Exchange:
-    """One message being handled: what came in, what goes out, and what it may still use."""
-
-    message: bytes
-    sink: Callable[[str], None]
-    reply: bytes | None = None
-    tool_result: bytes | None = None
-    emitted: bytearray = field(default_factory=bytearray)
-    output_nbytes: int = 0
-    n_tokens: int = 0
-    stopping: bool = False
-
-    def __post_init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def emit(self, data: bytes) -> None:
-        """Passes on whatever characters are complete."""
-        self.emitted += data
-        if text := self._decoder.decode(data):
-            self.sink(text)
-
-    def finish(self) -> None:
-        """Passes on a character that was begun and never finished, as U+FFFD."""
-        if text := self._decoder.decode(b"", final=True):
-            self.sink(text)
-
-
 class HostApi:
     """One actor's host functions and everything that it has opened.
 
@@ -104,7 +77,11 @@ class HostApi:
         random: SeededRandom,
         counters: Counters,
         check: Callable[[], None],
+        deadline: Callable[[], float | None],
+        scheduler: Scheduler,
     ) -> None:
+        self._scheduler = scheduler
+        self._claimant = scheduler.claimant(self._check_going_on, deadline, granted.limits.weight)
         self._granted = granted
         self._clock = clock
         self._random = random
@@ -113,7 +90,8 @@ class HostApi:
         self.handles = HandleTable(MAX_HANDLES)
         self.log_position = 0
         """How many records the guest has logged in all its life."""
-        self._exchange = Exchange(b"", lambda text: None)
+        self.exchange = Exchange(b"", lambda text: None)
+        """The message that it serves, or served last."""
 
     def attach(
         self, region: Region, memory: GuestMemory, binding: Binding, tensor_unit: TensorUnit
@@ -128,12 +106,22 @@ class HostApi:
         """The host functions by their names in `abi/host.toml`."""
         return {function.name: getattr(self, function.name) for function in abi.HOST_FUNCTIONS}
 
+    def interrupt(self) -> None:
+        """Has it look at once, where it waits, whether the message is to end; from any thread."""
+        self._claimant.interrupt()
+
     def begin(self, exchange: Exchange) -> None:
         """Serves this message from now on."""
-        self._exchange = exchange
+        self.exchange = exchange
+
+    def end(self) -> None:
+        """The message has ended: nobody need wait for this actor's next token."""
+        for model in {session.model for session in self.handles.all(Session)}:
+            self._scheduler.leave(self._claimant, model)
 
     def close(self) -> None:
         """Closes every session."""
+        self.end()
         for session in self.handles.all(Session):
             session.close()
 
@@ -228,15 +216,17 @@ class HostApi:
             raise GuestFault(Errno.EBUSY)
         limits = self._granted.limits
         kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
-        if len(sessions) >= limits.sessions or kv_nbytes > (limits.kv_nbytes or kv_nbytes):
-            raise GuestFault(Errno.ELIMIT)
+        self._limit("sessions", len(sessions) + 1, limits.sessions)
+        self._limit("kv_nbytes", kv_nbytes, limits.kv_nbytes)
         self.handles.require_room()
         return self.handles.add(
             opened.open_session(self._region, self._binding, GuestPtr(ptr), layout)
         )
 
     def session_close(self, session: int) -> int:
-        self.handles.remove(session, Session).close()
+        opened = self.handles.remove(session, Session)
+        self._scheduler.leave(self._claimant, opened.model)
+        opened.close()
         return 0
 
     def session_length(self, session: int) -> int:
@@ -249,14 +239,18 @@ class HostApi:
         self._memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
         opened.require_room(n_tokens)
         tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
-        with self._spending(n_tokens):
-            opened.model.prefill(opened, tokens, self._check_going_on)
+        self._require_tokens(n_tokens, 0)
+        with self._timed():
+            self._scheduler.prefill(self._claimant, opened, tokens)
+        self.exchange.tokens_in += n_tokens
         return 0
 
     def decode(self, session: int, token: int) -> int:
         opened = self._session(session)
-        with self._spending(1):
-            opened.model.decode(opened, _signed(token))
+        self._require_tokens(0, 1)
+        with self._timed():
+            self._scheduler.decode(self._claimant, opened, _signed(token))
+        self.exchange.tokens_out += 1
         return 0
 
     def logits(self, session: int) -> int:
@@ -308,15 +302,15 @@ class HostApi:
     # ------------------------------------------------------------------ actor
 
     def message_read(self, ptr: int, cap: int) -> int:
-        return self._fill(ptr, cap, self._exchange.message)
+        return self._fill(ptr, cap, self.exchange.message)
 
     def emit(self, ptr: int, nbytes: int) -> int:
         data = self._output(ptr, nbytes)
-        self._exchange.emit(data)
+        self.exchange.emit(data)
         return 0
 
     def reply(self, ptr: int, nbytes: int) -> int:
-        self._exchange.reply = self._output(ptr, nbytes)
+        self.exchange.reply = self._output(ptr, nbytes)
         return 0
 
     def log(self, level: int, ptr: int, nbytes: int) -> int:
@@ -352,13 +346,13 @@ class HostApi:
             raise GuestFault(Errno.EIO) from None
         if not isinstance(result, bytes):
             raise SettingsError(f"the tool {name!r} returned {type(result).__name__}, not bytes")
-        self._exchange.tool_result = result
+        self.exchange.tool_result = result
         return len(result)
 
     def tool_result(self, ptr: int, cap: int) -> int:
-        if self._exchange.tool_result is None:
+        if self.exchange.tool_result is None:
             raise GuestFault(Errno.EINVAL)
-        return self._fill(ptr, cap, self._exchange.tool_result)
+        return self._fill(ptr, cap, self.exchange.tool_result)
 
     # ------------------------------------------------------------------ WASI
 
@@ -409,10 +403,16 @@ class HostApi:
         return self._memory.read(ptr, nbytes)
 
     def _spend_output(self, nbytes: int) -> None:
+        exchange = self.exchange
         limit = self._granted.limits.output_nbytes
-        if limit is not None and self._exchange.output_nbytes + nbytes > limit:
+        self._limit("output_nbytes", exchange.output_nbytes + nbytes, limit)
+        exchange.output_nbytes += nbytes
+
+    def _limit(self, name: str, value: int, limit: int | None) -> None:
+        """Refuses what is beyond a limit, and notes it."""
+        if limit is not None and value > limit:
+            self.exchange.reached(name)
             raise GuestFault(Errno.ELIMIT)
-        self._exchange.output_nbytes += nbytes
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -422,16 +422,13 @@ class HostApi:
         finally:
             self._counters.host_ns += time.perf_counter_ns() - start
 
-    @contextmanager
-    def _spending(self, n_tokens: int) -> Iterator[None]:
-        """Around prefill and decode: limits before, counts after."""
+    def _require_tokens(self, n_in: int, n_out: int) -> None:
+        """Before prefill and decode: whether the message goes on, and may use so many tokens."""
         self._check_going_on()
-        limit = self._granted.limits.tokens
-        if limit is not None and self._exchange.n_tokens + n_tokens > limit:
-            raise GuestFault(Errno.ELIMIT)
-        with self._timed():
-            yield
-        self._exchange.n_tokens += n_tokens
+        exchange, limits = self.exchange, self._granted.limits
+        self._limit("tokens", exchange.n_tokens + n_in + n_out, limits.tokens)
+        self._limit("tokens_in", exchange.tokens_in + n_in, limits.tokens_in if n_in else None)
+        self._limit("tokens_out", exchange.tokens_out + n_out, limits.tokens_out if n_out else None)
 
     def _check_going_on(self) -> None:
         """Between submissions: the deadline, hard cancellation, and the caller's wish to stop."""
@@ -439,7 +436,7 @@ class HostApi:
         self._refuse_if_stopping()
 
     def _refuse_if_stopping(self) -> None:
-        if self._exchange.stopping:
+        if self.exchange.stopping:
             raise GuestFault(Errno.ECANCELED)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from isthmus.actor.host_api import Exchange
+from isthmus.actor.exchange import Exchange, Reply
+from isthmus.actor.workers import Ticket
+from isthmus.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
     from isthmus.actor.actor import Actor
@@ -24,21 +25,33 @@ CANCEL_AGAIN_S = 0.02
 Pieces: TypeAlias = "queue.SimpleQueue[str | Reply | BaseException]"
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What an actor answered to one message."""
+class Message:
+    """A message on its way: waiting for a thread, being handled, or ended."""
 
-    data: bytes
-    """What the guest set as its reply, or else all that it emitted."""
-    n_tokens: int
-    """Tokens that it prefilled and decoded."""
-    seconds: float
-    """Wall-clock time."""
+    def __init__(self, data: bytes, deadline_s: float | None) -> None:
+        self.pieces: Pieces = queue.SimpleQueue()
+        self.exchange = Exchange(data, self.pieces.put)
+        self.sent = time.monotonic()
+        self.deadline = None if deadline_s is None else self.sent + deadline_s
+        """On the clock of time.monotonic."""
+        self.ticket: Ticket | None = None
+        self.ended = threading.Event()
 
-    @property
-    def text(self) -> str:
-        """The answer as UTF-8; bytes that are none become U+FFFD."""
-        return self.data.decode(errors="replace")
+    def end(self, outcome: Reply | BaseException) -> None:
+        """Puts what came of it behind the last piece."""
+        self.pieces.put(outcome)
+        self.ended.set()
+
+    def withdraw(self) -> bool:
+        """Takes it back where it still waits for a thread."""
+        return self.ticket is not None and self.ticket.withdraw()
+
+    def require_time(self) -> None:
+        """DeadlineExceeded where its time is over before it began, Cancelled if it is unwanted."""
+        if self.exchange.stopping:
+            raise Cancelled("the message was stopped before it was begun")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("the message's time was over before there was a thread for it")
 
 
 class Stream(Iterator[str]):
@@ -47,17 +60,11 @@ class Stream(Iterator[str]):
     An iterator that is dropped before its end asks the guest to stop, as `close` does.
     """
 
-    def __init__(self, actor: Actor, message: bytes, deadline_s: float | None) -> None:
-        pieces: Pieces = queue.SimpleQueue()
+    def __init__(self, actor: Actor, message: Message) -> None:
         self._actor = actor
-        self._pieces = pieces
-        self._exchange = exchange = Exchange(message, pieces.put)
+        self._message = message
         self._reply: Reply | None = None
-        self._ended = threading.Event()
-        weakref.finalize(self, setattr, exchange, "stopping", True)
-        work = partial(actor._work, exchange, pieces, deadline_s, self._ended)
-        if not actor.device.compute_thread.try_host(work):
-            threading.Thread(target=work, name=f"isthmus {actor.guest.name}", daemon=True).start()
+        weakref.finalize(self, setattr, message.exchange, "stopping", True)
 
     @property
     def reply(self) -> Reply:
@@ -67,16 +74,17 @@ class Stream(Iterator[str]):
         return self._reply
 
     def __next__(self) -> str:
-        if self._ended.is_set() and self._pieces.empty():
+        message = self._message
+        if message.ended.is_set() and message.pieces.empty():
             raise StopIteration
         try:
-            piece = self._pieces.get()
+            piece = self._next_piece()
         except BaseException:  # Ctrl-C: the message ends, then whoever waits hears of it
             self.close()
             raise
         if isinstance(piece, str):
             return piece
-        self._ended.wait()
+        message.ended.wait()
         if isinstance(piece, Reply):
             self._reply = piece
             raise StopIteration
@@ -84,12 +92,14 @@ class Stream(Iterator[str]):
 
     def close(self) -> None:
         """Asks the guest to stop and waits; it is cut off if it does not within two seconds."""
-        if self._ended.is_set():
+        message = self._message
+        if message.ended.is_set():
             return
-        self._exchange.stopping = True
-        if not self._ended.wait(_STOP_GRACE_S):
+        message.exchange.stopping = True
+        self._actor.interrupt()
+        if not self._actor.abandon(message) and not message.ended.wait(_STOP_GRACE_S):
             self._actor.cancel()
-        while not self._ended.wait(CANCEL_AGAIN_S):
+        while not message.ended.wait(CANCEL_AGAIN_S):
             self._actor.cancel()
 
     def __enter__(self) -> Stream:
@@ -97,3 +107,13 @@ class Stream(Iterator[str]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _next_piece(self) -> str | Reply | BaseException:
+        """Waits for it; a message whose time is over while it waits for a thread is taken back."""
+        message = self._message
+        if message.deadline is not None:
+            try:
+                return message.pieces.get(timeout=max(message.deadline - time.monotonic(), 0))
+            except queue.Empty:
+                self._actor.abandon(message)
+        return message.pieces.get()

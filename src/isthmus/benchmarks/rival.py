@@ -12,15 +12,26 @@ import numpy.typing as npt
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError
+from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
 
 _FLASH_ATTENTION_ON = 1
 
 
 class Libllama(Owned):
-    """Owns one context of libllama with one sequence: same threads, same flash attention."""
+    """Owns one context of libllama: same threads, same flash attention.
 
-    def __init__(self, device: Device, path: Path, n_ctx: int, settings: ModelSettings) -> None:
+    `n_ctx` is the context of each of its `n_sequences`.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        path: Path,
+        n_ctx: int,
+        settings: ModelSettings,
+        n_sequences: int = 1,
+    ) -> None:
         self._library = library = device.library
         library.llama_backend_init()
         model_params = library.llama_model_default_params()
@@ -31,7 +42,8 @@ class Libllama(Owned):
             raise ModelFileError(f"libllama cannot load {path}")
         self._model = Owned(model, library.llama_model_free)
         params = library.llama_context_default_params()
-        params.n_ctx = n_ctx
+        params.n_ctx = n_ctx * n_sequences
+        params.n_seq_max = n_sequences
         params.n_batch = max(2048, settings.prefill_chunk)
         params.n_ubatch = settings.prefill_chunk
         params.n_threads = params.n_threads_batch = device.settings.n_threads
@@ -45,11 +57,17 @@ class Libllama(Owned):
         self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
         self._memory = library.llama_get_memory(context)
         self._one = (ctypes.c_int32 * 1)()
+        self._step = _Step(n_sequences)
 
     @property
     def logits(self) -> npt.NDArray[np.float32]:
         """f32 [n_vocab] after the last token, in libllama's own memory."""
         address = self._library.llama_get_logits_ith(self.handle, -1)
+        return np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
+
+    def logits_of(self, sequence: int) -> npt.NDArray[np.float32]:
+        """f32 [n_vocab] of one sequence after `decode_all`, in libllama's own memory."""
+        address = self._library.llama_get_logits_ith(self.handle, sequence)
         return np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -63,9 +81,19 @@ class Libllama(Owned):
         self._one[0] = token
         self._decode(self._one, 1)
 
-    def truncate(self, n_tokens: int) -> None:
-        """Forgets all tokens after the first `n_tokens`."""
-        self._library.llama_memory_seq_rm(self._memory, 0, n_tokens, -1)
+    def prefill_one(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Appends at most 2,048 tokens to one of several sequences, from its beginning."""
+        step = _Step(len(tokens))
+        self._submit(step.set(tokens, range(len(tokens)), [sequence] * len(tokens)))
+
+    def decode_all(self, tokens: Sequence[int], position: int) -> None:
+        """Appends one token to each sequence, all of which hold `position` tokens."""
+        n = len(tokens)
+        self._submit(self._step.set(tokens, [position] * n, range(n)))
+
+    def truncate(self, n_tokens: int, sequence: int = 0) -> None:
+        """Forgets all tokens of a sequence after the first `n_tokens`."""
+        self._library.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1)
 
     def state(self) -> ctypes.Array[ctypes.c_char]:
         """The sequence's state, copied out with `llama_state_seq_get_data`."""
@@ -100,7 +128,29 @@ class Libllama(Owned):
         self._model.close()
 
     def _decode(self, tokens: ctypes.Array[ctypes.c_int32], count: int) -> None:
-        batch = self._library.llama_batch_get_one(tokens, count)
+        self._submit(self._library.llama_batch_get_one(tokens, count))
+
+    def _submit(self, batch: Batch) -> None:
         status = self._library.llama_decode(self.handle, batch)
         if status != 0:
             raise ModelFileError(f"libllama failed with status {status}")
+
+
+class _Step:
+    """The arrays of a batch of `n` tokens, each in one sequence, with logits after each."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._tokens, self._positions, self._sequences, self._counts = (
+            np.ones(n, dtype=np.int32) for _ in range(4)
+        )
+        each = self._sequences.ctypes.data + 4 * np.arange(n, dtype=np.uint64)
+        self._lists, self._wanted = each.astype(np.uint64), np.ones(n, dtype=np.int8)
+
+    def set(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
+    ) -> Batch:
+        """A batch that is valid until the next call."""
+        self._tokens[:], self._positions[:], self._sequences[:] = tokens, positions, sequences
+        order = (self._positions, self._counts, self._lists, self._wanted)
+        return Batch(self._n, self._tokens.ctypes.data, None, *(it.ctypes.data for it in order))

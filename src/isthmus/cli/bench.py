@@ -6,7 +6,10 @@ import argparse
 import json
 from collections.abc import Callable
 
+from isthmus.benchmarks.agents import COUNTS as AGENT_COUNTS
+from isthmus.benchmarks.agents import bench_agents, require_as_alone
 from isthmus.benchmarks.hostcall import bench_hostcall
+from isthmus.benchmarks.newcomer import bench_newcomer
 from isthmus.benchmarks.record import Record
 from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
 from isthmus.benchmarks.snapshot import bench_snapshot, require_same_token
@@ -24,12 +27,14 @@ from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
-HELP = "measure decode, prefill, host calls and snapshots, against the rival in the same run"
+HELP = "measure decode, prefill, many agents, snapshots, against the rival in the same run"
 EXAMPLES = """\
   isthmus bench decode
   isthmus bench prefill --json > prefill.json
   isthmus bench hostcall --repeats 15
   isthmus bench snapshot --json
+  isthmus bench agents --json
+  isthmus bench newcomer --repeats 1
   isthmus bench decode --model model.gguf --threads 8
 
 ratios are ours / theirs in tokens per second: more is better"""
@@ -41,6 +46,8 @@ BENCHMARKS: dict[str, tuple[_Bench, int]] = {
     "prefill": (bench_prefill, len(CONTEXTS)),
     "hostcall": (bench_hostcall, 1),
     "snapshot": (bench_snapshot, len(SNAPSHOT_CONTEXTS)),
+    "agents": (bench_agents, len(AGENT_COUNTS)),
+    "newcomer": (bench_newcomer, 1),
 }
 
 
@@ -67,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(json.dumps(report, indent=1) if arguments.json else _table(report))
     if arguments.question == "snapshot":
         require_same_token(report)
-    elif arguments.question != "hostcall":
+    elif arguments.question == "agents":
+        require_as_alone(report)
+    elif arguments.question in ("decode", "prefill"):
         require_identical(report)
     return 0
 

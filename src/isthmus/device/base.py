@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from isthmus.config import DeviceSettings
 from isthmus.counters import Counters
-from isthmus.device.buffer import Binding, InputBuffer
+from isthmus.device.buffer import Binding, Buffer, InputBuffer
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import DeviceFailed
 from isthmus.memory import FileMapping, Region
@@ -66,6 +66,13 @@ class Device(ABC):
     @abstractmethod
     def bind(self, memory: Region | FileMapping) -> Binding:
         """Makes a Region or a mapped file addressable by the device, without a copy."""
+
+    @property
+    def everywhere(self) -> Buffer | None:
+        """A buffer over all addresses of this process, where the device computes on them as they
+        are: a tensor in it is moved by writing its address. None where it cannot.
+        """
+        return None
 
     @abstractmethod
     def allocate_inputs(self, nbytes: int) -> InputBuffer:

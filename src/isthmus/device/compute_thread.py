@@ -6,28 +6,33 @@ sleep and decoding takes half again as long. So one thread, called home, does th
 
 * a guest's message runs at home when nobody else does, and submits without any hand-over: the usual
   case, and the fastest
-* whoever runs elsewhere hands submissions over; home takes them when it is free, or after each
-  submission of the guest that it hosts
+* whoever runs elsewhere hands jobs over; home takes them in the order in which they came when it
+  is free, while the guest that it hosts waits, or after each job of that guest
 * if the hosted guest is busy with something else, they are computed where they are, slower, rather
   than wait for it
 
-A hand-over takes some 100 µs, twice the time that everything else about a token takes.
+One job runs at a time, on whichever thread: what only jobs touch needs no lock. A hand-over takes
+some 100 µs, twice the time that everything else about a token takes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from isthmus.errors import DeviceFailed
 
 _Result = TypeVar("_Result")
-_PATIENCE_S = 0.005
+PATIENCE_S = 0.005
+"""After which a job is computed where it came from, if home does something else."""
+_FOR_EVER_S = 3600.0
 
 
-class _Submission(Generic[_Result]):
+class Submission(Generic[_Result]):
     """A job that was handed over, and what came of it. Whoever claims it first runs it."""
 
     def __init__(self, job: Callable[[], _Result]) -> None:
@@ -36,6 +41,11 @@ class _Submission(Generic[_Result]):
         self._finished.acquire()
         self._result: _Result
         self._error: BaseException | None = None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether somebody runs it, or ran it."""
+        return self._unclaimed.locked()
 
     def claim(self) -> bool:
         """True for the first who asks."""
@@ -65,7 +75,7 @@ class ComputeThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._inbox: queue.SimpleQueue[_Submission[object] | Callable[[], None] | None] = (
+        self._inbox: queue.SimpleQueue[Submission[object] | Callable[[], None] | None] = (
             queue.SimpleQueue()
         )
         self._exclusive = threading.Lock()
@@ -73,8 +83,14 @@ class ComputeThread:
         self._thread: threading.Thread | None = None
         self._ident = 0
         self._hosting = False
-        self._computing = False
+        self._owner = 0
+        """The thread that computes now."""
         self._closed = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is home."""
+        return threading.get_ident() == self._ident
 
     def try_host(self, work: Callable[[], None]) -> bool:
         """Has home run `work`, which may submit and must not raise; False if it hosts already."""
@@ -87,19 +103,42 @@ class ComputeThread:
         return True
 
     def run(self, job: Callable[[], _Result]) -> _Result:
-        """What `job` returns or raises. One job runs at a time, on whichever thread."""
-        if threading.get_ident() == self._ident:
+        """What `job` returns or raises. A job may run others, which become part of it."""
+        me = threading.get_ident()
+        if me == self._owner:
+            return job()
+        if me == self._ident:
             try:
                 return self._exclusively(job)
             finally:
                 self._serve_waiting()
-        self._start()
-        submission = _Submission(job)
-        self._inbox.put(submission)  # type: ignore[arg-type]
-        while not submission.wait(_PATIENCE_S):
-            if self._hosting and not self._computing and submission.claim():
-                return self._exclusively(job)
+        submission = self.submit(job)
+        while not submission.wait(PATIENCE_S):
+            self.rescue(submission)
         return submission.outcome()
+
+    def submit(self, job: Callable[[], _Result]) -> Submission[_Result]:
+        """Hands a job over and does not wait for it."""
+        self._start()
+        submission = Submission(job)
+        self._inbox.put(submission)  # type: ignore[arg-type]
+        return submission
+
+    def rescue(self, submission: Submission[_Result]) -> None:
+        """Runs a job here that home does not come to, since the guest there is busy."""
+        if self._hosting and not self._owner and submission.claim():
+            self._exclusively(submission.execute)
+
+    def serve(self, timeout_s: float) -> None:
+        """At home: takes the next job that was handed over, if one comes in time."""
+        with contextlib.suppress(queue.Empty):
+            self._take(self._inbox.get(timeout=timeout_s))
+
+    def poke(self) -> None:
+        """Has home return from `serve`."""
+        nothing = Submission(lambda: None)
+        nothing.claim()
+        self._inbox.put(nothing)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Ends the thread once it is free; a second call does nothing."""
@@ -122,16 +161,16 @@ class ComputeThread:
 
     def _exclusively(self, job: Callable[[], _Result]) -> _Result:
         with self._exclusive:
-            self._computing = True
+            self._owner = threading.get_ident()
             try:
                 return job()
             finally:
-                self._computing = False
+                self._owner = 0
 
     def _serve(self) -> None:
         self._ident = threading.get_ident()
         while (task := self._inbox.get()) is not None:
-            if isinstance(task, _Submission):
+            if isinstance(task, Submission):
                 self._compute(task)
                 continue
             try:
@@ -140,15 +179,51 @@ class ComputeThread:
                 self._hosting = False
 
     def _serve_waiting(self) -> None:
-        """Between two submissions of a hosted guest: what others have handed over meanwhile."""
-        while not self._inbox.empty():
-            task = self._inbox.get()
-            if isinstance(task, _Submission):
-                self._compute(task)
-            else:  # the order to end, for later
-                self._inbox.put(task)
-                return
+        """Between two jobs of a hosted guest: what others have handed over before."""
+        for _ in range(self._inbox.qsize()):
+            self._take(self._inbox.get())
 
-    def _compute(self, submission: _Submission[object]) -> None:
+    def _take(self, task: Submission[object] | Callable[[], None] | None) -> None:
+        if isinstance(task, Submission):
+            self._compute(task)
+        else:  # the order to end, for later
+            self._inbox.put(task)
+
+    def _compute(self, submission: Submission[object]) -> None:
         if submission.claim():
             self._exclusively(submission.execute)
+
+
+class Bell:
+    """What one thread waits for and any thread rings; at home, jobs are served meanwhile.
+
+    It may ring for nothing: whoever waits looks again at what it waits for.
+    """
+
+    def __init__(self, thread: ComputeThread) -> None:
+        self._thread = thread
+        self._silent = threading.Lock()
+        self._silent.acquire()
+        self._at_home = False
+
+    def ring(self) -> None:
+        """Ends the wait that is under way, or else the next one."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._silent.release()
+        if self._at_home:
+            self._thread.poke()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until somebody rings or the time is over; None waits as long as it takes."""
+        timeout_s = _FOR_EVER_S if timeout_s is None else max(timeout_s, 0.0)
+        if not self._thread.is_current:
+            self._silent.acquire(timeout=timeout_s)
+            return
+        self._at_home = True
+        end = time.monotonic() + timeout_s
+        while not self._silent.acquire(blocking=False):
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            self._thread.serve(left)
+        self._at_home = False

@@ -7,7 +7,7 @@ import ctypes
 from isthmus.config import DeviceSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Backend, Device, DeviceInfo
-from isthmus.device.buffer import Binding, InputBuffer
+from isthmus.device.buffer import Binding, Buffer, InputBuffer
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import DeviceFailed, DeviceUnavailable
 from isthmus.memory import FileMapping, Region
@@ -16,6 +16,9 @@ from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
 _REPACK = b"CPU_REPACK"
+_FIRST_ADDRESS = 1 << 16
+_ADDRESSES_NBYTES = (1 << 47) - _FIRST_ADDRESS
+"""What a process may use on x86-64 and arm64."""
 
 
 def open_device(library: Library, settings: DeviceSettings, _index: int = 0) -> Device:
@@ -39,6 +42,7 @@ class CpuDevice(Device):
             raise DeviceUnavailable(f"{library!r} has no CPU backend")
         self._procedures = library.procedures(self._device, _ggml.CPU_PROCEDURES)
         self._threadpool = self._new_threadpool()
+        self._everywhere = self._bind_everywhere()
         self.info = self._describe()
 
     def bind(self, memory: Region | FileMapping) -> Binding:
@@ -51,6 +55,10 @@ class CpuDevice(Device):
         if not handle:
             raise DeviceFailed(f"the device {self.name} refused to bind {nbytes} bytes")
         return Binding(self.library, handle, memory, nbytes)
+
+    @property
+    def everywhere(self) -> Buffer | None:
+        return self._everywhere
 
     def allocate_inputs(self, nbytes: int) -> InputBuffer:
         handle = self.library.ggml_backend_buft_alloc_buffer(self.buffer_type, nbytes)
@@ -98,7 +106,17 @@ class CpuDevice(Device):
 
     def close(self) -> None:
         self.compute_thread.close()
+        self._everywhere.close()
         self._threadpool.close()
+
+    def _bind_everywhere(self) -> Buffer:
+        """ggml's buffer over host memory is an address and a length, and touches nothing."""
+        handle = self.library.ggml_backend_dev_buffer_from_host_ptr(
+            self._device, _FIRST_ADDRESS, _ADDRESSES_NBYTES, _ADDRESSES_NBYTES
+        )
+        if not handle:
+            raise DeviceFailed(f"the device {self.name} refused to bind all addresses")
+        return Buffer(self.library, handle, _ADDRESSES_NBYTES)
 
     def _new_ggml_backend(self) -> int:
         handle = self.library.ggml_backend_dev_init(self._device, None)

@@ -8,6 +8,8 @@ fit: ggml aborts the process where they do not, so whoever builds from outside d
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from itertools import pairwise
 
 from isthmus.errors import DeviceFailed
 from isthmus.native import _ggml
@@ -143,6 +145,28 @@ class Graph(TensorContext):
         result = self.library.ggml_flash_attn_ext(self._context, q, k, v, mask, scale, 0.0, 0.0)
         self.library.ggml_prec_set_acc(result, _ggml.PRECISION_F32)
         return int(result)
+
+
+class GraphParts(TensorContext):
+    """Owns graphs that compute one graph's nodes part by part, in order, once it was allocated.
+
+    `cuts` are the numbers of the nodes at which a new part begins. The results are those of the
+    whole; others can compute between two parts.
+    """
+
+    def __init__(self, graph: Graph, cuts: Sequence[int]) -> None:
+        library = graph.library
+        bounds = [*dict.fromkeys([0, *cuts, graph.n_nodes])]
+        sizes = [end - begin for begin, end in pairwise(bounds)]
+        nbytes = sum(library.ggml_graph_overhead_custom(size, False) for size in sizes)
+        super().__init__(library, 0, nbytes)
+        self.pointers: list[int] = []
+        """The parts, for `Backend.compute`."""
+        for begin, end in pairwise(bounds):
+            part = library.ggml_new_graph_custom(self._context, end - begin, False)
+            for index in range(begin, end):
+                library.ggml_graph_add_node(part, library.ggml_graph_node(graph.pointer, index))
+            self.pointers.append(part)
 
 
 class GraphAllocator(Owned):

@@ -2,15 +2,19 @@
 
 A step of decoding reads: find the session's graph, write the token and one mask element, compute.
 The graph is built anew when attention must see 256 rows more, which takes about a millisecond.
+It is one job of the device's thread from end to end, so steps of all threads share their graphs'
+memory and inputs without a lock.
 
-Graphs of one model share the memory for intermediate results and inputs, so one pass runs at a
-time; `lock` is held for one decode step or one prefill chunk, never longer.
+A chunk of prefill has memory of its own and is computed in parts, about a layer each: one job each,
+between which others decode. One chunk is under way at a time.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,19 +22,33 @@ import numpy as np
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.device.graph import GraphAllocator
+from isthmus.device.graph import GraphAllocator, GraphParts
 from isthmus.model.architectures import Architecture
+from isthmus.model.batch import Batch
+from isthmus.model.batch_probe import batches_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import N_CTX_MULTIPLE
 from isthmus.model.session import Session
+from isthmus.model.weights import Weights
 from isthmus.units import align_up
 
+_Result = TypeVar("_Result")
+_MOST_BATCH_GRAPHS = 8
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 
 
+Turn = Callable[[int], AbstractContextManager[None]]
+"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait."""
+
+
 def _nothing() -> None:
     pass
+
+
+def at_once(_n_tokens: int) -> AbstractContextManager[None]:
+    """The turn of whoever need not wait for others."""
+    return nullcontext()
 
 
 class Executor:
@@ -43,13 +61,16 @@ class Executor:
         self._backend = device.new_backend(settings.deterministic)
         self._decode_memory = GraphAllocator(device.library, device.buffer_type)
         self._prefill_memory = GraphAllocator(device.library, device.buffer_type)
+        self._batch_memory = GraphAllocator(device.library, device.buffer_type)
+        self._batches: dict[tuple[int, object], Batch] = {}
+        """By number of sessions and batch key, the one used last at the end."""
         self._decode_inputs = Inputs(device, 1, N_CTX_MULTIPLE)
         self._prefill_inputs: Inputs | None = None
         self._inputs_generation = 0
         self._masked: tuple[Session, int, int] | None = None
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
-        self.lock = threading.Lock()
+        self._prefilling = threading.Lock()
         self.counters = Counters()
 
     def prefill(
@@ -57,11 +78,13 @@ class Executor:
         session: Session,
         tokens: Sequence[int],
         check: Callable[[], None] = _nothing,
+        turn: Turn = at_once,
     ) -> None:
         """Appends tokens; afterwards the session has the logits after the last one.
 
-        `check` is called before each chunk and may raise. On any error the session's tokens are
-        what they were. Raises ContextFull, DeviceFailed.
+        `check` is called before each part of a chunk and may raise; `turn` is entered for each
+        chunk. On any error the session's tokens are what they were. Raises ContextFull,
+        DeviceFailed.
         """
         session.require_room(len(tokens))
         first, had_logits = session.n_tokens, session.has_logits
@@ -71,9 +94,10 @@ class Executor:
                 check()
                 chunk = ids[start : start + self._chunk]
                 last = start + len(chunk) == len(ids)
-                session.has_logits = had_logits and not last
-                self._append(session, chunk, last)
-                session.tokens.extend(chunk.tolist())
+                with turn(len(chunk)):
+                    session.has_logits = had_logits and not last
+                    self._append(session, chunk, last, check)
+                    session.tokens.extend(chunk.tolist())
         except BaseException:
             del session.tokens[first:]
             raise
@@ -84,27 +108,109 @@ class Executor:
         """Appends one token; afterwards the session has the next logits."""
         session.require_room(1)
         session.has_logits = False
-        with self.lock:
-            self._decode(session, token)
+        self._run(lambda: self._decode(session, token))
         session.tokens.append(token)
         session.has_logits = True
         self.counters.tokens_decoded += 1
 
+    def decode_batch(self, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
+        """Appends one token to each of several different sessions, in one pass.
+
+        Afterwards each session has its next logits, or, on an error, none of them has. The bits
+        are those of single steps where `batches_exactly`.
+        """
+        for session in sessions:
+            session.require_room(1)
+        if len(sessions) == 1:
+            self.decode(sessions[0], tokens[0])
+            return
+        for session in sessions:
+            session.has_logits = False
+        self._run(lambda: self._decode_batch(sessions, tokens))
+        for session, token in zip(sessions, tokens, strict=True):
+            session.tokens.append(token)
+            session.has_logits = True
+        self.counters.tokens_decoded += len(sessions)
+
+    def batches_exactly(self, weights: Weights) -> bool:
+        """Whether steps of several sessions can be one pass that has the bits of several."""
+        return self.can_batch and self._run(
+            lambda: batches_exactly(self._device, self._backend, weights)
+        )
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether steps of several sessions can be one pass."""
+        return self._device.everywhere is not None
+
+    def batch_key(self, session: Session) -> object:
+        """Sessions with the same key can be in one batch."""
+        rope = self._architecture.hparams.rope
+        return session.n_ctx > rope.n_ctx_original
+
+    def forget(self, session: Session) -> None:
+        """Keeps nothing of a session that is about to close, and frees its graph."""
+        self._run(lambda: self._forget(session))
+
+    def _run(self, job: Callable[[], _Result]) -> _Result:
+        return self._device.compute_thread.run(job)
+
+    def _forget(self, session: Session) -> None:
+        self._with_graph.pop(session, None)
+        for batch in self._batches.values():
+            batch.forget(session)
+        if session.decode_graph is not None:
+            session.decode_graph.close()
+            session.decode_graph = None
+
+    def _decode_batch(self, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
+        n_kv = [self._n_kv(session, session.n_tokens + 1) for session in sessions]
+        batch = self._batch(sessions)
+        batch.write(sessions, tokens, n_kv)
+        self._backend.compute(batch.pointer)
+
+    def _batch(self, sessions: Sequence[Session]) -> Batch:
+        """The graph for so many sessions, built where there is none or it is too small."""
+        n, n_ctx = len(sessions), max(session.n_ctx for session in sessions)
+        key = (n, self.batch_key(sessions[0]))
+        batch = self._batches.pop(key, None)
+        stale = batch is not None and (
+            batch.inputs.n_ctx < n_ctx or batch.generation != self._batch_memory.generation
+        )
+        if batch is not None and stale:
+            batch.close()
+            batch = None
+        if batch is None:
+            batch = Batch(self._device, self._architecture.hparams, sessions[0].layout, n, n_ctx)
+            batch.place_logits(self._architecture.build(batch))
+            self._batch_memory.allocate(batch)
+            batch.generation = self._batch_memory.generation
+            self.counters.graphs_built += 1
+        self._batches[key] = batch
+        while len(self._batches) > _MOST_BATCH_GRAPHS:
+            self._batches.pop(next(iter(self._batches))).close()
+        return batch
+
     def close(self) -> None:
         """Frees everything; sessions must be closed first."""
+        for batch in self._batches.values():
+            batch.close()
         self._decode_inputs.close()
         if self._prefill_inputs is not None:
             self._prefill_inputs.close()
+        self._batch_memory.close()
         self._decode_memory.close()
         self._prefill_memory.close()
         self._backend.close()
 
-    def _append(self, session: Session, chunk: np.ndarray, last: bool) -> None:
-        with self.lock:
-            if len(chunk) == 1:
-                self._decode(session, int(chunk[0]))
-            else:
-                self._prefill(session, chunk, last)
+    def _append(
+        self, session: Session, chunk: np.ndarray, last: bool, check: Callable[[], None]
+    ) -> None:
+        if len(chunk) == 1:
+            self._run(lambda: self._decode(session, int(chunk[0])))
+        else:
+            with self._prefilling:
+                self._prefill(session, chunk, last, check)
 
     def _decode(self, session: Session, token: int) -> None:
         position = session.n_tokens
@@ -148,7 +254,9 @@ class Executor:
                 session.decode_graph.close()
                 session.decode_graph = None
 
-    def _prefill(self, session: Session, chunk: np.ndarray, last: bool) -> None:
+    def _prefill(
+        self, session: Session, chunk: np.ndarray, last: bool, check: Callable[[], None]
+    ) -> None:
         first, n = session.n_tokens, len(chunk)
         inputs = self._inputs_for_prefill(session.n_ctx)
         n_kv = self._n_kv(session, first + n)
@@ -156,7 +264,10 @@ class Executor:
         with graph:
             graph.write_tokens(chunk, first)
             graph.write_mask(first)
-            self._backend.compute(graph.pointer)
+            with GraphParts(graph, graph.cuts) as parts:
+                for part in parts.pointers:
+                    check()
+                    self._backend.compute(part)
 
     def _inputs_for_prefill(self, n_ctx: int) -> Inputs:
         inputs = self._prefill_inputs

@@ -1,10 +1,13 @@
-"""One forward pass over a session, as architectures write it down.
+"""A forward pass as architectures write it down.
 
-A `Forward` is a graph that knows its inputs (token ids, positions, cache rows, mask) and where the
-session's KV cache lies, so that an architecture says *what* is computed and nothing about *where*.
+A `Pass` is a graph that knows its inputs and where the KV cache lies: an architecture says only
+*what* is computed, not *where*. A `Forward` is one over several tokens of a session, a
+`Batch` (batch.py) one over a token each of several sessions.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from isthmus.device.graph import Graph
 from isthmus.model.hparams import Hparams
 from isthmus.model.session import Session
 from isthmus.native._ggml import GgmlType
+from isthmus.native.loader import Library
 from isthmus.units import DeviceAddr, align_up
 
 _ROPE_NORMAL = 0
@@ -58,23 +62,18 @@ class Inputs:
         self.buffer.close()
 
 
-class Forward(Graph):
-    """A graph for the next `n` tokens of one session, which sees the first `n_kv` cache rows."""
+class Pass(Graph, ABC):
+    """A forward pass over `n` tokens, whose `tokens` and `positions` are i32 [n]."""
 
-    def __init__(self, session: Session, inputs: Inputs, n: int, n_kv: int) -> None:
-        h = session.model.hparams
-        super().__init__(session.model.device.library, 40 * h.n_layer + 64)
-        self.session = session
-        self.hparams: Hparams = h
-        self.n, self.n_kv, self.n_ctx = n, n_kv, session.n_ctx
-        self._inputs = inputs
-        self.tokens = inputs.place(self, 0, GgmlType.I32, n)
-        self.positions = inputs.place(self, 1, GgmlType.I32, n)
-        self.rows = inputs.place(self, 2, GgmlType.I64, n)
-        self.mask = inputs.place(self, 4, GgmlType.F16, n_kv, n)
-        self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
-        self.stamp: tuple[int, int] = (-1, -1)
-        """The executor's: whether the memory it was placed in is still there."""
+    tokens: int
+    positions: int
+
+    def __init__(
+        self, library: Library, hparams: Hparams, n: int, n_ctx: int, max_nodes: int
+    ) -> None:
+        super().__init__(library, max_nodes)
+        self.hparams = hparams
+        self.n, self.n_ctx = n, n_ctx
 
     # ------------------------------------------------------------------ parts of a model
 
@@ -112,9 +111,41 @@ class Forward(Graph):
             )
         )  # fmt: skip
 
+    @abstractmethod
     def attend(self, layer: int, q: int, k: int, v: int) -> int:
-        """Writes k and v to the cache, then attention of q over it: [n_embd_q, n]."""
+        """Writes k and v to the cache, then attention of q over it: [n_embd_q, n].
+
+        q is [head_dim, n_head, n], k [head_dim, n_head_kv, n], v [n_embd_kv, n].
+        """
+
+    @abstractmethod
+    def select_outputs(self, x: int) -> int:
+        """Only the columns of x after which somebody asks for logits."""
+
+
+class Forward(Pass):
+    """A pass over the next `n` tokens of one session, which sees the first `n_kv` cache rows."""
+
+    def __init__(self, session: Session, inputs: Inputs, n: int, n_kv: int) -> None:
+        h = session.model.hparams
+        library = session.model.device.library
+        super().__init__(library, h, n, session.n_ctx, 40 * h.n_layer + 64)
+        self.session = session
+        self.n_kv = n_kv
+        self._inputs = inputs
+        self.tokens = inputs.place(self, 0, GgmlType.I32, n)
+        self.positions = inputs.place(self, 1, GgmlType.I32, n)
+        self.rows = inputs.place(self, 2, GgmlType.I64, n)
+        self.mask = inputs.place(self, 4, GgmlType.F16, n_kv, n)
+        self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
+        self.cuts: list[int] = []
+        """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
+        self.stamp: tuple[int, int] = (-1, -1)
+        """The executor's: whether the memory it was placed in is still there."""
+
+    def attend(self, layer: int, q: int, k: int, v: int) -> int:
         h, cache = self.hparams, self.session.cache
+        self.cuts.append(self.n_nodes)
         for tensor in (q, v, k):
             self.expand(tensor)
         keys = self.reshape(k, h.n_embd_kv, self.n)
@@ -130,7 +161,6 @@ class Forward(Graph):
         return self.reshape(seen, h.n_embd_q, self.n)
 
     def select_outputs(self, x: int) -> int:
-        """Only the last token's column, since nobody asks for other logits."""
         return self.get_rows(x, self._last) if self._last else x
 
     # ------------------------------------------------------------------ inputs and output

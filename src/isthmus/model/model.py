@@ -22,7 +22,7 @@ from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
-from isthmus.model.executor import Executor
+from isthmus.model.executor import Executor, Turn, at_once
 from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.session import Session
@@ -81,6 +81,16 @@ class Model:
         return self._hashes.get(
             self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
         )
+
+    @cached_property
+    def exact_batching(self) -> bool:
+        """Whether a step in a batch has the bits of a step alone here: tried out when asked for."""
+        return self.executor.batches_exactly(self.weights)
+
+    @property
+    def batches(self) -> bool:
+        """Whether decode steps of several sessions run as one: see `ModelSettings.exact`."""
+        return self.executor.can_batch and (not self.settings.exact or self.exact_batching)
 
     # ------------------------------------------------------------------ text
 
@@ -180,12 +190,19 @@ class Model:
             raise SettingsError("the session's KV cache does not begin where one can")
 
     def prefill(
-        self, session: Session, tokens: Sequence[int], check: Callable[[], None] = lambda: None
+        self,
+        session: Session,
+        tokens: Sequence[int],
+        check: Callable[[], None] = lambda: None,
+        turn: Turn = at_once,
     ) -> None:
-        """Appends tokens to a session; TokenError for an id outside the vocabulary."""
+        """Appends tokens to a session; TokenError for an id outside the vocabulary.
+
+        `check` and `turn` are as in `Executor.prefill`.
+        """
         for token in (min(tokens), max(tokens)):
             self.require_token(token)
-        self.executor.prefill(session, tokens, check)
+        self.executor.prefill(session, tokens, check, turn)
 
     def decode(self, session: Session, token: int) -> None:
         """Appends one token to a session; TokenError for an id outside the vocabulary."""

@@ -120,9 +120,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        if self.decode_graph is not None:
-            self.decode_graph.close()
-            self.decode_graph = None
+        self.model.executor.forget(self)
         if self._cache is not None:
             self._cache.close()
         self._hold.release()

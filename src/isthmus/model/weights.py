@@ -69,6 +69,11 @@ class Weights:
         """A weight's tensor, as it lies in the file."""
         return self._tensors[name]
 
+    def used(self, name: str) -> int:
+        """The tensor of that name as products use it: repacked where it is."""
+        repacked = self._repacked.tensors if self._repacked else {}
+        return repacked.get(name, self._tensors[name])
+
     def require(self, name: str, *shape: int) -> int:
         """The tensor of a matrix or table of exactly this shape; ModelFileError otherwise."""
         tensor = self.optional(name, *shape)
@@ -93,9 +98,7 @@ class Weights:
                 f"{self._file.path}: tensor {name} is of type {info.dtype.name}, "
                 "which is not computed with here"
             )
-        if self._repacked and name in self._repacked.tensors:
-            return self._repacked.tensors[name]
-        return self._tensors[name]
+        return self.used(name)
 
     def refuse_unused(self, ignored: Iterable[str] = ()) -> None:
         """Raises ModelUnsupported where the file holds a weight that nobody took."""

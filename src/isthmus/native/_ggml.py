@@ -183,6 +183,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_nbytes": (_size, [_P]),
     "ggml_set_output": (None, [_P]),
     "ggml_new_graph_custom": (_P, [_P, _size, _bool]),
+    "ggml_graph_node": (_P, [_P, _i32]),
+    "ggml_graph_add_node": (None, [_P, _P]),
     "ggml_build_forward_expand": (None, [_P, _P]),
     "ggml_graph_n_nodes": (_i32, [_P]),
     # operations

@@ -121,9 +121,14 @@ class LimitsRecord(Record, frozen=True):
     memory_nbytes: Big
     kv_nbytes: Big | None
     tokens: Big | None
+    tokens_in: Big | None
+    tokens_out: Big | None
     output_nbytes: Big | None
+    fuel: Big | None
     deadline_s: Annotated[float, Meta(ge=0)] | None
     sessions: Big
+    weight: Annotated[float, Meta(gt=0, le=1024)]
+    on_failure: Literal["keep", "undo", "close"]
 
 
 class ActorRecord(Record, frozen=True):

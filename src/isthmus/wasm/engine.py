@@ -27,6 +27,8 @@ RESERVED_NBYTES = 4 * GIB
 GUARD_NBYTES = 32 * MIB
 STACK_NBYTES = 512 * KIB
 """Of each thread's native stack for the guest; a host function runs on what is left."""
+PLENTY_OF_FUEL = 2**63
+"""Centuries of it."""
 MOST_TABLES = 8
 MOST_TABLE_ELEMENTS = 1 << 20
 """Of each table; an element takes 8 bytes of the host's memory."""
@@ -69,6 +71,7 @@ class Engine:
             table_elements=MOST_TABLE_ELEMENTS, tables=MOST_TABLES, instances=1, memories=1
         )
         capi.set_epoch_callback(store, self._epoch_callback)
+        store.set_fuel(PLENTY_OF_FUEL)
         return store
 
     def increment_epoch(self) -> None:
@@ -95,6 +98,7 @@ def _config(guard_pages: bool) -> wasmtime.Config:
     config.memory_reservation = RESERVED_NBYTES if guard_pages else 0
     config.memory_guard_size = GUARD_NBYTES if guard_pages else 0
     config.epoch_interruption = True
+    config.consume_fuel = True
     config.max_wasm_stack = STACK_NBYTES
     for name, enabled in _FEATURES.items():
         setattr(config, name, enabled)

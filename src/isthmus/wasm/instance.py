@@ -34,6 +34,7 @@ from isthmus.errors import (
     DeadlineExceeded,
     GuestInvalid,
     GuestTrapped,
+    LimitExceeded,
     RegionError,
     SettingsError,
 )
@@ -45,7 +46,7 @@ from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import INITIALIZE, MEMORY, Guest
 from isthmus.wasm.hostcalls import GuestMemory, Handler, Signature, Trace
 from isthmus.wasm.instrument import START_EXPORT
-from isthmus.wasm.memory_creator import MemoryRequest, Reserve
+from isthmus.wasm.memory_creator import MemoryRequest
 from isthmus.wasm.wasi import Wasi
 
 _TRAPS = {
@@ -85,13 +86,12 @@ class Instance:
         *,
         handlers: Mapping[str, Handler],
         wasi: Wasi,
-        memory_limit_nbytes: int,
+        memory: MemoryRequest,
         counters: Counters,
-        reserve: Reserve = Region.reserve,
     ) -> None:
         """Instantiates `guest`; none of its code runs yet.
 
-        handlers: by name of the host function; those left out answer ENOTSUP. reserve: gives the
+        handlers: by name of the host function; those left out answer ENOTSUP. memory: gives the
         Region, which the instance owns from then on, also if it fails. Raises GuestInvalid where
         the guest wants more memory than it may have, RegionError where there is none.
         """
@@ -109,13 +109,27 @@ class Instance:
         self._store = engine.new_store()
         self._finalizer = weakref.finalize(self, _free, self._store, engine)
         self._finalizer.atexit = False  # a daemon thread may still be running the guest
-        self.exports = self._instantiate(MemoryRequest(memory_limit_nbytes, reserve), wasi)
+        self.exports = self._instantiate(memory, wasi)
         """All exports, by name, for whoever reads the guest's globals and tables."""
 
     @property
     def store(self) -> wasmtime.Store:
         """The store that `exports` belong to; it stays the instance's."""
         return self._store
+
+    @property
+    def fuel(self) -> int:
+        """Wasm instructions, about, that its guest may still run; plenty unless it is set."""
+        return self._store.get_fuel()
+
+    @fuel.setter
+    def fuel(self, n: int) -> None:
+        self._store.set_fuel(n)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the running call is to end, on the clock of time.monotonic; None for never."""
+        return self._deadline
 
     @property
     def closed(self) -> bool:
@@ -232,6 +246,8 @@ class Instance:
 
     def _ended(self, failure: capi.Failure) -> BaseException:
         """What a call that returned nothing raises: a host function's error comes first."""
+        if self._pending is None and failure.code == wasmtime.TrapCode.OUT_OF_FUEL:
+            return LimitExceeded(f"{self.guest.name} ran out of fuel", "fuel")
         return self._pending or _trapped(self.guest.name, failure)
 
     def _find(self, name: str) -> _Function:

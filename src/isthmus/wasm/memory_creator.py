@@ -34,12 +34,22 @@ Reserve = Callable[[int, int], Region]
 """(reserved_nbytes, guard_nbytes) -> a Region with at least so many bytes reserved, none in use."""
 
 
+Admit = Callable[[int, int], None]
+"""(more_nbytes, limit_nbytes): asked before a memory grows by so much, also when it is made; raises
+where it must not. `limit_nbytes` is more than 0 where the memory's own limit refuses it anyway."""
+
+
+def admit_all(_more_nbytes: int, _limit_nbytes: int) -> None:
+    """Lets every memory grow up to its limit."""
+
+
 @dataclass
 class MemoryRequest:
     """What the next linear memory on this thread must be, and then what became of it."""
 
     limit_nbytes: int
     reserve: Reserve
+    admit: Admit = admit_all
     region: Region | None = None
     error: BaseException | None = None
 
@@ -51,6 +61,7 @@ class _LinearMemory:
     region: Region
     capacity_nbytes: int
     """Growth beyond it fails: the actor's limit, the module's maximum or the reservation."""
+    admit: Admit
 
 
 class _Requests(threading.local):
@@ -112,14 +123,17 @@ class MemoryCreator:
     def _get_memory(self, env: int, nbytes: Any, capacity_nbytes: Any) -> int:
         memory = self._memories[env]
         nbytes[0] = memory.region.nbytes
-        capacity_nbytes[0] = memory.capacity_nbytes
+        capacity_nbytes[0] = memory.region.reserved_nbytes  # beyond it we are not even asked
         return memory.region.base
 
     def _grow_memory(self, env: int, nbytes: int) -> int:
         memory = self._memories[env]
         try:
+            more = nbytes - memory.region.nbytes
             if nbytes > memory.capacity_nbytes:
+                memory.admit(more, memory.capacity_nbytes)
                 return capi.new_error(f"memory is limited to {memory.capacity_nbytes} bytes")
+            memory.admit(more, 0)
             memory.region.grow(nbytes)
         except IsthmusError as error:
             return capi.new_error(str(error))
@@ -142,6 +156,7 @@ def _create(
             f"the guest asks for {minimum // WASM_PAGE} pages ({format_nbytes(minimum)}) of memory "
             f"at the start and may have {format_nbytes(request.limit_nbytes)}"
         )
+    request.admit(minimum, 0)
     request.region = region = request.reserve(reserved, guard)
     if region.reserved_nbytes < reserved:
         raise RegionError(
@@ -150,4 +165,4 @@ def _create(
     if region.nbytes:
         raise RegionError(f"a region was given of which {region.nbytes} bytes are in use already")
     region.grow(minimum)
-    return _LinearMemory(region, capacity)
+    return _LinearMemory(region, capacity, request.admit)

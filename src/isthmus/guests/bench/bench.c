@@ -5,7 +5,9 @@
  *   prefill N [seed]   appends N pseudo-random token ids       answers `length=L`
  *   tokens T1 T2 ...   appends exactly these                   answers `length=L`
  *   decode N           greedily appends N tokens, argmax here  answers `length=L`
- *   sequence N         the same                                answers the ids: `T1 T2 ... TN`
+ *   sequence N         the same, emits each id as it comes     answers the ids: `T1 T2 ... TN`
+ *   hash N             the same                                answers `hash=H`, FNV-1a of the
+ *                                                              bits of all logits on the way
  *   next 1             the token that decode would append      answers `token=T`
  *   truncate N         forgets all tokens after the first N    answers `length=L`
  *   hostcall N         calls session_length N times            answers `calls=N`
@@ -68,29 +70,48 @@ static int32_t prefill_words(const char *words)
     return answer_length();
 }
 
-static int32_t decode(int64_t n_tokens)
+static int32_t decode_next(void)
 {
     float *logits;
-    for (int64_t i = 0; i < n_tokens; i++) {
-        int32_t token;
-        AGENT_TRY(agent_logits(&session, &logits));
-        AGENT_SET(token, agent_argmax(logits, session.n_vocab));
-        AGENT_TRY(agent_decode(&session, token));
-    }
+    int32_t token;
+    AGENT_TRY(agent_logits(&session, &logits));
+    AGENT_SET(token, agent_argmax(logits, session.n_vocab));
+    return agent_decode(&session, token);
+}
+
+static int32_t decode(int64_t n_tokens)
+{
+    for (int64_t i = 0; i < n_tokens; i++)
+        AGENT_TRY(decode_next());
     return answer_length();
 }
 
 static int32_t sequence(int64_t n_tokens)
 {
-    AGENT_TEXT_FREED agent_text_t text = {0};
-    uint32_t before = session.n_tokens;
-    AGENT_TRY(decode(n_tokens));
-    for (uint32_t i = before; i < session.n_tokens; i++) {
-        if (i > before)
-            agent_text_append(&text, " ", 1);
-        agent_text_append_int(&text, session.tokens[i]);
+    for (int64_t i = 0; i < n_tokens; i++) {
+        AGENT_TEXT_FREED agent_text_t text = {0};
+        AGENT_TRY(decode_next());
+        agent_text_append(&text, " ", i > 0);
+        agent_text_append_int(&text, session.tokens[session.n_tokens - 1]);
+        AGENT_TRY(agent_emit(text.bytes));
     }
-    return agent_reply_text(&text);
+    return 0;
+}
+
+static int32_t hash(int64_t n_tokens)
+{
+    uint64_t value = 0xcbf29ce484222325u;
+    for (int64_t i = 0; i < n_tokens; i++) {
+        float *logits;
+        AGENT_TRY(decode_next());
+        AGENT_TRY(agent_logits(&session, &logits));
+        for (uint32_t k = 0; k < session.n_vocab; k++) {
+            uint32_t bits;
+            memcpy(&bits, &logits[k], sizeof bits);
+            value = (value ^ bits) * 0x100000001b3u;
+        }
+    }
+    return answer("hash=", (int64_t)(value >> 1));
 }
 
 static int32_t next(void)
@@ -135,6 +156,8 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         return decode(n);
     if (agent_equals(verb, verb_nbytes, "sequence"))
         return sequence(n);
+    if (agent_equals(verb, verb_nbytes, "hash"))
+        return hash(n);
     if (agent_equals(verb, verb_nbytes, "next"))
         return next();
     if (agent_equals(verb, verb_nbytes, "hostcall"))

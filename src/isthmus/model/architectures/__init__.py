@@ -11,7 +11,7 @@ import pkgutil
 from typing import Protocol
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.forward import Forward
+from isthmus.model.forward import Pass
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Hparams, read_hparams
 from isthmus.model.weights import Weights
@@ -28,7 +28,7 @@ class Architecture(Protocol):
     def n_vocab(self) -> int:
         """Length of the logits."""
 
-    def build(self, g: Forward) -> int:
+    def build(self, g: Pass) -> int:
         """Writes the forward pass into `g` and returns the logits, f32 [n_vocab, n_outputs]."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isthmus.errors import ModelUnsupported
-from isthmus.model.forward import Forward
+from isthmus.model.forward import Pass
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Hparams, Metadata, RopeScaling
 from isthmus.model.weights import Weights
@@ -58,7 +58,7 @@ class Architecture:
     layers: tuple[Layer, ...]
     n_vocab: int
 
-    def build(self, g: Forward) -> int:
+    def build(self, g: Pass) -> int:
         """The forward pass: f32 [n_vocab, n_outputs]."""
         h = self.hparams
         factors = self.rope_long if g.n_ctx > h.rope.n_ctx_original else self.rope_short
@@ -76,7 +76,7 @@ class Architecture:
             x = g.add(x, residual)
         return g.matmul(self.output, g.norm(x, self.output_norm))
 
-    def _qkv(self, g: Forward, layer: Layer, x: int) -> tuple[int, int, int]:
+    def _qkv(self, g: Pass, layer: Layer, x: int) -> tuple[int, int, int]:
         """q [head_dim, n_head, n], k [head_dim, n_head_kv, n] and v [n_embd_kv, n]."""
         h = self.hparams
         if layer.wqkv:
@@ -89,7 +89,7 @@ class Architecture:
         k = g.heads(g.linear(layer.wk, x, layer.wk_bias), h.n_head_kv)
         return q, k, g.linear(layer.wv, x, layer.wv_bias)
 
-    def _feed_forward(self, g: Forward, layer: Layer, x: int) -> int:
+    def _feed_forward(self, g: Pass, layer: Layer, x: int) -> int:
         up = g.linear(layer.up, x, layer.up_bias)
         gate = g.linear(layer.gate, x, layer.gate_bias)
         return g.linear(layer.down, g.swiglu(gate, up), layer.down_bias)

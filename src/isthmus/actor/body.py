@@ -1,0 +1,219 @@
+"""What of an actor takes memory: an instance of its guest, its pages, what the guest has opened.
+
+An actor has one body at a time. It loses it when it is evicted or its last message is undone, and
+gets another one, made from the frozen or saved state; nobody outside can tell the difference.
+
+Memory is freed in the order in which it is used: sessions and graphs, the device's binding, the
+instance, and last the Region. Nothing here copies tensor data: `counters.bytes_copied` stays 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from isthmus.actor.beginning import Frozen, Home, Spawned
+from isthmus.actor.exchange import Exchange, failure
+from isthmus.actor.host_api import Granted, HostApi
+from isthmus.actor.pages import Pages
+from isthmus.actor.snapshot import Restoration
+from isthmus.actor.state import ActorState, Reopen, read_handles
+from isthmus.actor.tensor import Checker, Copies, TensorUnit
+from isthmus.counters import Counters
+from isthmus.errors import SnapshotMismatch
+from isthmus.memory import Region
+from isthmus.model import Session
+from isthmus.units import WASM_PAGE, align_up
+from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
+from isthmus.wasm.engine import PLENTY_OF_FUEL
+from isthmus.wasm.guest import ON_REPLAY
+from isthmus.wasm.memory_creator import MemoryRequest
+
+
+class Body:
+    """See the module. Used by one thread at a time, except for `interrupt` and `cancel`."""
+
+    def __init__(
+        self,
+        home: Home,
+        guest: Guest,
+        granted: Granted,
+        beginning: Spawned | Frozen,
+        counters: Counters,
+    ) -> None:
+        state = beginning.state
+        self._home = home
+        self._guest = guest
+        self._granted = granted
+        self._counters = counters
+        self._args = state.args
+        self._seed = state.seed
+        self._clock = state.clock()
+        self._random = state.random()
+        with contextlib.ExitStack() as stack:
+            self._account = home.budget.account()
+            stack.callback(self._account.close)
+            self.api = HostApi(
+                granted,
+                self._clock,
+                self._random,
+                counters,
+                self._check,
+                lambda: self.instance.deadline,
+                home.scheduler,
+            )
+            self.api.log_position = state.log_position
+            self.instance = stack.enter_context(self._instantiate())
+            self.pages = Pages(self.region, remappable=home.device.remaps)
+            if isinstance(beginning, Frozen):
+                self._thaw_memory(beginning)
+            self.binding = stack.enter_context(home.device.bind(self.region))
+            unit = self._tensor_unit(copy_tensors=beginning.copy_tensors)
+            stack.callback(unit.close)
+            stack.callback(self.api.close)
+            self.api.attach(self.region, self.instance.memory, self.binding, unit)
+            if isinstance(beginning, Frozen):
+                self._thaw_handles(beginning)
+            else:
+                self._refuel()
+                self.instance.initialize(self._initial_deadline())
+            self._stack = stack.pop_all()
+
+    @property
+    def region(self) -> Region:
+        """The guest's linear memory."""
+        return self.instance.region
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Its open sessions, oldest first."""
+        return self.api.handles.all(Session)
+
+    def handle(self, exchange: Exchange, deadline: float | None) -> int:
+        """Runs the guest on one message; what on_message returns, or raises as `Instance.call`."""
+        self.api.begin(exchange)
+        fuel = self._refuel()
+        try:
+            return self.instance.call("on_message", len(exchange.message), deadline=deadline)
+        finally:
+            self.api.end()
+            exchange.fuel = fuel - self.instance.fuel
+
+    def interrupt(self) -> None:
+        """Has the running message look at once whether it is to end."""
+        self.api.interrupt()
+
+    def cancel(self) -> None:
+        """Cuts the running message off."""
+        self.instance.cancel()
+        self.api.interrupt()
+
+    def state(self, n_messages: int) -> ActorState:
+        """What it is now, but for the memory."""
+        handles = self.api.handles
+        return ActorState(
+            args=self._args,
+            globals=read_globals(self.instance),
+            opened=read_handles(handles, self._granted.models),
+            last_handle=handles.last,
+            seed=self._seed,
+            n_random_blocks=self._random.n_blocks,
+            clock_ns=self._clock.now_ns,
+            log_position=self.api.log_position,
+            n_messages=n_messages,
+        )
+
+    def close(self) -> None:
+        """Gives everything back; a second call does nothing."""
+        self._stack.close()
+
+    # ------------------------------------------------------------------ making it
+
+    def _check(self) -> None:
+        self.instance.check()
+
+    def _instantiate(self) -> Instance:
+        wasi = Wasi(
+            args=[self._guest.name, *self._args],
+            clock_ns=self._clock.read,
+            random=self._random.draw,
+            log=self.api.write_stream,
+        )
+        return Instance(
+            self._home.engine,
+            self._guest,
+            handlers=self.api.functions(),
+            wasi=wasi,
+            memory=MemoryRequest(
+                self._granted.limits.memory_nbytes, self._home.device.reserve, self._admit
+            ),
+            counters=self._counters,
+        )
+
+    def _admit(self, more_nbytes: int, limit_nbytes: int) -> None:
+        """Asks the budget of all actors, and notes what is refused."""
+        if limit_nbytes:
+            self.api.exchange.reached("memory_nbytes")
+            return
+        self._account.take(more_nbytes)
+
+    def _refuel(self) -> int:
+        """Fills up for one message; how much there is now."""
+        limit = self._granted.limits.fuel
+        self.instance.fuel = fuel = PLENTY_OF_FUEL if limit is None else limit
+        return fuel
+
+    def _tensor_unit(self, *, copy_tensors: bool) -> TensorUnit:
+        memory, device = self.instance.memory, self._home.device
+        return TensorUnit(
+            device,
+            self._home.backend,
+            self.binding,
+            Checker(memory, self.api.handles),
+            self._counters,
+            Copies(device, memory) if copy_tensors else None,
+        )
+
+    def _initial_deadline(self) -> float | None:
+        deadline = self._granted.limits.deadline_s
+        return None if deadline is None else time.monotonic() + deadline
+
+    def _thaw_memory(self, frozen: Frozen) -> None:
+        self.instance.grow_memory(frozen.image.nbytes)
+        self._counters.bytes_restored += self.pages.load(frozen.image, frozen.chunks)
+        if frozen.verify is not None:
+            frozen.verify(self.region.base)
+        write_globals(self.instance, frozen.state.globals)
+
+    def _thaw_handles(self, frozen: Frozen) -> None:
+        how = frozen.restoration
+        reopen = Reopen(
+            self._granted.models,
+            self._granted.limits,
+            self.region,
+            self.binding,
+            grow=self._grow_memory,
+            replay=how.replayed if how else frozenset(),
+            drop=how.foreign if how else frozenset(),
+        )
+        reopen.fill(self.api.handles, frozen.state)
+        if how is not None and how.foreign:
+            self._replay_in_guest(how)
+
+    def _replay_in_guest(self, how: Restoration) -> None:
+        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another."""
+        if ON_REPLAY not in self._guest.functions:
+            raise SnapshotMismatch(
+                f"the tokenizer is another, and {self._guest.name} does not export {ON_REPLAY}, "
+                "which opens its sessions anew",
+                how.reasons,
+            )
+        self._refuel()
+        code = self.instance.call(ON_REPLAY, deadline=self._initial_deadline())
+        if code != 0:
+            raise failure(-code, Exchange(b"", lambda text: None))
+
+    def _grow_memory(self, nbytes: int) -> int:
+        begin = self.region.nbytes
+        self.instance.grow_memory(align_up(begin + nbytes, WASM_PAGE))
+        return begin

@@ -1,0 +1,90 @@
+"""One message: what came in, what goes out, what it may still use, and how it ended."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from isthmus.abi import Errno
+from isthmus.errors import Cancelled, ContextFull, GuestFailed, IsthmusError, LimitExceeded
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an actor answered to one message."""
+
+    data: bytes
+    """What the guest set as its reply, or else all that it emitted."""
+    n_tokens: int
+    """Tokens that it prefilled and decoded."""
+    seconds: float
+    """Wall-clock time from its begin, without the wait for a thread."""
+    limits_reached: tuple[str, ...] = ()
+    """Names of the `Limits` that refused something, though the guest then finished by itself."""
+
+    @property
+    def text(self) -> str:
+        """The answer as UTF-8; bytes that are none become U+FFFD."""
+        return self.data.decode(errors="replace")
+
+
+@dataclass
+class Exchange:
+    """One message being handled."""
+
+    message: bytes
+    sink: Callable[[str], None]
+    reply: bytes | None = None
+    tool_result: bytes | None = None
+    emitted: bytearray = field(default_factory=bytearray)
+    output_nbytes: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    fuel: int = 0
+    limits_reached: dict[str, int] = field(default_factory=dict)
+    """What each limit refused: how often."""
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens prefilled and decoded."""
+        return self.tokens_in + self.tokens_out
+
+    @property
+    def answer(self) -> bytes:
+        """What the guest set as its reply, or else all that it emitted."""
+        return bytes(self.emitted) if self.reply is None else self.reply
+
+    def emit(self, data: bytes) -> None:
+        """Passes on whatever characters are complete."""
+        self.emitted += data
+        if text := self._decoder.decode(data):
+            self.sink(text)
+
+    def finish(self) -> None:
+        """Passes on a character that was begun and never finished, as U+FFFD."""
+        if text := self._decoder.decode(b"", final=True):
+            self.sink(text)
+
+    def reached(self, limit: str) -> None:
+        """Notes that a limit, by its name in `Limits`, refused something."""
+        self.limits_reached[limit] = self.limits_reached.get(limit, 0) + 1
+
+
+def failure(code: int, exchange: Exchange) -> IsthmusError:
+    """What on_message's errno means to the caller."""
+    if code == Errno.ECONTEXT:
+        return ContextFull(
+            "the session's context has no room for this message; "
+            "give the guest a larger n_ctx, or begin a new conversation"
+        )
+    if code == Errno.ECANCELED:
+        return Cancelled("the message was stopped before it was answered")
+    if exchange.limits_reached and code in (Errno.ELIMIT, Errno.ENOMEM):
+        limit = list(exchange.limits_reached)[-1]
+        return LimitExceeded(f"the guest gave up: it reached its limit of {limit}", limit)
+    return GuestFailed(code)

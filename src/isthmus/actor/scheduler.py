@@ -1,0 +1,368 @@
+"""Who computes next: decode steps that wait at the same moment run as one batch, prefills in turns.
+
+::
+
+    actor's thread ── decode ───► queue of its model ──┐
+    actor's thread ── decode ───► queue of its model ──┼─► one pass for all, at the device's thread
+    actor's thread ── decode ───► queue of its model ──┘        ▲ in turns
+    actor's thread ── prefill ──► one chunk at a time ── parts ─┘
+
+An actor blocks in its host call meanwhile. A batch begins as soon as everybody waits who was in the
+last one, or after a moment; who was missing once is not waited for again until it comes. So nobody
+waits for an actor that does something else.
+
+A prefill is computed in parts, about one layer of one chunk each. Between two of them whoever
+decodes gets a token, so a long prompt costs the others one part for each token, not one chunk.
+Where chunks and parts end depends on the request alone, never on who else is there.
+
+Where more wait than fit, the one goes first that has used least for its weight (start-time fair
+queueing, Goyal et al. 1996): nobody starves, and twice the weight gets twice the tokens.
+
+Where batches would change bits (`Model.exact_batching`), each step runs alone, unless the model was
+loaded with `exact=False`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from isthmus.device.base import Device
+from isthmus.device.compute_thread import PATIENCE_S, Bell, Submission
+from isthmus.errors import DeviceFailed
+from isthmus.metrics import Metrics, ModelMetrics
+from isthmus.model import Model, Session
+
+MOST = 32
+"""Sequences in one batch."""
+_LEAST_PATIENCE_S = 0.0005
+_MOST_PATIENCE_S = 0.02
+_PATIENCE = 0.5
+"""Of the last step's time: how long a batch waits for those who decoded in it."""
+
+
+_numbers = itertools.count()
+
+
+class Claimant:
+    """An actor as the scheduler sees it. Used by the one thread that handles its message.
+
+    `check` raises where the message is to end; `deadline` says when it will, on the clock of
+    time.monotonic. `interrupt` may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        check: Callable[[], None],
+        deadline: Callable[[], float | None],
+        weight: float = 1.0,
+    ) -> None:
+        self.check = check
+        self.number = next(_numbers)
+        self.used = 0.0
+        """Tokens, divided by its weight: its virtual time."""
+        self._deadline = deadline
+        self._weight = weight
+        self._bell = Bell(device.compute_thread)
+
+    def charge(self, n_tokens: int) -> None:
+        """Notes what it was given."""
+        self.used += n_tokens / self._weight
+
+    def interrupt(self) -> None:
+        """Has it look whether its message is to end, or whether its turn has come."""
+        self._bell.ring()
+
+    def wait(self, at_most_s: float | None) -> None:
+        """Until it is interrupted, its time is over, or its message's is."""
+        deadline = self._deadline()
+        if deadline is not None:
+            left = max(deadline - time.monotonic(), 0.0)
+            at_most_s = left if at_most_s is None else min(at_most_s, left)
+        self._bell.wait(at_most_s)
+
+
+class _Request:
+    """One token of one session, and what became of it."""
+
+    def __init__(self, claimant: Claimant, session: Session, token: int) -> None:
+        self.claimant = claimant
+        self.session = session
+        self.token = token
+        self.since = time.perf_counter()
+        self.error: BaseException | None = None
+        self.done = False
+
+
+class _Steps:
+    """The decode steps of one model. Everything in it is changed under `_lock`."""
+
+    def __init__(self, model: Model, device: Device, metrics: ModelMetrics, all_: Metrics) -> None:
+        self._model = model
+        self._retried = all_.batches_retried
+        self._thread = device.compute_thread
+        self._metrics = metrics
+        self._most = MOST
+        self._lock = threading.Lock()
+        self._waiting: list[_Request] = []
+        self._expected: set[Claimant] = set()
+        """Those of the last batch, who may be about to come again."""
+        self._wait_until = 0.0
+        self._submitted: Submission[None] | None = None
+        self._submitted_at = 0.0
+        self._least_used = 0.0
+
+    def run(self, request: _Request) -> None:
+        """Puts the request in the queue and waits until it was computed, or is to end."""
+        claimant = request.claimant
+        with self._lock:
+            claimant.used = max(claimant.used, self._least_used)
+            self._waiting.append(request)
+            self._submit_if_due()
+        while not request.done:
+            claimant.wait(self._watch(request))
+            if not request.done:
+                self._check(request)
+        if request.error is not None:
+            raise request.error
+
+    def leave(self, claimant: Claimant) -> None:
+        """Nobody need wait for it any longer."""
+        with self._lock:
+            self._expected.discard(claimant)
+            self._submit_if_due()
+
+    def _watch(self, request: _Request) -> float | None:
+        """Seconds until this request's thread has something to do; None if others will ring.
+
+        The first in the queue sees to it that a batch begins.
+        """
+        with self._lock:
+            if request.done:
+                return 0.0
+            if not self._waiting or self._waiting[0] is not request:
+                return None
+            self._submit_if_due()
+            submitted = self._submitted
+            if submitted is None:
+                return self._wait_until - time.perf_counter()
+            left = self._submitted_at + PATIENCE_S - time.perf_counter()
+        if submitted.claimed:
+            return None
+        if left > 0:
+            return left
+        self._thread.rescue(submitted)
+        return PATIENCE_S
+
+    def _check(self, request: _Request) -> None:
+        """Leaves the queue where the message is to end; a token that is being computed is kept."""
+        try:
+            request.claimant.check()
+        except BaseException:
+            with self._lock:
+                if request not in self._waiting:
+                    return
+                self._waiting.remove(request)
+                self._expected.discard(request.claimant)
+                self._submit_if_due()
+                self._wake_first()
+            raise
+
+    def _submit_if_due(self) -> None:
+        """Has the next batch computed if it is time. Under the lock."""
+        if self._submitted is None and self._waiting and self._is_due():
+            self._submitted_at = time.perf_counter()
+            self._submitted = self._thread.submit(self._step)
+
+    def _is_due(self) -> bool:
+        """Whether everybody waits who is expected, or was waited for long enough."""
+        here = {request.claimant for request in self._waiting}
+        return (
+            len(self._waiting) >= self._most
+            or self._expected <= here
+            or time.perf_counter() >= self._wait_until
+        )
+
+    def _step(self) -> None:
+        """Computes one batch, as a job of the device's thread."""
+        if len(self._waiting) > 1 and not self._model.batches:
+            self._most = 1
+        start = time.perf_counter()
+        with self._lock:
+            batch = self._take()
+        if batch:
+            self._compute(batch)
+        end = time.perf_counter()
+        patience = min(max(_PATIENCE * (end - start), _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
+        with self._lock:
+            self._submitted = None
+            self._expected = {it.claimant for it in batch if it.error is None}
+            self._wait_until = end + patience
+            for request in batch:
+                request.done = True
+            self._submit_if_due()
+            self._wake_first()
+        for request in batch:
+            request.claimant.interrupt()
+        self._measure(batch, start, end)
+
+    def _measure(self, batch: list[_Request], start: float, end: float) -> None:
+        if not batch:
+            return
+        metrics = self._metrics
+        metrics.decode.observe(end - start)
+        metrics.batch_size.observe(len(batch))
+        for request in batch:
+            metrics.decode_wait.observe(start - request.since)
+
+    def _wake_first(self) -> None:
+        """Has the first in the queue see to the next batch. Under the lock."""
+        if self._waiting and self._submitted is None:
+            self._waiting[0].claimant.interrupt()
+
+    def _take(self) -> list[_Request]:
+        """The next batch: whoever has used least, and who can go with it. Under the lock."""
+        if not self._waiting:
+            return []
+        by_use = sorted(self._waiting, key=lambda request: request.claimant.used)
+        key_of = self._model.executor.batch_key
+        key = key_of(by_use[0].session)
+        batch = [it for it in by_use if key_of(it.session) == key][: self._most]
+        self._waiting = [request for request in self._waiting if request not in batch]
+        self._least_used = by_use[0].claimant.used
+        for request in batch:
+            request.claimant.charge(1)
+        batch.sort(key=lambda request: request.claimant.number)  # rows keep their sessions
+        return batch
+
+    def _compute(self, batch: list[_Request]) -> None:
+        """A device that fails is asked again for each one, so that only the guilty fail."""
+        try:
+            self._model.executor.decode_batch(
+                [request.session for request in batch], [request.token for request in batch]
+            )
+        except DeviceFailed as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            self._retried.inc()
+            for request in batch:
+                self._compute([request])
+        except BaseException as error:
+            for request in batch:
+                request.error = error
+
+
+class _Turns:
+    """One chunk of prefill of one model at a time, whoever has used least first."""
+
+    def __init__(self, metrics: ModelMetrics) -> None:
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._waiting: list[Claimant] = []
+        self._holder: Claimant | None = None
+        self._least_used = 0.0
+
+    @contextmanager
+    def turn(self, claimant: Claimant, n_tokens: int) -> Iterator[None]:
+        """Waits for its turn, which lasts until the block ends; raises what its check raises."""
+        since = time.perf_counter()
+        self._enter(claimant)
+        start = time.perf_counter()
+        try:
+            claimant.charge(n_tokens)
+            yield
+        finally:
+            self._leave(claimant)
+            self._metrics.prefill_wait.observe(start - since)
+            self._metrics.prefill.observe(time.perf_counter() - start)
+
+    def _enter(self, claimant: Claimant) -> None:
+        with self._lock:
+            claimant.used = max(claimant.used, self._least_used)
+            self._waiting.append(claimant)
+            self._pass_on()
+        try:
+            while self._holder is not claimant:
+                claimant.wait(None)
+                claimant.check()
+        except BaseException:
+            self._leave(claimant)
+            raise
+
+    def _leave(self, claimant: Claimant) -> None:
+        with self._lock:
+            if self._holder is claimant:
+                self._holder = None
+            else:
+                self._waiting.remove(claimant)
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Under the lock."""
+        if self._holder is None and self._waiting:
+            self._holder = min(self._waiting, key=lambda claimant: claimant.used)
+            self._waiting.remove(self._holder)
+            self._least_used = self._holder.used
+            self._holder.interrupt()
+
+
+class Scheduler:
+    """See the module. One for each runtime; safe to use from several threads."""
+
+    def __init__(self, device: Device, metrics: Metrics) -> None:
+        self._device = device
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._queues: dict[Model, tuple[_Steps, _Turns]] = {}
+
+    def claimant(
+        self,
+        check: Callable[[], None],
+        deadline: Callable[[], float | None],
+        weight: float = 1.0,
+    ) -> Claimant:
+        """For one actor; see `Claimant`."""
+        return Claimant(self._device, check, deadline, weight)
+
+    def decode(self, claimant: Claimant, session: Session, token: int) -> None:
+        """Appends one token to a session, in a batch with whoever waits for the same model.
+
+        Raises TokenError, ContextFull, DeviceFailed, and what the claimant's check raises while it
+        waits; the session is then as it was.
+        """
+        session.model.require_token(token)
+        session.require_room(1)
+        self._of(session.model)[0].run(_Request(claimant, session, token))
+
+    def prefill(self, claimant: Claimant, session: Session, tokens: Sequence[int]) -> None:
+        """Appends tokens to a session, one chunk of the model's after another.
+
+        Raises as `decode` does; the session's tokens are then what they were.
+        """
+        turns = self._of(session.model)[1]
+        session.model.prefill(session, tokens, claimant.check, partial(turns.turn, claimant))
+
+    def leave(self, claimant: Claimant, model: Model) -> None:
+        """Nobody need wait for this actor: its message ended, or it closes a session."""
+        if model in self._queues:
+            self._queues[model][0].leave(claimant)
+
+    def forget(self, model: Model) -> None:
+        """Keeps nothing of a model that is about to close."""
+        with self._lock:
+            self._queues.pop(model, None)
+
+    def _of(self, model: Model) -> tuple[_Steps, _Turns]:
+        queues = self._queues.get(model)
+        if queues is None:
+            metrics = self._metrics.of_model(model.name)
+            made = _Steps(model, self._device, metrics, self._metrics), _Turns(metrics)
+            with self._lock:
+                queues = self._queues.setdefault(model, made)
+        return queues

@@ -1,0 +1,182 @@
+"""How fast are many agents on one model? Against libllama's own batches of several sequences.
+
+Every agent is a sandbox of its own, with its own thread, its own caller and its own KV cache; each
+token is sampled in the guest and streamed to the caller. libllama decodes the same tokens as
+sequences of one context (`n_seq_max`), and the largest logit is found with numpy.
+
+`identical` compares every agent with its solo run: the ids, and a hash over the bits of all logits
+on the way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from isthmus.actor import Actor
+from isthmus.benchmarks.record import Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.rival import Libllama
+from isthmus.errors import VerificationFailed
+from isthmus.model import Model
+from isthmus.runtime import Runtime
+
+COUNTS = (1, 2, 4, 8, 16, 32)
+_N_TOKENS = 200
+_STEPS = 56
+_N_CTX = 512
+
+
+def bench_agents(
+    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+) -> Record:
+    """Tokens per second of all agents together, and the time between tokens of one."""
+    solo = [_solo(runtime, model, seed) for seed in range(max(COUNTS))]
+    results = []
+    for n in COUNTS:
+        with _Crowd(runtime, model, n) as crowd:
+            runs = {"ours": crowd.ours, "llama.cpp": crowd.rival_decodes}
+            samples = take_turns(runs, repeats, progress)
+            results.append(
+                {
+                    "agents": n,
+                    "ours_tokens_per_s": n * _STEPS / float(np.median(samples["ours"])),
+                    "llama_cpp_tokens_per_s": n * _STEPS / float(np.median(samples["llama.cpp"])),
+                    "ratio": median_ratio(samples["llama.cpp"], samples["ours"]),
+                    **_between("ours", crowd.gaps_s),
+                    **_between("llama_cpp", crowd.rival_gaps_s),
+                    "mean_batch": crowd.mean_batch,
+                    "identical": crowd.answers() == solo[:n],
+                    "samples_s": samples,
+                }
+            )
+    return {
+        **describe_run(runtime.device.info),
+        "model": model.path.name,
+        "exact_batching": model.exact_batching,
+        "results": results,
+    }
+
+
+def require_as_alone(report: Record) -> None:
+    """Raises VerificationFailed where an agent got other bits than alone, if it must not."""
+    if report["exact_batching"] and not all(it["identical"] for it in report["results"]):
+        raise VerificationFailed("an agent's logits are not those of its solo run")
+
+
+def _between(whose: str, gaps_s: list[float]) -> Record:
+    """Percentiles of the time between two tokens of one agent, in milliseconds."""
+    p50, p99 = np.percentile(gaps_s, [50, 99])
+    return {f"{whose}_p50_ms": 1e3 * float(p50), f"{whose}_p99_ms": 1e3 * float(p99)}
+
+
+def _spawn(runtime: Runtime, model: Model, seed: int) -> Actor:
+    actor = runtime.spawn("bench", models={"default": model}, args=[f"n_ctx={_N_CTX}"], seed=0)
+    actor.send(f"prefill {_N_TOKENS} {seed}")
+    return actor
+
+
+def _solo(runtime: Runtime, model: Model, seed: int) -> str:
+    """What an agent answers that is alone."""
+    with _spawn(runtime, model, seed) as actor:
+        _rewind(actor, actor.sessions[0].tokens.tolist())
+        return actor.send(f"hash {_STEPS}").text
+
+
+def _rewind(actor: Actor, tokens: list[int]) -> None:
+    """Back to the first tokens, the last of which is decoded, as libllama's is."""
+    actor.send(f"truncate {_N_TOKENS - 1}")
+    actor.send(f"tokens {tokens[_N_TOKENS - 1]}")
+
+
+class _Crowd:
+    """`n` agents, and libllama with `n` sequences of the same tokens."""
+
+    def __init__(self, runtime: Runtime, model: Model, n: int) -> None:
+        self._device = runtime.device
+        self._n_vocab = model.n_vocab
+        self._actors = [_spawn(runtime, model, seed) for seed in range(n)]
+        self._tokens = [actor.sessions[0].tokens.tolist() for actor in self._actors]
+        self._rival = Libllama(runtime.device, model.path, _N_CTX, model.settings, n)
+        for sequence, tokens in enumerate(self._tokens):
+            self._native(lambda s=sequence, t=tokens: self._rival.prefill_one(s, t))  # type: ignore[misc]
+        self.gaps_s: list[float] = []
+        self.rival_gaps_s: list[float] = []
+        self._counts: list[int] = []
+
+    @property
+    def mean_batch(self) -> float:
+        """Tokens in one submission, over all runs."""
+        return len(self._actors) * _STEPS * len(self._counts) / sum(self._counts)
+
+    def ours(self) -> float:
+        """Seconds until every agent has streamed its tokens to its caller."""
+        self._rewind()
+        submissions = self._device.counters.submissions
+        start = time.perf_counter()
+        times = _stream_all(self._actors, f"sequence {_STEPS}")
+        seconds = time.perf_counter() - start
+        self._counts.append(self._device.counters.submissions - submissions)
+        self.gaps_s += [b - a for came in times for a, b in pairwise(came)]
+        return seconds
+
+    def rival_decodes(self) -> float:
+        """Seconds that libllama takes for the same tokens."""
+        for sequence in range(len(self._actors)):
+            self._rival.truncate(_N_TOKENS - 1, sequence)
+        last = [tokens[_N_TOKENS - 1] for tokens in self._tokens]
+        self._native(lambda: self._rival.decode_all(last, _N_TOKENS - 1))
+        start = time.perf_counter()
+        self._native(self._decode)
+        return time.perf_counter() - start
+
+    def answers(self) -> list[str]:
+        """What all agents say when they run together, in the form of `_solo`."""
+        self._rewind()
+        streams = [actor.stream(f"hash {_STEPS}") for actor in self._actors]
+        for stream in streams:
+            list(stream)
+        return [stream.reply.text for stream in streams]
+
+    def __enter__(self) -> _Crowd:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._rival.close()
+        for actor in self._actors:
+            actor.close()
+
+    def _rewind(self) -> None:
+        for actor, tokens in zip(self._actors, self._tokens, strict=True):
+            _rewind(actor, tokens)
+
+    def _decode(self) -> None:
+        came = time.perf_counter()
+        for position in range(_N_TOKENS, _N_TOKENS + _STEPS):
+            best = [int(np.argmax(self._rival.logits_of(i))) for i in range(len(self._actors))]
+            self._rival.decode_all(best, position)
+            assert self._rival.logits_of(0) is not None  # waits for the result, as ours does
+            before, came = came, time.perf_counter()
+            self.rival_gaps_s.append(came - before)
+
+    def _native(self, work: Callable[[], None]) -> None:
+        """Runs libllama on the thread that has the device's workers."""
+        self._device.compute_thread.run(work)
+
+
+def _stream_all(actors: list[Actor], message: str) -> list[list[float]]:
+    """When each piece came, for each agent; every caller listens in a thread of its own."""
+    times: list[list[float]] = [[] for _ in actors]
+
+    def listen(index: int) -> None:
+        times[index].extend(time.perf_counter() for _ in actors[index].stream(message))
+
+    listeners = [threading.Thread(target=listen, args=(i,)) for i in range(len(actors))]
+    for listener in listeners:
+        listener.start()
+    for listener in listeners:
+        listener.join()
+    return times

@@ -1,0 +1,95 @@
+"""What a runtime counts and times, for Prometheus.
+
+`Runtime.metrics` renders it in the text format that Prometheus reads. Times are in seconds, sizes
+in bytes, as its naming rules want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCH = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """The histograms of one model."""
+
+    batch_size: Histogram
+    decode: Histogram
+    prefill: Histogram
+    decode_wait: Histogram
+    prefill_wait: Histogram
+
+
+class Metrics:
+    """One runtime's metrics; each attribute is one, safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"isthmus_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(f"isthmus_{name}", text, labels, registry=registry, buckets=buckets)
+
+        self._batch = histogram("batch_size", "Sequences in one decode step", _BATCH, "model")
+        self._step = histogram("decode_seconds", "One decode step", _SECONDS, "model")
+        self._chunk = histogram("prefill_seconds", "One chunk of a prefill", _SECONDS, "model")
+        self._wait = histogram(
+            "queue_seconds", "From asking for a step or chunk to its begin", _SECONDS, "model", "of"
+        )
+        self.message = histogram(
+            "message_seconds", "Handling one message, without the wait for a thread", _SECONDS
+        )
+        self.message_wait = histogram(
+            "message_queue_seconds", "From sending a message to its begin", _SECONDS
+        )
+        self.messages = counter("messages", "Messages handled, by how they ended", "outcome")
+        self.limits = counter("limits_reached", "Limits that stopped something", "limit")
+        self.refused = counter("refused", "What admission control refused, by why", "why")
+        self.batches_retried = counter(
+            "batches_retried", "Batches that the device failed and that were computed one by one"
+        )
+        self.evictions = counter("evictions", "Idle actors whose memory was saved and given back")
+        self.returns = counter("returns", "Evicted actors that came back")
+        self.rollbacks = counter("rollbacks", "Messages that failed and were undone")
+
+    def of_model(self, model: str) -> ModelMetrics:
+        """Those that are kept for each model."""
+        return ModelMetrics(
+            self._batch.labels(model),
+            self._step.labels(model),
+            self._chunk.labels(model),
+            self._wait.labels(model, "decode"),
+            self._wait.labels(model, "prefill"),
+        )
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Adds a value that is read when it is asked for."""
+        Gauge(f"isthmus_{name}", text, registry=self.registry).set_function(read)
+
+    def counts(self, read: Callable[[], Mapping[str, int]]) -> None:
+        """Adds counts that are kept elsewhere, by name."""
+        self.registry.register(_Counts(read))
+
+    def render(self) -> str:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self.registry).decode()
+
+
+class _Counts:
+    """Counters that are read when they are asked for."""
+
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for name, value in self._read().items():
+            yield CounterMetricFamily(f"isthmus_{name}", name.replace("_", " "), value=value)

@@ -1,0 +1,235 @@
+"""One decode step of several sessions at once, each in a sandbox of its own.
+
+The weights are read once for all rows; attention runs for each session over its own KV cache, in
+its own guest's memory. A step of B sequences differs from B single ones in nothing but the number
+of columns of the matrix products, and where a library's product of several columns has the bits of
+several products (`batch_probe.py`), each session's logits are those that it would have alone.
+
+One graph for each B serves all sessions: keys, values and masks are tensors of their own, which
+are moved from session to session by writing their addresses and lengths.
+
+::
+
+    inputs │ tokens, positions i32 [B] │ cache rows i64 [2 · n_layer, B] │ logits rows i64 [B] │
+           │ masks f16 [B, n_ctx] │ seen f32 [B, n_embd_q] │ logits f32 [B, n_vocab]
+                                     ▲ results of attention, side by side: one product takes them
+
+New keys and values, and at the end the logits, are written into the guests' memories by the device:
+`set_rows` into one tensor that covers every address, in steps of a few bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import Buffer
+from isthmus.device.graph import Graph
+from isthmus.model.forward import Pass
+from isthmus.model.hparams import Hparams
+from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.session import Session
+from isthmus.native import _ggml
+from isthmus.native._ggml import GgmlType, Tensor
+from isthmus.units import DeviceAddr, align_up
+
+_ALIGNMENT = 256
+_MASKED = np.float16(-np.inf)
+
+
+class Leaves:
+    """Tensors of one graph whose places are written all at once: `data`, `ne` and `nb` are theirs.
+
+    They lie one behind the other among the graph's descriptions, at equal distances.
+    """
+
+    def __init__(self, graph: Graph, everywhere: Buffer, n: int, dtype: GgmlType, *ne: int) -> None:
+        self.tensors = [graph.tensor(dtype, *ne) for _ in range(n)]
+        stride = _ggml.TENSOR_OVERHEAD
+        assert all(b - a == stride for a, b in zip(self.tensors, self.tensors[1:], strict=False))
+        raw = memoryview((ctypes.c_ubyte * (stride * n)).from_address(self.tensors[0])).cast("B")
+
+        def field(name: str, dtype: type, count: int) -> np.ndarray:
+            place = getattr(Tensor, name).offset
+            return np.ndarray((n, count), dtype, raw, place, (stride, 8))
+
+        self.ne: npt.NDArray[np.int64] = field("ne", np.int64, 4)
+        self.nb: npt.NDArray[np.uint64] = field("nb", np.uint64, 4)
+        self.data: npt.NDArray[np.uint64] = field("data", np.uint64, 1)[:, 0]
+        field("buffer", np.uint64, 1)[:, 0] = everywhere.handle
+
+
+class BatchInputs:
+    """Owns the memory that a batch's kernels use for addresses and results; see the module."""
+
+    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int) -> None:
+        floats = (4 * n * h.n_embd_q, 4 * n * n_vocab)
+        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * n * n_ctx, *floats)
+        self.offsets = [0]
+        for size in sizes:
+            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+        self.n_ctx = n_ctx
+        self.buffer = device.allocate_inputs(self.offsets[-1])
+        self.tokens = self._array(np.int32, 0, n)
+        self.positions = self._array(np.int32, 1, n)
+        self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
+        self.logits_rows = self._array(np.int64, 3, n)
+        self.masks = self._array(np.float16, 4, n * n_ctx).reshape(n, n_ctx)
+
+    def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
+        return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
+
+    def address(self, index: int, offset: int = 0) -> DeviceAddr:
+        """Where input number `index` lies."""
+        return DeviceAddr(self.buffer.base + self.offsets[index] + offset)
+
+    def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
+        """A tensor of `graph` at an address of these."""
+        tensor = graph.tensor(dtype, *ne)
+        self.buffer.place(tensor, at)
+        return tensor
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self.buffer.close()
+
+
+class Batch(Pass):
+    """A pass over one token each of `n` sessions of one model. Owns its inputs."""
+
+    def __init__(self, device: Device, h: Hparams, layout: KvLayout, n: int, n_ctx: int) -> None:
+        """`layout` is that of any of the model's sessions; n_ctx: the most that one may have."""
+        super().__init__(device.library, h, n, n_ctx, h.n_layer * (32 + 6 * n) + 64)
+        everywhere = device.everywhere
+        assert everywhere is not None, "the device computes on addresses of its own"
+        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab)
+        self._everywhere = everywhere
+        self._row_nbytes = layout.row_nbytes
+        self._step = math.gcd(layout.row_nbytes, KV_ALIGNMENT)
+        self.tokens = inputs.place(self, GgmlType.I32, (n,), inputs.address(0))
+        self.positions = inputs.place(self, GgmlType.I32, (n,), inputs.address(1))
+        self._rows = [
+            inputs.place(self, GgmlType.I64, (n,), inputs.address(2, 8 * n * plane))
+            for plane in range(2 * h.n_layer)
+        ]
+        self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
+        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(5))
+        self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
+        self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, SPAN_ALIGNMENT)
+        self._planes = Leaves(
+            self, everywhere, 2 * h.n_layer * n, layout.dtype, h.head_dim, n_ctx, h.n_head_kv
+        )
+        self._planes.nb[:, 1] = layout.row_nbytes
+        self._planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
+        self._planes.nb[:, 3] = n_ctx * layout.row_nbytes
+        self._planes.data[:] = everywhere.base
+        self._masks = Leaves(self, everywhere, n, GgmlType.F16, n_ctx)
+        self._masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in range(n)]
+        self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
+        self._row_numbers = np.arange(n)
+        self._known: list[tuple[Session | None, int, int]] = [(None, 0, 0)] * n
+        """Of each row: whose it is, the cache rows that are there, and those that it may see."""
+        self.generation = -1
+        """The executor's: of the memory that its intermediate results were placed in."""
+
+    def attend(self, layer: int, q: int, k: int, v: int) -> int:
+        h, n = self.hparams, self.n
+        for tensor in (q, v, k):
+            self.expand(tensor)
+        keys = self.reshape(k, h.n_embd_kv, n)
+        self.expand(self._scatter(self._caches, keys, self._rows[2 * layer]))
+        self.expand(self._scatter(self._caches, v, self._rows[2 * layer + 1]))
+        _, head, column, _ = self.describe(q).nb
+        for row in range(n):
+            mine = self.view_3d(q, (h.head_dim, 1, h.n_head), (column, head), row * column)
+            plane = 2 * layer * n + row
+            seen = self.flash_attention(
+                mine,
+                self._planes.tensors[plane],
+                self._planes.tensors[plane + n],
+                self._masks.tensors[row],
+                h.kq_scale,
+            )
+            self.inputs.buffer.place(seen, self.inputs.address(5, 4 * h.n_embd_q * row))
+            self.expand(seen)
+        return self._seen
+
+    def select_outputs(self, x: int) -> int:
+        return x
+
+    def place_logits(self, logits: int) -> None:
+        """Has the device write each column into its session's logits, in its guest's memory."""
+        self.inputs.buffer.place(logits, self.inputs.address(6))
+        self.expand(logits)
+        self.output(self._scatter(self._spans, logits, self._logits_rows))
+
+    def write(
+        self, sessions: Sequence[Session], tokens: Sequence[int], n_kv: Sequence[int]
+    ) -> None:
+        """Sets everything for one token each; n_kv: the cache rows that each session sees."""
+        inputs = self.inputs
+        places = [session.n_tokens for session in sessions]
+        for row, known in enumerate(zip(sessions, n_kv, places, strict=True)):
+            if self._known[row] != known:
+                self._show(row, *known)
+        self._known = [(it, n, at + 1) for it, n, at in zip(sessions, n_kv, places, strict=True)]
+        positions = np.array(places, dtype=np.int64)
+        inputs.masks[self._row_numbers, positions] = 0  # mostly all that a mask needs
+        inputs.tokens[:] = tokens
+        inputs.positions[:] = positions
+        inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
+
+    def forget(self, session: Session) -> None:
+        """Keeps nothing of a session that is about to close."""
+        for row, known in enumerate(self._known):
+            if known[0] is session:
+                self._known[row] = (None, 0, 0)
+
+    def close(self) -> None:
+        super().close()
+        self.inputs.close()
+
+    def _move(self, row: int, session: Session, n_kv: int) -> None:
+        """Points row's keys, values, mask and logits to a session."""
+        layout, n, base = session.layout, self.n, session.base
+        layers = range(self.hparams.n_layer)
+        offsets = [at(layer) for layer in layers for at in (layout.k_offset, layout.v_offset)]
+        addresses = np.array(offsets, dtype=np.int64) + base
+        self._planes.data[row::n] = addresses.astype(np.uint64)
+        self._planes.ne[row::n, 1] = n_kv
+        self._addresses[:, row] = addresses - self._everywhere.base
+        self._masks.ne[row, 0] = n_kv
+        self._masks.nb[row, 1:] = 2 * n_kv
+        self.inputs.logits_rows[row] = (base - self._everywhere.base) // SPAN_ALIGNMENT
+
+    def _show(self, row: int, session: Session, n_kv: int, position: int) -> None:
+        """Has row be of a session, and see its cache rows before `position`."""
+        if self._known[row][:2] != (session, n_kv):
+            self._move(row, session, n_kv)
+        mask = self.inputs.masks[row]
+        mask[:n_kv] = _MASKED
+        mask[:position] = 0
+
+    def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:
+        """A tensor at the first address, whose rows overlap: one begins at every `step` bytes."""
+        tensor = self.tensor(dtype, width, 1)
+        struct = self.describe(tensor)
+        struct.nb[1] = struct.nb[2] = struct.nb[3] = step
+        struct.data = self._everywhere.base
+        struct.buffer = self._everywhere.handle
+        return tensor
+
+    def _scatter(self, places: int, values: int, rows: int) -> int:
+        """Writes each column of `values` where its row of `places` begins.
+
+        ggml refuses to make a view of overlapping rows, so it has one row until it is made.
+        """
+        result = self.set_rows(places, values, rows)
+        struct = self.describe(result)
+        struct.ne[1] = self._everywhere.nbytes // struct.nb[1]
+        return result

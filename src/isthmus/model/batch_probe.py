@@ -1,0 +1,63 @@
+"""Has a product of several columns the bits of several products? Asked of the library, not a table.
+
+It depends on the library, the processor and the type of the weights: quantised rows are multiplied
+one by one almost everywhere; F16 rows of several columns often go through another kernel, which
+adds in another order. So one tensor of each type and shape among the model's weights is
+multiplied with random columns, each alone and in batches of several sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from isthmus.device.base import Backend, Device
+from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.model.weights import Weights
+from isthmus.native._ggml import GgmlType
+from isthmus.units import DeviceAddr, align_up
+
+_SIZES = (2, 3, 4, 5, 8, 16, 32)
+_N = max(_SIZES)
+_ALIGNMENT = 256
+
+
+def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
+    """Whether each column of a product is the same to the bit, alone and in any batch."""
+    matrices = {
+        (info.dtype, info.shape): weights.used(info.name)
+        for info in weights.infos
+        if len(info.shape) == 2
+    }
+    return all(
+        _is_exact(device, backend, tensor, *shape) for (_, shape), tensor in matrices.items()
+    )
+
+
+def _is_exact(device: Device, backend: Backend, matrix: int, k: int, n: int) -> bool:
+    columns = np.random.default_rng(0).standard_normal((_N, k), dtype=np.float32)
+    alone = [_product(device, backend, matrix, columns[i : i + 1], n) for i in range(_N)]
+    return all(
+        _product(device, backend, matrix, columns[:size], n) == b"".join(alone[:size])
+        for size in _SIZES
+    )
+
+
+def _product(device: Device, backend: Backend, matrix: int, columns: np.ndarray, n: int) -> bytes:
+    """The bytes of f32 [n, size] from a matrix [k, n] and columns [size][k]."""
+    size, k = columns.shape
+    out_nbytes, offset = 4 * n * size, align_up(4 * k * size, _ALIGNMENT)
+    with contextlib.ExitStack() as stack:
+        buffer = stack.enter_context(device.allocate_inputs(offset + out_nbytes))
+        memory = stack.enter_context(GraphAllocator(device.library, device.buffer_type))
+        graph = stack.enter_context(Graph(device.library, 8))
+        x = graph.tensor(GgmlType.F32, k, size)
+        buffer.place(x, buffer.base)
+        buffer.stage[: columns.nbytes] = columns.tobytes()
+        result = graph.matmul(matrix, x)
+        buffer.place(result, DeviceAddr(buffer.base + offset))
+        graph.output(result)
+        memory.allocate(graph)
+        backend.compute(graph.pointer)
+        return bytes(buffer.stage[offset : offset + out_nbytes])

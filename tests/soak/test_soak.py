@@ -1,0 +1,214 @@
+"""Sixty-four agents for ten minutes: talking, forking, frozen, trapped, late, stopped, at random.
+
+`SOAK_SECONDS` and `SOAK_SEED` change how long and which. What every agent is told is kept, so that
+now and then an agent is compared, byte by byte, with one that is told the same and is alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import statistics
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from isthmus import Actor, Capacity, Limits, Model, Runtime
+from isthmus.errors import ActorClosed, Cancelled, GuestError, LimitExceeded, Overloaded
+from tests.exact.digest import digest
+from tests.tiny_gguf import TinyLlama
+
+pytestmark = pytest.mark.long
+SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
+SEED = int(os.environ.get("SOAK_SEED", "1"))
+N_AGENTS, N_DRIVERS, N_CTX = 64, 8, 512
+N_SAMPLES = 40
+
+
+class Agent:
+    """An actor and everything that it was told and answered to."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world, self.rng = world, rng
+        self.told: list[str] = []
+        self.seed = rng.randrange(1000)
+        policy = rng.choice(["keep", "undo"])
+        self.actor = world.spawn(self.seed, Limits(on_failure=policy, tokens_out=100))
+        self.tell(f"prefill {rng.randrange(2, 60)} {self.seed}")
+
+    @property
+    def n_tokens(self) -> int:
+        return self.actor.sessions[0].n_tokens
+
+    def tell(self, message: str) -> None:
+        verb, n = message.split()[:2]
+        before = 0 if verb == "prefill" and not self.told else self.n_tokens
+        answer = self.actor.send(message).text
+        self.told.append(message)
+        self.world.seen[verb] += 1
+        assert self.n_tokens == before + int(n)
+        if verb == "sequence":
+            assert answer.split() == [str(t) for t in self.actor.sessions[0].tokens[before:]]
+
+    def act(self) -> None:
+        if self.n_tokens > N_CTX - 150:
+            self.renew()
+        acts = [self.talk] * 10 + [self.fork, self.evict, self.restore, self.late, self.hungry]
+        acts += [self.stopped, self.greedy, self.compare]
+        self.rng.choice(acts)()
+
+    def talk(self) -> None:
+        if self.rng.random() < 0.2:
+            self.tell(f"prefill {self.rng.randrange(1, 90)} {self.rng.randrange(99)}")
+        else:
+            self.tell(f"sequence {self.rng.randrange(1, 25)}")
+
+    def fork(self) -> None:
+        (child,) = self.actor.fork()
+        self.actor.close()
+        self.actor = child
+        self.world.seen["fork"] += 1
+
+    def evict(self) -> None:
+        self.world.seen["evict"] += self.actor.evict() > 0
+
+    def restore(self) -> None:
+        path = self.world.folder / f"{threading.get_ident()}.safetensors"
+        saved = self.actor.snapshot(path)
+        self.actor.close()
+        self.actor = self.world.runtime.restore(saved, models={"default": self.world.model})
+        self.world.seen["restore"] += 1
+
+    def late(self) -> None:
+        """Past its deadline: undone, or the end of this agent."""
+        self.fails("deadline_s", "sequence 100", deadline_s=self.rng.uniform(0.0, 0.02))
+
+    def hungry(self) -> None:
+        self.fails("fuel", "hostcall 100000000", deadline_s=0.05)
+
+    def greedy(self) -> None:
+        """More tokens than a message may decode: the guest hears of it and gives up."""
+        self.fails("tokens_out", "sequence 101")
+
+    def fails(self, limit: str, message: str, deadline_s: float | None = None) -> None:
+        n_before = len(self.told)
+        try:
+            self.actor.send(message, deadline_s=deadline_s)
+        except LimitExceeded as error:
+            self.world.reached[error.limit] += 1
+        else:
+            self.told.append(message)
+        if self.actor.state == "closed" or (
+            self.actor.limits.on_failure == "keep" and len(self.told) == n_before
+        ):
+            self.renew()
+
+    def stopped(self) -> None:
+        """Its caller goes away: what it answered so far stays, so it is not compared again."""
+        stream = self.actor.stream(f"sequence {self.rng.randrange(20, 90)}")
+        with contextlib.suppress(StopIteration, Cancelled, GuestError):
+            for _ in range(self.rng.randrange(1, 15)):
+                next(stream)
+        stream.close()
+        self.world.seen["stopped"] += 1
+        self.renew()
+
+    def compare(self) -> None:
+        with self.world.lock:
+            alone = self.world.spawn(self.seed, Limits(), self.world.alone)
+            for message in self.told:
+                alone.send(message)
+            assert digest(self.actor) == digest(alone)
+            alone.close()
+        self.world.seen["compare"] += 1
+
+    def renew(self) -> None:
+        self.actor.close()
+        self.__init__(self.world, self.rng)  # type: ignore[misc]
+
+
+class World:
+    def __init__(self, model_path: Path, folder: Path) -> None:
+        self.folder = folder
+        capacity = Capacity(memory_nbytes=48 << 20, running=16, folder=folder / "evicted")
+        self.runtime = Runtime(device="cpu", threads=2, capacity=capacity)
+        self.alone = Runtime(device="cpu", threads=2)
+        self.model = self.runtime.load_model(model_path)
+        self.model_alone = self.alone.load_model(model_path)
+        self.lock = threading.Lock()
+        self.seen: Counter[str] = Counter()
+        self.reached: Counter[str] = Counter()
+        self.errors: list[BaseException] = []
+        self.ends = time.monotonic() + SECONDS
+
+    def spawn(self, seed: int, limits: Limits, runtime: Runtime | None = None) -> Actor:
+        runtime = runtime or self.runtime
+        model: Model = self.model_alone if runtime is self.alone else self.model
+        return runtime.spawn(
+            "bench",
+            models={"default": model},
+            args=[f"n_ctx={N_CTX}"],
+            seed=seed,
+            clock_ns=10**18,
+            limits=limits,
+        )
+
+    def drive(self, number: int) -> None:
+        rng = random.Random(SEED * 1000 + number)
+        try:
+            agents = [Agent(self, rng) for _ in range(N_AGENTS // N_DRIVERS)]
+            while time.monotonic() < self.ends and not self.errors:
+                try:
+                    rng.choice(agents).act()
+                except Overloaded:
+                    self.seen["overloaded"] += 1
+            for agent in agents:
+                agent.compare()
+                agent.actor.close()
+        except ActorClosed as error:
+            self.errors.append(error)
+        except BaseException as error:
+            self.errors.append(error)
+
+
+def resident_nbytes() -> int:
+    gc.collect()
+    with open("/proc/self/smaps_rollup") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("Pss_Anon"))
+
+
+def test_soak(tmp_path: Path) -> None:
+    path = TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(tmp_path / "q8.gguf")
+    world = World(path, tmp_path)
+    threads = [threading.Thread(target=world.drive, args=(i,)) for i in range(N_DRIVERS)]
+    for thread in threads:
+        thread.start()
+    resident, begin = [], time.monotonic()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(SECONDS / N_SAMPLES)
+        resident.append(resident_nbytes())
+    for thread in threads:
+        thread.join()
+    print(f"\n{time.monotonic() - begin:.0f} s: {dict(world.seen)} {dict(world.reached)}")
+    print("resident MiB:", [round(nbytes / 2**20, 1) for nbytes in resident])
+    if world.errors:
+        raise world.errors[0]
+    metrics = world.runtime.metrics()
+    print("\n".join(line for line in metrics.splitlines() if "_total" in line and "#" not in line))
+    assert world.seen["compare"] >= N_AGENTS
+    assert {"fork", "evict", "restore", "stopped"} <= set(world.seen)
+    assert {"deadline_s", "tokens_out"} <= set(world.reached)
+    for limit, n in world.reached.items():
+        line = f'isthmus_limits_reached_total{{limit="{limit}"}} {float(n)}'
+        assert line in metrics, line
+    world.runtime.close()
+    world.alone.close()
+    assert not list((tmp_path / "evicted").glob("*"))
+    third = len(resident) // 3
+    early, late = (statistics.median(it) for it in (resident[third : 2 * third], resident[-third:]))
+    assert late < 1.02 * early + (1 << 20), (early, late)

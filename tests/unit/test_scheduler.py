@@ -1,0 +1,77 @@
+"""Who goes first where more wait than fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from isthmus.actor import scheduler
+from isthmus.actor.scheduler import Claimant
+from isthmus.config import DeviceSettings
+from isthmus.device import Device, open_device
+from isthmus.metrics import Metrics
+from isthmus.native.loader import open_library
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[Device]:
+    device = open_device("null", open_library(None), DeviceSettings())
+    yield device
+    device.close()
+
+
+def claimant(device: Device, weight: float = 1.0) -> Claimant:
+    return Claimant(device, lambda: None, lambda: None, weight)
+
+
+def steps_of(device: Device, most: int) -> Any:
+    executor = SimpleNamespace(batch_key=lambda session: session)
+    metrics = Metrics()
+    model: Any = SimpleNamespace(executor=executor)
+    steps = scheduler._Steps(model, device, metrics.of_model("m"), metrics)
+    steps._most = most
+    return steps
+
+
+def taken(steps: Any, claimants: list[Claimant], n: int, keys: list[int] | None = None) -> Counter:
+    """How often each is chosen in `n` batches, if all of them always wait."""
+    chosen: Counter[int] = Counter()
+    for _ in range(n):
+        for i, it in enumerate(claimants):
+            if it not in {request.claimant for request in steps._waiting}:
+                key: Any = keys[i] if keys else 0
+                it.used = max(it.used, steps._least_used)
+                steps._waiting.append(scheduler._Request(it, key, 1))
+        chosen.update(claimants.index(request.claimant) for request in steps._take())
+    return chosen
+
+
+def test_weights_are_shares(device: Device) -> None:
+    claimants = [claimant(device, weight) for weight in (1, 1, 4)]
+    chosen = taken(steps_of(device, 1), claimants, 120)
+    assert [chosen[i] for i in range(3)] == pytest.approx([20, 20, 80], abs=2)
+
+
+def test_nobody_starves(device: Device) -> None:
+    claimants = [claimant(device) for _ in range(40)]
+    chosen = taken(steps_of(device, 32), claimants, 50)
+    assert min(chosen.values()) == max(chosen.values()) == 40
+
+
+def test_who_was_away_gets_no_more_than_its_share(device: Device) -> None:
+    steps = steps_of(device, 1)
+    claimants = [claimant(device) for _ in range(2)]
+    taken(steps, claimants, 1000)
+    claimants.append(claimant(device))
+    chosen = taken(steps, claimants, 90)
+    assert chosen[2] == pytest.approx(30, abs=2)
+
+
+def test_those_that_cannot_go_together_take_turns(device: Device) -> None:
+    claimants = [claimant(device) for _ in range(4)]
+    chosen = taken(steps_of(device, 32), claimants, 20, keys=[0, 0, 1, 1])
+    assert min(chosen.values()) == max(chosen.values()) == 10
