@@ -97,6 +97,7 @@ class Runtime:
         """Counts of actors that are closed."""
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
+        self._models: list[Model] = []
         self._guests: dict[tuple[str, str], Guest] = {}
         """By hash and name: what a stranger's snapshot calls a guest is not for others."""
         self._closed = False
@@ -156,6 +157,7 @@ class Runtime:
         path = Path(path).expanduser()
         model = Model(self.device, path, settings, self._hashes)
         self._stack.callback(model.close)
+        self._models.append(model)
         return model
 
     def load_guest(self, guest: str | Path | bytes) -> Guest:
@@ -308,9 +310,10 @@ class Runtime:
             return [actor for actor in self._actors if actor.state != "closed"]
 
     def counters(self) -> Counters:
-        """Counts of the device and of all actors, added up."""
+        """Counts of the device, of all models and of all actors, added up."""
         with self._lock:
             parts = [self._past, *(actor.counters for actor in self._actors)]
+            parts += [model.executor.counters for model in self._models]
         return Counters.total([self.device.counters, *parts])
 
     def metrics(self) -> str:

@@ -218,6 +218,7 @@ def test_metrics_tell_what_happened(folder: Path, tmp_path: Path) -> None:
         assert value(runtime, "isthmus_queue_seconds_count", model=model.name, of="decode") == 10
         assert value(runtime, "isthmus_message_seconds_count") == 2
         assert value(runtime, "isthmus_host_calls_total") > 10
+        assert value(runtime, "isthmus_tokens_decoded_total") == 10
         assert value(runtime, "isthmus_bytes_copied_total") == 0
 
 

@@ -7,16 +7,18 @@ import hashlib
 from typing import Any
 
 from isthmus import Actor
+from isthmus.actor.body import Body
 from isthmus.wasm import read_globals
 
 
-def digest(actor: Actor) -> dict[str, Any]:
+def digest(actor: Actor, body: Body | None = None) -> dict[str, Any]:
     """Hashes of its memory, KV caches and logits; its globals, tokens, clock and random state."""
-    state = actor.body.state(actor.n_messages)
+    body = body or actor.body
+    state = body.state(actor.n_messages)
     return {
-        "memory": sha256(actor.region.base, actor.region.nbytes),
-        "memory_nbytes": actor.region.nbytes,
-        "globals": [[it.index, it.type, it.bits.hex()] for it in read_globals(actor.instance)],
+        "memory": sha256(body.region.base, body.region.nbytes),
+        "memory_nbytes": body.region.nbytes,
+        "globals": [[it.index, it.type, it.bits.hex()] for it in read_globals(body.instance)],
         "sessions": [
             {
                 "kv": sha256(session.base + session.layout.kv_offset, session.layout.kv_nbytes),
@@ -24,7 +26,7 @@ def digest(actor: Actor) -> dict[str, Any]:
                 "tokens": session.tokens.tolist(),
                 "has_logits": session.has_logits,
             }
-            for session in actor.sessions
+            for session in body.sessions
         ],
         "clock_ns": state.clock_ns,
         "n_random_blocks": state.n_random_blocks,

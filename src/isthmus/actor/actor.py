@@ -67,6 +67,9 @@ class Actor:
         self._granted = granted
         self._usage = Usage()
         self._running = threading.Lock()
+        self._evicting = threading.Lock()
+        """Taken before `_running`; whoever wants the actor waits for an eviction, and hears nothing
+        of it."""
         self._closed_because: str | None = None
         self._message: Message | None = None
         self._evicted: Path | None = None
@@ -279,23 +282,47 @@ class Actor:
         Returns how many bytes of linear memory that were; 0 where it was evicted already. Raises
         ActorBusy, ActorClosed, SnapshotError; it stays in memory then.
         """
+        with self._evicting:
+            self._take()
+            try:
+                return self._evict()
+            finally:
+                self._running.release()
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[Body]:
+        """Keeps it idle and in memory while open, so that its memory can be looked at.
+
+        Without it, what `region` and `sessions` show may be evicted by another actor's need.
+        Raises ActorBusy, ActorClosed, Overloaded.
+        """
         with self._idle():
-            body = self._body
-            if body is None:
-                return 0
-            path = self._home.eviction_path()
-            save_file(self._describe(body, self._snapshot_id), path, self._home.snapshot_key)
-            nbytes = body.region.nbytes
-            self._evicted, self._body, self._frozen = path, None, None
-            body.close()
-            self._usage.evictions += 1
-            self._home.metrics.evictions.inc()
-        return nbytes
+            yield self._present()
 
     # ------------------------------------------------------------------ parts
 
+    def _evict(self) -> int:
+        """See `evict`. Only while `_running` is held."""
+        body = self._body
+        if body is None:
+            return 0
+        if body.is_watched:
+            raise ActorBusy("somebody looks at the actor's memory; it cannot be evicted")
+        path = self._home.eviction_path()
+        save_file(self._describe(body, self._snapshot_id), path, self._home.snapshot_key)
+        nbytes = body.region.nbytes
+        self._evicted, self._body, self._frozen = path, None, None
+        body.close()
+        self._usage.evictions += 1
+        self._home.metrics.evictions.inc()
+        return nbytes
+
     def _begin(self) -> None:
-        """Takes the actor for one message or one look at it."""
+        """Takes the actor for one message or one look at it, after an eviction at most."""
+        with self._evicting:
+            self._take()
+
+    def _take(self) -> None:
         if self._closed_because is not None:
             raise ActorClosed(f"the actor is closed: {self._closed_because}")
         if not self._running.acquire(blocking=False):
@@ -375,6 +402,7 @@ class Actor:
         self._end(message, outcome)
 
     def _end(self, message: Message, outcome: Reply | BaseException) -> None:
+        self._account(message, outcome)
         how = "answered" if isinstance(outcome, Reply) else type(outcome).__name__
         self._home.metrics.messages.labels(how).inc()
         self._message = None
@@ -394,15 +422,14 @@ class Actor:
             error = failure(-code, exchange) if code else None
         except BaseException as why:
             cut_off, error = True, why
-        if isinstance(error, LimitExceeded) and error.limit not in exchange.limits_reached:
-            exchange.reached(error.limit)
-        self._account(message)
         if error is not None:
             self._after_failure(error, cut_off, before)
             raise error
 
-    def _account(self, message: Message) -> None:
+    def _account(self, message: Message, outcome: Reply | BaseException) -> None:
         exchange, usage = message.exchange, self._usage
+        if isinstance(outcome, LimitExceeded) and outcome.limit not in exchange.limits_reached:
+            exchange.reached(outcome.limit)
         usage.messages += 1
         usage.tokens_in += exchange.tokens_in
         usage.tokens_out += exchange.tokens_out

@@ -99,6 +99,11 @@ class Body:
             self.api.end()
             exchange.fuel = fuel - self.instance.fuel
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody else holds its memory: a view, for instance."""
+        return self.region.n_holds > 1 + len(self.sessions)
+
     def interrupt(self) -> None:
         """Has the running message look at once whether it is to end."""
         self.api.interrupt()

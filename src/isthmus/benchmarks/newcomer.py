@@ -7,6 +7,7 @@ that prefill (when it is alone): a server that computes whole chunks between tok
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -99,7 +100,5 @@ class _Listener:
         self._thread.join()
 
     def _listen(self) -> None:
-        try:
+        with contextlib.suppress(Cancelled):
             self._times.extend(time.perf_counter() for _ in self._stream)
-        except Cancelled:
-            pass

@@ -115,6 +115,11 @@ class Region:
         """True once the addresses are given back."""
         return not self._finalizer.alive
 
+    @property
+    def n_holds(self) -> int:
+        """How many views, sessions and bindings hold it now."""
+        return len(self._holds)
+
     def grow(self, nbytes: int) -> None:
         """Commits up to `nbytes` from the base; never shrinks, never moves.
 

@@ -190,7 +190,7 @@ def decode_header(raw: bytes, key: bytes | None) -> Header:
 def decode_metadata(raw: bytes) -> dict[str, str]:
     """The `__metadata__` of a safetensors header, all strings. Nothing else is unpacked."""
     try:
-        entries = msgspec.json.decode(raw[LENGTH.size :], type=_Entries)
+        entries = _ENTRIES.decode(raw[LENGTH.size :])
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise SnapshotInvalid("it is not a safetensors file, or its header is damaged") from None
     if not entries.metadata:
@@ -200,6 +200,9 @@ def decode_metadata(raw: bytes) -> dict[str, str]:
 
 class _Entries(msgspec.Struct):
     metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
+
+
+_ENTRIES = msgspec.json.Decoder(_Entries)
 
 
 def _require_signature(text: str, signature: str | None, key: bytes) -> None:

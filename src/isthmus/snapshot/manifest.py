@@ -232,14 +232,19 @@ class _Version(msgspec.Struct):
     format_version: int
 
 
+# Made here: several threads that each describe the same type to msgspec first can crash it.
+_VERSION = msgspec.json.Decoder(_Version)
+_MANIFEST = msgspec.json.Decoder(Manifest)
+
+
 def decode_manifest(text: str) -> Manifest:
     """A manifest from its JSON text. Raises SnapshotInvalid, SnapshotUnsupported."""
     try:
-        version = msgspec.json.decode(text, type=_Version).format_version
+        version = _VERSION.decode(text).format_version
         if version != FORMAT_VERSION:
             raise SnapshotUnsupported(
                 f"the snapshot has format version {version}; this release reads {FORMAT_VERSION}"
             )
-        return msgspec.json.decode(text, type=Manifest)
+        return _MANIFEST.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
