@@ -82,7 +82,8 @@ class Limits:
     output_nbytes: int | None = 64 * MIB
     """Bytes that one message may emit, reply and log together."""
     fuel: int | None = None
-    """Wasm instructions, about, that the guest may run for one message."""
+    """Wasm instructions, about, that the guest may run for one message. Counting them makes its
+    loops up to two thirds slower, so without a limit they are not counted."""
     deadline_s: float | None = None
     """Seconds that one message may take, from when it is sent."""
     sessions: int = 64

@@ -45,7 +45,8 @@ from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
 from isthmus.units import format_nbytes
-from isthmus.wasm import Engine, Guest
+from isthmus.wasm import Guest
+from isthmus.wasm.engines import Engines
 
 _log = logging.getLogger("isthmus")
 
@@ -105,10 +106,11 @@ class Runtime:
             self.library: Library = open_library(explicit)
             self.device: Device = open_device(device, self.library, DeviceSettings(threads))
             stack.callback(self.device.close)
-            self.engine = Engine(code_cache=environment.cache / "guests")
-            stack.callback(self.engine.close)
+            engines = Engines(environment.cache / "guests")
+            self.engine = engines.plain
+            stack.callback(engines.close)
             self._home = Home(
-                self.engine,
+                engines,
                 self.device,
                 stack.enter_context(self.device.new_backend()),
                 scheduler=Scheduler(self.device, self._metrics),

@@ -226,3 +226,16 @@ def test_metrics_tell_what_happened(folder: Path, tmp_path: Path) -> None:
 def test_impossible_capacity(wrong: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         Capacity(**wrong)
+
+
+def test_a_cancellation_is_never_lost(folder: Path) -> None:
+    """However early it comes: before there is a thread, before the guest is called, in its loop."""
+    with runtime_of(folder) as runtime:
+        guest = runtime.load_guest(guest_of(SLOW))
+        for i in range(40):
+            actor = runtime.spawn(guest)
+            stream = actor.stream("x", deadline_s=30)
+            time.sleep(i * 5e-5)
+            actor.cancel()
+            with pytest.raises(Cancelled):
+                list(stream)

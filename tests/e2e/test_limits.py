@@ -80,7 +80,7 @@ def test_each_is_named_and_counted(
 
 
 def test_usage_adds_up(shared: Runtime, model: Model) -> None:
-    with bench(shared, model) as actor:
+    with bench(shared, model, fuel=10**9) as actor:
         actor.send("prefill 10")
         actor.send("sequence 5")
         usage = actor.usage
@@ -96,7 +96,7 @@ def test_usage_adds_up(shared: Runtime, model: Model) -> None:
 def test_fuel_is_the_same_each_time(shared: Runtime, model: Model) -> None:
     used = set()
     for _ in range(2):
-        with bench(shared, model) as actor:
+        with bench(shared, model, fuel=10**9) as actor:
             actor.send("prefill 10")
             actor.send("sequence 5")
             used.add(actor.usage.fuel)

@@ -189,8 +189,10 @@ class Actor:
     def cancel(self) -> None:
         """Cuts the running message off, as a failure: see `Limits.on_failure`."""
         message, body = self._message, self._body
-        if message is not None and self.abandon(message):
-            return
+        if message is not None:
+            message.exchange.cut_off = True  # also if it has not begun yet
+            if self.abandon(message):
+                return
         if body is not None:
             body.cancel()
 

@@ -20,7 +20,7 @@ from isthmus.metrics import Metrics
 from isthmus.snapshot import Chunks, Snapshot
 from isthmus.snapshot.manifest import DeviceRecord
 from isthmus.units import HostAddr
-from isthmus.wasm import Engine
+from isthmus.wasm.engines import Engines
 
 if TYPE_CHECKING:
     from isthmus.actor.actor import Actor
@@ -94,7 +94,7 @@ class Frozen:
 class Home:
     """What all actors of one runtime live on."""
 
-    engine: Engine
+    engines: Engines
     device: Device
     backend: Backend
     scheduler: Scheduler

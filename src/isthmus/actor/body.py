@@ -25,7 +25,6 @@ from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.units import WASM_PAGE, align_up
 from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
-from isthmus.wasm.engine import PLENTY_OF_FUEL
 from isthmus.wasm.guest import ON_REPLAY
 from isthmus.wasm.memory_creator import MemoryRequest
 
@@ -45,6 +44,7 @@ class Body:
         self._home = home
         self._guest = guest
         self._granted = granted
+        self._fuel = granted.limits.fuel
         self._counters = counters
         self._args = state.args
         self._seed = state.seed
@@ -64,6 +64,7 @@ class Body:
             )
             self.api.log_position = state.log_position
             self.instance = stack.enter_context(self._instantiate())
+            self.instance.is_unwanted = lambda: self.api.exchange.cut_off
             self.pages = Pages(self.region, remappable=home.device.remaps)
             if isinstance(beginning, Frozen):
                 self._thaw_memory(beginning)
@@ -92,12 +93,13 @@ class Body:
     def handle(self, exchange: Exchange, deadline: float | None) -> int:
         """Runs the guest on one message; what on_message returns, or raises as `Instance.call`."""
         self.api.begin(exchange)
-        fuel = self._refuel()
+        self._refuel()
         try:
             return self.instance.call("on_message", len(exchange.message), deadline=deadline)
         finally:
             self.api.end()
-            exchange.fuel = fuel - self.instance.fuel
+            if self._fuel is not None:
+                exchange.fuel = self._fuel - self.instance.fuel
 
     @property
     def is_watched(self) -> bool:
@@ -144,9 +146,12 @@ class Body:
             random=self._random.draw,
             log=self.api.write_stream,
         )
+        engine, guest = self._home.engines.plain, self._guest
+        if self._fuel is not None:
+            engine, guest = self._home.engines.metered(guest)
         return Instance(
-            self._home.engine,
-            self._guest,
+            engine,
+            guest,
             handlers=self.api.functions(),
             wasi=wasi,
             memory=MemoryRequest(
@@ -162,11 +167,10 @@ class Body:
             return
         self._account.take(more_nbytes)
 
-    def _refuel(self) -> int:
-        """Fills up for one message; how much there is now."""
-        limit = self._granted.limits.fuel
-        self.instance.fuel = fuel = PLENTY_OF_FUEL if limit is None else limit
-        return fuel
+    def _refuel(self) -> None:
+        """Fills up for one message, where fuel is limited."""
+        if self._fuel is not None:
+            self.instance.fuel = self._fuel
 
     def _tensor_unit(self, *, copy_tensors: bool) -> TensorUnit:
         memory, device = self.instance.memory, self._home.device

@@ -45,6 +45,9 @@ class Exchange:
     limits_reached: dict[str, int] = field(default_factory=dict)
     """What each limit refused: how often."""
     stopping: bool = False
+    """The guest is asked to finish."""
+    cut_off: bool = False
+    """The guest is not asked."""
 
     def __post_init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -22,7 +22,7 @@ class Usage:
     output_nbytes: int = 0
     """Bytes emitted, replied and logged."""
     fuel: int = 0
-    """Wasm instructions, about, that its guest ran for messages."""
+    """Wasm instructions, about, that its guest ran for messages; 0 where they are not limited."""
     seconds: float = 0.0
     """Wall-clock time of its messages."""
     limits_reached: Counter[str] = field(default_factory=Counter)

@@ -98,6 +98,9 @@ def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
         "--seed": arguments.seed is not None,
         "--deadline": arguments.deadline is not None,
         "--memory": arguments.memory is not None,
+        "--tokens": arguments.tokens is not None,
+        "--fuel": arguments.fuel is not None,
+        "--on-failure": arguments.on_failure != "keep",
     }
     ignored = [option for option, value in given.items() if value]
     if ignored:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from isthmus.config import KV_TYPES, Environment, Limits, ModelSettings
+from isthmus.config import KV_TYPES, ON_FAILURE, Environment, Limits, ModelSettings
 from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model import Model
@@ -66,6 +66,14 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="make random numbers repeatable")
     group.add_argument("--deadline", type=float, metavar="S", help="seconds for each message")
     group.add_argument("--memory", type=int, metavar="MIB", help="most linear memory, in MiB")
+    group.add_argument("--tokens", type=int, metavar="N", help="most tokens for each message")
+    group.add_argument("--fuel", type=int, metavar="N", help="most instructions for each message")
+    group.add_argument(
+        "--on-failure",
+        choices=ON_FAILURE,
+        default="keep",
+        help="what becomes of the agent after a message that failed (default: keep)",
+    )
 
 
 def open_runtime(arguments: argparse.Namespace) -> Runtime:
@@ -148,11 +156,14 @@ def fetched_model(name: str) -> Path:
 
 def limits(arguments: argparse.Namespace) -> Limits:
     """The limits that the options ask for."""
-    chosen: dict[str, float | int] = {}
+    chosen: dict[str, float | int | str] = {"on_failure": arguments.on_failure}
     if arguments.deadline is not None:
         chosen["deadline_s"] = arguments.deadline
     if arguments.memory is not None:
         chosen["memory_nbytes"] = arguments.memory * MIB
+    for name in ("tokens", "fuel"):
+        if getattr(arguments, name) is not None:
+            chosen[name] = getattr(arguments, name)
     return Limits(**chosen)  # type: ignore[arg-type]
 
 

@@ -42,6 +42,7 @@ class Model:
     ) -> None:
         """`hashes` keeps those of files from process to process."""
         self._hashes = hashes or FileHashes()
+        self._exact_batching: bool | None = None
         self.device = device
         self.path = path
         self.settings = settings
@@ -82,10 +83,15 @@ class Model:
             self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
         )
 
-    @cached_property
+    @property
     def exact_batching(self) -> bool:
-        """Whether a step in a batch has the bits of a step alone here: tried out when asked for."""
-        return self.executor.batches_exactly(self.weights)
+        """Whether a step in a batch has the bits of a step alone here: tried out when asked for.
+
+        Not a cached_property, whose lock would be held while the device's thread may want it.
+        """
+        if self._exact_batching is None:
+            self._exact_batching = self.executor.batches_exactly(self.weights)
+        return self._exact_batching
 
     @property
     def batches(self) -> bool:

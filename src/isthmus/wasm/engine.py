@@ -39,15 +39,24 @@ class Engine:
 
     With `guard_pages` a memory is an address range without access beyond its end, and
     out-of-bounds accesses trap there; without it every access is compared with the memory's size,
-    for regions whose pages cannot be protected. `code_cache` is a folder for compiled guests.
+    for regions whose pages cannot be protected. `code_cache` is a folder for compiled guests. A
+    `metered` engine counts the instructions that its guests run, and stops them without fuel.
     """
 
-    def __init__(self, *, guard_pages: bool = True, code_cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        guard_pages: bool = True,
+        code_cache: Path | None = None,
+        metered: bool = False,
+    ) -> None:
         capi.check_version()
         self._code_cache = CodeCache(code_cache)
         self.guard_pages = guard_pages
         self.memory_creator = MemoryCreator()
+        self.metered = metered
         config = _config(guard_pages)
+        config.consume_fuel = metered
         self.memory_creator.install(config)
         self._engine = wasmtime.Engine(config)
         self._linker = wasmtime.Linker(self._engine)
@@ -71,7 +80,8 @@ class Engine:
             table_elements=MOST_TABLE_ELEMENTS, tables=MOST_TABLES, instances=1, memories=1
         )
         capi.set_epoch_callback(store, self._epoch_callback)
-        store.set_fuel(PLENTY_OF_FUEL)
+        if self.metered:
+            store.set_fuel(PLENTY_OF_FUEL)
         return store
 
     def increment_epoch(self) -> None:
@@ -98,7 +108,6 @@ def _config(guard_pages: bool) -> wasmtime.Config:
     config.memory_reservation = RESERVED_NBYTES if guard_pages else 0
     config.memory_guard_size = GUARD_NBYTES if guard_pages else 0
     config.epoch_interruption = True
-    config.consume_fuel = True
     config.max_wasm_stack = STACK_NBYTES
     for name, enabled in _FEATURES.items():
         setattr(config, name, enabled)

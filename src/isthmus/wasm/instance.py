@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import wasmtime
 
@@ -105,6 +105,8 @@ class Instance:
         self._functions: dict[str, _Function] = {}
         self._pending: BaseException | None = None
         self._deadline: float | None = None
+        self.is_unwanted: Callable[[], bool] = lambda: False
+        """Asked at each tick and host call: whether the running call is to end with Cancelled."""
         self._n_calls = self._running_call = self._cancelled_call = 0
         self._store = engine.new_store()
         self._finalizer = weakref.finalize(self, _free, self._store, engine)
@@ -119,7 +121,7 @@ class Instance:
 
     @property
     def fuel(self) -> int:
-        """Wasm instructions, about, that its guest may still run; plenty unless it is set."""
+        """Wasm instructions, about, that its guest may still run. Only of a metered engine."""
         return self._store.get_fuel()
 
     @fuel.setter
@@ -207,7 +209,8 @@ class Instance:
 
         Long host functions call it between submissions to the device.
         """
-        if self._running_call and self._running_call == self._cancelled_call:
+        cancelled = self._running_call and self._running_call == self._cancelled_call
+        if cancelled or self.is_unwanted():
             raise Cancelled(f"the call of {self.guest.name} was cancelled")
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise DeadlineExceeded(f"{self.guest.name} did not finish in time")
