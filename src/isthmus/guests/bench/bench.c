@@ -11,6 +11,7 @@
  *   next 1             the token that decode would append      answers `token=T`
  *   truncate N         forgets all tokens after the first N    answers `length=L`
  *   hostcall N         calls session_length N times            answers `calls=N`
+ *   trap N             writes N to its memory, then traps
  *
  * Options: model, n_ctx. The export nop(i32) -> i32 gives its argument back.
  */
@@ -160,6 +161,10 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         return hash(n);
     if (agent_equals(verb, verb_nbytes, "next"))
         return next();
+    if (agent_equals(verb, verb_nbytes, "trap")) {
+        session.n_tokens = (uint32_t)n;
+        __builtin_trap();
+    }
     if (agent_equals(verb, verb_nbytes, "hostcall"))
         return call_host(n);
     if (!agent_equals(verb, verb_nbytes, "truncate"))
