@@ -66,15 +66,8 @@ class Agent:
     def act(self) -> None:
         if self.n_tokens > N_CTX - 150:
             self.renew()
-        acts = [self.talk] * 10 + [
-            self.fork,
-            self.evict,
-            self.restore,
-            self.late,
-            self.trap,
-            self.hungry,
-        ]
-        acts += [self.stopped, self.greedy, self.compare]
+        acts = [self.talk] * 10 + [self.fork, self.evict, self.restore, self.stopped]
+        acts += [self.late, self.trap, self.hungry, self.greedy, self.compare]
         self.rng.choice(acts)()
 
     def talk(self) -> None:
@@ -118,7 +111,8 @@ class Agent:
         try:
             self.actor.send(message, deadline_s=deadline_s)
         except LimitExceeded as error:
-            self.world.reached[error.limit] += 1
+            with self.world.counting:
+                self.world.reached[error.limit] += 1
         except GuestTrapped:
             self.world.seen["trap"] += 1
         else:
@@ -161,7 +155,7 @@ class World:
         self.alone = Runtime(device="cpu", threads=2)
         self.model = self.runtime.load_model(model_path)
         self.model_alone = self.alone.load_model(model_path)
-        self.lock = threading.Lock()
+        self.lock, self.counting = threading.Lock(), threading.Lock()
         self.seen: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
         self.errors: list[BaseException] = []
