@@ -16,6 +16,7 @@ from isthmus.errors import SettingsError
 from isthmus.units import GIB, MIB, WASM_PAGE
 
 KV_TYPES = ("f16", "f32", "q8_0")
+SHARING = ("same", "imported", "managed", "registered", "copied")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
@@ -157,7 +158,15 @@ class DeviceSettings:
     poll: int = 1
     """How eagerly idle CPU workers look for work, 0 to 100; above 1 they burn a core."""
 
+    sharing: str | None = None
+    """How a guest's memory is to reach the device: same, imported, managed, registered or copied.
+    By default the best way that works; a device refuses one that it does not have."""
+
     def __post_init__(self) -> None:
+        _require(
+            self.sharing is None or self.sharing in SHARING,
+            f"sharing is {self.sharing!r}: give {', '.join(SHARING)}",
+        )
         _require(0 <= self.threads <= 512, f"threads is {self.threads}: give 0 to 512")
         _require(0 <= self.poll <= 100, f"poll is {self.poll}: give 0 to 100")
 

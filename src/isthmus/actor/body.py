@@ -69,7 +69,7 @@ class Body:
             if isinstance(beginning, Frozen):
                 self._thaw_memory(beginning)
             self.binding = stack.enter_context(home.device.bind(self.region))
-            unit = self._tensor_unit(copy_tensors=beginning.copy_tensors)
+            unit = self._tensor_unit(copy_tensors=beginning.copy_tensors or self.binding.copies)
             stack.callback(unit.close)
             stack.callback(self.api.close)
             self.api.attach(self.region, self.instance.memory, self.binding, unit)

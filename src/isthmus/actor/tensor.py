@@ -236,6 +236,8 @@ class TensorUnit:
             if self._copies:
                 self._copies.begin(steps)
             results = [(builder.add(step), step.dst) for step in steps]
+            if self._device.refuses(graph):
+                raise GuestFault(Errno.ENOTSUP)
             self._memory.allocate(graph)
             self._counters.graphs_built += 1
             self._backend.compute(graph.pointer)
@@ -314,8 +316,7 @@ class _Builder:
         if self._copies:
             self._copies.place(self._g, tensor, operand, fill=fill)
         else:
-            host = HostAddr(self._binding.memory.base + operand.ptr)
-            self._binding.place(tensor, self._binding.address(host))
+            self._binding.place(tensor, HostAddr(self._binding.memory.base + operand.ptr))
 
     def _indices(self, step: Step) -> int:
         """Row indices in memory that the guest cannot reach: kernels use them as addresses."""

@@ -16,7 +16,8 @@ from isthmus.native.loader import Library
 
 __all__ = ["Backend", "Device", "DeviceInfo", "device_kinds", "open_device"]
 
-_PARTS = {"base", "buffer", "compute_thread", "graph"}
+_PARTS = {"base", "buffer", "compute_thread", "copied", "finding", "graph"}
+_BEST_FIRST = ("metal", "cuda", "vulkan", "cpu")
 
 
 def device_kinds() -> list[str]:
@@ -31,7 +32,9 @@ def open_device(name: str, library: Library, settings: DeviceSettings) -> Device
 
     Raises SettingsError for a name that means nothing, DeviceUnavailable where it is not here.
     """
-    kind, _, index = ("cpu" if name == "auto" else name).partition(":")
+    if name == "auto":
+        return _open_best(library, settings)
+    kind, _, index = name.partition(":")
     if kind not in device_kinds() or not (index or "0").isdecimal():
         raise SettingsError(
             f"there is no device {name!r}; this release knows {', '.join(device_kinds())} and auto"
@@ -41,3 +44,12 @@ def open_device(name: str, library: Library, settings: DeviceSettings) -> Device
     module = importlib.import_module(f"isthmus.device.{kind}")
     device: Device = module.open_device(library, settings, int(index or 0))
     return device
+
+
+def _open_best(library: Library, settings: DeviceSettings) -> Device:
+    for kind in _BEST_FIRST[:-1]:
+        try:
+            return open_device(kind, library, settings)
+        except DeviceUnavailable:
+            continue
+    return open_device(_BEST_FIRST[-1], library, settings)

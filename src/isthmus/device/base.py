@@ -1,8 +1,8 @@
 """What every device is, on one screen.
 
-A device file defines `open_device(library, settings) -> Device`; `device.open` finds it by the
-device's kind. Ownership: a Device owns its thread pool; a Backend, a Binding and a buffer each own
-one ggml handle and are closed by whoever asked for them, before the Device.
+A device file defines `open_device(library, settings, index) -> Device`, and `open_device` of the
+package finds it by the device's kind. Ownership: a Device owns its threads; a Backend, a Binding
+and a buffer own ggml's handles and are closed by whoever asked for them, before the Device.
 
 ===========  ==================================================================================
 sharing      how a guest's linear memory reaches the device
@@ -10,24 +10,30 @@ sharing      how a guest's linear memory reaches the device
 `same`       the device addresses the same bytes at the same addresses
 `imported`   the same bytes under another address
 `managed`    the device supplies the memory; the same address, pages move to who touches them
+`copied`     the device computes on a copy: the way that is left where no better one opens
 `none`       the device computes nothing
 ===========  ==================================================================================
 """
 
 from __future__ import annotations
 
+import ctypes
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isthmus.config import DeviceSettings
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding, Buffer, InputBuffer
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.errors import DeviceFailed
+from isthmus.device.graph import Graph
+from isthmus.errors import DeviceFailed, SettingsError
 from isthmus.memory import FileMapping, Region
+from isthmus.native import _ggml
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
+from isthmus.units import HostAddr, format_nbytes
 
 
 @dataclass(frozen=True)
@@ -48,24 +54,74 @@ class DeviceInfo:
     """Instruction sets and options that the library was built for."""
     library: str
     """The ggml library: version and source."""
+    batches: bool
+    """Whether steps of several agents can be one pass; `exact=True` asks a model's own weights."""
+    notes: tuple[str, ...] = ()
+    """Why it does not share in a better way, and what else one should know."""
 
 
 class Device(ABC):
-    """One ggml device. Safe to use from several threads: `compute_thread` submits one at a time."""
+    """One ggml device. Safe to use from several threads: `compute_thread` submits one at a time.
 
-    library: Library
-    settings: DeviceSettings
-    info: DeviceInfo
-    counters: Counters
-    compute_thread: ComputeThread
+    What is here fits a device that addresses the process's own memory; a device file says only
+    what is different on its device.
+    """
+
+    sharing = "same"
+
+    def __init__(self, name: str, handle: int, library: Library, settings: DeviceSettings) -> None:
+        self.name = name
+        self.library = library
+        self.settings = settings
+        self.counters = Counters()
+        self.compute_thread = ComputeThread(f"isthmus {name}")
+        self._handle = handle
+
+    @property
+    @abstractmethod
+    def info(self) -> DeviceInfo:
+        """What `isthmus devices` tells of it."""
+
+    def new_backend(self, deterministic: bool = False) -> Backend:
+        """Something that computes graphs; `deterministic` as in ModelSettings.
+
+        Raises SettingsError where the device has no such mode.
+        """
+        if deterministic:
+            raise SettingsError(f"the device {self.name} has no deterministic mode; the cpu has")
+        return Backend(self, self._new_ggml_backend())
+
+    def refuses(self, graph: Graph) -> str:
+        """The first operation of a graph that it has no kernel for; empty where it has all.
+
+        ggml aborts the process on such a graph.
+        """
+        supports = self.library.ggml_backend_dev_supports_op
+        for index in range(graph.n_nodes):
+            node = self.library.ggml_graph_node(graph.pointer, index)
+            if not supports(self._handle, node):
+                return self.library.ggml_op_desc(node).decode()  # type: ignore[no-any-return]
+        return ""
+
+    # ------------------------------------------------------------------ a guest's memory
 
     def reserve(self, reserved_nbytes: int, guard_nbytes: int) -> Region:
         """A Region that this device can bind. A device that must supply the memory overrides it."""
         return Region.reserve(reserved_nbytes, guard_nbytes)
 
+    @property
+    def guard_pages(self) -> bool:
+        """Whether pages of its Regions can be without access, so that a guest traps there."""
+        return True
+
+    @property
+    def remaps(self) -> bool:
+        """Whether the pages under a binding may be replaced by others at the same addresses."""
+        return False
+
     @abstractmethod
-    def bind(self, memory: Region | FileMapping) -> Binding:
-        """Makes a Region or a mapped file addressable by the device, without a copy."""
+    def bind(self, region: Region) -> Binding:
+        """Makes a Region addressable by the device, without a copy."""
 
     @property
     def everywhere(self) -> Buffer | None:
@@ -74,18 +130,49 @@ class Device(ABC):
         """
         return None
 
-    @abstractmethod
-    def allocate_inputs(self, nbytes: int) -> InputBuffer:
-        """Plain device memory that no guest can reach."""
+    def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
+        """Copies within guests' memory."""
+        ctypes.memmove(target, source, nbytes)
 
-    @abstractmethod
-    def new_backend(self, deterministic: bool = False) -> Backend:
-        """Something that computes graphs; `deterministic` as in ModelSettings."""
+    # ------------------------------------------------------------------ other memory
+
+    def bind_file(self, file: FileMapping) -> Binding | None:
+        """Makes a mapped file addressable by the device; None where it wants a copy of it."""
+        return None
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """The device's own memory, which no guest can reach. Raises DeviceFailed."""
+        return Buffer(self.library, self._allocate(nbytes), nbytes)
+
+    def allocate_inputs(self, nbytes: int) -> InputBuffer:
+        """As `allocate`, for what the host writes at each step."""
+        return InputBuffer(self.library, self._allocate(nbytes), nbytes)
+
+    def import_memory(self, base: HostAddr, nbytes: int) -> Buffer:
+        """A buffer over memory of the process, without a copy. Raises DeviceFailed."""
+        with self.library.errors() as lines:
+            handle = self.library.ggml_backend_dev_buffer_from_host_ptr(
+                self._handle, base, nbytes, nbytes
+            )
+        if not handle:
+            said = f": {lines[0]}" if lines else ""
+            raise DeviceFailed(
+                f"the device {self.name} refused to address {format_nbytes(nbytes)} of the "
+                f"process's memory in place{said}"
+            )
+        return Buffer(self.library, handle, nbytes)
 
     @property
-    @abstractmethod
     def buffer_type(self) -> int:
         """The ggml buffer type of this device's own memory."""
+        return int(self.library.ggml_backend_dev_buffer_type(self._handle))
+
+    @property
+    def repack_buffer_type(self) -> int:
+        """The ggml buffer type that repacks weights for the fastest kernels, or 0."""
+        return 0
+
+    # ------------------------------------------------------------------ how it computes
 
     @property
     def kv_alignment(self) -> tuple[int, int]:
@@ -93,23 +180,49 @@ class Device(ABC):
         return 64, 0
 
     @property
-    def remaps(self) -> bool:
-        """Whether the pages under a binding may be replaced by others at the same addresses."""
-        return False
-
-    @property
     def threadpool(self) -> int:
         """The ggml thread pool that prefill and decode share, or 0 where that means nothing."""
         return 0
 
-    @property
-    def repack_buffer_type(self) -> int:
-        """The ggml buffer type that repacks weights for the fastest kernels, or 0."""
-        return 0
-
-    @abstractmethod
     def close(self) -> None:
         """Frees what the device owns; a second call does nothing."""
+        self.compute_thread.close()
+
+    def _allocate(self, nbytes: int) -> int:
+        handle = self.library.ggml_backend_buft_alloc_buffer(self.buffer_type, nbytes)
+        if not handle:
+            raise DeviceFailed(
+                f"the device {self.name} has no {format_nbytes(nbytes)} of memory left: close "
+                "agents or models, or use a smaller context, KV type or model"
+            )
+        return int(handle)
+
+    def _new_ggml_backend(self) -> int:
+        handle = self.library.ggml_backend_dev_init(self._handle, None)
+        if not handle:
+            raise DeviceFailed(f"the device {self.name} gave no backend")
+        return int(handle)
+
+    def _props(self) -> _ggml.DeviceProps:
+        props = _ggml.DeviceProps()
+        self.library.ggml_backend_dev_get_props(self._handle, ctypes.byref(props))
+        return props
+
+    def _describe(
+        self, *, threads: int, features: Sequence[str], notes: Sequence[str]
+    ) -> DeviceInfo:
+        props = self._props()
+        return DeviceInfo(
+            name=self.name,
+            description=props.description.decode(errors="replace"),
+            sharing=self.sharing,
+            memory_nbytes=props.memory_total,
+            threads=threads,
+            features=tuple(features),
+            library=f"ggml {self.library.version} ({self.library.source})",
+            batches=self.everywhere is not None,
+            notes=tuple(notes),
+        )
 
 
 class Backend(Owned):

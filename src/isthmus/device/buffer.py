@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
+from isthmus.device.graph import TensorContext
 from isthmus.errors import DeviceFailed
 from isthmus.memory import FileMapping, Region
 from isthmus.native import _ggml
+from isthmus.native._ggml import GgmlType, tensor_at
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
-from isthmus.units import DeviceAddr, HostAddr
+from isthmus.units import OS_PAGE, DeviceAddr, HostAddr, align_up
 
 
 class Buffer(Owned):
@@ -28,58 +31,174 @@ class Buffer(Owned):
         if status != 0:
             raise DeviceFailed(f"the device refused to place a tensor (status {status})")
 
+    def clear(self) -> None:
+        """Zeroes all of it."""
+        self.library.ggml_backend_buffer_clear(self.handle, 0)
+
     def mark_weights(self) -> None:
         """Tells the device that the contents do not change."""
         self.library.ggml_backend_buffer_set_usage(self.handle, _ggml.BUFFER_USAGE_WEIGHTS)
 
 
-class Binding(Buffer):
+Import = Callable[[HostAddr, int], Buffer]
+"""(address, nbytes), whole OS pages -> a buffer over exactly those bytes, without a copy."""
+
+
+class Binding:
     """A Region or a mapped file, seen by the device without a copy. Holds it mapped until closed.
 
-    `address` translates; on a device that shares as `same` it returns the number that it was given.
+    Consists of segments, each made when a tensor is first placed in memory that none covers. A
+    device that takes addresses that are not in use yet needs one for the whole reservation; others
+    get a further one when the guest's memory has grown.
     """
 
-    def __init__(
-        self, library: Library, handle: int, memory: Region | FileMapping, nbytes: int
-    ) -> None:
-        super().__init__(library, handle, nbytes)
+    copies = False
+    """Whether the device computes on a copy, for which `send` and `fetch` are."""
+
+    def __init__(self, make: Import, memory: Region | FileMapping, *, whole: bool = True) -> None:
+        """`make` imports a range; `whole` takes the whole reservation at once."""
         self.memory = memory
+        self._make = make
+        self._whole = whole
+        self._segments: list[tuple[HostAddr, Buffer]] = []
         self._hold = memory.hold("a device binding") if isinstance(memory, Region) else None
+        if whole:
+            try:
+                self._add(memory.base, self._limit)
+            except BaseException:
+                self.close()
+                raise
+
+    def place(self, tensor: int, host: HostAddr) -> None:
+        """Puts a tensor's elements where they lie at `host`, for good.
+
+        Its place is written directly: ggml's own call may clear what lies behind a quantised
+        tensor, and behind it lies the guest's memory.
+        """
+        struct = tensor_at(tensor)
+        begin, segment = self._segment(host, segment_nbytes(struct))
+        struct.buffer = segment.handle
+        struct.data = segment.base + (host - begin)
+
+    def address(self, host: HostAddr) -> DeviceAddr:
+        """Where the device sees the byte at `host`; `host` where it shares as `same`."""
+        begin, segment = self._segment(host, 1)
+        return DeviceAddr(segment.base + (host - begin))
+
+    def send(self, host: HostAddr, nbytes: int) -> None:
+        """Has the device see what was written at `host`; nothing to do in the same memory."""
+
+    def fetch(self, host: HostAddr, nbytes: int) -> None:
+        """Has the guest see what the device wrote at `host`; nothing to do in the same memory."""
+
+    def mark_weights(self) -> None:
+        """Tells the device that the contents do not change."""
+        for _, segment in self._segments:
+            segment.mark_weights()
+
+    @property
+    def n_segments(self) -> int:
+        """How many ranges were imported."""
+        return len(self._segments)
 
     def close(self) -> None:
-        """Frees the buffer, then lets go of the memory."""
-        super().close()
+        """Frees the buffers, then lets go of the memory; a second call does nothing."""
+        while self._segments:
+            self._segments.pop()[1].close()
         if self._hold is not None:
             self._hold.release()
 
-    def address(self, host: HostAddr) -> DeviceAddr:
-        """Where the device sees the byte at `host`."""
-        return DeviceAddr(self.base + (host - self.memory.base))
+    def __enter__(self) -> Binding:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def _limit(self) -> int:
+        """Bytes that may be imported now."""
+        if isinstance(self.memory, FileMapping):
+            return self.memory.mapped_nbytes
+        return self.memory.reserved_nbytes if self._whole else self.memory.nbytes
+
+    def _segment(self, host: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
+        for begin, segment in self._segments:
+            if begin <= host and host + nbytes <= begin + segment.nbytes:
+                return begin, segment
+        base = self.memory.base
+        covered = max((at + segment.nbytes for at, segment in self._segments), default=base)
+        if host >= covered:
+            return self._add(HostAddr(covered), base + self._limit - covered)
+        first = host // OS_PAGE * OS_PAGE  # it lies across the end of a segment
+        return self._add(HostAddr(first), align_up(host + nbytes, OS_PAGE) - first)
+
+    def _add(self, begin: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
+        segment = begin, self._make(begin, nbytes)
+        self._segments.append(segment)
+        return segment
+
+
+def segment_nbytes(tensor: _ggml.Tensor) -> int:
+    """The bytes from a tensor's first element to its last, strides included."""
+    last = sum((n - 1) * stride for n, stride in list(zip(tensor.ne, tensor.nb, strict=True))[1:])
+    return int(last + tensor.nb[1])
+
+
+class WholeTensor:
+    """Owns the description of a tensor over all bytes of a buffer: how ggml moves raw bytes."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._library = buffer.library
+        self._context = TensorContext(buffer.library, 1)
+        self._tensor = self._context.tensor(GgmlType.I32, buffer.nbytes // 4)
+        buffer.place(self._tensor, buffer.base)
+
+    def send(self, source: HostAddr, offset: int, nbytes: int) -> None:
+        """Copies from the process's memory into the buffer, and waits for it."""
+        self._library.ggml_backend_tensor_set(self._tensor, source, offset, nbytes)
+
+    def fetch(self, target: HostAddr, offset: int, nbytes: int) -> None:
+        """Copies from the buffer into the process's memory, and waits for it."""
+        self._library.ggml_backend_tensor_get(self._tensor, target, offset, nbytes)
+
+    def close(self) -> None:
+        """Frees the description."""
+        self._context.close()
 
 
 class InputBuffer(Buffer):
     """Plain device memory for what kernels use as addresses: ids, positions, indices, masks.
 
     A guest must not be able to change an index after it was checked, so these never lie in its
-    memory. `stage` gives host-visible bytes; `push` sends them, and does nothing where the
-    device's memory is the host's.
+    memory. `stage` gives host-visible bytes; `push` sends them and `pull` fetches them, and both
+    do nothing where the device's memory is the host's.
     """
 
     def __init__(self, library: Library, handle: int, nbytes: int) -> None:
         super().__init__(library, handle, nbytes)
+        self._whole: WholeTensor | None = None
         if self.is_host:
             self._staging = (ctypes.c_ubyte * nbytes).from_address(self.base)
         else:
             self._staging = (ctypes.c_ubyte * nbytes)()
+            self._whole = WholeTensor(self)
 
     @property
     def stage(self) -> memoryview:
         """All of the buffer's bytes on the host side, writable."""
         return memoryview(self._staging).cast("B")
 
-    def push(self, tensor: int, offset: int, start: int = 0, nbytes: int | None = None) -> None:
-        """Sends `nbytes` from `start` of the tensor staged at `offset` of this buffer."""
-        if not self.is_host:
-            source = ctypes.addressof(self._staging) + offset + start
-            count = self.library.ggml_nbytes(tensor) - start if nbytes is None else nbytes
-            self.library.ggml_backend_tensor_set(tensor, source, start, count)
+    def push(self, offset: int, nbytes: int) -> None:
+        """Sends staged bytes to the device."""
+        if self._whole is not None:
+            self._whole.send(HostAddr(ctypes.addressof(self._staging) + offset), offset, nbytes)
+
+    def pull(self, offset: int, nbytes: int) -> None:
+        """Fetches bytes from the device."""
+        if self._whole is not None:
+            self._whole.fetch(HostAddr(ctypes.addressof(self._staging) + offset), offset, nbytes)
+
+    def close(self) -> None:
+        if self._whole is not None:
+            self._whole.close()
+        super().close()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 
 from isthmus.config import DeviceSettings
-from isthmus.counters import Counters
 from isthmus.device.base import Backend, Device, DeviceInfo
-from isthmus.device.buffer import Binding, Buffer, InputBuffer
-from isthmus.device.compute_thread import ComputeThread
+from isthmus.device.buffer import Binding, Buffer
+from isthmus.device.graph import Graph
 from isthmus.errors import DeviceFailed, DeviceUnavailable
 from isthmus.memory import FileMapping, Region
 from isthmus.native import _ggml
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
+from isthmus.units import HostAddr
 
 _REPACK = b"CPU_REPACK"
 _FIRST_ADDRESS = 1 << 16
@@ -29,42 +29,31 @@ def open_device(library: Library, settings: DeviceSettings, _index: int = 0) -> 
 class CpuDevice(Device):
     """Owns one ggml thread pool, which prefill, decode and tensor calls share."""
 
-    sharing = "same"
-    name = "cpu"
+    kind = "cpu"
 
     def __init__(self, library: Library, settings: DeviceSettings) -> None:
-        self.library = library
-        self.settings = settings
-        self.counters = Counters()
-        self.compute_thread = ComputeThread(f"isthmus {self.name}")
-        self._device = library.ggml_backend_dev_by_type(_ggml.DeviceType.CPU)
-        if not self._device:
+        handle = library.ggml_backend_dev_by_type(_ggml.DeviceType.CPU)
+        if not handle:
             raise DeviceUnavailable(f"{library!r} has no CPU backend")
-        self._procedures = library.procedures(self._device, _ggml.CPU_PROCEDURES)
+        super().__init__(self.kind, handle, library, settings)
+        self._procedures = library.procedures(handle, _ggml.CPU_PROCEDURES)
         self._threadpool = self._new_threadpool()
         self._everywhere = self._bind_everywhere()
-        self.info = self._describe()
+        self._info = self._describe(threads=settings.n_threads, features=self._features(), notes=())
 
-    def bind(self, memory: Region | FileMapping) -> Binding:
-        nbytes = (
-            memory.reserved_nbytes if isinstance(memory, Region) else memory.mapped_nbytes
-        )  # one buffer covers the whole reservation: parts committed later need no rebinding
-        handle = self.library.ggml_backend_dev_buffer_from_host_ptr(
-            self._device, memory.base, nbytes, nbytes
-        )
-        if not handle:
-            raise DeviceFailed(f"the device {self.name} refused to bind {nbytes} bytes")
-        return Binding(self.library, handle, memory, nbytes)
+    @property
+    def info(self) -> DeviceInfo:
+        return self._info
+
+    def bind(self, region: Region) -> Binding:
+        return Binding(self.import_memory, region)
+
+    def bind_file(self, file: FileMapping) -> Binding:
+        return Binding(self.import_memory, file)
 
     @property
     def everywhere(self) -> Buffer | None:
         return self._everywhere
-
-    def allocate_inputs(self, nbytes: int) -> InputBuffer:
-        handle = self.library.ggml_backend_buft_alloc_buffer(self.buffer_type, nbytes)
-        if not handle:
-            raise DeviceFailed(f"the device {self.name} has no {nbytes} bytes left")
-        return InputBuffer(self.library, handle, nbytes)
 
     def new_backend(self, deterministic: bool = False) -> Backend:
         backend = Backend(self, self._new_ggml_backend())
@@ -73,10 +62,6 @@ class CpuDevice(Device):
         if deterministic:
             self._procedures["ggml_backend_cpu_set_use_ref"](backend.handle, True)
         return backend
-
-    @property
-    def buffer_type(self) -> int:
-        return int(self.library.ggml_backend_dev_buffer_type(self._device))
 
     @property
     def kv_alignment(self) -> tuple[int, int]:
@@ -89,6 +74,9 @@ class CpuDevice(Device):
     def remaps(self) -> bool:
         return True
 
+    def refuses(self, graph: Graph) -> str:
+        return ""  # every operation has a kernel for the processor
+
     @property
     def threadpool(self) -> int:
         return self._threadpool.handle
@@ -96,7 +84,7 @@ class CpuDevice(Device):
     @property
     def repack_buffer_type(self) -> int:
         list_types = self._procedures.get("ggml_backend_dev_get_extra_bufts")
-        types = list_types(self._device) if list_types else None
+        types = list_types(self._handle) if list_types else None
         index = 0
         while types and types[index]:
             if self.library.ggml_backend_buft_name(types[index]) == _REPACK:
@@ -105,24 +93,13 @@ class CpuDevice(Device):
         return 0
 
     def close(self) -> None:
-        self.compute_thread.close()
+        super().close()
         self._everywhere.close()
         self._threadpool.close()
 
     def _bind_everywhere(self) -> Buffer:
         """ggml's buffer over host memory is an address and a length, and touches nothing."""
-        handle = self.library.ggml_backend_dev_buffer_from_host_ptr(
-            self._device, _FIRST_ADDRESS, _ADDRESSES_NBYTES, _ADDRESSES_NBYTES
-        )
-        if not handle:
-            raise DeviceFailed(f"the device {self.name} refused to bind all addresses")
-        return Buffer(self.library, handle, _ADDRESSES_NBYTES)
-
-    def _new_ggml_backend(self) -> int:
-        handle = self.library.ggml_backend_dev_init(self._device, None)
-        if not handle:
-            raise DeviceFailed(f"the device {self.name} gave no backend")
-        return int(handle)
+        return self.import_memory(HostAddr(_FIRST_ADDRESS), _ADDRESSES_NBYTES)
 
     def _new_threadpool(self) -> Owned:
         params = _ggml.ThreadpoolParams()
@@ -133,21 +110,8 @@ class CpuDevice(Device):
             raise DeviceFailed(f"cannot start {self.settings.n_threads} threads")
         return Owned(handle, self._procedures["ggml_threadpool_free"])
 
-    def _describe(self) -> DeviceInfo:
-        props = _ggml.DeviceProps()
-        self.library.ggml_backend_dev_get_props(self._device, ctypes.byref(props))
-        return DeviceInfo(
-            name=self.name,
-            description=props.description.decode(errors="replace"),
-            sharing=self.sharing,
-            memory_nbytes=props.memory_total,
-            threads=self.settings.n_threads,
-            features=tuple(self._features()),
-            library=f"ggml {self.library.version} ({self.library.source})",
-        )
-
     def _features(self) -> list[str]:
-        registry = self.library.ggml_backend_dev_backend_reg(self._device)
+        registry = self.library.ggml_backend_dev_backend_reg(self._handle)
         features = self._procedures["ggml_backend_get_features"](registry)
         names, index = [], 0
         while features[index].name:

@@ -28,8 +28,8 @@ class NullBackend(Backend):
 class NullDevice(CpuDevice):
     """The processor without its kernels."""
 
+    kind = "null"
     sharing = "none"
-    name = "null"
 
     def new_backend(self, deterministic: bool = False) -> Backend:
         return NullBackend(self, self._new_ggml_backend())

@@ -94,10 +94,18 @@ class Region:
         self._lock = threading.Lock()
 
     @classmethod
-    def reserve(cls, reserved_nbytes: int, guard_nbytes: int = 0, nbytes: int = 0) -> Region:
+    def reserve(
+        cls,
+        reserved_nbytes: int,
+        guard_nbytes: int = 0,
+        nbytes: int = 0,
+        *,
+        remappable: bool = True,
+    ) -> Region:
         """Reserves addresses and commits the first `nbytes` of them.
 
-        Raises RegionError where the system has no such range or not enough memory.
+        A device that pins pages wants a Region that is not `remappable`. Raises RegionError where
+        the system has no such range or not enough memory.
         """
         whole = align_up(reserved_nbytes, OS_PAGE) + align_up(guard_nbytes, OS_PAGE)
         if whole == 0:
@@ -108,7 +116,7 @@ class Region:
         except RegionError:
             libc.unmap(base, whole)
             raise
-        return cls(base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), True)
+        return cls(base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), remappable)
 
     @property
     def closed(self) -> bool:
@@ -175,6 +183,12 @@ class Region:
         """Keeps the Region mapped until the hold is released; `holder` says who and why."""
         self._require_open()
         return self._add(Hold(self, holder))
+
+    def __enter__(self) -> Region:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Gives the addresses back; RegionBusy, and nothing happens, while somebody holds them."""

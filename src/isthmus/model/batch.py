@@ -40,6 +40,8 @@ from isthmus.units import DeviceAddr, align_up
 
 _ALIGNMENT = 256
 _MASKED = np.float16(-np.inf)
+_SEEN = 5
+"""The number of attention's results among the inputs."""
 
 
 class Leaves:
@@ -94,6 +96,11 @@ class BatchInputs:
         self.buffer.place(tensor, at)
         return tensor
 
+    def push(self) -> None:
+        """Sends all that the host writes, which lies in front of what kernels write."""
+        if not self.buffer.is_host:
+            self.buffer.push(0, self.offsets[_SEEN])
+
     def close(self) -> None:
         """Frees the memory."""
         self.buffer.close()
@@ -118,7 +125,7 @@ class Batch(Pass):
             for plane in range(2 * h.n_layer)
         ]
         self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
-        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(5))
+        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(_SEEN))
         self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, SPAN_ALIGNMENT)
         self._planes = Leaves(
@@ -155,7 +162,7 @@ class Batch(Pass):
                 self._masks.tensors[row],
                 h.kq_scale,
             )
-            self.inputs.buffer.place(seen, self.inputs.address(5, 4 * h.n_embd_q * row))
+            self.inputs.buffer.place(seen, self.inputs.address(_SEEN, 4 * h.n_embd_q * row))
             self.expand(seen)
         return self._seen
 
@@ -183,6 +190,7 @@ class Batch(Pass):
         inputs.tokens[:] = tokens
         inputs.positions[:] = positions
         inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
+        inputs.push()
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close."""

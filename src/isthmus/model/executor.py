@@ -22,7 +22,8 @@ import numpy as np
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.device.graph import GraphAllocator, GraphParts
+from isthmus.device.graph import Graph, GraphAllocator, GraphParts
+from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.batch import Batch
 from isthmus.model.batch_probe import batches_exactly
@@ -70,6 +71,8 @@ class Executor:
         self._masked: tuple[Session, int, int] | None = None
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
+        self._computable: set[object] = set()
+        """The kinds of graphs that the device has kernels for."""
         self._prefilling = threading.Lock()
         self.counters = Counters()
 
@@ -183,6 +186,7 @@ class Executor:
         if batch is None:
             batch = Batch(self._device, self._architecture.hparams, sessions[0].layout, n, n_ctx)
             batch.place_logits(self._architecture.build(batch))
+            self._require_kernels(batch, "batch")
             self._batch_memory.allocate(batch)
             batch.generation = self._batch_memory.generation
             self.counters.graphs_built += 1
@@ -222,6 +226,7 @@ class Executor:
             graph.write_mask(position)
         self._masked = (session, graph.n_kv, position + 1)
         self._backend.compute(graph.pointer)
+        session.fetch(position, 1, with_logits=True)
 
     def _decode_graph(self, session: Session, position: int) -> Forward:
         n_kv = self._n_kv(session, position + 1)
@@ -268,6 +273,7 @@ class Executor:
                 for part in parts.pointers:
                     check()
                     self._backend.compute(part)
+            session.fetch(first, n, with_logits=last)
 
     def _inputs_for_prefill(self, n_ctx: int) -> Inputs:
         inputs = self._prefill_inputs
@@ -290,9 +296,21 @@ class Executor:
         logits = self._architecture.build(graph)
         if with_logits:  # otherwise only what the KV cache needs becomes part of the graph
             graph.place_logits(logits)
+        self._require_kernels(graph, n > 1)
         memory.allocate(graph)
         self.counters.graphs_built += 1
         return graph
+
+    def _require_kernels(self, graph: Graph, kind: object) -> None:
+        """Looks once for each kind of graph whether the device has kernels for all of it."""
+        if kind not in self._computable:
+            if missing := self._device.refuses(graph):
+                graph.close()
+                raise ModelUnsupported(
+                    f"the device {self._device.name} has no kernel for {missing} with this model's "
+                    "types and shapes; use another KV type, quantisation or device"
+                )
+            self._computable.add(kind)
 
     @staticmethod
     def _n_kv(session: Session, n_tokens: int) -> int:

@@ -22,6 +22,8 @@ from isthmus.units import DeviceAddr, align_up
 _ROPE_NORMAL = 0
 _ALIGNMENT = 256
 _MASKED = np.float16(-np.inf)
+_MASK = 4
+"""The mask's number among the inputs."""
 
 
 class Inputs:
@@ -46,7 +48,7 @@ class Inputs:
         self.positions = self._array(np.int32, 1, n_tokens)
         self.rows = self._array(np.int64, 2, n_tokens)
         self.output = self._array(np.int32, 3, 1)
-        self.mask = self._array(np.float16, 4, n_tokens * n_ctx)
+        self.mask = self._array(np.float16, _MASK, n_tokens * n_ctx)
 
     def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
         return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
@@ -56,6 +58,17 @@ class Inputs:
         tensor = graph.tensor(dtype, *ne)
         self.buffer.place(tensor, DeviceAddr(self.buffer.base + self.offsets[index]))
         return tensor
+
+    def push(self, first: int, end: int, nbytes: int = 0) -> None:
+        """Sends inputs number `first` to before `end`, and `nbytes` more, in one go."""
+        if not self.buffer.is_host:
+            begin = self.offsets[first]
+            self.buffer.push(begin, self.offsets[end] - begin + nbytes)
+
+    def push_mask_element(self, position: int) -> None:
+        """Sends one element of the mask; for a single token."""
+        if not self.buffer.is_host:
+            self.buffer.push(self.offsets[_MASK] + 2 * position, 2)
 
     def close(self) -> None:
         """Frees the memory."""
@@ -136,7 +149,7 @@ class Forward(Pass):
         self.tokens = inputs.place(self, 0, GgmlType.I32, n)
         self.positions = inputs.place(self, 1, GgmlType.I32, n)
         self.rows = inputs.place(self, 2, GgmlType.I64, n)
-        self.mask = inputs.place(self, 4, GgmlType.F16, n_kv, n)
+        self.mask = inputs.place(self, _MASK, GgmlType.F16, n_kv, n)
         self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
@@ -167,8 +180,7 @@ class Forward(Pass):
 
     def place_logits(self, logits: int) -> None:
         """Makes the last product write straight into the session's logits in the guest's memory."""
-        binding = self.session.binding
-        binding.place(logits, binding.address(self.session.base))
+        self.session.binding.place(logits, self.session.base)
         self.output(logits)
 
     def write_tokens(self, tokens: np.ndarray, first: int) -> None:
@@ -177,12 +189,8 @@ class Forward(Pass):
         inputs.tokens[:n] = tokens
         inputs.positions[:n] = np.arange(first, first + n, dtype=np.int32)
         inputs.rows[:n] = np.arange(first, first + n, dtype=np.int64)
-        self._push(0, self.tokens)
-        self._push(1, self.positions)
-        self._push(2, self.rows)
-        if self._last:
-            inputs.output[0] = n - 1
-            self._push(3, self._last)
+        inputs.output[0] = n - 1
+        inputs.push(0, _MASK)
 
     def write_token(self, token: int, position: int) -> None:
         """As `write_tokens` for one token, without making arrays."""
@@ -190,9 +198,7 @@ class Forward(Pass):
         inputs.tokens[0] = token
         inputs.positions[0] = position
         inputs.rows[0] = position
-        self._push(0, self.tokens)
-        self._push(1, self.positions)
-        self._push(2, self.rows)
+        inputs.push(0, _MASK)
 
     def write_mask(self, first: int) -> None:
         """Lets each token see the cache rows up to its own."""
@@ -201,17 +207,12 @@ class Forward(Pass):
         mask[:, : first + 1] = 0
         for row in range(1, self.n):
             mask[row, first + 1 : first + row + 1] = 0
-        self._push(4, self.mask)
+        self._inputs.push(_MASK, _MASK, mask.nbytes)
 
     def extend_mask(self, position: int) -> None:
         """Lets a single token see one more row: all that changes from token to token."""
         self._inputs.mask[position] = 0
-        if not self._inputs.buffer.is_host:
-            self._inputs.buffer.push(self.mask, self._inputs.offsets[4], 2 * position, 2)
-
-    def _push(self, index: int, tensor: int) -> None:
-        if not self._inputs.buffer.is_host:
-            self._inputs.buffer.push(tensor, self._inputs.offsets[index])
+        self._inputs.push_mask_element(position)
 
     def _cached_heads(self, cache: int) -> int:
         """[head_dim, n_kv, n_head_kv]: the cache as attention wants it; no element moves."""

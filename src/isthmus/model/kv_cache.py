@@ -109,7 +109,7 @@ class KvCache:
 
         def place(offset: int) -> int:
             tensor = self._context.tensor(layout.dtype, n_embd_kv, layout.n_ctx)
-            binding.place(tensor, binding.address(HostAddr(base + offset)))
+            binding.place(tensor, HostAddr(base + offset))
             return tensor
 
         layers = range(layout.n_layer)

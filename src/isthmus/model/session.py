@@ -50,6 +50,7 @@ class Session:
         self._hold = region.hold("a session")
         self._region = region
         self.closed = False
+        binding.send(self.base, layout.nbytes)
 
     @property
     def cache(self) -> KvCache:
@@ -104,16 +105,29 @@ class Session:
         nbytes = n_tokens * self.layout.row_nbytes
         for layer in range(self.layout.n_layer):
             for place in (KvLayout.k_offset, KvLayout.v_offset):
-                ctypes.memmove(
-                    self.base + place(self.layout, layer),
-                    source.base + place(source.layout, layer),
+                self.model.device.copy(
+                    HostAddr(self.base + place(self.layout, layer)),
+                    HostAddr(source.base + place(source.layout, layer)),
                     nbytes,
                 )
+        self.binding.send(self.base, self.layout.nbytes)
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:
             ctypes.memmove(self.base, source.base, 4 * self.layout.n_vocab)
         self.tokens = source.tokens[:n_tokens]
         self.has_logits = whole
+
+    def fetch(self, first: int, n: int, *, with_logits: bool) -> None:
+        """Has the guest see what a pass over `n` tokens wrote, where the device has a copy."""
+        if not self.binding.copies:
+            return
+        layout = self.layout
+        for layer in range(layout.n_layer):
+            for plane in (layout.k_offset(layer), layout.v_offset(layer)):
+                place = HostAddr(self.base + plane + first * layout.row_nbytes)
+                self.binding.fetch(place, n * layout.row_nbytes)
+        if with_logits:
+            self.binding.fetch(self.base, 4 * layout.n_vocab)
 
     def close(self) -> None:
         """Lets go of the guest's bytes; a second call does nothing."""

@@ -1,22 +1,31 @@
 """A model's weights: the mapped file, seen by the device where it lies. Nothing is copied.
 
-Repacking is the exception, chosen by `ModelSettings.repack`: some processors have faster kernels
-for weights in another order, at the price of a private copy of those weights.
+A device with memory of its own gets a copy, once. Repacking is the other exception, chosen by
+`ModelSettings.repack`: some processors have faster kernels for weights in another order, at the
+price of a private copy of those weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from isthmus.device.base import Device
-from isthmus.device.buffer import Buffer
+from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.graph import TensorContext
 from isthmus.errors import DeviceFailed, ModelFileError, ModelUnsupported
 from isthmus.memory import FileMapping
 from isthmus.model.gguf import GgufFile, TensorInfo
 from isthmus.native._ggml import GgmlType
-from isthmus.units import HostAddr
+from isthmus.units import DeviceAddr, HostAddr, align_up
+
+Progress = Callable[[int, int], None]
+"""(done, all): bytes of weights that were copied to a device."""
+
+
+def ignore(_done: int, _all: int) -> None:
+    """Nobody watches."""
+
 
 _NORMS = (GgmlType.F32,)
 _INTEGERS = (GgmlType.I32, GgmlType.I64)
@@ -29,17 +38,23 @@ class Weights:
     that `refuse_unused` makes sure that no weight of the file was ignored.
     """
 
-    def __init__(self, device: Device, file: GgufFile) -> None:
+    def __init__(self, device: Device, file: GgufFile, progress: Progress = ignore) -> None:
         self.device = device
         self._file = file
         self._used: set[str] = set()
         self._repacked: Repacked | None = None
         with contextlib.ExitStack() as stack:
             self._mapping = stack.enter_context(FileMapping(file.path))
-            self._binding = stack.enter_context(device.bind(self._mapping))
-            self._binding.mark_weights()
             self._context = stack.enter_context(TensorContext(device.library, len(file.tensors)))
-            self._tensors = {info.name: self._place(info) for info in file.tensors.values()}
+            self._tensors = {
+                info.name: self._context.tensor(info.dtype, *info.shape)
+                for info in file.tensors.values()
+            }
+            binding = device.bind_file(self._mapping)
+            if binding is not None:
+                self._place(stack.enter_context(binding))
+            else:
+                self._upload(stack, progress)
             self._stack = stack.pop_all()
 
     @property
@@ -128,10 +143,47 @@ class Weights:
         """Gives binding and mapping back; a second call does nothing."""
         self._stack.close()
 
-    def _place(self, info: TensorInfo) -> int:
-        tensor = self._context.tensor(info.dtype, *info.shape)
-        self._binding.place(tensor, self._binding.address(self.host_address(info)))
-        return tensor
+    def _place(self, binding: Binding) -> None:
+        """Has the device read the weights where the file is mapped."""
+        binding.mark_weights()
+        for info in self.infos:
+            binding.place(self._tensors[info.name], self.host_address(info))
+
+    def _upload(self, stack: contextlib.ExitStack, progress: Progress) -> None:
+        """Copies the weights into the device's own memory, in as many pieces as it allows."""
+        library, kind = self.device.library, self.device.buffer_type
+        sizes = {
+            info.name: align_up(
+                library.ggml_backend_buft_get_alloc_size(kind, self._tensors[info.name]),
+                library.ggml_backend_buft_get_alignment(kind),
+            )
+            for info in self.infos
+        }
+        done = 0
+        for names in _pieces(sizes, library.ggml_backend_buft_get_max_size(kind)):
+            buffer = stack.enter_context(self.device.allocate(sum(sizes[name] for name in names)))
+            buffer.mark_weights()
+            at = buffer.base
+            for name in names:
+                info, tensor = self._file.tensors[name], self._tensors[name]
+                buffer.place(tensor, at)
+                library.ggml_backend_tensor_set(tensor, self.host_address(info), 0, info.nbytes)
+                at, done = DeviceAddr(at + sizes[name]), done + info.nbytes
+                progress(done, self.nbytes)
+
+
+def _pieces(sizes: dict[str, int], largest: int) -> Iterator[list[str]]:
+    """The names in order, cut so that no piece is larger than `largest` if it can be avoided."""
+    piece: list[str] = []
+    total = 0
+    for name, nbytes in sizes.items():
+        if piece and total + nbytes > largest:
+            yield piece
+            piece, total = [], 0
+        piece.append(name)
+        total += nbytes
+    if piece:
+        yield piece
 
 
 class Repacked:

@@ -84,6 +84,23 @@ class Library:
         with self._log.collect() as lines:
             yield lines
 
+    def devices(self, registry: str) -> list[int]:
+        """The devices of one backend, by its ggml name such as `CUDA`, in ggml's order."""
+        every = (self.ggml_backend_dev_get(i) for i in range(self.ggml_backend_dev_count()))
+        return [
+            device
+            for device in every
+            if self.ggml_backend_reg_name(self.ggml_backend_dev_backend_reg(device)).decode()
+            == registry
+        ]
+
+    def has_backend(self, registry: str) -> bool:
+        """Whether the library was built with a backend, whether or not it could be started."""
+        loaded = (self.ggml_backend_reg_get(i) for i in range(self.ggml_backend_reg_count()))
+        if any(self.ggml_backend_reg_name(each).decode() == registry for each in loaded):
+            return True
+        return any(self.path.parent.glob(f"libggml-{registry.lower()}*"))
+
     def procedures(self, device: int, table: dict[str, tuple[Any, list[Any]]]) -> dict[str, Any]:
         """The functions of `table` that the backend of `device` hands out by name."""
         registry = self.ggml_backend_dev_backend_reg(device)
@@ -205,14 +222,20 @@ def _explicit(path: Path) -> Candidate:
 
 
 def _folder(source: str, folder: Path) -> Iterator[Candidate]:
-    for file in sorted(folder.glob(f"libllama{_SUFFIX}")) or sorted(folder.glob("libllama.*")):
+    exact = sorted(folder.glob(f"libllama{_SUFFIX}"))
+    for file in exact or sorted(folder.glob(f"libllama.*{_SUFFIX}*")):
         yield Candidate(source, (file, *_siblings(file)))
         return
 
 
 def _siblings(library: Path) -> tuple[Path, ...]:
-    names = ("libggml-cpu", "libggml", "libggml-base")
-    files = (library.parent / f"{name}{_SUFFIX}" for name in names)
+    """Its companions. Some builds put their flavour into the names: libggml.vulkan.v0.5.0.so."""
+    flavour = library.name[len("libllama") :]
+    names = {
+        *(f"{name}{_SUFFIX}" for name in ("libggml-cpu", "libggml", "libggml-base")),
+        *(f"{name}{flavour}" for name in ("libggml", "libggml-base")),
+    }
+    files = (library.parent / name for name in sorted(names))
     return tuple(file for file in files if file.is_file())
 
 
