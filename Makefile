@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak test-vulkan check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written and c
 
 test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out for SOAK_SECONDS (600)
 	$(BIN)/pytest -m long -s tests/soak
+
+test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/
+	$(BIN)/python tools/fetch_vulkan.py
+	. .vulkan/env && $(BIN)/pytest -m vulkan tests/device
 
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)
@@ -61,7 +65,7 @@ size: ## lines of code, file by file
 	@find src -name '*.py' | xargs wc -l | sort -n
 
 clean: ## remove what was made here
-	rm -rf $(VENV) bench-results .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .vulkan bench-results .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Isthmus needs Python 3.10 or newer; run: make PYTHON=python3.12 …")'

@@ -68,10 +68,11 @@ class Runtime:
             for piece in actor.stream("Hello"):
                 print(piece, end="", flush=True)
 
-    `device` is `auto`, `cpu`, `null`, …; `threads` is the number of CPU threads, 0 for one for each
-    processor; `capacity` is what all actors may use together; `library` is the path of a ggml
-    library, by default ISTHMUS_GGML or the first one that is installed. Raises LibraryNotFound,
-    LibraryUnsupported, DeviceUnavailable.
+    `device` is `auto`, `cpu`, `cuda:0`, `vulkan:0`, `metal`, `null`; `threads` is the number of CPU
+    threads, 0 for one for each processor; `sharing` forces how guests' memory reaches the device
+    (docs/devices.md), by default the best way that works; `capacity` is what all actors may use
+    together; `library` is the path of a ggml library, by default ISTHMUS_GGML or the first one that
+    is installed. Raises LibraryNotFound, LibraryUnsupported, DeviceUnavailable, SettingsError.
 
     Safe to use from several threads. `close` ends all actors, then frees models, device and engine.
     """
@@ -81,6 +82,7 @@ class Runtime:
         *,
         device: str = "auto",
         threads: int = 0,
+        sharing: str | None = None,
         library: str | Path | None = None,
         snapshot_key: bytes | None = None,
         capacity: Capacity | None = None,
@@ -104,7 +106,9 @@ class Runtime:
         self._closed = False
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
-            self.device: Device = open_device(device, self.library, DeviceSettings(threads))
+            self.device: Device = open_device(
+                device, self.library, DeviceSettings(threads, sharing=sharing)
+            )
             stack.callback(self.device.close)
             engines = Engines(environment.cache / "guests")
             self.engine = engines.plain

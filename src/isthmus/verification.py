@@ -22,7 +22,7 @@ from isthmus.actor import Actor
 from isthmus.model import Model
 from isthmus.native import wasmtime_capi as capi
 from isthmus.runtime import Runtime
-from isthmus.units import KIB, MIB, GuestPtr, format_nbytes
+from isthmus.units import KIB, MIB, DeviceAddr, GuestPtr, HostAddr, format_nbytes
 
 SIZES = tuple(64 * KIB * 4**power for power in range(7))
 """Bytes of the large operand and the result together: 64 KiB to 256 MiB."""
@@ -105,7 +105,9 @@ def prove_model(actor: Actor, model: Model, growth: int) -> ModelProof:
         logits_guest_ptr=session.logits_ptr,
         logits_host_address=hex(host),
         logits_device_address=hex(device),
-        pointer_identity=_memory_base(actor) + session.logits_ptr == host == device,
+        pointer_identity=_is_one(
+            actor, _memory_base(actor) + session.logits_ptr, HostAddr(host), device
+        ),
         bytes_copied=actor.counters.bytes_copied + actor.device.counters.bytes_copied,
         n_tokens=session.n_tokens,
         session_nbytes=session.layout.nbytes,
@@ -268,13 +270,22 @@ class _Gemm:
 
     def pointer_identity(self) -> bool:
         """Whether the three are one."""
-        return len(set(self.addresses().values())) == 1
+        guest, host, device = (int(address, 16) for address in self.addresses().values())
+        return _is_one(self._actor, guest, HostAddr(host), DeviceAddr(device))
 
     def __enter__(self) -> _Gemm:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._actor.close()
+
+
+def _is_one(actor: Actor, guest: int, host: HostAddr, device: DeviceAddr) -> bool:
+    """Whether three addresses are one. A device that imports memory numbers it anew."""
+    sharing = actor.device.info.sharing
+    if sharing in ("imported", "copied"):
+        return guest == host and sharing == "imported"
+    return guest == host == int(device)
 
 
 def _memory_base(actor: Actor) -> int:

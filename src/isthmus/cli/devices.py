@@ -1,22 +1,27 @@
-"""`isthmus devices`: what can compute here, and how it shares memory."""
+"""`isthmus devices`: what can compute here, how it shares memory, and what is missing."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from isthmus.cli.table import format_table
 from isthmus.config import DeviceSettings, Environment
-from isthmus.device import device_kinds, open_device
+from isthmus.device import Device, DeviceInfo, device_kinds, open_device
 from isthmus.errors import DeviceError
-from isthmus.native.loader import open_library
+from isthmus.model.batch_probe import exact_types
+from isthmus.native.loader import Library, open_library
 from isthmus.units import format_nbytes
 
 HELP = "list the compute devices and how each shares a guest's memory"
 EXAMPLES = """\
   isthmus devices
-  isthmus devices --json"""
+  isthmus devices --json
+  isthmus devices --ggml /opt/ggml-cuda/lib"""
+_MOST = 64
+"""Devices of one kind."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,25 +30,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ggml", metavar="PATH", help="a ggml library to use")
 
 
+@dataclass(frozen=True)
+class Found:
+    """A device that opens."""
+
+    info: DeviceInfo
+    exact_batching: tuple[str, ...]
+    """Weight types whose agents can be batched without changing a bit."""
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     library = open_library(arguments.ggml or Environment.read().ggml)
-    found = []
-    for kind in device_kinds():
-        try:
-            device = open_device(kind, library, DeviceSettings())
-        except DeviceError:
-            continue
-        found.append(device.info)
-        device.close()
+    found, missing = _look(library)
     if arguments.json:
-        print(json.dumps([asdict(info) for info in found], indent=2))
-        return 0
-    rows = [
-        (info.name, info.sharing, format_nbytes(info.memory_nbytes), str(info.threads),
-         info.description, " ".join(info.features))
-        for info in found
-    ]  # fmt: skip
-    print(format_table(("device", "shares", "memory", "threads", "hardware", "features"), rows))
-    print(f"\n{found[0].library}: {library.path}")
+        print(json.dumps(_report(library, found, missing), indent=2))
+    else:
+        _print(library, found, missing)
     return 0
+
+
+def _look(library: Library) -> tuple[list[Found], dict[str, str]]:
+    """Every device of every kind that opens; of the other kinds, why none does."""
+    found, missing = [], {}
+    for kind in device_kinds():
+        for index in range(_MOST):
+            try:
+                device = open_device(f"{kind}:{index}", library, DeviceSettings())
+            except DeviceError as error:
+                if index == 0:
+                    missing[kind] = str(error)
+                break
+            found.append(_examine(device))
+            device.close()
+    return found, missing
+
+
+def _examine(device: Device) -> Found:
+    with device.new_backend() as backend:
+        exact = exact_types(device, backend) if device.sharing != "none" else []
+    return Found(device.info, tuple(name.lower() for name in exact))
+
+
+def _report(
+    library: Library, found: Sequence[Found], missing: Mapping[str, str]
+) -> dict[str, object]:
+    return {
+        "library": {
+            "path": str(library.path),
+            "source": library.source,
+            "ggml": library.version,
+            "llama_cpp": library.llama_version,
+        },
+        "devices": [{**asdict(it.info), "exact_batching": it.exact_batching} for it in found],
+        "missing": dict(missing),
+    }
+
+
+def _print(library: Library, found: Sequence[Found], missing: Mapping[str, str]) -> None:
+    heads = ("device", "shares", "memory", "batches exactly", "hardware")
+    rows = [
+        (
+            it.info.name,
+            it.info.sharing,
+            format_nbytes(it.info.memory_nbytes),
+            " ".join(it.exact_batching) or "no",
+            it.info.description,
+        )
+        for it in found
+    ]
+    print(format_table(heads, rows) + "\n")
+    for it in found:
+        for note in it.info.notes:
+            print(f"{it.info.name}: {note}")
+    if features := found[0].info.features:
+        print(f"cpu: kernels for {' '.join(features)}")
+    print(f"ggml {library.version} with llama.cpp {library.llama_version} from {library.source}:")
+    print(library.path)
+    for reason in missing.values():
+        print(f"\n{reason}")

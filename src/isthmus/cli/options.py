@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from isthmus.config import KV_TYPES, ON_FAILURE, Environment, Limits, ModelSettings
+from isthmus.config import KV_TYPES, ON_FAILURE, SHARING, Environment, Limits, ModelSettings
 from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model import Model
@@ -19,7 +19,16 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """`--device`, `--threads`, `--ggml`."""
     group = parser.add_argument_group("device")
     group.add_argument(
-        "--device", default="auto", metavar="D", help="auto, cpu, null (default: auto)"
+        "--device",
+        default="auto",
+        metavar="D",
+        help="auto, cpu, cuda, cuda:1, vulkan, metal, null; isthmus devices lists what opens here "
+        "(default: auto)",
+    )
+    group.add_argument(
+        "--sharing",
+        choices=SHARING,
+        help="how a guest's memory reaches the device (default: the best way that works)",
     )
     group.add_argument(
         "--threads",
@@ -81,6 +90,7 @@ def open_runtime(arguments: argparse.Namespace) -> Runtime:
     return Runtime(
         device=arguments.device,
         threads=arguments.threads,
+        sharing=arguments.sharing,
         library=arguments.ggml,
         snapshot_key=read_key(arguments) if "key_file" in arguments else None,
     )

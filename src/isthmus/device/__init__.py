@@ -16,7 +16,7 @@ from isthmus.native.loader import Library
 
 __all__ = ["Backend", "Device", "DeviceInfo", "device_kinds", "open_device"]
 
-_PARTS = {"base", "buffer", "compute_thread", "copied", "finding", "graph"}
+_PARTS = {"base", "buffer", "compute_thread", "copied", "finding", "graph", "importing"}
 _BEST_FIRST = ("metal", "cuda", "vulkan", "cpu")
 
 

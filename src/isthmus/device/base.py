@@ -55,7 +55,9 @@ class DeviceInfo:
     library: str
     """The ggml library: version and source."""
     batches: bool
-    """Whether steps of several agents can be one pass; `exact=True` asks a model's own weights."""
+    """Whether decode steps of several agents can be one pass."""
+    driver: str = ""
+    """The driver's version, where there is one that tells."""
     notes: tuple[str, ...] = ()
     """Why it does not share in a better way, and what else one should know."""
 
@@ -163,6 +165,11 @@ class Device(ABC):
         return Buffer(self.library, handle, nbytes)
 
     @property
+    def largest_buffer(self) -> int:
+        """Bytes that one buffer of this device may have."""
+        return int(self.library.ggml_backend_buft_get_max_size(self.buffer_type))
+
+    @property
     def buffer_type(self) -> int:
         """The ggml buffer type of this device's own memory."""
         return int(self.library.ggml_backend_dev_buffer_type(self._handle))
@@ -178,6 +185,17 @@ class Device(ABC):
     def kv_alignment(self) -> tuple[int, int]:
         """(modulus, remainder) in bytes at which this device reads a KV cache fastest."""
         return 64, 0
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether `allocate` takes memory that is not the process's."""
+        return True
+
+    @property
+    def splits_graphs(self) -> bool:
+        """Whether a graph may be computed part by part. Devices that fuse operations look at who
+        else uses a result, which a part does not know."""
+        return False
 
     @property
     def threadpool(self) -> int:
@@ -209,7 +227,12 @@ class Device(ABC):
         return props
 
     def _describe(
-        self, *, threads: int, features: Sequence[str], notes: Sequence[str]
+        self,
+        *,
+        threads: int = 0,
+        features: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        driver: str = "",
     ) -> DeviceInfo:
         props = self._props()
         return DeviceInfo(
@@ -221,6 +244,7 @@ class Device(ABC):
             features=tuple(features),
             library=f"ggml {self.library.version} ({self.library.source})",
             batches=self.everywhere is not None,
+            driver=driver,
             notes=tuple(notes),
         )
 

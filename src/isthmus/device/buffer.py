@@ -12,7 +12,7 @@ from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, tensor_at
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
-from isthmus.units import OS_PAGE, DeviceAddr, HostAddr, align_up
+from isthmus.units import OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
 
 
 class Buffer(Owned):
@@ -48,21 +48,23 @@ class Binding:
     """A Region or a mapped file, seen by the device without a copy. Holds it mapped until closed.
 
     Consists of segments, each made when a tensor is first placed in memory that none covers. A
-    device that takes addresses that are not in use yet needs one for the whole reservation; others
-    get a further one when the guest's memory has grown.
+    device that takes addresses which are not in use yet needs one, for the whole reservation;
+    others get a further one when the guest's memory has grown, and for each `largest` bytes.
     """
 
     copies = False
     """Whether the device computes on a copy, for which `send` and `fetch` are."""
 
-    def __init__(self, make: Import, memory: Region | FileMapping, *, whole: bool = True) -> None:
-        """`make` imports a range; `whole` takes the whole reservation at once."""
+    def __init__(
+        self, make: Import, memory: Region | FileMapping, *, largest: int | None = None
+    ) -> None:
+        """`make` imports a range of at most `largest` bytes; None: the reservation at once."""
         self.memory = memory
         self._make = make
-        self._whole = whole
+        self._largest = largest
         self._segments: list[tuple[HostAddr, Buffer]] = []
         self._hold = memory.hold("a device binding") if isinstance(memory, Region) else None
-        if whole:
+        if largest is None:
             try:
                 self._add(memory.base, self._limit)
             except BaseException:
@@ -92,7 +94,7 @@ class Binding:
         """Has the guest see what the device wrote at `host`; nothing to do in the same memory."""
 
     def mark_weights(self) -> None:
-        """Tells the device that the contents do not change."""
+        """Tells the device that the contents do not change, once all tensors are placed."""
         for _, segment in self._segments:
             segment.mark_weights()
 
@@ -119,18 +121,25 @@ class Binding:
         """Bytes that may be imported now."""
         if isinstance(self.memory, FileMapping):
             return self.memory.mapped_nbytes
-        return self.memory.reserved_nbytes if self._whole else self.memory.nbytes
+        return self.memory.reserved_nbytes if self._largest is None else self.memory.nbytes
 
     def _segment(self, host: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
         for begin, segment in self._segments:
             if begin <= host and host + nbytes <= begin + segment.nbytes:
                 return begin, segment
-        base = self.memory.base
+        base, largest = self.memory.base, self._largest or self._limit
         covered = max((at + segment.nbytes for at, segment in self._segments), default=base)
-        if host >= covered:
-            return self._add(HostAddr(covered), base + self._limit - covered)
-        first = host // OS_PAGE * OS_PAGE  # it lies across the end of a segment
-        return self._add(HostAddr(first), align_up(host + nbytes, OS_PAGE) - first)
+        page = host // OS_PAGE * OS_PAGE
+        if covered <= host and host + nbytes <= covered + largest:
+            first, end = covered, base + self._limit
+        else:  # across the end of a segment, or far behind the last one
+            first, end = page, align_up(host + nbytes, OS_PAGE)
+        if end - first > largest and host + nbytes > first + largest:
+            raise DeviceFailed(
+                f"the device addresses at most {format_nbytes(largest)} at once; "
+                f"a tensor has {format_nbytes(nbytes)}"
+            )
+        return self._add(HostAddr(first), min(end - first, largest))
 
     def _add(self, begin: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
         segment = begin, self._make(begin, nbytes)

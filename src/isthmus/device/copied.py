@@ -22,11 +22,13 @@ class CopiedBinding(Binding):
 
     copies = True
 
-    def __init__(self, allocate: Allocate, region: Region, counters: Counters) -> None:
+    def __init__(
+        self, allocate: Allocate, region: Region, counters: Counters, largest: int
+    ) -> None:
         self._allocate = allocate
         self._counters = counters
         self._wholes: dict[int, WholeTensor] = {}
-        super().__init__(self._new_copy, region, whole=False)
+        super().__init__(self._new_copy, region, largest=largest)
 
     def send(self, host: HostAddr, nbytes: int) -> None:
         begin, segment = self._segment(host, nbytes)

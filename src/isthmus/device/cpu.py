@@ -39,7 +39,7 @@ class CpuDevice(Device):
         self._procedures = library.procedures(handle, _ggml.CPU_PROCEDURES)
         self._threadpool = self._new_threadpool()
         self._everywhere = self._bind_everywhere()
-        self._info = self._describe(threads=settings.n_threads, features=self._features(), notes=())
+        self._info = self._describe(threads=settings.n_threads, features=self._features())
 
     @property
     def info(self) -> DeviceInfo:
@@ -76,6 +76,14 @@ class CpuDevice(Device):
 
     def refuses(self, graph: Graph) -> str:
         return ""  # every operation has a kernel for the processor
+
+    @property
+    def has_own_memory(self) -> bool:
+        return False
+
+    @property
+    def splits_graphs(self) -> bool:
+        return True
 
     @property
     def threadpool(self) -> int:

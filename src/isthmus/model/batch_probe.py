@@ -13,7 +13,7 @@ import contextlib
 import numpy as np
 
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph, GraphAllocator, TensorContext
 from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
@@ -21,6 +21,8 @@ from isthmus.units import DeviceAddr, align_up
 _SIZES = (2, 3, 4, 5, 8, 16, 32)
 _N = max(_SIZES)
 _ALIGNMENT = 256
+_COMMON = (GgmlType.Q4_0, GgmlType.Q8_0, GgmlType.F16, GgmlType.F32)
+_PROBE_WIDTH = 1024
 
 
 def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
@@ -33,6 +35,38 @@ def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
     return all(
         _is_exact(device, backend, tensor, *shape) for (_, shape), tensor in matrices.items()
     )
+
+
+def exact_types(device: Device, backend: Backend) -> list[str]:
+    """The common weight types whose products of several columns have the bits of single ones."""
+    if device.everywhere is None:
+        return []
+    return [dtype.name for dtype in _COMMON if _has_exact_products(device, backend, dtype)]
+
+
+def _has_exact_products(device: Device, backend: Backend, dtype: GgmlType) -> bool:
+    library, n = device.library, 128
+    with contextlib.ExitStack() as stack:
+        data = _random_rows(dtype, _PROBE_WIDTH, n)
+        buffer = stack.enter_context(device.allocate_inputs(len(data)))
+        context = stack.enter_context(TensorContext(library, 1))
+        matrix = context.tensor(dtype, _PROBE_WIDTH, n)
+        buffer.place(matrix, buffer.base)
+        buffer.stage[:] = data
+        buffer.push(0, len(data))
+        return _is_exact(device, backend, matrix, _PROBE_WIDTH, n)
+
+
+def _random_rows(dtype: GgmlType, width: int, n: int) -> bytes:
+    """Bytes of a random matrix; in blocks of 32 elements behind a scale where it is quantised."""
+    random = np.random.default_rng(1)
+    if dtype in (GgmlType.F32, GgmlType.F16):
+        kind = np.float32 if dtype is GgmlType.F32 else np.float16
+        return random.standard_normal(width * n).astype(kind).tobytes()
+    n_blocks, block = width * n // 32, 32 if dtype is GgmlType.Q8_0 else 16
+    scales = random.uniform(0.01, 0.02, (n_blocks, 1)).astype(np.float16).view(np.uint8)
+    quants = random.integers(0, 256, (n_blocks, block), dtype=np.uint8)
+    return np.hstack([scales, quants]).tobytes()
 
 
 def _is_exact(device: Device, backend: Backend, matrix: int, k: int, n: int) -> bool:

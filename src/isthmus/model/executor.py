@@ -5,8 +5,8 @@ The graph is built anew when attention must see 256 rows more, which takes about
 It is one job of the device's thread from end to end, so steps of all threads share their graphs'
 memory and inputs without a lock.
 
-A chunk of prefill has memory of its own and is computed in parts, about a layer each: one job each,
-between which others decode. One chunk is under way at a time.
+A chunk of prefill has memory of its own and is computed in parts, about a layer each, where the
+device can: one job each, between which others decode. One chunk is under way at a time.
 """
 
 from __future__ import annotations
@@ -263,24 +263,35 @@ class Executor:
         self, session: Session, chunk: np.ndarray, last: bool, check: Callable[[], None]
     ) -> None:
         first, n = session.n_tokens, len(chunk)
-        inputs = self._inputs_for_prefill(session.n_ctx)
+        inputs = self._inputs_for_prefill(session)
         n_kv = self._n_kv(session, first + n)
         graph = self._build(session, inputs, n, n_kv, self._prefill_memory, last)
         with graph:
             graph.write_tokens(chunk, first)
             graph.write_mask(first)
-            with GraphParts(graph, graph.cuts) as parts:
-                for part in parts.pointers:
-                    check()
-                    self._backend.compute(part)
+            self._compute_parts(graph, check)
             session.fetch(first, n, with_logits=last)
 
-    def _inputs_for_prefill(self, n_ctx: int) -> Inputs:
+    def _compute_parts(self, graph: Forward, check: Callable[[], None]) -> None:
+        if not self._device.splits_graphs:
+            check()
+            self._backend.compute(graph.pointer)
+            return
+        with GraphParts(graph, graph.cuts) as parts:
+            for part in parts.pointers:
+                check()
+                self._backend.compute(part)
+
+    def _inputs_for_prefill(self, session: Session) -> Inputs:
         inputs = self._prefill_inputs
-        if inputs is None or inputs.n_ctx < n_ctx:
+        if inputs is None or inputs.n_ctx < session.n_ctx:
             if inputs is not None:
                 inputs.close()
-            inputs = self._prefill_inputs = Inputs(self._device, self._chunk, n_ctx)
+            inputs = self._prefill_inputs = Inputs(self._device, self._chunk, session.n_ctx)
+            if self._device.has_own_memory:
+                self._build(
+                    session, inputs, self._chunk, session.n_ctx, self._prefill_memory, True
+                ).close()  # its memory is taken once, large enough, and need not move later
         return inputs
 
     def _build(

@@ -145,9 +145,9 @@ class Weights:
 
     def _place(self, binding: Binding) -> None:
         """Has the device read the weights where the file is mapped."""
-        binding.mark_weights()
         for info in self.infos:
             binding.place(self._tensors[info.name], self.host_address(info))
+        binding.mark_weights()
 
     def _upload(self, stack: contextlib.ExitStack, progress: Progress) -> None:
         """Copies the weights into the device's own memory, in as many pieces as it allows."""

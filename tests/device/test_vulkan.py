@@ -1,0 +1,196 @@
+"""The Vulkan device: the same bytes as the guest's, or copies of them, and the same answers.
+
+Run by `make test-vulkan` on a driver in software: slow, and true to what a card's driver does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isthmus import Actor, Limits, Model, Runtime
+from isthmus.errors import DeviceUnavailable, SettingsError, SnapshotMismatch
+from isthmus.memory import Region
+from isthmus.units import KIB, MIB, WASM_PAGE, HostAddr
+from isthmus.verification import prove_sizes
+from tests.exact.digest import digest
+from tests.tiny_gguf import TinyLlama
+
+pytestmark = pytest.mark.vulkan
+N_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def vulkan() -> Iterator[Runtime]:
+    with Runtime(device="vulkan") as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Iterator[Runtime]:
+    with Runtime(device="cpu", threads=2) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("q8") / "q8.gguf"
+    return TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(file)
+
+
+@pytest.fixture(scope="module")
+def model(vulkan: Runtime, path: Path) -> Model:
+    return vulkan.load_model(path)
+
+
+@pytest.fixture(scope="module")
+def cpu_model(cpu: Runtime, path: Path) -> Model:
+    return cpu.load_model(path)
+
+
+def spawn(runtime: Runtime, model: Model, n_tokens: int = N_TOKENS) -> Actor:
+    actor = runtime.spawn(
+        "bench", models={"default": model}, args=["n_ctx=1024"], seed=1, clock_ns=10**18
+    )
+    actor.send(f"prefill {n_tokens} {n_tokens}")
+    return actor
+
+
+def logits(actor: Actor) -> np.ndarray:
+    return actor.sessions[0].logits.copy()
+
+
+def test_it_shares_by_import(vulkan: Runtime) -> None:
+    info = vulkan.device.info
+    assert (info.name, info.sharing, info.notes) == ("vulkan:0", "imported", ())
+
+
+@pytest.mark.parametrize("n_tokens", [1, 24, 300, 513])  # the last: a chunk, and a decoded token
+def test_close_to_the_processor_and_without_copies(
+    vulkan: Runtime, model: Model, cpu: Runtime, cpu_model: Model, n_tokens: int
+) -> None:
+    """The processor rounds activations to 8 bits before it multiplies them with Q8_0 weights."""
+    with spawn(vulkan, model, n_tokens) as ours, spawn(cpu, cpu_model, n_tokens) as theirs:
+        a, b = logits(ours), logits(theirs)
+        assert np.linalg.norm(a - b) < 3e-2 * np.linalg.norm(b)
+        assert ours.counters.bytes_copied == vulkan.device.counters.bytes_copied == 0
+
+
+def test_matrices_in_place(vulkan: Runtime) -> None:
+    for proof in prove_sizes(vulkan, [64 * KIB, MIB], 3, lambda: None):
+        assert proof.pointer_identity
+        assert proof.bytes_copied == 0
+        assert proof.wrong == 0 < proof.checked
+
+
+def test_memory_that_grows_gets_further_segments(vulkan: Runtime) -> None:
+    device = vulkan.device
+    with Region.reserve(64 * WASM_PAGE, nbytes=2 * WASM_PAGE, remappable=False) as region:
+        binding = device.bind(region)
+        first = binding.address(region.base)
+        assert binding.n_segments == 1
+        region.grow(5 * WASM_PAGE)
+        second = binding.address(HostAddr(region.base + 3 * WASM_PAGE))
+        assert binding.n_segments == 2
+        assert binding.address(HostAddr(region.base + 8)) == first + 8
+        assert binding.address(HostAddr(region.base + 3 * WASM_PAGE + 8)) == second + 8
+        binding.close()
+
+
+def test_alone_as_among_others(vulkan: Runtime, model: Model) -> None:
+    with spawn(vulkan, model) as alone:
+        expected = alone.send("sequence 12").text
+    actors = [spawn(vulkan, model) for _ in range(3)]
+    streams = [actor.stream("sequence 12") for actor in actors]
+    for stream in streams:
+        assert ("".join(stream) or stream.reply.text) == expected
+    for actor in actors:
+        actor.close()
+
+
+def test_forked_and_restored_exactly(vulkan: Runtime, model: Model, tmp_path: Path) -> None:
+    with spawn(vulkan, model) as actor, actor.fork(1)[0] as fork:
+        saved = actor.snapshot(tmp_path / "a.safetensors")
+        with vulkan.restore(saved, models={"default": model}) as restored:
+            assert restored.restored.level == "exact"
+            assert digest(restored) == digest(actor) == digest(fork)
+            answers = {it.send("sequence 12").text for it in (actor, fork, restored)}
+            assert len(answers) == 1
+            assert digest(restored) == digest(actor) == digest(fork)
+
+
+def test_between_processor_and_vulkan(
+    vulkan: Runtime, model: Model, cpu: Runtime, cpu_model: Model, tmp_path: Path
+) -> None:
+    with spawn(cpu, cpu_model) as actor:
+        saved = actor.snapshot(tmp_path / "cpu.safetensors")
+        with pytest.raises(SnapshotMismatch, match="device"):
+            vulkan.restore(saved, models={"default": model}, require="exact")
+        with vulkan.restore(saved, models={"default": model}) as moved:
+            assert moved.restored.level == "state-exact"
+            assert digest(moved) == digest(actor)
+            back = moved.snapshot(tmp_path / "vulkan.safetensors")
+            with cpu.restore(back, models={"default": cpu_model}) as again:
+                assert again.restored.level == "state-exact"
+                assert digest(again) == digest(actor)
+                assert again.send("sequence 12").text == actor.send("sequence 12").text
+            assert len(moved.send("sequence 12").text.split()) > 0
+
+
+def test_copies_give_the_same_bits_and_are_counted(
+    vulkan: Runtime, model: Model, path: Path
+) -> None:
+    with spawn(vulkan, model) as actor:
+        expected = actor.send("sequence 12").text
+        state = digest(actor)
+    with Runtime(device="vulkan", sharing="copied") as copying:
+        assert copying.device.info.sharing == "copied"
+        assert copying.device.info.notes == ("not imported: copied was asked for",)
+        with spawn(copying, copying.load_model(path)) as actor:
+            assert actor.send("sequence 12").text == expected
+            assert digest(actor) == state
+            [fork] = actor.fork(1)
+            assert fork.send("sequence 5").text == actor.send("sequence 5").text
+            fork.close()
+        assert copying.device.counters.bytes_copied > 0
+        for proof in prove_sizes(copying, [64 * KIB], 1, lambda: None):
+            assert proof.wrong == 0
+            assert proof.bytes_copied > 0
+
+
+def test_the_device_sees_the_session_where_it_lies(vulkan: Runtime, model: Model) -> None:
+    with spawn(vulkan, model) as actor:
+        one = actor.sessions[0]
+        region, binding = actor.region, actor.binding
+        assert one.n_tokens == N_TOKENS
+        assert binding.address(one.base) - binding.address(region.base) == one.ptr
+
+
+def test_what_is_not_there(vulkan: Runtime, path: Path) -> None:
+    with pytest.raises(DeviceUnavailable, match="vulkan:7; there is vulkan:0"):
+        Runtime(device="vulkan:7")
+    with pytest.raises(SettingsError, match="imported, copied"):
+        Runtime(device="vulkan", sharing="managed")
+    with pytest.raises(SettingsError, match="deterministic"):
+        vulkan.load_model(path, deterministic=True)
+
+
+def test_two_runtimes_in_one_process(vulkan: Runtime, model: Model, path: Path) -> None:
+    with Runtime(device="vulkan") as second, spawn(second, second.load_model(path)) as actor:
+        text = actor.send("sequence 6").text
+    with spawn(vulkan, model) as actor:
+        assert actor.send("sequence 6").text == text
+
+
+def test_guests_memory_limit_holds(vulkan: Runtime, model: Model) -> None:
+    limits = Limits(memory_nbytes=64 * WASM_PAGE, kv_nbytes=1)
+    with (
+        vulkan.spawn(
+            "bench", models={"default": model}, args=["n_ctx=512"], limits=limits
+        ) as actor,
+        pytest.raises(Exception, match="kv_nbytes"),
+    ):
+        actor.send("prefill 3 3")
