@@ -11,6 +11,8 @@ from isthmus.cli.options import add_device_options, open_runtime, say
 from isthmus.cli.progress import progress_bar
 from isthmus.cli.table import format_table
 from isthmus.errors import SettingsError, VerificationFailed
+from isthmus.native import metal
+from isthmus.runtime import Runtime
 from isthmus.units import KIB, format_nbytes
 from isthmus.verification import SIZES, TABLE_HEADS, as_json, plot, prove_sizes, table_rows
 
@@ -50,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(report, indent=1))
         else:
             print(format_table(TABLE_HEADS, table_rows(proofs)))
+            _say_what_metal_says(runtime)
     if arguments.plot:
         plot(proofs, arguments.plot)
         say(f"drawn to {arguments.plot}")
@@ -57,6 +60,21 @@ def run(arguments: argparse.Namespace) -> int:
     if failed:
         raise VerificationFailed(f"a claim does not hold at {', '.join(failed)}")
     return 0
+
+
+def _say_what_metal_says(runtime: Runtime) -> None:
+    """On Metal: a second witness of the address, where PyObjC is installed."""
+    if not runtime.device.name.startswith("metal"):
+        return
+    if not metal.is_installed():
+        say("MTLBuffer.contents(): not compared; run: pip install 'isthmus[metal]'")
+        return
+    with runtime.spawn("gemm") as actor:
+        base = actor.region.base
+        found = metal.no_copy_contents(base, actor.region.nbytes)
+    say(f"MTLBuffer.contents(): {found:#x}, guest's memory: {base:#x}")
+    if found != base:
+        raise VerificationFailed("Metal's buffer does not lie where the guest's memory does")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
