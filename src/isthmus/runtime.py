@@ -110,7 +110,7 @@ class Runtime:
                 device, self.library, DeviceSettings(threads, sharing=sharing)
             )
             stack.callback(self.device.close)
-            engines = Engines(environment.cache / "guests")
+            engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
             self.engine = engines.plain
             stack.callback(engines.close)
             self._home = Home(

@@ -264,17 +264,8 @@ class Actor:
         target = target_of(path)
         with self._idle():
             body = self._present()
-            if isinstance(target, Store):
-                parent = self._snapshot_id if base is None else target.id_of(base, key)
-                draft = self._describe(body, parent)
-                saved = target.save(draft, name, key)
-                body.pages.track(draft.memory)
-            elif name is None and base is None:
-                saved = save_file(self._describe(body, self._snapshot_id), target, key)
-            else:
-                raise SettingsError(
-                    "name and base are for stores: give a folder that exists, or a Store"
-                )
+            with body.binding.on_host():
+                saved = self._save(body, target, name, base, key)
             self._snapshot_id = saved.id
         return saved
 
@@ -368,9 +359,28 @@ class Actor:
         frozen = self._frozen
         if frozen is None or frozen.state.n_messages != self.n_messages:
             state = body.state(self.n_messages)
-            frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
+            with body.binding.on_host():
+                frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
         self._frozen = frozen
         return frozen
+
+    def _save(
+        self,
+        body: Body,
+        target: Path | Store,
+        name: str | None,
+        base: Saved | str | None,
+        key: bytes | None,
+    ) -> Saved:
+        if isinstance(target, Store):
+            parent = self._snapshot_id if base is None else target.id_of(base, key)
+            draft = self._describe(body, parent)
+            saved = target.save(draft, name, key)
+            body.pages.track(draft.memory)
+            return saved
+        if name is None and base is None:
+            return save_file(self._describe(body, self._snapshot_id), target, key)
+        raise SettingsError("name and base are for stores: give a folder that exists, or a Store")
 
     def _describe(self, body: Body, parent: str | None) -> Draft:
         home = self._home

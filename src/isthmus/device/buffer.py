@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from isthmus.device.graph import TensorContext
 from isthmus.errors import DeviceFailed
@@ -92,6 +93,16 @@ class Binding:
 
     def fetch(self, host: HostAddr, nbytes: int) -> None:
         """Has the guest see what the device wrote at `host`; nothing to do in the same memory."""
+
+    def settle(self, host: HostAddr, nbytes: int) -> None:
+        """Has a KV cache live where the device reads it fastest, at the same addresses."""
+
+    def unsettle(self, host: HostAddr) -> None:
+        """Ends what `settle` began at `host`."""
+
+    def on_host(self) -> AbstractContextManager[None]:
+        """While open, the processor is about to read the memory from end to end."""
+        return nullcontext()
 
     def mark_weights(self) -> None:
         """Tells the device that the contents do not change, once all tensors are placed."""

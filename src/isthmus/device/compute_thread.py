@@ -18,6 +18,7 @@ some 100 µs, twice the time that everything else about a token takes.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -75,6 +76,7 @@ class ComputeThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._pid = os.getpid()
         self._inbox: queue.SimpleQueue[Submission[object] | Callable[[], None] | None] = (
             queue.SimpleQueue()
         )
@@ -150,6 +152,11 @@ class ComputeThread:
             self._thread = None
 
     def _start(self) -> None:
+        if os.getpid() != self._pid:
+            raise DeviceFailed(
+                "this process was forked from one that has a device open, which does not survive "
+                "a fork: open the runtime after forking, or start processes by spawn"
+            )
         if self._thread is not None and not self._closed:
             return
         with self._starting:

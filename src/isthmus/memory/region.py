@@ -51,6 +51,9 @@ class Hold:
         self.release()
 
 
+Commit = Callable[[int, int], None]
+"""(address, nbytes), whole pages: makes them usable, and zero."""
+
 _HoldType = TypeVar("_HoldType", bound=Hold)
 
 
@@ -80,12 +83,14 @@ class Region:
         nbytes: int,
         free: Callable[[], object],
         remappable: bool = False,
+        commit: Commit = libc.commit,
     ) -> None:
         self.base = base
         self.reserved_nbytes = reserved_nbytes
         self.nbytes = nbytes
         self.remappable = remappable
         """Whether its pages may be replaced by those of a file; a device's own memory cannot."""
+        self._commit = commit
         self.image: Image | None = None
         """The frozen bytes that pages hold which nobody wrote to since `load`."""
         self._finalizer = weakref.finalize(self, free)
@@ -138,7 +143,7 @@ class Region:
             raise RegionError(f"cannot grow to {nbytes} bytes: {self.reserved_nbytes} are reserved")
         if nbytes > self.nbytes:
             start = self.nbytes // OS_PAGE * OS_PAGE
-            libc.commit(self.base + start, align_up(nbytes, OS_PAGE) - start)
+            self._commit(self.base + start, align_up(nbytes, OS_PAGE) - start)
             self.nbytes = nbytes
 
     def address(self, ptr: GuestPtr, nbytes: int) -> HostAddr:

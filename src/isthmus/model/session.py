@@ -50,6 +50,7 @@ class Session:
         self._hold = region.hold("a session")
         self._region = region
         self.closed = False
+        binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
         binding.send(self.base, layout.nbytes)
 
     @property
@@ -137,4 +138,5 @@ class Session:
         self.model.executor.forget(self)
         if self._cache is not None:
             self._cache.close()
+        self.binding.unsettle(HostAddr(self.base + self.layout.kv_offset))
         self._hold.release()

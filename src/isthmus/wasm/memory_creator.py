@@ -111,7 +111,7 @@ class MemoryCreator:
             return capi.new_error("a linear memory that no instance asked for")
         try:
             capacity = min(maximum, request.limit_nbytes, reserved or maximum)
-            memory = _create(request, minimum, capacity, reserved or capacity, guard)
+            memory = _create(request, minimum, capacity, reserved, guard)
             number = next(self._numbers)
             self._memories[number] = memory
             capi.fill_linear_memory(out, number, self._callbacks)
@@ -148,7 +148,11 @@ class MemoryCreator:
 def _create(
     request: MemoryRequest, minimum: int, capacity: int, reserved: int, guard: int
 ) -> _LinearMemory:
-    """Reserves a Region for a memory of `minimum` to `capacity` bytes and commits `minimum`."""
+    """Reserves a Region for a memory of `minimum` to `capacity` bytes and commits `minimum`.
+
+    `reserved` is what an engine with guard pages insists on; without them it is 0, and a device
+    that supplies the memory may give less than the capacity.
+    """
     if request.region is not None:
         raise GuestInvalid("the guest has more than one linear memory")
     if minimum > request.limit_nbytes:
@@ -157,12 +161,13 @@ def _create(
             f"at the start and may have {format_nbytes(request.limit_nbytes)}"
         )
     request.admit(minimum, 0)
-    request.region = region = request.reserve(reserved, guard)
-    if region.reserved_nbytes < reserved:
+    request.region = region = request.reserve(reserved or capacity, guard)
+    if region.reserved_nbytes < max(reserved, minimum):
         raise RegionError(
-            f"a region of {region.reserved_nbytes} bytes was given where {reserved} are needed"
+            f"a region of {region.reserved_nbytes} bytes was given where "
+            f"{max(reserved, minimum)} are needed"
         )
     if region.nbytes:
         raise RegionError(f"a region was given of which {region.nbytes} bytes are in use already")
     region.grow(minimum)
-    return _LinearMemory(region, capacity, request.admit)
+    return _LinearMemory(region, min(capacity, region.reserved_nbytes), request.admit)
