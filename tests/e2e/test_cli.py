@@ -108,12 +108,26 @@ def test_models_that_cannot_be_used(tmp_path: Path, tiny: Path) -> None:
 
 def test_devices_libraries_and_settings(tmp_path: Path, tiny: Path) -> None:
     run = ("run", "gemm", "--message", "rows=16 k=64 n=64")
-    complains(isthmus(*run, "--device", "tpu"), 2, "no device 'tpu'; this release knows cpu, null")
+    complains(isthmus(*run, "--device", "tpu"), 2, "no device 'tpu'; this release knows cpu, cuda")
     complains(isthmus(*run, "--device", "cpu:1"), 2, "there is one cpu")
     complains(isthmus(*run, "--threads", "-1"), 2, "threads is -1")
     complains(isthmus(*run, "--ggml", tmp_path / "none.so"), 2, "no ggml library at")
     complains(isthmus("verify", "--sizes", "12parsecs"), 2, "is not a size")
+    complains(isthmus(*run, "--device", "cpu", "--sharing", "managed"), 2, "shares as same only")
+    complains(isthmus(*run, "--device", "cuda"), 2, "no cuda device: .* built without CUDA")
+    complains(isthmus("bench", "decode", "--sizes", "0"), 2, "whole numbers above 0")
     assert isthmus("run").returncode == 2
+
+
+def test_devices_tells_what_is_there_and_what_is_missing() -> None:
+    report = json.loads(isthmus("devices", "--json").stdout)
+    by_name = {it["name"]: it for it in report["devices"]}
+    assert by_name["cpu"]["sharing"] == "same"
+    assert "q8_0" in by_name["cpu"]["exact_batching"]
+    assert "without CUDA" in report["missing"]["cuda"]
+    table = isthmus("devices").stdout
+    assert "no vulkan device: " in table
+    assert report["library"]["path"] in table
 
 
 def test_pull_without_a_network(tmp_path: Path) -> None:
@@ -137,12 +151,6 @@ def test_run_json_and_stdin() -> None:
     report = json.loads(done.stdout)
     assert json.loads(report["reply"])["wrong"] == 0
     assert report["counters"]["bytes_copied"] == 0
-
-
-def test_devices_table_and_json() -> None:
-    assert "cpu" in isthmus("devices").stdout
-    found = json.loads(isthmus("devices", "--json").stdout)
-    assert {device["name"]: device["sharing"] for device in found}["cpu"] == "same"
 
 
 def test_verify_draws_a_picture(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
@@ -31,16 +31,16 @@ _N_CTX = 512
 
 
 def bench_agents(
-    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+    runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """Tokens per second of all agents together, and the time between tokens of one."""
     exact = model.exact_batching  # tried out now, and not in the first batch
-    solo = [_solo(runtime, model, seed) for seed in range(max(COUNTS))]
+    solo = [_solo(runtime, model, seed) for seed in range(max(plan.sizes))]
     results = []
-    for n in COUNTS:
+    for n in plan.sizes:
         with _Crowd(runtime, model, n) as crowd:
             runs = {"ours": crowd.ours, "llama.cpp": crowd.rival_decodes}
-            samples = take_turns(runs, repeats, progress)
+            samples = take_turns(runs, plan.repeats, progress)
             results.append(
                 {
                     "agents": n,

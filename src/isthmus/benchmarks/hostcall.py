@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import wasmtime
 
-from isthmus.benchmarks.record import Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
@@ -31,7 +31,7 @@ _RIVAL = """
 
 
 def bench_hostcall(
-    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+    runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """Microseconds a call, ours and wasmtime-py's."""
     with runtime.spawn("bench", models={"default": model}, args=["n_ctx=256"], seed=0) as actor:
@@ -44,14 +44,14 @@ def bench_hostcall(
             "host_to_guest": lambda: _repeat(lambda: instance.call("nop", 1)),
             "host_to_guest_wasmtime_py": lambda: _repeat(lambda: nop(1)),
         }
-        samples = take_turns(runs, repeats, progress)
+        samples = take_turns(runs, plan.repeats, progress)
         idle = _idle_cpu_share()
     results = [
         {
             "call": name,
             "us": min(samples[name]) / _CALLS * 1e6,
-            "median_us": sorted(samples[name])[repeats // 2] / _CALLS * 1e6,
-            "wasmtime_py_median_us": sorted(samples[f"{name}_wasmtime_py"])[repeats // 2]
+            "median_us": sorted(samples[name])[plan.repeats // 2] / _CALLS * 1e6,
+            "wasmtime_py_median_us": sorted(samples[f"{name}_wasmtime_py"])[plan.repeats // 2]
             / _CALLS
             * 1e6,
             "speedup": median_ratio(samples[f"{name}_wasmtime_py"], samples[name]),

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Record, describe_run
+from isthmus.benchmarks.record import Plan, Record, describe_run
 from isthmus.errors import Cancelled
 from isthmus.model import Model
 from isthmus.runtime import Runtime
@@ -28,10 +28,10 @@ _BEFORE_S = 5.0
 
 
 def bench_newcomer(
-    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+    runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """The time between tokens of the eight, before and while the ninth prefills."""
-    results = [_measure(runtime, model, progress) for _ in range(repeats)]
+    results = [_measure(runtime, model, progress) for _ in range(plan.repeats)]
     return {**describe_run(runtime.device.info), "model": model.path.name, "results": results}
 
 

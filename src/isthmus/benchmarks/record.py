@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ import isthmus
 from isthmus.device import DeviceInfo
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a user may choose of a benchmark."""
+
+    repeats: int
+    sizes: tuple[int, ...]
+    """Tokens of context, or numbers of agents; what they mean is the benchmark's business."""
 
 
 def describe_run(device: DeviceInfo) -> Record:

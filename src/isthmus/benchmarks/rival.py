@@ -16,10 +16,12 @@ from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
 
 _FLASH_ATTENTION_ON = 1
+_ALL_LAYERS = 999
+_NO_SPLIT = 0
 
 
 class Libllama(Owned):
-    """Owns one context of libllama: same threads, same flash attention.
+    """Owns one context of libllama: same device, threads and flash attention.
 
     `n_ctx` is the context of each of its `n_sequences`.
     """
@@ -35,7 +37,10 @@ class Libllama(Owned):
         self._library = library = device.library
         library.llama_backend_init()
         model_params = library.llama_model_default_params()
-        model_params.n_gpu_layers = 0
+        self._devices = (ctypes.c_void_p * 2)(device.ggml_device if device.has_own_memory else None)
+        model_params.devices = ctypes.addressof(self._devices)  # ended by a null pointer
+        model_params.n_gpu_layers = _ALL_LAYERS if device.has_own_memory else 0
+        model_params.split_mode = _NO_SPLIT
         model_params.use_extra_bufts = settings.repack
         model = library.llama_model_load_from_file(str(path).encode(), model_params)
         if not model:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
@@ -35,15 +35,15 @@ _N_FORKS = 10
 
 
 def bench_snapshot(
-    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+    runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """Seconds of each, at several lengths of context."""
     results = []
     folder = Path(tempfile.mkdtemp(prefix="isthmus-bench-"))
     try:
-        for n_tokens in CONTEXTS:
+        for n_tokens in plan.sizes:
             with _Subject(runtime, model, n_tokens, folder) as subject:
-                results.append(_measure(subject, repeats, progress))
+                results.append(_measure(subject, plan.repeats, progress))
     finally:
         shutil.rmtree(folder)
     return {**describe_run(runtime.device.info), "model": model.path.name, "results": results}

@@ -13,30 +13,33 @@ from collections.abc import Callable
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from isthmus.units import align_up
 
 CONTEXTS = (32, 512, 2000)
 _DECODE_STEPS = 24
-_N_CTX = 2304
+_ROOM = 256
+_GREEDY_TOKENS = 200
+"""How many are compared."""
 
 
 def bench_decode(
-    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+    runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """Tokens per second of greedy decoding at several lengths of context."""
     results = []
-    with _Pair(runtime, model) as pair:
-        for n_tokens in CONTEXTS:
+    with _Pair(runtime, model, plan) as pair:
+        for n_tokens in plan.sizes:
             pair.begin(n_tokens)
             runs = {
                 "ours": lambda n=n_tokens: pair.ours_decodes(n),
                 "llama.cpp": lambda n=n_tokens: pair.rival_decodes(n),
             }
-            samples = take_turns(runs, repeats, progress)  # type: ignore[arg-type]
+            samples = take_turns(runs, plan.repeats, progress)  # type: ignore[arg-type]
             token_s = _median(samples["ours"]) / _DECODE_STEPS
             outside_s = pair.host_outside_kernels_ns / pair.n_decoded / 1e9
             results.append(
@@ -46,6 +49,8 @@ def bench_decode(
                     "llama_cpp_tokens_per_s": _DECODE_STEPS / _median(samples["llama.cpp"]),
                     "ratio": median_ratio(samples["llama.cpp"], samples["ours"]),
                     "identical": pair.identical,
+                    "logits_relative_error": pair.error,
+                    "equal_greedy_tokens": pair.equal_greedy_tokens(n_tokens),
                     "bytes_copied": runtime.counters().bytes_copied,
                     "host_outside_kernels": outside_s / token_s,
                     "samples_s": samples,
@@ -55,18 +60,18 @@ def bench_decode(
 
 
 def bench_prefill(
-    runtime: Runtime, model: Model, repeats: int, progress: Callable[[], None]
+    runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """Tokens per second of prefill, from an empty session."""
     results = []
-    with _Pair(runtime, model) as pair:
-        for n_tokens in CONTEXTS:
+    with _Pair(runtime, model, plan) as pair:
+        for n_tokens in plan.sizes:
             pair.begin(n_tokens)
             runs = {
                 "ours": lambda n=n_tokens: pair.ours_prefills(n),
                 "llama.cpp": lambda n=n_tokens: pair.rival_prefills(n),
             }
-            samples = take_turns(runs, repeats, progress)  # type: ignore[arg-type]
+            samples = take_turns(runs, plan.repeats, progress)  # type: ignore[arg-type]
             results.append(
                 {
                     "tokens": n_tokens,
@@ -74,6 +79,7 @@ def bench_prefill(
                     "llama_cpp_tokens_per_s": n_tokens / _median(samples["llama.cpp"]),
                     "ratio": median_ratio(samples["llama.cpp"], samples["ours"]),
                     "identical": pair.identical,
+                    "logits_relative_error": pair.error,
                     "samples_s": samples,
                 }
             )
@@ -83,8 +89,8 @@ def bench_prefill(
 class _Pair:
     """Our actor and libllama, brought to the same tokens."""
 
-    def __init__(self, runtime: Runtime, model: Model) -> None:
-        n_ctx = min(_N_CTX, model.hparams.n_ctx_train)
+    def __init__(self, runtime: Runtime, model: Model, plan: Plan) -> None:
+        n_ctx = min(align_up(max(plan.sizes) + _ROOM, 256), model.hparams.n_ctx_train)
         self.actor: Actor = runtime.spawn(
             "bench", models={"default": model}, args=[f"n_ctx={n_ctx}"], seed=0
         )
@@ -92,6 +98,7 @@ class _Pair:
         self._rival = Libllama(runtime.device, model.path, n_ctx, model.settings)
         self._tokens: list[int] = []
         self.identical = True
+        self.error = 0.0
         self.n_decoded = 0
         self.host_outside_kernels_ns = 0
 
@@ -103,7 +110,7 @@ class _Pair:
         self._tokens = self.actor.sessions[0].tokens.tolist()
         self._rival.truncate(0)
         self._native(lambda: self._rival.prefill(self._tokens))
-        self.identical = True
+        self.identical, self.error = True, 0.0
         self.n_decoded = self.host_outside_kernels_ns = 0
         self._compare()
 
@@ -127,6 +134,24 @@ class _Pair:
         seconds = self._native(decode)
         self._compare()
         return seconds
+
+    def equal_greedy_tokens(self, n_tokens: int) -> int:
+        """How many greedy tokens are the same before the first that differs."""
+        self.actor.send(f"truncate {n_tokens - 1}")
+        self.actor.send(f"tokens {self._tokens[n_tokens - 1]}")
+        ours = [int(text) for text in self.actor.send(f"sequence {_GREEDY_TOKENS}").text.split()]
+        theirs: list[int] = []
+        self._rival.truncate(n_tokens - 1)
+
+        def decode() -> None:
+            self._rival.decode(self._tokens[n_tokens - 1])
+            for _ in range(_GREEDY_TOKENS):
+                theirs.append(int(np.argmax(self._rival.logits)))
+                self._rival.decode(theirs[-1])
+
+        self._native(decode)
+        same = [a == b for a, b in zip(ours, theirs, strict=True)]
+        return same.index(False) if False in same else len(same)
 
     def ours_prefills(self, n_tokens: int) -> float:
         self.actor.send("truncate 0")
@@ -153,7 +178,10 @@ class _Pair:
     def _compare(self) -> None:
         """Whether both ended with the same logits, when both hold the same number of tokens."""
         ours = self.actor.sessions[0].logits
-        self.identical = self.identical and bool(np.array_equal(ours, self._rival.logits))
+        theirs = self._rival.logits
+        self.identical = self.identical and bool(np.array_equal(ours, theirs))
+        error = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+        self.error = max(self.error, error)
 
     def _outside_kernels_ns(self) -> int:
         return self.actor.counters.host_ns - self._device.counters.kernel_ns

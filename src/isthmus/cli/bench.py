@@ -10,7 +10,7 @@ from isthmus.benchmarks.agents import COUNTS as AGENT_COUNTS
 from isthmus.benchmarks.agents import bench_agents, require_as_alone
 from isthmus.benchmarks.hostcall import bench_hostcall
 from isthmus.benchmarks.newcomer import bench_newcomer
-from isthmus.benchmarks.record import Record
+from isthmus.benchmarks.record import Plan, Record
 from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
 from isthmus.benchmarks.snapshot import bench_snapshot, require_same_token
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
@@ -40,14 +40,14 @@ EXAMPLES = """\
 ratios are ours / theirs in tokens per second: more is better"""
 
 _MOST_COLUMNS = 10
-_Bench = Callable[[Runtime, Model, int, Callable[[], None]], Record]
-BENCHMARKS: dict[str, tuple[_Bench, int]] = {
-    "decode": (bench_decode, len(CONTEXTS)),
-    "prefill": (bench_prefill, len(CONTEXTS)),
-    "hostcall": (bench_hostcall, 1),
-    "snapshot": (bench_snapshot, len(SNAPSHOT_CONTEXTS)),
-    "agents": (bench_agents, len(AGENT_COUNTS)),
-    "newcomer": (bench_newcomer, 1),
+_Bench = Callable[[Runtime, Model, Plan, Callable[[], None]], Record]
+BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
+    "decode": (bench_decode, CONTEXTS),
+    "prefill": (bench_prefill, CONTEXTS),
+    "hostcall": (bench_hostcall, ()),
+    "snapshot": (bench_snapshot, SNAPSHOT_CONTEXTS),
+    "agents": (bench_agents, AGENT_COUNTS),
+    "newcomer": (bench_newcomer, ()),
 }
 
 
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", choices=tuple(BENCHMARKS), help="what to measure")
     parser.add_argument("--json", action="store_true", help="print JSON with the raw samples")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="(default: 7)")
+    parser.add_argument(
+        "--sizes",
+        metavar="LIST",
+        help="tokens of context (decode, prefill, snapshot) or numbers of agents, such as 512,2000",
+    )
     add_model_options(parser)
     add_device_options(parser)
 
@@ -66,11 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--repeats {arguments.repeats}: give 1 or more")
     if not arguments.model:
         arguments.model = [str(fetched_model("smollm2"))]
-    measure, parts = BENCHMARKS[arguments.question]
+    measure, usual = BENCHMARKS[arguments.question]
+    plan = Plan(arguments.repeats, _sizes(arguments.sizes) if arguments.sizes else usual)
     with open_runtime(arguments) as runtime:
         model = next(iter(open_models(runtime, arguments).values()))
-        with progress_bar(arguments.question, parts * arguments.repeats) as advance:
-            report = measure(runtime, model, arguments.repeats, advance)
+        with progress_bar(arguments.question, max(1, len(plan.sizes)) * plan.repeats) as advance:
+            report = measure(runtime, model, plan, advance)
     print(json.dumps(report, indent=1) if arguments.json else _table(report))
     if arguments.question == "snapshot":
         require_same_token(report)
@@ -79,6 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.question in ("decode", "prefill"):
         require_identical(report)
     return 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise SettingsError(f"--sizes {text}: give whole numbers above 0, such as 512,2000")
+    return tuple(int(part) for part in parts)
 
 
 def _table(report: Record) -> str:

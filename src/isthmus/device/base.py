@@ -80,6 +80,11 @@ class Device(ABC):
         self._handle = handle
 
     @property
+    def ggml_device(self) -> int:
+        """ggml's handle of it, for whoever calls libllama on the same device."""
+        return self._handle
+
+    @property
     @abstractmethod
     def info(self) -> DeviceInfo:
         """What `isthmus devices` tells of it."""

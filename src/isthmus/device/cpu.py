@@ -8,7 +8,7 @@ from isthmus.config import DeviceSettings
 from isthmus.device.base import Backend, Device, DeviceInfo
 from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.graph import Graph
-from isthmus.errors import DeviceFailed, DeviceUnavailable
+from isthmus.errors import DeviceFailed, DeviceUnavailable, SettingsError
 from isthmus.memory import FileMapping, Region
 from isthmus.native import _ggml
 from isthmus.native.loader import Library
@@ -35,6 +35,8 @@ class CpuDevice(Device):
         handle = library.ggml_backend_dev_by_type(_ggml.DeviceType.CPU)
         if not handle:
             raise DeviceUnavailable(f"{library!r} has no CPU backend")
+        if settings.sharing not in (None, self.sharing):
+            raise SettingsError(f"the device {self.kind} shares as {self.sharing} only")
         super().__init__(self.kind, handle, library, settings)
         self._procedures = library.procedures(handle, _ggml.CPU_PROCEDURES)
         self._threadpool = self._new_threadpool()

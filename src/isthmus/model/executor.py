@@ -289,9 +289,9 @@ class Executor:
                 inputs.close()
             inputs = self._prefill_inputs = Inputs(self._device, self._chunk, session.n_ctx)
             if self._device.has_own_memory:
-                self._build(
-                    session, inputs, self._chunk, session.n_ctx, self._prefill_memory, True
-                ).close()  # its memory is taken once, large enough, and need not move later
+                n_kv = self._n_kv(session, session.n_tokens + self._chunk)
+                self._build(session, inputs, self._chunk, n_kv, self._prefill_memory, True).close()
+                # its memory is taken once, large enough, and need not move later
         return inputs
 
     def _build(
