@@ -96,7 +96,8 @@ def _gains(shape: Shape) -> list[str]:
 def _matrix(random: np.random.Generator, dtype: str, rows: int, columns: int) -> np.ndarray:
     deviation = columns**-0.5
     if dtype == "F16":
-        return (random.standard_normal((rows, columns), np.float32) * deviation).astype(np.float16)
+        values = random.standard_normal((rows, columns), np.float32) * np.float32(deviation)
+        return np.asarray(values.astype(np.float16))
     per_block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
     blocks = random.integers(0, 256, (rows * columns // per_block, nbytes), np.uint8)
     scale = np.float16(deviation / _SCALES[dtype])

@@ -30,6 +30,28 @@ def _require(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
+def _require_number(
+    name: str, value: object, *, whole: bool = True, optional: bool = False, least: float = 0
+) -> None:
+    """SettingsError where a value is no number, not whole where it must be, or less than `least`.
+
+    NaN is less than everything here.
+    """
+    kinds = (int,) if whole else (int, float)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and value >= least
+    what = "a whole number" if whole else "a number"
+    end = ", or None" if optional else ""
+    _require(
+        good or (optional and value is None),
+        f"{name} is {value!r}: give {what}, {least:g} or more{end}",
+    )
+
+
+def require_deadline(seconds: object) -> None:
+    """SettingsError where it is neither None nor a number of seconds; infinity is like None."""
+    _require_number("deadline_s", seconds, whole=False, optional=True)
+
+
 @dataclass(frozen=True)
 class Environment:
     """What the process's environment says."""
@@ -97,18 +119,20 @@ class Limits:
     price of a frozen copy of what each message writes; `close` closes it."""
 
     def __post_init__(self) -> None:
+        _require_number("memory_nbytes", self.memory_nbytes)
         _require(
             WASM_PAGE <= self.memory_nbytes < 4 * GIB,
             f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {4 * GIB - WASM_PAGE}",
         )
         for name in _OPTIONAL_LIMITS:
-            value = getattr(self, name)
-            _require(value is None or value >= 0, f"{name} is {value}: give 0 or more, or None")
+            whole = name != "deadline_s"
+            _require_number(name, getattr(self, name), whole=whole, optional=True)
         _require(
             self.fuel is None or self.fuel < _MOST_FUEL,
             f"fuel is {self.fuel}: give less than 2^63, or None",
         )
-        _require(self.sessions >= 0, f"sessions is {self.sessions}: give 0 or more")
+        _require_number("sessions", self.sessions)
+        _require_number("weight", self.weight, whole=False)
         _require(1 / 1024 <= self.weight <= 1024, f"weight is {self.weight}: give 1/1024 to 1024")
         _require(
             self.on_failure in ON_FAILURE,
@@ -141,12 +165,12 @@ class Capacity:
     """Where evicted actors are kept while the runtime lives; by default in the cache folder."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.memory_nbytes is None or self.memory_nbytes >= WASM_PAGE,
-            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} or more, or None",
-        )
+        _require_number("memory_nbytes", self.memory_nbytes, optional=True, least=WASM_PAGE)
+        _require_number("running", self.running)
         _require(1 <= self.running <= 4096, f"running is {self.running}: give 1 to 4096")
-        _require(self.waiting >= 0, f"waiting is {self.waiting}: give 0 or more")
+        _require_number("waiting", self.waiting)
+        if self.folder is not None:
+            object.__setattr__(self, "folder", Path(self.folder))
 
 
 @dataclass(frozen=True)
@@ -167,6 +191,7 @@ class DeviceSettings:
             self.sharing is None or self.sharing in SHARING,
             f"sharing is {self.sharing!r}: give {', '.join(SHARING)}",
         )
+        _require_number("threads", self.threads, least=-(2**63))
         _require(0 <= self.threads <= 512, f"threads is {self.threads}: give 0 to 512")
         _require(0 <= self.poll <= 100, f"poll is {self.poll}: give 0 to 100")
 

@@ -146,7 +146,7 @@ def _pull_from_hub(source: str, cache: Path, report: Report) -> Path:
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - an optional dependency
     except ImportError:
-        raise DownloadError("for hf: models run: pip install 'isthmus[hub]'") from None
+        raise DownloadError("for hf: models run: pip install huggingface_hub") from None
     repository, name = "/".join(parts[:2]), parts[2]
     report(f"Fetching {name} from {repository} on the Hugging Face hub to {cache / 'hub'}")
     try:

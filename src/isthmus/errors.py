@@ -16,6 +16,8 @@
     │   ├── ModelNotFound           no file there, a folder, or no model of that name
     │   ├── ModelFileError          not a GGUF file, truncated or malformed
     │   ├── ModelUnsupported        a good GGUF file of a kind that is not implemented
+    │   ├── ModelClosed             it was closed
+    │   ├── ModelBusy               closing a model while sessions of it are open
     │   ├── TokenError              a token id outside the vocabulary, or too many of them
     │   ├── TemplateError           no chat template, or it refused the conversation
     │   └── ContextFull             no room for more tokens in the session's context
@@ -119,6 +121,16 @@ class ModelUnsupported(ModelError):
     """A good GGUF file of an architecture, type or variant that is not implemented."""
 
     errno = Errno.ENOTSUP
+
+
+class ModelClosed(ModelError):
+    """The model was closed: load it again."""
+
+    errno = Errno.EBADF
+
+
+class ModelBusy(ModelError):
+    """Sessions of the model are open: close the actors that have them first."""
 
 
 class TokenError(ModelError, ValueError):

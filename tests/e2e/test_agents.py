@@ -173,7 +173,13 @@ def test_proof_of_zero_copy(shared: Runtime) -> None:
 def test_limits(shared: Runtime, model: Model) -> None:
     few = Limits(tokens=40)
     with shared.spawn("chat", models={"default": model}, limits=few, seed=1) as actor:
-        with pytest.raises(LimitExceeded, match="tokens"):
+        reply = actor.send("Tell me a long story.")  # what was said until then is the answer
+        assert reply.limits_reached == ("tokens",)
+        assert reply.n_tokens == 40
+        assert reply.text
+        assert actor.state == "idle"
+    with shared.spawn("chat", models={"default": model}, limits=Limits(tokens=9)) as actor:
+        with pytest.raises(LimitExceeded, match="tokens, 9 for prompt and answer together"):
             actor.send("Tell me a long story.")
         assert actor.state == "idle"
     small = Limits(kv_nbytes=1 << 20)

@@ -44,7 +44,7 @@ def taken(steps: Any, claimants: list[Claimant], n: int, keys: list[int] | None 
         for i, it in enumerate(claimants):
             if it not in {request.claimant for request in steps._waiting}:
                 key: Any = keys[i] if keys else 0
-                it.used = max(it.used, steps._least_used)
+                steps._shares.enter(it)
                 steps._waiting.append(scheduler._Request(it, key, 1))
         chosen.update(claimants.index(request.claimant) for request in steps._take())
     return chosen

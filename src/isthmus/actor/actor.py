@@ -29,6 +29,7 @@ from isthmus.actor.host_api import Granted
 from isthmus.actor.snapshot import describe
 from isthmus.actor.stream import CANCEL_AGAIN_S, Message, Stream
 from isthmus.actor.usage import Usage
+from isthmus.config import require_deadline
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
 from isthmus.errors import (
@@ -38,6 +39,7 @@ from isthmus.errors import (
     IsthmusError,
     LimitExceeded,
     SettingsError,
+    SnapshotError,
 )
 from isthmus.memory import Region
 from isthmus.model import Session
@@ -74,12 +76,16 @@ class Actor:
         self._message: Message | None = None
         self._evicted: Path | None = None
         self._frozen: Frozen | None = None
+        self._frozen_at = (-1, -1)
         self._snapshot_id = beginning.snapshot_id if isinstance(beginning, Frozen) else None
         self.restored = beginning.restoration if isinstance(beginning, Frozen) else None
         """How exactly it was restored from a snapshot; None where it was not."""
+        self._account = home.budget.account()
+        self._worker = 0
+        """The thread that handles its message."""
         self._body: Body | None = self._new_body(beginning)
         if isinstance(beginning, Frozen) and not (self.restored and self.restored.replayed):
-            self._frozen = beginning.plain()
+            self._remember(beginning.plain(), self._body)
         home.adopt(self)
 
     def __repr__(self) -> str:
@@ -110,7 +116,7 @@ class Actor:
     def body(self) -> Body:
         """Its instance, memory and sessions, brought back if it is evicted. ActorClosed."""
         body = self._body
-        if body is None:
+        if body is None or self._closed_because is not None:
             with self._idle():
                 return self._present()
         return body
@@ -161,6 +167,7 @@ class Actor:
         The guest works in another thread, from now on or once there is one. Closing the iterator,
         or leaving it by an exception such as Ctrl-C, asks the guest to stop.
         """
+        require_deadline(deadline_s)
         data = message.encode() if isinstance(message, str) else bytes(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
         self._begin()
@@ -208,13 +215,21 @@ class Actor:
         return True
 
     def close(self) -> None:
-        """Ends what is running and gives everything back; a second call does nothing."""
+        """Ends what is running and gives everything back; a second call does nothing.
+
+        Raises RegionBusy while somebody looks at its memory: it is closed then, and a second call
+        gives the memory back. ActorBusy from a tool that its own message called.
+        """
+        if self._worker == threading.get_ident():
+            raise ActorBusy("a tool cannot close the actor that calls it; let it return first")
         if self._closed_because is None:
             self._closed_because = "close() was called"
         while not self._running.acquire(timeout=CANCEL_AGAIN_S):
             self.cancel()
-        self._drop()
-        self._running.release()
+        try:
+            self._drop()
+        finally:
+            self._running.release()
 
     def __enter__(self) -> Actor:
         return self
@@ -306,6 +321,7 @@ class Actor:
         nbytes = body.region.nbytes
         self._evicted, self._body, self._frozen = path, None, None
         body.close()
+        self._account.clear()
         self._usage.evictions += 1
         self._home.metrics.evictions.inc()
         return nbytes
@@ -331,7 +347,13 @@ class Actor:
             self._running.release()
 
     def _new_body(self, beginning: Spawned | Frozen) -> Body:
-        return Body(self._home, self.guest, self._granted, beginning, self.counters)
+        try:
+            return Body(
+                self._home, self.guest, self._granted, beginning, self.counters, self._account
+            )
+        except BaseException:
+            self._account.clear()
+            raise
 
     def _present(self) -> Body:
         """The body, brought back if it is evicted. Only while `_running` is held."""
@@ -347,22 +369,28 @@ class Actor:
 
     def _drop(self) -> None:
         """Gives the memory back, or the file. Only while `_running` is held."""
-        body, path = self._body, self._evicted
-        self._body = self._evicted = self._frozen = None
-        if body is not None:
-            body.close()
+        path, self._evicted, self._frozen = self._evicted, None, None
         if path is not None:
             path.unlink(missing_ok=True)
+        if self._body is not None:
+            self._body.close()  # if that cannot be, it is there for another try
+        self._body = None
+        self._account.clear()
 
     def _freeze(self, body: Body) -> Frozen:
         """The actor as it is now; the same object as before where nothing happened since."""
         frozen = self._frozen
-        if frozen is None or frozen.state.n_messages != self.n_messages:
+        if frozen is None or self._frozen_at != (self.n_messages, body.region.n_views):
             state = body.state(self.n_messages)
             with body.binding.on_host():
                 frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
-        self._frozen = frozen
+        self._remember(frozen, body)
         return frozen
+
+    def _remember(self, frozen: Frozen, body: Body) -> None:
+        """What it is now, until a message or a writable view may change it."""
+        self._frozen = frozen
+        self._frozen_at = (self.n_messages, body.region.n_views)
 
     def _save(
         self,
@@ -384,21 +412,25 @@ class Actor:
 
     def _describe(self, body: Body, parent: str | None) -> Draft:
         home = self._home
-        return describe(
-            self.guest,
-            home.device_record,
-            self._granted,
-            body.state(self.n_messages),
-            body.pages.source(),
-            parent,
-            home.version,
-        )
+        try:
+            return describe(
+                self.guest,
+                home.device_record,
+                self._granted,
+                body.state(self.n_messages),
+                body.pages.source(),
+                parent,
+                home.version,
+            )
+        except OSError as error:  # a model's or library's file, whose hash is part of it, is gone
+            raise SnapshotError(f"cannot read {error.filename}: {error.strerror}") from None
 
     def _work(self, message: Message) -> None:
         """Handles a message and puts what came of it behind the last piece."""
         start = time.monotonic()
         metrics, exchange = self._home.metrics, message.exchange
         outcome: Reply | BaseException
+        self._worker = threading.get_ident()
         try:
             message.require_time()
             self._handle(message)
@@ -414,10 +446,10 @@ class Actor:
         self._end(message, outcome)
 
     def _end(self, message: Message, outcome: Reply | BaseException) -> None:
-        self._account(message, outcome)
+        self._note_usage(message, outcome)
         how = "answered" if isinstance(outcome, Reply) else type(outcome).__name__
         self._home.metrics.messages.labels(how).inc()
-        self._message = None
+        self._message, self._worker = None, 0
         self.last_used = time.monotonic()
         self._running.release()
         message.end(outcome)
@@ -438,7 +470,7 @@ class Actor:
             self._after_failure(error, cut_off, before)
             raise error
 
-    def _account(self, message: Message, outcome: Reply | BaseException) -> None:
+    def _note_usage(self, message: Message, outcome: Reply | BaseException) -> None:
         exchange, usage = message.exchange, self._usage
         if isinstance(outcome, LimitExceeded) and outcome.limit not in exchange.limits_reached:
             exchange.reached(outcome.limit)
@@ -456,21 +488,30 @@ class Actor:
         if isinstance(error, Cancelled) and not cut_off:
             return
         policy = self.limits.on_failure
-        if self._closed_because is None and policy == "undo" and before is not None:
-            self._undo(before)
-        elif cut_off or policy == "close":
+        undo = self._closed_because is None and policy == "undo" and before is not None
+        if not undo and not cut_off and policy != "close":
+            return
+        try:
+            if undo:
+                assert before is not None
+                self._undo(before)
+                return
             self._closed_because = self._closed_because or f"its last message ended with: {error}"
             self._drop()
+        except IsthmusError as second:  # the caller hears of the first; this one closes the actor
+            self._closed_because = self._closed_because or (
+                f"its last message ended with: {error}, and could not be undone: {second}"
+            )
 
     def _undo(self, before: Frozen) -> None:
-        """Becomes what it was before the message."""
-        self._drop()
-        try:
+        """Becomes what it was before the message, in the memory that it has."""
+        body = self._body
+        assert body is not None
+        with self._account.keep():
+            body.close()
+            self._body = None
             self._body = self._new_body(before)
-        except BaseException as error:
-            self._closed_because = f"its last message could not be undone: {error}"
-            raise
-        self._frozen = before
         self.n_messages = before.state.n_messages
+        self._remember(before, self._body)
         self._usage.undone += 1
         self._home.metrics.rollbacks.inc()

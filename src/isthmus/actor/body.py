@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 
 from isthmus.actor.beginning import Frozen, Home, Spawned
+from isthmus.actor.budget import Account
 from isthmus.actor.exchange import Exchange, failure
-from isthmus.actor.host_api import Granted, HostApi
+from isthmus.actor.host_api import Granted, HostApi, Tool
+from isthmus.actor.interruptible import interruptibly
 from isthmus.actor.pages import Pages
 from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState, Reopen, read_handles
 from isthmus.actor.tensor import Checker, Copies, TensorUnit
 from isthmus.counters import Counters
-from isthmus.errors import SnapshotMismatch
+from isthmus.errors import Overloaded, RegionError, SnapshotMismatch
 from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.units import WASM_PAGE, align_up
@@ -39,7 +42,9 @@ class Body:
         granted: Granted,
         beginning: Spawned | Frozen,
         counters: Counters,
+        account: Account,
     ) -> None:
+        """`account` is the actor's, which pays for the memory."""
         state = beginning.state
         self._home = home
         self._guest = guest
@@ -51,10 +56,10 @@ class Body:
         self._clock = state.clock()
         self._random = state.random()
         with contextlib.ExitStack() as stack:
-            self._account = home.budget.account()
-            stack.callback(self._account.close)
+            self._account = account
+            self._refusal: Overloaded | None = None
             self.api = HostApi(
-                granted,
+                replace(granted, tools={it: self._outside(t) for it, t in granted.tools.items()}),
                 self._clock,
                 self._random,
                 counters,
@@ -64,7 +69,7 @@ class Body:
             )
             self.api.log_position = state.log_position
             self.instance = stack.enter_context(self._instantiate())
-            self.instance.is_unwanted = lambda: self.api.exchange.cut_off
+            self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
             self.pages = Pages(self.region, remappable=home.device.remaps)
             if isinstance(beginning, Frozen):
                 self._thaw_memory(beginning)
@@ -77,7 +82,10 @@ class Body:
                 self._thaw_handles(beginning)
             else:
                 self._refuel()
-                self.instance.initialize(self._initial_deadline())
+                interruptibly(
+                    lambda: self.instance.initialize(self._initial_deadline()),
+                    self.instance.cancel,
+                )
             self._stack = stack.pop_all()
 
     @property
@@ -131,13 +139,25 @@ class Body:
         )
 
     def close(self) -> None:
-        """Gives everything back; a second call does nothing."""
+        """Gives everything back; RegionBusy while somebody looks at its memory, and a second call
+        then tries again.
+        """
         self._stack.close()
+        self.instance.close()
 
     # ------------------------------------------------------------------ making it
 
     def _check(self) -> None:
         self.instance.check()
+
+    def _outside(self, tool: Tool) -> Tool:
+        """A tool that takes nobody's place while it runs, so that it may ask other actors."""
+
+        def call(args: bytes) -> bytes:
+            with self._home.workers.aside():
+                return tool(args)
+
+        return call
 
     def _instantiate(self) -> Instance:
         wasi = Wasi(
@@ -163,9 +183,13 @@ class Body:
     def _admit(self, more_nbytes: int, limit_nbytes: int) -> None:
         """Asks the budget of all actors, and notes what is refused."""
         if limit_nbytes:
-            self.api.exchange.reached("memory_nbytes")
+            self.api.exchange.reached("memory_nbytes", limit_nbytes)
             return
-        self._account.take(more_nbytes)
+        try:
+            self._account.take(more_nbytes)
+        except Overloaded as error:
+            self._refusal = self.api.exchange.refusal = error
+            raise
 
     def _refuel(self) -> None:
         """Fills up for one message, where fuel is limited."""
@@ -188,7 +212,7 @@ class Body:
         return None if deadline is None else time.monotonic() + deadline
 
     def _thaw_memory(self, frozen: Frozen) -> None:
-        self.instance.grow_memory(frozen.image.nbytes)
+        self._grow_to(frozen.image.nbytes)
         self._counters.bytes_restored += self.pages.load(frozen.image, frozen.chunks)
         if frozen.verify is not None:
             frozen.verify(self.region.base)
@@ -224,5 +248,14 @@ class Body:
 
     def _grow_memory(self, nbytes: int) -> int:
         begin = self.region.nbytes
-        self.instance.grow_memory(align_up(begin + nbytes, WASM_PAGE))
+        self._grow_to(align_up(begin + nbytes, WASM_PAGE))
         return begin
+
+    def _grow_to(self, nbytes: int) -> None:
+        """Overloaded where the memory of all actors is what it would take too much of."""
+        try:
+            self.instance.grow_memory(nbytes)
+        except RegionError:
+            if self._refusal is not None:
+                raise self._refusal from None
+            raise

@@ -1,15 +1,26 @@
-"""Where evicted actors are kept: a folder of this process's own, gone when the runtime closes."""
+"""Where evicted actors are kept: a folder of this process's own, gone with it.
+
+It is removed when the runtime closes or the process ends. What a killed process left behind is
+removed by the next one that needs a folder beside it: whoever lives holds a lock on theirs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
+import os
 import shutil
 import tempfile
 import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.errors import SnapshotError
+
+_PREFIX = "actors-"
+_LOCK = "lock"
 
 
 class EvictionFolder:
@@ -20,14 +31,14 @@ class EvictionFolder:
         self._folder: Path | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._remove: Callable[[], object] = lambda: None
 
     def new_path(self) -> Path:
         """A file that is not there yet. SnapshotError where the folder cannot be made."""
         with self._lock:
             if self._folder is None:
                 try:
-                    self._parent.mkdir(parents=True, exist_ok=True)
-                    self._folder = Path(tempfile.mkdtemp(prefix="actors-", dir=self._parent))
+                    self._folder = self._make()
                 except OSError as error:
                     raise SnapshotError(
                         f"actors cannot be evicted to {self._parent}: {error.strerror}"
@@ -36,7 +47,43 @@ class EvictionFolder:
 
     def close(self) -> None:
         """Removes it and everything in it; a second call does nothing."""
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder)
+        self._remove()
+
+    def _make(self) -> Path:
+        self._parent.mkdir(parents=True, exist_ok=True)
+        _sweep(self._parent)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
+        lock = _try_lock(folder)
+        self._remove = weakref.finalize(self, _remove, folder, lock, os.getpid())
+        return folder
+
+
+def _remove(folder: Path, lock: int | None, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child: it is its parent's
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Removes the folders of processes that are gone."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if not (folder / _LOCK).exists():
+                continue  # being made just now
+            lock = _try_lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """A lock on it that ends with this process; None where another one has it."""
+    fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import codecs
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from isthmus.abi import Errno
-from isthmus.errors import Cancelled, ContextFull, GuestFailed, IsthmusError, LimitExceeded
+from isthmus.errors import (
+    Cancelled,
+    ContextFull,
+    GuestFailed,
+    IsthmusError,
+    LimitExceeded,
+    ModelNotFound,
+    Overloaded,
+)
+from isthmus.units import format_nbytes
+
+STOP_GRACE_S = 2.0
+"""How long a guest may take to finish by itself after its caller stopped listening."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +57,32 @@ class Exchange:
     fuel: int = 0
     limits_reached: dict[str, int] = field(default_factory=dict)
     """What each limit refused: how often."""
+    last_limit: str = ""
+    """The limit that refused last, and how much it allows."""
+    refusal: Overloaded | None = None
+    """Why all actors together could not have what the guest asked for last."""
+    not_given: str = ""
+    """What the guest asked for by name last, and was not given."""
     stopping: bool = False
     """The guest is asked to finish."""
     cut_off: bool = False
     """The guest is not asked."""
+    abandoned_at: float | None = None
+    """Since when nobody listens, on the clock of time.monotonic."""
 
     def __post_init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def abandon(self) -> None:
+        """Nobody listens any longer: the guest is asked to finish, and cut off after a while."""
+        self.stopping = True
+        self.abandoned_at = time.monotonic()
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the guest is to be cut off."""
+        since = self.abandoned_at
+        return self.cut_off or (since is not None and time.monotonic() - since > STOP_GRACE_S)
 
     @property
     def n_tokens(self) -> int:
@@ -73,9 +105,10 @@ class Exchange:
         if text := self._decoder.decode(b"", final=True):
             self.sink(text)
 
-    def reached(self, limit: str) -> None:
+    def reached(self, limit: str, allowed: float | None = None) -> None:
         """Notes that a limit, by its name in `Limits`, refused something."""
         self.limits_reached[limit] = self.limits_reached.get(limit, 0) + 1
+        self.last_limit = limit if allowed is None else f"{limit}, {_shown(limit, allowed)}"
 
 
 def failure(code: int, exchange: Exchange) -> IsthmusError:
@@ -87,7 +120,19 @@ def failure(code: int, exchange: Exchange) -> IsthmusError:
         )
     if code == Errno.ECANCELED:
         return Cancelled("the message was stopped before it was answered")
+    if exchange.refusal is not None and code in (Errno.ELIMIT, Errno.ENOMEM):
+        return exchange.refusal
     if exchange.limits_reached and code in (Errno.ELIMIT, Errno.ENOMEM):
         limit = list(exchange.limits_reached)[-1]
-        return LimitExceeded(f"the guest gave up: it reached its limit of {limit}", limit)
+        return LimitExceeded(
+            f"the guest gave up: it reached its limit of {exchange.last_limit}", limit
+        )
+    if exchange.not_given and code == Errno.ENOENT:
+        return ModelNotFound(exchange.not_given)
     return GuestFailed(code)
+
+
+def _shown(limit: str, allowed: float) -> str:
+    if limit.endswith("_nbytes"):
+        return format_nbytes(allowed)
+    return f"{allowed:g}" + (" for prompt and answer together" if limit == "tokens" else "")

@@ -47,6 +47,8 @@ MAX_HANDLES = 1024
 _SPAN_ALIGNMENT = 4096
 
 guest_log = logging.getLogger("isthmus.guest")
+LOG_RECORD_NBYTES = 32
+"""What a record counts as output beside its text."""
 _LOG_LEVELS = {
     LogLevel.DEBUG: logging.DEBUG,
     LogLevel.INFO: logging.INFO,
@@ -130,6 +132,11 @@ class HostApi:
     def model_open(self, name_ptr: int, name_nbytes: int) -> int:
         name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
         if name not in self._granted.models:
+            given = ", ".join(self._granted.models) or "none"
+            self.exchange.not_given = (
+                f"the guest asks for a model named {name!r}, and it was given {given}: give it by "
+                f"--model {name}=PATH, or models={{{name!r}: model}}"
+            )
             raise ModelNotFound(f"the actor was given no model {name!r}")
         return self.handles.add(self._granted.models[name])
 
@@ -316,6 +323,7 @@ class HostApi:
     def log(self, level: int, ptr: int, nbytes: int) -> int:
         if level not in {known.value for known in LogLevel}:
             raise GuestFault(Errno.EINVAL)
+        self._spend_output(LOG_RECORD_NBYTES)
         data = self._output(ptr, nbytes, stoppable=False)
         self._log(_LOG_LEVELS[LogLevel(level)], data.decode(errors="replace"))
         return 0
@@ -358,7 +366,7 @@ class HostApi:
 
     def write_stream(self, stream: int, data: bytes) -> None:
         """What the guest writes to standard output (1) or standard error (2)."""
-        self._spend_output(len(data))
+        self._spend_output(LOG_RECORD_NBYTES + len(data))
         text = data.decode(errors="replace").rstrip("\n")
         self._log(logging.INFO if stream == 1 else logging.WARNING, text)
 
@@ -411,7 +419,7 @@ class HostApi:
     def _limit(self, name: str, value: int, limit: int | None) -> None:
         """Refuses what is beyond a limit, and notes it."""
         if limit is not None and value > limit:
-            self.exchange.reached(name)
+            self.exchange.reached(name, limit)
             raise GuestFault(Errno.ELIMIT)
 
     @contextmanager

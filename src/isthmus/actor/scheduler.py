@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from isthmus.device.base import Device
 from isthmus.device.compute_thread import PATIENCE_S, Bell, Submission
@@ -64,15 +65,13 @@ class Claimant:
     ) -> None:
         self.check = check
         self.number = next(_numbers)
-        self.used = 0.0
-        """Tokens, divided by its weight: its virtual time."""
         self._deadline = deadline
         self._weight = weight
         self._bell = Bell(device.compute_thread)
 
-    def charge(self, n_tokens: int) -> None:
-        """Notes what it was given."""
-        self.used += n_tokens / self._weight
+    def cost(self, n_tokens: int) -> float:
+        """What so many tokens are to it: the larger its weight, the less."""
+        return n_tokens / self._weight
 
     def interrupt(self) -> None:
         """Has it look whether its message is to end, or whether its turn has come."""
@@ -85,6 +84,34 @@ class Claimant:
             left = max(deadline - time.monotonic(), 0.0)
             at_most_s = left if at_most_s is None else min(at_most_s, left)
         self._bell.wait(at_most_s)
+
+
+class _Shares:
+    """Who has used how much of one queue: tokens divided by weights, its virtual time.
+
+    Each queue has its own: a prefilled token is many times cheaper than a decoded one, and nobody
+    is to pay for it with the latter. Changed under the queue's lock.
+    """
+
+    def __init__(self) -> None:
+        self._used: WeakKeyDictionary[Claimant, float] = WeakKeyDictionary()
+        self._least = 0.0
+
+    def enter(self, claimant: Claimant) -> None:
+        """Whoever was away has no claim to what it did not use meanwhile."""
+        self._used[claimant] = max(self._used.get(claimant, 0.0), self._least)
+
+    def used(self, claimant: Claimant) -> float:
+        """What it has had."""
+        return self._used[claimant]
+
+    def goes_first(self, claimant: Claimant) -> None:
+        """Virtual time is that of whoever is served."""
+        self._least = self._used[claimant]
+
+    def charge(self, claimant: Claimant, n_tokens: int) -> None:
+        """Notes what it was given."""
+        self._used[claimant] += claimant.cost(n_tokens)
 
 
 class _Request:
@@ -115,13 +142,13 @@ class _Steps:
         self._wait_until = 0.0
         self._submitted: Submission[None] | None = None
         self._submitted_at = 0.0
-        self._least_used = 0.0
+        self._shares = _Shares()
 
     def run(self, request: _Request) -> None:
         """Puts the request in the queue and waits until it was computed, or is to end."""
         claimant = request.claimant
         with self._lock:
-            claimant.used = max(claimant.used, self._least_used)
+            self._shares.enter(claimant)
             self._waiting.append(request)
             self._submit_if_due()
         while not request.done:
@@ -190,13 +217,8 @@ class _Steps:
 
     def _step(self) -> None:
         """Computes one batch, as a job of the device's thread."""
-        if len(self._waiting) > 1 and not self._model.batches:
-            self._most = 1
         start = time.perf_counter()
-        with self._lock:
-            batch = self._take()
-        if batch:
-            self._compute(batch)
+        batch = self._compute_next()
         end = time.perf_counter()
         patience = min(max(_PATIENCE * (end - start), _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
         with self._lock:
@@ -210,6 +232,23 @@ class _Steps:
         for request in batch:
             request.claimant.interrupt()
         self._measure(batch, start, end)
+
+    def _compute_next(self) -> list[_Request]:
+        """Those that were in the batch. Whatever goes wrong, whoever waits hears of it."""
+        try:
+            if len(self._waiting) > 1 and not self._model.batches:
+                self._most = 1
+            with self._lock:
+                batch = self._take()
+        except BaseException as error:
+            with self._lock:
+                batch, self._waiting = self._waiting, []
+            for request in batch:
+                request.error = error
+            return batch
+        if batch:
+            self._compute(batch)
+        return batch
 
     def _measure(self, batch: list[_Request], start: float, end: float) -> None:
         if not batch:
@@ -229,14 +268,15 @@ class _Steps:
         """The next batch: whoever has used least, and who can go with it. Under the lock."""
         if not self._waiting:
             return []
-        by_use = sorted(self._waiting, key=lambda request: request.claimant.used)
+        shares = self._shares
+        by_use = sorted(self._waiting, key=lambda request: shares.used(request.claimant))
         key_of = self._model.executor.batch_key
         key = key_of(by_use[0].session)
         batch = [it for it in by_use if key_of(it.session) == key][: self._most]
         self._waiting = [request for request in self._waiting if request not in batch]
-        self._least_used = by_use[0].claimant.used
+        shares.goes_first(by_use[0].claimant)
         for request in batch:
-            request.claimant.charge(1)
+            shares.charge(request.claimant, 1)
         batch.sort(key=lambda request: request.claimant.number)  # rows keep their sessions
         return batch
 
@@ -266,7 +306,7 @@ class _Turns:
         self._lock = threading.Lock()
         self._waiting: list[Claimant] = []
         self._holder: Claimant | None = None
-        self._least_used = 0.0
+        self._shares = _Shares()
 
     @contextmanager
     def turn(self, claimant: Claimant, n_tokens: int) -> Iterator[None]:
@@ -274,8 +314,9 @@ class _Turns:
         since = time.perf_counter()
         self._enter(claimant)
         start = time.perf_counter()
+        with self._lock:
+            self._shares.charge(claimant, n_tokens)
         try:
-            claimant.charge(n_tokens)
             yield
         finally:
             self._leave(claimant)
@@ -284,7 +325,7 @@ class _Turns:
 
     def _enter(self, claimant: Claimant) -> None:
         with self._lock:
-            claimant.used = max(claimant.used, self._least_used)
+            self._shares.enter(claimant)
             self._waiting.append(claimant)
             self._pass_on()
         try:
@@ -306,9 +347,9 @@ class _Turns:
     def _pass_on(self) -> None:
         """Under the lock."""
         if self._holder is None and self._waiting:
-            self._holder = min(self._waiting, key=lambda claimant: claimant.used)
+            self._holder = min(self._waiting, key=self._shares.used)
             self._waiting.remove(self._holder)
-            self._least_used = self._holder.used
+            self._shares.goes_first(self._holder)
             self._holder.interrupt()
 
 

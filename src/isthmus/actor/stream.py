@@ -9,15 +9,12 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
-from isthmus.actor.exchange import Exchange, Reply
+from isthmus.actor.exchange import STOP_GRACE_S, Exchange, Reply
 from isthmus.actor.workers import Ticket
 from isthmus.errors import Cancelled, DeadlineExceeded
 
 if TYPE_CHECKING:
     from isthmus.actor.actor import Actor
-
-_STOP_GRACE_S = 2.0
-"""How long a guest may take to finish by itself after its caller stopped listening."""
 
 CANCEL_AGAIN_S = 0.02
 """A message's thread may not be inside the guest yet when it is cancelled first."""
@@ -32,7 +29,8 @@ class Message:
         self.pieces: Pieces = queue.SimpleQueue()
         self.exchange = Exchange(data, self.pieces.put)
         self.sent = time.monotonic()
-        self.deadline = None if deadline_s is None else self.sent + deadline_s
+        endless = deadline_s is None or deadline_s > threading.TIMEOUT_MAX / 2
+        self.deadline = None if endless or deadline_s is None else self.sent + deadline_s
         """On the clock of time.monotonic."""
         self.ticket: Ticket | None = None
         self.ended = threading.Event()
@@ -57,14 +55,15 @@ class Message:
 class Stream(Iterator[str]):
     """The pieces of one answer, as text that never cuts a character; `reply` once it has ended.
 
-    An iterator that is dropped before its end asks the guest to stop, as `close` does.
+    An iterator that is dropped before its end asks the guest to stop, as `close` does, and waits
+    for nothing.
     """
 
     def __init__(self, actor: Actor, message: Message) -> None:
         self._actor = actor
         self._message = message
         self._reply: Reply | None = None
-        weakref.finalize(self, setattr, message.exchange, "stopping", True)
+        weakref.finalize(self, message.exchange.abandon).atexit = False
 
     @property
     def reply(self) -> Reply:
@@ -97,7 +96,7 @@ class Stream(Iterator[str]):
             return
         message.exchange.stopping = True
         self._actor.interrupt()
-        if not self._actor.abandon(message) and not message.ended.wait(_STOP_GRACE_S):
+        if not self._actor.abandon(message) and not message.ended.wait(STOP_GRACE_S):
             self._actor.cancel()
         while not message.ended.wait(CANCEL_AGAIN_S):
             self._actor.cancel()

@@ -29,8 +29,9 @@ from isthmus.units import DeviceAddr, GuestPtr, HostAddr, align_up
 from isthmus.wasm.hostcalls import GuestMemory
 
 MAX_OPERATIONS = 256
-MAX_WORK = 1 << 37
-"""Multiplications that one call may ask for: a submission cannot be interrupted."""
+MAX_WORK = 1 << 33
+"""Multiplications that one call may ask for: a submission cannot be interrupted, and others wait
+meanwhile; half a second of two processors' time, about."""
 _ALIGNMENT = 32
 _BINARY = (Op.MATMUL, Op.ADD, Op.MUL, Op.GET_ROWS)
 _OPS = {op.value for op in Op}

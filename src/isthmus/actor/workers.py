@@ -7,9 +7,10 @@ that handles no message has no thread.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
@@ -19,11 +20,9 @@ from isthmus.errors import Overloaded
 class Ticket:
     """A message's place in the queue."""
 
-    def __init__(self, workers: Workers, work: Callable[[], None], *, nested: bool) -> None:
+    def __init__(self, workers: Workers, work: Callable[[], None]) -> None:
         self._workers = workers
         self.work = work
-        self.nested = nested
-        """Sent while another message is handled: it takes no one's place."""
 
     def withdraw(self) -> bool:
         """Leaves the queue; False where the work has begun, or was withdrawn before."""
@@ -33,8 +32,12 @@ class Ticket:
 class Workers:
     """See the module. One for each runtime."""
 
-    def __init__(self, home: ComputeThread, capacity: Capacity) -> None:
+    def __init__(
+        self, home: ComputeThread, capacity: Capacity, refused: Callable[[str], None]
+    ) -> None:
+        """`refused` is told why a message was."""
         self._home = home
+        self._refused = refused
         self._capacity = capacity
         self._lock = threading.Lock()
         self._queue: deque[Ticket] = deque()
@@ -50,19 +53,44 @@ class Workers:
     def submit(self, work: Callable[[], None]) -> Ticket:
         """Has `work`, which must not raise, done as soon as there is room.
 
-        What is sent while another message is handled (a tool that asks an actor) always has room,
-        or both would wait for ever. Raises Overloaded where too many wait.
+        Raises Overloaded where too many wait.
         """
-        ticket = Ticket(self, work, nested=getattr(self._local, "busy", False))
+        ticket = Ticket(self, work)
         with self._lock:
             first = self.n_running == 0
-            if not ticket.nested and self.n_running >= self._capacity.running:
+            if self.n_running >= self._capacity.running:
                 self._wait_in_line(ticket)
                 return ticket
-            self.n_running += not ticket.nested
-        if not (first and self._home.try_host(lambda: self._work_off(ticket))):
-            self._start(ticket)
+            self.n_running += 1
+        try:
+            if not (first and self._home.try_host(lambda: self._work_off(ticket))):
+                self._start(ticket)
+        except BaseException as error:
+            with self._lock:
+                self.n_running -= 1
+            if isinstance(error, Overloaded):
+                self._refused("threads")
+            raise
         return ticket
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """While open, the message handled here takes nobody's place: it waits for the world.
+
+        A tool may then ask other actors, from any thread, though all places were taken.
+        """
+        if not getattr(self._local, "busy", False):
+            yield
+            return
+        with self._lock:
+            following = self._pop_or_leave()
+        if following is not None:
+            self._start_or_requeue(following)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.n_running += 1
 
     def remove(self, ticket: Ticket) -> bool:
         """See `Ticket.withdraw`."""
@@ -75,6 +103,7 @@ class Workers:
     def _wait_in_line(self, ticket: Ticket) -> None:
         """Under the lock."""
         if len(self._queue) >= self._capacity.waiting:
+            self._refused("waiting")
             raise Overloaded(
                 f"{self.n_running} messages are being handled and {len(self._queue)} wait, which "
                 "is all that may (Capacity.running, Capacity.waiting); try again later"
@@ -89,9 +118,18 @@ class Workers:
         try:
             thread.start()
         except RuntimeError as error:  # the system has no thread left
-            with self._lock:
-                self.n_running -= not ticket.nested
             raise Overloaded(f"a message cannot be handled now: {error}") from None
+
+    def _start_or_requeue(self, ticket: Ticket) -> bool:
+        """Starts a thread for it; where there is none, it goes back to the head of the line."""
+        try:
+            self._start(ticket)
+        except Overloaded:
+            with self._lock:
+                self.n_running -= 1
+                self._queue.appendleft(ticket)
+            return False
+        return True
 
     def _work_off(self, ticket: Ticket) -> None:
         """Handles a message, then those that wait; home leaves these to others."""
@@ -102,16 +140,19 @@ class Workers:
                 following.work()
             finally:
                 self._local.busy = False
-            following = self._next(following)
-            if following is not None and self._home.is_current:
+            with self._lock:
+                following = self._pop_or_leave()
+            if following is None or not self._home.is_current:
+                continue
+            try:
                 self._start(following)
-                return
+            except Overloaded:
+                continue  # no thread to be had: home goes on with it
+            return
 
-    def _next(self, ended: Ticket) -> Ticket | None:
-        with self._lock:
-            if ended.nested:
-                return None
-            if self._queue:
-                return self._queue.popleft()
-            self.n_running -= 1
-            return None
+    def _pop_or_leave(self) -> Ticket | None:
+        """The next in line, who takes this place; or the place is given up. Under the lock."""
+        if self._queue and self.n_running <= self._capacity.running:
+            return self._queue.popleft()
+        self.n_running -= 1
+        return None

@@ -73,15 +73,24 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
         "--arg", action="append", default=[], metavar="KEY=VALUE", help="an option for the guest"
     )
     group.add_argument("--seed", type=int, metavar="N", help="make random numbers repeatable")
-    group.add_argument("--deadline", type=float, metavar="S", help="seconds for each message")
+    group.add_argument(
+        "--deadline",
+        type=float,
+        metavar="S",
+        help="seconds for each message; what takes longer is cut off (see --on-failure)",
+    )
     group.add_argument("--memory", type=int, metavar="MIB", help="most linear memory, in MiB")
-    group.add_argument("--tokens", type=int, metavar="N", help="most tokens for each message")
+    group.add_argument(
+        "--tokens", type=int, metavar="N", help="most tokens for each message, its prompt included"
+    )
     group.add_argument("--fuel", type=int, metavar="N", help="most instructions for each message")
     group.add_argument(
         "--on-failure",
         choices=ON_FAILURE,
         default="keep",
-        help="what becomes of the agent after a message that failed (default: keep)",
+        help="what becomes of the agent after a message that failed: keep goes on where the guest "
+        "gave up by itself, and closes the agent where it was cut off (deadline, fuel, trap); undo "
+        "makes it what it was before (default: keep)",
     )
 
 
@@ -150,12 +159,17 @@ def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Mo
 
 def model_path(text: str) -> Path:
     """The file that a user means: a path, or a packaged model that was pulled."""
-    if text in PACKAGED and not Path(text).exists():
+    path = Path(text).expanduser()
+    if text in PACKAGED and not path.exists():
         found = cached_model(text, Environment.read().cache)
         if found is None:
             raise ModelNotFound(f"{text} was not fetched yet; run: isthmus pull {text}")
         return found
-    return Path(text).expanduser()
+    if not path.exists():
+        raise ModelNotFound(
+            f"there is no file {text}; give a .gguf file, or one of {', '.join(PACKAGED)}"
+        )
+    return path
 
 
 def fetched_model(name: str) -> Path:

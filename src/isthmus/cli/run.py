@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 
+from isthmus.actor import Actor, Reply
 from isthmus.cli.options import (
     add_device_options,
     add_guest_options,
@@ -13,7 +15,10 @@ from isthmus.cli.options import (
     limits,
     open_models,
     open_runtime,
+    say,
 )
+from isthmus.errors import IsthmusError
+from isthmus.runtime import Runtime
 
 HELP = "run a guest on a message and print its answer"
 EXAMPLES = """\
@@ -46,27 +51,47 @@ def run(arguments: argparse.Namespace) -> int:
             limits=limits(arguments),
             seed=arguments.seed,
         )
-        with actor.stream(_message(arguments)) as stream:
-            streamed = False
-            for piece in stream:
-                if not arguments.json:
-                    print(piece, end="", flush=True)
-                    streamed = True
-        reply = stream.reply
+        pieces: list[str] = []
+        try:
+            with actor.stream(_message(arguments)) as stream:
+                for piece in stream:
+                    pieces.append(piece)
+                    if not arguments.json:
+                        print(piece, end="", flush=True)
+            reply = stream.reply
+        except IsthmusError as error:
+            if arguments.json:
+                _print_report(runtime, actor, "".join(pieces), failed=error)
+            elif pieces:
+                print(flush=True)  # the error is to begin a line
+            raise
         if arguments.json:
-            report = {
-                "reply": reply.text,
-                "n_tokens": reply.n_tokens,
-                "seconds": reply.seconds,
-                "seed": actor.seed,
-                "counters": runtime.counters().snapshot(),
-            }
-            print(json.dumps(report, ensure_ascii=False))
-        elif not streamed:
+            _print_report(runtime, actor, reply.text, reply)
+        elif not pieces:
             sys.stdout.buffer.write(reply.data)
         if not arguments.json and sys.stdout.isatty():
             print()
+        for limit in reply.limits_reached:
+            say(f"isthmus: the guest finished early: it reached its limit of {limit}")
     return 0
+
+
+def _print_report(
+    runtime: Runtime,
+    actor: Actor,
+    text: str,
+    reply: Reply | None = None,
+    failed: IsthmusError | None = None,
+) -> None:
+    report: dict[str, object] = {"reply": text, "seed": actor.seed}
+    if reply is not None:
+        report["n_tokens"], report["seconds"] = reply.n_tokens, reply.seconds
+        report["limits_reached"] = reply.limits_reached
+    if failed is not None:
+        report["error"] = {"type": type(failed).__name__, "message": str(failed)}
+    report["usage"] = asdict(actor.usage)
+    report["counters"] = runtime.counters().snapshot()
+    print(json.dumps(report, ensure_ascii=False, default=str), flush=True)
 
 
 def _message(arguments: argparse.Namespace) -> str | bytes:

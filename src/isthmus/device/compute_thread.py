@@ -18,6 +18,7 @@ some 100 µs, twice the time that everything else about a token takes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -27,6 +28,7 @@ from typing import Generic, TypeVar
 
 from isthmus.errors import DeviceFailed
 
+_log = logging.getLogger("isthmus")
 _Result = TypeVar("_Result")
 PATIENCE_S = 0.005
 """After which a job is computed where it came from, if home does something else."""
@@ -182,6 +184,8 @@ class ComputeThread:
                 continue
             try:
                 task()
+            except BaseException:
+                _log.exception("the device's thread goes on after an error that nobody expected")
             finally:
                 self._hosting = False
 

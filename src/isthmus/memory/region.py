@@ -93,6 +93,8 @@ class Region:
         self._commit = commit
         self.image: Image | None = None
         """The frozen bytes that pages hold which nobody wrote to since `load`."""
+        self.n_views = 0
+        """Writable views ever made: somebody but the guest may have written."""
         self._finalizer = weakref.finalize(self, free)
         self._finalizer.atexit = False  # a daemon thread may still be inside the guest
         self._holds: list[Hold] = []
@@ -182,6 +184,7 @@ class Region:
 
     def view(self, offset: int, nbytes: int) -> RegionView:
         """A writable memoryview of `nbytes` at `offset`, to be used in a `with`."""
+        self.n_views += 1
         return self._add(RegionView(self, offset, nbytes))
 
     def hold(self, holder: str) -> Hold:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakSet
 
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import (
     ContextFull,
+    ModelBusy,
+    ModelClosed,
     ModelUnsupported,
     SettingsError,
     TemplateError,
@@ -43,6 +46,8 @@ class Model:
         """`hashes` keeps those of files from process to process."""
         self._hashes = hashes or FileHashes()
         self._exact_batching: bool | None = None
+        self._sessions: WeakSet[Session] = WeakSet()
+        self._closed = False
         self.device = device
         self.path = path
         self.settings = settings
@@ -103,6 +108,7 @@ class Model:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer; ModelUnsupported where the file has none."""
+        self._require_open()
         if self._tokenizer is None:
             raise ModelUnsupported(f"{self.path} has no tokenizer")
         return self._tokenizer
@@ -156,8 +162,9 @@ class Model:
 
         The bytes are cleared. `binding` is the device's view of the region.
         """
+        self._require_open()
         region.clear(ptr, layout.nbytes)
-        return Session(self, region, binding, ptr, layout)
+        return self._session(region, binding, ptr, layout)
 
     def resume_session(
         self,
@@ -173,10 +180,11 @@ class Model:
 
         SettingsError where `layout` is none of this model's, TokenError, ContextFull.
         """
+        self._require_open()
         self._require_layout(layout)
         for token in (min(tokens), max(tokens)) if tokens else ():
             self.require_token(token)
-        session = Session(self, region, binding, ptr, layout)
+        session = self._session(region, binding, ptr, layout)
         try:
             session.require_room(len(tokens))
         except ContextFull:
@@ -185,6 +193,17 @@ class Model:
         session.tokens.extend(tokens)
         session.has_logits = has_logits
         return session
+
+    def _session(
+        self, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
+    ) -> Session:
+        session = Session(self, region, binding, ptr, layout)
+        self._sessions.add(session)
+        return session
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ModelClosed(f"the model {self.name} is closed")
 
     def _require_layout(self, layout: KvLayout) -> None:
         """A session's KV cache stays where it is, though another device would put it elsewhere."""
@@ -221,7 +240,14 @@ class Model:
             raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
 
     def close(self) -> None:
-        """Frees everything; a second call does nothing."""
+        """Frees everything; a second call does nothing. ModelBusy while sessions of it are open."""
+        n_open = sum(not session.closed for session in self._sessions)
+        if n_open:
+            raise ModelBusy(
+                f"{n_open} sessions of the model {self.name} are open: close the actors that have "
+                "them first"
+            )
+        self._closed = True
         self._stack.close()
 
     def _require_kv_type(self) -> None:

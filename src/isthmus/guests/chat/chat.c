@@ -299,7 +299,8 @@ static int32_t next_token(void)
                           : agent_session_sample(&session, &sampler);
 }
 
-/* Streams the answer, and appends it to `said`. A caller who wants no more ends it there. */
+/* Streams the answer, and appends it to `said`. A caller who wants no more ends it there, and so
+ * does a limit: what is said until then is the answer. */
 static int32_t generate(void)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
@@ -313,7 +314,7 @@ static int32_t generate(void)
         int32_t status = isthmus_emit(said.bytes + before, said.nbytes - before);
         if (status == 0)
             status = agent_decode(&session, token);
-        if (status == -ISTHMUS_ECANCELED) {
+        if (status == -ISTHMUS_ECANCELED || (status == -ISTHMUS_ELIMIT && i > 0)) {
             said.nbytes = before; /* the token is not in the session */
             said.bytes[before] = '\0';
             return 0;
