@@ -27,7 +27,7 @@ from isthmus.actor.body import Body
 from isthmus.actor.exchange import Reply, failure
 from isthmus.actor.host_api import Granted
 from isthmus.actor.snapshot import describe
-from isthmus.actor.stream import CANCEL_AGAIN_S, Message, Stream
+from isthmus.actor.stream import CANCEL_AGAIN_S, Deliver, Message, Stream
 from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
@@ -161,8 +161,17 @@ class Actor:
             pass
         return stream.reply
 
-    def stream(self, message: str | bytes, *, deadline_s: float | None = None) -> Stream:
+    def stream(
+        self,
+        message: str | bytes,
+        *,
+        deadline_s: float | None = None,
+        deliver: Deliver | None = None,
+    ) -> Stream:
         """As `send`, giving the pieces of the answer as they come: iterate over the result.
+
+        Or, with `deliver`, each piece is given to it, and at the end the Reply or the error, on the
+        thread that handles the message; there is nothing to iterate over then.
 
         The guest works in another thread, from now on or once there is one. Closing the iterator,
         or leaving it by an exception such as Ctrl-C, asks the guest to stop.
@@ -171,7 +180,7 @@ class Actor:
         data = message.encode() if isinstance(message, str) else bytes(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
         self._begin()
-        sent = self._message = Message(data, limit)
+        sent = self._message = Message(data, limit, deliver)
         try:
             sent.ticket = self._home.workers.submit(partial(self._work, sent))
         except BaseException:

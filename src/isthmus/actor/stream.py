@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from isthmus.actor.exchange import STOP_GRACE_S, Exchange, Reply
@@ -20,14 +20,19 @@ CANCEL_AGAIN_S = 0.02
 """A message's thread may not be inside the guest yet when it is cancelled first."""
 
 Pieces: TypeAlias = "queue.SimpleQueue[str | Reply | BaseException]"
+Deliver: TypeAlias = "Callable[[str | Reply | BaseException], None]"
+"""Takes each piece of an answer, and then what came of it, on the thread that handles it."""
 
 
 class Message:
     """A message on its way: waiting for a thread, being handled, or ended."""
 
-    def __init__(self, data: bytes, deadline_s: float | None) -> None:
+    def __init__(
+        self, data: bytes, deadline_s: float | None, deliver: Deliver | None = None
+    ) -> None:
         self.pieces: Pieces = queue.SimpleQueue()
-        self.exchange = Exchange(data, self.pieces.put)
+        self._deliver: Deliver = deliver or self.pieces.put
+        self.exchange = Exchange(data, self._deliver)
         self.sent = time.monotonic()
         endless = deadline_s is None or deadline_s > threading.TIMEOUT_MAX / 2
         self.deadline = None if endless or deadline_s is None else self.sent + deadline_s
@@ -37,8 +42,8 @@ class Message:
 
     def end(self, outcome: Reply | BaseException) -> None:
         """Puts what came of it behind the last piece."""
-        self.pieces.put(outcome)
         self.ended.set()
+        self._deliver(outcome)
 
     def withdraw(self) -> bool:
         """Takes it back where it still waits for a thread."""
@@ -63,7 +68,14 @@ class Stream(Iterator[str]):
         self._actor = actor
         self._message = message
         self._reply: Reply | None = None
+        self._told = False
+        """How it ended, to whoever iterates."""
         weakref.finalize(self, message.exchange.abandon).atexit = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the message was handled, or given up."""
+        return self._message.ended.is_set()
 
     @property
     def reply(self) -> Reply:
@@ -73,8 +85,7 @@ class Stream(Iterator[str]):
         return self._reply
 
     def __next__(self) -> str:
-        message = self._message
-        if message.ended.is_set() and message.pieces.empty():
+        if self._told:
             raise StopIteration
         try:
             piece = self._next_piece()
@@ -83,7 +94,7 @@ class Stream(Iterator[str]):
             raise
         if isinstance(piece, str):
             return piece
-        message.ended.wait()
+        self._told = True
         if isinstance(piece, Reply):
             self._reply = piece
             raise StopIteration

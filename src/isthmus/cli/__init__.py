@@ -30,6 +30,7 @@ COMMANDS = (
     "verify-snapshot",
     "gc",
     "verify",
+    "serve",
     "bench",
     "devices",
     "pull",

@@ -6,7 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from isthmus.config import KV_TYPES, ON_FAILURE, SHARING, Environment, Limits, ModelSettings
+from isthmus.config import (
+    KV_TYPES,
+    ON_FAILURE,
+    SHARING,
+    Capacity,
+    Environment,
+    Limits,
+    ModelSettings,
+)
 from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model import Model
@@ -94,12 +102,13 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_runtime(arguments: argparse.Namespace) -> Runtime:
+def open_runtime(arguments: argparse.Namespace, capacity: Capacity | None = None) -> Runtime:
     """The runtime that the options ask for."""
     return Runtime(
         device=arguments.device,
         threads=arguments.threads,
         sharing=arguments.sharing,
+        capacity=capacity,
         library=arguments.ggml,
         snapshot_key=read_key(arguments) if "key_file" in arguments else None,
     )

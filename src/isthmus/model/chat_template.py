@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from isthmus.errors import TemplateError
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 class ChatTemplate:
@@ -29,16 +29,24 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template is not usable: {error}") from None
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> str:
         """The conversation as the text that the model was trained on.
 
-        `messages` are dicts with `role` and `content`. The same messages give the same text at any
+        `messages` are dicts with `role` and `content`; `tools` are functions that the model may
+        call, for templates that know of them. The same messages give the same text at any
         time: templates get no clock. Raises TemplateError where the template refuses them.
         """
         try:
             return self._template.render(
                 messages=list(messages),
                 add_generation_prompt=add_generation_prompt,
+                tools=tools,
                 **self._tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

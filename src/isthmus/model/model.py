@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 from isthmus.config import ModelSettings
@@ -124,18 +125,24 @@ class Model:
         return self._template is not None
 
     def format_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
         """A conversation as the text that the model was trained on.
 
-        `messages` are dicts with `role` and `content`. Raises TemplateError where there is no
-        template or it refuses them.
+        `messages` are dicts with `role` and `content`; `tools` as OpenAI writes them. Raises
+        TemplateError where there is no template or it refuses them.
         """
         if self._template is None:
             raise ModelUnsupported(f"{self.path} has no chat template")
         if isinstance(self._template, TemplateError):
             raise self._template
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        return self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools
+        )
 
     # ------------------------------------------------------------------ sessions
 

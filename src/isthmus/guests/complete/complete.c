@@ -1,0 +1,278 @@
+/*
+ * complete: continues a list of tokens, one request after another; for servers.
+ *
+ * A message is a line of `key=value` words and the prompt's ids after it, as 32-bit numbers:
+ *
+ *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5 mask=1\n
+ *   [ids]
+ *
+ * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
+ * ones as `ID:LOGPROB`. The last line is `end REASON CACHED`: stop (the model ended it), length
+ * (max_tokens, the context or a limit) or mask (the grammar is at its end), and how many tokens of
+ * the prompt were not computed again. Only max_tokens has no default.
+ *
+ * The session keeps what it can of the request before: tokens that both have in common, in whole
+ * blocks of BLOCK. A prompt is always prefilled in such blocks, counted from its beginning, and
+ * only blocks that were prefilled count: so every bit of an answer is the same, whatever was
+ * there before.
+ *
+ * With mask=1 the tool `mask` is asked before each token: it gets the last token's id (nothing at
+ * first) and returns a bit for each token of the vocabulary, or nothing where the text may only
+ * end. Options: model, n_ctx.
+ */
+#include "agent.h"
+
+#define BLOCK 128
+#define MOST_LOGPROBS 20
+
+static agent_session_t session;
+static uint32_t n_prefilled; /* tokens at the beginning of the session, prefilled in whole blocks */
+
+typedef struct {
+    isthmus_sampler_t sampler;
+    int64_t max_tokens, logprobs, mask;
+    const int32_t *ids;
+    uint32_t n_ids;
+} request_t;
+
+/* ---------------------------------------------------------------------------------- request */
+
+static int32_t set_number(const char *word, uint32_t nbytes, const char *key, double low,
+                          double high, float *value)
+{
+    uint32_t n = (uint32_t)strlen(key);
+    double number;
+    if (nbytes <= n || memcmp(word, key, n) != 0)
+        return 0;
+    AGENT_TRY(agent_parse_float(word + n, nbytes - n, low, high, &number));
+    *value = (float)number;
+    return 1;
+}
+
+static int32_t set_integer(const char *word, uint32_t nbytes, const char *key, int64_t low,
+                           int64_t high, int64_t *value)
+{
+    uint32_t n = (uint32_t)strlen(key);
+    if (nbytes <= n || memcmp(word, key, n) != 0)
+        return 0;
+    AGENT_TRY(agent_parse_int(word + n, nbytes - n, low, high, value));
+    return 1;
+}
+
+/* Reads one `key=value`. Returns 1, or a negative errno. */
+static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
+{
+    isthmus_sampler_t *sampler = &request->sampler;
+    int64_t top_k = sampler->top_k, last_n = sampler->repeat_last_n, seed = 0;
+    int32_t found;
+    AGENT_SET(found, set_integer(word, nbytes, "seed=", INT64_MIN, INT64_MAX, &seed));
+    if (found)
+        sampler->rng_state = (uint64_t)seed;
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "top_k=", 0, INT32_MAX, &top_k));
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "repeat_last_n=", 0, INT32_MAX, &last_n));
+    sampler->top_k = (uint32_t)top_k;
+    sampler->repeat_last_n = (uint32_t)last_n;
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "max_tokens=", 0, INT32_MAX,
+                                     &request->max_tokens));
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "logprobs=", 0, MOST_LOGPROBS,
+                                     &request->logprobs));
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "mask=", 0, 1, &request->mask));
+    if (!found)
+        AGENT_SET(found, set_number(word, nbytes, "temperature=", 0, 100, &sampler->temperature));
+    if (!found)
+        AGENT_SET(found, set_number(word, nbytes, "top_p=", 0, 1, &sampler->top_p));
+    if (!found)
+        AGENT_SET(found, set_number(word, nbytes, "min_p=", 0, 1, &sampler->min_p));
+    if (!found)
+        AGENT_SET(found, set_number(word, nbytes, "repeat_penalty=", 0.01, 100,
+                                    &sampler->repeat_penalty));
+    return found ? found : -ISTHMUS_EINVAL;
+}
+
+/* Reads the message; the ids stay where they are, moved to where an int32_t may lie. */
+static int32_t read_request(char *message, uint32_t nbytes, request_t *request)
+{
+    char *end = memchr(message, '\n', nbytes);
+    const char *cursor = message, *word;
+    uint32_t word_nbytes;
+    if (!end)
+        return -ISTHMUS_EINVAL;
+    *end = '\0';
+    *request = (request_t){.sampler = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64},
+                           .logprobs = -1};
+    AGENT_TRY(isthmus_random(&request->sampler.rng_state, sizeof request->sampler.rng_state));
+    while ((word_nbytes = agent_word(&cursor, &word)) > 0)
+        AGENT_TRY(read_word(word, word_nbytes, request));
+    uint32_t head = (uint32_t)(end + 1 - message);
+    memmove(message, message + head, nbytes - head);
+    request->ids = (const int32_t *)(const void *)message;
+    request->n_ids = (nbytes - head) / (uint32_t)sizeof *request->ids;
+    return request->n_ids == 0 || (nbytes - head) % sizeof *request->ids ? -ISTHMUS_EINVAL : 0;
+}
+
+/* ----------------------------------------------------------------------------------- prompt */
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Makes the session hold the prompt. Returns how many of its tokens were there. */
+static int32_t prefill_prompt(const request_t *request)
+{
+    uint32_t n_common = 0, most = min_u32(n_prefilled, request->n_ids - 1);
+    if (request->n_ids > session.n_ctx)
+        return -ISTHMUS_ECONTEXT;
+    while (n_common < most && session.tokens[n_common] == request->ids[n_common])
+        n_common++;
+    n_common -= n_common % BLOCK;
+    n_prefilled = n_common;
+    AGENT_TRY(agent_truncate(&session, n_common));
+    for (uint32_t at = n_common; at < request->n_ids; at += BLOCK) {
+        uint32_t n = min_u32(BLOCK, request->n_ids - at);
+        AGENT_TRY(agent_prefill(&session, request->ids + at, n));
+        n_prefilled += n == BLOCK ? BLOCK : 0;
+    }
+    return (int32_t)n_common;
+}
+
+/* ----------------------------------------------------------------------------------- tokens */
+
+/* Forbids what the mask does not allow. Returns 0, or 1 where nothing may follow. */
+static int32_t apply_mask(float *logits, const int32_t *last)
+{
+    static uint8_t *bits;
+    uint32_t nbytes = (session.n_vocab + 7) / 8;
+    int32_t n;
+    AGENT_SET(n, isthmus_tool_call("mask", 4, last, last ? sizeof *last : 0));
+    if (n == 0)
+        return 1;
+    if ((uint32_t)n != nbytes)
+        return -ISTHMUS_EINVAL;
+    if (!bits && !(bits = malloc(nbytes)))
+        return -ISTHMUS_ENOMEM;
+    AGENT_TRY(isthmus_tool_result(bits, nbytes));
+    for (uint32_t token = 0; token < session.n_vocab; token++)
+        if (!(bits[token / 8] >> token % 8 & 1))
+            logits[token] = -__builtin_inff();
+    return 0;
+}
+
+/* Natural logarithm of x > 0: the exponent, and a series in (m - 1) / (m + 1) of the mantissa. */
+static double logarithm(double x)
+{
+    union {
+        double value;
+        uint64_t bits;
+    } u = {x};
+    int32_t exponent = (int32_t)(u.bits >> 52 & 0x7ff) - 1023;
+    u.bits = (u.bits & 0xfffffffffffffu) | 0x3ff0000000000000u;
+    double t = (u.value - 1) / (u.value + 1), square = t * t, sum = 0, power = t;
+    for (int32_t i = 1; i < 40; i += 2, power *= square)
+        sum += power / i;
+    return 2 * sum + exponent * 0.69314718055994531;
+}
+
+/* The logarithm of the sum of all exponentials, and the largest logit. */
+static double log_sum(const float *logits)
+{
+    double sum = 0;
+    float most = logits[agent_argmax(logits, session.n_vocab)];
+    for (uint32_t i = 0; i < session.n_vocab; i++)
+        sum += logits[i] - most < -80 ? 0 : agent_exp(logits[i] - most);
+    return most + logarithm(sum);
+}
+
+/* Writes a token's line; with the most probable ones as the model has them, before any mask. */
+static int32_t write_line(const request_t *request, const float *logits, int32_t token,
+                          agent_text_t *line)
+{
+    agent_candidate_t top[MOST_LOGPROBS];
+    agent_text_append_int(line, token);
+    if (request->logprobs >= 0) {
+        double all = log_sum(logits);
+        uint32_t n = request->logprobs
+            ? agent_top_k(logits, session.n_vocab, top, (uint32_t)request->logprobs)
+            : 0;
+        agent_text_append_string(line, " ");
+        agent_text_append_float(line, logits[token] - all);
+        for (uint32_t i = 0; i < n; i++) {
+            agent_text_append_string(line, " ");
+            agent_text_append_int(line, top[i].token);
+            agent_text_append_string(line, ":");
+            agent_text_append_float(line, top[i].logit - all);
+        }
+    }
+    return agent_text_append_string(line, "\n");
+}
+
+/* Emits tokens until there is a reason to end, which it returns in `*reason`. */
+static int32_t generate(request_t *request, const char **reason)
+{
+    int32_t token = 0, flags, status, *last = NULL;
+    for (int64_t i = 0; i < request->max_tokens && session.n_tokens < session.n_ctx; i++) {
+        AGENT_TEXT_FREED agent_text_t line = {0};
+        float *logits;
+        AGENT_TRY(agent_logits(&session, &logits));
+        if (request->mask) {
+            AGENT_SET(status, apply_mask(logits, last));
+            *reason = "mask";
+            if (status)
+                return 0;
+        }
+        AGENT_SET(token, agent_session_sample(&session, &request->sampler));
+        AGENT_SET(flags, isthmus_token_flags(session.model, token));
+        *reason = "stop";
+        if (flags & ISTHMUS_TOKEN_EOG)
+            return 0;
+        AGENT_TRY(write_line(request, logits, token, &line));
+        *reason = "length";
+        last = &token;
+        status = agent_emit(line.bytes);
+        if (status == 0 && i + 1 < request->max_tokens)
+            status = agent_decode(&session, token);
+        if (status == -ISTHMUS_ECANCELED || status == -ISTHMUS_ELIMIT)
+            return 0;
+        AGENT_TRY(status);
+    }
+    *reason = "length";
+    return 0;
+}
+
+static int32_t answer(request_t *request)
+{
+    const char *reason = "length";
+    int32_t n_cached;
+    AGENT_TEXT_FREED agent_text_t line = {0};
+    AGENT_SET(n_cached, prefill_prompt(request));
+    AGENT_TRY(generate(request, &reason));
+    agent_text_append_string(&line, "end ");
+    agent_text_append_string(&line, reason);
+    agent_text_append_string(&line, " ");
+    agent_text_append_int(&line, n_cached);
+    AGENT_TRY(agent_text_append_string(&line, "\n"));
+    int32_t status = agent_emit(line.bytes);
+    return status == -ISTHMUS_ECANCELED ? 0 : status;
+}
+
+__attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
+{
+    AGENT_FREED char *message = NULL;
+    request_t request;
+    AGENT_TRY(agent_message(nbytes, &message));
+    if (!session.handle) {
+        int32_t model;
+        AGENT_SET(model, agent_model_open());
+        AGENT_TRY(agent_session_open_by_option(&session, model));
+    }
+    AGENT_TRY(read_request(message, (uint32_t)nbytes, &request));
+    int32_t status = answer(&request);
+    if (status < 0)
+        n_prefilled = min_u32(n_prefilled, session.n_tokens);
+    return status;
+}

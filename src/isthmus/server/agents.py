@@ -1,0 +1,348 @@
+"""`/v1/agents`: sandboxed agents that are durable, forkable and looked at.
+
+An agent's state is its id: a client sends only what is new, and may say by `previous` which
+position it believes the agent to be at, so that nothing happens twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from isthmus.config import Limits
+from isthmus.errors import SettingsError
+from isthmus.server.answering import Answer
+from isthmus.server.errors import HttpError
+from isthmus.server.events import event, respond
+from isthmus.server.settings import ServerSettings
+from isthmus.server.shelf import Held, Record, Shelf, Turn
+from isthmus.snapshot.chunk import CHUNK_NBYTES, runs
+from isthmus.snapshot.report import diff, inspect
+
+_Name = Annotated[str, Meta(max_length=200)]
+
+
+class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What makes an agent."""
+
+    name: _Name = ""
+    guest: str = "chat"
+    model: str | None = None
+    """For guests that ask for one, named default."""
+    models: dict[str, str] = {}
+    """For guests that ask for several: the server's by the guest's names."""
+    args: dict[str, str] = {}
+    limits: dict[str, float | int | str | None] = {}
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+
+
+class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an agent is told."""
+
+    input: str
+    previous: int | None = None
+    """The position that the agent must be at; 409 otherwise."""
+    stream: bool = False
+
+
+class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What makes a fork."""
+
+    name: _Name = ""
+    position: int | None = None
+    """By default where the agent is now."""
+
+
+_new_agent = msgspec.json.Decoder(NewAgent)
+_new_message = msgspec.json.Decoder(NewMessage)
+_new_fork = msgspec.json.Decoder(NewFork)
+
+
+class Agents:
+    """The routes, over a shelf."""
+
+    def __init__(self, shelf: Shelf, settings: ServerSettings) -> None:
+        self._shelf = shelf
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        """For Starlette."""
+        one = "/v1/agents/{id}"
+        return [
+            Route("/v1/agents", self.list_all, methods=["GET"]),
+            Route("/v1/agents", self.create, methods=["POST"]),
+            Route(one, self.get, methods=["GET"]),
+            Route(one, self.delete, methods=["DELETE"]),
+            Route(f"{one}/messages", self.send, methods=["POST"]),
+            Route(f"{one}/fork", self.fork, methods=["POST"]),
+            Route(f"{one}/snapshot", self.snapshot, methods=["GET"]),
+            Route(f"{one}/inspect", self.inspect, methods=["GET"]),
+            Route(f"{one}/diff", self.diff, methods=["GET"]),
+            Route(f"{one}/memory", self.memory, methods=["GET"]),
+            Route("/v1/guests", self.guests, methods=["GET"]),
+            Route("/v1/guests", self.bring, methods=["POST"]),
+        ]
+
+    # ------------------------------------------------------------------ agents
+
+    async def list_all(self, _request: Request) -> Response:
+        """All agents, newest first."""
+        records = sorted(self._shelf.records.values(), key=lambda it: -it.created)
+        return JSONResponse({"object": "list", "data": [_summary(it) for it in records]})
+
+    async def create(self, request: Request) -> Response:
+        """A new agent."""
+        asked = _new_agent.decode(await request.body() or b"{}")
+        models = dict(asked.models)
+        model = asked.model or (None if models else next(iter(self._shelf.models), None))
+        if model is not None:
+            models.setdefault("default", model)
+        for name in models.values():
+            if name not in self._shelf.models:
+                known = ", ".join(self._shelf.models)
+                raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
+        try:
+            Limits(**asked.limits)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise SettingsError(f"limits: {error}") from None
+        args = {"n_ctx": str(self._settings.n_ctx), **asked.args}
+        record = await self._shelf.create(
+            asked.name, asked.guest, models, args, asked.limits, asked.seed
+        )
+        return JSONResponse(_whole(record), 201)
+
+    async def get(self, request: Request) -> Response:
+        """An agent and its turns."""
+        return JSONResponse(_whole(self._record(request)))
+
+    async def delete(self, request: Request) -> Response:
+        """Removes an agent and its snapshots."""
+        record = self._record(request)
+        await self._shelf.delete(record.id)
+        return JSONResponse({"id": record.id, "deleted": True})
+
+    async def fork(self, request: Request) -> Response:
+        """A new agent that is what this one is, or was."""
+        asked = _new_fork.decode(await request.body() or b"{}")
+        async with self._shelf.holding(self._record(request).id) as held:
+            position = held.record.position if asked.position is None else asked.position
+            _require_position(held.record, position)
+            name = asked.name or f"{held.record.name or held.record.id}, forked"
+            made = await self._shelf.fork(held.record, position, name)
+        return JSONResponse(_whole(made), 201)
+
+    # ------------------------------------------------------------------ messages
+
+    async def send(self, request: Request) -> Response:
+        """Has the agent answer; the answer is told as done once it is on the disk."""
+        asked = _new_message.decode(await request.body())
+        record = self._record(request)
+        if asked.stream:
+            return await respond(self._stream(record.id, asked))
+        async with self._shelf.holding(record.id) as held:
+            async for item in self._answer(held, asked):
+                if isinstance(item, Turn):
+                    return JSONResponse(_told(held.record, item))
+        raise AssertionError("an answer without an end")
+
+    async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
+        async with self._shelf.holding(id_) as held:
+            async for item in self._answer(held, asked):
+                if isinstance(item, Turn):
+                    yield event(_told(held.record, item), "done")
+                else:
+                    yield event({"text": item}, "delta")
+
+    async def _answer(self, held: Held, asked: NewMessage) -> AsyncIterator[str | Turn]:
+        """The pieces of the answer, and the turn once it is done. What fails leaves no trace."""
+        if asked.previous is not None and asked.previous != held.record.position:
+            raise HttpError(
+                409,
+                f"the agent is at {held.record.position}, not at {asked.previous}",
+                code="position",
+                param="previous",
+            )
+        done = False
+        try:
+            actor = await held.actor()
+            answer = Answer(actor, asked.input, self._settings.deadline_s)
+            try:
+                async for piece in answer:
+                    yield piece
+                reply = answer.reply
+            finally:
+                await answer.close()
+            turn = Turn(
+                position=held.record.position + 1,
+                at=time.time(),
+                input=asked.input,
+                output=reply.text,
+                n_tokens=reply.n_tokens,
+                seconds=reply.seconds,
+                nbytes_written=0,
+            )
+            turn = await asyncio.shield(held.commit(actor, turn))
+            done = True
+            yield turn
+        finally:
+            if not done:
+                await held.discard()
+
+    # ------------------------------------------------------------------ looking
+
+    async def snapshot(self, request: Request) -> Response:
+        """The agent as one file, for `isthmus restore` and any safetensors reader."""
+        record = self._record(request)
+        position = _position(request, record)
+        async with self._shelf.holding(record.id):
+            data = await asyncio.to_thread(self._as_file, record, position)
+        name = f"{record.id}.{position}.safetensors"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
+    def _as_file(self, record: Record, position: int) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
+            path = Path(folder) / "agent.safetensors"
+            path_in_store = self._shelf.store.path(f"{record.id}.{position}")
+            models = {name: self._shelf.models[it] for name, it in record.models.items()}
+            with self._shelf.runtime.restore(path_in_store, models=models) as actor:
+                actor.snapshot(path)
+            return path.read_bytes()
+
+    async def inspect(self, request: Request) -> Response:
+        """What a snapshot holds."""
+        record = self._record(request)
+        position = _position(request, record)
+        found = await asyncio.to_thread(lambda: inspect(self._shelf.snapshot(record, position)))
+        return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
+
+    async def diff(self, request: Request) -> Response:
+        """How two agents, or two positions of one, differ: `?other=ID&at=N&other_at=N`."""
+        record = self._record(request)
+        other = self._shelf.record(request.query_params.get("other", record.id))
+        at, other_at = _position(request, record), _position(request, other, "other_at")
+        found = await asyncio.to_thread(
+            lambda: diff(self._shelf.snapshot(record, at), self._shelf.snapshot(other, other_at))
+        )
+        return JSONResponse(
+            {**msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str), "same": found.same}
+        )
+
+    async def memory(self, request: Request) -> Response:
+        """A map of the linear memory: what lies where, what changed last, what forks share."""
+        record = self._record(request)
+        position = _position(request, record)
+        return JSONResponse(await asyncio.to_thread(self._map, record, position))
+
+    def _map(self, record: Record, position: int) -> dict[str, Any]:
+        now = self._shelf.snapshot(record, position)
+        before: dict[int, bytes] = {}
+        if position > 0:
+            source = record
+            if record.origin is not None and record.origin.position >= position - 1:
+                source = self._shelf.record(record.origin.id)
+            before = dict(self._shelf.snapshot(source, position - 1).chunks)
+        chunks = now.chunks
+        changed = sorted(n for n, digest in chunks.items() if before.get(n) != digest)
+        shared = self._shared(record, dict(chunks))
+        sessions = [
+            {
+                "begin": it.ptr,
+                "logits": [it.ptr, 4 * it.n_vocab],
+                "kv": [it.ptr + it.kv_offset, 2 * it.n_layer * it.n_ctx * it.row_nbytes],
+                "n_tokens": it.n_tokens,
+                "n_ctx": it.n_ctx,
+            }
+            for it in now.manifest.sessions
+        ]
+        return {
+            "id": record.id,
+            "position": position,
+            "nbytes": now.manifest.memory.nbytes,
+            "chunk_nbytes": CHUNK_NBYTES,
+            "used": list(runs(sorted(chunks))),
+            "changed": list(runs(changed)),
+            "shared": list(runs(shared)),
+            "sessions": sessions,
+        }
+
+    def _shared(self, record: Record, chunks: dict[int, bytes]) -> list[int]:
+        """Chunks that the agent it was forked from, or a fork of it, has too."""
+        family = [it for it in self._shelf.records.values() if _are_kin(it, record)]
+        shared: set[int] = set()
+        for other in family[:8]:
+            theirs = self._shelf.snapshot(other, other.position).chunks
+            shared.update(n for n, digest in chunks.items() if theirs.get(n) == digest)
+        return sorted(shared)
+
+    # ------------------------------------------------------------------ guests
+
+    async def guests(self, _request: Request) -> Response:
+        """The guests that agents can be made from."""
+        found = self._shelf.guests()
+        data = [{"id": name, "kind": kind} for name, kind in found.items()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def bring(self, request: Request) -> Response:
+        """A WebAssembly module as the body: kept by its hash."""
+        wasm = await request.body()
+        digest = await asyncio.to_thread(self._shelf.add_guest, wasm)
+        return JSONResponse({"id": digest, "kind": "brought"}, 201)
+
+    def _record(self, request: Request) -> Record:
+        return self._shelf.record(request.path_params["id"])
+
+
+def _are_kin(a: Record, b: Record) -> bool:
+    return a.id != b.id and (
+        (a.origin is not None and a.origin.id == b.id)
+        or (b.origin is not None and b.origin.id == a.id)
+        or (a.origin is not None and b.origin is not None and a.origin.id == b.origin.id)
+    )
+
+
+def _position(request: Request, record: Record, key: str = "at") -> int:
+    text = request.query_params.get(key)
+    if text is None:
+        return record.position
+    if not text.isdecimal():
+        raise SettingsError(f"{key} is {text!r}: give the number of a turn")
+    _require_position(record, int(text))
+    return int(text)
+
+
+def _require_position(record: Record, position: int) -> None:
+    if not 0 <= position <= record.position:
+        raise SettingsError(f"the agent has positions 0 to {record.position}, not {position}")
+
+
+def _told(record: Record, turn: Turn) -> dict[str, Any]:
+    return {
+        "agent": record.id,
+        "position": turn.position,
+        "output": turn.output,
+        "usage": {"total_tokens": turn.n_tokens},
+        "seconds": turn.seconds,
+        "checkpoint_nbytes": turn.nbytes_written,
+    }
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(record)
+    del found["turns"]
+    return {"object": "agent", **found}
+
+
+def _whole(record: Record) -> dict[str, Any]:
+    return {"object": "agent", **msgspec.to_builtins(record)}

@@ -1,0 +1,248 @@
+"""From a list of token ids to text, by sandboxed agents that are kept for the next request.
+
+A request goes to the idle agent that has most of its prompt. The guest `complete` keeps whole
+blocks of it that were prefilled in the same way, so an answer has the same bits whichever agent
+gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from isthmus.actor import Actor
+from isthmus.errors import ContextFull, GuestFailed, Overloaded
+from isthmus.model import Model
+from isthmus.model.tokenizer import Detokenizer
+from isthmus.runtime import Runtime
+from isthmus.server.answering import Answer
+from isthmus.server.settings import ServerSettings
+
+_GUEST = "complete"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer that is wanted."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    logprobs: int | None = None
+    """How many of the most probable tokens are told beside each; None for no logprobs at all."""
+    stop: tuple[str, ...] = ()
+    mask: Callable[[bytes], bytes] | None = None
+    """Which tokens may come next; see `grammar`."""
+
+    def message(self) -> bytes:
+        """As the guest reads it."""
+        words = [
+            f"max_tokens={self.max_tokens}",
+            f"temperature={self.temperature:.6g}",
+            f"top_k={self.top_k}",
+            f"top_p={self.top_p:.6g}",
+            f"min_p={self.min_p:.6g}",
+            f"repeat_penalty={self.repeat_penalty:.6g}",
+            f"mask={int(self.mask is not None)}",
+        ]
+        words += [] if self.seed is None else [f"seed={self.seed}"]
+        words += [] if self.logprobs is None else [f"logprobs={self.logprobs}"]
+        ids = b"".join(token.to_bytes(4, "little") for token in self.prompt)
+        return " ".join(words).encode() + b"\n" + ids
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer."""
+
+    id: int
+    text: str
+    """What became complete with it; a character's last token completes it."""
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class End:
+    """How an answer ended."""
+
+    reason: str
+    """`stop` or `length`."""
+    n_tokens: int
+    n_cached: int
+    """Tokens of the prompt that were not computed again."""
+
+
+class _Slot:
+    """An agent for stateless requests, and the prompt that it had last."""
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.prompt: Sequence[int] = ()
+        self.mask: Callable[[bytes], bytes] | None = None
+
+    def n_common(self, prompt: Sequence[int]) -> int:
+        """Tokens at the beginning that both prompts have."""
+        n = min(len(prompt), len(self.prompt))
+        for at in range(n):
+            if prompt[at] != self.prompt[at]:
+                return at
+        return n
+
+
+class Completer:
+    """The agents that complete requests for one model."""
+
+    def __init__(self, runtime: Runtime, model: Model, settings: ServerSettings) -> None:
+        self.model = model
+        self.n_ctx = min(settings.n_ctx, model.hparams.n_ctx_train)
+        self._runtime = runtime
+        self._settings = settings
+        self._guest = runtime.load_guest(_GUEST)
+        self._idle: list[_Slot] = []
+        """The one used last at the end."""
+        self._n_slots = 0
+        self._room = asyncio.Semaphore(settings.slots)
+        self._n_waiting = 0
+
+    async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
+        """The answer, token by token, and how it ended. Raises IsthmusError."""
+        if len(request.prompt) >= self.n_ctx:
+            raise ContextFull(
+                f"the prompt has {len(request.prompt)} tokens; the context has {self.n_ctx}"
+            )
+        async with self._slot(request) as slot:
+            answer = Answer(slot.actor, request.message(), self._settings.deadline_s)
+            try:
+                async for item in _read(self.model, answer, request):
+                    yield item
+            finally:
+                await answer.close()
+
+    @asynccontextmanager
+    async def _slot(self, request: Request) -> AsyncIterator[_Slot]:
+        if self._room.locked() and self._n_waiting >= self._settings.waiting:
+            raise Overloaded(f"{self._n_waiting} requests wait already; try again later")
+        self._n_waiting += 1
+        try:
+            await self._room.acquire()
+        finally:
+            self._n_waiting -= 1
+        try:
+            slot = await self._take(request.prompt)
+            slot.prompt, slot.mask = request.prompt, request.mask
+            try:
+                yield slot
+            finally:
+                slot.mask = None
+                if slot.actor.state == "closed":
+                    self._n_slots -= 1
+                else:
+                    self._idle.append(slot)
+        finally:
+            self._room.release()
+
+    async def _take(self, prompt: Sequence[int]) -> _Slot:
+        """The idle agent that has most of the prompt, or a new one while there may be more."""
+        best = max(self._idle, key=lambda slot: slot.n_common(prompt), default=None)
+        if best is None or (best.n_common(prompt) == 0 and self._n_slots < self._settings.slots):
+            self._n_slots += 1
+            try:
+                return await asyncio.to_thread(self._spawn)
+            except BaseException:
+                self._n_slots -= 1
+                raise
+        if best.n_common(prompt) == 0:
+            best = self._idle[0]
+        self._idle.remove(best)
+        return best
+
+    def _spawn(self) -> _Slot:
+        slots: list[_Slot] = []
+
+        def mask(last: bytes) -> bytes:
+            ask = slots[0].mask
+            return ask(last) if ask is not None else b""
+
+        actor = self._runtime.spawn(
+            self._guest,
+            models={"default": self.model},
+            tools={"mask": mask},
+            args={"n_ctx": self.n_ctx},
+        )
+        slots.append(_Slot(actor))
+        return slots[0]
+
+
+async def _read(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:
+    """The guest's lines as tokens, with text that never cuts a character, up to a stop text."""
+    detokenizer, stops = Detokenizer(model.tokenizer), _Stops(request.stop)
+    n_tokens, n_cached, rest = 0, 0, ""
+    async for piece in answer:
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
+            words = line.split(" ")
+            if words[0] == "end":
+                n_cached = int(words[2])
+                text = stops.finish(detokenizer.finish())
+                if text:
+                    yield Token(-1, text)
+                reason = "length" if words[1] == "length" else "stop"
+                yield End("stop" if stops.found else reason, n_tokens, n_cached)
+                return
+            n_tokens += 1
+            token = _token(words, stops.push(detokenizer.push(int(words[0]))))
+            yield token
+            if stops.found:
+                yield End("stop", n_tokens, n_cached)
+                return
+    raise GuestFailed(0)
+
+
+def _token(words: list[str], text: str) -> Token:
+    if len(words) == 1:
+        return Token(int(words[0]), text)
+    pairs = (word.split(":") for word in words[2:])
+    return Token(int(words[0]), text, float(words[1]), tuple((int(a), float(b)) for a, b in pairs))
+
+
+class _Stops:
+    """Holds back text that may be the beginning of a stop text, and ends at the first that is."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """What can be told now."""
+        if not self._stops:
+            return text
+        self._held += text
+        places = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        if places:
+            self.found = True
+            return self._held[: min(places)]
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        told = self._held[: len(self._held) - keep]
+        self._held = self._held[len(told) :]
+        return told
+
+    def finish(self, text: str) -> str:
+        """What was held back, at the end."""
+        return self.push(text) + ("" if self.found else self._held)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of the text begin the stop text."""
+    for n in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:n]):
+            return n
+    return 0

@@ -1,0 +1,92 @@
+"""Errors in the shape that OpenAI's clients expect, with the status that fits."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from isthmus.errors import (
+    ActorBusy,
+    ActorClosed,
+    Cancelled,
+    ContextFull,
+    DeadlineExceeded,
+    GuestError,
+    GuestInvalid,
+    IsthmusError,
+    LimitExceeded,
+    ModelNotFound,
+    Overloaded,
+    SettingsError,
+    SnapshotError,
+    SnapshotNotFound,
+    TemplateError,
+)
+
+_log = logging.getLogger("isthmus.server")
+_INVALID = "invalid_request_error"
+_STATUS: tuple[tuple[type[IsthmusError], int, str, str | None], ...] = (
+    (ContextFull, 400, _INVALID, "context_length_exceeded"),
+    (TemplateError, 400, _INVALID, "chat_template"),
+    (SettingsError, 400, _INVALID, None),
+    (GuestInvalid, 400, _INVALID, "guest_invalid"),
+    (ModelNotFound, 404, _INVALID, "model_not_found"),
+    (SnapshotNotFound, 404, _INVALID, "not_found"),
+    (SnapshotError, 400, _INVALID, "snapshot"),
+    (ActorBusy, 409, _INVALID, "busy"),
+    (ActorClosed, 409, _INVALID, "closed"),
+    (Overloaded, 503, "server_error", "overloaded"),
+    (DeadlineExceeded, 504, "server_error", "deadline"),
+    (LimitExceeded, 400, _INVALID, "limit"),
+    (Cancelled, 499, "server_error", "cancelled"),
+    (GuestError, 422, "guest_error", "guest"),
+)
+
+
+class HttpError(Exception):
+    """What a route refuses by itself."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def not_found(what: str) -> HttpError:
+    """404."""
+    return HttpError(404, what, code="not_found")
+
+
+def body_of(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """The status and the body that say what happened. What nobody foresaw is logged, not told."""
+    if isinstance(error, HttpError):
+        kind = _INVALID if error.status < 500 else "server_error"
+        return error.status, _body(str(error), kind, error.code, error.param)
+    if isinstance(error, msgspec.ValidationError):
+        text, _, where = str(error).partition(" - at `")
+        return 400, _body(text, _INVALID, None, where.rstrip("`").removeprefix("$.") or None)
+    if isinstance(error, msgspec.DecodeError):
+        return 400, _body(f"the body is not JSON: {error}", _INVALID, "invalid_json")
+    for kind_of, status, kind, code in _STATUS:
+        if isinstance(error, kind_of):
+            return status, _body(str(error), kind, code)
+    if isinstance(error, IsthmusError):
+        return 500, _body(str(error), "server_error", type(error).__name__)
+    _log.error("an unforeseen error", exc_info=error)
+    return 500, _body("an internal error; the server's log has it", "server_error", None)
+
+
+def _body(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def handle(_request: Request, error: Exception) -> Response:
+    """For Starlette."""
+    status, body = body_of(error)
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse(body, status, headers=headers)

@@ -1,0 +1,103 @@
+"""Settings of a server: frozen, from the command line or a TOML file, both checked here."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from isthmus.errors import SettingsError
+from isthmus.units import MIB
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server does; each field is a key of its TOML file too."""
+
+    host: str = "127.0.0.1"
+    """Where it listens. Beyond this machine only with keys."""
+    port: int = 8080
+    """0 takes any that is free."""
+    data: Path = field(default_factory=lambda: Path("isthmus-data"))
+    """Folder of the agents, made if it is not there."""
+    keys: Path | None = None
+    """File of hashed API keys (`isthmus serve --new-key`); without it everybody may ask."""
+    n_ctx: int = 4096
+    """Tokens of context of each stateless request, and of agents that say nothing else."""
+    slots: int = 16
+    """Stateless requests that are computed at the same time."""
+    waiting: int = 256
+    """Stateless requests that wait for a slot; further ones are refused."""
+    live: int = 64
+    """Agents kept in memory; others lie on the disk until their next message."""
+    max_tokens: int = 512
+    """Of an answer, where the request does not say."""
+    connections: int = 4096
+    """Open at the same time; further ones are told 503."""
+    deadline_s: float = 600.0
+    """Of each request."""
+    body_nbytes: int = 16 * MIB
+    """Largest body of a request; a snapshot or guest may be no larger either."""
+
+    def __post_init__(self) -> None:
+        least = {
+            "port": 0,
+            "n_ctx": 1,
+            "slots": 1,
+            "waiting": 0,
+            "live": 1,
+            "max_tokens": 1,
+            "connections": 1,
+        }
+        for name, low in {**least, "body_nbytes": 1024}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise SettingsError(f"{name} is {value!r}: give a whole number, {low} or more")
+        if not isinstance(self.deadline_s, (int, float)) or not self.deadline_s > 0:
+            raise SettingsError(f"deadline_s is {self.deadline_s!r}: give seconds, more than 0")
+        if self.port > 65535:
+            raise SettingsError(f"port is {self.port}: give 0 to 65535")
+        for name in ("data", "keys"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, Path(value).expanduser() if value is not None else None)
+        if not self._is_loopback() and self.keys is None:
+            raise SettingsError(
+                f"{self.host} can be reached from other machines: give --keys FILE "
+                "(isthmus serve --new-key makes one), or listen on 127.0.0.1"
+            )
+
+    def _is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @staticmethod
+    def make(file: Path | None, given: Mapping[str, Any]) -> ServerSettings:
+        """What a TOML file says, and over it what was given. SettingsError for unknown keys."""
+        known = {it.name for it in fields(ServerSettings)}
+        said = _read(file) if file is not None else {}
+        if unknown := sorted(said.keys() - known):
+            raise SettingsError(
+                f"{file}: there is no setting {unknown[0]}; there are {', '.join(sorted(known))}"
+            )
+        given = {name: value for name, value in given.items() if value is not None}
+        return ServerSettings(**{**said, **given})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as opened:
+            return tomllib.load(opened)
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is no TOML: {error}") from None

@@ -1,0 +1,97 @@
+"""A server in a process of its own, as `isthmus serve` runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.tiny_gguf import TinyLlama
+
+
+class Serving:
+    """`isthmus serve`, and a client of it."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        self.data = data
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "isthmus",
+            "serve",
+            "--port",
+            "0",
+            "--data",
+            str(self.data),
+        ]
+        self.process = subprocess.Popen(
+            [*command, *self.options], stderr=subprocess.PIPE, text=True, env={**os.environ}
+        )
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if found := re.search(r"http://\S+", line):
+                self.url = found[0]
+                break
+        else:
+            raise AssertionError("".join(said))
+        self.client = httpx.Client(base_url=self.url, timeout=120)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._let_go()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        self._let_go()
+        return code
+
+    def _let_go(self) -> None:
+        self.client.close()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def post(self, path: str, body: object = None) -> dict:
+        done = self.client.post(path, json={} if body is None else body)
+        assert done.status_code < 300, done.text
+        return done.json()
+
+    def get(self, path: str) -> dict:
+        done = self.client.get(path)
+        assert done.status_code == 200, done.text
+        return done.json()
+
+
+@pytest.fixture(scope="session")
+def tiny_q8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("q8") / "tiny.gguf"
+    return TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(path)
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tiny_q8: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    data = tmp_path_factory.mktemp("data")
+    serving = Serving(data, "--model", f"tiny={tiny_q8}", "--n-ctx", "1024")
+    yield serving
+    assert serving.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    serving = Serving(tmp_path_factory.mktemp("data"), "--model", f"smollm2={smollm2}")
+    yield serving
+    assert serving.stop() == 0

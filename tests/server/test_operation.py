@@ -1,0 +1,106 @@
+"""Keys, limits, settings and what strangers may not."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from isthmus.errors import SettingsError
+from isthmus.server.keys import Keys, new_key
+from isthmus.server.settings import ServerSettings
+from tests.server.conftest import Serving
+
+
+def test_settings(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('port = 1234\ndata = "d"\n')
+    settings = ServerSettings.make(file, {"port": None, "slots": 3})
+    assert (settings.port, settings.slots, settings.data) == (1234, 3, Path("d"))
+    assert ServerSettings.make(file, {"port": 5}).port == 5
+    for text, said in (
+        ("prot = 1", "no setting prot"),
+        ('port = "x"', "port is 'x'"),
+        ("port = 70000", "0 to 65535"),
+        ("slots = 0", "slots is 0"),
+        ("=", "no TOML"),
+        ('host = "0.0.0.0"', "give --keys"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match=said):
+            ServerSettings.make(file, {})
+    with pytest.raises(SettingsError, match="cannot read"):
+        ServerSettings.make(tmp_path / "none.toml", {})
+
+
+def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    key = new_key(file, "ada")
+    assert file.stat().st_mode & 0o077 == 0
+    assert key not in file.read_text()
+    keys = Keys(file)
+    assert keys.name_of(key) == "ada"
+    assert keys.name_of(key + "x") is None
+    assert keys.name_of("") is None
+    with pytest.raises(SettingsError):
+        new_key(file, "two words")
+    file.write_text("ada 123\n")
+    with pytest.raises(SettingsError, match="line 1"):
+        Keys(file)
+
+
+def test_who_may_ask(tiny_q8: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    command = [sys.executable, "-m", "isthmus", "serve", "--keys", str(keys), "--new-key", "ada"]
+    key = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    serving = Serving(tmp_path / "data", "--model", f"tiny={tiny_q8}", "--keys", str(keys))
+    assert serving.client.get("/healthz").status_code == 200
+    stranger = serving.client.get("/v1/models")
+    assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert serving.client.get("/metrics").status_code == 401
+    known = serving.client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+    assert known.status_code == 200
+    assert serving.stop() == 0
+
+
+def test_pages_of_other_sites_may_not(tiny_server: Serving) -> None:
+    get = tiny_server.client.get
+    assert get("/v1/models", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert get("/v1/models", headers={"Host": "evil.example"}).status_code == 403
+    own = tiny_server.url
+    assert get("/v1/models", headers={"Origin": own}).status_code == 200
+
+
+def test_bodies_that_are_too_large_or_malformed(tiny_server: Serving) -> None:
+    post = tiny_server.client.post
+    large = b"x" * (17 << 20)
+    assert post("/v1/completions", content=large).status_code == 413
+
+    def pieces() -> list[bytes]:
+        return [b"x" * (1 << 20)] * 17
+
+    with contextlib.suppress(httpx.TransportError):  # hanging up in the middle is as good
+        assert post("/v1/completions", content=iter(pieces())).status_code == 413
+    for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"model": "tiny"}', b"null"):
+        done = post("/v1/completions", content=body)
+        assert done.status_code == 400, body
+        assert done.json()["error"]["type"] == "invalid_request_error"
+    assert tiny_server.client.get("/v1/none").status_code == 404
+    assert tiny_server.client.put("/v1/models").status_code == 405
+    assert tiny_server.get("/healthz")["status"] == "ok"
+
+
+def test_metrics(tiny_server: Serving) -> None:
+    text = tiny_server.client.get("/metrics").text
+    assert "isthmus_actors_idle" in text
+
+
+def test_a_public_address_needs_keys() -> None:
+    command = [sys.executable, "-m", "isthmus", "serve", "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give --keys" in done.stderr
