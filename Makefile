@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak test-vulkan check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-page check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out 
 test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/
 	$(BIN)/python tools/fetch_vulkan.py
 	. .vulkan/env && $(BIN)/pytest -m vulkan tests/device
+
+test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest -m page tests/server
 
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)

@@ -271,9 +271,9 @@ class Agents:
             "position": position,
             "nbytes": now.manifest.memory.nbytes,
             "chunk_nbytes": CHUNK_NBYTES,
-            "used": list(runs(sorted(chunks))),
-            "changed": list(runs(changed)),
-            "shared": list(runs(shared)),
+            "used": _ranges(sorted(chunks)),
+            "changed": _ranges(changed),
+            "shared": _ranges(shared),
             "sessions": sessions,
         }
 
@@ -302,6 +302,11 @@ class Agents:
 
     def _record(self, request: Request) -> Record:
         return self._shelf.record(request.path_params["id"])
+
+
+def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
+    """Chunks as (first, how many)."""
+    return [(at // CHUNK_NBYTES, nbytes // CHUNK_NBYTES) for at, nbytes in runs(numbers)]
 
 
 def _are_kin(a: Record, b: Record) -> bool:
