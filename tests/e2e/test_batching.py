@@ -12,7 +12,7 @@ import pytest
 
 from isthmus import Actor, Model, Runtime
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
-from isthmus.model import Session
+from isthmus.model import Session, executor
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
 
@@ -176,8 +176,11 @@ def test_a_device_that_fails_for_one_fails_only_that_one(
     assert "isthmus_batches_retried_total 0.0" not in shared.metrics()
 
 
-def test_a_long_prompt_leaves_the_others_their_turns(shared: Runtime, model: Model) -> None:
-    """Between two tokens of the others there is at most one part of the newcomer's prefill."""
+def test_a_long_prompt_leaves_the_others_their_turns(
+    shared: Runtime, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two tokens of the others there is at most one job of the newcomer's prefill."""
+    monkeypatch.setattr(executor, "_LEAST_JOB_S", 0.0)  # each job is one part
     talker, newcomer = spawn(shared, model, 20), spawn(shared, model, 1)
     order: list[str] = []
     backend = model.executor._backend

@@ -11,6 +11,7 @@ from isthmus.benchmarks.agents import bench_agents, require_as_alone
 from isthmus.benchmarks.hostcall import bench_hostcall
 from isthmus.benchmarks.newcomer import bench_newcomer
 from isthmus.benchmarks.record import Plan, Record
+from isthmus.benchmarks.serve import CLIENTS, bench_serve
 from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
 from isthmus.benchmarks.snapshot import bench_snapshot, require_same_token
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
@@ -35,6 +36,7 @@ EXAMPLES = """\
   isthmus bench snapshot --json
   isthmus bench agents --json
   isthmus bench newcomer --repeats 1
+  isthmus bench serve --repeats 3
   isthmus bench decode --model model.gguf --threads 8
 
 ratios are ours / theirs in tokens per second: more is better"""
@@ -48,6 +50,7 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
     "snapshot": (bench_snapshot, SNAPSHOT_CONTEXTS),
     "agents": (bench_agents, AGENT_COUNTS),
     "newcomer": (bench_newcomer, ()),
+    "serve": (bench_serve, CLIENTS),
 }
 
 
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot) or numbers of agents, such as 512,2000",
+        help="tokens of context (decode, prefill, snapshot), agents or clients, such as 512,2000",
     )
     add_model_options(parser)
     add_device_options(parser)
@@ -97,7 +100,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _table(report: Record) -> str:
     """One row for each result, or, where there are too many figures, one for each figure."""
     results = report["results"]
-    heads = [name for name in results[0] if name != "samples_s"]
+    heads = [name for name in results[0] if not name.startswith("samples_")]
     rows = [[_shown(result[name]) for name in heads] for result in results]
     if len(heads) <= _MOST_COLUMNS:
         return format_table(heads, rows)

@@ -12,6 +12,8 @@ device can: one job each, between which others decode. One chunk is under way at
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -35,6 +37,9 @@ from isthmus.units import align_up
 
 _Result = TypeVar("_Result")
 _MOST_BATCH_GRAPHS = 8
+_LEAST_JOB_S = 0.1
+"""Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
+a decode step of all others at each of its layers."""
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 
@@ -278,9 +283,18 @@ class Executor:
             self._backend.compute(graph.pointer)
             return
         with GraphParts(graph, graph.cuts) as parts:
-            for part in parts.pointers:
+            left = deque(parts.pointers)
+            while left:
                 check()
-                self._backend.compute(part)
+                self._run(lambda: self._compute_some(left))
+
+    def _compute_some(self, parts: deque[int]) -> None:
+        """One job: parts until it has lasted a while. How many they are changes no bit."""
+        end = time.perf_counter() + _LEAST_JOB_S
+        while parts:
+            self._backend.compute(parts.popleft())
+            if time.perf_counter() >= end:
+                return
 
     def _inputs_for_prefill(self, session: Session) -> Inputs:
         inputs = self._prefill_inputs
