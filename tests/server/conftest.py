@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,18 +35,14 @@ class Serving:
             "--data",
             str(self.data),
         ]
-        self.process = subprocess.Popen(
-            [*command, *self.options], stderr=subprocess.PIPE, text=True, env={**os.environ}
-        )
-        assert self.process.stderr is not None
-        said = []
-        for line in self.process.stderr:
-            said.append(line)
-            if found := re.search(r"http://\S+", line):
-                self.url = found[0]
-                break
-        else:
-            raise AssertionError("".join(said))
+        self.data.mkdir(exist_ok=True)
+        log = self.data.parent / f"{self.data.name}.log"
+        with log.open("w") as file:  # a pipe that nobody reads would stop the server
+            self.process = subprocess.Popen([*command, *self.options], stderr=file)
+        while not (found := re.search(r"http://\S+", log.read_text())):
+            assert self.process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        self.url = found[0]
         self.client = httpx.Client(base_url=self.url, timeout=120)
 
     def kill(self) -> None:
@@ -62,8 +58,6 @@ class Serving:
 
     def _let_go(self) -> None:
         self.client.close()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
 
     def post(self, path: str, body: object = None) -> dict:
         done = self.client.post(path, json={} if body is None else body)

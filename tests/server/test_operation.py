@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,39 @@ def test_bodies_that_are_too_large_or_malformed(tiny_server: Serving) -> None:
     assert tiny_server.client.get("/v1/none").status_code == 404
     assert tiny_server.client.put("/v1/models").status_code == 405
     assert tiny_server.get("/healthz")["status"] == "ok"
+
+
+def test_a_body_that_never_comes_costs_nobody_anything(tiny_server: Serving) -> None:
+    host, _, port = tiny_server.url.removeprefix("http://").partition(":")
+    with contextlib.ExitStack() as stack:
+        for n in range(200):
+            half = stack.enter_context(socket.create_connection((host, int(port)), 10))
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n"
+            half.sendall(head.encode()[: 30 + n] if n % 2 else head.encode() + b"\r\n{")
+        body = {"model": "tiny", "prompt": "hello", "max_tokens": 4}
+        assert tiny_server.client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_a_slow_reader_costs_nobody_anything(tiny_server: Serving) -> None:
+    host, _, port = tiny_server.url.removeprefix("http://").partition(":")
+    body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 900, "stream": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            slow = stack.enter_context(socket.create_connection((host, int(port)), 10))
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.sendall(head.encode() + body)
+        quick = {"model": "tiny", "prompt": "hello", "max_tokens": 4}
+        for _ in range(5):
+            assert tiny_server.client.post("/v1/completions", json=quick).status_code == 200
+
+
+def test_one_server_for_a_folder(tiny_server: Serving, tiny_q8: Path) -> None:
+    command = [sys.executable, "-m", "isthmus", "serve", "--port", "0"]
+    command += ["--data", str(tiny_server.data), "--model", str(tiny_q8)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "another server uses" in done.stderr
 
 
 def test_metrics(tiny_server: Serving) -> None:

@@ -67,12 +67,21 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(arguments).items() if name in known}
     settings = ServerSettings.make(arguments.config, given)
     logging.getLogger("isthmus.server").setLevel(logging.INFO)
-    arguments.model = arguments.model or [f"smollm2={fetched_model('smollm2')}"]
+    arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     running = settings.slots + settings.live
     with open_runtime(arguments, Capacity(running=running)) as runtime:
         models = open_models(runtime, arguments)
         app = create_app(runtime, models, settings)
         return serve(app, settings, lambda host, port: _say_ready(host, port, models))
+
+
+def _fetched() -> str:
+    return f"smollm2={fetched_model('smollm2')}"
+
+
+def _named(text: str) -> str:
+    """`[NAME=]PATH` with a name: the file's, where none is given."""
+    return text if "=" in text else f"{Path(text).stem}={text}"
 
 
 def _say_ready(host: str, port: int, models: dict[str, Model]) -> None:

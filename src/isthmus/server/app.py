@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -30,6 +31,8 @@ from isthmus.server.shelf import Shelf
 _log = logging.getLogger("isthmus.server")
 _Scope = MutableMapping[str, Any]
 _OPEN = ("/healthz", "/")
+_BODY_S = 30.0
+"""For each piece of a body."""
 
 
 def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> Starlette:
@@ -76,7 +79,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     return app
 
 
-_HANDLED = (HttpError, IsthmusError, msgspec.DecodeError)
+_HANDLED = (HttpError, IsthmusError, msgspec.DecodeError, ClientDisconnect)
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; "
@@ -153,14 +156,21 @@ class _Guard:
 
 
 class _Bounded:
-    """A body that is longer than it may be ends the request, whatever length it claims."""
+    """A body that is longer than it may be ends the request, whatever length it claims, and so does
+    one that does not come."""
 
     def __init__(self, receive: Callable[[], Awaitable[_Scope]], most: int) -> None:
         self._receive = receive
         self._most = self._left = most
+        self._complete = False
 
     async def __call__(self) -> _Scope:
-        message = await self._receive()
+        try:
+            patience = None if self._complete else _BODY_S
+            message = await asyncio.wait_for(self._receive(), patience)
+        except asyncio.TimeoutError:
+            raise HttpError(408, f"the body did not come within {_BODY_S} seconds") from None
+        self._complete = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             raise HttpError(413, f"a body may have {self._most} bytes")

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from isthmus.errors import (
@@ -67,18 +67,24 @@ def body_of(error: BaseException) -> tuple[int, dict[str, Any]]:
     if isinstance(error, HttpError):
         kind = _INVALID if error.status < 500 else "server_error"
         return error.status, _body(str(error), kind, error.code, error.param)
+    if isinstance(error, IsthmusError):
+        return _of_isthmus(error)
     if isinstance(error, msgspec.ValidationError):
         text, _, where = str(error).partition(" - at `")
         return 400, _body(text, _INVALID, None, where.rstrip("`").removeprefix("$.") or None)
     if isinstance(error, msgspec.DecodeError):
         return 400, _body(f"the body is not JSON: {error}", _INVALID, "invalid_json")
+    if isinstance(error, ClientDisconnect):  # nobody hears it
+        return 499, _body("the caller left", _INVALID, "cancelled")
+    _log.error("an unforeseen error", exc_info=error)
+    return 500, _body("an internal error; the server's log has it", "server_error", None)
+
+
+def _of_isthmus(error: IsthmusError) -> tuple[int, dict[str, Any]]:
     for kind_of, status, kind, code in _STATUS:
         if isinstance(error, kind_of):
             return status, _body(str(error), kind, code)
-    if isinstance(error, IsthmusError):
-        return 500, _body(str(error), "server_error", type(error).__name__)
-    _log.error("an unforeseen error", exc_info=error)
-    return 500, _body("an internal error; the server's log has it", "server_error", None)
+    return 500, _body(str(error), "server_error", type(error).__name__)
 
 
 def _body(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import itertools
+import os
 import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -135,6 +138,7 @@ class Shelf:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise SettingsError(f"cannot make {folder}: {error.strerror}") from None
+        self._lock = _lock(data)
         self.store = Store(data / "store")
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
@@ -263,6 +267,7 @@ class Shelf:
         """Gives all memory back; everything is on the disk already."""
         for id_ in list(self._live):
             await self.forget(id_)
+        os.close(self._lock)
 
     def _read(self) -> list[Record]:
         """The records on the disk. What belongs to none of them never happened, and is removed."""
@@ -338,6 +343,19 @@ class Shelf:
             lock = self._locks.get(id_)
             if lock is None or not lock.locked():
                 await self.forget(id_)
+
+
+def _lock(data: Path) -> int:
+    """The data folder's lock, which ends with this process. SettingsError where another has it."""
+    fd = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise SettingsError(
+            f"another server uses {data}: give this one --data of its own"
+        ) from None
+    return fd
 
 
 def _new_id() -> str:
