@@ -61,10 +61,17 @@ def test_a_life(tiny_server: Serving, tmp_path: Path, tiny_q8: Path) -> None:
         with runtime.restore(file, models={"default": model}) as actor:
             assert actor.send("again").text == second["output"]
 
+    early = serving.post(f"/v1/agents/{fork['id']}/fork", {"position": 0})
+    assert (early["position"], early["origin"]["id"], early["turns"]) == (0, id_, [])
+
     assert id_ in {it["id"] for it in serving.get("/v1/agents")["data"]}
     assert serving.client.delete(f"/v1/agents/{id_}").json()["deleted"]
     assert serving.client.get(f"/v1/agents/{id_}").status_code == 404
+    assert serving.get(f"/v1/agents/{fork['id']}/memory?at=1")["used"]
     assert tell(serving, fork["id"], "on")["position"] == 3
+    assert serving.get(f"/v1/agents/{fork['id']}/memory")["changed"]
+    refused = serving.client.post(f"/v1/agents/{fork['id']}/fork", json={"position": 0})
+    assert (refused.status_code, "positions 1 to 3" in refused.text) == (400, True)
 
 
 def test_streamed(tiny_server: Serving) -> None:

@@ -56,7 +56,7 @@ def test_the_page(server: Serving, browser, scheme: str) -> None:  # type: ignor
     page.keyboard.press("Enter")
     page.wait_for_selector(".turn footer button", timeout=60_000)
     answer = page.inner_text(".turn .answer")
-    assert len(answer) > 10
+    assert "tokens" in page.inner_text(".turn footer")
 
     page.keyboard.press("Alt+f")
     page.wait_for_selector("nav ul ul [aria-current=true]")

@@ -135,12 +135,21 @@ class Agents:
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
         asked = _new_fork.decode(await request.body() or b"{}")
-        async with self._shelf.holding(self._record(request).id) as held:
-            position = held.record.position if asked.position is None else asked.position
+        record = self._record(request)
+        name = asked.name or f"{record.name or record.id}, forked"
+        position = record.position if asked.position is None else asked.position
+        async with self._shelf.holding(self._who_was_at(record, position).id) as held:
             _require_position(held.record, position)
-            name = asked.name or f"{held.record.name or held.record.id}, forked"
             made = await self._shelf.fork(held.record, position, name)
         return JSONResponse(_whole(made), 201)
+
+    def _who_was_at(self, record: Record, position: int) -> Record:
+        """The agent itself, or of those that it was forked from the one that was there."""
+        while record.origin is not None and position < record.origin.position:
+            if record.origin.id not in self._shelf.records:
+                break
+            record = self._shelf.record(record.origin.id)
+        return record
 
     # ------------------------------------------------------------------ messages
 
@@ -247,12 +256,7 @@ class Agents:
 
     def _map(self, record: Record, position: int) -> dict[str, Any]:
         now = self._shelf.snapshot(record, position)
-        before: dict[int, bytes] = {}
-        if position > 0:
-            source = record
-            if record.origin is not None and record.origin.position >= position - 1:
-                source = self._shelf.record(record.origin.id)
-            before = dict(self._shelf.snapshot(source, position - 1).chunks)
+        before = self._chunks_before(record, position)
         chunks = now.chunks
         changed = sorted(n for n, digest in chunks.items() if before.get(n) != digest)
         shared = self._shared(record, dict(chunks))
@@ -276,6 +280,16 @@ class Agents:
             "shared": _ranges(shared),
             "sessions": sessions,
         }
+
+    def _chunks_before(self, record: Record, position: int) -> dict[int, bytes]:
+        """Of the position before, which may be one of the agent that this one was forked from, if
+        that is still there."""
+        origin, source = record.origin, record
+        if origin is not None and position <= origin.position:
+            if origin.id not in self._shelf.records:
+                return {}
+            source = self._shelf.record(origin.id)
+        return dict(self._shelf.snapshot(source, position - 1).chunks) if position > 0 else {}
 
     def _shared(self, record: Record, chunks: dict[int, bytes]) -> list[int]:
         """Chunks that the agent it was forked from, or a fork of it, has too."""
@@ -328,8 +342,9 @@ def _position(request: Request, record: Record, key: str = "at") -> int:
 
 
 def _require_position(record: Record, position: int) -> None:
-    if not 0 <= position <= record.position:
-        raise SettingsError(f"the agent has positions 0 to {record.position}, not {position}")
+    first = record.origin.position if record.origin is not None else 0
+    if not first <= position <= record.position:
+        raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
 
 
 def _told(record: Record, turn: Turn) -> dict[str, Any]:
