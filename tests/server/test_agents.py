@@ -15,13 +15,14 @@ import pytest
 
 from isthmus import Runtime
 from tests.server.conftest import Serving
+from tests.tiny_gguf import TinyLlama
 
 N_AGENTS = 4
 N_MESSAGES = 6
 
 
 def new_agent(serving: Serving, seed: int = 1, **how: Any) -> str:
-    given = {"guest": "chat", "seed": seed, "args": {"max_tokens": "12", "n_ctx": "1024"}, **how}
+    given = {"guest": "chat", "seed": seed, "args": {"max_tokens": "12"}, **how}
     return str(serving.post("/v1/agents", given)["id"])
 
 
@@ -142,7 +143,7 @@ def test_what_is_refused(tiny_server: Serving, path: str, body: dict[str, Any]) 
 
 
 def test_ordinary_stop_and_start(tiny_q8: Path, tmp_path: Path) -> None:
-    serving = Serving(tmp_path, "--model", f"tiny={tiny_q8}", "--live", "1")
+    serving = Serving(tmp_path, "--model", f"tiny={tiny_q8}", "--live", "1", "--n-ctx", "1024")
     ids = [new_agent(serving, seed=n) for n in range(3)]
     for id_ in ids:
         tell(serving, id_, "one")
@@ -204,7 +205,8 @@ def outputs(serving: Serving, ids: list[str]) -> list[list[str]]:
 
 
 def killed(tiny_q8: Path, folder: Path, n_kills: int) -> None:
-    calm = Serving(folder / "calm", "--model", f"tiny={tiny_q8}")
+    options = ("--model", f"tiny={tiny_q8}", "--n-ctx", "8192" if n_kills > N_MESSAGES else "1024")
+    calm = Serving(folder / "calm", *options)
     ids = [new_agent(calm, seed=n) for n in range(N_AGENTS)]
     disturbed(calm, ids, 0, 0)
     n_more = N_MESSAGES * (1 + n_kills // 10)
@@ -213,7 +215,7 @@ def killed(tiny_q8: Path, folder: Path, n_kills: int) -> None:
             tell(calm, id_, f"{number} {position}", previous=position)
     expected = outputs(calm, ids)
     assert calm.stop() == 0
-    restless = Serving(folder / "restless", "--model", f"tiny={tiny_q8}")
+    restless = Serving(folder / "restless", *options)
     ids = [new_agent(restless, seed=n) for n in range(N_AGENTS)]
     disturbed(restless, ids, n_kills, 7)
     assert outputs(restless, ids) == expected
@@ -227,5 +229,6 @@ def test_kill_9_five_times(tiny_q8: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_kill_9_a_hundred_times(tiny_q8: Path, tmp_path: Path) -> None:
-    killed(tiny_q8, tmp_path, 100)
+def test_kill_9_a_hundred_times(tmp_path: Path) -> None:
+    long = TinyLlama(with_tokenizer=True, quantisation="Q8_0", n_ctx=8192)
+    killed(long.write(tmp_path / "long.gguf"), tmp_path, 100)
