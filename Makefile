@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-page check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-page test-clients check setup guests generate bless bench docs size clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (downloads 93 MB once)
 	$(BIN)/isthmus demo
@@ -34,6 +34,10 @@ test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched int
 test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m page tests/server
+
+test-clients: $(VENV)/.dev ## langchain-openai and llm, each installed by itself, against the server
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest -m long tests/clients
 
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)

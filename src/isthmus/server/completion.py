@@ -151,7 +151,8 @@ class Completer:
 
     async def _take(self, prompt: Sequence[int]) -> _Slot:
         """The idle agent that has most of the prompt, or a new one while there may be more."""
-        best = max(self._idle, key=lambda slot: slot.n_common(prompt), default=None)
+        free = [slot for slot in self._idle if slot.actor.state != "running"]
+        best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
         if best is None or (best.n_common(prompt) == 0 and self._n_slots < self._settings.slots):
             self._n_slots += 1
             try:
@@ -160,7 +161,7 @@ class Completer:
                 self._n_slots -= 1
                 raise
         if best.n_common(prompt) == 0:
-            best = self._idle[0]
+            best = free[0]
         self._idle.remove(best)
         return best
 

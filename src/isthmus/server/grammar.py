@@ -18,6 +18,10 @@ from isthmus.model import Model
 Mask = Callable[[bytes], bytes]
 
 
+_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""A small model that may write spaces between any two words writes little else."""
+
+
 class Grammars:
     """The grammars of one model's vocabulary. Made when one is first asked for."""
 
@@ -30,7 +34,9 @@ class Grammars:
     def json_mask(self, schema: dict[str, Any]) -> Mask:
         """The tool `mask` for one answer that follows a JSON schema. SettingsError for none."""
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                json.dumps(schema), defaults=_COMPACT
+            )
             problem = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
         except (ValueError, RuntimeError) as error:
             problem = str(error)

@@ -37,6 +37,7 @@ _TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _MOST_PROMPTS = 32
+_NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
 class StreamOptions(Struct):
@@ -334,7 +335,7 @@ def _schema_of_tools(asked: ChatRequest) -> dict[str, Any] | None:
             "type": "object",
             "properties": {
                 "name": {"const": it.name},
-                "arguments": it.parameters or {"type": "object"},
+                "arguments": {"additionalProperties": False, **(it.parameters or _NO_ARGUMENTS)},
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
