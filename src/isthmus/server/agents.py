@@ -201,7 +201,7 @@ class Agents:
                 seconds=reply.seconds,
                 nbytes_written=0,
             )
-            turn = await asyncio.shield(held.commit(actor, turn))
+            turn = await held.commit(actor, turn)
             done = True
             yield turn
         finally:

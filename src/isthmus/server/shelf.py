@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import os
 import re
 import secrets
@@ -100,6 +99,7 @@ class Held:
 
     def __init__(self, shelf: Shelf, record: Record) -> None:
         self._shelf = shelf
+        self._commit: asyncio.Task[Turn] | None = None
         self.record = record
 
     async def actor(self) -> Actor:
@@ -107,7 +107,22 @@ class Held:
         return await self._shelf.live(self.record)
 
     async def commit(self, actor: Actor, turn: Turn) -> Turn:
-        """Saves the actor and then the record: the turn is done."""
+        """Saves the actor and then the record: the turn is done.
+
+        Once begun it goes on, also if the caller is cancelled, and nobody else holds the agent
+        before it has ended.
+        """
+        self._commit = asyncio.ensure_future(self._write(actor, turn))
+        return await asyncio.shield(self._commit)
+
+    def when_free(self, release: Callable[[], None]) -> None:
+        """Calls `release` now, or as soon as what is being saved is saved."""
+        if self._commit is None or self._commit.done():
+            release()
+        else:
+            self._commit.add_done_callback(lambda _: release())
+
+    async def _write(self, actor: Actor, turn: Turn) -> Turn:
         name = name_of(self.record.id, turn.position)
         saved = await asyncio.to_thread(actor.snapshot, self._shelf.store, name=name)
         turn = msgspec.structs.replace(turn, nbytes_written=saved.nbytes_written)
@@ -143,7 +158,6 @@ class Shelf:
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}
-        self._numbers = itertools.count()
         self.records = {record.id: record for record in self._read()}
 
     # ------------------------------------------------------------------ one agent
@@ -159,8 +173,17 @@ class Shelf:
     async def holding(self, id_: str) -> AsyncIterator[Held]:
         """An agent for one user alone; others wait. SnapshotNotFound."""
         self.record(id_)
-        async with self._locks.setdefault(id_, asyncio.Lock()):
-            yield Held(self, self.record(id_))
+        lock = self._locks.setdefault(id_, asyncio.Lock())
+        await lock.acquire()
+        held = None
+        try:
+            held = Held(self, self.record(id_))
+            yield held
+        finally:
+            if held is None:
+                lock.release()
+            else:
+                held.when_free(lock.release)
 
     async def live(self, record: Record) -> Actor:
         """The actor, brought back from its last snapshot if it is not in memory."""
@@ -282,10 +305,11 @@ class Shelf:
                 raise SettingsError(f"{path} is of another agent: {record.id}")
             records.append(record)
         done = {record.id: record.position for record in records}
-        for name in self.store.names():
-            id_, _, position = name.partition(".")
-            if not position.isdecimal() or int(position) > done.get(id_, -1):
-                self._delete_snapshot(name)
+        undone = [name for name in self.store.names() if not _is_done(name, done)]
+        for name in undone:
+            self._delete_snapshot(name)
+        if undone:
+            self.store.gc()
         return records
 
     def _remove(self, id_: str) -> None:
@@ -343,6 +367,12 @@ class Shelf:
             lock = self._locks.get(id_)
             if lock is None or not lock.locked():
                 await self.forget(id_)
+
+
+def _is_done(name: str, done: dict[str, int]) -> bool:
+    """Whether a snapshot is of a turn that happened."""
+    id_, _, position = name.partition(".")
+    return position.isdecimal() and int(position) <= done.get(id_, -1)
 
 
 def _lock(data: Path) -> int:

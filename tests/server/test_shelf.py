@@ -1,0 +1,77 @@
+"""The moment at which a message is done, and who may come between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from pathlib import Path
+
+import wasmtime
+
+from isthmus import Runtime
+from isthmus.server.agents import Agents, NewMessage
+from isthmus.server.settings import ServerSettings
+from isthmus.server.shelf import Record, Shelf
+
+COUNTS = """(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 8) "@")
+  (func (export "on_message") (param i32) (result i32)
+    (i32.store8 (i32.const 8) (i32.add (i32.load8_u (i32.const 8)) (i32.const 1)))
+    (call $r (i32.const 8) (i32.const 1))))"""
+
+
+def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
+    null_runtime: Runtime, tmp_path: Path
+) -> None:
+    settings = ServerSettings(data=tmp_path)
+    shelf = Shelf(null_runtime, {}, settings)
+    saving, go_on = threading.Event(), threading.Event()
+    write = shelf.write
+
+    def slowly(record: Record) -> None:
+        if record.position == 1:
+            saving.set()
+            assert go_on.wait(20)
+        write(record)
+
+    async def live() -> Record:
+        guest = shelf.add_guest(bytes(wasmtime.wat2wasm(COUNTS)))
+        record = await shelf.create("", guest, {}, {}, {}, 1)
+        shelf.write = slowly  # type: ignore[method-assign]
+        agents = Agents(shelf, settings)
+
+        async def tell() -> None:
+            async with shelf.holding(record.id) as held:
+                async for _ in agents._answer(held, NewMessage(input="x")):
+                    pass
+
+        first = asyncio.ensure_future(tell())
+        await asyncio.to_thread(saving.wait, 20)
+        first.cancel()
+        second = asyncio.ensure_future(tell())
+        await asyncio.sleep(0.1)
+        assert not second.done()  # the first is still being saved
+        go_on.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+        await second
+        await shelf.close()
+        return shelf.record(record.id)
+
+    record = asyncio.run(live())
+    assert [(turn.position, turn.output) for turn in record.turns] == [(1, "A"), (2, "B")]
+
+
+def test_what_never_happened_is_swept_at_the_start(null_runtime: Runtime, tmp_path: Path) -> None:
+    settings = ServerSettings(data=tmp_path)
+    shelf = Shelf(null_runtime, {}, settings)
+    with null_runtime.spawn(bytes(wasmtime.wat2wasm(COUNTS))) as actor:
+        actor.snapshot(shelf.store, name="aaaaaaaaaaaa.1")
+    packs = tmp_path / "store" / "packs"
+    assert list(packs.iterdir())
+    asyncio.run(shelf.close())
+    again = Shelf(null_runtime, {}, settings)
+    assert again.store.names() == []
+    assert list(packs.iterdir()) == []
+    asyncio.run(again.close())
