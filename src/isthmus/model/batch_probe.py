@@ -27,14 +27,19 @@ _PROBE_WIDTH = 1024
 
 def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
     """Whether each column of a product is the same to the bit, alone and in any batch."""
-    matrices = {
+    return all(
+        _is_exact(device, backend, tensor, *shape)
+        for (_, shape), tensor in matrices_of(weights).items()
+    )
+
+
+def matrices_of(weights: Weights) -> dict[tuple[GgmlType, tuple[int, ...]], int]:
+    """One matrix of each type and shape."""
+    return {
         (info.dtype, info.shape): weights.used(info.name)
         for info in weights.infos
         if len(info.shape) == 2
     }
-    return all(
-        _is_exact(device, backend, tensor, *shape) for (_, shape), tensor in matrices.items()
-    )
 
 
 def exact_types(device: Device, backend: Backend) -> list[str]:
@@ -71,14 +76,14 @@ def _random_rows(dtype: GgmlType, width: int, n: int) -> bytes:
 
 def _is_exact(device: Device, backend: Backend, matrix: int, k: int, n: int) -> bool:
     columns = np.random.default_rng(0).standard_normal((_N, k), dtype=np.float32)
-    alone = [_product(device, backend, matrix, columns[i : i + 1], n) for i in range(_N)]
+    alone = [product(device, backend, matrix, columns[i : i + 1], n) for i in range(_N)]
     return all(
-        _product(device, backend, matrix, columns[:size], n) == b"".join(alone[:size])
+        product(device, backend, matrix, columns[:size], n) == b"".join(alone[:size])
         for size in _SIZES
     )
 
 
-def _product(device: Device, backend: Backend, matrix: int, columns: np.ndarray, n: int) -> bytes:
+def product(device: Device, backend: Backend, matrix: int, columns: np.ndarray, n: int) -> bytes:
     """The bytes of f32 [n, size] from a matrix [k, n] and columns [size][k]."""
     size, k = columns.shape
     out_nbytes, offset = 4 * n * size, align_up(4 * k * size, _ALIGNMENT)

@@ -29,8 +29,9 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.batch import Batch
 from isthmus.model.batch_probe import batches_exactly
+from isthmus.model.cut_probe import cuts_exactly
 from isthmus.model.forward import Forward, Inputs
-from isthmus.model.kv_cache import N_CTX_MULTIPLE
+from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
 from isthmus.units import align_up
@@ -64,6 +65,7 @@ class Executor:
         self._device = device
         self._architecture = architecture
         self._chunk = settings.prefill_chunk
+        self._kv_type = KV_TYPES[settings.kv_type]
         self._backend = device.new_backend(settings.deterministic)
         self._decode_memory = GraphAllocator(device.library, device.buffer_type)
         self._prefill_memory = GraphAllocator(device.library, device.buffer_type)
@@ -144,6 +146,13 @@ class Executor:
         """Whether steps of several sessions can be one pass that has the bits of several."""
         return self.can_batch and self._run(
             lambda: batches_exactly(self._device, self._backend, weights)
+        )
+
+    def cuts_exactly(self, weights: Weights) -> bool:
+        """Whether it changes no bit where a prefill of 2 to 63 tokens is cut; see `cut_probe`."""
+        hparams = self._architecture.hparams
+        return self._run(
+            lambda: cuts_exactly(self._device, self._backend, weights, hparams, self._kv_type)
         )
 
     @property

@@ -47,6 +47,7 @@ class Model:
         """`hashes` keeps those of files from process to process."""
         self._hashes = hashes or FileHashes()
         self._exact_batching: bool | None = None
+        self._exact_cuts: bool | None = None
         self._sessions: WeakSet[Session] = WeakSet()
         self._closed = False
         self.device = device
@@ -98,6 +99,13 @@ class Model:
         if self._exact_batching is None:
             self._exact_batching = self.executor.batches_exactly(self.weights)
         return self._exact_batching
+
+    @property
+    def exact_cuts(self) -> bool:
+        """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
+        if self._exact_cuts is None:
+            self._exact_cuts = self.exact_batching and self.executor.cuts_exactly(self.weights)
+        return self._exact_cuts
 
     @property
     def batches(self) -> bool:

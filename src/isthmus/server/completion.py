@@ -1,16 +1,20 @@
 """From a list of token ids to text, by sandboxed agents that are kept for the next request.
 
-A request goes to the idle agent that has most of its prompt. The guest `complete` keeps whole
-blocks of it that were prefilled in the same way, so an answer has the same bits whichever agent
-gives it.
+A request goes to the idle agent that has most of its prompt, or to a fork of it where that agent
+would lose much that others may ask for again. The guest `complete` keeps only what leaves every bit
+of an answer the same, whichever agent gives it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import itertools
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+
+import numpy as np
 
 from isthmus.actor import Actor
 from isthmus.errors import ContextFull, GuestFailed, Overloaded
@@ -21,6 +25,11 @@ from isthmus.server.answering import Answer
 from isthmus.server.settings import ServerSettings
 
 _GUEST = "complete"
+_FINE = 512
+"""Tokens at the beginning of a prompt that are prefilled in small chunks, where any cut has the
+same bits. After more context the kernels for large ones are faster: twice at 3,000 tokens."""
+_WORTH_A_FORK = 8
+"""Tokens in common that are computed in the time that a fork takes."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,9 @@ class Request:
     mask: Callable[[bytes], bytes] | None = None
     """Which tokens may come next; see `grammar`."""
 
-    def message(self) -> bytes:
-        """As the guest reads it."""
+    def message(self, mask_id: int) -> bytes:
+        """As the guest reads it, always with a seed: a fork has its parent's random numbers."""
+        seed = secrets.randbits(63) if self.seed is None else self.seed
         words = [
             f"max_tokens={self.max_tokens}",
             f"temperature={self.temperature:.6g}",
@@ -50,9 +60,9 @@ class Request:
             f"top_p={self.top_p:.6g}",
             f"min_p={self.min_p:.6g}",
             f"repeat_penalty={self.repeat_penalty:.6g}",
-            f"mask={int(self.mask is not None)}",
+            f"seed={seed}",
+            f"mask={mask_id}",
         ]
-        words += [] if self.seed is None else [f"seed={self.seed}"]
         words += [] if self.logprobs is None else [f"logprobs={self.logprobs}"]
         ids = b"".join(token.to_bytes(4, "little") for token in self.prompt)
         return " ".join(words).encode() + b"\n" + ids
@@ -85,16 +95,38 @@ class _Slot:
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
-        self.prompt: Sequence[int] = ()
-        self.mask: Callable[[bytes], bytes] | None = None
+        self.prompt = np.empty(0, dtype=np.int64)
 
-    def n_common(self, prompt: Sequence[int]) -> int:
+    def n_common(self, prompt: np.ndarray) -> int:
         """Tokens at the beginning that both prompts have."""
         n = min(len(prompt), len(self.prompt))
-        for at in range(n):
-            if prompt[at] != self.prompt[at]:
-                return at
-        return n
+        differs = prompt[:n] != self.prompt[:n]
+        return int(differs.argmax()) if differs.any() else n
+
+
+class _Masks:
+    """Whom the guests' tool `mask` asks: one tool for all agents, so that forks have it too."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+        self._masks: dict[int, Callable[[bytes], bytes]] = {}
+
+    @contextmanager
+    def given(self, mask: Callable[[bytes], bytes] | None) -> Iterator[int]:
+        """The number under which guests find the mask meanwhile; 0 for none."""
+        if mask is None:
+            yield 0
+            return
+        number = next(self._ids)
+        self._masks[number] = mask
+        try:
+            yield number
+        finally:
+            del self._masks[number]
+
+    def ask(self, asked: bytes) -> bytes:
+        """The tool: the mask's number, and the last token if there is one."""
+        return self._masks[int.from_bytes(asked[:4], "little")](asked[4:])
 
 
 class Completer:
@@ -106,6 +138,7 @@ class Completer:
         self._runtime = runtime
         self._settings = settings
         self._guest = runtime.load_guest(_GUEST)
+        self._masks = _Masks()
         self._idle: list[_Slot] = []
         """The one used last at the end."""
         self._n_slots = 0
@@ -119,12 +152,13 @@ class Completer:
                 f"the prompt has {len(request.prompt)} tokens; the context has {self.n_ctx}"
             )
         async with self._slot(request) as slot:
-            answer = Answer(slot.actor, request.message(), self._settings.deadline_s)
-            try:
-                async for item in _read(self.model, answer, request):
-                    yield item
-            finally:
-                await answer.close()
+            with self._masks.given(request.mask) as mask_id:
+                answer = Answer(slot.actor, request.message(mask_id), self._settings.deadline_s)
+                try:
+                    async for item in _read(self.model, answer, request):
+                        yield item
+                finally:
+                    await answer.close()
 
     @asynccontextmanager
     async def _slot(self, request: Request) -> AsyncIterator[_Slot]:
@@ -136,12 +170,12 @@ class Completer:
         finally:
             self._n_waiting -= 1
         try:
-            slot = await self._take(request.prompt)
-            slot.prompt, slot.mask = request.prompt, request.mask
+            prompt = np.array(request.prompt)
+            slot = await self._take(prompt)
+            slot.prompt = prompt
             try:
                 yield slot
             finally:
-                slot.mask = None
                 if slot.actor.state == "closed":
                     self._n_slots -= 1
                 else:
@@ -149,37 +183,43 @@ class Completer:
         finally:
             self._room.release()
 
-    async def _take(self, prompt: Sequence[int]) -> _Slot:
-        """The idle agent that has most of the prompt, or a new one while there may be more."""
+    async def _take(self, prompt: np.ndarray) -> _Slot:
+        """The idle agent that has most of the prompt; a new one where that loses too much."""
         free = [slot for slot in self._idle if slot.actor.state != "running"]
         best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
-        if best is None or (best.n_common(prompt) == 0 and self._n_slots < self._settings.slots):
-            self._n_slots += 1
-            try:
-                return await asyncio.to_thread(self._spawn)
-            except BaseException:
-                self._n_slots -= 1
-                raise
-        if best.n_common(prompt) == 0:
+        n_common = 0 if best is None else best.n_common(prompt)
+        if best is None or (
+            n_common < len(best.prompt) / 2 and self._n_slots < self._settings.slots
+        ):
+            return await self._make(best if n_common >= _WORTH_A_FORK else None)
+        if n_common == 0:
             best = free[0]
         self._idle.remove(best)
         return best
 
-    def _spawn(self) -> _Slot:
-        slots: list[_Slot] = []
+    async def _make(self, parent: _Slot | None) -> _Slot:
+        """One more agent: a fork of an idle one, or a fresh one."""
+        self._n_slots += 1
+        if parent is not None:
+            self._idle.remove(parent)
+        try:
+            return _Slot(await asyncio.to_thread(self._spawn, parent))
+        except BaseException:
+            self._n_slots -= 1
+            raise
+        finally:
+            if parent is not None:
+                self._idle.append(parent)
 
-        def mask(last: bytes) -> bytes:
-            ask = slots[0].mask
-            return ask(last) if ask is not None else b""
-
-        actor = self._runtime.spawn(
+    def _spawn(self, parent: _Slot | None) -> Actor:
+        if parent is not None:
+            return parent.actor.fork()[0]
+        return self._runtime.spawn(
             self._guest,
             models={"default": self.model},
-            tools={"mask": mask},
-            args={"n_ctx": self.n_ctx},
+            tools={"mask": self._masks.ask},
+            args={"n_ctx": self.n_ctx, "fine": _FINE if self.model.exact_cuts else 0},
         )
-        slots.append(_Slot(actor))
-        return slots[0]
 
 
 async def _read(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:

@@ -3,7 +3,7 @@
  *
  * A message is a line of `key=value` words and the prompt's ids after it, as 32-bit numbers:
  *
- *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5 mask=1\n
+ *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5 mask=3\n
  *   [ids]
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
@@ -11,22 +11,26 @@
  * (max_tokens, the context or a limit) or mask (the grammar is at its end), and how many tokens of
  * the prompt were not computed again. Only max_tokens has no default.
  *
- * The session keeps what it can of the request before: tokens that both have in common, in whole
- * blocks of BLOCK. A prompt is always prefilled in such blocks, counted from its beginning, and
- * only blocks that were prefilled count: so every bit of an answer is the same, whatever was
- * there before.
+ * The session keeps the tokens that a prompt has in common with the one before, as far as every bit
+ * of the answer stays the same whatever was there before. How a prompt is cut into chunks changes
+ * bits; so it is prefilled in blocks of BLOCK, counted from its beginning, and only whole blocks
+ * that were prefilled are kept. Where the host knows that the cut changes nothing in chunks of up
+ * to SMALL tokens, it says with fine=N that the first N tokens are to be prefilled in those: they
+ * are kept token by token. Beyond that small chunks would be slower.
  *
- * With mask=1 the tool `mask` is asked before each token: it gets the last token's id (nothing at
- * first) and returns a bit for each token of the vocabulary, or nothing where the text may only
- * end. Options: model, n_ctx.
+ * With mask=ID, not 0, the tool `mask` is asked before each token: it gets ID and the last token,
+ * 32 bits each, only ID at first. It returns a bit for each token of the vocabulary, or nothing
+ * where the text may only end. Options: model, n_ctx, fine=0, a multiple of BLOCK.
  */
 #include "agent.h"
 
 #define BLOCK 128
+#define SMALL 63
 #define MOST_LOGPROBS 20
 
 static agent_session_t session;
-static uint32_t n_prefilled; /* tokens at the beginning of the session, prefilled in whole blocks */
+static uint32_t n_prefilled; /* tokens at the beginning of the session that may be kept */
+static uint32_t n_fine;      /* tokens at the beginning of a prompt, prefilled in small chunks */
 
 typedef struct {
     isthmus_sampler_t sampler;
@@ -81,7 +85,7 @@ static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
         AGENT_SET(found, set_integer(word, nbytes, "logprobs=", 0, MOST_LOGPROBS,
                                      &request->logprobs));
     if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "mask=", 0, 1, &request->mask));
+        AGENT_SET(found, set_integer(word, nbytes, "mask=", 0, UINT32_MAX, &request->mask));
     if (!found)
         AGENT_SET(found, set_number(word, nbytes, "temperature=", 0, 100, &sampler->temperature));
     if (!found)
@@ -122,21 +126,41 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
+/* How many of `n` tokens that a prompt of `n_ids` has in common with the session may be kept. */
+static uint32_t keep(uint32_t n, uint32_t n_ids)
+{
+    uint32_t end = min_u32(n_ids, n_fine);
+    n = min_u32(n, min_u32(n_prefilled, n_ids - 1));
+    if (n >= n_fine)
+        return n - (n - n_fine) % BLOCK;
+    return n > 0 && n == end - 1 ? n - 1 : n; /* a single token is computed in another way */
+}
+
+/* Tokens of the chunk that begins at token `at`; never the last but one of the small ones. */
+static uint32_t chunk_at(uint32_t at, uint32_t n_ids)
+{
+    if (at >= n_fine)
+        return min_u32(BLOCK, n_ids - at);
+    uint32_t left = min_u32(n_ids, n_fine) - at;
+    return left == SMALL + 1 ? SMALL - 1 : min_u32(SMALL, left);
+}
+
 /* Makes the session hold the prompt. Returns how many of its tokens were there. */
 static int32_t prefill_prompt(const request_t *request)
 {
-    uint32_t n_common = 0, most = min_u32(n_prefilled, request->n_ids - 1);
-    if (request->n_ids > session.n_ctx)
+    uint32_t n_common = 0, n_ids = request->n_ids, n;
+    if (n_ids > session.n_ctx)
         return -ISTHMUS_ECONTEXT;
-    while (n_common < most && session.tokens[n_common] == request->ids[n_common])
+    while (n_common < min_u32(n_prefilled, n_ids)
+           && session.tokens[n_common] == request->ids[n_common])
         n_common++;
-    n_common -= n_common % BLOCK;
-    n_prefilled = n_common;
+    n_prefilled = n_common = keep(n_common, n_ids);
     AGENT_TRY(agent_truncate(&session, n_common));
-    for (uint32_t at = n_common; at < request->n_ids; at += BLOCK) {
-        uint32_t n = min_u32(BLOCK, request->n_ids - at);
+    for (uint32_t at = n_common; at < n_ids; at += n) {
+        n = chunk_at(at, n_ids);
         AGENT_TRY(agent_prefill(&session, request->ids + at, n));
-        n_prefilled += n == BLOCK ? BLOCK : 0;
+        if (at < n_fine ? n > 1 : n == BLOCK)
+            n_prefilled += n;
     }
     return (int32_t)n_common;
 }
@@ -144,12 +168,13 @@ static int32_t prefill_prompt(const request_t *request)
 /* ----------------------------------------------------------------------------------- tokens */
 
 /* Forbids what the mask does not allow. Returns 0, or 1 where nothing may follow. */
-static int32_t apply_mask(float *logits, const int32_t *last)
+static int32_t apply_mask(int64_t id, float *logits, const int32_t *last)
 {
     static uint8_t *bits;
     uint32_t nbytes = (session.n_vocab + 7) / 8;
     int32_t n;
-    AGENT_SET(n, isthmus_tool_call("mask", 4, last, last ? sizeof *last : 0));
+    int32_t asked[] = {(int32_t)id, last ? *last : 0};
+    AGENT_SET(n, isthmus_tool_call("mask", 4, asked, last ? sizeof asked : sizeof *asked));
     if (n == 0)
         return 1;
     if ((uint32_t)n != nbytes)
@@ -220,7 +245,7 @@ static int32_t generate(request_t *request, const char **reason)
         float *logits;
         AGENT_TRY(agent_logits(&session, &logits));
         if (request->mask) {
-            AGENT_SET(status, apply_mask(logits, last));
+            AGENT_SET(status, apply_mask(request->mask, logits, last));
             *reason = "mask";
             if (status)
                 return 0;
@@ -267,7 +292,10 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
     AGENT_TRY(agent_message(nbytes, &message));
     if (!session.handle) {
         int32_t model;
+        int64_t fine = 0;
         AGENT_SET(model, agent_model_open());
+        AGENT_TRY(agent_option_int("fine", 0, INT32_MAX / BLOCK * BLOCK, &fine));
+        n_fine = (uint32_t)fine - (uint32_t)fine % BLOCK;
         AGENT_TRY(agent_session_open_by_option(&session, model));
     }
     AGENT_TRY(read_request(message, (uint32_t)nbytes, &request));

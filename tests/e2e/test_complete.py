@@ -1,0 +1,106 @@
+"""The guest `complete` keeps what it can of a prompt, and no bit of an answer tells."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isthmus import Model, Runtime
+from isthmus.actor import Actor
+from isthmus.model.batch_probe import product
+from tests.tiny_gguf import TinyLlama
+
+N_CTX = 1024
+LENGTHS = (1, 2, 3, 63, 64, 65, 66, 126, 127, 128, 129, 511, 512, 513, 514, 640, 641, 700)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    with Runtime(device="cpu") as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def model(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("complete") / "model.gguf"
+    return runtime.load_model(TinyLlama(quantisation="Q8_0").write(path))
+
+
+def spawn(runtime: Runtime, model: Model, fine: int) -> Actor:
+    args = {"n_ctx": N_CTX, "fine": fine}
+    return runtime.spawn("complete", models={"default": model}, args=args)
+
+
+def ask(actor: Actor, prompt: np.ndarray) -> tuple[bytes, int]:
+    """The bytes of keys, values and logits after the prompt, and the tokens that were kept."""
+    message = b"max_tokens=1 temperature=0 seed=1\n" + prompt.astype("<i4").tobytes()
+    kept = int(str(actor.send(message).text).split()[-1])
+    with actor.pinned():
+        session = actor.sessions[0]
+        layout = session.layout
+        span = (ctypes.c_uint8 * layout.nbytes).from_address(session.base)
+        rows = [
+            bytes(span[offset : offset + len(prompt) * layout.row_nbytes])
+            for layer in range(session.model.hparams.n_layer)
+            for offset in (layout.k_offset(layer), layout.v_offset(layer))
+        ]
+        return b"".join([*rows, session.logits.tobytes()]), kept
+
+
+def test_cuts_are_exact_here(model: Model) -> None:
+    assert model.exact_cuts
+
+
+@pytest.mark.parametrize("fine", [0, 128, 512])
+def test_every_prefix_has_the_bits_of_a_new_agent(
+    runtime: Runtime, model: Model, fine: int
+) -> None:
+    random = np.random.default_rng(fine)
+    tokens = random.integers(0, model.n_vocab, max(LENGTHS))
+    fresh = {}
+    for n in LENGTHS:
+        with spawn(runtime, model, fine) as actor:
+            fresh[n], kept = ask(actor, tokens[:n])
+            assert kept == 0
+    with spawn(runtime, model, fine) as actor:
+        for n in random.choice(LENGTHS, 60):
+            other = tokens[:n].copy()
+            other[n // 2 :] = random.integers(0, model.n_vocab, n - n // 2)
+            ask(actor, other)
+            state, kept = ask(actor, tokens[:n])
+            assert state == fresh[n], (n, kept)
+            wanted = min(n // 2, n - 2) if n <= fine else 0
+            assert kept >= wanted, (n, kept)
+
+
+def test_forks_keep_it_too(runtime: Runtime, model: Model) -> None:
+    tokens = np.arange(200)
+    with spawn(runtime, model, 512) as actor:
+        fresh, _ = ask(actor, tokens)
+        (fork,) = actor.fork()
+        with fork:
+            ask(actor, tokens[::-1])
+            assert ask(fork, tokens) == (fresh, 198)
+
+
+def test_the_probe_finds_cuts_that_matter(
+    runtime: Runtime, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TinyLlama(quantisation="F16", n_embd=256).write(tmp_path / "f16.gguf")
+    f16 = runtime.load_model(path)
+    assert not f16.exact_cuts  # F16 products of several columns are added in another order
+    f16.close()
+
+    def wrong(*args: object) -> bytes:
+        result = product(*args)  # type: ignore[arg-type]
+        return result[:-1] + b"\0"
+
+    monkeypatch.setattr("isthmus.model.cut_probe.product", wrong)
+    model._exact_cuts = None
+    assert not model.exact_cuts
+    monkeypatch.undo()
+    model._exact_cuts = None
