@@ -76,7 +76,7 @@ class Device(ABC):
         self.library = library
         self.settings = settings
         self.counters = Counters()
-        self.compute_thread = ComputeThread(f"isthmus {name}")
+        self.compute_thread = ComputeThread(f"isthmus {name}", library.end_workers)
         self._handle = handle
 
     @property

@@ -9,7 +9,7 @@ sleep and decoding takes half again as long. So one thread, called home, does th
 * whoever runs elsewhere hands jobs over; home takes them in the order in which they came when it
   is free, while the guest that it hosts waits, or after each job of that guest
 * if the hosted guest is busy with something else, they are computed where they are, slower, rather
-  than wait for it
+  than wait for it; the team that this made is sent home at once
 
 One job runs at a time, on whichever thread: what only jobs touch needs no lock. A hand-over takes
 some 100 µs, twice the time that everything else about a token takes.
@@ -33,6 +33,10 @@ _Result = TypeVar("_Result")
 PATIENCE_S = 0.005
 """After which a job is computed where it came from, if home does something else."""
 _FOR_EVER_S = 3600.0
+
+
+def _nothing() -> None:
+    pass
 
 
 class Submission(Generic[_Result]):
@@ -76,8 +80,10 @@ class Submission(Generic[_Result]):
 class ComputeThread:
     """See the module. Started when it is first needed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, end_workers: Callable[[], None] = _nothing) -> None:
+        """`end_workers` ends the workers that the library keeps for the calling thread."""
         self._name = name
+        self._end_workers = end_workers
         self._pid = os.getpid()
         self._inbox: queue.SimpleQueue[Submission[object] | Callable[[], None] | None] = (
             queue.SimpleQueue()
@@ -132,6 +138,7 @@ class ComputeThread:
         """Runs a job here that home does not come to, since the guest there is busy."""
         if self._hosting and not self._owner and submission.claim():
             self._exclusively(submission.execute)
+            self._end_workers()
 
     def serve(self, timeout_s: float) -> None:
         """At home: takes the next job that was handed over, if one comes in time."""

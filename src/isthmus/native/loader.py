@@ -35,6 +35,8 @@ INSTALL = (
     "Install one that is known: pip install 'xllamacpp==2026.10.11549', "
     "or for a build for this machine: pip install 'llama-cpp-python==0.3.36'"
 )
+_PAUSE_HARD = 2
+"""OpenMP 5.0, omp_pause_resource_t."""
 _SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
@@ -62,6 +64,9 @@ class Library:
         self.llama_version = self._llama_version()
         self._bind(_llama.functions(_context_params(self)))
         _check_layouts(self)
+        self._pause = None
+        if self._find("__kmpc_fork_call") is None:  # LLVM's runtime shares its workers
+            self._pause = self._find("omp_pause_resource")
         self._log = LogCapture(self.llama_log_set)
         self._load_backends()
 
@@ -77,6 +82,14 @@ class Library:
         files = sorted({*self._files, *backends}, key=lambda path: path.name)
         each = [f"{path.name} {hashes.sha256(path)}\n" for path in files]
         return hashlib.sha256("".join(each).encode()).hexdigest()
+
+    def end_workers(self) -> None:
+        """Ends the OpenMP workers that are kept for the calling thread, which computes elsewhere.
+
+        Only GNU's runtime keeps a team for each thread; it begins anew with the next graph.
+        """
+        if self._pause is not None:
+            self._pause(_PAUSE_HARD, self._find("omp_get_initial_device")())
 
     @contextmanager
     def errors(self) -> Iterator[list[str]]:

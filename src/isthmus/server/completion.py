@@ -47,6 +47,10 @@ class Request:
     logprobs: int | None = None
     """How many of the most probable tokens are told beside each; None for no logprobs at all."""
     stop: tuple[str, ...] = ()
+    bias: tuple[tuple[int, float], ...] = ()
+    """What is added to the logits of tokens."""
+    ignore_eos: bool = False
+    """Whether it goes on behind the token that ends a text."""
     mask: Callable[[bytes], bytes] | None = None
     """Which tokens may come next; see `grammar`."""
 
@@ -62,7 +66,10 @@ class Request:
             f"repeat_penalty={self.repeat_penalty:.6g}",
             f"seed={seed}",
             f"mask={mask_id}",
+            f"ignore_eos={int(self.ignore_eos)}",
         ]
+        if self.bias:
+            words.append("bias=" + ",".join(f"{token}:{number:.6g}" for token, number in self.bias))
         words += [] if self.logprobs is None else [f"logprobs={self.logprobs}"]
         ids = b"".join(token.to_bytes(4, "little") for token in self.prompt)
         return " ".join(words).encode() + b"\n" + ids

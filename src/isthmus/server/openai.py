@@ -29,6 +29,7 @@ from isthmus.server.events import DONE, event, respond
 from isthmus.server.grammar import Grammars
 from isthmus.server.settings import ServerSettings
 
+_Bias = Annotated[float, Meta(ge=-100, le=100)]
 _Temperature = Annotated[float, Meta(ge=0, le=100)]
 _Share = Annotated[float, Meta(gt=0, le=1)]
 _Choices = Annotated[int, Meta(ge=1, le=32)]
@@ -56,6 +57,8 @@ class Common(Struct, kw_only=True):
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[str, _Bias], Meta(max_length=300)] | None = None
+    ignore_eos: bool = False
     n: _Choices | None = None
     seed: _Seed | None = None
     stop: str | list[str] | None = None
@@ -273,6 +276,8 @@ class OpenAi:
             seed=asked.seed,
             logprobs=logprobs,
             stop=stop,
+            bias=_bias(completer.model, asked.logit_bias or {}),
+            ignore_eos=asked.ignore_eos,
         )
 
     def _chat_request(self, completer: Completer, asked: ChatRequest) -> tuple[Request, bool]:
@@ -301,6 +306,14 @@ class OpenAi:
         if (asked.n or 1) > 1:
             raise SettingsError("n is 1 where the answer follows a schema")
         return replace(request, mask=self._grammars[asked.model].json_mask(schema)), forced
+
+
+def _bias(model: Model, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """Token ids, which JSON has as texts, and what is added to their logits."""
+    for text in given:
+        if not text.isdecimal() or int(text) >= model.n_vocab:
+            raise SettingsError(f"logit_bias: {text!r} is no id of {model.n_vocab} tokens")
+    return tuple((int(text), number) for text, number in given.items())
 
 
 def _prompts(model: Model, given: str | list[Any]) -> list[list[int]]:

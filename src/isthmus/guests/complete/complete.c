@@ -3,13 +3,15 @@
  *
  * A message is a line of `key=value` words and the prompt's ids after it, as 32-bit numbers:
  *
- *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5 mask=3\n
+ *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5
+ *   mask=3 ignore_eos=0 bias=ID:NUMBER,ID:NUMBER\n
  *   [ids]
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
  * ones as `ID:LOGPROB`. The last line is `end REASON CACHED`: stop (the model ended it), length
  * (max_tokens, the context or a limit) or mask (the grammar is at its end), and how many tokens of
- * the prompt were not computed again. Only max_tokens has no default.
+ * the prompt were not computed again. Only max_tokens has no default. Biases are added to the logits
+ * of their tokens; with ignore_eos=1 a token that ends the text is one like all others.
  *
  * The session keeps the tokens that a prompt has in common with the one before, as far as every bit
  * of the answer stays the same whatever was there before. How a prompt is cut into chunks changes
@@ -34,7 +36,8 @@ static uint32_t n_fine;      /* tokens at the beginning of a prompt, prefilled i
 
 typedef struct {
     isthmus_sampler_t sampler;
-    int64_t max_tokens, logprobs, mask;
+    int64_t max_tokens, logprobs, mask, ignore_eos;
+    const char *bias; /* ID:NUMBER,ID:NUMBER up to the next space, or NULL */
     const int32_t *ids;
     uint32_t n_ids;
 } request_t;
@@ -86,6 +89,12 @@ static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
                                      &request->logprobs));
     if (!found)
         AGENT_SET(found, set_integer(word, nbytes, "mask=", 0, UINT32_MAX, &request->mask));
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "ignore_eos=", 0, 1, &request->ignore_eos));
+    if (!found && nbytes > 5 && memcmp(word, "bias=", 5) == 0) {
+        request->bias = word + 5;
+        found = 1;
+    }
     if (!found)
         AGENT_SET(found, set_number(word, nbytes, "temperature=", 0, 100, &sampler->temperature));
     if (!found)
@@ -188,6 +197,23 @@ static int32_t apply_mask(int64_t id, float *logits, const int32_t *last)
     return 0;
 }
 
+/* Adds the biases. Returns 0; or -ISTHMUS_EINVAL where they cannot be read or name no token. */
+static int32_t apply_bias(float *logits, const char *bias)
+{
+    while (bias && *bias > ' ') {
+        int64_t token;
+        double number;
+        uint32_t n_id = (uint32_t)strcspn(bias, ": "), n_number;
+        AGENT_TRY(agent_parse_int(bias, n_id, 0, session.n_vocab - 1, &token));
+        bias += n_id + (bias[n_id] == ':');
+        n_number = (uint32_t)strcspn(bias, ", ");
+        AGENT_TRY(agent_parse_float(bias, n_number, -100, 100, &number));
+        logits[token] += (float)number;
+        bias += n_number + (bias[n_number] == ',');
+    }
+    return 0;
+}
+
 /* Natural logarithm of x > 0: the exponent, and a series in (m - 1) / (m + 1) of the mantissa. */
 static double logarithm(double x)
 {
@@ -244,6 +270,7 @@ static int32_t generate(request_t *request, const char **reason)
         AGENT_TEXT_FREED agent_text_t line = {0};
         float *logits;
         AGENT_TRY(agent_logits(&session, &logits));
+        AGENT_TRY(apply_bias(logits, request->bias));
         if (request->mask) {
             AGENT_SET(status, apply_mask(request->mask, logits, last));
             *reason = "mask";
@@ -253,7 +280,7 @@ static int32_t generate(request_t *request, const char **reason)
         AGENT_SET(token, agent_session_sample(&session, &request->sampler));
         AGENT_SET(flags, isthmus_token_flags(session.model, token));
         *reason = "stop";
-        if (flags & ISTHMUS_TOKEN_EOG)
+        if (flags & ISTHMUS_TOKEN_EOG && !request->ignore_eos)
             return 0;
         AGENT_TRY(write_line(request, logits, token, &line));
         *reason = "length";
