@@ -6,11 +6,13 @@ import json
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from isthmus import Model, Runtime
 from tests.server.conftest import Serving
 
 pytestmark = pytest.mark.model
@@ -230,3 +232,21 @@ def test_curl(server: Serving) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["usage"]["completion_tokens"] == 5
+
+
+def test_biases_and_going_on_behind_the_end(client: openai.OpenAI, smollm2: Path) -> None:
+    with Runtime(device="cpu") as runtime:
+        check_biases(client, runtime.load_model(smollm2))
+
+
+def check_biases(client: openai.OpenAI, model: Model) -> None:
+    token = model.tokenizer.encode(" banana")[0]
+    body = {"logit_bias": {str(token): 100}, "max_tokens": 3}
+    said = ask(client, **body).choices[0].message.content
+    assert said == model.tokenizer.decode([token] * 3).decode()
+    eos = {"logit_bias": {str(model.tokenizer.eos): 100}, "max_tokens": 4}
+    assert ask(client, **eos).usage.completion_tokens == 0
+    assert ask(client, **eos, extra_body={"ignore_eos": True}).usage.completion_tokens == 4
+    for bad in ({"-1": 1}, {"x": 1}, {str(model.n_vocab): 1}, {"5": 101}):
+        with pytest.raises(openai.BadRequestError):
+            ask(client, logit_bias=bad)

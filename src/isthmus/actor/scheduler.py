@@ -37,11 +37,13 @@ from isthmus.device.compute_thread import PATIENCE_S, Bell, Submission
 from isthmus.errors import DeviceFailed
 from isthmus.metrics import Metrics, ModelMetrics
 from isthmus.model import Model, Session
+from isthmus.model.executor import JOB_S
 
 MOST = 32
 """Sequences in one batch."""
 _LEAST_PATIENCE_S = 0.0005
 _MOST_PATIENCE_S = 0.02
+_LONGEST_JOB_S = 0.5
 _PATIENCE = 0.5
 """Of the last step's time: how long a batch waits for those who decoded in it."""
 
@@ -157,6 +159,11 @@ class _Steps:
                 self._check(request)
         if request.error is not None:
             raise request.error
+
+    @property
+    def n_decoding(self) -> int:
+        """How many decode: they wait, or were in the last batch."""
+        return max(len(self._waiting), len(self._expected))
 
     def leave(self, claimant: Claimant) -> None:
         """Nobody need wait for it any longer."""
@@ -299,29 +306,41 @@ class _Steps:
 
 
 class _Turns:
-    """One chunk of prefill of one model at a time, whoever has used least first."""
+    """One chunk of prefill of one model at a time, whoever has used least first.
 
-    def __init__(self, metrics: ModelMetrics) -> None:
+    Between two jobs of a chunk the others decode. The more prompts there are for each of them, the
+    longer a job lasts: a step of a few costs nearly as much as one of many.
+    """
+
+    def __init__(self, metrics: ModelMetrics, steps: _Steps) -> None:
         self._metrics = metrics
+        self._steps = steps
         self._lock = threading.Lock()
         self._waiting: list[Claimant] = []
         self._holder: Claimant | None = None
         self._shares = _Shares()
 
     @contextmanager
-    def turn(self, claimant: Claimant, n_tokens: int) -> Iterator[None]:
-        """Waits for its turn, which lasts until the block ends; raises what its check raises."""
+    def turn(self, claimant: Claimant, n_tokens: int) -> Iterator[Callable[[], float]]:
+        """Waits for its turn, which lasts until the block ends; raises what its check raises.
+
+        Gives what tells how many seconds the next job is to last.
+        """
         since = time.perf_counter()
         self._enter(claimant)
         start = time.perf_counter()
         with self._lock:
             self._shares.charge(claimant, n_tokens)
         try:
-            yield
+            yield self._job_s
         finally:
             self._leave(claimant)
             self._metrics.prefill_wait.observe(start - since)
             self._metrics.prefill.observe(time.perf_counter() - start)
+
+    def _job_s(self) -> float:
+        n_prompts, n_decoding = 1 + len(self._waiting), max(1, self._steps.n_decoding)
+        return min(max(JOB_S, JOB_S * n_prompts / n_decoding), _LONGEST_JOB_S)
 
     def _enter(self, claimant: Claimant) -> None:
         with self._lock:
@@ -403,7 +422,7 @@ class Scheduler:
         queues = self._queues.get(model)
         if queues is None:
             metrics = self._metrics.of_model(model.name)
-            made = _Steps(model, self._device, metrics, self._metrics), _Turns(metrics)
+            steps = _Steps(model, self._device, metrics, self._metrics)
             with self._lock:
-                queues = self._queues.setdefault(model, made)
+                queues = self._queues.setdefault(model, (steps, _Turns(metrics, steps)))
         return queues

@@ -38,24 +38,25 @@ from isthmus.units import align_up
 
 _Result = TypeVar("_Result")
 _MOST_BATCH_GRAPHS = 8
-_LEAST_JOB_S = 0.1
+JOB_S = 0.1
 """Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
 a decode step of all others at each of its layers."""
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 
 
-Turn = Callable[[int], AbstractContextManager[None]]
-"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait."""
+Turn = Callable[[int], AbstractContextManager[Callable[[], float]]]
+"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait. It
+gives what tells how many seconds the next job of it is to last."""
 
 
 def _nothing() -> None:
     pass
 
 
-def at_once(_n_tokens: int) -> AbstractContextManager[None]:
+def at_once(_n_tokens: int) -> AbstractContextManager[Callable[[], float]]:
     """The turn of whoever need not wait for others."""
-    return nullcontext()
+    return nullcontext(lambda: JOB_S)
 
 
 class Executor:
@@ -104,9 +105,9 @@ class Executor:
                 check()
                 chunk = ids[start : start + self._chunk]
                 last = start + len(chunk) == len(ids)
-                with turn(len(chunk)):
+                with turn(len(chunk)) as job_s:
                     session.has_logits = had_logits and not last
-                    self._append(session, chunk, last, check)
+                    self._append(session, chunk, last, check, job_s)
                     session.tokens.extend(chunk.tolist())
         except BaseException:
             del session.tokens[first:]
@@ -222,13 +223,19 @@ class Executor:
         self._backend.close()
 
     def _append(
-        self, session: Session, chunk: np.ndarray, last: bool, check: Callable[[], None]
+        self,
+        session: Session,
+        chunk: np.ndarray,
+        last: bool,
+        check: Callable[[], None],
+        job_s: Callable[[], float],
     ) -> None:
         if len(chunk) == 1:
             self._run(lambda: self._decode(session, int(chunk[0])))
         else:
-            with self._prefilling:
-                self._prefill(session, chunk, last, check)
+            with self._prefilling, self._prefill_graph(session, chunk, last) as graph:
+                self._compute_parts(graph, check, job_s)
+                session.fetch(session.n_tokens, len(chunk), with_logits=last)
 
     def _decode(self, session: Session, token: int) -> None:
         position = session.n_tokens
@@ -273,20 +280,23 @@ class Executor:
                 session.decode_graph.close()
                 session.decode_graph = None
 
-    def _prefill(
-        self, session: Session, chunk: np.ndarray, last: bool, check: Callable[[], None]
-    ) -> None:
+    def _prefill_graph(self, session: Session, chunk: np.ndarray, last: bool) -> Forward:
+        """A chunk's graph with its inputs written, to be closed after it was computed."""
         first, n = session.n_tokens, len(chunk)
         inputs = self._inputs_for_prefill(session)
         n_kv = self._n_kv(session, first + n)
         graph = self._build(session, inputs, n, n_kv, self._prefill_memory, last)
-        with graph:
+        try:
             graph.write_tokens(chunk, first)
             graph.write_mask(first)
-            self._compute_parts(graph, check)
-            session.fetch(first, n, with_logits=last)
+        except BaseException:
+            graph.close()
+            raise
+        return graph
 
-    def _compute_parts(self, graph: Forward, check: Callable[[], None]) -> None:
+    def _compute_parts(
+        self, graph: Forward, check: Callable[[], None], job_s: Callable[[], float]
+    ) -> None:
         if not self._device.splits_graphs:
             check()
             self._backend.compute(graph.pointer)
@@ -295,11 +305,11 @@ class Executor:
             left = deque(parts.pointers)
             while left:
                 check()
-                self._run(lambda: self._compute_some(left))
+                self._run(lambda: self._compute_some(left, job_s()))
 
-    def _compute_some(self, parts: deque[int]) -> None:
-        """One job: parts until it has lasted a while. How many they are changes no bit."""
-        end = time.perf_counter() + _LEAST_JOB_S
+    def _compute_some(self, parts: deque[int], seconds: float) -> None:
+        """One job: parts until it has lasted so long. How many they are changes no bit."""
+        end = time.perf_counter() + seconds
         while parts:
             self._backend.compute(parts.popleft())
             if time.perf_counter() >= end:

@@ -32,12 +32,13 @@
 
 static agent_session_t session;
 static uint32_t n_prefilled; /* tokens at the beginning of the session that may be kept */
+static char *bias_text;      /* of the last request that had any */
 static uint32_t n_fine;      /* tokens at the beginning of a prompt, prefilled in small chunks */
 
 typedef struct {
     isthmus_sampler_t sampler;
     int64_t max_tokens, logprobs, mask, ignore_eos;
-    const char *bias; /* ID:NUMBER,ID:NUMBER up to the next space, or NULL */
+    const char *bias; /* ID:NUMBER,ID:NUMBER, or NULL */
     const int32_t *ids;
     uint32_t n_ids;
 } request_t;
@@ -66,6 +67,17 @@ static int32_t set_integer(const char *word, uint32_t nbytes, const char *key, i
     return 1;
 }
 
+/* Copies the biases: the ids are moved to where they were. */
+static int32_t keep_bias(const char *text, uint32_t nbytes)
+{
+    free(bias_text);
+    if (!(bias_text = malloc(nbytes + 1)))
+        return -ISTHMUS_ENOMEM;
+    memcpy(bias_text, text, nbytes);
+    bias_text[nbytes] = '\0';
+    return 0;
+}
+
 /* Reads one `key=value`. Returns 1, or a negative errno. */
 static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
 {
@@ -92,7 +104,8 @@ static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
     if (!found)
         AGENT_SET(found, set_integer(word, nbytes, "ignore_eos=", 0, 1, &request->ignore_eos));
     if (!found && nbytes > 5 && memcmp(word, "bias=", 5) == 0) {
-        request->bias = word + 5;
+        AGENT_TRY(keep_bias(word + 5, nbytes - 5));
+        request->bias = bias_text;
         found = 1;
     }
     if (!found)
