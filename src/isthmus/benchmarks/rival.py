@@ -12,6 +12,7 @@ import numpy.typing as npt
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError
+from isthmus.model.kv_cache import KV_TYPES
 from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
 
@@ -53,6 +54,8 @@ class Libllama(Owned):
         params.n_ubatch = settings.prefill_chunk
         params.n_threads = params.n_threads_batch = device.settings.n_threads
         params.flash_attn_type = _FLASH_ATTENTION_ON
+        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+        params.swa_full = True  # layers with a window keep all rows, as ours do
         context = library.llama_init_from_model(model, params)
         if not context:
             raise ModelFileError(f"libllama cannot open a context for {path}")
