@@ -134,6 +134,8 @@ class TinyModel:
     rope_scaling: dict[str, object] = field(default_factory=dict)
     with_tokenizer: bool = False
     extra_tensors: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    """Tensors of each block that are left out."""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -153,7 +155,8 @@ class TinyModel:
             block = block.replace(_SEPARATE, _FUSED)
         if self.experts:
             block = block.replace(_GATED, re.sub(r"\bexpert\b", "ff", _EXPERTS))
-        return {name: shape.split(",") for name, shape in (it.split(":") for it in block.split())}
+        each = (it.split(":") for it in block.split())
+        return {name: shape.split(",") for name, shape in each if name not in self.without}
 
     def write(self, path: Path) -> Path:
         """Writes the file."""

@@ -235,9 +235,6 @@ class Metadata:
         factor = self.number("rope.scaling.factor", self.number("rope.scale_linear", 0.0))
         scale = 1.0 if factor == 0.0 or scaling is RopeScaling.NONE else 1.0 / factor
         ext_factor = 1.0 if scaling is RopeScaling.YARN else 0.0
-        attn_factor = self.number("rope.scaling.attn_factor", 1.0)
-        if ext_factor:
-            attn_factor *= self._yarn_attention(scale)
         return Rope(
             kind=kind,
             n_dims=n_dims,
@@ -245,23 +242,11 @@ class Metadata:
             freq_base=self.number("rope.freq_base", 10_000.0),
             freq_scale=scale,
             ext_factor=ext_factor,
-            attn_factor=attn_factor,
+            attn_factor=self.number("rope.scaling.attn_factor", 1.0),
         )
 
     def _value(self, name: str, default: Value | None = None) -> Value | None:
         return self._values.get(f"{self._prefix}.{name}", default)
-
-    def _yarn_attention(self, scale: float) -> float:
-        """YaRN's factor on attention. ggml multiplies by 1 + 0.1 ln(1 / scale) itself, so that
-        part is taken out here and only a model's own `yarn_log_multiplier` remains."""
-        factor = 1.0 / scale
-
-        def mscale(multiplier: float) -> float:
-            return 1.0 if factor <= 1.0 else 0.1 * multiplier * math.log(factor) + 1.0
-
-        log_multiplier = self.number("rope.scaling.yarn_log_multiplier", 0.0)
-        wanted = mscale(1.0) / mscale(log_multiplier) if log_multiplier else mscale(1.0)
-        return wanted / (1.0 + 0.1 * math.log(factor))
 
 
 def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from isthmus.device.graph import Graph
+from isthmus.errors import ModelUnsupported
 from isthmus.model.blocks import (
     Attention,
     Decoder,
@@ -187,6 +188,10 @@ class BlockLoader(Loader):
     def experts(self, n_ff: int, *, normalised: bool = True) -> Experts:
         """Several gated feed-forward networks of width `n_ff`, and their router."""
         n_embd, n_expert = self.hparams.n_embd, self.hparams.n_expert
+        if not n_expert:
+            raise ModelUnsupported(
+                f"{self.metadata.path} is not a mixture of experts, as its architecture should be"
+            )
 
         def matrices(name: str, n_in: int, n_out: int) -> int:
             return self.weights.require(f"{self._prefix}{name}.weight", n_in, n_out, n_expert)
