@@ -8,7 +8,7 @@ from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(
-    models="Granite 3 and 4, dense",
+    models="Granite 3, dense",
     features="factors on embedding, scores, residuals and logits",
     rope=RopeKind.NORMAL,
 )
