@@ -83,12 +83,17 @@ def test_close_to_the_processor_and_without_copies(
 def test_every_architecture_is_close_to_the_processor(
     name: str, vulkan: Runtime, cpu: Runtime, tmp_path: Path
 ) -> None:
-    """F32 weights, so that only the order of sums differs."""
+    """F32 weights, so that only the order of sums differs.
+
+    Experts with 8 tokens at a time: of 64, this driver in software gives other logits from run to
+    run, to libllama as well.
+    """
+    chunk = 8 if "moe" in name else 64
     file = TinyModel(name, with_tokenizer=True).write(tmp_path / "x.gguf")
     found = []
     for runtime in (vulkan, cpu):
-        model = runtime.load_model(file, prefill_chunk=64)
-        with spawn(runtime, model, 150) as actor:  # two chunks of 64, one of 22
+        model = runtime.load_model(file, prefill_chunk=chunk)
+        with spawn(runtime, model, 150) as actor:
             rounds = [logits(actor)]
             for token in range(6):
                 actor.send(f"tokens {token}")
