@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -12,32 +15,148 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+Quantise = Callable[[np.ndarray, gguf.GGMLQuantizationType], np.ndarray]
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-@dataclass
-class TinyLlama:
-    """A `llama` model; every field is a feature that its GGUF can say."""
+_SEPARATE = "attn_q:embd,q attn_k:embd,kv attn_v:embd,kv "
+_FUSED = "attn_qkv:embd,qkv "
+_NORMED = "attn_q_norm:head attn_k_norm:head "
+_OUT = "attn_norm:embd attn_output:q,embd "
+_GATED = "ffn_norm:embd ffn_gate:embd,ff ffn_up:embd,ff ffn_down:ff,embd "
+_PLAIN = "ffn_up:embd,ff ffn_down:ff,embd "
+_AROUND = "post_attention_norm:embd post_ffw_norm:embd "
+_EXPERTS = (
+    "ffn_norm:embd ffn_gate_inp:embd,experts ffn_gate_exps:embd,expert,experts "
+    "ffn_up_exps:embd,expert,experts ffn_down_exps:expert,embd,experts "
+)
+_SHARED = (
+    "ffn_gate_inp_shexp:embd ffn_gate_shexp:embd,ff ffn_up_shexp:embd,ff ffn_down_shexp:ff,embd "
+)
+_ROUTED = {"expert_count": 8, "expert_used_count": 3}
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """One architecture: each block's tensors as `name:n_in,n_out`, and what its metadata says."""
+
+    block: str
+    biased: str = ""
+    """Tensors with a bias, in each block and outside; `all` for every one."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Fields of TinyModel that this architecture wants otherwise."""
+
+
+RECIPES = {
+    "llama": Recipe(_OUT + _SEPARATE + _GATED),
+    "qwen2": Recipe(_OUT + _SEPARATE + _GATED, "attn_q attn_k attn_v", shape={"n_embd": 128}),
+    "qwen3": Recipe(_OUT + _SEPARATE + _NORMED + _GATED),
+    "qwen2moe": Recipe(
+        _OUT + _SEPARATE + _EXPERTS + _SHARED,
+        "attn_q attn_k attn_v",
+        _ROUTED,
+        {"n_embd": 128, "tied": False},
+    ),
+    "qwen3moe": Recipe(_OUT + _SEPARATE + _NORMED + _EXPERTS, "", _ROUTED),
+    "gemma2": Recipe(
+        _OUT + _SEPARATE + _AROUND + _GATED,
+        metadata={
+            "attention.sliding_window": 48,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": Recipe(
+        _OUT + _SEPARATE + _NORMED + _AROUND + _GATED,
+        metadata={
+            "attention.sliding_window": 48,
+            "attention.sliding_window_pattern": 3,
+            "rope.freq_base": 1_000_000.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+        shape={"n_layer": 4},
+    ),
+    "phi3": Recipe(
+        _OUT + _FUSED + "ffn_norm:embd ffn_up:embd,ff2 ffn_down:ff,embd",
+        metadata={
+            "rope.dimension_count": 24,
+            "rope.scaling.original_context_length": 256,
+            "rope.scaling.attn_factor": 1.2,
+            "attention.sliding_window": 48,
+        },
+        shape={"n_embd": 128},
+    ),
+    "granite": Recipe(
+        _OUT + _SEPARATE + _GATED,
+        metadata={
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            "logit_scale": 8.0,
+            "attention.scale": 0.015625,
+        },
+    ),
+    "starcoder2": Recipe(
+        _OUT + _SEPARATE + "ffn_norm:embd " + _PLAIN, "all", shape={"n_embd": 128}
+    ),
+    "falcon": Recipe(
+        _OUT + _FUSED + "attn_norm_2:embd " + _PLAIN,
+        "attn_norm attn_norm_2 output_norm",
+        shape={"n_embd": 128},
+    ),
+}
+_LAYER_NORMS = ("starcoder2", "falcon")
+
+
+@dataclass
+class TinyModel:
+    """A model of one of the RECIPES; every field is a feature that its GGUF can say."""
+
+    architecture: str = "llama"
     n_layer: int = 2
     n_embd: int = 64
     n_head: int = 4
     n_head_kv: int = 2
     head_dim: int = 32
     n_ff: int = 96
+    n_ff_expert: int = 64
     n_vocab: int = 320
     n_ctx: int = 1024
     tied: bool = True
     biases: bool = False
     fused_qkv: bool = False
+    experts: bool = False
     quantisation: str = "F32"
+    quantise: Quantise | None = None
+    """For types that the `gguf` package cannot make: (rows, type) -> bytes."""
     rope_factors: bool = False
     rope_scaling: dict[str, object] = field(default_factory=dict)
     with_tokenizer: bool = False
-    architecture: str = "llama"
     extra_tensors: tuple[str, ...] = ()
-    overrides: dict[str, int] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    """Tensors of each block that are left out."""
+    overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        recipe = RECIPES.get(self.architecture, RECIPES["llama"])
+        usual = {it.name: it.default for it in fields(self)}
+        for name, value in recipe.shape.items():
+            if getattr(self, name) == usual[name]:
+                setattr(self, name, value)
+        self._block = self._tensors_of(recipe)
+        self._biased = recipe.biased.split()
+        self._metadata = recipe.metadata | (_ROUTED if self.experts else {})
+
+    def _tensors_of(self, recipe: Recipe) -> dict[str, list[str]]:
+        block = recipe.block
+        if self.fused_qkv:
+            block = block.replace(_SEPARATE, _FUSED)
+        if self.experts:
+            block = block.replace(_GATED, re.sub(r"\bexpert\b", "ff", _EXPERTS))
+        each = (it.split(":") for it in block.split())
+        return {name: shape.split(",") for name, shape in each if name not in self.without}
 
     def write(self, path: Path) -> Path:
         """Writes the file."""
@@ -55,29 +174,27 @@ class TinyLlama:
         return path
 
     def _write_metadata(self, w: gguf.GGUFWriter) -> None:
+        kind = "layer_norm" if self.architecture in _LAYER_NORMS else "layer_norm_rms"
+        values: dict[str, Any] = {
+            "block_count": self.n_layer,
+            "context_length": self.n_ctx,
+            "embedding_length": self.n_embd,
+            "feed_forward_length": self.n_ff,
+            "attention.head_count": self.n_head,
+            "attention.head_count_kv": self.n_head_kv,
+            "attention.key_length": self.head_dim,
+            "attention.value_length": self.head_dim,
+            "rope.dimension_count": self.head_dim,
+            "rope.freq_base": 10_000.0,
+            f"attention.{kind}_epsilon": 1e-5,
+            "vocab_size": self.n_vocab,
+        }
+        if any("expert" in shape for shape in self._block.values()):
+            values["expert_feed_forward_length"] = self.n_ff_expert
+        values |= {f"rope.scaling.{key}": value for key, value in self.rope_scaling.items()}
         w.add_name("tiny")
-        w.add_block_count(self.n_layer)
-        w.add_context_length(self.n_ctx)
-        w.add_embedding_length(self.n_embd)
-        w.add_feed_forward_length(self.n_ff)
-        w.add_head_count(self.n_head)
-        w.add_head_count_kv(self.n_head_kv)
-        w.add_key_length(self.head_dim)
-        w.add_value_length(self.head_dim)
-        w.add_rope_dimension_count(self.head_dim)
-        w.add_rope_freq_base(10_000.0)
-        w.add_layer_norm_rms_eps(1e-5)
-        w.add_vocab_size(self.n_vocab)
-        for key, value in self.rope_scaling.items():
-            name = f"{self.architecture}.rope.scaling.{key}"
-            if isinstance(value, str):
-                w.add_string(name, value)
-            elif isinstance(value, int):
-                w.add_uint32(name, value)
-            else:
-                w.add_float32(name, value)
-        for key, number in self.overrides.items():
-            w.add_uint32(f"{self.architecture}.{key}", number)
+        for key, value in (values | self._metadata | self.overrides).items():
+            _add(w, f"{self.architecture}.{key}", value)
 
     def _write_tokenizer(self, w: gguf.GGUFWriter) -> None:
         """A byte-level BPE without merges: each byte is a token, then the special ones."""
@@ -97,48 +214,84 @@ class TinyLlama:
 
     def _write_tensors(self, w: gguf.GGUFWriter) -> None:
         rng = np.random.default_rng(self.seed)
-        kind = gguf.GGMLQuantizationType[self.quantisation]
-
-        def vector(name: str, n: int, around: float) -> None:
-            values = around + 0.1 * rng.standard_normal(n)
-            w.add_tensor(name, values.astype(np.float32))
-
-        def matrix(name: str, n_in: int, n_out: int) -> None:
-            values = rng.standard_normal((n_out, n_in)).astype(np.float32) * n_in**-0.5
-            if self.quantisation == "F32":
-                w.add_tensor(name, values)
-            else:
-                w.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-
-        q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
-        matrix("token_embd.weight", self.n_embd, self.n_vocab)
-        vector("output_norm.weight", self.n_embd, 1.0)
+        self._write(w, rng, "token_embd", ["embd", "vocab"])
+        self._write(w, rng, "output_norm", ["embd"])
         if not self.tied:
-            matrix("output.weight", self.n_embd, self.n_vocab)
-        if self.rope_factors:
-            factors = np.linspace(1.0, 8.0, self.head_dim // 2, dtype=np.float32)
-            w.add_tensor("rope_freqs.weight", factors)
-        if self.rope_scaling.get("type") == "longrope":
-            for length, top in (("short", 2.0), ("long", 9.0)):
-                factors = np.linspace(1.0, top, self.head_dim // 2, dtype=np.float32)
-                w.add_tensor(f"rope_factors_{length}.weight", factors)
+            self._write(w, rng, "output", ["embd", "vocab"])
+        self._write_rope_factors(w)
         for i in range(self.n_layer):
-            vector(f"blk.{i}.attn_norm.weight", self.n_embd, 1.0)
-            vector(f"blk.{i}.ffn_norm.weight", self.n_embd, 1.0)
-            shapes = {
-                "attn_output": (q, self.n_embd),
-                "ffn_gate": (self.n_embd, self.n_ff),
-                "ffn_up": (self.n_embd, self.n_ff),
-                "ffn_down": (self.n_ff, self.n_embd),
-            }
-            if self.fused_qkv:
-                shapes["attn_qkv"] = (self.n_embd, q + 2 * kv)
-            else:
-                shapes |= {"attn_q": (self.n_embd, q), "attn_k": (self.n_embd, kv)}
-                shapes["attn_v"] = (self.n_embd, kv)
-            for name, (n_in, n_out) in shapes.items():
-                matrix(f"blk.{i}.{name}.weight", n_in, n_out)
-                if self.biases:
-                    vector(f"blk.{i}.{name}.bias", n_out, 0.0)
+            for name, shape in self._block.items():
+                self._write(w, rng, f"blk.{i}.{name}", shape)
         for name in self.extra_tensors:
-            vector(name, 32, 0.0)
+            w.add_tensor(name, np.zeros(32, dtype=np.float32))
+
+    def _write(
+        self, w: gguf.GGUFWriter, rng: np.random.Generator, name: str, shape: list[str]
+    ) -> None:
+        """One tensor and, where it has one, its bias."""
+        sizes = [self._size(it) for it in shape]
+        values = rng.standard_normal(sizes[::-1]).astype(np.float32)
+        if len(sizes) == 1:
+            w.add_tensor(f"{name}.weight", float("norm" in name) + values * np.float32(0.1))
+        else:
+            self._add_matrix(w, f"{name}.weight", values * np.float32(sizes[0] ** -0.5))
+        if self._has_bias(name, is_matrix=len(sizes) > 1):
+            bias = rng.standard_normal(sizes[-1]).astype(np.float32)
+            w.add_tensor(f"{name}.bias", bias * np.float32(0.1))
+
+    def _has_bias(self, name: str, *, is_matrix: bool) -> bool:
+        if name == "token_embd":
+            return False
+        listed = name.rpartition(".")[2] in self._biased or "all" in self._biased
+        return listed or (self.biases and is_matrix)
+
+    def _add_matrix(self, w: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
+        """Quantised, but for a router, which no file quantises."""
+        kind = gguf.GGMLQuantizationType[self.quantisation]
+        if self.quantisation == "F32" or "ffn_gate_inp" in name:
+            w.add_tensor(name, values)
+        elif self.quantise is not None:
+            w.add_tensor(name, self.quantise(values, kind), raw_dtype=kind)
+        else:
+            w.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+
+    def _write_rope_factors(self, w: gguf.GGUFWriter) -> None:
+        half = self._metadata.get("rope.dimension_count", self.head_dim) // 2
+        if self.rope_factors:
+            w.add_tensor("rope_freqs.weight", np.linspace(1.0, 8.0, half, dtype=np.float32))
+        if self.rope_scaling.get("type") == "longrope" or self.architecture == "phi3":
+            for length, top in (("short", 2.0), ("long", 9.0)):
+                factors = np.linspace(1.0, top, half, dtype=np.float32)
+                w.add_tensor(f"rope_factors_{length}.weight", factors)
+
+    def _size(self, symbol: str) -> int:
+        q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
+        return {
+            "embd": self.n_embd,
+            "vocab": self.n_vocab,
+            "head": self.head_dim,
+            "q": q,
+            "kv": kv,
+            "qkv": q + 2 * kv,
+            "ff": self.n_ff,
+            "ff2": 2 * self.n_ff,
+            "expert": self.n_ff_expert,
+            "experts": self._metadata.get("expert_count", 0),
+        }[symbol]
+
+
+TinyLlama = TinyModel
+"""What most tests want: a `llama`."""
+
+
+def _add(w: gguf.GGUFWriter, name: str, value: Any) -> None:
+    if isinstance(value, str):
+        w.add_string(name, value)
+    elif isinstance(value, bool):
+        w.add_bool(name, value)
+    elif isinstance(value, int):
+        w.add_uint32(name, value)
+    elif isinstance(value, list):
+        w.add_array(name, value)
+    else:
+        w.add_float32(name, value)

@@ -1,14 +1,20 @@
-"""Writes docs/cli.md from the command line's own help; `--check` compares instead."""
+"""Writes docs/cli.md from the command line's own help, and in docs/models.md what is between marks
+from the architectures' own descriptions; `--check` compares instead."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import textwrap
 from pathlib import Path
 
+from isthmus.model.architectures import architectures, family_of
+from isthmus.native._ggml import GgmlType
+
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "cli.md"
+DOCS = ROOT / "docs"
 HEAD = """\
 # Command line
 
@@ -19,8 +25,8 @@ Exit codes: 0 good; 1 the guest failed, or a proof did not hold; 2 anything that
 """
 
 
-def render() -> str:
-    """The page."""
+def render_cli() -> str:
+    """docs/cli.md."""
     os.environ["COLUMNS"] = "96"
     os.environ["NO_COLOR"] = "1"
     from isthmus.cli import COMMANDS, build_parser  # noqa: PLC0415 - reads COLUMNS
@@ -34,17 +40,44 @@ def render() -> str:
     return "".join(parts)
 
 
+def render_models() -> str:
+    """docs/models.md."""
+    page = (DOCS / "models.md").read_text()
+    for name, text in (("architectures", _architectures()), ("weights", _weights())):
+        page = re.sub(
+            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\1{text}\2", page, flags=re.S
+        )
+    return page
+
+
+def _architectures() -> str:
+    rows = [("architecture", "models", "particular"), ("---", "---", "---")]
+    for name in architectures():
+        family = family_of(name)
+        rows.append((f"`{name}`", family.models, family.features))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _weights() -> str:
+    names = ", ".join(kind.name for kind in GgmlType if kind not in (GgmlType.I32, GgmlType.I64))
+    return textwrap.fill(names, 100) + "\n"
+
+
+PAGES = {"cli.md": render_cli, "models.md": render_models}
+
+
 def main() -> int:
     """Writes or checks."""
-    page = render()
-    if "--check" in sys.argv[1:]:
+    stale = 0
+    for name, render in PAGES.items():
+        target, page = DOCS / name, render()
+        if "--check" not in sys.argv[1:]:
+            target.write_text(page)
         # argparse lays help out a little differently from one Python to the next
-        same = TARGET.is_file() and _words(TARGET.read_text()) == _words(page)
-        if not same:
-            print(f"{TARGET.relative_to(ROOT)} is stale; run: make docs", file=sys.stderr)
-        return 0 if same else 1
-    TARGET.write_text(page)
-    return 0
+        elif not target.is_file() or _words(target.read_text()) != _words(page):
+            print(f"docs/{name} is stale; run: make docs", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 def _words(page: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from isthmus.errors import SettingsError
 from isthmus.units import GIB, MIB, WASM_PAGE
 
-KV_TYPES = ("f16", "f32", "q8_0")
+KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 SHARING = ("same", "imported", "managed", "registered", "copied")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
@@ -211,7 +211,7 @@ class ModelSettings:
     """How a model is computed."""
 
     kv_type: str = "f16"
-    """Element type of KV caches: f16, f32 or q8_0."""
+    """Element type of KV caches: f16, f32, q8_0 or q4_0."""
     prefill_chunk: int = 512
     """Most tokens that one prefill graph takes, 1 to 4,096."""
     deterministic: bool = False

@@ -151,12 +151,12 @@ class Runtime:
 
         Its weights are mapped, or copied once to a device with memory of its own.
 
-        `kv_type` is the element type of KV caches (f16, f32, q8_0); `prefill_chunk` the most tokens
-        in one submission; `deterministic` gives the same bits whatever the thread count, the chunk
-        or the mix of prefill and decode, and is slower; `repack` copies weights into the order of
-        the processor's fastest kernels, where there are any; `exact=False` has agents decode
-        together also where that changes bits (`Model.exact_batching` tells). Raises ModelNotFound,
-        ModelFileError, ModelUnsupported, SettingsError.
+        `kv_type` is the element type of KV caches (f16, f32, q8_0, q4_0); `prefill_chunk` the most
+        tokens in one submission; `deterministic` gives the same bits whatever the thread count, the
+        chunk or the mix of prefill and decode, and is slower; `repack` copies weights into the
+        order of the processor's fastest kernels, where there are any; `exact=False` has agents
+        decode together also where that changes bits (`Model.exact_batching` tells). Raises
+        ModelNotFound, ModelFileError, ModelUnsupported, SettingsError.
         """
         self._require_open()
         settings = ModelSettings(

@@ -105,7 +105,7 @@ def test_tensor_beyond_the_file(library: Library, tiny: Path, tmp_path: Path) ->
 
 def test_unknown_architecture_lists_the_known_ones(device: Device, tmp_path: Path) -> None:
     path = TinyLlama(architecture="mamba").write(tmp_path / "x.gguf")
-    with pytest.raises(ModelUnsupported, match="'mamba'; this release knows llama"):
+    with pytest.raises(ModelUnsupported, match=r"'mamba'; this release knows .*llama"):
         load(device, path)
 
 

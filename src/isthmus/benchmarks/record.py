@@ -26,6 +26,10 @@ class Plan:
     repeats: int
     sizes: tuple[int, ...]
     """Tokens of context, or numbers of agents; what they mean is the benchmark's business."""
+    text: Path | None = None
+    """What is predicted, where something is."""
+    n_ctx: int = 512
+    """Tokens of a window of the text."""
 
 
 def describe_run(device: DeviceInfo) -> Record:

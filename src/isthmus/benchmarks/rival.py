@@ -12,6 +12,7 @@ import numpy.typing as npt
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError
+from isthmus.model.kv_cache import KV_TYPES
 from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
 
@@ -33,7 +34,10 @@ class Libllama(Owned):
         n_ctx: int,
         settings: ModelSettings,
         n_sequences: int = 1,
+        *,
+        swa_full: bool = True,
     ) -> None:
+        """`swa_full`: layers with a sliding window keep all rows of the cache, as ours do."""
         self._library = library = device.library
         library.llama_backend_init()
         model_params = library.llama_model_default_params()
@@ -53,6 +57,8 @@ class Libllama(Owned):
         params.n_ubatch = settings.prefill_chunk
         params.n_threads = params.n_threads_batch = device.settings.n_threads
         params.flash_attn_type = _FLASH_ATTENTION_ON
+        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+        params.swa_full = swa_full
         context = library.llama_init_from_model(model, params)
         if not context:
             raise ModelFileError(f"libllama cannot open a context for {path}")
@@ -85,6 +91,17 @@ class Libllama(Owned):
         """Appends one token."""
         self._one[0] = token
         self._decode(self._one, 1)
+
+    def append(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Appends one token or more, as `decode` and `prefill` do, and gives the logits after."""
+        self.prefill(tokens)
+        return self.logits
+
+    def logits_of_all(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """f32 [n, n_vocab] after each of at most 2,048 tokens of a new sequence, copied."""
+        self.truncate(0)
+        self.prefill_one(0, tokens)
+        return np.stack([self.logits_of(place) for place in range(len(tokens))])
 
     def prefill_one(self, sequence: int, tokens: Sequence[int]) -> None:
         """Appends at most 2,048 tokens to one of several sequences, from its beginning."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from isthmus.benchmarks.agents import COUNTS as AGENT_COUNTS
 from isthmus.benchmarks.agents import bench_agents, require_as_alone
 from isthmus.benchmarks.hostcall import bench_hostcall
 from isthmus.benchmarks.newcomer import bench_newcomer
+from isthmus.benchmarks.perplexity import bench_perplexity, require_same_perplexity
 from isthmus.benchmarks.record import Plan, Record
 from isthmus.benchmarks.serve import CLIENTS, bench_serve
 from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
@@ -37,6 +39,7 @@ EXAMPLES = """\
   isthmus bench agents --json
   isthmus bench newcomer --repeats 1
   isthmus bench serve --repeats 3
+  isthmus bench perplexity --text wiki.test.raw --n-ctx 512
   isthmus bench decode --model model.gguf --threads 8
 
 ratios are ours / theirs in tokens per second: more is better"""
@@ -51,6 +54,7 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
     "agents": (bench_agents, AGENT_COUNTS),
     "newcomer": (bench_newcomer, ()),
     "serve": (bench_serve, CLIENTS),
+    "perplexity": (bench_perplexity, ()),
 }
 
 
@@ -64,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="tokens of context (decode, prefill, snapshot), agents or clients, such as 512,2000",
     )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")
+    parser.add_argument(
+        "--n-ctx", type=int, default=512, metavar="N", help="tokens of its windows (default: 512)"
+    )
     add_model_options(parser)
     add_device_options(parser)
 
@@ -75,10 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.model:
         arguments.model = [str(fetched_model("smollm2"))]
     measure, usual = BENCHMARKS[arguments.question]
-    plan = Plan(arguments.repeats, _sizes(arguments.sizes) if arguments.sizes else usual)
+    sizes = _sizes(arguments.sizes) if arguments.sizes else usual
+    plan = Plan(arguments.repeats, sizes, arguments.text, arguments.n_ctx)
     with open_runtime(arguments) as runtime:
         model = next(iter(open_models(runtime, arguments).values()))
-        with progress_bar(arguments.question, max(1, len(plan.sizes)) * plan.repeats) as advance:
+        with progress_bar(arguments.question, _n_steps(arguments.question, plan)) as advance:
             report = measure(runtime, model, plan, advance)
     print(json.dumps(report, indent=1) if arguments.json else _table(report))
     if arguments.question == "snapshot":
@@ -87,7 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
         require_as_alone(report)
     elif arguments.question in ("decode", "prefill"):
         require_identical(report)
+    elif arguments.question == "perplexity":
+        require_same_perplexity(report)
     return 0
+
+
+def _n_steps(question: str, plan: Plan) -> int | None:
+    """How often a benchmark advances; None where that depends on the text."""
+    return None if question == "perplexity" else max(1, len(plan.sizes)) * plan.repeats
 
 
 def _sizes(text: str) -> tuple[int, ...]:

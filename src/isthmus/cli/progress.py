@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar of `total` steps; call what it gives once for each."""
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A bar of `total` steps, or a count of them; call what it gives once for each."""
     with tqdm(total=total, desc=what, leave=False, disable=None) as bar:
         yield lambda: bar.update(1)

@@ -72,6 +72,18 @@ class Graph(TensorContext):
         """a * b element by element, b repeated to a's shape."""
         return int(self.library.ggml_mul(self._context, a, b))
 
+    def div(self, a: int, b: int) -> int:
+        """a / b element by element, b repeated to a's shape."""
+        return int(self.library.ggml_div(self._context, a, b))
+
+    def clamp(self, a: int, least: float, most: float) -> int:
+        """a, written to where a lies, with each element brought between `least` and `most`."""
+        return int(self.library.ggml_clamp(self._context, a, least, most))
+
+    def sum_rows(self, a: int) -> int:
+        """[1, …]: the sum of each row."""
+        return int(self.library.ggml_sum_rows(self._context, a))
+
     def scale(self, a: int, factor: float) -> int:
         """a * factor."""
         return int(self.library.ggml_scale(self._context, a, factor))
@@ -80,9 +92,25 @@ class Graph(TensorContext):
         """a / (1 + exp(-a))."""
         return int(self.library.ggml_silu(self._context, a))
 
+    def gelu(self, a: int) -> int:
+        """a times the share of the normal distribution below it, approximated with tanh."""
+        return int(self.library.ggml_gelu(self._context, a))
+
+    def tanh(self, a: int) -> int:
+        """The hyperbolic tangent of each element."""
+        return int(self.library.ggml_tanh(self._context, a))
+
     def swiglu(self, gate: int, up: int) -> int:
         """silu(gate) * up."""
         return int(self.library.ggml_swiglu_split(self._context, gate, up))
+
+    def swiglu_halves(self, a: int) -> int:
+        """silu of the first half of each row, times its second half."""
+        return int(self.library.ggml_swiglu(self._context, a))
+
+    def geglu(self, gate: int, up: int) -> int:
+        """gelu(gate) * up."""
+        return int(self.library.ggml_geglu_split(self._context, gate, up))
 
     def softmax(self, a: int) -> int:
         """Softmax of each row."""
@@ -92,6 +120,14 @@ class Graph(TensorContext):
         """I32 [ne1]: where each row has its maximum."""
         return int(self.library.ggml_argmax(self._context, a))
 
+    def top_k(self, a: int, k: int) -> int:
+        """I32 [k, ne1]: where each row has its k largest elements, the largest first."""
+        return int(self.library.ggml_argsort_top_k(self._context, a, k))
+
+    def layer_norm(self, a: int, epsilon: float) -> int:
+        """Each row less its mean, divided by its standard deviation."""
+        return int(self.library.ggml_norm(self._context, a, epsilon))
+
     def rms_norm(self, a: int, epsilon: float) -> int:
         """Each row divided by the root of the mean of its squares."""
         return int(self.library.ggml_rms_norm(self._context, a, epsilon))
@@ -99,6 +135,14 @@ class Graph(TensorContext):
     def matmul(self, a: int, b: int) -> int:
         """[n, m] from a [k, n] and b [k, m]."""
         return int(self.library.ggml_mul_mat(self._context, a, b))
+
+    def matmul_chosen(self, a: int, b: int, chosen: int) -> int:
+        """F32 [n, c, m]: products of some of the matrices in a [k, n, count] with columns of b.
+
+        `chosen` (I32 [c, m]) names c matrices for each of m; b is [k, c, m], or [k, 1, m] for the
+        same column in all c.
+        """
+        return int(self.library.ggml_mul_mat_id(self._context, a, b, chosen))
 
     # ------------------------------------------------------------------ moving
 
@@ -109,6 +153,14 @@ class Graph(TensorContext):
     def copy_into(self, a: int, destination: int) -> int:
         """a written to the elements of `destination`, converted to its type."""
         return int(self.library.ggml_cpy(self._context, a, destination))
+
+    def copied(self, a: int) -> int:
+        """a in memory of its own, its rows one behind the other."""
+        return int(self.library.ggml_cont(self._context, a))
+
+    def join_columns(self, a: int, b: int) -> int:
+        """The columns of a, then those of b."""
+        return int(self.library.ggml_concat(self._context, a, b, 1))
 
     def get_rows(self, a: int, rows: int) -> int:
         """F32 [ne0, n]: the rows of a that `rows` (I32 [n]) names."""
@@ -137,12 +189,16 @@ class Graph(TensorContext):
 
     # ------------------------------------------------------------------ attention
 
-    def flash_attention(self, q: int, k: int, v: int, mask: int, scale: float) -> int:
+    def flash_attention(
+        self, q: int, k: int, v: int, mask: int, scale: float, soft_cap: float = 0.0
+    ) -> int:
         """F32 [head, n_head, n] from q [head, n, n_head], k and v [head, n_kv, n_head_kv].
 
-        `mask` is F16 [n_kv, n], added to the scaled products; sums are kept in F32.
+        `mask` is F16 [n_kv, n], added to the scaled products; sums are kept in F32. A `soft_cap`
+        other than 0 makes scaled products soft_cap * tanh(product / soft_cap) before that.
         """
-        result = self.library.ggml_flash_attn_ext(self._context, q, k, v, mask, scale, 0.0, 0.0)
+        attention = self.library.ggml_flash_attn_ext
+        result = attention(self._context, q, k, v, mask, scale, 0.0, soft_cap)
         self.library.ggml_prec_set_acc(result, _ggml.PRECISION_F32)
         return int(result)
 

@@ -11,7 +11,7 @@ are moved from session to session by writing their addresses and lengths.
 ::
 
     inputs │ tokens, positions i32 [B] │ cache rows i64 [2 · n_layer, B] │ logits rows i64 [B] │
-           │ masks f16 [B, n_ctx] │ seen f32 [B, n_embd_q] │ logits f32 [B, n_vocab]
+           │ masks f16 [1 or 2, B, n_ctx] │ seen f32 [B, n_embd_q] │ logits f32 [B, n_vocab]
                                      ▲ results of attention, side by side: one product takes them
 
 New keys and values, and at the end the logits, are written into the guests' memories by the device:
@@ -21,6 +21,7 @@ New keys and values, and at the end the logits, are written into the guests' mem
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Sequence
 
@@ -30,16 +31,16 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
-from isthmus.model.forward import Pass
+from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, Tensor
 from isthmus.units import DeviceAddr, align_up
 
 _ALIGNMENT = 256
-_MASKED = np.float16(-np.inf)
 _SEEN = 5
 """The number of attention's results among the inputs."""
 
@@ -71,7 +72,10 @@ class BatchInputs:
 
     def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int) -> None:
         floats = (4 * n * h.n_embd_q, 4 * n * n_vocab)
-        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * n * n_ctx, *floats)
+        self.windows = [None, h.window_tokens] if h.window else [None]
+        """Of each mask: the rows that a token sees, its own among them."""
+        masks = (len(self.windows), n, n_ctx)
+        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *floats)
         self.offsets = [0]
         for size in sizes:
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
@@ -81,7 +85,7 @@ class BatchInputs:
         self.positions = self._array(np.int32, 1, n)
         self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
         self.logits_rows = self._array(np.int64, 3, n)
-        self.masks = self._array(np.float16, 4, n * n_ctx).reshape(n, n_ctx)
+        self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
 
     def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
         return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
@@ -111,7 +115,7 @@ class Batch(Pass):
 
     def __init__(self, device: Device, h: Hparams, layout: KvLayout, n: int, n_ctx: int) -> None:
         """`layout` is that of any of the model's sessions; n_ctx: the most that one may have."""
-        super().__init__(device.library, h, n, n_ctx, h.n_layer * (32 + 6 * n) + 64)
+        super().__init__(device.library, h, n, n_ctx, h.n_layer * (h.nodes_per_layer + 12 * n) + 64)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
         inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab)
@@ -135,8 +139,9 @@ class Batch(Pass):
         self._planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
         self._planes.nb[:, 3] = n_ctx * layout.row_nbytes
         self._planes.data[:] = everywhere.base
-        self._masks = Leaves(self, everywhere, n, GgmlType.F16, n_ctx)
-        self._masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in range(n)]
+        n_masks = n * len(inputs.windows)
+        self._masks = Leaves(self, everywhere, n_masks, GgmlType.F16, n_ctx)
+        self._masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in range(n_masks)]
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
         self._known: list[tuple[Session | None, int, int]] = [(None, 0, 0)] * n
@@ -144,7 +149,7 @@ class Batch(Pass):
         self.generation = -1
         """The executor's: of the memory that its intermediate results were placed in."""
 
-    def attend(self, layer: int, q: int, k: int, v: int) -> int:
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h, n = self.hparams, self.n
         for tensor in (q, v, k):
             self.expand(tensor)
@@ -159,12 +164,20 @@ class Batch(Pass):
                 mine,
                 self._planes.tensors[plane],
                 self._planes.tensors[plane + n],
-                self._masks.tensors[row],
-                h.kq_scale,
+                self._masks.tensors[scores.windowed * n + row],
+                scores.scale,
+                scores.soft_cap,
             )
             self.inputs.buffer.place(seen, self.inputs.address(_SEEN, 4 * h.n_embd_q * row))
             self.expand(seen)
         return self._seen
+
+    def route(self, router: int, x: int) -> int:
+        """Column by column: products of several with what is not quantised have other bits."""
+        n_in, width = self.describe(x).ne[0], self.describe(x).nb[1]
+        columns = [self.view_2d(x, (n_in, 1), width, row * width) for row in range(self.n)]
+        products = [self.matmul(router, column) for column in columns]
+        return functools.reduce(self.join_columns, products)
 
     def select_outputs(self, x: int) -> int:
         return x
@@ -186,7 +199,11 @@ class Batch(Pass):
                 self._show(row, *known)
         self._known = [(it, n, at + 1) for it, n, at in zip(sessions, n_kv, places, strict=True)]
         positions = np.array(places, dtype=np.int64)
-        inputs.masks[self._row_numbers, positions] = 0  # mostly all that a mask needs
+        for mask, window in zip(inputs.masks, inputs.windows, strict=True):
+            mask[self._row_numbers, positions] = 0  # mostly all that a mask needs
+            if window is not None:
+                left = positions >= window
+                mask[self._row_numbers[left], positions[left] - window] = MASKED
         inputs.tokens[:] = tokens
         inputs.positions[:] = positions
         inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
@@ -211,17 +228,17 @@ class Batch(Pass):
         self._planes.data[row::n] = addresses.astype(np.uint64)
         self._planes.ne[row::n, 1] = n_kv
         self._addresses[:, row] = addresses - self._everywhere.base
-        self._masks.ne[row, 0] = n_kv
-        self._masks.nb[row, 1:] = 2 * n_kv
+        self._masks.ne[row::n, 0] = n_kv
+        self._masks.nb[row::n, 1:] = 2 * n_kv
         self.inputs.logits_rows[row] = (base - self._everywhere.base) // SPAN_ALIGNMENT
 
     def _show(self, row: int, session: Session, n_kv: int, position: int) -> None:
         """Has row be of a session, and see its cache rows before `position`."""
         if self._known[row][:2] != (session, n_kv):
             self._move(row, session, n_kv)
-        mask = self.inputs.masks[row]
-        mask[:n_kv] = _MASKED
-        mask[:position] = 0
+        for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
+            mask[row, :n_kv] = MASKED
+            mask[row, first_seen(position - 1, window) : position] = 0
 
     def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:
         """A tensor at the first address, whose rows overlap: one begins at every `step` bytes."""

@@ -3,7 +3,8 @@
 It depends on the library, the processor and the type of the weights: quantised rows are multiplied
 one by one almost everywhere; F16 rows of several columns often go through another kernel, which
 adds in another order. So one tensor of each type and shape among the model's weights is
-multiplied with random columns, each alone and in batches of several sizes.
+multiplied with random columns, each alone and in batches of several sizes; of a stack of experts,
+the first one.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
     )
 
 
-def matrices_of(weights: Weights) -> dict[tuple[GgmlType, tuple[int, ...]], int]:
-    """One matrix of each type and shape."""
+def matrices_of(
+    weights: Weights, *, with_routers: bool = False
+) -> dict[tuple[GgmlType, tuple[int, ...]], int]:
+    """One matrix, or stack of matrices, of each type and shape.
+
+    Routers are multiplied with several columns in a prefill only: see `Pass.route`.
+    """
     return {
-        (info.dtype, info.shape): weights.used(info.name)
-        for info in weights.infos
-        if len(info.shape) == 2
+        (info.dtype, info.shape if len(info.shape) > 1 else (*info.shape, 1)): tensor
+        for info, tensor in ((info, weights.used(info.name)) for info in weights.infos)
+        if (with_routers if info.name in weights.routers else len(info.shape) > 1)
     }
 
 
@@ -74,28 +80,41 @@ def _random_rows(dtype: GgmlType, width: int, n: int) -> bytes:
     return np.hstack([scales, quants]).tobytes()
 
 
-def _is_exact(device: Device, backend: Backend, matrix: int, k: int, n: int) -> bool:
+def _is_exact(
+    device: Device, backend: Backend, matrix: int, k: int, n: int, n_expert: int = 0
+) -> bool:
     columns = np.random.default_rng(0).standard_normal((_N, k), dtype=np.float32)
-    alone = [product(device, backend, matrix, columns[i : i + 1], n) for i in range(_N)]
+    alone = [product(device, backend, matrix, columns[i : i + 1], n, n_expert) for i in range(_N)]
     return all(
-        product(device, backend, matrix, columns[:size], n) == b"".join(alone[:size])
+        product(device, backend, matrix, columns[:size], n, n_expert) == b"".join(alone[:size])
         for size in _SIZES
     )
 
 
-def product(device: Device, backend: Backend, matrix: int, columns: np.ndarray, n: int) -> bytes:
-    """The bytes of f32 [n, size] from a matrix [k, n] and columns [size][k]."""
+def product(
+    device: Device, backend: Backend, matrix: int, columns: np.ndarray, n: int, n_expert: int = 0
+) -> bytes:
+    """The bytes of f32 [n, size] from a matrix [k, n] and columns [size][k].
+
+    Of a stack of `n_expert` matrices, the first is taken for all columns.
+    """
     size, k = columns.shape
-    out_nbytes, offset = 4 * n * size, align_up(4 * k * size, _ALIGNMENT)
+    data = columns.tobytes() + bytes(4 * size)  # and the numbers of the experts: 0
+    out_nbytes, offset = 4 * n * size, align_up(len(data), _ALIGNMENT)
     with contextlib.ExitStack() as stack:
         buffer = stack.enter_context(device.allocate_inputs(offset + out_nbytes))
         memory = stack.enter_context(GraphAllocator(device.library, device.buffer_type))
         graph = stack.enter_context(Graph(device.library, 8))
-        x = graph.tensor(GgmlType.F32, k, size)
+        x = graph.tensor(GgmlType.F32, k, 1, size)
         buffer.place(x, buffer.base)
-        buffer.stage[: columns.nbytes] = columns.tobytes()
-        buffer.push(0, columns.nbytes)
-        result = graph.matmul(matrix, x)
+        buffer.stage[: len(data)] = data
+        buffer.push(0, len(data))
+        if n_expert:
+            chosen = graph.tensor(GgmlType.I32, 1, size)
+            buffer.place(chosen, DeviceAddr(buffer.base + columns.nbytes))
+            result = graph.matmul_chosen(matrix, x, chosen)
+        else:
+            result = graph.matmul(matrix, graph.reshape(x, k, size))
         buffer.place(result, DeviceAddr(buffer.base + offset))
         graph.output(result)
         memory.allocate(graph)

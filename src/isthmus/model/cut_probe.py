@@ -39,15 +39,17 @@ def cuts_exactly(
     attention = _Attention(device, backend, hparams, kv_type)
     return attention.is_exact() and all(
         _multiplies_exactly(device, backend, tensor, *shape)
-        for (_, shape), tensor in matrices_of(weights).items()
+        for (_, shape), tensor in matrices_of(weights, with_routers=True).items()
     )
 
 
-def _multiplies_exactly(device: Device, backend: Backend, matrix: int, k: int, n: int) -> bool:
+def _multiplies_exactly(
+    device: Device, backend: Backend, matrix: int, k: int, n: int, n_expert: int = 0
+) -> bool:
     columns = np.random.default_rng(0).standard_normal((MOST, k), dtype=np.float32)
     first, last = np.split(columns, [32])
-    parts = (product(device, backend, matrix, part, n) for part in (first, last))
-    return product(device, backend, matrix, columns, n) == b"".join(parts)
+    parts = (product(device, backend, matrix, part, n, n_expert) for part in (first, last))
+    return product(device, backend, matrix, columns, n, n_expert) == b"".join(parts)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Executor:
         self._batch_memory = GraphAllocator(device.library, device.buffer_type)
         self._batches: dict[tuple[int, object], Batch] = {}
         """By number of sessions and batch key, the one used last at the end."""
-        self._decode_inputs = Inputs(device, 1, N_CTX_MULTIPLE)
+        self._window = architecture.hparams.window_tokens
+        self._decode_inputs = Inputs(device, 1, N_CTX_MULTIPLE, self._window)
         self._prefill_inputs: Inputs | None = None
         self._inputs_generation = 0
         self._masked: tuple[Session, int, int] | None = None
@@ -242,9 +243,9 @@ class Executor:
         graph = self._decode_graph(session, position)
         graph.write_token(token, position)
         if self._masked == (session, graph.n_kv, position):
-            graph.extend_mask(position)
+            graph.extend_masks(position)
         else:
-            graph.write_mask(position)
+            graph.write_masks(position)
         self._masked = (session, graph.n_kv, position + 1)
         self._backend.compute(graph.pointer)
         session.fetch(position, 1, with_logits=True)
@@ -262,7 +263,7 @@ class Executor:
             session.decode_graph = None
         if session.n_ctx > self._decode_inputs.n_ctx:
             self._decode_inputs.close()
-            self._decode_inputs = Inputs(self._device, 1, session.n_ctx)
+            self._decode_inputs = Inputs(self._device, 1, session.n_ctx, self._window)
             self._inputs_generation += 1
         self._masked = None
         self._drop_old_graphs()
@@ -288,7 +289,7 @@ class Executor:
         graph = self._build(session, inputs, n, n_kv, self._prefill_memory, last)
         try:
             graph.write_tokens(chunk, first)
-            graph.write_mask(first)
+            graph.write_masks(first)
         except BaseException:
             graph.close()
             raise
@@ -320,7 +321,8 @@ class Executor:
         if inputs is None or inputs.n_ctx < session.n_ctx:
             if inputs is not None:
                 inputs.close()
-            inputs = self._prefill_inputs = Inputs(self._device, self._chunk, session.n_ctx)
+            inputs = Inputs(self._device, self._chunk, session.n_ctx, self._window)
+            self._prefill_inputs = inputs
             if self._device.has_own_memory:
                 n_kv = self._n_kv(session, session.n_tokens + self._chunk)
                 self._build(session, inputs, self._chunk, n_kv, self._prefill_memory, True).close()

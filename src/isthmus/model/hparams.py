@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 
+import numpy as np
+
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.gguf import GgufFile
+from isthmus.model.gguf import GgufFile, Value
 
 _LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}
 
@@ -25,10 +27,50 @@ class RopeScaling(Enum):
     LONGROPE = "longrope"
 
 
+class RopeKind(IntEnum):
+    """Which elements of a head are turned together, as `ggml_rope_ext` numbers it."""
+
+    NORMAL = 0
+    """Neighbours."""
+    NEOX = 2
+    """Those half of the rotary dimensions apart."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the files of one architecture have in common, and say nothing of.
+
+    docs/models.md is written from it.
+    """
+
+    models: str
+    """Those that call themselves so."""
+    features: str
+    """What is particular, in the field's words."""
+    rope: RopeKind
+    partial_rotary: bool = False
+    """Whether only a part of each head may be rotated."""
+    window_period: int = 0
+    """Every so many layers one sees all tokens, the others a window; 0: there is no window."""
+    window_default: int = 0
+    """Tokens in the window where the file does not say; 0: then there is none."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some layers see only the last tokens."""
+
+    n_tokens: int
+    """The token itself, and those before it that it sees."""
+    layers: tuple[bool, ...]
+    """Of each layer: whether the window is for it."""
+
+
 @dataclass(frozen=True)
 class Rope:
     """Arguments of the rotary position embedding, as `ggml_rope_ext` takes them."""
 
+    kind: RopeKind
     n_dims: int
     n_ctx_original: int
     freq_base: float
@@ -50,8 +92,13 @@ class Hparams:
     n_head_kv: int
     head_dim: int
     n_ctx_train: int
-    rms_epsilon: float
+    norm_epsilon: float
+    """Added to variances by its norms, RMS or layer norms."""
     rope: Rope
+    window: Window | None = None
+    n_expert: int = 0
+    """Feed-forward networks of each layer, of which each token takes `n_expert_used`; 0: one."""
+    n_expert_used: int = 0
 
     @property
     def n_embd_q(self) -> int:
@@ -65,8 +112,23 @@ class Hparams:
 
     @property
     def kq_scale(self) -> float:
-        """Factor of the products of queries and keys."""
-        return 1.0 / math.sqrt(self.head_dim)
+        """The usual factor of the products of queries and keys."""
+        return inverse_sqrt(self.head_dim)
+
+    @property
+    def window_tokens(self) -> int | None:
+        """Tokens that windowed layers see; None where no layer has a window."""
+        return self.window.n_tokens if self.window else None
+
+    @property
+    def nodes_per_layer(self) -> int:
+        """More than the operations that a layer takes, attention of several sessions aside."""
+        return 64 + 3 * self.n_expert_used
+
+
+def inverse_sqrt(n: int) -> float:
+    """1 / sqrt(n) as libllama has it, which rounds to f32 twice: for n = 96 that is another bit."""
+    return float(np.float32(1) / np.sqrt(np.float32(n)))
 
 
 class Metadata:
@@ -79,7 +141,7 @@ class Metadata:
 
     def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
         """A whole number of at least `least`; the same for each layer where it is an array."""
-        value = self._values.get(f"{self._prefix}.{name}", default)
+        value = self._value(name, default)
         if isinstance(value, tuple):
             if len(set(value)) != 1:
                 raise ModelUnsupported(
@@ -98,21 +160,69 @@ class Metadata:
 
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number."""
-        value = self._values.get(f"{self._prefix}.{name}", default)
+        value = self._value(name, default)
         if value is None:
             raise ModelFileError(f"{self.path} has no {self._prefix}.{name}")
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ModelFileError(f"{self.path}: {self._prefix}.{name} is {value!r}, not a number")
         return float(value)
 
+    def divisor(self, name: str) -> float:
+        """A finite number other than 0."""
+        value = self.number(name)
+        if not value:
+            raise ModelFileError(f"{self.path}: {self._prefix}.{name} is 0")
+        return value
+
     def text(self, name: str, default: str) -> str:
         """A string."""
-        value = self._values.get(f"{self._prefix}.{name}", default)
+        value = self._value(name, default)
         if not isinstance(value, str):
             raise ModelFileError(f"{self.path}: {self._prefix}.{name} is {value!r}, not text")
         return value
 
-    def rope(self, head_dim: int, n_ctx_train: int) -> Rope:
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise ModelFileError(f"{self.path}: {self._prefix}.{name} is {value!r}, not a boolean")
+        return value
+
+    def norm_epsilon(self) -> float:
+        """Of the RMS norms, or of the layer norms where the file says that it has those."""
+        layer = self._value("attention.layer_norm_epsilon")
+        kind = "layer_norm_rms" if layer is None else "layer_norm"
+        return self.number(f"attention.{kind}_epsilon")
+
+    def window(self, family: Family, n_layer: int) -> Window | None:
+        """The sliding window, and the layers that it is for."""
+        if not family.window_period:
+            return None
+        n_tokens = self.integer("attention.sliding_window", family.window_default, least=0)
+        if not n_tokens:
+            return None
+        pattern = self._value("attention.sliding_window_pattern")
+        if isinstance(pattern, tuple):
+            if len(pattern) != n_layer:
+                raise ModelFileError(
+                    f"{self.path}: attention.sliding_window_pattern is for {len(pattern)} layers "
+                    f"of {n_layer}"
+                )
+            return Window(n_tokens, tuple(bool(each) for each in pattern))
+        period = self.integer("attention.sliding_window_pattern", family.window_period)
+        return Window(n_tokens, tuple(i % period < period - 1 for i in range(n_layer)))
+
+    def experts(self) -> tuple[int, int]:
+        """How many experts a layer has, and how many of them a token takes; 0, 0 for none."""
+        n_expert = self.integer("expert_count", 0, least=0)
+        n_used = self.integer("expert_used_count", 0, least=min(n_expert, 1))
+        if n_used > n_expert:
+            raise ModelFileError(f"{self.path}: a token takes {n_used} of {n_expert} experts")
+        if self.integer("expert_group_count", 0, least=0) > 1:
+            raise ModelUnsupported(f"{self.path}: experts in groups are not implemented")
+        return n_expert, n_used
+
+    def rope(self, kind: RopeKind, n_dims: int, n_ctx_train: int) -> Rope:
         """The rotary embedding, scaled as libllama scales it."""
         name = self.text("rope.scaling.type", "linear")
         try:
@@ -125,50 +235,46 @@ class Metadata:
         factor = self.number("rope.scaling.factor", self.number("rope.scale_linear", 0.0))
         scale = 1.0 if factor == 0.0 or scaling is RopeScaling.NONE else 1.0 / factor
         ext_factor = 1.0 if scaling is RopeScaling.YARN else 0.0
-        attn_factor = self.number("rope.scaling.attn_factor", 1.0)
-        if ext_factor:
-            attn_factor *= self._yarn_attention(scale)
         return Rope(
-            n_dims=head_dim,
+            kind=kind,
+            n_dims=n_dims,
             n_ctx_original=self.integer("rope.scaling.original_context_length", n_ctx_train),
             freq_base=self.number("rope.freq_base", 10_000.0),
             freq_scale=scale,
             ext_factor=ext_factor,
-            attn_factor=attn_factor,
+            attn_factor=self.number("rope.scaling.attn_factor", 1.0),
         )
 
-    def _yarn_attention(self, scale: float) -> float:
-        """YaRN's factor on attention. ggml multiplies by 1 + 0.1 ln(1 / scale) itself, so that
-        part is taken out here and only a model's own `yarn_log_multiplier` remains."""
-        factor = 1.0 / scale
-
-        def mscale(multiplier: float) -> float:
-            return 1.0 if factor <= 1.0 else 0.1 * multiplier * math.log(factor) + 1.0
-
-        log_multiplier = self.number("rope.scaling.yarn_log_multiplier", 0.0)
-        wanted = mscale(1.0) / mscale(log_multiplier) if log_multiplier else mscale(1.0)
-        return wanted / (1.0 + 0.1 * math.log(factor))
+    def _value(self, name: str, default: Value | None = None) -> Value | None:
+        return self._values.get(f"{self._prefix}.{name}", default)
 
 
-def read_hparams(file: GgufFile, architecture: str) -> Hparams:
+def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     """The shape that a file's metadata gives; ModelFileError where it makes no sense."""
     metadata = Metadata(file, architecture)
+    n_layer = metadata.integer("block_count")
     n_embd = metadata.integer("embedding_length")
     n_head = metadata.integer("attention.head_count")
     n_head_kv = metadata.integer("attention.head_count_kv", n_head)
     head_dim = metadata.integer("attention.key_length", max(1, n_embd // n_head))
+    n_rot = metadata.integer("rope.dimension_count", head_dim)
     n_ctx_train = metadata.integer("context_length")
     _require_heads(metadata, n_head, n_head_kv, head_dim)
+    _require_rotary(metadata, family, head_dim, n_rot)
+    n_expert, n_expert_used = metadata.experts()
     return Hparams(
         architecture=architecture,
-        n_layer=metadata.integer("block_count"),
+        n_layer=n_layer,
         n_embd=n_embd,
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim=head_dim,
         n_ctx_train=n_ctx_train,
-        rms_epsilon=metadata.number("attention.layer_norm_rms_epsilon"),
-        rope=metadata.rope(head_dim, n_ctx_train),
+        norm_epsilon=metadata.norm_epsilon(),
+        rope=metadata.rope(family.rope, n_rot, n_ctx_train),
+        window=metadata.window(family, n_layer),
+        n_expert=n_expert,
+        n_expert_used=n_expert_used,
     )
 
 
@@ -178,11 +284,18 @@ def _require_heads(metadata: Metadata, n_head: int, n_head_kv: int, head_dim: in
             f"{metadata.path}: {n_head} heads cannot share {n_head_kv} key and value heads"
         )
     value_length = metadata.integer("attention.value_length", head_dim)
-    rope_dims = metadata.integer("rope.dimension_count", head_dim)
-    if not head_dim == value_length == rope_dims:
+    if head_dim != value_length:
         raise ModelUnsupported(
-            f"{metadata.path}: key length {head_dim}, value length {value_length} and "
-            f"{rope_dims} rotary dimensions differ, which this architecture does not have"
+            f"{metadata.path}: key length {head_dim} and value length {value_length} differ, "
+            "which this architecture does not have"
         )
-    if head_dim % 2:
-        raise ModelFileError(f"{metadata.path}: a head size of {head_dim} is odd")
+
+
+def _require_rotary(metadata: Metadata, family: Family, head_dim: int, n_rot: int) -> None:
+    if n_rot > head_dim or (n_rot < head_dim and not family.partial_rotary):
+        raise ModelUnsupported(
+            f"{metadata.path}: {n_rot} rotary dimensions of heads of {head_dim}, which this "
+            "architecture does not have"
+        )
+    if n_rot % 2:
+        raise ModelFileError(f"{metadata.path}: {n_rot} rotary dimensions are odd")

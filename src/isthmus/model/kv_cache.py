@@ -29,7 +29,12 @@ KV_ALIGNMENT = 32
 N_CTX_MULTIPLE = 256
 """Attention reads the cache in steps of this many rows, as libllama does."""
 
-KV_TYPES = {"f16": GgmlType.F16, "f32": GgmlType.F32, "q8_0": GgmlType.Q8_0}
+KV_TYPES = {
+    "f16": GgmlType.F16,
+    "f32": GgmlType.F32,
+    "q8_0": GgmlType.Q8_0,
+    "q4_0": GgmlType.Q4_0,
+}
 
 
 @dataclass(frozen=True)

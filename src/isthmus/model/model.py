@@ -28,7 +28,7 @@ from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.executor import Executor, Turn, at_once
 from isthmus.model.gguf import GgufFile, metadata_sha256
-from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
@@ -266,10 +266,12 @@ class Model:
         self._stack.close()
 
     def _require_kv_type(self) -> None:
-        if self.settings.kv_type == "q8_0" and self.hparams.head_dim % 32:
+        kv_type, head_dim = self.settings.kv_type, self.hparams.head_dim
+        block = self.device.library.ggml_blck_size(KV_TYPES[kv_type])
+        if head_dim % block:
             raise ModelUnsupported(
-                f"a KV cache of type q8_0 needs a head size that is a multiple of 32; "
-                f"{self.path} has {self.hparams.head_dim}"
+                f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
+                f"{self.path} has {head_dim}: use f16"
             )
 
     def _open_template(self) -> ChatTemplate | TemplateError | None:

@@ -42,6 +42,8 @@ class Weights:
         self.device = device
         self._file = file
         self._used: set[str] = set()
+        self.routers: set[str] = set()
+        """Names of those that batches multiply with one column at a time."""
         self._repacked: Repacked | None = None
         with contextlib.ExitStack() as stack:
             self._mapping = stack.enter_context(FileMapping(file.path))
@@ -128,6 +130,11 @@ class Weights:
                 f"know, such as {left[0]}: its results would be wrong without them"
             )
 
+    def router(self, name: str, *shape: int) -> int:
+        """As `require`, for what is multiplied with one column at a time (`Pass.route`)."""
+        self.routers.add(name)
+        return self.require(name, *shape)
+
     def table(self, name: str, *shape: int) -> int:
         """As `require`, for a matrix whose rows are looked up: as it lies in the file."""
         self.require(name, *shape)
@@ -193,7 +200,7 @@ class Repacked:
         self.tensors: dict[str, int] = {}
         self.nbytes = 0
         with contextlib.ExitStack() as stack:
-            matrices = [info for info in weights.infos if len(info.shape) == 2]
+            matrices = [info for info in weights.infos if len(info.shape) > 1]
             context = stack.enter_context(
                 TensorContext(weights.device.library, max(1, len(matrices)))
             )

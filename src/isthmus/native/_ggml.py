@@ -46,6 +46,9 @@ class GgmlType(IntEnum):
     TQ1_0 = 34
     TQ2_0 = 35
     MXFP4 = 39
+    NVFP4 = 40
+    Q1_0 = 41
+    Q2_0 = 42
 
 
 class GgufType(IntEnum):
@@ -192,16 +195,28 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_get_rows": (_P, [_P, _P, _P]),
     "ggml_set_rows": (_P, [_P, _P, _P, _P]),
     "ggml_rms_norm": (_P, [_P, _P, _f32]),
+    "ggml_norm": (_P, [_P, _P, _f32]),
     "ggml_mul": (_P, [_P, _P, _P]),
     "ggml_add": (_P, [_P, _P, _P]),
     "ggml_scale": (_P, [_P, _P, _f32]),
+    "ggml_div": (_P, [_P, _P, _P]),
+    "ggml_clamp": (_P, [_P, _P, _f32, _f32]),
+    "ggml_sum_rows": (_P, [_P, _P]),
     "ggml_silu": (_P, [_P, _P]),
+    "ggml_gelu": (_P, [_P, _P]),
+    "ggml_tanh": (_P, [_P, _P]),
     "ggml_soft_max": (_P, [_P, _P]),
     "ggml_argmax": (_P, [_P, _P]),
+    "ggml_argsort_top_k": (_P, [_P, _P, _i32]),
     "ggml_cast": (_P, [_P, _P, _i32]),
     "ggml_cpy": (_P, [_P, _P, _P]),
+    "ggml_cont": (_P, [_P, _P]),
     "ggml_mul_mat": (_P, [_P, _P, _P]),
+    "ggml_mul_mat_id": (_P, [_P, _P, _P, _P]),
+    "ggml_concat": (_P, [_P, _P, _P, _i32]),
+    "ggml_swiglu": (_P, [_P, _P]),
     "ggml_swiglu_split": (_P, [_P, _P, _P]),
+    "ggml_geglu_split": (_P, [_P, _P, _P]),
     "ggml_reshape_2d": (_P, [_P, _P, _i64, _i64]),
     "ggml_reshape_3d": (_P, [_P, _P, _i64, _i64, _i64]),
     "ggml_view_2d": (_P, [_P, _P, _i64, _i64, _size, _size]),

@@ -36,7 +36,7 @@ FORMAT = "isthmus-snapshot"
 MAX_HEADER_NBYTES = 64 * MIB
 MAX_TENSORS = 1 << 16
 LENGTH = struct.Struct("<Q")
-_DTYPES = {"f16": ("F16", 2), "f32": ("F32", 4), "q8_0": ("U8", 1)}
+_DTYPES = {"f16": ("F16", 2), "f32": ("F32", 4), "q8_0": ("U8", 1), "q4_0": ("U8", 1)}
 MIN_KEY_NBYTES = 16
 
 

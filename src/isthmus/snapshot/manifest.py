@@ -26,7 +26,7 @@ Text = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 Most = Meta(max_length=4096)
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(max_length=256)]
-KvType = Literal["f16", "f32", "q8_0"]
+KvType = Literal["f16", "f32", "q8_0", "q4_0"]
 Dtype = Literal["U8", "I32", "U32"]
 
 

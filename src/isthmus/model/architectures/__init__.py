@@ -1,20 +1,27 @@
 """Architectures, one file each, named as `general.architecture` of a GGUF file.
 
-Each defines `load(file, hparams, weights, repack)`, which takes and checks the file's weights and
-returns something whose `build` writes the forward pass into a graph.
+Each defines `FAMILY`, which says what its files have in common, and `load`, which puts the file's
+weights together to a decoder (blocks.py), whose `build` writes the forward pass into a graph. What
+is not known is refused by name.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
+from types import ModuleType
 from typing import Protocol
 
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.forward import Pass
 from isthmus.model.gguf import GgufFile
-from isthmus.model.hparams import Hparams, read_hparams
+from isthmus.model.hparams import Family, Hparams, Metadata, read_hparams
+from isthmus.model.loader import Loader
 from isthmus.model.weights import Weights
+
+_IGNORED = ("attn_rot_embd",)
+"""Parts of names of tensors that old files have and nothing needs."""
 
 
 class Architecture(Protocol):
@@ -50,15 +57,30 @@ def architecture_of(file: GgufFile) -> str:
     return name
 
 
+def family_of(name: str) -> Family:
+    """What the files of a known architecture have in common."""
+    family: Family = _module(name).FAMILY
+    return family
+
+
 def load_architecture(
     file: GgufFile, hparams: Hparams, weights: Weights, repack: bool
 ) -> Architecture:
-    """Takes the file's weights for its architecture."""
-    module = importlib.import_module(f"{__name__}.{hparams.architecture}")
-    architecture: Architecture = module.load(file, hparams, weights, repack)
+    """Takes the file's weights for its architecture, none of which may be left over."""
+    if repack:
+        weights.repack()
+    metadata = Metadata(file, hparams.architecture)
+    load: Callable[[Loader], Architecture] = _module(hparams.architecture).load
+    architecture = load(Loader(hparams, metadata, weights))
+    weights.refuse_unused(_IGNORED)
     return architecture
 
 
 def hparams_of(file: GgufFile) -> Hparams:
     """A file's hyperparameters, once its architecture is known."""
-    return read_hparams(file, architecture_of(file))
+    name = architecture_of(file)
+    return read_hparams(file, name, family_of(name))
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,53 @@
+"""The `gemma2` architecture.
+
+Norms around attention and feed-forward network, soft caps on attention's scores and on the logits,
+and every second layer sees a sliding window.
+"""
+
+from __future__ import annotations
+
+import math
+
+from isthmus.device.graph import Graph
+from isthmus.model.blocks import Decoder, Part, Sandwich
+from isthmus.model.forward import Scores
+from isthmus.model.hparams import Family, Hparams, RopeKind, inverse_sqrt
+from isthmus.model.loader import BlockLoader, Loader
+
+FAMILY = Family(
+    models="Gemma 2",
+    features="norms on both sides, soft caps, a sliding window in every second layer, GeGLU",
+    rope=RopeKind.NEOX,
+    window_period=2,
+    window_default=4096,
+)
+_N_LAYER_27B = 46
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(
+        _block,
+        embedding_scale=math.sqrt(file.hparams.n_embd),
+        logits_soft_cap=file.metadata.number("final_logit_softcapping", 30.0),
+    )
+
+
+def _block(b: BlockLoader) -> Part:
+    soft_cap = b.metadata.number("attn_logit_softcapping", 50.0)
+    return Sandwich(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(
+            q_scale=query_scale(b.hparams, _N_LAYER_27B),
+            scores=Scores(1.0, soft_cap, b.windowed),
+        ),
+        attn_post_norm=b.rms_norm("post_attention_norm"),
+        ffn_norm=b.rms_norm("ffn_norm"),
+        feed_forward=b.gated(Graph.geglu),
+        ffn_post_norm=b.rms_norm("post_ffw_norm"),
+    )
+
+
+def query_scale(h: Hparams, n_layer_27b: int) -> float:
+    """The factor of queries, which the largest model has of its own and no file says."""
+    return inverse_sqrt(h.n_embd // h.n_head) if h.n_layer == n_layer_27b else h.kq_scale

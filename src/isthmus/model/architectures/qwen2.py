@@ -1,0 +1,27 @@
+"""The `qwen2` architecture: `llama` with biases of queries, keys and values."""
+
+from __future__ import annotations
+
+from isthmus.model.blocks import Decoder, Part, Sequential
+from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+
+FAMILY = Family(
+    models="Qwen 1.5, 2 and 2.5, DeepSeek-R1-Distill-Qwen",
+    features="biases of q, k and v",
+    rope=RopeKind.NEOX,
+)
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(_block)
+
+
+def _block(b: BlockLoader) -> Part:
+    return Sequential(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(),
+        ffn_norm=b.rms_norm("ffn_norm"),
+        feed_forward=b.gated(),
+    )

@@ -1,0 +1,27 @@
+"""The `qwen3` architecture: norms over each head of queries and keys, before rope."""
+
+from __future__ import annotations
+
+from isthmus.model.blocks import Decoder, Part, Sequential
+from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+
+FAMILY = Family(
+    models="Qwen 3, dense",
+    features="norms of q and k",
+    rope=RopeKind.NEOX,
+)
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(_block)
+
+
+def _block(b: BlockLoader) -> Part:
+    return Sequential(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(**b.head_norms()),
+        ffn_norm=b.rms_norm("ffn_norm"),
+        feed_forward=b.gated(),
+    )

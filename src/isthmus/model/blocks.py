@@ -1,0 +1,308 @@
+"""What decoders are made of. Architectures put these together; each says what it computes.
+
+A part takes x of shape [n_in, n] and returns [n_out, n]: one column for each token. The order of
+operations is libllama's (`src/llama-graph.cpp`), so that its bits come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from isthmus.device.graph import Graph
+from isthmus.model.forward import Pass, Scores
+from isthmus.model.hparams import Hparams, Rope
+
+_LEAST_SUM = 6.103515625e-5
+"""Of the weights of a token's experts, which are divided by it: the smallest normal F16."""
+
+
+class Part(Protocol):
+    """Anything that makes columns of columns."""
+
+    def __call__(self, g: Pass, x: int) -> int:
+        """Its result, as a part of the graph `g`."""
+
+
+Projection = Callable[[Pass, int], tuple[int, int, int]]
+"""x to q [head_dim, n_head, n], k [head_dim, n_head_kv, n] and v [n_embd_kv, n]."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """weight · x + bias."""
+
+    weight: int
+    bias: int = 0
+
+    def __call__(self, g: Pass, x: int) -> int:
+        y = g.matmul(self.weight, x)
+        return g.add(y, self.bias) if self.bias else y
+
+
+@dataclass(frozen=True)
+class RmsNorm:
+    """x / sqrt(mean(x²) + epsilon) * weight."""
+
+    weight: int
+
+    def __call__(self, g: Pass, x: int) -> int:
+        return g.mul(g.rms_norm(x, g.hparams.norm_epsilon), self.weight)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """(x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias."""
+
+    weight: int
+    bias: int
+
+    def __call__(self, g: Pass, x: int) -> int:
+        return g.add(g.mul(g.layer_norm(x, g.hparams.norm_epsilon), self.weight), self.bias)
+
+
+# ---------------------------------------------------------------------- attention
+
+
+@dataclass(frozen=True)
+class SeparateQkv:
+    """Queries, keys and values of a matrix each."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        h = g.hparams
+        return g.heads(self.q(g, x), h.n_head), g.heads(self.k(g, x), h.n_head_kv), self.v(g, x)
+
+
+@dataclass(frozen=True)
+class FusedQkv:
+    """Queries, keys and values one below the other in one matrix."""
+
+    qkv: Linear
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        h, whole = g.hparams, self.qkv(g, x)
+        q = g.heads_at(whole, h.n_head, 0)
+        k = g.heads_at(whole, h.n_head_kv, h.n_embd_q)
+        return q, k, g.rows_at(whole, h.n_embd_kv, h.n_embd_q + h.n_embd_kv)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotates positions into heads; `short` and `long` divide the frequencies, 0 for none."""
+
+    rope: Rope
+    short: int = 0
+    long: int = 0
+
+    def __call__(self, g: Pass, x: int) -> int:
+        factors = self.long if g.n_ctx > self.rope.n_ctx_original else self.short
+        return g.rope(x, self.rope, factors)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """out · attention(rotary(q_norm(q)) * q_scale, rotary(k_norm(k)), v)."""
+
+    layer: int
+    qkv: Projection
+    out: Linear
+    scores: Scores
+    rotary: Part | None
+    q_norm: Part | None = None
+    k_norm: Part | None = None
+    q_scale: float = 1.0
+
+    def __call__(self, g: Pass, x: int) -> int:
+        q, k, v = self.qkv(g, x)
+        q, k = self._prepare(g, q, self.q_norm), self._prepare(g, k, self.k_norm)
+        if self.q_scale != 1.0:
+            q = g.scale(q, self.q_scale)
+        return self.out(g, g.attend(self.layer, q, k, v, self.scores))
+
+    def _prepare(self, g: Pass, x: int, norm: Part | None) -> int:
+        x = norm(g, x) if norm else x
+        return self.rotary(g, x) if self.rotary else x
+
+
+# ---------------------------------------------------------------------- feed-forward
+
+
+@dataclass(frozen=True)
+class Plain:
+    """down · gelu(up · x)."""
+
+    up: Linear
+    down: Linear
+
+    def __call__(self, g: Pass, x: int) -> int:
+        return self.down(g, g.gelu(self.up(g, x)))
+
+
+@dataclass(frozen=True)
+class Gated:
+    """down · (activation(gate · x) * (up · x))."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+    activate: Callable[[Graph, int, int], int] = Graph.swiglu
+    """(graph, gate · x, up · x) -> their product, the first one activated."""
+
+    def __call__(self, g: Pass, x: int) -> int:
+        up = self.up(g, x)
+        return self.down(g, self.activate(g, self.gate(g, x), up))
+
+
+@dataclass(frozen=True)
+class FusedGated:
+    """As `Gated` with silu, gate and up one below the other in one matrix."""
+
+    gate_up: Linear
+    down: Linear
+
+    def __call__(self, g: Pass, x: int) -> int:
+        return self.down(g, g.swiglu_halves(self.gate_up(g, x)))
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The sum of some gated networks, weighted by softmax(router · x); each token has its own.
+
+    gate and up are [n_embd, n_ff, n_expert], down [n_ff, n_embd, n_expert].
+    """
+
+    router: int
+    gate: int
+    up: int
+    down: int
+    normalised: bool
+    """Whether the weights of those that a token takes are made to add up to 1."""
+
+    def __call__(self, g: Pass, x: int) -> int:
+        h = g.hparams
+        chosen, weights = self._choose(g, x)
+        columns = g.reshape(x, h.n_embd, 1, g.columns_of(x))
+        up = g.matmul_chosen(self.up, columns, chosen)
+        gate = g.matmul_chosen(self.gate, columns, chosen)
+        each = g.matmul_chosen(self.down, g.swiglu(gate, up), chosen)
+        return self._sum(g, g.mul(each, weights))
+
+    def _choose(self, g: Pass, x: int) -> tuple[int, int]:
+        """I32 [n_used, n]: which experts; f32 [1, n_used, n]: their weights."""
+        n_expert, n_used, n = g.hparams.n_expert, g.hparams.n_expert_used, g.columns_of(x)
+        shares = g.softmax(g.route(self.router, x))
+        chosen = g.top_k(shares, n_used)
+        weights = g.get_rows(g.reshape(shares, 1, n_expert, n), chosen)
+        if self.normalised:
+            weights = g.reshape(weights, n_used, n)
+            total = g.clamp(g.sum_rows(weights), _LEAST_SUM, float("inf"))
+            weights = g.reshape(g.div(weights, total), 1, n_used, n)
+        g.expand(weights)
+        return chosen, weights
+
+    def _sum(self, g: Pass, each: int) -> int:
+        """f32 [n_embd, n] from [n_embd, n_used, n]."""
+        n_embd, n_used, n, _ = g.describe(each).ne
+        _, expert, column, _ = g.describe(each).nb
+        g.expand(each)
+        parts = [g.view_2d(each, (n_embd, n), column, i * expert) for i in range(n_used)]
+        for part in parts:
+            g.expand(part)
+        total = parts[0] if n_used > 1 else g.copied(parts[0])
+        for part in parts[1:]:
+            total = g.add(total, part)
+            g.expand(total)
+        return total
+
+
+@dataclass(frozen=True)
+class SharedExpert:
+    """others(x) + sigmoid(gate · x) * shared(x): one network that every token takes."""
+
+    others: Part
+    shared: Part
+    gate: int
+
+    def __call__(self, g: Pass, x: int) -> int:
+        others = self.others(g, x)
+        product = g.route(self.gate, x)
+        share = g.div(g.silu(product), product)
+        return g.add(others, g.mul(self.shared(g, x), share))
+
+
+# ---------------------------------------------------------------------- blocks
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """x += attention(norm(x)) * scale, then x += feed_forward(norm(x)) * scale."""
+
+    attn_norm: Part
+    attention: Attention
+    ffn_norm: Part
+    feed_forward: Part
+    scale: float = 1.0
+
+    def __call__(self, g: Pass, x: int) -> int:
+        seen = self.attention(g, self.attn_norm(g, x))
+        seen, x = g.outputs(self.attention.layer, seen, x)
+        x = g.add(self._scaled(g, seen), x)
+        return g.add(self._scaled(g, self.feed_forward(g, self.ffn_norm(g, x))), x)
+
+    def _scaled(self, g: Pass, x: int) -> int:
+        return g.scale(x, self.scale) if self.scale != 1.0 else x
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """x += norm(attention(norm(x))), then x += norm(feed_forward(norm(x)))."""
+
+    attn_norm: Part
+    attention: Attention
+    attn_post_norm: Part
+    ffn_norm: Part
+    feed_forward: Part
+    ffn_post_norm: Part
+
+    def __call__(self, g: Pass, x: int) -> int:
+        seen = self.attention(g, self.attn_norm(g, x))
+        seen, x = g.outputs(self.attention.layer, seen, x)
+        x = g.add(self.attn_post_norm(g, seen), x)
+        made = self.feed_forward(g, self.ffn_norm(g, x))
+        return g.add(self.ffn_post_norm(g, made), x)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One file's weights, ready to be written into graphs by `build`."""
+
+    hparams: Hparams
+    n_vocab: int
+    token_embd: int
+    blocks: tuple[Part, ...]
+    norm: Part
+    output: Linear
+    embedding_scale: float = 1.0
+    logits_scale: float = 1.0
+    logits_soft_cap: float = 0.0
+    """Logits become cap * tanh(logits / cap); 0: they stay."""
+
+    def build(self, g: Pass) -> int:
+        """The forward pass: f32 [n_vocab, n_outputs]."""
+        x = g.get_rows(self.token_embd, g.tokens)
+        if self.embedding_scale != 1.0:
+            x = g.scale(x, self.embedding_scale)
+        g.expand(x)
+        for block in self.blocks:
+            x = block(g, x)
+        logits = self.output(g, self.norm(g, x))
+        if self.logits_scale != 1.0:
+            logits = g.scale(logits, self.logits_scale)
+        if cap := self.logits_soft_cap:
+            logits = g.scale(g.tanh(g.scale(logits, 1.0 / cap)), cap)
+        return logits

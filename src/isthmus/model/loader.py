@@ -1,0 +1,205 @@
+"""Takes a file's weights, part by part, and checks that their shapes fit the metadata.
+
+Names: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py. A bias is added
+wherever the file has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from isthmus.device.graph import Graph
+from isthmus.errors import ModelUnsupported
+from isthmus.model.blocks import (
+    Attention,
+    Decoder,
+    Experts,
+    FusedGated,
+    FusedQkv,
+    Gated,
+    LayerNorm,
+    Linear,
+    Part,
+    Plain,
+    Projection,
+    RmsNorm,
+    Rotary,
+    SeparateQkv,
+)
+from isthmus.model.forward import Scores
+from isthmus.model.hparams import Hparams, Metadata, RopeScaling
+from isthmus.model.weights import Weights
+
+
+class Loader:
+    """The parts of a whole file; of one block, a `BlockLoader`."""
+
+    def __init__(self, hparams: Hparams, metadata: Metadata, weights: Weights) -> None:
+        self.hparams, self.metadata, self.weights = hparams, metadata, weights
+        self._prefix = ""
+
+    def decoder(
+        self,
+        block: Callable[[BlockLoader], Part],
+        norm: Callable[[Loader, str], Part] | None = None,
+        **differences: Any,
+    ) -> Decoder:
+        """A whole model: each block made by `block`, the last norm by `norm`, an RMS norm usually.
+
+        `differences` are fields of `Decoder`. Raises ModelFileError or ModelUnsupported where the
+        file's weights do not fit.
+        """
+        h, weights = self.hparams, self.weights
+        embedding = weights.info("token_embd.weight")
+        n_vocab = embedding.shape[1] if embedding and len(embedding.shape) == 2 else 1
+        token_embd = weights.table("token_embd.weight", h.n_embd, n_vocab)
+        own_output = weights.info("output.weight") is not None
+        return Decoder(
+            hparams=h,
+            n_vocab=n_vocab,
+            token_embd=token_embd,
+            blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
+            norm=(norm or Loader.rms_norm)(self, "output_norm"),
+            output=self.linear("output" if own_output else "token_embd", h.n_embd, n_vocab),
+            **differences,
+        )
+
+    def linear(self, name: str, n_in: int, n_out: int) -> Linear:
+        """A matrix, and its bias if there is one."""
+        return Linear(
+            self.weights.require(f"{self._prefix}{name}.weight", n_in, n_out),
+            self.weights.optional(f"{self._prefix}{name}.bias", n_out),
+        )
+
+    def rms_norm(self, name: str, width: int | None = None) -> RmsNorm:
+        """A norm over `width` elements, by default n_embd."""
+        return RmsNorm(self.vector(f"{name}.weight", width))
+
+    def layer_norm(self, name: str) -> LayerNorm:
+        """A norm over n_embd elements, with its bias."""
+        return LayerNorm(self.vector(f"{name}.weight"), self.vector(f"{name}.bias"))
+
+    def vector(self, name: str, width: int | None = None) -> int:
+        """A vector of `width` elements, by default n_embd."""
+        return self.weights.require(f"{self._prefix}{name}", width or self.hparams.n_embd)
+
+
+class BlockLoader(Loader):
+    """The parts of one block."""
+
+    def __init__(self, file: Loader, layer: int) -> None:
+        super().__init__(file.hparams, file.metadata, file.weights)
+        self.layer = layer
+        self._prefix = f"blk.{layer}."
+
+    @property
+    def n_ff(self) -> int:
+        """Width of the feed-forward network."""
+        return self.metadata.integer("feed_forward_length")
+
+    @property
+    def n_ff_expert(self) -> int:
+        """Width of each expert."""
+        usual = max(1, self.n_ff // max(1, self.hparams.n_expert_used))
+        return self.metadata.integer("expert_feed_forward_length", usual)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether this block sees a window only."""
+        window = self.hparams.window
+        return window is not None and window.layers[self.layer]
+
+    def has(self, name: str) -> bool:
+        """Whether the file has such a weight for this block."""
+        return self.weights.info(f"{self._prefix}{name}.weight") is not None
+
+    def attention(self, **differences: Any) -> Attention:
+        """Attention over the cache; `differences` are fields of `Attention`."""
+        h = self.hparams
+        usual: dict[str, Any] = {
+            "layer": self.layer,
+            "qkv": self.qkv(),
+            "out": self.linear("attn_output", h.n_embd_q, h.n_embd),
+            "scores": Scores(h.kq_scale),
+            "rotary": Rotary(h.rope),
+        }
+        return Attention(**(usual | differences))
+
+    def qkv(self) -> Projection:
+        """Queries, keys and values, of one matrix or of three."""
+        h = self.hparams
+        if self.has("attn_qkv"):
+            return FusedQkv(self.linear("attn_qkv", h.n_embd, h.n_embd_q + 2 * h.n_embd_kv))
+        return SeparateQkv(
+            self.linear("attn_q", h.n_embd, h.n_embd_q),
+            self.linear("attn_k", h.n_embd, h.n_embd_kv),
+            self.linear("attn_v", h.n_embd, h.n_embd_kv),
+        )
+
+    def head_norms(self) -> dict[str, RmsNorm]:
+        """Norms over each head of queries and keys, as fields of `Attention`."""
+        width = self.hparams.head_dim
+        return {
+            "q_norm": self.rms_norm("attn_q_norm", width),
+            "k_norm": self.rms_norm("attn_k_norm", width),
+        }
+
+    def rotary(self) -> Rotary:
+        """The rotary embedding with the file's factors, for short and for long contexts."""
+        half = self.hparams.rope.n_dims // 2
+        optional = self.weights.optional
+        if self.metadata.text("rope.scaling.type", "linear") == RopeScaling.LONGROPE.value:
+            short = optional("rope_factors_short.weight", half)
+            return Rotary(self.hparams.rope, short, optional("rope_factors_long.weight", half))
+        factors = optional("rope_freqs.weight", half)
+        return Rotary(self.hparams.rope, factors, factors)
+
+    def plain(self) -> Plain:
+        """A feed-forward network without a gate."""
+        n_embd, n_ff = self.hparams.n_embd, self.n_ff
+        return Plain(self.linear("ffn_up", n_embd, n_ff), self.linear("ffn_down", n_ff, n_embd))
+
+    def gated(
+        self,
+        activate: Callable[[Graph, int, int], int] = Graph.swiglu,
+        suffix: str = "",
+        n_ff: int | None = None,
+    ) -> Gated:
+        """A gated feed-forward network; `suffix` tells it from others in the block."""
+        n_embd, n_ff = self.hparams.n_embd, n_ff or self.n_ff
+        return Gated(
+            self.linear(f"ffn_gate{suffix}", n_embd, n_ff),
+            self.linear(f"ffn_up{suffix}", n_embd, n_ff),
+            self.linear(f"ffn_down{suffix}", n_ff, n_embd),
+            activate,
+        )
+
+    def fused_gated(self) -> FusedGated:
+        """A gated feed-forward network whose gate is the upper half of `ffn_up`."""
+        n_embd, n_ff = self.hparams.n_embd, self.n_ff
+        gate_up = self.linear("ffn_up", n_embd, 2 * n_ff)
+        return FusedGated(gate_up, self.linear("ffn_down", n_ff, n_embd))
+
+    def router(self, name: str, n_in: int, n_out: int) -> int:
+        """A matrix for `Pass.route`, with one row or more."""
+        return self.weights.router(f"{self._prefix}{name}.weight", n_in, n_out)
+
+    def experts(self, n_ff: int, *, normalised: bool = True) -> Experts:
+        """Several gated feed-forward networks of width `n_ff`, and their router."""
+        n_embd, n_expert = self.hparams.n_embd, self.hparams.n_expert
+        if not n_expert:
+            raise ModelUnsupported(
+                f"{self.metadata.path} is not a mixture of experts, as its architecture should be"
+            )
+
+        def matrices(name: str, n_in: int, n_out: int) -> int:
+            return self.weights.require(f"{self._prefix}{name}.weight", n_in, n_out, n_expert)
+
+        return Experts(
+            router=self.router("ffn_gate_inp", n_embd, n_expert),
+            gate=matrices("ffn_gate_exps", n_embd, n_ff),
+            up=matrices("ffn_up_exps", n_embd, n_ff),
+            down=matrices("ffn_down_exps", n_ff, n_embd),
+            normalised=normalised,
+        )

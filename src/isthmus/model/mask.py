@@ -1,0 +1,114 @@
+"""Which rows of the KV cache a token sees: those up to its own, or the last of them only.
+
+A model with a sliding window has two masks, since some of its layers see everything. The cache
+keeps all rows for both; see docs/rationale.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import InputBuffer
+from isthmus.device.graph import Graph
+from isthmus.native._ggml import GgmlType
+from isthmus.units import DeviceAddr, align_up
+
+MASKED = np.float16(-np.inf)
+_ALIGNMENT = 256
+
+
+class Mask:
+    """A part of a graph's inputs, f16 [n_kv, n]: 0 where a token sees a row, else minus infinity.
+
+    Where the device has memory of its own, a chunk's mask is cut there out of a `CausalPattern`:
+    sending it anew for each chunk took a tenth of a prefill's time.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        buffer: InputBuffer,
+        offset: int,
+        shape: tuple[int, int],
+        window: int | None = None,
+    ) -> None:
+        """`shape` is the largest, [n_ctx, n]; a token sees `window` rows, its own among them."""
+        self._buffer, self._offset, self._window = buffer, offset, window
+        n_ctx, n = shape
+        self._elements = np.frombuffer(buffer.stage, np.float16, n * n_ctx, offset)
+        self._pattern: CausalPattern | None = None
+        if n > 1 and device.has_own_memory:
+            self._pattern = CausalPattern(device, n, n_ctx, window)
+
+    def tensor(self, graph: Graph, first: int, n_kv: int, n: int) -> int:
+        """The mask as a graph reads it that computes `n` tokens from position `first` on."""
+        tensor = graph.tensor(GgmlType.F16, n_kv, n)
+        self._buffer.place(tensor, DeviceAddr(self._buffer.base + self._offset))
+        if n > 1 and self._pattern is not None:
+            tensor = graph.copy_into(self._pattern.cut(graph, first, n_kv, n), tensor)
+            graph.expand(tensor)
+        return tensor
+
+    def write(self, first: int, n_kv: int, n: int) -> None:
+        """Lets each of `n` tokens see what it may."""
+        if n > 1 and self._pattern is not None:
+            return  # the graph cuts it out itself
+        rows = self._elements[: n * n_kv].reshape(n, n_kv)
+        rows[:] = MASKED
+        for row, position in enumerate(range(first, first + n)):
+            rows[row, first_seen(position, self._window) : position + 1] = 0
+        self._push(0, n * n_kv)
+
+    def extend(self, position: int) -> None:
+        """Moves a single token's mask by one row: all that changes from token to token."""
+        self._elements[position] = 0
+        self._push(position, 1)
+        if self._window is not None and position >= self._window:
+            self._elements[position - self._window] = MASKED
+            self._push(position - self._window, 1)
+
+    def close(self) -> None:
+        """Frees what is the mask's own; the inputs are not."""
+        if self._pattern is not None:
+            self._pattern.close()
+
+    def _push(self, first: int, n_elements: int) -> None:
+        if not self._buffer.is_host:
+            self._buffer.push(self._offset + 2 * first, 2 * n_elements)
+
+
+class CausalPattern:
+    """Owns a matrix in device memory, every chunk's mask being a part of it.
+
+    Row i is 0 up to column `origin` + i, with a window from `window` - 1 columns before that on,
+    and minus infinity elsewhere. The part that begins at column `origin` - first lets token i of a
+    chunk see the rows up to first + i.
+    """
+
+    def __init__(self, device: Device, n_tokens: int, n_ctx: int, window: int | None) -> None:
+        self.origin = n_ctx
+        self.width = align_up(n_ctx + n_tokens, _ALIGNMENT) + _ALIGNMENT  # n_kv is rounded up
+        self._shape = (self.width, n_tokens)
+        self.buffer = device.allocate_inputs(2 * self.width * n_tokens)
+        rows = np.frombuffer(self.buffer.stage, np.float16).reshape(n_tokens, self.width)
+        rows[:] = MASKED
+        for i in range(n_tokens):
+            last = self.origin + i
+            rows[i, first_seen(last, window) : last + 1] = 0
+        self.buffer.push(0, rows.nbytes)
+
+    def cut(self, graph: Graph, first: int, n_kv: int, n: int) -> int:
+        """f16 [n_kv, n]: the mask of `n` tokens from position `first` on."""
+        whole = graph.tensor(GgmlType.F16, *self._shape)
+        self.buffer.place(whole, self.buffer.base)
+        return graph.view_2d(whole, (n_kv, n), 2 * self.width, 2 * (self.origin - first))
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self.buffer.close()
+
+
+def first_seen(position: int, window: int | None) -> int:
+    """The first row that the token at a position sees."""
+    return 0 if window is None else max(0, position - window + 1)

@@ -1,0 +1,440 @@
+"""Every architecture against libllama on the same file: logits equal to the byte, in every way.
+
+The weights are quantised, as people's are, so that steps of several sessions are one pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from isthmus import Runtime
+from isthmus.benchmarks.rival import Libllama
+from isthmus.config import KV_TYPES, ModelSettings
+from isthmus.device import Device
+from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.memory import Region
+from isthmus.model import Model, Session
+from isthmus.model.architectures import architectures
+from isthmus.native._ggml import GgmlType
+from isthmus.native.loader import Library
+from isthmus.units import GIB, MIB, GuestPtr
+from tests.model.test_exactness import opened, random_tokens
+from tests.tiny_gguf import RECIPES, TinyModel
+
+CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
+    "llama, experts": TinyModel(experts=True, quantisation="Q8_0"),
+    "qwen3, fused": TinyModel("qwen3", fused_qkv=True, quantisation="Q8_0"),
+    "gemma2, the scale of 27B": TinyModel("gemma2", n_layer=46, n_embd=96, quantisation="Q8_0"),
+    "gemma3, no window": TinyModel(
+        "gemma3", overrides={"attention.sliding_window": 0}, quantisation="Q8_0"
+    ),
+    "gemma3, layers listed": TinyModel(
+        "gemma3",
+        overrides={"attention.sliding_window_pattern": [False, True, True, False]},
+        quantisation="Q8_0",
+    ),
+    "phi3, short": TinyModel(
+        "phi3",
+        overrides={"rope.scaling.original_context_length": 1024},
+        quantisation="Q8_0",
+    ),
+    "phi3, heads of 96": TinyModel("phi3", n_embd=384, head_dim=96, quantisation="Q8_0"),
+    "granite, no rope": TinyModel(
+        "granite", overrides={"rope.scaling.finetuned": False}, quantisation="Q8_0"
+    ),
+    "falcon, one norm": TinyModel(
+        "falcon", without=("attn_norm_2",), n_head_kv=1, quantisation="Q8_0"
+    ),
+    "qwen3moe, one expert": TinyModel(
+        "qwen3moe", overrides={"expert_used_count": 1}, quantisation="Q8_0"
+    ),
+}
+N_CTX = 768
+FAMILIES = pytest.mark.parametrize("name", RECIPES)
+
+
+def test_every_architecture_has_a_recipe() -> None:
+    assert architectures() == sorted(RECIPES)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("architectures")
+    return {name: case.write(folder / f"{name}.gguf") for name, case in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_chunked_prefill_and_200_greedy_tokens(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    settings = ModelSettings(prefill_chunk=128)
+    with (
+        opened(device, files[name], settings, N_CTX) as (model, session),
+        Libllama(device, files[name], N_CTX, settings) as rival,
+    ):
+        prompt = random_tokens(400, model.n_vocab)  # 128, 128, 128, 16; a window moves eight times
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        assert 0.05 < session.logits.std() < 20
+        for _ in range(200 if name in RECIPES else 20):  # the cache's rows pass 512 on the way
+            assert session.logits.tobytes() == rival.logits.tobytes()
+            token = int(np.argmax(rival.logits))
+            model.decode(session, token)
+            rival.decode(token)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+
+
+@FAMILIES
+@pytest.mark.parametrize("chunk", [48, 512])
+def test_each_chunk_size_has_the_bits_of_libllama_with_the_same(
+    name: str, chunk: int, device: Device, files: dict[str, Path]
+) -> None:
+    settings = ModelSettings(prefill_chunk=chunk)
+    with (
+        opened(device, files[name], settings, N_CTX) as (model, session),
+        Libllama(device, files[name], N_CTX, settings) as rival,
+    ):
+        prompt = random_tokens(400, model.n_vocab)
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_window_has_the_bits_of_a_cache_that_keeps_no_more(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    settings = ModelSettings(prefill_chunk=128)
+    with (
+        opened(device, files[name], settings, N_CTX) as (model, session),
+        Libllama(device, files[name], N_CTX, settings, swa_full=False) as rival,
+    ):
+        prompt = random_tokens(400, model.n_vocab)
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        for token in random_tokens(100, model.n_vocab, seed=1):
+            assert session.logits.tobytes() == rival.logits.tobytes()
+            model.decode(session, token)
+            rival.decode(token)
+
+
+@FAMILIES
+def test_deterministic_bits_do_not_depend_on_the_chunk_size(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    results = []
+    for chunk in (37, 512):
+        settings = ModelSettings(deterministic=True, prefill_chunk=chunk)
+        with opened(device, files[name], settings, N_CTX) as (model, session):
+            model.prefill(session, random_tokens(150, model.n_vocab))
+            model.decode(session, 3)
+            results.append(session.logits.tobytes())
+    assert results[0] == results[1]
+
+
+@contextmanager
+def several(
+    device: Device, path: Path, n: int, settings: ModelSettings | None = None
+) -> Iterator[tuple[Model, list[Session]]]:
+    """A model and `n` sessions, each in a memory of its own."""
+    with ExitStack() as stack:
+        model = Model(device, path, settings or ModelSettings())
+        stack.callback(model.close)
+        sessions = []
+        for _ in range(n):
+            region = Region.reserve(1 * GIB, nbytes=64 * MIB)
+            stack.callback(region.close)
+            binding = device.bind(region)
+            stack.callback(binding.close)
+            session = model.open_session(region, binding, GuestPtr(4096), model.layout(N_CTX))
+            stack.callback(session.close)
+            sessions.append(session)
+        yield model, sessions
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "llama, experts"])
+def test_a_batch_has_the_bits_of_each_alone(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    with several(device, files[name], 6) as (model, sessions):
+        assert model.exact_batching
+        together, alone = sessions[:3], sessions[3:]
+        lengths = (20, 240, 100)  # before a window moves, at a step of the cache, and after
+        for pair, length in zip(zip(together, alone, strict=True), lengths, strict=True):
+            for session in pair:
+                model.prefill(session, random_tokens(length, model.n_vocab, seed=length))
+        for step in range(40):
+            tokens = random_tokens(3, model.n_vocab, seed=step)
+            for session, token in zip(alone, tokens, strict=True):
+                model.decode(session, token)
+            order = [(step + i) % 3 for i in range(3)] if step % 10 == 0 else [0, 1, 2]
+            model.executor.decode_batch([together[i] for i in order], [tokens[i] for i in order])
+            for one, other in zip(together, alone, strict=True):
+                assert one.logits.tobytes() == other.logits.tobytes()
+
+
+@FAMILIES
+def test_truncated_forked_and_restored_sessions(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    """Each goes on from the middle of the window's way as libllama does from there."""
+    path = files[name]
+    with (
+        several(device, path, 3) as (model, (session, fork, spare)),
+        Libllama(device, path, N_CTX, ModelSettings()) as rival,
+    ):
+        prompt = random_tokens(200, model.n_vocab)
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        for token in random_tokens(30, model.n_vocab, seed=1):
+            model.decode(session, token)
+            rival.decode(token)
+        fork.copy_from(session, 210)
+        session.truncate(210)
+        rival.truncate(210)
+        with resumed(model, session, spare) as restored:
+            for token in random_tokens(70, model.n_vocab, seed=2):
+                rival.decode(token)
+                for each in (session, fork, restored):
+                    model.decode(each, token)
+                    assert each.logits.tobytes() == rival.logits.tobytes()
+
+
+@contextmanager
+def resumed(model: Model, source: Session, spare: Session) -> Iterator[Session]:
+    """`source` again from a copy of its bytes: all that a snapshot keeps of a session."""
+    ctypes.memmove(spare.base, source.base, source.layout.nbytes)
+    place = (spare._region, spare.binding, spare.ptr, source.layout)
+    spare.close()
+    session = model.resume_session(*place, source.tokens.tolist(), has_logits=source.has_logits)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3moe", "falcon"])
+def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path) -> None:
+    path = TinyModel(name, quantisation="Q8_0", with_tokenizer=True).write(tmp_path / "x.gguf")
+    with Runtime(device="cpu", threads=2) as runtime:
+        model = runtime.load_model(path)
+        actor = runtime.spawn("chat", models={"default": model}, args={"max_tokens": 40})
+        actor.send("A first message, longer than the window of forty-eight tokens that some see.")
+        saved = actor.snapshot(tmp_path / "saved.safetensors")
+        restored = runtime.restore(saved.path, models={"default": model})
+        assert restored.restored is not None
+        assert restored.restored.level == "exact"
+        (fork,) = actor.fork(1)
+        answers = {each.send("And another.").text for each in (actor, restored, fork)}
+        assert len(answers) == 1
+        caches = {
+            bytes(
+                (ctypes.c_ubyte * it.layout.kv_nbytes).from_address(it.base + it.layout.kv_offset)
+            )
+            for each in (actor, restored, fork)
+            for it in each.body.sessions
+        }
+        assert len(caches) == 1
+
+
+# ---------------------------------------------------------------------- the KV cache
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3moe"])
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_every_kv_type(
+    name: str,
+    kv_type: str,
+    device: Device,
+    files: dict[str, Path],
+) -> None:
+    """f32 is within rounding: libllama makes f16 of such a cache before attention, we do not."""
+    settings = ModelSettings(prefill_chunk=128, kv_type=kv_type)
+    with (
+        opened(device, files[name], settings, N_CTX) as (model, session),
+        Libllama(device, files[name], N_CTX, settings) as rival,
+    ):
+        prompt = random_tokens(200, model.n_vocab)
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        for token in random_tokens(10, model.n_vocab, seed=1):
+            model.decode(session, token)
+            rival.decode(token)
+            error = np.linalg.norm(session.logits - rival.logits) / np.linalg.norm(rival.logits)
+            assert error == 0 if kv_type != "f32" else error < 0.05
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_a_quantised_cache_has_the_bits_of_libllama_without_rotation(
+    kv_type: str, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    path = TinyModel(head_dim=64, quantisation="Q8_0").write(tmp_path / "x.gguf")
+    settings = ModelSettings(kv_type=kv_type)
+    with (
+        opened(device, path, settings, N_CTX) as (model, session),
+        Libllama(device, path, N_CTX, settings) as rival,
+    ):
+        prompt = random_tokens(100, model.n_vocab)
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_a_kv_type_whose_blocks_do_not_fit_the_heads(
+    kv_type: str, device: Device, tmp_path: Path
+) -> None:
+    path = TinyModel(head_dim=80).write(tmp_path / "x.gguf")
+    with pytest.raises(ModelUnsupported, match=r"head size that is a multiple of 32.* has 80"):
+        Model(device, path, ModelSettings(kv_type=kv_type))
+
+
+# ---------------------------------------------------------------------- the weights' types
+
+UNKNOWN_TO_GGUF = {"I32", "I64"}
+WEIGHT_TYPES = [
+    it.name
+    for it in GgmlType
+    if it.name not in UNKNOWN_TO_GGUF and it.name in gguf.GGMLQuantizationType.__members__
+]
+
+
+@pytest.mark.parametrize("name", WEIGHT_TYPES)
+def test_every_weight_type_equals_libllama(
+    name: str, library: Library, device: Device, tmp_path: Path
+) -> None:
+    shape = {"n_layer": 1, "n_embd": 256, "n_head": 4, "head_dim": 64, "n_ff": 256, "n_vocab": 64}
+    model = TinyModel(**shape, quantisation=name, quantise=quantise_by(library))
+    path = model.write(tmp_path / "x.gguf")
+    settings = ModelSettings(prefill_chunk=64)
+    with (
+        opened(device, path, settings, 256) as (model_, session),
+        Libllama(device, path, 256, settings) as rival,
+    ):
+        prompt = random_tokens(100, model_.n_vocab)
+        model_.prefill(session, prompt)
+        rival.prefill(prompt)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+        model_.decode(session, 5)
+        rival.decode(5)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+        assert np.isfinite(session.logits).all()
+        assert session.logits.std() > 0
+
+
+def quantise_by(library: Library):  # type: ignore[no-untyped-def]
+    """The library's own quantiser: the `gguf` package has not all types."""
+    chunk = ctypes.CDLL(str(library.path)).ggml_quantize_chunk
+    chunk.restype, i64, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_void_p
+    chunk.argtypes = [ctypes.c_int, pointer, pointer, i64, i64, i64, pointer]
+
+    def quantise(values: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        n_rows, width = values.reshape(-1, values.shape[-1]).shape
+        row_nbytes = library.ggml_row_size(int(kind), width)
+        made = np.zeros((*values.shape[:-1], row_nbytes), dtype=np.uint8)
+        importance = np.ones(width, dtype=np.float32)
+        chunk(
+            int(kind), values.ctypes.data, made.ctypes.data, 0, n_rows, width,
+            importance.ctypes.data,
+        )  # fmt: skip
+        return made
+
+    return quantise
+
+
+def test_repacked_experts_equal_libllama(device: Device, tmp_path: Path) -> None:
+    path = TinyModel("qwen3moe", n_embd=256, n_ff_expert=256, quantisation="Q4_0").write(
+        tmp_path / "x.gguf"
+    )
+    settings = ModelSettings(repack=True, prefill_chunk=64)
+    with (
+        opened(device, path, settings) as (model, session),
+        Libllama(device, path, 768, settings) as rival,
+    ):
+        prompt = random_tokens(100, model.n_vocab)
+        model.prefill(session, prompt)
+        rival.prefill(prompt)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+        model.decode(session, 5)
+        rival.decode(5)
+        assert session.logits.tobytes() == rival.logits.tobytes()
+
+
+# ---------------------------------------------------------------------- what is refused
+
+REFUSED = {
+    "more experts used than there are": (
+        TinyModel("qwen3moe", overrides={"expert_used_count": 9}),
+        ModelFileError,
+        "takes 9 of 8 experts",
+    ),
+    "no expert used": (
+        TinyModel("qwen3moe", overrides={"expert_used_count": 0}),
+        ModelFileError,
+        "expert_used_count is 0",
+    ),
+    "experts in groups": (
+        TinyModel("qwen3moe", overrides={"expert_group_count": 4}),
+        ModelUnsupported,
+        "groups are not implemented",
+    ),
+    "experts without experts": (
+        TinyModel("qwen3moe", overrides={"expert_count": 0, "expert_used_count": 0}),
+        ModelUnsupported,
+        "is not a mixture of experts",
+    ),
+    "a pattern for other layers": (
+        TinyModel("gemma3", overrides={"attention.sliding_window_pattern": [True, False]}),
+        ModelFileError,
+        "for 2 layers of 4",
+    ),
+    "a part of each head rotated": (
+        TinyModel("qwen2", overrides={"rope.dimension_count": 16}),
+        ModelUnsupported,
+        "16 rotary dimensions of heads of 32",
+    ),
+    "more rotated than there is": (
+        TinyModel("phi3", overrides={"rope.dimension_count": 64}),
+        ModelUnsupported,
+        "64 rotary dimensions of heads of 32",
+    ),
+    "logits divided by 0": (
+        TinyModel("granite", overrides={"logit_scale": 0.0}),
+        ModelFileError,
+        "logit_scale is 0",
+    ),
+    "a flag that is a number": (
+        TinyModel("granite", overrides={"rope.scaling.finetuned": 2}),
+        ModelFileError,
+        "2, not a boolean",
+    ),
+    "a norm missing": (
+        TinyModel("gemma2", without=("post_ffw_norm",)),
+        ModelFileError,
+        "no tensor blk.0.post_ffw_norm.weight",
+    ),
+    "a norm too many": (
+        TinyModel("qwen2", extra_tensors=("blk.0.attn_q_norm.weight",)),
+        ModelUnsupported,
+        "does not know, such as blk.0.attn_q_norm.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused_with_its_reason(
+    name: str, device: Device, tmp_path: Path
+) -> None:
+    case, kind, reason = REFUSED[name]
+    path = case.write(tmp_path / "x.gguf")
+    with pytest.raises(kind, match=reason):
+        Model(device, path, ModelSettings())
