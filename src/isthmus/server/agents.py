@@ -6,30 +6,41 @@ position it believes the agent to be at, so that nothing happens twice.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
+from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_query
 from isthmus.server.errors import HttpError
 from isthmus.server.events import event, respond
+from isthmus.server.memory_map import map_memory
+from isthmus.server.record import Record, Turn
+from isthmus.server.replies import (
+    Agent,
+    AgentList,
+    AgentSummary,
+    Deleted,
+    GuestCard,
+    GuestList,
+    MemoryMap,
+    Told,
+)
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Held, Record, Shelf, Turn
-from isthmus.snapshot.chunk import CHUNK_NBYTES, runs
-from isthmus.snapshot.report import diff, inspect
+from isthmus.server.shelf import Held, Shelf
+from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 
+_Position = Annotated[int, Meta(ge=0, le=2**53)]
 _Name = Annotated[str, Meta(max_length=200)]
 
 
@@ -51,7 +62,7 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an agent is told."""
 
     input: str
-    previous: int | None = None
+    previous: _Position | None = None
     """The position that the agent must be at; 409 otherwise."""
     stream: bool = False
 
@@ -60,8 +71,21 @@ class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes a fork."""
 
     name: _Name = ""
-    position: int | None = None
+    position: _Position | None = None
     """By default where the agent is now."""
+
+
+class Which(Struct, kw_only=True):
+    """Which snapshot of an agent: the last, or that of a position."""
+
+    at: _Position | None = None
+
+
+class WhichTwo(Which, kw_only=True):
+    """Which two snapshots: of the agent, or of it and another."""
+
+    other: str | None = None
+    other_at: _Position | None = None
 
 
 _new_agent = msgspec.json.Decoder(NewAgent)
@@ -76,22 +100,38 @@ class Agents:
         self._shelf = shelf
         self._settings = settings
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Endpoint]:
         """For Starlette."""
         one = "/v1/agents/{id}"
         return [
-            Route("/v1/agents", self.list_all, methods=["GET"]),
-            Route("/v1/agents", self.create, methods=["POST"]),
-            Route(one, self.get, methods=["GET"]),
-            Route(one, self.delete, methods=["DELETE"]),
-            Route(f"{one}/messages", self.send, methods=["POST"]),
-            Route(f"{one}/fork", self.fork, methods=["POST"]),
-            Route(f"{one}/snapshot", self.snapshot, methods=["GET"]),
-            Route(f"{one}/inspect", self.inspect, methods=["GET"]),
-            Route(f"{one}/diff", self.diff, methods=["GET"]),
-            Route(f"{one}/memory", self.memory, methods=["GET"]),
-            Route("/v1/guests", self.guests, methods=["GET"]),
-            Route("/v1/guests", self.bring, methods=["POST"]),
+            Endpoint("GET", "/v1/agents", self.list_all, gives=(AgentList,)),
+            Endpoint(
+                "POST",
+                "/v1/agents",
+                self.create,
+                takes=NewAgent,
+                gives=(Agent,),
+                status=201,
+            ),
+            Endpoint("GET", one, self.get, gives=(Agent,)),
+            Endpoint("DELETE", one, self.delete, gives=(Deleted,)),
+            Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
+            Endpoint(
+                "POST",
+                f"{one}/fork",
+                self.fork,
+                takes=NewFork,
+                gives=(Agent,),
+                status=201,
+            ),
+            Endpoint("GET", f"{one}/snapshot", self.snapshot, query=Which, gives=(BINARY,)),
+            Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
+            Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
+            Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
+            Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
+            Endpoint(
+                "POST", "/v1/guests", self.bring, takes=BINARY, gives=(GuestCard,), status=201
+            ),
         ]
 
     # ------------------------------------------------------------------ agents
@@ -99,7 +139,8 @@ class Agents:
     async def list_all(self, _request: Request) -> Response:
         """All agents, newest first."""
         records = sorted(self._shelf.records.values(), key=lambda it: -it.created)
-        return JSONResponse({"object": "list", "data": [_summary(it) for it in records]})
+        listed: AgentList = {"object": "list", "data": [_summary(it) for it in records]}
+        return JSONResponse(listed)
 
     async def create(self, request: Request) -> Response:
         """A new agent."""
@@ -130,7 +171,8 @@ class Agents:
         """Removes an agent and its snapshots."""
         record = self._record(request)
         await self._shelf.delete(record.id)
-        return JSONResponse({"id": record.id, "deleted": True})
+        deleted: Deleted = {"id": record.id, "deleted": True}
+        return JSONResponse(deleted)
 
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
@@ -213,9 +255,9 @@ class Agents:
     async def snapshot(self, request: Request) -> Response:
         """The agent as one file, for `isthmus restore` and any safetensors reader."""
         record = self._record(request)
-        position = _position(request, record)
+        position = _position(record, read_query(request, Which).at)
         async with self._shelf.holding(record.id):
-            data = await asyncio.to_thread(self._as_file, record, position)
+            data = await self._shelf.in_thread(lambda: self._as_file(record, position))
         name = f"{record.id}.{position}.safetensors"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(data, media_type="application/octet-stream", headers=headers)
@@ -223,6 +265,7 @@ class Agents:
     def _as_file(self, record: Record, position: int) -> bytes:
         with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
             path = Path(folder) / "agent.safetensors"
+            self._shelf.bring(record, position)
             path_in_store = self._shelf.store.path(f"{record.id}.{position}")
             models = {name: self._shelf.models[it] for name, it in record.models.items()}
             with self._shelf.runtime.restore(path_in_store, models=models) as actor:
@@ -232,17 +275,20 @@ class Agents:
     async def inspect(self, request: Request) -> Response:
         """What a snapshot holds."""
         record = self._record(request)
-        position = _position(request, record)
-        found = await asyncio.to_thread(lambda: inspect(self._shelf.snapshot(record, position)))
+        position = _position(record, read_query(request, Which).at)
+        shelf = self._shelf
+        found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
         return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
 
     async def diff(self, request: Request) -> Response:
-        """How two agents, or two positions of one, differ: `?other=ID&at=N&other_at=N`."""
+        """How two agents, or two positions of one, differ."""
         record = self._record(request)
-        other = self._shelf.record(request.query_params.get("other", record.id))
-        at, other_at = _position(request, record), _position(request, other, "other_at")
-        found = await asyncio.to_thread(
-            lambda: diff(self._shelf.snapshot(record, at), self._shelf.snapshot(other, other_at))
+        asked = read_query(request, WhichTwo)
+        other = self._shelf.record(asked.other or record.id)
+        at, other_at = _position(record, asked.at), _position(other, asked.other_at)
+        shelf = self._shelf
+        found = await shelf.in_thread(
+            lambda: diff(shelf.snapshot(record, at), shelf.snapshot(other, other_at))
         )
         return JSONResponse(
             {**msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str), "same": found.same}
@@ -251,94 +297,36 @@ class Agents:
     async def memory(self, request: Request) -> Response:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
         record = self._record(request)
-        position = _position(request, record)
-        return JSONResponse(await asyncio.to_thread(self._map, record, position))
-
-    def _map(self, record: Record, position: int) -> dict[str, Any]:
-        now = self._shelf.snapshot(record, position)
-        before = self._chunks_before(record, position)
-        chunks = now.chunks
-        changed = sorted(n for n, digest in chunks.items() if before.get(n) != digest)
-        shared = self._shared(record, dict(chunks))
-        sessions = [
-            {
-                "begin": it.ptr,
-                "logits": [it.ptr, 4 * it.n_vocab],
-                "kv": [it.ptr + it.kv_offset, 2 * it.n_layer * it.n_ctx * it.row_nbytes],
-                "n_tokens": it.n_tokens,
-                "n_ctx": it.n_ctx,
-            }
-            for it in now.manifest.sessions
-        ]
-        return {
-            "id": record.id,
-            "position": position,
-            "nbytes": now.manifest.memory.nbytes,
-            "chunk_nbytes": CHUNK_NBYTES,
-            "used": _ranges(sorted(chunks)),
-            "changed": _ranges(changed),
-            "shared": _ranges(shared),
-            "sessions": sessions,
-        }
-
-    def _chunks_before(self, record: Record, position: int) -> dict[int, bytes]:
-        """Of the position before, which may be one of the agent that this one was forked from, if
-        that is still there."""
-        origin, source = record.origin, record
-        if origin is not None and position <= origin.position:
-            if origin.id not in self._shelf.records:
-                return {}
-            source = self._shelf.record(origin.id)
-        return dict(self._shelf.snapshot(source, position - 1).chunks) if position > 0 else {}
-
-    def _shared(self, record: Record, chunks: dict[int, bytes]) -> list[int]:
-        """Chunks that the agent it was forked from, or a fork of it, has too."""
-        family = [it for it in self._shelf.records.values() if _are_kin(it, record)]
-        shared: set[int] = set()
-        for other in family[:8]:
-            theirs = self._shelf.snapshot(other, other.position).chunks
-            shared.update(n for n, digest in chunks.items() if theirs.get(n) == digest)
-        return sorted(shared)
+        position = _position(record, read_query(request, Which).at)
+        return JSONResponse(
+            await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
+        )
 
     # ------------------------------------------------------------------ guests
 
     async def guests(self, _request: Request) -> Response:
         """The guests that agents can be made from."""
         found = self._shelf.guests()
-        data = [{"id": name, "kind": kind} for name, kind in found.items()]
-        return JSONResponse({"object": "list", "data": data})
+        data: list[GuestCard] = [{"id": name, "kind": kind} for name, kind in found.items()]
+        listed: GuestList = {"object": "list", "data": data}
+        return JSONResponse(listed)
 
     async def bring(self, request: Request) -> Response:
         """A WebAssembly module as the body: kept by its hash."""
         wasm = await request.body()
-        digest = await asyncio.to_thread(self._shelf.add_guest, wasm)
-        return JSONResponse({"id": digest, "kind": "brought"}, 201)
+        digest = await self._shelf.in_thread(lambda: self._shelf.add_guest(wasm))
+        card: GuestCard = {"id": digest, "kind": "brought"}
+        return JSONResponse(card, 201)
 
     def _record(self, request: Request) -> Record:
         return self._shelf.record(request.path_params["id"])
 
 
-def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
-    """Chunks as (first, how many)."""
-    return [(at // CHUNK_NBYTES, nbytes // CHUNK_NBYTES) for at, nbytes in runs(numbers)]
-
-
-def _are_kin(a: Record, b: Record) -> bool:
-    return a.id != b.id and (
-        (a.origin is not None and a.origin.id == b.id)
-        or (b.origin is not None and b.origin.id == a.id)
-        or (a.origin is not None and b.origin is not None and a.origin.id == b.origin.id)
-    )
-
-
-def _position(request: Request, record: Record, key: str = "at") -> int:
-    text = request.query_params.get(key)
-    if text is None:
+def _position(record: Record, asked: int | None) -> int:
+    if asked is None:
         return record.position
-    if not text.isdecimal():
-        raise SettingsError(f"{key} is {text!r}: give the number of a turn")
-    _require_position(record, int(text))
-    return int(text)
+    _require_position(record, asked)
+    return asked
 
 
 def _require_position(record: Record, position: int) -> None:
@@ -347,7 +335,7 @@ def _require_position(record: Record, position: int) -> None:
         raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
 
 
-def _told(record: Record, turn: Turn) -> dict[str, Any]:
+def _told(record: Record, turn: Turn) -> Told:
     return {
         "agent": record.id,
         "position": turn.position,
@@ -358,11 +346,21 @@ def _told(record: Record, turn: Turn) -> dict[str, Any]:
     }
 
 
-def _summary(record: Record) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(record)
-    del found["turns"]
-    return {"object": "agent", **found}
+def _summary(record: Record) -> AgentSummary:
+    return {
+        "object": "agent",
+        "id": record.id,
+        "name": record.name,
+        "guest": record.guest,
+        "models": record.models,
+        "args": record.args,
+        "limits": record.limits,
+        "seed": record.seed,
+        "created": record.created,
+        "origin": msgspec.to_builtins(record.origin),
+        "position": record.position,
+    }
 
 
-def _whole(record: Record) -> dict[str, Any]:
-    return {"object": "agent", **msgspec.to_builtins(record)}
+def _whole(record: Record) -> Agent:
+    return {**_summary(record), "turns": msgspec.to_builtins(record.turns)}
