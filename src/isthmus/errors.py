@@ -39,6 +39,7 @@
     │   ├── SnapshotUnsupported     of a format version that is not known
     │   ├── SnapshotUntrusted       not signed with the runtime's key
     │   └── SnapshotMismatch        made for another guest, model or setting than is given
+    ├── StorageError                the object store of a server's agents cannot be used now
     ├── DownloadError               no network, a wrong checksum, a full disk
     └── VerificationFailed          a proof did not hold
 
@@ -258,6 +259,10 @@ class SnapshotMismatch(SnapshotError):
     def __init__(self, message: str, reasons: tuple[str, ...] = ()) -> None:
         super().__init__("; ".join([message, *reasons]) if reasons else message)
         self.reasons = reasons
+
+
+class StorageError(IsthmusError):
+    """The object store of a server's agents cannot be used now; nothing has happened."""
 
 
 class DownloadError(IsthmusError):

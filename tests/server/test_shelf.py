@@ -11,8 +11,9 @@ import wasmtime
 
 from isthmus import Runtime
 from isthmus.server.agents import Agents, NewMessage
+from isthmus.server.record import Record
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Record, Shelf
+from isthmus.server.shelf import Shelf
 
 COUNTS = """(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
   (memory (export "memory") 1) (data (i32.const 8) "@")

@@ -23,6 +23,7 @@ HELP = "serve models and durable agents over HTTP, as OpenAI's API does"
 EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents
+  isthmus serve --data s3://bucket/agents
   isthmus serve --new-key ada --keys keys.txt
   isthmus serve --host 0.0.0.0 --keys keys.txt
   isthmus serve --config server.toml
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
     group.add_argument("--host", metavar="ADDRESS", help="(default: 127.0.0.1)")
     group.add_argument("--port", type=int, metavar="N", help="(default: 8080)")
-    group.add_argument("--data", metavar="FOLDER", help="of the agents (default: isthmus-data)")
+    group.add_argument("--data", metavar="FOLDER|URL", help="of the agents (default: isthmus-data)")
+    group.add_argument("--cache", metavar="FOLDER", help="for the agents of a URL")
     group.add_argument("--keys", metavar="FILE", help="hashed API keys: only their owners may ask")
     group.add_argument("--new-key", metavar="NAME", help="make a key, print it once, and end")
     group.add_argument("--n-ctx", type=int, metavar="N", help="tokens of context (default: 4096)")

@@ -6,7 +6,6 @@ position it believes the agent to be at, so that nothing happens twice.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -25,8 +24,9 @@ from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
 from isthmus.server.errors import HttpError
 from isthmus.server.events import event, respond
+from isthmus.server.record import Record, Turn
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Held, Record, Shelf, Turn
+from isthmus.server.shelf import Held, Shelf
 from isthmus.snapshot.chunk import CHUNK_NBYTES, runs
 from isthmus.snapshot.report import diff, inspect
 
@@ -215,7 +215,7 @@ class Agents:
         record = self._record(request)
         position = _position(request, record)
         async with self._shelf.holding(record.id):
-            data = await asyncio.to_thread(self._as_file, record, position)
+            data = await self._shelf.in_thread(lambda: self._as_file(record, position))
         name = f"{record.id}.{position}.safetensors"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(data, media_type="application/octet-stream", headers=headers)
@@ -223,6 +223,7 @@ class Agents:
     def _as_file(self, record: Record, position: int) -> bytes:
         with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
             path = Path(folder) / "agent.safetensors"
+            self._shelf.bring(record, position)
             path_in_store = self._shelf.store.path(f"{record.id}.{position}")
             models = {name: self._shelf.models[it] for name, it in record.models.items()}
             with self._shelf.runtime.restore(path_in_store, models=models) as actor:
@@ -233,7 +234,8 @@ class Agents:
         """What a snapshot holds."""
         record = self._record(request)
         position = _position(request, record)
-        found = await asyncio.to_thread(lambda: inspect(self._shelf.snapshot(record, position)))
+        shelf = self._shelf
+        found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
         return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
 
     async def diff(self, request: Request) -> Response:
@@ -241,8 +243,9 @@ class Agents:
         record = self._record(request)
         other = self._shelf.record(request.query_params.get("other", record.id))
         at, other_at = _position(request, record), _position(request, other, "other_at")
-        found = await asyncio.to_thread(
-            lambda: diff(self._shelf.snapshot(record, at), self._shelf.snapshot(other, other_at))
+        shelf = self._shelf
+        found = await shelf.in_thread(
+            lambda: diff(shelf.snapshot(record, at), shelf.snapshot(other, other_at))
         )
         return JSONResponse(
             {**msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str), "same": found.same}
@@ -252,7 +255,7 @@ class Agents:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
         record = self._record(request)
         position = _position(request, record)
-        return JSONResponse(await asyncio.to_thread(self._map, record, position))
+        return JSONResponse(await self._shelf.in_thread(lambda: self._map(record, position)))
 
     def _map(self, record: Record, position: int) -> dict[str, Any]:
         now = self._shelf.snapshot(record, position)
@@ -311,7 +314,7 @@ class Agents:
     async def bring(self, request: Request) -> Response:
         """A WebAssembly module as the body: kept by its hash."""
         wasm = await request.body()
-        digest = await asyncio.to_thread(self._shelf.add_guest, wasm)
+        digest = await self._shelf.in_thread(lambda: self._shelf.add_guest(wasm))
         return JSONResponse({"id": digest, "kind": "brought"}, 201)
 
     def _record(self, request: Request) -> Record:
@@ -360,9 +363,9 @@ def _told(record: Record, turn: Turn) -> dict[str, Any]:
 
 def _summary(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(record)
-    del found["turns"]
+    del found["turns"], found["stored"]
     return {"object": "agent", **found}
 
 
 def _whole(record: Record) -> dict[str, Any]:
-    return {"object": "agent", **msgspec.to_builtins(record)}
+    return {**_summary(record), "turns": msgspec.to_builtins(record.turns)}

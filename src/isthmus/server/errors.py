@@ -23,12 +23,18 @@ from isthmus.errors import (
     Overloaded,
     SettingsError,
     SnapshotError,
+    SnapshotInvalid,
     SnapshotNotFound,
+    StorageError,
     TemplateError,
 )
 
 _log = logging.getLogger("isthmus.server")
 _INVALID = "invalid_request_error"
+_NO_STORAGE = (
+    "the store of the agents cannot be used now; what was asked is not done, and each agent is at "
+    "its last acknowledged message: try again later"
+)
 _STATUS: tuple[tuple[type[IsthmusError], int, str, str | None], ...] = (
     (ContextFull, 400, _INVALID, "context_length_exceeded"),
     (TemplateError, 400, _INVALID, "chat_template"),
@@ -36,9 +42,11 @@ _STATUS: tuple[tuple[type[IsthmusError], int, str, str | None], ...] = (
     (GuestInvalid, 400, _INVALID, "guest_invalid"),
     (ModelNotFound, 404, _INVALID, "model_not_found"),
     (SnapshotNotFound, 404, _INVALID, "not_found"),
+    (SnapshotInvalid, 500, "server_error", "damaged"),
     (SnapshotError, 400, _INVALID, "snapshot"),
     (ActorBusy, 409, _INVALID, "busy"),
     (ActorClosed, 409, _INVALID, "closed"),
+    (StorageError, 503, "server_error", "storage"),
     (Overloaded, 503, "server_error", "overloaded"),
     (DeadlineExceeded, 504, "server_error", "deadline"),
     (LimitExceeded, 400, _INVALID, "limit"),
@@ -81,6 +89,9 @@ def body_of(error: BaseException) -> tuple[int, dict[str, Any]]:
 
 
 def _of_isthmus(error: IsthmusError) -> tuple[int, dict[str, Any]]:
+    if isinstance(error, StorageError):  # its text has addresses that are no caller's business
+        _log.error("%s", error)
+        error = StorageError(_NO_STORAGE)
     for kind_of, status, kind, code in _STATUS:
         if isinstance(error, kind_of):
             return status, _body(str(error), kind, code)

@@ -26,8 +26,12 @@ class ServerSettings:
     """Where it listens. Beyond this machine only with keys."""
     port: int = 8080
     """0 takes any that is free."""
-    data: Path = field(default_factory=lambda: Path("isthmus-data"))
-    """Folder of the agents, made if it is not there."""
+    data: Path | str = field(default_factory=lambda: Path("isthmus-data"))
+    """Folder of the agents, made if it is not there; or URL of fsspec's, such as s3://…"""
+    cache: Path | None = None
+    """Folder on the local disk for what a URL holds; by default in the user's cache folder."""
+    lease_s: float = 30.0
+    """For which a URL stays a server's that has died without giving it back."""
     keys: Path | None = None
     """File of hashed API keys (`isthmus serve --new-key`); without it everybody may ask."""
     n_ctx: int = 4096
@@ -61,13 +65,19 @@ class ServerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise SettingsError(f"{name} is {value!r}: give a whole number, {low} or more")
-        if not isinstance(self.deadline_s, (int, float)) or not self.deadline_s > 0:
-            raise SettingsError(f"deadline_s is {self.deadline_s!r}: give seconds, more than 0")
+        for name in ("deadline_s", "lease_s"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise SettingsError(f"{name} is {value!r}: give seconds, more than 0")
         if self.port > 65535:
             raise SettingsError(f"port is {self.port}: give 0 to 65535")
-        for name in ("data", "keys"):
+        for name in ("data", "cache", "keys"):
             value = getattr(self, name)
-            object.__setattr__(self, name, Path(value).expanduser() if value is not None else None)
+            object.__setattr__(self, name, _place(value) if value is not None else None)
+        if isinstance(self.cache, str) or isinstance(self.keys, str):
+            raise SettingsError("cache and keys are local files: only data may be a URL")
+        if self.cache is not None and isinstance(self.data, Path):
+            raise SettingsError(f"cache is for agents at a URL, and data is the folder {self.data}")
         if not self._is_loopback() and self.keys is None:
             raise SettingsError(
                 f"{self.host} can be reached from other machines: give --keys FILE "
@@ -91,6 +101,13 @@ class ServerSettings:
             )
         given = {name: value for name, value in given.items() if value is not None}
         return ServerSettings(**{**said, **given})
+
+
+def _place(value: str | Path) -> str | Path:
+    """A URL, or a path where it is none or a file's."""
+    if "://" in str(value) and not str(value).startswith("file://"):
+        return str(value)
+    return Path(str(value).removeprefix("file://")).expanduser()
 
 
 def _read(file: Path) -> dict[str, Any]:

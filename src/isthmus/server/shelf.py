@@ -1,10 +1,4 @@
-"""Agents that outlive the server: a record and a snapshot of each message, on the disk.
-
-::
-
-    DATA/agents/ID.json     what the agent is, its turns, and which snapshot is its last
-    DATA/store/             a store of snapshots, ID.POSITION, that share their chunks
-    DATA/guests/SHA256.wasm guests that clients brought
+"""Agents that outlive the server: a record and a snapshot of each message, where `Home` keeps them.
 
 A message is done when the record names its snapshot, and only then its caller hears so. Whatever
 ends before (an error, a caller who leaves, kill -9) has not happened: the agent's next message
@@ -15,83 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
-import os
 import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import GuestInvalid, SettingsError, SnapshotNotFound
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
+from isthmus.server.home import open_home
+from isthmus.server.record import Origin, Record, Turn, name_of
 from isthmus.server.settings import ServerSettings
-from isthmus.snapshot import Snapshot, Store
-from isthmus.snapshot.atomic import AtomicFile
+from isthmus.snapshot import Snapshot
 
-_ID = re.compile(r"[a-z0-9]{12}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KEPT_TURNS = 256
-"""Snapshots of an agent's last turns; older ones are deleted, and their texts kept."""
-
-
-class Turn(Struct, frozen=True, kw_only=True):
-    """One message and its answer."""
-
-    position: int
-    """The agent's messages until then; 1 for the first."""
-    at: float
-    """When it was done, in seconds since 1970."""
-    input: str
-    output: str
-    n_tokens: int
-    seconds: float
-    nbytes_written: int
-    """By its snapshot."""
-
-
-class Origin(Struct, frozen=True, kw_only=True):
-    """Whose fork an agent is."""
-
-    id: str
-    position: int
-
-
-class Record(Struct, frozen=True, kw_only=True):
-    """All that is known of an agent without its memory."""
-
-    id: str
-    name: str
-    guest: str
-    """A bundled guest's name, or the hash of one that was brought."""
-    models: dict[str, str]
-    """What it was given: the server's model by the name that the guest knows."""
-    args: dict[str, str]
-    limits: dict[str, Any]
-    seed: int
-    created: float
-    origin: Origin | None = None
-    position: int = 0
-    turns: tuple[Turn, ...] = ()
-
-    @property
-    def snapshot(self) -> str:
-        """The name of its last snapshot."""
-        return name_of(self.id, self.position)
-
-
-def name_of(id_: str, position: int) -> str:
-    """Of a snapshot in the store."""
-    return f"{id_}.{position}"
+_AT_A_TIME = 32
+"""Threads that wait for the disk or the network. Requests without an agent need none of them."""
+_T = TypeVar("_T")
 
 
 class Held:
@@ -124,12 +65,13 @@ class Held:
 
     async def _write(self, actor: Actor, turn: Turn) -> Turn:
         name = name_of(self.record.id, turn.position)
-        saved = await asyncio.to_thread(actor.snapshot, self._shelf.store, name=name)
+        shelf = self._shelf
+        saved = await shelf.in_thread(lambda: actor.snapshot(shelf.store, name=name))
         turn = msgspec.structs.replace(turn, nbytes_written=saved.nbytes_written)
         turns = (*self.record.turns, turn)
         record = msgspec.structs.replace(self.record, position=turn.position, turns=turns)
-        await asyncio.to_thread(self._shelf.write, record)
-        self.record = record
+        await shelf.in_thread(lambda: shelf.write(record))
+        self.record = shelf.record(record.id)
         return turn
 
     async def discard(self) -> None:
@@ -146,19 +88,17 @@ class Shelf:
         self.runtime = runtime
         self.models = models
         self._settings = settings
-        data = settings.data
-        self._agents, self._guests = data / "agents", data / "guests"
-        for folder in (self._agents, self._guests):
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise SettingsError(f"cannot make {folder}: {error.strerror}") from None
-        self._lock = _lock(data)
-        self.store = Store(data / "store")
+        self._home = open_home(settings)
+        self.store = self._home.store
+        self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-shelf")
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}
-        self.records = {record.id: record for record in self._read()}
+        try:
+            self.records = {record.id: record for record in self._home.records()}
+        except BaseException:
+            self._home.close()
+            raise
 
     # ------------------------------------------------------------------ one agent
 
@@ -189,7 +129,7 @@ class Shelf:
         """The actor, brought back from its last snapshot if it is not in memory."""
         actor = self._live.get(record.id)
         if actor is None or actor.state == "closed":
-            actor = await asyncio.to_thread(self._restore, record, record.position)
+            actor = await self.in_thread(lambda: self._restore(record, record.position))
             self._live[record.id] = actor
         self._live.move_to_end(record.id)
         await self._close_idle()
@@ -227,6 +167,7 @@ class Shelf:
             origin=Origin(id=source.id, position=position),
             position=position,
             turns=tuple(turn for turn in source.turns if turn.position <= position),
+            stored=None,
         )
         return await self._settle(record, lambda: self._restore(source, position))
 
@@ -234,109 +175,77 @@ class Shelf:
         """Removes an agent, and what only its snapshots used."""
         async with self.holding(id_):
             await self.forget(id_)
-            await asyncio.to_thread(self._remove, id_)
+            await self.in_thread(lambda: self._home.remove(self.record(id_)))
+            del self.records[id_]
         self._locks.pop(id_, None)
 
     async def forget(self, id_: str) -> None:
         """Gives its memory back; it is on the disk."""
         actor = self._live.pop(id_, None)
         if actor is not None:
-            await asyncio.to_thread(actor.close)
+            await self.in_thread(actor.close)
+
+    async def in_thread(self, what: Callable[[], _T]) -> _T:
+        """Does what waits for the disk or the network."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, what)
+
+    def bring(self, record: Record, position: int) -> None:
+        """Has one of an agent's snapshots in `store`, to be restored. SnapshotNotFound."""
+        self._home.bring(record, position)
 
     def snapshot(self, record: Record, position: int) -> Snapshot:
-        """One of an agent's snapshots. SnapshotNotFound."""
+        """One of an agent's snapshots, to be looked at. SnapshotNotFound."""
+        self._home.bring(record, position, memory=False)
         return self.store.open(name_of(record.id, position))
 
     # ------------------------------------------------------------------ guests
 
     def guests(self) -> dict[str, str]:
         """Bundled guests by name, and those that were brought by hash."""
-        brought = {path.stem: "brought" for path in sorted(self._guests.glob("*.wasm"))}
+        brought = dict.fromkeys(self._home.guests(), "brought")
         return {**dict.fromkeys(bundled_guests(), "bundled"), **brought}
 
     def add_guest(self, wasm: bytes) -> str:
         """Keeps a guest that compiles; returns its hash. GuestInvalid."""
         self.runtime.load_guest(wasm)
-        digest = hashlib.sha256(wasm).hexdigest()
-        with AtomicFile(self._guests / f"{digest}.wasm") as file:
-            file.write(wasm, 0)
-            file.commit(len(wasm))
-        return digest
+        return self._home.add_guest(wasm)
 
     def load_guest(self, name: str) -> Any:
         """A compiled guest by name or hash. GuestInvalid."""
         if name in bundled_guests():
             return self.runtime.load_guest(name)
-        path = self._guests / f"{name}.wasm"
-        if not _SHA256.fullmatch(name) or not path.exists():
+        wasm = self._home.guest(name) if _SHA256.fullmatch(name) else None
+        if wasm is None:
             known = ", ".join(bundled_guests())
             raise GuestInvalid(f"there is no guest {name!r}: give {known}, or bring one")
-        return self.runtime.load_guest(path.read_bytes())
+        return self.runtime.load_guest(wasm)
 
-    # ------------------------------------------------------------------ the disk
+    # ------------------------------------------------------------------ the home
 
     def write(self, record: Record) -> None:
         """The moment at which something has happened."""
-        data = msgspec.json.format(msgspec.json.encode(record), indent=1)
-        with AtomicFile(self._agents / f"{record.id}.json") as file:
-            file.write(data, 0)
-            file.commit(len(data))
-        self.records[record.id] = record
-        if len(record.turns) > _KEPT_TURNS:
-            old = record.turns[-_KEPT_TURNS - 1].position
-            self._delete_snapshot(name_of(record.id, old))
+        self.records[record.id] = self._home.commit(record)
 
     async def close(self) -> None:
-        """Gives all memory back; everything is on the disk already."""
+        """Gives all memory back; everything is kept already."""
         for id_ in list(self._live):
             await self.forget(id_)
-        os.close(self._lock)
-
-    def _read(self) -> list[Record]:
-        """The records on the disk. What belongs to none of them never happened, and is removed."""
-        decoder = msgspec.json.Decoder(Record)
-        records = []
-        for path in sorted(self._agents.glob("*.json")):
-            try:
-                record = decoder.decode(path.read_bytes())
-            except (OSError, msgspec.DecodeError) as error:
-                raise SettingsError(f"{path} is damaged: {error}") from None
-            if not _ID.fullmatch(record.id) or path.stem != record.id:
-                raise SettingsError(f"{path} is of another agent: {record.id}")
-            records.append(record)
-        done = {record.id: record.position for record in records}
-        undone = [name for name in self.store.names() if not _is_done(name, done)]
-        for name in undone:
-            self._delete_snapshot(name)
-        if undone:
-            self.store.gc()
-        return records
-
-    def _remove(self, id_: str) -> None:
-        (self._agents / f"{id_}.json").unlink(missing_ok=True)
-        del self.records[id_]
-        for name in self.store.names():
-            if name.startswith(f"{id_}."):
-                self._delete_snapshot(name)
-        self.store.gc()
-
-    def _delete_snapshot(self, name: str) -> None:
-        with contextlib.suppress(SnapshotNotFound):
-            self.store.delete(name)
+        await self.in_thread(self._home.close)
+        self._threads.shutdown()
 
     # ------------------------------------------------------------------ actors
 
     async def _settle(self, record: Record, make: Callable[[], Actor]) -> Record:
-        actor = await asyncio.to_thread(make)
+        actor = await self.in_thread(make)
         try:
-            await asyncio.to_thread(actor.snapshot, self.store, name=record.snapshot)
-            await asyncio.to_thread(self.write, record)
+            await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
+            await self.in_thread(lambda: self.write(record))
         except BaseException:
-            await asyncio.to_thread(actor.close)
+            await self.in_thread(actor.close)
             raise
         self._live[record.id] = actor
         await self._close_idle()
-        return record
+        return self.record(record.id)
 
     def _given(self, record: Record) -> dict[str, Model]:
         missing = [name for name in record.models.values() if name not in self.models]
@@ -356,6 +265,7 @@ class Shelf:
         )
 
     def _restore(self, record: Record, position: int) -> Actor:
+        self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(path, models=self._given(record))
 
@@ -367,25 +277,6 @@ class Shelf:
             lock = self._locks.get(id_)
             if lock is None or not lock.locked():
                 await self.forget(id_)
-
-
-def _is_done(name: str, done: dict[str, int]) -> bool:
-    """Whether a snapshot is of a turn that happened."""
-    id_, _, position = name.partition(".")
-    return position.isdecimal() and int(position) <= done.get(id_, -1)
-
-
-def _lock(data: Path) -> int:
-    """The data folder's lock, which ends with this process. SettingsError where another has it."""
-    fd = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise SettingsError(
-            f"another server uses {data}: give this one --data of its own"
-        ) from None
-    return fd
 
 
 def _new_id() -> str:

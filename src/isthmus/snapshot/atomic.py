@@ -32,7 +32,7 @@ class AtomicFile:
             raise SnapshotError(f"{path} is a symbolic link; give the file itself")
         sweep(path.parent)
         with explained(path):
-            self._temporary, self.fd = _open_locked(path.parent)
+            self.temporary, self.fd = _open_locked(path.parent)
         self._open = True
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
@@ -48,7 +48,7 @@ class AtomicFile:
         with explained(self.path):
             os.ftruncate(self.fd, nbytes)
             os.fsync(self.fd)
-            os.replace(self._temporary, self.path)
+            os.replace(self.temporary, self.path)
             sync_folder(self.path.parent)
         self._open = False
         os.close(self.fd)
@@ -60,7 +60,7 @@ class AtomicFile:
         if self._open:
             self._open = False
             with contextlib.suppress(OSError):
-                self._temporary.unlink()
+                self.temporary.unlink()
             os.close(self.fd)
 
 

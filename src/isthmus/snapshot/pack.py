@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -65,6 +65,10 @@ class Packs:
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places
+
+    def holding(self, digests: Iterable[bytes]) -> list[Path]:
+        """The packs that those chunks are in. SnapshotInvalid where one is missing."""
+        return [self.packs[it].path for it in sorted({self._place(it)[0] for it in digests})]
 
     def image(self, nbytes: int, chunks: Chunks, used: Sequence[tuple[int, int]]) -> Image:
         """The memory that `chunks` are of; SnapshotInvalid where one is missing.
@@ -134,15 +138,36 @@ def _header(n: int) -> bytes:
 def _open(path: Path) -> Pack:
     """Reads what is in a pack; SnapshotInvalid unless it is exactly what its name says."""
     file = open_regular(path)
-    first = os.pread(file.fd, LENGTH.size, 0)
+    nbytes = os.fstat(file.fd).st_size
+    offset, digests = _index(path, nbytes, lambda n, at: os.pread(file.fd, n, at))
+    return Pack(path, offset, digests)
+
+
+def unpack(path: Path, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """The chunks of a pack that is to be at `path`, as `write_pack` takes them. SnapshotInvalid
+    unless it is exactly what its name says, each chunk included."""
+    view = memoryview(data)
+    offset, digests = _index(path, len(data), lambda n, at: data[at : at + n])
+    for index, digest in enumerate(digests):
+        chunk = view[offset + index * CHUNK_NBYTES :][:CHUNK_NBYTES]
+        if hashlib.sha256(chunk).digest() != digest:
+            raise SnapshotInvalid(f"{path} is damaged: chunk {index} has another SHA-256")
+        yield digest, chunk
+
+
+def _index(
+    path: Path, nbytes: int, read: Callable[[int, int], bytes]
+) -> tuple[int, Sequence[bytes]]:
+    """Where a pack's chunks begin, and their digests. `read` gives n bytes at an offset."""
+    first = read(LENGTH.size, 0)
     header_nbytes = LENGTH.size + (LENGTH.unpack(first)[0] if len(first) == LENGTH.size else 0)
-    rest = os.fstat(file.fd).st_size - header_nbytes
-    n, left = divmod(rest, CHUNK_NBYTES + DIGEST_NBYTES)
+    n, left = divmod(nbytes - header_nbytes, CHUNK_NBYTES + DIGEST_NBYTES)
     digests = b""
     plausible = header_nbytes <= MAX_HEADER_NBYTES and n > 0 and left == 0
-    if plausible and os.pread(file.fd, header_nbytes, 0) == _header(n):
-        digests = os.pread(file.fd, n * DIGEST_NBYTES, header_nbytes + n * CHUNK_NBYTES)
+    if plausible and read(header_nbytes, 0) == _header(n):
+        digests = read(n * DIGEST_NBYTES, header_nbytes + n * CHUNK_NBYTES)
     if path.name != f"{hashlib.sha256(digests).hexdigest()}{PACK_SUFFIX}":
         raise SnapshotInvalid(f"{path} is not a pack, or is truncated or damaged")
-    parts = [digests[i : i + DIGEST_NBYTES] for i in range(0, len(digests), DIGEST_NBYTES)]
-    return Pack(path, header_nbytes, parts)
+    return header_nbytes, [
+        digests[i : i + DIGEST_NBYTES] for i in range(0, len(digests), DIGEST_NBYTES)
+    ]

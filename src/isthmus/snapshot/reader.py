@@ -86,6 +86,16 @@ class Snapshot:
             return Image(nbytes, [Extent(0, nbytes, self._file, self._header.nbytes)], used)
         return self._packs.image(nbytes, self.chunks, used)
 
+    def lacks(self) -> bool:
+        """Whether a store does not have all of its chunks."""
+        return self._packs is not None and not all(
+            map(self._packs.__contains__, self.chunks.values())
+        )
+
+    def packs(self) -> list[Path]:
+        """The packs of a store that hold its chunks. SnapshotInvalid where it lacks one."""
+        return [] if self._packs is None else self._packs.holding(self.chunks.values())
+
     def verify_memory(self, base: HostAddr) -> None:
         """Compares the memory at `base`, where the image was placed, with the hashes."""
         for number, expected in self.chunks.items():

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isthmus.errors import SettingsError, SnapshotError, SnapshotNotFound
-from isthmus.snapshot.atomic import explained, sweep, sync_folder
+from isthmus.errors import SettingsError, SnapshotError, SnapshotInvalid, SnapshotNotFound
+from isthmus.snapshot.atomic import AtomicFile, explained, sweep, sync_folder
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.draft import Draft, Saved, save_recipe
-from isthmus.snapshot.pack import Pack, Packs, write_pack
+from isthmus.snapshot.pack import Pack, Packs, unpack, write_pack
 from isthmus.snapshot.reader import PACKS_FOLDER, Snapshot, open_snapshot
 
 SNAPSHOTS_FOLDER = "snapshots"
@@ -109,6 +109,30 @@ class Store:
             n_chunks_written=len(new),
         )
 
+    def add(self, name: str, data: bytes, id_: str) -> None:
+        """Takes a snapshot's file out of another store. SnapshotInvalid unless it has that id.
+
+        Its packs are missing here until `add_pack`.
+        """
+        with self._locked(fcntl.LOCK_SH), AtomicFile(self.path(name)) as file:
+            file.write(data, 0)
+            try:
+                found = open_snapshot(file.temporary).id
+            except SnapshotError as error:
+                raise SnapshotInvalid(str(error).replace(str(file.temporary), name)) from None
+            if found != id_:
+                raise SnapshotInvalid(f"{name} is snapshot {found[:12]}… and not {id_[:12]}…")
+            file.commit(len(data))
+
+    def has_pack(self, name: str) -> bool:
+        """Whether a pack of that file name is here."""
+        return (self._packs / name).exists()
+
+    def add_pack(self, name: str, data: bytes) -> None:
+        """Takes a pack out of another store. SnapshotInvalid where a byte of it is another."""
+        with self._locked(fcntl.LOCK_SH):
+            write_pack(self._packs, unpack(self._packs / name, data))
+
     def open(self, name: str, key: bytes | None = None) -> Snapshot:
         """Opens the snapshot of that name."""
         with self._locked(fcntl.LOCK_SH):
@@ -131,16 +155,18 @@ class Store:
             path.unlink()
             sync_folder(self._snapshots)
 
-    def gc(self) -> Collected:
-        """Removes chunks that no snapshot uses. SnapshotInvalid, and no more is removed, where a
-        snapshot cannot be read, since what it uses is not known then, or a chunk is damaged.
+    def gc(self, *, repack: bool = True) -> Collected:
+        """Removes chunks that no snapshot uses; without `repack` only in packs that none uses.
+
+        SnapshotInvalid, and no more is removed, where a snapshot cannot be read, since what it
+        uses is not known then, or a chunk is damaged.
         """
         with self._locked(fcntl.LOCK_EX):
             used = {digest for path in self._files() for digest in _chunks_of(path)}
             removed = rewritten = freed = 0
             for pack in Packs(self._packs).packs:
                 live = [i for i, digest in enumerate(pack.digests) if digest in used]
-                if len(live) >= _REPACK_BELOW * len(pack.digests):
+                if len(live) >= (_REPACK_BELOW * len(pack.digests) if repack else 1):
                     continue
                 freed += pack.path.stat().st_size
                 if live:

@@ -1,0 +1,100 @@
+"""An S3 server in a process of its own, and a wire to it that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+
+NAME = "agents"
+
+
+class Wire:
+    """Passes bytes between a port of its own and another one, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = ("127.0.0.1", port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._whole = True
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """What passes now is torn, and nothing new passes."""
+        self._whole = False
+        for it in list(self._open):
+            with contextlib.suppress(OSError):
+                it.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                here, _ = self._server.accept()
+                if not self._whole:
+                    here.close()
+                    continue
+                threading.Thread(target=self._carry, args=(here,), daemon=True).start()
+
+    def _carry(self, here: socket.socket) -> None:
+        with here, socket.create_connection(self._to) as there:
+            out = threading.Thread(target=self._pump, args=(here, there), daemon=True)
+            out.start()
+            self._pump(there, here)
+            out.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        self._open.add(source)
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        self._open.discard(source)
+
+
+class Bucket:
+    """See the module. `wire` is what servers are told to use."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [os.path.join(os.path.dirname(sys.executable), "moto_server")]
+        self._process = subprocess.Popen(
+            [*command, "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while True:
+            assert self._process.poll() is None
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        self.wire = Wire(port)
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.wire.port}",
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+        made = httpx.put(f"http://127.0.0.1:{port}/{NAME}")
+        assert made.status_code == 200, made.text
+
+    def close(self) -> None:
+        self.wire.close()
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,427 @@
+"""What a commit leaves in an object store, and who may write there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import wasmtime
+
+from isthmus import Runtime
+from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotNotFound, StorageError
+from isthmus.server import record as records
+from isthmus.server.agents import Agents, NewMessage
+from isthmus.server.lease import Lease
+from isthmus.server.mirror import Mirror
+from isthmus.server.objects import Objects
+from isthmus.server.record import Record
+from isthmus.server.settings import ServerSettings
+from isthmus.server.shelf import Shelf
+
+COUNTS = bytes(
+    wasmtime.wat2wasm("""(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
+  (memory (export "memory") 8) (data (i32.const 8) "@") (data (i32.const 300000) "far away")
+  (func (export "on_message") (param i32) (result i32)
+    (i32.store8 (i32.const 8) (i32.add (i32.load8_u (i32.const 8)) (i32.const 1)))
+    (call $r (i32.const 8) (i32.const 1))))""")
+)
+"""Answers with A, B, C, …, each of which changes one chunk."""
+
+
+class Place:
+    """A URL in memory, and shelves over it with caches of their own."""
+
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
+        self.url = f"memory://{uuid.uuid4().hex}/agents"
+        self._runtime, self._folder = runtime, folder
+        self._n = 0
+
+    def shelf(self, cache: str | None = None) -> Shelf:
+        self._n += 1
+        folder = self._folder / (cache or f"cache-{self._n}")
+        settings = ServerSettings(data=self.url, cache=folder, lease_s=0.6)
+        return Shelf(self._runtime, {}, settings)
+
+    def names(self, folder: str) -> set[str]:
+        return set(Objects(self.url).names(folder))
+
+    def path(self, name: str) -> str:
+        return f"{self.url.removeprefix('memory:/')}/{name}"
+
+
+@pytest.fixture
+def place(null_runtime: Runtime, tmp_path: Path) -> Iterator[Place]:
+    yield Place(null_runtime, tmp_path)
+    fsspec.filesystem("memory").store.clear()
+
+
+async def new(shelf: Shelf) -> str:
+    guest = await shelf.in_thread(lambda: shelf.add_guest(COUNTS))
+    return (await shelf.create("", guest, {}, {}, {}, 1)).id
+
+
+async def tell(shelf: Shelf, id_: str) -> str:
+    agents = Agents(shelf, ServerSettings())
+    async with shelf.holding(id_) as held:
+        async for _ in agents._answer(held, NewMessage(input="x")):
+            pass
+    return shelf.record(id_).turns[-1].output
+
+
+def live(shelf: Shelf, work: Callable[[Shelf], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        try:
+            await work(shelf)
+        finally:
+            await shelf.close()
+
+    asyncio.run(whole())
+
+
+def test_only_what_is_new_is_uploaded_and_the_record_comes_last(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    put, put_file = Objects.put, Objects.put_file
+    monkeypatch.setattr(Objects, "put", lambda *it: (sent.append(it[1]), put(*it))[1])
+    monkeypatch.setattr(Objects, "put_file", lambda *it: (sent.append(it[1]), put_file(*it))[1])
+
+    async def work(shelf: Shelf) -> None:
+        id_ = await new(shelf)
+        sent.clear()
+        assert await tell(shelf, id_) == "A"
+        folders = [name.split("/")[0] for name in sent if not name.startswith("lease")]
+        assert folders == ["packs", "snapshots", "agents"]
+        assert shelf.record(id_).turns[0].nbytes_written < 100_000
+        stored = shelf.record(id_).stored
+        assert stored is not None
+        assert list(stored.packs.values()) == [1, 1]
+        assert list(stored.snapshots) == [0, 1]
+
+    live(place.shelf(), work)
+
+
+def test_an_empty_cache_and_a_stale_one(place: Place) -> None:
+    ids: list[str] = []
+
+    async def first(shelf: Shelf) -> None:
+        ids.extend([await new(shelf), await new(shelf)])
+        assert [await tell(shelf, ids[0]) for _ in range(3)] == ["A", "B", "C"]
+
+    async def elsewhere(shelf: Shelf) -> None:
+        assert set(shelf.records) == set(ids)
+        assert await tell(shelf, ids[0]) == "D"
+        assert len(shelf.guests()) > 1
+        fork = await shelf.fork(shelf.record(ids[0]), 1, "")
+        assert await tell(shelf, fork.id) == "B"
+        assert shelf.snapshot(shelf.record(ids[0]), 2).manifest.actor.n_messages == 2
+
+    async def again(shelf: Shelf) -> None:
+        assert await tell(shelf, ids[0]) == "E"
+
+    live(place.shelf("one"), first)
+    live(place.shelf("two"), elsewhere)
+    live(place.shelf("one"), again)
+
+
+def test_a_snapshot_of_the_cache_that_the_record_does_not_name_is_not_used(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved here, never committed; meanwhile the message happened elsewhere, another way."""
+    ids: list[str] = []
+
+    async def fails(shelf: Shelf) -> None:
+        ids.append(await new(shelf))
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "put_file", _unreachable)
+            with pytest.raises(StorageError, match="gone"):
+                await tell(shelf, ids[0])
+        assert shelf.record(ids[0]).position == 0
+        assert f"{ids[0]}.1" in shelf.store.names()
+
+    async def elsewhere(shelf: Shelf) -> None:
+        await tell(shelf, ids[0])
+
+    async def again(shelf: Shelf) -> None:
+        record = shelf.record(ids[0])
+        assert record.stored is not None
+        assert shelf.store.names() == [f"{ids[0]}.0", f"{ids[0]}.1"]
+        assert shelf.store.open(f"{ids[0]}.1").id != record.stored.snapshots[1]
+        assert await tell(shelf, ids[0]) == "B"
+        assert shelf.store.open(f"{ids[0]}.1").id == record.stored.snapshots[1]
+
+    live(place.shelf("one"), fails)
+    live(place.shelf("two"), elsewhere)
+    live(place.shelf("one"), again)
+
+
+def _unreachable(*_: object) -> None:
+    raise StorageError("the store is gone")
+
+
+def test_a_message_that_could_not_be_committed_has_not_happened(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids: list[str] = []
+    put = Objects.put
+
+    def refusing(objects: Objects, name: str, data: bytes) -> None:
+        if name.startswith("agents/"):
+            _unreachable()
+        put(objects, name, data)
+
+    async def work(shelf: Shelf) -> None:
+        ids.extend([await new(shelf), await new(shelf)])
+        await tell(shelf, ids[0])
+        before = place.names("snapshots")
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "put", refusing)
+            with pytest.raises(StorageError):
+                await tell(shelf, ids[0])
+        assert len(place.names("snapshots") - before) == 1  # garbage, which no record names
+        assert await tell(shelf, ids[0]) == "B"
+
+    async def again(shelf: Shelf) -> None:
+        stored = shelf.record(ids[0]).stored
+        assert stored is not None
+        assert place.names("snapshots") == {
+            f"{id_}.safetensors"
+            for record in shelf.records.values()
+            for id_ in (record.stored or records.Stored()).snapshots.values()
+        }
+        assert await tell(shelf, ids[0]) == "C"
+
+    live(place.shelf(), work)
+    live(place.shelf(), again)
+
+
+def test_deleted_agents_leave_nothing_and_forks_keep_theirs(place: Place) -> None:
+    forks: list[str] = []
+
+    async def work(shelf: Shelf) -> None:
+        id_ = await new(shelf)
+        for _ in range(3):
+            await tell(shelf, id_)
+        forks.append((await shelf.fork(shelf.record(id_), 2, "")).id)
+        n_packs = len(place.names("packs"))
+        await shelf.delete(id_)
+        assert place.names("agents") == {f"{forks[0]}.json"}
+        assert len(place.names("snapshots")) == 1
+        assert 0 < len(place.names("packs")) < n_packs
+
+    async def again(shelf: Shelf) -> None:
+        assert await tell(shelf, forks[0]) == "C"
+        await shelf.delete(forks[0])
+        for folder in ("agents", "snapshots", "packs"):
+            assert place.names(folder) == set()
+        assert shelf.store.names() == []
+
+    live(place.shelf(), work)
+    live(place.shelf(), again)
+
+
+def test_garbage_that_another_commit_is_about_to_name_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded, go_on = threading.Event(), threading.Event()
+    put = Objects.put
+
+    def slowly(objects: Objects, name: str, data: bytes) -> None:
+        if name.startswith("agents/"):
+            uploaded.set()
+            assert go_on.wait(20)
+        put(objects, name, data)
+
+    async def work(shelf: Shelf) -> None:
+        source = await new(shelf)
+        await tell(shelf, source)
+        monkeypatch.setattr(Objects, "put", slowly)
+        forking = asyncio.ensure_future(shelf.fork(shelf.record(source), 1, ""))
+        await shelf.in_thread(uploaded.wait)
+        await shelf.delete(source)  # what the fork needs is named by no record now
+        go_on.set()
+        fork = await forking
+        await shelf.forget(fork.id)
+        assert {f"{it}" for it in (fork.stored or records.Stored()).packs} <= place.names("packs")
+        assert await tell(shelf, fork.id) == "B"
+
+    live(place.shelf(), work)
+
+
+def test_old_snapshots_go(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "KEPT_TURNS", 3)
+
+    async def work(shelf: Shelf) -> None:
+        id_ = await new(shelf)
+        for _ in range(6):
+            await tell(shelf, id_)
+        record = shelf.record(id_)
+        assert record.stored is not None
+        assert list(record.stored.snapshots) == [4, 5, 6]
+        assert len(place.names("snapshots")) == 3
+        assert place.names("packs") == set(record.stored.packs)
+        with pytest.raises(SnapshotNotFound, match="any more"):
+            shelf.snapshot(record, 2)
+        assert await tell(shelf, id_) == "G"
+
+    live(place.shelf(), work)
+
+
+@pytest.mark.parametrize("folder", ["packs", "snapshots", "guests"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_damage_is_one_agents_alone(place: Place, folder: str, missing: bool) -> None:
+    ids: list[str] = []
+
+    async def first(shelf: Shelf) -> None:
+        ids.append(await new(shelf))
+        await tell(shelf, ids[0])
+        guest = shelf.record(ids[0]).guest
+        files = fsspec.filesystem("memory")
+        for name in place.names(folder):
+            path = place.path(f"{folder}/{name}")
+            if missing:
+                files.rm(path)
+            else:
+                data = bytearray(files.cat_file(path))
+                data[len(data) // 2] ^= 1
+                files.pipe_file(path, bytes(data))
+        ids.append((await shelf.create("", "chat", {}, {}, {}, 1)).id)
+        ids.append(guest)
+
+    async def elsewhere(shelf: Shelf) -> None:
+        if folder == "guests":
+            assert await tell(shelf, ids[0]) == "B"  # a snapshot has its guest in it
+            with pytest.raises((SnapshotInvalid, SettingsError, Exception), match="guest"):
+                await shelf.create("", ids[2], {}, {}, {}, 1)
+        else:
+            with pytest.raises(SnapshotInvalid):
+                await tell(shelf, ids[0])
+        assert (await shelf.live(shelf.record(ids[1]))).state == "idle"
+
+    live(place.shelf(), first)
+    live(place.shelf(), elsewhere)
+
+
+def test_a_damaged_record_says_which(place: Place) -> None:
+    async def first(shelf: Shelf) -> None:
+        await new(shelf)
+
+    live(place.shelf(), first)
+    (name,) = place.names("agents")
+    fsspec.filesystem("memory").pipe_file(place.path(f"agents/{name}"), b"{")
+    with pytest.raises(SettingsError, match=f"{name} is damaged"):
+        place.shelf()
+
+
+# ------------------------------------------------------------------ who may write
+
+
+def test_a_second_server_is_refused_until_the_first_gives_back(place: Place) -> None:
+    objects = Objects(place.url)
+    first = Lease(objects, "a", 0.6)
+    with pytest.raises(SettingsError, match=r"another server uses memory://.*process \d+ on"):
+        Lease(objects, "b", 0.6)
+    first.release()
+    second = Lease(objects, "b", 60)
+    second.require()
+    third = Lease(objects, "b", 60)  # the same cache, whose lock says that b has died
+    third.require()
+    third.release()
+    second.release()
+    assert objects.names("lease") == ["0000000003"]
+
+
+def test_a_server_that_died_is_outlasted_and_one_that_wakes_up_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(place.url)
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "_keep", lambda _: None)  # it dies at once
+        dead = Lease(objects, "a", 0.6)
+    dead.require()
+    heir = Lease(objects, "b", 0.6)
+    heir.require()
+    with pytest.raises(StorageError, match=r"not been reached|taken over"):
+        dead.require()
+    dead._beat()
+    with pytest.raises(StorageError, match="taken over"):
+        dead.require()
+    dead.release()
+    heir.release()
+
+
+def test_a_store_that_is_out_of_reach_is_written_to_no_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = Lease(Objects(place.url), "a", 0.6)
+    beaten = threading.Event()
+
+    def unreachable(*_: object) -> list[str]:
+        beaten.set()
+        raise StorageError("the store is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "names", unreachable)
+        assert beaten.wait(20)
+        lease._sure_until = 0.0
+        with pytest.raises(StorageError, match="has not been reached"):
+            lease.require()
+    lease._beat()
+    lease.require()
+    lease.release()
+
+
+def test_of_several_who_create_one_manages(place: Place) -> None:
+    objects = Objects(place.url)
+    assert objects.create("x", b"mine")
+    assert objects.create("x", b"mine")  # the same request, repeated
+    assert not objects.create("x", b"yours")
+    assert objects.get("x") == b"mine"
+    assert objects.get("y") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nosuch://bucket/agents", "nosuch"),
+        ("s3://", "give a bucket"),
+        ("memory://", "give a bucket"),
+        ("memory://a/b*", r"no \*"),
+    ],
+)
+def test_addresses_that_are_none(url: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Mirror(url, tmp_path, 1.0)
+
+
+def test_a_cache_has_one_server(place: Place, tmp_path: Path) -> None:
+    shelf = place.shelf("one")
+    with pytest.raises(SettingsError, match="another server uses"):
+        place.shelf("one")
+    asyncio.run(shelf.close())
+
+
+def test_the_settings_of_a_url(tmp_path: Path) -> None:
+    assert ServerSettings(data="s3://bucket/agents").data == "s3://bucket/agents"
+    assert ServerSettings(data=f"file://{tmp_path}").data == tmp_path
+    with pytest.raises(SettingsError, match="cache is for agents at a URL"):
+        ServerSettings(cache=tmp_path)
+    with pytest.raises(SettingsError, match="local files"):
+        ServerSettings(data="s3://bucket/agents", cache="s3://bucket/cache")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="lease_s is 0"):
+        ServerSettings(lease_s=0)
+
+
+def test_records_of_a_folder_are_as_they_were(tmp_path: Path) -> None:
+    """Written by a release that knew no object stores."""
+    old = b"""{"id": "aaaaaaaaaaaa", "name": "", "guest": "chat", "models": {}, "args": {},
+      "limits": {}, "seed": 1, "created": 1.5, "position": 0, "turns": []}"""
+    found = records.decode(old, "aaaaaaaaaaaa", "it")
+    assert isinstance(found, Record)
+    assert found.stored is None
+    assert records.decode(records.encode(found), "aaaaaaaaaaaa", "it") == found

@@ -1,0 +1,184 @@
+"""Agents in an S3 bucket: killed, moved, cut off, and the same to the byte."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server.bucket import NAME, Bucket
+from tests.server.conftest import Serving
+from tests.server.test_agents import N_MESSAGES, new_agent, outputs, tell
+
+LEASE_S = 3
+N_AGENTS = 3
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    bucket = Bucket()
+    yield bucket
+    bucket.close()
+
+
+@pytest.fixture
+def url(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{NAME}/{next(_NUMBERS)}"
+
+
+class Elsewhere(Serving):
+    """A server over a URL, which finds an empty cache at each start."""
+
+    def __init__(self, url: str, folder: Path, model: Path) -> None:
+        folder.mkdir()
+        config = folder / "server.toml"
+        config.write_text(f'data = "{url}"\nlease_s = {LEASE_S}\n')
+        self._cache = folder / "cache"
+        options = ("--model", f"tiny={model}", "--n-ctx", "1024", "--config", str(config))
+        super().__init__(folder / "unused", "--data", url, "--cache", str(self._cache), *options)
+
+    def start(self) -> None:
+        shutil.rmtree(self._cache, ignore_errors=True)
+        super().start()
+
+
+def told(url: str, id_: str, text: str, position: int) -> int:
+    """The agent's position once it was told; where it stands if that failed for now."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        said = client.post(f"/v1/agents/{id_}/messages", json={"input": text, "previous": position})
+        assert said.status_code in (200, 409, 503), said.text
+        return int(client.get(f"/v1/agents/{id_}").json()["position"])
+
+
+def test_killed_under_load_and_started_with_an_empty_cache(
+    url: str, tiny_q8: Path, tmp_path: Path
+) -> None:
+    calm = Serving(tmp_path / "calm", "--model", f"tiny={tiny_q8}", "--n-ctx", "1024")
+    ids = [new_agent(calm, seed=n) for n in range(N_AGENTS)]
+    for number, id_ in enumerate(ids):
+        for position in range(N_MESSAGES):
+            tell(calm, id_, f"{number} {position}")
+    expected = outputs(calm, ids)
+    assert calm.stop() == 0
+
+    restless = Elsewhere(url, tmp_path / "restless", tiny_q8)
+    ids = [new_agent(restless, seed=n) for n in range(N_AGENTS)]
+    errors: list[BaseException] = []
+
+    def talk(number: int, id_: str) -> None:
+        position = 0
+        try:
+            while position < N_MESSAGES:
+                with contextlib.suppress(httpx.TransportError):
+                    now = told(restless.url, id_, f"{number} {position}", position)
+                    assert now in (position, position + 1)
+                    position = now
+                time.sleep(0.05)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=talk, args=it) for it in enumerate(ids)]
+    for thread in threads:
+        thread.start()
+    chance = random.Random(3)
+    for _ in range(2):
+        time.sleep(chance.uniform(0.2, 0.6))
+        restless.kill()
+        restless.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert outputs(restless, ids) == expected
+    assert restless.stop() == 0
+
+
+def test_a_connection_that_breaks(url: str, bucket: Bucket, tiny_q8: Path, tmp_path: Path) -> None:
+    calm = Serving(tmp_path / "calm", "--model", f"tiny={tiny_q8}", "--n-ctx", "1024")
+    id_ = new_agent(calm, seed=5)
+    expected = [tell(calm, id_, text)["output"] for text in ("one", "two", "three")]
+    assert calm.stop() == 0
+
+    serving = Elsewhere(url, tmp_path / "served", tiny_q8)
+    id_ = new_agent(serving, seed=5)
+    assert tell(serving, id_, "one")["output"] == expected[0]
+    body = {"input": "two", "stream": True}
+    with serving.client.stream("POST", f"/v1/agents/{id_}/messages", json=body) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        bucket.wire.cut()
+        rest = "\n".join(lines)
+    assert "event: error" in rest
+    assert "event: done" not in rest
+    assert '"code":"storage"' in rest
+    refused = serving.client.post(f"/v1/agents/{id_}/messages", json={"input": "two"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage")
+    assert refused.json()["error"]["type"] == "server_error"
+    assert "last acknowledged message" in refused.text
+    assert "127.0.0.1" not in refused.text
+    assert serving.get(f"/v1/agents/{id_}")["position"] == 1
+    quick = {"model": "tiny", "prompt": "hello", "max_tokens": 4}
+    assert serving.client.post("/v1/completions", json=quick).status_code == 200
+    made = serving.client.post("/v1/agents", json={"guest": "chat"})
+    assert made.status_code == 503
+    assert [it["id"] for it in serving.get("/v1/agents")["data"]] == [id_]
+
+    bucket.wire.mend()
+    position = 1
+    while position == 1:  # until the lease was renewed
+        position = told(serving.url, id_, "two", 1)
+        time.sleep(0.1)
+    assert tell(serving, id_, "three")["output"] == expected[2]
+    turns = serving.get(f"/v1/agents/{id_}")["turns"]
+    assert [turn["output"] for turn in turns] == expected
+    assert serving.stop() == 0
+
+
+def refused(url: str, model: Path, *options: str) -> str:
+    """What a server says that does not start."""
+    command = [sys.executable, "-m", "isthmus", "serve", "--port", "0", "--model", str(model)]
+    command += ["--data", url, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_one_server_for_a_url(url: str, tiny_q8: Path, tmp_path: Path) -> None:
+    serving = Elsewhere(url, tmp_path / "one", tiny_q8)
+    said = refused(url, tiny_q8, "--cache", str(tmp_path / "two"))
+    assert f"another server uses {url}" in said
+    assert f"process {serving.process.pid} on" in said
+    id_ = new_agent(serving)
+    assert tell(serving, id_, "hello")["position"] == 1
+    assert serving.stop() == 0
+    after = Elsewhere(url, tmp_path / "three", tiny_q8)  # at once: it was given back
+    assert tell(after, id_, "again", previous=1)["position"] == 2
+    assert after.stop() == 0
+
+
+def test_what_cannot_be_used_is_said_at_the_start(
+    url: str, tiny_q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ("--cache", str(tmp_path / "cache"))
+    assert "bucket does not exist" in refused("s3://nobody-has-this/agents", tiny_q8, *cache)
+    assert "nosuch" in refused("nosuch://bucket/agents", tiny_q8, *cache)
+    assert "cache is for agents at a URL" in refused(str(tmp_path / "data"), tiny_q8, *cache)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "Could not connect" in refused(url, tiny_q8, *cache)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "credentials" in refused(url, tiny_q8, *cache)
