@@ -21,7 +21,7 @@ test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a 
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m long tests/exact
 
-test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, and a hundred of a server (minutes)
+test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hundred of a server, and requests made up for it (minutes)
 	$(BIN)/pytest -m long tests/crash tests/server
 
 test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out for SOAK_SECONDS (600)

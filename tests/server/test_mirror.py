@@ -13,9 +13,16 @@ import pytest
 import wasmtime
 
 from isthmus import Runtime
-from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotNotFound, StorageError
+from isthmus.errors import (
+    GuestInvalid,
+    SettingsError,
+    SnapshotInvalid,
+    SnapshotNotFound,
+    StorageError,
+)
 from isthmus.server import record as records
 from isthmus.server.agents import Agents, NewMessage
+from isthmus.server.errors import body_of
 from isthmus.server.lease import Lease
 from isthmus.server.mirror import Mirror
 from isthmus.server.objects import Objects
@@ -296,11 +303,13 @@ def test_damage_is_one_agents_alone(place: Place, folder: str, missing: bool) ->
     async def elsewhere(shelf: Shelf) -> None:
         if folder == "guests":
             assert await tell(shelf, ids[0]) == "B"  # a snapshot has its guest in it
-            with pytest.raises((SnapshotInvalid, SettingsError, Exception), match="guest"):
+            with pytest.raises((SnapshotInvalid, GuestInvalid), match=r"no guest|is damaged"):
                 await shelf.create("", ids[2], {}, {}, {}, 1)
         else:
-            with pytest.raises(SnapshotInvalid):
+            with pytest.raises(SnapshotInvalid) as found:
                 await tell(shelf, ids[0])
+            status, said = body_of(found.value)
+            assert (status, said["error"]["code"]) == (500, "damaged")
         assert (await shelf.live(shelf.record(ids[1]))).state == "idle"
 
     live(place.shelf(), first)

@@ -11,25 +11,37 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
+from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_query
 from isthmus.server.errors import HttpError
 from isthmus.server.events import event, respond
 from isthmus.server.record import Record, Turn
+from isthmus.server.replies import (
+    Agent,
+    AgentList,
+    AgentSummary,
+    Deleted,
+    GuestCard,
+    GuestList,
+    MemoryMap,
+    SessionMap,
+    Told,
+)
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Held, Shelf
 from isthmus.snapshot.chunk import CHUNK_NBYTES, runs
-from isthmus.snapshot.report import diff, inspect
+from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 
+_Position = Annotated[int, Meta(ge=0, le=2**53)]
 _Name = Annotated[str, Meta(max_length=200)]
 
 
@@ -51,7 +63,7 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an agent is told."""
 
     input: str
-    previous: int | None = None
+    previous: _Position | None = None
     """The position that the agent must be at; 409 otherwise."""
     stream: bool = False
 
@@ -60,8 +72,21 @@ class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes a fork."""
 
     name: _Name = ""
-    position: int | None = None
+    position: _Position | None = None
     """By default where the agent is now."""
+
+
+class Which(Struct, kw_only=True):
+    """Which snapshot of an agent: the last, or that of a position."""
+
+    at: _Position | None = None
+
+
+class WhichTwo(Which, kw_only=True):
+    """Which two snapshots: of the agent, or of it and another."""
+
+    other: str | None = None
+    other_at: _Position | None = None
 
 
 _new_agent = msgspec.json.Decoder(NewAgent)
@@ -76,22 +101,38 @@ class Agents:
         self._shelf = shelf
         self._settings = settings
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Endpoint]:
         """For Starlette."""
         one = "/v1/agents/{id}"
         return [
-            Route("/v1/agents", self.list_all, methods=["GET"]),
-            Route("/v1/agents", self.create, methods=["POST"]),
-            Route(one, self.get, methods=["GET"]),
-            Route(one, self.delete, methods=["DELETE"]),
-            Route(f"{one}/messages", self.send, methods=["POST"]),
-            Route(f"{one}/fork", self.fork, methods=["POST"]),
-            Route(f"{one}/snapshot", self.snapshot, methods=["GET"]),
-            Route(f"{one}/inspect", self.inspect, methods=["GET"]),
-            Route(f"{one}/diff", self.diff, methods=["GET"]),
-            Route(f"{one}/memory", self.memory, methods=["GET"]),
-            Route("/v1/guests", self.guests, methods=["GET"]),
-            Route("/v1/guests", self.bring, methods=["POST"]),
+            Endpoint("GET", "/v1/agents", self.list_all, gives=(AgentList,)),
+            Endpoint(
+                "POST",
+                "/v1/agents",
+                self.create,
+                takes=NewAgent,
+                gives=(Agent,),
+                status=201,
+            ),
+            Endpoint("GET", one, self.get, gives=(Agent,)),
+            Endpoint("DELETE", one, self.delete, gives=(Deleted,)),
+            Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
+            Endpoint(
+                "POST",
+                f"{one}/fork",
+                self.fork,
+                takes=NewFork,
+                gives=(Agent,),
+                status=201,
+            ),
+            Endpoint("GET", f"{one}/snapshot", self.snapshot, query=Which, gives=(BINARY,)),
+            Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
+            Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
+            Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
+            Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
+            Endpoint(
+                "POST", "/v1/guests", self.bring, takes=BINARY, gives=(GuestCard,), status=201
+            ),
         ]
 
     # ------------------------------------------------------------------ agents
@@ -99,7 +140,8 @@ class Agents:
     async def list_all(self, _request: Request) -> Response:
         """All agents, newest first."""
         records = sorted(self._shelf.records.values(), key=lambda it: -it.created)
-        return JSONResponse({"object": "list", "data": [_summary(it) for it in records]})
+        listed: AgentList = {"object": "list", "data": [_summary(it) for it in records]}
+        return JSONResponse(listed)
 
     async def create(self, request: Request) -> Response:
         """A new agent."""
@@ -130,7 +172,8 @@ class Agents:
         """Removes an agent and its snapshots."""
         record = self._record(request)
         await self._shelf.delete(record.id)
-        return JSONResponse({"id": record.id, "deleted": True})
+        deleted: Deleted = {"id": record.id, "deleted": True}
+        return JSONResponse(deleted)
 
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
@@ -213,7 +256,7 @@ class Agents:
     async def snapshot(self, request: Request) -> Response:
         """The agent as one file, for `isthmus restore` and any safetensors reader."""
         record = self._record(request)
-        position = _position(request, record)
+        position = _position(record, read_query(request, Which).at)
         async with self._shelf.holding(record.id):
             data = await self._shelf.in_thread(lambda: self._as_file(record, position))
         name = f"{record.id}.{position}.safetensors"
@@ -233,16 +276,17 @@ class Agents:
     async def inspect(self, request: Request) -> Response:
         """What a snapshot holds."""
         record = self._record(request)
-        position = _position(request, record)
+        position = _position(record, read_query(request, Which).at)
         shelf = self._shelf
         found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
         return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
 
     async def diff(self, request: Request) -> Response:
-        """How two agents, or two positions of one, differ: `?other=ID&at=N&other_at=N`."""
+        """How two agents, or two positions of one, differ."""
         record = self._record(request)
-        other = self._shelf.record(request.query_params.get("other", record.id))
-        at, other_at = _position(request, record), _position(request, other, "other_at")
+        asked = read_query(request, WhichTwo)
+        other = self._shelf.record(asked.other or record.id)
+        at, other_at = _position(record, asked.at), _position(other, asked.other_at)
         shelf = self._shelf
         found = await shelf.in_thread(
             lambda: diff(shelf.snapshot(record, at), shelf.snapshot(other, other_at))
@@ -254,20 +298,20 @@ class Agents:
     async def memory(self, request: Request) -> Response:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
         record = self._record(request)
-        position = _position(request, record)
+        position = _position(record, read_query(request, Which).at)
         return JSONResponse(await self._shelf.in_thread(lambda: self._map(record, position)))
 
-    def _map(self, record: Record, position: int) -> dict[str, Any]:
+    def _map(self, record: Record, position: int) -> MemoryMap:
         now = self._shelf.snapshot(record, position)
         before = self._chunks_before(record, position)
         chunks = now.chunks
         changed = sorted(n for n, digest in chunks.items() if before.get(n) != digest)
         shared = self._shared(record, dict(chunks))
-        sessions = [
+        sessions: list[SessionMap] = [
             {
                 "begin": it.ptr,
-                "logits": [it.ptr, 4 * it.n_vocab],
-                "kv": [it.ptr + it.kv_offset, 2 * it.n_layer * it.n_ctx * it.row_nbytes],
+                "logits": (it.ptr, 4 * it.n_vocab),
+                "kv": (it.ptr + it.kv_offset, 2 * it.n_layer * it.n_ctx * it.row_nbytes),
                 "n_tokens": it.n_tokens,
                 "n_ctx": it.n_ctx,
             }
@@ -308,14 +352,16 @@ class Agents:
     async def guests(self, _request: Request) -> Response:
         """The guests that agents can be made from."""
         found = self._shelf.guests()
-        data = [{"id": name, "kind": kind} for name, kind in found.items()]
-        return JSONResponse({"object": "list", "data": data})
+        data: list[GuestCard] = [{"id": name, "kind": kind} for name, kind in found.items()]
+        listed: GuestList = {"object": "list", "data": data}
+        return JSONResponse(listed)
 
     async def bring(self, request: Request) -> Response:
         """A WebAssembly module as the body: kept by its hash."""
         wasm = await request.body()
         digest = await self._shelf.in_thread(lambda: self._shelf.add_guest(wasm))
-        return JSONResponse({"id": digest, "kind": "brought"}, 201)
+        card: GuestCard = {"id": digest, "kind": "brought"}
+        return JSONResponse(card, 201)
 
     def _record(self, request: Request) -> Record:
         return self._shelf.record(request.path_params["id"])
@@ -334,14 +380,11 @@ def _are_kin(a: Record, b: Record) -> bool:
     )
 
 
-def _position(request: Request, record: Record, key: str = "at") -> int:
-    text = request.query_params.get(key)
-    if text is None:
+def _position(record: Record, asked: int | None) -> int:
+    if asked is None:
         return record.position
-    if not text.isdecimal():
-        raise SettingsError(f"{key} is {text!r}: give the number of a turn")
-    _require_position(record, int(text))
-    return int(text)
+    _require_position(record, asked)
+    return asked
 
 
 def _require_position(record: Record, position: int) -> None:
@@ -350,7 +393,7 @@ def _require_position(record: Record, position: int) -> None:
         raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
 
 
-def _told(record: Record, turn: Turn) -> dict[str, Any]:
+def _told(record: Record, turn: Turn) -> Told:
     return {
         "agent": record.id,
         "position": turn.position,
@@ -361,11 +404,21 @@ def _told(record: Record, turn: Turn) -> dict[str, Any]:
     }
 
 
-def _summary(record: Record) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(record)
-    del found["turns"], found["stored"]
-    return {"object": "agent", **found}
+def _summary(record: Record) -> AgentSummary:
+    return {
+        "object": "agent",
+        "id": record.id,
+        "name": record.name,
+        "guest": record.guest,
+        "models": record.models,
+        "args": record.args,
+        "limits": record.limits,
+        "seed": record.seed,
+        "created": record.created,
+        "origin": msgspec.to_builtins(record.origin),
+        "position": record.position,
+    }
 
 
-def _whole(record: Record) -> dict[str, Any]:
+def _whole(record: Record) -> Agent:
     return {**_summary(record), "turns": msgspec.to_builtins(record.turns)}

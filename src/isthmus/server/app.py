@@ -14,23 +14,25 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
+from isthmus import __version__
 from isthmus.errors import IsthmusError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.server import errors
 from isthmus.server.agents import Agents
 from isthmus.server.completion import Completer
+from isthmus.server.endpoint import Endpoint, document
 from isthmus.server.errors import HttpError, body_of
 from isthmus.server.keys import Keys
 from isthmus.server.openai import OpenAi
+from isthmus.server.replies import Health
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Shelf
 
 _log = logging.getLogger("isthmus.server")
 _Scope = MutableMapping[str, Any]
-_OPEN = ("/healthz", "/")
+_OPEN = ("/healthz", "/", "/openapi.json")
 _BODY_S = 30.0
 """For each piece of a body."""
 
@@ -50,20 +52,30 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
             await shelf.close()
 
     async def page(_request: Request) -> Response:
+        """A page to look at."""
         file = resources.files("isthmus.server") / "page.html"
         return HTMLResponse(file.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
 
     async def metrics(_request: Request) -> Response:
+        """Counters, gauges and histograms for Prometheus."""
         return PlainTextResponse(runtime.metrics(), media_type="text/plain; version=0.0.4")
 
     async def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok", "models": list(models)})
+        """That the server answers."""
+        said: Health = {"status": "ok", "models": list(models)}
+        return JSONResponse(said)
+
+    async def described(_request: Request) -> Response:
+        """This document."""
+        keyless = _OPEN if settings.keys is not None else None
+        return JSONResponse(document(app.router.routes, __version__, keyless))
 
     app = Starlette(
         routes=[
-            Route("/", page),
-            Route("/healthz", health),
-            Route("/metrics", metrics),
+            Endpoint("GET", "/", page, gives=("text/html",)),
+            Endpoint("GET", "/healthz", health, gives=(Health,)),
+            Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
+            Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
             *agents.routes(),
         ],
         lifespan=life,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +27,7 @@ from isthmus.errors import (
     SnapshotNotFound,
     StorageError,
     TemplateError,
+    TokenError,
 )
 
 _log = logging.getLogger("isthmus.server")
@@ -38,6 +39,7 @@ _NO_STORAGE = (
 _STATUS: tuple[tuple[type[IsthmusError], int, str, str | None], ...] = (
     (ContextFull, 400, _INVALID, "context_length_exceeded"),
     (TemplateError, 400, _INVALID, "chat_template"),
+    (TokenError, 400, _INVALID, "token"),
     (SettingsError, 400, _INVALID, None),
     (GuestInvalid, 400, _INVALID, "guest_invalid"),
     (ModelNotFound, 404, _INVALID, "model_not_found"),
@@ -55,6 +57,21 @@ _STATUS: tuple[tuple[type[IsthmusError], int, str, str | None], ...] = (
 )
 
 
+class ErrorDetail(TypedDict):
+    """What happened, and to which part of the request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(TypedDict):
+    """An error as OpenAI tells it."""
+
+    error: ErrorDetail
+
+
 class HttpError(Exception):
     """What a route refuses by itself."""
 
@@ -70,7 +87,7 @@ def not_found(what: str) -> HttpError:
     return HttpError(404, what, code="not_found")
 
 
-def body_of(error: BaseException) -> tuple[int, dict[str, Any]]:
+def body_of(error: BaseException) -> tuple[int, ErrorReply]:
     """The status and the body that say what happened. What nobody foresaw is logged, not told."""
     if isinstance(error, HttpError):
         kind = _INVALID if error.status < 500 else "server_error"
@@ -88,7 +105,7 @@ def body_of(error: BaseException) -> tuple[int, dict[str, Any]]:
     return 500, _body("an internal error; the server's log has it", "server_error", None)
 
 
-def _of_isthmus(error: IsthmusError) -> tuple[int, dict[str, Any]]:
+def _of_isthmus(error: IsthmusError) -> tuple[int, ErrorReply]:
     if isinstance(error, StorageError):  # its text has addresses that are no caller's business
         _log.error("%s", error)
         error = StorageError(_NO_STORAGE)
@@ -98,7 +115,7 @@ def _of_isthmus(error: IsthmusError) -> tuple[int, dict[str, Any]]:
     return 500, _body(str(error), "server_error", type(error).__name__)
 
 
-def _body(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+def _body(message: str, kind: str, code: str | None, param: str | None = None) -> ErrorReply:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -10,8 +10,8 @@ is refused; if not, the next number is created, which one of several manages. No
 machines are compared.
 
 A holder that did not manage to beat for a third of a lease writes no record any more, so there are
-two thirds between its last write and the first of the next holder; a request ends within 20
-seconds. What no lease can exclude is a store that carries out a request after that.
+two thirds between its last write and the first of the next holder; a request to S3 ends within
+about 20 seconds. What no lease can exclude is a store that carries out a request after that.
 
 A holder that was killed and starts again with the same cache folder, whose lock shows that it is
 the same, need not wait.

@@ -59,7 +59,7 @@ class Mirror:
         """What records will name whose commit goes on, by agent."""
         self._there: set[str] = set()
         """Packs and snapshots that need not be uploaded."""
-        self._guests: set[str] = set()
+        self._guests: frozenset[str] = frozenset()
 
     def records(self) -> list[Record]:
         found = self._objects.get_all("agents")
@@ -68,7 +68,9 @@ class Mirror:
             for name, data in found.items()
         ]
         self._records = {record.id: record for record in records}
-        self._guests = {it.removesuffix(".wasm") for it in self._objects.names("guests")}
+        self._guests = frozenset(
+            name.removesuffix(".wasm") for name in self._objects.names("guests")
+        )
         folders = ("packs", "snapshots")
         self._there = {f"{it}/{name}" for it in folders for name in self._objects.names(it)}
         self._collect()
@@ -119,15 +121,14 @@ class Mirror:
     # ------------------------------------------------------------------ guests
 
     def guests(self) -> list[str]:
-        with self._lock:
-            return sorted(self._guests)
+        return sorted(self._guests)
 
     def add_guest(self, wasm: bytes) -> str:
         self._lease.require()
         digest = self._cache.add_guest(wasm)
         self._objects.put(_guest(digest), wasm)
         with self._lock:
-            self._guests.add(digest)
+            self._guests |= {digest}
         return digest
 
     def guest(self, digest: str) -> bytes | None:

@@ -21,7 +21,7 @@ _S3 = {
         "max_pool_connections": 64,
     }
 }
-"""At most 20 seconds for one request: `Lease` relies on an end."""
+"""About 20 seconds for one request at most: `Lease` relies on an end."""
 
 
 class Objects:

@@ -19,14 +19,29 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.completion import Completer, End, Request, Token
+from isthmus.server.endpoint import EVENTS, Endpoint
 from isthmus.server.errors import HttpError
 from isthmus.server.events import DONE, event, respond
 from isthmus.server.grammar import Grammars
+from isthmus.server.replies import (
+    AnsweredMessage,
+    CalledFunction,
+    ChatAnswer,
+    ChatCompletion,
+    ChatLogprobs,
+    ModelCard,
+    ModelList,
+    TextAnswer,
+    TextCompletion,
+    TextLogprobs,
+    ToolCall,
+    TopLogprob,
+    Usage,
+)
 from isthmus.server.settings import ServerSettings
 
 _Bias = Annotated[float, Meta(ge=-100, le=100)]
@@ -175,28 +190,31 @@ class OpenAi:
         self._grammars: dict[str, Grammars] = {}
         self._created = int(time.time())
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Endpoint]:
         """For Starlette."""
+        chat, text = (ChatCompletion, EVENTS), (TextCompletion, EVENTS)
         return [
-            Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/models/{model:path}", self.model, methods=["GET"]),
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/completions", self.complete, methods=["POST"]),
-            Route("/v1/embeddings", self.embed, methods=["POST"]),
+            Endpoint("GET", "/v1/models", self.models, gives=(ModelList,)),
+            Endpoint("GET", "/v1/models/{model:path}", self.model, gives=(ModelCard,)),
+            Endpoint("POST", "/v1/chat/completions", self.chat, takes=ChatRequest, gives=chat),
+            Endpoint("POST", "/v1/completions", self.complete, takes=CompletionRequest, gives=text),
+            Endpoint("POST", "/v1/embeddings", self.embed, takes=EmbeddingRequest, gives=()),
         ]
 
     # ------------------------------------------------------------------ models
 
     async def models(self, _request: HttpRequest) -> Response:
         """The models that requests may name."""
-        return JSONResponse({"object": "list", "data": [self._card(it) for it in self._completers]})
+        cards = [self._card(it) for it in self._completers]
+        listed: ModelList = {"object": "list", "data": cards}
+        return JSONResponse(listed)
 
     async def model(self, request: HttpRequest) -> Response:
         """One of them."""
         self._completer(request.path_params["model"])
         return JSONResponse(self._card(request.path_params["model"]))
 
-    def _card(self, name: str) -> dict[str, Any]:
+    def _card(self, name: str) -> ModelCard:
         completer = self._completers[name]
         return {
             "id": name,
@@ -371,7 +389,7 @@ class _Text:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def whole(self, tokens: list[Token], reason: str) -> dict[str, Any]:
+    def whole(self, tokens: list[Token], reason: str) -> TextAnswer:
         """A choice at its end."""
         text = "".join(token.text for token in tokens)
         return {"text": text, "finish_reason": reason, "logprobs": self.logprobs(tokens)}
@@ -388,7 +406,7 @@ class _Text:
         """What comes after the last token."""
         return [{"text": "", "finish_reason": reason, "logprobs": None}]
 
-    def logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
+    def logprobs(self, tokens: list[Token]) -> TextLogprobs | None:
         """In the form that this endpoint has."""
         told = [token for token in tokens if token.logprob is not None]
         if not told:
@@ -414,10 +432,10 @@ class _Chat:
         self._tools = bool(asked.tools) and asked.tool_choice != "none"
         self._held: dict[int, str] = {}
 
-    def whole(self, tokens: list[Token], reason: str) -> dict[str, Any]:
+    def whole(self, tokens: list[Token], reason: str) -> ChatAnswer:
         """A choice at its end."""
         text, calls = self._calls("".join(token.text for token in tokens))
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        message: AnsweredMessage = {"role": "assistant", "content": text, "refusal": None}
         if calls:
             message["tool_calls"] = calls
             reason = "tool_calls"
@@ -450,7 +468,7 @@ class _Chat:
                 reason = "tool_calls"
         return [*parts, {"delta": {}, "finish_reason": reason}]
 
-    def logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
+    def logprobs(self, tokens: list[Token]) -> ChatLogprobs | None:
         """In the form that this endpoint has."""
         told = [token for token in tokens if token.logprob is not None]
         if not told:
@@ -465,11 +483,11 @@ class _Chat:
             ]
         }
 
-    def _logprob(self, token: int, logprob: float | None) -> dict[str, Any]:
+    def _logprob(self, token: int, logprob: float | None) -> TopLogprob:
         data = self._model.tokenizer.decode([token], render_special=True)
         return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
 
-    def _calls(self, text: str) -> tuple[str | None, list[dict[str, Any]]]:
+    def _calls(self, text: str) -> tuple[str | None, list[ToolCall]]:
         """The text without the calls of tools in it, and those: in the form of Hermes and Qwen,
         `<tool_call>{"name": …, "arguments": …}</tool_call>`, or all of it where one must be.
         """
@@ -482,11 +500,11 @@ class _Chat:
         return (None if self._forced else _TOOL_CALL.sub("", text).strip() or None), calls
 
 
-def _call(text: str) -> dict[str, Any] | None:
+def _call(text: str) -> ToolCall | None:
     try:
         said = json.loads(text)
         arguments = json.dumps(said["arguments"], ensure_ascii=False)
-        function = {"name": str(said["name"]), "arguments": arguments}
+        function: CalledFunction = {"name": str(said["name"]), "arguments": arguments}
     except (ValueError, KeyError, TypeError):
         return None
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
@@ -504,7 +522,7 @@ class _Answers:
         self._head = {"created": int(time.time()), "model": asked.model, "system_fingerprint": None}
         self._id = kind.prefix + uuid.uuid4().hex
 
-    def whole(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         """The whole answer."""
         return {
             "id": self._id,
@@ -615,7 +633,7 @@ async def _merged(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _usage(requests: list[Request], ends: list[End]) -> dict[str, Any]:
+def _usage(requests: list[Request], ends: list[End]) -> Usage:
     n_in = sum({id(it.prompt): len(it.prompt) for it in requests}.values())
     n_out = sum(end.n_tokens for end in ends)
     n_cached = sum(end.n_cached for end in ends)

@@ -53,7 +53,7 @@ class Inspection:
     memory_nbytes_used: int
     file_nbytes: int
     disk_nbytes: int
-    models: tuple[dict[str, object], ...]
+    models: tuple[dict[str, str | int | bool], ...]
     sessions: tuple[SessionReport, ...]
     n_globals: int
     device: str

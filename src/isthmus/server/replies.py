@@ -1,0 +1,250 @@
+"""What the server answers, as types: mypy holds those who write it to them, `/openapi.json` tells
+callers, and a test compares the two with what comes over the wire."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from isthmus.server.record import Origin, Turn
+
+# ---------------------------------------------------------------------------------- OpenAI's
+
+
+class ModelCard(TypedDict):
+    """A model that requests may name."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    n_ctx: int
+
+
+class ModelList(TypedDict):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class PromptDetails(TypedDict):
+    """Of a prompt."""
+
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class TextLogprobs(TypedDict):
+    """As `/v1/completions` tells them."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class TextAnswer(TypedDict):
+    """A choice of `/v1/completions` without its index."""
+
+    text: str
+    finish_reason: str
+    logprobs: TextLogprobs | None
+
+
+class TextChoice(TextAnswer):
+    """A choice of `/v1/completions`."""
+
+    index: int
+
+
+class Head(TypedDict):
+    """What both kinds of completion begin with."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: None
+    usage: Usage
+
+
+class TextCompletion(Head):
+    """`/v1/completions`."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+
+
+class TopLogprob(TypedDict):
+    """A token, and the logarithm of its probability."""
+
+    token: str
+    logprob: float | None
+    bytes: list[int]
+
+
+class ChatLogprob(TopLogprob):
+    """The same, and what else might have come."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    """As `/v1/chat/completions` tells them."""
+
+    content: list[ChatLogprob]
+
+
+class CalledFunction(TypedDict):
+    """Which function, and with which arguments, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A function that the model calls."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class _Message(TypedDict):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+
+
+class AnsweredMessage(_Message, total=False):
+    """What the model said."""
+
+    tool_calls: list[ToolCall]
+
+
+class ChatAnswer(TypedDict):
+    """A choice of `/v1/chat/completions` without its index."""
+
+    message: AnsweredMessage
+    finish_reason: str
+    logprobs: ChatLogprobs | None
+
+
+class ChatChoice(ChatAnswer):
+    """A choice of `/v1/chat/completions`."""
+
+    index: int
+
+
+class ChatCompletion(Head):
+    """`/v1/chat/completions`."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+
+
+# ---------------------------------------------------------------------------------- agents
+
+
+class AgentSummary(TypedDict):
+    """An agent without its turns."""
+
+    object: Literal["agent"]
+    id: str
+    name: str
+    guest: str
+    models: dict[str, str]
+    args: dict[str, str]
+    limits: dict[str, Any]
+    seed: int
+    created: float
+    origin: Origin | None
+    position: int
+
+
+class Agent(AgentSummary):
+    """An agent and its turns."""
+
+    turns: list[Turn]
+
+
+class AgentList(TypedDict):
+    """All agents, newest first."""
+
+    object: Literal["list"]
+    data: list[AgentSummary]
+
+
+class Deleted(TypedDict):
+    """Which agent is no more."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class AgentUsage(TypedDict):
+    """Tokens of a message and its answer."""
+
+    total_tokens: int
+
+
+class Told(TypedDict):
+    """A message that is done."""
+
+    agent: str
+    position: int
+    output: str
+    usage: AgentUsage
+    seconds: float
+    checkpoint_nbytes: int
+
+
+class SessionMap(TypedDict):
+    """Where a session lies: offsets and lengths in bytes."""
+
+    begin: int
+    logits: tuple[int, int]
+    kv: tuple[int, int]
+    n_tokens: int
+    n_ctx: int
+
+
+class MemoryMap(TypedDict):
+    """What lies where in an agent's memory. Ranges are (first chunk, how many)."""
+
+    id: str
+    position: int
+    nbytes: int
+    chunk_nbytes: int
+    used: list[tuple[int, int]]
+    changed: list[tuple[int, int]]
+    shared: list[tuple[int, int]]
+    sessions: list[SessionMap]
+
+
+class GuestCard(TypedDict):
+    """A guest that agents can be made from."""
+
+    id: str
+    kind: str
+
+
+class GuestList(TypedDict):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[GuestCard]
+
+
+class Health(TypedDict):
+    """That the server answers."""
+
+    status: Literal["ok"]
+    models: list[str]
