@@ -24,6 +24,7 @@ from isthmus.server.answering import Answer
 from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_query
 from isthmus.server.errors import HttpError
 from isthmus.server.events import event, respond
+from isthmus.server.memory_map import map_memory
 from isthmus.server.record import Record, Turn
 from isthmus.server.replies import (
     Agent,
@@ -33,12 +34,10 @@ from isthmus.server.replies import (
     GuestCard,
     GuestList,
     MemoryMap,
-    SessionMap,
     Told,
 )
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Held, Shelf
-from isthmus.snapshot.chunk import CHUNK_NBYTES, runs
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 
 _Position = Annotated[int, Meta(ge=0, le=2**53)]
@@ -299,53 +298,9 @@ class Agents:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
         record = self._record(request)
         position = _position(record, read_query(request, Which).at)
-        return JSONResponse(await self._shelf.in_thread(lambda: self._map(record, position)))
-
-    def _map(self, record: Record, position: int) -> MemoryMap:
-        now = self._shelf.snapshot(record, position)
-        before = self._chunks_before(record, position)
-        chunks = now.chunks
-        changed = sorted(n for n, digest in chunks.items() if before.get(n) != digest)
-        shared = self._shared(record, dict(chunks))
-        sessions: list[SessionMap] = [
-            {
-                "begin": it.ptr,
-                "logits": (it.ptr, 4 * it.n_vocab),
-                "kv": (it.ptr + it.kv_offset, 2 * it.n_layer * it.n_ctx * it.row_nbytes),
-                "n_tokens": it.n_tokens,
-                "n_ctx": it.n_ctx,
-            }
-            for it in now.manifest.sessions
-        ]
-        return {
-            "id": record.id,
-            "position": position,
-            "nbytes": now.manifest.memory.nbytes,
-            "chunk_nbytes": CHUNK_NBYTES,
-            "used": _ranges(sorted(chunks)),
-            "changed": _ranges(changed),
-            "shared": _ranges(shared),
-            "sessions": sessions,
-        }
-
-    def _chunks_before(self, record: Record, position: int) -> dict[int, bytes]:
-        """Of the position before, which may be one of the agent that this one was forked from, if
-        that is still there."""
-        origin, source = record.origin, record
-        if origin is not None and position <= origin.position:
-            if origin.id not in self._shelf.records:
-                return {}
-            source = self._shelf.record(origin.id)
-        return dict(self._shelf.snapshot(source, position - 1).chunks) if position > 0 else {}
-
-    def _shared(self, record: Record, chunks: dict[int, bytes]) -> list[int]:
-        """Chunks that the agent it was forked from, or a fork of it, has too."""
-        family = [it for it in self._shelf.records.values() if _are_kin(it, record)]
-        shared: set[int] = set()
-        for other in family[:8]:
-            theirs = self._shelf.snapshot(other, other.position).chunks
-            shared.update(n for n, digest in chunks.items() if theirs.get(n) == digest)
-        return sorted(shared)
+        return JSONResponse(
+            await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
+        )
 
     # ------------------------------------------------------------------ guests
 
@@ -365,19 +320,6 @@ class Agents:
 
     def _record(self, request: Request) -> Record:
         return self._shelf.record(request.path_params["id"])
-
-
-def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
-    """Chunks as (first, how many)."""
-    return [(at // CHUNK_NBYTES, nbytes // CHUNK_NBYTES) for at, nbytes in runs(numbers)]
-
-
-def _are_kin(a: Record, b: Record) -> bool:
-    return a.id != b.id and (
-        (a.origin is not None and a.origin.id == b.id)
-        or (b.origin is not None and b.origin.id == a.id)
-        or (a.origin is not None and b.origin is not None and a.origin.id == b.origin.id)
-    )
 
 
 def _position(record: Record, asked: int | None) -> int:

@@ -186,6 +186,7 @@ class Mirror:
             garbage = self._there - named
             self._there -= garbage
             try:
+                self._lease.require()
                 self._objects.delete(garbage)
             except StorageError as error:
                 _log.warning("garbage stays until the next start: %s", error)
