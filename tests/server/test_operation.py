@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from isthmus.errors import SettingsError
-from isthmus.server.keys import Keys, new_key
+from isthmus.server.keys import Keys, new_key, read_keys
 from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 
@@ -45,9 +45,9 @@ def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
     assert key not in file.read_text()
     keys = Keys(file)
-    assert keys.name_of(key) == "ada"
-    assert keys.name_of(key + "x") is None
-    assert keys.name_of("") is None
+    assert keys.find(key) == read_keys(file)[0]
+    assert keys.find(key + "x") is None
+    assert keys.find("") is None
     with pytest.raises(SettingsError):
         new_key(file, "two words")
     file.write_text("ada 123\n")

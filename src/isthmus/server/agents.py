@@ -22,8 +22,9 @@ from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
 from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_query
+from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
-from isthmus.server.events import event, respond
+from isthmus.server.events import event, respond, unless_left
 from isthmus.server.memory_map import map_memory
 from isthmus.server.record import Record, Turn
 from isthmus.server.replies import (
@@ -200,11 +201,14 @@ class Agents:
         asked = _new_message.decode(await request.body())
         record = self._record(request)
         if asked.stream:
-            return await respond(self._stream(record.id, asked))
-        async with self._shelf.holding(record.id) as held:
+            return await respond(request, self._stream(record.id, asked))
+        return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
+
+    async def _tell(self, id_: str, asked: NewMessage) -> Told:
+        async with self._shelf.holding(id_) as held:
             async for item in self._answer(held, asked):
                 if isinstance(item, Turn):
-                    return JSONResponse(_told(held.record, item))
+                    return _told(held.record, item)
         raise AssertionError("an answer without an end")
 
     async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
@@ -227,6 +231,7 @@ class Agents:
         done = False
         try:
             actor = await held.actor()
+            before = actor.counters.snapshot()
             answer = Answer(actor, asked.input, self._settings.deadline_s)
             try:
                 async for piece in answer:
@@ -234,6 +239,7 @@ class Agents:
                 reply = answer.reply
             finally:
                 await answer.close()
+                _count(before, actor.counters.snapshot())
             turn = Turn(
                 position=held.record.position + 1,
                 at=time.time(),
@@ -319,7 +325,9 @@ class Agents:
         return JSONResponse(card, 201)
 
     def _record(self, request: Request) -> Record:
-        return self._shelf.record(request.path_params["id"])
+        record = self._shelf.record(request.path_params["id"])
+        current().agent = record.id
+        return record
 
 
 def _position(record: Record, asked: int | None) -> int:
@@ -333,6 +341,13 @@ def _require_position(record: Record, position: int) -> None:
     first = record.origin.position if record.origin is not None else 0
     if not first <= position <= record.position:
         raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
+
+
+def _count(before: dict[str, int], after: dict[str, int]) -> None:
+    """Notes the tokens that a message has cost, whatever became of it."""
+    entry = current()
+    entry.tokens_in += after["tokens_prefilled"] - before["tokens_prefilled"]
+    entry.tokens_out += after["tokens_decoded"] - before["tokens_decoded"]
 
 
 def _told(record: Record, turn: Turn) -> Told:
@@ -357,6 +372,7 @@ def _summary(record: Record) -> AgentSummary:
         "limits": record.limits,
         "seed": record.seed,
         "created": record.created,
+        "owner": record.owner,
         "origin": msgspec.to_builtins(record.origin),
         "position": record.position,
     }

@@ -165,6 +165,7 @@ class AgentSummary(TypedDict):
     limits: dict[str, Any]
     seed: int
     created: float
+    owner: str | None
     origin: Origin | None
     position: int
 

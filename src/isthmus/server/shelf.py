@@ -24,6 +24,7 @@ from isthmus.config import Limits
 from isthmus.errors import GuestInvalid, SettingsError, SnapshotNotFound
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
+from isthmus.server.entry import current
 from isthmus.server.home import open_home
 from isthmus.server.record import Origin, Record, Turn, name_of
 from isthmus.server.settings import ServerSettings
@@ -90,6 +91,8 @@ class Shelf:
         self._settings = settings
         self._home = open_home(settings)
         self.store = self._home.store
+        self.folder = self.store.folder.parent
+        """On the local disk, and nobody else's."""
         self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-shelf")
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
@@ -236,6 +239,7 @@ class Shelf:
     # ------------------------------------------------------------------ actors
 
     async def _settle(self, record: Record, make: Callable[[], Actor]) -> Record:
+        record = msgspec.structs.replace(record, owner=current().owner)
         actor = await self.in_thread(make)
         try:
             await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
