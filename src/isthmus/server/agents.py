@@ -6,12 +6,10 @@ position it believes the agent to be at, so that nothing happens twice.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -42,13 +40,13 @@ from isthmus.server.shelf import Held, Shelf
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 
 _Position = Annotated[int, Meta(ge=0, le=2**53)]
-_Name = Annotated[str, Meta(max_length=200)]
+Name = Meta(max_length=200)
 
 
 class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes an agent."""
 
-    name: _Name = ""
+    name: Annotated[str, Name] = ""
     guest: str = "chat"
     model: str | None = None
     """For guests that ask for one, named default."""
@@ -71,7 +69,7 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
 class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes a fork."""
 
-    name: _Name = ""
+    name: Annotated[str, Name] = ""
     position: _Position | None = None
     """By default where the agent is now."""
 
@@ -125,7 +123,6 @@ class Agents:
                 gives=(Agent,),
                 status=201,
             ),
-            Endpoint("GET", f"{one}/snapshot", self.snapshot, query=Which, gives=(BINARY,)),
             Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
             Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
             Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
@@ -154,19 +151,16 @@ class Agents:
             if name not in self._shelf.models:
                 known = ", ".join(self._shelf.models)
                 raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
-        try:
-            Limits(**asked.limits)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise SettingsError(f"limits: {error}") from None
+        _require_limits(asked.limits)
         args = {"n_ctx": str(self._settings.n_ctx), **asked.args}
         record = await self._shelf.create(
             asked.name, asked.guest, models, args, asked.limits, asked.seed
         )
-        return JSONResponse(_whole(record), 201)
+        return JSONResponse(whole(record), 201)
 
     async def get(self, request: Request) -> Response:
         """An agent and its turns."""
-        return JSONResponse(_whole(self._record(request)))
+        return JSONResponse(whole(self._record(request)))
 
     async def delete(self, request: Request) -> Response:
         """Removes an agent and its snapshots."""
@@ -184,7 +178,7 @@ class Agents:
         async with self._shelf.holding(self._who_was_at(record, position).id) as held:
             _require_position(held.record, position)
             made = await self._shelf.fork(held.record, position, name)
-        return JSONResponse(_whole(made), 201)
+        return JSONResponse(whole(made), 201)
 
     def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
@@ -258,30 +252,9 @@ class Agents:
 
     # ------------------------------------------------------------------ looking
 
-    async def snapshot(self, request: Request) -> Response:
-        """The agent as one file, for `isthmus restore` and any safetensors reader."""
-        record = self._record(request)
-        position = _position(record, read_query(request, Which).at)
-        async with self._shelf.holding(record.id):
-            data = await self._shelf.in_thread(lambda: self._as_file(record, position))
-        name = f"{record.id}.{position}.safetensors"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(data, media_type="application/octet-stream", headers=headers)
-
-    def _as_file(self, record: Record, position: int) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
-            path = Path(folder) / "agent.safetensors"
-            self._shelf.bring(record, position)
-            path_in_store = self._shelf.store.path(f"{record.id}.{position}")
-            models = {name: self._shelf.models[it] for name, it in record.models.items()}
-            with self._shelf.runtime.restore(path_in_store, models=models) as actor:
-                actor.snapshot(path)
-            return path.read_bytes()
-
     async def inspect(self, request: Request) -> Response:
         """What a snapshot holds."""
-        record = self._record(request)
-        position = _position(record, read_query(request, Which).at)
+        record, position = self.find(request, read_query(request, Which).at)
         shelf = self._shelf
         found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
         return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
@@ -302,8 +275,7 @@ class Agents:
 
     async def memory(self, request: Request) -> Response:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
-        record = self._record(request)
-        position = _position(record, read_query(request, Which).at)
+        record, position = self.find(request, read_query(request, Which).at)
         return JSONResponse(
             await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
         )
@@ -324,10 +296,27 @@ class Agents:
         card: GuestCard = {"id": digest, "kind": "brought"}
         return JSONResponse(card, 201)
 
+    def find(self, request: Request, position: int | None) -> tuple[Record, int]:
+        """The agent of the path, and which of its positions is meant. SnapshotNotFound,
+        SettingsError."""
+        record = self._record(request)
+        return record, _position(record, position)
+
     def _record(self, request: Request) -> Record:
         record = self._shelf.record(request.path_params["id"])
         current().agent = record.id
         return record
+
+
+def _require_limits(asked: dict[str, Any]) -> None:
+    """SettingsError where they are none, or would let an answer fill the server's memory."""
+    try:
+        limits = Limits(**asked)
+    except TypeError as error:
+        raise SettingsError(f"limits: {error}") from None
+    most = Limits.output_nbytes
+    if most is not None and (limits.output_nbytes is None or limits.output_nbytes > most):
+        raise SettingsError(f"output_nbytes is {limits.output_nbytes}: give {most} or less")
 
 
 def _position(record: Record, asked: int | None) -> int:
@@ -378,5 +367,6 @@ def _summary(record: Record) -> AgentSummary:
     }
 
 
-def _whole(record: Record) -> Agent:
+def whole(record: Record) -> Agent:
+    """An agent and its turns, as callers are told."""
     return {**_summary(record), "turns": msgspec.to_builtins(record.turns)}

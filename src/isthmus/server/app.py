@@ -29,6 +29,7 @@ from isthmus.server.quota import Quotas
 from isthmus.server.replies import Health
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Shelf
+from isthmus.server.transfer import Transfer
 
 
 def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> Starlette:
@@ -75,6 +76,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
             Endpoint("GET", "/healthz", health, gives=(Health,)),
             Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
             Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
+            *Transfer(shelf, agents).routes(),
             *agents.routes(),
         ],
         lifespan=life,
