@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
@@ -225,7 +226,7 @@ class Agents:
         done = False
         try:
             actor = await held.actor()
-            before = actor.counters.snapshot()
+            before = actor.usage
             answer = Answer(actor, asked.input, self._settings.deadline_s)
             try:
                 async for piece in answer:
@@ -233,7 +234,7 @@ class Agents:
                 reply = answer.reply
             finally:
                 await answer.close()
-                _count(before, actor.counters.snapshot())
+                _count(before, actor.usage)
             turn = Turn(
                 position=held.record.position + 1,
                 at=time.time(),
@@ -332,11 +333,11 @@ def _require_position(record: Record, position: int) -> None:
         raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
 
 
-def _count(before: dict[str, int], after: dict[str, int]) -> None:
+def _count(before: Usage, after: Usage) -> None:
     """Notes the tokens that a message has cost, whatever became of it."""
     entry = current()
-    entry.tokens_in += after["tokens_prefilled"] - before["tokens_prefilled"]
-    entry.tokens_out += after["tokens_decoded"] - before["tokens_decoded"]
+    entry.tokens_in += after.tokens_in - before.tokens_in
+    entry.tokens_out += after.tokens_out - before.tokens_out
 
 
 def _told(record: Record, turn: Turn) -> Told:

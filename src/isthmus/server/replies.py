@@ -227,6 +227,9 @@ class MemoryMap(TypedDict):
     used: list[tuple[int, int]]
     changed: list[tuple[int, int]]
     shared: list[tuple[int, int]]
+    stack: tuple[int, int] | None
+    """(begin, nbytes), as `data`; null where the module does not tell."""
+    data: tuple[int, int] | None
     sessions: list[SessionMap]
 
 
