@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,21 @@ def test_what_is_no_snapshot_of_here_is_refused(tiny_server: Serving, tmp_path: 
     replayed = restored(tiny_server, foreign, model="tiny", require="replayed")
     assert replayed.status_code == 201, replayed.text
     assert tell(tiny_server, replayed.json()["id"], "hi")["position"] == 1
+
+
+def test_a_damaged_chunk_ends_the_download(tiny_q8: Path, tmp_path: Path) -> None:
+    serving = Serving(tmp_path / "data", "--model", f"tiny={tiny_q8}", "--log-format", "json")
+    id_ = new_agent(serving)
+    for pack in (serving.data / "store" / "packs").iterdir():
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+        serving.client.get(f"/v1/agents/{id_}/snapshot")
+    assert serving.get("/healthz")["status"] == "ok"
+    assert serving.stop() == 0
+    log = (tmp_path / "data.log").read_text().splitlines()
+    assert any(json.loads(line).get("error") == "SnapshotInvalid" for line in log)
 
 
 def test_uploads_are_limited(tiny_q8: Path, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class Guard:
                     await self._app(scope, body.receive, answer.send)
         except Exception as error:
             if answer.begun:
+                entry.error = type(error.__cause__ or error).__name__  # Starlette wraps it
                 raise
             await respond_to(error)(scope, receive, answer.send)
         finally:

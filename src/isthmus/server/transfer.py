@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,7 +134,7 @@ class Transfer:
             with path.open("xb") as file:
                 async for piece in request.stream():
                     if piece:
-                        await self._shelf.in_thread(lambda data=piece: file.write(data))  # type: ignore[misc]
+                        await self._shelf.in_thread(partial(file.write, piece))
         except OSError as error:
             raise HttpError(
                 507, f"the server cannot keep the snapshot: {error.strerror}", code="storage"
