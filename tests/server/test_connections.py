@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -16,6 +17,9 @@ from typing import Any
 import pytest
 import wasmtime
 
+from isthmus.server import guard
+from isthmus.server.entry import Entry
+from isthmus.server.errors import HttpError
 from isthmus.server.listening import raise_open_files
 from isthmus.units import MIB
 from tests.server.conftest import Serving
@@ -131,6 +135,25 @@ def test_one_too_many_is_told_so(hasty: Serving, connect: Callable[[bytes], sock
     assert seconds < HEAD_S
     time.sleep(HEAD_S + 0.5)
     assert answer(connect(request))[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_BODY_S", 0.2)
+    entry = Entry("id", "POST", "/")
+
+    async def drip() -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read() -> None:
+        body = guard._Body(drip, entry, 100_000, None)
+        while True:
+            await body.receive()
+
+    with pytest.raises(HttpError) as caught:
+        asyncio.run(asyncio.wait_for(read(), 20))
+    assert caught.value.status == 408
+    assert 0 < entry.nbytes_in < 1000
 
 
 def test_bodies_are_bounded_together(connect: Callable[[bytes], socket.socket]) -> None:
