@@ -25,7 +25,7 @@ import msgspec
 from isthmus.actor import Actor
 from isthmus.actor.snapshot import limits_of
 from isthmus.config import Limits
-from isthmus.errors import GuestInvalid, SettingsError, SnapshotNotFound
+from isthmus.errors import GuestInvalid, SettingsError, SnapshotInvalid, SnapshotNotFound
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
 from isthmus.server.entry import current
@@ -201,6 +201,8 @@ class Shelf:
             seed=int(manifest.actor.seed),
             created=time.time(),
         )
+        if not -(2**63) <= record.seed < 2**64:
+            raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
         given = self._given(record)
         restore = partial(self.runtime.restore, snapshot.path, models=given, require=require)
         return await self._settle(record, restore)
