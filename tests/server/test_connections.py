@@ -211,7 +211,7 @@ def test_who_reads_nothing_is_cut_off(
 
 
 def test_whoever_leaves_while_he_waits_is_not_answered(hasty: Serving) -> None:
-    body = {"model": "tiny", "prompt": "a", "max_tokens": 900}
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 900, "ignore_eos": True}
     before = decoded(hasty)
     for stream in (True, False):
         for _ in range(8):

@@ -266,7 +266,7 @@ def test_429_as_openais_clients_know_it(
 
 def test_tokens_outlive_a_restart(serving: Callable[..., tuple[Serving, httpx.Client]]) -> None:
     server, client = serving("tpd=20")
-    body = {"model": "tiny", "prompt": "hello", "max_tokens": 30}
+    body = {"model": "tiny", "prompt": "hello", "max_tokens": 30, "ignore_eos": True}
     done = client.post("/v1/completions", json=body).json()
     remaining = client.get("/v1/models").headers["x-ratelimit-remaining-tokens"]
     assert done["usage"]["total_tokens"] > 20
@@ -283,7 +283,13 @@ def test_a_stream_that_is_left_is_counted(
     serving: Callable[..., tuple[Serving, httpx.Client]],
 ) -> None:
     _, client = serving("tpd=100000")
-    body = {"model": "tiny", "prompt": "hello", "max_tokens": 900, "stream": True}
+    body = {
+        "model": "tiny",
+        "prompt": "hello",
+        "max_tokens": 900,
+        "ignore_eos": True,
+        "stream": True,
+    }
     with client.stream("POST", "/v1/completions", json=body) as stream:
         next(stream.iter_lines())
     for _ in range(100):
@@ -298,7 +304,14 @@ def test_requests_at_a_time_of_a_server(
     serving: Callable[..., tuple[Serving, httpx.Client]],
 ) -> None:
     _, client = serving("concurrent=1")
-    body = {"model": "tiny", "prompt": "hello", "max_tokens": 900, "stream": True, "n": 16}
+    body = {
+        "model": "tiny",
+        "prompt": "hello",
+        "max_tokens": 900,
+        "ignore_eos": True,
+        "stream": True,
+        "n": 16,
+    }
     with client.stream("POST", "/v1/completions", json=body) as stream:
         next(stream.iter_lines())
         refused = client.get("/v1/models")

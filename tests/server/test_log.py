@@ -42,7 +42,9 @@ def test_every_line_is_an_object(logged: Serving) -> None:
     client.post("/v1/completions", json={**body, "model": SECRET})
     client.get("/v1/models", headers={"Authorization": f"Bearer {SECRET}"})
     with client.stream(
-        "POST", "/v1/completions", json={**body, "stream": True, "max_tokens": 900, "n": 16}
+        "POST",
+        "/v1/completions",
+        json={**body, "stream": True, "max_tokens": 900, "n": 16, "ignore_eos": True},
     ) as it:
         next(it.iter_lines())
     key = client.headers["authorization"].split()[1]
