@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-page test-clients check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-page test-load test-clients check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a 
 	$(BIN)/pytest -m long tests/exact
 
 test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hundred of a server, and requests made up for it (minutes)
-	$(BIN)/pytest -m long tests/crash tests/server
+	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server
 
 test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out for SOAK_SECONDS (600)
 	$(BIN)/pytest -m long -s tests/soak
@@ -34,6 +34,10 @@ test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched int
 test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m page tests/server
+
+test-load: $(VENV)/.dev ## two thousand connections to the server at once; says what it measured
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest -m long -s tests/server/test_load.py
 
 test-clients: $(VENV)/.dev ## langchain-openai and llm, each installed by itself, against the server
 	$(BIN)/isthmus pull smollm2

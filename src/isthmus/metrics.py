@@ -16,6 +16,22 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _BATCH = (1, 2, 4, 8, 16, 32)
 
 
+COUNTS = {
+    "bytes_copied": "Tensor bytes copied between guests' memory and memory of a device, either way",
+    "bytes_restored": "Bytes of snapshots and forks that were copied because they were not mapped",
+    "bytes_control": "Bytes of token ids, descriptors, names and text that guests gave the host",
+    "host_calls": "Calls of guests into host functions",
+    "host_ns": "Nanoseconds inside host functions that drive a model, kernels included",
+    "kernel_ns": "Nanoseconds inside submissions to the device",
+    "submissions": "Graphs that the device computed",
+    "graphs_built": "Graphs that were built anew; all others that were computed were reused",
+    "tokens_prefilled": "Tokens of prompts that were computed",
+    "tokens_decoded": "Tokens of answers that were computed",
+    "faults": "Calls of guests that were refused with an errno",
+}
+"""What each of `Counters` counts."""
+
+
 @dataclass(frozen=True)
 class ModelMetrics:
     """The histograms of one model."""
@@ -39,27 +55,51 @@ class Metrics:
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(f"isthmus_{name}", text, labels, registry=registry, buckets=buckets)
 
-        self._batch = histogram("batch_size", "Sequences in one decode step", _BATCH, "model")
-        self._step = histogram("decode_seconds", "One decode step", _SECONDS, "model")
-        self._chunk = histogram("prefill_seconds", "One chunk of a prefill", _SECONDS, "model")
+        self._batch = histogram(
+            "batch_size", "Sequences that one decode step computed together", _BATCH, "model"
+        )
+        self._step = histogram(
+            "decode_seconds", "Computing one decode step of all its sequences", _SECONDS, "model"
+        )
+        self._chunk = histogram(
+            "prefill_seconds", "Computing one chunk of a prefill", _SECONDS, "model"
+        )
         self._wait = histogram(
-            "queue_seconds", "From asking for a step or chunk to its begin", _SECONDS, "model", "of"
+            "queue_seconds",
+            "Waiting for the device, from asking for a decode step or prefill chunk to its begin",
+            _SECONDS,
+            "model",
+            "of",
         )
         self.message = histogram(
-            "message_seconds", "Handling one message, without the wait for a thread", _SECONDS
+            "message_seconds",
+            "Handling one message of an actor, without the wait for a thread",
+            _SECONDS,
         )
         self.message_wait = histogram(
-            "message_queue_seconds", "From sending a message to its begin", _SECONDS
+            "message_queue_seconds",
+            "Waiting for a thread, from sending a message to its begin",
+            _SECONDS,
         )
-        self.messages = counter("messages", "Messages handled, by how they ended", "outcome")
-        self.limits = counter("limits_reached", "Limits that stopped something", "limit")
-        self.refused = counter("refused", "What admission control refused, by why", "why")
+        self.messages = counter(
+            "messages", "Messages that actors handled, by how they ended", "outcome"
+        )
+        self.limits = counter(
+            "limits_reached", "How often a limit of an actor stopped or refused something", "limit"
+        )
+        self.refused = counter(
+            "refused", "What was refused because all actors together have enough, by why", "why"
+        )
         self.batches_retried = counter(
             "batches_retried", "Batches that the device failed and that were computed one by one"
         )
-        self.evictions = counter("evictions", "Idle actors whose memory was saved and given back")
-        self.returns = counter("returns", "Evicted actors that came back")
-        self.rollbacks = counter("rollbacks", "Messages that failed and were undone")
+        self.evictions = counter(
+            "evictions", "Idle actors whose memory was saved to a file and given back"
+        )
+        self.returns = counter("returns", "Evicted actors that came back into memory")
+        self.rollbacks = counter(
+            "rollbacks", "Messages that failed and whose changes to their actor were undone"
+        )
 
     def of_model(self, model: str) -> ModelMetrics:
         """Those that are kept for each model."""
@@ -92,4 +132,4 @@ class _Counts:
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         for name, value in self._read().items():
-            yield CounterMetricFamily(f"isthmus_{name}", name.replace("_", " "), value=value)
+            yield CounterMetricFamily(f"isthmus_{name}", COUNTS[name], value=value)

@@ -283,9 +283,13 @@ class Runtime:
         """Adds what is kept elsewhere to the metrics."""
         home, metrics = self._home, self._metrics
         for state in ("idle", "running", "evicted"):
-            metrics.gauge(f"actors_{state}", f"Actors that are {state}", partial(self._n, state))
+            metrics.gauge(
+                f"actors_{state}", f"Actors that are {state} now", partial(self._n, state)
+            )
         read_memory = partial(getattr, home.budget, "used_nbytes")
-        metrics.gauge("memory_bytes", "Linear memory of all actors", read_memory)
+        metrics.gauge(
+            "memory_bytes", "Linear memory of all actors, as they have grown it", read_memory
+        )
         read_waiting = partial(getattr, home.workers, "n_waiting")
         metrics.gauge("messages_waiting", "Messages that wait for a thread", read_waiting)
         metrics.counts(lambda: self.counters().snapshot())

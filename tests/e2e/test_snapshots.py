@@ -210,7 +210,11 @@ def test_another_model_prefills_the_tokens_again(
             fresh = shared.spawn("bench", models={"default": other}, args=BENCH)
             fresh.send("prefill 20 1")
             assert np.array_equal(again.sessions[0].logits, fresh.sessions[0].logits)
-            assert again.send("sequence 4").text == fresh.send("sequence 4").text
+            saved = again.snapshot(tmp_path / "again.safetensors")
+            said = again.send("sequence 4").text
+            assert said == fresh.send("sequence 4").text
+        with restored(shared, saved.path, other) as third:
+            assert third.send("sequence 4").text == said
 
 
 def test_another_tokenizer_is_the_guests_business(

@@ -39,7 +39,7 @@ class Serving:
         log = self.data.parent / f"{self.data.name}.log"
         with log.open("w") as file:  # a pipe that nobody reads would stop the server
             self.process = subprocess.Popen([*command, *self.options], stderr=file)
-        while not (found := re.search(r"http://\S+", log.read_text())):
+        while not (found := re.search(r"http://[\w.:]+", log.read_text())):
             assert self.process.poll() is None, log.read_text()
             time.sleep(0.02)
         self.url = found[0]

@@ -54,6 +54,8 @@ def test_a_life(tiny_server: Serving, tmp_path: Path, tiny_q8: Path) -> None:
     assert memory["changed"]
     assert memory["shared"]
     assert memory["sessions"][0]["n_tokens"] > 0
+    assert memory["stack"] == [0, 65536]
+    assert memory["data"][0] == 65536
 
     file = tmp_path / "ada.safetensors"
     file.write_bytes(serving.client.get(f"/v1/agents/{id_}/snapshot?at=1").content)

@@ -180,6 +180,7 @@ def test_what_names_models_and_agents_too(small_server: Serving) -> None:
     assert {label for label, _ in answers} - done == {
         "DELETE /v1/agents/{id}",  # of those that are not there
         "POST /v1/guests",  # of bytes that are no WebAssembly
+        "POST /v1/agents/restore",  # of bytes that are no snapshot
         "POST /v1/embeddings",
     }
     assert small_server.get("/healthz")["status"] == "ok"

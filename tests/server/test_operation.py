@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from isthmus.errors import SettingsError
-from isthmus.server.keys import Keys, new_key
+from isthmus.server.keys import Keys, new_key, read_keys
 from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 
@@ -30,13 +31,30 @@ def test_settings(tmp_path: Path) -> None:
         ("port = 70000", "0 to 65535"),
         ("slots = 0", "slots is 0"),
         ("=", "no TOML"),
+        ("host = 5", "host is 5: give a text"),
+        ('log_format = "xml"', "log_format is 'xml': give line or json"),
+        ("head_s = 0", "head_s is 0: give seconds, more than 0"),
+        ("stalled_s = true", "stalled_s is True"),
+        ("idle_s = nan", "idle_s is nan"),
+        ("upload_nbytes = 1.5", "upload_nbytes is 1.5: give a whole number, 1024 or more"),
+        ("keys = 7", "keys is 7"),
         ('host = "0.0.0.0"', "give --keys"),
     ):
         file.write_text(text)
-        with pytest.raises(SettingsError, match=said):
+        with pytest.raises(SettingsError, match=said) as caught:
             ServerSettings.make(file, {})
+        assert str(file) in str(caught.value) or "--keys" in said
     with pytest.raises(SettingsError, match="cannot read"):
         ServerSettings.make(tmp_path / "none.toml", {})
+
+
+def test_every_setting_can_be_in_the_file_and_is_judged(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    for it in dataclasses.fields(ServerSettings):
+        file.write_text(f"{it.name} = []\n")
+        with pytest.raises(SettingsError) as caught:
+            ServerSettings.make(file, {})
+        assert str(caught.value).startswith(f"{file}: {it.name} is []: give ")
 
 
 def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
@@ -45,9 +63,9 @@ def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
     assert key not in file.read_text()
     keys = Keys(file)
-    assert keys.name_of(key) == "ada"
-    assert keys.name_of(key + "x") is None
-    assert keys.name_of("") is None
+    assert keys.find(key) == read_keys(file)[0]
+    assert keys.find(key + "x") is None
+    assert keys.find("") is None
     with pytest.raises(SettingsError):
         new_key(file, "two words")
     file.write_text("ada 123\n")

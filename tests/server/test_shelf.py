@@ -7,13 +7,17 @@ import contextlib
 import threading
 from pathlib import Path
 
+import msgspec
+import pytest
 import wasmtime
 
 from isthmus import Runtime
+from isthmus.errors import SnapshotInvalid
 from isthmus.server.agents import Agents, NewMessage
 from isthmus.server.record import Record
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Shelf
+from isthmus.snapshot import open_snapshot
 
 COUNTS = """(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
   (memory (export "memory") 1) (data (i32.const 8) "@")
@@ -76,3 +80,19 @@ def test_what_never_happened_is_swept_at_the_start(null_runtime: Runtime, tmp_pa
     assert again.store.names() == []
     assert list(packs.iterdir()) == []
     asyncio.run(again.close())
+
+
+def test_a_seed_that_no_record_holds_is_refused(null_runtime: Runtime, tmp_path: Path) -> None:
+    shelf = Shelf(null_runtime, {}, ServerSettings(data=tmp_path / "data"))
+    with null_runtime.spawn(bytes(wasmtime.wat2wasm(COUNTS))) as actor:
+        snapshot = open_snapshot(actor.snapshot(tmp_path / "a.safetensors").path)
+    manifest, replace = snapshot.manifest, msgspec.structs.replace
+    snapshot.manifest = replace(manifest, actor=replace(manifest.actor, seed="9" * 20))
+
+    async def adopt() -> None:
+        with pytest.raises(SnapshotInvalid, match="impossible seed"):
+            await shelf.adopt("", snapshot, {}, "state-exact")
+        assert shelf.records == {}
+        await shelf.close()
+
+    asyncio.run(adopt())

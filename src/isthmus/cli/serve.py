@@ -13,8 +13,8 @@ from isthmus.cli.options import (
     fetched_model,
     open_models,
     open_runtime,
-    say,
 )
+from isthmus.cli.table import format_table
 from isthmus.config import Capacity
 from isthmus.errors import SettingsError
 from isthmus.model import Model
@@ -24,7 +24,7 @@ EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents
   isthmus serve --data s3://bucket/agents
-  isthmus serve --new-key ada --keys keys.txt
+  isthmus serve --keys keys.txt --new-key ada --limit rpm=60 --limit tpd=100000
   isthmus serve --host 0.0.0.0 --keys keys.txt
   isthmus serve --config server.toml
   curl localhost:8080/v1/chat/completions -d '{"model": "smollm2",
@@ -42,6 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache", metavar="FOLDER", help="for the agents of a URL")
     group.add_argument("--keys", metavar="FILE", help="hashed API keys: only their owners may ask")
     group.add_argument("--new-key", metavar="NAME", help="make a key, print it once, and end")
+    group.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="KIND=N",
+        help="of the new key, repeat for more: concurrent (requests at a time), rpm (requests a "
+        "minute), tpd (tokens a day), agents",
+    )
+    group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
+    group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")
+    group.add_argument(
+        "--log-format", choices=("line", "json"), help="for people or programs (default: line)"
+    )
     group.add_argument("--n-ctx", type=int, metavar="N", help="tokens of context (default: 4096)")
     group.add_argument(
         "--slots", type=int, metavar="N", help="stateless requests at a time (default: 16)"
@@ -55,26 +68,43 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     try:
         from isthmus.server.app import create_app  # noqa: PLC0415 - needs optional dependencies
-        from isthmus.server.keys import new_key  # noqa: PLC0415
         from isthmus.server.listening import serve  # noqa: PLC0415
+        from isthmus.server.log import use_format  # noqa: PLC0415
         from isthmus.server.settings import ServerSettings  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(f"{_INSTALL} ({error})") from None
-    if arguments.new_key is not None:
-        if not arguments.keys:
-            raise SettingsError("--new-key NAME needs --keys FILE to add it to")
-        print(new_key(Path(arguments.keys), arguments.new_key))
-        return 0
+    if arguments.limit and not arguments.new_key:
+        raise SettingsError("--limit is of a new key: give --new-key NAME too")
     known = {it.name for it in fields(ServerSettings)}
     given = {name: value for name, value in vars(arguments).items() if name in known}
     settings = ServerSettings.make(arguments.config, given)
+    if arguments.new_key or arguments.remove_key or arguments.list_keys:
+        return _change_keys(settings.keys, arguments)
     logging.getLogger("isthmus.server").setLevel(logging.INFO)
+    use_format(settings.log_format)
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     running = settings.slots + settings.live
     with open_runtime(arguments, Capacity(running=running)) as runtime:
         models = open_models(runtime, arguments)
         app = create_app(runtime, models, settings)
         return serve(app, settings, lambda host, port: _say_ready(host, port, models))
+
+
+def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
+    """`--new-key`, `--remove-key`, `--list-keys`."""
+    from isthmus.server.keys import KeyLimits, new_key, read_keys, remove_key  # noqa: PLC0415
+
+    if path is None:
+        raise SettingsError("say by --keys FILE which file of keys is meant")
+    path = Path(path)
+    if arguments.remove_key:
+        remove_key(path, arguments.remove_key)
+    if arguments.new_key:
+        print(new_key(path, arguments.new_key, KeyLimits.parse(arguments.limit)))
+    if arguments.list_keys:
+        rows = [(it.name, f"{it.digest[:12]}…", str(it.limits) or "-") for it in read_keys(path)]
+        print(format_table(("name", "SHA-256", "limits"), rows))
+    return 0
 
 
 def _fetched() -> str:
@@ -87,4 +117,7 @@ def _named(text: str) -> str:
 
 
 def _say_ready(host: str, port: int, models: dict[str, Model]) -> None:
-    say(f"serving {', '.join(models)} on http://{host}:{port}")
+    from isthmus.server.log import tell  # noqa: PLC0415
+
+    url = f"http://{host}:{port}"
+    tell("listening", f"serving {', '.join(models)} on {url}", url=url, models=list(models))

@@ -30,6 +30,8 @@ def touched_chunks(region: Region, chunk_nbytes: int) -> npt.NDArray[np.intp]:
         return np.arange(n_chunks)
     padded = np.zeros(n_chunks * (chunk_nbytes // OS_PAGE), dtype=bool)
     padded[: len(touched)] = touched
+    cleared = np.frombuffer(bytes(region.cleared), dtype=bool)
+    padded[: len(cleared)] |= cleared
     return np.flatnonzero(padded.reshape(n_chunks, -1).any(axis=1))
 
 

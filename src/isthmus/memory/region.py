@@ -93,6 +93,8 @@ class Region:
         self._commit = commit
         self.image: Image | None = None
         """The frozen bytes that pages hold which nobody wrote to since `load`."""
+        self.cleared = bytearray()
+        """u8, 1 for each OS page that `clear` has taken from the image: absent means zero there."""
         self.n_views = 0
         """Writable views ever made: somebody but the guest may have written."""
         self._finalizer = weakref.finalize(self, free)
@@ -166,7 +168,10 @@ class Region:
         ctypes.memset(start, 0, first - start)
         libc.renew(first, end - first)
         ctypes.memset(end, 0, start + nbytes - end)
-        self.image = None  # absent pages now mean zero in one place, the image's bytes in another
+        if self.image is not None:
+            pages = range(ptr // OS_PAGE, -(-(ptr + nbytes) // OS_PAGE))
+            self.cleared.extend(bytes(max(0, pages.stop - len(self.cleared))))
+            self.cleared[pages.start : pages.stop] = b"\1" * len(pages)
 
     def load(self, image: Image) -> int:
         """Makes the first `image.nbytes` those of `image`, copy-on-write; all others become zero.
@@ -180,6 +185,7 @@ class Region:
             ctypes.memset(self.base, 0, self.nbytes)
         n_copied = image.place(self.base, map_files=self.remappable)
         self.image = image if n_copied == 0 else None
+        self.cleared.clear()
         return n_copied
 
     def view(self, offset: int, nbytes: int) -> RegionView:

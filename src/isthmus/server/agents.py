@@ -6,24 +6,24 @@ position it believes the agent to be at, so that nothing happens twice.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
 from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_query
+from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
-from isthmus.server.events import event, respond
+from isthmus.server.events import event, respond, unless_left
 from isthmus.server.memory_map import map_memory
 from isthmus.server.record import Record, Turn
 from isthmus.server.replies import (
@@ -41,13 +41,13 @@ from isthmus.server.shelf import Held, Shelf
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 
 _Position = Annotated[int, Meta(ge=0, le=2**53)]
-_Name = Annotated[str, Meta(max_length=200)]
+Name = Meta(max_length=200)
 
 
 class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes an agent."""
 
-    name: _Name = ""
+    name: Annotated[str, Name] = ""
     guest: str = "chat"
     model: str | None = None
     """For guests that ask for one, named default."""
@@ -70,7 +70,7 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
 class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes a fork."""
 
-    name: _Name = ""
+    name: Annotated[str, Name] = ""
     position: _Position | None = None
     """By default where the agent is now."""
 
@@ -124,7 +124,6 @@ class Agents:
                 gives=(Agent,),
                 status=201,
             ),
-            Endpoint("GET", f"{one}/snapshot", self.snapshot, query=Which, gives=(BINARY,)),
             Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
             Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
             Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
@@ -153,19 +152,16 @@ class Agents:
             if name not in self._shelf.models:
                 known = ", ".join(self._shelf.models)
                 raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
-        try:
-            Limits(**asked.limits)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise SettingsError(f"limits: {error}") from None
+        _require_limits(asked.limits)
         args = {"n_ctx": str(self._settings.n_ctx), **asked.args}
         record = await self._shelf.create(
             asked.name, asked.guest, models, args, asked.limits, asked.seed
         )
-        return JSONResponse(_whole(record), 201)
+        return JSONResponse(whole(record), 201)
 
     async def get(self, request: Request) -> Response:
         """An agent and its turns."""
-        return JSONResponse(_whole(self._record(request)))
+        return JSONResponse(whole(self._record(request)))
 
     async def delete(self, request: Request) -> Response:
         """Removes an agent and its snapshots."""
@@ -183,7 +179,7 @@ class Agents:
         async with self._shelf.holding(self._who_was_at(record, position).id) as held:
             _require_position(held.record, position)
             made = await self._shelf.fork(held.record, position, name)
-        return JSONResponse(_whole(made), 201)
+        return JSONResponse(whole(made), 201)
 
     def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
@@ -200,11 +196,14 @@ class Agents:
         asked = _new_message.decode(await request.body())
         record = self._record(request)
         if asked.stream:
-            return await respond(self._stream(record.id, asked))
-        async with self._shelf.holding(record.id) as held:
+            return await respond(request, self._stream(record.id, asked))
+        return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
+
+    async def _tell(self, id_: str, asked: NewMessage) -> Told:
+        async with self._shelf.holding(id_) as held:
             async for item in self._answer(held, asked):
                 if isinstance(item, Turn):
-                    return JSONResponse(_told(held.record, item))
+                    return _told(held.record, item)
         raise AssertionError("an answer without an end")
 
     async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
@@ -227,6 +226,7 @@ class Agents:
         done = False
         try:
             actor = await held.actor()
+            before = actor.usage
             answer = Answer(actor, asked.input, self._settings.deadline_s)
             try:
                 async for piece in answer:
@@ -234,6 +234,7 @@ class Agents:
                 reply = answer.reply
             finally:
                 await answer.close()
+                _count(before, actor.usage)
             turn = Turn(
                 position=held.record.position + 1,
                 at=time.time(),
@@ -252,30 +253,9 @@ class Agents:
 
     # ------------------------------------------------------------------ looking
 
-    async def snapshot(self, request: Request) -> Response:
-        """The agent as one file, for `isthmus restore` and any safetensors reader."""
-        record = self._record(request)
-        position = _position(record, read_query(request, Which).at)
-        async with self._shelf.holding(record.id):
-            data = await self._shelf.in_thread(lambda: self._as_file(record, position))
-        name = f"{record.id}.{position}.safetensors"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(data, media_type="application/octet-stream", headers=headers)
-
-    def _as_file(self, record: Record, position: int) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
-            path = Path(folder) / "agent.safetensors"
-            self._shelf.bring(record, position)
-            path_in_store = self._shelf.store.path(f"{record.id}.{position}")
-            models = {name: self._shelf.models[it] for name, it in record.models.items()}
-            with self._shelf.runtime.restore(path_in_store, models=models) as actor:
-                actor.snapshot(path)
-            return path.read_bytes()
-
     async def inspect(self, request: Request) -> Response:
         """What a snapshot holds."""
-        record = self._record(request)
-        position = _position(record, read_query(request, Which).at)
+        record, position = self.find(request, read_query(request, Which).at)
         shelf = self._shelf
         found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
         return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
@@ -296,8 +276,7 @@ class Agents:
 
     async def memory(self, request: Request) -> Response:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
-        record = self._record(request)
-        position = _position(record, read_query(request, Which).at)
+        record, position = self.find(request, read_query(request, Which).at)
         return JSONResponse(
             await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
         )
@@ -318,8 +297,27 @@ class Agents:
         card: GuestCard = {"id": digest, "kind": "brought"}
         return JSONResponse(card, 201)
 
+    def find(self, request: Request, position: int | None) -> tuple[Record, int]:
+        """The agent of the path, and which of its positions is meant. SnapshotNotFound,
+        SettingsError."""
+        record = self._record(request)
+        return record, _position(record, position)
+
     def _record(self, request: Request) -> Record:
-        return self._shelf.record(request.path_params["id"])
+        record = self._shelf.record(request.path_params["id"])
+        current().agent = record.id
+        return record
+
+
+def _require_limits(asked: dict[str, Any]) -> None:
+    """SettingsError where they are none, or would let an answer fill the server's memory."""
+    try:
+        limits = Limits(**asked)
+    except TypeError as error:
+        raise SettingsError(f"limits: {error}") from None
+    most = Limits.output_nbytes
+    if most is not None and (limits.output_nbytes is None or limits.output_nbytes > most):
+        raise SettingsError(f"output_nbytes is {limits.output_nbytes}: give {most} or less")
 
 
 def _position(record: Record, asked: int | None) -> int:
@@ -333,6 +331,13 @@ def _require_position(record: Record, position: int) -> None:
     first = record.origin.position if record.origin is not None else 0
     if not first <= position <= record.position:
         raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
+
+
+def _count(before: Usage, after: Usage) -> None:
+    """Notes the tokens that a message has cost, whatever became of it."""
+    entry = current()
+    entry.tokens_in += after.tokens_in - before.tokens_in
+    entry.tokens_out += after.tokens_out - before.tokens_out
 
 
 def _told(record: Record, turn: Turn) -> Told:
@@ -357,10 +362,12 @@ def _summary(record: Record) -> AgentSummary:
         "limits": record.limits,
         "seed": record.seed,
         "created": record.created,
+        "owner": record.owner,
         "origin": msgspec.to_builtins(record.origin),
         "position": record.position,
     }
 
 
-def _whole(record: Record) -> Agent:
+def whole(record: Record) -> Agent:
+    """An agent and its turns, as callers are told."""
     return {**_summary(record), "turns": msgspec.to_builtins(record.turns)}

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from typing import TypeAlias
 
 from isthmus.actor import Actor, Reply
 
-Outcome: TypeAlias = "str | Reply | BaseException"
+_MOST_CHARACTERS = 65_536
+"""Of one piece."""
 
 
 class Answer:
     """The pieces of an answer, for `async for`; `reply` once it has ended.
 
+    Pieces that nobody has taken yet are joined, so that a slow reader of what a guest emits letter
+    by letter costs no more than the text itself: at most `Limits.output_nbytes`.
     `close` must be awaited, also after an error: the actor is free only then.
     """
 
     def __init__(self, actor: Actor, message: str | bytes, deadline_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._lock = threading.Lock()
+        """Of what the thread that handles the message gives, and the event loop takes."""
+        self._text = bytearray()
+        self._outcome: Reply | BaseException | None = None
+        self._came = asyncio.Event()
+        self._woken = False
         self._reply: Reply | None = None
         self._stream = actor.stream(message, deadline_s=deadline_s, deliver=self._deliver)
 
@@ -32,13 +40,14 @@ class Answer:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         while True:
-            outcome = await self._outcomes.get()
-            if isinstance(outcome, str):
-                yield outcome
-            elif isinstance(outcome, Reply):
+            await self._came.wait()
+            text, outcome = self._take()
+            for at in range(0, len(text), _MOST_CHARACTERS):
+                yield text[at : at + _MOST_CHARACTERS]
+            if isinstance(outcome, Reply):
                 self._reply = outcome
                 return
-            else:
+            if outcome is not None:
                 raise outcome
 
     async def close(self) -> None:
@@ -46,6 +55,20 @@ class Answer:
         if not self._stream.ended:
             await asyncio.shield(asyncio.to_thread(self._stream.close))
 
-    def _deliver(self, outcome: Outcome) -> None:
+    def _take(self) -> tuple[str, Reply | BaseException | None]:
+        with self._lock:
+            text, self._text = self._text, bytearray()
+            self._woken = False
+            self._came.clear()
+            return text.decode(), self._outcome
+
+    def _deliver(self, piece: str | Reply | BaseException) -> None:
         """Called by the thread that handles the message."""
-        self._loop.call_soon_threadsafe(self._outcomes.put_nowait, outcome)
+        with self._lock:
+            if isinstance(piece, str):
+                self._text += piece.encode()
+            else:
+                self._outcome = piece
+            wakes, self._woken = not self._woken, True
+        if wakes:
+            self._loop.call_soon_threadsafe(self._came.set)

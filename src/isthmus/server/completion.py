@@ -22,6 +22,7 @@ from isthmus.model import Model
 from isthmus.model.tokenizer import Detokenizer
 from isthmus.runtime import Runtime
 from isthmus.server.answering import Answer
+from isthmus.server.entry import current
 from isthmus.server.settings import ServerSettings
 
 _GUEST = "complete"
@@ -152,6 +153,11 @@ class Completer:
         self._room = asyncio.Semaphore(settings.slots)
         self._n_waiting = 0
 
+    def require_room(self) -> None:
+        """Overloaded where a request could not even wait."""
+        if self._room.locked() and self._n_waiting >= self._settings.waiting:
+            raise Overloaded(f"{self._n_waiting} requests wait already; try again later")
+
     async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
         """The answer, token by token, and how it ended. Raises IsthmusError."""
         if len(request.prompt) >= self.n_ctx:
@@ -161,16 +167,18 @@ class Completer:
         async with self._slot(request) as slot:
             with self._masks.given(request.mask) as mask_id:
                 answer = Answer(slot.actor, request.message(mask_id), self._settings.deadline_s)
+                entry = current()
+                entry.count_prompt(request.prompt)
                 try:
                     async for item in _read(self.model, answer, request):
+                        entry.tokens_out += isinstance(item, Token) and item.id >= 0
                         yield item
                 finally:
                     await answer.close()
 
     @asynccontextmanager
     async def _slot(self, request: Request) -> AsyncIterator[_Slot]:
-        if self._room.locked() and self._n_waiting >= self._settings.waiting:
-            raise Overloaded(f"{self._n_waiting} requests wait already; try again later")
+        self.require_room()
         self._n_waiting += 1
         try:
             await self._room.acquire()

@@ -29,8 +29,11 @@ from isthmus.errors import (
     TemplateError,
     TokenError,
 )
+from isthmus.server.entry import current
 
 _log = logging.getLogger("isthmus.server")
+RETRY_S = 1
+"""When to try again a server that is too busy."""
 _INVALID = "invalid_request_error"
 _NO_STORAGE = (
     "the store of the agents cannot be used now; what was asked is not done, and each agent is at "
@@ -76,10 +79,21 @@ class HttpError(Exception):
     """What a route refuses by itself."""
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str | None = None,
+        retry_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
+        self.kind = kind or (_INVALID if status < 500 else "server_error")
+        """What OpenAI's clients find as the error's `type`."""
+        self.retry_s = retry_s
+        """When to try again; None where waiting does not help, or nothing is known."""
 
 
 def not_found(what: str) -> HttpError:
@@ -90,8 +104,7 @@ def not_found(what: str) -> HttpError:
 def body_of(error: BaseException) -> tuple[int, ErrorReply]:
     """The status and the body that say what happened. What nobody foresaw is logged, not told."""
     if isinstance(error, HttpError):
-        kind = _INVALID if error.status < 500 else "server_error"
-        return error.status, _body(str(error), kind, error.code, error.param)
+        return error.status, _body(str(error), error.kind, error.code, error.param)
     if isinstance(error, IsthmusError):
         return _of_isthmus(error)
     if isinstance(error, msgspec.ValidationError):
@@ -119,8 +132,26 @@ def _body(message: str, kind: str, code: str | None, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def respond_to(error: Exception) -> Response:
+    """What is answered, and noted in the log."""
+    status, body = body_of(error)
+    note(body)
+    headers = {}
+    retry_s = error.retry_s if isinstance(error, HttpError) else None
+    if status == 503 or retry_s is not None:
+        headers["Retry-After"] = str(retry_s or RETRY_S)
+    elif status == 429:
+        headers["x-should-retry"] = "false"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status, headers=headers)
+
+
+def note(body: ErrorReply) -> None:
+    """Has the log tell of an error."""
+    current().error = body["error"]["code"] or body["error"]["type"]
+
+
 async def handle(_request: Request, error: Exception) -> Response:
     """For Starlette."""
-    status, body = body_of(error)
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse(body, status, headers=headers)
+    return respond_to(error)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
 
 import msgspec
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
-from isthmus.server.errors import body_of
+from isthmus.server.errors import body_of, note
 
+_T = TypeVar("_T")
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
@@ -20,16 +23,26 @@ def event(data: object, name: str | None = None) -> bytes:
     return head + b"data: " + _encode(data) + b"\n\n"
 
 
-async def respond(events: AsyncIterator[bytes], **how: Any) -> StreamingResponse:
+async def respond(request: Request, events: AsyncIterator[bytes]) -> StreamingResponse:
     """A stream of events. What fails before the first of them is an ordinary error response."""
-    try:
-        first = await anext(events)
-    except StopAsyncIteration:
-        first = b""
+    first = await unless_left(request, anext(events, b""))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        _told(first, events), media_type="text/event-stream", headers=headers, **how
-    )
+    return StreamingResponse(_told(first, events), media_type="text/event-stream", headers=headers)
+
+
+async def unless_left(request: Request, work: Awaitable[_T]) -> _T:
+    """What the work gives. It is ended where the caller leaves: ClientDisconnect. The request's
+    body must have been read."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def _told(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -39,6 +52,8 @@ async def _told(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[byt
         async for each in events:
             yield each
     except Exception as error:
-        yield event(body_of(error)[1], "error")
+        _, body = body_of(error)
+        note(body)
+        yield event(body, "error")
     finally:
         await events.aclose()  # type: ignore[attr-defined]

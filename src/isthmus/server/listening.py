@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
 
+from isthmus.server.connection import Connection
+from isthmus.server.log import tell
 from isthmus.server.settings import ServerSettings
 
+_log = logging.getLogger("isthmus.server")
 _GRACE_S = 30
 """For what is being answered when the server is told to stop; then it is cut off, which costs an
 agent its unfinished message and nothing else."""
+_OTHER_FILES = 512
+"""Descriptors for all that is no connection: libraries, models, agents' memory, packs."""
 
 
 def serve(app: Starlette, settings: ServerSettings, ready: Callable[[str, int], None]) -> int:
     """Serves until SIGINT or SIGTERM; `ready` is told where, once it listens. An exit code."""
+    raise_open_files(settings.connections)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=cast("type[asyncio.Protocol]", partial(Connection, settings)),
+        ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
-        limit_concurrency=settings.connections,
+        timeout_keep_alive=cast("int", settings.idle_s),  # any number will do
     )
     server = _Server(config, ready)
     server.run()
+    tell("stopped", "stopped")
     return 0 if server.started else 1
+
+
+def raise_open_files(connections: int) -> int:
+    """Lets this process open as many files as it may; says where that is too few. The number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(ValueError, OSError):  # macOS has a limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        _log.warning(
+            "this process may open %d files, and %d connections need %d: raise the limit "
+            "(ulimit -Hn, LimitNOFILE= of systemd), or lower the setting connections",
+            soft, connections, wanted,
+        )  # fmt: skip
+    return soft
 
 
 class _Server(uvicorn.Server):
@@ -55,3 +88,7 @@ class _Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._ready(host, port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        tell("stopping", f"stopping, within {_GRACE_S} seconds", grace_s=_GRACE_S)
+        await super().shutdown(sockets=sockets)

@@ -6,6 +6,8 @@ from isthmus.server.record import Record
 from isthmus.server.replies import MemoryMap, SessionMap
 from isthmus.server.shelf import Shelf
 from isthmus.snapshot.chunk import CHUNK_NBYTES, runs
+from isthmus.snapshot.manifest import GUEST_PART
+from isthmus.wasm import layout_of
 
 
 def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
@@ -25,6 +27,7 @@ def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
         }
         for it in now.manifest.sessions
     ]
+    layout = layout_of(now.part(GUEST_PART))
     return {
         "id": record.id,
         "position": position,
@@ -33,6 +36,8 @@ def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
         "used": _ranges(sorted(chunks)),
         "changed": _ranges(changed),
         "shared": _ranges(shared),
+        "stack": layout.stack,
+        "data": layout.data,
         "sessions": sessions,
     }
 

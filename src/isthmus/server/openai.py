@@ -24,8 +24,9 @@ from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.completion import Completer, End, Request, Token
 from isthmus.server.endpoint import EVENTS, Endpoint
+from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
-from isthmus.server.events import DONE, event, respond
+from isthmus.server.events import DONE, event, respond, unless_left
 from isthmus.server.grammar import Grammars
 from isthmus.server.replies import (
     AnsweredMessage,
@@ -233,6 +234,7 @@ class OpenAi:
                 code="model_not_found",
                 param="model",
             )
+        current().model = name
         return self._completers[name]
 
     # ------------------------------------------------------------------ completions
@@ -241,9 +243,10 @@ class OpenAi:
         """A conversation goes on."""
         asked = _chat_decoder.decode(await http.body())
         completer = self._completer(asked.model)
+        completer.require_room()
         request, forced = await asyncio.to_thread(self._chat_request, completer, asked)
         answers = _Answers(asked, _Chat(completer.model, asked, forced))
-        return await _respond(asked, completer, [request] * (asked.n or 1), answers)
+        return await _respond(http, asked, completer, [request] * (asked.n or 1), answers)
 
     async def complete(self, http: HttpRequest) -> Response:
         """Text goes on."""
@@ -258,7 +261,7 @@ class OpenAi:
             for _ in range(asked.n or 1)
         ]
         answers = _Answers(asked, _Text(completer.model))
-        return await _respond(asked, completer, requests, answers)
+        return await _respond(http, asked, completer, requests, answers)
 
     async def embed(self, http: HttpRequest) -> Response:
         """No model of this release can."""
@@ -540,11 +543,15 @@ class _Answers:
 
 
 async def _respond(
-    asked: Common, completer: Completer, requests: list[Request], answers: _Answers
+    http: HttpRequest,
+    asked: Common,
+    completer: Completer,
+    requests: list[Request],
+    answers: _Answers,
 ) -> Response:
     if asked.stream:
-        return await respond(_stream(asked, completer, requests, answers))
-    done = await _gather([_collect(completer, request) for request in requests])
+        return await respond(http, _stream(asked, completer, requests, answers))
+    done = await unless_left(http, _gather([_collect(completer, request) for request in requests]))
     choices = [
         {"index": index, **answers.kind.whole(tokens, end.reason)}
         for index, (tokens, end) in enumerate(done)

@@ -59,6 +59,8 @@ class Record(Struct, frozen=True, kw_only=True):
     limits: dict[str, Any]
     seed: int
     created: float
+    owner: str | None = None
+    """The name of the key that made it; None where there were no keys."""
     origin: Origin | None = None
     position: int = 0
     turns: tuple[Turn, ...] = ()

@@ -165,6 +165,7 @@ class AgentSummary(TypedDict):
     limits: dict[str, Any]
     seed: int
     created: float
+    owner: str | None
     origin: Origin | None
     position: int
 
@@ -226,6 +227,9 @@ class MemoryMap(TypedDict):
     used: list[tuple[int, int]]
     changed: list[tuple[int, int]]
     shared: list[tuple[int, int]]
+    stack: tuple[int, int] | None
+    """(begin, nbytes), as `data`; null where the module does not tell."""
+    data: tuple[int, int] | None
     sessions: list[SessionMap]
 
 

@@ -10,12 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import SettingsError
-from isthmus.units import MIB
+from isthmus.units import GIB, KIB, MIB
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_WHOLE: dict[str, tuple[int, int | None]] = {
+    "port": (0, 65535),
+    "n_ctx": (1, None),
+    "slots": (1, None),
+    "waiting": (0, None),
+    "live": (1, None),
+    "max_tokens": (1, None),
+    "connections": (1, None),
+    "body_nbytes": (KIB, None),
+    "bodies_nbytes": (KIB, None),
+    "upload_nbytes": (KIB, None),
+}
+"""The least and the most that a setting may be."""
+_SECONDS = ("deadline_s", "lease_s", "head_s", "idle_s", "stalled_s")
+_CHOICES = {"log_format": ("line", "json")}
 
 
 @dataclass(frozen=True)
@@ -44,33 +61,29 @@ class ServerSettings:
     """Agents kept in memory; others lie on the disk until their next message."""
     max_tokens: int = 512
     """Of an answer, where the request does not say."""
-    connections: int = 4096
-    """Open at the same time; further ones are told 503."""
     deadline_s: float = 600.0
     """Of each request."""
     body_nbytes: int = 16 * MIB
-    """Largest body of a request; a snapshot or guest may be no larger either."""
+    """Largest body of a request, guests that are brought among them; see `upload_nbytes`."""
+    bodies_nbytes: int = 256 * MIB
+    """All bodies together that are in memory; requests beyond are told 503."""
+    upload_nbytes: int = 4 * GIB
+    """Largest snapshot that an agent may be restored from; it is not kept in memory."""
+    connections: int = 4096
+    """Open at the same time; further ones are told 503 and closed."""
+    head_s: float = 10.0
+    """For a request's line and headers, from their first byte or the connection's begin."""
+    idle_s: float = 30.0
+    """For which a connection is kept between two requests."""
+    stalled_s: float = 60.0
+    """After which a client is cut off that takes nothing of its answer."""
+    log_format: str = "line"
+    """`line` for people, `json` for programs: one object for each request and event."""
 
     def __post_init__(self) -> None:
-        least = {
-            "port": 0,
-            "n_ctx": 1,
-            "slots": 1,
-            "waiting": 0,
-            "live": 1,
-            "max_tokens": 1,
-            "connections": 1,
-        }
-        for name, low in {**least, "body_nbytes": 1024}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise SettingsError(f"{name} is {value!r}: give a whole number, {low} or more")
-        for name in ("deadline_s", "lease_s"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise SettingsError(f"{name} is {value!r}: give seconds, more than 0")
-        if self.port > 65535:
-            raise SettingsError(f"port is {self.port}: give 0 to 65535")
+        for it in fields(self):
+            if said := _problem(it.name, getattr(self, it.name)):
+                raise SettingsError(said)
         for name in ("data", "cache", "keys"):
             value = getattr(self, name)
             object.__setattr__(self, name, _place(value) if value is not None else None)
@@ -99,8 +112,31 @@ class ServerSettings:
             raise SettingsError(
                 f"{file}: there is no setting {unknown[0]}; there are {', '.join(sorted(known))}"
             )
+        for name, value in said.items():
+            if problem := _problem(name, value):
+                raise SettingsError(f"{file}: {problem}")
         given = {name: value for name, value in given.items() if value is not None}
         return ServerSettings(**{**said, **given})
+
+
+def _problem(name: str, value: object) -> str | None:
+    """Why a setting cannot be that, and what it may be; None where it can."""
+    if name in _WHOLE:
+        least, most = _WHOLE[name]
+        good = isinstance(value, int) and not isinstance(value, bool)
+        allowed = f"a whole number, {least} " + (f"to {most}" if most else "or more")
+        good = good and least <= value and (most is None or value <= most)  # type: ignore[operator]
+    elif name in _SECONDS:
+        allowed = "seconds, more than 0"
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    elif name in _CHOICES:
+        allowed = " or ".join(_CHOICES[name])
+        good = value in _CHOICES[name]
+    else:
+        allowed = "a text, which is not empty"
+        none = name in ("cache", "keys") and value is None
+        good = none or isinstance(value, Path) or (isinstance(value, str) and value != "")
+    return None if good else f"{name} is {value!r}: give {allowed}"
 
 
 def _place(value: str | Path) -> str | Path:

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from isthmus.actor import Actor
+from isthmus.actor.snapshot import limits_of
 from isthmus.config import Limits
-from isthmus.errors import GuestInvalid, SettingsError, SnapshotNotFound
+from isthmus.errors import GuestInvalid, SettingsError, SnapshotInvalid, SnapshotNotFound
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
+from isthmus.server.entry import current
+from isthmus.server.errors import HttpError
 from isthmus.server.home import open_home
+from isthmus.server.keys import Key
 from isthmus.server.record import Origin, Record, Turn, name_of
 from isthmus.server.settings import ServerSettings
 from isthmus.snapshot import Snapshot
@@ -90,10 +97,14 @@ class Shelf:
         self._settings = settings
         self._home = open_home(settings)
         self.store = self._home.store
+        self.folder = self.store.folder.parent
+        """On the local disk, and nobody else's."""
         self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-shelf")
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}
+        self._n_making: Counter[str] = Counter()
+        """Agents that are no records yet, by their owner."""
         try:
             self.records = {record.id: record for record in self._home.records()}
         except BaseException:
@@ -171,6 +182,31 @@ class Shelf:
         )
         return await self._settle(record, lambda: self._restore(source, position))
 
+    async def adopt(
+        self, name: str, snapshot: Snapshot, models: dict[str, str], require: str
+    ) -> Record:
+        """An agent that is what a snapshot from elsewhere holds. Its positions begin at 0.
+
+        SnapshotError where that cannot be restored as exactly as `require` says.
+        """
+        manifest = snapshot.manifest
+        bundled = (it for it in bundled_guests() if _sha256_of(it) == manifest.guest.sha256)
+        record = Record(
+            id=_new_id(),
+            name=name,
+            guest=next(bundled, manifest.guest.sha256),
+            models=models,
+            args=dict(_pair(it) for it in manifest.actor.args),
+            limits=asdict(limits_of(manifest)),
+            seed=int(manifest.actor.seed),
+            created=time.time(),
+        )
+        if not -(2**63) <= record.seed < 2**64:
+            raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
+        given = self._given(record)
+        restore = partial(self.runtime.restore, snapshot.path, models=given, require=require)
+        return await self._settle(record, restore)
+
     async def delete(self, id_: str) -> None:
         """Removes an agent, and what only its snapshots used."""
         async with self.holding(id_):
@@ -236,16 +272,38 @@ class Shelf:
     # ------------------------------------------------------------------ actors
 
     async def _settle(self, record: Record, make: Callable[[], Actor]) -> Record:
-        actor = await self.in_thread(make)
-        try:
-            await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
-            await self.in_thread(lambda: self.write(record))
-        except BaseException:
-            await self.in_thread(actor.close)
-            raise
+        record = msgspec.structs.replace(record, owner=current().owner)
+        with self._making(current().key):
+            actor = await self.in_thread(make)
+            try:
+                await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
+                await self.in_thread(lambda: self.write(record))
+            except BaseException:
+                await self.in_thread(actor.close)
+                raise
         self._live[record.id] = actor
         await self._close_idle()
         return self.record(record.id)
+
+    @contextlib.contextmanager
+    def _making(self, key: Key | None) -> Iterator[None]:
+        """HttpError 429 where a key's owner has, or is being made, as many agents as it may."""
+        if key is None or key.limits.agents is None:
+            yield
+            return
+        n_owned = sum(record.owner == key.name for record in self.records.values())
+        if n_owned + self._n_making[key.name] >= key.limits.agents:
+            raise HttpError(
+                429,
+                f"this key allows {key.limits.agents} agents: delete one first",
+                code="too_many_agents",
+                kind="insufficient_quota",
+            )
+        self._n_making[key.name] += 1
+        try:
+            yield
+        finally:
+            self._n_making[key.name] -= 1
 
     def _given(self, record: Record) -> dict[str, Model]:
         missing = [name for name in record.models.values() if name not in self.models]
@@ -277,6 +335,15 @@ class Shelf:
             lock = self._locks.get(id_)
             if lock is None or not lock.locked():
                 await self.forget(id_)
+
+
+def _sha256_of(guest: str) -> str:
+    return hashlib.sha256(bundled_guests()[guest].read_bytes()).hexdigest()
+
+
+def _pair(option: str) -> tuple[str, str]:
+    name, _, value = option.partition("=")
+    return name, value
 
 
 def _new_id() -> str:

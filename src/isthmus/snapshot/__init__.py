@@ -2,6 +2,7 @@
 
 from isthmus.snapshot.chunk import CHUNK_NBYTES, Chunks, MemorySource
 from isthmus.snapshot.draft import Draft, Saved, save_file
+from isthmus.snapshot.export import Export
 from isthmus.snapshot.manifest import Manifest
 from isthmus.snapshot.reader import Snapshot, open_snapshot
 from isthmus.snapshot.store import Store
@@ -10,6 +11,7 @@ __all__ = [
     "CHUNK_NBYTES",
     "Chunks",
     "Draft",
+    "Export",
     "Manifest",
     "MemorySource",
     "Saved",

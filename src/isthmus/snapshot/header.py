@@ -150,7 +150,7 @@ class Header:
 
     manifest: Manifest
     id: str
-    signed: bool
+    signature: str | None
     has_memory: bool
     tensors: Sequence[Tensor]
     nbytes: int
@@ -181,9 +181,7 @@ def decode_header(raw: bytes, key: bytes | None) -> Header:
     for has_memory in (True, False):
         tensors = tensors_of(manifest, with_memory=has_memory)
         if encode_header(text, tensors, signature) == raw:
-            return Header(
-                manifest, digest(text), signature is not None, has_memory, tensors, len(raw)
-            )
+            return Header(manifest, digest(text), signature, has_memory, tensors, len(raw))
     raise SnapshotInvalid("the header does not say what the manifest says")
 
 

@@ -17,7 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from isthmus.errors import SnapshotInvalid
+from isthmus.errors import SnapshotInvalid, SnapshotNotFound
 from isthmus.memory import Extent, Image
 from isthmus.snapshot.atomic import AtomicFile
 from isthmus.snapshot.chunk import CHUNK_NBYTES, DIGEST_NBYTES, Chunks
@@ -56,7 +56,11 @@ class Packs:
     """All packs of a folder, and where each chunk is."""
 
     def __init__(self, folder: Path) -> None:
-        self.packs = [_open(path) for path in sorted(folder.glob(f"*{PACK_SUFFIX}"))]
+        self._folder = folder
+        self._find()
+
+    def _find(self) -> None:
+        self.packs = [_open(path) for path in sorted(self._folder.glob(f"*{PACK_SUFFIX}"))]
         self._places = {
             digest: (number, index)
             for number, pack in enumerate(self.packs)
@@ -69,6 +73,21 @@ class Packs:
     def holding(self, digests: Iterable[bytes]) -> list[Path]:
         """The packs that those chunks are in. SnapshotInvalid where one is missing."""
         return [self.packs[it].path for it in sorted({self._place(it)[0] for it in digests})]
+
+    def read(self, digest: bytes) -> bytes:
+        """A chunk. `Store.gc` may have moved it into another pack since these were found.
+
+        SnapshotInvalid where it is missing or damaged.
+        """
+        try:
+            return self._read(digest)
+        except SnapshotNotFound:
+            self._find()
+            return self._read(digest)
+
+    def _read(self, digest: bytes) -> bytes:
+        number, index = self._place(digest)
+        return next(self.packs[number].verified([index]))
 
     def image(self, nbytes: int, chunks: Chunks, used: Sequence[tuple[int, int]]) -> Image:
         """The memory that `chunks` are of; SnapshotInvalid where one is missing.

@@ -39,7 +39,8 @@ class Snapshot:
         self.path = path
         self.manifest: Manifest = header.manifest
         self.id = header.id
-        self.signed = header.signed
+        self.signature = header.signature
+        self.signed = header.signature is not None
         self.self_contained = header.has_memory
         self._file = file
         self._header = header
@@ -95,6 +96,12 @@ class Snapshot:
     def packs(self) -> list[Path]:
         """The packs of a store that hold its chunks. SnapshotInvalid where it lacks one."""
         return [] if self._packs is None else self._packs.holding(self.chunks.values())
+
+    def chunk(self, digest: bytes) -> bytes:
+        """A chunk of the store that this snapshot is in. SnapshotInvalid where it is missing or
+        damaged."""
+        assert self._packs is not None, "only a store's snapshots have their chunks elsewhere"
+        return self._packs.read(digest)
 
     def verify_memory(self, base: HostAddr) -> None:
         """Compares the memory at `base`, where the image was placed, with the hashes."""

@@ -14,6 +14,7 @@ from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.hostcalls import GuestMemory, Handler, Trace
 from isthmus.wasm.instance import Instance
+from isthmus.wasm.layout import Layout, layout_of
 from isthmus.wasm.memory_creator import Reserve
 from isthmus.wasm.state import GlobalValue, read_globals, write_globals
 from isthmus.wasm.wasi import Wasi
@@ -25,9 +26,11 @@ __all__ = [
     "GuestMemory",
     "Handler",
     "Instance",
+    "Layout",
     "Reserve",
     "Trace",
     "Wasi",
+    "layout_of",
     "read_globals",
     "write_globals",
 ]

@@ -36,7 +36,7 @@ _NUMBERS = (0x7F, 0x7E, 0x7D, 0x7C, 0x7B)
 """i32, i64, f32, f64, v128."""
 
 
-class _Reader:
+class Reader:
     """Reads a part of a module. IndexError where it ends too early."""
 
     def __init__(self, data: bytes, at: int = 0, end: int | None = None) -> None:
@@ -45,6 +45,7 @@ class _Reader:
         self.end = len(data) if end is None else end
 
     def byte(self) -> int:
+        """The next one."""
         if self.at >= self.end:
             raise IndexError("the part ends early")
         self.at += 1
@@ -60,28 +61,44 @@ class _Reader:
                 return value
             shift += 7
 
+    def signed(self) -> int:
+        """A signed LEB128."""
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value - (1 << shift) if byte & 0x40 else value
+
     def skip(self, nbytes: int) -> None:
+        """Passes over so many bytes."""
         self.at += nbytes
         if self.at > self.end:
             raise IndexError("the part ends early")
 
     def name(self) -> str:
+        """A text with its length before it."""
         nbytes = self.unsigned()
         self.skip(nbytes)
         return self.data[self.at - nbytes : self.at].decode()
 
 
 @dataclass(frozen=True)
-class _Section:
+class Section:
+    """A part of a module, by its kind in the specification."""
+
     kind: int
     begin: int
     """Where its contents begin."""
     end: int
 
-    def reader(self, wasm: bytes) -> _Reader:
-        return _Reader(wasm, self.begin, self.end)
+    def reader(self, wasm: bytes) -> Reader:
+        """Of its contents."""
+        return Reader(wasm, self.begin, self.end)
 
     def contents(self, wasm: bytes) -> bytes:
+        """As they stand in the module."""
         return wasm[self.begin : self.end]
 
 
@@ -94,7 +111,7 @@ def instrument(wasm: bytes, name: str) -> bytes:
 
 
 def _instrument(wasm: bytes, name: str) -> bytes:
-    sections = list(_sections(wasm))
+    sections = list(read_sections(wasm))
     by_kind = {section.kind: section for section in sections}
     exports = []
     if _GLOBAL in by_kind:
@@ -117,16 +134,17 @@ def _instrument(wasm: bytes, name: str) -> bytes:
     return b"".join(parts)
 
 
-def _sections(wasm: bytes) -> Iterator[_Section]:
-    reader = _Reader(wasm, _HEADER_NBYTES)
+def read_sections(wasm: bytes) -> Iterator[Section]:
+    """The sections of a valid module, in order. IndexError where one ends too early."""
+    reader = Reader(wasm, _HEADER_NBYTES)
     while reader.at < reader.end:
         kind, nbytes = reader.byte(), reader.unsigned()
         begin = reader.at
         reader.skip(nbytes)
-        yield _Section(kind, begin, reader.at)
+        yield Section(kind, begin, reader.at)
 
 
-def _n_imported_globals(reader: _Reader) -> int:
+def _n_imported_globals(reader: Reader) -> int:
     """Globals among the imports; what a guest may import has none, which is checked elsewhere."""
     count = 0
     for _ in range(reader.unsigned()):
@@ -143,10 +161,10 @@ def _n_imported_globals(reader: _Reader) -> int:
     return count
 
 
-def _mutable_globals(reader: _Reader, name: str) -> Iterator[int]:
+def _mutable_globals(reader: Reader, name: str) -> Iterator[int]:
     for index in range(reader.unsigned()):
         kind, mutable = reader.byte(), reader.byte()
-        _skip_code(reader)
+        skip_code(reader)
         if mutable and kind not in _NUMBERS:
             raise GuestInvalid(
                 f"{name}: global {index} holds references and changes; a snapshot could not hold it"
@@ -159,7 +177,7 @@ def _export(name: str, kind: int, index: int) -> bytes:
     return _leb(len(name)) + name.encode() + bytes([kind]) + _leb(index)
 
 
-def _with_exports(reader: _Reader, exports: list[bytes], name: str) -> bytes:
+def _with_exports(reader: Reader, exports: list[bytes], name: str) -> bytes:
     count = reader.unsigned()
     begin = reader.at
     for _ in range(count):
@@ -194,11 +212,11 @@ _HIDDEN_CHANGES = {
 """Of the instructions that begin with 0xFC."""
 
 
-def _refuse_hidden_changes(reader: _Reader, name: str) -> None:
+def _refuse_hidden_changes(reader: Reader, name: str) -> None:
     """GuestInvalid where code changes what a snapshot does not hold."""
     for _ in range(reader.unsigned()):
         nbytes = reader.unsigned()
-        body = _Reader(reader.data, reader.at, reader.at + nbytes)
+        body = Reader(reader.data, reader.at, reader.at + nbytes)
         reader.skip(nbytes)
         for _ in range(body.unsigned()):  # groups of locals
             body.unsigned()
@@ -208,14 +226,14 @@ def _refuse_hidden_changes(reader: _Reader, name: str) -> None:
                 raise GuestInvalid(f"{name} {change}, which a snapshot could not hold")
 
 
-def _skip_code(reader: _Reader) -> None:
+def skip_code(reader: Reader) -> None:
     """Skips a constant expression, its `end` included."""
     while reader.data[reader.at] != 0x0B:
         _skip_instruction(reader)
     reader.byte()
 
 
-def _skip_instruction(reader: _Reader) -> str | None:
+def _skip_instruction(reader: Reader) -> str | None:
     """Skips one instruction and says what it changes that would stay hidden."""
     opcode = reader.byte()
     if opcode == _TABLE_SET:
@@ -237,7 +255,7 @@ def _skip_instruction(reader: _Reader) -> str | None:
     return None
 
 
-def _skip_immediates(reader: _Reader, kinds: str) -> None:
+def _skip_immediates(reader: Reader, kinds: str) -> None:
     """`n` is a LEB128 number, `1`, `4`, `8` and `g` are 1, 4, 8 and 16 bytes."""
     for kind in kinds:
         if kind == "n":

@@ -1,0 +1,50 @@
+"""What the server says of itself: a line for people, or a JSON object for programs.
+
+An object has `time` (UTC), `level`, `event` and what belongs to it. `request` has the fields of
+`entry.Entry`; `listening`, `stopping`, `stopped`, `keys` say their facts; `log` has a `message`.
+Nothing that a client said is in any of them, but paths without their query.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+_log = logging.getLogger("isthmus.server")
+
+
+def tell(event: str, text: str, **facts: Any) -> None:
+    """Logs that something happened: `text` for people, `event` and `facts` for programs."""
+    _log.info("%s", text, extra={"event": event, "facts": facts})
+
+
+def use_format(name: str) -> None:
+    """Has all of this process's log written so: `line`, which it is already, or `json`."""
+    if name == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object, on one line, for each record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the module."""
+        facts: dict[str, Any] | None = getattr(record, "facts", None)
+        said = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(
+                "T", "milliseconds"
+            ),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", "log"),
+        }
+        if facts is None:
+            said |= {"logger": record.name, "message": record.getMessage()}
+        else:
+            said |= facts
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(said, enc_hook=str).decode()

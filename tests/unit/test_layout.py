@@ -1,0 +1,51 @@
+"""What a module tells of its stack and data."""
+
+from __future__ import annotations
+
+import pytest
+import wasmtime
+
+from isthmus.runtime import bundled_guests
+from isthmus.wasm import Layout, layout_of
+
+
+def layout(*parts: str) -> Layout:
+    return layout_of(bytes(wasmtime.wat2wasm(f"(module (memory 4) {' '.join(parts)})")))
+
+
+POINTER = "(global (mut i32) (i32.const {}))"
+
+
+def test_the_bundled_guests_stack_lies_below_their_data() -> None:
+    for path in bundled_guests().values():
+        found = layout_of(path.read_bytes())
+        assert found.stack == (0, 65536)
+        assert found.data is not None
+        assert found.data[0] == 65536
+        assert 0 < found.data[1] < 1024
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((), Layout(None, None)),
+        (('(data (i32.const 8) "abc")',), Layout(None, (8, 3))),
+        (('(data (i32.const 8) "abc")', '(data (i32.const 100) "d")'), Layout(None, (8, 93))),
+        (('(data (i32.const 64) "abc")', POINTER.format(64)), Layout((0, 64), (64, 3))),
+        (('(data (i32.const 8) "abc")', POINTER.format(91)), Layout((11, 80), (8, 3))),
+        (('(data (i32.const 8) "abc")', POINTER.format(10)), Layout(None, (8, 3))),
+        (('(data "passive")', POINTER.format(64)), Layout((0, 64), None)),
+        (("(global (mut i64) (i64.const 64))",), Layout(None, None)),
+        (
+            (
+                '(data (i32.const 64) "abc")',
+                POINTER.format(64),
+                '(global (export "__data_end") i32 (i32.const 164))',
+            ),
+            Layout((0, 64), (64, 100)),
+        ),
+        (('(data (i32.const -8) "abc")',), Layout(None, (2**32 - 8, 3))),
+    ],
+)
+def test_what_a_module_tells(parts: tuple[str, ...], expected: Layout) -> None:
+    assert layout(*parts) == expected
