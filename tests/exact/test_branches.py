@@ -122,7 +122,7 @@ class Branches:
 
 def every_branch_equals_the_control(case: Case, folder: Path) -> None:
     expected = control(case)
-    assert expected[-1]["sessions"][0]["tokens"] > expected[0]["sessions"][0]["tokens"]
+    assert len(expected[-1]["sessions"][0]["tokens"]) > len(expected[0]["sessions"][0]["tokens"])
     with Runtime(device="cpu", threads=case.threads) as runtime:
         model = runtime.load_model(case.path, **case.settings)
         actor = case.spawn(runtime, model)
