@@ -1,7 +1,7 @@
 /*
  * agent.h: a thin layer over isthmus.h for agents written in C.
  *
- * One header; all of it is static inline, and what a guest does not call costs nothing. It needs
+ * With pages.h beside it; all of it is static inline, and what a guest does not call costs nothing. It needs
  * wasi-libc's stdint.h, stdlib.h and string.h. Everything follows the ABI's habit: a function
  * returns a value >= 0, or a negative errno such as -ISTHMUS_ENOMEM; AGENT_TRY passes that on.
  *
@@ -26,6 +26,7 @@
 #endif
 
 #include "isthmus.h"
+#include "pages.h"
 
 #define AGENT_API static inline __attribute__((unused))
 
@@ -499,6 +500,7 @@ typedef struct {
     int32_t model;
     int32_t handle;
     void *bytes;
+    size_t nbytes;
     int32_t *tokens; /* i32[n_tokens], room for n_ctx */
     uint32_t n_tokens;
     uint32_t n_ctx;   /* tokens that it can hold */
@@ -510,7 +512,7 @@ AGENT_API int32_t agent_session_close(agent_session_t *session)
 {
     if (session->handle)
         AGENT_TRY(isthmus_session_close(session->handle));
-    free(session->bytes);
+    pages_give(session->bytes, session->nbytes);
     free(session->tokens);
     *session = (agent_session_t){0};
     return 0;
@@ -528,7 +530,8 @@ AGENT_API int32_t agent_session_open(agent_session_t *session, int32_t model, ui
     *session = (agent_session_t){.model = model, .n_vocab = info.n_vocab};
     session->n_ctx = (n_ctx + 255) / 256 * 256; /* as session_nbytes rounds */
     session->tokens = malloc(session->n_ctx * sizeof *session->tokens);
-    session->bytes = aligned_alloc(4096, (size_t)nbytes);
+    session->bytes = pages_take((size_t)nbytes);
+    session->nbytes = (size_t)nbytes;
     int32_t handle = -ISTHMUS_ENOMEM;
     if (session->bytes && session->tokens)
         handle = isthmus_session_open(model, n_ctx, session->bytes, (uint32_t)nbytes);

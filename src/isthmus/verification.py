@@ -19,16 +19,27 @@ from pathlib import Path
 import wasmtime
 
 from isthmus.actor import Actor
+from isthmus.config import Limits
 from isthmus.model import Model
 from isthmus.native import wasmtime_capi as capi
 from isthmus.runtime import Runtime
-from isthmus.units import KIB, MIB, DeviceAddr, GuestPtr, HostAddr, format_nbytes
+from isthmus.units import (
+    KIB,
+    MIB,
+    WASM_PAGE,
+    DeviceAddr,
+    GuestPtr,
+    HostAddr,
+    align_up,
+    format_nbytes,
+)
 
 SIZES = tuple(64 * KIB * 4**power for power in range(7))
 """Bytes of the large operand and the result together: 64 KiB to 256 MiB."""
 _K = _N = 64
 _WARM_UP = 40
 _ROW_NBYTES = 4 * (_K + _N)
+_HEAP_NBYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -228,7 +239,8 @@ class _Gemm:
     """One actor with matrices of `nbytes`; `growth` is what its first product took."""
 
     def __init__(self, runtime: Runtime, nbytes: int, *, copies: bool) -> None:
-        self._actor = runtime.spawn("gemm", seed=0, clock_ns=0, copy_tensors=copies)
+        limits = Limits(memory_nbytes=align_up(nbytes + _HEAP_NBYTES, WASM_PAGE))
+        self._actor = runtime.spawn("gemm", seed=0, clock_ns=0, copy_tensors=copies, limits=limits)
         for _ in range(_WARM_UP):  # what every actor needs once, however large its matrices
             self._actor.send(f"rows=16 k={_K} n={_N}")
         rows = nbytes // _ROW_NBYTES

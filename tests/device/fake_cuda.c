@@ -9,12 +9,13 @@ enum { OK = 0, OUT_OF_MEMORY = 2, MOST = 4096 };
 static int attributes[128];
 static size_t free_nbytes = (size_t)64 << 30;
 static struct { uint64_t address; size_t nbytes; } blocks[MOST];
-static size_t advised[16][2], prefetched[2];
+static size_t advised[16][2], prefetched[2], copied_on_device;
 
 void fake_set(int attribute, int value) { attributes[attribute] = value; }
 void fake_set_free(size_t nbytes) { free_nbytes = nbytes; }
 size_t fake_advised(int advice, int on_cpu) { return advised[advice][on_cpu]; }
 size_t fake_prefetched(int to_cpu) { return prefetched[to_cpu]; }
+size_t fake_copied_on_device(void) { return copied_on_device; }
 size_t fake_n_blocks(void) {
   size_t n = 0;
   for (int i = 0; i < MOST; i++) n += blocks[i].address != 0;
@@ -69,6 +70,10 @@ int cuMemHostUnregister(void *address) { return OK; }
 int cuMemcpy(uint64_t target, uint64_t source, size_t nbytes) {
   memmove((void *)target, (void *)source, nbytes);
   return OK;
+}
+int cuMemcpyDtoD_v2(uint64_t target, uint64_t source, size_t nbytes) {
+  copied_on_device += nbytes;
+  return cuMemcpy(target, source, nbytes);
 }
 int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t nbytes) {
   memset((void *)address, value, nbytes);

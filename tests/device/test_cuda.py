@@ -23,7 +23,7 @@ from isthmus.errors import DeviceFailed, DeviceUnavailable, IsthmusError
 from isthmus.native._ggml import DeviceType
 from isthmus.native.cuda import Advice, Attribute, Cuda
 from isthmus.native.loader import Library
-from isthmus.units import GIB, MIB, WASM_PAGE
+from isthmus.units import GIB, MIB, OS_PAGE, WASM_PAGE
 from tests.exact.digest import digest
 
 MANAGED = {
@@ -40,7 +40,12 @@ class FakeDriver:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.library = ctypes.CDLL(str(path))
-        for name in ("fake_advised", "fake_prefetched", "fake_n_blocks"):
+        for name in (
+            "fake_advised",
+            "fake_prefetched",
+            "fake_copied_on_device",
+            "fake_n_blocks",
+        ):
             getattr(self.library, name).restype = ctypes.c_size_t
         self.library.fake_set_free.argtypes = [ctypes.c_size_t]
 
@@ -56,6 +61,10 @@ class FakeDriver:
 
     def prefetched(self, where: int) -> int:
         return int(self.library.fake_prefetched(where))
+
+    @property
+    def copied_on_device(self) -> int:
+        return int(self.library.fake_copied_on_device())
 
     @property
     def n_blocks(self) -> int:
@@ -193,6 +202,33 @@ def test_snapshots_and_forks(
             assert digest(again) == digest(actor) == digest(fork)
             assert len({it.send("sequence 20").text for it in (actor, again, fork)}) == 1
             assert digest(again) == digest(actor) == digest(fork)
+
+
+def test_the_device_copies_a_fork_s_kv_cache(
+    runtime: Runtime, model: Model, driver: FakeDriver
+) -> None:
+    with spawn(runtime, model) as actor:
+        copied, to_cpu = driver.copied_on_device, driver.prefetched(ON_CPU)
+        kv_nbytes = actor.sessions[0].layout.kv_nbytes
+        fork, other = actor.fork(2)
+        assert 0 <= 2 * kv_nbytes - (driver.copied_on_device - copied) < 4 * 2 * OS_PAGE
+        assert driver.prefetched(ON_CPU) - to_cpu < 2 * kv_nbytes  # but for the heaps
+        assert digest(fork) == digest(actor) == digest(other)
+        before = digest(actor)
+        actor.send("sequence 5")
+        assert digest(fork) == digest(other) == before  # what it was at the time
+        assert fork.send("sequence 20").text == other.send("sequence 20").text
+        with fork.fork()[0] as grandchild:
+            assert digest(grandchild) == digest(fork)
+        for child in (fork, other):
+            child.close()
+
+
+def test_a_large_guest_says_so(runtime: Runtime, driver: FakeDriver) -> None:
+    with runtime.spawn(guest("(i32.const 0)")) as usual:
+        assert usual.region.reserved_nbytes == cuda.REGION_NBYTES
+    with runtime.spawn(guest("(i32.const 0)"), limits=Limits(memory_nbytes=3 * GIB)) as large:
+        assert large.region.reserved_nbytes == 3 * GIB
 
 
 def test_agents_run_in_one_batch(runtime: Runtime, tiny: Path) -> None:

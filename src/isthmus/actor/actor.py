@@ -41,7 +41,7 @@ from isthmus.errors import (
     SettingsError,
     SnapshotError,
 )
-from isthmus.memory import Region
+from isthmus.memory import Image, LiveImage, Region
 from isthmus.model import Session
 from isthmus.snapshot import Draft, Saved, Store, open_snapshot, save_file
 from isthmus.snapshot.store import target_of
@@ -252,14 +252,16 @@ class Actor:
         """`n` more actors that are what this one is now: memory, sessions, clock, random numbers.
 
         The first fork copies the memory in use once, into an image that parent and children share;
-        further ones copy nothing until this actor handles a message. Given the same message, all
-        of them answer the same. Raises ActorBusy, ActorClosed, Overloaded, RegionError.
+        further ones copy nothing until this actor handles a message. On a device whose pages cannot
+        be mapped twice each fork is one copy, made by the device where it has the bytes. Given the
+        same message, all of them answer the same. Raises ActorBusy, ActorClosed, Overloaded,
+        RegionError.
         """
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")
         children: list[Actor] = []
         with self._idle():
-            frozen = self._freeze(self._present())
+            frozen = self._origin(self._present())
             try:
                 for _ in range(n):
                     children.append(Actor(self._home, self.guest, self._granted, frozen))
@@ -386,6 +388,13 @@ class Actor:
         self._body = None
         self._account.clear()
 
+    def _origin(self, body: Body) -> Frozen:
+        """What forks that are made at once begin as."""
+        if self._home.device.remaps:
+            return self._freeze(body)
+        image = LiveImage(body.region.nbytes, body.binding.copy_to)
+        return Frozen(body.state(self.n_messages), image, snapshot_id=self._snapshot_id)
+
     def _freeze(self, body: Body) -> Frozen:
         """The actor as it is now; the same object as before where nothing happened since."""
         frozen = self._frozen
@@ -398,7 +407,7 @@ class Actor:
 
     def _remember(self, frozen: Frozen, body: Body) -> None:
         """What it is now, until a message or a writable view may change it."""
-        self._frozen = frozen
+        self._frozen = frozen if isinstance(frozen.image, Image) else None
         self._frozen_at = (self.n_messages, body.region.n_views)
 
     def _save(

@@ -15,7 +15,7 @@ from isthmus.actor.state import ActorState
 from isthmus.actor.workers import Workers
 from isthmus.device.base import Backend, Device
 from isthmus.file_hash import FileHashes
-from isthmus.memory import Image
+from isthmus.memory import Image, LiveImage
 from isthmus.metrics import Metrics
 from isthmus.snapshot import Chunks, Snapshot
 from isthmus.snapshot.manifest import DeviceRecord
@@ -60,7 +60,7 @@ class Frozen:
     """An actor between two messages, whole: how another one begins."""
 
     state: ActorState
-    image: Image
+    image: Image | LiveImage
     """Its linear memory."""
     chunks: Chunks | None = None
     """The hashes of the image, where they are known."""

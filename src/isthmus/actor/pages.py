@@ -12,7 +12,7 @@ since: the next snapshot need hash no others.
 
 from __future__ import annotations
 
-from isthmus.memory import Image, Region, touched_chunks, used_chunks
+from isthmus.memory import Image, LiveImage, Region, touched_chunks, used_chunks
 from isthmus.native import libc
 from isthmus.snapshot import CHUNK_NBYTES, Chunks, MemorySource
 from isthmus.snapshot.chunk import hash_chunks, runs
@@ -29,10 +29,12 @@ class Pages:
         self._remappable = remappable and region.remappable
         self._hashed: tuple[Image, Chunks] | None = None
 
-    def load(self, image: Image, chunks: Chunks | None) -> int:
+    def load(self, image: Image | LiveImage, chunks: Chunks | None) -> int:
         """Makes the memory that of `image`. Returns how many bytes were copied to do so."""
         n_copied = self._region.load(image)
-        self._hashed = (image, chunks) if chunks is not None else None
+        self._hashed = None
+        if chunks is not None and isinstance(image, Image):
+            self._hashed = image, chunks
         return n_copied
 
     def source(self) -> MemorySource:

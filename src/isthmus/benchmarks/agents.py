@@ -18,7 +18,14 @@ from itertools import pairwise
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import (
+    Plan,
+    Record,
+    describe_run,
+    median_ratio,
+    room_for,
+    take_turns,
+)
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
@@ -75,7 +82,10 @@ def _between(whose: str, gaps_s: list[float]) -> Record:
 
 
 def _spawn(runtime: Runtime, model: Model, seed: int) -> Actor:
-    actor = runtime.spawn("bench", models={"default": model}, args=[f"n_ctx={_N_CTX}"], seed=0)
+    limits = room_for(model, _N_CTX)
+    actor = runtime.spawn(
+        "bench", models={"default": model}, args=[f"n_ctx={_N_CTX}"], seed=0, limits=limits
+    )
     actor.send(f"prefill {_N_TOKENS} {seed}")
     return actor
 

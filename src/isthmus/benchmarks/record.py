@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import isthmus
+from isthmus.config import Limits
 from isthmus.device import DeviceInfo
+from isthmus.model import Model
+from isthmus.units import MIB, WASM_PAGE, align_up
 
 Record = dict[str, Any]
+_HEAP_NBYTES = 32 * MIB
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ def describe_run(device: DeviceInfo) -> Record:
         "device": device.name,
         "threads": device.threads,
     }
+
+
+def room_for(model: Model, n_ctx: int) -> Limits:
+    """What a guest needs that holds one session of `n_ctx` tokens, and some heap.
+
+    A device that supplies guests' memory sets aside as much as a guest may take.
+    """
+    return Limits(memory_nbytes=align_up(model.layout(n_ctx).nbytes + _HEAP_NBYTES, WASM_PAGE))
 
 
 def take_turns(

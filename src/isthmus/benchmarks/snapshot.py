@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import (
+    Plan,
+    Record,
+    describe_run,
+    median_ratio,
+    room_for,
+    take_turns,
+)
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
@@ -172,7 +179,8 @@ class _Subject:
 
     def _spawn(self) -> Actor:
         args = [f"n_ctx={self._n_ctx}"]
-        return self._runtime.spawn("bench", models=self._models, args=args, seed=0)
+        limits = room_for(self._models["default"], self._n_ctx)
+        return self._runtime.spawn("bench", models=self._models, args=args, seed=0, limits=limits)
 
     def _restore(self, verify: str, message: str) -> float:
         start = time.perf_counter()

@@ -13,7 +13,14 @@ from collections.abc import Callable
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
+from isthmus.benchmarks.record import (
+    Plan,
+    Record,
+    describe_run,
+    median_ratio,
+    room_for,
+    take_turns,
+)
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
@@ -92,7 +99,11 @@ class _Pair:
     def __init__(self, runtime: Runtime, model: Model, plan: Plan) -> None:
         n_ctx = min(align_up(max(plan.sizes) + _ROOM, 256), model.hparams.n_ctx_train)
         self.actor: Actor = runtime.spawn(
-            "bench", models={"default": model}, args=[f"n_ctx={n_ctx}"], seed=0
+            "bench",
+            models={"default": model},
+            args=[f"n_ctx={n_ctx}"],
+            seed=0,
+            limits=room_for(model, n_ctx),
         )
         self._device = runtime.device
         self._rival = Libllama(runtime.device, model.path, n_ctx, model.settings)

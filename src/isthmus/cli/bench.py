@@ -10,6 +10,8 @@ from pathlib import Path
 from isthmus.benchmarks.agents import COUNTS as AGENT_COUNTS
 from isthmus.benchmarks.agents import bench_agents, require_as_alone
 from isthmus.benchmarks.hostcall import bench_hostcall
+from isthmus.benchmarks.memory import SIZES as MEMORY_SIZES
+from isthmus.benchmarks.memory import bench_memory
 from isthmus.benchmarks.newcomer import bench_newcomer
 from isthmus.benchmarks.perplexity import bench_perplexity, require_same_perplexity
 from isthmus.benchmarks.record import Plan, Record
@@ -37,6 +39,7 @@ EXAMPLES = """\
   isthmus bench hostcall --repeats 15
   isthmus bench snapshot --json
   isthmus bench agents --json
+  isthmus bench memory --device cuda --sizes 256,1024
   isthmus bench newcomer --repeats 1
   isthmus bench serve --repeats 3
   isthmus bench perplexity --text wiki.test.raw --n-ctx 512
@@ -52,6 +55,7 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
     "hostcall": (bench_hostcall, ()),
     "snapshot": (bench_snapshot, SNAPSHOT_CONTEXTS),
     "agents": (bench_agents, AGENT_COUNTS),
+    "memory": (bench_memory, MEMORY_SIZES),
     "newcomer": (bench_newcomer, ()),
     "serve": (bench_serve, CLIENTS),
     "perplexity": (bench_perplexity, ()),
@@ -66,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot), agents or clients, such as 512,2000",
+        help="tokens of context (decode, prefill, snapshot), agents, clients, or MiB (memory), "
+        "such as 512,2000",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")
     parser.add_argument(

@@ -104,6 +104,10 @@ class Binding:
         """While open, the processor is about to read the memory from end to end."""
         return nullcontext()
 
+    def copy_to(self, target: HostAddr) -> None:
+        """Copies all of the memory to `target`, where another Region begins."""
+        ctypes.memmove(target, self.memory.base, self._nbytes)
+
     def mark_weights(self) -> None:
         """Tells the device that the contents do not change, once all tensors are placed."""
         for _, segment in self._segments:
@@ -130,9 +134,15 @@ class Binding:
     @property
     def _limit(self) -> int:
         """Bytes that may be imported now."""
-        if isinstance(self.memory, FileMapping):
-            return self.memory.mapped_nbytes
-        return self.memory.reserved_nbytes if self._largest is None else self.memory.nbytes
+        if isinstance(self.memory, Region) and self._largest is None:
+            return self.memory.reserved_nbytes
+        return self._nbytes
+
+    @property
+    def _nbytes(self) -> int:
+        """Bytes that are there now."""
+        memory = self.memory
+        return memory.mapped_nbytes if isinstance(memory, FileMapping) else memory.nbytes
 
     def _segment(self, host: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
         for begin, segment in self._segments:

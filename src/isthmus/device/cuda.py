@@ -12,9 +12,8 @@ sharing        how, best first
 `copied`       the device computes on a copy
 =============  =====================================================================================
 
-Where managed pages lie decides the speed. A guest's heap, tokens and logits stay near the processor
-and are mapped to the device; KV caches live in the device's memory. What kernels use for addressing
-(ids, positions, row indices, masks), weights and activations lie in plain device memory.
+Where pages lie decides the speed; for managed ones `managed.py` says it. What kernels use for
+addressing (ids, positions, row indices, masks), weights and activations lie in plain device memory.
 
 A tensor's place is an address, so any of ggml's buffers on the device can stand for all of them:
 one small buffer, `everywhere`, does.
@@ -22,19 +21,18 @@ one small buffer, `everywhere`, does.
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from isthmus.config import DeviceSettings
+from isthmus.config import DeviceSettings, Limits
 from isthmus.device.base import Device, DeviceInfo
 from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.copied import CopiedBinding
 from isthmus.device.finding import Kind, Ladder, find_device
+from isthmus.device.managed import ManagedBinding, ManagedRegion
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
-from isthmus.native.cuda import CPU, LIBRARY, Advice, Attribute, Cuda
+from isthmus.native.cuda import LIBRARY, Attribute, Cuda
 from isthmus.native.loader import Library
 from isthmus.units import GIB, OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
 
@@ -47,7 +45,7 @@ KIND = Kind(
     nodes="/dev/nvidia[0-9]*",
 )
 REGION_NBYTES = 1 * GIB
-"""Managed memory of one guest unless its limit asks for less: all of it counts as taken."""
+"""Managed memory of one guest that has no limit of its own: all of it counts as taken."""
 _RESERVE_NBYTES = 1 * GIB
 """Device memory that managed memory leaves alone, for weights' workspace and kernels."""
 _FIRST_ADDRESS = 1 << 16
@@ -106,21 +104,24 @@ class CudaDevice(Device):
     def reserve(self, reserved_nbytes: int, guard_nbytes: int) -> Region:
         if self.sharing != "managed":
             return Region.reserve(reserved_nbytes, guard_nbytes, remappable=self.remaps)
-        nbytes = align_up(min(reserved_nbytes, REGION_NBYTES), OS_PAGE)
+        nbytes = REGION_NBYTES if reserved_nbytes >= Limits.memory_nbytes else reserved_nbytes
+        nbytes = align_up(nbytes, OS_PAGE)
         self._take(nbytes)
         try:
             base = self.cuda.allocate_managed(nbytes)
         except BaseException:
             self._take(-nbytes)
             raise
-        return Region(base, nbytes, 0, lambda: self._free(base, nbytes), commit=self._commit)
+        return ManagedRegion(self.cuda, base, nbytes, lambda: self._free(base, nbytes))
 
     def bind(self, region: Region) -> Binding:
         if self.sharing == "copied":
             return CopiedBinding(self.allocate, region, self.counters, self.largest_buffer)
         if self.sharing == "registered":
             return Binding(self._register, region, largest=_ADDRESSES_NBYTES)
-        return ManagedBinding(self, region) if self.sharing == "managed" else self._bind(region)
+        if self.sharing == "managed":
+            return ManagedBinding(self.cuda, self.at, region)
+        return Binding(self.at, region)
 
     @property
     def everywhere(self) -> Buffer | None:
@@ -146,19 +147,9 @@ class CudaDevice(Device):
         """A buffer over addresses that the device can use as they are."""
         return Window(self._everywhere, base, nbytes)
 
-    def _bind(self, region: Region) -> Binding:
-        return Binding(self.at, region)
-
     def _register(self, base: HostAddr, nbytes: int) -> Buffer:
         self.cuda.register(base, nbytes)
         return Window(self._everywhere, base, nbytes, lambda: self.cuda.unregister(base))
-
-    def _commit(self, address: int, nbytes: int) -> None:
-        """Zeroes what a guest grows into, and keeps it near the processor, mapped to the device."""
-        base = HostAddr(address)
-        ctypes.memset(base, 0, nbytes)
-        self.cuda.advise(base, nbytes, Advice.SET_PREFERRED_LOCATION, CPU)
-        self.cuda.advise(base, nbytes, Advice.SET_ACCESSED_BY, self.cuda.device)
 
     def _take(self, nbytes: int) -> None:
         """Managed memory beyond what the device has free can hang it: never ask for more."""
@@ -221,41 +212,3 @@ class Window(Buffer):
     def close(self) -> None:
         release, self._release = self._release, lambda: None
         release()
-
-
-class ManagedBinding(Binding):
-    """A Region of managed memory, and where its pages live."""
-
-    def __init__(self, device: CudaDevice, region: Region) -> None:
-        super().__init__(device.at, region)
-        self._cuda = device.cuda
-        self._on_device: dict[HostAddr, int] = {}
-
-    def settle(self, host: HostAddr, nbytes: int) -> None:
-        begin, size = _inner_pages(host, nbytes)
-        if size:
-            self._on_device[host] = nbytes
-            self._cuda.advise(begin, size, Advice.SET_PREFERRED_LOCATION, self._cuda.device)
-            self._cuda.prefetch(begin, size, self._cuda.device)
-
-    def unsettle(self, host: HostAddr) -> None:
-        begin, size = _inner_pages(host, self._on_device.pop(host, 0))
-        if size:
-            self._cuda.advise(begin, size, Advice.SET_PREFERRED_LOCATION, CPU)
-
-    @contextmanager
-    def on_host(self) -> Iterator[None]:
-        ranges = [_inner_pages(host, nbytes) for host, nbytes in self._on_device.items()]
-        for begin, size in ranges:
-            self._cuda.prefetch(begin, size, CPU)
-        try:
-            yield
-        finally:
-            for begin, size in ranges:
-                self._cuda.prefetch(begin, size, self._cuda.device)
-
-
-def _inner_pages(host: HostAddr, nbytes: int) -> tuple[HostAddr, int]:
-    """The whole pages inside a range: (address, nbytes)."""
-    begin = align_up(host, OS_PAGE)
-    return HostAddr(begin), max(0, (host + nbytes) // OS_PAGE * OS_PAGE - begin)

@@ -1,7 +1,7 @@
 """Address ranges that guest, host and device see alike, and their frozen images."""
 
 from isthmus.memory.file import FileMapping
-from isthmus.memory.image import Extent, Image, SharedFile
+from isthmus.memory.image import Extent, Image, LiveImage, SharedFile
 from isthmus.memory.pagemap import touched_chunks, used_chunks
 from isthmus.memory.region import Hold, Region
 
@@ -10,6 +10,7 @@ __all__ = [
     "FileMapping",
     "Hold",
     "Image",
+    "LiveImage",
     "Region",
     "SharedFile",
     "touched_chunks",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -101,6 +101,23 @@ class Image:
                 _read_all(extent, memoryview(target).cast("B"))
                 n_copied += extent.nbytes
         return n_copied
+
+
+@dataclass(frozen=True)
+class LiveImage:
+    """The bytes of a Region that is still there and lies still, for copies that are made at once.
+
+    For memory that cannot be mapped a second time: a device's own, or pages that it has pinned.
+    """
+
+    nbytes: int
+    copy_to: Callable[[HostAddr], None]
+    """Copies all of it to an address, however the device does that best."""
+
+    def place(self, base: HostAddr, *, map_files: bool) -> int:
+        """Copies it to `base`; returns how many bytes that were."""
+        self.copy_to(base)
+        return self.nbytes
 
 
 def _joined(extents: Iterable[Extent]) -> list[Extent]:

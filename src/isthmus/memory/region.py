@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from isthmus.errors import RegionBusy, RegionError
-from isthmus.memory.image import Image
+from isthmus.memory.image import Image, LiveImage
 from isthmus.native import libc
 from isthmus.units import OS_PAGE, GuestPtr, HostAddr, align_up
 
@@ -163,7 +163,7 @@ class Region:
         first = align_up(start, OS_PAGE)
         end = (start + nbytes) // OS_PAGE * OS_PAGE
         if not (self.remappable and first < end):
-            ctypes.memset(start, 0, nbytes)
+            self._zero(start, nbytes)
             return
         ctypes.memset(start, 0, first - start)
         libc.renew(first, end - first)
@@ -173,7 +173,7 @@ class Region:
             self.cleared.extend(bytes(max(0, pages.stop - len(self.cleared))))
             self.cleared[pages.start : pages.stop] = b"\1" * len(pages)
 
-    def load(self, image: Image) -> int:
+    def load(self, image: Image | LiveImage) -> int:
         """Makes the first `image.nbytes` those of `image`, copy-on-write; all others become zero.
 
         Returns how many bytes had to be copied: 0 where the image's files can be mapped.
@@ -182,9 +182,9 @@ class Region:
         if self.remappable and self.nbytes:
             libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
         else:
-            ctypes.memset(self.base, 0, self.nbytes)
+            self._zero(self.base, self.nbytes)
         n_copied = image.place(self.base, map_files=self.remappable)
-        self.image = image if n_copied == 0 else None
+        self.image = image if n_copied == 0 and isinstance(image, Image) else None
         self.cleared.clear()
         return n_copied
 
@@ -212,6 +212,10 @@ class Region:
                 raise RegionBusy(f"the region is still held by {holders}")
             self._finalizer()
             self.image = None
+
+    def _zero(self, address: HostAddr, nbytes: int) -> None:
+        """Zeroes bytes in place."""
+        ctypes.memset(address, 0, nbytes)
 
     def _add(self, hold: _HoldType) -> _HoldType:
         with self._lock:

@@ -59,6 +59,7 @@ _FUNCTIONS: dict[str, list[type]] = {
     "cuMemHostRegister_v2": [c.c_void_p, c.c_size_t, c.c_uint],
     "cuMemHostUnregister": [c.c_void_p],
     "cuMemcpy": [c.c_uint64, c.c_uint64, c.c_size_t],
+    "cuMemcpyDtoD_v2": [c.c_uint64, c.c_uint64, c.c_size_t],
     "cuMemsetD8_v2": [c.c_uint64, c.c_ubyte, c.c_size_t],
     "cuGetErrorName": [c.c_int, c.c_void_p],
 }
@@ -141,9 +142,15 @@ class Cuda:
             self._call("cuCtxSynchronize")
 
     def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
-        """Copies wherever the bytes lie, on the device where both lie there."""
+        """Copies wherever the bytes lie."""
         with self._current():
             self._call("cuMemcpy", target, source, nbytes)
+            self._call("cuCtxSynchronize")
+
+    def copy_on_device(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
+        """Copies bytes that both lie in the device's memory, at its speed."""
+        with self._current():
+            self._call("cuMemcpyDtoD_v2", target, source, nbytes)
             self._call("cuCtxSynchronize")
 
     def clear(self, address: HostAddr, nbytes: int) -> None:

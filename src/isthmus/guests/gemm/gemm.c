@@ -14,7 +14,6 @@
  */
 #include "agent.h"
 
-#define ALIGNMENT 4096
 #define SKEW 2240 /* C is not a power of two away from A: their rows would share cache sets */
 
 typedef struct {
@@ -59,23 +58,27 @@ static void fill(float *values, size_t count, uint64_t *random)
         values[i] = (float)((int32_t)(agent_random_next(random) % 2049) - 1024) / 1024;
 }
 
-static void release(void)
+/* Bytes of f32[rows][columns] with SKEW in front; 0 where a wasm32 guest cannot have so many. */
+static size_t matrix_nbytes(int64_t rows, int64_t columns)
 {
-    free(gemm.a);
-    free(gemm.b);
-    if (gemm.c)
-        free((char *)gemm.c - SKEW);
-    memset(&gemm, 0, sizeof gemm);
+    uint64_t count = (uint64_t)rows * (uint64_t)columns; /* both below 2^31: no overflow */
+    return count > UINT32_MAX / sizeof(float) - SKEW ? 0 : (size_t)count * sizeof(float) + SKEW;
 }
 
-/* Allocates f32[rows][columns] with `before` bytes in front, which may be more than a wasm32 guest can have. */
-static float *allocate(int64_t rows, int64_t columns, uint64_t before)
+static char *allocate(int64_t rows, int64_t columns)
 {
-    uint64_t nbytes = (uint64_t)rows * (uint64_t)columns; /* both below 2^31: no overflow */
-    if (nbytes > UINT32_MAX / sizeof(float) - 2 * ALIGNMENT)
-        return NULL;
-    nbytes = (nbytes * sizeof(float) + before + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return aligned_alloc(ALIGNMENT, (size_t)nbytes);
+    size_t nbytes = matrix_nbytes(rows, columns);
+    return nbytes ? pages_take(nbytes) : NULL;
+}
+
+static void release(void)
+{
+    const arguments_t *shape = &gemm.shape;
+    pages_give(gemm.a, matrix_nbytes(shape->rows, shape->k));
+    pages_give(gemm.b, matrix_nbytes(shape->n, shape->k));
+    if (gemm.c)
+        pages_give((char *)gemm.c - SKEW, matrix_nbytes(shape->rows, shape->n));
+    memset(&gemm, 0, sizeof gemm);
 }
 
 static int32_t setup(const arguments_t *arguments)
@@ -83,9 +86,9 @@ static int32_t setup(const arguments_t *arguments)
     uint64_t random = (uint64_t)arguments->seed;
     release();
     gemm.shape = *arguments;
-    gemm.a = allocate(arguments->rows, arguments->k, 0);
-    gemm.b = gemm.a ? allocate(arguments->n, arguments->k, 0) : NULL;
-    char *room = gemm.b ? (char *)allocate(arguments->rows, arguments->n, SKEW) : NULL;
+    gemm.a = (float *)allocate(arguments->rows, arguments->k);
+    gemm.b = gemm.a ? (float *)allocate(arguments->n, arguments->k) : NULL;
+    char *room = gemm.b ? allocate(arguments->rows, arguments->n) : NULL;
     if (!room) {
         release();
         return -ISTHMUS_ENOMEM;
