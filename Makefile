@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-page test-load test-clients check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-gpu test-page test-load test-clients check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,10 @@ test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out 
 
 test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/
 	$(BIN)/python tools/fetch_vulkan.py
-	. .vulkan/env && $(BIN)/pytest -m vulkan tests/device
+	. .vulkan/env && $(BIN)/pytest -m gpu tests/device
+
+test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the library ISTHMUS_GGML
+	ISTHMUS_TEST_DEVICE=$${ISTHMUS_TEST_DEVICE:-cuda:0} $(BIN)/pytest -m gpu tests/device
 
 test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
 	$(BIN)/isthmus pull smollm2

@@ -43,7 +43,7 @@ def main() -> None:
     if missing:
         sys.exit(
             f"the Vulkan tests fetch their driver with {', '.join(missing)}, not found here; with "
-            "a driver and a ggml library of your own, set ISTHMUS_GGML and run: pytest -m vulkan"
+            "a driver and a ggml library of your own, set ISTHMUS_GGML and run: pytest -m gpu"
         )
     if (ROOT / "env").exists():
         return
