@@ -29,6 +29,8 @@ OPTIONS = (
     "-DLLAMA_BUILD_TOOLS=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
     "-DLLAMA_CURL=OFF",
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    "-DCMAKE_INSTALL_RPATH=$ORIGIN",  # the libraries find each other wherever the folder goes
 )
 
 
@@ -62,7 +64,7 @@ def main() -> None:
 
 def _download(folder: Path) -> Path:
     requirement = f"llama-cpp-python=={VERSION}"
-    options = ("--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder))
+    options = ("--no-deps", "--no-binary", ":all:", "--dest", str(folder))
     _run(sys.executable, "-m", "pip", "download", *options, requirement)
     return next(folder.glob("*.tar.gz"))
 

@@ -2,10 +2,10 @@
 
     python tools/receipt.py --device cuda:0 --ggml ggml-cuda --out benchmarks/results/h200
 
-Runs verify, decode, prefill, agents and snapshot for each model, as `isthmus` commands in processes
-of their own, and writes OUT.json with everything and OUT.md with a table for each. Models are
-files, or shapes of tools/random_model.py such as llama-1b:Q8_0, which are made first. What fails is
-written down too.
+Runs verify and memory, and decode, prefill, agents and snapshot for each model, as `isthmus`
+commands in processes of their own, and writes OUT.json with everything and OUT.md with a table for
+each. Models are files, or shapes of tools/random_model.py such as llama-1b:Q8_0, which are made
+first. What fails is written down too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -21,18 +23,41 @@ from pathlib import Path
 from typing import Any
 
 TOOLS = Path(__file__).parent
-MODELS = ("llama-1b:Q8_0", "llama-1b:Q4_0", "llama-1b:F16", "llama-8b:Q8_0", "llama-8b:Q4_0")
+MODELS = (
+    "llama-1b:Q8_0",
+    "llama-1b:Q4_0",
+    "llama-1b:F16",
+    "llama-8b:Q8_0",
+    "llama-8b:Q4_0",
+    "llama-8b:F16",
+)
 QUESTIONS = {
-    "decode": "1024,8192",
-    "prefill": "512,4096,8192",
-    "agents": "1,2,4,8,16,32,64",
-    "snapshot": "1024,8192",
+    "decode": ["--sizes", "1024,8192"],
+    "prefill": ["--sizes", "512,4096,8192"],
+    "agents": ["--sizes", "1,2,4,8,16,32,64", "--inexact"],
+    "agents, exact": ["--sizes", "1,8"],
+    "snapshot": ["--sizes", "1024,8192"],
 }
 SMALL = {"decode": "64", "prefill": "128", "agents": "1,2", "snapshot": "64"}
 FIGURES = {
-    "decode": ("context", "ratio", "ours_tokens_per_s", "equal_greedy_tokens"),
-    "prefill": ("tokens", "ratio", "ours_tokens_per_s", "logits_relative_error"),
-    "agents": ("agents", "ratio", "ours_tokens_per_s", "identical"),
+    "decode": (
+        "context",
+        "ratio",
+        "ours_tokens_per_s",
+        "llama_cpp_tokens_per_s",
+        "logits_relative_error",
+        "equal_greedy_tokens",
+        "bytes_copied",
+    ),
+    "prefill": (
+        "tokens",
+        "ratio",
+        "ours_tokens_per_s",
+        "llama_cpp_tokens_per_s",
+        "logits_relative_error",
+    ),
+    "agents": ("agents", "ratio", "ours_tokens_per_s", "llama_cpp_tokens_per_s", "identical"),
+    "agents, exact": ("agents", "ratio", "ours_tokens_per_s", "identical"),
     "snapshot": (
         "tokens",
         "faster_than_prefill",
@@ -40,8 +65,20 @@ FIGURES = {
         "prefill_again_ms",
         "save_ms",
         "first_fork_ms",
+        "fork_ms",
+        "identical",
     ),
 }
+VERIFIED = ("nbytes", "holds", "pointer_identity", "bytes_copied", "ratio", "wrong", "checked")
+MEMORY = (
+    "mib",
+    "ratio",
+    "guest_gb_per_s",
+    "plain_gb_per_s",
+    "heap_gb_per_s",
+    "move_to_device_ms",
+    "first_touch_by_guest_ms",
+)
 
 
 def main() -> None:
@@ -53,25 +90,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="seconds, to try the script itself")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for each command")
+    parser.add_argument("--commit", help="what is measured (default: what git says)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = ["--device", arguments.device]
     device += ["--ggml", arguments.ggml] if arguments.ggml else []
     sizes = "64KiB,1MiB" if arguments.small else "64KiB,1MiB,16MiB,64MiB,256MiB,1GiB"
     receipt: dict[str, Any] = {
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python", *sys.argv]),
+        "commit": arguments.commit or _commit(),
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "devices": _isthmus(["devices", "--json", *device[2:]], arguments.timeout),
         "verify": _isthmus(["verify", "--json", "--sizes", sizes, *device], arguments.timeout),
         "models": {},
     }
-    questions = SMALL if arguments.small else QUESTIONS
     with tempfile.TemporaryDirectory() as folder:
-        for model in arguments.models:
-            path = _model(model, Path(folder))
-            found = receipt["models"][model] = {}
-            for question, at in questions.items():
-                options = ["--json", "--repeats", str(arguments.repeats), "--sizes", at]
-                command = ["bench", question, *options, "--model", str(path), *device]
+        for name in arguments.models:
+            path = _model(name, Path(folder))
+            found = receipt["models"][Path(name).stem] = {}
+            common = ["--json", "--repeats", str(arguments.repeats), "--model", str(path), *device]
+            if "memory" not in receipt:
+                mib = "16" if arguments.small else "256,1024"
+                command = ["bench", "memory", "--sizes", mib, *common]
+                receipt["memory"] = _isthmus(command, arguments.timeout)
+            for question, options in QUESTIONS.items():
+                bench = question.split(",")[0]
+                at = ["--sizes", SMALL[bench]] if arguments.small else options
+                command = ["bench", bench, *at, *common]
                 found[question] = _isthmus(command, arguments.timeout)
                 _write(receipt, arguments.out)
             if path.parent == Path(folder):
@@ -97,6 +142,11 @@ def _isthmus(arguments: list[str], timeout: int) -> dict[str, Any]:
     return {**report, "seconds": time.monotonic() - start}
 
 
+def _commit() -> str:
+    command = ["git", "-C", str(TOOLS), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _model(name: str, folder: Path) -> Path:
     """A file, made now where `name` is a shape."""
     shape, _, dtype = name.partition(":")
@@ -116,21 +166,31 @@ def _model(name: str, folder: Path) -> Path:
 def _write(receipt: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(receipt, indent=1) + "\n")
+    machine = receipt["machine"]
     lines = [f"`{receipt['command']}`", ""]
-    for device in receipt["devices"].get("devices", []):
-        lines.append(f"* {device['name']}: {device['description']}, {device['sharing']}")
-    proofs = receipt["verify"].get("results", [])
-    lines += ["", f"verify: {sum(proof['holds'] for proof in proofs)} of {len(proofs)} sizes hold."]
+    lines.append(f"* commit {receipt['commit']}, {machine['system']}")
+    lines.append(f"* {machine['processors']} processors")
+    for it in receipt["devices"].get("devices", []):
+        lines.append(f"* {it['name']}: {it['description']}, shares as {it['sharing']}")
+        lines += [f"    * {it[name]}" for name in ("driver", "library") if it.get(name)]
+    lines += ["", "## verify", "", *_table(VERIFIED, {"": receipt["verify"]})]
+    lines += ["", "## memory", "", *_table(MEMORY, {"": receipt.get("memory", {})})]
     for question, names in FIGURES.items():
-        lines += ["", f"## {question}", "", f"| model | {' | '.join(names)} |"]
-        lines.append("| --- " * (len(names) + 1) + "|")
-        for model, found in receipt["models"].items():
-            for result in found.get(question, {}).get("results", []):
-                figures = " | ".join(_shown(result.get(name)) for name in names)
-                lines.append(f"| {model} | {figures} |")
-            if failed := found.get(question, {}).get("failed"):
-                lines.append(f"| {model} | {failed.splitlines()[-1]} |")
+        found = {model: it[question] for model, it in receipt["models"].items() if question in it}
+        lines += ["", f"## {question}", "", *_table(names, found)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def _table(names: tuple[str, ...], found: dict[str, dict[str, Any]]) -> list[str]:
+    """A row for each result of each model, and what failed."""
+    lines = [f"| model | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for model, report in found.items():
+        for result in report.get("results", []):
+            figures = " | ".join(_shown(result.get(name)) for name in names)
+            lines.append(f"| {model} | {figures} |")
+        if failed := report.get("failed"):
+            lines.append(f"| {model} | {failed.splitlines()[-1]} |")
+    return lines
 
 
 def _shown(value: object) -> str:

@@ -287,7 +287,7 @@ def test_a_guest_that_gives_up_for_want_of_all_actors_memory_says_so(
 ) -> None:
     with Runtime(device="cpu", threads=1, capacity=Capacity(memory_nbytes=1 << 20)) as small:
         model = small.load_model(q8)
-        actor = small.spawn("bench", models={"default": model}, args={"n_ctx": 1024})
+        actor = small.spawn("bench", models={"default": model}, args={"n_ctx": 4096})
         with pytest.raises(Overloaded, match=r"Capacity\.memory_nbytes"):
             actor.send("prefill 10")
 

@@ -75,6 +75,10 @@ int cuMemcpyDtoD_v2(uint64_t target, uint64_t source, size_t nbytes) {
   copied_on_device += nbytes;
   return cuMemcpy(target, source, nbytes);
 }
+int cuMemcpyHtoD_v2(uint64_t target, const void *source, size_t nbytes) {
+  memmove((void *)target, source, nbytes);
+  return OK;
+}
 int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t nbytes) {
   memset((void *)address, value, nbytes);
   return OK;

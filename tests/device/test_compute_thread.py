@@ -36,7 +36,7 @@ def test_a_job_computed_elsewhere_leaves_no_workers(device: Device) -> None:
         assert thread.try_host(guest)
         hosted.wait()
         assert thread.run(job) == at_home  # here, since home is busy
-        assert len(os.listdir("/proc/self/task")) == before
+        assert len(os.listdir("/proc/self/task")) <= before
     finally:
         free.set()
         backend.close()

@@ -36,6 +36,8 @@ IN_PLACE = {"vulkan": "imported", "cuda": "managed", "metal": "same"}
 FROM_LIBLLAMA = {"vulkan": 1e-4}
 """How far logits may be from libllama's: it fuses other operations there."""
 N_TOKENS = 24
+HEAD_DIM = 64 if KIND == "cuda" else 32
+"""The least for which CUDA has a kernel of attention."""
 imports = pytest.mark.skipif(KIND == "cuda", reason="the device supplies guests' memory itself")
 supplies = pytest.mark.skipif(KIND != "cuda", reason="the device imports guests' memory")
 
@@ -55,7 +57,7 @@ def cpu() -> Iterator[Runtime]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("q8") / "q8.gguf"
-    return TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(file)
+    return TinyLlama(with_tokenizer=True, quantisation="Q8_0", head_dim=HEAD_DIM).write(file)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_every_architecture_is_close_to_the_processor(
     run, to libllama as well.
     """
     chunk = 8 if "moe" in name else 64
-    file = TinyModel(name, with_tokenizer=True).write(tmp_path / "x.gguf")
+    file = TinyModel(name, with_tokenizer=True, head_dim=HEAD_DIM).write(tmp_path / "x.gguf")
     found = []
     for runtime in (gpu, cpu):
         model = runtime.load_model(file, prefill_chunk=chunk)

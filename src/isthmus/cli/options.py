@@ -70,6 +70,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="same bits whatever the threads, chunks or batches; slower",
     )
     group.add_argument(
+        "--inexact",
+        action="store_true",
+        help="let agents decode together where that changes bits: the throughput of GPUs",
+    )
+    group.add_argument(
         "--repack", action="store_true", help="copy weights into the fastest kernels' order"
     )
 
@@ -162,6 +167,7 @@ def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Mo
         model_path(path),
         kv_type=arguments.kv_type or ModelSettings.kv_type,
         deterministic=arguments.deterministic,
+        exact=not arguments.inexact,
         repack=arguments.repack,
     )
 

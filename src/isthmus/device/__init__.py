@@ -1,4 +1,4 @@
-"""Compute devices: one file each, found by file name.
+"""Compute devices: one file each, of the same name.
 
 `open_device("cpu")`, `open_device("cuda:0")`: the word before the colon names a module of this
 package that defines `open_device(library, settings, index)`.
@@ -7,7 +7,6 @@ package that defines `open_device(library, settings, index)`.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
 from isthmus.config import DeviceSettings
 from isthmus.device.base import Backend, Device, DeviceInfo
@@ -16,15 +15,13 @@ from isthmus.native.loader import Library
 
 __all__ = ["Backend", "Device", "DeviceInfo", "device_kinds", "open_device"]
 
-_PARTS = {"base", "buffer", "compute_thread", "copied", "finding", "graph", "importing"}
+_KINDS = ("cpu", "cuda", "metal", "null", "vulkan")
 _BEST_FIRST = ("metal", "cuda", "vulkan", "cpu")
 
 
 def device_kinds() -> list[str]:
     """The kinds of device that this release knows."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules(__path__) if module.name not in _PARTS
-    )
+    return list(_KINDS)
 
 
 def open_device(name: str, library: Library, settings: DeviceSettings) -> Device:

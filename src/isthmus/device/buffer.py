@@ -187,6 +187,11 @@ class WholeTensor:
         """Copies from the process's memory into the buffer, and waits for it."""
         self._library.ggml_backend_tensor_set(self._tensor, source, offset, nbytes)
 
+    def enqueue(self, backend: int, source: HostAddr, offset: int, nbytes: int) -> None:
+        """The same before what a backend is given next; `source` stays as it is until then."""
+        set_async = self._library.ggml_backend_tensor_set_async
+        set_async(backend, self._tensor, source, offset, nbytes)
+
     def fetch(self, target: HostAddr, offset: int, nbytes: int) -> None:
         """Copies from the buffer into the process's memory, and waits for it."""
         self._library.ggml_backend_tensor_get(self._tensor, target, offset, nbytes)
@@ -207,6 +212,7 @@ class InputBuffer(Buffer):
     def __init__(self, library: Library, handle: int, nbytes: int) -> None:
         super().__init__(library, handle, nbytes)
         self._whole: WholeTensor | None = None
+        self._queue = 0
         if self.is_host:
             self._staging = (ctypes.c_ubyte * nbytes).from_address(self.base)
         else:
@@ -218,10 +224,22 @@ class InputBuffer(Buffer):
         """All of the buffer's bytes on the host side, writable."""
         return memoryview(self._staging).cast("B")
 
+    def order_with(self, backend: int) -> None:
+        """From now on `push` waits for nothing: what is submitted to that backend comes after it.
+
+        What was staged must stay until then.
+        """
+        self._queue = backend
+
     def push(self, offset: int, nbytes: int) -> None:
         """Sends staged bytes to the device."""
-        if self._whole is not None:
-            self._whole.send(HostAddr(ctypes.addressof(self._staging) + offset), offset, nbytes)
+        if self._whole is None:
+            return
+        source = HostAddr(ctypes.addressof(self._staging) + offset)
+        if self._queue:
+            self._whole.enqueue(self._queue, source, offset, nbytes)
+        else:
+            self._whole.send(source, offset, nbytes)
 
     def pull(self, offset: int, nbytes: int) -> None:
         """Fetches bytes from the device."""

@@ -27,11 +27,15 @@ class ManagedRegion(Region):
         super().__init__(base, nbytes, 0, free, commit=self._begin)
         self._cuda = cuda
 
-    def load(self, image: Image | LiveImage) -> int:
-        """As `Region.load`; what comes from files is read into pages near the processor."""
-        if isinstance(image, Image):
-            self._cuda.prefetch(self.base, align_up(self.nbytes, OS_PAGE), CPU)
-        return super().load(image)
+    def _place(self, image: Image | LiveImage) -> int:
+        """What comes from files goes to the device, from where the processor has it come back."""
+        if isinstance(image, LiveImage):
+            return super()._place(image)
+        for extent in image.extents:
+            target = HostAddr(self.base + extent.offset)
+            with extent.mapped() as source:
+                self._cuda.copy_to_device(target, source, extent.nbytes)
+        return sum(extent.nbytes for extent in image.extents)
 
     def _begin(self, address: int, nbytes: int) -> None:
         """Zeroes what a guest grows into, to live near the processor and mapped to the device."""
@@ -43,8 +47,10 @@ class ManagedRegion(Region):
     def _zero(self, address: HostAddr, nbytes: int) -> None:
         if nbytes < _LARGE_NBYTES:
             ctypes.memset(address, 0, nbytes)
-        else:
-            self._cuda.clear(address, nbytes)
+            return
+        begin, size = _inner_pages(address, nbytes)
+        self._cuda.prefetch(begin, size, self._cuda.device)  # all at once, not fault by fault
+        self._cuda.clear(address, nbytes)
 
 
 class ManagedBinding(Binding):

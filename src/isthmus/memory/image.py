@@ -17,6 +17,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -52,6 +53,18 @@ class Extent:
     nbytes: int
     file: SharedFile
     file_offset: int
+
+    @contextmanager
+    def mapped(self) -> Iterator[HostAddr]:
+        """Its bytes in this process's memory while open, to be read."""
+        end = self.file_offset + self.nbytes
+        if os.fstat(self.file.fd).st_size < end:
+            raise RegionError("the file of an image is shorter than it was")
+        base = libc.map_file(self.file.fd, end)
+        try:
+            yield HostAddr(base + self.file_offset)
+        finally:
+            libc.unmap(base, end)
 
 
 class Image:

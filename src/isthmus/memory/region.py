@@ -183,7 +183,7 @@ class Region:
             libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
         else:
             self._zero(self.base, self.nbytes)
-        n_copied = image.place(self.base, map_files=self.remappable)
+        n_copied = self._place(image)
         self.image = image if n_copied == 0 and isinstance(image, Image) else None
         self.cleared.clear()
         return n_copied
@@ -212,6 +212,10 @@ class Region:
                 raise RegionBusy(f"the region is still held by {holders}")
             self._finalizer()
             self.image = None
+
+    def _place(self, image: Image | LiveImage) -> int:
+        """Puts an image at the base, over zeroes; how many bytes were copied."""
+        return image.place(self.base, map_files=self.remappable)
 
     def _zero(self, address: HostAddr, nbytes: int) -> None:
         """Zeroes bytes in place."""

@@ -153,8 +153,7 @@ class Batch(Pass):
         h, n = self.hparams, self.n
         for tensor in (q, v, k):
             self.expand(tensor)
-        keys = self.reshape(k, h.n_embd_kv, n)
-        self.expand(self._scatter(self._caches, keys, self._rows[2 * layer]))
+        self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[2 * layer]))
         self.expand(self._scatter(self._caches, v, self._rows[2 * layer + 1]))
         _, head, column, _ = self.describe(q).nb
         for row in range(n):
@@ -194,9 +193,12 @@ class Batch(Pass):
         """Sets everything for one token each; n_kv: the cache rows that each session sees."""
         inputs = self.inputs
         places = [session.n_tokens for session in sessions]
+        before = [known[:2] for known in self._known]
         for row, known in enumerate(zip(sessions, n_kv, places, strict=True)):
             if self._known[row] != known:
                 self._show(row, *known)
+        if before != [(it, n) for it, n in zip(sessions, n_kv, strict=True)]:
+            self.changed()
         self._known = [(it, n, at + 1) for it, n, at in zip(sessions, n_kv, places, strict=True)]
         positions = np.array(places, dtype=np.int64)
         for mask, window in zip(inputs.masks, inputs.windows, strict=True):

@@ -43,6 +43,7 @@ JOB_S = 0.1
 a decode step of all others at each of its layers."""
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
+_MOST_PREFILL_GRAPHS = 4
 
 
 Turn = Callable[[int], AbstractContextManager[Callable[[], float]]]
@@ -74,15 +75,17 @@ class Executor:
         self._batches: dict[tuple[int, object], Batch] = {}
         """By number of sessions and batch key, the one used last at the end."""
         self._window = architecture.hparams.window_tokens
-        self._decode_inputs = Inputs(device, 1, N_CTX_MULTIPLE, self._window)
+        self._decode_inputs = self._new_inputs(1, N_CTX_MULTIPLE)
         self._prefill_inputs: Inputs | None = None
-        self._inputs_generation = 0
         self._masked: tuple[Session, int, int] | None = None
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
         self._computable: set[object] = set()
         """The kinds of graphs that the device has kernels for."""
         self._prefilling = threading.Lock()
+        self._prefill_graphs: dict[tuple[Session, int, bool], Forward] = {}
+        """Of the session that was prefilled last, by number of tokens and whether it has logits;
+        while `_prefilling`."""
         self.counters = Counters()
 
     def prefill(
@@ -169,6 +172,8 @@ class Executor:
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close, and frees its graph."""
+        with self._prefilling:
+            self._drop_prefill_graphs(session)
         self._run(lambda: self._forget(session))
 
     def _run(self, job: Callable[[], _Result]) -> _Result:
@@ -204,6 +209,7 @@ class Executor:
             batch.place_logits(self._architecture.build(batch))
             self._require_kernels(batch, "batch")
             self._batch_memory.allocate(batch)
+            batch.changed()
             batch.generation = self._batch_memory.generation
             self.counters.graphs_built += 1
         self._batches[key] = batch
@@ -216,6 +222,7 @@ class Executor:
         for batch in self._batches.values():
             batch.close()
         self._decode_inputs.close()
+        self._drop_prefill_graphs()
         if self._prefill_inputs is not None:
             self._prefill_inputs.close()
         self._batch_memory.close()
@@ -234,7 +241,8 @@ class Executor:
         if len(chunk) == 1:
             self._run(lambda: self._decode(session, int(chunk[0])))
         else:
-            with self._prefilling, self._prefill_graph(session, chunk, last) as graph:
+            with self._prefilling:
+                graph = self._prefill_graph(session, chunk, last)
                 self._compute_parts(graph, check, job_s)
                 session.fetch(session.n_tokens, len(chunk), with_logits=last)
 
@@ -255,20 +263,23 @@ class Executor:
         graph = session.decode_graph
         self._with_graph.pop(session, None)
         self._with_graph[session] = None
-        stamp = (self._decode_memory.generation, self._inputs_generation)
-        if graph is not None and graph.n_kv == n_kv and graph.stamp == stamp:
+        generation = self._decode_memory.generation
+        if graph is not None and (graph.generation, graph.inputs) == (
+            generation,
+            self._decode_inputs,
+        ):
+            if graph.n_kv != n_kv:
+                graph.move(position, n_kv)
             return graph
         if graph is not None:
             graph.close()
             session.decode_graph = None
         if session.n_ctx > self._decode_inputs.n_ctx:
             self._decode_inputs.close()
-            self._decode_inputs = Inputs(self._device, 1, session.n_ctx, self._window)
-            self._inputs_generation += 1
+            self._decode_inputs = self._new_inputs(1, session.n_ctx)
         self._masked = None
         self._drop_old_graphs()
         graph = self._build(session, self._decode_inputs, 1, n_kv, self._decode_memory, True)
-        graph.stamp = (self._decode_memory.generation, self._inputs_generation)
         session.decode_graph = graph
         return graph
 
@@ -282,18 +293,32 @@ class Executor:
                 session.decode_graph = None
 
     def _prefill_graph(self, session: Session, chunk: np.ndarray, last: bool) -> Forward:
-        """A chunk's graph with its inputs written, to be closed after it was computed."""
+        """A chunk's graph with its inputs written; that of an earlier chunk of the same length."""
         first, n = session.n_tokens, len(chunk)
         inputs = self._inputs_for_prefill(session)
         n_kv = self._n_kv(session, first + n)
-        graph = self._build(session, inputs, n, n_kv, self._prefill_memory, last)
-        try:
-            graph.write_tokens(chunk, first)
-            graph.write_masks(first)
-        except BaseException:
-            graph.close()
-            raise
+        graph = self._prefill_graphs.get((session, n, last))
+        if graph is not None and graph.generation == self._prefill_memory.generation:
+            graph.move(first, n_kv)
+        else:
+            self._keep_prefill_graphs_of(session)
+            graph = self._build(session, inputs, n, n_kv, self._prefill_memory, last)
+            self._prefill_graphs[session, n, last] = graph
+        graph.write_tokens(chunk, first)
+        graph.write_masks(first)
         return graph
+
+    def _keep_prefill_graphs_of(self, session: Session) -> None:
+        """Makes room for one more, and drops those of others."""
+        kept = [key for key in self._prefill_graphs if key[0] is session]
+        stale = {*self._prefill_graphs} - {*kept[-_MOST_PREFILL_GRAPHS + 1 :]}
+        for key in stale:
+            self._prefill_graphs.pop(key).close()
+
+    def _drop_prefill_graphs(self, session: Session | None = None) -> None:
+        """Those of one session, or all."""
+        for key in [key for key in self._prefill_graphs if session in (None, key[0])]:
+            self._prefill_graphs.pop(key).close()
 
     def _compute_parts(
         self, graph: Forward, check: Callable[[], None], job_s: Callable[[], float]
@@ -320,13 +345,18 @@ class Executor:
         inputs = self._prefill_inputs
         if inputs is None or inputs.n_ctx < session.n_ctx:
             if inputs is not None:
+                self._drop_prefill_graphs()
                 inputs.close()
-            inputs = Inputs(self._device, self._chunk, session.n_ctx, self._window)
-            self._prefill_inputs = inputs
+            inputs = self._prefill_inputs = self._new_inputs(self._chunk, session.n_ctx)
             if self._device.has_own_memory:
                 n_kv = self._n_kv(session, session.n_tokens + self._chunk)
                 self._build(session, inputs, self._chunk, n_kv, self._prefill_memory, True).close()
                 # its memory is taken once, large enough, and need not move later
+        return inputs
+
+    def _new_inputs(self, n_tokens: int, n_ctx: int) -> Inputs:
+        inputs = Inputs(self._device, n_tokens, n_ctx, self._window)
+        inputs.buffer.order_with(self._backend.handle)
         return inputs
 
     def _build(
@@ -344,6 +374,8 @@ class Executor:
             graph.place_logits(logits)
         self._require_kernels(graph, n > 1)
         memory.allocate(graph)
+        graph.generation = memory.generation
+        graph.changed()
         self.counters.graphs_built += 1
         return graph
 

@@ -108,6 +108,14 @@ class Pass(Graph, ABC):
         """[head_dim, n_head, n] from [head_dim * n_head, n]."""
         return self.reshape(x, self.hparams.head_dim, n_head, self.n)
 
+    def flat_heads(self, x: int) -> int:
+        """[head_dim * n_head, n] from [head_dim, n_head, n], as a view.
+
+        Of one behind a rotation, and rows that are set to it, devices make one kernel.
+        """
+        shape = self.describe(x)
+        return self.view_2d(x, (shape.ne[0] * shape.ne[1], self.n), shape.nb[2], 0)
+
     def heads_at(self, x: int, n_head: int, first: int) -> int:
         """As `heads`, of the rows from `first` on in a fused product (F32)."""
         head, width = 4 * self.hparams.head_dim, self.describe(x).nb[1]
@@ -163,30 +171,43 @@ class Forward(Pass):
         super().__init__(library, h, n, session.n_ctx, h.nodes_per_layer * h.n_layer + 64)
         self.session = session
         self.n_kv = n_kv
-        self._inputs = inputs
+        self.inputs = inputs
         self.tokens = inputs.place(self, 0, GgmlType.I32, n)
         self.positions = inputs.place(self, 1, GgmlType.I32, n)
         self.rows = inputs.place(self, 2, GgmlType.I64, n)
-        self.masks = [each.tensor(self, session.n_tokens, n_kv, n) for each in inputs.masks]
+        self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
+        self._caches: list[int] = []
+        """The views of the cache that attention reads: `n_kv` rows of each layer's."""
         self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
-        self.stamp: tuple[int, int] = (-1, -1)
-        """The executor's: whether the memory it was placed in is still there."""
+        self.generation = -1
+        """The executor's: of the memory that its intermediate results were placed in."""
+
+    def move(self, first: int, n_kv: int) -> None:
+        """Makes it the graph of `n` tokens from position `first` on, which sees `n_kv` rows.
+
+        Nothing is built anew: lengths are written, as it matters to no other tensor.
+        """
+        for view in self._caches:
+            self.describe(view).ne[1] = n_kv
+        for mask in self._masks:
+            mask.move(self, first, n_kv)
+        self.n_kv = n_kv
+        self.changed()
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h, cache = self.hparams, self.session.cache
         self.cuts.append(self.n_nodes)
         for tensor in (q, v, k):
             self.expand(tensor)
-        keys = self.reshape(k, h.n_embd_kv, self.n)
-        self.expand(self.set_rows(cache.k[layer], keys, self.rows))
+        self.expand(self.set_rows(cache.k[layer], self.flat_heads(k), self.rows))
         self.expand(self.set_rows(cache.v[layer], v, self.rows))
         seen = self.flash_attention(
             self.swap_1_2(q),
             self._cached_heads(cache.k[layer]),
             self._cached_heads(cache.v[layer]),
-            self.masks[scores.windowed],
+            self._masks[scores.windowed].tensor,
             scores.scale,
             scores.soft_cap,
         )
@@ -204,7 +225,7 @@ class Forward(Pass):
 
     def write_tokens(self, tokens: np.ndarray, first: int) -> None:
         """Sets ids, positions and cache rows of the `n` tokens from position `first` on."""
-        inputs, n = self._inputs, self.n
+        inputs, n = self.inputs, self.n
         inputs.tokens[:n] = tokens
         inputs.positions[:n] = np.arange(first, first + n, dtype=np.int32)
         inputs.rows[:n] = np.arange(first, first + n, dtype=np.int64)
@@ -213,7 +234,7 @@ class Forward(Pass):
 
     def write_token(self, token: int, position: int) -> None:
         """As `write_tokens` for one token, without making arrays."""
-        inputs = self._inputs
+        inputs = self.inputs
         inputs.tokens[0] = token
         inputs.positions[0] = position
         inputs.rows[0] = position
@@ -221,12 +242,12 @@ class Forward(Pass):
 
     def write_masks(self, first: int) -> None:
         """Lets each token see the cache rows up to its own."""
-        for mask in self._inputs.masks:
+        for mask in self.inputs.masks:
             mask.write(first, self.n_kv, self.n)
 
     def extend_masks(self, position: int) -> None:
         """Lets a single token see one more row: all that changes from token to token."""
-        for mask in self._inputs.masks:
+        for mask in self.inputs.masks:
             mask.extend(position)
 
     def _cached_heads(self, cache: int) -> int:
@@ -234,4 +255,6 @@ class Forward(Pass):
         h, strides = self.hparams, self.describe(cache).nb
         head_nbytes = self.library.ggml_row_size(self.session.layout.dtype, h.head_dim)
         shape = (h.head_dim, self.n_kv, h.n_head_kv)
-        return self.view_3d(cache, shape, (strides[1], head_nbytes), 0)
+        view = self.view_3d(cache, shape, (strides[1], head_nbytes), 0)
+        self._caches.append(view)
+        return view

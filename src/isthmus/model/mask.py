@@ -6,6 +6,8 @@ keeps all rows for both; see docs/rationale.md.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from isthmus.device.base import Device
@@ -41,14 +43,16 @@ class Mask:
         if n > 1 and device.has_own_memory:
             self._pattern = CausalPattern(device, n, n_ctx, window)
 
-    def tensor(self, graph: Graph, first: int, n_kv: int, n: int) -> int:
+    def cut(self, graph: Graph, first: int, n_kv: int, n: int) -> GraphMask:
         """The mask as a graph reads it that computes `n` tokens from position `first` on."""
-        tensor = graph.tensor(GgmlType.F16, n_kv, n)
-        self._buffer.place(tensor, DeviceAddr(self._buffer.base + self._offset))
-        if n > 1 and self._pattern is not None:
-            tensor = graph.copy_into(self._pattern.cut(graph, first, n_kv, n), tensor)
-            graph.expand(tensor)
-        return tensor
+        place = graph.tensor(GgmlType.F16, n_kv, n)
+        self._buffer.place(place, DeviceAddr(self._buffer.base + self._offset))
+        if n == 1 or self._pattern is None:
+            return GraphMask(place)
+        part = self._pattern.cut(graph, first, n_kv, n)
+        tensor = graph.copy_into(part, place)
+        graph.expand(tensor)
+        return GraphMask(tensor, place, part, self._pattern)
 
     def write(self, first: int, n_kv: int, n: int) -> None:
         """Lets each of `n` tokens see what it may."""
@@ -78,6 +82,30 @@ class Mask:
             self._buffer.push(self._offset + 2 * first, 2 * n_elements)
 
 
+@dataclass(frozen=True)
+class GraphMask:
+    """A mask's tensors in one graph: `tensor` is what attention reads."""
+
+    tensor: int
+    place: int = 0
+    """Where `part` is copied to, 0 where nothing is."""
+    part: int = 0
+    pattern: CausalPattern | None = None
+
+    def move(self, graph: Graph, first: int, n_kv: int) -> None:
+        """Makes it that of the tokens from position `first` on, over `n_kv` rows."""
+        for each in (self.tensor, self.place) if self.place else (self.tensor,):
+            struct = graph.describe(each)
+            struct.ne[0] = n_kv
+            n = struct.ne[1]
+            struct.nb[1], struct.nb[2], struct.nb[3] = 2 * n_kv, 2 * n_kv * n, 2 * n_kv * n
+        if self.pattern is not None:
+            struct = graph.describe(self.part)
+            struct.ne[0] = n_kv
+            struct.view_offs = self.pattern.offset(first)
+            struct.data = self.pattern.buffer.base + struct.view_offs
+
+
 class CausalPattern:
     """Owns a matrix in device memory, every chunk's mask being a part of it.
 
@@ -102,7 +130,11 @@ class CausalPattern:
         """f16 [n_kv, n]: the mask of `n` tokens from position `first` on."""
         whole = graph.tensor(GgmlType.F16, *self._shape)
         self.buffer.place(whole, self.buffer.base)
-        return graph.view_2d(whole, (n_kv, n), 2 * self.width, 2 * (self.origin - first))
+        return graph.view_2d(whole, (n_kv, n), 2 * self.width, self.offset(first))
+
+    def offset(self, first: int) -> int:
+        """Where the part for tokens from position `first` on begins, in bytes."""
+        return 2 * (self.origin - first)
 
     def close(self) -> None:
         """Frees the memory."""

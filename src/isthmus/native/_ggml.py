@@ -104,6 +104,24 @@ class Tensor(c.Structure):
     ]
 
 
+class GraphHead(c.Structure):
+    """`struct ggml_cgraph`, 96 bytes; the array of nodes lies right behind it."""
+
+    _fields_ = [
+        ("size", c.c_int),
+        ("n_nodes", c.c_int),
+        ("n_leafs", c.c_int),
+        ("nodes", POINTER),
+        ("grads", POINTER),
+        ("grad_accs", POINTER),
+        ("leafs", POINTER),
+        ("use_counts", POINTER),
+        ("visited", c.c_size_t * 3),
+        ("order", c.c_int),
+        ("uid", c.c_uint64),
+    ]
+
+
 class InitParams(c.Structure):
     """`struct ggml_init_params`."""
 
@@ -261,6 +279,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_buffer_set_usage": (None, [_P, _i32]),
     "ggml_backend_tensor_alloc": (_i32, [_P, _P, _P]),
     "ggml_backend_tensor_set": (None, [_P, _P, _size, _size]),
+    "ggml_backend_tensor_set_async": (None, [_P, _P, _P, _size, _size]),
     "ggml_backend_tensor_get": (None, [_P, _P, _size, _size]),
     "ggml_threadpool_params_init": (None, [_P, _i32]),
     # gguf files

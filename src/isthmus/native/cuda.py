@@ -59,6 +59,7 @@ _FUNCTIONS: dict[str, list[type]] = {
     "cuMemHostRegister_v2": [c.c_void_p, c.c_size_t, c.c_uint],
     "cuMemHostUnregister": [c.c_void_p],
     "cuMemcpy": [c.c_uint64, c.c_uint64, c.c_size_t],
+    "cuMemcpyHtoD_v2": [c.c_uint64, c.c_void_p, c.c_size_t],
     "cuMemcpyDtoD_v2": [c.c_uint64, c.c_uint64, c.c_size_t],
     "cuMemsetD8_v2": [c.c_uint64, c.c_ubyte, c.c_size_t],
     "cuGetErrorName": [c.c_int, c.c_void_p],
@@ -146,6 +147,11 @@ class Cuda:
         with self._current():
             self._call("cuMemcpy", target, source, nbytes)
             self._call("cuCtxSynchronize")
+
+    def copy_to_device(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
+        """Copies ordinary memory to where the target's pages lie in the device's memory."""
+        with self._current():
+            self._call("cuMemcpyHtoD_v2", target, source, nbytes)
 
     def copy_on_device(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
         """Copies bytes that both lie in the device's memory, at its speed."""
