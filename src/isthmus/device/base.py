@@ -192,6 +192,11 @@ class Device(ABC):
         return 64, 0
 
     @property
+    def logits_are_far(self) -> bool:
+        """Whether logits lie behind a bus: it takes whole rows sooner than a product's elements."""
+        return False
+
+    @property
     def has_own_memory(self) -> bool:
         """Whether `allocate` takes memory that is not the process's."""
         return True

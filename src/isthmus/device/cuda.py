@@ -137,6 +137,10 @@ class CudaDevice(Device):
     def kv_alignment(self) -> tuple[int, int]:
         return 256, 0
 
+    @property
+    def logits_are_far(self) -> bool:
+        return self.sharing in ("managed", "registered")
+
     def close(self) -> None:
         super().close()
         if not self._everywhere.closed:
