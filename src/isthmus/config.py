@@ -16,7 +16,7 @@ from isthmus.errors import SettingsError
 from isthmus.units import GIB, MIB, WASM_PAGE
 
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
-SHARING = ("same", "imported", "managed", "registered", "copied")
+SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
@@ -183,8 +183,8 @@ class DeviceSettings:
     """How eagerly idle CPU workers look for work, 0 to 100; above 1 they burn a core."""
 
     sharing: str | None = None
-    """How a guest's memory is to reach the device: same, imported, managed, registered or copied.
-    By default the best way that works; a device refuses one that it does not have."""
+    """How a guest's memory is to reach the device, one of SHARING. By default the best way that
+    works; a device refuses one that it does not have."""
 
     def __post_init__(self) -> None:
         _require(

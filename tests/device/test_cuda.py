@@ -19,6 +19,7 @@ import isthmus.device
 from isthmus import Actor, Limits, Model, Runtime
 from isthmus.config import DeviceSettings
 from isthmus.device import Device, cuda, open_device
+from isthmus.device.base import Backend
 from isthmus.errors import DeviceFailed, DeviceUnavailable, IsthmusError
 from isthmus.native._ggml import DeviceType
 from isthmus.native.cuda import Advice, Attribute, Cuda
@@ -32,6 +33,8 @@ MANAGED = {
     Attribute.CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM: 1,
 }
 ON_CPU, ON_DEVICE = 1, 0
+DEVICE_S, PROCESSOR_S = 1, 2
+"""`CU_MEM_ATTACH_GLOBAL` and `CU_MEM_ATTACH_HOST`."""
 
 
 class FakeDriver:
@@ -45,9 +48,11 @@ class FakeDriver:
             "fake_prefetched",
             "fake_copied_on_device",
             "fake_n_blocks",
+            "fake_attached",
         ):
             getattr(self.library, name).restype = ctypes.c_size_t
         self.library.fake_set_free.argtypes = [ctypes.c_size_t]
+        self.library.fake_attached.argtypes = [ctypes.c_uint64]
 
     def set(self, attributes: dict[Attribute, int]) -> None:
         for attribute in Attribute:
@@ -61,6 +66,9 @@ class FakeDriver:
 
     def prefetched(self, where: int) -> int:
         return int(self.library.fake_prefetched(where))
+
+    def attached(self, address: int) -> int:
+        return int(self.library.fake_attached(address))
 
     @property
     def copied_on_device(self) -> int:
@@ -131,7 +139,8 @@ def guest(result: str) -> bytes:
         ({**MANAGED, Attribute.PAGEABLE_MEMORY_ACCESS: 1}, "same", 0),
         (MANAGED, "managed", 1),
         ({**MANAGED, Attribute.CONCURRENT_MANAGED_ACCESS: 0}, "registered", 2),
-        ({}, "copied", 3),
+        ({Attribute.MANAGED_MEMORY: 1}, "lent", 3),
+        ({}, "copied", 4),
     ],
 )
 def test_the_ladder(
@@ -157,7 +166,7 @@ def test_the_ladder(
         assert copied > 0 if sharing == "copied" else copied == 0
 
 
-@pytest.mark.parametrize("sharing", ["managed", "registered", "copied"])
+@pytest.mark.parametrize("sharing", ["managed", "registered", "lent", "copied"])
 def test_a_way_can_be_forced(driver: FakeDriver, library: Library, sharing: str) -> None:
     found = device(library, sharing)
     assert found.info.sharing == sharing
@@ -167,6 +176,39 @@ def test_a_way_can_be_forced(driver: FakeDriver, library: Library, sharing: str)
 def test_a_way_that_does_not_work_cannot_be_forced(driver: FakeDriver, library: Library) -> None:
     with pytest.raises(DeviceUnavailable, match="not same: the device does not read ordinary"):
         device(library, "same")
+
+
+def test_lent_memory_is_the_device_s_while_a_submission_works_in_it(
+    driver: FakeDriver, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of whoever does not take part stays the processor's, in batches as well."""
+    with Runtime(device="cuda", sharing="lent") as runtime:
+        model = runtime.load_model(tiny, exact=False)
+        actors = [spawn(runtime, model) for _ in range(3)]
+        bases = [actor.region.base for actor in actors]
+        seen: list[list[int]] = []
+        compute = Backend._timed
+
+        def watched(self: Backend, graph: int) -> int:
+            seen.append([driver.attached(base) for base in bases])
+            return compute(self, graph)
+
+        monkeypatch.setattr(Backend, "_timed", watched)
+        actors[0].send("sequence 5")
+        assert seen == [[DEVICE_S, PROCESSOR_S, PROCESSOR_S]] * 5
+        streams = [actor.stream("sequence 30") for actor in actors[:2]]
+        texts = ["".join(stream) or stream.reply.text for stream in streams]
+        assert len(texts) == 2
+        assert [DEVICE_S, DEVICE_S, PROCESSOR_S] in seen
+        assert all(each[2] == PROCESSOR_S for each in seen)
+        with runtime.spawn("gemm") as gemm:
+            bases[2] = gemm.region.base
+            gemm.send("rows=16 k=64 n=64")
+            assert seen[-1] == [PROCESSOR_S, PROCESSOR_S, DEVICE_S]
+        assert {driver.attached(base) for base in bases[:2]} == {PROCESSOR_S}
+        for actor in actors:
+            actor.close()
+    assert driver.n_blocks == 0
 
 
 def test_memory_is_one_address_and_lives_where_it_should(

@@ -205,6 +205,21 @@ def test_copies_give_the_same_bits_and_are_counted(gpu: Runtime, model: Model, p
             assert proof.bytes_copied > 0
 
 
+@supplies
+def test_lent_memory_has_the_same_bits(gpu: Runtime, model: Model, path: Path) -> None:
+    """As where both sides must not touch managed memory at the same time."""
+    with spawn(gpu, model) as actor:
+        expected, state = actor.send("sequence 12").text, digest(actor)
+    with Runtime(device=DEVICE, sharing="lent") as lending:
+        assert lending.device.info.sharing == "lent"
+        with spawn(lending, lending.load_model(path)) as actor, actor.fork(1)[0] as fork:
+            assert actor.send("sequence 12").text == fork.send("sequence 12").text == expected
+            assert digest(actor) == digest(fork) == state
+        assert lending.device.counters.bytes_copied == 0
+        for proof in prove_sizes(lending, [64 * KIB], 1, lambda: None):
+            assert proof.wrong == 0 < proof.checked
+
+
 def test_the_device_sees_the_session_where_it_lies(gpu: Runtime, model: Model) -> None:
     with spawn(gpu, model) as actor:
         one = actor.sessions[0]

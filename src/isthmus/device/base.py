@@ -10,6 +10,8 @@ sharing      how a guest's linear memory reaches the device
 `same`       the device addresses the same bytes at the same addresses
 `imported`   the same bytes under another address
 `managed`    the device supplies the memory; the same address, pages move to who touches them
+`registered` the same bytes, pinned and mapped to the device
+`lent`       as `managed`; the memory is the device's while a submission works in it
 `copied`     the device computes on a copy: the way that is left where no better one opens
 `none`       the device computes nothing
 ===========  ==================================================================================
@@ -267,11 +269,23 @@ class Backend(Owned):
         self.device = device
         self._submit = device.library.ggml_backend_graph_compute
 
-    def compute(self, graph: int) -> None:
-        """Computes a graph and waits for it. Raises DeviceFailed."""
-        status = self.device.compute_thread.run(lambda: self._timed(graph))
+    def compute(self, graph: int, *memories: Binding) -> None:
+        """Computes a graph and waits for it. Raises DeviceFailed.
+
+        `memories` are those of guests in which it works, for devices to which they are lent.
+        """
+        status = self.device.compute_thread.run(lambda: self._lent(graph, memories))
         if status != 0:
             raise DeviceFailed(f"the device {self.device.info.name} failed with status {status}")
+
+    def _lent(self, graph: int, memories: Sequence[Binding]) -> int:
+        for memory in memories:
+            memory.lend()
+        try:
+            return self._timed(graph)
+        finally:
+            for memory in memories:
+                memory.take_back()
 
     def _timed(self, graph: int) -> int:
         counters = self.device.counters

@@ -94,6 +94,12 @@ class Binding:
     def fetch(self, host: HostAddr, nbytes: int) -> None:
         """Has the guest see what the device wrote at `host`; nothing to do in the same memory."""
 
+    def lend(self) -> None:
+        """Leaves the memory to the device: nobody touches it until `take_back`."""
+
+    def take_back(self) -> None:
+        """Ends what `lend` began."""
+
     def settle(self, host: HostAddr, nbytes: int) -> None:
         """Has a KV cache live where the device reads it fastest, at the same addresses."""
 

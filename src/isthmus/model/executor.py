@@ -191,7 +191,8 @@ class Executor:
         n_kv = [self._n_kv(session, session.n_tokens + 1) for session in sessions]
         batch = self._batch(sessions)
         batch.write(sessions, tokens, n_kv)
-        self._backend.compute(batch.pointer)
+        memories = dict.fromkeys(session.binding for session in sessions)
+        self._backend.compute(batch.pointer, *memories)
 
     def _batch(self, sessions: Sequence[Session]) -> Batch:
         """The graph for so many sessions, built where there is none or it is too small."""
@@ -255,7 +256,7 @@ class Executor:
         else:
             graph.write_masks(position)
         self._masked = (session, graph.n_kv, position + 1)
-        self._backend.compute(graph.pointer)
+        self._backend.compute(graph.pointer, session.binding)
         session.fetch(position, 1, with_logits=True)
 
     def _decode_graph(self, session: Session, position: int) -> Forward:
@@ -325,7 +326,7 @@ class Executor:
     ) -> None:
         if not self._device.splits_graphs:
             check()
-            self._backend.compute(graph.pointer)
+            self._backend.compute(graph.pointer, graph.session.binding)
             return
         with GraphParts(graph, graph.cuts) as parts:
             left = deque(parts.pointers)
