@@ -5,7 +5,7 @@
 Runs verify and memory, and decode, prefill, agents and snapshot for each model, as `isthmus`
 commands in processes of their own, and writes OUT.json with everything and OUT.md with a table for
 each. Models are files, or shapes of tools/random_model.py such as llama-1b:Q8_0, which are made
-first. What fails is written down too.
+first. `--questions` asks some of these only. What fails is written down too.
 """
 
 from __future__ import annotations
@@ -38,8 +38,19 @@ QUESTIONS = {
     "agents, exact": ["--sizes", "1,8"],
     "snapshot": ["--sizes", "1024,8192"],
 }
+ALL = ("verify", "memory", *dict.fromkeys(name.split(",")[0] for name in QUESTIONS))
 SMALL = {"decode": "64", "prefill": "128", "agents": "1,2", "snapshot": "64"}
 FIGURES = {
+    "verify": ("nbytes", "holds", "pointer_identity", "bytes_copied", "ratio", "wrong", "checked"),
+    "memory": (
+        "mib",
+        "ratio",
+        "guest_gb_per_s",
+        "plain_gb_per_s",
+        "heap_gb_per_s",
+        "move_to_device_ms",
+        "first_touch_by_guest_ms",
+    ),
     "decode": (
         "context",
         "ratio",
@@ -69,16 +80,6 @@ FIGURES = {
         "identical",
     ),
 }
-VERIFIED = ("nbytes", "holds", "pointer_identity", "bytes_copied", "ratio", "wrong", "checked")
-MEMORY = (
-    "mib",
-    "ratio",
-    "guest_gb_per_s",
-    "plain_gb_per_s",
-    "heap_gb_per_s",
-    "move_to_device_ms",
-    "first_touch_by_guest_ms",
-)
 
 
 def main() -> None:
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--ggml")
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--questions", nargs="+", default=ALL, choices=ALL)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="seconds, to try the script itself")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for each command")
@@ -101,20 +103,24 @@ def main() -> None:
         "commit": arguments.commit or _commit(),
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "devices": _isthmus(["devices", "--json", *device[2:]], arguments.timeout),
-        "verify": _isthmus(["verify", "--json", "--sizes", sizes, *device], arguments.timeout),
         "models": {},
     }
+    if "verify" in arguments.questions:
+        command = ["verify", "--json", "--sizes", sizes, *device]
+        receipt["verify"] = _isthmus(command, arguments.timeout)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             path = _model(name, Path(folder))
             found = receipt["models"][Path(name).stem] = {}
             common = ["--json", "--repeats", str(arguments.repeats), "--model", str(path), *device]
-            if "memory" not in receipt:
+            if "memory" in arguments.questions and "memory" not in receipt:
                 mib = "16" if arguments.small else "256,1024"
                 command = ["bench", "memory", "--sizes", mib, *common]
                 receipt["memory"] = _isthmus(command, arguments.timeout)
             for question, options in QUESTIONS.items():
                 bench = question.split(",")[0]
+                if bench not in arguments.questions:
+                    continue
                 at = ["--sizes", SMALL[bench]] if arguments.small else options
                 command = ["bench", bench, *at, *common]
                 found[question] = _isthmus(command, arguments.timeout)
@@ -173,11 +179,12 @@ def _write(receipt: dict[str, Any], out: Path) -> None:
     for it in receipt["devices"].get("devices", []):
         lines.append(f"* {it['name']}: {it['description']}, shares as {it['sharing']}")
         lines += [f"    * {it[name]}" for name in ("driver", "library") if it.get(name)]
-    lines += ["", "## verify", "", *_table(VERIFIED, {"": receipt["verify"]})]
-    lines += ["", "## memory", "", *_table(MEMORY, {"": receipt.get("memory", {})})]
     for question, names in FIGURES.items():
         found = {model: it[question] for model, it in receipt["models"].items() if question in it}
-        lines += ["", f"## {question}", "", *_table(names, found)]
+        if question in receipt:
+            found = {"": receipt[question]}
+        if found:
+            lines += ["", f"## {question}", "", *_table(names, found)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
