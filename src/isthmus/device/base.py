@@ -153,9 +153,10 @@ class Device(ABC):
         """The device's own memory, which no guest can reach. Raises DeviceFailed."""
         return Buffer(self.library, self._allocate(nbytes), nbytes)
 
-    def allocate_inputs(self, nbytes: int) -> InputBuffer:
-        """As `allocate`, for what the host writes at each step."""
-        return InputBuffer(self.library, self._allocate(nbytes), nbytes)
+    def allocate_inputs(self, nbytes: int, *, often: bool = False) -> InputBuffer:
+        """As `allocate`, for what the host writes; `often`: at each step."""
+        pinned = self.library.ggml_backend_dev_host_buffer_type(self._handle) if often else None
+        return InputBuffer(self.library, self._allocate(nbytes), nbytes, pinned or 0)
 
     def import_memory(self, base: HostAddr, nbytes: int) -> Buffer:
         """A buffer over memory of the process, without a copy. Raises DeviceFailed."""

@@ -80,7 +80,7 @@ class BatchInputs:
         for size in sizes:
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
         self.n_ctx = n_ctx
-        self.buffer = device.allocate_inputs(self.offsets[-1])
+        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
         self.tokens = self._array(np.int32, 0, n)
         self.positions = self._array(np.int32, 1, n)
         self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)

@@ -192,6 +192,7 @@ class Executor:
         batch = self._batch(sessions)
         batch.write(sessions, tokens, n_kv)
         memories = dict.fromkeys(session.binding for session in sessions)
+        batch.inputs.buffer.flush()
         self._backend.compute(batch.pointer, *memories)
 
     def _batch(self, sessions: Sequence[Session]) -> Batch:
@@ -207,6 +208,7 @@ class Executor:
             batch = None
         if batch is None:
             batch = Batch(self._device, self._architecture.hparams, sessions[0].layout, n, n_ctx)
+            batch.inputs.buffer.order_with(self._backend.handle)
             batch.place_logits(self._architecture.build(batch))
             self._require_kernels(batch, "batch")
             self._batch_memory.allocate(batch)
@@ -256,6 +258,7 @@ class Executor:
         else:
             graph.write_masks(position)
         self._masked = (session, graph.n_kv, position + 1)
+        graph.inputs.buffer.flush()
         self._backend.compute(graph.pointer, session.binding)
         session.fetch(position, 1, with_logits=True)
 
@@ -326,6 +329,7 @@ class Executor:
     ) -> None:
         if not self._device.splits_graphs:
             check()
+            graph.inputs.buffer.flush()
             self._backend.compute(graph.pointer, graph.session.binding)
             return
         with GraphParts(graph, graph.cuts) as parts:

@@ -46,7 +46,7 @@ class Inputs:
         self.offsets = [0]
         for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4, 8, *masks):
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
-        self.buffer = device.allocate_inputs(self.offsets[-1])
+        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
         self.tokens = self._array(np.int32, 0, n_tokens)
         self.positions = self._array(np.int32, 1, n_tokens)
         self.rows = self._array(np.int64, 2, n_tokens)

@@ -279,6 +279,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_buffer_set_usage": (None, [_P, _i32]),
     "ggml_backend_tensor_alloc": (_i32, [_P, _P, _P]),
     "ggml_backend_tensor_set": (None, [_P, _P, _size, _size]),
+    "ggml_backend_dev_host_buffer_type": (_P, [_P]),
     "ggml_backend_tensor_set_async": (None, [_P, _P, _P, _size, _size]),
     "ggml_backend_tensor_get": (None, [_P, _P, _size, _size]),
     "ggml_threadpool_params_init": (None, [_P, _i32]),
