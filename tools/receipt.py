@@ -5,12 +5,14 @@
 Runs verify and memory, and decode, prefill, agents and snapshot for each model, as `isthmus`
 commands in processes of their own, and writes OUT.json with everything and OUT.md with a table for
 each. Models are files, or shapes of tools/random_model.py such as llama-1b:Q8_0, which are made
-first. `--questions` asks some of these only. What fails is written down too.
+first. `--questions` asks some of these only; answers are added to those that OUT.json has of the
+same commit. What fails is written down too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -98,20 +100,16 @@ def main() -> None:
     device = ["--device", arguments.device]
     device += ["--ggml", arguments.ggml] if arguments.ggml else []
     sizes = "64KiB,1MiB" if arguments.small else "64KiB,1MiB,16MiB,64MiB,256MiB,1GiB"
-    receipt: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": arguments.commit or _commit(),
-        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
-        "devices": _isthmus(["devices", "--json", *device[2:]], arguments.timeout),
-        "models": {},
-    }
+    receipt = _begun(arguments.out, arguments.commit or _commit())
+    receipt["commands"].append(" ".join(["python", *sys.argv]))
+    receipt["devices"] = _isthmus(["devices", "--json", *device[2:]], arguments.timeout)
     if "verify" in arguments.questions:
         command = ["verify", "--json", "--sizes", sizes, *device]
         receipt["verify"] = _isthmus(command, arguments.timeout)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             path = _model(name, Path(folder))
-            found = receipt["models"][Path(name).stem] = {}
+            found = receipt["models"].setdefault(Path(name).stem, {})
             common = ["--json", "--repeats", str(arguments.repeats), "--model", str(path), *device]
             if "memory" in arguments.questions and "memory" not in receipt:
                 mib = "16" if arguments.small else "256,1024"
@@ -128,6 +126,16 @@ def main() -> None:
             if path.parent == Path(folder):
                 path.unlink()
     print(arguments.out.with_suffix(".md").read_text())
+
+
+def _begun(out: Path, commit: str) -> dict[str, Any]:
+    """What was measured of this commit on this machine before, or an empty receipt."""
+    machine = {"system": platform.platform(), "processors": os.cpu_count()}
+    with contextlib.suppress(FileNotFoundError):
+        known: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+        if (known["commit"], known["machine"]) == (commit, machine):
+            return known
+    return {"commands": [], "commit": commit, "machine": machine, "models": {}}
 
 
 def _isthmus(arguments: list[str], timeout: int) -> dict[str, Any]:
@@ -173,7 +181,7 @@ def _write(receipt: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(receipt, indent=1) + "\n")
     machine = receipt["machine"]
-    lines = [f"`{receipt['command']}`", ""]
+    lines = [*(f"`{command}`\n" for command in receipt["commands"])]
     lines.append(f"* commit {receipt['commit']}, {machine['system']}")
     lines.append(f"* {machine['processors']} processors")
     for it in receipt["devices"].get("devices", []):

@@ -188,10 +188,10 @@ def test_a_long_prompt_leaves_the_others_their_turns(
     compute = backend.compute
     parts = 0
 
-    def note(graph: int) -> None:
+    def note(graph: int, *memories: object) -> None:
         nonlocal parts
         order.append("step" if graph == decode_graph() else "part")
-        compute(graph)
+        compute(graph, *memories)
 
     def decode_graph() -> int:
         graph = talker.sessions[0].decode_graph
