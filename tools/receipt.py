@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--ggml")
-    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--questions", nargs="+", default=ALL, choices=ALL)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="seconds, to try the script itself")
@@ -106,6 +106,7 @@ def main() -> None:
     if "verify" in arguments.questions:
         command = ["verify", "--json", "--sizes", sizes, *device]
         receipt["verify"] = _isthmus(command, arguments.timeout)
+    _write(receipt, arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             path = _model(name, Path(folder))
