@@ -14,6 +14,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from array import array
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from isthmus.model.model import Model
     from isthmus.model.tokenizer import Tokenizer
 
-_TRIAL_WALL_S = 20.0
-"""For a machine that has other things to do, too."""
+_TRIAL_WALL_S = 120.0
+"""A trial ends by its own limit on time; this is for one that the machine does not let run."""
 _POLL_S = 0.05
 _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 _MOST_KNOWN = 256
@@ -245,35 +246,38 @@ def _try(kind: GrammarKind, source: str, check: Callable[[], None]) -> str:
         "kind": kind.name.lower(),
         "source": source,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-c", _TRIAL],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    with process:
-        try:
-            told = _wait(process, json.dumps(job).encode(), check)
-        finally:
-            process.kill()
-    if told is not None and process.returncode == 0:
-        return shortened(str(json.loads(told)))
-    if told is None or process.returncode in _OUT_OF_TIME:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as told:
+        given.write(json.dumps(job).encode())
+        given.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-I", "-c", _TRIAL],
+            stdin=given,
+            stdout=told,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                _wait(process, check)
+            finally:
+                process.kill()
+        told.seek(0)
+        if process.returncode == 0:
+            return shortened(str(json.loads(told.read())))
+    if process.returncode in _OUT_OF_TIME:
         return f"it takes more than {grammar_source.TRIAL_CPU_S} s to prepare; make it simpler"
     return "it is too large, or too deeply nested, to be prepared; make it simpler"
 
 
-def _wait(process: subprocess.Popen[bytes], data: bytes, check: Callable[[], None]) -> bytes | None:
-    """What the process printed; None where it does not end. `check` may raise meanwhile."""
+def _wait(process: subprocess.Popen[bytes], check: Callable[[], None]) -> None:
+    """Until it ends. `check` may raise meanwhile."""
     end = time.monotonic() + _TRIAL_WALL_S
-    left: bytes | None = data
     while time.monotonic() < end:
         check()
         try:
-            return process.communicate(left, timeout=_POLL_S)[0]
+            process.wait(_POLL_S)
+            return
         except subprocess.TimeoutExpired:
-            left = None  # it keeps what it was given
-    return None
+            continue
+    raise GrammarError("the machine is too busy to try the grammar out; try again later")
 
 
 def _shown(kind: GrammarKind) -> str:
