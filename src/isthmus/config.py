@@ -116,7 +116,7 @@ class Limits:
     sessions: int = 64
     """Sessions open at the same time."""
     grammars: int = 4
-    """Grammars open at the same time; each may take some 40 MB of the host's memory."""
+    """Grammars open at the same time: each has memory of the host's, some megabytes as a rule."""
     weight: float = 1.0
     """Its share where more wait than the device can serve: 2 gets twice the tokens of 1."""
     on_failure: str = "keep"

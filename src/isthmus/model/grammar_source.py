@@ -22,10 +22,12 @@ import llguidance
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 TRIAL_CPU_S = 2
-_TRIAL_MEMORY_NBYTES = 2 << 30
+_TRIAL_MEMORY_NBYTES = 384 << 20
+"""Addresses, of which an interpreter and its threads have 160 MiB."""
 _TRIAL_STACK_NBYTES = 1 << 20
 """An eighth of what a thread of the host has: what fits here fits there with room to spare."""
-_TRIAL_STEPS = 64
+_TRIAL_TEXTS = 4
+_TRIAL_STEPS = 32
 _MOST_GBNF_RULES = 1000
 """The converter looks at all rules again for each that turns out to be a terminal."""
 _MOST_COMPLAINT = 500
@@ -53,7 +55,9 @@ def compile_source(kind: str, source: str) -> str:
 
 
 def parser_limits() -> llguidance.LLParserLimits:
-    """What a matcher may use: about 40 MB of states, and some 20 ms for a mask."""
+    """What a matcher may use. Most masks take less than a millisecond; the worst that is known, of
+    an expression whose cost no trial has met, takes a second and 400 MB, outside the interpreter's
+    lock."""
     return llguidance.LLParserLimits(
         max_lexer_states=20_000, precompute_large_lexemes=False, verbose_errors=False
     )
@@ -124,14 +128,24 @@ def _try(kind: str, source: str) -> str:
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=parser_limits())
     if problem := complaint(matcher):
         return problem
+    matcher.compute_bitmask()
+    problem = complaint(matcher)
+    for text in range(0 if problem else _TRIAL_TEXTS):
+        _write(matcher.deep_copy(), text)
+    return problem
+
+
+def _write(matcher: llguidance.LLMatcher, text: int) -> None:
+    """Writes the beginning of a text that follows the grammar, each time another one.
+
+    What costs too much there ends the process.
+    """
     for step in range(_TRIAL_STEPS):
         bits = int.from_bytes(matcher.compute_bitmask(), "little")
-        if step == 0 and matcher.is_error():
-            return complaint(matcher)
         allowed = [it for it in range(256) if bits >> it & 1]
-        if not allowed or matcher.try_consume_tokens([allowed[step % len(allowed)]]) != 1:
-            break
-    return ""
+        chosen = (text + 1) * (step + text) % max(1, len(allowed))
+        if not allowed or matcher.try_consume_tokens([allowed[chosen]]) != 1:
+            return
 
 
 def try_out(kind: str, source: str) -> None:
