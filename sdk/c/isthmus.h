@@ -86,6 +86,18 @@ enum {
     ISTHMUS_TOKEN_CONTROL = 2,
 };
 
+/* Languages in which a grammar is written. */
+enum {
+    /* a JSON schema; the text is JSON with a space after each comma and colon */
+    ISTHMUS_GRAMMAR_KIND_JSON_SCHEMA = 1,
+    /* llama.cpp's grammars, which begin at root */
+    ISTHMUS_GRAMMAR_KIND_GBNF = 2,
+    /* a regular expression for the whole text, without look-around */
+    ISTHMUS_GRAMMAR_KIND_REGEX = 3,
+    /* llguidance's dialect of Lark, which begins at start */
+    ISTHMUS_GRAMMAR_KIND_LARK = 4,
+};
+
 /* Element types of a tensor in linear memory. */
 enum {
     /* IEEE 754 binary32 */
@@ -459,6 +471,65 @@ int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
  */
 ISTHMUS_IMPORT("session_copy")
 int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tokens);
+
+/* --------------------------------------------------------------------------- grammar */
+
+/*
+ * Begins a text that follows a grammar. A fork and a snapshot hold how far it is. The host tries a
+ * source that it does not know before, for 2 seconds at most; the actor's log tells why it refuses
+ * one.
+ *   model: an open model, whose tokens the text consists of
+ *   kind: a grammar_kind
+ *   source_ptr: the grammar, UTF-8 text
+ *   source_nbytes: its length, at most 256 KiB
+ * Returns a grammar handle.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the source does not lie in memory
+ *   -ISTHMUS_EINVAL: no such kind, a source that is empty, too long or not UTF-8, or a grammar that
+ *       is malformed or too complex
+ *   -ISTHMUS_ELIMIT: too many grammars or handles are open
+ *   -ISTHMUS_ENOTSUP: the model has no tokenizer, or no token that ends a text
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("grammar_open")
+int32_t isthmus_grammar_open(int32_t model, uint32_t kind, const char *source_ptr,
+                             uint32_t source_nbytes);
+
+/*
+ * Sets the logits of all tokens that may not come next to -infinity, where they lie. Tokens that
+ * end the text stay where it may end. Call it before each token, after prefill or decode.
+ *   grammar: an open grammar
+ *   session: an open session of the same model
+ * Returns how many tokens may come next that do not end the text; with 0 it is complete.
+ *   -ISTHMUS_EBADF: not an open grammar or session
+ *   -ISTHMUS_EINVAL: the session is of another model or has no logits, or the grammar is too
+ *       complex to go on; then nothing is changed
+ */
+ISTHMUS_IMPORT("grammar_mask")
+int32_t isthmus_grammar_mask(int32_t grammar, int32_t session);
+
+/*
+ * Goes on behind a token, which becomes part of the text.
+ *   grammar: an open grammar
+ *   token: a token id that grammar_mask left, also one that ends the text
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open grammar
+ *   -ISTHMUS_ETOKEN: no such token
+ *   -ISTHMUS_EINVAL: the token may not come next, or the grammar is too complex to go on; then
+ *       nothing is changed
+ *   -ISTHMUS_ELIMIT: the text has 131,072 tokens
+ */
+ISTHMUS_IMPORT("grammar_accept")
+int32_t isthmus_grammar_accept(int32_t grammar, int32_t token);
+
+/*
+ * Gives a grammar handle back.
+ *   grammar: an open grammar
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open grammar
+ */
+ISTHMUS_IMPORT("grammar_close")
+int32_t isthmus_grammar_close(int32_t grammar);
 
 /* --------------------------------------------------------------------------- tensor */
 

@@ -82,6 +82,15 @@ class TokenFlag(IntFlag):
     CONTROL = 2
 
 
+class GrammarKind(IntEnum):
+    """Languages in which a grammar is written."""
+
+    JSON_SCHEMA = 1
+    GBNF = 2
+    REGEX = 3
+    LARK = 4
+
+
 class Dtype(IntEnum):
     """Element types of a tensor in linear memory."""
 
@@ -398,6 +407,39 @@ HOST_FUNCTIONS = (
         (Param("destination", "handle"), Param("source", "handle"), Param("n_tokens", "count")),
         "status",
         (Errno.EBADF, Errno.EINVAL, Errno.ECONTEXT),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_open",
+        (
+            Param("model", "handle"),
+            Param("kind", "count"),
+            Param("source_ptr", "ptr"),
+            Param("source_nbytes", "nbytes"),
+        ),
+        "size",
+        (Errno.EBADF, Errno.EFAULT, Errno.EINVAL, Errno.ELIMIT, Errno.ENOTSUP, Errno.ECANCELED),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_mask",
+        (Param("grammar", "handle"), Param("session", "handle")),
+        "size",
+        (Errno.EBADF, Errno.EINVAL),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_accept",
+        (Param("grammar", "handle"), Param("token", "token")),
+        "status",
+        (Errno.EBADF, Errno.ETOKEN, Errno.EINVAL, Errno.ELIMIT),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_close",
+        (Param("grammar", "handle"),),
+        "status",
+        (Errno.EBADF,),
     ),
     HostFunction(
         "tensor",

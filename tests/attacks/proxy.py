@@ -44,6 +44,13 @@ class Proxy:
             wasm, models={"default": model}, tools={"echo": bytes}, seed=0, clock_ns=0, **options
         )  # type: ignore[arg-type]
 
+    @classmethod
+    def over(cls, actor: Actor) -> Proxy:
+        """Calls into an actor that is there: a fork, or one that was restored."""
+        proxy = cls.__new__(cls)
+        proxy.actor = actor
+        return proxy
+
     def call(self, name: str, *arguments: int) -> int:
         """A host function's result, as the guest sees it; of an i64, all of it."""
         result = self.actor.instance.call(f"do_{name}", *arguments)
@@ -70,6 +77,12 @@ class Proxy:
     def open_session(self, model: int, ptr: int, n_ctx: int = 256) -> int:
         """A handle of a session at `ptr`."""
         return self.call("session_open", model, n_ctx, ptr, self.session_nbytes(model, n_ctx))
+
+    def open_grammar(self, model: int, kind: int, source: str) -> int:
+        """A handle of a grammar; its source lies at offset 256 meanwhile."""
+        data = source.encode()
+        self.write(256, data)
+        return self.call("grammar_open", model, kind, 256, len(data))
 
     def session_nbytes(self, model: int, n_ctx: int = 256) -> int:
         """How much a session needs."""

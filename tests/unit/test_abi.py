@@ -33,6 +33,7 @@ CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {
     "chat_flag": abi.ChatFlag,
     "model_flag": abi.ModelFlag,
     "token_flag": abi.TokenFlag,
+    "grammar_kind": abi.GrammarKind,
     "dtype": abi.Dtype,
     "op": abi.Op,
     "log_level": abi.LogLevel,

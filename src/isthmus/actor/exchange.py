@@ -14,7 +14,6 @@ from isthmus.errors import (
     GuestFailed,
     IsthmusError,
     LimitExceeded,
-    ModelNotFound,
     Overloaded,
 )
 from isthmus.units import format_nbytes
@@ -61,8 +60,8 @@ class Exchange:
     """The limit that refused last, and how much it allows."""
     refusal: Overloaded | None = None
     """Why all actors together could not have what the guest asked for last."""
-    not_given: str = ""
-    """What the guest asked for by name last, and was not given."""
+    refused: dict[Errno, IsthmusError] = field(default_factory=dict)
+    """What an errno meant that the guest was given last, and may give up with."""
     stopping: bool = False
     """The guest is asked to finish."""
     cut_off: bool = False
@@ -127,9 +126,8 @@ def failure(code: int, exchange: Exchange) -> IsthmusError:
         return LimitExceeded(
             f"the guest gave up: it reached its limit of {exchange.last_limit}", limit
         )
-    if exchange.not_given and code == Errno.ENOENT:
-        return ModelNotFound(exchange.not_given)
-    return GuestFailed(code)
+    known = {int(errno): error for errno, error in exchange.refused.items()}
+    return known.get(code) or GuestFailed(code)
 
 
 def _shown(limit: str, allowed: float) -> str:

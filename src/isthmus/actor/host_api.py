@@ -19,18 +19,26 @@ from enum import IntFlag
 from typing import TypeVar
 
 from isthmus import abi
-from isthmus.abi import ChatFlag, DetokenizeFlag, Errno, LogLevel, ModelFlag, TokenizeFlag
+from isthmus.abi import (
+    ChatFlag,
+    DetokenizeFlag,
+    Errno,
+    GrammarKind,
+    LogLevel,
+    ModelFlag,
+    TokenizeFlag,
+)
 from isthmus.actor.exchange import Exchange
 from isthmus.actor.handles import HandleTable
 from isthmus.actor.scheduler import Scheduler
 from isthmus.actor.tensor import TensorUnit, Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
-from isthmus.config import Limits
+from isthmus.config import MAX_GRAMMAR_NBYTES, Limits
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import GuestFault, ModelNotFound, SettingsError
+from isthmus.errors import GrammarError, GuestFault, ModelNotFound, SettingsError
 from isthmus.memory import Region
-from isthmus.model import Model, SamplerSettings, Session, sample
+from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
 from isthmus.units import KIB, MIB, GuestPtr
 from isthmus.wasm.hostcalls import GuestMemory
 
@@ -133,7 +141,7 @@ class HostApi:
         name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
         if name not in self._granted.models:
             given = ", ".join(self._granted.models) or "none"
-            self.exchange.not_given = (
+            self.exchange.refused[Errno.ENOENT] = ModelNotFound(
                 f"the guest asks for a model named {name!r}, and it was given {given}: give it by "
                 f"--model {name}=PATH, or models={{{name!r}: model}}"
             )
@@ -286,6 +294,47 @@ class HostApi:
         to.copy_from(origin, n_tokens)
         return 0
 
+    # ------------------------------------------------------------------ grammar
+
+    def grammar_open(self, model: int, kind: int, source_ptr: int, source_nbytes: int) -> int:
+        opened = self._model(model)
+        if kind not in {known.value for known in GrammarKind}:
+            raise GuestFault(Errno.EINVAL)
+        source = self._memory.read_text(source_ptr, source_nbytes, MAX_GRAMMAR_NBYTES)
+        n_open = len(self.handles.all(Grammar))
+        self._limit("grammars", n_open + 1, self._granted.limits.grammars)
+        self.handles.require_room()
+        try:
+            with self._timed():
+                grammar = opened.grammars.open(
+                    GrammarKind(kind), source, check=self._check_going_on
+                )
+        except GrammarError as error:
+            text = str(error)
+            self.exchange.refused[Errno.EINVAL] = GrammarError(text)
+            self._spend_output(LOG_RECORD_NBYTES + len(text))
+            self._log(logging.WARNING, text)
+            raise
+        return self.handles.add(grammar)
+
+    def grammar_mask(self, grammar: int, session: int) -> int:
+        opened, masked = self._grammar(grammar), self._session(session)
+        if masked.model is not opened.model:
+            raise GuestFault(Errno.EINVAL)
+        _require_logits(masked)
+        with self._timed():
+            return opened.mask(masked.logits)
+
+    def grammar_accept(self, grammar: int, token: int) -> int:
+        opened = self._grammar(grammar)
+        opened.model.require_token(_signed(token))
+        opened.accept(token)
+        return 0
+
+    def grammar_close(self, grammar: int) -> int:
+        self.handles.remove(grammar, Grammar)
+        return 0
+
     # ------------------------------------------------------------------ tensor
 
     def weight_find(self, model: int, name_ptr: int, name_nbytes: int, tensor_ptr: int) -> int:
@@ -381,6 +430,9 @@ class HostApi:
 
     def _session(self, handle: int) -> Session:
         return self.handles.get(handle, Session)
+
+    def _grammar(self, handle: int) -> Grammar:
+        return self.handles.get(handle, Grammar)
 
     def _fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""

@@ -28,6 +28,7 @@ from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.executor import Executor, Turn, at_once
 from isthmus.model.gguf import GgufFile, metadata_sha256
+from isthmus.model.grammar import Grammars
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
@@ -50,6 +51,8 @@ class Model:
         self._exact_cuts: bool | None = None
         self._sessions: WeakSet[Session] = WeakSet()
         self._closed = False
+        self.grammars = Grammars(self)
+        """Of constrained decoding, over this model's vocabulary."""
         self.device = device
         self.path = path
         self.settings = settings

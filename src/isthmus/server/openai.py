@@ -20,6 +20,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.completion import Completer, End, Request, Token
@@ -27,7 +28,6 @@ from isthmus.server.endpoint import EVENTS, Endpoint
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import DONE, event, respond, unless_left
-from isthmus.server.grammar import Grammars
 from isthmus.server.replies import (
     AnsweredMessage,
     CalledFunction,
@@ -75,6 +75,7 @@ class Common(Struct, kw_only=True):
     repeat_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, _Bias], Meta(max_length=300)] | None = None
     ignore_eos: bool = False
+    grammar: str | None = None
     n: _Choices | None = None
     seed: _Seed | None = None
     stop: str | list[str] | None = None
@@ -188,7 +189,6 @@ class OpenAi:
     def __init__(self, completers: dict[str, Completer], settings: ServerSettings) -> None:
         self._completers = completers
         self._settings = settings
-        self._grammars: dict[str, Grammars] = {}
         self._created = int(time.time())
 
     def routes(self) -> list[Endpoint]:
@@ -255,11 +255,15 @@ class OpenAi:
         prompts = _prompts(completer.model, asked.prompt)
         if asked.echo:
             raise SettingsError("echo is not supported")
-        requests = [
+        each = [
             self._request(asked, completer, prompt, asked.max_tokens or 16, asked.logprobs)
             for prompt in prompts
-            for _ in range(asked.n or 1)
         ]
+        if asked.grammar is not None:
+            grammar = (GrammarKind.GBNF, asked.grammar)
+            await asyncio.to_thread(completer.model.grammars.require, *grammar)
+            each = [replace(request, grammar=grammar) for request in each]
+        requests = [request for request in each for _ in range(asked.n or 1)]
         answers = _Answers(asked, _Text(completer.model))
         return await _respond(http, asked, completer, requests, answers)
 
@@ -316,17 +320,10 @@ class OpenAi:
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         max_tokens = asked.max_completion_tokens or asked.max_tokens or self._settings.max_tokens
         request = self._request(asked, completer, prompt, max_tokens, logprobs)
-        schema = _schema_of_tools(asked)
-        forced = schema is not None
-        if schema is None and asked.response_format is not None:
-            schema = _schema_of_format(asked.response_format)
-        if schema is None:
-            return request, False
-        if asked.model not in self._grammars:
-            self._grammars[asked.model] = Grammars(model)
-        if (asked.n or 1) > 1:
-            raise SettingsError("n is 1 where the answer follows a schema")
-        return replace(request, mask=self._grammars[asked.model].json_mask(schema)), forced
+        grammar, forced = _grammar_of(asked)
+        if grammar is not None:
+            model.grammars.require(*grammar)
+        return replace(request, grammar=grammar), forced
 
 
 def _bias(model: Model, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
@@ -345,6 +342,19 @@ def _prompts(model: Model, given: str | list[Any]) -> list[list[int]]:
         raise SettingsError(f"prompt: give a text, a list of ids, or 1 to {_MOST_PROMPTS} of them")
     encode = model.tokenizer.encode
     return [encode(it, add_special=True) if isinstance(it, str) else it for it in given]
+
+
+def _grammar_of(asked: ChatRequest) -> tuple[tuple[GrammarKind, str] | None, bool]:
+    """What the answer follows, if anything, and whether that is the call of a tool."""
+    schema = _schema_of_tools(asked)
+    forced = schema is not None
+    if schema is None and asked.response_format is not None:
+        schema = _schema_of_format(asked.response_format)
+    if asked.grammar is not None:
+        if schema is not None:
+            raise SettingsError("give grammar, or response_format, or tool_choice: not several")
+        return (GrammarKind.GBNF, asked.grammar), False
+    return (None if schema is None else (GrammarKind.JSON_SCHEMA, json.dumps(schema))), forced
 
 
 def _schema_of_format(it: ResponseFormat) -> dict[str, Any] | None:
