@@ -37,7 +37,7 @@ from isthmus.device.compute_thread import PATIENCE_S, Bell, Submission
 from isthmus.errors import DeviceFailed
 from isthmus.metrics import Metrics, ModelMetrics
 from isthmus.model import Model, Session
-from isthmus.model.executor import JOB_S
+from isthmus.model.parts import JOB_S
 
 MOST = 32
 """Sequences in one batch."""

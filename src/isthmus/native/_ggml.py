@@ -214,6 +214,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_set_rows": (_P, [_P, _P, _P, _P]),
     "ggml_rms_norm": (_P, [_P, _P, _f32]),
     "ggml_norm": (_P, [_P, _P, _f32]),
+    "ggml_l2_norm": (_P, [_P, _P, _f32]),
     "ggml_mul": (_P, [_P, _P, _P]),
     "ggml_add": (_P, [_P, _P, _P]),
     "ggml_scale": (_P, [_P, _P, _f32]),
