@@ -14,7 +14,7 @@ from isthmus import abi
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
-NAMES = ("bench", "chat", "complete", "gemm", "summarise")
+NAMES = ("bench", "chat", "complete", "embed", "gemm", "summarise")
 MAX_NBYTES = 40 * 1024
 
 

@@ -184,6 +184,11 @@ class Model:
         """
         return self._embedder.shape(n_tokens)
 
+    def embedding_of(self, data: bytes) -> npt.NDArray[np.float32]:
+        """The f32 bytes of an embedding, as `embed` shapes it."""
+        values = np.frombuffer(data, np.float32)
+        return values if self.hparams.pooling else values.reshape(-1, self.hparams.n_embd)
+
     def embed_into(
         self,
         tokens: Sequence[int],

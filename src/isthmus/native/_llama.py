@@ -112,6 +112,7 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_vocab_bos": (i32, [_P]),
         "llama_vocab_eos": (i32, [_P]),
         "llama_vocab_eot": (i32, [_P]),
+        "llama_vocab_sep": (i32, [_P]),
         "llama_vocab_get_add_bos": (flag, [_P]),
         "llama_vocab_get_add_eos": (flag, [_P]),
         "llama_tokenize": (i32, [_P, text, i32, _P, i32, flag, flag]),
