@@ -75,7 +75,7 @@ class Embedder:
         turn: Turn,
     ) -> None:
         """See `Model.embed_into`."""
-        rows, n_embd = self._checked(tokens)
+        rows, n_embd = self.checked(tokens)
 
         def place(result: int) -> None:
             binding.place(result, address)
@@ -87,7 +87,7 @@ class Embedder:
         self, texts: Sequence[Sequence[int]], normalised: bool
     ) -> list[npt.NDArray[np.float32]]:
         """See `Model.embed`."""
-        shapes = [self._checked(tokens) for tokens in texts]
+        shapes = [self.checked(tokens) for tokens in texts]
         if not texts:
             return []
         found = []
@@ -105,7 +105,7 @@ class Embedder:
         pooled = self._architecture.hparams.pooling is not Pooling.NONE
         return [it[0] for it in found] if pooled else found
 
-    def _checked(self, tokens: Sequence[int]) -> tuple[int, int]:
+    def checked(self, tokens: Sequence[int]) -> tuple[int, int]:
         """Their embedding's shape, once every id is known to be in the vocabulary."""
         shape, n_vocab = self.shape(len(tokens)), self._architecture.n_vocab
         for token in (min(tokens), max(tokens)):

@@ -184,6 +184,10 @@ class Model:
         """
         return self._embedder.shape(n_tokens)
 
+    def require_embeddable(self, tokens: Sequence[int]) -> None:
+        """Raises as `embedding_shape`, and TokenError."""
+        self._embedder.checked(tokens)
+
     def embedding_of(self, data: bytes) -> npt.NDArray[np.float32]:
         """The f32 bytes of an embedding, as `embed` shapes it."""
         values = np.frombuffer(data, np.float32)
