@@ -162,6 +162,8 @@ class TinyModel:
     extra_tensors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     """Tensors of each block that are left out."""
+    without_tokens: tuple[str, ...] = ()
+    """Special tokens that a WordPiece does not name."""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -258,7 +260,8 @@ class TinyModel:
         w.add_token_types([control] * special + [normal] * (self.n_vocab - special))
         w.add_token_type_count(2)
         for number, name in enumerate(("pad", "unk", "bos", "sep", "mask")):
-            getattr(w, f"add_{name}_token_id")(number)
+            if name not in self.without_tokens:
+                getattr(w, f"add_{name}_token_id")(number)
 
     def _write_tensors(self, w: gguf.GGUFWriter) -> None:
         rng = np.random.default_rng(self.seed)
