@@ -13,6 +13,7 @@ import pytest
 from isthmus import Runtime
 from isthmus.benchmarks.rival import Libllama
 from isthmus.config import Limits, ModelSettings
+from isthmus.device.graph import Graph
 from isthmus.errors import (
     ContextFull,
     LimitExceeded,
@@ -155,6 +156,30 @@ def test_a_model_that_decodes_meanwhile_changes_nothing(runtime: Runtime, tmp_pa
     with chatting.stream("Tell me of the sea.") as stream:
         assert [embedding.send(text).data for text in TEXTS] == alone
         assert len(list(stream)) > 0
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "llama", "gemma3"])
+def test_a_device_without_a_kernel_of_attention_takes_its_steps(
+    name: str, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA has none for heads of 32, which the smallest models of all have."""
+    path = bert(tmp_path, name, "F32", pooling_type=1)
+    tokens = [random_tokens(n, 320, seed=n) for n in LENGTHS]
+    whole = runtime.load_model(path).embed(tokens)
+    refuses = runtime.device.refuses
+
+    def refuses_flash(graph: Graph) -> str:
+        nodes = [graph.library.ggml_graph_node(graph.pointer, i) for i in range(graph.n_nodes)]
+        flash = [b"FLASH" in graph.library.ggml_op_desc(it).upper() for it in nodes]
+        return "FLASH" if any(flash) else refuses(graph)
+
+    monkeypatch.setattr(runtime.device, "refuses", refuses_flash)
+    steps = runtime.load_model(path).embed(tokens)
+    for a, b in zip(whole, steps, strict=True):
+        assert 0.9999 < float(a @ b) < 1.0001
+    monkeypatch.setattr(runtime.device, "refuses", lambda _graph: "everything")
+    with pytest.raises(ModelUnsupported, match="no kernel for everything"):
+        runtime.load_model(path).embed(tokens)
 
 
 # ---------------------------------------------------------------------- the guest

@@ -227,6 +227,18 @@ class Graph(TensorContext):
         self.library.ggml_prec_set_acc(result, _ggml.PRECISION_F32)
         return int(result)
 
+    def plain_attention(self, q: int, k: int, v: int, mask: int, scale: float) -> int:
+        """As `flash_attention`, step by step, for devices that have no kernel of it.
+
+        It takes memory for all scores, F32 [n_kv, n, n_head].
+        """
+        library, context = self.library, self._context
+        scores = library.ggml_mul_mat(context, k, q)
+        library.ggml_prec_set_acc(scores, _ggml.PRECISION_F32)
+        shares = library.ggml_soft_max_ext(context, scores, mask, scale, 0.0)
+        seen = library.ggml_mul_mat(context, self.copied(self.transpose(v)), shares)
+        return self.copied(self.swap_1_2(seen))
+
 
 class GraphParts(TensorContext):
     """Owns graphs that compute one graph's nodes part by part, in order, once it was allocated.

@@ -42,7 +42,8 @@ class Embedder:
         self._backend: Backend | None = None
         self._memory: GraphAllocator | None = None
         self._inputs: InputBuffer | None = None
-        self._computable = False
+        self._flash: dict[bool, bool] = {}
+        """Whether attention is one operation, of several tokens and of one, once that was asked."""
         self._lock = threading.Lock()
         """One pass at a time: they share all of the above."""
         self.counters = Counters()
@@ -127,13 +128,7 @@ class Embedder:
         """
         with turn(len(tokens)) as job_s, self._lock:
             backend, memory = self._opened()
-            inputs = self._inputs_for(len(tokens))
-            hparams = self._architecture.hparams
-            with Encoding(self._device, hparams, tokens, inputs) as graph:
-                result = graph.embedding(self._architecture, normalised)
-                place(result)
-                graph.output(result)
-                self._require_kernels(graph)
+            with self._build(tokens, place, normalised) as graph:
                 memory.allocate(graph)
                 compute_parts(backend, graph, graph.cuts, check, job_s)
         self.counters.graphs_built += 1
@@ -162,10 +157,24 @@ class Embedder:
             self._inputs = self._device.allocate_inputs(nbytes)
         return self._inputs
 
-    def _require_kernels(self, graph: Encoding) -> None:
-        if not self._computable and (missing := self._device.refuses(graph)):
-            raise ModelUnsupported(
-                f"the device {self._device.name} has no kernel for {missing} with this model's "
-                "types and shapes; use another quantisation or device"
-            )
-        self._computable = True
+    def _build(
+        self, tokens: Sequence[int], place: Callable[[int], None], normalised: bool
+    ) -> Encoding:
+        """The graph that the device has kernels for; ModelUnsupported where there is none."""
+        inputs = self._inputs_for(len(tokens))
+        hparams, missing = self._architecture.hparams, ""
+        several = len(tokens) > 1
+        known = self._flash.get(several)
+        for flash in (True, False) if known is None else (known,):
+            graph = Encoding(self._device, hparams, tokens, inputs, flash=flash)
+            result = graph.embedding(self._architecture, normalised)
+            place(result)
+            graph.output(result)
+            if known is not None or not (missing := self._device.refuses(graph)):
+                self._flash[several] = flash
+                return graph
+            graph.close()
+        raise ModelUnsupported(
+            f"the device {self._device.name} has no kernel for {missing} with this model's types "
+            "and shapes; use another quantisation or device"
+        )

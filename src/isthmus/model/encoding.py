@@ -48,15 +48,23 @@ class Places:
 class Encoding(Pass):
     """The graph of one text, and what it computes from; used once.
 
-    `inputs` has at least `places.nbytes` bytes, which no guest can reach.
+    `inputs` has at least `places.nbytes` bytes, which no guest can reach. `flash`: attention is one
+    operation, as on the processor and as in libllama; not all devices have it for small heads.
     """
 
     def __init__(
-        self, device: Device, hparams: Hparams, tokens: Sequence[int], inputs: InputBuffer
+        self,
+        device: Device,
+        hparams: Hparams,
+        tokens: Sequence[int],
+        inputs: InputBuffer,
+        *,
+        flash: bool = True,
     ) -> None:
         h, n = hparams, len(tokens)
         super().__init__(device.library, h, n, n, h.nodes_per_layer * h.n_layer + 64)
         self._places, self._inputs = Places(h, n), inputs
+        self._flash = flash
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: it is computed in such parts."""
         self.tokens = self._place(0, GgmlType.I32, n)
@@ -79,14 +87,13 @@ class Encoding(Pass):
             self.expand(tensor)
         column = self.describe(v).nb[1]
         v = self.view_3d(v, (h.head_dim, h.n_head_kv, self.n), (4 * h.head_dim, column), 0)
-        seen = self.flash_attention(
-            self.swap_1_2(q),
-            self.cast(self.swap_1_2(k), GgmlType.F16),
-            self.cast(self.swap_1_2(v), GgmlType.F16),
-            self._masks[scores.windowed] if self._masks else 0,
-            scores.scale,
-            scores.soft_cap,
-        )
+        q, k, v = self.swap_1_2(q), self.swap_1_2(k), self.swap_1_2(v)
+        mask = self._masks[scores.windowed] if self._masks else 0
+        if self._flash or scores.soft_cap:
+            k, v = self.cast(k, GgmlType.F16), self.cast(v, GgmlType.F16)
+            seen = self.flash_attention(q, k, v, mask, scores.scale, scores.soft_cap)
+        else:
+            seen = self.plain_attention(q, k, v, mask, scores.scale)
         return self.reshape(seen, h.n_embd_q, self.n)
 
     def select_outputs(self, x: int) -> int:

@@ -225,6 +225,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_gelu": (_P, [_P, _P]),
     "ggml_tanh": (_P, [_P, _P]),
     "ggml_soft_max": (_P, [_P, _P]),
+    "ggml_soft_max_ext": (_P, [_P, _P, _P, _f32, _f32]),
     "ggml_argmax": (_P, [_P, _P]),
     "ggml_argsort_top_k": (_P, [_P, _P, _i32]),
     "ggml_cast": (_P, [_P, _P, _i32]),
