@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from isthmus.benchmarks.rival import Libllama
 from isthmus.config import Limits, ModelSettings
 from isthmus.device.graph import Graph
 from isthmus.errors import (
+    Cancelled,
     ContextFull,
     LimitExceeded,
     ModelFileError,
@@ -22,9 +24,11 @@ from isthmus.errors import (
     SettingsError,
     TokenError,
 )
+from isthmus.memory import Region
 from isthmus.model import Model
 from isthmus.model.architectures import architectures
 from isthmus.model.hparams import Pooling
+from isthmus.units import MIB, HostAddr
 from tests.model.bert_reference import embed as reference_embed
 from tests.model.bert_reference import read_gguf
 from tests.model.test_exactness import random_tokens
@@ -156,6 +160,33 @@ def test_a_model_that_decodes_meanwhile_changes_nothing(runtime: Runtime, tmp_pa
     with chatting.stream("Tell me of the sea.") as stream:
         assert [embedding.send(text).data for text in TEXTS] == alone
         assert len(list(stream)) > 0
+
+
+def test_parts_are_the_whole_and_a_stopped_pass_leaves_the_next_one_alone(model: Model) -> None:
+    tokens = random_tokens(300, model.n_vocab)
+    (whole,) = model.embed([tokens])
+    n_checks = 0
+
+    def check() -> None:
+        nonlocal n_checks
+        n_checks += 1
+        if n_checks == stop_at:
+            raise Cancelled("enough")
+
+    def part_by_part(_n: int) -> nullcontext[Callable[[], float]]:
+        return nullcontext(lambda: 0.0)
+
+    with Region.reserve(MIB, nbytes=MIB) as region, model.device.bind(region) as binding:
+        place = HostAddr(region.base + 4096)
+        for stop_at in (0, 2, 1, 0):
+            n_checks = 0
+            stopped = pytest.raises(Cancelled) if stop_at else nullcontext()
+            with stopped:
+                model.embed_into(tokens, binding, place, check=check, turn=part_by_part)
+            if not stop_at:
+                assert n_checks >= model.hparams.n_layer
+                with region.view(4096, whole.nbytes) as view:
+                    assert bytes(view.memory) == whole.tobytes()
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "llama", "gemma3"])
