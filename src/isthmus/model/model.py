@@ -351,7 +351,7 @@ class Model:
     def _require_kv_type(self) -> None:
         kv_type, head_dim = self.settings.kv_type, self.hparams.head_dim
         block = self.device.library.ggml_blck_size(KV_TYPES[kv_type])
-        if head_dim % block:
+        if self.generates and head_dim % block:
             raise ModelUnsupported(
                 f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
                 f"{self.path} has {head_dim}: use f16"
