@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -89,6 +90,15 @@ def test_many_at_once_are_as_alone(client: openai.OpenAI, wanted: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(ask, range(24)))
     assert all((it == wanted["bert"][n % 3]).all() for n, it in enumerate(found))
+
+
+def test_a_caller_who_leaves_frees_his_place(serving: Serving, wanted: Any) -> None:
+    body = {"model": "bert", "input": ["cat " * 500] * 500}
+    for _ in range(4):  # of three places
+        with pytest.raises(httpx.ReadTimeout):
+            serving.client.post("/v1/embeddings", json=body, timeout=0.3)
+    made = serving.post("/v1/embeddings", {"model": "bert", "input": TEXTS})
+    assert (np.array([it["embedding"] for it in made["data"]], np.float32) == wanted["bert"]).all()
 
 
 def test_models_say_what_they_make(serving: Serving) -> None:

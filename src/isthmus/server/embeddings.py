@@ -66,7 +66,7 @@ class _Agents:
         finally:
             self._n_waiting -= 1
         try:
-            actor = self._idle.pop() if self._idle else await asyncio.to_thread(self._spawn)
+            actor = await self._take()
             try:
                 return [await self._ask(actor, tokens) for tokens in texts]
             finally:
@@ -74,6 +74,14 @@ class _Agents:
                     self._idle.append(actor)
         finally:
             self._room.release()
+
+    async def _take(self) -> Actor:
+        """An idle agent: one that a caller left may be busy for another moment."""
+        free = [actor for actor in self._idle if actor.state != "running"]
+        if not free:
+            return await asyncio.to_thread(self._spawn)
+        self._idle.remove(free[-1])
+        return free[-1]
 
     async def _ask(self, actor: Actor, tokens: Sequence[int]) -> bytes:
         message = b"".join(token.to_bytes(4, "little") for token in tokens)
