@@ -84,6 +84,7 @@ C_POINTERS = {
     "tensor_ptr": "isthmus_tensor_t *",
     "tokens_ptr": "const int32_t *",
     ("tokenize", "tokens_ptr"): "int32_t *",
+    "embedding_ptr": "float *",
     "text_ptr": "char *",
     ("tokenize", "text_ptr"): "const char *",
     ("session_open", "ptr"): "void *",

@@ -76,6 +76,18 @@ enum {
     ISTHMUS_MODEL_ADD_BOS = 1,
     /* the model has a chat template */
     ISTHMUS_MODEL_CHAT_TEMPLATE = 2,
+    /* the model makes text: session_open opens sessions of it */
+    ISTHMUS_MODEL_SESSIONS = 4,
+    /* embed makes an embedding of a text, n_embd numbers */
+    ISTHMUS_MODEL_EMBED = 8,
+    /* embed makes an embedding of each token, n_embd numbers each */
+    ISTHMUS_MODEL_EMBED_TOKENS = 16,
+};
+
+/* Flags of embed. */
+enum {
+    /* divide each embedding by its length, so that a product of two is their cosine */
+    ISTHMUS_EMBED_NORMALISE = 1,
 };
 
 /* Bits of the result of token_flags. */
@@ -344,6 +356,7 @@ int32_t isthmus_chat_template(int32_t model, const isthmus_chat_message_t *messa
  * Returns bytes to allocate, a multiple of 4,096.
  *   -ISTHMUS_EBADF: not an open model
  *   -ISTHMUS_EINVAL: n_ctx is 0 or more than the model's n_ctx_train
+ *   -ISTHMUS_ENOTSUP: the model makes embeddings and no text
  */
 ISTHMUS_IMPORT("session_nbytes")
 int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
@@ -357,6 +370,7 @@ int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
  *   nbytes: at least session_nbytes(model, n_ctx)
  * Returns a session handle.
  *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_ENOTSUP: the model makes embeddings and no text
  *   -ISTHMUS_EINVAL: n_ctx is 0 or too large, or nbytes too small
  *   -ISTHMUS_EALIGN: ptr is not 4,096-byte aligned
  *   -ISTHMUS_EFAULT: the bytes do not lie in memory
@@ -471,6 +485,34 @@ int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
  */
 ISTHMUS_IMPORT("session_copy")
 int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tokens);
+
+/*
+ * Computes the embedding of a text, as the model's file says how. The device writes it in place. It
+ * is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token; the
+ * same tokens give the same bits, whatever else is computed. On an error behind the checks the
+ * room's contents are undefined.
+ *   model: an open model
+ *   tokens_ptr: i32 ids, 4-byte aligned
+ *   n_tokens: at least 1, at most the model's n_ctx_train
+ *   flags: embed_flag bits
+ *   embedding_ptr: room for f32 values, 32-byte aligned
+ *   embedding_cap: how many values fit there
+ * Returns number of values.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, or n_tokens is 0
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ECONTEXT: more tokens than the model takes at once
+ *   -ISTHMUS_EBUSY: the room overlaps an open session
+ *   -ISTHMUS_ENOTSUP: the model makes no embeddings, or the device cannot
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("embed")
+int32_t isthmus_embed(int32_t model, const int32_t *tokens_ptr, uint32_t n_tokens, uint32_t flags,
+                      float *embedding_ptr, uint32_t embedding_cap);
 
 /* --------------------------------------------------------------------------- grammar */
 

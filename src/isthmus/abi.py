@@ -73,6 +73,15 @@ class ModelFlag(IntFlag):
 
     ADD_BOS = 1
     CHAT_TEMPLATE = 2
+    SESSIONS = 4
+    EMBED = 8
+    EMBED_TOKENS = 16
+
+
+class EmbedFlag(IntFlag):
+    """Flags of embed."""
+
+    NORMALISE = 1
 
 
 class TokenFlag(IntFlag):
@@ -328,7 +337,7 @@ HOST_FUNCTIONS = (
         "session_nbytes",
         (Param("model", "handle"), Param("n_ctx", "count")),
         "size64",
-        (Errno.EBADF, Errno.EINVAL),
+        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP),
     ),
     HostFunction(
         "model",
@@ -340,7 +349,15 @@ HOST_FUNCTIONS = (
             Param("nbytes", "nbytes"),
         ),
         "size",
-        (Errno.EBADF, Errno.EINVAL, Errno.EALIGN, Errno.EFAULT, Errno.EBUSY, Errno.ELIMIT),
+        (
+            Errno.EBADF,
+            Errno.ENOTSUP,
+            Errno.EINVAL,
+            Errno.EALIGN,
+            Errno.EFAULT,
+            Errno.EBUSY,
+            Errno.ELIMIT,
+        ),
     ),
     HostFunction(
         "model",
@@ -407,6 +424,32 @@ HOST_FUNCTIONS = (
         (Param("destination", "handle"), Param("source", "handle"), Param("n_tokens", "count")),
         "status",
         (Errno.EBADF, Errno.EINVAL, Errno.ECONTEXT),
+    ),
+    HostFunction(
+        "model",
+        "embed",
+        (
+            Param("model", "handle"),
+            Param("tokens_ptr", "ptr"),
+            Param("n_tokens", "count"),
+            Param("flags", "flags"),
+            Param("embedding_ptr", "ptr"),
+            Param("embedding_cap", "count"),
+        ),
+        "size",
+        (
+            Errno.EBADF,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.EINVAL,
+            Errno.ETOKEN,
+            Errno.ECONTEXT,
+            Errno.EBUSY,
+            Errno.ENOTSUP,
+            Errno.ELIMIT,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
     ),
     HostFunction(
         "grammar",

@@ -26,6 +26,7 @@ from isthmus.native.cuda import Advice, Attribute, Cuda
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, OS_PAGE, WASM_PAGE
 from tests.exact.digest import digest
+from tests.tiny_gguf import TinyModel
 
 MANAGED = {
     Attribute.MANAGED_MEMORY: 1,
@@ -164,6 +165,19 @@ def test_the_ladder(
         assert len(set(answers)) == 1
         copied = runtime.device.counters.bytes_copied
         assert copied > 0 if sharing == "copied" else copied == 0
+
+
+@pytest.mark.parametrize("sharing", ["managed", "registered", "lent", "copied"])
+def test_embeddings_in_every_way(driver: FakeDriver, sharing: str, tmp_path: Path) -> None:
+    file = TinyModel("bert", with_tokenizer=True).write(tmp_path / "bert.gguf")
+    with Runtime(device="cuda", sharing=sharing) as runtime, Runtime(device="cpu") as plain:
+        model = runtime.load_model(file)
+        actor = runtime.spawn("embed", models={"default": model}, args={"output": "f32"})
+        for text in ("the isthmus", "a cat sleeps"):
+            (wanted,) = plain.load_model(file).embed([text])
+            assert actor.send(text).data == wanted.tobytes() == model.embed([text])[0].tobytes()
+        n_answers = 2 if sharing == "copied" else 0
+        assert runtime.device.counters.bytes_copied == n_answers * 4 * model.hparams.n_embd
 
 
 @pytest.mark.parametrize("sharing", ["managed", "registered", "lent", "copied"])

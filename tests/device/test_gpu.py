@@ -27,7 +27,7 @@ from isthmus.memory import Region
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest
-from tests.tiny_gguf import RECIPES, TinyLlama, TinyModel
+from tests.tiny_gguf import ENCODERS, RECIPES, TinyLlama, TinyModel
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("ISTHMUS_TEST_DEVICE", "vulkan")
@@ -122,6 +122,26 @@ def test_every_architecture_is_close_to_the_processor(
         model.close()
     for a, b in zip(*found, strict=True):
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "qwen3"])
+def test_embeddings_are_close_to_the_processor_and_in_place(
+    name: str, gpu: Runtime, cpu: Runtime, tmp_path: Path
+) -> None:
+    shape = {"head_dim": HEAD_DIM, "n_embd": 4 * HEAD_DIM}
+    model = TinyModel(name, with_tokenizer=True, overrides={"pooling_type": 1}, **shape)
+    file = model.write(tmp_path / "x.gguf")
+    found = []
+    for runtime in (gpu, cpu):
+        actor = runtime.spawn(
+            "embed", models={"default": runtime.load_model(file)}, args={"output": "f32"}
+        )
+        answers = [actor.send("the isthmus " * n).data for n in (1, 40, 1)]
+        assert answers[0] == answers[2]
+        assert actor.counters.bytes_copied == runtime.device.counters.bytes_copied == 0
+        found.append(np.frombuffer(answers[0] + answers[1], np.float32))
+        actor.close()
+    assert np.linalg.norm(found[0] - found[1]) < 1e-2
 
 
 def test_matrices_in_place(gpu: Runtime) -> None:

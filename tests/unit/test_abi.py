@@ -32,6 +32,7 @@ CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {
     "detokenize_flag": abi.DetokenizeFlag,
     "chat_flag": abi.ChatFlag,
     "model_flag": abi.ModelFlag,
+    "embed_flag": abi.EmbedFlag,
     "token_flag": abi.TokenFlag,
     "grammar_kind": abi.GrammarKind,
     "dtype": abi.Dtype,

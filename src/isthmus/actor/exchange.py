@@ -60,8 +60,8 @@ class Exchange:
     """The limit that refused last, and how much it allows."""
     refusal: Overloaded | None = None
     """Why all actors together could not have what the guest asked for last."""
-    refused: dict[Errno, IsthmusError] = field(default_factory=dict)
-    """What an errno meant that the guest was given last, and may give up with."""
+    explained: dict[Errno, IsthmusError] = field(default_factory=dict)
+    """What an errno meant when the guest got it last, where its text is of use to the caller."""
     stopping: bool = False
     """The guest is asked to finish."""
     cut_off: bool = False
@@ -112,6 +112,9 @@ class Exchange:
 
 def failure(code: int, exchange: Exchange) -> IsthmusError:
     """What on_message's errno means to the caller."""
+    for errno, explained in exchange.explained.items():
+        if errno == code:
+            return explained
     if code == Errno.ECONTEXT:
         return ContextFull(
             "the session's context has no room for this message; "
@@ -126,8 +129,7 @@ def failure(code: int, exchange: Exchange) -> IsthmusError:
         return LimitExceeded(
             f"the guest gave up: it reached its limit of {exchange.last_limit}", limit
         )
-    known = {int(errno): error for errno, error in exchange.refused.items()}
-    return known.get(code) or GuestFailed(code)
+    return GuestFailed(code)
 
 
 def _shown(limit: str, allowed: float) -> str:

@@ -22,6 +22,7 @@ from isthmus import abi
 from isthmus.abi import (
     ChatFlag,
     DetokenizeFlag,
+    EmbedFlag,
     Errno,
     GrammarKind,
     LogLevel,
@@ -36,9 +37,17 @@ from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import MAX_GRAMMAR_NBYTES, Limits
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import GrammarError, GuestFault, ModelNotFound, SettingsError
+from isthmus.errors import (
+    ContextFull,
+    GrammarError,
+    GuestFault,
+    ModelNotFound,
+    ModelUnsupported,
+    SettingsError,
+)
 from isthmus.memory import Region
 from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
+from isthmus.model.hparams import Pooling
 from isthmus.units import KIB, MIB, GuestPtr
 from isthmus.wasm.hostcalls import GuestMemory
 
@@ -53,6 +62,8 @@ MAX_DETOKENIZE = MIB
 MAX_RANDOM_NBYTES = MIB
 MAX_HANDLES = 1024
 _SPAN_ALIGNMENT = 4096
+_TENSOR_ALIGNMENT = 32
+_EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
 
 guest_log = logging.getLogger("isthmus.guest")
 LOG_RECORD_NBYTES = 32
@@ -141,11 +152,11 @@ class HostApi:
         name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
         if name not in self._granted.models:
             given = ", ".join(self._granted.models) or "none"
-            self.exchange.refused[Errno.ENOENT] = ModelNotFound(
-                f"the guest asks for a model named {name!r}, and it was given {given}: give it by "
-                f"--model {name}=PATH, or models={{{name!r}: model}}"
-            )
-            raise ModelNotFound(f"the actor was given no model {name!r}")
+            with self._explained():
+                raise ModelNotFound(
+                    f"the guest asks for a model named {name!r}, and it was given {given}: give it "
+                    f"by --model {name}=PATH, or models={{{name!r}: model}}"
+                )
         return self.handles.add(self._granted.models[name])
 
     def model_info(self, model: int, info_ptr: int) -> int:
@@ -157,6 +168,8 @@ class HostApi:
             flags |= ModelFlag.ADD_BOS if tokenizer.adds_bos else 0
         flags |= ModelFlag.CHAT_TEMPLATE if opened.has_chat_template else 0
         shape = opened.hparams
+        flags |= ModelFlag.SESSIONS if opened.generates else 0
+        flags |= _EMBED_FLAGS.get(shape.pooling, ModelFlag.EMBED)
         info = (opened.n_vocab, shape.n_ctx_train, shape.n_embd, shape.n_layer)
         self._memory.write(info_ptr, abi.MODEL_INFO.pack(*info, bos, eos, eot, flags))
         return 0
@@ -218,17 +231,19 @@ class HostApi:
         return self._fill(text_ptr, text_cap, text.encode())
 
     def session_nbytes(self, model: int, n_ctx: int) -> int:
-        return self._model(model).layout(n_ctx).nbytes
+        opened = self._model(model)
+        with self._explained():
+            return opened.layout(n_ctx).nbytes
 
     def session_open(self, model: int, n_ctx: int, ptr: int, nbytes: int) -> int:
         opened = self._model(model)
-        layout = opened.layout(n_ctx)
+        with self._explained():
+            layout = opened.layout(n_ctx)
         if nbytes < layout.nbytes:
             raise GuestFault(Errno.EINVAL)
         self._memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
         sessions = self.handles.all(Session)
-        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
-            raise GuestFault(Errno.EBUSY)
+        self._refuse_sessions(ptr, nbytes)
         limits = self._granted.limits
         kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
         self._limit("sessions", len(sessions) + 1, limits.sessions)
@@ -294,6 +309,34 @@ class HostApi:
         to.copy_from(origin, n_tokens)
         return 0
 
+    def embed(
+        self,
+        model: int,
+        tokens_ptr: int,
+        n_tokens: int,
+        flags: int,
+        embedding_ptr: int,
+        embedding_cap: int,
+    ) -> int:
+        opened = self._model(model)
+        normalised = EmbedFlag.NORMALISE in _flags(EmbedFlag, flags)
+        with self._explained():
+            rows, n_embd = opened.embedding_shape(n_tokens)
+        self._memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
+        room = self._memory.check_aligned(embedding_ptr, 4 * embedding_cap, _TENSOR_ALIGNMENT)
+        count = rows * n_embd
+        if count > embedding_cap:
+            return count
+        self._refuse_sessions(embedding_ptr, 4 * count)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        self._require_tokens(n_tokens, 0)
+        with self._timed():
+            self._scheduler.embed(
+                self._claimant, opened, tokens, self._binding, room, normalised=normalised
+            )
+        self.exchange.tokens_in += n_tokens
+        return count
+
     # ------------------------------------------------------------------ grammar
 
     def grammar_open(self, model: int, kind: int, source_ptr: int, source_nbytes: int) -> int:
@@ -311,7 +354,7 @@ class HostApi:
                 )
         except GrammarError as error:
             text = str(error)
-            self.exchange.refused[Errno.EINVAL] = GrammarError(text)
+            self.exchange.explained[Errno.EINVAL] = GrammarError(text)
             self._spend_output(LOG_RECORD_NBYTES + len(text))
             self._log(logging.WARNING, text)
             raise
@@ -434,6 +477,12 @@ class HostApi:
     def _grammar(self, handle: int) -> Grammar:
         return self.handles.get(handle, Grammar)
 
+    def _refuse_sessions(self, ptr: int, nbytes: int) -> None:
+        """EBUSY for bytes that belong to an open session."""
+        sessions = self.handles.all(Session)
+        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
+            raise GuestFault(Errno.EBUSY)
+
     def _fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
         self._memory.check(ptr, cap)
@@ -473,6 +522,16 @@ class HostApi:
         if limit is not None and value > limit:
             self.exchange.reached(name, limit)
             raise GuestFault(Errno.ELIMIT)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Keeps an error's text for the caller, who hears of an errno only through the guest."""
+        try:
+            yield
+        except (ModelNotFound, ModelUnsupported, ContextFull) as error:
+            if error.errno is not None:
+                self.exchange.explained[error.errno] = error
+            raise
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

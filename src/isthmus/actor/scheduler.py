@@ -33,11 +33,13 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 from isthmus.device.base import Device
+from isthmus.device.buffer import Binding
 from isthmus.device.compute_thread import PATIENCE_S, Bell, Submission
 from isthmus.errors import DeviceFailed
 from isthmus.metrics import Metrics, ModelMetrics
 from isthmus.model import Model, Session
-from isthmus.model.executor import JOB_S
+from isthmus.model.parts import JOB_S
+from isthmus.units import HostAddr
 
 MOST = 32
 """Sequences in one batch."""
@@ -447,6 +449,24 @@ class Scheduler:
         """
         turns = self._of(session.model)[1]
         session.model.prefill(session, tokens, claimant.check, partial(turns.turn, claimant))
+
+    def embed(
+        self,
+        claimant: Claimant,
+        model: Model,
+        tokens: Sequence[int],
+        binding: Binding,
+        address: HostAddr,
+        *,
+        normalised: bool,
+    ) -> None:
+        """Has an embedding computed to `address`, in the turns of the model's prefills.
+
+        Raises as `Model.embed_into`, and what the claimant's check raises meanwhile.
+        """
+        turn = partial(self._of(model)[1].turn, claimant)
+        check = claimant.check
+        model.embed_into(tokens, binding, address, normalised=normalised, check=check, turn=turn)
 
     def leave(self, claimant: Claimant, model: Model) -> None:
         """Nobody need wait for this actor: its message ended, or it closes a session."""

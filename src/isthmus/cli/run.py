@@ -34,7 +34,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument(
-        "guest", metavar="GUEST", help="a .wasm file, or chat, summarise, gemm, bench"
+        "guest", metavar="GUEST", help="a .wasm file, or chat, summarise, embed, gemm, bench"
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")

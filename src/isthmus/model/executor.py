@@ -12,10 +12,7 @@ device can: one job each, between which others decode. One chunk is under way at
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,7 +21,7 @@ import numpy as np
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.device.graph import Graph, GraphAllocator, GraphParts
+from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.batch import Batch
@@ -32,32 +29,16 @@ from isthmus.model.batch_probe import batches_exactly
 from isthmus.model.cut_probe import cuts_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
+from isthmus.model.parts import Turn, at_once, compute_parts, nothing
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
 from isthmus.units import align_up
 
 _Result = TypeVar("_Result")
 _MOST_BATCH_GRAPHS = 8
-JOB_S = 0.1
-"""Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
-a decode step of all others at each of its layers."""
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 _MOST_PREFILL_GRAPHS = 4
-
-
-Turn = Callable[[int], AbstractContextManager[Callable[[], float]]]
-"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait. It
-gives what tells how many seconds the next job of it is to last."""
-
-
-def _nothing() -> None:
-    pass
-
-
-def at_once(_n_tokens: int) -> AbstractContextManager[Callable[[], float]]:
-    """The turn of whoever need not wait for others."""
-    return nullcontext(lambda: JOB_S)
 
 
 class Executor:
@@ -92,7 +73,7 @@ class Executor:
         self,
         session: Session,
         tokens: Sequence[int],
-        check: Callable[[], None] = _nothing,
+        check: Callable[[], None] = nothing,
         turn: Turn = at_once,
     ) -> None:
         """Appends tokens; afterwards the session has the logits after the last one.
@@ -246,7 +227,9 @@ class Executor:
         else:
             with self._prefilling:
                 graph = self._prefill_graph(session, chunk, last)
-                self._compute_parts(graph, check, job_s)
+                graph.inputs.buffer.flush()
+                memory = session.binding
+                compute_parts(self._backend, graph, graph.cuts, check, job_s, memory)
                 session.fetch(session.n_tokens, len(chunk), with_logits=last)
 
     def _decode(self, session: Session, token: int) -> None:
@@ -323,28 +306,6 @@ class Executor:
         """Those of one session, or all."""
         for key in [key for key in self._prefill_graphs if session in (None, key[0])]:
             self._prefill_graphs.pop(key).close()
-
-    def _compute_parts(
-        self, graph: Forward, check: Callable[[], None], job_s: Callable[[], float]
-    ) -> None:
-        if not self._device.splits_graphs:
-            check()
-            graph.inputs.buffer.flush()
-            self._backend.compute(graph.pointer, graph.session.binding)
-            return
-        with GraphParts(graph, graph.cuts) as parts:
-            left = deque(parts.pointers)
-            while left:
-                check()
-                self._run(lambda: self._compute_some(left, job_s()))
-
-    def _compute_some(self, parts: deque[int], seconds: float) -> None:
-        """One job: parts until it has lasted so long. How many they are changes no bit."""
-        end = time.perf_counter() + seconds
-        while parts:
-            self._backend.compute(parts.popleft())
-            if time.perf_counter() >= end:
-                return
 
     def _inputs_for_prefill(self, session: Session) -> Inputs:
         inputs = self._prefill_inputs
