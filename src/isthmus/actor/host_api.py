@@ -138,7 +138,7 @@ class HostApi:
                 f"--model {name}=PATH, or models={{{name!r}: model}}"
             )
             raise ModelNotFound(f"the actor was given no model {name!r}")
-        return self.handles.add(self._granted.models[name])
+        return self.handles.add(self._granted.models[name], name)
 
     def model_info(self, model: int, info_ptr: int) -> int:
         opened = self._model(model)
@@ -227,7 +227,8 @@ class HostApi:
         self._limit("kv_nbytes", kv_nbytes, limits.kv_nbytes)
         self.handles.require_room()
         return self.handles.add(
-            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout)
+            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout),
+            self.handles.model_of(model),
         )
 
     def session_close(self, session: int) -> int:
@@ -295,7 +296,7 @@ class HostApi:
         info = opened.weights.info(name)
         if info is None:
             raise GuestFault(Errno.ENOENT)
-        handle = self.handles.add(Weight(opened, name))
+        handle = self.handles.add(Weight(opened, name), self.handles.model_of(model))
         shape = (*info.shape, 1, 1, 1)[:4]
         self._memory.write(tensor_ptr, abi.TENSOR.pack(info.dtype, handle, 0, 0, *shape))
         return 0
