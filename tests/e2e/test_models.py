@@ -26,7 +26,7 @@ HANDLES = {"large": (1, 2), "small": (3, 4)}
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Runtime]:
-    with Runtime(device="cpu", threads=2) as runtime:
+    with Runtime(device="cpu", threads=1) as runtime:
         yield runtime
 
 
@@ -119,7 +119,7 @@ def test_saved_forked_and_restored_with_both(
 
 
 def test_closing_one_leaves_the_other(models: dict[str, Model], tmp_path: Path) -> None:
-    with Runtime(device="cpu", threads=2) as runtime:
+    with Runtime(device="cpu", threads=1) as runtime:
         given = {name: runtime.load_model(it.path) for name, it in models.items()}
         proxy, untouched = opened(runtime, given), opened(runtime, given)
         assert proxy.call("model_close", 1) == -Errno.EBUSY
@@ -144,6 +144,45 @@ def test_limits_are_of_all_sessions_together(shared: Runtime, models: dict[str, 
     proxy = Proxy(shared, WASM, models=models, limits=Limits(kv_nbytes=sum(nbytes) - 1))
     for name, result in (("large", 2), ("small", -Errno.ELIMIT)):
         assert proxy.open_session(proxy.open_model(name), PLACES[name]) == result
+
+
+def test_many_tokens_leave_their_logits_where_asked(
+    shared: Runtime, models: dict[str, Model]
+) -> None:
+    """And nothing around them, in one pass where that is exact."""
+    room, canary = 512 << 10, b"isthmus!" * 8
+    for name, place in PLACES.items():
+        given = {name: models[name]}
+        many, alone = opened(shared, given), opened(shared, given)
+        n, nbytes, exact = 7, 4 * models[name].n_vocab, models[name].exact_batching
+        for at in (room - len(canary), room + (n - 1) * nbytes):
+            many.write(at, canary)
+        tokens = range(1, n + 1)
+        many.write(512, struct.pack(f"<{n}i", *tokens))
+        submissions = shared.device.counters.submissions
+        assert many.call("decode_many", 2, 512, n, room) == 0
+        one_pass = shared.device.counters.submissions == submissions + 1
+        assert one_pass == exact
+        for i, token in enumerate(tokens):
+            assert alone.call("decode", 2, token) == 0
+            row = alone.read(place, nbytes)
+            assert many.read(room + i * nbytes if i < n - 1 else place, nbytes) == row
+        assert states(many) == states(alone)
+        for at in (room - len(canary), room + (n - 1) * nbytes):
+            assert many.read(at, len(canary)) == canary
+        assert many.call("decode_many", 2, 512, 1, 0) == 0  # no row, and no room needed
+
+
+def test_many_tokens_beyond_the_context(shared: Runtime, models: dict[str, Model]) -> None:
+    proxy = opened(shared, {"small": models["small"]})
+    proxy.write(512, struct.pack("<32i", *range(32)))
+    for _ in range(7):
+        assert proxy.call("decode_many", 2, 512, 32, 512 << 10) == 0
+    before = states(proxy)
+    assert proxy.call("decode_many", 2, 512, 30, 512 << 10) == -Errno.ECONTEXT
+    assert states(proxy) == before
+    assert proxy.call("decode_many", 2, 512, 29, 512 << 10) == 0
+    assert proxy.actor.sessions[0].n_tokens == 256
 
 
 def test_one_model_under_two_names(

@@ -22,7 +22,7 @@ from isthmus import abi
 from isthmus.abi import ChatFlag, DetokenizeFlag, Errno, LogLevel, ModelFlag, TokenizeFlag
 from isthmus.actor.exchange import Exchange
 from isthmus.actor.handles import HandleTable
-from isthmus.actor.scheduler import Scheduler
+from isthmus.actor.scheduler import MOST, Scheduler
 from isthmus.actor.tensor import TensorUnit, Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import Limits
@@ -218,9 +218,8 @@ class HostApi:
         if nbytes < layout.nbytes:
             raise GuestFault(Errno.EINVAL)
         self._memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
+        self._require_no_session(ptr, nbytes)
         sessions = self.handles.all(Session)
-        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
-            raise GuestFault(Errno.EBUSY)
         limits = self._granted.limits
         kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
         self._limit("sessions", len(sessions) + 1, limits.sessions)
@@ -259,6 +258,20 @@ class HostApi:
         with self._timed():
             self._scheduler.decode(self._claimant, opened, _signed(token))
         self.exchange.tokens_out += 1
+        return 0
+
+    def decode_many(self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int) -> int:
+        opened = self._session(session)
+        if not 1 <= n_tokens <= MOST:
+            raise GuestFault(Errno.EINVAL)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        nbytes = 4 * (n_tokens - 1) * opened.layout.n_vocab
+        logits = self._memory.check_aligned(logits_ptr, nbytes, 4)
+        self._require_no_session(logits_ptr, nbytes)
+        self._require_tokens(0, n_tokens)
+        with self._timed():
+            self._scheduler.decode_many(self._claimant, opened, tokens, logits)
+        self.exchange.tokens_out += n_tokens
         return 0
 
     def logits(self, session: int) -> int:
@@ -382,6 +395,12 @@ class HostApi:
 
     def _session(self, handle: int) -> Session:
         return self.handles.get(handle, Session)
+
+    def _require_no_session(self, ptr: int, nbytes: int) -> None:
+        """GuestFault(EBUSY) where the bytes belong to one."""
+        sessions = self.handles.all(Session)
+        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
+            raise GuestFault(Errno.EBUSY)
 
     def _fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
