@@ -77,6 +77,7 @@ C_POINTERS = {
     "name_ptr": "const char *",
     "args_ptr": "const void *",
     "info_ptr": "isthmus_model_info_t *",
+    "logits_ptr": "float *",
     "messages_ptr": "const isthmus_chat_message_t *",
     "operations_ptr": "const isthmus_operation_t *",
     "sampler_ptr": "isthmus_sampler_t *",

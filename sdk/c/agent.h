@@ -588,6 +588,21 @@ AGENT_API int32_t agent_decode(agent_session_t *session, int32_t token)
     return 0;
 }
 
+/*
+ * Appends up to 32 tokens, with the bits of as many agent_decode. The logits after each but the last
+ * go to `logits`, f32[n_tokens - 1][n_vocab]. On an error the session holds what it held.
+ */
+AGENT_API int32_t agent_decode_many(agent_session_t *session, const int32_t *tokens,
+                                    uint32_t n_tokens, float *logits)
+{
+    if (n_tokens > session->n_ctx - session->n_tokens)
+        return -ISTHMUS_ECONTEXT;
+    AGENT_TRY(isthmus_decode_many(session->handle, tokens, n_tokens, logits));
+    memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
+    session->n_tokens += n_tokens;
+    return 0;
+}
+
 /* Forgets all tokens after the first n_tokens. */
 AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
 {

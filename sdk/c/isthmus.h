@@ -434,6 +434,32 @@ ISTHMUS_IMPORT("decode")
 int32_t isthmus_decode(int32_t session, int32_t token);
 
 /*
+ * Appends up to 32 tokens to a session as if each were decoded, one after the other: the same bits,
+ * in one pass where the model's weights allow that. The logits after each token but the last are
+ * written to logits_ptr; those after the last one are the session's, as after decode. Whoever
+ * guesses tokens checks them with it, and truncates. On an error the session holds what it held,
+ * and may have lost its logits.
+ *   session: an open session
+ *   tokens_ptr: i32 ids, 4-byte aligned
+ *   n_tokens: 1 to 32
+ *   logits_ptr: room for f32[n_tokens - 1][n_vocab], 4-byte aligned, in no open session
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr or logits_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: n_tokens is 0 or more than 32
+ *   -ISTHMUS_EBUSY: the room overlaps an open session
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ECONTEXT: the context has no room for them
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("decode_many")
+int32_t isthmus_decode_many(int32_t session, const int32_t *tokens_ptr, uint32_t n_tokens,
+                            float *logits_ptr);
+
+/*
  * Tells where the logits of a session lie: n_vocab values of type f32, which the guest reads in
  * place and may change. The place stays the same while the session is open.
  *   session: an open session

@@ -119,6 +119,8 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     model, opened = proxy.open_model(), proxy.actor.body.api.handles
     session = proxy.actor.sessions[0]
     handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
+    proxy.write(512, struct.pack("<2i", 5, 6))
+    proxy.write(2048, struct.pack("<2i", 5, 320))
     before = proxy.read(0, 1 << 16), list(session.tokens)
     for name, arguments in (
         ("prefill", (handle, MEMORY_NBYTES - 2, 4)),
@@ -132,6 +134,17 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
         ("embed", (model, 4096, 1, 2, 16_384, 64)),
         ("decode", (handle, 320)),
         ("decode", (handle, 0xFFFF_FFFF)),
+        ("decode_many", (handle, 512, 0, 4096)),
+        ("decode_many", (handle, 512, 33, 4096)),
+        ("decode_many", (handle, 512, 0xFFFF_FFFF, 4096)),
+        ("decode_many", (handle, 513, 2, 4096)),
+        ("decode_many", (handle, 512, 2, 4098)),
+        ("decode_many", (handle, MEMORY_NBYTES - 4, 2, 4096)),
+        ("decode_many", (handle, 512, 2, MEMORY_NBYTES - 4 * 320 + 4)),
+        ("decode_many", (handle, 512, 2, 0xFFFF_FFFC)),
+        ("decode_many", (handle, 512, 2, session.ptr - 4 * 319)),
+        ("decode_many", (handle, 512, 2, SESSION_B)),
+        ("decode_many", (handle, 2048, 2, 4096)),
         ("session_open", (model, 256, session.ptr + 4096, 1 << 20)),
         ("session_open", (model, 256, SESSION_A + 1, 1 << 20)),
         ("truncate", (handle, 1 << 30)),

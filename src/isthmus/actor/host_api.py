@@ -31,7 +31,7 @@ from isthmus.abi import (
 )
 from isthmus.actor.exchange import Exchange
 from isthmus.actor.handles import HandleTable
-from isthmus.actor.scheduler import Scheduler
+from isthmus.actor.scheduler import MOST, Scheduler
 from isthmus.actor.tensor import TensorUnit, Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import MAX_GRAMMAR_NBYTES, Limits
@@ -157,7 +157,7 @@ class HostApi:
                     f"the guest asks for a model named {name!r}, and it was given {given}: give it "
                     f"by --model {name}=PATH, or models={{{name!r}: model}}"
                 )
-        return self.handles.add(self._granted.models[name])
+        return self.handles.add(self._granted.models[name], name)
 
     def model_info(self, model: int, info_ptr: int) -> int:
         opened = self._model(model)
@@ -242,15 +242,16 @@ class HostApi:
         if nbytes < layout.nbytes:
             raise GuestFault(Errno.EINVAL)
         self._memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
+        self._require_no_session(ptr, nbytes)
         sessions = self.handles.all(Session)
-        self._refuse_sessions(ptr, nbytes)
         limits = self._granted.limits
         kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
         self._limit("sessions", len(sessions) + 1, limits.sessions)
         self._limit("kv_nbytes", kv_nbytes, limits.kv_nbytes)
         self.handles.require_room()
         return self.handles.add(
-            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout)
+            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout),
+            self.handles.model_of(model),
         )
 
     def session_close(self, session: int) -> int:
@@ -281,6 +282,20 @@ class HostApi:
         with self._timed():
             self._scheduler.decode(self._claimant, opened, _signed(token))
         self.exchange.tokens_out += 1
+        return 0
+
+    def decode_many(self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int) -> int:
+        opened = self._session(session)
+        if not 1 <= n_tokens <= MOST:
+            raise GuestFault(Errno.EINVAL)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        nbytes = 4 * (n_tokens - 1) * opened.layout.n_vocab
+        logits = self._memory.check_aligned(logits_ptr, nbytes, 4)
+        self._require_no_session(logits_ptr, nbytes)
+        self._require_tokens(0, n_tokens)
+        with self._timed():
+            self._scheduler.decode_many(self._claimant, opened, tokens, logits)
+        self.exchange.tokens_out += n_tokens
         return 0
 
     def logits(self, session: int) -> int:
@@ -327,7 +342,7 @@ class HostApi:
         count = rows * n_embd
         if count > embedding_cap:
             return count
-        self._refuse_sessions(embedding_ptr, 4 * count)
+        self._require_no_session(embedding_ptr, 4 * count)
         tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
         self._require_tokens(n_tokens, 0)
         with self._timed():
@@ -358,7 +373,7 @@ class HostApi:
             self._spend_output(LOG_RECORD_NBYTES + len(text))
             self._log(logging.WARNING, text)
             raise
-        return self.handles.add(grammar)
+        return self.handles.add(grammar, self.handles.model_of(model))
 
     def grammar_mask(self, grammar: int, session: int) -> int:
         opened, masked = self._grammar(grammar), self._session(session)
@@ -387,7 +402,7 @@ class HostApi:
         info = opened.weights.info(name)
         if info is None:
             raise GuestFault(Errno.ENOENT)
-        handle = self.handles.add(Weight(opened, name))
+        handle = self.handles.add(Weight(opened, name), self.handles.model_of(model))
         shape = (*info.shape, 1, 1, 1)[:4]
         self._memory.write(tensor_ptr, abi.TENSOR.pack(info.dtype, handle, 0, 0, *shape))
         return 0
@@ -477,8 +492,8 @@ class HostApi:
     def _grammar(self, handle: int) -> Grammar:
         return self.handles.get(handle, Grammar)
 
-    def _refuse_sessions(self, ptr: int, nbytes: int) -> None:
-        """EBUSY for bytes that belong to an open session."""
+    def _require_no_session(self, ptr: int, nbytes: int) -> None:
+        """GuestFault(EBUSY) where the bytes belong to one."""
         sessions = self.handles.all(Session)
         if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
             raise GuestFault(Errno.EBUSY)

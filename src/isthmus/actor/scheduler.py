@@ -9,7 +9,8 @@
 
 An actor blocks in its host call meanwhile. A batch begins as soon as everybody waits who was in the
 last one, or after a moment; who was missing once is not waited for again until it comes. So nobody
-waits for an actor that does something else.
+waits for an actor that does something else. A step may be of several tokens of one session, which
+are as many rows of the batch.
 
 A prefill is computed in parts, about one layer of one chunk each. Between two of them whoever
 decodes gets a token, so a long prompt costs the others one part for each token, not one chunk.
@@ -19,7 +20,7 @@ Where more wait than fit, the one goes first that has used least for its weight 
 queueing, Goyal et al. 1996): nobody starves, and twice the weight gets twice the tokens.
 
 Where batches would change bits (`Model.exact_batching`), each step runs alone, unless the model was
-loaded with `exact=False`.
+loaded with `exact=False`; a step of several tokens is then several steps.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from isthmus.device.compute_thread import PATIENCE_S, Bell, Submission
 from isthmus.errors import DeviceFailed
 from isthmus.metrics import Metrics, ModelMetrics
 from isthmus.model import Model, Session
+from isthmus.model.batch import Step
 from isthmus.model.parts import JOB_S
 from isthmus.units import HostAddr
 
 MOST = 32
-"""Sequences in one batch."""
+"""Tokens in one batch."""
 _LEAST_PATIENCE_S = 0.0005
 _MOST_PATIENCE_S = 0.02
 _LONGEST_JOB_S = 0.5
@@ -70,6 +72,8 @@ class Claimant:
     ) -> None:
         self.check = check
         self.number = next(_numbers)
+        self.model: Model | None = None
+        """The scheduler's: of its last decode step."""
         self._deadline = deadline
         self._weight = weight
         self._bell = Bell(device.compute_thread)
@@ -120,12 +124,12 @@ class _Shares:
 
 
 class _Request:
-    """One token of one session, and what became of it."""
+    """One step of one session, and what became of it."""
 
-    def __init__(self, claimant: Claimant, session: Session, token: int) -> None:
+    def __init__(self, claimant: Claimant, step: Step) -> None:
         self.claimant = claimant
-        self.session = session
-        self.token = token
+        self.step = step
+        self.n_tokens = len(step.tokens)
         self.since = time.perf_counter()
         self.error: BaseException | None = None
         self.done = False
@@ -148,33 +152,34 @@ class _Steps:
         self._submitted: Submission[None] | None = None
         self._submitted_at = 0.0
         self._shares = _Shares()
-        self._alone_s: list[float] = []
-        """How long steps took whose metrics do not tell of them yet."""
+        self._alone: list[tuple[int, float]] = []
+        """(tokens, seconds) of steps of which the metrics do not tell yet."""
 
-    def run(self, claimant: Claimant, session: Session, token: int) -> None:
-        """Returns when the token was computed; raises where the claimant's message is to end."""
-        if not (self._thread.is_current and self._nobody_else(claimant)):
-            self._queue(_Request(claimant, session, token))
+    def run(self, claimant: Claimant, step: Step) -> None:
+        """Returns when the step was computed; raises where the claimant's message is to end."""
+        n_tokens = len(step.tokens)
+        if not (self._thread.is_current and self._nobody_else(claimant, n_tokens)):
+            self._queue(_Request(claimant, step))
             return
         start = time.perf_counter()  # without queue, job and bell: a quarter of the host's time
         try:
-            self._model.executor.decode(session, token)
+            self._model.executor.decode_batch([step])
         finally:
             end = time.perf_counter()
             with self._lock:
                 self._expect({claimant}, start, end)
-                self._alone_s.append(end - start)
-                if len(self._alone_s) >= _MOST_UNMEASURED:
+                self._alone.append((n_tokens, end - start))
+                if len(self._alone) >= _MOST_UNMEASURED:
                     self._measure_alone()
 
-    def _nobody_else(self, claimant: Claimant) -> bool:
-        """Whether nobody but this one decodes; it is then charged for a token."""
+    def _nobody_else(self, claimant: Claimant, n_tokens: int) -> bool:
+        """Whether nobody but this one decodes; it is then charged for its tokens."""
         with self._lock:
             if self._submitted is not None or self._waiting or not self._expected <= {claimant}:
                 return False
             self._shares.enter(claimant)
             self._shares.goes_first(claimant)
-            self._shares.charge(claimant, 1)
+            self._shares.charge(claimant, n_tokens)
             return True
 
     def _queue(self, request: _Request) -> None:
@@ -199,9 +204,9 @@ class _Steps:
     def _measure_alone(self) -> None:
         """Tells the metrics of steps without a batch, some at a time: between two tokens each
         takes as long as all else together. Under the lock."""
-        for seconds in self._alone_s:
-            self._measure(1, 0.0, seconds, (0.0,))
-        self._alone_s.clear()
+        for n_tokens, seconds in self._alone:
+            self._measure(n_tokens, 0.0, seconds, (0.0,))
+        self._alone.clear()
 
     def leave(self, claimant: Claimant) -> None:
         """Nobody need wait for it any longer."""
@@ -256,7 +261,7 @@ class _Steps:
         """Whether everybody waits who is expected, or was waited for long enough."""
         here = {request.claimant for request in self._waiting}
         return (
-            len(self._waiting) >= self._most
+            sum(it.n_tokens for it in self._waiting) >= self._most
             or self._expected <= here
             or time.perf_counter() >= self._wait_until
         )
@@ -274,7 +279,8 @@ class _Steps:
         for request in batch:
             request.claimant.interrupt()
         if batch:
-            self._measure(len(batch), start, end, [start - it.since for it in batch])
+            waits_s = [start - it.since for it in batch]
+            self._measure(sum(it.n_tokens for it in batch), start, end, waits_s)
 
     def _expect(self, claimants: set[Claimant], start: float, end: float) -> None:
         """Waits a moment for those of a step that began and ended then. Under the lock."""
@@ -319,22 +325,35 @@ class _Steps:
             return []
         shares = self._shares
         by_use = sorted(self._waiting, key=lambda request: shares.used(request.claimant))
-        key_of = self._model.executor.batch_key
-        key = key_of(by_use[0].session)
-        batch = [it for it in by_use if key_of(it.session) == key][: self._most]
+        batch = self._that_fit(by_use)
         self._waiting = [request for request in self._waiting if request not in batch]
         shares.goes_first(by_use[0].claimant)
         for request in batch:
-            shares.charge(request.claimant, 1)
+            shares.charge(request.claimant, request.n_tokens)
         batch.sort(key=lambda request: request.claimant.number)  # rows keep their sessions
+        return batch
+
+    def _that_fit(self, by_use: list[_Request]) -> list[_Request]:
+        """The first one, and of those that can go with it, as many in order as there is room for.
+
+        Whoever does not fit keeps those behind it out, or it would wait for as long as they come.
+        """
+        key_of = self._model.executor.batch_key
+        key, room, batch = key_of(by_use[0].step.session), self._most, by_use[:1]
+        room -= by_use[0].n_tokens
+        for request in by_use[1:]:
+            if key_of(request.step.session) != key:
+                continue
+            room -= request.n_tokens
+            if room < 0:
+                break
+            batch.append(request)
         return batch
 
     def _compute(self, batch: list[_Request]) -> None:
         """A device that fails is asked again for each one, so that only the guilty fail."""
         try:
-            self._model.executor.decode_batch(
-                [request.session for request in batch], [request.token for request in batch]
-            )
+            self._model.executor.decode_batch([request.step for request in batch])
         except DeviceFailed as error:
             if len(batch) == 1:
                 batch[0].error = error
@@ -440,7 +459,31 @@ class Scheduler:
         """
         session.model.require_token(token)
         session.require_room(1)
-        self._of(session.model)[0].run(claimant, session, token)
+        self._decode(claimant, Step(session, [token]))
+
+    def decode_many(
+        self, claimant: Claimant, session: Session, tokens: Sequence[int], logits: HostAddr
+    ) -> None:
+        """Appends up to `MOST` tokens to a session, with the bits of as many single ones.
+
+        The logits after each but the last go to `logits`, f32 [n_tokens - 1, n_vocab]. One pass
+        where that is exact (`Model.batches`), else one for each. Raises as `decode` does.
+        """
+        model, n_before = session.model, session.n_tokens
+        for token in tokens:
+            model.require_token(token)
+        session.require_room(len(tokens))
+        if len(tokens) == 1 or model.batches:
+            self._decode(claimant, Step(session, tokens, logits))
+            return
+        try:
+            for i, token in enumerate(tokens):
+                if i > 0:
+                    session.copy_logits(HostAddr(logits + 4 * session.layout.n_vocab * (i - 1)))
+                self._decode(claimant, Step(session, [token]))
+        except BaseException:
+            session.truncate(n_before)
+            raise
 
     def prefill(self, claimant: Claimant, session: Session, tokens: Sequence[int]) -> None:
         """Appends tokens to a session, one chunk of the model's after another.
@@ -477,6 +520,14 @@ class Scheduler:
         """Keeps nothing of a model that is about to close."""
         with self._lock:
             self._queues.pop(model, None)
+
+    def _decode(self, claimant: Claimant, step: Step) -> None:
+        """One step; nobody need wait for whoever goes on with another model."""
+        model = step.session.model
+        if claimant.model is not None and claimant.model is not model:
+            self.leave(claimant, claimant.model)
+        claimant.model = model
+        self._of(model)[0].run(claimant, step)
 
     def _of(self, model: Model) -> tuple[_Steps, _Turns]:
         queues = self._queues.get(model)

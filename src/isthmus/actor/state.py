@@ -106,25 +106,22 @@ class ActorState:
         return SeededRandom(self.seed, self.n_random_blocks)
 
 
-def read_handles(handles: HandleTable, models: Mapping[str, Model]) -> tuple[Opened, ...]:
+def read_handles(handles: HandleTable) -> tuple[Opened, ...]:
     """What the guest has opened; models by the names under which they were given."""
-    names = {id(model): name for name, model in models.items()}
     opened: list[Opened] = []
     for handle in handles.numbers():
-        thing = handles.get(handle, object)
+        thing, name = handles.get(handle, object), handles.model_of(handle)
         if isinstance(thing, Session):
-            name = names[id(thing.model)]
             tokens = thing.tokens[:]
             opened.append(
                 OpenedSession(handle, name, thing.ptr, thing.layout, tokens, thing.has_logits)
             )
         elif isinstance(thing, Grammar):
-            name = names[id(thing.model)]
             opened.append(OpenedGrammar(handle, name, thing.kind, thing.source, thing.tokens[:]))
         elif isinstance(thing, Weight):
-            opened.append(OpenedWeight(handle, names[id(thing.model)], thing.name))
+            opened.append(OpenedWeight(handle, name, thing.name))
         elif isinstance(thing, Model):
-            opened.append(OpenedModel(handle, names[id(thing)]))
+            opened.append(OpenedModel(handle, name))
     return tuple(opened)
 
 
@@ -155,7 +152,7 @@ class Reopen:
                 has_tokens = isinstance(it, OpenedSession | OpenedGrammar)
                 if not (has_tokens and it.model in self.drop):
                     handles.require_free(it.handle)
-                    handles.put(it.handle, self._open(it))
+                    handles.put(it.handle, self._open(it), it.model)
             handles.set_last(state.last_handle)
         except BaseException:
             for session in handles.all(Session):

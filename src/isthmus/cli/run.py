@@ -28,13 +28,16 @@ EXAMPLES = """\
   isthmus run chat --model smollm2 --json-schema person.json --message "Invent a person."
   isthmus run summarise --model smollm2 < article.txt
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
+  isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
   isthmus run gemm --message "rows=4096 k=64 n=64" --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument(
-        "guest", metavar="GUEST", help="a .wasm file, or chat, summarise, embed, gemm, bench"
+        "guest",
+        metavar="GUEST",
+        help="a .wasm file, or chat, summarise, speculate, embed, gemm, bench",
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
