@@ -288,6 +288,21 @@ def test_a_large_guest_says_so(runtime: Runtime, driver: FakeDriver) -> None:
         assert large.region.reserved_nbytes == 3 * GIB
 
 
+@pytest.mark.parametrize(("head_dim", "refused"), [(64, True), (128, False)])
+def test_a_soft_cap_without_kernels_is_refused_and_ends_nothing(
+    runtime: Runtime, tmp_path: Path, head_dim: int, refused: bool
+) -> None:
+    """ggml says that it has kernels for all sizes of heads, and aborts the process."""
+    file = TinyModel("gemma2", with_tokenizer=True, head_dim=head_dim).write(tmp_path / "x.gguf")
+    model = runtime.load_model(file)
+    if refused:
+        with pytest.raises(IsthmusError):
+            spawn(runtime, model)
+    else:
+        with spawn(runtime, model) as actor:
+            assert len(actor.send("sequence 5").text.split()) == 5
+
+
 def test_agents_run_in_one_batch(runtime: Runtime, tiny: Path) -> None:
     model = runtime.load_model(tiny, exact=False)
     actors = [spawn(runtime, model, 20 + n) for n in range(4)]

@@ -35,6 +35,7 @@ from isthmus.device.lent import LentBinding, lent_region
 from isthmus.device.managed import ManagedBinding, ManagedRegion
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
+from isthmus.native._ggml import tensor_at
 from isthmus.native.cuda import LIBRARY, Attribute, Cuda
 from isthmus.native.loader import Library
 from isthmus.units import GIB, OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
@@ -51,6 +52,9 @@ REGION_NBYTES = 1 * GIB
 """Managed memory of one guest that has no limit of its own: all of it counts as taken."""
 _RESERVE_NBYTES = 1 * GIB
 """Device memory that managed memory leaves alone, for weights' workspace and kernels."""
+_SOFT_CAP, _SOFT_CAP_HEADS = 2, (128, 256)
+"""Where a soft cap is among attention's parameters, and the sizes of heads with kernels for it.
+Source: `fattn-vec.cuh`, `fattn-tile.cuh` and `fattn-mma-f16.cuh` of ggml 0.25."""
 _FIRST_ADDRESS = 1 << 16
 _ADDRESSES_NBYTES = (1 << 47) - _FIRST_ADDRESS
 
@@ -139,6 +143,14 @@ class CudaDevice(Device):
             self.cuda.copy(target, source, nbytes)
         else:
             super().copy(target, source, nbytes)
+
+    def _claims_wrongly(self, node: int) -> bool:
+        """Attention with a soft cap is compiled for these sizes of heads, and promised for all."""
+        if self.library.ggml_op_desc(node) != b"FLASH_ATTN_EXT":
+            return False
+        struct = tensor_at(node)
+        soft_cap = struct.op_params[_SOFT_CAP]
+        return soft_cap != 0 and tensor_at(struct.src[0]).ne[0] not in _SOFT_CAP_HEADS
 
     @property
     def kv_alignment(self) -> tuple[int, int]:
