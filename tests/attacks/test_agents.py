@@ -18,7 +18,7 @@ import pytest
 import wasmtime
 
 from isthmus import Actor, Capacity, Limits, Runtime
-from isthmus.actor import scheduler
+from isthmus.actor.claimant import Shares
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -134,11 +134,11 @@ def test_a_long_prompt_costs_nobody_his_tokens(runtime: Runtime, tmp_path: Path)
 
 
 def test_shares_of_one_queue_are_not_those_of_another() -> None:
-    shares = scheduler._Shares()
+    shares = Shares()
     claimant: Any = type("C", (), {"cost": lambda self, n: n})()
     shares.enter(claimant)
     shares.charge(claimant, 600)
-    other = scheduler._Shares()
+    other = Shares()
     other.enter(claimant)
     assert (shares.used(claimant), other.used(claimant)) == (600, 0)
 
@@ -285,9 +285,9 @@ def test_what_is_refused_is_counted_and_explained(narrow: Runtime, tmp_path: Pat
 def test_a_guest_that_gives_up_for_want_of_all_actors_memory_says_so(
     runtime: Runtime, q8: Path
 ) -> None:
-    with Runtime(device="cpu", threads=1, capacity=Capacity(memory_nbytes=1 << 20)) as small:
+    with Runtime(device="cpu", threads=1, capacity=Capacity(memory_nbytes=1 << 19)) as small:
         model = small.load_model(q8)
-        actor = small.spawn("bench", models={"default": model}, args={"n_ctx": 4096})
+        actor = small.spawn("bench", models={"default": model}, args={"n_ctx": 1024})
         with pytest.raises(Overloaded, match=r"Capacity\.memory_nbytes"):
             actor.send("prefill 10")
 

@@ -46,18 +46,19 @@ _MOST_GRAPHS = 8
 _MOST_PREFILL_GRAPHS = 4
 
 
-Turn = Callable[[int], AbstractContextManager[Callable[[], float]]]
-"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait. It
-gives what tells how many seconds the next job of it is to last."""
+Job = Callable[[], AbstractContextManager[float]]
+"""Entered at the begin of each job of a chunk; gives how many seconds that is to last."""
+Turn = Callable[[int], AbstractContextManager[Job]]
+"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait."""
 
 
 def _nothing() -> None:
     pass
 
 
-def at_once(_n_tokens: int) -> AbstractContextManager[Callable[[], float]]:
+def at_once(_n_tokens: int) -> AbstractContextManager[Job]:
     """The turn of whoever need not wait for others."""
-    return nullcontext(lambda: JOB_S)
+    return nullcontext(lambda: nullcontext(JOB_S))
 
 
 class Executor:
@@ -109,9 +110,9 @@ class Executor:
                 check()
                 chunk = ids[start : start + self._chunk]
                 last = start + len(chunk) == len(ids)
-                with turn(len(chunk)) as job_s:
+                with turn(len(chunk)) as job:
                     session.has_logits = had_logits and not last
-                    self._append(session, chunk, last, check, job_s)
+                    self._append(session, chunk, last, check, job)
                     session.tokens.extend(chunk.tolist())
         except BaseException:
             del session.tokens[first:]
@@ -236,14 +237,14 @@ class Executor:
         chunk: np.ndarray,
         last: bool,
         check: Callable[[], None],
-        job_s: Callable[[], float],
+        job: Job,
     ) -> None:
         if len(chunk) == 1:
             self._run(lambda: self._decode(session, int(chunk[0])))
         else:
             with self._prefilling:
                 graph = self._prefill_graph(session, chunk, last)
-                self._compute_parts(graph, check, job_s)
+                self._compute_parts(graph, check, job)
                 session.fetch(session.n_tokens, len(chunk), with_logits=last)
 
     def _decode(self, session: Session, token: int) -> None:
@@ -320,9 +321,7 @@ class Executor:
         for key in [key for key in self._prefill_graphs if session in (None, key[0])]:
             self._prefill_graphs.pop(key).close()
 
-    def _compute_parts(
-        self, graph: Forward, check: Callable[[], None], job_s: Callable[[], float]
-    ) -> None:
+    def _compute_parts(self, graph: Forward, check: Callable[[], None], job: Job) -> None:
         if not self._device.splits_graphs:
             check()
             self._backend.compute(graph.pointer)
@@ -331,15 +330,16 @@ class Executor:
             left = deque(parts.pointers)
             while left:
                 check()
-                self._run(lambda: self._compute_some(left, job_s()))
+                self._run(lambda: self._compute_some(left, job))
 
-    def _compute_some(self, parts: deque[int], seconds: float) -> None:
-        """One job: parts until it has lasted so long. How many they are changes no bit."""
-        end = time.perf_counter() + seconds
-        while parts:
-            self._backend.compute(parts.popleft())
-            if time.perf_counter() >= end:
-                return
+    def _compute_some(self, parts: deque[int], job: Job) -> None:
+        """One job: parts until it has lasted long enough. How many they are changes no bit."""
+        with job() as seconds:
+            end = time.perf_counter() + seconds
+            while parts:
+                self._backend.compute(parts.popleft())
+                if time.perf_counter() >= end:
+                    return
 
     def _inputs_for_prefill(self, session: Session) -> Inputs:
         inputs = self._prefill_inputs
