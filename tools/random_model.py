@@ -96,13 +96,19 @@ def _gains(shape: Shape) -> list[str]:
 def _matrix(random: np.random.Generator, dtype: str, rows: int, columns: int) -> np.ndarray:
     deviation = columns**-0.5
     if dtype == "F16":
-        values = random.standard_normal((rows, columns), np.float32) * np.float32(deviation)
-        return np.asarray(values.astype(np.float16))
+        return _halves(random, rows * columns, deviation).reshape(rows, columns)
     per_block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
     blocks = random.integers(0, 256, (rows * columns // per_block, nbytes), np.uint8)
     scale = np.float16(deviation / _SCALES[dtype])
     blocks[:, :2] = np.frombuffer(scale.tobytes(), np.uint8)
     return np.asarray(blocks.reshape(rows, columns // per_block * nbytes))
+
+
+def _halves(random: np.random.Generator, n: int, deviation: float) -> np.ndarray:
+    """F16 of random sign and fraction, whose exponent is one of four: quickly made."""
+    bits = np.frombuffer(random.bytes(2 * n), np.uint16) & 0x8FFF  # fraction, 2 of exponent, sign
+    lowest = int(np.floor(np.log2(deviation))) - 2
+    return np.asarray((bits + np.uint16(15 + lowest << 10)).view(np.float16))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@
 Runs verify and memory, and decode, prefill, agents and snapshot for each model, as `isthmus`
 commands in processes of their own, and writes OUT.json with everything and OUT.md with a table for
 each. Models are files, or shapes of tools/random_model.py such as llama-1b:Q8_0, which are made
-first. What fails is written down too.
+first. `--questions` asks some of these only; answers are added to those that OUT.json has of the
+same commit. What fails is written down too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -38,8 +40,19 @@ QUESTIONS = {
     "agents, exact": ["--sizes", "1,8"],
     "snapshot": ["--sizes", "1024,8192"],
 }
+ALL = ("verify", "memory", *dict.fromkeys(name.split(",")[0] for name in QUESTIONS))
 SMALL = {"decode": "64", "prefill": "128", "agents": "1,2", "snapshot": "64"}
 FIGURES = {
+    "verify": ("nbytes", "holds", "pointer_identity", "bytes_copied", "ratio", "wrong", "checked"),
+    "memory": (
+        "mib",
+        "ratio",
+        "guest_gb_per_s",
+        "plain_gb_per_s",
+        "heap_gb_per_s",
+        "move_to_device_ms",
+        "first_touch_by_guest_ms",
+    ),
     "decode": (
         "context",
         "ratio",
@@ -69,16 +82,6 @@ FIGURES = {
         "identical",
     ),
 }
-VERIFIED = ("nbytes", "holds", "pointer_identity", "bytes_copied", "ratio", "wrong", "checked")
-MEMORY = (
-    "mib",
-    "ratio",
-    "guest_gb_per_s",
-    "plain_gb_per_s",
-    "heap_gb_per_s",
-    "move_to_device_ms",
-    "first_touch_by_guest_ms",
-)
 
 
 def main() -> None:
@@ -86,7 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--ggml")
-    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--models", nargs="*", default=MODELS)
+    parser.add_argument("--questions", nargs="+", default=ALL, choices=ALL)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="seconds, to try the script itself")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for each command")
@@ -96,25 +100,26 @@ def main() -> None:
     device = ["--device", arguments.device]
     device += ["--ggml", arguments.ggml] if arguments.ggml else []
     sizes = "64KiB,1MiB" if arguments.small else "64KiB,1MiB,16MiB,64MiB,256MiB,1GiB"
-    receipt: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": arguments.commit or _commit(),
-        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
-        "devices": _isthmus(["devices", "--json", *device[2:]], arguments.timeout),
-        "verify": _isthmus(["verify", "--json", "--sizes", sizes, *device], arguments.timeout),
-        "models": {},
-    }
+    receipt = _begun(arguments.out, arguments.commit or _commit())
+    receipt["commands"].append(" ".join(["python", *sys.argv]))
+    receipt["devices"] = _isthmus(["devices", "--json", *device[2:]], arguments.timeout)
+    if "verify" in arguments.questions:
+        command = ["verify", "--json", "--sizes", sizes, *device]
+        receipt["verify"] = _isthmus(command, arguments.timeout)
+    _write(receipt, arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             path = _model(name, Path(folder))
-            found = receipt["models"][Path(name).stem] = {}
+            found = receipt["models"].setdefault(Path(name).stem, {})
             common = ["--json", "--repeats", str(arguments.repeats), "--model", str(path), *device]
-            if "memory" not in receipt:
+            if "memory" in arguments.questions and "memory" not in receipt:
                 mib = "16" if arguments.small else "256,1024"
                 command = ["bench", "memory", "--sizes", mib, *common]
                 receipt["memory"] = _isthmus(command, arguments.timeout)
             for question, options in QUESTIONS.items():
                 bench = question.split(",")[0]
+                if bench not in arguments.questions:
+                    continue
                 at = ["--sizes", SMALL[bench]] if arguments.small else options
                 command = ["bench", bench, *at, *common]
                 found[question] = _isthmus(command, arguments.timeout)
@@ -122,6 +127,16 @@ def main() -> None:
             if path.parent == Path(folder):
                 path.unlink()
     print(arguments.out.with_suffix(".md").read_text())
+
+
+def _begun(out: Path, commit: str) -> dict[str, Any]:
+    """What was measured of this commit on this machine before, or an empty receipt."""
+    machine = {"system": platform.platform(), "processors": os.cpu_count()}
+    with contextlib.suppress(FileNotFoundError):
+        known: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+        if (known["commit"], known["machine"]) == (commit, machine):
+            return known
+    return {"commands": [], "commit": commit, "machine": machine, "models": {}}
 
 
 def _isthmus(arguments: list[str], timeout: int) -> dict[str, Any]:
@@ -167,17 +182,18 @@ def _write(receipt: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(receipt, indent=1) + "\n")
     machine = receipt["machine"]
-    lines = [f"`{receipt['command']}`", ""]
+    lines = [*(f"`{command}`\n" for command in receipt["commands"])]
     lines.append(f"* commit {receipt['commit']}, {machine['system']}")
     lines.append(f"* {machine['processors']} processors")
     for it in receipt["devices"].get("devices", []):
         lines.append(f"* {it['name']}: {it['description']}, shares as {it['sharing']}")
         lines += [f"    * {it[name]}" for name in ("driver", "library") if it.get(name)]
-    lines += ["", "## verify", "", *_table(VERIFIED, {"": receipt["verify"]})]
-    lines += ["", "## memory", "", *_table(MEMORY, {"": receipt.get("memory", {})})]
     for question, names in FIGURES.items():
         found = {model: it[question] for model, it in receipt["models"].items() if question in it}
-        lines += ["", f"## {question}", "", *_table(names, found)]
+        if question in receipt:
+            found = {"": receipt[question]}
+        if found:
+            lines += ["", f"## {question}", "", *_table(names, found)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 

@@ -11,6 +11,7 @@
  *   messages   agent_message, agent_emit, agent_reply, agent_log
  *   models     agent_model_open, agent_tokenize, agent_detokenize, agent_chat_template
  *   sessions   agent_session_*   memory, handle and token ids of one sequence
+ *   grammars   agent_grammar_*   what a text must follow, and who ends it
  *   sampling   agent_sampler_*, agent_sample, agent_argmax: in the guest, from logits in place
  */
 #ifndef ISTHMUS_AGENT_H
@@ -587,6 +588,21 @@ AGENT_API int32_t agent_decode(agent_session_t *session, int32_t token)
     return 0;
 }
 
+/*
+ * Appends up to 32 tokens, with the bits of as many agent_decode. The logits after each but the last
+ * go to `logits`, f32[n_tokens - 1][n_vocab]. On an error the session holds what it held.
+ */
+AGENT_API int32_t agent_decode_many(agent_session_t *session, const int32_t *tokens,
+                                    uint32_t n_tokens, float *logits)
+{
+    if (n_tokens > session->n_ctx - session->n_tokens)
+        return -ISTHMUS_ECONTEXT;
+    AGENT_TRY(isthmus_decode_many(session->handle, tokens, n_tokens, logits));
+    memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
+    session->n_tokens += n_tokens;
+    return 0;
+}
+
 /* Forgets all tokens after the first n_tokens. */
 AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
 {
@@ -602,6 +618,59 @@ AGENT_API int32_t agent_logits(const agent_session_t *session, float **logits)
     AGENT_SET(address, isthmus_logits(session->handle));
     *logits = (float *)(uintptr_t)address;
     return 0;
+}
+
+/* --------------------------------------------------------------------------------- grammars */
+
+/* A grammar's handle, or 0 for none, which closes itself: AGENT_GRAMMAR_CLOSED int32_t g = 0; */
+#define AGENT_GRAMMAR_CLOSED __attribute__((cleanup(agent_grammar_close_)))
+
+AGENT_API void agent_grammar_close_(int32_t *grammar)
+{
+    if (*grammar > 0)
+        isthmus_grammar_close(*grammar);
+}
+
+/* Opens what the options json_schema, grammar (GBNF), regex or lark say. Returns 0 without one. */
+AGENT_API int32_t agent_grammar_open_by_option(int32_t model)
+{
+    static const char *const keys[] = {"json_schema", "grammar", "regex", "lark"};
+    static const uint32_t kinds[] = {
+        ISTHMUS_GRAMMAR_KIND_JSON_SCHEMA,
+        ISTHMUS_GRAMMAR_KIND_GBNF,
+        ISTHMUS_GRAMMAR_KIND_REGEX,
+        ISTHMUS_GRAMMAR_KIND_LARK,
+    };
+    const char *source = NULL;
+    uint32_t kind = 0;
+    for (uint32_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const char *given = NULL;
+        AGENT_TRY(agent_option(keys[i], &given));
+        if (given && source)
+            return agent_option_refused(keys[i], given, "one grammar only");
+        source = given ? given : source;
+        kind = given ? kinds[i] : kind;
+    }
+    return source ? isthmus_grammar_open(model, kind, source, (uint32_t)strlen(source)) : 0;
+}
+
+/*
+ * Masks the session's logits, where there is a grammar. Returns 1, or 0 where the text is complete:
+ * it may only end.
+ */
+AGENT_API int32_t agent_grammar_mask(int32_t grammar, const agent_session_t *session)
+{
+    int32_t n;
+    if (!grammar)
+        return 1;
+    AGENT_SET(n, isthmus_grammar_mask(grammar, session->handle));
+    return n > 0;
+}
+
+/* Goes on behind a token, where there is a grammar. */
+AGENT_API int32_t agent_grammar_accept(int32_t grammar, int32_t token)
+{
+    return grammar ? isthmus_grammar_accept(grammar, token) : 0;
 }
 
 /* --------------------------------------------------------------------------------- sampling */

@@ -76,6 +76,18 @@ enum {
     ISTHMUS_MODEL_ADD_BOS = 1,
     /* the model has a chat template */
     ISTHMUS_MODEL_CHAT_TEMPLATE = 2,
+    /* the model makes text: session_open opens sessions of it */
+    ISTHMUS_MODEL_SESSIONS = 4,
+    /* embed makes an embedding of a text, n_embd numbers */
+    ISTHMUS_MODEL_EMBED = 8,
+    /* embed makes an embedding of each token, n_embd numbers each */
+    ISTHMUS_MODEL_EMBED_TOKENS = 16,
+};
+
+/* Flags of embed. */
+enum {
+    /* divide each embedding by its length, so that a product of two is their cosine */
+    ISTHMUS_EMBED_NORMALISE = 1,
 };
 
 /* Bits of the result of token_flags. */
@@ -84,6 +96,18 @@ enum {
     ISTHMUS_TOKEN_EOG = 1,
     /* the token is a control token, not text */
     ISTHMUS_TOKEN_CONTROL = 2,
+};
+
+/* Languages in which a grammar is written. */
+enum {
+    /* a JSON schema; the text is JSON with a space after each comma and colon */
+    ISTHMUS_GRAMMAR_KIND_JSON_SCHEMA = 1,
+    /* llama.cpp's grammars, which begin at root */
+    ISTHMUS_GRAMMAR_KIND_GBNF = 2,
+    /* a regular expression for the whole text, without look-around */
+    ISTHMUS_GRAMMAR_KIND_REGEX = 3,
+    /* llguidance's dialect of Lark, which begins at start */
+    ISTHMUS_GRAMMAR_KIND_LARK = 4,
 };
 
 /* Element types of a tensor in linear memory. */
@@ -332,6 +356,7 @@ int32_t isthmus_chat_template(int32_t model, const isthmus_chat_message_t *messa
  * Returns bytes to allocate, a multiple of 4,096.
  *   -ISTHMUS_EBADF: not an open model
  *   -ISTHMUS_EINVAL: n_ctx is 0 or more than the model's n_ctx_train
+ *   -ISTHMUS_ENOTSUP: the model makes embeddings and no text
  */
 ISTHMUS_IMPORT("session_nbytes")
 int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
@@ -345,6 +370,7 @@ int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
  *   nbytes: at least session_nbytes(model, n_ctx)
  * Returns a session handle.
  *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_ENOTSUP: the model makes embeddings and no text
  *   -ISTHMUS_EINVAL: n_ctx is 0 or too large, or nbytes too small
  *   -ISTHMUS_EALIGN: ptr is not 4,096-byte aligned
  *   -ISTHMUS_EFAULT: the bytes do not lie in memory
@@ -408,6 +434,32 @@ ISTHMUS_IMPORT("decode")
 int32_t isthmus_decode(int32_t session, int32_t token);
 
 /*
+ * Appends up to 32 tokens to a session as if each were decoded, one after the other: the same bits,
+ * in one pass where the model's weights allow that. The logits after each token but the last are
+ * written to logits_ptr; those after the last one are the session's, as after decode. Whoever
+ * guesses tokens checks them with it, and truncates. On an error the session holds what it held,
+ * and may have lost its logits.
+ *   session: an open session
+ *   tokens_ptr: i32 ids, 4-byte aligned
+ *   n_tokens: 1 to 32
+ *   logits_ptr: room for f32[n_tokens - 1][n_vocab], 4-byte aligned, in no open session
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr or logits_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: n_tokens is 0 or more than 32
+ *   -ISTHMUS_EBUSY: the room overlaps an open session
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ECONTEXT: the context has no room for them
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("decode_many")
+int32_t isthmus_decode_many(int32_t session, const int32_t *tokens_ptr, uint32_t n_tokens,
+                            float *logits_ptr);
+
+/*
  * Tells where the logits of a session lie: n_vocab values of type f32, which the guest reads in
  * place and may change. The place stays the same while the session is open.
  *   session: an open session
@@ -459,6 +511,93 @@ int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
  */
 ISTHMUS_IMPORT("session_copy")
 int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tokens);
+
+/*
+ * Computes the embedding of a text, as the model's file says how. The device writes it in place. It
+ * is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token; the
+ * same tokens give the same bits, whatever else is computed. On an error behind the checks the
+ * room's contents are undefined.
+ *   model: an open model
+ *   tokens_ptr: i32 ids, 4-byte aligned
+ *   n_tokens: at least 1, at most the model's n_ctx_train
+ *   flags: embed_flag bits
+ *   embedding_ptr: room for f32 values, 32-byte aligned
+ *   embedding_cap: how many values fit there
+ * Returns number of values.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, or n_tokens is 0
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ECONTEXT: more tokens than the model takes at once
+ *   -ISTHMUS_EBUSY: the room overlaps an open session
+ *   -ISTHMUS_ENOTSUP: the model makes no embeddings, or the device cannot
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("embed")
+int32_t isthmus_embed(int32_t model, const int32_t *tokens_ptr, uint32_t n_tokens, uint32_t flags,
+                      float *embedding_ptr, uint32_t embedding_cap);
+
+/* --------------------------------------------------------------------------- grammar */
+
+/*
+ * Begins a text that follows a grammar. A fork and a snapshot hold how far it is. The host tries a
+ * source that it does not know before, for 2 seconds at most; the actor's log tells why it refuses
+ * one.
+ *   model: an open model, whose tokens the text consists of
+ *   kind: a grammar_kind
+ *   source_ptr: the grammar, UTF-8 text
+ *   source_nbytes: its length, at most 256 KiB
+ * Returns a grammar handle.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the source does not lie in memory
+ *   -ISTHMUS_EINVAL: no such kind, a source that is empty, too long or not UTF-8, or a grammar that
+ *       is malformed or too complex
+ *   -ISTHMUS_ELIMIT: too many grammars or handles are open
+ *   -ISTHMUS_ENOTSUP: the model has no tokenizer, or no token that ends a text
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("grammar_open")
+int32_t isthmus_grammar_open(int32_t model, uint32_t kind, const char *source_ptr,
+                             uint32_t source_nbytes);
+
+/*
+ * Sets the logits of all tokens that may not come next to -infinity, where they lie. Tokens that
+ * end the text stay where it may end. Call it before each token, after prefill or decode.
+ *   grammar: an open grammar
+ *   session: an open session of the same model
+ * Returns how many tokens may come next that do not end the text; with 0 it is complete.
+ *   -ISTHMUS_EBADF: not an open grammar or session
+ *   -ISTHMUS_EINVAL: the session is of another model or has no logits, or the grammar is too
+ *       complex to go on; then nothing is changed
+ */
+ISTHMUS_IMPORT("grammar_mask")
+int32_t isthmus_grammar_mask(int32_t grammar, int32_t session);
+
+/*
+ * Goes on behind a token, which becomes part of the text.
+ *   grammar: an open grammar
+ *   token: a token id that grammar_mask left, also one that ends the text
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open grammar
+ *   -ISTHMUS_ETOKEN: no such token
+ *   -ISTHMUS_EINVAL: the token may not come next, or the grammar is too complex to go on; then
+ *       nothing is changed
+ *   -ISTHMUS_ELIMIT: the text has 131,072 tokens
+ */
+ISTHMUS_IMPORT("grammar_accept")
+int32_t isthmus_grammar_accept(int32_t grammar, int32_t token);
+
+/*
+ * Gives a grammar handle back.
+ *   grammar: an open grammar
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open grammar
+ */
+ISTHMUS_IMPORT("grammar_close")
+int32_t isthmus_grammar_close(int32_t grammar);
 
 /* --------------------------------------------------------------------------- tensor */
 

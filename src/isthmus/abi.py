@@ -73,6 +73,15 @@ class ModelFlag(IntFlag):
 
     ADD_BOS = 1
     CHAT_TEMPLATE = 2
+    SESSIONS = 4
+    EMBED = 8
+    EMBED_TOKENS = 16
+
+
+class EmbedFlag(IntFlag):
+    """Flags of embed."""
+
+    NORMALISE = 1
 
 
 class TokenFlag(IntFlag):
@@ -80,6 +89,15 @@ class TokenFlag(IntFlag):
 
     EOG = 1
     CONTROL = 2
+
+
+class GrammarKind(IntEnum):
+    """Languages in which a grammar is written."""
+
+    JSON_SCHEMA = 1
+    GBNF = 2
+    REGEX = 3
+    LARK = 4
 
 
 class Dtype(IntEnum):
@@ -319,7 +337,7 @@ HOST_FUNCTIONS = (
         "session_nbytes",
         (Param("model", "handle"), Param("n_ctx", "count")),
         "size64",
-        (Errno.EBADF, Errno.EINVAL),
+        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP),
     ),
     HostFunction(
         "model",
@@ -331,7 +349,15 @@ HOST_FUNCTIONS = (
             Param("nbytes", "nbytes"),
         ),
         "size",
-        (Errno.EBADF, Errno.EINVAL, Errno.EALIGN, Errno.EFAULT, Errno.EBUSY, Errno.ELIMIT),
+        (
+            Errno.EBADF,
+            Errno.ENOTSUP,
+            Errno.EINVAL,
+            Errno.EALIGN,
+            Errno.EFAULT,
+            Errno.EBUSY,
+            Errno.ELIMIT,
+        ),
     ),
     HostFunction(
         "model",
@@ -373,6 +399,29 @@ HOST_FUNCTIONS = (
     ),
     HostFunction(
         "model",
+        "decode_many",
+        (
+            Param("session", "handle"),
+            Param("tokens_ptr", "ptr"),
+            Param("n_tokens", "count"),
+            Param("logits_ptr", "ptr"),
+        ),
+        "status",
+        (
+            Errno.EBADF,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.EINVAL,
+            Errno.EBUSY,
+            Errno.ETOKEN,
+            Errno.ECONTEXT,
+            Errno.ELIMIT,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
+    ),
+    HostFunction(
+        "model",
         "logits",
         (Param("session", "handle"),),
         "address",
@@ -398,6 +447,65 @@ HOST_FUNCTIONS = (
         (Param("destination", "handle"), Param("source", "handle"), Param("n_tokens", "count")),
         "status",
         (Errno.EBADF, Errno.EINVAL, Errno.ECONTEXT),
+    ),
+    HostFunction(
+        "model",
+        "embed",
+        (
+            Param("model", "handle"),
+            Param("tokens_ptr", "ptr"),
+            Param("n_tokens", "count"),
+            Param("flags", "flags"),
+            Param("embedding_ptr", "ptr"),
+            Param("embedding_cap", "count"),
+        ),
+        "size",
+        (
+            Errno.EBADF,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.EINVAL,
+            Errno.ETOKEN,
+            Errno.ECONTEXT,
+            Errno.EBUSY,
+            Errno.ENOTSUP,
+            Errno.ELIMIT,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_open",
+        (
+            Param("model", "handle"),
+            Param("kind", "count"),
+            Param("source_ptr", "ptr"),
+            Param("source_nbytes", "nbytes"),
+        ),
+        "size",
+        (Errno.EBADF, Errno.EFAULT, Errno.EINVAL, Errno.ELIMIT, Errno.ENOTSUP, Errno.ECANCELED),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_mask",
+        (Param("grammar", "handle"), Param("session", "handle")),
+        "size",
+        (Errno.EBADF, Errno.EINVAL),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_accept",
+        (Param("grammar", "handle"), Param("token", "token")),
+        "status",
+        (Errno.EBADF, Errno.ETOKEN, Errno.EINVAL, Errno.ELIMIT),
+    ),
+    HostFunction(
+        "grammar",
+        "grammar_close",
+        (Param("grammar", "handle"),),
+        "status",
+        (Errno.EBADF,),
     ),
     HostFunction(
         "tensor",

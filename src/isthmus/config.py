@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import SettingsError
-from isthmus.units import GIB, MIB, WASM_PAGE
+from isthmus.units import GIB, KIB, MIB, WASM_PAGE
 
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
-SHARING = ("same", "imported", "managed", "registered", "copied")
+SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
     *("output_nbytes", "fuel", "deadline_s"),
 )
 _MOST_FUEL = 2**63
+MAX_GRAMMAR_NBYTES = 256 * KIB
+"""Of a grammar's source."""
+MAX_GRAMMAR_TOKENS = 128 * KIB
+"""Of a text that follows one: all are gone through again when its actor is restored."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -111,6 +115,8 @@ class Limits:
     """Seconds that one message may take, from when it is sent."""
     sessions: int = 64
     """Sessions open at the same time."""
+    grammars: int = 4
+    """Grammars open at the same time: each has memory of the host's, some megabytes as a rule."""
     weight: float = 1.0
     """Its share where more wait than the device can serve: 2 gets twice the tokens of 1."""
     on_failure: str = "keep"
@@ -132,6 +138,7 @@ class Limits:
             f"fuel is {self.fuel}: give less than 2^63, or None",
         )
         _require_number("sessions", self.sessions)
+        _require_number("grammars", self.grammars)
         _require_number("weight", self.weight, whole=False)
         _require(1 / 1024 <= self.weight <= 1024, f"weight is {self.weight}: give 1/1024 to 1024")
         _require(
@@ -183,8 +190,8 @@ class DeviceSettings:
     """How eagerly idle CPU workers look for work, 0 to 100; above 1 they burn a core."""
 
     sharing: str | None = None
-    """How a guest's memory is to reach the device: same, imported, managed, registered or copied.
-    By default the best way that works; a device refuses one that it does not have."""
+    """How a guest's memory is to reach the device, one of SHARING. By default the best way that
+    works; a device refuses one that it does not have."""
 
     def __post_init__(self) -> None:
         _require(

@@ -20,6 +20,7 @@
     │   ├── ModelBusy               closing a model while sessions of it are open
     │   ├── TokenError              a token id outside the vocabulary, or too many of them
     │   ├── TemplateError           no chat template, or it refused the conversation
+    │   ├── GrammarError            no grammar, too complex a one, or a text that does not follow it
     │   └── ContextFull             no room for more tokens in the session's context
     ├── GuestError                  the guest's own failure
     │   ├── GuestInvalid            not WebAssembly, or it lacks what a guest must have
@@ -142,6 +143,12 @@ class TokenError(ModelError, ValueError):
 
 class TemplateError(ModelError):
     """The model has no chat template, or it refused the conversation."""
+
+    errno = Errno.EINVAL
+
+
+class GrammarError(ModelError, ValueError):
+    """Not a grammar, one that is too complex, or a token that does not follow it."""
 
     errno = Errno.EINVAL
 

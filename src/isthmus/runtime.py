@@ -341,7 +341,7 @@ class Runtime:
         """Counts of the device, of all models and of all actors, added up."""
         with self._lock:
             parts = [self._past, *(actor.counters for actor in self._actors)]
-            parts += [model.executor.counters for model in self._models]
+            parts += [model.counters for model in self._models]
         return Counters.total([self.device.counters, *parts])
 
     def metrics(self) -> str:

@@ -20,8 +20,10 @@ import wasmtime
 
 from isthmus.actor import Actor
 from isthmus.config import Limits
+from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.model import Model
 from isthmus.native import wasmtime_capi as capi
+from isthmus.native._ggml import GgmlType
 from isthmus.runtime import Runtime
 from isthmus.units import (
     KIB,
@@ -207,6 +209,8 @@ def as_json(proof: SizeProof | ModelProof) -> dict[str, object]:
 
 
 def _prove_size(runtime: Runtime, nbytes: int, turns: int) -> SizeProof:
+    if runtime.device.has_own_memory:
+        _load_kernels(runtime, nbytes)
     with _Gemm(runtime, nbytes, copies=False) as direct:
         direct.compute()
         direct_seconds: list[float] = []
@@ -237,6 +241,24 @@ def _prove_size(runtime: Runtime, nbytes: int, turns: int) -> SizeProof:
             checked=checked["checked"],
             driver_nbytes=_DRIVER_NBYTES if runtime.device.has_own_memory else 0,
         )
+
+
+def _load_kernels(runtime: Runtime, nbytes: int) -> None:
+    """Computes such a product in the device's own memory.
+
+    Drivers load a kernel into the process when it is first used, and which one it is depends on
+    the size: tens of megabytes that are not the product's.
+    """
+    device, rows = runtime.device, nbytes // _ROW_NBYTES
+    graph = Graph(device.library, 4)
+    a, b = graph.tensor(GgmlType.F32, _K, rows), graph.tensor(GgmlType.F32, _K, _N)
+    product = graph.matmul(b, a)
+    graph.expand(product)
+    with graph, device.new_backend() as backend:
+        memory = GraphAllocator(device.library, device.buffer_type)
+        with memory:
+            memory.allocate(graph)
+            backend.compute(graph.pointer)
 
 
 class _Gemm:

@@ -6,6 +6,8 @@ host functions with any arguments from inside the sandbox, by the same trampolin
 
 from __future__ import annotations
 
+from typing import Any
+
 from isthmus import abi
 from isthmus.actor import Actor
 from isthmus.model import Model
@@ -39,10 +41,28 @@ def proxy_wat() -> str:
 class Proxy:
     """An actor of that guest, and calls into it."""
 
-    def __init__(self, runtime: Runtime, wasm: bytes, model: Model, **options: object) -> None:
-        self.actor: Actor = runtime.spawn(
-            wasm, models={"default": model}, tools={"echo": bytes}, seed=0, clock_ns=0, **options
-        )  # type: ignore[arg-type]
+    def __init__(
+        self, runtime: Runtime, wasm: bytes, model: Model | None = None, **options: Any
+    ) -> None:
+        """It is given the model as `default`, or the option `models`."""
+        if model is not None:
+            options["models"] = {"default": model}
+        options = {"tools": {"echo": bytes}, **options}
+        self.actor: Actor = runtime.spawn(wasm, seed=0, clock_ns=0, **options)
+
+    @classmethod
+    def of(cls, actor: Actor) -> Proxy:
+        """Calls into an actor that was forked or restored."""
+        proxy = cls.__new__(cls)
+        proxy.actor = actor
+        return proxy
+
+    @classmethod
+    def over(cls, actor: Actor) -> Proxy:
+        """Calls into an actor that is there: a fork, or one that was restored."""
+        proxy = cls.__new__(cls)
+        proxy.actor = actor
+        return proxy
 
     def call(self, name: str, *arguments: int) -> int:
         """A host function's result, as the guest sees it; of an i64, all of it."""
@@ -62,14 +82,20 @@ class Proxy:
         with self.actor.region.view(ptr, nbytes) as view:
             return bytes(view.memory)
 
-    def open_model(self) -> int:
-        """A handle of the model."""
-        self.write(64, b"default")
-        return self.call("model_open", 64, 7)
+    def open_model(self, name: str = "default") -> int:
+        """A handle of a model."""
+        self.write(64, name.encode())
+        return self.call("model_open", 64, len(name))
 
     def open_session(self, model: int, ptr: int, n_ctx: int = 256) -> int:
         """A handle of a session at `ptr`."""
         return self.call("session_open", model, n_ctx, ptr, self.session_nbytes(model, n_ctx))
+
+    def open_grammar(self, model: int, kind: int, source: str) -> int:
+        """A handle of a grammar; its source lies at offset 256 meanwhile."""
+        data = source.encode()
+        self.write(256, data)
+        return self.call("grammar_open", model, kind, 256, len(data))
 
     def session_nbytes(self, model: int, n_ctx: int = 256) -> int:
         """How much a session needs."""

@@ -285,7 +285,7 @@ def test_what_is_refused_is_counted_and_explained(narrow: Runtime, tmp_path: Pat
 def test_a_guest_that_gives_up_for_want_of_all_actors_memory_says_so(
     runtime: Runtime, q8: Path
 ) -> None:
-    with Runtime(device="cpu", threads=1, capacity=Capacity(memory_nbytes=1 << 19)) as small:
+    with Runtime(device="cpu", threads=1, capacity=Capacity(memory_nbytes=512 << 10)) as small:
         model = small.load_model(q8)
         actor = small.spawn("bench", models={"default": model}, args={"n_ctx": 1024})
         with pytest.raises(Overloaded, match=r"Capacity\.memory_nbytes"):

@@ -21,6 +21,7 @@ from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
 from isthmus.runtime import Runtime
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
+from tests.tiny_gguf import TinyLlama
 
 N_CALLS = 10_000
 BATCH = 250
@@ -44,9 +45,12 @@ def wasm() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def proxy(wasm: bytes, tiny: Path) -> Iterator[Proxy]:
+def proxy(wasm: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """With a model that makes text and embeddings."""
+    able = TinyLlama(with_tokenizer=True, overrides={"pooling_type": 3})
+    path = able.write(tmp_path_factory.mktemp("able") / "able.gguf")
     with Runtime(device="cpu", threads=1) as runtime:
-        yield Proxy(runtime, wasm, runtime.load_model(tiny))
+        yield Proxy(runtime, wasm, runtime.load_model(path))
 
 
 def prepare(proxy: Proxy) -> None:
@@ -115,11 +119,32 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     model, opened = proxy.open_model(), proxy.actor.body.api.handles
     session = proxy.actor.sessions[0]
     handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
+    proxy.write(512, struct.pack("<2i", 5, 6))
+    proxy.write(2048, struct.pack("<2i", 5, 320))
     before = proxy.read(0, 1 << 16), list(session.tokens)
     for name, arguments in (
         ("prefill", (handle, MEMORY_NBYTES - 2, 4)),
+        ("embed", (model, 4096, 1, 0, session.ptr + 64, 4096)),
+        ("embed", (model, 4096, 1, 0, 16_384 + 4, 64)),
+        ("embed", (model, 4096, 1, 0, MEMORY_NBYTES - 64, 17)),
+        ("embed", (model, 4096, 1, 0, 16_384, 0x4000_0000)),
+        ("embed", (model, MEMORY_NBYTES - 4, 2, 0, 16_384, 64)),
+        ("embed", (model, 4096, 1025, 0, 16_384, 64)),
+        ("embed", (model, 4096, 0, 0, 16_384, 64)),
+        ("embed", (model, 4096, 1, 2, 16_384, 64)),
         ("decode", (handle, 320)),
         ("decode", (handle, 0xFFFF_FFFF)),
+        ("decode_many", (handle, 512, 0, 4096)),
+        ("decode_many", (handle, 512, 33, 4096)),
+        ("decode_many", (handle, 512, 0xFFFF_FFFF, 4096)),
+        ("decode_many", (handle, 513, 2, 4096)),
+        ("decode_many", (handle, 512, 2, 4098)),
+        ("decode_many", (handle, MEMORY_NBYTES - 4, 2, 4096)),
+        ("decode_many", (handle, 512, 2, MEMORY_NBYTES - 4 * 320 + 4)),
+        ("decode_many", (handle, 512, 2, 0xFFFF_FFFC)),
+        ("decode_many", (handle, 512, 2, session.ptr - 4 * 319)),
+        ("decode_many", (handle, 512, 2, SESSION_B)),
+        ("decode_many", (handle, 2048, 2, 4096)),
         ("session_open", (model, 256, session.ptr + 4096, 1 << 20)),
         ("session_open", (model, 256, SESSION_A + 1, 1 << 20)),
         ("truncate", (handle, 1 << 30)),
@@ -133,6 +158,27 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     ):
         assert proxy.call(name, *arguments) < 0, name
     assert (proxy.read(0, 1 << 16), list(session.tokens)) == before
+
+
+def test_an_embedding_is_written_in_place(proxy: Proxy) -> None:
+    prepare(proxy)
+    model, room = proxy.open_model(), 16_384
+    proxy.write(4096, struct.pack("<3i", 5, 6, 7))
+    proxy.write(room, b"\xff" * 1024)
+    assert proxy.call("embed", model, 4096, 3, 1, room, 63) == 64  # too little room
+    assert proxy.read(room, 1024) == b"\xff" * 1024
+    assert proxy.call("embed", model, 4096, 3, 1, room, 64) == 64
+    values = struct.unpack("<64f", proxy.read(room, 256))
+    assert abs(sum(it * it for it in values) - 1) < 1e-5
+    assert proxy.read(room + 256, 768) == b"\xff" * 768
+    assert proxy.actor.counters.bytes_copied == 0
+    proxy.write(4096, struct.pack("<3i", 5, 320, 7))
+    assert proxy.call("embed", model, 4096, 3, 1, room, 64) == -Errno.ETOKEN
+    flags = abi.ModelInfo
+    assert proxy.call("model_info", model, 4096) == 0
+    info = flags(*abi.MODEL_INFO.unpack(proxy.read(4096, abi.MODEL_INFO.size)))
+    wanted = abi.ModelFlag.SESSIONS | abi.ModelFlag.EMBED
+    assert info.flags & (wanted | abi.ModelFlag.EMBED_TOKENS) == wanted
 
 
 def test_handles_do_not_come_back(wasm: bytes, tiny: Path) -> None:

@@ -54,7 +54,7 @@ class Memory:
         return Draft.make(
             MemorySource(self.base, nbytes, chunks),
             {"guest": ("U8", b"guest")},
-            format_version=1,
+            format_version=2,
             isthmus="test",
             created_ns=number,
             parent=None,

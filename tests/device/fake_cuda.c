@@ -8,7 +8,7 @@
 enum { OK = 0, OUT_OF_MEMORY = 2, MOST = 4096 };
 static int attributes[128];
 static size_t free_nbytes = (size_t)64 << 30;
-static struct { uint64_t address; size_t nbytes; } blocks[MOST];
+static struct { uint64_t address; size_t nbytes; unsigned attached; } blocks[MOST];
 static size_t advised[16][2], prefetched[2], copied_on_device;
 
 void fake_set(int attribute, int value) { attributes[attribute] = value; }
@@ -16,6 +16,11 @@ void fake_set_free(size_t nbytes) { free_nbytes = nbytes; }
 size_t fake_advised(int advice, int on_cpu) { return advised[advice][on_cpu]; }
 size_t fake_prefetched(int to_cpu) { return prefetched[to_cpu]; }
 size_t fake_copied_on_device(void) { return copied_on_device; }
+size_t fake_attached(uint64_t address) {
+  for (int i = 0; i < MOST; i++)
+    if (blocks[i].address == address) return blocks[i].attached;
+  return 0;
+}
 size_t fake_n_blocks(void) {
   size_t n = 0;
   for (int i = 0; i < MOST; i++) n += blocks[i].address != 0;
@@ -60,6 +65,14 @@ int cuMemAdvise(uint64_t address, size_t nbytes, int advice, int where) {
   if (address % 4096 || nbytes % 4096) return 1;
   advised[advice][where == -1] += nbytes;
   return OK;
+}
+int cuStreamAttachMemAsync(void *stream, uint64_t address, size_t nbytes, unsigned flags) {
+  for (int i = 0; i < MOST; i++)
+    if (blocks[i].address && blocks[i].address == address && nbytes == 0) {
+      blocks[i].attached = flags;
+      return OK;
+    }
+  return 1;
 }
 int cuMemPrefetchAsync(uint64_t address, size_t nbytes, int where, void *stream) {
   prefetched[where == -1] += nbytes;

@@ -19,12 +19,14 @@ import isthmus.device
 from isthmus import Actor, Limits, Model, Runtime
 from isthmus.config import DeviceSettings
 from isthmus.device import Device, cuda, open_device
+from isthmus.device.base import Backend
 from isthmus.errors import DeviceFailed, DeviceUnavailable, IsthmusError
 from isthmus.native._ggml import DeviceType
 from isthmus.native.cuda import Advice, Attribute, Cuda
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, OS_PAGE, WASM_PAGE
 from tests.exact.digest import digest
+from tests.tiny_gguf import TinyModel
 
 MANAGED = {
     Attribute.MANAGED_MEMORY: 1,
@@ -32,6 +34,8 @@ MANAGED = {
     Attribute.CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM: 1,
 }
 ON_CPU, ON_DEVICE = 1, 0
+DEVICE_S, PROCESSOR_S = 1, 2
+"""`CU_MEM_ATTACH_GLOBAL` and `CU_MEM_ATTACH_HOST`."""
 
 
 class FakeDriver:
@@ -45,9 +49,11 @@ class FakeDriver:
             "fake_prefetched",
             "fake_copied_on_device",
             "fake_n_blocks",
+            "fake_attached",
         ):
             getattr(self.library, name).restype = ctypes.c_size_t
         self.library.fake_set_free.argtypes = [ctypes.c_size_t]
+        self.library.fake_attached.argtypes = [ctypes.c_uint64]
 
     def set(self, attributes: dict[Attribute, int]) -> None:
         for attribute in Attribute:
@@ -61,6 +67,9 @@ class FakeDriver:
 
     def prefetched(self, where: int) -> int:
         return int(self.library.fake_prefetched(where))
+
+    def attached(self, address: int) -> int:
+        return int(self.library.fake_attached(address))
 
     @property
     def copied_on_device(self) -> int:
@@ -131,7 +140,8 @@ def guest(result: str) -> bytes:
         ({**MANAGED, Attribute.PAGEABLE_MEMORY_ACCESS: 1}, "same", 0),
         (MANAGED, "managed", 1),
         ({**MANAGED, Attribute.CONCURRENT_MANAGED_ACCESS: 0}, "registered", 2),
-        ({}, "copied", 3),
+        ({Attribute.MANAGED_MEMORY: 1}, "lent", 3),
+        ({}, "copied", 4),
     ],
 )
 def test_the_ladder(
@@ -157,7 +167,20 @@ def test_the_ladder(
         assert copied > 0 if sharing == "copied" else copied == 0
 
 
-@pytest.mark.parametrize("sharing", ["managed", "registered", "copied"])
+@pytest.mark.parametrize("sharing", ["managed", "registered", "lent", "copied"])
+def test_embeddings_in_every_way(driver: FakeDriver, sharing: str, tmp_path: Path) -> None:
+    file = TinyModel("bert", with_tokenizer=True).write(tmp_path / "bert.gguf")
+    with Runtime(device="cuda", sharing=sharing) as runtime, Runtime(device="cpu") as plain:
+        model = runtime.load_model(file)
+        actor = runtime.spawn("embed", models={"default": model}, args={"output": "f32"})
+        for text in ("the isthmus", "a cat sleeps"):
+            (wanted,) = plain.load_model(file).embed([text])
+            assert actor.send(text).data == wanted.tobytes() == model.embed([text])[0].tobytes()
+        n_answers = 2 if sharing == "copied" else 0
+        assert runtime.device.counters.bytes_copied == n_answers * 4 * model.hparams.n_embd
+
+
+@pytest.mark.parametrize("sharing", ["managed", "registered", "lent", "copied"])
 def test_a_way_can_be_forced(driver: FakeDriver, library: Library, sharing: str) -> None:
     found = device(library, sharing)
     assert found.info.sharing == sharing
@@ -167,6 +190,39 @@ def test_a_way_can_be_forced(driver: FakeDriver, library: Library, sharing: str)
 def test_a_way_that_does_not_work_cannot_be_forced(driver: FakeDriver, library: Library) -> None:
     with pytest.raises(DeviceUnavailable, match="not same: the device does not read ordinary"):
         device(library, "same")
+
+
+def test_lent_memory_is_the_device_s_while_a_submission_works_in_it(
+    driver: FakeDriver, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of whoever does not take part stays the processor's, in batches as well."""
+    with Runtime(device="cuda", sharing="lent") as runtime:
+        model = runtime.load_model(tiny, exact=False)
+        actors = [spawn(runtime, model) for _ in range(3)]
+        bases = [actor.region.base for actor in actors]
+        seen: list[list[int]] = []
+        compute = Backend._timed
+
+        def watched(self: Backend, graph: int) -> int:
+            seen.append([driver.attached(base) for base in bases])
+            return compute(self, graph)
+
+        monkeypatch.setattr(Backend, "_timed", watched)
+        actors[0].send("sequence 5")
+        assert seen == [[DEVICE_S, PROCESSOR_S, PROCESSOR_S]] * 5
+        streams = [actor.stream("sequence 30") for actor in actors[:2]]
+        texts = ["".join(stream) or stream.reply.text for stream in streams]
+        assert len(texts) == 2
+        assert [DEVICE_S, DEVICE_S, PROCESSOR_S] in seen
+        assert all(each[2] == PROCESSOR_S for each in seen)
+        with runtime.spawn("gemm") as gemm:
+            bases[2] = gemm.region.base
+            gemm.send("rows=16 k=64 n=64")
+            assert seen[-1] == [PROCESSOR_S, PROCESSOR_S, DEVICE_S]
+        assert {driver.attached(base) for base in bases[:2]} == {PROCESSOR_S}
+        for actor in actors:
+            actor.close()
+    assert driver.n_blocks == 0
 
 
 def test_memory_is_one_address_and_lives_where_it_should(
@@ -230,6 +286,21 @@ def test_a_large_guest_says_so(runtime: Runtime, driver: FakeDriver) -> None:
         assert usual.region.reserved_nbytes == cuda.REGION_NBYTES
     with runtime.spawn(guest("(i32.const 0)"), limits=Limits(memory_nbytes=3 * GIB)) as large:
         assert large.region.reserved_nbytes == 3 * GIB
+
+
+@pytest.mark.parametrize(("head_dim", "refused"), [(64, True), (128, False)])
+def test_a_soft_cap_without_kernels_is_refused_and_ends_nothing(
+    runtime: Runtime, tmp_path: Path, head_dim: int, refused: bool
+) -> None:
+    """ggml says that it has kernels for all sizes of heads, and aborts the process."""
+    file = TinyModel("gemma2", with_tokenizer=True, head_dim=head_dim).write(tmp_path / "x.gguf")
+    model = runtime.load_model(file)
+    if refused:
+        with pytest.raises(IsthmusError):
+            spawn(runtime, model)
+    else:
+        with spawn(runtime, model) as actor:
+            assert len(actor.send("sequence 5").text.split()) == 5
 
 
 def test_agents_run_in_one_batch(runtime: Runtime, tiny: Path) -> None:

@@ -27,7 +27,7 @@ from isthmus.memory import Region
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest
-from tests.tiny_gguf import RECIPES, TinyLlama, TinyModel
+from tests.tiny_gguf import ENCODERS, RECIPES, TinyLlama, TinyModel
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("ISTHMUS_TEST_DEVICE", "vulkan")
@@ -38,6 +38,8 @@ FROM_LIBLLAMA = {"vulkan": 1e-4}
 N_TOKENS = 24
 HEAD_DIM = 64 if KIND == "cuda" else 32
 """The least for which CUDA has a kernel of attention."""
+SOFT_CAP_HEAD_DIM = 128 if KIND == "cuda" else 32
+"""The same for attention with a soft cap."""
 imports = pytest.mark.skipif(KIND == "cuda", reason="the device supplies guests' memory itself")
 supplies = pytest.mark.skipif(KIND != "cuda", reason="the device imports guests' memory")
 
@@ -110,7 +112,8 @@ def test_every_architecture_is_close_to_the_processor(
     run, to libllama as well.
     """
     chunk = 8 if "moe" in name else 64
-    file = TinyModel(name, with_tokenizer=True, head_dim=HEAD_DIM).write(tmp_path / "x.gguf")
+    head_dim = max(HEAD_DIM, SOFT_CAP_HEAD_DIM) if name == "gemma2" else HEAD_DIM
+    file = TinyModel(name, with_tokenizer=True, head_dim=head_dim).write(tmp_path / "x.gguf")
     found = []
     for runtime in (gpu, cpu):
         model = runtime.load_model(file, prefill_chunk=chunk)
@@ -122,6 +125,26 @@ def test_every_architecture_is_close_to_the_processor(
         model.close()
     for a, b in zip(*found, strict=True):
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "qwen3"])
+def test_embeddings_are_close_to_the_processor_and_in_place(
+    name: str, gpu: Runtime, cpu: Runtime, tmp_path: Path
+) -> None:
+    shape = {"head_dim": HEAD_DIM, "n_embd": 4 * HEAD_DIM}
+    model = TinyModel(name, with_tokenizer=True, overrides={"pooling_type": 1}, **shape)
+    file = model.write(tmp_path / "x.gguf")
+    found = []
+    for runtime in (gpu, cpu):
+        actor = runtime.spawn(
+            "embed", models={"default": runtime.load_model(file)}, args={"output": "f32"}
+        )
+        answers = [actor.send("the isthmus " * n).data for n in (1, 40, 1)]
+        assert answers[0] == answers[2]
+        assert actor.counters.bytes_copied == runtime.device.counters.bytes_copied == 0
+        found.append(np.frombuffer(answers[0] + answers[1], np.float32))
+        actor.close()
+    assert np.linalg.norm(found[0] - found[1]) < 1e-2
 
 
 def test_matrices_in_place(gpu: Runtime) -> None:
@@ -203,6 +226,21 @@ def test_copies_give_the_same_bits_and_are_counted(gpu: Runtime, model: Model, p
         for proof in prove_sizes(copying, [64 * KIB], 1, lambda: None):
             assert proof.wrong == 0
             assert proof.bytes_copied > 0
+
+
+@supplies
+def test_lent_memory_has_the_same_bits(gpu: Runtime, model: Model, path: Path) -> None:
+    """As where both sides must not touch managed memory at the same time."""
+    with spawn(gpu, model) as actor:
+        expected, state = actor.send("sequence 12").text, digest(actor)
+    with Runtime(device=DEVICE, sharing="lent") as lending:
+        assert lending.device.info.sharing == "lent"
+        with spawn(lending, lending.load_model(path)) as actor, actor.fork(1)[0] as fork:
+            assert actor.send("sequence 12").text == fork.send("sequence 12").text == expected
+            assert digest(actor) == digest(fork) == state
+        assert lending.device.counters.bytes_copied == 0
+        for proof in prove_sizes(lending, [64 * KIB], 1, lambda: None):
+            assert proof.wrong == 0 < proof.checked
 
 
 def test_the_device_sees_the_session_where_it_lies(gpu: Runtime, model: Model) -> None:

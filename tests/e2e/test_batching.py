@@ -14,6 +14,7 @@ from isthmus import Actor, Model, Runtime
 from isthmus.actor import steps
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
+from isthmus.model.batch import Row
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
 
@@ -157,9 +158,9 @@ def test_a_device_that_fails_for_one_fails_only_that_one(
         refuse([session])
         decode(session, token)
 
-    def many(sessions: Sequence[Session], tokens: Sequence[int]) -> None:
-        refuse(sessions)
-        decode_batch(sessions, tokens)
+    def many(rows: Sequence[Row]) -> None:
+        refuse([row.session for row in rows])
+        decode_batch(rows)
 
     monkeypatch.setattr(executor, "_decode", one)
     monkeypatch.setattr(executor, "_decode_batch", many)
@@ -188,10 +189,10 @@ def test_a_long_prompt_leaves_the_others_their_turns(
     compute = backend.compute
     parts = 0
 
-    def note(graph: int) -> None:
+    def note(graph: int, *memories: object) -> None:
         nonlocal parts
         order.append("step" if graph == decode_graph() else "part")
-        compute(graph)
+        compute(graph, *memories)
 
     def decode_graph() -> int:
         graph = talker.sessions[0].decode_graph

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from tests.tiny_gguf import TinyLlama
+from tests.tiny_gguf import TinyLlama, TinyModel
 
 LOOP = "(loop $l (br $l)) (i32.const 0)"
 
@@ -53,6 +53,23 @@ def test_what_is_no_guest(tmp_path: Path) -> None:
     complains(isthmus("run", text, "--message", "x"), 2, "is not a WebAssembly module")
     complains(isthmus("run", tmp_path, "--message", "x"), 2, "is a folder")
     complains(isthmus("run", "nobody", "--message", "x"), 2, "bundled guests bench, chat")
+
+
+def test_embed(tmp_path: Path) -> None:
+    bert = TinyModel("bert", with_tokenizer=True).write(tmp_path / "bert.gguf")
+    llama = TinyModel(with_tokenizer=True).write(tmp_path / "llama.gguf")
+    done = isthmus("embed", "--model", bert, stdin="the isthmus\n\na cat\n")
+    vectors = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [len(it) for it in vectors] == [128, 128], done.stderr
+    assert abs(sum(it * it for it in vectors[0]) - 1) < 1e-5
+    told = json.loads(isthmus("embed", "--model", bert, "--json", "a cat").stdout)
+    assert told == {"index": 0, "text": "a cat", "n_tokens": 4, "embedding": vectors[1]}
+    raw = json.loads(isthmus("embed", "--model", bert, "--unnormalised", "a cat").stdout)
+    assert abs(sum(it * it for it in raw) - 1) > 0.1
+    complains(isthmus("embed", "--model", llama, "x"), 2, "makes no embeddings")
+    complains(isthmus("embed", "--model", bert, "cat " * 700), 2, "at most 600 at once")
+    complains(isthmus("embed", "x"), 2, "takes one --model, not 0")
+    complains(isthmus("run", "chat", "--model", bert, "--message", "x"), 2, "and no text")
 
 
 def test_guests_that_lack_something(tmp_path: Path) -> None:

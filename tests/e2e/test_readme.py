@@ -20,7 +20,7 @@ def test_examples(
     monkeypatch.chdir(tmp_path)
     assert smollm2.exists()
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for code in examples:
         exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out

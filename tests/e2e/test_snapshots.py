@@ -75,7 +75,7 @@ def test_any_safetensors_reader_reads_it(shared: Runtime, actor: Actor, tmp_path
         assert np.any(keys[:23])
         assert not np.any(keys[23:])
         assert file.get_tensor("guest").tobytes() == actor.guest.wasm
-        assert json.loads(file.metadata()["manifest"])["format_version"] == 1
+        assert json.loads(file.metadata()["manifest"])["format_version"] == 2
     assert {"session.2.v.0", "chunk.numbers", "chunk.sha256", "session.2.text"} < names
 
 

@@ -21,7 +21,7 @@ from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
-from isthmus.model.architectures import architectures
+from isthmus.model.batch import Step
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr
@@ -58,10 +58,6 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
 }
 N_CTX = 768
 FAMILIES = pytest.mark.parametrize("name", RECIPES)
-
-
-def test_every_architecture_has_a_recipe() -> None:
-    assert architectures() == sorted(RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +171,43 @@ def test_a_batch_has_the_bits_of_each_alone(
             for session, token in zip(alone, tokens, strict=True):
                 model.decode(session, token)
             order = [(step + i) % 3 for i in range(3)] if step % 10 == 0 else [0, 1, 2]
-            model.executor.decode_batch([together[i] for i in order], [tokens[i] for i in order])
+            model.executor.decode_batch([Step(together[i], [tokens[i]]) for i in order])
             for one, other in zip(together, alone, strict=True):
                 assert one.logits.tobytes() == other.logits.tobytes()
+
+
+def keys_and_values(session: Session) -> bytes:
+    """Of the tokens that it holds, layer by layer."""
+    layout, nbytes = session.layout, session.n_tokens * session.layout.row_nbytes
+    return b"".join(
+        ctypes.string_at(session.base + place(layer), nbytes)
+        for layer in range(layout.n_layer)
+        for place in (layout.k_offset, layout.v_offset)
+    )
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "llama, experts"])
+def test_many_tokens_at_once_have_the_bits_of_one_by_one(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    """Beside another session's, some of them taken back, over a step of the cache and a window."""
+    with several(device, files[name], 3) as (model, (session, other, alone)):
+        n_vocab, rows = model.n_vocab, np.zeros((31, model.n_vocab), np.float32)
+        for each in (session, other, alone):
+            model.prefill(each, random_tokens(30, n_vocab))
+        for step in range(60):
+            tokens = random_tokens(1 + step * 7 % 9, n_vocab, seed=step)
+            steps = [Step(session, tokens, rows.ctypes.data), Step(other, [step])]
+            model.executor.decode_batch(steps[: 1 + step % 2])
+            for i, token in enumerate(tokens):
+                model.decode(alone, token)
+                here = rows[i] if i < len(tokens) - 1 else session.logits
+                assert here.tobytes() == alone.logits.tobytes()
+            assert keys_and_values(session) == keys_and_values(alone)
+            if step % 3 == 0:
+                for each in (session, alone):
+                    each.truncate(each.n_tokens - len(tokens) // 2)
+        assert session.n_tokens > 256
 
 
 @FAMILIES

@@ -139,7 +139,7 @@ def test_what_is_no_snapshot_of_here_is_refused(tiny_server: Serving, tmp_path: 
     good = tiny_server.client.get(f"/v1/agents/{id_}/snapshot").content
     before = tiny_server.get("/v1/agents")["data"]
     middle = good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :]
-    version = good.replace(b'\\"format_version\\":1', b'\\"format_version\\":7')
+    version = good.replace(b'\\"format_version\\":2', b'\\"format_version\\":7')
     for data, said in (
         (b"", "not a safetensors file"),
         (b"hello", "not a safetensors file"),

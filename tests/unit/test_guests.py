@@ -14,7 +14,7 @@ from isthmus import abi
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
-NAMES = ("bench", "chat", "complete", "gemm", "summarise")
+NAMES = ("bench", "chat", "complete", "embed", "gemm", "speculate", "summarise")
 MAX_NBYTES = 40 * 1024
 
 
@@ -63,7 +63,7 @@ def test_imports_only_the_abi_and_wasi(path: Path, engine: wasmtime.Engine) -> N
 def test_exports_what_a_guest_must(path: Path, engine: wasmtime.Engine) -> None:
     module = wasmtime.Module.from_file(engine, path)
     expected = {"on_message": (["i32"], ["i32"]), "_initialize": ([], [])}
-    if path.stem in ("chat", "summarise"):
+    if path.stem in ("chat", "embed", "speculate", "summarise"):
         expected["on_replay"] = ([], ["i32"])
     if path.stem == "bench":
         expected["nop"] = (["i32"], ["i32"])

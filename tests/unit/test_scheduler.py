@@ -14,6 +14,7 @@ from isthmus.actor.steps import JOB_S, Request, Steps
 from isthmus.config import DeviceSettings
 from isthmus.device import Device, open_device
 from isthmus.metrics import Metrics
+from isthmus.model.batch import Step
 from isthmus.native.loader import open_library
 
 
@@ -37,15 +38,22 @@ def steps_of(device: Device, most: int) -> Any:
     return steps
 
 
-def taken(steps: Any, claimants: list[Claimant], n: int, keys: list[int] | None = None) -> Counter:
+def taken(
+    steps: Any,
+    claimants: list[Claimant],
+    n: int,
+    keys: list[int] | None = None,
+    sizes: list[int] | None = None,
+) -> Counter:
     """How often each is chosen in `n` batches, if all of them always wait."""
     chosen: Counter[int] = Counter()
     for _ in range(n):
         for i, it in enumerate(claimants):
             if it not in {request.claimant for request in steps._waiting}:
                 key: Any = keys[i] if keys else 0
+                n_tokens = sizes[i] if sizes else 1
                 steps._shares.enter(it)
-                steps._waiting.append(Request(it, key, 1))
+                steps._waiting.append(Request(it, Step(key, [1] * n_tokens)))
         chosen.update(claimants.index(request.claimant) for request in steps._take())
     return chosen
 
@@ -82,7 +90,7 @@ def waiting(device: Device) -> Any:
     steps = steps_of(device, 32)
     it = claimant(device)
     steps._shares.enter(it)
-    steps._waiting.append(Request(it, 0, 1))  # type: ignore[arg-type]
+    steps._waiting.append(Request(it, Step(0, [1])))  # type: ignore[arg-type]
     steps._submit_if_due = lambda: None
     return steps
 
@@ -122,3 +130,17 @@ def test_the_next_batch_waits_for_whoever_has_its_prompt(device: Device) -> None
     assert not steps._is_due()
     steps.leave(newcomer)
     assert steps._is_due()
+
+
+def test_steps_of_many_tokens_pay_for_them(device: Device) -> None:
+    claimants = [claimant(device) for _ in range(3)]
+    chosen = taken(steps_of(device, 8), claimants, 60, sizes=[8, 4, 1])
+    assert chosen[0] * 8 == pytest.approx(chosen[1] * 4, abs=8)
+    assert chosen[2] > chosen[1] > chosen[0]
+
+
+def test_a_step_of_many_tokens_is_not_passed_over(device: Device) -> None:
+    """Small ones that would fit beside each other do not keep it waiting for good."""
+    claimants = [claimant(device) for _ in range(6)]
+    chosen = taken(steps_of(device, 4), claimants, 60, sizes=[4, 1, 1, 1, 1, 1])
+    assert chosen[0] > 0

@@ -129,7 +129,7 @@ class Body:
         return ActorState(
             args=self._args,
             globals=read_globals(self.instance),
-            opened=read_handles(handles, self._granted.models),
+            opened=read_handles(handles),
             last_handle=handles.last,
             seed=self._seed,
             n_random_blocks=self._random.n_blocks,

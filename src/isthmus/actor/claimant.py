@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from isthmus.device.base import Device
 from isthmus.device.compute_thread import Bell
+from isthmus.model import Model
 
 _numbers = itertools.count()
 
@@ -29,6 +30,8 @@ class Claimant:
     ) -> None:
         self.check = check
         self.number = next(_numbers)
+        self.model: Model | None = None
+        """The scheduler's: of its last decode step."""
         self._deadline = deadline
         self._weight = weight
         self._bell = Bell(device.compute_thread)

@@ -14,7 +14,6 @@ from isthmus.errors import (
     GuestFailed,
     IsthmusError,
     LimitExceeded,
-    ModelNotFound,
     Overloaded,
 )
 from isthmus.units import format_nbytes
@@ -61,8 +60,8 @@ class Exchange:
     """The limit that refused last, and how much it allows."""
     refusal: Overloaded | None = None
     """Why all actors together could not have what the guest asked for last."""
-    not_given: str = ""
-    """What the guest asked for by name last, and was not given."""
+    explained: dict[Errno, IsthmusError] = field(default_factory=dict)
+    """What an errno meant when the guest got it last, where its text is of use to the caller."""
     stopping: bool = False
     """The guest is asked to finish."""
     cut_off: bool = False
@@ -113,6 +112,9 @@ class Exchange:
 
 def failure(code: int, exchange: Exchange) -> IsthmusError:
     """What on_message's errno means to the caller."""
+    for errno, explained in exchange.explained.items():
+        if errno == code:
+            return explained
     if code == Errno.ECONTEXT:
         return ContextFull(
             "the session's context has no room for this message; "
@@ -127,8 +129,6 @@ def failure(code: int, exchange: Exchange) -> IsthmusError:
         return LimitExceeded(
             f"the guest gave up: it reached its limit of {exchange.last_limit}", limit
         )
-    if exchange.not_given and code == Errno.ENOENT:
-        return ModelNotFound(exchange.not_given)
     return GuestFailed(code)
 
 

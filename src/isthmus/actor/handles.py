@@ -13,23 +13,28 @@ _Opened = TypeVar("_Opened")
 
 
 class HandleTable:
-    """Handles from 1 on, never given out twice, so that one that was closed stays unknown."""
+    """Handles from 1 on, never given out twice, so that one that was closed stays unknown.
+
+    Each knows the name under which the actor was given the model that it is of: one model may have
+    been given under two names, and two others take their places when the actor is restored.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._opened: dict[int, Any] = {}
+        self._models: dict[int, str] = {}
         self._last = 0
 
-    def add(self, thing: object) -> int:
+    def add(self, thing: object, model: str) -> int:
         """A new handle of `thing`; GuestFault(ELIMIT) when too many are open."""
         self.require_room()
-        self._last += 1
-        self._opened[self._last] = thing
+        self.put(self._last + 1, thing, model)
         return self._last
 
-    def put(self, handle: int, thing: object) -> None:
+    def put(self, handle: int, thing: object, model: str) -> None:
         """Opens `thing` under a handle that it had before, and that `require_free` let pass."""
         self._opened[handle] = thing
+        self._models[handle] = model
         self._last = max(self._last, handle)
 
     def require_free(self, handle: int) -> None:
@@ -61,8 +66,12 @@ class HandleTable:
     def remove(self, handle: int, kind: type[_Opened]) -> _Opened:
         """As `get`, and the handle means nothing any more."""
         thing = self.get(handle, kind)
-        del self._opened[handle]
+        del self._opened[handle], self._models[handle]
         return thing
+
+    def model_of(self, handle: int) -> str:
+        """The name of the model that an open handle is of."""
+        return self._models[handle]
 
     def numbers(self) -> list[int]:
         """Every handle that is open, oldest first."""

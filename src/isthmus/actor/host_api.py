@@ -19,18 +19,35 @@ from enum import IntFlag
 from typing import TypeVar
 
 from isthmus import abi
-from isthmus.abi import ChatFlag, DetokenizeFlag, Errno, LogLevel, ModelFlag, TokenizeFlag
+from isthmus.abi import (
+    ChatFlag,
+    DetokenizeFlag,
+    EmbedFlag,
+    Errno,
+    GrammarKind,
+    LogLevel,
+    ModelFlag,
+    TokenizeFlag,
+)
 from isthmus.actor.exchange import Exchange
 from isthmus.actor.handles import HandleTable
-from isthmus.actor.scheduler import Scheduler
+from isthmus.actor.scheduler import MOST, Scheduler
 from isthmus.actor.tensor import TensorUnit, Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
-from isthmus.config import Limits
+from isthmus.config import MAX_GRAMMAR_NBYTES, Limits
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import GuestFault, ModelNotFound, SettingsError
+from isthmus.errors import (
+    ContextFull,
+    GrammarError,
+    GuestFault,
+    ModelNotFound,
+    ModelUnsupported,
+    SettingsError,
+)
 from isthmus.memory import Region
-from isthmus.model import Model, SamplerSettings, Session, sample
+from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
+from isthmus.model.hparams import Pooling
 from isthmus.units import KIB, MIB, GuestPtr
 from isthmus.wasm.hostcalls import GuestMemory
 
@@ -45,6 +62,8 @@ MAX_DETOKENIZE = MIB
 MAX_RANDOM_NBYTES = MIB
 MAX_HANDLES = 1024
 _SPAN_ALIGNMENT = 4096
+_TENSOR_ALIGNMENT = 32
+_EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
 
 guest_log = logging.getLogger("isthmus.guest")
 LOG_RECORD_NBYTES = 32
@@ -133,12 +152,12 @@ class HostApi:
         name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
         if name not in self._granted.models:
             given = ", ".join(self._granted.models) or "none"
-            self.exchange.not_given = (
-                f"the guest asks for a model named {name!r}, and it was given {given}: give it by "
-                f"--model {name}=PATH, or models={{{name!r}: model}}"
-            )
-            raise ModelNotFound(f"the actor was given no model {name!r}")
-        return self.handles.add(self._granted.models[name])
+            with self._explained():
+                raise ModelNotFound(
+                    f"the guest asks for a model named {name!r}, and it was given {given}: give it "
+                    f"by --model {name}=PATH, or models={{{name!r}: model}}"
+                )
+        return self.handles.add(self._granted.models[name], name)
 
     def model_info(self, model: int, info_ptr: int) -> int:
         opened = self._model(model)
@@ -149,6 +168,8 @@ class HostApi:
             flags |= ModelFlag.ADD_BOS if tokenizer.adds_bos else 0
         flags |= ModelFlag.CHAT_TEMPLATE if opened.has_chat_template else 0
         shape = opened.hparams
+        flags |= ModelFlag.SESSIONS if opened.generates else 0
+        flags |= _EMBED_FLAGS.get(shape.pooling, ModelFlag.EMBED)
         info = (opened.n_vocab, shape.n_ctx_train, shape.n_embd, shape.n_layer)
         self._memory.write(info_ptr, abi.MODEL_INFO.pack(*info, bos, eos, eot, flags))
         return 0
@@ -210,24 +231,27 @@ class HostApi:
         return self._fill(text_ptr, text_cap, text.encode())
 
     def session_nbytes(self, model: int, n_ctx: int) -> int:
-        return self._model(model).layout(n_ctx).nbytes
+        opened = self._model(model)
+        with self._explained():
+            return opened.layout(n_ctx).nbytes
 
     def session_open(self, model: int, n_ctx: int, ptr: int, nbytes: int) -> int:
         opened = self._model(model)
-        layout = opened.layout(n_ctx)
+        with self._explained():
+            layout = opened.layout(n_ctx)
         if nbytes < layout.nbytes:
             raise GuestFault(Errno.EINVAL)
         self._memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
+        self._require_no_session(ptr, nbytes)
         sessions = self.handles.all(Session)
-        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
-            raise GuestFault(Errno.EBUSY)
         limits = self._granted.limits
         kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
         self._limit("sessions", len(sessions) + 1, limits.sessions)
         self._limit("kv_nbytes", kv_nbytes, limits.kv_nbytes)
         self.handles.require_room()
         return self.handles.add(
-            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout)
+            opened.open_session(self._region, self._binding, GuestPtr(ptr), layout),
+            self.handles.model_of(model),
         )
 
     def session_close(self, session: int) -> int:
@@ -260,6 +284,20 @@ class HostApi:
         self.exchange.tokens_out += 1
         return 0
 
+    def decode_many(self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int) -> int:
+        opened = self._session(session)
+        if not 1 <= n_tokens <= MOST:
+            raise GuestFault(Errno.EINVAL)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        nbytes = 4 * (n_tokens - 1) * opened.layout.n_vocab
+        logits = self._memory.check_aligned(logits_ptr, nbytes, 4)
+        self._require_no_session(logits_ptr, nbytes)
+        self._require_tokens(0, n_tokens)
+        with self._timed():
+            self._scheduler.decode_many(self._claimant, opened, tokens, logits)
+        self.exchange.tokens_out += n_tokens
+        return 0
+
     def logits(self, session: int) -> int:
         opened = self._session(session)
         _require_logits(opened)
@@ -286,6 +324,75 @@ class HostApi:
         to.copy_from(origin, n_tokens)
         return 0
 
+    def embed(
+        self,
+        model: int,
+        tokens_ptr: int,
+        n_tokens: int,
+        flags: int,
+        embedding_ptr: int,
+        embedding_cap: int,
+    ) -> int:
+        opened = self._model(model)
+        normalised = EmbedFlag.NORMALISE in _flags(EmbedFlag, flags)
+        with self._explained():
+            rows, n_embd = opened.embedding_shape(n_tokens)
+        self._memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
+        room = self._memory.check_aligned(embedding_ptr, 4 * embedding_cap, _TENSOR_ALIGNMENT)
+        count = rows * n_embd
+        if count > embedding_cap:
+            return count
+        self._require_no_session(embedding_ptr, 4 * count)
+        tokens = self._memory.read_i32_array(tokens_ptr, n_tokens)
+        self._require_tokens(n_tokens, 0)
+        with self._timed():
+            self._scheduler.embed(
+                self._claimant, opened, tokens, self._binding, room, normalised=normalised
+            )
+        self.exchange.tokens_in += n_tokens
+        return count
+
+    # ------------------------------------------------------------------ grammar
+
+    def grammar_open(self, model: int, kind: int, source_ptr: int, source_nbytes: int) -> int:
+        opened = self._model(model)
+        if kind not in {known.value for known in GrammarKind}:
+            raise GuestFault(Errno.EINVAL)
+        source = self._memory.read_text(source_ptr, source_nbytes, MAX_GRAMMAR_NBYTES)
+        n_open = len(self.handles.all(Grammar))
+        self._limit("grammars", n_open + 1, self._granted.limits.grammars)
+        self.handles.require_room()
+        try:
+            with self._timed():
+                grammar = opened.grammars.open(
+                    GrammarKind(kind), source, check=self._check_going_on
+                )
+        except GrammarError as error:
+            text = str(error)
+            self.exchange.explained[Errno.EINVAL] = GrammarError(text)
+            self._spend_output(LOG_RECORD_NBYTES + len(text))
+            self._log(logging.WARNING, text)
+            raise
+        return self.handles.add(grammar, self.handles.model_of(model))
+
+    def grammar_mask(self, grammar: int, session: int) -> int:
+        opened, masked = self._grammar(grammar), self._session(session)
+        if masked.model is not opened.model:
+            raise GuestFault(Errno.EINVAL)
+        _require_logits(masked)
+        with self._timed():
+            return opened.mask(masked.logits)
+
+    def grammar_accept(self, grammar: int, token: int) -> int:
+        opened = self._grammar(grammar)
+        opened.model.require_token(_signed(token))
+        opened.accept(token)
+        return 0
+
+    def grammar_close(self, grammar: int) -> int:
+        self.handles.remove(grammar, Grammar)
+        return 0
+
     # ------------------------------------------------------------------ tensor
 
     def weight_find(self, model: int, name_ptr: int, name_nbytes: int, tensor_ptr: int) -> int:
@@ -295,7 +402,7 @@ class HostApi:
         info = opened.weights.info(name)
         if info is None:
             raise GuestFault(Errno.ENOENT)
-        handle = self.handles.add(Weight(opened, name))
+        handle = self.handles.add(Weight(opened, name), self.handles.model_of(model))
         shape = (*info.shape, 1, 1, 1)[:4]
         self._memory.write(tensor_ptr, abi.TENSOR.pack(info.dtype, handle, 0, 0, *shape))
         return 0
@@ -382,6 +489,15 @@ class HostApi:
     def _session(self, handle: int) -> Session:
         return self.handles.get(handle, Session)
 
+    def _grammar(self, handle: int) -> Grammar:
+        return self.handles.get(handle, Grammar)
+
+    def _require_no_session(self, ptr: int, nbytes: int) -> None:
+        """GuestFault(EBUSY) where the bytes belong to one."""
+        sessions = self.handles.all(Session)
+        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
+            raise GuestFault(Errno.EBUSY)
+
     def _fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
         self._memory.check(ptr, cap)
@@ -421,6 +537,16 @@ class HostApi:
         if limit is not None and value > limit:
             self.exchange.reached(name, limit)
             raise GuestFault(Errno.ELIMIT)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Keeps an error's text for the caller, who hears of an errno only through the guest."""
+        try:
+            yield
+        except (ModelNotFound, ModelUnsupported, ContextFull) as error:
+            if error.errno is not None:
+                self.exchange.explained[error.errno] = error
+            raise
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -19,8 +19,16 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from isthmus.abi import GrammarKind
 from isthmus.actor.host_api import Granted
-from isthmus.actor.state import ActorState, Opened, OpenedModel, OpenedSession, OpenedWeight
+from isthmus.actor.state import (
+    ActorState,
+    Opened,
+    OpenedGrammar,
+    OpenedModel,
+    OpenedSession,
+    OpenedWeight,
+)
 from isthmus.config import Limits
 from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
@@ -36,11 +44,14 @@ from isthmus.snapshot.manifest import (
     DeviceRecord,
     Dtype,
     GlobalRecord,
+    GrammarRecord,
     GuestRecord,
     HandleRecord,
     LimitsRecord,
     ModelRecord,
     SessionRecord,
+    accepted_part,
+    source_part,
     text_part,
     tokens_part,
 )
@@ -81,6 +92,9 @@ def describe(
     for it in state.sessions:
         parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
         parts[text_part(it.handle)] = ("U8", _text(granted.models[it.model], it.tokens))
+    for grammar in state.grammars:
+        parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
+        parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
     return Draft.make(
         memory,
         parts,
@@ -93,6 +107,10 @@ def describe(
         models=tuple(_model_record(name, granted.models[name]) for name in names),
         handles=tuple(_handle_records(state.opened)),
         sessions=tuple(_session_record(it, granted.models[it.model]) for it in state.sessions),
+        grammars=tuple(
+            GrammarRecord(it.handle, it.model, it.kind.name.lower(), len(it.tokens))  # type: ignore[arg-type]
+            for it in state.grammars
+        ),
         actor=_actor_record(state, granted),
         device=device,
     )
@@ -176,6 +194,7 @@ def state_of(snapshot: Snapshot) -> ActorState:
     manifest = snapshot.manifest
     record = manifest.actor
     opened: list[Opened] = [_open_record(snapshot, it) for it in manifest.sessions]
+    opened += [_open_grammar(snapshot, it) for it in manifest.grammars]
     for handle in manifest.handles:
         manifest.model(handle.model)
         opened.append(
@@ -212,6 +231,17 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
         kv_offset=record.kv_offset,
     )
     return OpenedSession(record.handle, record.model, record.ptr, layout, tokens, record.has_logits)
+
+
+def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:
+    snapshot.manifest.model(record.model)
+    try:
+        source = snapshot.part(source_part(record.handle)).decode()
+    except UnicodeDecodeError:
+        raise SnapshotInvalid(f"the source of grammar {record.handle} is not UTF-8") from None
+    tokens = array("i", snapshot.part(accepted_part(record.handle)))
+    kind = GrammarKind[record.kind.upper()]
+    return OpenedGrammar(record.handle, record.model, kind, source, tokens)
 
 
 def guest_of(snapshot: Snapshot) -> bytes:

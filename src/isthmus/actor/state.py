@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from isthmus.abi import GrammarKind
 from isthmus.actor.handles import HandleTable
 from isthmus.actor.tensor import Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
@@ -18,7 +19,7 @@ from isthmus.config import Limits
 from isthmus.device.buffer import Binding
 from isthmus.errors import IsthmusError, SnapshotInvalid, SnapshotMismatch
 from isthmus.memory import Region
-from isthmus.model import KvLayout, Model, Session
+from isthmus.model import Grammar, KvLayout, Model, Session
 from isthmus.model.kv_cache import SPAN_ALIGNMENT
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue
@@ -58,7 +59,18 @@ class OpenedSession:
         return self.ptr + self.layout.nbytes
 
 
-Opened = OpenedModel | OpenedWeight | OpenedSession
+@dataclass(frozen=True)
+class OpenedGrammar:
+    """A handle of a grammar, and how far its text is."""
+
+    handle: int
+    model: str
+    kind: GrammarKind
+    source: str
+    tokens: array[int]
+
+
+Opened = OpenedModel | OpenedWeight | OpenedSession | OpenedGrammar
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,11 @@ class ActorState:
         """Its sessions, oldest first."""
         return [it for it in self.opened if isinstance(it, OpenedSession)]
 
+    @property
+    def grammars(self) -> list[OpenedGrammar]:
+        """Its grammars, oldest first."""
+        return [it for it in self.opened if isinstance(it, OpenedGrammar)]
+
     def clock(self) -> VirtualClock:
         """A clock that goes on where this one is."""
         return VirtualClock(self.clock_ns)
@@ -89,22 +106,22 @@ class ActorState:
         return SeededRandom(self.seed, self.n_random_blocks)
 
 
-def read_handles(handles: HandleTable, models: Mapping[str, Model]) -> tuple[Opened, ...]:
+def read_handles(handles: HandleTable) -> tuple[Opened, ...]:
     """What the guest has opened; models by the names under which they were given."""
-    names = {id(model): name for name, model in models.items()}
     opened: list[Opened] = []
     for handle in handles.numbers():
-        thing = handles.get(handle, object)
+        thing, name = handles.get(handle, object), handles.model_of(handle)
         if isinstance(thing, Session):
-            name = names[id(thing.model)]
             tokens = thing.tokens[:]
             opened.append(
                 OpenedSession(handle, name, thing.ptr, thing.layout, tokens, thing.has_logits)
             )
+        elif isinstance(thing, Grammar):
+            opened.append(OpenedGrammar(handle, name, thing.kind, thing.source, thing.tokens[:]))
         elif isinstance(thing, Weight):
-            opened.append(OpenedWeight(handle, names[id(thing.model)], thing.name))
+            opened.append(OpenedWeight(handle, name, thing.name))
         elif isinstance(thing, Model):
-            opened.append(OpenedModel(handle, names[id(thing)]))
+            opened.append(OpenedModel(handle, name))
     return tuple(opened)
 
 
@@ -114,7 +131,8 @@ class Reopen:
 
     Everything is checked: a state may come from a stranger. `replay` names the models that are not
     those of the state: sessions on them keep their tokens, and get their bytes computed anew.
-    Sessions on the models in `drop` are not opened, since their tokens mean nothing to the new one.
+    Sessions and grammars on the models in `drop` are not opened, since their tokens mean nothing to
+    the new one.
     """
 
     models: Mapping[str, Model]
@@ -131,9 +149,10 @@ class Reopen:
         self._check_limits(state)
         try:
             for it in state.opened:
-                if not (isinstance(it, OpenedSession) and it.model in self.drop):
+                has_tokens = isinstance(it, OpenedSession | OpenedGrammar)
+                if not (has_tokens and it.model in self.drop):
                     handles.require_free(it.handle)
-                    handles.put(it.handle, self._open(it))
+                    handles.put(it.handle, self._open(it), it.model)
             handles.set_last(state.last_handle)
         except BaseException:
             for session in handles.all(Session):
@@ -141,6 +160,11 @@ class Reopen:
             raise
 
     def _check_limits(self, state: ActorState) -> None:
+        if len(state.grammars) > self.limits.grammars:
+            raise SnapshotMismatch(
+                f"the snapshot has {len(state.grammars)} grammars; "
+                f"{self.limits.grammars} are allowed"
+            )
         sessions = sorted(state.sessions, key=lambda it: it.ptr)
         for first, second in itertools.pairwise(sessions):
             if first.end > second.ptr:
@@ -172,6 +196,8 @@ class Reopen:
             if model.weights.info(it.weight) is None:
                 raise SnapshotMismatch(f"{model.name} has no weight {it.weight!r}")
             return Weight(model, it.weight)
+        if isinstance(it, OpenedGrammar):
+            return _grammar(it, model)
         if it.model in self.replay:
             return self._replay(it, model)
         return self._resume(it, model)
@@ -202,3 +228,13 @@ class Reopen:
             raise
         session.has_logits = session.has_logits and it.has_logits
         return session
+
+
+def _grammar(it: OpenedGrammar, model: Model) -> Grammar:
+    """The same text: its tokens are gone through again."""
+    try:
+        for token in (min(it.tokens), max(it.tokens)) if it.tokens else ():
+            model.require_token(token)
+        return model.grammars.open(it.kind, it.source, it.tokens)
+    except IsthmusError as error:
+        raise SnapshotInvalid(f"a grammar of the snapshot cannot be opened: {error}") from None

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 from isthmus.actor.claimant import Claimant, Shares
 from isthmus.device.base import Device
 from isthmus.device.compute_thread import PATIENCE_S, Submission
 from isthmus.errors import DeviceFailed
 from isthmus.metrics import Metrics, ModelMetrics
-from isthmus.model import Model, Session
-from isthmus.model.executor import JOB_S
+from isthmus.model import Model
+from isthmus.model.batch import Step
+from isthmus.model.parts import JOB_S
 
 MOST = 32
-"""Sequences in one batch."""
+"""Tokens in one batch."""
+_MOST_UNMEASURED = 64
 _LEAST_PATIENCE_S = 0.0005
 _MOST_PATIENCE_S = 0.02
 _PATIENCE = 0.5
@@ -24,12 +27,12 @@ _LONGEST_HOLD_S = 0.5
 
 
 class Request:
-    """One token of one session, and what became of it."""
+    """One step of one session, and what became of it."""
 
-    def __init__(self, claimant: Claimant, session: Session, token: int) -> None:
+    def __init__(self, claimant: Claimant, step: Step) -> None:
         self.claimant = claimant
-        self.session = session
-        self.token = token
+        self.step = step
+        self.n_tokens = len(step.tokens)
         self.since = time.perf_counter()
         self.error: BaseException | None = None
         self.done = False
@@ -57,8 +60,40 @@ class Steps:
         """Whether a batch was computed since they were."""
         self._patience_s = _LEAST_PATIENCE_S
         self._shares = Shares()
+        self._alone: list[tuple[int, float]] = []
+        """(tokens, seconds) of steps of which the metrics do not tell yet."""
 
-    def run(self, request: Request) -> None:
+    def run(self, claimant: Claimant, step: Step) -> None:
+        """Returns when the step was computed; raises where the claimant's message is to end."""
+        n_tokens = len(step.tokens)
+        if not (self._thread.is_current and self._nobody_else(claimant, n_tokens)):
+            self._queue(Request(claimant, step))
+            return
+        start = time.perf_counter()  # without queue, job and bell: a quarter of the host's time
+        try:
+            self._model.executor.decode_batch([step])
+        finally:
+            end = time.perf_counter()
+            with self._lock:
+                self._expect({claimant}, start, end)
+                self._alone.append((n_tokens, end - start))
+                if len(self._alone) >= _MOST_UNMEASURED:
+                    self._measure_alone()
+
+    def _nobody_else(self, claimant: Claimant, n_tokens: int) -> bool:
+        """Whether nobody but this one decodes; it is then charged for its tokens."""
+        with self._lock:
+            busy = self._submitted is not None or self._waiting
+            held = time.perf_counter() < self._held_until
+            if busy or held or not self._expected <= {claimant}:
+                return False
+            self._served = True
+            self._shares.enter(claimant)
+            self._shares.goes_first(claimant)
+            self._shares.charge(claimant, n_tokens)
+            return True
+
+    def _queue(self, request: Request) -> None:
         """Puts the request in the queue and waits until it was computed, or is to end."""
         claimant = request.claimant
         with self._lock:
@@ -77,9 +112,17 @@ class Steps:
         """How many decode: they wait, or were in the last batch."""
         return max(len(self._waiting), len(self._expected))
 
+    def _measure_alone(self) -> None:
+        """Tells the metrics of steps without a batch, some at a time: between two tokens each
+        takes as long as all else together. Under the lock."""
+        for n_tokens, seconds in self._alone:
+            self._measure(n_tokens, 0.0, seconds, (0.0,))
+        self._alone.clear()
+
     def leave(self, claimant: Claimant) -> None:
         """Nobody need wait for it any longer."""
         with self._lock:
+            self._measure_alone()
             self._expected.discard(claimant)
             self._submit_if_due()
 
@@ -163,7 +206,7 @@ class Steps:
         if now < self._held_until:
             return False
         here = {request.claimant for request in self._waiting}
-        full = len(self._waiting) >= self._most
+        full = sum(it.n_tokens for it in self._waiting) >= self._most
         return full or self._expected <= here or now >= self._wait_until
 
     def _step(self) -> None:
@@ -171,19 +214,26 @@ class Steps:
         start = time.perf_counter()
         batch = self._compute_next()
         end = time.perf_counter()
-        patience = min(max(_PATIENCE * (end - start), _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
         with self._lock:
             self._submitted = None
-            self._expected = {it.claimant for it in batch if it.error is None}
-            self._wait_until, self._patience_s = end + patience, patience
-            self._served = self._served or bool(batch)
             for request in batch:
                 request.done = True
-            self._submit_if_due()
-            self._wake_first()
+            self._served = self._served or bool(batch)
+            self._expect({it.claimant for it in batch if it.error is None}, start, end)
         for request in batch:
             request.claimant.interrupt()
-        self._measure(batch, start, end)
+        if batch:
+            waits_s = [start - it.since for it in batch]
+            self._measure(sum(it.n_tokens for it in batch), start, end, waits_s)
+
+    def _expect(self, claimants: set[Claimant], start: float, end: float) -> None:
+        """Waits a moment for those of a step that began and ended then. Under the lock."""
+        patience = min(max(_PATIENCE * (end - start), _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
+        self._expected, self._patience_s = claimants, patience
+        self._wait_until = end + patience
+        if self._waiting:
+            self._submit_if_due()
+            self._wake_first()
 
     def _compute_next(self) -> list[Request]:
         """Those that were in the batch. Whatever goes wrong, whoever waits hears of it."""
@@ -202,14 +252,12 @@ class Steps:
             self._compute(batch)
         return batch
 
-    def _measure(self, batch: list[Request], start: float, end: float) -> None:
-        if not batch:
-            return
+    def _measure(self, n: int, start: float, end: float, waits_s: Sequence[float]) -> None:
         metrics = self._metrics
         metrics.decode.observe(end - start)
-        metrics.batch_size.observe(len(batch))
-        for request in batch:
-            metrics.decode_wait.observe(start - request.since)
+        metrics.batch_size.observe(n)
+        for wait_s in waits_s:
+            metrics.decode_wait.observe(wait_s)
 
     def _wake_first(self) -> None:
         """Has the first in the queue see to the next batch. Under the lock."""
@@ -222,22 +270,35 @@ class Steps:
             return []
         shares = self._shares
         by_use = sorted(self._waiting, key=lambda request: shares.used(request.claimant))
-        key_of = self._model.executor.batch_key
-        key = key_of(by_use[0].session)
-        batch = [it for it in by_use if key_of(it.session) == key][: self._most]
+        batch = self._that_fit(by_use)
         self._waiting = [request for request in self._waiting if request not in batch]
         shares.goes_first(by_use[0].claimant)
         for request in batch:
-            shares.charge(request.claimant, 1)
+            shares.charge(request.claimant, request.n_tokens)
         batch.sort(key=lambda request: request.claimant.number)  # rows keep their sessions
+        return batch
+
+    def _that_fit(self, by_use: list[Request]) -> list[Request]:
+        """The first one, and of those that can go with it, as many in order as there is room for.
+
+        Whoever does not fit keeps those behind it out, or it would wait for as long as they come.
+        """
+        key_of = self._model.executor.batch_key
+        key, room, batch = key_of(by_use[0].step.session), self._most, by_use[:1]
+        room -= by_use[0].n_tokens
+        for request in by_use[1:]:
+            if key_of(request.step.session) != key:
+                continue
+            room -= request.n_tokens
+            if room < 0:
+                break
+            batch.append(request)
         return batch
 
     def _compute(self, batch: list[Request]) -> None:
         """A device that fails is asked again for each one, so that only the guilty fail."""
         try:
-            self._model.executor.decode_batch(
-                [request.session for request in batch], [request.token for request in batch]
-            )
+            self._model.executor.decode_batch([request.step for request in batch])
         except DeviceFailed as error:
             if len(batch) == 1:
                 batch[0].error = error

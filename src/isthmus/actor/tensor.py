@@ -241,7 +241,7 @@ class TensorUnit:
                 raise GuestFault(Errno.ENOTSUP)
             self._memory.allocate(graph)
             self._counters.graphs_built += 1
-            self._backend.compute(graph.pointer)
+            self._backend.compute(graph.pointer, self._binding)
             if self._copies:
                 for tensor, operand in results:
                     self._copies.finish(graph, tensor, operand)

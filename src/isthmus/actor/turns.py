@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from isthmus.actor.claimant import Claimant, Shares
 from isthmus.actor.steps import Steps
 from isthmus.metrics import ModelMetrics
-from isthmus.model.executor import Job
+from isthmus.model.parts import Job
 
 
 class Turns:

@@ -20,6 +20,7 @@ from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, 
 from isthmus.config import Limits
 from isthmus.device import Device
 from isthmus.device.base import Backend
+from isthmus.device.buffer import Binding
 from isthmus.device.graph import Graph
 from isthmus.model import Model
 from isthmus.native._ggml import GgmlType
@@ -59,10 +60,11 @@ def _measure(runtime: Runtime, nbytes: int, repeats: int, progress: Callable[[],
             closing(_chain(device, half, in_guest)) as over_guest,
             closing(_chain(device, half, in_plain)) as over_plain,
         ):
-            mapped = take_turns({"mapped": lambda: _seconds(backend, over_guest)}, 3, lambda: None)
+            in_heap = {"mapped": lambda: _seconds(backend, over_guest, binding)}
+            mapped = take_turns(in_heap, 3, lambda: None)
             settle_s = sum(_timed(lambda at=at: binding.settle(at, half)) for at in halves)  # type: ignore[misc]
             runs = {
-                "guest": lambda: _seconds(backend, over_guest),
+                "guest": lambda: _seconds(backend, over_guest, binding),
                 "plain": lambda: _seconds(backend, over_plain),
             }
             samples = take_turns(runs, repeats, progress)
@@ -107,8 +109,8 @@ def _chain(device: Device, nbytes: int, place: Place) -> Graph:
     return graph
 
 
-def _seconds(backend: Backend, graph: Graph) -> float:
-    return _timed(lambda: backend.compute(graph.pointer))
+def _seconds(backend: Backend, graph: Graph, *memories: Binding) -> float:
+    return _timed(lambda: backend.compute(graph.pointer, *memories))
 
 
 def _touch(actor: Actor, host: HostAddr, nbytes: int) -> None:

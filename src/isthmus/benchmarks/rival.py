@@ -36,8 +36,10 @@ class Libllama(Owned):
         n_sequences: int = 1,
         *,
         swa_full: bool = True,
+        embeddings: bool = False,
     ) -> None:
-        """`swa_full`: layers with a sliding window keep all rows of the cache, as ours do."""
+        """`swa_full`: layers with a sliding window keep all rows of the cache, as ours do.
+        `embeddings`: for `embed`, whose texts have at most `n_ctx` tokens, each one chunk."""
         self._library = library = device.library
         library.llama_backend_init()
         model_params = library.llama_model_default_params()
@@ -54,7 +56,8 @@ class Libllama(Owned):
         params.n_ctx = n_ctx * n_sequences
         params.n_seq_max = n_sequences
         params.n_batch = max(2048, settings.prefill_chunk)
-        params.n_ubatch = settings.prefill_chunk
+        params.n_ubatch = n_ctx if embeddings else settings.prefill_chunk
+        params.embeddings = embeddings
         params.n_threads = params.n_threads_batch = device.settings.n_threads
         params.flash_attn_type = _FLASH_ATTENTION_ON
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
@@ -66,6 +69,7 @@ class Libllama(Owned):
         if device.threadpool:
             library.llama_attach_threadpool(context, device.threadpool, device.threadpool)
         self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
+        self._n_embd: int = library.llama_model_n_embd(model)
         self._memory = library.llama_get_memory(context)
         self._one = (ctypes.c_int32 * 1)()
         self._step = _Step(n_sequences)
@@ -80,6 +84,18 @@ class Libllama(Owned):
         """f32 [n_vocab] of one sequence after `decode_all`, in libllama's own memory."""
         address = self._library.llama_get_logits_ith(self.handle, sequence)
         return np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
+
+    def embed(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """f32 [n_embd] as the file pools it, or [n, n_embd]; not normalised, copied."""
+        if self._memory:
+            self.truncate(0)
+        self.prefill_one(0, tokens)
+        whole, n_embd = self._library.llama_get_embeddings_seq(self.handle, 0), self._n_embd
+        if whole:
+            return np.ctypeslib.as_array((ctypes.c_float * n_embd).from_address(whole)).copy()
+        each = self._library.llama_get_embeddings(self.handle)
+        rows = np.ctypeslib.as_array((ctypes.c_float * (len(tokens) * n_embd)).from_address(each))
+        return rows.reshape(len(tokens), n_embd).copy()
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Appends tokens."""

@@ -20,6 +20,7 @@ from isthmus.errors import GuestTrapped, IsthmusError
 COMMANDS = (
     "run",
     "chat",
+    "embed",
     "demo",
     "snapshot",
     "restore",

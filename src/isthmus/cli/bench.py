@@ -18,6 +18,7 @@ from isthmus.benchmarks.record import Plan, Record
 from isthmus.benchmarks.serve import CLIENTS, bench_serve
 from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
 from isthmus.benchmarks.snapshot import bench_snapshot, require_same_token
+from isthmus.benchmarks.speculate import DRAFTED, bench_speculate, require_same_tokens
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
 from isthmus.cli.options import (
     add_device_options,
@@ -43,22 +44,32 @@ EXAMPLES = """\
   isthmus bench newcomer --repeats 1
   isthmus bench serve --repeats 3
   isthmus bench perplexity --text wiki.test.raw --n-ctx 512
+  isthmus bench speculate --model default=large.gguf --model draft=small.gguf --sizes 2,4,8
   isthmus bench decode --model model.gguf --threads 8
 
 ratios are ours / theirs in tokens per second: more is better"""
 
 _MOST_COLUMNS = 10
-_Bench = Callable[[Runtime, Model, Plan, Callable[[], None]], Record]
+_BenchOne = Callable[[Runtime, Model, Plan, Callable[[], None]], Record]
+_Bench = Callable[[Runtime, dict[str, Model], Plan, Callable[[], None]], Record]
+
+
+def _of_one(measure: _BenchOne) -> _Bench:
+    """A benchmark of the first of the models that were given."""
+    return lambda runtime, models, *rest: measure(runtime, next(iter(models.values())), *rest)
+
+
 BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
-    "decode": (bench_decode, CONTEXTS),
-    "prefill": (bench_prefill, CONTEXTS),
-    "hostcall": (bench_hostcall, ()),
-    "snapshot": (bench_snapshot, SNAPSHOT_CONTEXTS),
-    "agents": (bench_agents, AGENT_COUNTS),
-    "memory": (bench_memory, MEMORY_SIZES),
-    "newcomer": (bench_newcomer, ()),
-    "serve": (bench_serve, CLIENTS),
-    "perplexity": (bench_perplexity, ()),
+    "decode": (_of_one(bench_decode), CONTEXTS),
+    "prefill": (_of_one(bench_prefill), CONTEXTS),
+    "hostcall": (_of_one(bench_hostcall), ()),
+    "snapshot": (_of_one(bench_snapshot), SNAPSHOT_CONTEXTS),
+    "agents": (_of_one(bench_agents), AGENT_COUNTS),
+    "memory": (_of_one(bench_memory), MEMORY_SIZES),
+    "newcomer": (_of_one(bench_newcomer), ()),
+    "serve": (_of_one(bench_serve), CLIENTS),
+    "perplexity": (_of_one(bench_perplexity), ()),
+    "speculate": (bench_speculate, DRAFTED),
 }
 
 
@@ -70,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot), agents, clients, or MiB (memory), "
-        "such as 512,2000",
+        help="tokens of context (decode, prefill, snapshot), agents, clients, MiB (memory), or "
+        "tokens that are guessed (speculate), such as 512,2000",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")
     parser.add_argument(
@@ -86,14 +97,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.repeats < 1:
         raise SettingsError(f"--repeats {arguments.repeats}: give 1 or more")
     if not arguments.model:
-        arguments.model = [str(fetched_model("smollm2"))]
-    measure, usual = BENCHMARKS[arguments.question]
-    sizes = _sizes(arguments.sizes) if arguments.sizes else usual
+        names = ("default", "draft") if arguments.question == "speculate" else ("default",)
+        arguments.model = [f"{name}={fetched_model('smollm2')}" for name in names]
+    measure, sizes = BENCHMARKS[arguments.question]
+    sizes = _sizes(arguments.sizes) if arguments.sizes else sizes
     plan = Plan(arguments.repeats, sizes, arguments.text, arguments.n_ctx)
     with open_runtime(arguments) as runtime:
-        model = next(iter(open_models(runtime, arguments).values()))
+        models = open_models(runtime, arguments)
         with progress_bar(arguments.question, _n_steps(arguments.question, plan)) as advance:
-            report = measure(runtime, model, plan, advance)
+            report = measure(runtime, models, plan, advance)
     print(json.dumps(report, indent=1) if arguments.json else _table(report))
     if arguments.question == "snapshot":
         require_same_token(report)
@@ -101,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
         require_as_alone(report)
     elif arguments.question in ("decode", "prefill"):
         require_identical(report)
+    elif arguments.question == "speculate":
+        require_same_tokens(report)
     elif arguments.question == "perplexity":
         require_same_perplexity(report)
     return 0

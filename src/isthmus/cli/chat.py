@@ -13,10 +13,12 @@ from pathlib import Path
 from isthmus.actor import Actor
 from isthmus.cli.options import (
     add_device_options,
+    add_grammar_options,
     add_guest_options,
     add_key_option,
     add_model_options,
     fetched_model,
+    guest_args,
     limits,
     open_models,
     open_runtime,
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_key_option(parser)
     add_model_options(parser)
     add_guest_options(parser)
+    add_grammar_options(parser)
     add_device_options(parser)
 
 
@@ -95,6 +98,7 @@ def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
         "--guest": arguments.guest != "chat",
         "--system": arguments.system,
         "--arg": arguments.arg,
+        "--json-schema, --grammar or --regex": len(guest_args(arguments)) > len(arguments.arg),
         "--seed": arguments.seed is not None,
         "--deadline": arguments.deadline is not None,
         "--memory": arguments.memory is not None,
@@ -121,7 +125,7 @@ def _set_aside(file: Path) -> None:
 
 def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], Actor]:
     """What begins a new conversation; its models are opened when they are first needed."""
-    options = list(arguments.arg)
+    options = guest_args(arguments)
     if arguments.system:
         options.append(f"system={arguments.system}")
 

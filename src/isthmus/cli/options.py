@@ -107,6 +107,42 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_grammar_options(parser: argparse.ArgumentParser) -> None:
+    """`--json-schema`, `--grammar`, `--regex`."""
+    group = parser.add_argument_group(
+        "grammar", "what each answer follows, from its first token to its last (guest: chat)"
+    ).add_mutually_exclusive_group()
+    group.add_argument("--json-schema", metavar="FILE", help="JSON that fits this JSON schema")
+    group.add_argument(
+        "--grammar", metavar="FILE", help="a GBNF grammar; in a file called .lark, one of Lark"
+    )
+    group.add_argument("--regex", metavar="PATTERN", help="a regular expression for all of it")
+
+
+def guest_args(arguments: argparse.Namespace) -> list[str]:
+    """The options for the guest: `--arg`, and what the answers follow."""
+    args = list(arguments.arg)
+    for key, name in (("json_schema", arguments.json_schema), ("grammar", arguments.grammar)):
+        if name is not None:
+            lark = key == "grammar" and name.endswith(".lark")
+            args.append(f"{'lark' if lark else key}={_source(name)}")
+    if arguments.regex is not None:
+        args.append(f"regex={arguments.regex}")
+    return args
+
+
+def _source(name: str) -> str:
+    try:
+        source = Path(name).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot read the grammar {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"the grammar {name} is not UTF-8 text") from None
+    if not source.strip() or "\0" in source:
+        raise SettingsError(f"the grammar {name} is empty, or has a zero byte in it")
+    return source
+
+
 def open_runtime(arguments: argparse.Namespace, capacity: Capacity | None = None) -> Runtime:
     """The runtime that the options ask for."""
     return Runtime(

@@ -10,8 +10,10 @@ from dataclasses import asdict
 from isthmus.actor import Actor, Reply
 from isthmus.cli.options import (
     add_device_options,
+    add_grammar_options,
     add_guest_options,
     add_model_options,
+    guest_args,
     limits,
     open_models,
     open_runtime,
@@ -23,20 +25,25 @@ from isthmus.runtime import Runtime
 HELP = "run a guest on a message and print its answer"
 EXAMPLES = """\
   isthmus run chat --model smollm2 --message "What is an isthmus?"
+  isthmus run chat --model smollm2 --json-schema person.json --message "Invent a person."
   isthmus run summarise --model smollm2 < article.txt
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
+  isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
   isthmus run gemm --message "rows=4096 k=64 n=64" --json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument(
-        "guest", metavar="GUEST", help="a .wasm file, or chat, summarise, gemm, bench"
+        "guest",
+        metavar="GUEST",
+        help="a .wasm file, or chat, summarise, speculate, embed, gemm, bench",
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     add_model_options(parser)
     add_guest_options(parser)
+    add_grammar_options(parser)
     add_device_options(parser)
 
 
@@ -47,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         actor = runtime.spawn(
             guest,
             models=open_models(runtime, arguments),
-            args=arguments.arg,
+            args=guest_args(arguments),
             limits=limits(arguments),
             seed=arguments.seed,
         )

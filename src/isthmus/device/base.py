@@ -10,6 +10,8 @@ sharing      how a guest's linear memory reaches the device
 `same`       the device addresses the same bytes at the same addresses
 `imported`   the same bytes under another address
 `managed`    the device supplies the memory; the same address, pages move to who touches them
+`registered` the same bytes, pinned and mapped to the device
+`lent`       as `managed`; the memory is the device's while a submission works in it
 `copied`     the device computes on a copy: the way that is left where no better one opens
 `none`       the device computes nothing
 ===========  ==================================================================================
@@ -106,9 +108,13 @@ class Device(ABC):
         supports = self.library.ggml_backend_dev_supports_op
         for index in range(graph.n_nodes):
             node = self.library.ggml_graph_node(graph.pointer, index)
-            if not supports(self._handle, node):
+            if not supports(self._handle, node) or self._claims_wrongly(node):
                 return self.library.ggml_op_desc(node).decode()  # type: ignore[no-any-return]
         return ""
+
+    def _claims_wrongly(self, _node: int) -> bool:
+        """Whether the device says of this operation that it has a kernel, and has none."""
+        return False
 
     # ------------------------------------------------------------------ a guest's memory
 
@@ -151,9 +157,10 @@ class Device(ABC):
         """The device's own memory, which no guest can reach. Raises DeviceFailed."""
         return Buffer(self.library, self._allocate(nbytes), nbytes)
 
-    def allocate_inputs(self, nbytes: int) -> InputBuffer:
-        """As `allocate`, for what the host writes at each step."""
-        return InputBuffer(self.library, self._allocate(nbytes), nbytes)
+    def allocate_inputs(self, nbytes: int, *, often: bool = False) -> InputBuffer:
+        """As `allocate`, for what the host writes; `often`: at each step."""
+        pinned = self.library.ggml_backend_dev_host_buffer_type(self._handle) if often else None
+        return InputBuffer(self.library, self._allocate(nbytes), nbytes, pinned or 0)
 
     def import_memory(self, base: HostAddr, nbytes: int) -> Buffer:
         """A buffer over memory of the process, without a copy. Raises DeviceFailed."""
@@ -190,6 +197,11 @@ class Device(ABC):
     def kv_alignment(self) -> tuple[int, int]:
         """(modulus, remainder) in bytes at which this device reads a KV cache fastest."""
         return 64, 0
+
+    @property
+    def logits_are_far(self) -> bool:
+        """Whether logits lie behind a bus: it takes whole rows sooner than a product's elements."""
+        return False
 
     @property
     def has_own_memory(self) -> bool:
@@ -262,11 +274,23 @@ class Backend(Owned):
         self.device = device
         self._submit = device.library.ggml_backend_graph_compute
 
-    def compute(self, graph: int) -> None:
-        """Computes a graph and waits for it. Raises DeviceFailed."""
-        status = self.device.compute_thread.run(lambda: self._timed(graph))
+    def compute(self, graph: int, *memories: Binding) -> None:
+        """Computes a graph and waits for it. Raises DeviceFailed.
+
+        `memories` are those of guests in which it works, for devices to which they are lent.
+        """
+        status = self.device.compute_thread.run(lambda: self._lent(graph, memories))
         if status != 0:
             raise DeviceFailed(f"the device {self.device.info.name} failed with status {status}")
+
+    def _lent(self, graph: int, memories: Sequence[Binding]) -> int:
+        for memory in memories:
+            memory.lend()
+        try:
+            return self._timed(graph)
+        finally:
+            for memory in memories:
+                memory.take_back()
 
     def _timed(self, graph: int) -> int:
         counters = self.device.counters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,7 +14,10 @@ from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, tensor_at
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
-from isthmus.units import OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
+from isthmus.units import KIB, OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
+
+_QUICK_NBYTES = 64 * KIB
+"""Sending so much more takes less time than sending twice."""
 
 
 class Buffer(Owned):
@@ -93,6 +97,12 @@ class Binding:
 
     def fetch(self, host: HostAddr, nbytes: int) -> None:
         """Has the guest see what the device wrote at `host`; nothing to do in the same memory."""
+
+    def lend(self) -> None:
+        """Leaves the memory to the device: nobody touches it until `take_back`."""
+
+    def take_back(self) -> None:
+        """Ends what `lend` began."""
 
     def settle(self, host: HostAddr, nbytes: int) -> None:
         """Has a KV cache live where the device reads it fastest, at the same addresses."""
@@ -209,15 +219,23 @@ class InputBuffer(Buffer):
     do nothing where the device's memory is the host's.
     """
 
-    def __init__(self, library: Library, handle: int, nbytes: int) -> None:
+    def __init__(self, library: Library, handle: int, nbytes: int, staging: int = 0) -> None:
+        """`staging`: the ggml buffer type of host memory that the device fetches from; 0: any."""
         super().__init__(library, handle, nbytes)
         self._whole: WholeTensor | None = None
+        self._pinned: Buffer | None = None
         self._queue = 0
+        self._waiting: list[tuple[int, int]] = []
+        """(begin, end) of what was pushed and not sent yet."""
         if self.is_host:
             self._staging = (ctypes.c_ubyte * nbytes).from_address(self.base)
+            return
+        self._whole = WholeTensor(self)
+        if pinned := staging and library.ggml_backend_buft_alloc_buffer(staging, nbytes):
+            self._pinned = Buffer(library, pinned, nbytes)
+            self._staging = (ctypes.c_ubyte * nbytes).from_address(self._pinned.base)
         else:
             self._staging = (ctypes.c_ubyte * nbytes)()
-            self._whole = WholeTensor(self)
 
     @property
     def stage(self) -> memoryview:
@@ -225,9 +243,9 @@ class InputBuffer(Buffer):
         return memoryview(self._staging).cast("B")
 
     def order_with(self, backend: int) -> None:
-        """From now on `push` waits for nothing: what is submitted to that backend comes after it.
+        """From now on what is pushed is sent by `flush`, which waits for nothing.
 
-        What was staged must stay until then.
+        What is submitted to that backend comes after it; what was staged must stay until then.
         """
         self._queue = backend
 
@@ -235,18 +253,36 @@ class InputBuffer(Buffer):
         """Sends staged bytes to the device."""
         if self._whole is None:
             return
-        source = HostAddr(ctypes.addressof(self._staging) + offset)
         if self._queue:
-            self._whole.enqueue(self._queue, source, offset, nbytes)
+            self._waiting.append((offset, offset + nbytes))
         else:
-            self._whole.send(source, offset, nbytes)
+            self._whole.send(self._staged(offset), offset, nbytes)
+
+    def flush(self) -> None:
+        """Sends all that was pushed since the last time, in as few pieces as is quick."""
+        if not self._waiting or self._whole is None:
+            return
+        self._waiting.sort()
+        begin, end = self._waiting[0]
+        for first, last in (*self._waiting[1:], (sys.maxsize, 0)):
+            if first - end <= _QUICK_NBYTES:
+                end = max(end, last)
+                continue
+            self._whole.enqueue(self._queue, self._staged(begin), begin, end - begin)
+            begin, end = first, last
+        self._waiting.clear()
 
     def pull(self, offset: int, nbytes: int) -> None:
         """Fetches bytes from the device."""
         if self._whole is not None:
-            self._whole.fetch(HostAddr(ctypes.addressof(self._staging) + offset), offset, nbytes)
+            self._whole.fetch(self._staged(offset), offset, nbytes)
 
     def close(self) -> None:
         if self._whole is not None:
             self._whole.close()
+        if self._pinned is not None:
+            self._pinned.close()
         super().close()
+
+    def _staged(self, offset: int) -> HostAddr:
+        return HostAddr(ctypes.addressof(self._staging) + offset)

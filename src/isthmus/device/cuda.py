@@ -9,6 +9,8 @@ sharing        how, best first
                both sides use one address. Guests get explicit bounds checks: such pages cannot be
                protected
 `registered`   ordinary memory, pinned and mapped: the same address, every access through PCIe
+`lent`         managed memory that is the device's while a submission works in it, `lent.py`: where
+               both sides must not touch managed memory at the same time, and nothing registers
 `copied`       the device computes on a copy
 =============  =====================================================================================
 
@@ -29,9 +31,11 @@ from isthmus.device.base import Device, DeviceInfo
 from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.copied import CopiedBinding
 from isthmus.device.finding import Kind, Ladder, find_device
+from isthmus.device.lent import LentBinding, lent_region
 from isthmus.device.managed import ManagedBinding, ManagedRegion
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
+from isthmus.native._ggml import tensor_at
 from isthmus.native.cuda import LIBRARY, Attribute, Cuda
 from isthmus.native.loader import Library
 from isthmus.units import GIB, OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
@@ -48,6 +52,9 @@ REGION_NBYTES = 1 * GIB
 """Managed memory of one guest that has no limit of its own: all of it counts as taken."""
 _RESERVE_NBYTES = 1 * GIB
 """Device memory that managed memory leaves alone, for weights' workspace and kernels."""
+_SOFT_CAP, _SOFT_CAP_HEADS = 2, (128, 256)
+"""Where a soft cap is among attention's parameters, and the sizes of heads with kernels for it.
+Source: `fattn-vec.cuh`, `fattn-tile.cuh` and `fattn-mma-f16.cuh` of ggml 0.25."""
 _FIRST_ADDRESS = 1 << 16
 _ADDRESSES_NBYTES = (1 << 47) - _FIRST_ADDRESS
 
@@ -82,6 +89,7 @@ class CudaDevice(Device):
             same=self._why_not_same,
             managed=self._why_not_managed,
             registered=self._why_not_registered,
+            lent=self._why_not_lent,
             copied=lambda: "",
         )
         self._everywhere = Everywhere(library, self._allocate(OS_PAGE))
@@ -95,14 +103,14 @@ class CudaDevice(Device):
 
     @property
     def guard_pages(self) -> bool:
-        return self.sharing != "managed"
+        return not self._supplies
 
     @property
     def remaps(self) -> bool:
         return self.sharing in ("same", "copied")
 
     def reserve(self, reserved_nbytes: int, guard_nbytes: int) -> Region:
-        if self.sharing != "managed":
+        if not self._supplies:
             return Region.reserve(reserved_nbytes, guard_nbytes, remappable=self.remaps)
         nbytes = REGION_NBYTES if reserved_nbytes >= Limits.memory_nbytes else reserved_nbytes
         nbytes = align_up(nbytes, OS_PAGE)
@@ -112,7 +120,8 @@ class CudaDevice(Device):
         except BaseException:
             self._take(-nbytes)
             raise
-        return ManagedRegion(self.cuda, base, nbytes, lambda: self._free(base, nbytes))
+        make = ManagedRegion if self.sharing == "managed" else lent_region
+        return make(self.cuda, base, nbytes, lambda: self._free(base, nbytes))
 
     def bind(self, region: Region) -> Binding:
         if self.sharing == "copied":
@@ -121,6 +130,8 @@ class CudaDevice(Device):
             return Binding(self._register, region, largest=_ADDRESSES_NBYTES)
         if self.sharing == "managed":
             return ManagedBinding(self.cuda, self.at, region)
+        if self.sharing == "lent":
+            return LentBinding(self.cuda, self.at, region)
         return Binding(self.at, region)
 
     @property
@@ -133,9 +144,26 @@ class CudaDevice(Device):
         else:
             super().copy(target, source, nbytes)
 
+    def _claims_wrongly(self, node: int) -> bool:
+        """Attention with a soft cap is compiled for these sizes of heads, and promised for all."""
+        if self.library.ggml_op_desc(node) != b"FLASH_ATTN_EXT":
+            return False
+        struct = tensor_at(node)
+        soft_cap = struct.op_params[_SOFT_CAP]
+        return soft_cap != 0 and tensor_at(struct.src[0]).ne[0] not in _SOFT_CAP_HEADS
+
     @property
     def kv_alignment(self) -> tuple[int, int]:
         return 256, 0
+
+    @property
+    def logits_are_far(self) -> bool:
+        return self.sharing in ("managed", "registered")
+
+    @property
+    def _supplies(self) -> bool:
+        """Whether guests' memory is the driver's own."""
+        return self.sharing in ("managed", "lent")
 
     def close(self) -> None:
         super().close()
@@ -181,6 +209,11 @@ class CudaDevice(Device):
         if not self.cuda.attribute(Attribute.CONCURRENT_MANAGED_ACCESS):
             return "guests could not run while any kernel does (no concurrent managed access)"
         return ""
+
+    def _why_not_lent(self) -> str:
+        if self.cuda.attribute(Attribute.MANAGED_MEMORY):
+            return ""
+        return "the driver has no managed memory"
 
     def _why_not_registered(self) -> str:
         if self.cuda.attribute(Attribute.CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM):

@@ -144,6 +144,10 @@ class Graph(TensorContext):
         """Each row less its mean, divided by its standard deviation."""
         return int(self.library.ggml_norm(self._context, a, epsilon))
 
+    def l2_norm(self, a: int, epsilon: float) -> int:
+        """Each row divided by its length, or by `epsilon` where that is more."""
+        return int(self.library.ggml_l2_norm(self._context, a, epsilon))
+
     def rms_norm(self, a: int, epsilon: float) -> int:
         """Each row divided by the root of the mean of its squares."""
         return int(self.library.ggml_rms_norm(self._context, a, epsilon))
@@ -203,6 +207,10 @@ class Graph(TensorContext):
         """a with its dimensions 1 and 2 exchanged; no element moves."""
         return int(self.library.ggml_permute(self._context, a, 0, 2, 1, 3))
 
+    def transpose(self, a: int) -> int:
+        """a with its dimensions 0 and 1 exchanged; no element moves."""
+        return int(self.library.ggml_permute(self._context, a, 1, 0, 2, 3))
+
     # ------------------------------------------------------------------ attention
 
     def flash_attention(
@@ -210,13 +218,26 @@ class Graph(TensorContext):
     ) -> int:
         """F32 [head, n_head, n] from q [head, n, n_head], k and v [head, n_kv, n_head_kv].
 
-        `mask` is F16 [n_kv, n], added to the scaled products; sums are kept in F32. A `soft_cap`
+        `mask` is F16 [n_kv, n], added to the scaled products, or 0 for none; sums are kept in F32.
+        A `soft_cap`
         other than 0 makes scaled products soft_cap * tanh(product / soft_cap) before that.
         """
         attention = self.library.ggml_flash_attn_ext
         result = attention(self._context, q, k, v, mask, scale, 0.0, soft_cap)
         self.library.ggml_prec_set_acc(result, _ggml.PRECISION_F32)
         return int(result)
+
+    def plain_attention(self, q: int, k: int, v: int, mask: int, scale: float) -> int:
+        """As `flash_attention`, step by step, for devices that have no kernel of it.
+
+        It takes memory for all scores, F32 [n_kv, n, n_head].
+        """
+        library, context = self.library, self._context
+        scores = library.ggml_mul_mat(context, k, q)
+        library.ggml_prec_set_acc(scores, _ggml.PRECISION_F32)
+        shares = library.ggml_soft_max_ext(context, scores, mask, scale, 0.0)
+        seen = library.ggml_mul_mat(context, self.copied(self.transpose(v)), shares)
+        return self.copied(self.swap_1_2(seen))
 
 
 class GraphParts(TensorContext):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from isthmus.config import DeviceSettings
 from isthmus.device.base import Backend, Device
+from isthmus.device.buffer import Binding
 from isthmus.device.cpu import CpuDevice
 from isthmus.native.loader import Library
 
@@ -20,7 +21,7 @@ def open_device(library: Library, settings: DeviceSettings, _index: int = 0) -> 
 class NullBackend(Backend):
     """Takes graphs and does not compute them."""
 
-    def compute(self, graph: int) -> None:
+    def compute(self, graph: int, *_memories: Binding) -> None:
         assert graph
         self.device.counters.submissions += 1
 

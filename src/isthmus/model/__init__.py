@@ -1,9 +1,19 @@
 """Language models: GGUF files, tokenizers, and their forward passes over a session's own memory."""
 
+from isthmus.model.grammar import Grammar
 from isthmus.model.kv_cache import KvLayout
 from isthmus.model.model import Model
 from isthmus.model.sampler import SamplerSettings, sample
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Detokenizer, Tokenizer
 
-__all__ = ["Detokenizer", "KvLayout", "Model", "SamplerSettings", "Session", "Tokenizer", "sample"]
+__all__ = [
+    "Detokenizer",
+    "Grammar",
+    "KvLayout",
+    "Model",
+    "SamplerSettings",
+    "Session",
+    "Tokenizer",
+    "sample",
+]

@@ -1,9 +1,13 @@
-"""One decode step of several sessions at once, each in a sandbox of its own.
+"""One pass over tokens of several sessions at once, each in a sandbox of its own.
 
 The weights are read once for all rows; attention runs for each session over its own KV cache, in
 its own guest's memory. A step of B sequences differs from B single ones in nothing but the number
 of columns of the matrix products, and where a library's product of several columns has the bits of
 several products (`batch_probe.py`), each session's logits are those that it would have alone.
+
+Several of the B tokens may be of one session, one behind the other: all keys and values are written
+before attention begins, and each row sees those up to its own, as it would if it were decoded after
+the one before. So that has the bits of single steps as well.
 
 One graph for each B serves all sessions: keys, values and masks are tensors of their own, which
 are moved from session to session by writing their addresses and lengths.
@@ -23,7 +27,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,16 +39,48 @@ from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
-from isthmus.model.kv_cache import KV_ALIGNMENT, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.kv_cache import KV_ALIGNMENT, KvLayout, rows_read
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, Tensor
-from isthmus.units import DeviceAddr, align_up
+from isthmus.units import DeviceAddr, HostAddr, align_up
 
 _ALIGNMENT = 256
+_FLOAT = 4
+"""Bytes of a logit, and the steps in which logits have a place."""
 _SEEN = 5
 """The number of attention's results among the inputs."""
+
+
+class Row(NamedTuple):
+    """A token of one session, the cache rows that are there for it, and where its logits go."""
+
+    session: Session
+    token: int
+    position: int
+    n_kv: int
+    logits: HostAddr
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one session appends in a pass: tokens, of which each sees those before it."""
+
+    session: Session
+    tokens: Sequence[int]
+    logits: int = 0
+    """The host address for logits after each token but the last, f32 [n_tokens - 1, n_vocab], in
+    the guest's memory. Those after the last one go to the session's."""
+
+    def rows(self) -> Iterator[Row]:
+        """One for each token."""
+        session, last = self.session, len(self.tokens) - 1
+        for i, token in enumerate(self.tokens):
+            position = session.n_tokens + i
+            place = self.logits + _FLOAT * session.layout.n_vocab * i if i < last else session.base
+            n_kv = rows_read(session.n_ctx, position + 1)
+            yield Row(session, token, position, n_kv, HostAddr(place))
 
 
 class Leaves:
@@ -80,7 +118,7 @@ class BatchInputs:
         for size in sizes:
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
         self.n_ctx = n_ctx
-        self.buffer = device.allocate_inputs(self.offsets[-1])
+        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
         self.tokens = self._array(np.int32, 0, n)
         self.positions = self._array(np.int32, 1, n)
         self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
@@ -111,7 +149,7 @@ class BatchInputs:
 
 
 class Batch(Pass):
-    """A pass over one token each of `n` sessions of one model. Owns its inputs."""
+    """A pass over `n` tokens of sessions of one model. Owns its inputs."""
 
     def __init__(self, device: Device, h: Hparams, layout: KvLayout, n: int, n_ctx: int) -> None:
         """`layout` is that of any of the model's sessions; n_ctx: the most that one may have."""
@@ -131,7 +169,7 @@ class Batch(Pass):
         self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
         self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(_SEEN))
         self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
-        self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, SPAN_ALIGNMENT)
+        self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
         self._planes = Leaves(
             self, everywhere, 2 * h.n_layer * n, layout.dtype, h.head_dim, n_ctx, h.n_head_kv
         )
@@ -182,33 +220,32 @@ class Batch(Pass):
         return x
 
     def place_logits(self, logits: int) -> None:
-        """Has the device write each column into its session's logits, in its guest's memory."""
+        """Has the device write each column to where it belongs, in its guest's memory."""
         self.inputs.buffer.place(logits, self.inputs.address(6))
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
-    def write(
-        self, sessions: Sequence[Session], tokens: Sequence[int], n_kv: Sequence[int]
-    ) -> None:
-        """Sets everything for one token each; n_kv: the cache rows that each session sees."""
+    def write(self, rows: Sequence[Row]) -> None:
+        """Sets everything for one token in each row."""
         inputs = self.inputs
-        places = [session.n_tokens for session in sessions]
         before = [known[:2] for known in self._known]
-        for row, known in enumerate(zip(sessions, n_kv, places, strict=True)):
-            if self._known[row] != known:
-                self._show(row, *known)
-        if before != [(it, n) for it, n in zip(sessions, n_kv, strict=True)]:
+        for row, it in enumerate(rows):
+            if self._known[row] != (it.session, it.n_kv, it.position):
+                self._show(row, it.session, it.n_kv, it.position)
+        if before != [(it.session, it.n_kv) for it in rows]:
             self.changed()
-        self._known = [(it, n, at + 1) for it, n, at in zip(sessions, n_kv, places, strict=True)]
-        positions = np.array(places, dtype=np.int64)
+        self._known = [(it.session, it.n_kv, it.position + 1) for it in rows]
+        positions = np.array([it.position for it in rows], dtype=np.int64)
+        places = np.array([it.logits for it in rows], dtype=np.int64)
         for mask, window in zip(inputs.masks, inputs.windows, strict=True):
             mask[self._row_numbers, positions] = 0  # mostly all that a mask needs
             if window is not None:
                 left = positions >= window
                 mask[self._row_numbers[left], positions[left] - window] = MASKED
-        inputs.tokens[:] = tokens
+        inputs.tokens[:] = [it.token for it in rows]
         inputs.positions[:] = positions
         inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
+        inputs.logits_rows[:] = (places - self._everywhere.base) // _FLOAT
         inputs.push()
 
     def forget(self, session: Session) -> None:
@@ -222,7 +259,7 @@ class Batch(Pass):
         self.inputs.close()
 
     def _move(self, row: int, session: Session, n_kv: int) -> None:
-        """Points row's keys, values, mask and logits to a session."""
+        """Points row's keys, values and mask to a session."""
         layout, n, base = session.layout, self.n, session.base
         layers = range(self.hparams.n_layer)
         offsets = [at(layer) for layer in layers for at in (layout.k_offset, layout.v_offset)]
@@ -232,7 +269,6 @@ class Batch(Pass):
         self._addresses[:, row] = addresses - self._everywhere.base
         self._masks.ne[row::n, 0] = n_kv
         self._masks.nb[row::n, 1:] = 2 * n_kv
-        self.inputs.logits_rows[row] = (base - self._everywhere.base) // SPAN_ALIGNMENT
 
     def _show(self, row: int, session: Session, n_kv: int, position: int) -> None:
         """Has row be of a session, and see its cache rows before `position`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from isthmus.device.graph import Graph
+from isthmus.errors import ModelUnsupported
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams, Rope
 
@@ -278,6 +279,51 @@ class Sandwich:
 
 
 @dataclass(frozen=True)
+class PostNorm:
+    """x = norm(attention(x) + x), then x = norm(feed_forward(x) + x)."""
+
+    attention: Attention
+    attn_norm: Part
+    feed_forward: Part
+    ffn_norm: Part
+
+    def __call__(self, g: Pass, x: int) -> int:
+        x = self.attn_norm(g, g.add(self.attention(g, x), x))
+        return self.ffn_norm(g, g.add(self.feed_forward(g, x), x))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One file's weights, of a model that makes embeddings and no text."""
+
+    hparams: Hparams
+    n_vocab: int
+    token_embd: int
+    norm: Part
+    blocks: tuple[Part, ...]
+    token_type: int
+    """A vector that is added to each token's: that of a first sentence. 0 for none."""
+    position_embd: int
+    """[n_embd, n_ctx_train], whose rows are added; 0 where positions are rotated in."""
+
+    def hidden(self, g: Pass) -> int:
+        """What the last block makes of each token: f32 [n_embd, n]."""
+        x = g.get_rows(self.token_embd, g.tokens)
+        if self.token_type:
+            x = g.add(x, self.token_type)
+        if self.position_embd:
+            x = g.add(g.get_rows(self.position_embd, g.positions), x)
+        x = self.norm(g, x)
+        for block in self.blocks:
+            x = block(g, x)
+        return x
+
+    def build(self, _g: Pass) -> int:
+        """There are no logits. ModelUnsupported; nobody comes here who asked `Model.layout`."""
+        raise ModelUnsupported(f"{self.hparams.architecture} models make no text")
+
+
+@dataclass(frozen=True)
 class Decoder:
     """One file's weights, ready to be written into graphs by `build`."""
 
@@ -292,15 +338,19 @@ class Decoder:
     logits_soft_cap: float = 0.0
     """Logits become cap * tanh(logits / cap); 0: they stay."""
 
-    def build(self, g: Pass) -> int:
-        """The forward pass: f32 [n_vocab, n_outputs]."""
+    def hidden(self, g: Pass) -> int:
+        """What comes before the logits: f32 [n_embd, n_outputs]."""
         x = g.get_rows(self.token_embd, g.tokens)
         if self.embedding_scale != 1.0:
             x = g.scale(x, self.embedding_scale)
         g.expand(x)
         for block in self.blocks:
             x = block(g, x)
-        logits = self.output(g, self.norm(g, x))
+        return self.norm(g, x)
+
+    def build(self, g: Pass) -> int:
+        """The forward pass: f32 [n_vocab, n_outputs]."""
+        logits = self.output(g, self.hidden(g))
         if self.logits_scale != 1.0:
             logits = g.scale(logits, self.logits_scale)
         if cap := self.logits_soft_cap:

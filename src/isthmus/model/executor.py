@@ -12,10 +12,7 @@ device can: one job each, between which others decode. One chunk is under way at
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,41 +21,23 @@ import numpy as np
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.device.graph import Graph, GraphAllocator, GraphParts
+from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
-from isthmus.model.batch import Batch
+from isthmus.model.batch import Batch, Row, Step
 from isthmus.model.batch_probe import batches_exactly
 from isthmus.model.cut_probe import cuts_exactly
 from isthmus.model.forward import Forward, Inputs
-from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
+from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
+from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
-from isthmus.units import align_up
 
 _Result = TypeVar("_Result")
 _MOST_BATCH_GRAPHS = 8
-JOB_S = 0.1
-"""Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
-a decode step of all others at each of its layers."""
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 _MOST_PREFILL_GRAPHS = 4
-
-
-Job = Callable[[], AbstractContextManager[float]]
-"""Entered at the begin of each job of a chunk; gives how many seconds that is to last."""
-Turn = Callable[[int], AbstractContextManager[Job]]
-"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait."""
-
-
-def _nothing() -> None:
-    pass
-
-
-def at_once(_n_tokens: int) -> AbstractContextManager[Job]:
-    """The turn of whoever need not wait for others."""
-    return nullcontext(lambda: nullcontext(JOB_S))
 
 
 class Executor:
@@ -74,7 +53,7 @@ class Executor:
         self._prefill_memory = GraphAllocator(device.library, device.buffer_type)
         self._batch_memory = GraphAllocator(device.library, device.buffer_type)
         self._batches: dict[tuple[int, object], Batch] = {}
-        """By number of sessions and batch key, the one used last at the end."""
+        """By number of rows and batch key, the one used last at the end."""
         self._window = architecture.hparams.window_tokens
         self._decode_inputs = self._new_inputs(1, N_CTX_MULTIPLE)
         self._prefill_inputs: Inputs | None = None
@@ -93,7 +72,7 @@ class Executor:
         self,
         session: Session,
         tokens: Sequence[int],
-        check: Callable[[], None] = _nothing,
+        check: Callable[[], None] = nothing,
         turn: Turn = at_once,
     ) -> None:
         """Appends tokens; afterwards the session has the logits after the last one.
@@ -129,24 +108,25 @@ class Executor:
         session.has_logits = True
         self.counters.tokens_decoded += 1
 
-    def decode_batch(self, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
-        """Appends one token to each of several different sessions, in one pass.
+    def decode_batch(self, steps: Sequence[Step]) -> None:
+        """Appends tokens to each of several different sessions, in one pass.
 
         Afterwards each session has its next logits, or, on an error, none of them has. The bits
-        are those of single steps where `batches_exactly`.
+        are those of single tokens, one after the other, where `batches_exactly`.
         """
-        for session in sessions:
-            session.require_room(1)
-        if len(sessions) == 1:
-            self.decode(sessions[0], tokens[0])
+        for step in steps:
+            step.session.require_room(len(step.tokens))
+        rows = [row for step in steps for row in step.rows()]
+        if len(rows) == 1:
+            self.decode(rows[0].session, rows[0].token)
             return
-        for session in sessions:
-            session.has_logits = False
-        self._run(lambda: self._decode_batch(sessions, tokens))
-        for session, token in zip(sessions, tokens, strict=True):
-            session.tokens.append(token)
-            session.has_logits = True
-        self.counters.tokens_decoded += len(sessions)
+        for step in steps:
+            step.session.has_logits = False
+        self._run(lambda: self._decode_batch(rows))
+        for step in steps:
+            step.session.tokens.extend(step.tokens)
+            step.session.has_logits = True
+        self.counters.tokens_decoded += len(rows)
 
     def batches_exactly(self, weights: Weights) -> bool:
         """Whether steps of several sessions can be one pass that has the bits of several."""
@@ -188,16 +168,17 @@ class Executor:
             session.decode_graph.close()
             session.decode_graph = None
 
-    def _decode_batch(self, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
-        n_kv = [self._n_kv(session, session.n_tokens + 1) for session in sessions]
-        batch = self._batch(sessions)
-        batch.write(sessions, tokens, n_kv)
-        self._backend.compute(batch.pointer)
+    def _decode_batch(self, rows: Sequence[Row]) -> None:
+        batch = self._batch(rows)
+        batch.write(rows)
+        memories = dict.fromkeys(row.session.binding for row in rows)
+        batch.inputs.buffer.flush()
+        self._backend.compute(batch.pointer, *memories)
 
-    def _batch(self, sessions: Sequence[Session]) -> Batch:
-        """The graph for so many sessions, built where there is none or it is too small."""
-        n, n_ctx = len(sessions), max(session.n_ctx for session in sessions)
-        key = (n, self.batch_key(sessions[0]))
+    def _batch(self, rows: Sequence[Row]) -> Batch:
+        """The graph for so many rows, built where there is none or it is too small."""
+        n, n_ctx, one = len(rows), max(row.session.n_ctx for row in rows), rows[0].session
+        key = (n, self.batch_key(one))
         batch = self._batches.pop(key, None)
         stale = batch is not None and (
             batch.inputs.n_ctx < n_ctx or batch.generation != self._batch_memory.generation
@@ -206,7 +187,8 @@ class Executor:
             batch.close()
             batch = None
         if batch is None:
-            batch = Batch(self._device, self._architecture.hparams, sessions[0].layout, n, n_ctx)
+            batch = Batch(self._device, self._architecture.hparams, one.layout, n, n_ctx)
+            batch.inputs.buffer.order_with(self._backend.handle)
             batch.place_logits(self._architecture.build(batch))
             self._require_kernels(batch, "batch")
             self._batch_memory.allocate(batch)
@@ -244,7 +226,9 @@ class Executor:
         else:
             with self._prefilling:
                 graph = self._prefill_graph(session, chunk, last)
-                self._compute_parts(graph, check, job)
+                graph.inputs.buffer.flush()
+                memory = session.binding
+                compute_parts(self._backend, graph, graph.cuts, check, job, memory)
                 session.fetch(session.n_tokens, len(chunk), with_logits=last)
 
     def _decode(self, session: Session, token: int) -> None:
@@ -256,11 +240,12 @@ class Executor:
         else:
             graph.write_masks(position)
         self._masked = (session, graph.n_kv, position + 1)
-        self._backend.compute(graph.pointer)
+        graph.inputs.buffer.flush()
+        self._backend.compute(graph.pointer, session.binding)
         session.fetch(position, 1, with_logits=True)
 
     def _decode_graph(self, session: Session, position: int) -> Forward:
-        n_kv = self._n_kv(session, position + 1)
+        n_kv = rows_read(session.n_ctx, position + 1)
         graph = session.decode_graph
         self._with_graph.pop(session, None)
         self._with_graph[session] = None
@@ -297,7 +282,7 @@ class Executor:
         """A chunk's graph with its inputs written; that of an earlier chunk of the same length."""
         first, n = session.n_tokens, len(chunk)
         inputs = self._inputs_for_prefill(session)
-        n_kv = self._n_kv(session, first + n)
+        n_kv = rows_read(session.n_ctx, first + n)
         graph = self._prefill_graphs.get((session, n, last))
         if graph is not None and graph.generation == self._prefill_memory.generation:
             graph.move(first, n_kv)
@@ -321,26 +306,6 @@ class Executor:
         for key in [key for key in self._prefill_graphs if session in (None, key[0])]:
             self._prefill_graphs.pop(key).close()
 
-    def _compute_parts(self, graph: Forward, check: Callable[[], None], job: Job) -> None:
-        if not self._device.splits_graphs:
-            check()
-            self._backend.compute(graph.pointer)
-            return
-        with GraphParts(graph, graph.cuts) as parts:
-            left = deque(parts.pointers)
-            while left:
-                check()
-                self._run(lambda: self._compute_some(left, job))
-
-    def _compute_some(self, parts: deque[int], job: Job) -> None:
-        """One job: parts until it has lasted long enough. How many they are changes no bit."""
-        with job() as seconds:
-            end = time.perf_counter() + seconds
-            while parts:
-                self._backend.compute(parts.popleft())
-                if time.perf_counter() >= end:
-                    return
-
     def _inputs_for_prefill(self, session: Session) -> Inputs:
         inputs = self._prefill_inputs
         if inputs is None or inputs.n_ctx < session.n_ctx:
@@ -349,7 +314,7 @@ class Executor:
                 inputs.close()
             inputs = self._prefill_inputs = self._new_inputs(self._chunk, session.n_ctx)
             if self._device.has_own_memory:
-                n_kv = self._n_kv(session, session.n_tokens + self._chunk)
+                n_kv = rows_read(session.n_ctx, session.n_tokens + self._chunk)
                 self._build(session, inputs, self._chunk, n_kv, self._prefill_memory, True).close()
                 # its memory is taken once, large enough, and need not move later
         return inputs
@@ -389,7 +354,3 @@ class Executor:
                     "types and shapes; use another KV type, quantisation or device"
                 )
             self._computable.add(kind)
-
-    @staticmethod
-    def _n_kv(session: Session, n_tokens: int) -> int:
-        return min(align_up(n_tokens, N_CTX_MULTIPLE), session.n_ctx)

@@ -22,7 +22,7 @@ from isthmus.native.loader import Library
 from isthmus.units import DeviceAddr, align_up
 
 _ALIGNMENT = 256
-_MASKS = 4
+_MASKS = 5
 """The first mask's number among the inputs."""
 
 
@@ -31,7 +31,8 @@ class Inputs:
 
     ::
 
-        tokens i32 [n] │ positions i32 [n] │ rows i64 [n] │ output i32 [1] │ masks f16 [n_kv, n]
+        tokens i32 [n] │ positions i32 [n] │ rows i64 [n] │ output i32 [1] │ zero i64 [1]
+        masks f16 [n_kv, n]
 
     No guest can reach these bytes: kernels use them as addresses.
     """
@@ -43,13 +44,15 @@ class Inputs:
         windows = (None,) if window is None else (None, window)
         masks = [2 * n_tokens * n_ctx] * len(windows)
         self.offsets = [0]
-        for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4, *masks):
+        for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4, 8, *masks):
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
-        self.buffer = device.allocate_inputs(self.offsets[-1])
+        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
         self.tokens = self._array(np.int32, 0, n_tokens)
         self.positions = self._array(np.int32, 1, n_tokens)
         self.rows = self._array(np.int64, 2, n_tokens)
         self.output = self._array(np.int32, 3, 1)
+        self._array(np.int64, 4, 1)[:] = 0
+        self.logits_are_far = device.logits_are_far
         self.masks = [
             Mask(device, self.buffer, self.offsets[_MASKS + i], (n_ctx, n_tokens), each)
             for i, each in enumerate(windows)
@@ -219,9 +222,18 @@ class Forward(Pass):
     # ------------------------------------------------------------------ inputs and output
 
     def place_logits(self, logits: int) -> None:
-        """Makes the last product write straight into the session's logits in the guest's memory."""
-        self.session.binding.place(logits, self.session.base)
-        self.output(logits)
+        """Has the device write them where the guest reads them, in the session's memory.
+
+        The last product does it, or, where that is far, one more kernel that writes a row at once.
+        """
+        far = self.inputs.logits_are_far
+        place = self.tensor(GgmlType.F32, self.session.layout.n_vocab) if far else logits
+        self.session.binding.place(place, self.session.base)
+        if far:
+            zero = self.inputs.place(self, 4, GgmlType.I64, 1)
+            self.output(self.set_rows(place, logits, zero))
+        else:
+            self.output(place)
 
     def write_tokens(self, tokens: np.ndarray, first: int) -> None:
         """Sets ids, positions and cache rows of the `n` tokens from position `first` on."""

@@ -36,6 +36,17 @@ class RopeKind(IntEnum):
     """Those half of the rotary dimensions apart."""
 
 
+class Pooling(IntEnum):
+    """How one embedding is made of those of all tokens, as `pooling_type` numbers it."""
+
+    NONE = 0
+    """It is not: each token has its own."""
+    MEAN = 1
+    CLS = 2
+    """The first token's."""
+    LAST = 3
+
+
 @dataclass(frozen=True)
 class Family:
     """What the files of one architecture have in common, and say nothing of.
@@ -54,6 +65,8 @@ class Family:
     """Every so many layers one sees all tokens, the others a window; 0: there is no window."""
     window_default: int = 0
     """Tokens in the window where the file does not say; 0: then there is none."""
+    encoder: bool = False
+    """Whether each token sees all others: such models make embeddings, and no text."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,10 @@ class Hparams:
     n_expert: int = 0
     """Feed-forward networks of each layer, of which each token takes `n_expert_used`; 0: one."""
     n_expert_used: int = 0
+    encoder: bool = False
+    """See `Family`."""
+    pooling: Pooling | None = None
+    """How it makes embeddings; None where it makes none."""
 
     @property
     def n_embd_q(self) -> int:
@@ -212,6 +229,20 @@ class Metadata:
         period = self.integer("attention.sliding_window_pattern", family.window_period)
         return Window(n_tokens, tuple(i % period < period - 1 for i in range(n_layer)))
 
+    def pooling(self, family: Family) -> Pooling | None:
+        """How embeddings are made; a decoder has them where its file says how."""
+        value = self.integer("pooling_type", int(Pooling.NONE), least=0)
+        if value not in set(Pooling):
+            known = ", ".join(f"{it.value} ({it.name.lower()})" for it in Pooling)
+            raise ModelUnsupported(
+                f"{self.path}: pooling_type {value} is not implemented; known are {known}"
+            )
+        if self.flag("attention.causal", not family.encoder) == family.encoder:
+            raise ModelUnsupported(
+                f"{self.path}: attention.causal is not what this architecture has"
+            )
+        return Pooling(value) if value or family.encoder else None
+
     def experts(self) -> tuple[int, int]:
         """How many experts a layer has, and how many of them a token takes; 0, 0 for none."""
         n_expert = self.integer("expert_count", 0, least=0)
@@ -275,6 +306,8 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
         window=metadata.window(family, n_layer),
         n_expert=n_expert,
         n_expert_used=n_expert_used,
+        encoder=family.encoder,
+        pooling=metadata.pooling(family),
     )
 
 

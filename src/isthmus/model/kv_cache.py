@@ -37,6 +37,11 @@ KV_TYPES = {
 }
 
 
+def rows_read(n_ctx: int, n_tokens: int) -> int:
+    """Rows that attention reads where `n_tokens` are to be seen, of a cache that has `n_ctx`."""
+    return min(align_up(n_tokens, N_CTX_MULTIPLE), n_ctx)
+
+
 @dataclass(frozen=True)
 class KvLayout:
     """Places, in bytes from the beginning of a session's span."""

@@ -14,6 +14,7 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.blocks import (
     Attention,
     Decoder,
+    Encoder,
     Experts,
     FusedGated,
     FusedQkv,
@@ -51,9 +52,7 @@ class Loader:
         file's weights do not fit.
         """
         h, weights = self.hparams, self.weights
-        embedding = weights.info("token_embd.weight")
-        n_vocab = embedding.shape[1] if embedding and len(embedding.shape) == 2 else 1
-        token_embd = weights.table("token_embd.weight", h.n_embd, n_vocab)
+        token_embd, n_vocab = self._token_embd()
         own_output = weights.info("output.weight") is not None
         return Decoder(
             hparams=h,
@@ -64,6 +63,41 @@ class Loader:
             output=self.linear("output" if own_output else "token_embd", h.n_embd, n_vocab),
             **differences,
         )
+
+    def encoder(
+        self, block: Callable[[BlockLoader], Part], *, with_positions: bool = False
+    ) -> Encoder:
+        """A whole model that makes embeddings; `with_positions` where a table has those."""
+        h, weights = self.hparams, self.weights
+        token_embd, n_vocab = self._token_embd()
+        positions = 0
+        if with_positions:
+            positions = weights.table("position_embd.weight", h.n_embd, h.n_ctx_train)
+        return Encoder(
+            hparams=h,
+            n_vocab=n_vocab,
+            token_embd=token_embd,
+            norm=self.layer_norm("token_embd_norm"),
+            blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
+            token_type=self._token_type(),
+            position_embd=positions,
+        )
+
+    def _token_embd(self) -> tuple[int, int]:
+        """The table of embeddings, and how many tokens it has."""
+        embedding = self.weights.info("token_embd.weight")
+        n_vocab = embedding.shape[1] if embedding and len(embedding.shape) == 2 else 1
+        return self.weights.table("token_embd.weight", self.hparams.n_embd, n_vocab), n_vocab
+
+    def _token_type(self) -> int:
+        """The first row of the token types, if there are any."""
+        name = "token_types.weight"
+        info = self.weights.info(name)
+        if info is None:
+            return 0
+        n_types = info.shape[1] if len(info.shape) == 2 else 1
+        self.weights.table(name, self.hparams.n_embd, n_types)
+        return self.weights.first_row(name)
 
     def linear(self, name: str, n_in: int, n_out: int) -> Linear:
         """A matrix, and its bias if there is one."""

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
+import numpy.typing as npt
+
 from isthmus.config import ModelSettings
+from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import (
@@ -26,13 +30,16 @@ from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
-from isthmus.model.executor import Executor, Turn, at_once
+from isthmus.model.embedder import Embedder
+from isthmus.model.executor import Executor
 from isthmus.model.gguf import GgufFile, metadata_sha256
+from isthmus.model.grammar import Grammars
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.parts import Turn, at_once, nothing
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
-from isthmus.units import GuestPtr
+from isthmus.units import GuestPtr, HostAddr
 
 
 class Model:
@@ -50,6 +57,8 @@ class Model:
         self._exact_cuts: bool | None = None
         self._sessions: WeakSet[Session] = WeakSet()
         self._closed = False
+        self.grammars = Grammars(self)
+        """Of constrained decoding, over this model's vocabulary."""
         self.device = device
         self.path = path
         self.settings = settings
@@ -67,6 +76,8 @@ class Model:
             self._template = self._open_template()
             self.executor = Executor(device, architecture, settings)
             stack.callback(self.executor.close)
+            self._embedder = Embedder(device, architecture, settings, self.name)
+            stack.callback(self._embedder.close)
             self._stack = stack.pop_all()
 
     def __repr__(self) -> str:
@@ -112,6 +123,11 @@ class Model:
         """Whether decode steps of several sessions run as one: see `ModelSettings.exact`."""
         return self.executor.can_batch and (not self.settings.exact or self.exact_batching)
 
+    @property
+    def counters(self) -> Counters:
+        """Counts of all its passes."""
+        return Counters.total([self.executor.counters, self._embedder.counters])
+
     # ------------------------------------------------------------------ text
 
     @property
@@ -152,10 +168,80 @@ class Model:
             messages, add_generation_prompt=add_generation_prompt, tools=tools
         )
 
+    # ------------------------------------------------------------------ embeddings
+
+    @property
+    def generates(self) -> bool:
+        """Whether it makes text, in sessions."""
+        return not self.hparams.encoder
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings."""
+        return self.hparams.pooling is not None
+
+    def embedding_shape(self, n_tokens: int) -> tuple[int, int]:
+        """(rows, n_embd) of the embedding of so many tokens: one row, or one for each of them.
+
+        ModelUnsupported where the model makes none, SettingsError, ContextFull.
+        """
+        return self._embedder.shape(n_tokens)
+
+    def require_embeddable(self, tokens: Sequence[int]) -> None:
+        """Raises as `embedding_shape`, and TokenError."""
+        self._embedder.checked(tokens)
+
+    def embedding_of(self, data: bytes) -> npt.NDArray[np.float32]:
+        """The f32 bytes of an embedding, as `embed` shapes it."""
+        values = np.frombuffer(data, np.float32)
+        return values if self.hparams.pooling else values.reshape(-1, self.hparams.n_embd)
+
+    def embed_into(
+        self,
+        tokens: Sequence[int],
+        binding: Binding,
+        address: HostAddr,
+        *,
+        normalised: bool = True,
+        check: Callable[[], None] = nothing,
+        turn: Turn = at_once,
+    ) -> None:
+        """Has the device write an embedding, f32 of `embedding_shape`, to `address`, a multiple of
+        32 in the memory that `binding` is of.
+
+        `check` and `turn` are as in `Executor.prefill`. Raises as `embedding_shape`, TokenError.
+        """
+        self._require_open()
+        self._embedder.into(tokens, binding, address, normalised, check, turn)
+
+    def embed(
+        self, texts: Sequence[str | Sequence[int]], *, normalised: bool = True
+    ) -> list[npt.NDArray[np.float32]]:
+        """The embedding of each text, or of its token ids: f32 [n_embd], or [n_tokens, n_embd]
+        where the file says that nothing is pooled.
+
+        Each is computed by itself. Raises as `embed_into`, before anything is computed.
+        """
+        self._require_open()
+        if isinstance(texts, str):
+            raise SettingsError("embed takes a list of texts: give [text]")
+        listed = [
+            self.tokenizer.encode(it, add_special=True) if isinstance(it, str) else it
+            for it in texts
+        ]
+        return self._embedder.arrays(listed, normalised)
+
     # ------------------------------------------------------------------ sessions
 
     def layout(self, n_ctx: int) -> KvLayout:
-        """Where a session of at least `n_ctx` tokens keeps what; SettingsError out of range."""
+        """Where a session of at least `n_ctx` tokens keeps what.
+
+        SettingsError out of range, ModelUnsupported where the model makes no text.
+        """
+        if not self.generates:
+            raise ModelUnsupported(
+                f"the model {self.name} makes embeddings and no text; it has no sessions: embed it"
+            )
         if not 1 <= n_ctx <= self.hparams.n_ctx_train:
             raise SettingsError(
                 f"n_ctx is {n_ctx}; {self.name} takes 1 to {self.hparams.n_ctx_train}"
@@ -233,7 +319,7 @@ class Model:
         self,
         session: Session,
         tokens: Sequence[int],
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = nothing,
         turn: Turn = at_once,
     ) -> None:
         """Appends tokens to a session; TokenError for an id outside the vocabulary.
@@ -268,7 +354,7 @@ class Model:
     def _require_kv_type(self) -> None:
         kv_type, head_dim = self.settings.kv_type, self.hparams.head_dim
         block = self.device.library.ggml_blck_size(KV_TYPES[kv_type])
-        if head_dim % block:
+        if self.generates and head_dim % block:
             raise ModelUnsupported(
                 f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
                 f"{self.path} has {head_dim}: use f16"

@@ -114,7 +114,7 @@ def _most_probable(
 
 def _kept(probabilities: npt.NDArray[np.float64], settings: SamplerSettings) -> int:
     """How many of the sorted tokens survive top-p and min-p; at least one."""
-    keep = len(probabilities)
+    keep = int(np.count_nonzero(probabilities))  # a grammar's mask makes zeros, at the end
     if settings.top_p < 1.0:
         cumulative = np.cumsum(probabilities)
         keep = int(np.searchsorted(cumulative, settings.top_p * cumulative[-1])) + 1

@@ -118,6 +118,10 @@ class Session:
         self.tokens = source.tokens[:n_tokens]
         self.has_logits = whole
 
+    def copy_logits(self, target: HostAddr) -> None:
+        """Puts the logits elsewhere in the guest's memory as well."""
+        self.model.device.copy(target, self.base, 4 * self.layout.n_vocab)
+
     def fetch(self, first: int, n: int, *, with_logits: bool) -> None:
         """Has the guest see what a pass over `n` tokens wrote, where the device has a copy."""
         if not self.binding.copies:

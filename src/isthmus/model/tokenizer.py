@@ -13,6 +13,9 @@ from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
 _NONE = ("", "none", "no_vocab")
+_WORDPIECE = 3
+"""`LLAMA_VOCAB_TYPE_WPM`."""
+_UNKNOWN_KEY, _USUAL_UNKNOWN = "tokenizer.ggml.unknown_token_id", 100
 _PIECE_NBYTES = 256
 
 
@@ -43,9 +46,12 @@ class Tokenizer(Owned):
         self.eot: int = library.llama_vocab_eot(self._vocabulary)
         self.adds_bos = bool(library.llama_vocab_get_add_bos(self._vocabulary))
         adds_eos = library.llama_vocab_get_add_eos(self._vocabulary)
-        if (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0):
+        lacks = (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0)
+        if lacks or not self._is_whole_wordpiece(file):
             self.close()
-            raise ModelFileError(f"{path} wants a token at the beginning or end that it has not")
+            raise ModelFileError(
+                f"{path} wants a token at the beginning or end, or for unknown words, that it lacks"
+            )
 
     @classmethod
     def try_open(cls, library: Library, file: GgufFile) -> Tokenizer | None:
@@ -88,6 +94,16 @@ class Tokenizer(Owned):
         if self._library.llama_vocab_is_control(self._vocabulary, token):
             flags |= TokenFlag.CONTROL
         return flags
+
+    def _is_whole_wordpiece(self, file: GgufFile) -> bool:
+        """Whether a WordPiece has the tokens without which libllama aborts, or says -1; others do
+        not need them."""
+        if self._library.llama_vocab_type(self._vocabulary) != _WORDPIECE:
+            return True
+        unknown = file.metadata.get(_UNKNOWN_KEY, _USUAL_UNKNOWN)
+        separator = self._library.llama_vocab_sep(self._vocabulary)
+        known = isinstance(unknown, int) and 0 <= unknown < self.n_tokens
+        return known and self.bos >= 0 and separator >= 0
 
     def _piece(self, token: int, render_special: bool) -> bytes:
         self._require(token)

@@ -47,7 +47,9 @@ class Weights:
         self._repacked: Repacked | None = None
         with contextlib.ExitStack() as stack:
             self._mapping = stack.enter_context(FileMapping(file.path))
-            self._context = stack.enter_context(TensorContext(device.library, len(file.tensors)))
+            self._context = stack.enter_context(
+                TensorContext(device.library, len(file.tensors) + 1)
+            )
             self._tensors = {
                 info.name: self._context.tensor(info.dtype, *info.shape)
                 for info in file.tensors.values()
@@ -139,6 +141,19 @@ class Weights:
         """As `require`, for a matrix whose rows are looked up: as it lies in the file."""
         self.require(name, *shape)
         return self._tensors[name]
+
+    def first_row(self, name: str) -> int:
+        """The first row of a table, as a vector. To be asked for once."""
+        table = self._context.describe(self._tensors[name])
+        if table.type != GgmlType.F32:
+            raise ModelUnsupported(
+                f"{self._file.path}: tensor {name} is of type {GgmlType(table.type).name}; "
+                "only F32 is added to others here"
+            )
+        row = self._context.tensor(GgmlType.F32, table.ne[0])
+        struct = self._context.describe(row)
+        struct.buffer, struct.data = table.buffer, table.data
+        return row
 
     def repack(self) -> None:
         """Copies the matrices that the device has faster kernels for in another order."""

@@ -18,7 +18,7 @@ LIBRARY = "libcuda.so.1"
 CPU = -1
 """`CU_DEVICE_CPU`."""
 _OUT_OF_MEMORY = 2
-_ATTACH_GLOBAL = 1
+_ATTACH_GLOBAL, _ATTACH_HOST = 1, 2
 _REGISTER_PORTABLE_AND_MAPPED = 3
 
 
@@ -55,6 +55,7 @@ _FUNCTIONS: dict[str, list[type]] = {
     "cuMemAllocManaged": [c.c_void_p, c.c_size_t, c.c_uint],
     "cuMemFree_v2": [c.c_uint64],
     "cuMemAdvise": [c.c_uint64, c.c_size_t, c.c_int, c.c_int],
+    "cuStreamAttachMemAsync": [c.c_void_p, c.c_uint64, c.c_size_t, c.c_uint],
     "cuMemPrefetchAsync": [c.c_uint64, c.c_size_t, c.c_int, c.c_void_p],
     "cuMemHostRegister_v2": [c.c_void_p, c.c_size_t, c.c_uint],
     "cuMemHostUnregister": [c.c_void_p],
@@ -140,6 +141,13 @@ class Cuda:
         """Moves managed pages to `where`, and waits for it."""
         with self._current():
             self._call("cuMemPrefetchAsync", address, nbytes, where, None)
+            self._call("cuCtxSynchronize")
+
+    def attach(self, address: HostAddr, *, to_device: bool) -> None:
+        """Lets the device alone touch a managed allocation, or the processor alone."""
+        flags = _ATTACH_GLOBAL if to_device else _ATTACH_HOST
+        with self._current():
+            self._call("cuStreamAttachMemAsync", None, address, 0, flags)
             self._call("cuCtxSynchronize")
 
     def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:

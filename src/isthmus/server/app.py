@@ -20,6 +20,7 @@ from isthmus.runtime import Runtime
 from isthmus.server import errors
 from isthmus.server.agents import Agents
 from isthmus.server.completion import Completer
+from isthmus.server.embeddings import Embeddings
 from isthmus.server.endpoint import Endpoint, document
 from isthmus.server.errors import HttpError
 from isthmus.server.guard import OPEN, Guard
@@ -43,6 +44,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     async def life(_app: Starlette) -> AsyncIterator[None]:
         completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
         app.router.routes.extend(OpenAi(completers, settings).routes())
+        app.router.routes.extend(Embeddings(runtime, models, settings).routes())
         keeping = asyncio.ensure_future(quotas.keep())
         try:
             yield

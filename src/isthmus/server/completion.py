@@ -8,14 +8,14 @@ of an answer the same, whichever agent gives it.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from isthmus.abi import GrammarKind
 from isthmus.actor import Actor
 from isthmus.errors import ContextFull, GuestFailed, Overloaded
 from isthmus.model import Model
@@ -52,10 +52,10 @@ class Request:
     """What is added to the logits of tokens."""
     ignore_eos: bool = False
     """Whether it goes on behind the token that ends a text."""
-    mask: Callable[[bytes], bytes] | None = None
-    """Which tokens may come next; see `grammar`."""
+    grammar: tuple[GrammarKind, str] | None = None
+    """What the answer follows."""
 
-    def message(self, mask_id: int) -> bytes:
+    def message(self) -> bytes:
         """As the guest reads it, always with a seed: a fork has its parent's random numbers."""
         seed = secrets.randbits(63) if self.seed is None else self.seed
         words = [
@@ -66,14 +66,18 @@ class Request:
             f"min_p={self.min_p:.6g}",
             f"repeat_penalty={self.repeat_penalty:.6g}",
             f"seed={seed}",
-            f"mask={mask_id}",
             f"ignore_eos={int(self.ignore_eos)}",
         ]
         if self.bias:
             words.append("bias=" + ",".join(f"{token}:{number:.6g}" for token, number in self.bias))
         words += [] if self.logprobs is None else [f"logprobs={self.logprobs}"]
         ids = b"".join(token.to_bytes(4, "little") for token in self.prompt)
-        return " ".join(words).encode() + b"\n" + ids
+        source = b""
+        if self.grammar is not None:
+            kind, text = self.grammar
+            source = text.encode()
+            words += [f"grammar={kind.value}", f"grammar_nbytes={len(source)}"]
+        return " ".join(words).encode() + b"\n" + ids + source
 
 
 @dataclass(frozen=True)
@@ -112,31 +116,6 @@ class _Slot:
         return int(differs.argmax()) if differs.any() else n
 
 
-class _Masks:
-    """Whom the guests' tool `mask` asks: one tool for all agents, so that forks have it too."""
-
-    def __init__(self) -> None:
-        self._ids = itertools.count(1)
-        self._masks: dict[int, Callable[[bytes], bytes]] = {}
-
-    @contextmanager
-    def given(self, mask: Callable[[bytes], bytes] | None) -> Iterator[int]:
-        """The number under which guests find the mask meanwhile; 0 for none."""
-        if mask is None:
-            yield 0
-            return
-        number = next(self._ids)
-        self._masks[number] = mask
-        try:
-            yield number
-        finally:
-            del self._masks[number]
-
-    def ask(self, asked: bytes) -> bytes:
-        """The tool: the mask's number, and the last token if there is one."""
-        return self._masks[int.from_bytes(asked[:4], "little")](asked[4:])
-
-
 class Completer:
     """The agents that complete requests for one model."""
 
@@ -146,7 +125,6 @@ class Completer:
         self._runtime = runtime
         self._settings = settings
         self._guest = runtime.load_guest(_GUEST)
-        self._masks = _Masks()
         self._idle: list[_Slot] = []
         """The one used last at the end."""
         self._root: _Slot | None = None
@@ -169,16 +147,15 @@ class Completer:
                 f"the prompt has {len(request.prompt)} tokens; the context has {self.n_ctx}"
             )
         async with self._slot(request) as slot:
-            with self._masks.given(request.mask) as mask_id:
-                answer = Answer(slot.actor, request.message(mask_id), self._settings.deadline_s)
-                entry = current()
-                entry.count_prompt(request.prompt)
-                try:
-                    async for item in _read(self.model, answer, request):
-                        entry.tokens_out += isinstance(item, Token) and item.id >= 0
-                        yield item
-                finally:
-                    await answer.close()
+            answer = Answer(slot.actor, request.message(), self._settings.deadline_s)
+            entry = current()
+            entry.count_prompt(request.prompt)
+            try:
+                async for item in _read(self.model, answer, request):
+                    entry.tokens_out += isinstance(item, Token) and item.id >= 0
+                    yield item
+            finally:
+                await answer.close()
 
     @asynccontextmanager
     async def _slot(self, request: Request) -> AsyncIterator[_Slot]:
@@ -259,7 +236,6 @@ class Completer:
         actor = self._runtime.spawn(
             self._guest,
             models={"default": self.model},
-            tools={"mask": self._masks.ask},
             args={"n_ctx": self.n_ctx, "fine": _FINE if self.model.exact_cuts else 0},
         )
         return _Slot(actor)

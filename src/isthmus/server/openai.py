@@ -1,4 +1,4 @@
-"""`/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, as OpenAI has them.
+"""`/v1/models`, `/v1/chat/completions`, `/v1/completions`, as OpenAI has them.
 
 What a client sends and is not known here is ignored, as OpenAI's own server does with old clients.
 """
@@ -10,16 +10,17 @@ import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.completion import Completer, End, Request, Token
@@ -27,7 +28,6 @@ from isthmus.server.endpoint import EVENTS, Endpoint
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import DONE, event, respond, unless_left
-from isthmus.server.grammar import Grammars
 from isthmus.server.replies import (
     AnsweredMessage,
     CalledFunction,
@@ -54,6 +54,7 @@ _TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _MOST_PROMPTS = 32
+_Served = TypeVar("_Served")
 _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
@@ -75,6 +76,7 @@ class Common(Struct, kw_only=True):
     repeat_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, _Bias], Meta(max_length=300)] | None = None
     ignore_eos: bool = False
+    grammar: str | None = None
     n: _Choices | None = None
     seed: _Seed | None = None
     stop: str | list[str] | None = None
@@ -170,16 +172,8 @@ class CompletionRequest(Common, kw_only=True):
     echo: bool | None = None
 
 
-class EmbeddingRequest(Struct, kw_only=True):
-    """`/v1/embeddings`."""
-
-    model: str
-    input: Any
-
-
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _completion_decoder = msgspec.json.Decoder(CompletionRequest)
-_embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 class OpenAi:
@@ -188,7 +182,6 @@ class OpenAi:
     def __init__(self, completers: dict[str, Completer], settings: ServerSettings) -> None:
         self._completers = completers
         self._settings = settings
-        self._grammars: dict[str, Grammars] = {}
         self._created = int(time.time())
 
     def routes(self) -> list[Endpoint]:
@@ -199,7 +192,6 @@ class OpenAi:
             Endpoint("GET", "/v1/models/{model:path}", self.model, gives=(ModelCard,)),
             Endpoint("POST", "/v1/chat/completions", self.chat, takes=ChatRequest, gives=chat),
             Endpoint("POST", "/v1/completions", self.complete, takes=CompletionRequest, gives=text),
-            Endpoint("POST", "/v1/embeddings", self.embed, takes=EmbeddingRequest, gives=()),
         ]
 
     # ------------------------------------------------------------------ models
@@ -212,7 +204,7 @@ class OpenAi:
 
     async def model(self, request: HttpRequest) -> Response:
         """One of them."""
-        self._completer(request.path_params["model"])
+        chosen(self._completers, request.path_params["model"])
         return JSONResponse(self._card(request.path_params["model"]))
 
     def _card(self, name: str) -> ModelCard:
@@ -223,19 +215,16 @@ class OpenAi:
             "created": self._created,
             "owned_by": "isthmus",
             "n_ctx": completer.n_ctx,
+            "makes_text": completer.model.generates,
+            "n_embd": completer.model.hparams.n_embd if completer.model.embeds else None,
         }
 
     def _completer(self, name: str) -> Completer:
-        if name not in self._completers:
-            known = ", ".join(self._completers)
-            raise HttpError(
-                404,
-                f"there is no model {name!r}; there is {known}",
-                code="model_not_found",
-                param="model",
-            )
-        current().model = name
-        return self._completers[name]
+        completer = chosen(self._completers, name)
+        if not completer.model.generates:
+            said = f"the model {name} makes embeddings and no text: POST /v1/embeddings"
+            raise HttpError(400, said, code="unsupported", param="model")
+        return completer
 
     # ------------------------------------------------------------------ completions
 
@@ -252,24 +241,20 @@ class OpenAi:
         """Text goes on."""
         asked = _completion_decoder.decode(await http.body())
         completer = self._completer(asked.model)
-        prompts = _prompts(completer.model, asked.prompt)
+        prompts = token_lists(completer.model, asked.prompt, "prompt", _MOST_PROMPTS)
         if asked.echo:
             raise SettingsError("echo is not supported")
-        requests = [
+        each = [
             self._request(asked, completer, prompt, asked.max_tokens or 16, asked.logprobs)
             for prompt in prompts
-            for _ in range(asked.n or 1)
         ]
+        if asked.grammar is not None:
+            grammar = (GrammarKind.GBNF, asked.grammar)
+            await asyncio.to_thread(completer.model.grammars.require, *grammar)
+            each = [replace(request, grammar=grammar) for request in each]
+        requests = [request for request in each for _ in range(asked.n or 1)]
         answers = _Answers(asked, _Text(completer.model))
         return await _respond(http, asked, completer, requests, answers)
-
-    async def embed(self, http: HttpRequest) -> Response:
-        """No model of this release can."""
-        asked = _embedding_decoder.decode(await http.body())
-        self._completer(asked.model)
-        raise HttpError(
-            400, f"the model {asked.model} makes no embeddings", code="unsupported", param="model"
-        )
 
     def _request(
         self,
@@ -316,17 +301,10 @@ class OpenAi:
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         max_tokens = asked.max_completion_tokens or asked.max_tokens or self._settings.max_tokens
         request = self._request(asked, completer, prompt, max_tokens, logprobs)
-        schema = _schema_of_tools(asked)
-        forced = schema is not None
-        if schema is None and asked.response_format is not None:
-            schema = _schema_of_format(asked.response_format)
-        if schema is None:
-            return request, False
-        if asked.model not in self._grammars:
-            self._grammars[asked.model] = Grammars(model)
-        if (asked.n or 1) > 1:
-            raise SettingsError("n is 1 where the answer follows a schema")
-        return replace(request, mask=self._grammars[asked.model].json_mask(schema)), forced
+        grammar, forced = _grammar_of(asked)
+        if grammar is not None:
+            model.grammars.require(*grammar)
+        return replace(request, grammar=grammar), forced
 
 
 def _bias(model: Model, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
@@ -337,14 +315,36 @@ def _bias(model: Model, given: dict[str, float]) -> tuple[tuple[int, float], ...
     return tuple((int(text), number) for text, number in given.items())
 
 
-def _prompts(model: Model, given: str | list[Any]) -> list[list[int]]:
-    """The ids of each prompt: one text, one list of ids, or several of either."""
+def chosen(models: Mapping[str, _Served], name: str) -> _Served:
+    """What serves the model that a request names."""
+    if name not in models:
+        said = f"there is no model {name!r}; there is {', '.join(models)}"
+        raise HttpError(404, said, code="model_not_found", param="model")
+    current().model = name
+    return models[name]
+
+
+def token_lists(model: Model, given: str | list[Any], param: str, most: int) -> list[list[int]]:
+    """The ids of each of up to `most` texts: one text, one list of ids, or several of either."""
     if isinstance(given, str) or (given and all(isinstance(it, int) for it in given)):
         given = [given]
-    if not 1 <= len(given) <= _MOST_PROMPTS or any(isinstance(it, int) for it in given):
-        raise SettingsError(f"prompt: give a text, a list of ids, or 1 to {_MOST_PROMPTS} of them")
+    if not 1 <= len(given) <= most or any(isinstance(it, int) for it in given):
+        raise SettingsError(f"{param}: give a text, a list of ids, or 1 to {most} of them")
     encode = model.tokenizer.encode
     return [encode(it, add_special=True) if isinstance(it, str) else it for it in given]
+
+
+def _grammar_of(asked: ChatRequest) -> tuple[tuple[GrammarKind, str] | None, bool]:
+    """What the answer follows, if anything, and whether that is the call of a tool."""
+    schema = _schema_of_tools(asked)
+    forced = schema is not None
+    if schema is None and asked.response_format is not None:
+        schema = _schema_of_format(asked.response_format)
+    if asked.grammar is not None:
+        if schema is not None:
+            raise SettingsError("give grammar, or response_format, or tool_choice: not several")
+        return (GrammarKind.GBNF, asked.grammar), False
+    return (None if schema is None else (GrammarKind.JSON_SCHEMA, json.dumps(schema))), forced
 
 
 def _schema_of_format(it: ResponseFormat) -> dict[str, Any] | None:

@@ -18,6 +18,9 @@ class ModelCard(TypedDict):
     created: int
     owned_by: str
     n_ctx: int
+    makes_text: bool
+    n_embd: int | None
+    """The width of its embeddings; null where it makes none."""
 
 
 class ModelList(TypedDict):
@@ -40,6 +43,30 @@ class Usage(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+
+
+class Embedding(TypedDict):
+    """Of one text: numbers, or base64 of them as 32-bit floats, little-endian."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(TypedDict):
+    """Tokens of a request that has no answer of its own."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(TypedDict):
+    """`/v1/embeddings`."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 class TextLogprobs(TypedDict):

@@ -11,11 +11,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
 from isthmus.units import MIB, format_nbytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 has no grammars."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -27,6 +30,7 @@ Most = Meta(max_length=4096)
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(max_length=256)]
 KvType = Literal["f16", "f32", "q8_0", "q4_0"]
+GrammarName = Literal["json_schema", "gbnf", "regex", "lark"]
 Dtype = Literal["U8", "I32", "U32"]
 
 
@@ -45,6 +49,16 @@ def tokens_part(handle: int) -> str:
 def text_part(handle: int) -> str:
     """The name of a session's text."""
     return f"session.{handle}.text"
+
+
+def source_part(handle: int) -> str:
+    """The name of a grammar's source."""
+    return f"grammar.{handle}.source"
+
+
+def accepted_part(handle: int) -> str:
+    """The name of the token ids that a grammar accepted."""
+    return f"grammar.{handle}.tokens"
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +129,15 @@ class SessionRecord(Record, frozen=True):
     has_logits: bool
 
 
+class GrammarRecord(Record, frozen=True):
+    """A text that follows a grammar. Its source and the tokens it accepted are parts."""
+
+    handle: Handle
+    model: Name
+    kind: GrammarName
+    n_tokens: Annotated[int, Meta(ge=0, le=MAX_GRAMMAR_TOKENS)]
+
+
 class LimitsRecord(Record, frozen=True):
     """The actor's limits, as in `isthmus.Limits`."""
 
@@ -129,6 +152,7 @@ class LimitsRecord(Record, frozen=True):
     sessions: Big
     weight: Annotated[float, Meta(gt=0, le=1024)]
     on_failure: Literal["keep", "undo", "close"]
+    grammars: Big = 4
 
 
 class ActorRecord(Record, frozen=True):
@@ -189,10 +213,14 @@ class Manifest(Record, frozen=True):
     actor: ActorRecord
     device: DeviceRecord
     parts: Annotated[tuple[PartRecord, ...], Most]
+    grammars: Annotated[tuple[GrammarRecord, ...], Most] = ()
 
     def encode(self) -> str:
         """As JSON text."""
-        return msgspec.json.encode(self).decode()
+        held = msgspec.to_builtins(self)
+        if self.format_version == 1:  # as it was written, so that its hash stays
+            del held["grammars"], held["actor"]["limits"]["grammars"]
+        return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
         """SnapshotInvalid unless the parts are those that belong to the rest, in the right size."""
@@ -205,11 +233,14 @@ class Manifest(Record, frozen=True):
         for it in self.sessions:
             expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
             expected[text_part(it.handle)] = ("U8", None)
+        for grammar in self.grammars:
+            expected[source_part(grammar.handle)] = ("U8", None)
+            expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
         if sorted(expected) != sorted(part.name for part in self.parts):
             raise SnapshotInvalid("a part is missing, too many, or there twice")
         for part in self.parts:
             dtype, shape = expected[part.name]
-            most = MAX_GUEST_NBYTES if part.name == GUEST_PART else MAX_TEXT_NBYTES
+            most = _most_nbytes(part.name)
             if part.dtype != dtype or part.shape != (shape or part.shape[:1]):
                 raise SnapshotInvalid(f"the part {part.name} has another type or shape")
             if shape is None and part.nbytes > most:
@@ -228,6 +259,13 @@ class Manifest(Record, frozen=True):
         raise SnapshotInvalid(f"the manifest names a model {name!r} and does not describe it")
 
 
+def _most_nbytes(part: str) -> int:
+    """The most bytes of a part whose size the rest does not say."""
+    if part == GUEST_PART:
+        return MAX_GUEST_NBYTES
+    return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
+
+
 class _Version(msgspec.Struct):
     format_version: int
 
@@ -241,10 +279,14 @@ def decode_manifest(text: str) -> Manifest:
     """A manifest from its JSON text. Raises SnapshotInvalid, SnapshotUnsupported."""
     try:
         version = _VERSION.decode(text).format_version
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
+            readable = " and ".join(map(str, READABLE_VERSIONS))
             raise SnapshotUnsupported(
-                f"the snapshot has format version {version}; this release reads {FORMAT_VERSION}"
+                f"the snapshot has format version {version}; this release reads {readable}"
             )
-        return _MANIFEST.decode(text)
+        manifest = _MANIFEST.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
+    if version == 1 and manifest.grammars:
+        raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
+    return manifest

@@ -25,7 +25,8 @@
  * A model without a chat template continues the text: messages and answers are one document.
  *
  * Options: model, n_ctx, max_tokens=512, system, sampler=guest|host, temperature=0.7, top_k=40,
- * top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=64, seed.
+ * top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=64, seed; and one of json_schema,
+ * grammar (GBNF), regex and lark, which each answer then follows from its first token to its last.
  */
 #include "agent.h"
 
@@ -301,15 +302,19 @@ static int32_t next_token(void)
 
 /* Streams the answer, and appends it to `said`. A caller who wants no more ends it there, and so
  * does a limit: what is said until then is the answer. */
-static int32_t generate(void)
+static int32_t generate(int32_t grammar)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
-        int32_t token, flags;
+        int32_t token, flags, more;
         uint32_t before = said.nbytes;
+        AGENT_SET(more, agent_grammar_mask(grammar, &session));
+        if (!more)
+            return 0;
         AGENT_SET(token, next_token());
         AGENT_SET(flags, isthmus_token_flags(session.model, token));
         if (flags & ISTHMUS_TOKEN_EOG)
             return 0;
+        AGENT_TRY(agent_grammar_accept(grammar, token));
         AGENT_TRY(agent_detokenize(session.model, &token, 1, 0, &said));
         int32_t status = isthmus_emit(said.bytes + before, said.nbytes - before);
         if (status == 0)
@@ -327,10 +332,12 @@ static int32_t generate(void)
 static int32_t answer(const char *message, uint32_t nbytes)
 {
     __attribute__((cleanup(script_free))) script_t script = {0};
+    AGENT_GRAMMAR_CLOSED int32_t grammar = agent_grammar_open_by_option(session.model);
+    AGENT_TRY(grammar); /* before anything is computed */
     AGENT_TRY(add_turn("user", message, nbytes));
     AGENT_TRY(write_script(&script));
     AGENT_TRY(prefill_script(&script));
-    AGENT_TRY(generate());
+    AGENT_TRY(generate(grammar));
     uint32_t prompt = script.text.nbytes;
     return add_turn("assistant", said.bytes + prompt, said.nbytes - prompt);
 }

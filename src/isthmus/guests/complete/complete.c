@@ -1,16 +1,17 @@
 /*
  * complete: continues a list of tokens, one request after another; for servers.
  *
- * A message is a line of `key=value` words and the prompt's ids after it, as 32-bit numbers:
+ * A message is a line of `key=value` words, the prompt's ids after it, as 32-bit numbers, and the
+ * source of a grammar where there is one:
  *
  *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5
- *   mask=3 ignore_eos=0 bias=ID:NUMBER,ID:NUMBER\n
- *   [ids]
+ *   grammar=1 grammar_nbytes=17 ignore_eos=0 bias=ID:NUMBER,ID:NUMBER\n
+ *   [ids][source]
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
- * ones as `ID:LOGPROB`. The last line is `end REASON CACHED`: stop (the model ended it), length
- * (max_tokens, the context or a limit) or mask (the grammar is at its end), and how many tokens of
- * the prompt were not computed again. Only max_tokens has no default. Biases are added to the logits
+ * ones as `ID:LOGPROB`. The last line is `end REASON CACHED`: stop (the model or the grammar ended
+ * it) or length (max_tokens, the context or a limit), and how many tokens of the prompt were not
+ * computed again. Only max_tokens has no default. Biases are added to the logits
  * of their tokens; with ignore_eos=1 a token that ends the text is one like all others.
  *
  * The session keeps the tokens that a prompt has in common with the one before, as far as every bit
@@ -20,9 +21,8 @@
  * to SMALL tokens, it says with fine=N that the first N tokens are to be prefilled in those: they
  * are kept token by token. Beyond that small chunks would be slower.
  *
- * With mask=ID, not 0, the tool `mask` is asked before each token: it gets ID and the last token,
- * 32 bits each, only ID at first. It returns a bit for each token of the vocabulary, or nothing
- * where the text may only end. Options: model, n_ctx, fine=0, a multiple of BLOCK.
+ * With grammar=KIND, a grammar_kind of the ABI, the answer follows the grammar.
+ * Options: model, n_ctx, fine=0, a multiple of BLOCK.
  */
 #include "agent.h"
 
@@ -37,10 +37,11 @@ static uint32_t n_fine;      /* tokens at the beginning of a prompt, prefilled i
 
 typedef struct {
     isthmus_sampler_t sampler;
-    int64_t max_tokens, logprobs, mask, ignore_eos;
+    int64_t max_tokens, logprobs, grammar, grammar_nbytes, ignore_eos;
     const char *bias; /* ID:NUMBER,ID:NUMBER, or NULL */
     const int32_t *ids;
     uint32_t n_ids;
+    const char *source; /* of the grammar */
 } request_t;
 
 /* ---------------------------------------------------------------------------------- request */
@@ -100,7 +101,10 @@ static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
         AGENT_SET(found, set_integer(word, nbytes, "logprobs=", 0, MOST_LOGPROBS,
                                      &request->logprobs));
     if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "mask=", 0, UINT32_MAX, &request->mask));
+        AGENT_SET(found, set_integer(word, nbytes, "grammar=", 0, INT32_MAX, &request->grammar));
+    if (!found)
+        AGENT_SET(found, set_integer(word, nbytes, "grammar_nbytes=", 0, INT32_MAX,
+                                     &request->grammar_nbytes));
     if (!found)
         AGENT_SET(found, set_integer(word, nbytes, "ignore_eos=", 0, 1, &request->ignore_eos));
     if (!found && nbytes > 5 && memcmp(word, "bias=", 5) == 0) {
@@ -136,9 +140,13 @@ static int32_t read_request(char *message, uint32_t nbytes, request_t *request)
         AGENT_TRY(read_word(word, word_nbytes, request));
     uint32_t head = (uint32_t)(end + 1 - message);
     memmove(message, message + head, nbytes - head);
+    if (request->grammar_nbytes > nbytes - head)
+        return -ISTHMUS_EINVAL;
+    uint32_t ids_nbytes = nbytes - head - (uint32_t)request->grammar_nbytes;
     request->ids = (const int32_t *)(const void *)message;
-    request->n_ids = (nbytes - head) / (uint32_t)sizeof *request->ids;
-    return request->n_ids == 0 || (nbytes - head) % sizeof *request->ids ? -ISTHMUS_EINVAL : 0;
+    request->n_ids = ids_nbytes / (uint32_t)sizeof *request->ids;
+    request->source = message + ids_nbytes;
+    return request->n_ids == 0 || ids_nbytes % sizeof *request->ids ? -ISTHMUS_EINVAL : 0;
 }
 
 /* ----------------------------------------------------------------------------------- prompt */
@@ -188,27 +196,6 @@ static int32_t prefill_prompt(const request_t *request)
 }
 
 /* ----------------------------------------------------------------------------------- tokens */
-
-/* Forbids what the mask does not allow. Returns 0, or 1 where nothing may follow. */
-static int32_t apply_mask(int64_t id, float *logits, const int32_t *last)
-{
-    static uint8_t *bits;
-    uint32_t nbytes = (session.n_vocab + 7) / 8;
-    int32_t n;
-    int32_t asked[] = {(int32_t)id, last ? *last : 0};
-    AGENT_SET(n, isthmus_tool_call("mask", 4, asked, last ? sizeof asked : sizeof *asked));
-    if (n == 0)
-        return 1;
-    if ((uint32_t)n != nbytes)
-        return -ISTHMUS_EINVAL;
-    if (!bits && !(bits = malloc(nbytes)))
-        return -ISTHMUS_ENOMEM;
-    AGENT_TRY(isthmus_tool_result(bits, nbytes));
-    for (uint32_t token = 0; token < session.n_vocab; token++)
-        if (!(bits[token / 8] >> token % 8 & 1))
-            logits[token] = -__builtin_inff();
-    return 0;
-}
 
 /* Adds the biases. Returns 0; or -ISTHMUS_EINVAL where they cannot be read or name no token. */
 static int32_t apply_bias(float *logits, const char *bias)
@@ -276,28 +263,25 @@ static int32_t write_line(const request_t *request, const float *logits, int32_t
 }
 
 /* Emits tokens until there is a reason to end, which it returns in `*reason`. */
-static int32_t generate(request_t *request, const char **reason)
+static int32_t generate(request_t *request, int32_t grammar, const char **reason)
 {
-    int32_t token = 0, flags, status, *last = NULL;
+    int32_t token, flags, more, status;
     for (int64_t i = 0; i < request->max_tokens && session.n_tokens < session.n_ctx; i++) {
         AGENT_TEXT_FREED agent_text_t line = {0};
         float *logits;
         AGENT_TRY(agent_logits(&session, &logits));
         AGENT_TRY(apply_bias(logits, request->bias));
-        if (request->mask) {
-            AGENT_SET(status, apply_mask(request->mask, logits, last));
-            *reason = "mask";
-            if (status)
-                return 0;
-        }
+        AGENT_SET(more, agent_grammar_mask(grammar, &session));
+        *reason = "stop";
+        if (!more)
+            return 0;
         AGENT_SET(token, agent_session_sample(&session, &request->sampler));
         AGENT_SET(flags, isthmus_token_flags(session.model, token));
-        *reason = "stop";
         if (flags & ISTHMUS_TOKEN_EOG && !request->ignore_eos)
             return 0;
+        AGENT_TRY(agent_grammar_accept(grammar, token));
         AGENT_TRY(write_line(request, logits, token, &line));
         *reason = "length";
-        last = &token;
         status = agent_emit(line.bytes);
         if (status == 0 && i + 1 < request->max_tokens)
             status = agent_decode(&session, token);
@@ -314,8 +298,13 @@ static int32_t answer(request_t *request)
     const char *reason = "length";
     int32_t n_cached;
     AGENT_TEXT_FREED agent_text_t line = {0};
+    AGENT_GRAMMAR_CLOSED int32_t grammar = 0;
+    if (request->grammar)
+        AGENT_SET(grammar, isthmus_grammar_open(session.model, (uint32_t)request->grammar,
+                                                request->source,
+                                                (uint32_t)request->grammar_nbytes));
     AGENT_SET(n_cached, prefill_prompt(request));
-    AGENT_TRY(generate(request, &reason));
+    AGENT_TRY(generate(request, grammar, &reason));
     agent_text_append_string(&line, "end ");
     agent_text_append_string(&line, reason);
     agent_text_append_string(&line, " ");

@@ -1,8 +1,8 @@
-"""Architectures, one file each, named as `general.architecture` of a GGUF file.
+"""Architectures, one file each, named as `general.architecture` of a GGUF file, `_` for `-`.
 
 Each defines `FAMILY`, which says what its files have in common, and `load`, which puts the file's
-weights together to a decoder (blocks.py), whose `build` writes the forward pass into a graph. What
-is not known is refused by name.
+weights together to a decoder (blocks.py), whose `build` writes the forward pass into a graph; or to
+an encoder, which has no logits and makes embeddings. What is not known is refused by name.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ class Architecture(Protocol):
     def n_vocab(self) -> int:
         """Length of the logits."""
 
+    def hidden(self, g: Pass) -> int:
+        """Writes all but the logits into `g` and returns it, f32 [n_embd, n_outputs]."""
+
     def build(self, g: Pass) -> int:
         """Writes the forward pass into `g` and returns the logits, f32 [n_vocab, n_outputs]."""
 
 
 def architectures() -> list[str]:
     """The architectures that this release knows."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def architecture_of(file: GgufFile) -> str:
@@ -83,4 +86,4 @@ def hparams_of(file: GgufFile) -> Hparams:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,81 @@
+"""`isthmus embed`: texts as vectors, by the guest `embed` and a model that makes embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from isthmus.cli.options import (
+    add_device_options,
+    add_model_options,
+    open_models,
+    open_runtime,
+)
+from isthmus.errors import SettingsError
+from isthmus.model import Model
+from isthmus.runtime import Runtime
+
+HELP = "turn texts into embeddings, with a model that makes them"
+EXAMPLES = """\
+  isthmus embed --model minilm.gguf "A land bridge." "A cat."
+  isthmus embed --model minilm.gguf < sentences.txt > vectors.jsonl
+  isthmus embed --model nomic.gguf --json "search_query: what is an isthmus?" """.rstrip()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument(
+        "text", nargs="*", metavar="TEXT", help="a text; without any, each line of standard input"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="an object for each text: its place, the text, its tokens and the embedding "
+        "(default: the embedding alone, an array on a line)",
+    )
+    parser.add_argument(
+        "--unnormalised",
+        action="store_true",
+        help="as long as the model makes them (default: of length 1, so that the product of two is "
+        "their cosine)",
+    )
+    add_model_options(parser)
+    add_device_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embeds one text after the other."""
+    with open_runtime(arguments) as runtime:
+        models = list(open_models(runtime, arguments).values())
+        if len(models) != 1:
+            raise SettingsError(f"embed takes one --model, not {len(models)}")
+        for index, (text, n_tokens, rows) in enumerate(_embed(runtime, models[0], arguments)):
+            values = rows.tolist()
+            if arguments.json:
+                found = {"index": index, "text": text, "n_tokens": n_tokens, "embedding": values}
+                print(json.dumps(found, ensure_ascii=False), flush=True)
+            else:
+                print(json.dumps(values), flush=True)
+    return 0
+
+
+def _embed(
+    runtime: Runtime, model: Model, arguments: argparse.Namespace
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    args = {"output": "f32", "normalise": int(not arguments.unnormalised)}
+    actor = runtime.spawn("embed", models={"default": model}, args=args)
+    for text in arguments.text or _lines():
+        reply = actor.send(text)
+        yield text, reply.n_tokens, model.embedding_of(reply.data)
+
+
+def _lines() -> Iterator[str]:
+    if sys.stdin.isatty():
+        print("Type a text on each line, then Ctrl-D:", file=sys.stderr)
+    for line in sys.stdin:
+        if text := line.rstrip("\r\n"):
+            yield text

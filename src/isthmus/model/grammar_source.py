@@ -1,0 +1,160 @@
+"""From the source of a grammar to llguidance's own form, and whether that can be used safely.
+
+llguidance bounds most of what a grammar can cost, and not all: a long chain of rules overflows its
+stack, which ends the process, and some JSON schemas keep it busy for minutes. So a grammar that was
+not seen before is tried out in a process of its own (`try_out`, started by `Trials`), with little
+stack, memory and time; what survives there can be opened here.
+
+This file is also what that process runs: it imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import resource
+import sys
+import threading
+from typing import Any
+
+import llguidance
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+TRIAL_CPU_S = 2
+_TRIAL_MEMORY_NBYTES = 384 << 20
+"""Addresses, of which an interpreter and its threads have 160 MiB."""
+_TRIAL_STACK_NBYTES = 1 << 20
+"""An eighth of what a thread of the host has: what fits here fits there with room to spare."""
+_TRIAL_TEXTS = 4
+_TRIAL_STEPS = 32
+_MOST_GBNF_RULES = 1000
+"""The converter looks at all rules again for each that turns out to be a terminal."""
+_MOST_COMPLAINT = 500
+
+_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""A small model that may write spaces between any two words writes little else."""
+
+_GBNF_WORD = re.compile(
+    r'"(?:\\.|[^"\\])*" | \[(?:\\.|[^\]\\])*\] | \#[^\r\n]* | ::= | \.', re.VERBOSE | re.DOTALL
+)
+_GBNF_CODE_POINT = re.compile(r"(\\\\)|\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})", re.DOTALL)
+
+
+def compile_source(kind: str, source: str) -> str:
+    """What llguidance makes a matcher of. `kind` is json_schema, gbnf, regex or lark.
+
+    ValueError, with the parser's message, where it says at once that the source is none.
+    """
+    make = llguidance.LLMatcher
+    if kind == "json_schema":
+        return make.grammar_from_json_schema(source, defaults=_COMPACT)
+    if kind == "regex":
+        return make.grammar_from_regex(source)
+    return make.grammar_from_lark(_lark_of_gbnf(source) if kind == "gbnf" else source)
+
+
+def parser_limits() -> llguidance.LLParserLimits:
+    """What a matcher may use. Most masks take less than a millisecond; the worst that is known, of
+    an expression whose cost no trial has met, takes a second and 400 MB, outside the interpreter's
+    lock."""
+    return llguidance.LLParserLimits(
+        max_lexer_states=20_000, precompute_large_lexemes=False, verbose_errors=False
+    )
+
+
+def complaint(matcher: llguidance.LLMatcher) -> str:
+    """Why a matcher cannot go on; empty where it can."""
+    return shortened(matcher.get_error()) if matcher.is_error() else ""
+
+
+def shortened(text: str) -> str:
+    """A parser's message in a length that can be read."""
+    text = text.replace("<non-verbose/>", "").strip()
+    return text if len(text) <= _MOST_COMPLAINT else text[:_MOST_COMPLAINT] + " …"
+
+
+def _lark_of_gbnf(source: str) -> str:
+    if source.count("::=") > _MOST_GBNF_RULES:
+        raise ValueError(f"it has more than {_MOST_GBNF_RULES} rules")
+    try:
+        return gbnf_to_lark(_GBNF_WORD.sub(_plainer, source))
+    except RecursionError:
+        raise ValueError("it is too deeply nested") from None
+    except Exception as error:  # the converter raises nothing more special
+        raise ValueError(str(error)) from None
+
+
+def _plainer(word: re.Match[str]) -> str:
+    """A word of GBNF as the converter takes it: it drops zeros of code points, and its dot is no
+    newline, which llama.cpp's is."""
+    text = word.group()
+    if text == ".":
+        return r"[^\x00]"
+    return _GBNF_CODE_POINT.sub(_character, text) if text[0] in '"[' else text
+
+
+def _character(code: re.Match[str]) -> str:
+    if code.group(1):
+        return code.group()
+    number = int(code.group(2) or code.group(3), 16)
+    if not 0 <= number < 0x110000 or 0xD800 <= number < 0xE000:
+        raise ValueError(f"{code.group()} is no character")
+    return f"\\x{number:02x}" if number < 0x80 else chr(number)
+
+
+# ---------------------------------------------------------------------------------- the trial
+
+
+class _Bytes:
+    """A vocabulary of all bytes, since a trial knows no model."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    special_token_ids = (256,)
+    tokens = (*(bytes([it]) for it in range(256)), b"<end>")
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def _try(kind: str, source: str) -> str:
+    """What is wrong with a source; empty where nothing was found."""
+    try:
+        grammar = compile_source(kind, source)
+    except (ValueError, RuntimeError) as error:
+        return shortened(str(error))
+    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), n_vocab=257)
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=parser_limits())
+    if problem := complaint(matcher):
+        return problem
+    matcher.compute_bitmask()
+    problem = complaint(matcher)
+    for text in range(0 if problem else _TRIAL_TEXTS):
+        _write(matcher.deep_copy(), text)
+    return problem
+
+
+def _write(matcher: llguidance.LLMatcher, text: int) -> None:
+    """Writes the beginning of a text that follows the grammar, each time another one.
+
+    What costs too much there ends the process.
+    """
+    for step in range(_TRIAL_STEPS):
+        bits = int.from_bytes(matcher.compute_bitmask(), "little")
+        allowed = [it for it in range(256) if bits >> it & 1]
+        chosen = (text + 1) * (step + text) % max(1, len(allowed))
+        if not allowed or matcher.try_consume_tokens([allowed[chosen]]) != 1:
+            return
+
+
+def try_out(kind: str, source: str) -> None:
+    """Tries a source with little of everything, and prints what is wrong with it, as JSON."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (TRIAL_CPU_S, TRIAL_CPU_S))
+    with contextlib.suppress(ValueError, OSError):  # macOS has none
+        resource.setrlimit(resource.RLIMIT_AS, (_TRIAL_MEMORY_NBYTES, _TRIAL_MEMORY_NBYTES))
+    threading.stack_size(_TRIAL_STACK_NBYTES)
+    thread = threading.Thread(target=lambda: json.dump(_try(kind, source), sys.stdout))
+    thread.start()
+    thread.join()

@@ -1,0 +1,155 @@
+"""`/v1/embeddings`, by OpenAI's own client, unmodified, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from isthmus import Runtime
+from tests.server.conftest import Serving
+from tests.server.test_agents import new_agent
+from tests.tiny_gguf import TinyModel
+
+TEXTS = ["The isthmus is a land bridge.", "A cat sleeps.", "Two seas!"]
+MODELS = {
+    "bert": TinyModel("bert", with_tokenizer=True, quantisation="Q8_0"),
+    "nomic": TinyModel("nomic-bert", with_tokenizer=True, quantisation="Q8_0"),
+    "tokens": TinyModel("bert", with_tokenizer=True, overrides={"pooling_type": 0}),
+    "tiny": TinyModel(with_tokenizer=True, quantisation="Q8_0"),
+    "both": TinyModel("qwen3", with_tokenizer=True, overrides={"pooling_type": 3}),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: model.write(folder / f"{name}.gguf") for name, model in MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def serving(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    given = [it for name, path in files.items() for it in ("--model", f"{name}={path}")]
+    serving = Serving(tmp_path_factory.mktemp("data"), *given, "--n-ctx", "512", "--slots", "3")
+    yield serving
+    assert serving.stop() == 0
+
+
+@pytest.fixture
+def client(serving: Serving) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def wanted(files: dict[str, Path]) -> dict[str, np.ndarray]:
+    with Runtime(device="cpu") as runtime:
+        names = ("bert", "nomic", "both")
+        return {it: np.array(runtime.load_model(files[it]).embed(TEXTS)) for it in names}
+
+
+@pytest.mark.parametrize("name", ["bert", "nomic", "both"])
+def test_texts_and_ids_in_either_format(
+    name: str, client: openai.OpenAI, serving: Serving, files: dict[str, Path], wanted: Any
+) -> None:
+    """The client asks for base64 by itself and decodes it."""
+    made = client.embeddings.create(model=name, input=TEXTS)
+    assert [it.index for it in made.data] == [0, 1, 2]
+    assert (np.array([it.embedding for it in made.data], np.float32) == wanted[name]).all()
+    assert made.model == name
+    with Runtime(device="cpu") as runtime:
+        encode = runtime.load_model(files[name]).tokenizer.encode
+        ids = [encode(text, add_special=True) for text in TEXTS]
+    n_tokens = sum(map(len, ids))
+    assert made.usage.model_dump() == {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    for given, n in ((TEXTS[0], 1), ([TEXTS[0]], 1), (ids[0], 1), (ids, 3)):
+        found = client.embeddings.create(model=name, input=given, encoding_format="float")
+        vectors = np.array([it.embedding for it in found.data], np.float32)
+        assert (vectors == wanted[name][:n]).all()
+    raw = serving.post(
+        "/v1/embeddings", {"model": name, "input": TEXTS, "encoding_format": "base64"}
+    )
+    data = b"".join(base64.b64decode(it["embedding"]) for it in raw["data"])
+    assert data == wanted[name].tobytes()
+    width = wanted[name].shape[1]
+    assert client.embeddings.create(model=name, input="x", dimensions=width).data
+
+
+def test_many_at_once_are_as_alone(client: openai.OpenAI, wanted: Any) -> None:
+    def ask(n: int) -> np.ndarray:
+        made = client.embeddings.create(model="bert", input=TEXTS[n % 3])
+        return np.array(made.data[0].embedding, np.float32)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(24)))
+    assert all((it == wanted["bert"][n % 3]).all() for n, it in enumerate(found))
+
+
+def test_a_caller_who_leaves_frees_his_place(serving: Serving, wanted: Any) -> None:
+    body = {"model": "bert", "input": ["cat " * 500] * 500}
+    for _ in range(4):  # of three places
+        with pytest.raises(httpx.ReadTimeout):
+            serving.client.post("/v1/embeddings", json=body, timeout=0.3)
+    made = serving.post("/v1/embeddings", {"model": "bert", "input": TEXTS})
+    assert (np.array([it["embedding"] for it in made["data"]], np.float32) == wanted["bert"]).all()
+
+
+def test_models_say_what_they_make(serving: Serving) -> None:
+    cards = {it["id"]: it for it in serving.get("/v1/models")["data"]}
+    assert {name: (it["makes_text"], it["n_embd"]) for name, it in cards.items()} == {
+        "bert": (False, 128),
+        "nomic": (False, 128),
+        "tokens": (False, 128),
+        "tiny": (True, None),
+        "both": (True, 64),
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        ("makes no embeddings", {"model": "tiny", "input": "x"}),
+        ("of tokens, not of texts", {"model": "tokens", "input": "x"}),
+        ("have 128, and are not shortened", {"dimensions": 64}),
+        ("a text is empty", {"input": ""}),
+        ("a text is empty", {"input": ["x", ""]}),
+        ("give a text, a list of ids, or 1 to 2048", {"input": []}),
+        ("no tokens", {"input": [[5], []]}),
+        ("has 602 tokens; tiny embeds at most 600", {"input": "cat " * 600}),
+        ("320 is not in the vocabulary", {"input": [320]}),
+        ("-1 is not in the vocabulary", {"input": [[-1]]}),
+        ("1 to 2048", {"input": ["x"] * 2049}),
+        ("more than 300000 tokens", {"input": ["cat " * 500] * 700}),
+        ("1 to 2048", {"input": [1, "x"]}),
+        ("Invalid enum value 'int8'", {"encoding_format": "int8"}),
+    ],
+)
+def test_what_is_refused(said: str, body: dict[str, Any], serving: Serving) -> None:
+    asked = {"model": "bert", "input": "x", **body}
+    done = serving.client.post("/v1/embeddings", json=asked)
+    assert done.status_code == 400, done.text
+    assert said in done.json()["error"]["message"]
+
+
+def test_an_encoder_asked_for_text(client: openai.OpenAI, serving: Serving) -> None:
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    with pytest.raises(openai.BadRequestError, match="embeddings and no text") as error:
+        client.chat.completions.create(model="bert", messages=messages)
+    assert (error.value.code, error.value.param) == ("unsupported", "model")
+    with pytest.raises(openai.BadRequestError, match="embeddings and no text"):
+        client.completions.create(model="bert", prompt="Hello")
+    with pytest.raises(openai.NotFoundError, match="there is no model 'x'"):
+        client.embeddings.create(model="x", input="Hello")
+    agent = new_agent(serving, model="bert")
+    done = serving.client.post(f"/v1/agents/{agent}/messages", json={"input": "Hello"})
+    assert done.status_code == 400
+    assert "embeddings and no text" in done.json()["error"]["message"]
+    made = client.embeddings.create(model="bert", input="Hello")  # it goes on
+    assert len(made.data) == 1
