@@ -18,7 +18,7 @@ import pytest
 import wasmtime
 
 from isthmus import Actor, Capacity, Limits, Runtime
-from isthmus.actor import scheduler
+from isthmus.actor.claimant import Shares
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -134,11 +134,11 @@ def test_a_long_prompt_costs_nobody_his_tokens(runtime: Runtime, tmp_path: Path)
 
 
 def test_shares_of_one_queue_are_not_those_of_another() -> None:
-    shares = scheduler._Shares()
+    shares = Shares()
     claimant: Any = type("C", (), {"cost": lambda self, n: n})()
     shares.enter(claimant)
     shares.charge(claimant, 600)
-    other = scheduler._Shares()
+    other = Shares()
     other.enter(claimant)
     assert (shares.used(claimant), other.used(claimant)) == (600, 0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from isthmus import Actor, Model, Runtime
-from isthmus.actor import scheduler
+from isthmus.actor import steps
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
 from isthmus.model.batch import Row
@@ -182,7 +182,7 @@ def test_a_long_prompt_leaves_the_others_their_turns(
     shared: Runtime, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two tokens of the others there is at most one job of the newcomer's prefill."""
-    monkeypatch.setattr(scheduler, "JOB_S", 0.0)  # each job is one part
+    monkeypatch.setattr(steps, "JOB_S", 0.0)  # each job is one part
     talker, newcomer = spawn(shared, model, 20), spawn(shared, model, 1)
     order: list[str] = []
     backend = model.executor._backend

@@ -91,6 +91,25 @@ def test_the_same_bits_whatever_was_asked_before(client: openai.OpenAI) -> None:
     ]
 
 
+def test_all_that_come_at_once_have_what_prompts_have_in_common(client: openai.OpenAI) -> None:
+    """Also while every agent that had it is busy; and it changes no bit."""
+    system = {"role": "system", "content": " ".join(f"Rule {n}: be kind." for n in range(20))}
+
+    def told(word: str) -> Any:
+        question = {"role": "user", "content": f"{word}?"}
+        return ask(client, messages=[system, question], logprobs=True, max_tokens=8)
+
+    words = [f"Tell me of {what}" for what in ("cats", "rain", "tea", "sand", "iron")]
+    fresh = told("Who")
+    with ThreadPoolExecutor(5) as pool:
+        at_once = list(pool.map(told, words))
+    assert fresh.usage.prompt_tokens_details.cached_tokens < 100
+    for word, answer in zip(words, at_once, strict=True):
+        assert answer.usage.prompt_tokens_details.cached_tokens >= 100
+        again = [it.logprob for it in told(word).choices[0].logprobs.content]
+        assert [it.logprob for it in answer.choices[0].logprobs.content] == again
+
+
 def test_several_at_once_are_as_alone(client: openai.OpenAI) -> None:
     alone = ask(client).choices[0].message.content
     with ThreadPoolExecutor(6) as pool:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.actor import scheduler
-from isthmus.actor.scheduler import Claimant
+from isthmus.actor.claimant import Claimant
+from isthmus.actor.steps import JOB_S, Request, Steps
 from isthmus.config import DeviceSettings
 from isthmus.device import Device, open_device
 from isthmus.metrics import Metrics
@@ -33,7 +33,7 @@ def steps_of(device: Device, most: int) -> Any:
     executor = SimpleNamespace(batch_key=lambda session: session)
     metrics = Metrics()
     model: Any = SimpleNamespace(executor=executor)
-    steps = scheduler._Steps(model, device, metrics.of_model("m"), metrics)
+    steps = Steps(model, device, metrics.of_model("m"), metrics)
     steps._most = most
     return steps
 
@@ -53,7 +53,7 @@ def taken(
                 key: Any = keys[i] if keys else 0
                 n_tokens = sizes[i] if sizes else 1
                 steps._shares.enter(it)
-                steps._waiting.append(scheduler._Request(it, Step(key, [1] * n_tokens)))
+                steps._waiting.append(Request(it, Step(key, [1] * n_tokens)))
         chosen.update(claimants.index(request.claimant) for request in steps._take())
     return chosen
 
@@ -83,6 +83,53 @@ def test_those_that_cannot_go_together_take_turns(device: Device) -> None:
     claimants = [claimant(device) for _ in range(4)]
     chosen = taken(steps_of(device, 32), claimants, 20, keys=[0, 0, 1, 1])
     assert min(chosen.values()) == max(chosen.values()) == 10
+
+
+def waiting(device: Device) -> Any:
+    """Steps of which one waits, which nobody computes."""
+    steps = steps_of(device, 32)
+    it = claimant(device)
+    steps._shares.enter(it)
+    steps._waiting.append(Request(it, Step(0, [1])))  # type: ignore[arg-type]
+    steps._submit_if_due = lambda: None
+    return steps
+
+
+def test_several_prompts_come_before_a_step(device: Device) -> None:
+    steps = waiting(device)
+    assert steps._is_due()
+    seconds = steps.hold(3)
+    assert seconds == pytest.approx(3 * JOB_S)
+    assert not steps._is_due()
+    steps.let_go()
+    assert not steps._is_due()  # the time is not over
+    assert 0 < steps.hold(2) <= seconds  # the next prompt has what is left
+    steps.let_go(early=True)
+    assert steps._is_due()
+
+
+def test_a_step_comes_before_the_next_prompts(device: Device) -> None:
+    steps = waiting(device)
+    steps.hold(4)
+    steps.let_go(early=True)
+    steps.hold(4)
+    assert steps._is_due()  # no batch was computed since
+    steps._served = True
+    steps.hold(4)
+    assert not steps._is_due()
+
+
+def test_nobody_is_held_for_long(device: Device) -> None:
+    assert waiting(device).hold(1000) <= 0.5
+
+
+def test_the_next_batch_waits_for_whoever_has_its_prompt(device: Device) -> None:
+    steps, newcomer = waiting(device), claimant(device)
+    steps._patience_s = 20.0
+    steps.expect(newcomer)
+    assert not steps._is_due()
+    steps.leave(newcomer)
+    assert steps._is_due()
 
 
 def test_steps_of_many_tokens_pay_for_them(device: Device) -> None:

@@ -93,6 +93,8 @@ class ComputeThread:
         self._thread: threading.Thread | None = None
         self._ident = 0
         self._hosting = False
+        self._serving = False
+        """Whether home takes jobs though it hosts a guest, or is about to."""
         self._owner = 0
         """The thread that computes now."""
         self._closed = False
@@ -118,10 +120,12 @@ class ComputeThread:
         if me == self._owner:
             return job()
         if me == self._ident:
+            self._serving = True
             try:
                 return self._exclusively(job)
             finally:
                 self._serve_waiting()
+                self._serving = False
         submission = self.submit(job)
         while not submission.wait(PATIENCE_S):
             self.rescue(submission)
@@ -136,14 +140,19 @@ class ComputeThread:
 
     def rescue(self, submission: Submission[_Result]) -> None:
         """Runs a job here that home does not come to, since the guest there is busy."""
-        if self._hosting and not self._owner and submission.claim():
+        if self._hosting and not (self._serving or self._owner) and submission.claim():
             self._exclusively(submission.execute)
             self._end_workers()
 
     def serve(self, timeout_s: float) -> None:
         """At home: takes the next job that was handed over, if one comes in time."""
-        with contextlib.suppress(queue.Empty):
+        self._serving = True
+        try:
             self._take(self._inbox.get(timeout=timeout_s))
+        except queue.Empty:
+            pass
+        finally:
+            self._serving = False
 
     def poke(self) -> None:
         """Has home return from `serve`."""

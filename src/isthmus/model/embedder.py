@@ -127,11 +127,11 @@ class Embedder:
 
         On an error the bytes at that place are undefined.
         """
-        with turn(len(tokens)) as job_s, self._lock:
+        with turn(len(tokens)) as job, self._lock:
             backend, memory = self._opened()
             with self._build(tokens, place, normalised) as graph:
                 memory.allocate(graph)
-                compute_parts(backend, graph, graph.cuts, check, job_s, *memories)
+                compute_parts(backend, graph, graph.cuts, check, job, *memories)
         self.counters.graphs_built += 1
         self.counters.tokens_prefilled += len(tokens)
 

@@ -29,7 +29,7 @@ from isthmus.model.batch_probe import batches_exactly
 from isthmus.model.cut_probe import cuts_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
-from isthmus.model.parts import Turn, at_once, compute_parts, nothing
+from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
 
@@ -89,9 +89,9 @@ class Executor:
                 check()
                 chunk = ids[start : start + self._chunk]
                 last = start + len(chunk) == len(ids)
-                with turn(len(chunk)) as job_s:
+                with turn(len(chunk)) as job:
                     session.has_logits = had_logits and not last
-                    self._append(session, chunk, last, check, job_s)
+                    self._append(session, chunk, last, check, job)
                     session.tokens.extend(chunk.tolist())
         except BaseException:
             del session.tokens[first:]
@@ -219,7 +219,7 @@ class Executor:
         chunk: np.ndarray,
         last: bool,
         check: Callable[[], None],
-        job_s: Callable[[], float],
+        job: Job,
     ) -> None:
         if len(chunk) == 1:
             self._run(lambda: self._decode(session, int(chunk[0])))
@@ -228,7 +228,7 @@ class Executor:
                 graph = self._prefill_graph(session, chunk, last)
                 graph.inputs.buffer.flush()
                 memory = session.binding
-                compute_parts(self._backend, graph, graph.cuts, check, job_s, memory)
+                compute_parts(self._backend, graph, graph.cuts, check, job, memory)
                 session.fetch(session.n_tokens, len(chunk), with_logits=last)
 
     def _decode(self, session: Session, token: int) -> None:

@@ -15,18 +15,19 @@ JOB_S = 0.1
 """Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
 a decode step of all others at each of its layers."""
 
-Turn = Callable[[int], AbstractContextManager[Callable[[], float]]]
-"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait. It
-gives what tells how many seconds the next job of it is to last."""
+Job = Callable[[], AbstractContextManager[float]]
+"""Entered at the begin of each job of a chunk; gives how many seconds that is to last."""
+Turn = Callable[[int], AbstractContextManager[Job]]
+"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait."""
 
 
 def nothing() -> None:
     """The check of whoever is never to stop."""
 
 
-def at_once(_n_tokens: int) -> AbstractContextManager[Callable[[], float]]:
+def at_once(_n_tokens: int) -> AbstractContextManager[Job]:
     """The turn of whoever need not wait for others."""
-    return nullcontext(lambda: JOB_S)
+    return nullcontext(lambda: nullcontext(JOB_S))
 
 
 def compute_parts(
@@ -34,12 +35,12 @@ def compute_parts(
     graph: Graph,
     cuts: Sequence[int],
     check: Callable[[], None],
-    job_s: Callable[[], float],
+    job: Job,
     *memories: Binding,
 ) -> None:
     """Computes a graph, cut at these nodes where the device can. `check` is called before each
-    job of `job_s` seconds, and may raise. How many parts a job has changes no bit. `memories` as
-    in `Backend.compute`: devices to which they are lent cut no graph."""
+    job, and may raise. How many parts a job has changes no bit. `memories` as in
+    `Backend.compute`: devices to which they are lent cut no graph."""
     if not backend.device.splits_graphs:
         check()
         backend.compute(graph.pointer, *memories)
@@ -48,12 +49,13 @@ def compute_parts(
         left = deque(parts.pointers)
         while left:
             check()
-            backend.device.compute_thread.run(lambda: _compute_some(backend, left, job_s()))
+            backend.device.compute_thread.run(lambda: _compute_some(backend, left, job))
 
 
-def _compute_some(backend: Backend, parts: deque[int], seconds: float) -> None:
-    end = time.perf_counter() + seconds
-    while parts:
-        backend.compute(parts.popleft())
-        if time.perf_counter() >= end:
-            return
+def _compute_some(backend: Backend, parts: deque[int], job: Job) -> None:
+    with job() as seconds:
+        end = time.perf_counter() + seconds
+        while parts:
+            backend.compute(parts.popleft())
+            if time.perf_counter() >= end:
+                return

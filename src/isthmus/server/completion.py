@@ -127,6 +127,10 @@ class Completer:
         self._guest = runtime.load_guest(_GUEST)
         self._idle: list[_Slot] = []
         """The one used last at the end."""
+        self._root: _Slot | None = None
+        """Never asked: forks of it begin with what prompts have in common."""
+        self._choosing = asyncio.Lock()
+        """Of who takes an idle agent or makes one: nobody takes one that is being forked."""
         self._n_slots = 0
         self._room = asyncio.Semaphore(settings.slots)
         self._n_waiting = 0
@@ -177,40 +181,64 @@ class Completer:
 
     async def _take(self, prompt: np.ndarray) -> _Slot:
         """The idle agent that has most of the prompt; a new one where that loses too much."""
-        free = [slot for slot in self._idle if slot.actor.state != "running"]
-        best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
-        n_common = 0 if best is None else best.n_common(prompt)
-        if best is None or (
-            n_common < len(best.prompt) / 2 and self._n_slots < self._settings.slots
-        ):
-            return await self._make(best if n_common >= _WORTH_A_FORK else None)
-        if n_common == 0:
-            best = free[0]
-        self._idle.remove(best)
-        return best
+        async with self._choosing:
+            free = [slot for slot in self._idle if slot.actor.state != "running"]
+            best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
+            if best is not None and self._is_last(best, free, prompt):
+                await self._plant(best)
+            if best is None or self._loses(best, prompt):
+                return await self._make(prompt, free)
+            taken = best if best.n_common(prompt) else free[0]
+            self._idle.remove(taken)
+            return taken
 
-    async def _make(self, parent: _Slot | None) -> _Slot:
-        """One more agent: a fork of an idle one, or a fresh one."""
-        self._n_slots += 1
-        if parent is not None:
-            self._idle.remove(parent)
+    def _loses(self, slot: _Slot, prompt: np.ndarray) -> bool:
+        """Whether an agent would forget much that a new one need not."""
+        may_make = self._n_slots < self._settings.slots
+        return may_make and slot.n_common(prompt) < len(slot.prompt) / 2
+
+    def _is_last(self, best: _Slot, free: list[_Slot], prompt: np.ndarray) -> bool:
+        """Whether nobody idle has what this one has of the prompt, once it is asked."""
+        n = best.n_common(prompt)
+        others = [slot for slot in (*free, self._root) if slot not in (None, best)]
+        have = any(slot is not None and slot.n_common(prompt) >= n / 2 for slot in others)
+        return n >= _WORTH_A_FORK and not have and self._settings.slots > 1
+
+    async def _plant(self, parent: _Slot) -> None:
+        """Keeps a fork of an agent for those who come while it is busy, if there is room for it."""
         try:
-            return _Slot(await asyncio.to_thread(self._spawn, parent))
+            root = await asyncio.to_thread(self._spawn, parent)
+        except Overloaded:
+            return
+        old, self._root = self._root, root
+        root.prompt = parent.prompt
+        if old is not None:
+            old.actor.close()
+
+    async def _make(self, prompt: np.ndarray, free: list[_Slot]) -> _Slot:
+        """One more agent: a fork of the one that has most of the prompt, or a fresh one."""
+        if self._root is not None and self._root.actor.state != "closed":
+            free = [self._root, *free]
+        parent = max(free, key=lambda slot: slot.n_common(prompt), default=None)
+        if parent is not None and parent.n_common(prompt) < _WORTH_A_FORK:
+            parent = None
+        self._n_slots += 1
+        try:
+            return await asyncio.to_thread(self._spawn, parent)
         except BaseException:
             self._n_slots -= 1
             raise
-        finally:
-            if parent is not None:
-                self._idle.append(parent)
 
-    def _spawn(self, parent: _Slot | None) -> Actor:
+    def _spawn(self, parent: _Slot | None) -> _Slot:
+        """A fork, or a fresh agent."""
         if parent is not None:
-            return parent.actor.fork()[0]
-        return self._runtime.spawn(
+            return _Slot(parent.actor.fork()[0])
+        actor = self._runtime.spawn(
             self._guest,
             models={"default": self.model},
             args={"n_ctx": self.n_ctx, "fine": _FINE if self.model.exact_cuts else 0},
         )
+        return _Slot(actor)
 
 
 async def _read(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:
