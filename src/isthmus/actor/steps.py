@@ -69,7 +69,7 @@ class Steps:
         if not (self._thread.is_current and self._nobody_else(claimant, n_tokens)):
             self._queue(Request(claimant, step))
             return
-        start = time.perf_counter()  # without queue, job and bell: a quarter of the host's time
+        start = time.perf_counter()  # without queue, job and bell: half of the host's time
         try:
             self._model.executor.decode_batch([step])
         finally:
