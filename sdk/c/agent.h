@@ -506,6 +506,7 @@ typedef struct {
     uint32_t n_tokens;
     uint32_t n_ctx;   /* tokens that it can hold */
     uint32_t n_vocab; /* number of logits */
+    float *logits;    /* where they lie; NULL where the host must be asked whether there are any */
 } agent_session_t;
 
 /* Closes the session and frees its memory. */
@@ -572,7 +573,10 @@ AGENT_API int32_t agent_prefill(agent_session_t *session, const int32_t *tokens,
 {
     if (n_tokens > session->n_ctx - session->n_tokens)
         return -ISTHMUS_ECONTEXT;
+    float *logits = session->logits;
+    session->logits = NULL;
     AGENT_TRY(isthmus_prefill(session->handle, tokens, n_tokens));
+    session->logits = logits;
     memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
     session->n_tokens += n_tokens;
     return 0;
@@ -583,7 +587,10 @@ AGENT_API int32_t agent_decode(agent_session_t *session, int32_t token)
 {
     if (session->n_tokens == session->n_ctx)
         return -ISTHMUS_ECONTEXT;
+    float *logits = session->logits;
+    session->logits = NULL;
     AGENT_TRY(isthmus_decode(session->handle, token));
+    session->logits = logits;
     session->tokens[session->n_tokens++] = token;
     return 0;
 }
@@ -597,6 +604,7 @@ AGENT_API int32_t agent_decode_many(agent_session_t *session, const int32_t *tok
 {
     if (n_tokens > session->n_ctx - session->n_tokens)
         return -ISTHMUS_ECONTEXT;
+    session->logits = NULL;
     AGENT_TRY(isthmus_decode_many(session->handle, tokens, n_tokens, logits));
     memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
     session->n_tokens += n_tokens;
@@ -606,17 +614,22 @@ AGENT_API int32_t agent_decode_many(agent_session_t *session, const int32_t *tok
 /* Forgets all tokens after the first n_tokens. */
 AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
 {
+    session->logits = NULL;
     AGENT_TRY(isthmus_truncate(session->handle, n_tokens));
     session->n_tokens = n_tokens;
     return 0;
 }
 
-/* Sets `*logits` to where the session's logits lie: f32[n_vocab], read in place. */
-AGENT_API int32_t agent_logits(const agent_session_t *session, float **logits)
+/*
+ * Sets `*logits` to where the session's logits lie: f32[n_vocab], read in place. They stay there, so
+ * the host is asked only where there may be none.
+ */
+AGENT_API int32_t agent_logits(agent_session_t *session, float **logits)
 {
-    int64_t address;
-    AGENT_SET(address, isthmus_logits(session->handle));
-    *logits = (float *)(uintptr_t)address;
+    int64_t address = (int64_t)(uintptr_t)session->logits;
+    if (!address)
+        AGENT_SET(address, isthmus_logits(session->handle));
+    *logits = session->logits = (float *)(uintptr_t)address;
     return 0;
 }
 

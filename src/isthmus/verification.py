@@ -252,7 +252,7 @@ def _load_kernels(runtime: Runtime, nbytes: int) -> None:
     device, rows = runtime.device, nbytes // _ROW_NBYTES
     graph = Graph(device.library, 4)
     a, b = graph.tensor(GgmlType.F32, _K, rows), graph.tensor(GgmlType.F32, _K, _N)
-    product = graph.matmul(b, a)
+    product = graph.matmul_f32(b, a)
     graph.expand(product)
     with graph, device.new_backend() as backend:
         memory = GraphAllocator(device.library, device.buffer_type)

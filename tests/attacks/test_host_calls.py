@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
+from isthmus.model import Session
 from isthmus.runtime import Runtime
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
@@ -60,6 +61,14 @@ def prepare(proxy: Proxy) -> None:
         proxy.open_session(model, SESSION_A)
         proxy.open_session(model, SESSION_B)
     proxy.write(CANARY, CANARY_BYTES)
+
+
+def close_sessions(proxy: Proxy) -> None:
+    """Whatever was opened before, and wherever."""
+    opened = proxy.actor.body.api.handles
+    for number in opened.numbers():
+        if isinstance(opened.get(number, object), Session):
+            assert proxy.call("session_close", number) == 0
 
 
 def nearly_good(rng: random.Random) -> bytes:
@@ -115,6 +124,7 @@ def test_enough_calls_were_made() -> None:
 
 def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     """Memory and sessions are the same bytes after a thousand refused calls."""
+    close_sessions(proxy)
     prepare(proxy)
     model, opened = proxy.open_model(), proxy.actor.body.api.handles
     session = proxy.actor.sessions[0]

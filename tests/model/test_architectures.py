@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import gguf
@@ -174,6 +174,41 @@ def test_a_batch_has_the_bits_of_each_alone(
             model.executor.decode_batch([Step(together[i], [tokens[i]]) for i in order])
             for one, other in zip(together, alone, strict=True):
                 assert one.logits.tobytes() == other.logits.tobytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe"])
+def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
+    name: str, device: Device, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a card does it; in the deterministic mode each still has the bits that it has alone."""
+    monkeypatch.setattr(type(device), "joins_sequences", True)
+    settings = ModelSettings(exact=False, deterministic=True)
+    places, lengths = (6, 1, 2, 3, 9, 12, 7), (20, 240, 100, 30, 200, 250, 90)
+    with (
+        Region.reserve(1 * GIB, nbytes=640 * MIB) as region,
+        device.bind(region) as binding,
+        closing(Model(device, files[name], settings)) as model,
+        ExitStack() as stack,
+    ):
+        sessions = []
+        for place in (*places, *(20 + place for place in places)):
+            ptr = GuestPtr(place * 16 * MIB)
+            sessions.append(model.open_session(region, binding, ptr, model.layout(N_CTX)))
+            stack.callback(sessions[-1].close)
+        together, alone = sessions[: len(places)], sessions[len(places) :]
+        for pair, length in zip(zip(together, alone, strict=True), lengths, strict=True):
+            for session in pair:
+                model.prefill(session, random_tokens(length, model.n_vocab, seed=length))
+        for step in range(40):
+            here = [0, 1, 2, 3, 4, 5, 6] if step % 9 else [3, 0, 5]
+            tokens = random_tokens(len(places), model.n_vocab, seed=step)
+            steps = [Step(together[i], [tokens[i]]) for i in here]
+            model.executor.decode_batch(steps)
+            for i in here:
+                model.decode(alone[i], tokens[i])
+                assert together[i].logits.tobytes() == alone[i].logits.tobytes()
+        runs = {runs for runs, _ in model.executor._batches}
+        assert runs == {(3, 2, 2), (2, 1)}  # 1 2 3, 6 7, 9 12; and 3 6, 12
 
 
 def keys_and_values(session: Session) -> bytes:

@@ -156,7 +156,7 @@ class Actor:
         ContextFull, ActorBusy, ActorClosed, Overloaded, DeviceFailed. Ctrl-C ends the message and
         raises KeyboardInterrupt.
         """
-        stream = self.stream(message, deadline_s=deadline_s)
+        stream = self._submit(message, deadline_s, whole=True)
         for _ in stream:
             pass
         return stream.reply
@@ -176,11 +176,21 @@ class Actor:
         The guest works in another thread, from now on or once there is one. Closing the iterator,
         or leaving it by an exception such as Ctrl-C, asks the guest to stop.
         """
+        return self._submit(message, deadline_s, deliver)
+
+    def _submit(
+        self,
+        message: str | bytes,
+        deadline_s: float | None,
+        deliver: Deliver | None = None,
+        *,
+        whole: bool = False,
+    ) -> Stream:
         require_deadline(deadline_s)
         data = message.encode() if isinstance(message, str) else bytes(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
         self._begin()
-        sent = self._message = Message(data, limit, deliver)
+        sent = self._message = Message(data, limit, deliver, whole=whole)
         try:
             sent.ticket = self._home.workers.submit(partial(self._work, sent))
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 from isthmus.actor.claimant import Claimant, Shares
 from isthmus.device.base import Device
@@ -21,7 +22,10 @@ _MOST_UNMEASURED = 64
 _LEAST_PATIENCE_S = 0.0005
 _MOST_PATIENCE_S = 0.02
 _PATIENCE = 0.5
-"""Of the last step's time: how long a batch waits for those who decoded in it."""
+"""Of the last step's time: how long a batch waits for those who decoded in it, from the last one
+who came on."""
+_MOST_PATIENCE = 1.5
+"""Of the last step's time: how long it waits for all of them."""
 _LONGEST_HOLD_S = 0.5
 """That those who decode wait while several prompts are computed."""
 
@@ -36,6 +40,8 @@ class Request:
         self.since = time.perf_counter()
         self.error: BaseException | None = None
         self.done = False
+        self.following: Request | None = None
+        """The one of the same batch that this one wakes."""
 
 
 class Steps:
@@ -51,7 +57,11 @@ class Steps:
         self._waiting: list[Request] = []
         self._expected: set[Claimant] = set()
         """Those of the last batch, who may be about to come again."""
+        self._missing: set[Claimant] = set()
+        """Of these, who have not come."""
+        self._n_waiting_tokens = 0
         self._wait_until = 0.0
+        self._wait_at_most_until = 0.0
         self._submitted: Submission[None] | None = None
         self._submitted_at = 0.0
         self._held_until = 0.0
@@ -99,11 +109,18 @@ class Steps:
         with self._lock:
             self._shares.enter(claimant)
             self._waiting.append(request)
+            self._n_waiting_tokens += request.n_tokens
+            if claimant in self._missing:  # and others may be close behind it
+                self._missing.remove(claimant)
+                until = min(request.since + self._patience_s, self._wait_at_most_until)
+                self._wait_until = max(self._wait_until, until)
             self._submit_if_due()
         while not request.done:
             claimant.wait(self._watch(request))
             if not request.done:
                 self._check(request)
+        if request.following is not None:
+            request.following.claimant.interrupt()
         if request.error is not None:
             raise request.error
 
@@ -124,12 +141,14 @@ class Steps:
         with self._lock:
             self._measure_alone()
             self._expected.discard(claimant)
+            self._missing.discard(claimant)
             self._submit_if_due()
 
     def expect(self, claimant: Claimant) -> None:
         """Its prompt is computed: the next batch waits for it as for those of the last one."""
         with self._lock:
             self._expected.add(claimant)
+            self._missing.add(claimant)
             self._wait_until = max(self._wait_until, time.perf_counter() + self._patience_s)
 
     def hold(self, n_prompts: int) -> float:
@@ -188,6 +207,7 @@ class Steps:
                 if request not in self._waiting:
                     return
                 self._waiting.remove(request)
+                self._n_waiting_tokens -= request.n_tokens
                 self._expected.discard(request.claimant)
                 self._submit_if_due()
                 self._wake_first()
@@ -205,9 +225,8 @@ class Steps:
         now = time.perf_counter()
         if now < self._held_until:
             return False
-        here = {request.claimant for request in self._waiting}
-        full = sum(it.n_tokens for it in self._waiting) >= self._most
-        return full or self._expected <= here or now >= self._wait_until
+        full = self._n_waiting_tokens >= self._most
+        return full or not self._missing or now >= self._wait_until
 
     def _step(self) -> None:
         """Computes one batch, as a job of the device's thread."""
@@ -216,13 +235,14 @@ class Steps:
         end = time.perf_counter()
         with self._lock:
             self._submitted = None
+            for request, following in pairwise(batch):
+                request.following = following
             for request in batch:
                 request.done = True
             self._served = self._served or bool(batch)
             self._expect({it.claimant for it in batch if it.error is None}, start, end)
-        for request in batch:
-            request.claimant.interrupt()
         if batch:
+            batch[0].claimant.interrupt()
             waits_s = [start - it.since for it in batch]
             self._measure(sum(it.n_tokens for it in batch), start, end, waits_s)
 
@@ -230,7 +250,9 @@ class Steps:
         """Waits a moment for those of a step that began and ended then. Under the lock."""
         patience = min(max(_PATIENCE * (end - start), _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
         self._expected, self._patience_s = claimants, patience
+        self._missing = claimants - {request.claimant for request in self._waiting}
         self._wait_until = end + patience
+        self._wait_at_most_until = end + max(patience, _MOST_PATIENCE * (end - start))
         if self._waiting:
             self._submit_if_due()
             self._wake_first()
@@ -244,7 +266,7 @@ class Steps:
                 batch = self._take()
         except BaseException as error:
             with self._lock:
-                batch, self._waiting = self._waiting, []
+                batch, self._waiting, self._n_waiting_tokens = self._waiting, [], 0
             for request in batch:
                 request.error = error
             return batch
@@ -271,7 +293,9 @@ class Steps:
         shares = self._shares
         by_use = sorted(self._waiting, key=lambda request: shares.used(request.claimant))
         batch = self._that_fit(by_use)
-        self._waiting = [request for request in self._waiting if request not in batch]
+        chosen = {*batch}
+        self._waiting = [request for request in self._waiting if request not in chosen]
+        self._n_waiting_tokens -= sum(request.n_tokens for request in batch)
         shares.goes_first(by_use[0].claimant)
         for request in batch:
             shares.charge(request.claimant, request.n_tokens)

@@ -28,10 +28,16 @@ class Message:
     """A message on its way: waiting for a thread, being handled, or ended."""
 
     def __init__(
-        self, data: bytes, deadline_s: float | None, deliver: Deliver | None = None
+        self,
+        data: bytes,
+        deadline_s: float | None,
+        deliver: Deliver | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
+        """`whole`: nobody takes pieces, and whoever waits is woken once, at the end."""
         self.pieces: Pieces = queue.SimpleQueue()
-        self._deliver: Deliver = deliver or self.pieces.put
+        self._deliver: Deliver = deliver or (self._deliver_outcome if whole else self.pieces.put)
         self.exchange = Exchange(data, self._deliver)
         self.sent = time.monotonic()
         endless = deadline_s is None or deadline_s > threading.TIMEOUT_MAX / 2
@@ -44,6 +50,10 @@ class Message:
         """Puts what came of it behind the last piece."""
         self.ended.set()
         self._deliver(outcome)
+
+    def _deliver_outcome(self, piece: str | Reply | BaseException) -> None:
+        if not isinstance(piece, str):
+            self.pieces.put(piece)
 
     def withdraw(self) -> bool:
         """Takes it back where it still waits for a thread."""

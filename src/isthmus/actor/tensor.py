@@ -288,7 +288,7 @@ class _Builder:
             return g.get_rows(self._leaf(step.src0), self._indices(step))
         if op is Op.MATMUL:
             assert step.src1 is not None
-            return g.matmul(self._leaf(step.src0), self._float(step.src1))
+            return g.matmul_f32(self._leaf(step.src0), self._float(step.src1))
         a = self._float(step.src0)
         if step.src1 is not None:
             b = self._float(step.src1)

@@ -1,7 +1,7 @@
 """How fast are many agents on one model? Against libllama's own batches of several sequences.
 
 Every agent is a sandbox of its own, with its own thread, its own caller and its own KV cache; each
-token is sampled in the guest and streamed to the caller. libllama decodes the same tokens as
+token is sampled in the guest and delivered to the caller. libllama decodes the same tokens as
 sequences of one context (`n_seq_max`), and the largest logit is found with numpy.
 
 `identical` compares every agent with its solo run: the ids, and a hash over the bits of all logits
@@ -13,11 +13,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
-from isthmus.actor import Actor
+from isthmus.actor import Actor, Reply
 from isthmus.benchmarks.record import (
     Plan,
     Record,
@@ -179,15 +180,23 @@ class _Crowd:
 
 
 def _stream_all(actors: list[Actor], message: str) -> list[list[float]]:
-    """When each piece came, for each agent; every caller listens in a thread of its own."""
+    """When each piece came, for each agent, delivered as a server takes them."""
     times: list[list[float]] = [[] for _ in actors]
+    ended = [threading.Event() for _ in actors]
+    failures: list[BaseException] = []
 
-    def listen(index: int) -> None:
-        times[index].extend(time.perf_counter() for _ in actors[index].stream(message))
+    def deliver(index: int, piece: str | Reply | BaseException) -> None:
+        if isinstance(piece, str):
+            times[index].append(time.perf_counter())
+            return
+        if isinstance(piece, BaseException):
+            failures.append(piece)
+        ended[index].set()
 
-    listeners = [threading.Thread(target=listen, args=(i,)) for i in range(len(actors))]
-    for listener in listeners:
-        listener.start()
-    for listener in listeners:
-        listener.join()
+    streams = [actor.stream(message, deliver=partial(deliver, i)) for i, actor in enumerate(actors)]
+    for event in ended:
+        event.wait()
+    assert all(stream.ended for stream in streams)  # one that is dropped before has its guest stop
+    if failures:
+        raise failures[0]
     return times

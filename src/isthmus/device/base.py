@@ -137,6 +137,12 @@ class Device(ABC):
         """Makes a Region addressable by the device, without a copy."""
 
     @property
+    def joins_sequences(self) -> bool:
+        """Whether attention of several sequences at once is faster there than one by one; the bits
+        are others."""
+        return False
+
+    @property
     def everywhere(self) -> Buffer | None:
         """A buffer over all addresses of this process, where the device computes on them as they
         are: a tensor in it is moved by writing its address. None where it cannot.

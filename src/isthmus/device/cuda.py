@@ -157,6 +157,10 @@ class CudaDevice(Device):
         return 256, 0
 
     @property
+    def joins_sequences(self) -> bool:
+        return True
+
+    @property
     def logits_are_far(self) -> bool:
         return self.sharing in ("managed", "registered")
 

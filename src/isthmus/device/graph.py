@@ -156,6 +156,12 @@ class Graph(TensorContext):
         """[n, m] from a [k, n] and b [k, m]."""
         return int(self.library.ggml_mul_mat(self._context, a, b))
 
+    def matmul_f32(self, a: int, b: int) -> int:
+        """As `matmul`, with its sums in F32 on devices that otherwise take F16 for them."""
+        product = self.matmul(a, b)
+        self.library.ggml_prec_set_acc(product, _ggml.PRECISION_F32)
+        return product
+
     def matmul_chosen(self, a: int, b: int, chosen: int) -> int:
         """F32 [n, c, m]: products of some of the matrices in a [k, n, count] with columns of b.
 
@@ -202,6 +208,12 @@ class Graph(TensorContext):
     def view_3d(self, a: int, ne: tuple[int, int, int], nb: tuple[int, int], offset: int) -> int:
         """Part of a in three dimensions, strides `nb` in bytes."""
         return int(self.library.ggml_view_3d(self._context, a, *ne, *nb, offset))
+
+    def view_4d(
+        self, a: int, ne: tuple[int, int, int, int], nb: tuple[int, int, int], offset: int
+    ) -> int:
+        """Part of a in four dimensions, strides `nb` in bytes."""
+        return int(self.library.ggml_view_4d(self._context, a, *ne, *nb, offset))
 
     def swap_1_2(self, a: int) -> int:
         """a with its dimensions 1 and 2 exchanged; no element moves."""

@@ -12,6 +12,10 @@ the one before. So that has the bits of single steps as well.
 One graph for each B serves all sessions: keys, values and masks are tensors of their own, which
 are moved from session to session by writing their addresses and lengths.
 
+Where bits need not be those of single steps, sessions whose caches lie at equal distances, as those
+of agents of one kind often do, are a run: one kernel computes attention for all of it, since the
+distance is a stride like any other. With a kernel for each session a card has too little to do.
+
 ::
 
     inputs │ tokens, positions i32 [B] │ cache rows i64 [2 · n_layer, B] │ logits rows i64 [B] │
@@ -29,6 +33,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +86,35 @@ class Step:
             place = self.logits + _FLOAT * session.layout.n_vocab * i if i < last else session.base
             n_kv = rows_read(session.n_ctx, position + 1)
             yield Row(session, token, position, n_kv, HostAddr(place))
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """In which order rows are computed, and how many of them, one behind the other, are a run."""
+
+    rows: list[Row]
+    runs: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: list[Row], *, join: bool) -> Arrangement:
+        """Each row by itself, or, to `join` them, in runs that are as long as can be."""
+        if not join:
+            return cls(rows, (1,) * len(rows))
+        runs: list[list[Row]] = []
+        for row in sorted(rows, key=lambda row: row.session.base):
+            if runs and _continues(runs[-1], row):
+                runs[-1].append(row)
+            else:
+                runs.append([row])
+        runs.sort(key=len, reverse=True)  # so that there are few kinds of graphs
+        return cls([row for run in runs for row in run], tuple(map(len, runs)))
+
+
+def _continues(run: list[Row], row: Row) -> bool:
+    """Whether a row's cache lies as far behind the last one of a run as that behind its own."""
+    last = run[-1].session
+    distance = last.base - run[-2].session.base if len(run) > 1 else row.session.base - last.base
+    return row.session.base == last.base + distance and row.session.layout == last.layout
 
 
 class Leaves:
@@ -151,8 +185,11 @@ class BatchInputs:
 class Batch(Pass):
     """A pass over `n` tokens of sessions of one model. Owns its inputs."""
 
-    def __init__(self, device: Device, h: Hparams, layout: KvLayout, n: int, n_ctx: int) -> None:
+    def __init__(
+        self, device: Device, h: Hparams, layout: KvLayout, runs: tuple[int, ...], n_ctx: int
+    ) -> None:
         """`layout` is that of any of the model's sessions; n_ctx: the most that one may have."""
+        n = sum(runs)
         super().__init__(device.library, h, n, n_ctx, h.n_layer * (h.nodes_per_layer + 12 * n) + 64)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
@@ -170,42 +207,37 @@ class Batch(Pass):
         self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(_SEEN))
         self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
-        self._planes = Leaves(
-            self, everywhere, 2 * h.n_layer * n, layout.dtype, h.head_dim, n_ctx, h.n_head_kv
-        )
-        self._planes.nb[:, 1] = layout.row_nbytes
-        self._planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
-        self._planes.nb[:, 3] = n_ctx * layout.row_nbytes
-        self._planes.data[:] = everywhere.base
-        n_masks = n * len(inputs.windows)
-        self._masks = Leaves(self, everywhere, n_masks, GgmlType.F16, n_ctx)
-        self._masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in range(n_masks)]
+        ends = accumulate(runs)
+        self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
+        self._planes = self._describe_planes(layout, everywhere)
+        self._masks = self._describe_masks(everywhere)
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
         self._known: list[tuple[Session | None, int, int]] = [(None, 0, 0)] * n
-        """Of each row: whose it is, the cache rows that are there, and those that it may see."""
+        """Of each row: whose it is, the cache rows that are read, and those that it may see."""
         self.generation = -1
         """The executor's: of the memory that its intermediate results were placed in."""
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
-        h, n = self.hparams, self.n
+        h = self.hparams
         for tensor in (q, v, k):
             self.expand(tensor)
         self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[2 * layer]))
         self.expand(self._scatter(self._caches, v, self._rows[2 * layer + 1]))
         _, head, column, _ = self.describe(q).nb
-        for row in range(n):
-            mine = self.view_3d(q, (h.head_dim, 1, h.n_head), (column, head), row * column)
-            plane = 2 * layer * n + row
+        for index, run in enumerate(self._runs):
+            shape, at = (h.head_dim, 1, h.n_head, len(run)), run.start * column
+            plane = 2 * layer * len(self._runs) + index
             seen = self.flash_attention(
-                mine,
+                self.view_4d(q, shape, (column, head, column), at),
                 self._planes.tensors[plane],
-                self._planes.tensors[plane + n],
-                self._masks.tensors[scores.windowed * n + row],
+                self._planes.tensors[plane + len(self._runs)],
+                self._masks.tensors[scores.windowed * len(self._runs) + index],
                 scores.scale,
                 scores.soft_cap,
             )
-            self.inputs.buffer.place(seen, self.inputs.address(_SEEN, 4 * h.n_embd_q * row))
+            place = self.inputs.address(_SEEN, 4 * h.n_embd_q * run.start)
+            self.inputs.buffer.place(seen, place)
             self.expand(seen)
         return self._seen
 
@@ -229,12 +261,10 @@ class Batch(Pass):
         """Sets everything for one token in each row."""
         inputs = self.inputs
         before = [known[:2] for known in self._known]
-        for row, it in enumerate(rows):
-            if self._known[row] != (it.session, it.n_kv, it.position):
-                self._show(row, it.session, it.n_kv, it.position)
-        if before != [(it.session, it.n_kv) for it in rows]:
+        for index, run in enumerate(self._runs):
+            self._show_run(index, [rows[row] for row in run])
+        if before != [known[:2] for known in self._known]:
             self.changed()
-        self._known = [(it.session, it.n_kv, it.position + 1) for it in rows]
         positions = np.array([it.position for it in rows], dtype=np.int64)
         places = np.array([it.logits for it in rows], dtype=np.int64)
         for mask, window in zip(inputs.masks, inputs.windows, strict=True):
@@ -258,25 +288,59 @@ class Batch(Pass):
         super().close()
         self.inputs.close()
 
-    def _move(self, row: int, session: Session, n_kv: int) -> None:
-        """Points row's keys, values and mask to a session."""
-        layout, n, base = session.layout, self.n, session.base
+    def _show_run(self, index: int, rows: Sequence[Row]) -> None:
+        """Has a run be of these rows, and each of them see its cache rows before its own."""
+        n_kv, run = max(row.n_kv for row in rows), self._runs[index]
+        known = [(row.session, n_kv) for row in rows]
+        if [self._known[row][:2] for row in run] != known:
+            self._move(index, [row.session for row in rows], n_kv)
+        for row, it in zip(run, rows, strict=True):
+            if self._known[row] != (it.session, n_kv, it.position):
+                self._show(row, n_kv, it.position)
+            self._known[row] = (it.session, n_kv, it.position + 1)
+
+    def _move(self, index: int, sessions: Sequence[Session], n_kv: int) -> None:
+        """Points a run's keys, values and masks to sessions."""
+        layout, run, n_runs = sessions[0].layout, self._runs[index], len(self._runs)
         layers = range(self.hparams.n_layer)
         offsets = [at(layer) for layer in layers for at in (layout.k_offset, layout.v_offset)]
-        addresses = np.array(offsets, dtype=np.int64) + base
-        self._planes.data[row::n] = addresses.astype(np.uint64)
-        self._planes.ne[row::n, 1] = n_kv
-        self._addresses[:, row] = addresses - self._everywhere.base
-        self._masks.ne[row::n, 0] = n_kv
-        self._masks.nb[row::n, 1:] = 2 * n_kv
+        places = np.array(offsets, dtype=np.int64)[:, None]
+        addresses = places + np.array([session.base for session in sessions], dtype=np.int64)
+        self._planes.data[index::n_runs] = addresses[:, 0].astype(np.uint64)
+        self._planes.ne[index::n_runs, 1] = n_kv
+        if len(run) > 1:
+            self._planes.nb[index::n_runs, 3] = sessions[1].base - sessions[0].base
+        self._addresses[:, run.start : run.stop] = addresses - self._everywhere.base
+        self._masks.ne[index::n_runs, 0] = n_kv
+        self._masks.nb[index::n_runs, 1:3] = 2 * n_kv
 
-    def _show(self, row: int, session: Session, n_kv: int, position: int) -> None:
-        """Has row be of a session, and see its cache rows before `position`."""
-        if self._known[row][:2] != (session, n_kv):
-            self._move(row, session, n_kv)
+    def _show(self, row: int, n_kv: int, position: int) -> None:
+        """Has a row see its cache rows before `position`."""
         for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
             mask[row, :n_kv] = MASKED
             mask[row, first_seen(position - 1, window) : position] = 0
+
+    def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:
+        """Keys and values of each layer, a tensor for each run: [head_dim, n_kv, n_head_kv, n]."""
+        h, n_ctx, n_runs = self.hparams, self.n_ctx, len(self._runs)
+        shape = (h.head_dim, n_ctx, h.n_head_kv)
+        planes = Leaves(self, everywhere, 2 * h.n_layer * n_runs, layout.dtype, *shape)
+        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], 2 * h.n_layer)
+        planes.nb[:, 1] = layout.row_nbytes
+        planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
+        planes.nb[:, 3] = n_ctx * layout.row_nbytes
+        planes.data[:] = everywhere.base
+        return planes
+
+    def _describe_masks(self, everywhere: Buffer) -> Leaves:
+        """F16 [n_kv, 1, 1, n] of each run: what a layer sees that sees all, or a window."""
+        inputs, n_ctx, n_runs = self.inputs, self.n_ctx, len(self._runs)
+        n_windows = len(inputs.windows)
+        masks = Leaves(self, everywhere, n_windows * n_runs, GgmlType.F16, n_ctx)
+        masks.ne[:, 3] = [len(run) for run in self._runs] * n_windows
+        first = [window * self.n + run.start for window in range(n_windows) for run in self._runs]
+        masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in first]
+        return masks
 
     def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:
         """A tensor at the first address, whose rows overlap: one begins at every `step` bytes."""

@@ -24,7 +24,7 @@ from isthmus.device.base import Device
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
-from isthmus.model.batch import Batch, Row, Step
+from isthmus.model.batch import Arrangement, Batch, Row, Step
 from isthmus.model.batch_probe import batches_exactly
 from isthmus.model.cut_probe import cuts_exactly
 from isthmus.model.forward import Forward, Inputs
@@ -32,6 +32,7 @@ from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
+from isthmus.native._ggml import GgmlType
 
 _Result = TypeVar("_Result")
 _MOST_BATCH_GRAPHS = 8
@@ -52,8 +53,10 @@ class Executor:
         self._decode_memory = GraphAllocator(device.library, device.buffer_type)
         self._prefill_memory = GraphAllocator(device.library, device.buffer_type)
         self._batch_memory = GraphAllocator(device.library, device.buffer_type)
-        self._batches: dict[tuple[int, object], Batch] = {}
-        """By number of rows and batch key, the one used last at the end."""
+        self._batches: dict[tuple[tuple[int, ...], object], Batch] = {}
+        """By lengths of runs and batch key, the one used last at the end."""
+        f16 = self._kv_type == GgmlType.F16  # others may be converted behind the result
+        self._joins = device.joins_sequences and f16 and not settings.exact
         self._window = architecture.hparams.window_tokens
         self._decode_inputs = self._new_inputs(1, N_CTX_MULTIPLE)
         self._prefill_inputs: Inputs | None = None
@@ -168,17 +171,19 @@ class Executor:
             session.decode_graph.close()
             session.decode_graph = None
 
-    def _decode_batch(self, rows: Sequence[Row]) -> None:
-        batch = self._batch(rows)
+    def _decode_batch(self, unordered: list[Row]) -> None:
+        arranged = Arrangement.of(unordered, join=self._joins)
+        rows, batch = arranged.rows, self._batch(arranged)
         batch.write(rows)
         memories = dict.fromkeys(row.session.binding for row in rows)
         batch.inputs.buffer.flush()
         self._backend.compute(batch.pointer, *memories)
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
-        """The graph for so many rows, built where there is none or it is too small."""
-        n, n_ctx, one = len(rows), max(row.session.n_ctx for row in rows), rows[0].session
-        key = (n, self.batch_key(one))
+    def _batch(self, arranged: Arrangement) -> Batch:
+        """The graph for such runs, built where there is none or it is too small."""
+        rows, runs = arranged.rows, arranged.runs
+        n_ctx, one = max(row.session.n_ctx for row in rows), rows[0].session
+        key = (runs, self.batch_key(one))
         batch = self._batches.pop(key, None)
         stale = batch is not None and (
             batch.inputs.n_ctx < n_ctx or batch.generation != self._batch_memory.generation
@@ -187,10 +192,10 @@ class Executor:
             batch.close()
             batch = None
         if batch is None:
-            batch = Batch(self._device, self._architecture.hparams, one.layout, n, n_ctx)
+            batch = Batch(self._device, self._architecture.hparams, one.layout, runs, n_ctx)
             batch.inputs.buffer.order_with(self._backend.handle)
             batch.place_logits(self._architecture.build(batch))
-            self._require_kernels(batch, "batch")
+            self._require_kernels(batch, ("batch", max(runs) > 1))
             self._batch_memory.allocate(batch)
             batch.changed()
             batch.generation = self._batch_memory.generation

@@ -241,6 +241,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_reshape_3d": (_P, [_P, _P, _i64, _i64, _i64]),
     "ggml_view_2d": (_P, [_P, _P, _i64, _i64, _size, _size]),
     "ggml_view_3d": (_P, [_P, _P, _i64, _i64, _i64, _size, _size, _size]),
+    "ggml_view_4d": (_P, [_P, _P, _i64, _i64, _i64, _i64, _size, _size, _size, _size]),
     "ggml_permute": (_P, [_P, _P, _i32, _i32, _i32, _i32]),
     "ggml_rope_ext": (_P, [_P, _P, _P, _P, _i32, _i32, _i32] + [_f32] * 6),
     "ggml_flash_attn_ext": (_P, [_P, _P, _P, _P, _P, _f32, _f32, _f32]),
