@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ def claimant(device: Device, weight: float = 1.0) -> Claimant:
 
 
 def steps_of(device: Device, most: int) -> Any:
-    executor = SimpleNamespace(batch_key=lambda session: session)
+    executor = SimpleNamespace(batch_key=lambda session: session, joins_sequences=False)
     metrics = Metrics()
     model: Any = SimpleNamespace(executor=executor)
     steps = Steps(model, device, metrics.of_model("m"), metrics)
@@ -130,6 +131,20 @@ def test_the_next_batch_waits_for_whoever_has_its_prompt(device: Device) -> None
     assert not steps._is_due()
     steps.leave(newcomer)
     assert steps._is_due()
+
+
+def test_a_batch_waits_from_the_last_one_who_came(device: Device) -> None:
+    steps, (first, second) = steps_of(device, 8), (claimant(device), claimant(device))
+    end = time.perf_counter() - 0.015
+    steps._expect({first, second}, end - 0.04, end)
+    request = Request(first, Step(Any, [1]))
+    steps._enter(request)
+    assert steps._wait_until == pytest.approx(request.since + 0.02)
+    assert steps._missing == {second}
+    steps._expect({first, second}, end - 10.04, end - 10.0)  # and not for ever
+    steps._enter(Request(second, Step(Any, [1])))
+    assert steps._wait_until < request.since
+    steps.leave(first)
 
 
 def test_steps_of_many_tokens_pay_for_them(device: Device) -> None:

@@ -36,6 +36,11 @@ class Claimant:
         self._weight = weight
         self._bell = Bell(device.compute_thread)
 
+    @property
+    def at_home(self) -> bool:
+        """Whether it waits at the device's thread, which computes meanwhile."""
+        return self._bell.at_home
+
     def cost(self, n_tokens: int) -> float:
         """What so many tokens are to it: the larger its weight, the less."""
         return n_tokens / self._weight

@@ -17,7 +17,9 @@ from isthmus.model.batch import Step
 from isthmus.model.parts import JOB_S
 
 MOST = 32
-"""Tokens in one batch."""
+"""Tokens in one batch, and in one step of a session."""
+_MOST_JOINED = 128
+"""Tokens in one batch where attention of several sessions is one kernel."""
 _MOST_UNMEASURED = 64
 _LEAST_PATIENCE_S = 0.0005
 _MOST_PATIENCE_S = 0.02
@@ -52,7 +54,7 @@ class Steps:
         self._retried = all_.batches_retried
         self._thread = device.compute_thread
         self._metrics = metrics
-        self._most = MOST
+        self._most = _MOST_JOINED if model.executor.joins_sequences else MOST
         self._lock = threading.Lock()
         self._waiting: list[Request] = []
         self._expected: set[Claimant] = set()
@@ -106,6 +108,19 @@ class Steps:
     def _queue(self, request: Request) -> None:
         """Puts the request in the queue and waits until it was computed, or is to end."""
         claimant = request.claimant
+        self._enter(request)
+        while not request.done:
+            claimant.wait(self._watch(request))
+            if not request.done:
+                self._check(request)
+        if request.following is not None:
+            request.following.claimant.interrupt()
+        if request.error is not None:
+            raise request.error
+
+    def _enter(self, request: Request) -> None:
+        """Puts the request in the queue."""
+        claimant = request.claimant
         with self._lock:
             self._shares.enter(claimant)
             self._waiting.append(request)
@@ -115,14 +130,6 @@ class Steps:
                 until = min(request.since + self._patience_s, self._wait_at_most_until)
                 self._wait_until = max(self._wait_until, until)
             self._submit_if_due()
-        while not request.done:
-            claimant.wait(self._watch(request))
-            if not request.done:
-                self._check(request)
-        if request.following is not None:
-            request.following.claimant.interrupt()
-        if request.error is not None:
-            raise request.error
 
     @property
     def n_decoding(self) -> int:
@@ -235,6 +242,7 @@ class Steps:
         end = time.perf_counter()
         with self._lock:
             self._submitted = None
+            batch.sort(key=lambda request: not request.claimant.at_home)  # it is awake
             for request, following in pairwise(batch):
                 request.following = following
             for request in batch:

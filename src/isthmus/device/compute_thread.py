@@ -231,13 +231,14 @@ class Bell:
         self._thread = thread
         self._silent = threading.Lock()
         self._silent.acquire()
-        self._at_home = False
+        self.at_home = False
+        """Whether home is who waits."""
 
     def ring(self) -> None:
         """Ends the wait that is under way, or else the next one."""
         with contextlib.suppress(RuntimeError):  # it rings already
             self._silent.release()
-        if self._at_home:
+        if self.at_home:
             self._thread.poke()
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -246,11 +247,11 @@ class Bell:
         if not self._thread.is_current:
             self._silent.acquire(timeout=timeout_s)
             return
-        self._at_home = True
+        self.at_home = True
         end = time.monotonic() + timeout_s
         while not self._silent.acquire(blocking=False):
             left = end - time.monotonic()
             if left <= 0:
                 break
             self._thread.serve(left)
-        self._at_home = False
+        self.at_home = False

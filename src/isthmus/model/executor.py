@@ -56,7 +56,8 @@ class Executor:
         self._batches: dict[tuple[tuple[int, ...], object], Batch] = {}
         """By lengths of runs and batch key, the one used last at the end."""
         f16 = self._kv_type == GgmlType.F16  # others may be converted behind the result
-        self._joins = device.joins_sequences and f16 and not settings.exact
+        self.joins_sequences = device.joins_sequences and f16 and not settings.exact
+        """Whether sessions at equal distances share a kernel of attention; see `batch`."""
         self._window = architecture.hparams.window_tokens
         self._decode_inputs = self._new_inputs(1, N_CTX_MULTIPLE)
         self._prefill_inputs: Inputs | None = None
@@ -172,7 +173,7 @@ class Executor:
             session.decode_graph = None
 
     def _decode_batch(self, unordered: list[Row]) -> None:
-        arranged = Arrangement.of(unordered, join=self._joins)
+        arranged = Arrangement.of(unordered, join=self.joins_sequences)
         rows, batch = arranged.rows, self._batch(arranged)
         batch.write(rows)
         memories = dict.fromkeys(row.session.binding for row in rows)

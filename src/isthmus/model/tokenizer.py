@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
@@ -41,6 +41,9 @@ class Tokenizer(Owned):
         self._library = library
         self._vocabulary = library.llama_model_get_vocab(handle)
         self.n_tokens: int = library.llama_vocab_n_tokens(self._vocabulary)
+        self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+        """Of the tokens that were asked for; without and with the text of special ones."""
+        self._flags: dict[int, TokenFlag] = {}
         self.bos: int = library.llama_vocab_bos(self._vocabulary)
         self.eos: int = library.llama_vocab_eos(self._vocabulary)
         self.eot: int = library.llama_vocab_eot(self._vocabulary)
@@ -81,18 +84,27 @@ class Tokenizer(Owned):
                 raise TokenError("the text has too many tokens")
             room = -count
 
-    def decode(self, tokens: Iterable[int], *, render_special: bool = False) -> bytes:
+    def decode(self, tokens: Sequence[int], *, render_special: bool = False) -> bytes:
         """The text of tokens, as UTF-8 that may begin or end inside a character."""
-        return b"".join(self._piece(token, render_special) for token in tokens)
+        pieces = self._pieces[render_special]
+        try:
+            return b"".join([pieces[token] for token in tokens])
+        except KeyError:
+            for token in tokens:
+                pieces[token] = self._piece(token, render_special)
+            return b"".join([pieces[token] for token in tokens])
 
     def flags(self, token: int) -> TokenFlag:
         """What kind of token an id is; TokenError where there is none."""
-        self._require(token)
-        flags = TokenFlag(0)
-        if self._library.llama_vocab_is_eog(self._vocabulary, token):
-            flags |= TokenFlag.EOG
-        if self._library.llama_vocab_is_control(self._vocabulary, token):
-            flags |= TokenFlag.CONTROL
+        flags = self._flags.get(token)
+        if flags is None:
+            self._require(token)
+            flags = TokenFlag(0)
+            if self._library.llama_vocab_is_eog(self._vocabulary, token):
+                flags |= TokenFlag.EOG
+            if self._library.llama_vocab_is_control(self._vocabulary, token):
+                flags |= TokenFlag.CONTROL
+            self._flags[token] = flags
         return flags
 
     def _is_whole_wordpiece(self, file: GgufFile) -> bool:

@@ -10,7 +10,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -606,38 +606,52 @@ async def _stream(
 
 async def _merged(
     completer: Completer, requests: list[Request]
-) -> AsyncIterator[tuple[int, Token | End | None, list[Token]]]:
+) -> AsyncGenerator[tuple[int, Token | End | None, list[Token]]]:
     """What all requests give, as it comes: None first, then tokens, then the end of each."""
-    queue: asyncio.Queue[tuple[int, Token | End | Exception | None, list[Token]]] = asyncio.Queue()
+    if len(requests) == 1:
+        async with aclosing(_numbered(completer, 0, requests[0])) as items:
+            async for item in items:
+                yield item
+        return
+    queue: asyncio.Queue[tuple[int, Token | End | None, list[Token]] | Exception] = asyncio.Queue()
 
     async def feed(index: int, request: Request) -> None:
-        mine: list[Token] = []
-        begun = False
         try:
-            async with aclosing(completer.complete(request)) as items:
+            async with aclosing(_numbered(completer, index, request)) as items:
                 async for item in items:
-                    if not begun:
-                        queue.put_nowait((index, None, mine))
-                        begun = True
-                    if isinstance(item, Token):
-                        mine.append(item)
-                    queue.put_nowait((index, item, mine))
+                    queue.put_nowait(item)
         except Exception as error:
-            queue.put_nowait((index, error, mine))
+            queue.put_nowait(error)
 
     tasks = [asyncio.ensure_future(feed(i, request)) for i, request in enumerate(requests)]
     left = len(tasks)
     try:
         while left:
-            index, came, mine = await queue.get()
+            came = await queue.get()
             if isinstance(came, Exception):
                 raise came
-            left -= isinstance(came, End)
-            yield index, came, mine
+            left -= isinstance(came[1], End)
+            yield came
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _numbered(
+    completer: Completer, index: int, request: Request
+) -> AsyncGenerator[tuple[int, Token | End | None, list[Token]]]:
+    """What one request gives, with its number and its tokens until then."""
+    mine: list[Token] = []
+    begun = False
+    async with aclosing(completer.complete(request)) as items:
+        async for item in items:
+            if not begun:
+                yield index, None, mine
+                begun = True
+            if isinstance(item, Token):
+                mine.append(item)
+            yield index, item, mine
 
 
 def _usage(requests: list[Request], ends: list[End]) -> Usage:
