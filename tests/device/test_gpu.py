@@ -36,6 +36,8 @@ KIND = DEVICE.partition(":")[0]
 IN_PLACE = {"vulkan": "imported", "cuda": "managed", "metal": "same"}
 FROM_LIBLLAMA = {"vulkan": 1e-4}
 """How far logits may be from libllama's: it fuses other operations there."""
+EXPERTS_FROM_LIBLLAMA = {"cuda": 1e-5, **FROM_LIBLLAMA}
+"""The same, where a token takes several experts."""
 N_TOKENS = 24
 HEAD_DIM = 64 if KIND == "cuda" else 32
 """The least for which CUDA has a kernel of attention."""
@@ -147,7 +149,7 @@ def test_experts_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path: 
             actor.send(f"tokens {token}")
     rival.close()
     model.close()
-    assert error <= FROM_LIBLLAMA.get(KIND, 0.0)
+    assert error <= EXPERTS_FROM_LIBLLAMA.get(KIND, 0.0)
 
 
 def error_against(rival: Libllama, tokens: list[int], actor: Actor) -> float:

@@ -39,10 +39,14 @@ _GREEDY_TOKENS = 200
 def bench_decode(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Tokens per second of greedy decoding at several lengths of context."""
+    """Tokens per second of greedy decoding at several lengths of context.
+
+    A length that leaves no room for what is decoded is shortened.
+    """
     results = []
+    most = max(1, model.hparams.n_ctx_train - _ROOM)
     with _Pair(runtime, model, plan) as pair:
-        for n_tokens in plan.sizes:
+        for n_tokens in dict.fromkeys(min(size, most) for size in plan.sizes):
             pair.begin(n_tokens)
             runs = {
                 "ours": lambda n=n_tokens: pair.ours_decodes(n),
