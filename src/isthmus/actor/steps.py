@@ -30,6 +30,10 @@ _MOST_PATIENCE = 1.5
 """Of the last step's time: how long it waits for all of them."""
 _LONGEST_HOLD_S = 0.5
 """That those who decode wait while several prompts are computed."""
+_SHORT_HOLD_S = 0.35
+"""The same, where no prompt is left afterwards."""
+_REST_HOLD_S = 1.5 * JOB_S
+"""The same, where it is a single one: no small rest of it is left for another job."""
 
 
 class Request:
@@ -158,12 +162,13 @@ class Steps:
             self._missing.add(claimant)
             self._wait_until = max(self._wait_until, time.perf_counter() + self._patience_s)
 
-    def hold(self, n_prompts: int) -> float:
+    def hold(self, n_prompts: int, all_s: float | None = None) -> float:
         """A job of prefill begins, while so many prompts are not computed; seconds it may last.
 
         The more prompts there are for each of those who decode, the longer these wait, and the more
         of the prompts are computed meanwhile: a step of a few costs nearly as much as one of many.
-        They get a step before they wait again.
+        They get a step before they wait again. Where `all_s`, the seconds for all prompts, are not
+        many, those are computed at once: one wait, and then steps of all, instead of several.
         """
         with self._lock:
             now = time.perf_counter()
@@ -171,6 +176,9 @@ class Steps:
                 return self._held_until - now
             ratio = n_prompts / max(1, self.n_decoding)
             seconds = min(max(JOB_S, JOB_S * ratio), _LONGEST_HOLD_S)
+            most = _SHORT_HOLD_S if n_prompts > 1 else _REST_HOLD_S
+            if all_s is not None and all_s <= most:
+                seconds = max(seconds, all_s)
             if self._served or not self._waiting:
                 self._held_until, self._served = now + seconds, False
             return seconds

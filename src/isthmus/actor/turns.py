@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from isthmus.actor.claimant import Claimant, Shares
 from isthmus.actor.steps import Steps
@@ -25,18 +26,26 @@ class Turns:
         self._lock = threading.Lock()
         self._waiting: list[Claimant] = []
         self._holder: Claimant | None = None
+        self._sizes: WeakKeyDictionary[Claimant, int] = WeakKeyDictionary()
+        """Tokens of the chunk that each of them has, or had last."""
+        self._job_s = 0.0
+        """What the holder's jobs took until now."""
+        self._token_s: float | None = None
+        """What a token of the last chunk took."""
         self._shares = Shares()
 
     @contextmanager
     def turn(self, claimant: Claimant, n_tokens: int) -> Iterator[Job]:
         """Waits for its turn, which lasts until the block ends; raises what its check raises."""
         since = time.perf_counter()
+        self._sizes[claimant] = n_tokens
         self._enter(claimant)
-        start = time.perf_counter()
+        start, self._job_s = time.perf_counter(), 0.0
         with self._lock:
             self._shares.charge(claimant, n_tokens)
         try:
             yield self._job
+            self._token_s = self._job_s / n_tokens
             self._steps.expect(claimant)
         finally:
             self._leave(claimant)
@@ -46,8 +55,18 @@ class Turns:
     @contextmanager
     def _job(self) -> Iterator[float]:
         """One job of the prefill whose turn it is; gives how many seconds it is to last."""
-        yield self._steps.hold(1 + len(self._waiting))
+        start = time.perf_counter()
+        yield self._steps.hold(1 + len(self._waiting), self._left_s())
+        self._job_s += time.perf_counter() - start
         self._steps.let_go()
+
+    def _left_s(self) -> float | None:
+        """About how long it takes until no prompt waits; None where nobody knows."""
+        if self._token_s is None or self._holder is None:
+            return None
+        with self._lock:
+            n_tokens = sum(self._sizes[it] for it in (self._holder, *self._waiting))
+        return max(n_tokens * self._token_s - self._job_s, 0.0)
 
     def _enter(self, claimant: Claimant) -> None:
         self._steps.leave(claimant)
