@@ -31,15 +31,55 @@ Projection = Callable[[Pass, int], tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to a product: scale * (b · (a · x))."""
+
+    a: int
+    b: int
+    scale: float
+
+    def added(self, g: Pass, y: int, x: int) -> int:
+        """With y = weight · x."""
+        return g.add(y, g.scale(g.low_rank(self.a, self.b, x), self.scale))
+
+    def added_chosen(self, g: Pass, y: int, x: int, chosen: int) -> int:
+        """With y of chosen matrices of a stack, as a and b are."""
+        inner = g.matmul_chosen(self.a, x, chosen)
+        return g.add(y, g.scale(g.matmul_chosen(self.b, inner, chosen), self.scale))
+
+    def added_rows(self, g: Pass, y: int) -> int:
+        """With y the embeddings of the tokens, whose rows of a are looked up."""
+        rows = g.get_rows(self.a, g.tokens)
+        return g.add(y, g.scale(g.separately(self.b, rows), self.scale))
+
+
+@dataclass(frozen=True)
 class Linear:
-    """weight · x + bias."""
+    """weight · x, what adapters add, + bias."""
 
     weight: int
     bias: int = 0
+    updates: tuple[LowRank, ...] = ()
 
     def __call__(self, g: Pass, x: int) -> int:
         y = g.matmul(self.weight, x)
+        for update in self.updates:
+            y = update.added(g, y, x)
         return g.add(y, self.bias) if self.bias else y
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices one behind the other, of which each column is multiplied with some."""
+
+    weight: int
+    updates: tuple[LowRank, ...] = ()
+
+    def __call__(self, g: Pass, x: int, chosen: int) -> int:
+        y = g.matmul_chosen(self.weight, x, chosen)
+        for update in self.updates:
+            y = update.added_chosen(g, y, x, chosen)
+        return y
 
 
 @dataclass(frozen=True)
@@ -178,9 +218,9 @@ class Experts:
     """
 
     router: int
-    gate: int
-    up: int
-    down: int
+    gate: Stack
+    up: Stack
+    down: Stack
     normalised: bool
     """Whether the weights of those that a token takes are made to add up to 1."""
 
@@ -188,9 +228,9 @@ class Experts:
         h = g.hparams
         chosen, weights = self._choose(g, x)
         columns = g.reshape(x, h.n_embd, 1, g.columns_of(x))
-        up = g.matmul_chosen(self.up, columns, chosen)
-        gate = g.matmul_chosen(self.gate, columns, chosen)
-        each = g.matmul_chosen(self.down, g.swiglu(gate, up), chosen)
+        up = self.up(g, columns, chosen)
+        gate = self.gate(g, columns, chosen)
+        each = self.down(g, g.swiglu(gate, up), chosen)
         return self._sum(g, g.mul(each, weights))
 
     def _choose(self, g: Pass, x: int) -> tuple[int, int]:
@@ -337,10 +377,14 @@ class Decoder:
     logits_scale: float = 1.0
     logits_soft_cap: float = 0.0
     """Logits become cap * tanh(logits / cap); 0: they stay."""
+    embedding_updates: tuple[LowRank, ...] = ()
+    """What adapters add to the embeddings."""
 
     def hidden(self, g: Pass) -> int:
         """What comes before the logits: f32 [n_embd, n_outputs]."""
         x = g.get_rows(self.token_embd, g.tokens)
+        for update in self.embedding_updates:
+            x = update.added_rows(g, x)
         if self.embedding_scale != 1.0:
             x = g.scale(x, self.embedding_scale)
         g.expand(x)

@@ -37,7 +37,12 @@ def cuts_exactly(
     For a model whose products of up to 32 columns have the bits of single ones.
     """
     attention = _Attention(device, backend, hparams, kv_type)
-    return attention.is_exact() and all(
+    return attention.is_exact() and multiplies_exactly(device, backend, weights)
+
+
+def multiplies_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
+    """Whether each product has the same bits in chunks of 2 to `MOST` columns."""
+    return all(
         _multiplies_exactly(device, backend, tensor, *shape)
         for (_, shape), tensor in matrices_of(weights, with_routers=True).items()
     )
