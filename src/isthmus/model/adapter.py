@@ -22,9 +22,9 @@ import numpy as np
 from isthmus.device.base import Device
 from isthmus.errors import ModelFileError, ModelUnsupported, SettingsError
 from isthmus.file_hash import FileHashes
-from isthmus.model.blocks import LowRank
 from isthmus.model.gguf import GgufFile, TensorInfo
 from isthmus.model.hparams import Hparams
+from isthmus.model.products import LowRank
 from isthmus.model.weights import TOKEN_EMBD, Weights
 from isthmus.native._ggml import GgmlType
 

@@ -21,17 +21,16 @@ from isthmus.model.blocks import (
     FusedQkv,
     Gated,
     LayerNorm,
-    Linear,
     Part,
     Plain,
     Projection,
     RmsNorm,
     Rotary,
     SeparateQkv,
-    Stack,
 )
 from isthmus.model.forward import Scores
 from isthmus.model.hparams import Hparams, Metadata, RopeScaling
+from isthmus.model.products import Linear, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
 
 
