@@ -1,4 +1,4 @@
-"""Agents on one base, each with adapters of its own: given, decoding at once, saved and restored."""
+"""Agents on one base, each with adapters of its own: alone, together, saved and restored."""
 
 from __future__ import annotations
 
@@ -205,8 +205,8 @@ def test_what_lora_says(
 def test_saved_and_restored_on_the_command_line(files: dict[str, Path], tmp_path: Path) -> None:
     place = files["base"].parent / "a.safetensors"
     done = isthmus(
-        "snapshot", "bench", "--out", place, "--model", files["base"], "--lora", f"{files['poet']}:0.5",
-        "--arg", "n_ctx=256", "--message", "prefill 20 1",
+        "snapshot", "bench", "--out", place, "--model", files["base"],
+        "--lora", f"{files['poet']}:0.5", "--arg", "n_ctx=256", "--message", "prefill 20 1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     again = isthmus("restore", place, "--message", "sequence 3")

@@ -319,7 +319,7 @@ def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
             f"model {then.name!r}: weights {then.weights_sha256[:12]}… ({then.file_name}) then, "
             f"{now.weights_sha256[:12]}… ({now.file_name}) now"
         )
-    if _added(then) != _added(now):
+    if then.added != now.added:
         yield (
             f"model {then.name!r}: {_adapters(then)} then, {_adapters(now)} now "
             "(Runtime.adapt, or --lora, gives them)"
@@ -331,11 +331,6 @@ def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
         )
     if then.kv_type != now.kv_type:
         yield f"model {then.name!r}: KV cache of {then.kv_type} then, {now.kv_type} now"
-
-
-def _added(record: ModelRecord) -> list[tuple[str, float]]:
-    """What adapters add to a model; one of scale 0 adds nothing."""
-    return [(it.sha256, it.scale) for it in record.adapters if it.scale]
 
 
 def _adapters(record: ModelRecord) -> str:

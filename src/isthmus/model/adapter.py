@@ -194,6 +194,11 @@ class Adaptation:
                 f"{len(self.applied)} adapters at once; a model takes up to {MOST_ADAPTERS}"
             )
 
+    @property
+    def added(self) -> list[tuple[str, float]]:
+        """Which files are added, by SHA-256, and by which scale: what a KV cache depends on."""
+        return [(it.adapter.sha256, it.scale) for it in self.applied if it.scale]
+
     def updates(self, name: str) -> tuple[LowRank, ...]:
         """What is added to products with a weight; adapters of scale 0 add nothing."""
         return tuple(self._updates(name))

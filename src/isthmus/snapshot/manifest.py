@@ -117,6 +117,11 @@ class ModelRecord(Record, frozen=True):
     adapters: Annotated[tuple[AdapterRecord, ...], Meta(max_length=8)] = ()
     """Those of every session of it."""
 
+    @property
+    def added(self) -> list[tuple[str, float]]:
+        """What adapters add to it: SHA-256 and scale, those of scale 0 left out."""
+        return [(it.sha256, it.scale) for it in self.adapters if it.scale]
+
 
 class HandleRecord(Record, frozen=True):
     """A handle that the guest holds of a model, or of one of a model's weights."""
