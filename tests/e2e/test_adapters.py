@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from isthmus import Actor, Model, Runtime
+from isthmus import Actor, Adapter, Model, Runtime
 from isthmus.abi import Errno
 from isthmus.cli.options import open_adapted
 from isthmus.errors import IsthmusError, SettingsError, SnapshotMismatch
-from isthmus.model import Adapter
 from isthmus.snapshot import open_snapshot
 from tests.attacks.proxy import Proxy, proxy_wat
 from tests.e2e.test_cli import complains, isthmus

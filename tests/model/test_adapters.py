@@ -15,6 +15,7 @@ from isthmus.device import Device
 from isthmus.errors import ModelBusy, ModelFileError, ModelUnsupported, SettingsError
 from isthmus.memory import Region
 from isthmus.model import Model, Session
+from isthmus.model.adapter import MOST_ADAPTERS
 from isthmus.model.batch import Step
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
@@ -53,8 +54,8 @@ def sessions(device: Device, models: list[Model]) -> Iterator[list[Session]]:
 
 
 @contextmanager
-def loaded(device: Device, path: Path) -> Iterator[Model]:
-    model = Model(device, path, SETTINGS)
+def loaded(device: Device, path: Path, settings: ModelSettings = SETTINGS) -> Iterator[Model]:
+    model = Model(device, path, settings)
     try:
         yield model
     finally:
@@ -140,6 +141,75 @@ def test_a_batch_has_the_bits_of_each_alone(
                     adapted.decode(it, token)
                 adapted.executor.decode_batch([Step(it, [token]) for it in together])
                 assert [bits(it) for it in alone] == [bits(it) for it in together]
+
+
+def test_several_tokens_of_one_have_the_bits_of_single_steps(
+    device: Device, tmp_path: Path
+) -> None:
+    base = BASES["llama"]
+    path = base.write(tmp_path / "model.gguf")
+    lora = TinyLora(base, rank=1).write(tmp_path / "lora.gguf")
+    with loaded(device, path) as model:
+        adapted = model.adapted({model.load_adapter(lora): 1.0})
+        if not adapted.batches:
+            pytest.skip("this library's products of several columns differ: steps run alone")
+        with sessions(device, [adapted, adapted]) as (single, several):
+            for it in (single, several):
+                adapted.prefill(it, random_tokens(30))
+            tokens = random_tokens(3, seed=3)
+            for token in tokens:
+                adapted.decode(single, token)
+            places = several.base + several.layout.nbytes  # behind it, in the same memory
+            adapted.executor.decode_batch([Step(several, tokens, places)])
+            assert bits(single) == bits(several)
+
+
+def test_as_many_as_there_may_be(device: Device, tmp_path: Path) -> None:
+    base = TinyModel("qwen2moe", n_layer=1, quantisation="Q8_0")
+    path = base.write(tmp_path / "model.gguf")
+    lora = TinyLora(base).write(tmp_path / "lora.gguf")
+    with loaded(device, path) as model:
+        adapters = [model.load_adapter(lora) for _ in range(MOST_ADAPTERS + 1)]
+        with pytest.raises(SettingsError, match=f"up to {MOST_ADAPTERS}"):
+            model.adapted(dict.fromkeys(adapters, 1.0))
+        adapted = model.adapted(dict.fromkeys(adapters[1:], 0.1))
+        with sessions(device, [adapted] * 4) as opened:
+            for it in opened:
+                adapted.prefill(it, random_tokens(5))
+            if adapted.executor.can_batch:
+                adapted.executor.decode_batch([Step(it, [1]) for it in opened])
+            assert len({bits(it) for it in opened}) == 1
+
+
+def test_over_repacked_weights(device: Device, tmp_path: Path) -> None:
+    base = TinyModel(n_embd=256, n_ff=512, quantisation="Q4_0")
+    path = base.write(tmp_path / "model.gguf")
+    lora = TinyLora(base).write(tmp_path / "lora.gguf")
+    settings = ModelSettings(prefill_chunk=64, repack=True)
+    with (
+        loaded(device, path, settings) as model,
+        Libllama(device, path, N_CTX, settings) as rival,
+    ):
+        adapted = model.adapted({model.load_adapter(lora): 1.0})
+        rival.adapt((lora, 1.0))
+        with sessions(device, [adapted]) as (session,):
+            adapted.prefill(session, random_tokens(70))
+            rival.prefill(random_tokens(70))
+            assert bits(session) == rival.logits.tobytes()
+
+
+def test_whether_cuts_are_exact_depends_on_the_adapter(device: Device, tmp_path: Path) -> None:
+    base = TinyModel(tied=False, quantisation="Q8_0")
+    lora = TinyLora(base, kind=np.float16, rank=32).write(tmp_path / "lora.gguf")
+    with loaded(device, base.write(tmp_path / "model.gguf")) as model:
+        adapted = model.adapted({model.load_adapter(lora): 1.0})
+        with sessions(device, [adapted] * 2) as (whole, parts):
+            tokens = random_tokens(60)
+            adapted.prefill(whole, tokens)
+            adapted.prefill(parts, tokens[:20])
+            adapted.prefill(parts, tokens[20:])
+            same = bits(whole) == bits(parts)
+        assert same or not adapted.exact_cuts
 
 
 def test_truncated_and_copied_sessions(device: Device, tmp_path: Path) -> None:

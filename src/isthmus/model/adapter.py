@@ -150,6 +150,8 @@ class Adapter:
         rank = a.shape[0] if embedding else (*a.shape, 1)[1]
         wanted_a = (rank, n_out) if embedding else (n_in, rank, *stack)
         wanted_b = (rank, n_in) if embedding else (rank, n_out, *stack)
+        if rank < 1:
+            raise ModelFileError(f"{self.path}: tensor {a.name} is empty")
         for found, wanted in ((a, wanted_a), (b, wanted_b)):
             self._require_shape(found, wanted, name, info.shape)
         return rank

@@ -26,11 +26,13 @@ _COMMON = (GgmlType.Q4_0, GgmlType.Q8_0, GgmlType.F16, GgmlType.F32)
 _PROBE_WIDTH = 1024
 
 
-def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
+def batches_exactly(
+    device: Device, backend: Backend, weights: Weights, *, with_vectors: bool = False
+) -> bool:
     """Whether each column of a product is the same to the bit, alone and in any batch."""
     return all(
         _is_exact(device, backend, tensor, *shape)
-        for (_, shape), tensor in matrices_of(weights).items()
+        for (_, shape), tensor in matrices_of(weights, with_vectors=with_vectors).items()
     )
 
 

@@ -26,7 +26,7 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.batch import Batch, Row, Step
 from isthmus.model.batch_probe import adds_exactly, batches_exactly
-from isthmus.model.cut_probe import cuts_exactly, multiplies_exactly
+from isthmus.model.cut_probe import adapter_cuts_exactly, cuts_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
@@ -143,7 +143,7 @@ class Executor:
         return self._run(
             lambda: (
                 cuts_exactly(self._device, self._backend, weights, hparams, self._kv_type)
-                and all(multiplies_exactly(self._device, self._backend, it) for it in adapters)
+                and all(adapter_cuts_exactly(self._device, self._backend, it) for it in adapters)
             )
         )
 
