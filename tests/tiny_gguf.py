@@ -207,6 +207,20 @@ class TinyModel:
         writer.close()
         return path
 
+    def matrices(self) -> dict[str, list[int]]:
+        """The shapes of those that adapters can change, by name."""
+        outside = (
+            {} if self.tied else {"token_embd": ["embd", "vocab"], "output": ["embd", "vocab"]}
+        )
+        blocks = {
+            f"blk.{i}.{name}": shape
+            for i in range(self.n_layer)
+            for name, shape in self._block.items()
+            if len(shape) > 1 and "gate_inp" not in name
+        }
+        shapes = outside | blocks
+        return {f"{it}.weight": [self._size(n) for n in shapes[it]] for it in shapes}
+
     def _write_metadata(self, w: gguf.GGUFWriter) -> None:
         kind = "layer_norm" if self.architecture in _LAYER_NORMS else "layer_norm_rms"
         values: dict[str, Any] = {
@@ -331,6 +345,59 @@ class TinyModel:
             "expert": self.n_ff_expert,
             "experts": self._metadata.get("expert_count", 0),
         }[symbol]
+
+
+@dataclass
+class TinyLora:
+    """A LoRA adapter with random matrices for a TinyModel."""
+
+    base: TinyModel
+    names: tuple[str, ...] = ()
+    """The matrices that it changes, as in a recipe; all but routers where none are named."""
+    rank: int = 4
+    alpha: float = 8.0
+    kind: type = np.float32
+    seed: int = 1
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """What the file says instead of what it should; None: nothing."""
+    change: Callable[[dict[str, np.ndarray]], object] = lambda tensors: None
+
+    def write(self, path: Path) -> Path:
+        """Writes the file."""
+        writer = gguf.GGUFWriter(path, self.base.architecture)
+        said = {
+            "general.type": "adapter",
+            "adapter.type": "lora",
+            "adapter.lora.alpha": float(self.alpha),
+        }
+        for key, value in (said | self.metadata).items():
+            if value is not None:
+                _add(writer, key, value)
+        tensors = self.tensors()
+        self.change(tensors)
+        for name, values in tensors.items():
+            writer.add_tensor(name, values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All of its matrices by name."""
+        random, tensors = np.random.default_rng(self.seed), {}
+        for name, shape in self.base.matrices().items():
+            short = name.removesuffix(".weight").rpartition(".")[2]
+            if short not in (self.names or {short}):
+                continue
+            n_in, n_out, *stack = shape
+            a, b = ((n_in, self.rank, *stack), (self.rank, n_out, *stack))
+            if short == "token_embd":
+                a, b = ((self.rank, n_out), (self.rank, n_in))
+            for suffix, sizes in (("lora_a", a), ("lora_b", b)):
+                values = random.standard_normal(sizes[::-1]) * sizes[0] ** -0.5
+                tensors[f"{name}.{suffix}"] = values.astype(self.kind)
+        return tensors
 
 
 TinyLlama = TinyModel

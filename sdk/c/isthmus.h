@@ -244,7 +244,8 @@ _Static_assert(sizeof(isthmus_operation_t) == 32, "isthmus_operation_t");
 /* --------------------------------------------------------------------------- model */
 
 /*
- * Opens a model that was given to this actor under a name.
+ * Opens a model that was given to this actor under a name. One with adapters has a name of its own,
+ * and its sessions have those adapters.
  *   name_ptr: UTF-8 name, such as 'default'
  *   name_nbytes: its length
  * Returns a model handle.

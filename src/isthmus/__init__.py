@@ -7,7 +7,7 @@ from isthmus.actor import Actor, Reply, Restoration, Stream, Usage
 from isthmus.config import Capacity, Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
-from isthmus.model import Model, SamplerSettings
+from isthmus.model import Adapter, Model, SamplerSettings
 from isthmus.runtime import Runtime, bundled_guests
 from isthmus.snapshot import Saved, Store
 from isthmus.wasm import Guest
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Actor",
+    "Adapter",
     "Capacity",
     "Counters",
     "Guest",

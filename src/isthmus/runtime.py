@@ -41,7 +41,7 @@ from isthmus.errors import (
 )
 from isthmus.file_hash import FileHashes
 from isthmus.metrics import Metrics
-from isthmus.model import Model
+from isthmus.model import Adapter, Model
 from isthmus.native.loader import Library, open_library
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
@@ -166,7 +166,34 @@ class Runtime:
             repack=repack,
             exact=exact,
         )
-        model = Model(self.device, _model_path(path, self._cache), settings, self._hashes)
+        path = _model_path(path, self._cache)
+        return self._keep(Model(self.device, path, settings, self._hashes))
+
+    def load_adapter(self, path: str | Path, model: Model) -> Adapter:
+        """Opens a LoRA adapter, a GGUF file, for a model; `adapt` uses it.
+
+        Its matrices are mapped, or copied once to a device with memory of its own, and freed with
+        the model. Raises ModelNotFound, ModelFileError, ModelUnsupported.
+        """
+        self._require_open()
+        return model.load_adapter(Path(path).expanduser())
+
+    def adapt(self, model: Model, adapters: Mapping[Adapter, float]) -> Model:
+        """A model to whose products adapters add, each by its scale, over the same weights.
+
+        ::
+
+            poet = rt.adapt(model, {rt.load_adapter("poet.gguf", model): 1.0})
+            actor = rt.spawn("chat", models={"default": poet})
+
+        A guest opens it by the name under which it was given it, as any model. Actors of the base
+        and of other adapters decode in batches of their own. Raises SettingsError.
+        """
+        self._require_open()
+        return self._keep(model.adapted(adapters))
+
+    def _keep(self, model: Model) -> Model:
+        """Has it counted, and closed before whatever was opened earlier."""
         self._stack.callback(self._close_model, model)
         self._models.append(model)
         return model

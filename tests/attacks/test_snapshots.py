@@ -148,6 +148,10 @@ class Forgery:
         self.part("guest", wasm)
         self.put("guest.sha256", hashlib.sha256(wasm).hexdigest())
 
+    def adapted(self, scale: float) -> None:
+        self.put("format_version", 3)
+        self.put("models.0.adapters", [{**ADAPTERS[0], "scale": scale}])
+
     def write(self, path: Path, signature: str | None = None) -> Path:
         text = json.dumps(self.manifest)
         with contextlib.suppress(SnapshotError):
@@ -253,8 +257,9 @@ def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> 
 
 # ---------------------------------------------------------------------------------- lies
 
+ADAPTERS = [{"file_name": "x.gguf", "sha256": "0" * 64, "scale": 1.0}]
 LIES: dict[str, tuple[list[object], str]] = {
-    "format_version": ([0, 3], "format version"),
+    "format_version": ([0, 4], "format version"),
     "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
     "memory.n_chunks": ([8, 2**32], "another type or shape|malformed"),
     "sessions.0.ptr": ([266_241, 589_824, 2**32 - 1], "memory"),
@@ -278,6 +283,7 @@ LIES: dict[str, tuple[list[object], str]] = {
     "actor.args": ([["a\0b"], ["\ud800"], 5], "."),
     "actor.tools": ([["rm"]], "tool 'rm'"),
     "models": ([[]], "does not describe"),
+    "models.0.adapters": ([ADAPTERS, [5], ADAPTERS * 9], "has no adapters|malformed"),
     "globals": ([[]], "globals"),
     "globals.0.index": ([1], "globals"),
     "globals.0.type": (["i64", "f32", "x"], "globals"),
@@ -305,6 +311,8 @@ def test_lies(world: World, tmp_path: Path, where: str) -> None:
 Change = Callable[[Forgery], object]
 TRICKS: dict[str, tuple[Change, str]] = {
     "session handle 0": (lambda it: it.session(0), "malformed"),
+    "adapters": (lambda it: it.adapted(1.0), "would be replayed"),
+    "an adapter by 1e9": (lambda it: it.adapted(1e9), "malformed"),
     "session handle taken": (lambda it: it.session(1), "handle 1 is taken"),
     "1,024 handles first": (lambda it: it.session(50_000, 1024), "one too many"),
     "5,000 handles": (lambda it: it.session(50_000, 5000), "."),

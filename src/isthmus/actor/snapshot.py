@@ -37,10 +37,10 @@ from isthmus.model import KvLayout, Model
 from isthmus.model.kv_cache import KV_TYPES
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
-    FORMAT_VERSION,
     GUEST_PART,
     MAX_TEXT_NBYTES,
     ActorRecord,
+    AdapterRecord,
     DeviceRecord,
     Dtype,
     GlobalRecord,
@@ -54,6 +54,7 @@ from isthmus.snapshot.manifest import (
     source_part,
     text_part,
     tokens_part,
+    version_for,
 )
 from isthmus.wasm import GlobalValue, Guest
 
@@ -87,7 +88,7 @@ def describe(
     version: str,
 ) -> Draft:
     """A snapshot of an actor that runs nothing."""
-    names = sorted(granted.models)
+    models = tuple(_model_record(name, granted.models[name]) for name in sorted(granted.models))
     parts: dict[str, tuple[Dtype, bytes]] = {GUEST_PART: ("U8", guest.wasm)}
     for it in state.sessions:
         parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
@@ -98,13 +99,13 @@ def describe(
     return Draft.make(
         memory,
         parts,
-        format_version=FORMAT_VERSION,
+        format_version=version_for(models),
         isthmus=version,
         created_ns=time.time_ns(),
         parent=parent,
         guest=GuestRecord(guest.name, guest.sha256),
         globals=tuple(GlobalRecord(it.index, it.type, it.bits.hex()) for it in state.globals),  # type: ignore[arg-type]
-        models=tuple(_model_record(name, granted.models[name]) for name in names),
+        models=models,
         handles=tuple(_handle_records(state.opened)),
         sessions=tuple(_session_record(it, granted.models[it.model]) for it in state.sessions),
         grammars=tuple(
@@ -133,6 +134,10 @@ def _model_record(name: str, model: Model) -> ModelRecord:
         prefill_chunk=model.settings.prefill_chunk,
         deterministic=model.settings.deterministic,
         repack=model.settings.repack,
+        adapters=tuple(
+            AdapterRecord(it.adapter.path.name, it.adapter.sha256, it.scale)
+            for it in model.adaptation.applied
+        ),
     )
 
 
@@ -314,6 +319,11 @@ def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
             f"model {then.name!r}: weights {then.weights_sha256[:12]}… ({then.file_name}) then, "
             f"{now.weights_sha256[:12]}… ({now.file_name}) now"
         )
+    if then.added != now.added:
+        yield (
+            f"model {then.name!r}: {_adapters(then)} then, {_adapters(now)} now "
+            "(Runtime.adapt, or --lora, gives them)"
+        )
     if then.tokenizer_sha256 != now.tokenizer_sha256:
         yield (
             f"model {then.name!r}: tokenizer {then.tokenizer_sha256[:12]}… then, "
@@ -321,6 +331,11 @@ def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
         )
     if then.kv_type != now.kv_type:
         yield f"model {then.name!r}: KV cache of {then.kv_type} then, {now.kv_type} now"
+
+
+def _adapters(record: ModelRecord) -> str:
+    said = [f"{it.file_name} {it.sha256[:12]}… by {it.scale:g}" for it in record.adapters]
+    return f"adapters {', '.join(said)}" if said else "no adapter"
 
 
 def _settings_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:

@@ -74,6 +74,17 @@ class Libllama(Owned):
         self._one = (ctypes.c_int32 * 1)()
         self._step = _Step(n_sequences)
 
+    def adapt(self, *adapters: tuple[Path, float]) -> None:
+        """Has the next passes add LoRA adapters, which are freed with the model."""
+        handles = (ctypes.c_void_p * len(adapters))()
+        for i, (path, _) in enumerate(adapters):
+            handle = self._library.llama_adapter_lora_init(self._model.handle, str(path).encode())
+            if not handle:
+                raise ModelFileError(f"libllama cannot load the adapter {path}")
+            handles[i] = handle
+        scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
+        self._library.llama_set_adapters_lora(self.handle, handles, len(adapters), scales)
+
     @property
     def logits(self) -> npt.NDArray[np.float32]:
         """f32 [n_vocab] after the last token, in libllama's own memory."""

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from datetime import datetime, timezone
+from typing import Any
 
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
@@ -52,7 +53,7 @@ def _lines(it: Inspection, signed: str) -> list[str]:
     ]
     lines += [
         f"model      {model['name']}: {model['file_name']}, weights "
-        f"{str(model['weights_sha256'])[:16]}, KV cache {model['kv_type']}"
+        f"{str(model['weights_sha256'])[:16]}, KV cache {model['kv_type']}{_adapters(model)}"
         for model in it.models
     ]
     for session in it.sessions:
@@ -62,6 +63,14 @@ def _lines(it: Inspection, signed: str) -> list[str]:
         )
         lines += [f"  | {line}" for line in excerpt(session.text).splitlines()]
     return lines
+
+
+def _adapters(model: dict[str, Any]) -> str:
+    """A model's adapters, where it has any."""
+    return "".join(
+        f", adapter {it['file_name']} {it['sha256'][:16]} by {it['scale']:g}"
+        for it in model.get("adapters", ())
+    )
 
 
 def when(created_ns: int) -> str:

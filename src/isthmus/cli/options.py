@@ -17,7 +17,7 @@ from isthmus.config import (
 )
 from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
-from isthmus.model import Model
+from isthmus.model import Adapter, Model
 from isthmus.runtime import Runtime
 from isthmus.snapshot.header import require_key
 from isthmus.units import MIB
@@ -63,6 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under a name for the guest "
         "(default name: default); repeat for more",
     )
+    add_lora_option(group)
     group.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (default: f16)")
     group.add_argument(
         "--deterministic",
@@ -76,6 +77,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--repack", action="store_true", help="copy weights into the fastest kernels' order"
+    )
+
+
+def add_lora_option(group: argparse._ActionsContainer) -> None:
+    """`--lora`."""
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH[:SCALE]",
+        help="a LoRA adapter in GGUF for the model of that name, or, under a new name, for the "
+        "first model, as one more (default name: the first model's; default scale: 1); repeat for "
+        "more, also for one name",
     )
 
 
@@ -179,11 +193,47 @@ def read_key(arguments: argparse.Namespace) -> bytes | None:
 
 
 def open_models(runtime: Runtime, arguments: argparse.Namespace) -> dict[str, Model]:
-    """The models that the options name."""
-    return {
+    """The models that the options name, and those with adapters."""
+    models = {
         name: open_model(runtime, arguments, path)
         for name, path in named_models(arguments.model).items()
     }
+    return models | open_adapted(runtime, models, arguments.lora)
+
+
+def open_adapted(runtime: Runtime, models: dict[str, Model], texts: list[str]) -> dict[str, Model]:
+    """The models that `[NAME=]PATH[:SCALE]` makes of others; see `add_lora_option`."""
+    if texts and not models:
+        raise SettingsError(f"--lora {texts[0]}: an adapter changes a model; give --model too")
+    wanted: dict[str, dict[Adapter, float]] = {}
+    for text in texts:
+        name, path, scale = parse_lora(text)
+        name = name or next(iter(models))
+        base = models.get(name) or next(iter(models.values()))
+        wanted.setdefault(name, {})[runtime.load_adapter(path, base)] = scale
+    first = next(iter(models.values()), None)
+    return {
+        name: runtime.adapt(models.get(name) or first, adapters)  # type: ignore[arg-type]
+        for name, adapters in wanted.items()
+    }
+
+
+def parse_lora(text: str) -> tuple[str, str, float]:
+    """Name, path and scale of `[NAME=]PATH[:SCALE]`; "" for no name."""
+    name, equals, rest = text.rpartition("=")
+    path, colon, said = rest.rpartition(":")
+    if not colon or Path(rest).expanduser().exists():
+        path, said = rest, "1"
+    try:
+        scale = float(said)
+    except ValueError:
+        raise SettingsError(
+            f"--lora {text}: there is no file {rest}, and {said!r} is no scale; give "
+            "[NAME=]PATH[:SCALE]"
+        ) from None
+    if (equals and not name) or not path:
+        raise SettingsError(f"--lora {text}: the name or the path is empty")
+    return name, path, scale
 
 
 def named_models(texts: list[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from isthmus.cli.options import (
     add_key_option,
     model_path,
     named_models,
+    open_adapted,
     read_key,
     say,
 )
@@ -37,6 +38,13 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[NAME=]PATH",
         help="the model it was given (default: looked for by its file name)",
+    )
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH[:SCALE]",
+        help="an adapter of the model of that name (default: looked for by its file name)",
     )
     group.add_argument("--kv-type", choices=KV_TYPES, help="(default: as it was)")
     group.add_argument(
@@ -75,11 +83,14 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
     given = named_models(arguments.model)
     models: dict[str, Model] = {}
     for record in snapshot.manifest.models:
-        path = given.pop(record.name, None) or _find(record, snapshot.path.parent)
+        path = given.pop(record.name, None) or _find(
+            record.file_name, record.weights_sha256, snapshot.path.parent
+        )
         if path is not None:
             models[record.name] = _load(runtime, path, record, arguments.kv_type)
     if given:
         raise SettingsError(f"the snapshot uses no model named {', '.join(given)}")
+    models |= _adapted(runtime, models, snapshot, arguments.lora)
     actor = runtime.restore(
         snapshot.path, models=models, require=arguments.require, verify=arguments.verify
     )
@@ -100,17 +111,38 @@ def _load(runtime: Runtime, path: str, record: ModelRecord, kv_type: str | None)
     )
 
 
-def _find(record: ModelRecord, folder: Path) -> str | None:
+def _adapted(
+    runtime: Runtime, models: dict[str, Model], snapshot: Snapshot, texts: list[str]
+) -> dict[str, Model]:
+    """The models with adapters: those that were given, or those that there were, where found."""
+    if texts:
+        adapted = open_adapted(runtime, models, texts)
+        if others := adapted.keys() - models.keys():
+            raise SettingsError(f"the snapshot uses no model named {', '.join(sorted(others))}")
+        return adapted
+    found: dict[str, Model] = {}
+    for record in snapshot.manifest.models:
+        paths = [_find(it.file_name, it.sha256, snapshot.path.parent) for it in record.adapters]
+        if record.name not in models or not paths or None in paths:
+            continue
+        base = models[record.name]
+        adapters = [runtime.load_adapter(path, base) for path in paths if path]
+        scales = [it.scale for it in record.adapters]
+        found[record.name] = runtime.adapt(base, dict(zip(adapters, scales, strict=True)))
+    return found
+
+
+def _find(file_name: str, sha256: str, folder: Path) -> str | None:
     """A file of the same name, beside the snapshot, here, or among the models that were fetched."""
-    if Path(record.file_name).name != record.file_name:
+    if Path(file_name).name != file_name:
         return None
-    candidates = [folder / record.file_name, Path(record.file_name)]
+    candidates = [folder / file_name, Path(file_name)]
     cache = Environment.read().cache
     if cache.is_dir():
-        candidates += sorted(cache.rglob(record.file_name))
+        candidates += sorted(cache.rglob(file_name))
     files = [path for path in candidates if path.is_file()]
     hashes = FileHashes(cache / "hashes")
-    same = (path for path in files if hashes.sha256(path) == record.weights_sha256)
+    same = (path for path in files if hashes.sha256(path) == sha256)
     found = next(same, files[0] if files else None)
     return None if found is None else str(found)
 

@@ -27,6 +27,7 @@ EXAMPLES = """\
   isthmus run chat --model smollm2 --message "What is an isthmus?"
   isthmus run chat --model smollm2 --json-schema person.json --message "Invent a person."
   isthmus run summarise --model smollm2 < article.txt
+  isthmus run chat --model smollm2 --lora poet.gguf:0.8 --message "What is an isthmus?"
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
   isthmus run gemm --message "rows=4096 k=64 n=64" --json"""

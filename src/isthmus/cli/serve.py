@@ -13,6 +13,7 @@ from isthmus.cli.options import (
     fetched_model,
     open_models,
     open_runtime,
+    parse_lora,
 )
 from isthmus.cli.table import format_table
 from isthmus.config import Capacity
@@ -23,6 +24,7 @@ HELP = "serve models and durable agents over HTTP, as OpenAI's API does"
 EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents
+  isthmus serve --model base.gguf --lora poet=poet.gguf --lora lawyer=lawyer.gguf:0.8
   isthmus serve --data s3://bucket/agents
   isthmus serve --keys keys.txt --new-key ada --limit rpm=60 --limit tpd=100000
   isthmus serve --host 0.0.0.0 --keys keys.txt
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("isthmus.server").setLevel(logging.INFO)
     use_format(settings.log_format)
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
+    arguments.lora = [_named_adapter(text) for text in arguments.lora]
     running = settings.slots + settings.live
     with open_runtime(arguments, Capacity(running=running)) as runtime:
         models = open_models(runtime, arguments)
@@ -114,6 +117,12 @@ def _fetched() -> str:
 def _named(text: str) -> str:
     """`[NAME=]PATH` with a name: the file's, where none is given."""
     return text if "=" in text else f"{Path(text).stem}={text}"
+
+
+def _named_adapter(text: str) -> str:
+    """`[NAME=]PATH[:SCALE]` with a name: a model of its own, called as its file."""
+    name, path, scale = parse_lora(text)
+    return f"{name or Path(path).stem}={path}:{scale}"
 
 
 def _say_ready(host: str, port: int, models: dict[str, Model]) -> None:

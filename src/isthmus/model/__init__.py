@@ -1,5 +1,6 @@
 """Language models: GGUF files, tokenizers, and their forward passes over a session's own memory."""
 
+from isthmus.model.adapter import Adapter
 from isthmus.model.grammar import Grammar
 from isthmus.model.kv_cache import KvLayout
 from isthmus.model.model import Model
@@ -8,6 +9,7 @@ from isthmus.model.session import Session
 from isthmus.model.tokenizer import Detokenizer, Tokenizer
 
 __all__ = [
+    "Adapter",
     "Detokenizer",
     "Grammar",
     "KvLayout",

@@ -248,6 +248,12 @@ class Batch(Pass):
         products = [self.matmul(router, column) for column in columns]
         return functools.reduce(self.join_columns, products)
 
+    def separately(self, matrix: int, x: int) -> int:
+        """Each column as a matrix of its own: most adapters are F16 or F32, as routers are."""
+        n_in, n = self.describe(x).ne[0], self.columns_of(x)
+        product = self.matmul(matrix, self.reshape(x, n_in, 1, n))
+        return self.reshape(product, self.describe(product).ne[0], n)
+
     def select_outputs(self, x: int) -> int:
         return x
 

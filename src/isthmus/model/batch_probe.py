@@ -26,25 +26,36 @@ _COMMON = (GgmlType.Q4_0, GgmlType.Q8_0, GgmlType.F16, GgmlType.F32)
 _PROBE_WIDTH = 1024
 
 
-def batches_exactly(device: Device, backend: Backend, weights: Weights) -> bool:
+def batches_exactly(
+    device: Device, backend: Backend, weights: Weights, *, with_vectors: bool = False
+) -> bool:
     """Whether each column of a product is the same to the bit, alone and in any batch."""
     return all(
         _is_exact(device, backend, tensor, *shape)
-        for (_, shape), tensor in matrices_of(weights).items()
+        for (_, shape), tensor in matrices_of(weights, with_vectors=with_vectors).items()
+    )
+
+
+def adds_exactly(device: Device, backend: Backend, adapter: Weights) -> bool:
+    """The same of an adapter's matrices, as `Pass.separately` has a batch multiply with them."""
+    return all(
+        _is_exact(device, backend, tensor, *shape, apart=True)
+        for (_, shape), tensor in matrices_of(adapter, with_vectors=True).items()
     )
 
 
 def matrices_of(
-    weights: Weights, *, with_routers: bool = False
+    weights: Weights, *, with_routers: bool = False, with_vectors: bool = False
 ) -> dict[tuple[GgmlType, tuple[int, ...]], int]:
     """One matrix, or stack of matrices, of each type and shape.
 
-    Routers are multiplied with several columns in a prefill only: see `Pass.route`.
+    Routers are multiplied with several columns in a prefill only: see `Pass.route`. Vectors are
+    matrices in an adapter of rank 1.
     """
     return {
         (info.dtype, info.shape if len(info.shape) > 1 else (*info.shape, 1)): tensor
         for info, tensor in ((info, weights.used(info.name)) for info in weights.infos)
-        if (with_routers if info.name in weights.routers else len(info.shape) > 1)
+        if (with_routers if info.name in weights.routers else with_vectors or len(info.shape) > 1)
     }
 
 
@@ -81,22 +92,38 @@ def _random_rows(dtype: GgmlType, width: int, n: int) -> bytes:
 
 
 def _is_exact(
-    device: Device, backend: Backend, matrix: int, k: int, n: int, n_expert: int = 0
+    device: Device,
+    backend: Backend,
+    matrix: int,
+    k: int,
+    n: int,
+    n_expert: int = 0,
+    *,
+    apart: bool = False,
 ) -> bool:
     columns = np.random.default_rng(0).standard_normal((_N, k), dtype=np.float32)
     alone = [product(device, backend, matrix, columns[i : i + 1], n, n_expert) for i in range(_N)]
     return all(
-        product(device, backend, matrix, columns[:size], n, n_expert) == b"".join(alone[:size])
+        product(device, backend, matrix, columns[:size], n, n_expert, apart=apart)
+        == b"".join(alone[:size])
         for size in _SIZES
     )
 
 
 def product(
-    device: Device, backend: Backend, matrix: int, columns: np.ndarray, n: int, n_expert: int = 0
+    device: Device,
+    backend: Backend,
+    matrix: int,
+    columns: np.ndarray,
+    n: int,
+    n_expert: int = 0,
+    *,
+    apart: bool = False,
 ) -> bytes:
     """The bytes of f32 [n, size] from a matrix [k, n] and columns [size][k].
 
-    Of a stack of `n_expert` matrices, the first is taken for all columns.
+    Of a stack of `n_expert` matrices, the first is taken for all columns. `apart`: each column
+    is a matrix of its own to the library.
     """
     size, k = columns.shape
     data = columns.tobytes() + bytes(4 * size)  # and the numbers of the experts: 0
@@ -114,7 +141,7 @@ def product(
             buffer.place(chosen, DeviceAddr(buffer.base + columns.nbytes))
             result = graph.matmul_chosen(matrix, x, chosen)
         else:
-            result = graph.matmul(matrix, graph.reshape(x, k, size))
+            result = graph.matmul(matrix, x if apart else graph.reshape(x, k, size))
         buffer.place(result, DeviceAddr(buffer.base + offset))
         graph.output(result)
         memory.allocate(graph)

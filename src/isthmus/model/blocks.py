@@ -14,6 +14,7 @@ from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams, Rope
+from isthmus.model.products import Linear, LowRank, Stack
 
 _LEAST_SUM = 6.103515625e-5
 """Of the weights of a token's experts, which are divided by it: the smallest normal F16."""
@@ -28,18 +29,6 @@ class Part(Protocol):
 
 Projection = Callable[[Pass, int], tuple[int, int, int]]
 """x to q [head_dim, n_head, n], k [head_dim, n_head_kv, n] and v [n_embd_kv, n]."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """weight · x + bias."""
-
-    weight: int
-    bias: int = 0
-
-    def __call__(self, g: Pass, x: int) -> int:
-        y = g.matmul(self.weight, x)
-        return g.add(y, self.bias) if self.bias else y
 
 
 @dataclass(frozen=True)
@@ -178,9 +167,9 @@ class Experts:
     """
 
     router: int
-    gate: int
-    up: int
-    down: int
+    gate: Stack
+    up: Stack
+    down: Stack
     normalised: bool
     """Whether the weights of those that a token takes are made to add up to 1."""
 
@@ -188,9 +177,9 @@ class Experts:
         h = g.hparams
         chosen, weights = self._choose(g, x)
         columns = g.reshape(x, h.n_embd, 1, g.columns_of(x))
-        up = g.matmul_chosen(self.up, columns, chosen)
-        gate = g.matmul_chosen(self.gate, columns, chosen)
-        each = g.matmul_chosen(self.down, g.swiglu(gate, up), chosen)
+        up = self.up(g, columns, chosen)
+        gate = self.gate(g, columns, chosen)
+        each = self.down(g, g.swiglu(gate, up), chosen)
         return self._sum(g, g.mul(each, weights))
 
     def _choose(self, g: Pass, x: int) -> tuple[int, int]:
@@ -337,10 +326,14 @@ class Decoder:
     logits_scale: float = 1.0
     logits_soft_cap: float = 0.0
     """Logits become cap * tanh(logits / cap); 0: they stay."""
+    embedding_updates: tuple[LowRank, ...] = ()
+    """What adapters add to the embeddings."""
 
     def hidden(self, g: Pass) -> int:
         """What comes before the logits: f32 [n_embd, n_outputs]."""
         x = g.get_rows(self.token_embd, g.tokens)
+        for update in self.embedding_updates:
+            x = update.added_rows(g, x)
         if self.embedding_scale != 1.0:
             x = g.scale(x, self.embedding_scale)
         g.expand(x)

@@ -15,7 +15,7 @@ import numpy as np
 
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
-from isthmus.model.batch_probe import matrices_of, product
+from isthmus.model.batch_probe import batches_exactly, matrices_of, product
 from isthmus.model.hparams import Hparams
 from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
@@ -37,9 +37,23 @@ def cuts_exactly(
     For a model whose products of up to 32 columns have the bits of single ones.
     """
     attention = _Attention(device, backend, hparams, kv_type)
-    return attention.is_exact() and all(
+    return attention.is_exact() and _all_multiply_exactly(device, backend, weights)
+
+
+def adapter_cuts_exactly(device: Device, backend: Backend, adapter: Weights) -> bool:
+    """The same of an adapter's matrices, of whose products the batch probe asks otherwise."""
+    return batches_exactly(device, backend, adapter, with_vectors=True) and _all_multiply_exactly(
+        device, backend, adapter, with_vectors=True
+    )
+
+
+def _all_multiply_exactly(
+    device: Device, backend: Backend, weights: Weights, *, with_vectors: bool = False
+) -> bool:
+    matrices = matrices_of(weights, with_routers=True, with_vectors=with_vectors)
+    return all(
         _multiplies_exactly(device, backend, tensor, *shape)
-        for (_, shape), tensor in matrices_of(weights, with_routers=True).items()
+        for (_, shape), tensor in matrices.items()
     )
 
 

@@ -25,8 +25,8 @@ from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.batch import Arrangement, Batch, Row, Step
-from isthmus.model.batch_probe import batches_exactly
-from isthmus.model.cut_probe import cuts_exactly
+from isthmus.model.batch_probe import adds_exactly, batches_exactly
+from isthmus.model.cut_probe import adapter_cuts_exactly, cuts_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
@@ -132,17 +132,23 @@ class Executor:
             step.session.has_logits = True
         self.counters.tokens_decoded += len(rows)
 
-    def batches_exactly(self, weights: Weights) -> bool:
+    def batches_exactly(self, weights: Weights, *adapters: Weights) -> bool:
         """Whether steps of several sessions can be one pass that has the bits of several."""
         return self.can_batch and self._run(
-            lambda: batches_exactly(self._device, self._backend, weights)
+            lambda: (
+                batches_exactly(self._device, self._backend, weights)
+                and all(adds_exactly(self._device, self._backend, it) for it in adapters)
+            )
         )
 
-    def cuts_exactly(self, weights: Weights) -> bool:
+    def cuts_exactly(self, weights: Weights, *adapters: Weights) -> bool:
         """Whether it changes no bit where a prefill of 2 to 63 tokens is cut; see `cut_probe`."""
         hparams = self._architecture.hparams
         return self._run(
-            lambda: cuts_exactly(self._device, self._backend, weights, hparams, self._kv_type)
+            lambda: (
+                cuts_exactly(self._device, self._backend, weights, hparams, self._kv_type)
+                and all(adapter_cuts_exactly(self._device, self._backend, it) for it in adapters)
+            )
         )
 
     @property

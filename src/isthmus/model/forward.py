@@ -153,6 +153,14 @@ class Pass(Graph, ABC):
         """router · x, of a small matrix that decides and is not quantised."""
         return self.matmul(router, x)
 
+    def low_rank(self, a: int, b: int, x: int) -> int:
+        """b · (a · x), of an adapter's matrices."""
+        return self.separately(b, self.separately(a, x))
+
+    def separately(self, matrix: int, x: int) -> int:
+        """matrix · x, of one of an adapter's."""
+        return self.matmul(matrix, x)
+
     @abstractmethod
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         """Writes k and v to the cache, then attention of q over it: [n_embd_q, n].

@@ -94,6 +94,10 @@ class Rope:
     beta_slow: float = 1.0
 
 
+_NODES_OF_ADAPTER = 128
+"""More than the operations that an adapter adds to a layer."""
+
+
 @dataclass(frozen=True)
 class Hparams:
     """The shape of a transformer, in the field's usual names."""
@@ -116,6 +120,8 @@ class Hparams:
     """See `Family`."""
     pooling: Pooling | None = None
     """How it makes embeddings; None where it makes none."""
+    n_adapters: int = 0
+    """That add to its products."""
 
     @property
     def n_embd_q(self) -> int:
@@ -140,7 +146,7 @@ class Hparams:
     @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        return 64 + 3 * self.n_expert_used
+        return 64 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
 def inverse_sqrt(n: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
+from isthmus.model.adapter import Adaptation
 from isthmus.model.blocks import (
     Attention,
     Decoder,
@@ -20,7 +21,6 @@ from isthmus.model.blocks import (
     FusedQkv,
     Gated,
     LayerNorm,
-    Linear,
     Part,
     Plain,
     Projection,
@@ -30,14 +30,23 @@ from isthmus.model.blocks import (
 )
 from isthmus.model.forward import Scores
 from isthmus.model.hparams import Hparams, Metadata, RopeScaling
-from isthmus.model.weights import Weights
+from isthmus.model.products import Linear, Stack
+from isthmus.model.weights import TOKEN_EMBD, Weights
 
 
 class Loader:
     """The parts of a whole file; of one block, a `BlockLoader`."""
 
-    def __init__(self, hparams: Hparams, metadata: Metadata, weights: Weights) -> None:
+    def __init__(
+        self,
+        hparams: Hparams,
+        metadata: Metadata,
+        weights: Weights,
+        adaptation: Adaptation | None = None,
+    ) -> None:
+        """`adaptation`: what is added to products with the weights."""
         self.hparams, self.metadata, self.weights = hparams, metadata, weights
+        self.adaptation = adaptation or Adaptation()
         self._prefix = ""
 
     def decoder(
@@ -54,13 +63,16 @@ class Loader:
         h, weights = self.hparams, self.weights
         token_embd, n_vocab = self._token_embd()
         own_output = weights.info("output.weight") is not None
+        if own_output:
+            weights.adaptable.add(TOKEN_EMBD)
         return Decoder(
             hparams=h,
             n_vocab=n_vocab,
             token_embd=token_embd,
             blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
             norm=(norm or Loader.rms_norm)(self, "output_norm"),
-            output=self.linear("output" if own_output else "token_embd", h.n_embd, n_vocab),
+            output=self._output(n_vocab, tied=not own_output),
+            embedding_updates=self.adaptation.updates(TOKEN_EMBD),
             **differences,
         )
 
@@ -83,6 +95,14 @@ class Loader:
             position_embd=positions,
         )
 
+    def _output(self, n_vocab: int, *, tied: bool) -> Linear:
+        """The matrix of the logits: its own, or the table of embeddings."""
+        n_embd = self.hparams.n_embd
+        if not tied:
+            return self.linear("output", n_embd, n_vocab)
+        bias = self.weights.optional("token_embd.bias", n_vocab)
+        return Linear(self.weights.require(TOKEN_EMBD, n_embd, n_vocab), bias)
+
     def _token_embd(self) -> tuple[int, int]:
         """The table of embeddings, and how many tokens it has."""
         embedding = self.weights.info("token_embd.weight")
@@ -100,10 +120,13 @@ class Loader:
         return self.weights.first_row(name)
 
     def linear(self, name: str, n_in: int, n_out: int) -> Linear:
-        """A matrix, and its bias if there is one."""
+        """A matrix, its bias if there is one, and what adapters add."""
+        full = f"{self._prefix}{name}.weight"
+        self.weights.adaptable.add(full)
         return Linear(
-            self.weights.require(f"{self._prefix}{name}.weight", n_in, n_out),
+            self.weights.require(full, n_in, n_out),
             self.weights.optional(f"{self._prefix}{name}.bias", n_out),
+            self.adaptation.updates(full),
         )
 
     def rms_norm(self, name: str, width: int | None = None) -> RmsNorm:
@@ -123,7 +146,7 @@ class BlockLoader(Loader):
     """The parts of one block."""
 
     def __init__(self, file: Loader, layer: int) -> None:
-        super().__init__(file.hparams, file.metadata, file.weights)
+        super().__init__(file.hparams, file.metadata, file.weights, file.adaptation)
         self.layer = layer
         self._prefix = f"blk.{layer}."
 
@@ -227,8 +250,11 @@ class BlockLoader(Loader):
                 f"{self.metadata.path} is not a mixture of experts, as its architecture should be"
             )
 
-        def matrices(name: str, n_in: int, n_out: int) -> int:
-            return self.weights.require(f"{self._prefix}{name}.weight", n_in, n_out, n_expert)
+        def matrices(name: str, n_in: int, n_out: int) -> Stack:
+            full = f"{self._prefix}{name}.weight"
+            self.weights.adaptable.add(full)
+            tensor = self.weights.require(full, n_in, n_out, n_expert)
+            return Stack(tensor, self.adaptation.updates(full))
 
         return Experts(
             router=self.router("ffn_gate_inp", n_embd, n_expert),

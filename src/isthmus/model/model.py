@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +28,14 @@ from isthmus.errors import (
 )
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
+from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.embedder import Embedder
 from isthmus.model.executor import Executor
 from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.grammar import Grammars
+from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.parts import Turn, at_once, nothing
 from isthmus.model.session import Session
@@ -49,30 +51,46 @@ class Model:
     """
 
     def __init__(
-        self, device: Device, path: Path, settings: ModelSettings, hashes: FileHashes | None = None
+        self,
+        device: Device,
+        path: Path,
+        settings: ModelSettings,
+        hashes: FileHashes | None = None,
+        *,
+        base: Model | None = None,
+        adaptation: Adaptation | None = None,
     ) -> None:
-        """`hashes` keeps those of files from process to process."""
+        """`hashes` keeps those of files from process to process. With `base`, a model over its
+        weights, changed by `adaptation`: see `adapted`."""
+        self.base = base
+        """The model whose weights it computes with; None where they are its own."""
+        self.adaptation = adaptation or Adaptation()
         self._hashes = hashes or FileHashes()
         self._exact_batching: bool | None = None
         self._exact_cuts: bool | None = None
         self._sessions: WeakSet[Session] = WeakSet()
+        self._adapted: WeakSet[Model] = WeakSet()
+        self._adapters: set[Adapter] = set()
         self._closed = False
         self.grammars = Grammars(self)
         """Of constrained decoding, over this model's vocabulary."""
         self.device = device
         self.path = path
         self.settings = settings
-        self.file = GgufFile(device.library, path)
-        self.hparams = hparams_of(self.file)
+        self.file: GgufFile = base.file if base else GgufFile(device.library, path)
+        n_adapters = len(self.adaptation.applied)
+        self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
         self._require_kv_type()
         with contextlib.ExitStack() as stack:
-            self.weights = Weights(device, self.file)
-            stack.callback(self.weights.close)
-            architecture = load_architecture(self.file, self.hparams, self.weights, settings.repack)
-            self.n_vocab = architecture.n_vocab
-            self._tokenizer = Tokenizer.try_open(device.library, self.file)
-            if self._tokenizer:
-                stack.callback(self._tokenizer.close)
+            self.weights: Weights = base.weights if base else self._own_weights(stack)
+            repack = settings.repack and base is None  # otherwise they are
+            architecture = load_architecture(
+                self.file, self.hparams, self.weights, repack, self.adaptation
+            )
+            self.n_vocab: int = architecture.n_vocab
+            self._tokenizer: Tokenizer | None = (
+                base._tokenizer if base else self._own_tokenizer(stack)
+            )
             self._template = self._open_template()
             self.executor = Executor(device, architecture, settings)
             stack.callback(self.executor.close)
@@ -85,8 +103,9 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What the file calls itself, or the file's name."""
-        return self._text("general.name") or self.path.stem
+        """What the file calls itself, or the file's name; and those of its adapters' files."""
+        own = self._text("general.name") or self.path.stem
+        return "+".join([own, *(it.adapter.path.stem for it in self.adaptation.applied)])
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -108,14 +127,18 @@ class Model:
         Not a cached_property, whose lock would be held while the device's thread may want it.
         """
         if self._exact_batching is None:
-            self._exact_batching = self.executor.batches_exactly(self.weights)
+            adapters = (it.adapter.weights for it in self.adaptation.applied)
+            self._exact_batching = self.executor.batches_exactly(self.weights, *adapters)
         return self._exact_batching
 
     @property
     def exact_cuts(self) -> bool:
         """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
         if self._exact_cuts is None:
-            self._exact_cuts = self.exact_batching and self.executor.cuts_exactly(self.weights)
+            adapters = (it.adapter.weights for it in self.adaptation.applied)
+            self._exact_cuts = self.exact_batching and self.executor.cuts_exactly(
+                self.weights, *adapters
+            )
         return self._exact_cuts
 
     @property
@@ -127,6 +150,50 @@ class Model:
     def counters(self) -> Counters:
         """Counts of all its passes."""
         return Counters.total([self.executor.counters, self._embedder.counters])
+
+    # ------------------------------------------------------------------ adapters
+
+    def load_adapter(self, path: Path) -> Adapter:
+        """Opens a LoRA adapter for this model, which frees it when it is closed.
+
+        Its matrices are mapped or copied as the model's. Raises ModelNotFound, ModelFileError,
+        ModelUnsupported.
+        """
+        self._require_open()
+        if self.base is not None:
+            return self.base.load_adapter(path)
+        if not self.generates:
+            raise ModelUnsupported(f"{self.name} makes embeddings and no text: it takes no adapter")
+        adapter = Adapter(self.device, path, self.weights, self.hparams, self._hashes)
+        self._stack.callback(adapter.close)
+        self._adapters.add(adapter)
+        return adapter
+
+    def adapted(self, adapters: Mapping[Adapter, float]) -> Model:
+        """A model over the same weights, to whose products adapters add, each by its scale.
+
+        Its sessions, batches and graphs are its own. Close it before this one. Raises
+        SettingsError, for adapters of another model as well.
+        """
+        self._require_open()
+        if self.base is not None:
+            raise SettingsError(f"{self.name} has adapters: adapt its base, with all of them")
+        foreign = [it.path.name for it in adapters if it not in self._adapters]
+        if foreign:
+            raise SettingsError(
+                f"the adapter {foreign[0]} was not loaded for {self.name}: load it by its "
+                "load_adapter"
+            )
+        model = Model(
+            self.device,
+            self.path,
+            self.settings,
+            self._hashes,
+            base=self,
+            adaptation=Adaptation(adapters),
+        )
+        self._adapted.add(model)
+        return model
 
     # ------------------------------------------------------------------ text
 
@@ -348,8 +415,21 @@ class Model:
                 f"{n_open} sessions of the model {self.name} are open: close the actors that have "
                 "them first"
             )
+        if any(not it._closed for it in self._adapted):
+            raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
         self._closed = True
         self._stack.close()
+
+    def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
+        weights = Weights(self.device, self.file)
+        stack.callback(weights.close)
+        return weights
+
+    def _own_tokenizer(self, stack: contextlib.ExitStack) -> Tokenizer | None:
+        tokenizer = Tokenizer.try_open(self.device.library, self.file)
+        if tokenizer:
+            stack.callback(tokenizer.close)
+        return tokenizer
 
     def _require_kv_type(self) -> None:
         kv_type, head_dim = self.settings.kv_type, self.hparams.head_dim

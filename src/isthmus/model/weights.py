@@ -27,6 +27,7 @@ def ignore(_done: int, _all: int) -> None:
     """Nobody watches."""
 
 
+TOKEN_EMBD = "token_embd.weight"
 _NORMS = (GgmlType.F32,)
 _INTEGERS = (GgmlType.I32, GgmlType.I64)
 
@@ -44,6 +45,8 @@ class Weights:
         self._used: set[str] = set()
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
+        self.adaptable: set[str] = set()
+        """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
         with contextlib.ExitStack() as stack:
             self._mapping = stack.enter_context(FileMapping(file.path))

@@ -144,7 +144,8 @@ class Transfer:
 def _models_of(
     manifest: Manifest, models: dict[str, Model], otherwise: str | None
 ) -> dict[str, str]:
-    """The server's models, by the guest's names: those with the same weights, or `otherwise`.
+    """The server's models, by the guest's names: those with the same weights and adapters, or
+    `otherwise`.
 
     SnapshotMismatch where there is none; HttpError 404 where `otherwise` is none.
     """
@@ -152,12 +153,17 @@ def _models_of(
         raise HttpError(404, f"there is no model {otherwise!r}; there is {', '.join(models)}")
     found = {}
     for it in manifest.models:
-        same = (name for name, here in models.items() if here.weights_sha256 == it.weights_sha256)
+        same = (
+            name
+            for name, here in models.items()
+            if here.weights_sha256 == it.weights_sha256 and here.adaptation.added == it.added
+        )
         name = next(same, otherwise)
         if name is None:
             raise SnapshotMismatch(
                 f"the agent's model {it.name!r} is {it.file_name}, SHA-256 "
-                f"{it.weights_sha256[:12]}…, which is none of this server's: {', '.join(models)} "
+                f"{it.weights_sha256[:12]}…, with {len(it.added) or 'no'} adapters, which is none "
+                f"of this server's: {', '.join(models)} "
                 "(model=NAME and require=replayed take another one)"
             )
         found[it.name] = name

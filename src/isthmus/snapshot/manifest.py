@@ -17,8 +17,10 @@ from isthmus.snapshot.chunk import DIGEST_NBYTES
 from isthmus.units import MIB, format_nbytes
 
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 has no grammars."""
+ADAPTERS_VERSION = 3
+"""Of a snapshot with adapters; one without stays readable for those that know none."""
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 has no grammars, 1 and 2 have no adapters."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -89,6 +91,15 @@ class GlobalRecord(Record, frozen=True):
     """Hexadecimal, little-endian."""
 
 
+class AdapterRecord(Record, frozen=True):
+    """A LoRA adapter of a model, in the order in which they are added."""
+
+    file_name: Name
+    sha256: Sha256
+    """Of the whole GGUF file."""
+    scale: Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
 class ModelRecord(Record, frozen=True):
     """A model that the actor was given, and what its results depend on."""
 
@@ -103,6 +114,13 @@ class ModelRecord(Record, frozen=True):
     prefill_chunk: Count
     deterministic: bool
     repack: bool
+    adapters: Annotated[tuple[AdapterRecord, ...], Meta(max_length=8)] = ()
+    """Those of every session of it."""
+
+    @property
+    def added(self) -> list[tuple[str, float]]:
+        """What adapters add to it: SHA-256 and scale, those of scale 0 left out."""
+        return [(it.sha256, it.scale) for it in self.adapters if it.scale]
 
 
 class HandleRecord(Record, frozen=True):
@@ -220,6 +238,9 @@ class Manifest(Record, frozen=True):
         held = msgspec.to_builtins(self)
         if self.format_version == 1:  # as it was written, so that its hash stays
             del held["grammars"], held["actor"]["limits"]["grammars"]
+        if self.format_version < ADAPTERS_VERSION:
+            for model in held["models"]:
+                del model["adapters"]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -266,6 +287,11 @@ def _most_nbytes(part: str) -> int:
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
 
 
+def version_for(models: tuple[ModelRecord, ...]) -> int:
+    """The oldest format version that can say all of it."""
+    return ADAPTERS_VERSION if any(it.adapters for it in models) else FORMAT_VERSION
+
+
 class _Version(msgspec.Struct):
     format_version: int
 
@@ -280,7 +306,7 @@ def decode_manifest(text: str) -> Manifest:
     try:
         version = _VERSION.decode(text).format_version
         if version not in READABLE_VERSIONS:
-            readable = " and ".join(map(str, READABLE_VERSIONS))
+            readable = ", ".join(map(str, READABLE_VERSIONS))
             raise SnapshotUnsupported(
                 f"the snapshot has format version {version}; this release reads {readable}"
             )
@@ -289,4 +315,6 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
+    if version < ADAPTERS_VERSION and any(model.adapters for model in manifest.models):
+        raise SnapshotInvalid(f"a snapshot of format version {version} has no adapters")
     return manifest

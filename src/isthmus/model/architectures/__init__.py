@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Protocol
 
 from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.model.adapter import Adaptation
 from isthmus.model.forward import Pass
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Family, Hparams, Metadata, read_hparams
@@ -49,6 +50,11 @@ def architectures() -> list[str]:
 
 def architecture_of(file: GgufFile) -> str:
     """A file's architecture; ModelUnsupported, with the list of known ones, for any other."""
+    if file.metadata.get("general.type") == "adapter":
+        raise ModelFileError(
+            f"{file.path} is an adapter and no model: load its base, and add it by --lora or "
+            "Runtime.load_adapter"
+        )
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(f"{file.path} does not say which architecture it is")
@@ -67,14 +73,18 @@ def family_of(name: str) -> Family:
 
 
 def load_architecture(
-    file: GgufFile, hparams: Hparams, weights: Weights, repack: bool
+    file: GgufFile,
+    hparams: Hparams,
+    weights: Weights,
+    repack: bool,
+    adaptation: Adaptation | None = None,
 ) -> Architecture:
     """Takes the file's weights for its architecture, none of which may be left over."""
     if repack:
         weights.repack()
     metadata = Metadata(file, hparams.architecture)
     load: Callable[[Loader], Architecture] = _module(hparams.architecture).load
-    architecture = load(Loader(hparams, metadata, weights))
+    architecture = load(Loader(hparams, metadata, weights, adaptation))
     weights.refuse_unused(_IGNORED)
     return architecture
 

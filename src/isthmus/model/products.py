@@ -1,0 +1,59 @@
+"""Products with weights, and what adapters add to them: the parts that blocks are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isthmus.model.forward import Pass
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to a product: scale * (b · (a · x))."""
+
+    a: int
+    b: int
+    scale: float
+
+    def added(self, g: Pass, y: int, x: int) -> int:
+        """With y = weight · x."""
+        return g.add(y, g.scale(g.low_rank(self.a, self.b, x), self.scale))
+
+    def added_chosen(self, g: Pass, y: int, x: int, chosen: int) -> int:
+        """With y of chosen matrices of a stack, as a and b are."""
+        inner = g.matmul_chosen(self.a, x, chosen)
+        return g.add(y, g.scale(g.matmul_chosen(self.b, inner, chosen), self.scale))
+
+    def added_rows(self, g: Pass, y: int) -> int:
+        """With y the embeddings of the tokens, whose rows of a are looked up."""
+        rows = g.get_rows(self.a, g.tokens)
+        return g.add(y, g.scale(g.separately(self.b, rows), self.scale))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """weight · x, what adapters add, + bias."""
+
+    weight: int
+    bias: int = 0
+    updates: tuple[LowRank, ...] = ()
+
+    def __call__(self, g: Pass, x: int) -> int:
+        y = g.matmul(self.weight, x)
+        for update in self.updates:
+            y = update.added(g, y, x)
+        return g.add(y, self.bias) if self.bias else y
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices one behind the other, of which each column is multiplied with some."""
+
+    weight: int
+    updates: tuple[LowRank, ...] = ()
+
+    def __call__(self, g: Pass, x: int, chosen: int) -> int:
+        y = g.matmul_chosen(self.weight, x, chosen)
+        for update in self.updates:
+            y = update.added_chosen(g, y, x, chosen)
+        return y
