@@ -38,6 +38,7 @@ from isthmus.model.kv_cache import KV_TYPES
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
     FORMAT_VERSION,
+    FORMAT_VERSION_64,
     GUEST_PART,
     MAX_TEXT_NBYTES,
     ActorRecord,
@@ -98,7 +99,8 @@ def describe(
     return Draft.make(
         memory,
         parts,
-        format_version=FORMAT_VERSION,
+        is_64=guest.is_64,
+        format_version=FORMAT_VERSION_64 if guest.is_64 else FORMAT_VERSION,
         isthmus=version,
         created_ns=time.time_ns(),
         parent=parent,

@@ -14,11 +14,13 @@ from msgspec import Meta
 from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
-from isthmus.units import MIB, format_nbytes
+from isthmus.units import MIB, MOST_NBYTES_64, format_nbytes
 
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 has no grammars."""
+FORMAT_VERSION_64 = 3
+"""Of a guest with a 64-bit memory; all others are written so that older releases read them."""
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 has no grammars, versions 1 and 2 no 64-bit memories."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -68,9 +70,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MemoryRecord(Record, frozen=True):
     """The linear memory's image."""
 
-    nbytes: Annotated[int, Meta(ge=0, le=2**32, multiple_of=65536)]
+    nbytes: Annotated[int, Meta(ge=0, le=MOST_NBYTES_64, multiple_of=65536)]
     n_chunks: Count
     """Chunks that are not all zero."""
+    is_64: bool = False
+    """Whether its pointers have 64 bits."""
 
 
 class GuestRecord(Record, frozen=True):
@@ -118,7 +122,7 @@ class SessionRecord(Record, frozen=True):
 
     handle: Handle
     model: Name
-    ptr: Count
+    ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)]
     n_ctx: Annotated[int, Meta(ge=256, le=2**24, multiple_of=256)]
     n_layer: Annotated[int, Meta(ge=1, le=4096)]
     n_vocab: Annotated[int, Meta(ge=1, le=2**24)]
@@ -220,6 +224,8 @@ class Manifest(Record, frozen=True):
         held = msgspec.to_builtins(self)
         if self.format_version == 1:  # as it was written, so that its hash stays
             del held["grammars"], held["actor"]["limits"]["grammars"]
+        if self.format_version < FORMAT_VERSION_64:
+            del held["memory"]["is_64"]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -280,7 +286,7 @@ def decode_manifest(text: str) -> Manifest:
     try:
         version = _VERSION.decode(text).format_version
         if version not in READABLE_VERSIONS:
-            readable = " and ".join(map(str, READABLE_VERSIONS))
+            readable = ", ".join(map(str, READABLE_VERSIONS))
             raise SnapshotUnsupported(
                 f"the snapshot has format version {version}; this release reads {readable}"
             )
@@ -289,4 +295,8 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
+    if version < FORMAT_VERSION_64 and manifest.memory.is_64:
+        raise SnapshotInvalid(f"a snapshot of format version {version} has no 64-bit memory")
+    if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
+        raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")
     return manifest
