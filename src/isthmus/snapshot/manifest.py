@@ -295,8 +295,8 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    if version < FORMAT_VERSION_64 and manifest.memory.is_64:
-        raise SnapshotInvalid(f"a snapshot of format version {version} has no 64-bit memory")
+    if (version == FORMAT_VERSION_64) != manifest.memory.is_64:
+        raise SnapshotInvalid("format version 3, and no other, is that of a 64-bit memory")
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")
     return manifest

@@ -20,7 +20,7 @@ _IS_64 = 4
 """A bit of a memory's limits: its pointers have 64 bits."""
 _ADDRESSES = {0x41: 0xFFFF_FFFF, 0x42: 0xFFFF_FFFF_FFFF_FFFF}
 """The bits of a number, by the instruction that gives it: i32.const, i64.const."""
-_INTEGERS, _END = (0x7F, 0x7E), 0x0B
+_I32, _I64, _END = 0x7F, 0x7E, 0x0B
 _GLOBAL_KIND = 3
 _PASSIVE = 1
 _WITH_MEMORY = 2
@@ -51,7 +51,8 @@ def layout_of(wasm: bytes) -> Layout:
     """Of a valid module."""
     sections = {section.kind: section.reader(wasm) for section in read_sections(wasm)}
     segments = list(_segments(sections[_DATA])) if _DATA in sections else []
-    values = list(_constants(sections[_GLOBAL])) if _GLOBAL in sections else []
+    pointer = _I64 if has_64_bit_memory(wasm) else _I32
+    values = list(_constants(sections[_GLOBAL], pointer)) if _GLOBAL in sections else []
     exports = dict(_exported_globals(sections[_EXPORT])) if _EXPORT in sections else {}
     begin = min((at for at, _ in segments), default=0)
     end = max((at + nbytes for at, nbytes in segments), default=0)
@@ -83,13 +84,15 @@ def _segments(reader: Reader) -> Iterator[tuple[int, int]]:
             yield at, nbytes
 
 
-def _constants(reader: Reader) -> Iterator[int | None]:
-    """The first values of the module's own globals, where they are integers and written down."""
+def _constants(reader: Reader, pointer: int) -> Iterator[int | None]:
+    """The first values of the module's own globals, where they are of a pointer's type and written
+    down.
+    """
     for _ in range(reader.unsigned()):
         kind = reader.byte()
         reader.byte()
         value = _constant(reader)
-        yield value if kind in _INTEGERS else None
+        yield value if kind == pointer else None
 
 
 def _constant(reader: Reader) -> int | None:
