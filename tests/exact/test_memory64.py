@@ -22,11 +22,11 @@ N_TOKENS, N_DECODED = 930, 6
 
 
 def test_more_than_4_gib_of_kv_written(tmp_path: Path) -> None:
-    wide = TinyLlama(n_layer=18, n_head=256, n_head_kv=256, head_dim=128, n_embd=64)
+    wide = TinyLlama(n_layer=36, n_head=256, n_head_kv=256, head_dim=128, quantisation="F16")
     path = wide.write(tmp_path / "wide.gguf")
     tokens = [int(it) for it in np.random.default_rng(1).integers(3, 300, N_TOKENS)]
     with Runtime(device="cpu") as runtime:
-        model = runtime.load_model(path, kv_type="f32")
+        model = runtime.load_model(path)
         expected, following = [], []
         with Libllama(runtime.device, path, 1024, model.settings) as rival:
             rival.prefill(tokens)
