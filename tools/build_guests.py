@@ -1,5 +1,8 @@
 """Compiles the bundled guests, src/isthmus/guests/<name>/<name>.c, to the .wasm beside each.
 
+Some are compiled a second time, with a 64-bit memory, to <name>64.wasm: the same source for
+contexts whose KV cache does not fit into 4 GiB.
+
 The same sources give the same bytes on every machine: the compiler is pinned (the `ziglang`
 package), no debug information is kept, and of the custom sections only the function names, which
 a trap's backtrace shows.
@@ -28,23 +31,36 @@ STACK_NBYTES = 65_536
 """The stack lies at offset 0, below the data: overflowing it traps instead of changing data."""
 
 FLAGS = (
-    *("-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128"),
-    *("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"),
+    *("-msimd128", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"),
     f"-Wl,-z,stack-size={STACK_NBYTES}",
 )
+FLAGS_32 = ("-target", "wasm32-wasi", "-mexec-model=reactor")
+FLAGS_64 = (
+    *("-target", "wasm64-freestanding", "-ffreestanding", "-mbulk-memory", "-g0"),
+    *("-Wl,--no-entry", "-isystem", str(SDK / "wasm64")),
+)
+"""There is no wasi-libc for wasm64: the few functions that guests use are in the SDK."""
+
+WIDE = ("bench", "chat", "complete")
+"""What is compiled with a 64-bit memory, too."""
 
 
 def names() -> list[str]:
     """The bundled guests."""
-    return sorted(path.parent.name for path in GUESTS.glob("*/*.c"))
+    found = [path.parent.name for path in GUESTS.glob("*/*.c")]
+    return sorted([*found, *(f"{name}64" for name in WIDE)])
+
+
+def folder_of(name: str) -> Path:
+    return GUESTS / name.removesuffix("64")
 
 
 def source(name: str) -> Path:
-    return GUESTS / name / f"{name}.c"
+    return folder_of(name) / f"{name.removesuffix('64')}.c"
 
 
 def binary(name: str) -> Path:
-    return GUESTS / name / f"{name}.wasm"
+    return folder_of(name) / f"{name}.wasm"
 
 
 def leb128(data: bytes, at: int) -> tuple[int, int]:
@@ -81,7 +97,8 @@ def compile_guest(name: str) -> bytes:
     """The bytes of a guest, compiled afresh. Zig keeps only its own libraries in its cache."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / f"{name}.wasm"
-        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-I", str(SDK)]
+        flags = (*(FLAGS_64 if name.endswith("64") else FLAGS_32), *FLAGS)
+        command = [sys.executable, "-m", "ziglang", "cc", *flags, "-I", str(SDK)]
         environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": folder}
         subprocess.run(
             [*command, str(source(name)), "-o", str(output)], check=True, env=environment

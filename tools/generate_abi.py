@@ -39,6 +39,9 @@ WASM_TYPES = {
 }
 """Each type of a parameter or result, and how WebAssembly passes it."""
 
+WIDE = ("ptr", "nbytes")
+"""Types of parameters and fields that are twice as wide where linear memory is 64-bit."""
+
 TYPE_DOCS = {
     "ptr": "offset in the guest's linear memory, in bytes",
     "nbytes": "a length in bytes",
@@ -69,7 +72,8 @@ FIELD_TYPES = {
     "i32": (4, "int32_t", "i", "int"),
     "f32": (4, "float", "f", "float"),
     "u64": (8, "uint64_t", "Q", "int"),
-    "ptr": (4, "uint32_t", "I", "int"),
+    "ptr": (4, "uintptr_t", "I", "int"),
+    "nbytes": (4, "size_t", "I", "int"),
 }
 
 C_POINTERS = {
@@ -105,16 +109,19 @@ C_OPENING = f"""\
  * Every function returns a value >= 0, or the negative of an errno such as -ISTHMUS_EINVAL.
  * Where a call fills a buffer of `cap` elements it returns how many it needs; when that is more
  * than `cap`, nothing was written and the guest may call again with more room.
+ *
+ * The same source compiles for wasm32 and for wasm64, where pointers and lengths have 64 bits.
  */
 #ifndef ISTHMUS_H
 #define ISTHMUS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define ISTHMUS_ABI_VERSION {{version}}
 
 /* How a struct holds a pointer: as an offset in linear memory. */
-#define ISTHMUS_PTR(pointer) ((uint32_t)(uintptr_t)(pointer))
+#define ISTHMUS_PTR(pointer) ((uintptr_t)(pointer))
 
 #define ISTHMUS_IMPORT(name) \\
     __attribute__((import_module("{{module}}"), import_name(name))) extern
@@ -164,6 +171,8 @@ class Param(NamedTuple):
 
 
 _WASM_TYPES = {wasm_types}
+_WIDE = {wide}
+"""What has 64 bits where linear memory has."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +188,15 @@ class HostFunction:
 
     @property
     def wasm_params(self) -> tuple[str, ...]:
-        """The parameters' WebAssembly types, 'i32' or 'i64'."""
+        """The parameters' WebAssembly types, 'i32' or 'i64', where linear memory is 32-bit."""
         return tuple(_WASM_TYPES[param.type] for param in self.params)
+
+    @property
+    def wasm_params_64(self) -> tuple[str, ...]:
+        """The same where linear memory is 64-bit."""
+        return tuple(
+            "i64" if param.type in _WIDE else _WASM_TYPES[param.type] for param in self.params
+        )
 
     @property
     def wasm_result(self) -> str:
@@ -204,21 +220,45 @@ def values(group: Item) -> Iterator[tuple[str, Item]]:
     return ((name, item) for name, item in group.items() if name != "doc")
 
 
-def placed_fields(struct: Item) -> Iterator[tuple[Item, int]]:
-    """A struct's fields with their offsets; refuses a gap, which C would fill."""
+def field_nbytes(field: Item, *, wide: bool) -> int:
+    """Size of one element of a field, where linear memory is 64-bit or not."""
+    return 8 if wide and field["type"] in WIDE else FIELD_TYPES[field["type"]][0]
+
+
+def placed_fields(struct: Item, *, wide: bool = False) -> Iterator[tuple[Item, int]]:
+    """A struct's fields with their offsets. A gap, which C would fill, is for `wide` ones only."""
     offset = 0
     for field in struct["fields"]:
-        nbytes = FIELD_TYPES[field["type"]][0]
-        if offset % nbytes:
+        nbytes = field_nbytes(field, wide=wide)
+        if offset % nbytes and not wide:
             raise SystemExit(f"{SOURCE}: field {field['name']} at {offset} is not aligned")
+        offset += -offset % nbytes
         yield field, offset
         offset += nbytes * int(field.get("count", 1))
 
 
-def struct_nbytes(struct: Item) -> int:
+def struct_nbytes(struct: Item, *, wide: bool = False) -> int:
     """Size of a struct in bytes."""
-    *_, (field, offset) = placed_fields(struct)
-    return offset + FIELD_TYPES[field["type"]][0] * int(field.get("count", 1))
+    *_, (field, offset) = placed_fields(struct, wide=wide)
+    end = offset + field_nbytes(field, wide=wide) * int(field.get("count", 1))
+    widest = max(field_nbytes(it, wide=wide) for it in struct["fields"])
+    return end + (-end % widest if wide else 0)
+
+
+def has_two_layouts(struct: Item) -> bool:
+    """Whether it holds a pointer or a length."""
+    return any(field["type"] in WIDE for field in struct["fields"])
+
+
+def struct_format(struct: Item, *, wide: bool = False) -> str:
+    """The layout as Python's `struct` says it, with `x` where C leaves a gap."""
+    layout, end = "", 0
+    for field, offset in placed_fields(struct, wide=wide):
+        nbytes, count = field_nbytes(field, wide=wide), int(field.get("count", 1))
+        kind = "Q" if wide and field["type"] in WIDE else FIELD_TYPES[field["type"]][2]
+        layout += "x" * (offset - end) + kind * count
+        end = offset + nbytes * count
+    return layout + "x" * (struct_nbytes(struct, wide=wide) - end)
 
 
 def flat_fields(struct: Item) -> Iterator[tuple[str, str]]:
@@ -257,12 +297,17 @@ def c_struct(name: str, struct: Item) -> Iterator[str]:
         yield f"    {FIELD_TYPES[field['type']][1]} {field['name']}{array(field)};"
     ctype = f"isthmus_{name}_t"
     yield f"}} {ctype};"
-    yield f'_Static_assert(sizeof({ctype}) == {struct_nbytes(struct)}, "{ctype}");'
+    nbytes = str(struct_nbytes(struct))
+    if has_two_layouts(struct):
+        nbytes = f"(sizeof(void *) == 8 ? {struct_nbytes(struct, wide=True)} : {nbytes})"
+    yield f'_Static_assert(sizeof({ctype}) == {nbytes}, "{ctype}");'
 
 
 def c_type(function: str, param: Item) -> str:
     """A parameter's C type, with the space that its name needs."""
     kind = param["type"]
+    if kind == "nbytes":
+        return "size_t "
     if kind != "ptr":
         return "uint32_t " if kind in UNSIGNED else "int32_t "
     pointer = C_POINTERS.get((function, param["name"])) or C_POINTERS.get(param["name"])
@@ -333,6 +378,11 @@ def md_table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Itera
     yield ""
 
 
+def wide_type(name: str) -> str:
+    """How WebAssembly passes a type where linear memory is 64-bit."""
+    return "i64" if name in WIDE else WASM_TYPES[name]
+
+
 def md_opening(abi: Abi) -> Iterator[str]:
     yield from ("# Guest ABI", "", f"<!-- {NOTICE} -->", "")
     yield (
@@ -348,9 +398,16 @@ def md_opening(abi: Abi) -> Iterator[str]:
     yield "* Where a call fills a buffer of `cap` elements it returns how many it needs; when that"
     yield "  is more than `cap`, nothing was written and the guest may call again with more room."
     yield "* Structs are little-endian, and their `reserved` fields must be 0."
+    yield "* Linear memory is 32-bit or 64-bit (memory64): the type of the module's memory says"
+    yield "  which. In a 64-bit one `ptr` and `nbytes` have 64 bits, as parameters (`i64`) and in"
+    yield "  structs; nothing else differs. WASI's pointers, sizes and records widen in the same"
+    yield "  way. A module whose imports do not fit its memory is refused."
     yield from ("", "## Types", "")
-    rows = ((f"`{name}`", f"`{WASM_TYPES[name]}`", doc) for name, doc in TYPE_DOCS.items())
-    yield from md_table(("type", "Wasm", "meaning"), rows)
+    rows = (
+        (f"`{name}`", f"`{WASM_TYPES[name]}`", f"`{wide_type(name)}`", doc)
+        for name, doc in TYPE_DOCS.items()
+    )
+    yield from md_table(("type", "Wasm", "with memory64", "meaning"), rows)
     yield from ("## Errno", "")
     errno = ((f"`{name}`", item["value"], item["text"]) for name, item in abi["errno"].items())
     yield from md_table(("name", "value", "meaning"), errno)
@@ -367,12 +424,22 @@ def md_constants(abi: Abi) -> Iterator[str]:
 def md_structs(abi: Abi) -> Iterator[str]:
     yield from ("## Structs", "")
     for name, struct in abi["structs"].items():
-        yield from (f"### {name}", "", f"{struct['doc']} {struct_nbytes(struct)} bytes.", "")
+        two = has_two_layouts(struct)
+        size = f"{struct_nbytes(struct)} bytes"
+        size += f"; {struct_nbytes(struct, wide=True)} with memory64" if two else ""
+        yield from (f"### {name}", "", f"{struct['doc']} {size}.", "")
+        wide = [offset for _, offset in placed_fields(struct, wide=True)]
         rows = (
-            (offset, f"`{field['name']}`", f"`{field['type']}{array(field)}`", field["doc"])
-            for field, offset in placed_fields(struct)
+            (
+                *((offset, wide[i]) if two else (offset,)),
+                f"`{field['name']}`",
+                f"`{field['type']}{array(field)}`",
+                field["doc"],
+            )
+            for i, (field, offset) in enumerate(placed_fields(struct))
         )
-        yield from md_table(("offset", "field", "type", "meaning"), rows)
+        offsets = ("offset", "with memory64") if two else ("offset",)
+        yield from md_table((*offsets, "field", "type", "meaning"), rows)
 
 
 def md_function(function: Item) -> Iterator[str]:
@@ -440,12 +507,14 @@ def py_struct(name: str, struct: Item) -> Iterator[str]:
     yield from ("", "", f"class {camel(name)}(NamedTuple):")
     yield from py_doc(struct["doc"])
     yield ""
-    layout = ""
     for field, kind in flat_fields(struct):
-        layout += FIELD_TYPES[kind][2]
         yield f"    {field}: {FIELD_TYPES[kind][3]}"
-    yield from ("", "", f'{name.upper()} = Struct("<{layout}")')
+    yield from ("", "", f'{name.upper()} = Struct("<{struct_format(struct)}")')
     yield f'"""{struct_nbytes(struct)} bytes: the fields of {camel(name)}."""'
+    if has_two_layouts(struct):
+        yield f'{name.upper()}_64 = Struct("<{struct_format(struct, wide=True)}")'
+        nbytes = struct_nbytes(struct, wide=True)
+        yield f'"""{nbytes} bytes: the same where linear memory is 64-bit."""'
 
 
 def py_function(function: Item) -> Iterator[str]:
@@ -474,7 +543,8 @@ def python(abi: Abi) -> str:
     for name, struct in abi["structs"].items():
         lines += py_struct(name, struct)
     types = ["{", *(f'    "{name}": "{kind}",' for name, kind in WASM_TYPES.items()), "}"]
-    lines += PYTHON_FUNCTIONS.replace("{wasm_types}", "\n".join(types)).splitlines()
+    opening = PYTHON_FUNCTIONS.replace("{wasm_types}", "\n".join(types))
+    lines += opening.replace("{wide}", str(WIDE).replace("'", '"')).splitlines()
     lines += ["HOST_FUNCTIONS = ("]
     for function in abi["functions"]:
         lines += py_function(function)

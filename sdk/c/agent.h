@@ -2,7 +2,7 @@
  * agent.h: a thin layer over isthmus.h for agents written in C.
  *
  * With pages.h beside it; all of it is static inline, and what a guest does not call costs nothing. It needs
- * wasi-libc's stdint.h, stdlib.h and string.h. Everything follows the ABI's habit: a function
+ * wasi-libc's stdint.h, stdlib.h and string.h; for wasm64, which has no libc, those in wasm64/. Everything follows the ABI's habit: a function
  * returns a value >= 0, or a negative errno such as -ISTHMUS_ENOMEM; AGENT_TRY passes that on.
  *
  *   texts      agent_text_*      a growable buffer; append text, numbers, tokens, JSON strings
@@ -336,7 +336,7 @@ AGENT_API int32_t agent_message(int32_t nbytes, char **message)
  * https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md#functions
  */
 __attribute__((import_module("wasi_snapshot_preview1"), import_name("args_sizes_get"))) extern
-int32_t agent_wasi_args_sizes_get(uint32_t *n_args, uint32_t *nbytes);
+int32_t agent_wasi_args_sizes_get(size_t *n_args, size_t *nbytes);
 __attribute__((import_module("wasi_snapshot_preview1"), import_name("args_get"))) extern
 int32_t agent_wasi_args_get(char **args, char *bytes);
 
@@ -347,12 +347,12 @@ int32_t agent_wasi_args_get(char **args, char *bytes);
 AGENT_API int32_t agent_option(const char *key, const char **value)
 {
     static char **args;
-    static uint32_t n_args;
-    uint32_t nbytes;
+    static size_t n_args;
+    size_t nbytes;
     if (!args) {
         if (agent_wasi_args_sizes_get(&n_args, &nbytes))
             return -ISTHMUS_EIO;
-        char **room = malloc((size_t)n_args * sizeof *room + nbytes + 1);
+        char **room = malloc(n_args * sizeof *room + nbytes + 1);
         if (!room)
             return -ISTHMUS_ENOMEM;
         if (agent_wasi_args_get(room, (char *)(room + n_args)))
@@ -360,7 +360,7 @@ AGENT_API int32_t agent_option(const char *key, const char **value)
         args = room;
     }
     size_t key_nbytes = strlen(key);
-    for (uint32_t i = 0; i < n_args; i++)
+    for (size_t i = 0; i < n_args; i++)
         if (strncmp(args[i], key, key_nbytes) == 0 && args[i][key_nbytes] == '=')
             *value = args[i] + key_nbytes + 1;
     return 0;
@@ -477,7 +477,7 @@ AGENT_API int32_t agent_chat_template(int32_t model, const isthmus_chat_message_
 {
     uint32_t need = 1024;
     for (uint32_t i = 0; i < n_messages; i++)
-        need += messages[i].content_nbytes + 64;
+        need += (uint32_t)messages[i].content_nbytes + 64;
     for (agent_text_clear(text);;) {
         AGENT_TRY(agent_text_reserve(text, need));
         uint32_t room = text->cap - 1;
@@ -527,7 +527,7 @@ AGENT_API int32_t agent_session_open(agent_session_t *session, int32_t model, ui
     int64_t nbytes;
     AGENT_TRY(isthmus_model_info(model, &info));
     AGENT_SET(nbytes, isthmus_session_nbytes(model, n_ctx));
-    if (nbytes > UINT32_MAX - 65535)
+    if ((uint64_t)nbytes > SIZE_MAX - 65535)
         return -ISTHMUS_ENOMEM;
     *session = (agent_session_t){.model = model, .n_vocab = info.n_vocab};
     session->n_ctx = (n_ctx + 255) / 256 * 256; /* as session_nbytes rounds */
@@ -536,7 +536,7 @@ AGENT_API int32_t agent_session_open(agent_session_t *session, int32_t model, ui
     session->nbytes = (size_t)nbytes;
     int32_t handle = -ISTHMUS_ENOMEM;
     if (session->bytes && session->tokens)
-        handle = isthmus_session_open(model, n_ctx, session->bytes, (uint32_t)nbytes);
+        handle = isthmus_session_open(model, n_ctx, session->bytes, (size_t)nbytes);
     if (handle < 0)
         agent_session_close(session);
     else

@@ -5,16 +5,19 @@
  * Every function returns a value >= 0, or the negative of an errno such as -ISTHMUS_EINVAL.
  * Where a call fills a buffer of `cap` elements it returns how many it needs; when that is more
  * than `cap`, nothing was written and the guest may call again with more room.
+ *
+ * The same source compiles for wasm32 and for wasm64, where pointers and lengths have 64 bits.
  */
 #ifndef ISTHMUS_H
 #define ISTHMUS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define ISTHMUS_ABI_VERSION 1
 
 /* How a struct holds a pointer: as an offset in linear memory. */
-#define ISTHMUS_PTR(pointer) ((uint32_t)(uintptr_t)(pointer))
+#define ISTHMUS_PTR(pointer) ((uintptr_t)(pointer))
 
 #define ISTHMUS_IMPORT(name) \
     __attribute__((import_module("isthmus"), import_name(name))) extern
@@ -179,15 +182,15 @@ _Static_assert(sizeof(isthmus_model_info_t) == 32, "isthmus_model_info_t");
 /* One turn of a conversation, for chat_template. Both texts are UTF-8. */
 typedef struct {
     /* 'system', 'user', 'assistant' or what the template knows */
-    uint32_t role_ptr;
+    uintptr_t role_ptr;
     /* length of the role */
-    uint32_t role_nbytes;
+    size_t role_nbytes;
     /* what was said */
-    uint32_t content_ptr;
+    uintptr_t content_ptr;
     /* length of the content */
-    uint32_t content_nbytes;
+    size_t content_nbytes;
 } isthmus_chat_message_t;
-_Static_assert(sizeof(isthmus_chat_message_t) == 16, "isthmus_chat_message_t");
+_Static_assert(sizeof(isthmus_chat_message_t) == (sizeof(void *) == 8 ? 32 : 16), "isthmus_chat_message_t");
 
 /* Settings and random state of the host's sampler. It lies in guest memory, so a snapshot holds it.
  * */
@@ -216,30 +219,30 @@ typedef struct {
     /* 0: the elements lie at data; otherwise a handle that weight_find gave */
     uint32_t weight;
     /* first element, 32-byte aligned; 0 for a weight */
-    uint32_t data;
+    uintptr_t data;
     /* 0 */
     uint32_t reserved;
     /* elements in each dimension, contiguous dimension first, each at least 1 */
     uint32_t ne[4];
 } isthmus_tensor_t;
-_Static_assert(sizeof(isthmus_tensor_t) == 32, "isthmus_tensor_t");
+_Static_assert(sizeof(isthmus_tensor_t) == (sizeof(void *) == 8 ? 40 : 32), "isthmus_tensor_t");
 
 /* One step of compute. Tensors are given by offsets of isthmus_tensor_t. */
 typedef struct {
     /* an op */
     uint32_t op;
     /* the tensor to fill; it overlaps no source */
-    uint32_t dst;
+    uintptr_t dst;
     /* first source */
-    uint32_t src0;
+    uintptr_t src0;
     /* second source, or 0 where the op has one */
-    uint32_t src1;
+    uintptr_t src1;
     /* factor of SCALE, epsilon of RMS_NORM, otherwise 0 */
     float param;
     /* 0 */
     uint32_t reserved[3];
 } isthmus_operation_t;
-_Static_assert(sizeof(isthmus_operation_t) == 32, "isthmus_operation_t");
+_Static_assert(sizeof(isthmus_operation_t) == (sizeof(void *) == 8 ? 48 : 32), "isthmus_operation_t");
 
 /* --------------------------------------------------------------------------- model */
 
@@ -255,7 +258,7 @@ _Static_assert(sizeof(isthmus_operation_t) == 32, "isthmus_operation_t");
  *   -ISTHMUS_ELIMIT: too many handles are open
  */
 ISTHMUS_IMPORT("model_open")
-int32_t isthmus_model_open(const char *name_ptr, uint32_t name_nbytes);
+int32_t isthmus_model_open(const char *name_ptr, size_t name_nbytes);
 
 /*
  * Tells the shape of a model.
@@ -305,7 +308,7 @@ int32_t isthmus_token_flags(int32_t model, int32_t token);
  *   -ISTHMUS_ENOTSUP: the model has no tokenizer
  */
 ISTHMUS_IMPORT("tokenize")
-int32_t isthmus_tokenize(int32_t model, const char *text_ptr, uint32_t text_nbytes, uint32_t flags,
+int32_t isthmus_tokenize(int32_t model, const char *text_ptr, size_t text_nbytes, uint32_t flags,
                          int32_t *tokens_ptr, uint32_t tokens_cap);
 
 /*
@@ -327,7 +330,7 @@ int32_t isthmus_tokenize(int32_t model, const char *text_ptr, uint32_t text_nbyt
  */
 ISTHMUS_IMPORT("detokenize")
 int32_t isthmus_detokenize(int32_t model, const int32_t *tokens_ptr, uint32_t n_tokens,
-                           uint32_t flags, char *text_ptr, uint32_t text_cap);
+                           uint32_t flags, char *text_ptr, size_t text_cap);
 
 /*
  * Writes a conversation as the text that the model was trained on, by its own chat template.
@@ -347,8 +350,7 @@ int32_t isthmus_detokenize(int32_t model, const int32_t *tokens_ptr, uint32_t n_
  */
 ISTHMUS_IMPORT("chat_template")
 int32_t isthmus_chat_template(int32_t model, const isthmus_chat_message_t *messages_ptr,
-                              uint32_t n_messages, uint32_t flags, char *text_ptr,
-                              uint32_t text_cap);
+                              uint32_t n_messages, uint32_t flags, char *text_ptr, size_t text_cap);
 
 /*
  * Tells how many bytes of linear memory a session needs: its KV cache and logits, once.
@@ -379,7 +381,7 @@ int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
  *   -ISTHMUS_ELIMIT: too many sessions, or more KV bytes than this actor may have
  */
 ISTHMUS_IMPORT("session_open")
-int32_t isthmus_session_open(int32_t model, uint32_t n_ctx, void *ptr, uint32_t nbytes);
+int32_t isthmus_session_open(int32_t model, uint32_t n_ctx, void *ptr, size_t nbytes);
 
 /*
  * Closes a session; its bytes are the guest's again.
@@ -562,7 +564,7 @@ int32_t isthmus_embed(int32_t model, const int32_t *tokens_ptr, uint32_t n_token
  */
 ISTHMUS_IMPORT("grammar_open")
 int32_t isthmus_grammar_open(int32_t model, uint32_t kind, const char *source_ptr,
-                             uint32_t source_nbytes);
+                             size_t source_nbytes);
 
 /*
  * Sets the logits of all tokens that may not come next to -infinity, where they lie. Tokens that
@@ -617,7 +619,7 @@ int32_t isthmus_grammar_close(int32_t grammar);
  *   -ISTHMUS_ELIMIT: too many handles are open
  */
 ISTHMUS_IMPORT("weight_find")
-int32_t isthmus_weight_find(int32_t model, const char *name_ptr, uint32_t name_nbytes,
+int32_t isthmus_weight_find(int32_t model, const char *name_ptr, size_t name_nbytes,
                             isthmus_tensor_t *tensor_ptr);
 
 /*
@@ -649,7 +651,7 @@ int32_t isthmus_compute(const isthmus_operation_t *operations_ptr, uint32_t n_op
  *   -ISTHMUS_EFAULT: the room does not lie in memory
  */
 ISTHMUS_IMPORT("message_read")
-int32_t isthmus_message_read(void *ptr, uint32_t cap);
+int32_t isthmus_message_read(void *ptr, size_t cap);
 
 /*
  * Streams a piece of the answer to the caller. Pieces may be cut anywhere: the caller sees whole
@@ -662,7 +664,7 @@ int32_t isthmus_message_read(void *ptr, uint32_t cap);
  *   -ISTHMUS_ECANCELED: the caller wants no more
  */
 ISTHMUS_IMPORT("emit")
-int32_t isthmus_emit(const void *ptr, uint32_t nbytes);
+int32_t isthmus_emit(const void *ptr, size_t nbytes);
 
 /*
  * Sets the answer to the message, in place of all that was emitted. The last call counts.
@@ -674,7 +676,7 @@ int32_t isthmus_emit(const void *ptr, uint32_t nbytes);
  *   -ISTHMUS_ECANCELED: the caller wants no more
  */
 ISTHMUS_IMPORT("reply")
-int32_t isthmus_reply(const void *ptr, uint32_t nbytes);
+int32_t isthmus_reply(const void *ptr, size_t nbytes);
 
 /*
  * Writes a line to the actor's log.
@@ -687,7 +689,7 @@ int32_t isthmus_reply(const void *ptr, uint32_t nbytes);
  *   -ISTHMUS_ELIMIT: more output than this actor may write
  */
 ISTHMUS_IMPORT("log")
-int32_t isthmus_log(uint32_t level, const void *ptr, uint32_t nbytes);
+int32_t isthmus_log(uint32_t level, const void *ptr, size_t nbytes);
 
 /*
  * Reads the actor's virtual clock: it starts at the time that the actor was spawned with and moves
@@ -706,7 +708,7 @@ int64_t isthmus_clock_ns(void);
  *   -ISTHMUS_EINVAL: more than 1 MiB
  */
 ISTHMUS_IMPORT("random")
-int32_t isthmus_random(void *ptr, uint32_t nbytes);
+int32_t isthmus_random(void *ptr, size_t nbytes);
 
 /*
  * Calls a function of the host that was given to this actor by name, and keeps its result for
@@ -722,8 +724,8 @@ int32_t isthmus_random(void *ptr, uint32_t nbytes);
  *   -ISTHMUS_EIO: the tool failed
  */
 ISTHMUS_IMPORT("tool_call")
-int32_t isthmus_tool_call(const char *name_ptr, uint32_t name_nbytes, const void *args_ptr,
-                          uint32_t args_nbytes);
+int32_t isthmus_tool_call(const char *name_ptr, size_t name_nbytes, const void *args_ptr,
+                          size_t args_nbytes);
 
 /*
  * Reads the result of the last tool_call of this message.
@@ -734,6 +736,6 @@ int32_t isthmus_tool_call(const char *name_ptr, uint32_t name_nbytes, const void
  *   -ISTHMUS_EINVAL: no tool was called yet
  */
 ISTHMUS_IMPORT("tool_result")
-int32_t isthmus_tool_result(void *ptr, uint32_t cap);
+int32_t isthmus_tool_result(void *ptr, size_t cap);
 
 #endif

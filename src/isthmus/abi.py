@@ -162,6 +162,8 @@ class ChatMessage(NamedTuple):
 
 CHAT_MESSAGE = Struct("<IIII")
 """16 bytes: the fields of ChatMessage."""
+CHAT_MESSAGE_64 = Struct("<QQQQ")
+"""32 bytes: the same where linear memory is 64-bit."""
 
 
 class Sampler(NamedTuple):
@@ -198,6 +200,8 @@ class Tensor(NamedTuple):
 
 TENSOR = Struct("<IIIIIIII")
 """32 bytes: the fields of Tensor."""
+TENSOR_64 = Struct("<IIQIIIIIxxxx")
+"""40 bytes: the same where linear memory is 64-bit."""
 
 
 class Operation(NamedTuple):
@@ -215,6 +219,8 @@ class Operation(NamedTuple):
 
 OPERATION = Struct("<IIIIfIII")
 """32 bytes: the fields of Operation."""
+OPERATION_64 = Struct("<IxxxxQQQfIII")
+"""48 bytes: the same where linear memory is 64-bit."""
 
 
 class Param(NamedTuple):
@@ -237,6 +243,8 @@ _WASM_TYPES = {
     "address": "i64",
     "time": "i64",
 }
+_WIDE = ("ptr", "nbytes")
+"""What has 64 bits where linear memory has."""
 
 
 @dataclass(frozen=True)
@@ -252,8 +260,15 @@ class HostFunction:
 
     @property
     def wasm_params(self) -> tuple[str, ...]:
-        """The parameters' WebAssembly types, 'i32' or 'i64'."""
+        """The parameters' WebAssembly types, 'i32' or 'i64', where linear memory is 32-bit."""
         return tuple(_WASM_TYPES[param.type] for param in self.params)
+
+    @property
+    def wasm_params_64(self) -> tuple[str, ...]:
+        """The same where linear memory is 64-bit."""
+        return tuple(
+            "i64" if param.type in _WIDE else _WASM_TYPES[param.type] for param in self.params
+        )
 
     @property
     def wasm_result(self) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import SettingsError
-from isthmus.units import GIB, KIB, MIB, WASM_PAGE
+from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
 
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
@@ -96,8 +96,9 @@ class Limits:
     deadline and fuel cut it off. `on_failure` says what becomes of the actor.
     """
 
-    memory_nbytes: int = 4 * GIB - WASM_PAGE
-    """Linear memory, at most 4 GiB less one wasm page; growth beyond it fails in the guest."""
+    memory_nbytes: int = MOST_NBYTES_32
+    """Linear memory; growth beyond it fails in the guest. More than 4 GiB less one wasm page is for
+    guests with a 64-bit memory; so many addresses are reserved for each of them, and no memory."""
     kv_nbytes: int | None = None
     """Bytes of all open sessions together."""
     tokens: int | None = None
@@ -127,8 +128,9 @@ class Limits:
     def __post_init__(self) -> None:
         _require_number("memory_nbytes", self.memory_nbytes)
         _require(
-            WASM_PAGE <= self.memory_nbytes < 4 * GIB,
-            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {4 * GIB - WASM_PAGE}",
+            WASM_PAGE <= self.memory_nbytes <= MOST_NBYTES_64,
+            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {MOST_NBYTES_32}, or to "
+            f"{MOST_NBYTES_64} for a guest with a 64-bit memory",
         )
         for name in _OPTIONAL_LIMITS:
             whole = name != "deadline_s"

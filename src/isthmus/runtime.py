@@ -37,6 +37,7 @@ from isthmus.errors import (
     Overloaded,
     SettingsError,
     SnapshotError,
+    SnapshotInvalid,
     SnapshotMismatch,
 )
 from isthmus.file_hash import FileHashes
@@ -46,7 +47,7 @@ from isthmus.native.loader import Library, open_library
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
-from isthmus.units import format_nbytes
+from isthmus.units import MOST_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
 from isthmus.wasm.engines import Engines
 
@@ -230,6 +231,7 @@ class Runtime:
         _require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits())
+        _require_reach(compiled, granted.limits)
         _require_range("seed", seed, -(2**63), 2**64)
         _require_range("clock_ns", clock_ns, 0, 2**63)
         spawned = Spawned(
@@ -276,8 +278,10 @@ class Runtime:
         if nbytes > granted.limits.memory_nbytes:
             raise SnapshotMismatch(
                 f"the snapshot has {format_nbytes(nbytes)} of memory; "
-                f"{format_nbytes(granted.limits.memory_nbytes)} are allowed"
+                f"{format_nbytes(granted.limits.memory_nbytes)} are allowed: give more, by "
+                "--memory or limits=Limits(memory_nbytes=…)"
             )
+        _require_reach(compiled, granted.limits)
         frozen = Frozen.of(snapshot, how, verified=verify == "full")
         try:
             return Actor(self._home, compiled, granted, frozen)
@@ -289,7 +293,12 @@ class Runtime:
     def _guest_of(self, snapshot: Snapshot, given: str | Path | bytes | Guest | None) -> Guest:
         wasm, record = guest_of(snapshot), snapshot.manifest.guest
         if given is None:
-            return self._compiled(wasm, record.name)
+            compiled = self._compiled(wasm, record.name)
+            if compiled.is_64 != snapshot.manifest.memory.is_64:
+                raise SnapshotInvalid(
+                    f"the memory in {snapshot.path} is not of the kind of its guest's"
+                )
+            return compiled
         guest = given if isinstance(given, Guest) else self.load_guest(given)
         if guest.sha256 != record.sha256:
             raise SnapshotMismatch(
@@ -302,7 +311,7 @@ class Runtime:
         key = (hashlib.sha256(wasm).hexdigest(), name)
         if known := self._guests.get(key):
             return known
-        compiled = self.engine.compile(wasm, name)
+        compiled = self._home.engines.compile(wasm, name)
         with self._lock:
             return self._guests.setdefault(key, compiled)
 
@@ -404,6 +413,16 @@ class Runtime:
 def _require_range(name: str, value: int | None, low: int, end: int) -> None:
     if value is not None and not low <= value < end:
         raise SettingsError(f"{name} is {value}: give {low} to {end - 1}")
+
+
+def _require_reach(guest: Guest, limits: Limits) -> None:
+    """SettingsError where a guest's pointers cannot reach all that it may have."""
+    if limits.memory_nbytes > MOST_NBYTES_32 and not guest.is_64:
+        raise SettingsError(
+            f"{guest.name} may have {format_nbytes(limits.memory_nbytes)} of memory, and its "
+            "memory is 32-bit: it can have 4 GiB less one wasm page. Use a guest built for "
+            "wasm64, as chat64 and complete64 are, or give less"
+        )
 
 
 def _model_path(given: str | Path, cache: Path) -> Path:

@@ -16,26 +16,45 @@ from isthmus.runtime import Runtime
 PAGES = 64
 
 
-def proxy_wat() -> str:
-    """The module's text. Results of type i64 are stored at offset 8, their low word returned."""
+def proxy_wat(*, is_64: bool = False) -> str:
+    """The module's text. Results of type i64 are stored at offset 8, their low word returned.
+
+    With a 64-bit memory, an i64 parameter is given as two of i32, the low word first.
+    """
+    width = "i64" if is_64 else "i32"
+    size = f"i64 {PAGES} {1 << 20}" if is_64 else f"{PAGES} 1024"
     imports, exports = [], []
     for function in abi.HOST_FUNCTIONS:
-        kinds = function.wasm_params
+        kinds = function.wasm_params_64 if is_64 else function.wasm_params
         params = f"(param {' '.join(kinds)})" if kinds else ""
+        words = [word for kind in kinds for word in ("i32",) * (2 if kind == "i64" else 1)]
+        given = f"(param {' '.join(words)})" if words else ""
         imports.append(
             f'(import "isthmus" "{function.name}" '
             f"(func $h_{function.name} {params} (result {function.wasm_result})))"
         )
-        gets = " ".join(f"(local.get {index})" for index in range(len(kinds)))
-        call = f"(call $h_{function.name} {gets})"
+        call = f"(call $h_{function.name} {_gets(kinds)})"
         if function.wasm_result == "i64":
-            call = f"(local.set $r {call}) (i64.store (i32.const 8) (local.get $r))"
+            call = f"(local.set $r {call}) (i64.store ({width}.const 8) (local.get $r))"
             call += "(i32.wrap_i64 (local.get $r))"
         exports.append(
-            f'(func (export "do_{function.name}") {params} (result i32) (local $r i64) {call})'
+            f'(func (export "do_{function.name}") {given} (result i32) (local $r i64) {call})'
         )
-    return f"""(module {"".join(imports)} (memory (export "memory") {PAGES} 1024)
+    return f"""(module {"".join(imports)} (memory (export "memory") {size})
       (func (export "on_message") (param i32) (result i32) (i32.const 0)) {"".join(exports)})"""
+
+
+def _gets(kinds: tuple[str, ...]) -> str:
+    """The parameters as the host function takes them."""
+    at, gets = 0, []
+    for kind in kinds:
+        low = f"(local.get {at})"
+        if kind == "i64":
+            high = f"(i64.shl (i64.extend_i32_u (local.get {at + 1})) (i64.const 32))"
+            low = f"(i64.or (i64.extend_i32_u {low}) {high})"
+        gets.append(low)
+        at += 2 if kind == "i64" else 1
+    return " ".join(gets)
 
 
 class Proxy:
@@ -66,8 +85,16 @@ class Proxy:
 
     def call(self, name: str, *arguments: int) -> int:
         """A host function's result, as the guest sees it; of an i64, all of it."""
-        result = self.actor.instance.call(f"do_{name}", *arguments)
         function = next(f for f in abi.HOST_FUNCTIONS if f.name == name)
+        words = list(arguments)
+        if self.actor.guest.is_64:
+            kinds = zip(function.wasm_params_64, arguments, strict=True)
+            words = [
+                word
+                for kind, value in kinds
+                for word in ((value & 0xFFFF_FFFF, value >> 32) if kind == "i64" else (value,))
+            ]
+        result = self.actor.instance.call(f"do_{name}", *words)
         if function.wasm_result == "i64":
             return int.from_bytes(self.read(8, 8), "little", signed=True)
         return result

@@ -64,8 +64,14 @@ def test_every_struct_is_known(source: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", STRUCTS)
 def test_struct_sizes_agree(name: str, header: str) -> None:
     layout, fields = STRUCTS[name]
-    asserted = re.findall(rf"sizeof\(isthmus_{name}_t\) == (\d+)", header)
-    assert asserted == [str(layout.size)]
+    wide = getattr(abi, f"{name.upper()}_64", None)
+    asserted = re.findall(rf"sizeof\(isthmus_{name}_t\) == ([^,]+),", header)
+    both = wide and f"(sizeof(void *) == 8 ? {wide.size} : {layout.size})"
+    assert asserted == [both or str(layout.size)]
+    if wide is not None:
+        assert len(wide.unpack(bytes(wide.size))) == len(fields)
+        aligned = Struct(f"@{wide.format.strip('<').replace('x', '')}0Q")
+        assert aligned.size == wide.size, "C would lay it out otherwise"
     assert len(layout.unpack(bytes(layout.size))) == len(fields)
     assert Struct(layout.format.replace("<", "@")).size == layout.size, "C would add padding"
 
@@ -93,6 +99,7 @@ def test_wasm_types() -> None:
     assert functions["session_open"].wasm_result == "i32"
     assert functions["logits"].wasm_result == "i64"
     assert functions["clock_ns"].wasm_params == ()
+    assert functions["session_open"].wasm_params_64 == ("i32", "i32", "i64", "i64")
     for function in abi.HOST_FUNCTIONS:
         assert {*function.wasm_params, function.wasm_result} <= {"i32", "i64"}
 

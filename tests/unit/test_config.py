@@ -23,7 +23,7 @@ def test_environment_names_the_cache() -> None:
     "make",
     [
         lambda: Limits(memory_nbytes=1),
-        lambda: Limits(memory_nbytes=1 << 32),
+        lambda: Limits(memory_nbytes=(1 << 40) + 1),
         lambda: Limits(deadline_s=-1),
         lambda: Limits(tokens=-1),
         lambda: DeviceSettings(threads=-1),

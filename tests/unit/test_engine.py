@@ -68,7 +68,6 @@ def test_other_layouts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '(memory (export "memory") i64 1)',
         '(memory (export "memory") 1 2 shared)',
         '(memory (export "memory") 1) (memory 1)',
     ],
@@ -76,6 +75,16 @@ def test_other_layouts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memories_of_other_kinds_are_off(engine: Engine, text: str) -> None:
     with pytest.raises(GuestInvalid, match="not valid WebAssembly"):
         engine.compile(wasm(memory=text), "guest")
+
+
+def test_an_engine_is_for_one_kind_of_memory(engine: Engine) -> None:
+    wide = wasm(memory='(memory (export "memory") i64 1)')
+    with pytest.raises(GuestInvalid, match="64-bit memory: this engine is for 32-bit ones"):
+        engine.compile(wide, "guest")
+    with Engine(is_64=True) as other:
+        assert other.compile(wide, "guest").is_64
+        with pytest.raises(GuestInvalid, match="32-bit memory: this engine is for 64-bit ones"):
+            other.compile(wasm(), "guest")
 
 
 @pytest.mark.parametrize(

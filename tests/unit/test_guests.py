@@ -15,6 +15,7 @@ from isthmus import abi
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
 NAMES = ("bench", "chat", "complete", "embed", "gemm", "speculate", "summarise")
+WIDE = ("bench64", "chat64", "complete64")
 MAX_NBYTES = 40 * 1024
 
 
@@ -23,10 +24,10 @@ def engine() -> wasmtime.Engine:
     return wasmtime.Engine()
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=(*NAMES, *WIDE))
 def path(request: pytest.FixtureRequest) -> Path:
     name = str(request.param)
-    return GUESTS / name / f"{name}.wasm"
+    return GUESTS / name.removesuffix("64") / f"{name}.wasm"
 
 
 def functions(module: wasmtime.Module) -> dict[str, tuple[list[str], list[str]]]:
@@ -40,6 +41,7 @@ def functions(module: wasmtime.Module) -> dict[str, tuple[list[str], list[str]]]
 
 def test_every_guest_is_listed() -> None:
     assert tuple(sorted(source.parent.name for source in GUESTS.glob("*/*.c"))) == NAMES
+    assert tuple(sorted(path.stem for path in GUESTS.glob("*/*64.wasm"))) == WIDE
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang is not installed")
@@ -56,23 +58,27 @@ def test_imports_only_the_abi_and_wasi(path: Path, engine: wasmtime.Engine) -> N
         assert isinstance(imported.type, wasmtime.FuncType)
         if imported.module == abi.MODULE:
             function = known[str(imported.name)]
-            assert tuple(str(p) for p in imported.type.params) == function.wasm_params
+            wide = path.stem in WIDE
+            params = function.wasm_params_64 if wide else function.wasm_params
+            assert tuple(str(p) for p in imported.type.params) == params
             assert [str(r) for r in imported.type.results] == [function.wasm_result]
 
 
 def test_exports_what_a_guest_must(path: Path, engine: wasmtime.Engine) -> None:
     module = wasmtime.Module.from_file(engine, path)
-    expected = {"on_message": (["i32"], ["i32"]), "_initialize": ([], [])}
-    if path.stem in ("chat", "embed", "speculate", "summarise"):
+    expected: dict[str, tuple[list[str], list[str]]] = {"on_message": (["i32"], ["i32"])}
+    if path.stem not in WIDE:  # without a libc there is nothing to construct
+        expected["_initialize"] = ([], [])
+    if path.stem in ("chat", "chat64", "embed", "speculate", "summarise"):
         expected["on_replay"] = ([], ["i32"])
-    if path.stem == "bench":
+    if path.stem in ("bench", "bench64"):
         expected["nop"] = (["i32"], ["i32"])
     assert functions(module) == expected
     memories = {e.name: e.type for e in module.exports if isinstance(e.type, wasmtime.MemoryType)}
     assert list(memories) == ["memory"]
     assert memories["memory"].limits.min == 2
     assert memories["memory"].limits.max is None
-    assert not memories["memory"].is_64
+    assert memories["memory"].is_64 == (path.stem in WIDE)
 
 
 def test_is_small_and_keeps_function_names_only(path: Path) -> None:

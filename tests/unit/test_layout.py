@@ -10,7 +10,8 @@ from isthmus.wasm import Layout, layout_of
 
 
 def layout(*parts: str) -> Layout:
-    return layout_of(bytes(wasmtime.wat2wasm(f"(module (memory 4) {' '.join(parts)})")))
+    memory = "" if any("(memory" in part for part in parts) else "(memory 4)"
+    return layout_of(bytes(wasmtime.wat2wasm(f"(module {memory} {' '.join(parts)})")))
 
 
 POINTER = "(global (mut i32) (i32.const {}))"
@@ -45,6 +46,12 @@ def test_the_bundled_guests_stack_lies_below_their_data() -> None:
             Layout((0, 64), (64, 100)),
         ),
         (('(data (i32.const -8) "abc")',), Layout(None, (2**32 - 8, 3))),
+        (
+            ("(memory i64 4)", '(data (i64.const 64) "abc")', "(global (mut i64) (i64.const 64))"),
+            Layout((0, 64), (64, 3)),
+        ),
+        (("(memory i64 4)", '(data (i64.const -8) "abc")'), Layout(None, (2**64 - 8, 3))),
+        (("(memory i64 4)", POINTER.format(64)), Layout(None, None)),
     ],
 )
 def test_what_a_module_tells(parts: tuple[str, ...], expected: Layout) -> None:

@@ -166,7 +166,7 @@ class Body:
             random=self._random.draw,
             log=self.api.write_stream,
         )
-        engine, guest = self._home.engines.plain, self._guest
+        engine, guest = self._home.engines.unmetered(self._guest), self._guest
         if self._fuel is not None:
             engine, guest = self._home.engines.metered(guest)
         return Instance(

@@ -41,6 +41,7 @@ from isthmus.errors import (
     ContextFull,
     GrammarError,
     GuestFault,
+    LimitExceeded,
     ModelNotFound,
     ModelUnsupported,
     SettingsError,
@@ -48,7 +49,7 @@ from isthmus.errors import (
 from isthmus.memory import Region
 from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
 from isthmus.model.hparams import Pooling
-from isthmus.units import KIB, MIB, GuestPtr
+from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
 from isthmus.wasm.hostcalls import GuestMemory
 
 Tool = Callable[[bytes], bytes]
@@ -233,7 +234,10 @@ class HostApi:
     def session_nbytes(self, model: int, n_ctx: int) -> int:
         opened = self._model(model)
         with self._explained():
-            return opened.layout(n_ctx).nbytes
+            nbytes = opened.layout(n_ctx).nbytes
+        if nbytes > MOST_NBYTES_32 and not self._memory.is_64:
+            self.exchange.explained[Errno.ENOMEM] = _too_large(n_ctx, nbytes)
+        return nbytes
 
     def session_open(self, model: int, n_ctx: int, ptr: int, nbytes: int) -> int:
         opened = self._model(model)
@@ -398,13 +402,14 @@ class HostApi:
     def weight_find(self, model: int, name_ptr: int, name_nbytes: int, tensor_ptr: int) -> int:
         opened = self._model(model)
         name = self._memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
-        self._memory.check_aligned(tensor_ptr, abi.TENSOR.size, 4)
+        layout = abi.TENSOR_64 if self._memory.is_64 else abi.TENSOR
+        self._memory.check_aligned(tensor_ptr, layout.size, 4)
         info = opened.weights.info(name)
         if info is None:
             raise GuestFault(Errno.ENOENT)
         handle = self.handles.add(Weight(opened, name), self.handles.model_of(model))
         shape = (*info.shape, 1, 1, 1)[:4]
-        self._memory.write(tensor_ptr, abi.TENSOR.pack(info.dtype, handle, 0, 0, *shape))
+        self._memory.write(tensor_ptr, layout.pack(info.dtype, handle, 0, 0, *shape))
         return 0
 
     def compute(self, operations_ptr: int, n_operations: int) -> int:
@@ -506,11 +511,11 @@ class HostApi:
         return len(data)
 
     def _read_messages(self, ptr: int, count: int) -> list[dict[str, str]]:
-        size = abi.CHAT_MESSAGE.size
-        self._memory.check_aligned(ptr, count * size, 4)
+        layout = abi.CHAT_MESSAGE_64 if self._memory.is_64 else abi.CHAT_MESSAGE
+        self._memory.check_aligned(ptr, count * layout.size, 4)
         messages, left = [], MAX_TEXT_NBYTES
         for index in range(count):
-            raw = abi.ChatMessage(*self._memory.unpack(abi.CHAT_MESSAGE, ptr + index * size))
+            raw = abi.ChatMessage(*self._memory.unpack(layout, ptr + index * layout.size))
             left -= raw.role_nbytes + raw.content_nbytes
             if left < 0:
                 raise GuestFault(Errno.EINVAL)
@@ -577,6 +582,16 @@ class HostApi:
 def _require_logits(session: Session) -> None:
     if not session.has_logits:
         raise GuestFault(Errno.EINVAL)
+
+
+def _too_large(n_ctx: int, nbytes: int) -> LimitExceeded:
+    """What the caller of a 32-bit guest hears when it cannot have a session of that size."""
+    return LimitExceeded(
+        f"a context of {n_ctx} tokens takes {format_nbytes(nbytes)}, and the guest's memory is "
+        "32-bit, 4 GiB at most: spawn a guest built for wasm64 (chat64 or complete64, or "
+        "--memory64), give a smaller n_ctx, or load the model with kv_type q8_0 or q4_0",
+        "memory_nbytes",
+    )
 
 
 def _signed(value: int) -> int:

@@ -99,7 +99,8 @@ def describe(
     return Draft.make(
         memory,
         parts,
-        format_version=version_for(models),
+        format_version=version_for(models, is_64=guest.is_64),
+        is_64=guest.is_64,
         isthmus=version,
         created_ns=time.time_ns(),
         parent=parent,

@@ -16,7 +16,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from isthmus.abi import OPERATION, TENSOR, Dtype, Errno, Op, Operation, Tensor
+from isthmus.abi import (
+    OPERATION,
+    OPERATION_64,
+    TENSOR,
+    TENSOR_64,
+    Dtype,
+    Errno,
+    Op,
+    Operation,
+    Tensor,
+)
 from isthmus.actor.handles import HandleTable
 from isthmus.counters import Counters
 from isthmus.device.base import Backend, Device
@@ -95,17 +105,20 @@ class Checker:
     def __init__(self, memory: GuestMemory, handles: HandleTable) -> None:
         self._memory = memory
         self._handles = handles
+        self._operation_layout = OPERATION_64 if memory.is_64 else OPERATION
+        self._tensor_layout = TENSOR_64 if memory.is_64 else TENSOR
 
     def steps(self, ptr: int, count: int) -> list[Step]:
         """The operations at `ptr`; GuestFault where any of them is not good."""
         _require(1 <= count <= MAX_OPERATIONS)
-        self._memory.check_aligned(ptr, count * OPERATION.size, 4)
-        steps = [self._step(ptr + index * OPERATION.size) for index in range(count)]
+        nbytes = self._operation_layout.size
+        self._memory.check_aligned(ptr, count * nbytes, 4)
+        steps = [self._step(ptr + index * nbytes) for index in range(count)]
         _require(sum(step.work for step in steps) <= MAX_WORK, Errno.ELIMIT)
         return steps
 
     def _step(self, ptr: int) -> Step:
-        raw = Operation(*self._memory.unpack(OPERATION, ptr))
+        raw = Operation(*self._memory.unpack(self._operation_layout, ptr))
         _require(raw.op in _OPS and not (raw.reserved0 or raw.reserved1 or raw.reserved2))
         op = Op(raw.op)
         _require((op in _BINARY) == (raw.src1 != 0))
@@ -119,8 +132,8 @@ class Checker:
         return Step(op, dst, src0, src1, raw.param, rows)
 
     def _operand(self, ptr: int) -> Operand:
-        self._memory.check_aligned(ptr, TENSOR.size, 4)
-        raw = Tensor(*self._memory.unpack(TENSOR, ptr))
+        self._memory.check_aligned(ptr, self._tensor_layout.size, 4)
+        raw = Tensor(*self._memory.unpack(self._tensor_layout, ptr))
         _require(raw.reserved == 0)
         if raw.weight:
             return self._weight(raw.weight)

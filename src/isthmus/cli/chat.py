@@ -19,10 +19,10 @@ from isthmus.cli.options import (
     add_model_options,
     fetched_model,
     guest_args,
-    limits,
     open_models,
     open_runtime,
     say,
+    sized_guest,
 )
 from isthmus.cli.restoring import LEVELS, restore, target
 from isthmus.cli.snapshot import tell
@@ -101,7 +101,6 @@ def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
         "--json-schema, --grammar or --regex": len(guest_args(arguments)) > len(arguments.arg),
         "--seed": arguments.seed is not None,
         "--deadline": arguments.deadline is not None,
-        "--memory": arguments.memory is not None,
         "--tokens": arguments.tokens is not None,
         "--fuel": arguments.fuel is not None,
         "--on-failure": arguments.on_failure != "keep",
@@ -137,13 +136,13 @@ def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], 
         say(f"{next(iter(opened.values())).name}. Ctrl-C stops an answer, Ctrl-D ends.")
         return opened
 
-    return lambda: runtime.spawn(
-        arguments.guest,
-        models=models(),
-        args=options,
-        limits=limits(arguments),
-        seed=arguments.seed,
-    )
+    def begin() -> Actor:
+        guest, allowed = sized_guest(arguments, models(), options)
+        return runtime.spawn(
+            guest, models=models(), args=options, limits=allowed, seed=arguments.seed
+        )
+
+    return begin
 
 
 def _messages() -> Iterator[str]:

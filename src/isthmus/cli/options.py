@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from isthmus.config import (
@@ -21,6 +22,7 @@ from isthmus.model import Adapter, Model
 from isthmus.runtime import Runtime
 from isthmus.snapshot.header import require_key
 from isthmus.units import MIB
+from isthmus.widening import fitting_guest, n_ctx_of
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +109,7 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
         help="seconds for each message; what takes longer is cut off (see --on-failure)",
     )
     group.add_argument("--memory", type=int, metavar="MIB", help="most linear memory, in MiB")
+    add_memory64_option(group)
     group.add_argument(
         "--tokens", type=int, metavar="N", help="most tokens for each message, its prompt included"
     )
@@ -118,6 +121,16 @@ def add_guest_options(parser: argparse.ArgumentParser) -> None:
         help="what becomes of the agent after a message that failed: keep goes on where the guest "
         "gave up by itself, and closes the agent where it was cut off (deadline, fuel, trap); undo "
         "makes it what it was before (default: keep)",
+    )
+
+
+def add_memory64_option(parser: argparse._ActionsContainer) -> None:
+    """`--memory64`."""
+    parser.add_argument(
+        "--memory64",
+        action=argparse.BooleanOptionalAction,
+        help="take the build of a bundled guest with a 64-bit memory, or the 32-bit one (default: "
+        "64-bit where the context's KV cache does not fit into 4 GiB)",
     )
 
 
@@ -290,6 +303,17 @@ def limits(arguments: argparse.Namespace) -> Limits:
         if getattr(arguments, name) is not None:
             chosen[name] = getattr(arguments, name)
     return Limits(**chosen)  # type: ignore[arg-type]
+
+
+def sized_guest(
+    arguments: argparse.Namespace, models: Mapping[str, Model], args: Sequence[str]
+) -> tuple[str, Limits]:
+    """The guest that the options name, in the build that its context needs, and its limits."""
+    model = models.get("default")
+    if model is None:
+        return arguments.guest, limits(arguments)
+    n_ctx = n_ctx_of(args, model)
+    return fitting_guest(arguments.guest, model, n_ctx, limits(arguments), arguments.memory64)
 
 
 def say(text: str) -> None:

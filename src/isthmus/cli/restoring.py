@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from isthmus.actor import Actor
+from isthmus.actor.snapshot import limits_of
 from isthmus.cli.options import (
     add_device_options,
     add_key_option,
@@ -24,6 +26,7 @@ from isthmus.runtime import Runtime
 from isthmus.snapshot import Snapshot, open_snapshot
 from isthmus.snapshot.manifest import ModelRecord
 from isthmus.snapshot.store import Store, resolve
+from isthmus.units import MIB
 
 SNAPSHOT_HELP = "a snapshot's file, or STORE/NAME"
 LEVELS = ("exact", "state-exact", "replayed")
@@ -59,6 +62,13 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
         choices=("full", "lazy"),
         help="lazy does not hash the memory of a file that you trust (default: full)",
     )
+    group.add_argument(
+        "--memory",
+        type=int,
+        metavar="MIB",
+        help="most linear memory, in MiB; an actor with more than 4 GiB needs it (default: as it "
+        "was, 4 GiB at most)",
+    )
     add_key_option(group)
     add_device_options(parser)
 
@@ -91,8 +101,15 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
     if given:
         raise SettingsError(f"the snapshot uses no model named {', '.join(given)}")
     models |= _adapted(runtime, models, snapshot, arguments.lora)
+    allowed = limits_of(snapshot.manifest)
+    if arguments.memory is not None:
+        allowed = replace(allowed, memory_nbytes=arguments.memory * MIB)
     actor = runtime.restore(
-        snapshot.path, models=models, require=arguments.require, verify=arguments.verify
+        snapshot.path,
+        models=models,
+        limits=allowed,
+        require=arguments.require,
+        verify=arguments.verify,
     )
     assert actor.restored is not None
     reasons = "".join(f"\n  {reason}" for reason in actor.restored.reasons)

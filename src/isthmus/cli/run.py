@@ -14,10 +14,10 @@ from isthmus.cli.options import (
     add_guest_options,
     add_model_options,
     guest_args,
-    limits,
     open_models,
     open_runtime,
     say,
+    sized_guest,
 )
 from isthmus.errors import IsthmusError
 from isthmus.runtime import Runtime
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "guest",
         metavar="GUEST",
-        help="a .wasm file, or chat, summarise, speculate, embed, gemm, bench",
+        help="a .wasm file, or chat, summarise, speculate, embed, gemm, bench (see --memory64)",
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -51,14 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     with open_runtime(arguments) as runtime:
-        guest = runtime.load_guest(arguments.guest)
-        actor = runtime.spawn(
-            guest,
-            models=open_models(runtime, arguments),
-            args=guest_args(arguments),
-            limits=limits(arguments),
-            seed=arguments.seed,
-        )
+        runtime.load_guest(arguments.guest)  # before models are opened
+        models, args = open_models(runtime, arguments), guest_args(arguments)
+        guest, allowed = sized_guest(arguments, models, args)
+        actor = runtime.spawn(guest, models=models, args=args, limits=allowed, seed=arguments.seed)
         pieces: list[str] = []
         try:
             with actor.stream(_message(arguments)) as stream:

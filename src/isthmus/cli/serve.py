@@ -9,6 +9,7 @@ from pathlib import Path
 
 from isthmus.cli.options import (
     add_device_options,
+    add_memory64_option,
     add_model_options,
     fetched_model,
     open_models,
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log-format", choices=("line", "json"), help="for people or programs (default: line)"
     )
     group.add_argument("--n-ctx", type=int, metavar="N", help="tokens of context (default: 4096)")
+    add_memory64_option(group)
     group.add_argument(
         "--slots", type=int, metavar="N", help="stateless requests at a time (default: 16)"
     )

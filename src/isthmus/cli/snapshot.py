@@ -9,10 +9,10 @@ from isthmus.cli.options import (
     add_guest_options,
     add_key_option,
     add_model_options,
-    limits,
     open_models,
     open_runtime,
     say,
+    sized_guest,
 )
 from isthmus.cli.restoring import target
 from isthmus.snapshot import Saved
@@ -48,12 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     place, name = target(arguments.out, arguments.name)
     with open_runtime(arguments) as runtime:
+        models = open_models(runtime, arguments)
+        guest, allowed = sized_guest(arguments, models, arguments.arg)
         actor = runtime.spawn(
-            arguments.guest,
-            models=open_models(runtime, arguments),
-            args=arguments.arg,
-            limits=limits(arguments),
-            seed=arguments.seed,
+            guest, models=models, args=arguments.arg, limits=allowed, seed=arguments.seed
         )
         for message in arguments.message:
             print(actor.send(message).text)

@@ -17,6 +17,8 @@ from isthmus.units import OS_PAGE
 
 _PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 _ENTRY_NBYTES = 8
+_BLOCK = 1 << 20
+"""Pages asked about at once: a large memory's answers would take 2 MiB for each GiB."""
 
 
 def touched_chunks(region: Region, chunk_nbytes: int) -> npt.NDArray[np.intp]:
@@ -50,15 +52,18 @@ def _touched_pages(region: Region) -> npt.NDArray[np.bool_] | None:
     if sys.platform != "linux" or not region.remappable:
         return None
     n_pages = -(-region.nbytes // OS_PAGE)
+    touched = np.zeros(n_pages, dtype=bool)
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             pagemap.seek(region.base // OS_PAGE * _ENTRY_NBYTES)
-            data = pagemap.read(n_pages * _ENTRY_NBYTES)
+            for begin in range(0, n_pages, _BLOCK):
+                part = touched[begin : begin + _BLOCK]
+                data = pagemap.read(len(part) * _ENTRY_NBYTES)
+                if len(data) != len(part) * _ENTRY_NBYTES:
+                    return None
+                entries = np.frombuffer(data, dtype=np.uint64)
+                here = (entries & (_PRESENT | _SWAPPED)) != 0
+                part[:] = here & ((entries & _OF_A_FILE) == 0)
     except OSError:
         return None
-    if len(data) != n_pages * _ENTRY_NBYTES:
-        return None
-    entries = np.frombuffer(data, dtype=np.uint64)
-    here = (entries & (_PRESENT | _SWAPPED)) != 0
-    touched: npt.NDArray[np.bool_] = here & ((entries & _OF_A_FILE) == 0)
     return touched

@@ -39,6 +39,7 @@ from isthmus.server.replies import (
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Held, Shelf
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
+from isthmus.units import MOST_NBYTES_32
 
 _Position = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Meta(max_length=200)
@@ -318,6 +319,11 @@ def _require_limits(asked: dict[str, Any]) -> None:
     most = Limits.output_nbytes
     if most is not None and (limits.output_nbytes is None or limits.output_nbytes > most):
         raise SettingsError(f"output_nbytes is {limits.output_nbytes}: give {most} or less")
+    if limits.memory_nbytes > MOST_NBYTES_32:
+        raise SettingsError(
+            f"memory_nbytes is {limits.memory_nbytes}: give {MOST_NBYTES_32} or less; agents of a "
+            "server have 4 GiB at most"
+        )
 
 
 def _position(record: Record, asked: int | None) -> int:

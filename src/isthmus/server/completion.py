@@ -17,6 +17,7 @@ import numpy as np
 
 from isthmus.abi import GrammarKind
 from isthmus.actor import Actor
+from isthmus.config import Limits
 from isthmus.errors import ContextFull, GuestFailed, Overloaded
 from isthmus.model import Model
 from isthmus.model.tokenizer import Detokenizer
@@ -24,6 +25,7 @@ from isthmus.runtime import Runtime
 from isthmus.server.answering import Answer
 from isthmus.server.entry import current
 from isthmus.server.settings import ServerSettings
+from isthmus.widening import fitting_guest
 
 _GUEST = "complete"
 _FINE = 512
@@ -124,7 +126,8 @@ class Completer:
         self.n_ctx = min(settings.n_ctx, model.hparams.n_ctx_train)
         self._runtime = runtime
         self._settings = settings
-        self._guest = runtime.load_guest(_GUEST)
+        guest, self._limits = fitting_guest(_GUEST, model, self.n_ctx, Limits(), settings.memory64)
+        self._guest = runtime.load_guest(guest)
         self._idle: list[_Slot] = []
         """The one used last at the end."""
         self._root: _Slot | None = None
@@ -237,6 +240,7 @@ class Completer:
             self._guest,
             models={"default": self.model},
             args={"n_ctx": self.n_ctx, "fine": _FINE if self.model.exact_cuts else 0},
+            limits=self._limits,
         )
         return _Slot(actor)
 

@@ -55,6 +55,9 @@ class ServerSettings:
     """Tokens of context of each stateless request, and of agents that say nothing else."""
     slots: int = 16
     """Stateless requests that are computed at the same time."""
+    memory64: bool | None = None
+    """Whether stateless requests are answered in 64-bit memories; by default only where the KV
+    cache of `n_ctx` tokens does not fit into 4 GiB."""
     waiting: int = 256
     """Stateless requests that wait for a slot; further ones are refused."""
     live: int = 64
@@ -129,6 +132,8 @@ def _problem(name: str, value: object) -> str | None:
     elif name in _SECONDS:
         allowed = "seconds, more than 0"
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    elif name == "memory64":
+        allowed, good = "true or false", value is None or isinstance(value, bool)
     elif name in _CHOICES:
         allowed = " or ".join(_CHOICES[name])
         good = value in _CHOICES[name]

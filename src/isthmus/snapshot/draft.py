@@ -46,9 +46,14 @@ class Draft:
 
     @staticmethod
     def make(
-        memory: MemorySource, parts: Mapping[str, tuple[Dtype, bytes]], **records: Any
+        memory: MemorySource,
+        parts: Mapping[str, tuple[Dtype, bytes]],
+        *,
+        is_64: bool = False,
+        **records: Any,
     ) -> Draft:
         """A draft whose manifest has `records` and describes `parts` and the table of chunks.
+        `is_64` says of what kind the memory is.
 
         Raises SnapshotError where a reader would refuse it.
         """
@@ -63,7 +68,7 @@ class Draft:
         # Tensors of four-byte elements first, so that all begin at a multiple of four.
         ordered = sorted(arrays, key=lambda name: arrays[name][0] == "U8")
         manifest = Manifest(
-            memory=MemoryRecord(memory.nbytes, n),
+            memory=MemoryRecord(memory.nbytes, n, is_64),
             parts=tuple(
                 PartRecord(name, dtype, shape, hashlib.sha256(data).hexdigest())
                 for name in ordered

@@ -14,13 +14,13 @@ from msgspec import Meta
 from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
-from isthmus.units import MIB, format_nbytes
+from isthmus.units import MIB, MOST_NBYTES_64, format_nbytes
 
 FORMAT_VERSION = 2
-ADAPTERS_VERSION = 3
-"""Of a snapshot with adapters; one without stays readable for those that know none."""
+FORMAT_VERSION_3 = 3
+"""Of a snapshot with adapters or a 64-bit memory; any other stays readable for older releases."""
 READABLE_VERSIONS = (1, 2, 3)
-"""Version 1 has no grammars, 1 and 2 have no adapters."""
+"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -70,9 +70,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MemoryRecord(Record, frozen=True):
     """The linear memory's image."""
 
-    nbytes: Annotated[int, Meta(ge=0, le=2**32, multiple_of=65536)]
+    nbytes: Annotated[int, Meta(ge=0, le=MOST_NBYTES_64, multiple_of=65536)]
     n_chunks: Count
     """Chunks that are not all zero."""
+    is_64: bool = False
+    """Whether its pointers have 64 bits."""
 
 
 class GuestRecord(Record, frozen=True):
@@ -136,7 +138,7 @@ class SessionRecord(Record, frozen=True):
 
     handle: Handle
     model: Name
-    ptr: Count
+    ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)]
     n_ctx: Annotated[int, Meta(ge=256, le=2**24, multiple_of=256)]
     n_layer: Annotated[int, Meta(ge=1, le=4096)]
     n_vocab: Annotated[int, Meta(ge=1, le=2**24)]
@@ -238,7 +240,8 @@ class Manifest(Record, frozen=True):
         held = msgspec.to_builtins(self)
         if self.format_version == 1:  # as it was written, so that its hash stays
             del held["grammars"], held["actor"]["limits"]["grammars"]
-        if self.format_version < ADAPTERS_VERSION:
+        if self.format_version < FORMAT_VERSION_3:
+            del held["memory"]["is_64"]
             for model in held["models"]:
                 del model["adapters"]
         return msgspec.json.encode(held).decode()
@@ -287,9 +290,9 @@ def _most_nbytes(part: str) -> int:
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
 
 
-def version_for(models: tuple[ModelRecord, ...]) -> int:
+def version_for(models: tuple[ModelRecord, ...], *, is_64: bool) -> int:
     """The oldest format version that can say all of it."""
-    return ADAPTERS_VERSION if any(it.adapters for it in models) else FORMAT_VERSION
+    return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
 
 
 class _Version(msgspec.Struct):
@@ -315,6 +318,10 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    if version < ADAPTERS_VERSION and any(model.adapters for model in manifest.models):
+    if version < FORMAT_VERSION_3 and any(model.adapters for model in manifest.models):
         raise SnapshotInvalid(f"a snapshot of format version {version} has no adapters")
+    if version < FORMAT_VERSION_3 and manifest.memory.is_64:
+        raise SnapshotInvalid(f"a snapshot of format version {version} has no 64-bit memory")
+    if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
+        raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")
     return manifest

@@ -17,13 +17,14 @@ from isthmus.abi import HOST_FUNCTIONS, MODULE
 from isthmus.native import wasmtime_capi as capi
 from isthmus.units import GIB, KIB, MIB
 from isthmus.wasm.code_cache import CodeCache
-from isthmus.wasm.guest import Guest
+from isthmus.wasm.guest import Guest, by_name
 from isthmus.wasm.hostcalls import HostCalls, HostImport, Signature, negative_errno
 from isthmus.wasm.memory_creator import MemoryCreator
 from isthmus.wasm.wasi import wasi_imports
 from isthmus.wasm.watchdog import Watchdog
 
 RESERVED_NBYTES = 4 * GIB
+"""Of a 32-bit memory, which then needs no other bounds checks."""
 GUARD_NBYTES = 32 * MIB
 STACK_NBYTES = 512 * KIB
 """Of each thread's native stack for the guest; a host function runs on what is left."""
@@ -40,7 +41,8 @@ class Engine:
     With `guard_pages` a memory is an address range without access beyond its end, and
     out-of-bounds accesses trap there; without it every access is compared with the memory's size,
     for regions whose pages cannot be protected. `code_cache` is a folder for compiled guests. A
-    `metered` engine counts the instructions that its guests run, and stops them without fuel.
+    `metered` engine counts the instructions that its guests run, and stops them without fuel. One
+    that `is_64` is for guests with a 64-bit memory, where every access is compared with its size.
     """
 
     def __init__(
@@ -49,26 +51,34 @@ class Engine:
         guard_pages: bool = True,
         code_cache: Path | None = None,
         metered: bool = False,
+        is_64: bool = False,
     ) -> None:
         capi.check_version()
         self._code_cache = CodeCache(code_cache)
         self.guard_pages = guard_pages
         self.memory_creator = MemoryCreator()
         self.metered = metered
-        config = _config(guard_pages)
+        config = _config(guard_pages, is_64)
         config.consume_fuel = metered
         self.memory_creator.install(config)
         self._engine = wasmtime.Engine(config)
         self._linker = wasmtime.Linker(self._engine)
-        imports = [*_isthmus_imports(), *wasi_imports()]
-        self.host_calls = HostCalls(self._linker, imports)
-        self._imports = {(imported.module, imported.name): imported for imported in imports}
+        self.is_64 = is_64
+        self.host_calls = HostCalls(self._linker, _imports(is_64))
         self.watchdog = Watchdog(self._engine.increment_epoch)
         self._epoch_callback = capi.EPOCH_CALLBACK(_epoch_callback(self.host_calls))
 
     def compile(self, wasm: bytes, name: str) -> Guest:
         """Compiles and checks a guest; GuestInvalid says what is wrong with it."""
-        return Guest(self._engine, self._linker, self._imports, wasm, name, self._code_cache)
+        return Guest(
+            self._engine,
+            self._linker,
+            {is_64: by_name(_imports(is_64)) for is_64 in (False, True)},
+            wasm,
+            name,
+            self._code_cache,
+            is_64=self.is_64,
+        )
 
     def new_store(self) -> wasmtime.Store:
         """A store whose guest looks at the watchdog's epoch. The caller closes it.
@@ -99,13 +109,14 @@ class Engine:
         self.close()
 
 
-def _config(guard_pages: bool) -> wasmtime.Config:
+def _config(guard_pages: bool, is_64: bool) -> wasmtime.Config:
     config = wasmtime.Config()
     # With copy-on-write initialisation, a memory that is not wasmtime's own aborts the process:
     # https://github.com/bytecodealliance/wasmtime/issues/10740
     config.memory_init_cow = False
     config.memory_may_move = False
-    config.memory_reservation = RESERVED_NBYTES if guard_pages else 0
+    # Of a memory that does not move, wasmtime takes the reservation for the most that it can have.
+    config.memory_reservation = RESERVED_NBYTES if guard_pages and not is_64 else 0
     config.memory_guard_size = GUARD_NBYTES if guard_pages else 0
     config.epoch_interruption = True
     config.max_wasm_stack = STACK_NBYTES
@@ -126,7 +137,7 @@ _FEATURES = {
     "wasm_exceptions": False,
     "wasm_function_references": False,
     "wasm_gc": False,
-    "wasm_memory64": False,
+    "wasm_memory64": True,
     "wasm_multi_memory": False,
     "wasm_threads": False,
     "shared_memory": False,
@@ -137,12 +148,19 @@ _FEATURES = {
 """What a plain toolchain emits, computed alike on every machine; a GC heap would be a memory."""
 
 
-def _isthmus_imports() -> list[HostImport]:
+def _imports(is_64: bool) -> list[HostImport]:
+    """What a guest may import, with the types that go with its memory."""
+    return [*_isthmus_imports(is_64), *wasi_imports(is_64=is_64)]
+
+
+def _isthmus_imports(is_64: bool) -> list[HostImport]:
     return [
         HostImport(
             MODULE,
             function.name,
-            Signature(function.wasm_params, function.wasm_result),
+            Signature(
+                function.wasm_params_64 if is_64 else function.wasm_params, function.wasm_result
+            ),
             negative_errno,
         )
         for function in HOST_FUNCTIONS

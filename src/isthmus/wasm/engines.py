@@ -1,7 +1,8 @@
-"""Two engines: one for guests whose fuel is limited, and one for all others.
+"""The engines: one for most guests, others for those with a 64-bit memory or with limited fuel.
 
-Counting instructions makes a tight loop half again as slow, so only those pay for it whose limit it
-is. The second engine, and a guest's code for it, are made when they are first needed.
+Counting instructions makes a tight loop half again as slow, and a 64-bit memory needs a comparison
+for each access, so only those pay for it that want it. Each further engine, and a guest's code for
+it, are made when they are first needed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import Guest
+from isthmus.wasm.layout import has_64_bit_memory
 
 
 class Engines:
-    """Owns both. `plain` compiles guests; instances must be closed before `close`."""
+    """Owns them all. `plain` is that of most; instances must be closed before `close`."""
 
     def __init__(self, code_cache: Path | None = None, *, guard_pages: bool = True) -> None:
         """`guard_pages` as for an Engine."""
@@ -23,26 +25,45 @@ class Engines:
             code_cache = code_cache / "bounds"
         self._code_cache = code_cache
         self._lock = threading.Lock()
-        self._metered: Engine | None = None
-        self._guests: dict[tuple[str, str], Guest] = {}
-        self.plain = Engine(code_cache=code_cache, guard_pages=guard_pages)
+        self._engines: dict[tuple[bool, bool], Engine] = {}
+        """By whether the memory is 64-bit, and whether instructions are counted."""
+        self._metered: dict[tuple[str, str], Guest] = {}
+        self.plain = self._engine(is_64=False, metered=False)
+
+    def compile(self, wasm: bytes, name: str) -> Guest:
+        """Compiles a guest for the engine of its kind of memory. Raises GuestInvalid."""
+        with self._lock:
+            engine = self._engine(is_64=has_64_bit_memory(wasm), metered=False)
+        return engine.compile(wasm, name)
+
+    def unmetered(self, guest: Guest) -> Engine:
+        """The engine that `compile` made the guest for."""
+        with self._lock:
+            return self._engine(is_64=guest.is_64, metered=False)
 
     def metered(self, guest: Guest) -> tuple[Engine, Guest]:
         """The engine that counts instructions, and the guest compiled for it."""
         key = (guest.sha256, guest.name)
         with self._lock:
-            if self._metered is None:
-                folder = self._code_cache / "metered" if self._code_cache else None
-                self._metered = Engine(
-                    code_cache=folder, metered=True, guard_pages=self._guard_pages
-                )
-            if key not in self._guests:
-                self._guests[key] = self._metered.compile(guest.wasm, guest.name)
-            return self._metered, self._guests[key]
+            engine = self._engine(is_64=guest.is_64, metered=True)
+            if key not in self._metered:
+                self._metered[key] = engine.compile(guest.wasm, guest.name)
+            return engine, self._metered[key]
 
     def close(self) -> None:
-        """Closes both; a second call does nothing."""
-        self._guests.clear()
-        self.plain.close()
-        if self._metered is not None:
-            self._metered.close()
+        """Closes them; a second call does nothing."""
+        self._metered.clear()
+        for engine in self._engines.values():
+            engine.close()
+
+    def _engine(self, *, is_64: bool, metered: bool) -> Engine:
+        """The engine of a kind, made now where it is the first time."""
+        key = (is_64, metered)
+        if key not in self._engines:
+            folder = self._code_cache
+            for wanted, name in ((is_64, "memory64"), (metered, "metered")):
+                folder = folder / name if folder and wanted else folder
+            self._engines[key] = Engine(
+                code_cache=folder, metered=metered, guard_pages=self._guard_pages, is_64=is_64
+            )
+        return self._engines[key]

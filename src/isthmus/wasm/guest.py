@@ -3,7 +3,8 @@
 A guest is a core WebAssembly module that
 
 * imports only functions of `isthmus` and `wasi_snapshot_preview1`, each with its known type;
-* defines and exports one linear memory, `memory`: 32-bit and not shared;
+* defines and exports one linear memory, `memory`, not shared: 32-bit, or 64-bit, and then pointers
+  and lengths in its imports have 64 bits;
 * exports `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
   `on_replay`, () -> i32;
 * keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it.
@@ -12,7 +13,7 @@ A guest is a core WebAssembly module that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import wasmtime
 
@@ -46,34 +47,52 @@ _EXPORTS = {
 }
 _REACTOR = "build it as a reactor: -mexec-model=reactor"
 
+
 Imports = Mapping[tuple[str, str], HostImport]
+
+
+def by_name(imports: Sequence[HostImport]) -> Imports:
+    """The same by module and name."""
+    return {(imported.module, imported.name): imported for imported in imports}
 
 
 class Guest:
     """See the module. Immutable, shared by all its instances and threads; owns the compiled code.
 
     `wasm` is the module as it was given, `sha256` its hash. `functions` has the type of each
-    exported function whose values are all i32: what `Instance.call` can call.
+    exported function whose values are all i32: what `Instance.call` can call. `is_64` says whether
+    its memory is a 64-bit one, which its module alone decides.
     """
 
     def __init__(
         self,
         engine: wasmtime.Engine,
         linker: wasmtime.Linker,
-        imports: Imports,
+        imports: Mapping[bool, Imports],
         wasm: bytes,
         name: str,
         cache: CodeCache,
+        *,
+        is_64: bool,
     ) -> None:
-        """Compiles `wasm`. Raises GuestInvalid, saying what was found and what to do about it."""
+        """Compiles `wasm` on an engine for memories that are 64-bit or not. `imports` are those of
+        either kind. Raises GuestInvalid, saying what was found and what to do about it.
+        """
         self.name = name
         self.wasm = wasm
         self.sha256 = hashlib.sha256(wasm).hexdigest()
         _check_bytes(wasm, name)
         self.module, self.was_compiled = _compile(engine, wasm, self.sha256, name, cache)
         types = {export.name: export.type for export in self.module.exports}
-        _check_imports(self.module, imports, name)
+        memory = types.get(MEMORY)
+        self.is_64 = isinstance(memory, wasmtime.MemoryType) and memory.is_64
+        _check_imports(self.module, imports, name, is_64=self.is_64)
         _check_exports(types, name)
+        if self.is_64 != is_64:
+            kinds = ("64-bit", "32-bit") if self.is_64 else ("32-bit", "64-bit")
+            raise GuestInvalid(
+                f"{name} has a {kinds[0]} memory: this engine is for {kinds[1]} ones"
+            )
         self.pre = linker.instantiate_pre(self.module)
         self.functions = dict(_callable_functions(types))
 
@@ -124,12 +143,22 @@ def _compile(
     return module, True
 
 
-def _check_imports(module: wasmtime.Module, imports: Imports, name: str) -> None:
+def _check_imports(
+    module: wasmtime.Module, imports: Mapping[bool, Imports], name: str, *, is_64: bool
+) -> None:
     wrong = [
-        text for found in module.imports if (text := _import_problem(found, imports)) is not None
+        text for it in module.imports if (text := _import_problem(it, imports[is_64])) is not None
     ]
-    if wrong:
-        raise GuestInvalid(f"{name} imports what no host has: {'; '.join(wrong)}")
+    if not wrong:
+        return
+    hint = ""
+    if not any(_import_problem(it, imports[not is_64]) for it in module.imports):
+        found, wanted = ("64-bit", "32-bit") if is_64 else ("32-bit", "64-bit")
+        hint = (
+            f". These are the types for a {wanted} memory, and its memory is {found}: declare "
+            "pointers and lengths as wide as the memory, as isthmus.h does"
+        )
+    raise GuestInvalid(f"{name} imports what no host has: {'; '.join(wrong)}{hint}")
 
 
 def _import_problem(found: wasmtime.ImportType, imports: Imports) -> str | None:
@@ -150,8 +179,8 @@ def _check_exports(types: Mapping[str, object], name: str) -> None:
     memory = types.get(MEMORY)
     if not isinstance(memory, wasmtime.MemoryType):
         raise GuestInvalid(f"{name} does not export its linear memory as {MEMORY!r}")
-    if memory.is_64 or memory.is_shared:
-        raise GuestInvalid(f"{name} has a 64-bit or shared memory: build it for plain wasm32")
+    if memory.is_shared:
+        raise GuestInvalid(f"{name} has a shared memory: build it without threads")
     if ON_MESSAGE not in types:
         raise GuestInvalid(f"{name} does not export {ON_MESSAGE}")
     for export, signature in _EXPORTS.items():

@@ -215,9 +215,11 @@ class GuestMemory:
     until the instance is closed: a Region's base never moves.
     """
 
-    def __init__(self, region: Region, counters: Counters) -> None:
+    def __init__(self, region: Region, counters: Counters, *, is_64: bool = False) -> None:
         self._region: Region | _NoMemory = region
         self._counters = counters
+        self.is_64 = is_64
+        """Whether its pointers have 64 bits: what a struct that holds one looks like."""
 
     @property
     def region(self) -> Region:

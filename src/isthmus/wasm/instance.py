@@ -266,13 +266,14 @@ class Instance:
     def _instantiate(self, request: MemoryRequest, wasi: Wasi) -> Mapping[str, object]:
         """Makes the memory and the instance, or frees whatever was made."""
         try:
+            request.is_64 = self.guest.is_64
             with self._engine.memory_creator.requested(request):
                 made = capi.instantiate(self.guest.pre, self._store)
             if isinstance(made, capi.Failure):
                 raise request.error or _trapped(self.guest.name, made)
             exports = made.exports(self._store)
             self.region = _same_memory(exports, self._store, request.region)
-            self.memory = GuestMemory(self.region, self.counters)
+            self.memory = GuestMemory(self.region, self.counters, is_64=self.guest.is_64)
             wasi.attach(self.memory)
         except BaseException:
             self._finalizer()

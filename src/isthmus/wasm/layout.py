@@ -15,8 +15,12 @@ from dataclasses import dataclass
 
 from isthmus.wasm.instrument import Reader, read_sections, skip_code
 
-_GLOBAL, _EXPORT, _DATA = 6, 7, 11
-_I32, _I32_CONST, _END = 0x7F, 0x41, 0x0B
+_MEMORY, _GLOBAL, _EXPORT, _DATA = 5, 6, 7, 11
+_IS_64 = 4
+"""A bit of a memory's limits: its pointers have 64 bits."""
+_ADDRESSES = {0x41: 0xFFFF_FFFF, 0x42: 0xFFFF_FFFF_FFFF_FFFF}
+"""The bits of a number, by the instruction that gives it: i32.const, i64.const."""
+_I32, _I64, _END = 0x7F, 0x7E, 0x0B
 _GLOBAL_KIND = 3
 _PASSIVE = 1
 _WITH_MEMORY = 2
@@ -31,11 +35,24 @@ class Layout:
     data: tuple[int, int] | None
 
 
+def has_64_bit_memory(wasm: bytes) -> bool:
+    """Whether a module's own first memory is a 64-bit one; False where it has none, or is none."""
+    try:
+        for section in read_sections(wasm):
+            if section.kind == _MEMORY:
+                reader = section.reader(wasm)
+                return reader.unsigned() > 0 and bool(reader.byte() & _IS_64)
+    except IndexError:
+        pass
+    return False
+
+
 def layout_of(wasm: bytes) -> Layout:
     """Of a valid module."""
     sections = {section.kind: section.reader(wasm) for section in read_sections(wasm)}
     segments = list(_segments(sections[_DATA])) if _DATA in sections else []
-    values = list(_constants(sections[_GLOBAL])) if _GLOBAL in sections else []
+    pointer = _I64 if has_64_bit_memory(wasm) else _I32
+    values = list(_constants(sections[_GLOBAL], pointer)) if _GLOBAL in sections else []
     exports = dict(_exported_globals(sections[_EXPORT])) if _EXPORT in sections else {}
     begin = min((at for at, _ in segments), default=0)
     end = max((at + nbytes for at, nbytes in segments), default=0)
@@ -67,22 +84,27 @@ def _segments(reader: Reader) -> Iterator[tuple[int, int]]:
             yield at, nbytes
 
 
-def _constants(reader: Reader) -> Iterator[int | None]:
-    """The first values of the module's own globals, where they are i32 and written down."""
+def _constants(reader: Reader, pointer: int) -> Iterator[int | None]:
+    """The first values of the module's own globals, where they are of a pointer's type and written
+    down.
+    """
     for _ in range(reader.unsigned()):
         kind = reader.byte()
         reader.byte()
         value = _constant(reader)
-        yield value if kind == _I32 else None
+        yield value if kind == pointer else None
 
 
 def _constant(reader: Reader) -> int | None:
-    """Reads a constant expression: the value of `i32.const N`, unsigned, and of nothing else."""
+    """Reads a constant expression: the value of `i32.const N` or `i64.const N`, unsigned, and of
+    nothing else.
+    """
     begin = reader.at
-    if reader.byte() == _I32_CONST:
+    mask = _ADDRESSES.get(reader.byte())
+    if mask is not None:
         value = reader.signed()
         if reader.byte() == _END:
-            return value & 0xFFFFFFFF
+            return value & mask
     reader.at = begin
     skip_code(reader)
     return None

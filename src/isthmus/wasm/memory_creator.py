@@ -28,7 +28,7 @@ import wasmtime
 from isthmus.errors import GuestInvalid, IsthmusError, RegionError
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.units import WASM_PAGE, format_nbytes
+from isthmus.units import MOST_NBYTES_32, WASM_PAGE, format_nbytes
 
 Reserve = Callable[[int, int], Region]
 """(reserved_nbytes, guard_nbytes) -> a Region with at least so many bytes reserved, none in use."""
@@ -50,6 +50,8 @@ class MemoryRequest:
     limit_nbytes: int
     reserve: Reserve
     admit: Admit = admit_all
+    is_64: bool = False
+    """Whether its pointers have 64 bits."""
     region: Region | None = None
     error: BaseException | None = None
 
@@ -111,6 +113,8 @@ class MemoryCreator:
             return capi.new_error("a linear memory that no instance asked for")
         try:
             capacity = min(maximum, request.limit_nbytes, reserved or maximum)
+            if not request.is_64:
+                capacity = min(capacity, MOST_NBYTES_32)
             memory = _create(request, minimum, capacity, reserved, guard)
             number = next(self._numbers)
             self._memories[number] = memory

@@ -5,6 +5,9 @@ into the actor's log, reads the actor's virtual clock and draws from the actor's
 files, sockets or other processes. Descriptors 0 to 2 exist and have no state, so a snapshot needs
 none: closing one is accepted and changes nothing.
 
+The specification knows 32-bit memories only. For a guest with a 64-bit one, pointers and sizes have
+64 bits, as parameters and in memory, and nothing else differs.
+
 WASI returns a positive errno of its own numbering.
 Specification: https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md
 """
@@ -36,54 +39,55 @@ _WASI_ERRNO = {
 _IO = 29
 
 _SIGNATURES = {
-    "args_get": "ii",
-    "args_sizes_get": "ii",
-    "clock_res_get": "ii",
-    "clock_time_get": "iIi",
-    "environ_get": "ii",
-    "environ_sizes_get": "ii",
+    "args_get": "pp",
+    "args_sizes_get": "pp",
+    "clock_res_get": "ip",
+    "clock_time_get": "iIp",
+    "environ_get": "pp",
+    "environ_sizes_get": "pp",
     "fd_advise": "iIIi",
     "fd_allocate": "iII",
     "fd_close": "i",
     "fd_datasync": "i",
-    "fd_fdstat_get": "ii",
+    "fd_fdstat_get": "ip",
     "fd_fdstat_set_flags": "ii",
     "fd_fdstat_set_rights": "iII",
-    "fd_filestat_get": "ii",
+    "fd_filestat_get": "ip",
     "fd_filestat_set_size": "iI",
     "fd_filestat_set_times": "iIIi",
-    "fd_pread": "iiiIi",
-    "fd_prestat_dir_name": "iii",
-    "fd_prestat_get": "ii",
-    "fd_pwrite": "iiiIi",
-    "fd_read": "iiii",
-    "fd_readdir": "iiiIi",
+    "fd_pread": "ippIp",
+    "fd_prestat_dir_name": "ipp",
+    "fd_prestat_get": "ip",
+    "fd_pwrite": "ippIp",
+    "fd_read": "ippp",
+    "fd_readdir": "ippIp",
     "fd_renumber": "ii",
-    "fd_seek": "iIii",
+    "fd_seek": "iIip",
     "fd_sync": "i",
-    "fd_tell": "ii",
-    "fd_write": "iiii",
-    "path_create_directory": "iii",
-    "path_filestat_get": "iiiii",
-    "path_filestat_set_times": "iiiiIIi",
-    "path_link": "iiiiiii",
-    "path_open": "iiiiiIIii",
-    "path_readlink": "iiiiii",
-    "path_remove_directory": "iii",
-    "path_rename": "iiiiii",
-    "path_symlink": "iiiii",
-    "path_unlink_file": "iii",
-    "poll_oneoff": "iiii",
+    "fd_tell": "ip",
+    "fd_write": "ippp",
+    "path_create_directory": "ipp",
+    "path_filestat_get": "iippp",
+    "path_filestat_set_times": "iippIIi",
+    "path_link": "iippipp",
+    "path_open": "iippiIIip",
+    "path_readlink": "ippppp",
+    "path_remove_directory": "ipp",
+    "path_rename": "ippipp",
+    "path_symlink": "ppipp",
+    "path_unlink_file": "ipp",
+    "poll_oneoff": "pppp",
     "proc_exit": "i",
     "proc_raise": "i",
-    "random_get": "ii",
+    "random_get": "pp",
     "sched_yield": "",
-    "sock_accept": "iii",
-    "sock_recv": "iiiiii",
-    "sock_send": "iiiii",
+    "sock_accept": "iip",
+    "sock_recv": "ippipp",
+    "sock_send": "ippip",
     "sock_shutdown": "ii",
 }
-"""Every function's parameters: i is i32, I is i64. All return an i32, except proc_exit."""
+"""Every function's parameters: i is i32, I is i64, p is a pointer or a size. All return an i32,
+except proc_exit."""
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -104,9 +108,9 @@ def wasi_errno(code: Errno) -> int:
     return _WASI_ERRNO.get(code, _IO)
 
 
-def wasi_imports() -> list[HostImport]:
-    """The 46 functions of preview 1."""
-    kinds = {"i": "i32", "I": "i64"}
+def wasi_imports(*, is_64: bool = False) -> list[HostImport]:
+    """The 46 functions of preview 1; pointers and sizes are i64 where the memory `is_64`."""
+    kinds = {"i": "i32", "I": "i64", "p": "i64" if is_64 else "i32"}
     return [
         HostImport(
             MODULE,
@@ -147,6 +151,7 @@ class Wasi:
         """Says whose memory the functions read and write. Called once, by the instance."""
         assert self._memory is None, "a Wasi belongs to one instance"
         self._memory = memory
+        self._size = _U64 if memory.is_64 else _U32
 
     def handlers(self) -> dict[str, Handler]:
         """A handler for each of the 46 functions."""
@@ -209,7 +214,7 @@ class Wasi:
     def fd_read(self, fd: int, _iovecs_ptr: int, _n: int, n_read_ptr: int) -> int:
         if fd != 0:
             return BADF
-        self.memory.write(n_read_ptr, _U32.pack(0))
+        self.memory.write(n_read_ptr, self._size.pack(0))
         return SUCCESS
 
     def fd_write(self, fd: int, iovecs_ptr: int, n: int, n_written_ptr: int) -> int:
@@ -217,11 +222,11 @@ class Wasi:
             return BADF
         if n > MOST_IOVECS:
             return INVAL
-        self.memory.check(n_written_ptr, _U32.size)
+        self.memory.check(n_written_ptr, self._size.size)
         data = self._gather(iovecs_ptr, n)
         if data:
             self._log(fd, data)
-        self.memory.write(n_written_ptr, _U32.pack(len(data)))
+        self.memory.write(n_written_ptr, self._size.pack(len(data)))
         return SUCCESS
 
     def fd_pwrite(self, fd: int, iovecs_ptr: int, n: int, _offset: int, n_written_ptr: int) -> int:
@@ -240,20 +245,21 @@ class Wasi:
         return SUCCESS
 
     def _sizes(self, strings: Sequence[bytes], count_ptr: int, nbytes_ptr: int) -> int:
-        self.memory.write(count_ptr, _U32.pack(len(strings)))
-        self.memory.write(nbytes_ptr, _U32.pack(sum(map(len, strings))))
+        self.memory.write(count_ptr, self._size.pack(len(strings)))
+        self.memory.write(nbytes_ptr, self._size.pack(sum(map(len, strings))))
         return SUCCESS
 
     def _strings(self, strings: Sequence[bytes], pointers_ptr: int, text_ptr: int) -> int:
         for i, text in enumerate(strings):
             self.memory.write(text_ptr, text)
-            self.memory.write(pointers_ptr + 4 * i, _U32.pack(text_ptr))
+            self.memory.write(pointers_ptr + self._size.size * i, self._size.pack(text_ptr))
             text_ptr += len(text)
         return SUCCESS
 
     def _gather(self, iovecs_ptr: int, n: int) -> bytes:
-        """The bytes of `n` iovecs (u32 ptr, u32 nbytes), cut at MOST_WRITE_NBYTES."""
-        iovecs = struct.iter_unpack("<II", self.memory.read(iovecs_ptr, 8 * n))
+        """The bytes of `n` iovecs (ptr, nbytes), cut at MOST_WRITE_NBYTES."""
+        data = self.memory.read(iovecs_ptr, 2 * self._size.size * n)
+        iovecs = struct.iter_unpack("<QQ" if self.memory.is_64 else "<II", data)
         room, pieces = MOST_WRITE_NBYTES, []
         for ptr, nbytes in iovecs:
             self.memory.check(ptr, nbytes)

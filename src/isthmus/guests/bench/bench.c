@@ -13,7 +13,7 @@
  *   hostcall N         calls session_length N times            answers `calls=N`
  *   trap N             writes N to its memory, then traps
  *
- * Options: model, n_ctx. The export nop(i32) -> i32 gives its argument back.
+ * Options: model, n_ctx, ahead=0: bytes of memory, never touched, that the session lies behind. The export nop(i32) -> i32 gives its argument back.
  */
 #include "agent.h"
 
@@ -22,9 +22,13 @@ static agent_session_t session;
 static int32_t open_session(void)
 {
     int32_t model;
+    int64_t ahead = 0;
     if (session.handle)
         return 0;
     AGENT_SET(model, agent_model_open());
+    AGENT_TRY(agent_option_int("ahead", 0, PTRDIFF_MAX, &ahead));
+    if (ahead && !pages_take((size_t)ahead))
+        return -ISTHMUS_ENOMEM;
     return agent_session_open_by_option(&session, model);
 }
 
