@@ -211,5 +211,10 @@ def test_saved_and_restored_on_the_command_line(files: dict[str, Path], tmp_path
     again = isthmus("restore", place, "--message", "sequence 3")
     assert again.returncode == 0, again.stderr
     assert "exact" in again.stderr
+    looked = isthmus("inspect", place)
+    assert "adapter poet.gguf" in looked.stdout, looked.stderr
+    assert "by 0.5" in looked.stdout
+    report = json.loads(isthmus("inspect", place, "--json").stdout)
+    assert report["models"][0]["adapters"][0]["scale"] == 0.5
     other = isthmus("restore", place, "--message", "sequence 3", "--lora", files["lawyer"])
     complains(other, 2, "would be replayed")

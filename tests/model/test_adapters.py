@@ -25,6 +25,8 @@ BASES = {
     "fused llama": TinyModel(fused_qkv=True, biases=True, quantisation="Q8_0"),
     "qwen2": TinyModel("qwen2", quantisation="Q8_0"),
     "gemma2": TinyModel("gemma2", quantisation="Q8_0"),
+    "gemma3": TinyModel("gemma3", quantisation="Q8_0"),
+    "qwen3": TinyModel("qwen3", quantisation="Q8_0"),
     "phi3": TinyModel("phi3", quantisation="Q8_0"),
     "qwen2moe": TinyModel("qwen2moe", quantisation="Q8_0"),
     "qwen3moe": TinyModel("qwen3moe", quantisation="Q8_0"),

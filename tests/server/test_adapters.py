@@ -48,6 +48,8 @@ def test_a_durable_agent_keeps_its_adapter(serving: Serving) -> None:
     said = serving.post("/v1/agents", {"model": "poet", "guest": "bench", "args": {"n_ctx": "256"}})
     url = f"/v1/agents/{said['id']}"
     assert serving.get(url)["models"] == {"default": "poet"}
+    adapters = serving.get(f"{url}/inspect")["models"][0]["adapters"]
+    assert [(it["file_name"], it["scale"]) for it in adapters] == [("poet.gguf", 0.9)]
     file = serving.client.get(f"{url}/snapshot").content
     again = serving.client.post("/v1/agents/restore", content=file)
     assert again.status_code < 300, again.text

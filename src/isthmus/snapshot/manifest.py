@@ -318,10 +318,11 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    if version < FORMAT_VERSION_3 and any(model.adapters for model in manifest.models):
-        raise SnapshotInvalid(f"a snapshot of format version {version} has no adapters")
-    if version < FORMAT_VERSION_3 and manifest.memory.is_64:
-        raise SnapshotInvalid(f"a snapshot of format version {version} has no 64-bit memory")
+    needs_3 = version_for(manifest.models, is_64=manifest.memory.is_64) == FORMAT_VERSION_3
+    if (version == FORMAT_VERSION_3) != needs_3:
+        raise SnapshotInvalid(
+            "format version 3, and no other, is that of adapters and of a 64-bit memory"
+        )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")
     return manifest

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from isthmus.errors import SnapshotError
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.header import Tensor, tensors_of
@@ -53,7 +55,7 @@ class Inspection:
     memory_nbytes_used: int
     file_nbytes: int
     disk_nbytes: int
-    models: tuple[dict[str, str | int | bool], ...]
+    models: tuple[dict[str, str | int | bool | list[dict[str, str | float]]], ...]
     sessions: tuple[SessionReport, ...]
     n_globals: int
     device: str
@@ -111,10 +113,7 @@ def inspect(snapshot: Snapshot) -> Inspection:
         memory_nbytes_used=len(snapshot.chunks) * CHUNK_NBYTES,
         file_nbytes=snapshot.file_nbytes,
         disk_nbytes=snapshot.path.stat().st_blocks * 512,
-        models=tuple(
-            {name: getattr(model, name) for name in model.__struct_fields__}
-            for model in manifest.models
-        ),
+        models=tuple(msgspec.to_builtins(model) for model in manifest.models),
         sessions=tuple(_session_reports(snapshot)),
         n_globals=len(manifest.globals),
         device=manifest.device.name,
