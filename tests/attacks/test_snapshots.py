@@ -283,7 +283,7 @@ LIES: dict[str, tuple[list[object], str]] = {
     "actor.args": ([["a\0b"], ["\ud800"], 5], "."),
     "actor.tools": ([["rm"]], "tool 'rm'"),
     "models": ([[]], "does not describe"),
-    "models.0.adapters": ([ADAPTERS, [5], ADAPTERS * 9], "has no adapters|malformed"),
+    "models.0.adapters": ([ADAPTERS, [5], ADAPTERS * 9], "that of adapters|malformed"),
     "globals": ([[]], "globals"),
     "globals.0.index": ([1], "globals"),
     "globals.0.type": (["i64", "f32", "x"], "globals"),
