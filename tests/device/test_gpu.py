@@ -28,7 +28,7 @@ from isthmus.memory import Region
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest
-from tests.tiny_gguf import ENCODERS, RECIPES, TinyLlama, TinyModel
+from tests.tiny_gguf import ENCODERS, RECIPES, TinyLlama, TinyLora, TinyModel
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("ISTHMUS_TEST_DEVICE", "vulkan")
@@ -38,6 +38,8 @@ FROM_LIBLLAMA = {"vulkan": 1e-4}
 """How far logits may be from libllama's: it fuses other operations there."""
 EXPERTS_FROM_LIBLLAMA = {"cuda": 1e-5, **FROM_LIBLLAMA}
 """The same, where a token takes several experts."""
+ADAPTED_FROM_LIBLLAMA = {"cuda": 1e-5, **FROM_LIBLLAMA}
+"""The same, with adapters."""
 N_TOKENS = 24
 HEAD_DIM = 64 if KIND == "cuda" else 32
 """The least for which CUDA has a kernel of attention."""
@@ -150,6 +152,51 @@ def test_experts_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path: 
     rival.close()
     model.close()
     assert error <= EXPERTS_FROM_LIBLLAMA.get(KIND, 0.0)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_adapters_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path: Path) -> None:
+    """With one adapter of F32, over the base's weights on the device."""
+    base = TinyModel(name, with_tokenizer=True, head_dim=HEAD_DIM)
+    file, added = base.write(tmp_path / "x.gguf"), TinyLora(base).write(tmp_path / "lora.gguf")
+    plain = gpu.load_model(file)
+    model = gpu.adapt(plain, {gpu.load_adapter(added, plain): 0.5})
+    rival = Libllama(gpu.device, file, 1024, model.settings)
+    rival.adapt((added, 0.5))
+    with spawn(gpu, model) as actor, spawn(gpu, plain) as other:
+        tokens, error = actor.sessions[0].tokens.tolist(), 0.0
+        assert not np.allclose(logits(actor), logits(other), rtol=1e-3)
+        for token in range(5):
+            error = max(error, error_against(rival, tokens, actor))
+            tokens = [token]
+            actor.send(f"tokens {token}")
+    rival.close()
+    model.close()
+    plain.close()
+    assert error <= ADAPTED_FROM_LIBLLAMA.get(KIND, 0.0)
+
+
+def test_a_guest_with_64_bits_gets_the_same_logits(gpu: Runtime, model: Model) -> None:
+    answers = []
+    for guest in ("bench", "bench64"):
+        with gpu.spawn(guest, models={"default": model}, args=["n_ctx=512"], seed=1) as actor:
+            answers.append([actor.send(it).text for it in ("prefill 40 7", "hash 4")])
+    assert answers[0] == answers[1]
+
+
+@supplies
+def test_a_session_above_4_gib(gpu: Runtime, model: Model) -> None:
+    answers = []
+    for ahead in (0, 5 * GIB):
+        options = ["n_ctx=512", f"ahead={ahead}"]
+        limits = Limits(memory_nbytes=6 * GIB)
+        with gpu.spawn(
+            "bench64", models={"default": model}, args=options, seed=1, limits=limits
+        ) as actor:
+            answers.append([actor.send(it).text for it in ("prefill 40 7", "hash 4")])
+            assert actor.sessions[0].ptr >= ahead
+            assert actor.counters.bytes_copied == gpu.device.counters.bytes_copied == 0
+    assert answers[0] == answers[1]
 
 
 def error_against(rival: Libllama, tokens: list[int], actor: Actor) -> float:

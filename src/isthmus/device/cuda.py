@@ -112,7 +112,7 @@ class CudaDevice(Device):
     def reserve(self, reserved_nbytes: int, guard_nbytes: int) -> Region:
         if not self._supplies:
             return Region.reserve(reserved_nbytes, guard_nbytes, remappable=self.remaps)
-        nbytes = REGION_NBYTES if reserved_nbytes >= Limits.memory_nbytes else reserved_nbytes
+        nbytes = REGION_NBYTES if reserved_nbytes == Limits.memory_nbytes else reserved_nbytes
         nbytes = align_up(nbytes, OS_PAGE)
         self._take(nbytes)
         try:
