@@ -52,7 +52,7 @@ def test_what_is_no_guest(tmp_path: Path) -> None:
     text.write_text("hello")
     complains(isthmus("run", text, "--message", "x"), 2, "is not a WebAssembly module")
     complains(isthmus("run", tmp_path, "--message", "x"), 2, "is a folder")
-    complains(isthmus("run", "nobody", "--message", "x"), 2, "bundled guests bench, chat")
+    complains(isthmus("run", "nobody", "--message", "x"), 2, "bundled guests bench, bench64, chat")
 
 
 def test_embed(tmp_path: Path) -> None:
