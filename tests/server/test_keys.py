@@ -310,7 +310,8 @@ def test_requests_at_a_time_of_a_server(
         "max_tokens": 900,
         "ignore_eos": True,
         "stream": True,
-        "n": 16,
+        "n": 32,  # long enough for any machine
+        "logprobs": 5,
     }
     with client.stream("POST", "/v1/completions", json=body) as stream:
         next(stream.iter_lines())
