@@ -55,8 +55,8 @@ def test_the_page(server: Serving, browser, scheme: str) -> None:  # type: ignor
     page.fill("#input", "My name is Ada. What is an isthmus?")
     page.keyboard.press("Enter")
     page.wait_for_selector(".turn footer button", timeout=60_000)
+    expect(page.locator(".turn footer")).to_contain_text("tokens", timeout=60_000)
     answer = page.inner_text(".turn .answer")
-    assert "tokens" in page.inner_text(".turn footer")
 
     page.keyboard.press("Alt+f")
     page.wait_for_selector("nav ul ul [aria-current=true]")
