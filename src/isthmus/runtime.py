@@ -177,7 +177,12 @@ class Runtime:
         the model. Raises ModelNotFound, ModelFileError, ModelUnsupported.
         """
         self._require_open()
-        return model.load_adapter(Path(path).expanduser())
+        try:
+            return model.load_adapter(Path(path).expanduser())
+        except IsthmusError:
+            raise
+        except (OSError, ValueError) as error:  # what no file system takes for a path
+            raise ModelNotFound(f"the adapter {str(path)!r} cannot be opened: {error}") from None
 
     def adapt(self, model: Model, adapters: Mapping[Adapter, float]) -> Model:
         """A model to whose products adapters add, each by its scale, over the same weights.
@@ -293,13 +298,13 @@ class Runtime:
     def _guest_of(self, snapshot: Snapshot, given: str | Path | bytes | Guest | None) -> Guest:
         wasm, record = guest_of(snapshot), snapshot.manifest.guest
         if given is None:
-            compiled = self._compiled(wasm, record.name)
-            if compiled.is_64 != snapshot.manifest.memory.is_64:
-                raise SnapshotInvalid(
-                    f"the memory in {snapshot.path} is not of the kind of its guest's"
-                )
-            return compiled
-        guest = given if isinstance(given, Guest) else self.load_guest(given)
+            guest = self._compiled(wasm, record.name)
+        else:
+            guest = given if isinstance(given, Guest) else self.load_guest(given)
+        if guest.is_64 != snapshot.manifest.memory.is_64:
+            raise SnapshotInvalid(
+                f"the memory in {snapshot.path} is not of the kind of its guest's"
+            )
         if guest.sha256 != record.sha256:
             raise SnapshotMismatch(
                 f"the snapshot is of the guest {record.name} {record.sha256[:12]}…, "

@@ -88,6 +88,18 @@ def test_structs_hold_wide_pointers(proxy: Proxy) -> None:
         assert compute(640, 512) == -Errno.EFAULT
 
 
+def test_more_rows_than_anybody_waits_for(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their numbers are copied and checked before the device gets any."""
+    monkeypatch.setattr("isthmus.actor.tensor.MAX_ROWS", 3)
+    proxy.write(512, abi.TENSOR_64.pack(Dtype.F32, 0, 8192, 0, 8, 1, 1, 1))
+    for n, expected in ((3, 0), (4, -Errno.ELIMIT)):
+        proxy.write(640, abi.TENSOR_64.pack(Dtype.I32, 0, 12_288, 0, n, 1, 1, 1))
+        proxy.write(768, abi.TENSOR_64.pack(Dtype.F32, 0, 16_384, 0, 8, n, 1, 1))
+        proxy.write(896, abi.OPERATION_64.pack(Op.GET_ROWS, 768, 512, 640, 0.0, 0, 0, 0))
+        proxy.write(12_288, bytes(16))
+        assert proxy.call("compute", 896, 1) == expected
+
+
 GROWING = """(module (memory (export "memory") i64 1)
   (func (export "on_message") (param i32) (result i32) (i32.const 0))
   (func (export "grow") (param i32) (result i32)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,3 +321,30 @@ def test_truncated_files_and_wrong_uses(device: Device, tmp_path: Path) -> None:
             model.close()
         with pytest.raises(ModelFileError, match="is an adapter"):
             Model(device, lora, SETTINGS)
+
+
+def test_its_hash_is_that_of_the_file_that_was_opened(device: Device, tmp_path: Path) -> None:
+    base, lora = TinyModel(), tmp_path / "lora.gguf"
+    with loaded(device, base.write(tmp_path / "model.gguf")) as model:
+        adapter = model.load_adapter(TinyLora(base).write(lora))
+        opened = hashlib.sha256(lora.read_bytes()).hexdigest()
+        os.replace(TinyLora(base, seed=2).write(tmp_path / "other.gguf"), lora)
+        assert adapter.sha256 == opened
+
+
+@pytest.mark.parametrize("adapters", [{"lora.gguf": 1.0}, [1]])
+def test_what_is_no_adapter_is_refused(adapters: Any, device: Device, tmp_path: Path) -> None:
+    with (
+        loaded(device, TinyModel().write(tmp_path / "model.gguf")) as model,
+        pytest.raises(SettingsError, match="load_adapter"),
+    ):
+        model.adapted(adapters)
+
+
+@pytest.mark.parametrize("scale", ["x", None, 10**400, float("nan"), float("inf")])
+def test_scales_that_are_none(scale: Any, device: Device, tmp_path: Path) -> None:
+    base = TinyModel()
+    with loaded(device, base.write(tmp_path / "model.gguf")) as model:
+        adapter = model.load_adapter(TinyLora(base).write(tmp_path / "lora.gguf"))
+        with pytest.raises(SettingsError, match="scale"):
+            model.adapted({adapter: scale})

@@ -12,7 +12,7 @@ from isthmus.abi import Errno
 from isthmus.counters import Counters
 from isthmus.errors import GuestFault
 from isthmus.memory import Region
-from isthmus.units import WASM_PAGE
+from isthmus.units import GIB, WASM_PAGE
 from isthmus.wasm import Engine, GuestMemory
 from tests.unit.wasm_guest import spawn, wasm
 
@@ -212,3 +212,13 @@ def test_every_call_is_counted(engine: Engine) -> None:
         for _ in range(3):
             instance.call("go")
         assert (instance.counters.host_calls, instance.counters.faults) == (6, 0)
+
+
+def test_what_nobody_copies_is_refused() -> None:
+    """A size beyond 32 bits would be cut on its way into C."""
+    with Region.reserve(8 * GIB, nbytes=6 * GIB) as region:
+        memory = GuestMemory(region, Counters(), is_64=True)
+        for nbytes in (GIB + 1, 2**31, 2**32 - 1, 2**32 + 3):
+            with pytest.raises(GuestFault) as caught:
+                memory.read(0, nbytes)
+            assert code_of(caught) is Errno.EINVAL

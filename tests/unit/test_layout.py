@@ -7,6 +7,7 @@ import wasmtime
 
 from isthmus.runtime import bundled_guests
 from isthmus.wasm import Layout, layout_of
+from isthmus.wasm.layout import has_64_bit_memory
 
 
 def layout(*parts: str) -> Layout:
@@ -56,3 +57,9 @@ def test_the_bundled_guests_stack_lies_below_their_data() -> None:
 )
 def test_what_a_module_tells(parts: tuple[str, ...], expected: Layout) -> None:
     assert layout(*parts) == expected
+
+
+def test_a_number_without_an_end_is_not_read_for_ever() -> None:
+    """This one is, in a time that grows with its square, where no end is set."""
+    module = b"\0asm\1\0\0\0\5" + b"\xff" * 4_000_000
+    assert not has_64_bit_memory(module)

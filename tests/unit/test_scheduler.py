@@ -159,3 +159,13 @@ def test_a_step_of_many_tokens_is_not_passed_over(device: Device) -> None:
     claimants = [claimant(device) for _ in range(6)]
     chosen = taken(steps_of(device, 4), claimants, 60, sizes=[4, 1, 1, 1, 1, 1])
     assert chosen[0] > 0
+
+
+def test_a_step_does_not_wait_for_prompts_without_end(device: Device) -> None:
+    """Whoever has its prompt computed may be about to decode, or may never come."""
+    steps = waiting(device)
+    for _ in range(100):
+        steps.expect(claimant(device))
+    assert not steps._is_due()
+    steps._waiting[0].since -= 1.0
+    assert steps._is_due()

@@ -187,6 +187,8 @@ class Actor:
         whole: bool = False,
     ) -> Stream:
         require_deadline(deadline_s)
+        if not isinstance(message, str | bytes | bytearray | memoryview):
+            raise SettingsError(f"a message is text or bytes, not {type(message).__name__}")
         data = message.encode() if isinstance(message, str) else bytes(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
         self._begin()

@@ -49,9 +49,9 @@ class Claimant:
         """Has it look whether its message is to end, or whether its turn has come."""
         self._bell.ring()
 
-    def wait(self, at_most_s: float | None) -> None:
-        """Until it is interrupted, its time is over, or its message's is."""
-        deadline = self._deadline()
+    def wait(self, at_most_s: float | None, *, whatever: bool = False) -> None:
+        """Until it is interrupted, its time is over, or, if not `whatever`, its message's is."""
+        deadline = None if whatever else self._deadline()
         if deadline is not None:
             left = max(deadline - time.monotonic(), 0.0)
             at_most_s = left if at_most_s is None else min(at_most_s, left)

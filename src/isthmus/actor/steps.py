@@ -45,6 +45,8 @@ class Request:
         self.n_tokens = len(step.tokens)
         self.since = time.perf_counter()
         self.error: BaseException | None = None
+        self.taken = False
+        """Whether it is in a batch: nothing ends it then but the batch."""
         self.done = False
         self.following: Request | None = None
         """The one of the same batch that this one wakes."""
@@ -114,7 +116,7 @@ class Steps:
         claimant = request.claimant
         self._enter(request)
         while not request.done:
-            claimant.wait(self._watch(request))
+            claimant.wait(self._watch(request), whatever=request.taken)
             if not request.done:
                 self._check(request)
         if request.following is not None:
@@ -204,7 +206,8 @@ class Steps:
             self._submit_if_due()
             submitted = self._submitted
             if submitted is None:
-                return max(self._wait_until, self._held_until) - time.perf_counter()
+                until = min(self._wait_until, request.since + _LONGEST_HOLD_S)
+                return max(until, self._held_until) - time.perf_counter()
             left = self._submitted_at + PATIENCE_S - time.perf_counter()
         if submitted.claimed:
             return None
@@ -241,7 +244,8 @@ class Steps:
         if now < self._held_until:
             return False
         full = self._n_waiting_tokens >= self._most
-        return full or not self._missing or now >= self._wait_until
+        until = min(self._wait_until, self._waiting[0].since + _LONGEST_HOLD_S)
+        return full or not self._missing or now >= until
 
     def _step(self) -> None:
         """Computes one batch, as a job of the device's thread."""
@@ -309,6 +313,8 @@ class Steps:
         shares = self._shares
         by_use = sorted(self._waiting, key=lambda request: shares.used(request.claimant))
         batch = self._that_fit(by_use)
+        for request in batch:
+            request.taken = True
         chosen = {*batch}
         self._waiting = [request for request in self._waiting if request not in chosen]
         self._n_waiting_tokens -= sum(request.n_tokens for request in batch)

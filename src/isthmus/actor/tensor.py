@@ -42,6 +42,8 @@ MAX_OPERATIONS = 256
 MAX_WORK = 1 << 33
 """Multiplications that one call may ask for: a submission cannot be interrupted, and others wait
 meanwhile; half a second of two processors' time, about."""
+MAX_ROWS = 1 << 20
+"""That one get_rows may name: their numbers are copied and checked while nobody else runs."""
 _ALIGNMENT = 32
 _BINARY = (Op.MATMUL, Op.ADD, Op.MUL, Op.GET_ROWS)
 _OPS = {op.value for op in Op}
@@ -171,6 +173,7 @@ class Checker:
         _require(dst.dtype in ((GgmlType.I32,) if op is Op.ARGMAX else _FLOATS))
 
     def _rows(self, table: Operand, rows: Operand) -> bytes:
+        _require(rows.shape[0] <= MAX_ROWS, Errno.ELIMIT)
         indices = self._memory.read_i32_array(rows.ptr, rows.shape[0])
         _require(min(indices) >= 0 and max(indices) < table.shape[1])
         return indices.tobytes()

@@ -177,7 +177,16 @@ def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None
         place, name = Store(path.parent), path.name.removesuffix(".safetensors")
     if isinstance(place, Store):
         place.path(name or "name")
+    elif path.is_file() and not _may_be_a_snapshot(path):
+        raise SnapshotError(f"{path} exists and is no snapshot: give another name, or remove it")
     folder = place.folder if isinstance(place, Store) else path.parent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise SnapshotError(f"cannot write in {folder}: no such folder, or no right to")
     return place, name
+
+
+def _may_be_a_snapshot(path: Path) -> bool:
+    """Whether a file is empty, or begins as snapshots do: a length, then a JSON object."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return not head or head[8:] == b"{"

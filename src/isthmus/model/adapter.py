@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +46,11 @@ class Adapter:
         self, device: Device, path: Path, base: Weights, hparams: Hparams, hashes: FileHashes
     ) -> None:
         self.path = path
-        self._hashes = hashes
         self._file = GgufFile(device.library, path)
         self._require_lora(hparams.architecture)
         self._alpha = self._number("adapter.lora.alpha")
+        self.sha256 = hashes.sha256(path)
+        """Of the whole file, read now: later there may be another under its name."""
         self._ranks = {name: self._checked(name, base) for name in self._pairs()}
         self.weights = Weights(device, self._file)
         """Where its matrices lie: mapped, as a model's, or copied once to the device."""
@@ -62,11 +62,6 @@ class Adapter:
     def names(self) -> list[str]:
         """The weights that it changes."""
         return list(self._ranks)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the whole file, which is read when this is first asked for."""
-        return self._hashes.sha256(self.path)
 
     def update(self, name: str, scale: float) -> LowRank | None:
         """What it adds to products with a weight; None where that stays as it is."""
@@ -181,8 +176,11 @@ class Applied:
     scale: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and abs(self.scale) <= MOST_SCALE):
-            raise SettingsError(f"the scale of an adapter is {self.scale}; give a number, often 1")
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not (number and abs(self.scale) <= MOST_SCALE):  # which no infinity and no NaN is
+            raise SettingsError(
+                f"the scale of an adapter is {self.scale!r}; give a number, often 1"
+            )
 
 
 class Adaptation:
@@ -190,7 +188,7 @@ class Adaptation:
 
     def __init__(self, adapters: Mapping[Adapter, float] | None = None) -> None:
         """SettingsError for a scale that is none, or too many adapters."""
-        self.applied = tuple(Applied(it, float(scale)) for it, scale in (adapters or {}).items())
+        self.applied = tuple(Applied(it, scale) for it, scale in (adapters or {}).items())
         if len(self.applied) > MOST_ADAPTERS:
             raise SettingsError(
                 f"{len(self.applied)} adapters at once; a model takes up to {MOST_ADAPTERS}"

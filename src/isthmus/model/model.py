@@ -178,6 +178,11 @@ class Model:
         self._require_open()
         if self.base is not None:
             raise SettingsError(f"{self.name} has adapters: adapt its base, with all of them")
+        wrong = [it for it in adapters if not isinstance(it, Adapter)]
+        if wrong or not isinstance(adapters, Mapping):
+            raise SettingsError(
+                f"adapters are {adapters!r}: give a mapping of what load_adapter gave to scales"
+            )
         foreign = [it.path.name for it in adapters if it not in self._adapters]
         if foreign:
             raise SettingsError(

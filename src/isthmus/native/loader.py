@@ -190,7 +190,7 @@ class LogCapture:
 def candidates(explicit: str | None = None) -> Iterator[Candidate]:
     """Every place that has a library, in the order in which they are tried."""
     if explicit is not None:
-        yield _explicit(Path(explicit).expanduser())
+        yield _explicit(Path(explicit).expanduser().absolute())
         return
     if folder := _package_folder("llama_cpp"):
         yield from _folder("llama-cpp-python", folder / "lib")

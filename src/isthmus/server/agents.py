@@ -154,7 +154,8 @@ class Agents:
                 known = ", ".join(self._shelf.models)
                 raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
         _require_limits(asked.limits)
-        args = {"n_ctx": str(self._settings.n_ctx), **asked.args}
+        trained = [self._shelf.models[name].hparams.n_ctx_train for name in models.values()]
+        args = {"n_ctx": str(min([self._settings.n_ctx, *trained])), **asked.args}
         record = await self._shelf.create(
             asked.name, asked.guest, models, args, asked.limits, asked.seed
         )

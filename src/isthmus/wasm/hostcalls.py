@@ -31,7 +31,7 @@ from isthmus.counters import Counters
 from isthmus.errors import GuestFault, IsthmusError
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.units import GuestPtr, HostAddr
+from isthmus.units import GIB, GuestPtr, HostAddr
 
 Handler = Callable[..., int]
 Trace = Callable[[str, tuple[int, ...], "int | BaseException"], None]
@@ -86,6 +86,10 @@ class CallTarget(Protocol):
 
     def check(self) -> None:
         """Raises where the guest's call is to end."""
+
+
+MOST_READ_NBYTES = GIB
+"""That a host call copies out of a guest's memory at once."""
 
 
 class Current(threading.local):
@@ -250,8 +254,11 @@ class GuestMemory:
         return self.check(ptr, nbytes)
 
     def read(self, ptr: int, nbytes: int) -> bytes:
-        """A copy of `nbytes` at `ptr`, counted as control bytes."""
-        data = ctypes.string_at(self.check(ptr, nbytes), nbytes)
+        """A copy of `nbytes` at `ptr`, counted as control bytes; EINVAL for what nobody copies."""
+        address = self.check(ptr, nbytes)
+        if nbytes > MOST_READ_NBYTES:  # string_at cuts a size at 32 bits
+            raise GuestFault(Errno.EINVAL)
+        data = ctypes.string_at(address, nbytes)
         self._counters.bytes_control += nbytes
         return data
 

@@ -34,6 +34,8 @@ _IMPORT, _GLOBAL, _EXPORT, _START, _CODE = 2, 6, 7, 8, 10
 _FUNCTION_KIND, _GLOBAL_KIND = 0, 3
 _NUMBERS = (0x7F, 0x7E, 0x7D, 0x7C, 0x7B)
 """i32, i64, f32, f64, v128."""
+_MOST_BITS = 70
+"""Of a LEB128 of 64 bits, padded as far as WebAssembly lets it be."""
 
 
 class Reader:
@@ -60,6 +62,8 @@ class Reader:
             if byte < 0x80:
                 return value
             shift += 7
+            if shift >= _MOST_BITS:
+                raise IndexError("a number without an end")
 
     def signed(self) -> int:
         """A signed LEB128."""
@@ -70,6 +74,8 @@ class Reader:
             shift += 7
             if byte < 0x80:
                 return value - (1 << shift) if byte & 0x40 else value
+            if shift >= _MOST_BITS:
+                raise IndexError("a number without an end")
 
     def skip(self, nbytes: int) -> None:
         """Passes over so many bytes."""
