@@ -190,10 +190,11 @@ class GuestExited(GuestError):
 class GuestFailed(GuestError):
     """on_message returned an errno."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, said: str = "") -> None:
+        """`said`: the last warning that the guest logged meanwhile."""
         known = code in {errno.value for errno in Errno}
         text = f"{Errno(code).name}: {ERRNO_TEXT[Errno(code)]}" if known else f"code {code}"
-        super().__init__(f"the guest gave up with {text}")
+        super().__init__(f"the guest gave up with {text}" + (f"; it said: {said}" if said else ""))
         self.code = code
 
 

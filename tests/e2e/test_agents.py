@@ -22,9 +22,11 @@ from isthmus.errors import (
     GuestFailed,
     GuestTrapped,
     LimitExceeded,
+    SettingsError,
 )
 from isthmus.units import KIB
 from isthmus.verification import prove_model, prove_sizes
+from tests.tiny_gguf import TinyLlama
 
 pytestmark = pytest.mark.model
 GREEDY = ["temperature=0", "max_tokens=24", "repeat_penalty=1"]
@@ -290,3 +292,19 @@ def resident_nbytes_of(base: int, nbytes: int) -> int:
         elif inside and line.startswith("Rss:"):
             total += int(line.split()[1]) * 1024
     return total
+
+
+def test_why_a_guest_gives_up_is_told(tmp_path: Path) -> None:
+    path = TinyLlama(with_tokenizer=True).write(tmp_path / "tiny.gguf")
+    with Runtime(device="cpu", threads=1) as runtime:
+        models = {"default": runtime.load_model(path)}
+        with (
+            runtime.spawn("chat", models=models, args={"temperature": "hot"}) as actor,
+            pytest.raises(GuestFailed, match="temperature is 'hot': give a number from 0 to 100"),
+        ):
+            actor.send("x")
+        with (
+            runtime.spawn("chat", models=models) as actor,
+            pytest.raises(SettingsError, match="text or bytes, not int"),
+        ):
+            actor.send(5)  # type: ignore[arg-type]

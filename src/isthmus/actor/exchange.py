@@ -62,6 +62,8 @@ class Exchange:
     """Why all actors together could not have what the guest asked for last."""
     explained: dict[Errno, IsthmusError] = field(default_factory=dict)
     """What an errno meant when the guest got it last, where its text is of use to the caller."""
+    last_warning: str = ""
+    """What the guest logged last as a warning or an error: often why it gives up."""
     stopping: bool = False
     """The guest is asked to finish."""
     cut_off: bool = False
@@ -129,7 +131,7 @@ def failure(code: int, exchange: Exchange) -> IsthmusError:
         return LimitExceeded(
             f"the guest gave up: it reached its limit of {exchange.last_limit}", limit
         )
-    return GuestFailed(code)
+    return GuestFailed(code, exchange.last_warning)
 
 
 def _shown(limit: str, allowed: float) -> str:

@@ -62,6 +62,8 @@ MAX_CHAT_MESSAGES = 64 * KIB
 MAX_DETOKENIZE = MIB
 MAX_RANDOM_NBYTES = MIB
 MAX_HANDLES = 1024
+MOST_SAID = 300
+"""Characters of a guest's own reason that its caller is told."""
 _SPAN_ALIGNMENT = 4096
 _TENSOR_ALIGNMENT = 32
 _EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
@@ -486,6 +488,8 @@ class HostApi:
 
     def _log(self, level: int, text: str) -> None:
         self.log_position += 1
+        if level >= logging.WARNING:
+            self.exchange.last_warning = text[:MOST_SAID]
         guest_log.log(level, "%s", text)
 
     def _model(self, handle: int) -> Model:
