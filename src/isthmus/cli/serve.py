@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.new_key or arguments.remove_key or arguments.list_keys:
         return _change_keys(settings.keys, arguments)
     logging.getLogger("isthmus.server").setLevel(logging.INFO)
+    # it warns of each write to a caller who has just left
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     use_format(settings.log_format)
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     arguments.lora = [_named_adapter(text) for text in arguments.lora]
