@@ -634,7 +634,7 @@ int32_t isthmus_weight_find(int32_t model, const char *name_ptr, size_t name_nby
  *   -ISTHMUS_EINVAL: an unknown op or dtype, shapes that do not fit, a row index out of range,
  *       reserved fields that are not 0, or dst overlapping a source
  *   -ISTHMUS_EBUSY: dst overlaps an open session
- *   -ISTHMUS_ELIMIT: more than 2^33 multiplications in one call
+ *   -ISTHMUS_ELIMIT: more than 2^33 multiplications, or 2^20 rows of get_rows, in one call
  *   -ISTHMUS_ENOTSUP: the device cannot do this op on these types
  *   -ISTHMUS_EIO: the device failed
  */

@@ -33,7 +33,7 @@ class FileHashes:
     def get(self, path: Path, kind: str, compute: Callable[[Path], str]) -> str:
         """Another hash of a file, 64 hexadecimal digits; `kind` names it. Raises OSError."""
         found = path.stat()
-        name = f"{kind}-{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+        name = f"{kind}-{file_identity(found)}"
         settled = time.time_ns() - found.st_mtime_ns > _SETTLED_NS
         kept = self._folder / name if self._folder and settled else None
         known = _read(kept) if kept else None
@@ -43,6 +43,11 @@ class FileHashes:
         if kept:
             _write(kept, computed)
         return computed
+
+
+def file_identity(found: os.stat_result) -> str:
+    """What changes when a file is written, or another takes its name."""
+    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def file_sha256(path: Path) -> str:

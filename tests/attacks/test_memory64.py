@@ -98,6 +98,12 @@ def test_more_rows_than_anybody_waits_for(proxy: Proxy, monkeypatch: pytest.Monk
         proxy.write(896, abi.OPERATION_64.pack(Op.GET_ROWS, 768, 512, 640, 0.0, 0, 0, 0))
         proxy.write(12_288, bytes(16))
         assert proxy.call("compute", 896, 1) == expected
+    proxy.write(640, abi.TENSOR_64.pack(Dtype.I32, 0, 12_288, 0, 2, 1, 1, 1))
+    proxy.write(768, abi.TENSOR_64.pack(Dtype.F32, 0, 16_384, 0, 8, 2, 1, 1))
+    twice = abi.OPERATION_64.pack(Op.GET_ROWS, 768, 512, 640, 0.0, 0, 0, 0) * 2
+    proxy.write(896, twice)
+    assert proxy.call("compute", 896, 1) == 0
+    assert proxy.call("compute", 896, 2) == -Errno.ELIMIT
 
 
 GROWING = """(module (memory (export "memory") i64 1)

@@ -308,6 +308,18 @@ def test_lies(world: World, tmp_path: Path, where: str) -> None:
     assert accepted == []
 
 
+@pytest.mark.parametrize("given", [{}, {"guest": "bench"}], ids=["its own guest", "given"])
+def test_lies_about_the_width_of_memory(
+    world: World, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    forgery = Forgery(world.good)
+    forgery.manifest["format_version"] = 3
+    forgery.manifest["memory"]["is_64"] = True
+    for model in forgery.manifest["models"]:
+        model["adapters"] = []
+    world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, "not of the kind", **given)
+
+
 Change = Callable[[Forgery], object]
 TRICKS: dict[str, tuple[Change, str]] = {
     "session handle 0": (lambda it: it.session(0), "malformed"),

@@ -144,11 +144,7 @@ def test_experts_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path: 
     model = gpu.load_model(file, prefill_chunk=8)
     rival = Libllama(gpu.device, file, 1024, model.settings)
     with spawn(gpu, model, 150) as actor:
-        tokens, error = actor.sessions[0].tokens.tolist(), 0.0
-        for token in range(7):
-            error = max(error, error_against(rival, tokens, actor))
-            tokens = [token]
-            actor.send(f"tokens {token}")
+        error = largest_error(rival, actor)
     rival.close()
     model.close()
     assert error <= EXPERTS_FROM_LIBLLAMA.get(KIND, 0.0)
@@ -164,12 +160,8 @@ def test_adapters_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path:
     rival = Libllama(gpu.device, file, 1024, model.settings)
     rival.adapt((added, 0.5))
     with spawn(gpu, model) as actor, spawn(gpu, plain) as other:
-        tokens, error = actor.sessions[0].tokens.tolist(), 0.0
         assert not np.allclose(logits(actor), logits(other), rtol=1e-3)
-        for token in range(5):
-            error = max(error, error_against(rival, tokens, actor))
-            tokens = [token]
-            actor.send(f"tokens {token}")
+        error = largest_error(rival, actor)
     rival.close()
     model.close()
     plain.close()
@@ -197,6 +189,16 @@ def test_a_session_above_4_gib(gpu: Runtime, model: Model) -> None:
             assert actor.sessions[0].ptr >= ahead
             assert actor.counters.bytes_copied == gpu.device.counters.bytes_copied == 0
     assert answers[0] == answers[1]
+
+
+def largest_error(rival: Libllama, actor: Actor) -> float:
+    """Of the logits now and after each of some tokens."""
+    tokens, error = actor.sessions[0].tokens.tolist(), 0.0
+    for token in range(7):
+        error = max(error, error_against(rival, tokens, actor))
+        tokens = [token]
+        actor.send(f"tokens {token}")
+    return error
 
 
 def error_against(rival: Libllama, tokens: list[int], actor: Actor) -> float:

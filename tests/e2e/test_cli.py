@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -53,6 +54,41 @@ def test_what_is_no_guest(tmp_path: Path) -> None:
     complains(isthmus("run", text, "--message", "x"), 2, "is not a WebAssembly module")
     complains(isthmus("run", tmp_path, "--message", "x"), 2, "is a folder")
     complains(isthmus("run", "nobody", "--message", "x"), 2, "bundled guests bench, bench64, chat")
+
+
+def test_what_is_no_snapshot_is_not_overwritten(tmp_path: Path) -> None:
+    model, out = TinyLlama(with_tokenizer=True).write(tmp_path / "tiny.gguf"), tmp_path / "a"
+    before = model.read_bytes()
+    command = (
+        "snapshot",
+        "bench",
+        "--model",
+        model,
+        "--arg",
+        "n_ctx=256",
+        "--message",
+        "prefill 3 1",
+    )
+    complains(isthmus(*command, "--out", model), 2, "exists and is no snapshot")
+    assert model.read_bytes() == before
+    for _ in range(2):  # a snapshot is, and what there was before it in an empty file
+        out.touch()
+        assert isthmus(*command, "--out", out).returncode == 0
+
+
+def test_a_library_in_the_current_folder(tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("xllamacpp")
+    assert spec is not None
+    assert spec.origin is not None
+    (tmp_path / "lib.so").symlink_to(next(Path(spec.origin).parent.glob("xllamacpp*.so")))
+    done = subprocess.run(
+        [sys.executable, "-m", "isthmus", "devices", "--ggml", "./lib.so"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_embed(tmp_path: Path) -> None:

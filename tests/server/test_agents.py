@@ -234,3 +234,15 @@ def test_kill_9_five_times(tiny_q8: Path, tmp_path: Path) -> None:
 def test_kill_9_a_hundred_times(tmp_path: Path) -> None:
     long = TinyLlama(with_tokenizer=True, quantisation="Q8_0", n_ctx=8192)
     killed(long.write(tmp_path / "long.gguf"), tmp_path, 100)
+
+
+def test_the_context_is_the_models_where_that_is_shorter(tiny_q8: Path, tmp_path: Path) -> None:
+    """Without --n-ctx, whose default is more than this model was trained for."""
+    serving = Serving(tmp_path, "--model", f"tiny={tiny_q8}")
+    try:
+        agent = serving.post("/v1/agents", {"args": {"max_tokens": "4"}})
+        assert agent["args"]["n_ctx"] == "1024"
+        told = serving.post(f"/v1/agents/{agent['id']}/messages", {"input": "hello"})
+        assert told["usage"]["total_tokens"] > 0
+    finally:
+        assert serving.stop() == 0

@@ -169,3 +169,18 @@ def test_a_step_does_not_wait_for_prompts_without_end(device: Device) -> None:
     assert not steps._is_due()
     steps._waiting[0].since -= 1.0
     assert steps._is_due()
+
+
+def test_nobody_spins_for_a_batch_that_outlasts_its_deadline(device: Device) -> None:
+    """Only the batch can end what is in it: a deadline that has passed is not looked at."""
+    late = Claimant(device, lambda: None, lambda: time.monotonic() - 1.0)
+    start = time.monotonic()
+    late.wait(0.05, whatever=True)
+    assert time.monotonic() - start >= 0.04
+    steps = steps_of(device, 8)
+    steps._shares.enter(late)
+    request = Request(late, Step(0, [1]))  # type: ignore[arg-type]
+    steps._waiting.append(request)
+    assert not request.taken
+    steps._take()
+    assert request.taken

@@ -16,6 +16,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from isthmus.abi import (
     OPERATION,
     OPERATION_64,
@@ -43,7 +45,8 @@ MAX_WORK = 1 << 33
 """Multiplications that one call may ask for: a submission cannot be interrupted, and others wait
 meanwhile; half a second of two processors' time, about."""
 MAX_ROWS = 1 << 20
-"""That one get_rows may name: their numbers are copied and checked while nobody else runs."""
+"""That the get_rows of one call may name: their numbers are copied and checked while no other
+Python runs."""
 _ALIGNMENT = 32
 _BINARY = (Op.MATMUL, Op.ADD, Op.MUL, Op.GET_ROWS)
 _OPS = {op.value for op in Op}
@@ -109,11 +112,12 @@ class Checker:
         self._handles = handles
         self._operation_layout = OPERATION_64 if memory.is_64 else OPERATION
         self._tensor_layout = TENSOR_64 if memory.is_64 else TENSOR
+        self._rows_left = 0
 
     def steps(self, ptr: int, count: int) -> list[Step]:
         """The operations at `ptr`; GuestFault where any of them is not good."""
         _require(1 <= count <= MAX_OPERATIONS)
-        nbytes = self._operation_layout.size
+        nbytes, self._rows_left = self._operation_layout.size, MAX_ROWS
         self._memory.check_aligned(ptr, count * nbytes, 4)
         steps = [self._step(ptr + index * nbytes) for index in range(count)]
         _require(sum(step.work for step in steps) <= MAX_WORK, Errno.ELIMIT)
@@ -173,10 +177,12 @@ class Checker:
         _require(dst.dtype in ((GgmlType.I32,) if op is Op.ARGMAX else _FLOATS))
 
     def _rows(self, table: Operand, rows: Operand) -> bytes:
-        _require(rows.shape[0] <= MAX_ROWS, Errno.ELIMIT)
-        indices = self._memory.read_i32_array(rows.ptr, rows.shape[0])
-        _require(min(indices) >= 0 and max(indices) < table.shape[1])
-        return indices.tobytes()
+        self._rows_left -= rows.shape[0]
+        _require(self._rows_left >= 0, Errno.ELIMIT)
+        data = self._memory.read(rows.ptr, rows.nbytes)
+        indices = np.frombuffer(data, np.int32)
+        _require(indices.min() >= 0 and indices.max() < table.shape[1])
+        return data
 
 
 class Copies:

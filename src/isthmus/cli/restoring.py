@@ -187,6 +187,9 @@ def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None
 
 def _may_be_a_snapshot(path: Path) -> bool:
     """Whether a file is empty, or begins as snapshots do: a length, then a JSON object."""
-    with open(path, "rb") as file:
-        head = file.read(9)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise SnapshotError(f"cannot write {path}: {error.strerror}") from None
     return not head or head[8:] == b"{"

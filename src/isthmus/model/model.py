@@ -21,12 +21,13 @@ from isthmus.errors import (
     ContextFull,
     ModelBusy,
     ModelClosed,
+    ModelFileError,
     ModelUnsupported,
     SettingsError,
     TemplateError,
     TokenError,
 )
-from isthmus.file_hash import FileHashes
+from isthmus.file_hash import FileHashes, file_identity
 from isthmus.memory import Region
 from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
@@ -78,6 +79,7 @@ class Model:
         self.path = path
         self.settings = settings
         self.file: GgufFile = base.file if base else GgufFile(device.library, path)
+        self._identity: str = base._identity if base else file_identity(path.stat())
         n_adapters = len(self.adaptation.applied)
         self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
         self._require_kv_type()
@@ -109,12 +111,16 @@ class Model:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Of the whole GGUF file, which is read when this is first asked for."""
+        """Of the whole GGUF file, which is read when this is first asked for. ModelFileError where
+        it was replaced since it was opened."""
+        self._require_same_file()
         return self._hashes.sha256(self.path)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
-        """Of the metadata that makes the tokenizer and the chat template."""
+        """Of the metadata that makes the tokenizer and the chat template. Raises as
+        `weights_sha256`."""
+        self._require_same_file()
         library = self.device.library
         return self._hashes.get(
             self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
@@ -424,6 +430,18 @@ class Model:
             raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
         self._closed = True
         self._stack.close()
+
+    def _require_same_file(self) -> None:
+        """What is hashed late must be what was opened."""
+        try:
+            same = file_identity(self.path.stat()) == self._identity
+        except OSError:
+            same = False
+        if not same:
+            raise ModelFileError(
+                f"{self.path} was replaced or written to since it was opened, so what the model "
+                "computes with cannot be told from it: put the file back, or load the new one"
+            )
 
     def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
         weights = Weights(self.device, self.file)
