@@ -38,6 +38,7 @@ from isthmus.errors import (
     Cancelled,
     IsthmusError,
     LimitExceeded,
+    ModelFileError,
     SettingsError,
     SnapshotError,
 )
@@ -454,6 +455,8 @@ class Actor:
             )
         except OSError as error:  # a model's or library's file, whose hash is part of it, is gone
             raise SnapshotError(f"cannot read {error.filename}: {error.strerror}") from None
+        except ModelFileError as error:  # or another one has its name
+            raise SnapshotError(str(error)) from None
 
     def _work(self, message: Message) -> None:
         """Handles a message and puts what came of it behind the last piece."""

@@ -432,12 +432,8 @@ class Model:
         self._stack.close()
 
     def _require_same_file(self) -> None:
-        """What is hashed late must be what was opened."""
-        try:
-            same = file_identity(self.path.stat()) == self._identity
-        except OSError:
-            same = False
-        if not same:
+        """What is hashed late must be what was opened. Raises OSError for one that is gone."""
+        if file_identity(self.path.stat()) != self._identity:
             raise ModelFileError(
                 f"{self.path} was replaced or written to since it was opened, so what the model "
                 "computes with cannot be told from it: put the file back, or load the new one"
