@@ -15,6 +15,7 @@ from typing import cast
 import uvicorn
 from starlette.applications import Starlette
 
+from isthmus.errors import SettingsError
 from isthmus.server.connection import Connection
 from isthmus.server.log import tell
 from isthmus.server.settings import ServerSettings
@@ -28,7 +29,10 @@ _OTHER_FILES = 512
 
 
 def serve(app: Starlette, settings: ServerSettings, ready: Callable[[str, int], None]) -> int:
-    """Serves until SIGINT or SIGTERM; `ready` is told where, once it listens. An exit code."""
+    """Serves until SIGINT or SIGTERM; `ready` is told where, once it listens. An exit code.
+
+    SettingsError where it cannot listen there.
+    """
     raise_open_files(settings.connections)
     config = uvicorn.Config(
         app,
@@ -84,7 +88,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        try:
+            await super().startup(sockets=sockets)
+        except SystemExit as end:  # uvicorn's way to say that it cannot listen
+            where = f"{self.config.host}:{self.config.port}"
+            raise SettingsError(
+                f"cannot listen on {where} ({end.__context__}): another program may do so already; "
+                "choose another --port, or 0 for any that is free"
+            ) from None
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._ready(host, port)
