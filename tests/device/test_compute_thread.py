@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from isthmus import Runtime
+from isthmus.device import compute_thread
 from isthmus.device.base import Device
 from isthmus.model.batch_probe import exact_types
 
@@ -40,3 +42,31 @@ def test_a_job_computed_elsewhere_leaves_no_workers(device: Device) -> None:
     finally:
         free.set()
         backend.close()
+
+
+def test_home_is_waited_for_between_its_guests_jobs(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that came during a long one is computed there, however long that took."""
+    monkeypatch.setattr(compute_thread, "PATIENCE_S", 0.1)
+    thread = device.compute_thread
+    begun, handed_over = threading.Event(), threading.Event()
+
+    def long_job() -> None:
+        begun.set()
+        handed_over.wait()
+        time.sleep(0.25)
+
+    def guest() -> None:
+        thread.serve(20.0)  # as it waits for a step that others compute
+        time.sleep(0.02)
+        thread.run(lambda: None)
+
+    assert thread.try_host(guest)
+    thread.submit(long_job)
+    begun.wait()
+    submission = thread.submit(threading.get_ident)
+    handed_over.set()
+    while not submission.wait(0.001):
+        thread.rescue(submission)
+    assert submission.outcome() != threading.get_ident()

@@ -31,7 +31,7 @@ from isthmus.errors import DeviceFailed
 _log = logging.getLogger("isthmus")
 _Result = TypeVar("_Result")
 PATIENCE_S = 0.005
-"""After which a job is computed where it came from, if home does something else."""
+"""How long home's guest may do something else before a job is computed where it came from."""
 _FOR_EVER_S = 3600.0
 
 
@@ -95,6 +95,8 @@ class ComputeThread:
         self._hosting = False
         self._serving = False
         """Whether home takes jobs though it hosts a guest, or is about to."""
+        self._away_since = 0.0
+        """When home's guest went on with something else."""
         self._owner = 0
         """The thread that computes now."""
         self._closed = False
@@ -110,6 +112,7 @@ class ComputeThread:
         with self._starting:
             if self._hosting:
                 return False
+            self._away_since = time.monotonic()
             self._hosting = True
         self._inbox.put(work)
         return True
@@ -125,7 +128,7 @@ class ComputeThread:
                 return self._exclusively(job)
             finally:
                 self._serve_waiting()
-                self._serving = False
+                self._go_away()
         submission = self.submit(job)
         while not submission.wait(PATIENCE_S):
             self.rescue(submission)
@@ -139,8 +142,11 @@ class ComputeThread:
         return submission
 
     def rescue(self, submission: Submission[_Result]) -> None:
-        """Runs a job here that home does not come to, since the guest there is busy."""
-        if self._hosting and not (self._serving or self._owner) and submission.claim():
+        """Runs a job here that home does not come to, since the guest there is busy.
+
+        Not where the guest is between two jobs: here it would take half as long again.
+        """
+        if self._is_away() and submission.claim():
             self._exclusively(submission.execute)
             self._end_workers()
 
@@ -152,7 +158,7 @@ class ComputeThread:
         except queue.Empty:
             pass
         finally:
-            self._serving = False
+            self._go_away()
 
     def poke(self) -> None:
         """Has home return from `serve`."""
@@ -183,6 +189,15 @@ class ComputeThread:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread.start()
+
+    def _go_away(self) -> None:
+        self._away_since = time.monotonic()
+        self._serving = False
+
+    def _is_away(self) -> bool:
+        """Whether home's guest has been busy with something else for some time."""
+        away = self._hosting and not (self._serving or self._owner)
+        return away and time.monotonic() - self._away_since >= PATIENCE_S
 
     def _exclusively(self, job: Callable[[], _Result]) -> _Result:
         with self._exclusive:
