@@ -102,7 +102,7 @@ class Scheduler:
         Raises as `decode` does; the session's tokens are then what they were.
         """
         turns = self._of(session.model)[1]
-        session.model.prefill(session, tokens, claimant.check, partial(turns.turn, claimant))
+        session.model.prefill(session, tokens, claimant.check, partial(turns.run, claimant))
 
     def embed(
         self,
@@ -118,7 +118,7 @@ class Scheduler:
 
         Raises as `Model.embed_into`, and what the claimant's check raises meanwhile.
         """
-        turn = partial(self._of(model)[1].turn, claimant)
+        turn = partial(self._of(model)[1].run, claimant)
         check = claimant.check
         model.embed_into(tokens, binding, address, normalised=normalised, check=check, turn=turn)
 
@@ -146,5 +146,7 @@ class Scheduler:
             metrics = self._metrics.of_model(model.name)
             steps = Steps(model, self._device, metrics, self._metrics)
             with self._lock:
-                queues = self._queues.setdefault(model, (steps, Turns(metrics, steps)))
+                queues = self._queues.setdefault(
+                    model, (steps, Turns(model, metrics, self._metrics, steps))
+                )
         return queues

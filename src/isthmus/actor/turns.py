@@ -1,102 +1,234 @@
-"""Prompts are computed one chunk at a time; see `scheduler`."""
+"""Prompts are computed one chunk at a time, short ones in one pass; see `scheduler`."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
+from functools import partial
+from itertools import pairwise
 
 from isthmus.actor.claimant import Claimant, Shares
-from isthmus.actor.steps import Steps
-from isthmus.metrics import ModelMetrics
-from isthmus.model.parts import Job
+from isthmus.actor.steps import MOST, Steps
+from isthmus.errors import DeviceFailed
+from isthmus.metrics import Metrics, ModelMetrics
+from isthmus.model import Model
+from isthmus.model.pack_probe import MOST as MOST_PACKED
+from isthmus.model.parts import Chunk, Job
+
+
+class _Prompt:
+    """A chunk of one session's prompt, or a text to embed, and what became of it."""
+
+    def __init__(
+        self,
+        claimant: Claimant,
+        n_tokens: int,
+        alone: Callable[[Job], None],
+        chunk: Chunk | None,
+    ) -> None:
+        self.claimant = claimant
+        self.n_tokens = n_tokens
+        self.alone = alone
+        self.chunk = chunk
+        """None where it is not to be computed with others, or no longer."""
+        self.since = time.perf_counter()
+        self.taken = False
+        """Whether another's pass computes it: its session's memory is written meanwhile."""
+        self.unwanted = False
+        """Whether its message is to end, though it is taken."""
+        self.done = False
+        self.following: _Prompt | None = None
+        """The one of the same pass that this one wakes."""
+
+
+class _Unwanted(Exception):
+    """A pass is given up, since one of its prompts is not wanted any longer."""
 
 
 class Turns:
-    """One chunk of prefill of one model at a time, whoever has used least first.
+    """One pass of prefill of one model at a time, whoever has used least first.
 
-    Between two jobs of a chunk the others decode, unless several short prompts come first.
+    It is over one chunk, or over the last chunks of several prompts, `MOST_PACKED` tokens at most,
+    where that changes no bit: the first of them computes it for those that wait. A pass that fails
+    or that one of them leaves is given up, and each is computed by itself: nobody can have others
+    computed twice more than once a chunk.
+
+    Between two jobs of a pass the others decode, unless several short prompts come first.
     """
 
-    def __init__(self, metrics: ModelMetrics, steps: Steps) -> None:
+    def __init__(self, model: Model, metrics: ModelMetrics, all_: Metrics, steps: Steps) -> None:
+        self._model = model
+        self._retried = all_.batches_retried
         self._metrics = metrics
         self._steps = steps
         self._lock = threading.Lock()
-        self._waiting: list[Claimant] = []
-        self._holder: Claimant | None = None
-        self._sizes: WeakKeyDictionary[Claimant, int] = WeakKeyDictionary()
-        """Tokens of the chunk that each of them has, or had last."""
+        self._waiting: list[_Prompt] = []
+        self._pass: list[_Prompt] = []
+        """Those that are computed now; the first one's thread does it."""
         self._job_s = 0.0
-        """What the holder's jobs took until now."""
+        """What this pass's jobs took until now."""
         self._token_s: float | None = None
-        """What a token of the last chunk took."""
+        """What a token of the last pass took."""
         self._shares = Shares()
 
-    @contextmanager
-    def turn(self, claimant: Claimant, n_tokens: int) -> Iterator[Job]:
-        """Waits for its turn, which lasts until the block ends; raises what its check raises."""
-        since = time.perf_counter()
-        self._sizes[claimant] = n_tokens
-        self._enter(claimant)
-        start, self._job_s = time.perf_counter(), 0.0
+    def run(
+        self,
+        claimant: Claimant,
+        n_tokens: int,
+        alone: Callable[[Job], None],
+        chunk: Chunk | None = None,
+        /,
+    ) -> None:
+        """Returns when the chunk was computed, by a call of `alone` or with others'; see `Turn`.
+
+        Raises what `alone` raises, or, while it waits, the claimant's check.
+        """
+        prompt = _Prompt(claimant, n_tokens, alone, chunk)
+        self._steps.leave(claimant)
         with self._lock:
-            self._shares.charge(claimant, n_tokens)
+            self._shares.enter(claimant)
+            self._waiting.append(prompt)
+            self._pass_on()
         try:
-            yield self._job
-            self._token_s = self._job_s / n_tokens
-            self._steps.expect(claimant)
+            while not prompt.done:
+                if self._leads(prompt):
+                    self._compute(prompt)
+                else:
+                    self._wait(prompt)
         finally:
-            self._leave(claimant)
-            self._metrics.prefill_wait.observe(start - since)
-            self._metrics.prefill.observe(time.perf_counter() - start)
+            self._leave(prompt)
+        if prompt.following is not None:
+            prompt.following.claimant.interrupt()
+
+    def _leads(self, prompt: _Prompt) -> bool:
+        """Whether it is this prompt's turn."""
+        with self._lock:
+            return self._pass[:1] == [prompt]
+
+    def _wait(self, prompt: _Prompt) -> None:
+        """Until something happened. Raises where the message is to end, but not while another's
+        pass writes to its memory: that ends soon then."""
+        prompt.claimant.wait(None, whatever=prompt.unwanted)
+        try:
+            prompt.claimant.check()
+        except BaseException:
+            with self._lock:
+                if not prompt.taken and not prompt.done:
+                    raise
+                prompt.unwanted = True
+
+    def _compute(self, prompt: _Prompt) -> None:
+        """Its turn: one pass over it, and over those that can go along."""
+        start, self._job_s = time.perf_counter(), 0.0
+        together = self._take_along(prompt)
+        try:
+            if len(together) == 1:
+                prompt.alone(self._job)
+            else:
+                chunks = [it.chunk for it in together if it.chunk is not None]
+                check = partial(_require_wanted, together)
+                self._model.executor.append(chunks, check, self._job)
+        except BaseException as error:
+            if len(together) == 1:
+                raise
+            if isinstance(error, DeviceFailed):
+                self._retried.inc()
+            self._part(together)
+        else:
+            self._end(together)
+        self._metrics.prefill.observe(time.perf_counter() - start)
+        for it in together:
+            self._metrics.prefill_wait.observe(start - it.since)
+
+    def _take_along(self, prompt: _Prompt) -> list[_Prompt]:
+        """The prompt whose turn it is, and as many others as fit, who has used least first."""
+        packs = prompt.chunk is not None and bool(self._waiting) and self._model.packs
+        with self._lock:
+            together = [prompt]
+            if packs:
+                together += self._that_fit(prompt)
+            for it in together:
+                self._shares.charge(it.claimant, it.n_tokens)
+            for it in together[1:]:
+                it.taken = True
+                self._waiting.remove(it)
+            self._pass = together
+            return together
+
+    def _that_fit(self, first: _Prompt) -> list[_Prompt]:
+        """Those of the waiting that one pass can compute with the first one. Under the lock."""
+        key_of, chunk = self._model.executor.batch_key, first.chunk
+        assert chunk is not None
+        room, key, chosen = MOST_PACKED - first.n_tokens, key_of(chunk.session), []
+        for it in sorted(self._waiting, key=lambda it: self._shares.used(it.claimant)):
+            if it.chunk is None or it.n_tokens > room or key_of(it.chunk.session) != key:
+                continue
+            chosen.append(it)
+            room -= it.n_tokens
+        return chosen[: MOST - 1]
+
+    def _end(self, together: list[_Prompt]) -> None:
+        """All of them are computed: each wakes the next one, once it has left itself."""
+        self._token_s = self._job_s / sum(it.n_tokens for it in together)
+        for it in together:
+            self._steps.expect(it.claimant)
+        for it, following in pairwise(together):
+            it.following = following
+        for it in together:
+            it.done = True
+
+    def _part(self, together: list[_Prompt]) -> None:
+        """The pass failed: each is computed by itself, and pays for that only."""
+        with self._lock:
+            self._pass = together[:1]
+            self._waiting += together[1:]
+            for it in together:
+                self._shares.charge(it.claimant, -it.n_tokens)
+                it.chunk, it.taken = None, False
+        for it in together[1:]:
+            it.claimant.interrupt()
 
     @contextmanager
     def _job(self) -> Iterator[float]:
-        """One job of the prefill whose turn it is; gives how many seconds it is to last."""
+        """One job of the pass under way; gives how many seconds it is to last."""
         start = time.perf_counter()
-        yield self._steps.hold(1 + len(self._waiting), self._left_s())
+        yield self._steps.hold(len(self._pass) + len(self._waiting), self._left_s())
         self._job_s += time.perf_counter() - start
         self._steps.let_go()
 
     def _left_s(self) -> float | None:
         """About how long it takes until no prompt waits; None where nobody knows."""
-        if self._token_s is None or self._holder is None:
+        if self._token_s is None:
             return None
         with self._lock:
-            n_tokens = sum(self._sizes[it] for it in (self._holder, *self._waiting))
+            n_tokens = sum(it.n_tokens for it in (*self._pass, *self._waiting))
         return max(n_tokens * self._token_s - self._job_s, 0.0)
 
-    def _enter(self, claimant: Claimant) -> None:
-        self._steps.leave(claimant)
+    def _leave(self, prompt: _Prompt) -> None:
         with self._lock:
-            self._shares.enter(claimant)
-            self._waiting.append(claimant)
+            if self._pass[:1] == [prompt]:
+                self._pass = []
+            elif prompt in self._waiting:
+                self._waiting.remove(prompt)
             self._pass_on()
-        try:
-            while self._holder is not claimant:
-                claimant.wait(None)
-                claimant.check()
-        except BaseException:
-            self._leave(claimant)
-            raise
-
-    def _leave(self, claimant: Claimant) -> None:
-        with self._lock:
-            if self._holder is claimant:
-                self._holder = None
-            else:
-                self._waiting.remove(claimant)
-            self._pass_on()
-            last = self._holder is None
+            last = not self._pass
         if last:
             self._steps.let_go(early=True)
 
     def _pass_on(self) -> None:
         """Under the lock."""
-        if self._holder is None and self._waiting:
-            self._holder = min(self._waiting, key=self._shares.used)
-            self._waiting.remove(self._holder)
-            self._shares.goes_first(self._holder)
-            self._holder.interrupt()
+        if not self._pass and self._waiting:
+            first = min(self._waiting, key=lambda it: self._shares.used(it.claimant))
+            self._waiting.remove(first)
+            self._shares.goes_first(first.claimant)
+            self._pass = [first]
+            first.claimant.interrupt()
+
+
+def _require_wanted(together: list[_Prompt]) -> None:
+    """Called by the one that computes; raises where any of them is to end."""
+    together[0].claimant.check()
+    if any(it.unwanted for it in together):
+        raise _Unwanted

@@ -20,7 +20,7 @@ from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenEr
 from isthmus.model.architectures import Architecture
 from isthmus.model.encoding import Encoding, Places
 from isthmus.model.hparams import Pooling
-from isthmus.model.parts import Turn, at_once, compute_parts, nothing
+from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
 from isthmus.units import HostAddr
 
 _MOST_TOKENS = 32_768
@@ -127,11 +127,15 @@ class Embedder:
 
         On an error the bytes at that place are undefined.
         """
-        with turn(len(tokens)) as job, self._lock:
-            backend, memory = self._opened()
-            with self._build(tokens, place, normalised) as graph:
-                memory.allocate(graph)
-                compute_parts(backend, graph, graph.cuts, check, job, *memories)
+
+        def alone(job: Job) -> None:
+            with self._lock:
+                backend, memory = self._opened()
+                with self._build(tokens, place, normalised) as graph:
+                    memory.allocate(graph)
+                    compute_parts(backend, graph, graph.cuts, check, job, *memories)
+
+        turn(len(tokens), alone)
         self.counters.graphs_built += 1
         self.counters.tokens_prefilled += len(tokens)
 

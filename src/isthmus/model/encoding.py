@@ -15,7 +15,7 @@ from isthmus.device.buffer import InputBuffer
 from isthmus.model.architectures import Architecture
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams, Pooling
-from isthmus.model.mask import MASKED, first_seen
+from isthmus.model.mask import show
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 
@@ -119,10 +119,7 @@ class Encoding(Pass):
         self._input(2, np.int32, 1)[0] = n - 1 if self.hparams.pooling is Pooling.LAST else 0
         self._input(3, np.float32, n)[:] = np.float32(1) / np.float32(n)
         for i, window in enumerate(self._places.windows):
-            rows = self._input(4 + i, np.float16, n * n).reshape(n, n)
-            rows[:] = MASKED
-            for position in range(n):
-                rows[position, first_seen(position, window) : position + 1] = 0
+            show(self._input(4 + i, np.float16, n * n).reshape(n, n), 0, window)
         self._inputs.push(0, self._places.nbytes)
 
     def _input(self, index: int, dtype: type, count: int) -> np.ndarray:

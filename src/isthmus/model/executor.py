@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,7 @@ import numpy as np
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
+from isthmus.device.buffer import InputBuffer
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
@@ -29,7 +31,9 @@ from isthmus.model.batch_probe import adds_exactly, batches_exactly
 from isthmus.model.cut_probe import adapter_cuts_exactly, cuts_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
-from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
+from isthmus.model.pack_probe import packs_exactly
+from isthmus.model.packed import Packed, Places
+from isthmus.model.parts import Chunk, Job, Turn, at_once, compute_parts, nothing
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
@@ -61,6 +65,7 @@ class Executor:
         self._window = architecture.hparams.window_tokens
         self._decode_inputs = self._new_inputs(1, N_CTX_MULTIPLE)
         self._prefill_inputs: Inputs | None = None
+        self._packed_inputs: InputBuffer | None = None
         self._masked: tuple[Session, int, int] | None = None
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
@@ -81,27 +86,41 @@ class Executor:
     ) -> None:
         """Appends tokens; afterwards the session has the logits after the last one.
 
-        `check` is called before each part of a chunk and may raise; `turn` is entered for each
-        chunk. On any error the session's tokens are what they were. Raises ContextFull,
-        DeviceFailed.
+        `check` is called before each job of a chunk and may raise; each chunk is computed in a
+        `turn`, the last one maybe with those of others, by `append`. On any error the session's
+        tokens are what they were. Raises ContextFull, DeviceFailed.
         """
         session.require_room(len(tokens))
-        first, had_logits = session.n_tokens, session.has_logits
+        first = session.n_tokens
         ids = np.asarray(tokens, dtype=np.int32)
         try:
             for start in range(0, len(ids), self._chunk):
                 check()
-                chunk = ids[start : start + self._chunk]
-                last = start + len(chunk) == len(ids)
-                with turn(len(chunk)) as job:
-                    session.has_logits = had_logits and not last
-                    self._append(session, chunk, last, check, job)
-                    session.tokens.extend(chunk.tolist())
+                part = ids[start : start + self._chunk]
+                chunk = Chunk(session, part, last=start + len(part) == len(ids))
+                alone = partial(self.append, [chunk], check)
+                turn(len(part), alone, chunk if chunk.last and len(part) > 1 else None)
         except BaseException:
             del session.tokens[first:]
             raise
         session.has_logits = True
         self.counters.tokens_prefilled += len(ids)
+
+    def append(self, chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
+        """Computes chunks of different sessions in one pass and appends them.
+
+        Several must be the last ones of their prompts, have more than one token, and one
+        `batch_key`. The bits are those of one after the other where `packs_exactly`. On any error
+        no session has tokens more.
+        """
+        for chunk in chunks:
+            chunk.session.has_logits = chunk.session.has_logits and not chunk.last
+        if len(chunks) > 1:
+            self._append_packed(chunks, check, job)
+        else:
+            self._append(chunks[0], check, job)
+        for chunk in chunks:
+            chunk.session.tokens.extend(chunk.tokens.tolist())
 
     def decode(self, session: Session, token: int) -> None:
         """Appends one token; afterwards the session has the next logits."""
@@ -148,6 +167,19 @@ class Executor:
             lambda: (
                 cuts_exactly(self._device, self._backend, weights, hparams, self._kv_type)
                 and all(adapter_cuts_exactly(self._device, self._backend, it) for it in adapters)
+            )
+        )
+
+    def packs_exactly(self, weights: Weights, *adapters: Weights) -> bool:
+        """Whether prompts of several sessions in one pass have the bits of one after the other."""
+        n_vocab = self._architecture.n_vocab
+        return self._run(
+            lambda: (
+                packs_exactly(self._device, self._backend, weights, n_vocab)
+                and all(
+                    packs_exactly(self._device, self._backend, it, n_vocab, with_vectors=True)
+                    for it in adapters
+                )
             )
         )
 
@@ -220,28 +252,47 @@ class Executor:
         self._drop_prefill_graphs()
         if self._prefill_inputs is not None:
             self._prefill_inputs.close()
+        if self._packed_inputs is not None:
+            self._packed_inputs.close()
         self._batch_memory.close()
         self._decode_memory.close()
         self._prefill_memory.close()
         self._backend.close()
 
-    def _append(
-        self,
-        session: Session,
-        chunk: np.ndarray,
-        last: bool,
-        check: Callable[[], None],
-        job: Job,
-    ) -> None:
-        if len(chunk) == 1:
-            self._run(lambda: self._decode(session, int(chunk[0])))
-        else:
-            with self._prefilling:
-                graph = self._prefill_graph(session, chunk, last)
-                graph.inputs.buffer.flush()
-                memory = session.binding
-                compute_parts(self._backend, graph, graph.cuts, check, job, memory)
-                session.fetch(session.n_tokens, len(chunk), with_logits=last)
+    def _append(self, chunk: Chunk, check: Callable[[], None], job: Job) -> None:
+        session, tokens = chunk.session, chunk.tokens
+        if len(tokens) == 1:
+            self._run(lambda: self._decode(session, int(tokens[0])))
+            return
+        with self._prefilling:
+            graph = self._prefill_graph(session, tokens, chunk.last)
+            graph.inputs.buffer.flush()
+            compute_parts(self._backend, graph, graph.cuts, check, job, session.binding)
+            session.fetch(session.n_tokens, len(tokens), with_logits=chunk.last)
+
+    def _append_packed(self, chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
+        places = Places(self._architecture.hparams, chunks)
+        memories = dict.fromkeys(chunk.session.binding for chunk in chunks)
+        with self._prefilling:
+            with self._packed(places) as graph:
+                compute_parts(self._backend, graph, graph.cuts, check, job, *memories)
+            for chunk in chunks:
+                chunk.session.fetch(chunk.session.n_tokens, len(chunk.tokens), with_logits=True)
+
+    def _packed(self, places: Places) -> Packed:
+        inputs = self._packed_inputs
+        if inputs is None or inputs.nbytes < places.nbytes:
+            if inputs is not None:
+                inputs.close()
+            self._packed_inputs = None  # where there is no memory for a larger one
+            inputs = self._packed_inputs = self._device.allocate_inputs(places.nbytes)
+        graph = Packed(self._device, self._architecture.hparams, places, inputs)
+        graph.place_logits(self._architecture.build(graph))
+        self._require_kernels(graph, "packed")
+        self._prefill_memory.allocate(graph)
+        graph.changed()
+        self.counters.graphs_built += 1
+        return graph
 
     def _decode(self, session: Session, token: int) -> None:
         position = session.n_tokens

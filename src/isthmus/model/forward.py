@@ -2,7 +2,8 @@
 
 A `Pass` is a graph that knows its inputs and where the KV cache lies: an architecture says only
 *what* is computed, not *where*. A `Forward` is one over several tokens of a session, a
-`Batch` (batch.py) one over a token each of several sessions.
+`Batch` (batch.py) one over a token each of several sessions, a `Packed` (packed.py) one over
+several tokens each of several sessions.
 """
 
 from __future__ import annotations
@@ -161,6 +162,13 @@ class Pass(Graph, ABC):
         """matrix · x, of one of an adapter's."""
         return self.matmul(matrix, x)
 
+    def cached_heads(self, session: Session, cache: int, n_kv: int) -> int:
+        """[head_dim, n_kv, n_head_kv]: a session's keys or values as attention wants them, by a
+        view of the first rows of a layer's cache."""
+        h, strides = self.hparams, self.describe(cache).nb
+        head_nbytes = self.library.ggml_row_size(session.layout.dtype, h.head_dim)
+        return self.view_3d(cache, (h.head_dim, n_kv, h.n_head_kv), (strides[1], head_nbytes), 0)
+
     @abstractmethod
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         """Writes k and v to the cache, then attention of q over it: [n_embd_q, n].
@@ -216,8 +224,8 @@ class Forward(Pass):
         self.expand(self.set_rows(cache.v[layer], v, self.rows))
         seen = self.flash_attention(
             self.swap_1_2(q),
-            self._cached_heads(cache.k[layer]),
-            self._cached_heads(cache.v[layer]),
+            self._seen_of(cache.k[layer]),
+            self._seen_of(cache.v[layer]),
             self._masks[scores.windowed].tensor,
             scores.scale,
             scores.soft_cap,
@@ -270,11 +278,7 @@ class Forward(Pass):
         for mask in self.inputs.masks:
             mask.extend(position)
 
-    def _cached_heads(self, cache: int) -> int:
-        """[head_dim, n_kv, n_head_kv]: the cache as attention wants it; no element moves."""
-        h, strides = self.hparams, self.describe(cache).nb
-        head_nbytes = self.library.ggml_row_size(self.session.layout.dtype, h.head_dim)
-        shape = (h.head_dim, self.n_kv, h.n_head_kv)
-        view = self.view_3d(cache, shape, (strides[1], head_nbytes), 0)
+    def _seen_of(self, cache: int) -> int:
+        view = self.cached_heads(self.session, cache, self.n_kv)
         self._caches.append(view)
         return view

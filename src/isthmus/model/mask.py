@@ -58,10 +58,7 @@ class Mask:
         """Lets each of `n` tokens see what it may."""
         if n > 1 and self._pattern is not None:
             return  # the graph cuts it out itself
-        rows = self._elements[: n * n_kv].reshape(n, n_kv)
-        rows[:] = MASKED
-        for row, position in enumerate(range(first, first + n)):
-            rows[row, first_seen(position, self._window) : position + 1] = 0
+        show(self._elements[: n * n_kv].reshape(n, n_kv), first, self._window)
         self._push(0, n * n_kv)
 
     def extend(self, position: int) -> None:
@@ -120,10 +117,7 @@ class CausalPattern:
         self._shape = (self.width, n_tokens)
         self.buffer = device.allocate_inputs(2 * self.width * n_tokens)
         rows = np.frombuffer(self.buffer.stage, np.float16).reshape(n_tokens, self.width)
-        rows[:] = MASKED
-        for i in range(n_tokens):
-            last = self.origin + i
-            rows[i, first_seen(last, window) : last + 1] = 0
+        show(rows, self.origin, window)
         self.buffer.push(0, rows.nbytes)
 
     def cut(self, graph: Graph, first: int, n_kv: int, n: int) -> int:
@@ -139,6 +133,13 @@ class CausalPattern:
     def close(self) -> None:
         """Frees the memory."""
         self.buffer.close()
+
+
+def show(mask: np.ndarray, first: int, window: int | None) -> None:
+    """Writes f16 [n_kv, n]: what tokens from position `first` on see, each up to its own row."""
+    mask[:] = MASKED
+    for row, position in zip(mask, range(first, first + len(mask)), strict=True):
+        row[first_seen(position, window) : position + 1] = 0
 
 
 def first_seen(position: int, window: int | None) -> int:

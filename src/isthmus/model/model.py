@@ -69,6 +69,7 @@ class Model:
         self._hashes = hashes or FileHashes()
         self._exact_batching: bool | None = None
         self._exact_cuts: bool | None = None
+        self._exact_packing: bool | None = None
         self._sessions: WeakSet[Session] = WeakSet()
         self._adapted: WeakSet[Model] = WeakSet()
         self._adapters: set[Adapter] = set()
@@ -146,6 +147,21 @@ class Model:
                 self.weights, *adapters
             )
         return self._exact_cuts
+
+    @property
+    def exact_packing(self) -> bool:
+        """Whether a prompt in one pass with others has the bits of one alone here: tried out."""
+        if self._exact_packing is None:
+            adapters = (it.adapter.weights for it in self.adaptation.applied)
+            self._exact_packing = self.exact_batching and self.executor.packs_exactly(
+                self.weights, *adapters
+            )
+        return self._exact_packing
+
+    @property
+    def packs(self) -> bool:
+        """Whether prompts of several sessions run as one pass: see `ModelSettings.exact`."""
+        return self.executor.can_batch and (not self.settings.exact or self.exact_packing)
 
     @property
     def batches(self) -> bool:

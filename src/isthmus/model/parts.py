@@ -1,4 +1,4 @@
-"""A long graph, computed in parts, between two of which the device's thread serves others."""
+"""Prompts in chunks: whose turn it is to compute one, and the parts between which others decode."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from isthmus.device.base import Backend
 from isthmus.device.buffer import Binding
 from isthmus.device.graph import Graph, GraphParts
+
+if TYPE_CHECKING:
+    from isthmus.model.session import Session
 
 JOB_S = 0.1
 """Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
@@ -17,17 +25,34 @@ a decode step of all others at each of its layers."""
 
 Job = Callable[[], AbstractContextManager[float]]
 """Entered at the begin of each job of a chunk; gives how many seconds that is to last."""
-Turn = Callable[[int], AbstractContextManager[Job]]
-"""(n_tokens) -> the turn in which a chunk of so many tokens is computed; entering it may wait."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one session appends in a pass of prefill: tokens, of which each sees those before it."""
+
+    session: Session
+    tokens: npt.NDArray[np.int32]
+    last: bool
+    """Whether the prompt ends with it: the session has the logits after its last token then."""
+
+
+class Turn(Protocol):
+    """Sees to it that a chunk is computed: waits, and calls `alone` or has it done with others."""
+
+    def __call__(
+        self, n_tokens: int, alone: Callable[[Job], None], chunk: Chunk | None = None, /
+    ) -> None:
+        """`chunk` is given where it may be computed with those of other sessions."""
 
 
 def nothing() -> None:
     """The check of whoever is never to stop."""
 
 
-def at_once(_n_tokens: int) -> AbstractContextManager[Job]:
+def at_once(_n_tokens: int, alone: Callable[[Job], None], _chunk: Chunk | None = None, /) -> None:
     """The turn of whoever need not wait for others."""
-    return nullcontext(lambda: nullcontext(JOB_S))
+    alone(lambda: nullcontext(JOB_S))
 
 
 def compute_parts(

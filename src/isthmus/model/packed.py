@@ -1,0 +1,188 @@
+"""One pass over prompts of several sessions, each in a sandbox of its own.
+
+The weights are read once for all of them: short prompts one by one are as slow as long ones are
+only where there is no memory to wait for. Attention runs for each session over its own tokens and
+its own KV cache, by the kernel that it would have alone; products have more columns than alone, and
+where that changes no bit (`pack_probe.py`), neither does the pass.
+
+::
+
+    inputs │ tokens, positions i32 [n] │ cache rows i64 [n] │ last columns i32 [sessions]
+           │ zero i64 [1] │ masks f16 [n_kv, n] of each session, 1 or 2 │ seen f32 [n_embd_q, n]
+                                results of attention, side by side: one product takes them ▲
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import InputBuffer
+from isthmus.model.forward import Pass, Scores
+from isthmus.model.hparams import Hparams
+from isthmus.model.kv_cache import rows_read
+from isthmus.model.mask import show
+from isthmus.model.parts import Chunk
+from isthmus.native._ggml import GgmlType
+from isthmus.units import DeviceAddr, align_up
+
+_ALIGNMENT = 256
+_MASKS = 5
+"""The first mask's number among the inputs."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The columns of one session."""
+
+    chunk: Chunk
+    first: int
+    """Its first column."""
+    n_kv: int
+
+    @property
+    def n(self) -> int:
+        return len(self.chunk.tokens)
+
+    @property
+    def positions(self) -> np.ndarray:
+        n_before = self.chunk.session.n_tokens
+        return np.arange(n_before, n_before + self.n)
+
+
+class Places:
+    """Where each input of a pass over these chunks lies; see the module."""
+
+    def __init__(self, h: Hparams, chunks: Sequence[Chunk]) -> None:
+        sizes = [len(it.tokens) for it in chunks]
+        self.parts = [
+            _Part(it, end - size, rows_read(it.session.n_ctx, it.session.n_tokens + size))
+            for it, size, end in zip(chunks, sizes, accumulate(sizes), strict=True)
+        ]
+        self.n = n = sum(sizes)
+        self.windows = [None, h.window_tokens] if h.window else [None]
+        """Of each mask: the rows that a token sees, its own among them."""
+        masks = [2 * part.n * part.n_kv for _ in self.windows for part in self.parts]
+        self.offsets = [0]
+        for size in (4 * n, 4 * n, 8 * n, 4 * len(chunks), 8, *masks, 4 * n * h.n_embd_q):
+            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+
+    @property
+    def nbytes(self) -> int:
+        """All of them."""
+        return self.offsets[-1]
+
+    def masks(self) -> Iterator[tuple[int, _Part, int | None]]:
+        """Each mask's number among the inputs, whose it is, and the rows that a token sees."""
+        index = _MASKS
+        for window in self.windows:
+            for part in self.parts:
+                yield index, part, window
+                index += 1
+
+
+class Packed(Pass):
+    """The graph of one pass, and what it computes from; used once.
+
+    `inputs` has at least `places.nbytes` bytes, which no guest can reach.
+    """
+
+    def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
+        n_parts, n = len(places.parts), places.n
+        n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 8 * n_parts + 64
+        super().__init__(device.library, h, n, n_ctx, n_nodes)
+        self._places, self._inputs = places, inputs
+        self.cuts: list[int] = []
+        """Where attention of each layer begins, in nodes: it is computed in such parts."""
+        self.tokens = self._place(GgmlType.I32, 0, 0, n)
+        self.positions = self._place(GgmlType.I32, 1, 0, n)
+        self._rows = [self._place(GgmlType.I64, 2, 8 * it.first, it.n) for it in places.parts]
+        self._last = self._place(GgmlType.I32, 3, 0, n_parts)
+        self._zero = self._place(GgmlType.I64, 4, 0, 1)
+        self._masks = [
+            self._place(GgmlType.F16, index, 0, part.n_kv, part.n)
+            for index, part, _ in places.masks()
+        ]
+        self._seen = self._place(GgmlType.F32, -2, 0, h.n_embd_q, n)
+        self._write()
+
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        parts = self._places.parts
+        self.cuts.append(self.n_nodes)
+        for tensor in (q, v, k):
+            self.expand(tensor)
+        k = self.flat_heads(k)
+        for part, rows in zip(parts, self._rows, strict=True):
+            cache = part.chunk.session.cache
+            self.expand(self.set_rows(cache.k[layer], self._columns(k, part), rows))
+            self.expand(self.set_rows(cache.v[layer], self._columns(v, part), rows))
+        first = len(parts) if scores.windowed else 0
+        for part, mask in zip(parts, self._masks[first : first + len(parts)], strict=True):
+            self._attend_part(layer, part, q, mask, scores)
+        return self._seen
+
+    def select_outputs(self, x: int) -> int:
+        return self.get_rows(x, self._last)
+
+    def place_logits(self, logits: int) -> None:
+        """Has the device write each column to where it belongs, in its guest's memory."""
+        width = self.describe(logits).nb[1]
+        for i, part in enumerate(self._places.parts):
+            session = part.chunk.session
+            n_vocab = session.layout.n_vocab
+            place = self.tensor(GgmlType.F32, n_vocab)
+            session.binding.place(place, session.base)
+            column = self.view_2d(logits, (n_vocab, 1), width, i * width)
+            self.output(self.set_rows(place, column, self._zero))
+
+    def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
+        """Attention of one session's columns, written beside that of the others."""
+        h, session = self.hparams, part.chunk.session
+        _, head, column, _ = self.describe(q).nb
+        shape = (h.head_dim, h.n_head, part.n)
+        seen = self.flash_attention(
+            self.swap_1_2(self.view_3d(q, shape, (head, column), part.first * column)),
+            self.cached_heads(session, session.cache.k[layer], part.n_kv),
+            self.cached_heads(session, session.cache.v[layer], part.n_kv),
+            mask,
+            scores.scale,
+            scores.soft_cap,
+        )
+        self._inputs.place(seen, self._address(-2, 4 * h.n_embd_q * part.first))
+        self.expand(seen)
+
+    def _columns(self, x: int, part: _Part) -> int:
+        """[ne0, n]: those of one session."""
+        width = self.describe(x).nb[1]
+        return self.view_2d(x, (self.describe(x).ne[0], part.n), width, part.first * width)
+
+    def _address(self, index: int, offset: int) -> DeviceAddr:
+        return DeviceAddr(self._inputs.base + self._places.offsets[index] + offset)
+
+    def _place(self, dtype: GgmlType, index: int, offset: int, *ne: int) -> int:
+        tensor = self.tensor(dtype, *ne)
+        self._inputs.place(tensor, self._address(index, offset))
+        return tensor
+
+    def _write(self) -> None:
+        places, n = self._places, self.n
+        positions = np.concatenate([part.positions for part in places.parts])
+        tokens = np.concatenate([part.chunk.tokens for part in places.parts])
+        self._input(0, np.int32, n)[:] = tokens
+        self._input(1, np.int32, n)[:] = positions
+        self._input(2, np.int64, n)[:] = positions
+        last = [part.first + part.n - 1 for part in places.parts]
+        self._input(3, np.int32, len(last))[:] = last
+        self._input(4, np.int64, 1)[:] = 0
+        for index, part, window in places.masks():
+            rows = self._input(index, np.float16, part.n * part.n_kv).reshape(part.n, part.n_kv)
+            show(rows, part.chunk.session.n_tokens, window)
+        self._inputs.push(0, places.offsets[-2])
+
+    def _input(self, index: int, dtype: type, count: int) -> np.ndarray:
+        return np.frombuffer(self._inputs.stage, dtype, count, self._places.offsets[index])
