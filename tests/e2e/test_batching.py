@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from isthmus.actor import steps
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
 from isthmus.model.batch import Row
+from isthmus.model.parts import Chunk, Job
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
 
@@ -77,6 +78,65 @@ def test_some_end_and_some_come_later(shared: Runtime, model: Model) -> None:
         with spawn(shared, model, 30 + i) as alone:
             alone.send(f"sequence {10 + 25 * i}")
             assert digest(alone) == digest(actor)
+        actor.close()
+
+
+def test_prompts_together_as_alone(
+    shared: Runtime, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is in one pass with those that wait, and nobody can tell from what it then has."""
+    assert model.exact_packing
+    passes: list[int] = []
+    append = model.executor.append
+
+    def note(chunks: Sequence[Chunk], *given: object) -> None:
+        passes.append(len(chunks))
+        append(chunks, *given)  # type: ignore[arg-type]
+
+    lengths = [20 + 17 * i for i in range(8)]
+    actors = [spawn(shared, model, 5 + i) for i in range(8)]
+    monkeypatch.setattr(model.executor, "append", note)
+    streams = [actor.stream(f"prefill {n} 3") for actor, n in zip(actors, lengths, strict=True)]
+    answers = ["".join(stream) or stream.reply.text for stream in streams]
+    assert max(passes) > 1
+    for i, (actor, n, answer) in enumerate(zip(actors, lengths, answers, strict=True)):
+        with spawn(shared, model, 5 + i) as alone:
+            assert alone.send(f"prefill {n} 3").text == answer
+            assert alone.send("sequence 5").text == actor.send("sequence 5").text
+            assert digest(alone) == digest(actor)
+        actor.close()
+
+
+def test_whoever_leaves_a_pass_leaves_the_others_theirs(
+    shared: Runtime, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deadline ends one prompt of a pass that is under way: the others are as if alone."""
+    append, passes = model.executor.append, []
+
+    def slowly(chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
+        passes.append([chunk.session for chunk in chunks])
+        if len(passes) == 1:
+            all_wait.wait()
+        elif len(chunks) > 1:
+            time.sleep(0.8)
+        append(chunks, check, job)
+
+    actors, all_wait = [spawn(shared, model, 5 + i) for i in range(5)], threading.Event()
+    leaver = actors[4].sessions[0]
+    monkeypatch.setattr(model.executor, "append", slowly)
+    streams = [actor.stream("prefill 30 3") for actor in actors[:4]]
+    late = actors[4].stream("prefill 30 3", deadline_s=0.6)
+    time.sleep(0.2)
+    all_wait.set()
+    with pytest.raises(DeadlineExceeded):
+        list(late)
+    for i, (actor, stream) in enumerate(zip(actors[:4], streams, strict=True)):
+        list(stream)
+        with spawn(shared, model, 5 + i) as alone:
+            assert alone.send("prefill 30 3").text == stream.reply.text
+            assert digest(alone) == digest(actor)
+    assert any(leaver in each and len(each) > 1 for each in passes)
+    for actor in actors:
         actor.close()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import gguf
@@ -22,11 +22,12 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.batch import Step
+from isthmus.model.parts import JOB_S, Chunk, nothing
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_exactness import opened, random_tokens
-from tests.tiny_gguf import RECIPES, TinyModel
+from tests.tiny_gguf import RECIPES, TinyLlama, TinyModel
 
 CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
     "llama, experts": TinyModel(experts=True, quantisation="Q8_0"),
@@ -503,3 +504,44 @@ def test_what_does_not_fit_is_refused_with_its_reason(
     path = case.write(tmp_path / "x.gguf")
     with pytest.raises(kind, match=reason):
         Model(device, path, ModelSettings())
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "llama, experts"])
+def test_prompts_in_one_pass_have_the_bits_of_each_alone(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    with several(device, files[name], 8) as (model, sessions):
+        assert model.exact_packing
+        together, alone = sessions[:4], sessions[4:]
+        lengths = (2, 70, 31, 100)  # attention has a kernel for 64 and more
+        rounds = [[random_tokens(n, model.n_vocab, seed=i + n) for n in lengths] for i in range(4)]
+        for prompts in rounds:  # a window moves, and more rows of the cache are read
+            pairs = [*zip(together, alone, prompts, strict=True)]
+            for _, one, prompt in pairs:
+                model.prefill(one, prompt)
+            chunks = [Chunk(it, np.array(prompt, np.int32), last=True) for it, _, prompt in pairs]
+            model.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+            for one, other, prompt in pairs:
+                assert one.tokens == other.tokens
+                assert one.logits.tobytes() == other.logits.tobytes()
+                for session in (one, other):
+                    model.decode(session, prompt[0])
+                assert one.logits.tobytes() == other.logits.tobytes()
+
+
+def test_prompts_in_one_pass_near_each_alone_where_bits_change(
+    device: Device, tmp_path: Path
+) -> None:
+    path = TinyLlama(quantisation="F16", n_embd=256, n_ff=512).write(tmp_path / "f16.gguf")
+    with several(device, path, 6, ModelSettings(exact=False)) as (model, sessions):
+        assert model.packs
+        assert not model.exact_packing
+        prompts = [random_tokens(n, model.n_vocab, seed=n) for n in (40, 80, 20)]
+        chunks = [
+            Chunk(session, np.array(prompt, np.int32), last=True)
+            for session, prompt in zip(sessions[:3], prompts, strict=True)
+        ]
+        model.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+        for one, other, prompt in zip(sessions[:3], sessions[3:], prompts, strict=True):
+            model.prefill(other, prompt)
+            assert np.allclose(one.logits, other.logits, atol=0.1)
