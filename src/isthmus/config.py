@@ -228,7 +228,7 @@ class ModelSettings:
     repack: bool = False
     """Copy weights into the order that the processor's fastest kernels want, if there is one."""
     exact: bool = True
-    """Decode agents together only where that does not change a bit of what each would get alone."""
+    """Compute agents together only where that changes no bit of what each would get alone."""
 
     def __post_init__(self) -> None:
         _require(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from isthmus.memory import Region
 from isthmus.model import Model
 from isthmus.model.architectures import architectures
 from isthmus.model.hparams import Pooling
-from isthmus.model.parts import Job
+from isthmus.model.parts import Chunk, Job
 from isthmus.units import MIB, HostAddr
 from tests.model.bert_reference import embed as reference_embed
 from tests.model.bert_reference import read_gguf
@@ -174,8 +174,8 @@ def test_parts_are_the_whole_and_a_stopped_pass_leaves_the_next_one_alone(model:
         if n_checks == stop_at:
             raise Cancelled("enough")
 
-    def part_by_part(_n: int) -> nullcontext[Job]:
-        return nullcontext(lambda: nullcontext(0.0))
+    def part_by_part(_n: int, alone: Callable[[Job], None], _chunk: Chunk | None = None, /) -> None:
+        alone(lambda: nullcontext(0.0))
 
     with Region.reserve(MIB, nbytes=MIB) as region, model.device.bind(region) as binding:
         place = HostAddr(region.base + 4096)

@@ -5,7 +5,7 @@
     actor's thread ── decode ───► queue of its model ──┐
     actor's thread ── decode ───► queue of its model ──┼─► one pass for all, at the device's thread
     actor's thread ── decode ───► queue of its model ──┘        ▲ in turns
-    actor's thread ── prefill ──► one chunk at a time ── parts ─┘
+    actor's thread ── prefill ──► one pass at a time ── parts ──┘
 
 An actor blocks in its host call meanwhile. A batch begins as soon as everybody waits who was in the
 last one, or after a moment; who was missing once is not waited for again until it comes. So nobody
@@ -15,14 +15,15 @@ are as many rows of the batch.
 A prefill is computed in parts, about one layer of one chunk each. Between two jobs of some parts
 whoever decodes gets a token, so a long prompt costs the others one job for each token, no chunk.
 Where more prompts wait than actors decode, several are computed before the next token, up to half a
-second, so that many decode together. Where chunks and parts end depends on the request alone, never
-on who else is there.
+second, so that many decode together. Short prompts that wait are one pass. Where chunks end depends
+on the request alone, never on who else is there.
 
 Where more wait than fit, the one goes first that has used least for its weight (start-time fair
 queueing, Goyal et al. 1996): nobody starves, and twice the weight gets twice the tokens.
 
 Where batches would change bits (`Model.exact_batching`), each step runs alone, unless the model was
-loaded with `exact=False`; a step of several tokens is then several steps.
+loaded with `exact=False`; a step of several tokens is then several steps. So do prompts
+(`Model.exact_packing`).
 """
 
 from __future__ import annotations
