@@ -22,6 +22,14 @@ FLAGS = (
 )
 
 
+@pytest.fixture
+def server(smollm2: Path, tmp_path: Path) -> Iterator[Serving]:
+    """One for each test: the page opens the first agent that there is."""
+    serving = Serving(tmp_path / "data", "--model", f"smollm2={smollm2}")
+    yield serving
+    assert serving.stop() == 0
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
