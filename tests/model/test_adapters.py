@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.adapter import MOST_ADAPTERS
 from isthmus.model.batch import Step
+from isthmus.model.parts import JOB_S, Chunk, nothing
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
 
@@ -121,6 +122,31 @@ def test_two_at_once_rank_1_no_alpha_and_scale_0(device: Device, tmp_path: Path)
             rival.prefill(prompt)
             assert bits(session) == rival.logits.tobytes()
             assert bits(off) == bits(plain)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3", "qwen2moe"])
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_prompts_in_one_pass_have_the_bits_of_each_alone(
+    name: str, kind: type, device: Device, tmp_path: Path
+) -> None:
+    """Behind the last attention a session has one column: adapters multiply it as if alone."""
+    base = BASES[name]
+    path = base.write(tmp_path / "model.gguf")
+    lora = TinyLora(base, kind=kind, rank=16).write(tmp_path / "lora.gguf")
+    with loaded(device, path) as model:
+        adapted = model.adapted({model.load_adapter(lora): 1.0})
+        assert adapted.exact_packing
+        with sessions(device, [adapted] * 12) as both:
+            for seed in range(4):
+                prompts = [random_tokens(n, seed) for n in (2, 40, 60, 9, 31, 5)]
+                chunks = [
+                    Chunk(session, np.array(prompt, np.int32), last=True)
+                    for session, prompt in zip(both[:6], prompts, strict=True)
+                ]
+                adapted.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+                for session, prompt in zip(both[6:], prompts, strict=True):
+                    adapted.prefill(session, prompt)
+                assert [bits(it) for it in both[:6]] == [bits(it) for it in both[6:]]
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "qwen3moe"])

@@ -9,6 +9,8 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import numpy as np
@@ -22,6 +24,7 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.batch import Step
+from isthmus.model.forward import Pass
 from isthmus.model.parts import JOB_S, Chunk, nothing
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
@@ -545,3 +548,33 @@ def test_prompts_in_one_pass_near_each_alone_where_bits_change(
         for one, other, prompt in zip(sessions[:3], sessions[3:], prompts, strict=True):
             model.prefill(other, prompt)
             assert np.allclose(one.logits, other.logits, atol=0.1)
+
+
+@pytest.mark.parametrize("part", ["route", "separately"])
+def test_what_is_not_quantised_is_multiplied_as_alone_behind_the_last_attention(
+    part: str, device: Device, tmp_path: Path
+) -> None:
+    """By a model that is nothing else: what follows in others mostly rounds a last bit away."""
+    path = TinyLlama(quantisation="F32", n_embd=256, n_ff=512, tied=False).write(
+        tmp_path / "m.gguf"
+    )
+    with several(device, path, 12) as (model, sessions):
+        embd, output = model.weights.used("token_embd.weight"), model.weights.used("output.weight")
+
+        def build(graph: Pass) -> int:
+            x = graph.select_outputs(graph.get_rows(embd, graph.tokens))
+            return int(getattr(graph, part)(output, x))
+
+        executor: Any = model.executor
+        executor._architecture = SimpleNamespace(hparams=model.hparams, build=build)
+        prompts = [random_tokens(3 + i, model.n_vocab, seed=i) for i in range(6)]
+        chunks = [
+            Chunk(session, np.array(prompt, np.int32), last=True)
+            for session, prompt in zip(sessions[:6], prompts, strict=True)
+        ]
+        executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+        for session, prompt in zip(sessions[6:], prompts, strict=True):
+            model.prefill(session, prompt)
+        for one, other in zip(sessions[:6], sessions[6:], strict=True):
+            assert one.logits.std() > 0
+            assert one.logits.tobytes() == other.logits.tobytes()

@@ -16,7 +16,7 @@ from isthmus.actor.steps import Steps
 from isthmus.actor.turns import Turns
 from isthmus.config import DeviceSettings
 from isthmus.device import Device, open_device
-from isthmus.errors import Cancelled, DeviceFailed
+from isthmus.errors import Cancelled, DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics
 from isthmus.model.pack_probe import MOST
 from isthmus.model.parts import Chunk, Job
@@ -186,6 +186,23 @@ def test_a_device_that_fails_is_asked_for_each_one(device: Device) -> None:
     assert "isthmus_batches_retried_total 1.0" in crowd.metrics.render()
 
 
+def test_a_device_without_the_kernels_is_asked_once(device: Device) -> None:
+    asked: list[str] = []
+
+    def refuse(names: str) -> None:
+        asked.append(names)
+        if len(names) > 1:
+            raise ModelUnsupported("no kernel")
+
+    crowd = Crowd(device)
+    crowd.during = refuse
+    for name in "abcdef":
+        crowd.add(name, MOST // 3)
+    assert sorted(crowd.go()) == [*"abcdef"]
+    assert len(asked) == 7  # "abc" once, and each
+    assert not crowd.errors
+
+
 def test_who_leaves_stays_while_its_memory_is_written(device: Device) -> None:
     """The pass is given up, once, and the others are computed by themselves."""
     inside, left = threading.Event(), threading.Event()
@@ -207,7 +224,8 @@ def test_who_leaves_stays_while_its_memory_is_written(device: Device) -> None:
     left.set()
     assert crowd.go() == ["a", "c"]
     assert {name: type(error) for name, error in crowd.errors.items()} == {"b": Cancelled}
-    assert crowd.used("a") == crowd.used("c") == 20.0  # nobody pays twice
+    assert crowd.used("a") == crowd.used("c") == 20.0
+    assert crowd.used("b") == 60.0  # it pays for all that was in vain
 
 
 def test_the_one_that_computes_may_end_as_well(device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from itertools import pairwise
 
 from isthmus.actor.claimant import Claimant, Shares
 from isthmus.actor.steps import MOST, Steps
-from isthmus.errors import DeviceFailed
+from isthmus.errors import ModelUnsupported
 from isthmus.metrics import Metrics, ModelMetrics
 from isthmus.model import Model
 from isthmus.model.pack_probe import MOST as MOST_PACKED
 from isthmus.model.parts import Chunk, Job
+
+_log = logging.getLogger("isthmus")
 
 
 class _Prompt:
@@ -34,6 +37,8 @@ class _Prompt:
         self.chunk = chunk
         """None where it is not to be computed with others, or no longer."""
         self.since = time.perf_counter()
+        self.begun: float | None = None
+        """When its pass began."""
         self.taken = False
         """Whether another's pass computes it: its session's memory is written meanwhile."""
         self.unwanted = False
@@ -52,8 +57,8 @@ class Turns:
 
     It is over one chunk, or over the last chunks of several prompts, `MOST_PACKED` tokens at most,
     where that changes no bit: the first of them computes it for those that wait. A pass that fails
-    or that one of them leaves is given up, and each is computed by itself: nobody can have others
-    computed twice more than once a chunk.
+    or that one of them leaves is given up, and each is computed by itself: nobody can have a chunk
+    of others computed more than twice.
 
     Between two jobs of a pass the others decode, unless several short prompts come first.
     """
@@ -72,6 +77,8 @@ class Turns:
         self._token_s: float | None = None
         """What a token of the last pass took."""
         self._shares = Shares()
+        self._has_kernels = True
+        """Whether the device could compute several prompts in one pass, so far as is known."""
 
     def run(
         self,
@@ -99,8 +106,6 @@ class Turns:
                     self._wait(prompt)
         finally:
             self._leave(prompt)
-        if prompt.following is not None:
-            prompt.following.claimant.interrupt()
 
     def _leads(self, prompt: _Prompt) -> bool:
         """Whether it is this prompt's turn."""
@@ -121,8 +126,10 @@ class Turns:
 
     def _compute(self, prompt: _Prompt) -> None:
         """Its turn: one pass over it, and over those that can go along."""
-        start, self._job_s = time.perf_counter(), 0.0
         together = self._take_along(prompt)
+        start, self._job_s = time.perf_counter(), 0.0
+        for it in together:
+            it.begun = start
         try:
             if len(together) == 1:
                 prompt.alone(self._job)
@@ -133,18 +140,16 @@ class Turns:
         except BaseException as error:
             if len(together) == 1:
                 raise
-            if isinstance(error, DeviceFailed):
-                self._retried.inc()
-            self._part(together)
+            self._part(together, error)
         else:
             self._end(together)
-        self._metrics.prefill.observe(time.perf_counter() - start)
-        for it in together:
-            self._metrics.prefill_wait.observe(start - it.since)
+        finally:
+            self._metrics.prefill.observe(time.perf_counter() - start)
 
     def _take_along(self, prompt: _Prompt) -> list[_Prompt]:
         """The prompt whose turn it is, and as many others as fit, who has used least first."""
-        packs = prompt.chunk is not None and bool(self._waiting) and self._model.packs
+        packs = self._has_kernels and prompt.chunk is not None and bool(self._waiting)
+        packs = packs and self._model.packs
         with self._lock:
             together = [prompt]
             if packs:
@@ -179,13 +184,20 @@ class Turns:
         for it in together:
             it.done = True
 
-    def _part(self, together: list[_Prompt]) -> None:
-        """The pass failed: each is computed by itself, and pays for that only."""
+    def _part(self, together: list[_Prompt], error: BaseException) -> None:
+        """The pass failed: each is computed by itself. Whoever left pays for all of it."""
+        if not isinstance(error, _Unwanted):
+            _log.warning("a pass over %d prompts failed, each goes alone: %s", len(together), error)
+            self._retried.inc()
+        if isinstance(error, ModelUnsupported):
+            self._has_kernels = False
+        n_tokens = sum(it.n_tokens for it in together)
         with self._lock:
             self._pass = together[:1]
             self._waiting += together[1:]
             for it in together:
-                self._shares.charge(it.claimant, -it.n_tokens)
+                owes = n_tokens if it.unwanted else 0
+                self._shares.charge(it.claimant, owes - it.n_tokens)
                 it.chunk, it.taken = None, False
         for it in together[1:]:
             it.claimant.interrupt()
@@ -216,6 +228,10 @@ class Turns:
             last = not self._pass
         if last:
             self._steps.let_go(early=True)
+        if prompt.begun is not None:
+            self._metrics.prefill_wait.observe(prompt.begun - prompt.since)
+        if prompt.following is not None:
+            prompt.following.claimant.interrupt()
 
     def _pass_on(self) -> None:
         """Under the lock."""
@@ -229,6 +245,9 @@ class Turns:
 
 def _require_wanted(together: list[_Prompt]) -> None:
     """Called by the one that computes; raises where any of them is to end."""
-    together[0].claimant.check()
+    try:
+        together[0].claimant.check()
+    except BaseException:
+        together[0].unwanted = True
     if any(it.unwanted for it in together):
         raise _Unwanted

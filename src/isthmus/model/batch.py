@@ -29,7 +29,6 @@ New keys and values, and at the end the logits, are written into the guests' mem
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -242,17 +241,10 @@ class Batch(Pass):
         return self._seen
 
     def route(self, router: int, x: int) -> int:
-        """Column by column: products of several with what is not quantised have other bits."""
-        n_in, width = self.describe(x).ne[0], self.describe(x).nb[1]
-        columns = [self.view_2d(x, (n_in, 1), width, row * width) for row in range(self.n)]
-        products = [self.matmul(router, column) for column in columns]
-        return functools.reduce(self.join_columns, products)
+        return self.matmul_each(router, x)
 
     def separately(self, matrix: int, x: int) -> int:
-        """Each column as a matrix of its own: most adapters are F16 or F32, as routers are."""
-        n_in, n = self.describe(x).ne[0], self.columns_of(x)
-        product = self.matmul(matrix, self.reshape(x, n_in, 1, n))
-        return self.reshape(product, self.describe(product).ne[0], n)
+        return self.matmul_apart(matrix, x)
 
     def select_outputs(self, x: int) -> int:
         return x

@@ -8,6 +8,7 @@ several tokens each of several sessions.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -153,6 +154,21 @@ class Pass(Graph, ABC):
     def route(self, router: int, x: int) -> int:
         """router · x, of a small matrix that decides and is not quantised."""
         return self.matmul(router, x)
+
+    def matmul_each(self, matrix: int, x: int) -> int:
+        """matrix · x, column by column: as many products, whose bits are those of single ones."""
+        n_in, width = self.describe(x).ne[0], self.describe(x).nb[1]
+        numbers = range(self.columns_of(x))
+        columns = [self.view_2d(x, (n_in, 1), width, number * width) for number in numbers]
+        products = [self.matmul(matrix, column) for column in columns]
+        return functools.reduce(self.join_columns, products)
+
+    def matmul_apart(self, matrix: int, x: int) -> int:
+        """matrix · x in one product, of which each column is a matrix of its own: several that are
+        not quantised have other bits than single ones otherwise."""
+        n_in, n = self.describe(x).ne[0], self.columns_of(x)
+        product = self.matmul(matrix, self.reshape(x, n_in, 1, n))
+        return self.reshape(product, self.describe(product).ne[0], n)
 
     def low_rank(self, a: int, b: int, x: int) -> int:
         """b · (a · x), of an adapter's matrices."""

@@ -1,9 +1,10 @@
 """One pass over prompts of several sessions, each in a sandbox of its own.
 
-The weights are read once for all of them: short prompts one by one are as slow as long ones are
-only where there is no memory to wait for. Attention runs for each session over its own tokens and
-its own KV cache, by the kernel that it would have alone; products have more columns than alone, and
-where that changes no bit (`pack_probe.py`), neither does the pass.
+The weights are read once for all of them, and a pass over a few tokens takes about as long as
+reading them. Attention runs for each session over its own tokens and its own KV cache, by the
+kernel that it would have alone. Products have more columns than alone, and where that changes no
+bit (`pack_probe.py`), neither does the pass; behind the last attention there is a column for each
+session, and what holds for a batch holds here.
 
 ::
 
@@ -94,7 +95,7 @@ class Packed(Pass):
     def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
         n_parts, n = len(places.parts), places.n
         n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
-        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 8 * n_parts + 64
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 12 * n_parts + 64
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         self._places, self._inputs = places, inputs
         self.cuts: list[int] = []
@@ -126,6 +127,12 @@ class Packed(Pass):
             self._attend_part(layer, part, q, mask, scores)
         return self._seen
 
+    def route(self, router: int, x: int) -> int:
+        return self.matmul(router, x) if self._is_whole(x) else self.matmul_each(router, x)
+
+    def separately(self, matrix: int, x: int) -> int:
+        return self.matmul(matrix, x) if self._is_whole(x) else self.matmul_apart(matrix, x)
+
     def select_outputs(self, x: int) -> int:
         return self.get_rows(x, self._last)
 
@@ -139,6 +146,11 @@ class Packed(Pass):
             session.binding.place(place, session.base)
             column = self.view_2d(logits, (n_vocab, 1), width, i * width)
             self.output(self.set_rows(place, column, self._zero))
+
+    def _is_whole(self, x: int) -> bool:
+        """Whether a matrix has a column for each token. Behind `select_outputs` there is one for
+        each session, and alone there would be a single one."""
+        return self.columns_of(x) == self.n
 
     def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
         """Attention of one session's columns, written beside that of the others."""

@@ -234,6 +234,7 @@ class Completer:
 
     def _spawn(self, parent: _Slot | None) -> _Slot:
         """A fork, or a fresh agent."""
+        _ = self.model.packs  # tried out now, and not when many ask for the first time
         if parent is not None:
             return _Slot(parent.actor.fork()[0])
         actor = self._runtime.spawn(
