@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from isthmus.errors import (
     SnapshotMismatch,
 )
 from isthmus.memory import Region
+from isthmus.model.parts import JOB_S, Chunk, nothing
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest
@@ -259,6 +261,32 @@ def test_alone_as_among_others(gpu: Runtime, model: Model) -> None:
         assert ("".join(stream) or stream.reply.text) == expected
     for actor in actors:
         actor.close()
+
+
+def test_prompts_in_one_pass_are_close_to_each_alone(gpu: Runtime, tmp_path: Path) -> None:
+    tiny = TinyLlama(with_tokenizer=True, quantisation="F32", head_dim=HEAD_DIM)
+    model = gpu.load_model(tiny.write(tmp_path / "f32.gguf"), exact=False)
+    if not model.packs:
+        pytest.skip("this device computes sessions one by one")
+    lengths = (2, 30, 70, 100)
+    prompts = [np.arange(n, dtype=np.int32) % 300 for n in lengths]
+    together, alone = ([spawn(gpu, model, 20) for _ in lengths] for _ in range(2))
+    copied = gpu.device.counters.bytes_copied
+    for _ in range(3):
+        chunks = [
+            Chunk(actor.sessions[0], prompt, last=True)
+            for actor, prompt in zip(together, prompts, strict=True)
+        ]
+        model.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+        for actor, prompt in zip(alone, prompts, strict=True):
+            model.prefill(actor.sessions[0], prompt.tolist())
+        for one, other in zip(together, alone, strict=True):
+            assert np.abs(logits(one) - logits(other)).max() < 0.02 * logits(other).std()
+            assert np.isfinite(logits(one)).all()
+    assert gpu.device.counters.bytes_copied == copied
+    for actor in (*together, *alone):
+        actor.close()
+    model.close()
 
 
 def test_forked_and_restored_exactly(gpu: Runtime, model: Model, tmp_path: Path) -> None:
