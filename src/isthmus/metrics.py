@@ -62,7 +62,10 @@ class Metrics:
             "decode_seconds", "Computing one decode step of all its sequences", _SECONDS, "model"
         )
         self._chunk = histogram(
-            "prefill_seconds", "Computing one chunk of a prefill", _SECONDS, "model"
+            "prefill_seconds",
+            "Computing one chunk of a prompt, or several prompts at once",
+            _SECONDS,
+            "model",
         )
         self._wait = histogram(
             "queue_seconds",
@@ -91,7 +94,8 @@ class Metrics:
             "refused", "What was refused because all actors together have enough, by why", "why"
         )
         self.batches_retried = counter(
-            "batches_retried", "Batches that the device failed and that were computed one by one"
+            "batches_retried",
+            "Steps and prompts of several that the device failed, computed one by one then",
         )
         self.evictions = counter(
             "evictions", "Idle actors whose memory was saved to a file and given back"
