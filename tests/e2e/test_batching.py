@@ -87,16 +87,19 @@ def test_prompts_together_as_alone(
     """Each is in one pass with those that wait, and nobody can tell from what it then has."""
     assert model.exact_packing
     passes: list[int] = []
-    append = model.executor.append
+    append, all_wait = model.executor.append, threading.Event()
 
-    def note(chunks: Sequence[Chunk], *given: object) -> None:
+    def note(chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
         passes.append(len(chunks))
-        append(chunks, *given)  # type: ignore[arg-type]
+        assert all_wait.wait(20)
+        append(chunks, check, job)
 
     lengths = [20 + 17 * i for i in range(8)]
     actors = [spawn(shared, model, 5 + i) for i in range(8)]
     monkeypatch.setattr(model.executor, "append", note)
     streams = [actor.stream(f"prefill {n} 3") for actor, n in zip(actors, lengths, strict=True)]
+    time.sleep(0.2)
+    all_wait.set()
     answers = ["".join(stream) or stream.reply.text for stream in streams]
     assert max(passes) > 1
     for i, (actor, n, answer) in enumerate(zip(actors, lengths, answers, strict=True)):
@@ -116,7 +119,7 @@ def test_whoever_leaves_a_pass_leaves_the_others_theirs(
     def slowly(chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
         passes.append([chunk.session for chunk in chunks])
         if len(passes) == 1:
-            all_wait.wait()
+            assert all_wait.wait(20)
         elif len(chunks) > 1:
             time.sleep(0.8)
         append(chunks, check, job)

@@ -100,7 +100,10 @@ def test_the_probe_finds_cuts_that_matter(
         return result[:-1] + b"\0"
 
     monkeypatch.setattr("isthmus.model.cut_probe.product", wrong)
-    model._exact_cuts = None
+    monkeypatch.setattr("isthmus.model.pack_probe.product", wrong)
+    model._probes.clear()
     assert not model.exact_cuts
+    assert not model.exact_packing
+    assert model.exact_batching
     monkeypatch.undo()
-    model._exact_cuts = None
+    model._probes.clear()

@@ -67,9 +67,8 @@ class Model:
         """The model whose weights it computes with; None where they are its own."""
         self.adaptation = adaptation or Adaptation()
         self._hashes = hashes or FileHashes()
-        self._exact_batching: bool | None = None
-        self._exact_cuts: bool | None = None
-        self._exact_packing: bool | None = None
+        self._probes: dict[str, bool] = {}
+        """What the executor's probes said, by their names."""
         self._sessions: WeakSet[Session] = WeakSet()
         self._adapted: WeakSet[Model] = WeakSet()
         self._adapters: set[Adapter] = set()
@@ -129,34 +128,18 @@ class Model:
 
     @property
     def exact_batching(self) -> bool:
-        """Whether a step in a batch has the bits of a step alone here: tried out when asked for.
-
-        Not a cached_property, whose lock would be held while the device's thread may want it.
-        """
-        if self._exact_batching is None:
-            adapters = (it.adapter.weights for it in self.adaptation.applied)
-            self._exact_batching = self.executor.batches_exactly(self.weights, *adapters)
-        return self._exact_batching
+        """Whether a step in a batch has the bits of a step alone here: tried out when asked for."""
+        return self._probed(self.executor.batches_exactly)
 
     @property
     def exact_cuts(self) -> bool:
         """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
-        if self._exact_cuts is None:
-            adapters = (it.adapter.weights for it in self.adaptation.applied)
-            self._exact_cuts = self.exact_batching and self.executor.cuts_exactly(
-                self.weights, *adapters
-            )
-        return self._exact_cuts
+        return self.exact_batching and self._probed(self.executor.cuts_exactly)
 
     @property
     def exact_packing(self) -> bool:
         """Whether a prompt in one pass with others has the bits of one alone here: tried out."""
-        if self._exact_packing is None:
-            adapters = (it.adapter.weights for it in self.adaptation.applied)
-            self._exact_packing = self.exact_batching and self.executor.packs_exactly(
-                self.weights, *adapters
-            )
-        return self._exact_packing
+        return self.exact_batching and self._probed(self.executor.packs_exactly)
 
     @property
     def packs(self) -> bool:
@@ -446,6 +429,17 @@ class Model:
             raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
         self._closed = True
         self._stack.close()
+
+    def _probed(self, probe: Callable[..., bool]) -> bool:
+        """What a probe says of the weights and all adapters, asked once.
+
+        Without a lock, which would be held while the device's thread may want it.
+        """
+        name = probe.__name__
+        if name not in self._probes:
+            adapters = (it.adapter.weights for it in self.adaptation.applied)
+            self._probes[name] = probe(self.weights, *adapters)
+        return self._probes[name]
 
     def _require_same_file(self) -> None:
         """What is hashed late must be what was opened. Raises OSError for one that is gone."""
