@@ -11,12 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -33,22 +28,15 @@ from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import GrammarError, LimitExceeded, ModelUnsupported
 from isthmus.model import grammar_source
 from isthmus.model.grammar_source import compile_source, complaint, parser_limits, shortened
+from isthmus.trial import Ending, TrialLimits, try_out
 
 if TYPE_CHECKING:
     from isthmus.model.model import Model
     from isthmus.model.tokenizer import Tokenizer
 
-_TRIAL_WALL_S = 120.0
-"""A trial ends by its own limit on time; this is for one that the machine does not let run."""
-_POLL_S = 0.05
-_OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
+_TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20)
+"""An eighth of the stack that a thread of the host has: what fits there fits here."""
 _MOST_KNOWN = 256
-_TRIAL = """\
-import json, runpy, sys
-job = json.load(sys.stdin)
-sys.path[:] = job["path"]
-runpy.run_path(job["script"])["try_out"](job["kind"], job["source"])
-"""
 
 
 def _nothing() -> None:
@@ -240,44 +228,15 @@ class Trials:
 
 
 def _try(kind: GrammarKind, source: str, check: Callable[[], None]) -> str:
-    job = {
-        "path": sys.path,
-        "script": str(Path(grammar_source.__file__)),
-        "kind": kind.name.lower(),
-        "source": source,
-    }
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as told:
-        given.write(json.dumps(job).encode())
-        given.seek(0)
-        with subprocess.Popen(
-            [sys.executable, "-I", "-c", _TRIAL],
-            stdin=given,
-            stdout=told,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            try:
-                _wait(process, check)
-            finally:
-                process.kill()
-        told.seek(0)
-        if process.returncode == 0:
-            return shortened(str(json.loads(told.read())))
-    if process.returncode in _OUT_OF_TIME:
-        return f"it takes more than {grammar_source.TRIAL_CPU_S} s to prepare; make it simpler"
+    job = json.dumps({"kind": kind.name.lower(), "source": source}).encode()
+    outcome = try_out(Path(grammar_source.__file__), "try_out", job, _TRIAL, check)
+    if outcome.ending is Ending.DONE:
+        return shortened(str(json.loads(outcome.result)))
+    if outcome.ending is Ending.BUSY:
+        raise GrammarError("the machine is too busy to try the grammar out; try again later")
+    if outcome.ending is Ending.OUT_OF_TIME:
+        return f"it takes more than {_TRIAL.cpu_s} s to prepare; make it simpler"
     return "it is too large, or too deeply nested, to be prepared; make it simpler"
-
-
-def _wait(process: subprocess.Popen[bytes], check: Callable[[], None]) -> None:
-    """Until it ends. `check` may raise meanwhile."""
-    end = time.monotonic() + _TRIAL_WALL_S
-    while time.monotonic() < end:
-        check()
-        try:
-            process.wait(_POLL_S)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-    raise GrammarError("the machine is too busy to try the grammar out; try again later")
 
 
 def _shown(kind: GrammarKind) -> str:

@@ -2,30 +2,21 @@
 
 llguidance bounds most of what a grammar can cost, and not all: a long chain of rules overflows its
 stack, which ends the process, and some JSON schemas keep it busy for minutes. So a grammar that was
-not seen before is tried out in a process of its own (`try_out`, started by `Trials`), with little
-stack, memory and time; what survives there can be opened here.
+not seen before is tried in a process of its own (`try_out`, which `Trials` has run by
+`isthmus.trial`), with little stack, memory and time. What survives there can be opened here.
 
 This file is also what that process runs: it imports nothing of this package.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import resource
-import sys
-import threading
 from typing import Any
 
 import llguidance
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-TRIAL_CPU_S = 2
-_TRIAL_MEMORY_NBYTES = 384 << 20
-"""Addresses, of which an interpreter and its threads have 160 MiB."""
-_TRIAL_STACK_NBYTES = 1 << 20
-"""An eighth of what a thread of the host has: what fits here fits there with room to spare."""
 _TRIAL_TEXTS = 4
 _TRIAL_STEPS = 32
 _MOST_GBNF_RULES = 1000
@@ -148,13 +139,10 @@ def _write(matcher: llguidance.LLMatcher, text: int) -> None:
             return
 
 
-def try_out(kind: str, source: str) -> None:
-    """Tries a source with little of everything, and prints what is wrong with it, as JSON."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (TRIAL_CPU_S, TRIAL_CPU_S))
-    with contextlib.suppress(ValueError, OSError):  # macOS has none
-        resource.setrlimit(resource.RLIMIT_AS, (_TRIAL_MEMORY_NBYTES, _TRIAL_MEMORY_NBYTES))
-    threading.stack_size(_TRIAL_STACK_NBYTES)
-    thread = threading.Thread(target=lambda: json.dump(_try(kind, source), sys.stdout))
-    thread.start()
-    thread.join()
+def try_out(job: bytes) -> bytes:
+    """Tries a source, {"kind", "source"} as JSON; returns what is wrong with it, as JSON.
+
+    What costs too much ends the process.
+    """
+    found = json.loads(job)
+    return json.dumps(_try(found["kind"], found["source"])).encode()

@@ -1,0 +1,199 @@
+"""Jobs that a process of their own does, with limits of time, memory and stack.
+
+A file, a grammar or a module from a stranger may crash the library that reads it, or keep that
+library busy for ever. So such input is tried in a child process first. Only what the child survives
+is used here, and the child's result may spare this process the work (`Outcome.result`).
+
+A job is a function in a script of this package: bytes in, bytes out. The child runs at low
+priority. It is this file, run as a script, so this module imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_AT_A_TIME = max(2, (os.cpu_count() or 1) // 2)
+"""Children that run at the same time; further jobs wait."""
+_POLL_S = 0.02
+_OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
+_NICENESS = 5
+_CHILD = """\
+import json, sys
+head = json.loads(sys.stdin.buffer.readline())
+sys.path[:] = head["path"]
+import runpy
+runpy.run_path(head["trial"])["_serve"](head)
+"""
+
+_places = threading.BoundedSemaphore(_AT_A_TIME)
+
+
+@dataclass(frozen=True)
+class TrialLimits:
+    """What one job may use."""
+
+    cpu_s: int
+    """Seconds of processor time, after the script was imported."""
+    memory_nbytes: int
+    """Bytes of address space beyond what the interpreter and the script's imports take."""
+    stack_nbytes: int = 1 << 20
+    """Bytes of the native stack that the job runs on."""
+    result_nbytes: int = 1 << 20
+    """Bytes of the longest result."""
+    wall_s: float = 120.0
+    """Seconds until a job is given up, for machines that are too busy to run it."""
+
+
+class Ending(enum.Enum):
+    """How a job ended."""
+
+    DONE = "done"
+    OUT_OF_TIME = "out of time"
+    """It used up its processor time."""
+    CRASHED = "crashed"
+    """It raised, ran out of memory or stack, or a library ended the process."""
+    BUSY = "busy"
+    """The machine was too busy to run it; another try may succeed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job's end, and its result, which is empty unless the job is DONE."""
+
+    ending: Ending
+    result: bytes = b""
+
+
+def _nothing() -> None:
+    pass
+
+
+def try_out(
+    script: Path,
+    function: str,
+    job: bytes,
+    limits: TrialLimits,
+    check: Callable[[], None] = _nothing,
+) -> Outcome:
+    """Runs `function(job)` of a script in a child process and waits for its end.
+
+    `check` is called while this waits, and may raise: the child is then killed. Raises OSError if
+    no process can be started.
+    """
+    end = time.monotonic() + limits.wall_s
+    while not _places.acquire(timeout=_POLL_S):
+        check()
+        if time.monotonic() > end:
+            return Outcome(Ending.BUSY)
+    try:
+        return _run(_head(script, function, limits) + job, end, check)
+    finally:
+        _places.release()
+
+
+def _head(script: Path, function: str, limits: TrialLimits) -> bytes:
+    head = {
+        "path": sys.path,
+        "trial": __file__,
+        "script": str(script),
+        "function": function,
+        "limits": asdict(limits),
+    }
+    return json.dumps(head).encode() + b"\n"
+
+
+def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+        stdin.write(given)
+        stdin.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-I", "-c", _CHILD],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                in_time = _wait(process, end, check)
+            finally:
+                process.kill()
+        if not in_time:
+            return Outcome(Ending.BUSY)
+        if process.returncode == 0:
+            stdout.seek(0)
+            return Outcome(Ending.DONE, stdout.read())
+    killed = process.returncode in _OUT_OF_TIME
+    return Outcome(Ending.OUT_OF_TIME if killed else Ending.CRASHED)
+
+
+def _wait(process: subprocess.Popen[bytes], end: float, check: Callable[[], None]) -> bool:
+    """Waits for the child; false if it is still running at `end`."""
+    while time.monotonic() < end:
+        check()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+            return True
+    return False
+
+
+# ---------------------------------------------------------------------------------- in the child
+
+
+def _serve(head: dict[str, Any]) -> None:
+    """Reads the job from standard input and writes its result to standard output.
+
+    Ends the process: with 0 if the job is done, with 1 if it raised.
+    """
+    job = sys.stdin.buffer.read()
+    out = os.dup(1)
+    os.dup2(2, 1)  # a library that prints does not write into the result
+    run = runpy.run_path(head["script"])[head["function"]]
+    limits = TrialLimits(**head["limits"])
+    _limit(limits)
+    threading.stack_size(limits.stack_nbytes)
+    results: list[bytes] = []
+    thread = threading.Thread(target=lambda: results.append(run(job)))
+    thread.start()
+    thread.join()
+    for result in results:
+        view = memoryview(result)
+        while view:
+            view = view[os.write(out, view) :]
+    os._exit(0 if results else 1)
+
+
+def _limit(limits: TrialLimits) -> None:
+    os.nice(_NICENESS)
+    used = time.process_time()
+    cpu_s = limits.cpu_s + int(used) + 1
+    for what, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_FSIZE, limits.result_nbytes),
+        (resource.RLIMIT_AS, _address_space_nbytes() + limits.memory_nbytes),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # macOS has no limit of addresses
+            resource.setrlimit(what, (most, most))
+
+
+def _address_space_nbytes() -> int:
+    """Bytes of addresses that this process has now."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:  # macOS
+        return 0

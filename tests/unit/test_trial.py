@@ -1,0 +1,99 @@
+"""Jobs in a process of their own: results, and every way in which one can end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from isthmus.errors import Cancelled
+from isthmus.trial import Ending, Outcome, TrialLimits, try_out
+from isthmus.units import MIB
+
+_LIMITS = TrialLimits(cpu_s=1, memory_nbytes=64 * MIB)
+_SCRIPT = """\
+import ctypes, os, sys
+
+def double(job):
+    print("this is not the result")
+    return job * 2
+
+def spin(job):
+    while True:
+        pass
+
+def fill(job):
+    return bytes(1 << 30)
+
+def recurse(job):
+    sys.setrecursionlimit(1 << 30)
+    def deeper(n):
+        return [deeper(n + 1)]
+    deeper(0)
+
+def fail(job):
+    raise ValueError("no")
+
+def end(job):
+    os.abort()
+
+def crash(job):
+    ctypes.string_at(0)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(_SCRIPT)
+    return path
+
+
+def test_a_result_comes_back_whole(script: Path) -> None:
+    job = bytes(range(256)) * 1000
+    assert try_out(script, "double", job, _LIMITS) == Outcome(Ending.DONE, job * 2)
+
+
+@pytest.mark.parametrize("function", ["fill", "recurse", "fail", "end", "crash"])
+def test_a_crash_is_an_ending(script: Path, function: str) -> None:
+    assert try_out(script, function, b"", _LIMITS).ending is Ending.CRASHED
+
+
+def test_endless_work_runs_out_of_time(script: Path) -> None:
+    assert try_out(script, "spin", b"", _LIMITS).ending is Ending.OUT_OF_TIME
+
+
+def test_a_result_that_is_too_long_is_none(script: Path) -> None:
+    limits = replace(_LIMITS, result_nbytes=10)
+    assert try_out(script, "double", b"a" * 6, limits) == Outcome(Ending.CRASHED)
+
+
+def test_a_busy_machine_is_told_apart(script: Path) -> None:
+    assert try_out(script, "spin", b"", replace(_LIMITS, wall_s=0.1)).ending is Ending.BUSY
+
+
+def test_whoever_waits_may_leave(script: Path) -> None:
+    end = time.monotonic() + 0.2
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        try_out(script, "spin", b"", replace(_LIMITS, cpu_s=60), check)
+
+
+def test_many_jobs_take_turns(script: Path) -> None:
+    endings: list[Outcome] = []
+    threads = [
+        threading.Thread(target=lambda: endings.append(try_out(script, "double", b"a", _LIMITS)))
+        for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert endings == [Outcome(Ending.DONE, b"aa")] * 12
