@@ -40,7 +40,7 @@
     │   ├── SnapshotUnsupported     of a format version that is not known
     │   ├── SnapshotUntrusted       not signed with the runtime's key
     │   └── SnapshotMismatch        made for another guest, model or setting than is given
-    ├── StorageError                the object store of a server's agents cannot be used now
+    ├── StorageError                where a server keeps its agents cannot be used now
     ├── DownloadError               no network, a wrong checksum, a full disk
     └── VerificationFailed          a proof did not hold
 
@@ -270,7 +270,7 @@ class SnapshotMismatch(SnapshotError):
 
 
 class StorageError(IsthmusError):
-    """The object store of a server's agents cannot be used now; nothing has happened."""
+    """The place where a server keeps its agents cannot be used now; nothing has happened."""
 
 
 class DownloadError(IsthmusError):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import httpx
 
@@ -24,6 +25,8 @@ class Wire:
         self.port = int(self._server.getsockname()[1])
         self._whole = True
         self._open: set[socket.socket] = set()
+        self.spoil: Callable[[bytes], bytes] | None = None
+        """What is made of the bytes that pass; None leaves them as they are."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -60,7 +63,7 @@ class Wire:
         self._open.add(source)
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                target.sendall(data)
+                target.sendall(self.spoil(data) if self.spoil else data)
             target.shutdown(socket.SHUT_WR)
         self._open.discard(source)
 

@@ -13,7 +13,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from isthmus.server import objects
 from tests.tiny_gguf import TinyLlama
+
+
+@pytest.fixture
+def memory_store(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URL whose objects are in this process's memory."""
+    from obstore.store import MemoryStore
+
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "open_store", lambda _: store)
+    return "s3://in-memory/agents"
 
 
 class Serving:

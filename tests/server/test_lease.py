@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-import uuid
-from collections.abc import Iterator
 
-import fsspec
 import pytest
 
 from isthmus.errors import SettingsError, StorageError
@@ -15,15 +12,14 @@ from isthmus.server.objects import Objects
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    yield f"memory://{uuid.uuid4().hex}/agents"
-    fsspec.filesystem("memory").store.clear()
+def url(memory_store: str) -> str:
+    return memory_store
 
 
 def test_a_second_server_is_refused_until_the_first_gives_back(url: str) -> None:
     objects = Objects(url)
     first = Lease(objects, "a", 0.6)
-    with pytest.raises(SettingsError, match=r"another server uses memory://.*process \d+ on"):
+    with pytest.raises(SettingsError, match=r"another server uses s3://.*process \d+ on"):
         Lease(objects, "b", 0.6)
     first.release()
     second = Lease(objects, "b", 60)

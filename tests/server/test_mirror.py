@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import fsspec
 import pytest
 import wasmtime
 
@@ -23,6 +22,7 @@ from isthmus.errors import (
 from isthmus.server import record as records
 from isthmus.server.agents import Agents, NewMessage
 from isthmus.server.errors import body_of
+from isthmus.server.lease import Lease
 from isthmus.server.mirror import Mirror
 from isthmus.server.objects import Objects
 from isthmus.server.record import Record
@@ -42,8 +42,8 @@ COUNTS = bytes(
 class Place:
     """A URL in memory, and shelves over it with caches of their own."""
 
-    def __init__(self, runtime: Runtime, folder: Path) -> None:
-        self.url = f"memory://{uuid.uuid4().hex}/agents"
+    def __init__(self, runtime: Runtime, folder: Path, url: str) -> None:
+        self.url = url
         self._runtime, self._folder = runtime, folder
         self._n = 0
 
@@ -56,14 +56,10 @@ class Place:
     def names(self, folder: str) -> set[str]:
         return set(Objects(self.url).names(folder))
 
-    def path(self, name: str) -> str:
-        return f"{self.url.removeprefix('memory:/')}/{name}"
-
 
 @pytest.fixture
-def place(null_runtime: Runtime, tmp_path: Path) -> Iterator[Place]:
-    yield Place(null_runtime, tmp_path)
-    fsspec.filesystem("memory").store.clear()
+def place(null_runtime: Runtime, tmp_path: Path, memory_store: str) -> Place:
+    return Place(null_runtime, tmp_path, memory_store)
 
 
 async def new(shelf: Shelf) -> str:
@@ -93,9 +89,9 @@ def test_only_what_is_new_is_uploaded_and_the_record_comes_last(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    put, put_file = Objects.put, Objects.put_file
+    put, put_if = Objects.put, Objects._put_if
     monkeypatch.setattr(Objects, "put", lambda *it: (sent.append(it[1]), put(*it))[1])
-    monkeypatch.setattr(Objects, "put_file", lambda *it: (sent.append(it[1]), put_file(*it))[1])
+    monkeypatch.setattr(Objects, "_put_if", lambda *it: (sent.append(it[1]), put_if(*it))[1])
 
     async def work(shelf: Shelf) -> None:
         id_ = await new(shelf)
@@ -144,7 +140,7 @@ def test_a_snapshot_of_the_cache_that_the_record_does_not_name_is_not_used(
     async def fails(shelf: Shelf) -> None:
         ids.append(await new(shelf))
         with monkeypatch.context() as patch:
-            patch.setattr(Objects, "put_file", _unreachable)
+            patch.setattr(Objects, "put", _unreachable)
             with pytest.raises(StorageError, match="gone"):
                 await tell(shelf, ids[0])
         assert shelf.record(ids[0]).position == 0
@@ -174,19 +170,13 @@ def test_a_message_that_could_not_be_committed_has_not_happened(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids: list[str] = []
-    put = Objects.put
-
-    def refusing(objects: Objects, name: str, data: bytes) -> None:
-        if name.startswith("agents/"):
-            _unreachable()
-        put(objects, name, data)
 
     async def work(shelf: Shelf) -> None:
         ids.extend([await new(shelf), await new(shelf)])
         await tell(shelf, ids[0])
         before = place.names("snapshots")
         with monkeypatch.context() as patch:
-            patch.setattr(Objects, "put", refusing)
+            patch.setattr(Objects, "replace", _unreachable)
             with pytest.raises(StorageError):
                 await tell(shelf, ids[0])
         assert len(place.names("snapshots") - before) == 1  # garbage, which no record names
@@ -235,18 +225,17 @@ def test_garbage_that_another_commit_is_about_to_name_stays(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded, go_on = threading.Event(), threading.Event()
-    put = Objects.put
+    create = Objects.create
 
-    def slowly(objects: Objects, name: str, data: bytes) -> None:
-        if name.startswith("agents/"):
-            uploaded.set()
-            assert go_on.wait(20)
-        put(objects, name, data)
+    def slowly(objects: Objects, name: str, data: bytes) -> object:
+        uploaded.set()
+        assert go_on.wait(20)
+        return create(objects, name, data)
 
     async def work(shelf: Shelf) -> None:
         source = await new(shelf)
         await tell(shelf, source)
-        monkeypatch.setattr(Objects, "put", slowly)
+        monkeypatch.setattr(Objects, "create", slowly)
         forking = asyncio.ensure_future(shelf.fork(shelf.record(source), 1, ""))
         await shelf.in_thread(uploaded.wait)
         await shelf.delete(source)  # what the fork needs is named by no record now
@@ -287,15 +276,14 @@ def test_damage_is_one_agents_alone(place: Place, folder: str, missing: bool) ->
         ids.append(await new(shelf))
         await tell(shelf, ids[0])
         guest = shelf.record(ids[0]).guest
-        files = fsspec.filesystem("memory")
-        for name in place.names(folder):
-            path = place.path(f"{folder}/{name}")
+        objects = Objects(place.url)
+        for path in [f"{folder}/{name}" for name in place.names(folder)]:
             if missing:
-                files.rm(path)
+                objects.delete([path])
             else:
-                data = bytearray(files.cat_file(path))
+                data = bytearray(objects.get(path) or b"")
                 data[len(data) // 2] ^= 1
-                files.pipe_file(path, bytes(data))
+                objects.put(path, bytes(data))
         ids.append((await shelf.create("", "chat", {}, {}, {}, 1)).id)
         ids.append(guest)
 
@@ -321,7 +309,7 @@ def test_a_damaged_record_says_which(place: Place) -> None:
 
     live(place.shelf(), first)
     (name,) = place.names("agents")
-    fsspec.filesystem("memory").pipe_file(place.path(f"agents/{name}"), b"{")
+    Objects(place.url).put(f"agents/{name}", b"{")
     with pytest.raises(SettingsError, match=f"{name} is damaged"):
         place.shelf()
 
@@ -331,8 +319,10 @@ def test_a_damaged_record_says_which(place: Place) -> None:
     [
         ("nosuch://bucket/agents", "nosuch"),
         ("s3://", "give a bucket"),
-        ("memory://", "give a bucket"),
-        ("memory://a/b*", r"no \*"),
+        ("memory://agents", "begins with s3://"),
+        ("https://bucket/agents", "begins with s3://"),
+        ("az://container/agents", "Account must be specified"),
+        ("s3://a/b*", r"no \*"),
     ],
 )
 def test_addresses_that_are_none(url: str, said: str, tmp_path: Path) -> None:
@@ -366,3 +356,144 @@ def test_records_of_a_folder_are_as_they_were(tmp_path: Path) -> None:
     assert isinstance(found, Record)
     assert found.stored is None
     assert records.decode(records.encode(found), "aaaaaaaaaaaa", "it") == found
+
+
+# ---------------------------------------------------------------------- two servers
+
+
+@pytest.fixture
+def sleeper(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Shelf]:
+    """Makes a server whose machine was stopped: it sends no beats, and its clock stands still."""
+
+    def make() -> Shelf:
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, "_keep", lambda _: None)
+            shelf = place.shelf()
+        assert isinstance(shelf._home, Mirror)
+        shelf._home._lease._sure_until = math.inf
+        return shelf
+
+    return make
+
+
+async def stale_message(shelf: Shelf, id_: str) -> None:
+    await tell(shelf, id_)
+
+
+async def stale_removal(shelf: Shelf, id_: str) -> None:
+    await shelf.delete(id_)
+
+
+async def stale_creation(shelf: Shelf, _id: str) -> None:
+    await shelf.create("", "chat", {}, {}, {}, 1)
+
+
+async def stale_fork(shelf: Shelf, id_: str) -> None:
+    await shelf.fork(shelf.record(id_), 1, "")
+
+
+@pytest.mark.parametrize("told_meanwhile", [True, False])
+@pytest.mark.parametrize("write", [stale_message, stale_removal, stale_creation, stale_fork])
+def test_a_server_that_wakes_up_after_a_takeover_changes_nothing(
+    place: Place,
+    sleeper: Callable[[], Shelf],
+    write: Callable[[Shelf, str], Awaitable[None]],
+    told_meanwhile: bool,
+) -> None:
+    async def work(stopped: Shelf) -> None:
+        id_ = await new(stopped)
+        assert await tell(stopped, id_) == "A"
+        heir = await asyncio.to_thread(place.shelf)
+        if told_meanwhile:
+            assert await tell(heir, id_) == "B"
+        with pytest.raises(StorageError, match="taken over"):
+            await write(stopped, id_)
+        position = heir.record(id_).position
+        assert stopped.record(id_).position == 1
+        await stopped.close()
+        await heir.close()
+        third = await asyncio.to_thread(place.shelf)
+        assert third.record(id_).position == position
+        assert await tell(third, id_) == "BC"[told_meanwhile]
+        await third.close()
+
+    asyncio.run(work(sleeper()))
+
+
+def test_what_a_stopped_server_removes_as_garbage_is_nothing_that_the_next_one_wrote(
+    place: Place, sleeper: Callable[[], Shelf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both make the same chunks: the message is sent again to the one that took over."""
+
+    async def work(stopped: Shelf) -> None:
+        id_ = await new(stopped)
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "replace", _unreachable)
+            with pytest.raises(StorageError):
+                await tell(stopped, id_)  # its pack is there, and no record names it
+        heir = await asyncio.to_thread(place.shelf)
+        assert await tell(heir, id_) == "A"
+        assert isinstance(stopped._home, Mirror)
+        stopped._home._collect()
+        await heir.close()
+        await stopped.close()
+        third = await asyncio.to_thread(place.shelf)
+        assert await tell(third, id_) == "B"
+        await third.close()
+
+    asyncio.run(work(sleeper()))
+
+
+def test_a_write_that_was_carried_out_and_not_answered_does_not_end_the_agent(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Objects.replace
+
+    def unanswered(objects: Objects, name: str, data: bytes, seen: dict[str, str]) -> None:
+        replace(objects, name, data, seen)
+        _unreachable()
+
+    async def work(shelf: Shelf) -> None:
+        id_ = await new(shelf)
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "replace", unanswered)
+            with pytest.raises(StorageError):
+                await tell(shelf, id_)
+        assert [await tell(shelf, id_) for _ in range(2)] == ["A", "B"]
+
+    live(place.shelf(), work)
+
+
+def test_an_agent_whose_removal_was_cut_short_is_gone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids: list[str] = []
+
+    async def work(shelf: Shelf) -> None:
+        ids.append(await new(shelf))
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "delete", _unreachable)
+            with pytest.raises(StorageError):
+                await shelf.delete(ids[0])
+
+    async def again(shelf: Shelf) -> None:
+        assert shelf.records == {}
+        for folder in ("agents", "snapshots", "packs"):
+            assert place.names(folder) == set()
+
+    live(place.shelf("one"), work)
+    assert place.names("agents") == {f"{ids[0]}.json"}
+    live(place.shelf("one"), again)
+
+
+@pytest.mark.parametrize("ignored", ["create", "replace"])
+def test_a_store_that_ignores_conditions_is_refused(
+    place: Place, ignored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(objects: Objects, name: str, data: bytes, *_: object) -> dict[str, str]:
+        objects.put(name, data)
+        return {"e_tag": "x"}
+
+    monkeypatch.setattr(Objects, ignored, careless)
+    with pytest.raises(SettingsError, match="does not honour conditional writes"):
+        place.shelf("one")

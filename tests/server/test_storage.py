@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +19,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from isthmus import Runtime
+from isthmus.server.settings import ServerSettings
+from isthmus.server.shelf import Shelf
+from tests.server import test_mirror as mirrored
 from tests.server.bucket import NAME, Bucket
 from tests.server.conftest import Serving
 from tests.server.test_agents import N_MESSAGES, new_agent, outputs, tell
@@ -177,8 +184,85 @@ def test_what_cannot_be_used_is_said_at_the_start(
     assert "nosuch" in refused("nosuch://bucket/agents", tiny_q8, *cache)
     assert "cache is for agents at a URL" in refused(str(tmp_path / "data"), tiny_q8, *cache)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "Could not connect" in refused(url, tiny_q8, *cache)
+    assert "error sending request" in refused(url, tiny_q8, *cache)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert "credentials" in refused(url, tiny_q8, *cache)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    assert "127.0.0.1:9/latest/api/token" in refused(url, tiny_q8, *cache)
+
+
+def test_a_store_that_ignores_conditions_is_refused_at_the_start(
+    url: str, bucket: Bucket, tiny_q8: Path, tmp_path: Path
+) -> None:
+    bucket.wire.spoil = lambda data: data.replace(b"if-none-match", b"x-none-match-")
+    try:
+        said = refused(url, tiny_q8, "--cache", str(tmp_path / "cache"))
+    finally:
+        bucket.wire.spoil = None
+    assert "does not honour conditional writes" in said
+    assert "use a store that does" in said
+
+
+STOPPED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from isthmus import Runtime
+from isthmus.errors import StorageError
+from isthmus.server.objects import Objects
+from isthmus.server.settings import ServerSettings
+from isthmus.server.shelf import Shelf
+from tests.server.test_mirror import new, tell
+
+url, cache, what = sys.argv[1:]
+method = getattr(Objects, what)
+
+def stopped(objects, name, *rest):
+    if name.startswith("agents/"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return method(objects, name, *rest)
+
+async def main():
+    with Runtime(device="null", threads=1) as runtime:
+        shelf = Shelf(runtime, {}, ServerSettings(data=url, cache=Path(cache), lease_s=2.0))
+        id_ = await new(shelf)
+        print(id_, await tell(shelf, id_), flush=True)
+        setattr(Objects, what, stopped)
+        try:
+            await (tell(shelf, id_) if what == "replace" else new(shelf))
+        except StorageError as error:
+            print(error, flush=True)
+        await shelf.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("what", ["replace", "create"])
+def test_a_server_that_is_stopped_before_its_write_and_wakes_after_a_takeover(
+    url: str, null_runtime: Runtime, tmp_path: Path, what: str
+) -> None:
+    command = [sys.executable, "-c", STOPPED, url, str(tmp_path / "stopped"), what]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            id_, said = process.stdout.readline().split()
+            assert said == "A"
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            settings = ServerSettings(data=url, cache=tmp_path / "heir", lease_s=LEASE_S)
+
+            async def heir() -> None:
+                shelf = await asyncio.to_thread(Shelf, null_runtime, {}, settings)
+                assert [await mirrored.tell(shelf, id_) for _ in range(2)] == ["B", "C"]
+                process.send_signal(signal.SIGCONT)
+                complaint = await asyncio.to_thread(process.communicate)
+                assert "taken over" in complaint[0]
+                assert [await mirrored.tell(shelf, id_) for _ in range(2)] == ["D", "E"]
+                await shelf.close()
+
+            asyncio.run(heir())
+            after = Shelf(null_runtime, {}, settings)
+            assert [turn.output for turn in after.record(id_).turns] == list("ABCDE")
+            asyncio.run(after.close())
+        finally:
+            process.kill()

@@ -20,10 +20,12 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from isthmus.errors import SettingsError, SnapshotNotFound
+from isthmus.errors import SettingsError, SnapshotNotFound, StorageError
 from isthmus.server.record import Record, decode, encode, name_of
 from isthmus.snapshot import Store
 from isthmus.snapshot.atomic import AtomicFile
+
+_LOCK = "lock"
 
 
 class Folder:
@@ -36,6 +38,7 @@ class Folder:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise SettingsError(f"cannot make {folder}: {error.strerror}") from None
+        self._path = path
         self._lock = _lock(path)
         self.store = Store(path / "store")
 
@@ -51,6 +54,7 @@ class Folder:
         return records
 
     def commit(self, record: Record) -> Record:
+        self._require_lock()
         _write(self._agents / f"{record.id}.json", encode(record))
         if record.outdated is not None:
             self.delete_snapshot(record, record.outdated)
@@ -60,6 +64,7 @@ class Folder:
         """Nothing to do: whatever there is, is here."""
 
     def remove(self, record: Record) -> None:
+        self._require_lock()
         (self._agents / f"{record.id}.json").unlink(missing_ok=True)
         self.delete_snapshots(record)
         self.store.gc()
@@ -106,6 +111,14 @@ class Folder:
         """Removes one of them, if it is there."""
         self._delete(name_of(record.id, position))
 
+    def _require_lock(self) -> None:
+        """StorageError where the lock's file was removed, so that another server may have one."""
+        if not _is_at(self._lock, self._path / _LOCK):
+            raise StorageError(
+                f"{self._path / _LOCK} was removed or replaced while this server ran, and another "
+                "one may use the folder: stop this one"
+            )
+
     def _delete(self, name: str) -> None:
         with contextlib.suppress(SnapshotNotFound):
             self.store.delete(name)
@@ -125,12 +138,26 @@ def _is_done(name: str, done: dict[str, int]) -> bool:
 
 def _lock(data: Path) -> int:
     """The data folder's lock, which ends with this process. SettingsError where another has it."""
-    fd = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(data / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SettingsError(f"cannot open {data / _LOCK}: {error.strerror}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(fd, data / _LOCK):
+            return fd
+        said = f"{data / _LOCK} was removed meanwhile: start again"
+    except BlockingIOError:
+        said = f"another server uses {data}: give this one a folder of its own"
+    except OSError as error:
+        said = f"{data} cannot be locked: {error.strerror}; give a folder on a local disk"
+    os.close(fd)
+    raise SettingsError(said)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether an open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False))
     except OSError:
-        os.close(fd)
-        raise SettingsError(
-            f"another server uses {data}: give this one a folder of its own"
-        ) from None
-    return fd
+        return False

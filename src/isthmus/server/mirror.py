@@ -5,13 +5,19 @@
     URL/lease/…                  who may write; see `lease`
     URL/agents/ID.json           the record: which objects the agent is made of
     URL/snapshots/ID.safetensors manifests, by a snapshot's id
-    URL/packs/SHA256.pack.…      chunks, as the cache's store packs them
+    URL/packs/HOLDER-SHA256.…    chunks, as the cache's store packs them
     URL/guests/SHA256.wasm
 
 Actors are saved into the cache and restored from it, so that their memory is mapped. A commit
 uploads the packs that are not there yet, then the manifest, and last the record, in one atomic PUT:
 before it the message has not happened. All other objects are named by what is in them and never
 change. What no record names is garbage.
+
+A record is written on condition that it is what this server last read or wrote. So a server that
+was stopped before that PUT and wakes after another one took over is refused: `lease` fences all
+records at a start. A pack's name has the holder's number, so that what a former holder removes as
+garbage is nothing that a later one made. An agent is removed by an empty record, on the same
+condition, and then by removing that.
 
 The cache may be empty or stale: a record tells the ids of its snapshots, a snapshot's id covers its
 chunks' hashes, and both are checked when they are fetched.
@@ -32,12 +38,16 @@ import msgspec
 from isthmus.errors import SnapshotInvalid, SnapshotNotFound, StorageError
 from isthmus.server.folder import Folder
 from isthmus.server.lease import Lease
-from isthmus.server.objects import Objects
+from isthmus.server.objects import Found, Objects, Version
 from isthmus.server.record import Record, Stored, decode, encode, name_of
 
 _log = logging.getLogger("isthmus.server")
 _AT_A_TIME = 8
-"""Packs of one agent that are fetched together."""
+"""Packs of one agent that are fetched together, and records that are fenced together."""
+_TRIES = 8
+"""Writes of a record that an older holder may get in before a start is given up."""
+_REMOVED = b""
+"""The record of an agent that was removed."""
 
 
 class Mirror:
@@ -55,24 +65,32 @@ class Mirror:
         self._lock = threading.Lock()
         """Of all below, and of removing garbage: nobody begins to need what is being removed."""
         self._records: dict[str, Record] = {}
+        self._versions: dict[str, Version] = {}
+        """What each record was when this server last read or wrote it."""
         self._promised: dict[str, set[str]] = {}
         """What records will name whose commit goes on, by agent."""
         self._there: set[str] = set()
-        """Packs and snapshots that need not be uploaded."""
+        """Objects of packs and snapshots that need not be uploaded."""
+        self._packs: dict[str, str] = {}
+        """Of these, the packs' objects, by the name of the pack."""
         self._guests: frozenset[str] = frozenset()
 
     def records(self) -> list[Record]:
-        found = self._objects.get_all("agents")
-        records = [
-            decode(data, name.removesuffix(".json"), f"{self._objects.url}/agents/{name}")
-            for name, data in found.items()
-        ]
+        found = self._objects.find_all("agents")
+        records = [self._admit(name, it) for name, it in found.items() if it.data != _REMOVED]
+        if self._lease.must_fence:
+            with ThreadPoolExecutor(_AT_A_TIME) as pool:
+                records = [it for it in pool.map(self._fence, records) if it is not None]
+            self._lease.verify()  # a later holder, if there is one, fences after this
+            self._lease.note_fenced()
         self._records = {record.id: record for record in records}
+        self._objects.delete(f"agents/{name}" for name, it in found.items() if it.data == _REMOVED)
         self._guests = frozenset(
             name.removesuffix(".wasm") for name in self._objects.names("guests")
         )
         folders = ("packs", "snapshots")
-        self._there = {f"{it}/{name}" for it in folders for name in self._objects.names(it)}
+        for name in (f"{it}/{name}" for it in folders for name in self._objects.names(it)):
+            self._note(name)
         self._collect()
         self._cache.sweep(records, repack=False)
         return records
@@ -82,19 +100,16 @@ class Mirror:
     def commit(self, record: Record) -> Record:
         self._lease.require()
         saved = self.store.open(record.snapshot)
-        packs = saved.packs()
-        record = _with(record, saved.id, packs)
-        with self._promising(record):
-            for path in packs:
-                self._upload(f"packs/{path.name}", path)
+        with self._promising(record, saved.id, saved.packs()) as (stored, packs):
+            for name, path in packs.items():
+                self._upload(f"packs/{name}", path)
             self._upload(_snapshot(saved.id), saved.path)
-            self._lease.require()
-            self._objects.put(f"agents/{record.id}.json", encode(record))
-            self._records[record.id] = record
-        if record.outdated is not None:
-            self._cache.delete_snapshot(record, record.outdated)
+            self._write(stored.id, encode(stored))
+            self._records[stored.id] = stored
+        if stored.outdated is not None:
+            self._cache.delete_snapshot(stored, stored.outdated)
             self._collect()
-        return record
+        return stored
 
     def bring(self, record: Record, position: int, *, memory: bool = True) -> None:
         name, stored = name_of(record.id, position), record.stored or Stored()
@@ -110,10 +125,11 @@ class Mirror:
             self.store.open(name).packs()
 
     def remove(self, record: Record) -> None:
-        self._lease.require()
-        self._objects.delete([f"agents/{record.id}.json"])
+        self._write(record.id, _REMOVED)
+        self._objects.delete([_record(record.id)])
         with self._lock:
             self._records.pop(record.id, None)
+            self._versions.pop(record.id, None)
         self._collect()
         self._cache.delete_snapshots(record)
         self.store.gc(repack=False)
@@ -144,13 +160,68 @@ class Mirror:
         self._lease.release()
         self._cache.close()
 
+    # ------------------------------------------------------------------ records
+
+    def _admit(self, name: str, found: Found) -> Record:
+        """A record as it was found, and its version. SettingsError where it is damaged."""
+        where = f"{self._objects.url}/agents/{name}"
+        record = decode(found.data, name.removesuffix(".json"), where)
+        self._versions[record.id] = found.version
+        return record
+
+    def _fence(self, record: Record) -> Record | None:
+        """Writes a record anew, so that no older holder can; None where it is removed meanwhile."""
+        for _ in range(_TRIES):
+            stored = msgspec.structs.replace(record.stored or Stored(), holder=self._lease.number)
+            mine = msgspec.structs.replace(record, stored=stored)
+            seen = self._versions[record.id]
+            version = self._objects.replace(_record(record.id), encode(mine), seen)
+            if version is not None:
+                self._versions[record.id] = version
+                return mine
+            found = self._objects.find(_record(record.id))
+            if found is None or found.data == _REMOVED:
+                return None
+            record = self._admit(f"{record.id}.json", found)
+        raise StorageError(f"another server keeps writing to {self._objects.url}")
+
+    def _write(self, id_: str, data: bytes) -> None:
+        """The record, if it is what this server last read or wrote. StorageError."""
+        self._lease.require()
+        name, seen = _record(id_), self._versions.get(id_)
+        if seen is None:
+            version = self._objects.create(name, data)
+            self._lease.verify()  # nobody could fence what was not there
+        else:
+            version = self._objects.replace(name, data, seen)
+            if version is None:
+                version = self._write_again(name, data)
+        if version is None:
+            raise StorageError(f"{self._objects.url}/{name} was written by another server")
+        self._versions[id_] = version
+
+    def _write_again(self, name: str, data: bytes) -> Version | None:
+        """The holder of the lease prevails over a request that came late, its own for instance.
+
+        What is there is looked at first, and then the lease: a later holder would have fenced.
+        """
+        found = self._objects.find(name)
+        self._lease.verify()
+        return self._objects.replace(name, data, found.version) if found is not None else None
+
     # ------------------------------------------------------------------ objects
 
     def _upload(self, name: str, path: Path) -> None:
         if name not in self._there:
-            self._objects.put_file(name, path)
+            self._objects.put(name, path)
             with self._lock:
-                self._there.add(name)
+                self._note(name)
+
+    def _note(self, name: str) -> None:
+        """Remembers an object that need not be uploaded."""
+        self._there.add(name)
+        if name.startswith("packs/"):
+            self._packs[_pack(name)] = name.removeprefix("packs/")
 
     def _fetch(self, name: str) -> bytes:
         data = self._objects.get(name)
@@ -159,8 +230,9 @@ class Mirror:
         return data
 
     def _bring_pack(self, name: str) -> None:
-        if not self.store.has_pack(name):
-            self.store.add_pack(name, self._fetch(f"packs/{name}"))
+        pack = _pack(name)
+        if not self.store.has_pack(pack):
+            self.store.add_pack(pack, self._fetch(f"packs/{name}"))
 
     def _is_here(self, name: str, id_: str) -> bool:
         try:
@@ -169,12 +241,20 @@ class Mirror:
             return False
 
     @contextlib.contextmanager
-    def _promising(self, record: Record) -> Iterator[None]:
-        """Keeps what the record will name from being removed as garbage."""
+    def _promising(
+        self, record: Record, id_: str, packs: Iterable[Path]
+    ) -> Iterator[tuple[Record, dict[str, Path]]]:
+        """The record with a snapshot and its packs, and which objects these are or are to be.
+
+        Keeps what the record will name from being removed as garbage.
+        """
+        number = self._lease.number
         with self._lock:
+            objects = {self._packs.get(it.name, f"{number:010d}-{it.name}"): it for it in packs}
+            record = _with(record, id_, objects, number)
             self._promised[record.id] = _objects_of(record)
         try:
-            yield
+            yield record, objects
         finally:
             with self._lock:
                 del self._promised[record.id]
@@ -185,6 +265,7 @@ class Mirror:
             named = set().union(*map(_objects_of, self._records.values()), *self._promised.values())
             garbage = self._there - named
             self._there -= garbage
+            self._packs = {p: it for p, it in self._packs.items() if f"packs/{it}" not in garbage}
             try:
                 self._lease.require()
                 self._objects.delete(garbage)
@@ -192,14 +273,15 @@ class Mirror:
                 _log.warning("garbage stays until the next start: %s", error)
 
 
-def _with(record: Record, id_: str, packs: Iterable[Path]) -> Record:
+def _with(record: Record, id_: str, packs: Iterable[str], holder: int) -> Record:
     """The record that names a snapshot and its packs too, and no more what is outdated."""
     stored, oldest = record.stored or Stored(), -1 if record.outdated is None else record.outdated
     snapshots = {**stored.snapshots, record.position: id_}
-    needed = {**stored.packs, **{path.name: record.position for path in packs}}
+    needed = {**stored.packs, **dict.fromkeys(packs, record.position)}
     stored = Stored(
         snapshots={at: it for at, it in snapshots.items() if at > oldest},
         packs={name: last for name, last in needed.items() if last > oldest},
+        holder=holder,
     )
     return msgspec.structs.replace(record, stored=stored)
 
@@ -210,8 +292,17 @@ def _objects_of(record: Record) -> set[str]:
     return packs | {_snapshot(id_) for id_ in stored.snapshots.values()}
 
 
+def _record(id_: str) -> str:
+    return f"agents/{id_}.json"
+
+
 def _snapshot(id_: str) -> str:
     return f"snapshots/{id_}.safetensors"
+
+
+def _pack(name: str) -> str:
+    """The pack that an object is; those of earlier releases have no holder's number."""
+    return name.rpartition("/")[2].rpartition("-")[2]
 
 
 def _guest(digest: str) -> str:

@@ -1,87 +1,147 @@
-"""Whole objects under one URL, by fsspec: the few verbs that every object store has.
+"""Whole objects under one URL, by obstore: the verbs that S3, Google's and Azure's share.
 
-An object appears whole or not at all; nothing is renamed, locked or changed in place. Whatever a
-backend raises becomes StorageError here.
+An object appears whole or not at all. Nothing is renamed or locked. Objects that change are written
+on a condition: `create` only where there is none, `replace` only over the version that the caller
+has seen. Everything that a backend raises becomes StorageError.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from isthmus.errors import SettingsError, StorageError
 
-_S3 = {
-    "config_kwargs": {
-        "connect_timeout": 3,
-        "read_timeout": 7,
-        "retries": {"total_max_attempts": 2},
-        "max_pool_connections": 64,
-    }
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+Version: TypeAlias = "dict[str, str]"
+"""What a store says about one write of an object: `e_tag`, `version` or both."""
+
+_CLIENT = {"connect_timeout": "3s", "read_timeout": "20s", "timeout": "30s", "allow_http": True}
+"""Limits of one HTTP request; a file is sent in requests of 5 MiB. Only an endpoint that is given
+as http:// is used without TLS."""
+_RETRY = {
+    "max_retries": 2,
+    "retry_timeout": timedelta(seconds=20),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=50),
+        "max_backoff": timedelta(seconds=1),
+        "base": 2,
+    },
 }
-"""About 20 seconds for one request at most: `Lease` relies on an end."""
+_AT_A_TIME = 16
+"""Objects of a folder that are fetched together."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object as it was read."""
+
+    data: bytes
+    version: Version
 
 
 class Objects:
     """See the module. May be used by several threads."""
 
     def __init__(self, url: str) -> None:
+        """Opens the store, which is not asked anything yet. SettingsError for a URL of none."""
         self.url = url.rstrip("/")
         if set(url) & set("*?[]"):
             raise SettingsError(f"{url}: an address of agents has no *, ?, [ or ]")
-        self._files, self._root = _open(url)
+        self._store = open_store(url)
 
     def names(self, folder: str) -> list[str]:
-        """What is in a folder."""
+        """The names of all objects in a folder."""
         with self._explained(folder):
-            found = self._files.find(f"{self._root}/{folder}")
-            return sorted(path.rpartition("/")[2] for path in found)
+            pages = self._store.list(folder)
+            return sorted(it["path"].rpartition("/")[2] for page in pages for it in page)
 
-    def get(self, name: str) -> bytes | None:
-        """All of an object; None where there is none."""
+    def find(self, name: str) -> Found | None:
+        """An object and its version; None if there is none."""
         with self._explained(name):
             try:
-                return bytes(self._files.cat_file(f"{self._root}/{name}"))
+                result = self._store.get(name)
             except FileNotFoundError:
                 return None
+            return Found(bytes(result.bytes()), _version(result.meta))
 
-    def get_all(self, folder: str) -> dict[str, bytes]:
+    def get(self, name: str) -> bytes | None:
+        """All bytes of an object; None if there is none."""
+        found = self.find(name)
+        return found.data if found else None
+
+    def find_all(self, folder: str) -> dict[str, Found]:
         """All objects of a folder by name."""
-        paths = [f"{self._root}/{folder}/{name}" for name in self.names(folder)]
-        with self._explained(folder):
-            found = self._files.cat(paths) if paths else {}
-            return {path.rpartition("/")[2]: bytes(data) for path, data in found.items()}
+        names = self.names(folder)
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            found = pool.map(lambda name: self.find(f"{folder}/{name}"), names)
+            return {name: it for name, it in zip(names, found, strict=True) if it is not None}
 
-    def put(self, name: str, data: bytes) -> None:
-        """Makes an object, or replaces it."""
+    def put(self, name: str, data: bytes | Path) -> None:
+        """Makes an object of bytes or of a file, or replaces it: for what is always the same."""
         with self._explained(name):
-            self._files.pipe_file(f"{self._root}/{name}", data)
+            self._store.put(name, data)
 
-    def put_file(self, name: str, path: Path) -> None:
-        """Makes an object of a file."""
-        with self._explained(name):
-            self._files.put_file(str(path), f"{self._root}/{name}")
+    def create(self, name: str, data: bytes) -> Version | None:
+        """Makes an object; None if there is another one of that name.
 
-    def create(self, name: str, data: bytes) -> bool:
-        """Makes an object unless there is one; of several who try, one is told True.
-
-        So on S3 and Google's store; other backends of fsspec look first and write then.
+        Of several callers who try at the same time, one gets a version.
         """
-        with self._explained(name):
-            try:
-                self._files.pipe_file(f"{self._root}/{name}", data, mode="create")
-            except FileExistsError:
-                return self.get(name) == data  # a repeated request finds its own object
-            return True
+        return self._put_if(name, data, "create")
+
+    def replace(self, name: str, data: bytes, seen: Version) -> Version | None:
+        """Replaces the version of an object that was `seen`; None if it is not there any more."""
+        return self._put_if(name, data, seen)
 
     def delete(self, names: Iterable[str]) -> None:
         """Removes objects, if they are there."""
-        paths = [f"{self._root}/{name}" for name in names]
-        if paths:
-            with self._explained(""), contextlib.suppress(FileNotFoundError):
-                self._files.rm(paths)
+        wanted = list(names)
+        with self._explained(""):
+            try:
+                self._store.delete(wanted)
+            except FileNotFoundError:  # some stores end there
+                for name in wanted:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._store.delete(name)
+
+    def require_conditions(self, folder: str) -> None:
+        """Tries in a folder whether the store refuses what it must. SettingsError if it does not.
+
+        Several stores that speak S3 ignore conditions in silence.
+        """
+        name = f"{folder}/probe-{secrets.token_hex(8)}"
+        try:
+            first = self.create(name, b"1")
+            second = self.replace(name, b"2", first) if first else None
+            kept = first and second and not self.create(name, b"3")
+            if not kept or self.replace(name, b"4", first or {}) or self.get(name) != b"2":
+                raise SettingsError(
+                    f"{self.url} does not honour conditional writes (If-None-Match and If-Match), "
+                    "so two servers could overwrite each other's agents: use a store that does, "
+                    "such as S3, or a local folder"
+                )
+        finally:
+            with contextlib.suppress(StorageError):
+                self.delete([name])
+
+    def _put_if(self, name: str, data: bytes, mode: Any) -> Version | None:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError  # noqa: PLC0415
+
+        with self._explained(name):
+            try:
+                return _version(self._store.put(name, data, mode=mode))
+            except (AlreadyExistsError, PreconditionError):
+                found = self.find(name)
+                # A request that was carried out and then repeated meets its own object.
+                return found.version if found is not None and found.data == data else None
 
     @contextlib.contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -89,26 +149,36 @@ class Objects:
             yield
         except StorageError:
             raise
-        except Exception as error:  # of the backend's own: there is no common base
-            reason = str(error) or type(error).__name__
-            raise StorageError(f"{self.url}/{name} cannot be used: {reason}") from error
+        except Exception as error:  # of the backend's own, or built-in ones
+            where = f"{self.url}/{name}"
+            raise StorageError(f"{where} cannot be used: {_reason(error)}") from error
 
 
-def _open(url: str) -> tuple[Any, str]:
-    """The file system and the path in it. SettingsError where there is no such."""
+def open_store(url: str) -> ObjectStore:
+    """The store and the prefix in it that a URL names. SettingsError if there is no such."""
     try:
-        import fsspec  # noqa: PLC0415 - an optional dependency
+        from obstore import store  # noqa: PLC0415 - an optional dependency
+        from obstore.exceptions import BaseError  # noqa: PLC0415
     except ImportError:
-        raise SettingsError(f"for agents at {url} run: pip install 's3fs' (or gcsfs, …)") from None
-    scheme = url.partition("://")[0]
-    try:
-        files, root = fsspec.core.url_to_fs(
-            url, use_listings_cache=False, **(_S3 if scheme in ("s3", "s3a") else {})
-        )
-    except (ValueError, ImportError) as error:
-        raise SettingsError(f"{url}: {error}") from None
-    if not root.strip("/"):
+        raise SettingsError(f"for agents at {url} run: pip install 'isthmus[s3]'") from None
+    scheme, _, rest = url.partition("://")
+    if not rest.strip("/"):
         raise SettingsError(f"{url}: give a bucket and a prefix, such as s3://bucket/agents")
-    if scheme in ("s3", "s3a"):
-        files.retries = 1  # botocore repeats what can be repeated
-    return files, root.rstrip("/")
+    if scheme not in ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss"):
+        raise SettingsError(f"{url}: give an address that begins with s3://, gs:// or az://")
+    how: Any = {"client_options": _CLIENT, "retry_config": _RETRY}
+    try:
+        return store.from_url(url, **how)
+    except (BaseError, ValueError) as error:
+        raise SettingsError(f"{url}: {_reason(error)}") from None
+
+
+def _version(said: Any) -> Version:
+    """Of what a store answers: a write's condition takes no fields that are empty."""
+    return {key: said[key] for key in ("e_tag", "version") if said.get(key)}
+
+
+def _reason(error: BaseException) -> str:
+    """What a backend says in its first paragraph; the rest is for its developers."""
+    said = str(error).partition("\n\nDebug source:")[0]
+    return " ".join(said.split()) or type(error).__name__

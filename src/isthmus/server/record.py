@@ -44,6 +44,8 @@ class Stored(Struct, frozen=True, kw_only=True):
     """Ids of its snapshots, by position."""
     packs: dict[str, int] = {}
     """Names of the packs that hold their chunks, and the last position that needs each."""
+    holder: int = 0
+    """The lease under which the record was written last: no two holders write the same bytes."""
 
 
 class Record(Struct, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ class ServerSettings:
     port: int = 8080
     """0 takes any that is free."""
     data: Path | str = field(default_factory=lambda: Path("isthmus-data"))
-    """Folder of the agents, made if it is not there; or URL of fsspec's, such as s3://…"""
+    """Folder of the agents, made if it is not there; or URL of an object store, such as s3://…"""
     cache: Path | None = None
     """Folder on the local disk for what a URL holds; by default in the user's cache folder."""
     lease_s: float = 30.0

@@ -266,8 +266,8 @@ class Shelf:
         """Gives all memory back; everything is kept already."""
         for id_ in list(self._live):
             await self.forget(id_)
-        await self.in_thread(self._home.close)
-        self._threads.shutdown()
+        await asyncio.to_thread(self._threads.shutdown)  # nothing is under way then
+        await asyncio.to_thread(self._home.close)
 
     # ------------------------------------------------------------------ actors
 
