@@ -172,12 +172,19 @@ class Capacity:
     """Messages that wait to be handled; further ones are refused."""
     folder: Path | None = None
     """Where evicted actors are kept while the runtime lives; by default in the cache folder."""
+    initialize_s: float = 10.0
+    """Seconds that a new actor may take to begin: its instance, start function and `_initialize`.
+    An actor's `deadline_s` holds there as well if it is less."""
+    replay_s: float = 120.0
+    """Seconds that a restored actor may take to begin if its tokens are prefilled again."""
 
     def __post_init__(self) -> None:
         _require_number("memory_nbytes", self.memory_nbytes, optional=True, least=WASM_PAGE)
         _require_number("running", self.running)
         _require(1 <= self.running <= 4096, f"running is {self.running}: give 1 to 4096")
         _require_number("waiting", self.waiting)
+        for name in ("initialize_s", "replay_s"):
+            _require_number(name, getattr(self, name), whole=False)
         if self.folder is not None:
             object.__setattr__(self, "folder", Path(self.folder))
 

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
+from isthmus.actor.beginnings import Beginnings
 from isthmus.actor.budget import Budget
 from isthmus.actor.eviction import EvictionFolder
 from isthmus.actor.scheduler import Scheduler
@@ -31,6 +32,8 @@ from isthmus.download import PACKAGED, cached_model
 from isthmus.errors import (
     ActorClosed,
     ActorError,
+    Cancelled,
+    DeadlineExceeded,
     GuestInvalid,
     IsthmusError,
     ModelNotFound,
@@ -128,6 +131,7 @@ class Runtime:
                 metrics=self._metrics,
                 eviction_path=self._evicted.new_path,
                 adopt=self._adopt,
+                beginnings=Beginnings(self._capacity),
                 hashes=self._hashes,
                 version=_version(),
                 snapshot_key=snapshot_key,
@@ -228,8 +232,9 @@ class Runtime:
         `models` and `tools` are what it may open and call, by name; `args` are options for the
         guest, as `key=value` or as a mapping; `seed` and `clock_ns` make its random numbers and
         clock repeatable; by default they are new and now. `copy_tensors` stages the tensors of its
-        `compute` calls in device memory, to measure what that costs. Raises GuestInvalid,
-        GuestTrapped, SettingsError and what else its initialisation meets.
+        `compute` calls in device memory, to measure what that costs. Its initialisation may take
+        `Capacity.initialize_s`. Raises GuestInvalid, GuestTrapped, DeadlineExceeded, SettingsError
+        and what else its initialisation meets.
         """
         self._require_open()
         options = _options(args)
@@ -290,7 +295,7 @@ class Runtime:
         frozen = Frozen.of(snapshot, how, verified=verify == "full")
         try:
             return Actor(self._home, compiled, granted, frozen)
-        except (SnapshotError, Overloaded):
+        except (SnapshotError, Overloaded, DeadlineExceeded, Cancelled, ActorClosed):
             raise
         except IsthmusError as error:
             raise SnapshotError(f"{snapshot.path} cannot be restored: {error}") from error
@@ -340,6 +345,7 @@ class Runtime:
 
     def _adopt(self, actor: Actor) -> None:
         with self._lock:
+            self._require_open()
             closed = [other for other in self._actors if other.state == "closed"]
             self._past = Counters.total([self._past, *(other.counters for other in closed)])
             self._actors = [other for other in self._actors if other.state != "closed"]
@@ -392,10 +398,12 @@ class Runtime:
     def close(self) -> None:
         """Closes actors, models, engine and device, in this order; a second call does nothing.
 
+        Actors that are being spawned or restored are cut off first.
         Nor does one in a forked process, where everything is its parent's.
         """
         if os.getpid() != self._pid:
             return
+        self.end_beginnings()
         with self._lock:
             self._closed = True
             actors, self._actors = self._actors, []
@@ -403,6 +411,10 @@ class Runtime:
             actor.close()
         self._guests.clear()
         self._stack.close()
+
+    def end_beginnings(self) -> None:
+        """Cuts off actors that are being spawned or restored; from then on none can be."""
+        self._home.beginnings.end()
 
     def __enter__(self) -> Runtime:
         return self

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from isthmus.actor.beginning import Frozen, Home, Spawned
 from isthmus.actor.body import Body
-from isthmus.actor.exchange import Reply, failure
+from isthmus.actor.exchange import Exchange, Reply, failure
 from isthmus.actor.host_api import Granted
 from isthmus.actor.snapshot import describe
 from isthmus.actor.stream import CANCEL_AGAIN_S, Deliver, Message, Stream
@@ -87,7 +87,12 @@ class Actor:
         self._body: Body | None = self._new_body(beginning)
         if isinstance(beginning, Frozen) and not (self.restored and self.restored.replayed):
             self._remember(beginning.plain(), self._body)
-        home.adopt(self)
+        self._charge(self._body.api.exchange)
+        try:
+            home.adopt(self)
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         return f"<Actor of {self.guest.name}: {self.state}>"
@@ -504,10 +509,15 @@ class Actor:
             raise error
 
     def _note_usage(self, message: Message, outcome: Reply | BaseException) -> None:
-        exchange, usage = message.exchange, self._usage
+        exchange = message.exchange
         if isinstance(outcome, LimitExceeded) and outcome.limit not in exchange.limits_reached:
             exchange.reached(outcome.limit)
-        usage.messages += 1
+        self._usage.messages += 1
+        self._charge(exchange)
+
+    def _charge(self, exchange: Exchange) -> None:
+        """Counts what a message, or the actor's beginning, has used."""
+        usage = self._usage
         usage.tokens_in += exchange.tokens_in
         usage.tokens_out += exchange.tokens_out
         usage.output_nbytes += exchange.output_nbytes

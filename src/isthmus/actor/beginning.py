@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isthmus.actor.beginnings import Beginnings
 from isthmus.actor.budget import Budget
 from isthmus.actor.scheduler import Scheduler
 from isthmus.actor.snapshot import Restoration, device_record, state_of
@@ -104,7 +105,8 @@ class Home:
     eviction_path: Callable[[], Path]
     """A new file for each actor that is evicted."""
     adopt: Callable[[Actor], None]
-    """Called with each new actor, so that somebody closes it."""
+    """Called with each new actor, so that somebody closes it. Raises ActorClosed if nobody would."""
+    beginnings: Beginnings
     hashes: FileHashes = field(default_factory=FileHashes)
     version: str = ""
     """Of Isthmus, for the manifest of a snapshot."""

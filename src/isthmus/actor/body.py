@@ -10,8 +10,8 @@ instance, and last the Region. Nothing here copies tensor data: `counters.bytes_
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import replace
+from functools import partial
 
 from isthmus.actor.beginning import Frozen, Home, Spawned
 from isthmus.actor.budget import Account
@@ -58,6 +58,9 @@ class Body:
         with contextlib.ExitStack() as stack:
             self._account = account
             self._refusal: Overloaded | None = None
+            how = beginning.restoration if isinstance(beginning, Frozen) else None
+            replays = how is not None and bool(how.replayed)
+            self._made_until = home.beginnings.deadline(granted.limits, replays=replays)
             self.api = HostApi(
                 replace(granted, tools={it: self._outside(t) for it, t in granted.tools.items()}),
                 self._clock,
@@ -68,24 +71,8 @@ class Body:
                 home.scheduler,
             )
             self.api.log_position = state.log_position
-            self.instance = stack.enter_context(self._instantiate())
-            self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
-            self.pages = Pages(self.region, remappable=home.device.remaps)
-            if isinstance(beginning, Frozen):
-                self._thaw_memory(beginning)
-            self.binding = stack.enter_context(home.device.bind(self.region))
-            unit = self._tensor_unit(copy_tensors=beginning.copy_tensors or self.binding.copies)
-            stack.callback(unit.close)
-            stack.callback(self.api.close)
-            self.api.attach(self.region, self.instance.memory, self.binding, unit)
-            if isinstance(beginning, Frozen):
-                self._thaw_handles(beginning)
-            else:
-                self._refuel()
-                interruptibly(
-                    lambda: self.instance.initialize(self._initial_deadline()),
-                    self.instance.cancel,
-                )
+            with home.beginnings.taking(self):
+                self._make(beginning, stack)
             self._stack = stack.pop_all()
 
     @property
@@ -105,9 +92,7 @@ class Body:
         try:
             return self.instance.call("on_message", len(exchange.message), deadline=deadline)
         finally:
-            self.api.end()
-            if self._fuel is not None:
-                exchange.fuel = self._fuel - self.instance.fuel
+            self._ended()
 
     @property
     def is_watched(self) -> bool:
@@ -121,6 +106,11 @@ class Body:
     def cancel(self) -> None:
         """Cuts the running message off."""
         self.instance.cancel()
+        self.api.interrupt()
+
+    def cut_off(self) -> None:
+        """Ends what it runs, and what it waits for, though no message runs: while it is made."""
+        self.api.exchange.cut_off = True
         self.api.interrupt()
 
     def state(self, n_messages: int) -> ActorState:
@@ -146,6 +136,39 @@ class Body:
         self.instance.close()
 
     # ------------------------------------------------------------------ making it
+
+    def _make(self, beginning: Spawned | Frozen, stack: contextlib.ExitStack) -> None:
+        """Puts it together; what must be freed goes on the stack."""
+        home = self._home
+        self.instance = stack.enter_context(self._instantiate())
+        self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
+        self.pages = Pages(self.region, remappable=home.device.remaps)
+        if isinstance(beginning, Frozen):
+            self._thaw_memory(beginning)
+        self.binding = stack.enter_context(home.device.bind(self.region))
+        unit = self._tensor_unit(copy_tensors=beginning.copy_tensors or self.binding.copies)
+        stack.callback(unit.close)
+        stack.callback(self.api.close)
+        self.api.attach(self.region, self.instance.memory, self.binding, unit)
+        if isinstance(beginning, Spawned):
+            interruptibly(self._initialize, self.cut_off)
+        elif how := beginning.restoration:
+            interruptibly(partial(self._thaw_handles, beginning, how), self.cut_off)
+        else:
+            self._thaw_handles(beginning, None)
+
+    def _initialize(self) -> None:
+        self._refuel()
+        try:
+            self.instance.initialize(self._made_until)
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        """The guest has returned, or was cut off: nobody need wait for its next token."""
+        self.api.end()
+        if self._fuel is not None:
+            self.api.exchange.fuel = self._fuel - self.instance.fuel
 
     def _check(self) -> None:
         self.instance.check()
@@ -207,10 +230,6 @@ class Body:
             Copies(device, memory) if copy_tensors else None,
         )
 
-    def _initial_deadline(self) -> float | None:
-        deadline = self._granted.limits.deadline_s
-        return None if deadline is None else time.monotonic() + deadline
-
     def _thaw_memory(self, frozen: Frozen) -> None:
         self._grow_to(frozen.image.nbytes)
         self._counters.bytes_restored += self.pages.load(frozen.image, frozen.chunks)
@@ -218,14 +237,16 @@ class Body:
             frozen.verify(self.region.base)
         write_globals(self.instance, frozen.state.globals)
 
-    def _thaw_handles(self, frozen: Frozen) -> None:
-        how = frozen.restoration
+    def _thaw_handles(self, frozen: Frozen, how: Restoration | None) -> None:
+        self.instance.deadline = self._made_until if how is not None else None
         reopen = Reopen(
             self._granted.models,
             self._granted.limits,
             self.region,
             self.binding,
             grow=self._grow_memory,
+            prefill=self.api.replay,
+            check=self._check,
             replay=how.replayed if how else frozenset(),
             drop=how.foreign if how else frozenset(),
         )
@@ -242,9 +263,12 @@ class Body:
                 how.reasons,
             )
         self._refuel()
-        code = self.instance.call(ON_REPLAY, deadline=self._initial_deadline())
+        try:
+            code = self.instance.call(ON_REPLAY, deadline=self._made_until)
+        finally:
+            self._ended()
         if code != 0:
-            raise failure(-code, Exchange(b"", lambda text: None))
+            raise failure(-code, self.api.exchange)
 
     def _grow_memory(self, nbytes: int) -> int:
         begin = self.region.nbytes

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -142,6 +142,11 @@ class HostApi:
         """The message has ended: nobody need wait for this actor's next token."""
         for model in {session.model for session in self.handles.all(Session)}:
             self._scheduler.leave(self._claimant, model)
+
+    def replay(self, session: Session, tokens: Sequence[int]) -> None:
+        """Prefills a restored session's tokens again, in its turn, as the host wants it."""
+        self._scheduler.prefill(self._claimant, session, tokens)
+        self.exchange.tokens_in += len(tokens)
 
     def close(self) -> None:
         """Closes every session."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from isthmus.abi import GrammarKind
@@ -17,7 +17,13 @@ from isthmus.actor.tensor import Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import Limits
 from isthmus.device.buffer import Binding
-from isthmus.errors import IsthmusError, SnapshotInvalid, SnapshotMismatch
+from isthmus.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    IsthmusError,
+    SnapshotInvalid,
+    SnapshotMismatch,
+)
 from isthmus.memory import Region
 from isthmus.model import Grammar, KvLayout, Model, Session
 from isthmus.model.kv_cache import SPAN_ALIGNMENT
@@ -141,6 +147,10 @@ class Reopen:
     binding: Binding
     grow: Callable[[int], int]
     """Makes linear memory so many bytes longer and returns where they begin."""
+    prefill: Callable[[Session, Sequence[int]], None]
+    """Appends tokens to a session. Raises if the actor is to begin no longer."""
+    check: Callable[[], None]
+    """Raises if the actor is to begin no longer."""
     replay: frozenset[str] = frozenset()
     drop: frozenset[str] = frozenset()
 
@@ -197,7 +207,7 @@ class Reopen:
                 raise SnapshotMismatch(f"{model.name} has no weight {it.weight!r}")
             return Weight(model, it.weight)
         if isinstance(it, OpenedGrammar):
-            return _grammar(it, model)
+            return self._grammar(it, model)
         if it.model in self.replay:
             return self._replay(it, model)
         return self._resume(it, model)
@@ -222,19 +232,20 @@ class Reopen:
         session = model.open_session(self.region, self.binding, GuestPtr(ptr), layout)
         try:
             if it.tokens:
-                model.prefill(session, it.tokens)
+                self.prefill(session, it.tokens)
         except BaseException:
             session.close()
             raise
         session.has_logits = session.has_logits and it.has_logits
         return session
 
-
-def _grammar(it: OpenedGrammar, model: Model) -> Grammar:
-    """The same text: its tokens are gone through again."""
-    try:
-        for token in (min(it.tokens), max(it.tokens)) if it.tokens else ():
-            model.require_token(token)
-        return model.grammars.open(it.kind, it.source, it.tokens)
-    except IsthmusError as error:
-        raise SnapshotInvalid(f"a grammar of the snapshot cannot be opened: {error}") from None
+    def _grammar(self, it: OpenedGrammar, model: Model) -> Grammar:
+        """The same text: its tokens are gone through again."""
+        try:
+            for token in (min(it.tokens), max(it.tokens)) if it.tokens else ():
+                model.require_token(token)
+            return model.grammars.open(it.kind, it.source, it.tokens, check=self.check)
+        except (Cancelled, DeadlineExceeded):
+            raise
+        except IsthmusError as error:
+            raise SnapshotInvalid(f"a grammar of the snapshot cannot be opened: {error}") from None

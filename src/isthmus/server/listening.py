@@ -21,9 +21,10 @@ from isthmus.server.log import tell
 from isthmus.server.settings import ServerSettings
 
 _log = logging.getLogger("isthmus.server")
-_GRACE_S = 30
-"""For what is being answered when the server is told to stop; then it is cut off, which costs an
-agent its unfinished message and nothing else."""
+_GRACE_S = 8
+"""Seconds for what is being answered when the server is told to stop. Then it is cut off, which
+costs an agent its unfinished message and nothing else. Supervisors that kill what does not stop
+wait for 10 seconds or more."""
 _OTHER_FILES = 512
 """Descriptors for all that is no connection: libraries, models, agents' memory, packs."""
 

@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -25,7 +25,13 @@ import msgspec
 from isthmus.actor import Actor
 from isthmus.actor.snapshot import limits_of
 from isthmus.config import Limits
-from isthmus.errors import GuestInvalid, SettingsError, SnapshotInvalid, SnapshotNotFound
+from isthmus.errors import (
+    GuestInvalid,
+    Overloaded,
+    SettingsError,
+    SnapshotInvalid,
+    SnapshotNotFound,
+)
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
 from isthmus.server.entry import current
@@ -39,6 +45,11 @@ from isthmus.snapshot import Snapshot
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AT_A_TIME = 32
 """Threads that wait for the disk or the network. Requests without an agent need none of them."""
+_MADE_AT_A_TIME = 16
+"""Threads that wait for new agents to begin. A guest that somebody brought may hold each of them
+for `Capacity.initialize_s`; whatever else needs a thread has others."""
+_MOST_TO_MAKE = 256
+"""New agents that begin, or wait to; further ones are refused."""
 _T = TypeVar("_T")
 
 
@@ -100,6 +111,8 @@ class Shelf:
         self.folder = self.store.folder.parent
         """On the local disk, and nobody else's."""
         self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-shelf")
+        self._makers = ThreadPoolExecutor(_MADE_AT_A_TIME, "isthmus-making")
+        self._n_to_make = 0
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -166,7 +179,7 @@ class Shelf:
             seed=secrets.randbits(63) if seed is None else seed,
             created=time.time(),
         )
-        return await self._settle(record, lambda: self._spawn(record))
+        return await self._settle(record, lambda: self._spawn(record), self._made)
 
     async def fork(self, source: Record, position: int, name: str) -> Record:
         """An agent that is what another one was at a position."""
@@ -180,7 +193,7 @@ class Shelf:
             turns=tuple(turn for turn in source.turns if turn.position <= position),
             stored=None,
         )
-        return await self._settle(record, lambda: self._restore(source, position))
+        return await self._settle(record, lambda: self._restore(source, position), self.in_thread)
 
     async def adopt(
         self, name: str, snapshot: Snapshot, models: dict[str, str], require: str
@@ -205,7 +218,7 @@ class Shelf:
             raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
         given = self._given(record)
         restore = partial(self.runtime.restore, snapshot.path, models=given, require=require)
-        return await self._settle(record, restore)
+        return await self._settle(record, restore, self._made)
 
     async def delete(self, id_: str) -> None:
         """Removes an agent, and what only its snapshots used."""
@@ -263,18 +276,26 @@ class Shelf:
         self.records[record.id] = self._home.commit(record)
 
     async def close(self) -> None:
-        """Gives all memory back; everything is kept already."""
+        """Gives all memory back; everything is kept already. Agents that begin are cut off."""
+        await self.in_thread(self.runtime.end_beginnings)
         for id_ in list(self._live):
             await self.forget(id_)
+        await asyncio.to_thread(partial(self._makers.shutdown, cancel_futures=True))
         await asyncio.to_thread(self._threads.shutdown)  # nothing is under way then
         await asyncio.to_thread(self._home.close)
 
     # ------------------------------------------------------------------ actors
 
-    async def _settle(self, record: Record, make: Callable[[], Actor]) -> Record:
+    async def _settle(
+        self,
+        record: Record,
+        make: Callable[[], Actor],
+        run: Callable[[Callable[[], Actor]], Awaitable[Actor]],
+    ) -> Record:
+        """Makes an actor by `run` and saves it. `run` is `_made` if its guest may run meanwhile."""
         record = msgspec.structs.replace(record, owner=current().owner)
         with self._making(current().key):
-            actor = await self.in_thread(make)
+            actor = await run(make)
             try:
                 await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
                 await self.in_thread(lambda: self.write(record))
@@ -284,6 +305,18 @@ class Shelf:
         self._live[record.id] = actor
         await self._close_idle()
         return self.record(record.id)
+
+    async def _made(self, make: Callable[[], Actor]) -> Actor:
+        """An actor, whose guest may run meanwhile. Overloaded if too many wait to begin."""
+        if self._n_to_make >= _MOST_TO_MAKE:
+            raise Overloaded(
+                f"{self._n_to_make} new agents begin or wait to, which is all that may; try again"
+            )
+        self._n_to_make += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._makers, make)
+        finally:
+            self._n_to_make -= 1
 
     @contextlib.contextmanager
     def _making(self, key: Key | None) -> Iterator[None]:

@@ -130,8 +130,15 @@ class Instance:
 
     @property
     def deadline(self) -> float | None:
-        """When the running call is to end, on the clock of time.monotonic; None for never."""
+        """When the running call is to end, on the clock of time.monotonic; None for never.
+
+        Between two calls it may be set for `check`; each call has a deadline of its own.
+        """
         return self._deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float | None) -> None:
+        self._deadline = deadline
 
     @property
     def closed(self) -> bool:

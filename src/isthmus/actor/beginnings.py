@@ -1,0 +1,67 @@
+"""Bodies of actors that are being made now: how long that may take, and how all of them are ended.
+
+A body may take long to make. A fresh guest runs its start function and `_initialize`, which may
+call any host function; a restored one may have its tokens prefilled again, and runs `on_replay`.
+No caller can stop that by leaving, so each has a deadline, and `end` cuts all of them off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from isthmus.config import Capacity, Limits
+from isthmus.errors import ActorClosed
+
+_AGAIN_S = 0.02
+"""Seconds until a body is cut off again; its thread may not have been inside the guest before."""
+
+
+class Beginning(Protocol):
+    """A body that is being made."""
+
+    def cut_off(self) -> None:
+        """Has the guest and whatever is computed for it end soon; from any thread."""
+
+
+class Beginnings:
+    """See the module. One for each runtime; safe to use from several threads."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._changed = threading.Condition()
+        self._under_way: list[Beginning] = []
+        self._ended = False
+
+    def deadline(self, limits: Limits, *, replays: bool) -> float:
+        """When a body that is begun now must be made, on the clock of time.monotonic."""
+        allowed_s = self._capacity.replay_s if replays else self._capacity.initialize_s
+        if limits.deadline_s is not None:
+            allowed_s = min(allowed_s, limits.deadline_s)
+        return time.monotonic() + allowed_s
+
+    @contextlib.contextmanager
+    def taking(self, beginning: Beginning) -> Iterator[None]:
+        """While open, the body counts as being made. ActorClosed after `end`."""
+        with self._changed:
+            if self._ended:
+                raise ActorClosed("the runtime is closed")
+            self._under_way.append(beginning)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._under_way.remove(beginning)
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Cuts off what is being made, waits for its end, and lets nothing begin any more."""
+        with self._changed:
+            self._ended = True
+            while self._under_way:
+                for beginning in self._under_way:
+                    beginning.cut_off()
+                self._changed.wait(_AGAIN_S)
