@@ -398,12 +398,12 @@ class Runtime:
     def close(self) -> None:
         """Closes actors, models, engine and device, in this order; a second call does nothing.
 
-        Actors that are being spawned or restored are cut off first.
-        Nor does one in a forked process, where everything is its parent's.
+        Actors that are being spawned or restored are cut off first. In a forked process, where
+        everything is its parent's, a call does nothing.
         """
         if os.getpid() != self._pid:
             return
-        self.end_beginnings()
+        self._home.beginnings.close()
         with self._lock:
             self._closed = True
             actors, self._actors = self._actors, []
@@ -413,8 +413,8 @@ class Runtime:
         self._stack.close()
 
     def end_beginnings(self) -> None:
-        """Cuts off actors that are being spawned or restored; from then on none can be."""
-        self._home.beginnings.end()
+        """Cuts off actors that are being spawned or restored now: their callers get Cancelled."""
+        self._home.beginnings.cut_off()
 
     def __enter__(self) -> Runtime:
         return self

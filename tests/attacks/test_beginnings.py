@@ -44,13 +44,13 @@ def guest_of(initialize: str, extra: str = "") -> bytes:
 
 QUICK = guest_of("")
 ENDLESS = guest_of("(loop $l (br $l))")
-PREFILLS = """(local $s i32)
+PREFILL = "(drop (call $prefill (local.get $s) (i32.const 4096) (i32.const 120)))"
+PREFILLS_ONCE = f"""(local $s i32)
   (local.set $s (call $session (call $open (i32.const 0) (i32.const 7)) (i32.const 256)
     (i32.const 65536) (i32.const 4096000)))
-  (loop $l
-    (drop (call $prefill (local.get $s) (i32.const 4096) (i32.const 200)))
-    (drop (call $truncate (local.get $s) (i32.const 0)))
-    (br $l))"""
+  {PREFILL}"""
+PREFILLS = f"""{PREFILLS_ONCE}
+  (loop $l {PREFILL} (drop (call $truncate (local.get $s) (i32.const 0))) (br $l))"""
 HOSTILE = {
     "loops": "(loop $l (br $l))",
     "grows": "(loop $l (drop (memory.grow (i32.const 1))) (br $l))",
@@ -86,15 +86,18 @@ def test_a_start_function_has_the_same_deadline() -> None:
     wasm = wasmtime.wat2wasm("""(module (memory (export "memory") 1)
       (func $s (loop $l (br $l))) (start $s)
       (func (export "on_message") (param i32) (result i32) (i32.const 0)))""")
-    with Runtime(device="null", threads=1, capacity=Capacity(initialize_s=0.2)) as runtime:
+    capacity = Capacity(initialize_s=0.2)
+    with Runtime(device="null", threads=1, capacity=capacity) as runtime:
+        guest = runtime.load_guest(bytes(wasm))
         with pytest.raises(DeadlineExceeded):
-            runtime.spawn(bytes(wasm))
+            runtime.spawn(guest)
 
 
 def test_the_stricter_of_both_deadlines_holds() -> None:
     with Runtime(device="null", threads=1) as runtime:
+        guest = runtime.load_guest(ENDLESS)
         with pytest.raises(DeadlineExceeded):
-            runtime.spawn(ENDLESS, limits=Limits(deadline_s=0.2))
+            runtime.spawn(guest, limits=Limits(deadline_s=0.2))
 
 
 def test_closing_ends_whatever_begins() -> None:
@@ -116,14 +119,14 @@ def test_closing_ends_whatever_begins() -> None:
 
 
 def test_what_a_beginning_used_is_counted(tiny_path: Path) -> None:
-    once = PREFILLS.replace("(br $l)", "").replace("(call $truncate", "(call $prefill")
-    once = once.replace("(i32.const 0)))\n    )", "(i32.const 4096) (i32.const 50)))\n    )")
     with Runtime(device="cpu", threads=1) as runtime:
         model = runtime.load_model(tiny_path)
         actor = runtime.spawn(
-            guest_of(once), models={"default": model}, limits=Limits(tokens_in=220, fuel=10**9)
+            guest_of(PREFILLS_ONCE + PREFILL),
+            models={"default": model},
+            limits=Limits(tokens_in=200, fuel=10**9),
         )
-        assert actor.usage.tokens_in == 200
+        assert actor.usage.tokens_in == 120
         assert actor.usage.limits_reached == {"tokens_in": 1}
         assert actor.usage.fuel > 0
 
@@ -135,8 +138,7 @@ ON_REPLAY = '(func (export "on_replay") (result i32) (loop $l (br $l)) (i32.cons
 def test_a_replay_has_a_deadline(what: str, tiny_path: Path, tmp_path: Path) -> None:
     """A guest that loops in `on_replay`, and a snapshot whose tokens take long to prefill."""
     other_path = TinyLlama(with_tokenizer=True, seed=7).write(tmp_path / "other.gguf")
-    guest = guest_of(PREFILLS.split("(loop")[0] + "(drop (call $prefill (local.get $s)"
-                     " (i32.const 4096) (i32.const 200)))", extra=ON_REPLAY)  # fmt: skip
+    guest = guest_of(PREFILLS_ONCE, extra=ON_REPLAY)
     capacity = Capacity(replay_s=0.0 if what == "tokens" else 0.3)
     with Runtime(device="cpu", threads=1, capacity=capacity) as runtime:
         model, other = runtime.load_model(tiny_path), runtime.load_model(other_path)
@@ -146,7 +148,7 @@ def test_a_replay_has_a_deadline(what: str, tiny_path: Path, tmp_path: Path) -> 
             other.__dict__["tokenizer_sha256"] = "0" * 64
         with pytest.raises(DeadlineExceeded):
             runtime.restore(saved, models={"default": other}, require="replayed")
-        assert runtime.restore(saved, models={"default": model}).sessions[0].n_tokens == 200
+        assert runtime.restore(saved, models={"default": model}).sessions[0].n_tokens == 120
 
 
 def test_ctrl_c_ends_a_replay(tmp_path: Path) -> None:
@@ -162,7 +164,8 @@ with Runtime(device="cpu", threads=1, capacity=Capacity(replay_s=3600)) as runti
     model = runtime.load_model(TinyLlama(with_tokenizer=True).write(folder / "a.gguf"))
     other = runtime.load_model(TinyLlama(with_tokenizer=True, seed=7).write(folder / "b.gguf"))
     other.__dict__["tokenizer_sha256"] = "0" * 64
-    saved = runtime.spawn(guest_of("", ON_REPLAY), models={{"default": model}}).snapshot(folder / "s")
+    actor = runtime.spawn(guest_of("", ON_REPLAY), models={{"default": model}})
+    saved = actor.snapshot(folder / "s")
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
         runtime.restore(saved, models={{"default": other}}, require="replayed")

@@ -105,7 +105,7 @@ class Home:
     eviction_path: Callable[[], Path]
     """A new file for each actor that is evicted."""
     adopt: Callable[[Actor], None]
-    """Called with each new actor, so that somebody closes it. Raises ActorClosed if nobody would."""
+    """Called with each new actor, so that somebody closes it. ActorClosed if nobody would."""
     beginnings: Beginnings
     hashes: FileHashes = field(default_factory=FileHashes)
     version: str = ""

@@ -2,7 +2,7 @@
 
 A body may take long to make. A fresh guest runs its start function and `_initialize`, which may
 call any host function; a restored one may have its tokens prefilled again, and runs `on_replay`.
-No caller can stop that by leaving, so each has a deadline, and `end` cuts all of them off.
+No caller can stop that by leaving, so each has a deadline, and `cut_off` ends all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Beginnings:
         self._capacity = capacity
         self._changed = threading.Condition()
         self._under_way: list[Beginning] = []
-        self._ended = False
+        self._closed = False
 
     def deadline(self, limits: Limits, *, replays: bool) -> float:
         """When a body that is begun now must be made, on the clock of time.monotonic."""
@@ -45,9 +45,9 @@ class Beginnings:
 
     @contextlib.contextmanager
     def taking(self, beginning: Beginning) -> Iterator[None]:
-        """While open, the body counts as being made. ActorClosed after `end`."""
+        """While open, the body counts as being made. ActorClosed after `close`."""
         with self._changed:
-            if self._ended:
+            if self._closed:
                 raise ActorClosed("the runtime is closed")
             self._under_way.append(beginning)
         try:
@@ -57,11 +57,16 @@ class Beginnings:
                 self._under_way.remove(beginning)
                 self._changed.notify_all()
 
-    def end(self) -> None:
-        """Cuts off what is being made, waits for its end, and lets nothing begin any more."""
+    def cut_off(self) -> None:
+        """Cuts off whatever is being made now, and waits for its end."""
         with self._changed:
-            self._ended = True
             while self._under_way:
                 for beginning in self._under_way:
                     beginning.cut_off()
                 self._changed.wait(_AGAIN_S)
+
+    def close(self) -> None:
+        """Lets nothing begin any more, and cuts off what is being made."""
+        with self._changed:
+            self._closed = True
+        self.cut_off()

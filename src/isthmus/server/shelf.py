@@ -277,10 +277,11 @@ class Shelf:
 
     async def close(self) -> None:
         """Gives all memory back; everything is kept already. Agents that begin are cut off."""
+        self._makers.shutdown(wait=False, cancel_futures=True)
         await self.in_thread(self.runtime.end_beginnings)
         for id_ in list(self._live):
             await self.forget(id_)
-        await asyncio.to_thread(partial(self._makers.shutdown, cancel_futures=True))
+        await asyncio.to_thread(self._makers.shutdown)
         await asyncio.to_thread(self._threads.shutdown)  # nothing is under way then
         await asyncio.to_thread(self._home.close)
 
