@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import importlib
 import json
 import os
 import resource
-import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def _serve(head: dict[str, Any]) -> None:
     job = sys.stdin.buffer.read()
     out = os.dup(1)
     os.dup2(2, 1)  # a library that prints does not write into the result
-    run = runpy.run_path(head["script"])[head["function"]]
+    run = getattr(_module(Path(head["script"])), head["function"])
     limits = TrialLimits(**head["limits"])
     _limit(limits)
     threading.stack_size(limits.stack_nbytes)
@@ -176,8 +177,27 @@ def _serve(head: dict[str, Any]) -> None:
     os._exit(0 if results else 1)
 
 
+def _module(script: Path) -> Any:
+    """A script as the module that it is. Its packages are there without what their `__init__.py`
+    imports, which would take longer than most jobs.
+    """
+    names, folder = [script.stem], script.parent
+    while (folder / "__init__.py").exists():
+        names, folder = [folder.name, *names], folder.parent
+    path = folder
+    for i in range(1, len(names)):
+        path /= names[i - 1]
+        package = types.ModuleType(".".join(names[:i]))
+        package.__path__ = [str(path)]
+        sys.modules[package.__name__] = package
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(".".join(names))
+
+
 def _limit(limits: TrialLimits) -> None:
     os.nice(_NICENESS)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # if the machine's memory ends, this process goes first
     used = time.process_time()
     cpu_s = limits.cpu_s + int(used) + 1
     for what, most in (
