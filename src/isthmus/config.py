@@ -23,6 +23,10 @@ _OPTIONAL_LIMITS = (
     *("output_nbytes", "fuel", "deadline_s"),
 )
 _MOST_FUEL = 2**63
+MAX_GUEST_NBYTES = 128 * MIB
+"""Bytes of a guest's module: what a snapshot carries."""
+MAX_GUEST_GLOBALS = 4096
+"""Mutable globals of a guest: what a snapshot holds."""
 MAX_GRAMMAR_NBYTES = 256 * KIB
 """Of a grammar's source."""
 MAX_GRAMMAR_TOKENS = 128 * KIB

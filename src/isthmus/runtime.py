@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -63,6 +62,12 @@ def bundled_guests() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*/*.wasm"))}
 
 
+@cache
+def _bundled_modules() -> frozenset[bytes]:
+    """The modules that come with Isthmus: they need not be compiled in a process of their own."""
+    return frozenset(path.read_bytes() for path in bundled_guests().values())
+
+
 class Runtime:
     """One device, one WebAssembly engine, and the models and actors that live on them.
 
@@ -109,8 +114,6 @@ class Runtime:
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
         self._models: list[Model] = []
-        self._guests: dict[tuple[str, str], Guest] = {}
-        """By hash and name: what a stranger's snapshot calls a guest is not for others."""
         self._closed = False
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
@@ -318,12 +321,7 @@ class Runtime:
         return guest
 
     def _compiled(self, wasm: bytes, name: str) -> Guest:
-        key = (hashlib.sha256(wasm).hexdigest(), name)
-        if known := self._guests.get(key):
-            return known
-        compiled = self._home.engines.compile(wasm, name)
-        with self._lock:
-            return self._guests.setdefault(key, compiled)
+        return self._home.engines.compile(wasm, name, trusted=wasm in _bundled_modules())
 
     def _publish(self) -> None:
         """Adds what is kept elsewhere to the metrics."""
@@ -409,7 +407,6 @@ class Runtime:
             actors, self._actors = self._actors, []
         for actor in actors:
             actor.close()
-        self._guests.clear()
         self._stack.close()
 
     def end_beginnings(self) -> None:

@@ -329,6 +329,6 @@ def _is_one(actor: Actor, guest: int, host: HostAddr, device: DeviceAddr) -> boo
 def _memory_base(actor: Actor) -> int:
     """Where wasmtime itself says that the guest's memory begins."""
     instance = actor.instance
-    memory = instance.exports["memory"]
+    memory = instance.export("memory")
     assert isinstance(memory, wasmtime.Memory)
     return capi.base_address(memory, instance.store)

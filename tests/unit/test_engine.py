@@ -13,12 +13,11 @@ from isthmus.errors import (
     ActorClosed,
     DeadlineExceeded,
     GuestInvalid,
-    GuestTrapped,
     LibraryUnsupported,
 )
 from isthmus.native import wasmtime_capi as capi
 from isthmus.wasm import Engine
-from isthmus.wasm.engine import MOST_TABLE_ELEMENTS, MOST_TABLES
+from isthmus.wasm.bounds import Bound
 from tests.unit.wasm_guest import spawn, wasm
 
 SPIN = '(func (export "spin") (loop $l (br $l)))'
@@ -118,10 +117,14 @@ def test_what_plain_toolchains_emit_is_on(engine: Engine) -> None:
 
 
 def test_tables_are_limited(engine: Engine) -> None:
-    with pytest.raises(GuestTrapped, match="table"):
-        spawn(engine, wasm(f"(table {MOST_TABLE_ELEMENTS + 1} funcref)"))
-    with pytest.raises(GuestTrapped, match="table"):
-        spawn(engine, wasm("(table 1 funcref)" * (MOST_TABLES + 1)))
+    most, most_tables = Bound.TABLE_ELEMENTS.most, Bound.TABLES.most
+    half = f"(table {most // 2} funcref)"
+    spawn(engine, wasm(half * 2)).close()
+    for tables in (f"(table {most + 1} funcref)", half * 2 + "(table 1 funcref)"):
+        with pytest.raises(GuestInvalid, match=f"{most + 1:,} elements in its tables"):
+            spawn(engine, wasm(tables))
+    with pytest.raises(GuestInvalid, match=f"{most_tables + 1} tables, and {most_tables} are"):
+        spawn(engine, wasm("(table 1 funcref)" * (most_tables + 1)))
     assert engine.memory_creator.n_memories == 0
 
 

@@ -376,7 +376,7 @@ def test_another_base_address_is_refused_and_freed(
 def test_exports_show_globals_and_tables(engine: Engine) -> None:
     guest = wasm('(global (export "g") (mut i32) (i32.const 41)) (table (export "t") 3 funcref)')
     with spawn(engine, guest) as instance:
-        counter, table = instance.exports["g"], instance.exports["t"]
+        counter, table = instance.export("g"), instance.export("t")
         assert isinstance(counter, wasmtime.Global)
         assert isinstance(table, wasmtime.Table)
         assert counter.value(instance.store) == 41

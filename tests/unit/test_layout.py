@@ -7,7 +7,7 @@ import wasmtime
 
 from isthmus.runtime import bundled_guests
 from isthmus.wasm import Layout, layout_of
-from isthmus.wasm.layout import has_64_bit_memory
+from isthmus.wasm.interface import is_64_bit
 
 
 def layout(*parts: str) -> Layout:
@@ -62,4 +62,4 @@ def test_what_a_module_tells(parts: tuple[str, ...], expected: Layout) -> None:
 def test_a_number_without_an_end_is_not_read_for_ever() -> None:
     """This one is, in a time that grows with its square, where no end is set."""
     module = b"\0asm\1\0\0\0\5" + b"\xff" * 4_000_000
-    assert not has_64_bit_memory(module)
+    assert not is_64_bit(module)

@@ -11,7 +11,7 @@ from isthmus.errors import GuestInvalid, GuestTrapped, RegionBusy, RegionError
 from isthmus.memory import Region
 from isthmus.units import GIB, MIB, OS_PAGE, WASM_PAGE, HostAddr
 from isthmus.wasm import Engine
-from isthmus.wasm.engine import GUARD_NBYTES, RESERVED_NBYTES
+from isthmus.wasm.engine_config import GUARD_NBYTES, RESERVED_NBYTES
 from tests.unit.wasm_guest import spawn, wasm
 
 GROW = '(func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))'

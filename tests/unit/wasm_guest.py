@@ -42,7 +42,7 @@ def spawn(
 ) -> Instance:
     """An instance with a limit of 16 pages."""
     if isinstance(guest, bytes):
-        guest = engine.compile(guest, "test guest")
+        guest = engine.compile(guest, "test guest", trusted=True)
     settings: dict[str, Any] = {
         "wasi": quiet_wasi(),
         "memory": MemoryRequest(

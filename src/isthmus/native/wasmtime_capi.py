@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import wasmtime
-from wasmtime import _bindings
+from wasmtime import _bindings, _extern
 
 from isthmus.errors import LibraryUnsupported
 
@@ -77,11 +77,11 @@ class MemoryCallbacks:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a call into a guest ended. `backtrace` names the guest's functions, innermost first."""
+    """Why a call into a guest ended. `backtrace` has indices of functions, innermost first."""
 
     message: str
     code: wasmtime.TrapCode | None = None
-    backtrace: tuple[str, ...] = ()
+    backtrace: tuple[int, ...] = ()
 
 
 def check_version() -> None:
@@ -142,6 +142,25 @@ def instantiate(pre: wasmtime.InstancePre, store: wasmtime.Store) -> wasmtime.In
     if error or trap:
         return _failure(_int(error), _int(trap))
     return wasmtime.Instance._from_raw(instance)
+
+
+def exported(
+    instance: wasmtime.Instance, store: wasmtime.Store, name: str
+) -> wasmtime.Func | wasmtime.Global | wasmtime.Memory | wasmtime.Table | None:
+    """What an instance exports under a name.
+
+    wasmtime-py's own way makes an object of each export first, in a time that grows with their
+    square.
+    """
+    found, name_utf8 = _ffi.wasmtime_extern_t(), name.encode()
+    is_there = _ffi.wasmtime_instance_export_get(
+        store._context(),
+        ctypes.byref(instance._instance),
+        ctypes.create_string_buffer(name_utf8, len(name_utf8)),
+        len(name_utf8),
+        ctypes.byref(found),
+    )
+    return _extern.wrap_extern(found) if is_there else None  # type: ignore[return-value]
 
 
 class RawCall:
@@ -250,17 +269,10 @@ def _take_error(address: int) -> Failure:
         return Failure(str(error), None, _take_frames(frames))
 
 
-def _take_frames(frames: Any) -> tuple[str, ...]:
-    """Names of a backtrace's functions, innermost first; frees the backtrace."""
+def _take_frames(frames: Any) -> tuple[int, ...]:
+    """Indices of a backtrace's functions, innermost first; frees the backtrace."""
     try:
-        return tuple(_frame_name(frames.data[i]) for i in range(min(frames.size, _MOST_FRAMES)))
+        n_frames = min(frames.size, _MOST_FRAMES)
+        return tuple(_ffi.wasm_frame_func_index(frames.data[i]) for i in range(n_frames))
     finally:
         _ffi.wasm_frame_vec_delete(ctypes.byref(frames))
-
-
-def _frame_name(frame: Any) -> str:
-    name = _ffi.wasmtime_frame_func_name(frame)
-    if not name:
-        return f"func[{_ffi.wasm_frame_func_index(frame)}]"
-    text = name.contents
-    return ctypes.string_at(text.data, text.size).decode(errors="replace")

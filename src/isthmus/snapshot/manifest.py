@@ -11,7 +11,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
+from isthmus.config import (
+    MAX_GRAMMAR_NBYTES,
+    MAX_GRAMMAR_TOKENS,
+    MAX_GUEST_GLOBALS,
+    MAX_GUEST_NBYTES,
+)
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
 from isthmus.units import MIB, MOST_NBYTES_64, format_nbytes
@@ -39,7 +44,6 @@ Dtype = Literal["U8", "I32", "U32"]
 NUMBERS_PART = "chunk.numbers"
 DIGESTS_PART = "chunk.sha256"
 GUEST_PART = "guest"
-MAX_GUEST_NBYTES = 128 * MIB
 MAX_TEXT_NBYTES = 4 * MIB
 
 
@@ -226,7 +230,7 @@ class Manifest(Record, frozen=True):
     parent: Sha256 | None
     memory: MemoryRecord
     guest: GuestRecord
-    globals: Annotated[tuple[GlobalRecord, ...], Most]
+    globals: Annotated[tuple[GlobalRecord, ...], Meta(max_length=MAX_GUEST_GLOBALS)]
     models: Annotated[tuple[ModelRecord, ...], Most]
     handles: Annotated[tuple[HandleRecord, ...], Most]
     sessions: Annotated[tuple[SessionRecord, ...], Most]

@@ -1,8 +1,9 @@
-"""Rewritten and compiled guests on disk, so that a second start compiles nothing.
+"""Compiled guests on disk, so that a second start compiles nothing.
 
 A file's name is the hash of what it was made from, and its first 32 bytes are the SHA-256 of the
 rest: a damaged or half-written file is made anew. Compiled code is machine code that this process
-will run, so the folder is the user's alone.
+will run, so the folder is the user's alone. If the folder is larger than it may be, the files that
+were used longest ago go.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
+from isthmus.units import GIB
+
+MOST_NBYTES = 2 * GIB
+"""Bytes of all files of one folder: strangers' guests come and go."""
 _DIGEST_NBYTES = 32
 
 
@@ -23,21 +27,13 @@ class CodeCache:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder if folder is None or _make_private(folder) else None
 
-    def get(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The file of that name, or else what `make` returns, which is then kept."""
-        found = self.read(name)
-        if found is not None:
-            return found
-        made = make()
-        self._write(name, made)
-        return made
-
     def read(self, name: str) -> bytes | None:
         """What the file of that name holds, if it is there and whole."""
         if self._folder is None:
             return None
         try:
             data = (self._folder / name).read_bytes()
+            os.utime(self._folder / name)
         except OSError:
             return None
         digest, contents = data[:_DIGEST_NBYTES], data[_DIGEST_NBYTES:]
@@ -49,7 +45,8 @@ class CodeCache:
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
 
-    def _write(self, name: str, contents: bytes) -> None:
+    def put(self, name: str, contents: bytes) -> None:
+        """Keeps `contents` under a name, as far as the disk allows it."""
         if self._folder is None:
             return
         with contextlib.suppress(OSError):
@@ -62,6 +59,18 @@ class CodeCache:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
                 raise
+            _prune(self._folder)
+
+
+def _prune(folder: Path) -> None:
+    """Removes the files used longest ago until the rest has MOST_NBYTES at most."""
+    files = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    nbytes = sum(found.st_size for found, _ in files)
+    for found, path in sorted(files, key=lambda it: it[0].st_mtime):
+        if nbytes <= MOST_NBYTES:
+            break
+        path.unlink()
+        nbytes -= found.st_size
 
 
 def _make_private(folder: Path) -> bool:

@@ -7,6 +7,7 @@ so an instance brings no callbacks of its own and spawning is cheap.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,18 @@ import wasmtime
 
 from isthmus.abi import HOST_FUNCTIONS, MODULE
 from isthmus.native import wasmtime_capi as capi
-from isthmus.units import GIB, KIB, MIB
+from isthmus.wasm.bounds import Bound
 from isthmus.wasm.code_cache import CodeCache
-from isthmus.wasm.guest import Guest, by_name
+from isthmus.wasm.engine_config import EngineKind, configured
+from isthmus.wasm.guest import Guest, by_name, check_interface
 from isthmus.wasm.hostcalls import HostCalls, HostImport, Signature, negative_errno
+from isthmus.wasm.loading import Compiled, Key, Loader
 from isthmus.wasm.memory_creator import MemoryCreator
 from isthmus.wasm.wasi import wasi_imports
 from isthmus.wasm.watchdog import Watchdog
 
-RESERVED_NBYTES = 4 * GIB
-"""Of a 32-bit memory, which then needs no other bounds checks."""
-GUARD_NBYTES = 32 * MIB
-STACK_NBYTES = 512 * KIB
-"""Of each thread's native stack for the guest; a host function runs on what is left."""
 PLENTY_OF_FUEL = 2**63
 """Centuries of it."""
-MOST_TABLES = 8
-MOST_TABLE_ELEMENTS = 1 << 20
-"""Of each table; an element takes 8 bytes of the host's memory."""
 
 
 class Engine:
@@ -54,31 +49,32 @@ class Engine:
         is_64: bool = False,
     ) -> None:
         capi.check_version()
-        self._code_cache = CodeCache(code_cache)
+        kind = EngineKind(guard_pages, metered, is_64)
         self.guard_pages = guard_pages
         self.memory_creator = MemoryCreator()
         self.metered = metered
-        config = _config(guard_pages, is_64)
-        config.consume_fuel = metered
+        config = configured(kind)
         self.memory_creator.install(config)
         self._engine = wasmtime.Engine(config)
         self._linker = wasmtime.Linker(self._engine)
+        self._loader = Loader(self._engine, kind, CodeCache(code_cache))
+        self._by_name = {wide: by_name(_imports(wide)) for wide in (False, True)}
         self.is_64 = is_64
         self.host_calls = HostCalls(self._linker, _imports(is_64))
         self.watchdog = Watchdog(self._engine.increment_epoch)
         self._epoch_callback = capi.EPOCH_CALLBACK(_epoch_callback(self.host_calls))
 
-    def compile(self, wasm: bytes, name: str) -> Guest:
-        """Compiles and checks a guest; GuestInvalid says what is wrong with it."""
-        return Guest(
-            self._engine,
-            self._linker,
-            {is_64: by_name(_imports(is_64)) for is_64 in (False, True)},
-            wasm,
-            name,
-            self._code_cache,
-            is_64=self.is_64,
-        )
+    def compile(self, wasm: bytes, name: str, *, trusted: bool = False) -> Guest:
+        """Compiles and checks a guest, once for each module and name.
+
+        A `trusted` module comes with this package and is compiled in this process, any other in one
+        of its own. GuestInvalid says what is wrong with it; Overloaded if the machine is too busy.
+        """
+        return self._load(wasm, (hashlib.sha256(wasm).hexdigest(), name), trusted=trusted)
+
+    def compiled(self, guest: Guest) -> Guest:
+        """A guest of another engine, compiled for this one. Raises as `compile`."""
+        return self._load(guest.wasm, (guest.sha256, guest.name), trusted=guest.trusted)
 
     def new_store(self) -> wasmtime.Store:
         """A store whose guest looks at the watchdog's epoch. The caller closes it.
@@ -86,9 +82,8 @@ class Engine:
         What a guest holds outside its linear memory, namely its tables, is limited here.
         """
         store = wasmtime.Store(self._engine)
-        store.set_limits(
-            table_elements=MOST_TABLE_ELEMENTS, tables=MOST_TABLES, instances=1, memories=1
-        )
+        tables, elements = Bound.TABLES.most, Bound.TABLE_ELEMENTS.most
+        store.set_limits(table_elements=elements, tables=tables, instances=1, memories=1)
         capi.set_epoch_callback(store, self._epoch_callback)
         if self.metered:
             store.set_fuel(PLENTY_OF_FUEL)
@@ -102,50 +97,21 @@ class Engine:
         """Stops the watchdog thread; a second call does nothing."""
         self.watchdog.close()
 
+    def _load(self, wasm: bytes, key: Key, *, trusted: bool) -> Guest:
+        def make(compiled: Compiled) -> Guest:
+            check_interface(compiled.interface, self._by_name, is_64=self.is_64)
+            pre = self._linker.instantiate_pre(compiled.module)
+            return Guest(
+                wasm, key, compiled.interface, pre, was_compiled=compiled.is_new, trusted=trusted
+            )
+
+        return self._loader.load(wasm, key, make, trusted=trusted)
+
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _config(guard_pages: bool, is_64: bool) -> wasmtime.Config:
-    config = wasmtime.Config()
-    # With copy-on-write initialisation, a memory that is not wasmtime's own aborts the process:
-    # https://github.com/bytecodealliance/wasmtime/issues/10740
-    config.memory_init_cow = False
-    config.memory_may_move = False
-    # Of a memory that does not move, wasmtime takes the reservation for the most that it can have.
-    config.memory_reservation = RESERVED_NBYTES if guard_pages and not is_64 else 0
-    config.memory_guard_size = GUARD_NBYTES if guard_pages else 0
-    config.epoch_interruption = True
-    config.max_wasm_stack = STACK_NBYTES
-    for name, enabled in _FEATURES.items():
-        setattr(config, name, enabled)
-    return config
-
-
-_FEATURES = {
-    "wasm_bulk_memory": True,
-    "wasm_multi_value": True,
-    "wasm_reference_types": True,
-    "wasm_simd": True,
-    "wasm_relaxed_simd": True,
-    "wasm_relaxed_simd_deterministic": True,
-    "cranelift_nan_canonicalization": True,
-    "gc_support": False,
-    "wasm_exceptions": False,
-    "wasm_function_references": False,
-    "wasm_gc": False,
-    "wasm_memory64": True,
-    "wasm_multi_memory": False,
-    "wasm_threads": False,
-    "shared_memory": False,
-    "wasm_custom_page_sizes": False,
-    "wasm_stack_switching": False,
-    "wasm_wide_arithmetic": False,
-}
-"""What a plain toolchain emits, computed alike on every machine; a GC heap would be a memory."""
 
 
 def _imports(is_64: bool) -> list[HostImport]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import Guest
-from isthmus.wasm.layout import has_64_bit_memory
+from isthmus.wasm.interface import is_64_bit
 
 
 class Engines:
@@ -27,43 +27,36 @@ class Engines:
         self._lock = threading.Lock()
         self._engines: dict[tuple[bool, bool], Engine] = {}
         """By whether the memory is 64-bit, and whether instructions are counted."""
-        self._metered: dict[tuple[str, str], Guest] = {}
         self.plain = self._engine(is_64=False, metered=False)
 
-    def compile(self, wasm: bytes, name: str) -> Guest:
-        """Compiles a guest for the engine of its kind of memory. Raises GuestInvalid."""
-        with self._lock:
-            engine = self._engine(is_64=has_64_bit_memory(wasm), metered=False)
-        return engine.compile(wasm, name)
+    def compile(self, wasm: bytes, name: str, *, trusted: bool = False) -> Guest:
+        """Compiles a guest for the engine of its kind of memory; see `Engine.compile`."""
+        engine = self._engine(is_64=is_64_bit(wasm), metered=False)
+        return engine.compile(wasm, name, trusted=trusted)
 
     def unmetered(self, guest: Guest) -> Engine:
         """The engine that `compile` made the guest for."""
-        with self._lock:
-            return self._engine(is_64=guest.is_64, metered=False)
+        return self._engine(is_64=guest.is_64, metered=False)
 
     def metered(self, guest: Guest) -> tuple[Engine, Guest]:
         """The engine that counts instructions, and the guest compiled for it."""
-        key = (guest.sha256, guest.name)
-        with self._lock:
-            engine = self._engine(is_64=guest.is_64, metered=True)
-            if key not in self._metered:
-                self._metered[key] = engine.compile(guest.wasm, guest.name)
-            return engine, self._metered[key]
+        engine = self._engine(is_64=guest.is_64, metered=True)
+        return engine, engine.compiled(guest)
 
     def close(self) -> None:
         """Closes them; a second call does nothing."""
-        self._metered.clear()
         for engine in self._engines.values():
             engine.close()
 
     def _engine(self, *, is_64: bool, metered: bool) -> Engine:
-        """The engine of a kind, made now where it is the first time."""
+        """The engine of a kind, made now if it is the first time, which takes milliseconds."""
         key = (is_64, metered)
-        if key not in self._engines:
-            folder = self._code_cache
-            for wanted, name in ((is_64, "memory64"), (metered, "metered")):
-                folder = folder / name if folder and wanted else folder
-            self._engines[key] = Engine(
-                code_cache=folder, metered=metered, guard_pages=self._guard_pages, is_64=is_64
-            )
-        return self._engines[key]
+        with self._lock:
+            if key not in self._engines:
+                folder = self._code_cache
+                for wanted, name in ((is_64, "memory64"), (metered, "metered")):
+                    folder = folder / name if folder and wanted else folder
+                self._engines[key] = Engine(
+                    code_cache=folder, metered=metered, guard_pages=self._guard_pages, is_64=is_64
+                )
+            return self._engines[key]

@@ -7,21 +7,23 @@ A guest is a core WebAssembly module that
   and lengths in its imports have 64 bits;
 * exports `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
   `on_replay`, () -> i32;
-* keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it.
+* keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it;
+* is within the bounds of `bounds.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import wasmtime
 
 from isthmus.errors import GuestInvalid
-from isthmus.native import wasmtime_capi as capi
-from isthmus.wasm import instrument
-from isthmus.wasm.code_cache import CodeCache
+from isthmus.wasm.bounds import Bound, require
 from isthmus.wasm.hostcalls import HostImport, Signature
+from isthmus.wasm.instrument import START_EXPORT
+from isthmus.wasm.interface import Export, FunctionType, Import, Interface
+from isthmus.wasm.names import function_names, shown
 
 ON_MESSAGE = "on_message"
 INITIALIZE = "_initialize"
@@ -45,10 +47,13 @@ _EXPORTS = {
     INITIALIZE: Signature((), None),
     ON_REPLAY: Signature((), "i32"),
 }
+_RESULTS: tuple[tuple[str, ...], ...] = ((), ("i32",))
 _REACTOR = "build it as a reactor: -mexec-model=reactor"
 
 
 Imports = Mapping[tuple[str, str], HostImport]
+_SHOWN = 8
+"""Wrong imports that an error lists."""
 
 
 def by_name(imports: Sequence[HostImport]) -> Imports:
@@ -61,51 +66,60 @@ class Guest:
 
     `wasm` is the module as it was given, `sha256` its hash. `functions` has the type of each
     exported function whose values are all i32: what `Instance.call` can call. `is_64` says whether
-    its memory is a 64-bit one, which its module alone decides.
+    its memory is a 64-bit one, which its module alone decides. `was_compiled` is false if its code
+    was found in the cache. A `trusted` one comes with this package.
     """
 
     def __init__(
         self,
-        engine: wasmtime.Engine,
-        linker: wasmtime.Linker,
-        imports: Mapping[bool, Imports],
         wasm: bytes,
-        name: str,
-        cache: CodeCache,
+        key: tuple[str, str],
+        interface: Interface,
+        pre: wasmtime.InstancePre,
         *,
-        is_64: bool,
+        was_compiled: bool,
+        trusted: bool,
     ) -> None:
-        """Compiles `wasm` on an engine for memories that are 64-bit or not. `imports` are those of
-        either kind. Raises GuestInvalid, saying what was found and what to do about it.
+        """`key` is its hash and name, `pre` the module, linked, `interface` what it shows, which
+        was checked.
         """
-        self.name = name
+        self.sha256, self.name = key
         self.wasm = wasm
-        self.sha256 = hashlib.sha256(wasm).hexdigest()
-        _check_bytes(wasm, name)
-        self.module, self.was_compiled = _compile(engine, wasm, self.sha256, name, cache)
-        types = {export.name: export.type for export in self.module.exports}
-        memory = types.get(MEMORY)
-        self.is_64 = isinstance(memory, wasmtime.MemoryType) and memory.is_64
-        _check_imports(self.module, imports, name, is_64=self.is_64)
-        _check_exports(types, name)
-        if self.is_64 != is_64:
-            kinds = ("64-bit", "32-bit") if self.is_64 else ("32-bit", "64-bit")
-            raise GuestInvalid(
-                f"{name} has a {kinds[0]} memory: this engine is for {kinds[1]} ones"
-            )
-        self.pre = linker.instantiate_pre(self.module)
-        self.functions = dict(_callable_functions(types))
+        self.pre = pre
+        self.was_compiled = was_compiled
+        self.trusted = trusted
+        self.is_64 = interface.is_64
+        self.mutable_globals = interface.mutable_globals
+        self.functions = dict(_callable_functions(interface))
+
+    @cached_property
+    def function_names(self) -> Mapping[int, str]:
+        """Names of its functions by index, as far as the module has them, fit to be shown."""
+        return function_names(self.wasm)
 
     def __repr__(self) -> str:
         return f"<Guest {self.name} {self.sha256[:12]}>"
 
 
-def _check_bytes(wasm: bytes, name: str) -> None:
-    """Refuses what is not a core module, before wasmtime takes text for a module."""
+def check_bytes(wasm: bytes) -> None:
+    """Refuses what is not a core module. GuestInvalid, without the guest's name."""
+    require(Bound.NBYTES, len(wasm))
     if wasm.startswith(_COMPONENT):
-        raise GuestInvalid(f"{name} is a WebAssembly component: build a core module instead")
+        raise GuestInvalid("is a WebAssembly component: build a core module instead")
     if not wasm.startswith(_CORE):
-        raise GuestInvalid(f"{name} is not a WebAssembly module: {_describe(wasm)}")
+        raise GuestInvalid(f"is not a WebAssembly module: {_describe(wasm)}")
+
+
+def check_interface(interface: Interface, imports: Mapping[bool, Imports], *, is_64: bool) -> None:
+    """Checks what a module imports and exports, for an engine of memories that are 64-bit or not.
+
+    `imports` are those of either kind. GuestInvalid, without the guest's name.
+    """
+    _check_imports(interface, imports)
+    _check_exports(interface.exports)
+    if interface.is_64 != is_64:
+        kinds = ("64-bit", "32-bit") if interface.is_64 else ("32-bit", "64-bit")
+        raise GuestInvalid(f"has a {kinds[0]} memory: this engine is for {kinds[1]} ones")
 
 
 def _describe(wasm: bytes) -> str:
@@ -122,90 +136,66 @@ def _describe(wasm: bytes) -> str:
         return f"it begins with the bytes {wasm[:8].hex(' ')}"
 
 
-def _compile(
-    engine: wasmtime.Engine, wasm: bytes, sha256: str, name: str, cache: CodeCache
-) -> tuple[wasmtime.Module, bool]:
-    """The rewritten module, and whether it had to be compiled: the cache may have its code."""
-    stem = f"{sha256}.{instrument.VERSION}"
-    code_name = f"{stem}.{capi.VERSION}.cwasm"
-    if code := cache.read(code_name):
-        try:
-            return wasmtime.Module.deserialize(engine, code), False
-        except wasmtime.WasmtimeError:  # made on another processor, or with other settings
-            cache.forget(code_name)
-    try:
-        wasmtime.Module.validate(engine, wasm)
-        rewritten = cache.get(f"{stem}.wasm", lambda: instrument.instrument(wasm, name))
-        module = wasmtime.Module(engine, rewritten)
-    except wasmtime.WasmtimeError as error:
-        raise GuestInvalid(f"{name} is not valid WebAssembly: {error}") from None
-    cache.get(code_name, lambda: bytes(module.serialize()))
-    return module, True
-
-
-def _check_imports(
-    module: wasmtime.Module, imports: Mapping[bool, Imports], name: str, *, is_64: bool
-) -> None:
+def _check_imports(interface: Interface, imports: Mapping[bool, Imports]) -> None:
+    is_64 = interface.is_64
     wrong = [
-        text for it in module.imports if (text := _import_problem(it, imports[is_64])) is not None
+        text
+        for it in interface.imports
+        if (text := _import_problem(it, imports[is_64])) is not None
     ]
     if not wrong:
         return
+    if len(wrong) > _SHOWN:
+        wrong[_SHOWN:] = [f"and {len(wrong) - _SHOWN} more"]
     hint = ""
-    if not any(_import_problem(it, imports[not is_64]) for it in module.imports):
+    if not any(_import_problem(it, imports[not is_64]) for it in interface.imports):
         found, wanted = ("64-bit", "32-bit") if is_64 else ("32-bit", "64-bit")
         hint = (
             f". These are the types for a {wanted} memory, and its memory is {found}: declare "
             "pointers and lengths as wide as the memory, as isthmus.h does"
         )
-    raise GuestInvalid(f"{name} imports what no host has: {'; '.join(wrong)}{hint}")
+    raise GuestInvalid(f"imports what no host has: {'; '.join(wrong)}{hint}")
 
 
-def _import_problem(found: wasmtime.ImportType, imports: Imports) -> str | None:
-    full_name = f"{found.module}.{found.name}"
-    known = imports.get((found.module, found.name or ""))
+def _import_problem(found: Import, imports: Imports) -> str | None:
+    full_name = shown(f"{found.module}.{found.name}")
+    known = imports.get((found.module, found.name))
     if known is None:
         return f"{full_name} is unknown"
-    if not isinstance(found.type, wasmtime.FuncType):
-        return f"{full_name} is a function, not a {_kind(found.type)}"
+    if found.type is None:
+        return f"{full_name} is a function, not a {found.kind}"
     if str(_signature(found.type)) != str(known.signature):
-        return f"{full_name} is {known.signature}, not {_signature(found.type)}"
+        return f"{full_name} is {known.signature}, not {shown(str(_signature(found.type)))}"
     return None
 
 
-def _check_exports(types: Mapping[str, object], name: str) -> None:
-    if "_start" in types:
-        raise GuestInvalid(f"{name} is a command, with _start: {_REACTOR}")
-    memory = types.get(MEMORY)
-    if not isinstance(memory, wasmtime.MemoryType):
-        raise GuestInvalid(f"{name} does not export its linear memory as {MEMORY!r}")
-    if memory.is_shared:
-        raise GuestInvalid(f"{name} has a shared memory: build it without threads")
-    if ON_MESSAGE not in types:
-        raise GuestInvalid(f"{name} does not export {ON_MESSAGE}")
+def _check_exports(exports: Mapping[str, Export]) -> None:
+    if "_start" in exports:
+        raise GuestInvalid(f"is a command, with _start: {_REACTOR}")
+    memory = exports.get(MEMORY)
+    if memory is None or memory.kind != "memory":
+        raise GuestInvalid(f"does not export its linear memory as {MEMORY!r}")
+    if ON_MESSAGE not in exports:
+        raise GuestInvalid(f"does not export {ON_MESSAGE}")
     for export, signature in _EXPORTS.items():
-        found = types.get(export)
+        found = exports.get(export)
         if found is None:
             continue
-        if not isinstance(found, wasmtime.FuncType):
-            raise GuestInvalid(f"{name} exports {export} as a {_kind(found)}, not a function")
-        if _signature(found) != signature:
-            raise GuestInvalid(f"{name}: {export} must be {signature}, not {_signature(found)}")
+        if found.type is None:
+            raise GuestInvalid(f"exports {export} as a {found.kind}, not a function")
+        if _signature(found.type) != signature:
+            text = shown(str(_signature(found.type)))
+            raise GuestInvalid(f"is refused: {export} must be {signature}, not {text}")
 
 
-def _signature(found: wasmtime.FuncType) -> Signature:
+def _signature(found: FunctionType) -> Signature:
     """A type as a Signature; several results appear as one."""
-    results = ", ".join(str(kind) for kind in found.results)
-    return Signature(tuple(str(kind) for kind in found.params), results or None)
+    return Signature(found.params, ", ".join(found.results) or None)
 
 
-def _callable_functions(types: Mapping[str, object]) -> Iterator[tuple[str, Signature]]:
-    for name, found in types.items():
-        if isinstance(found, wasmtime.FuncType):
-            signature = _signature(found)
-            if set(signature.params) <= {"i32"} and signature.result in (None, "i32"):
-                yield name, signature
-
-
-def _kind(found: object) -> str:
-    return type(found).__name__.removesuffix("Type").lower()
+def _callable_functions(interface: Interface) -> Iterator[tuple[str, Signature]]:
+    for name, found in interface.exports.items():
+        if found.type and set(found.type.params) <= {"i32"} and found.type.results in _RESULTS:
+            yield name, _signature(found.type)
+    if interface.start is not None:
+        yield START_EXPORT, Signature((), None)

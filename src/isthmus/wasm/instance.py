@@ -47,6 +47,7 @@ from isthmus.wasm.guest import INITIALIZE, MEMORY, Guest
 from isthmus.wasm.hostcalls import GuestMemory, Handler, Signature, Trace
 from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.memory_creator import MemoryRequest
+from isthmus.wasm.names import shown
 from isthmus.wasm.wasi import Wasi
 
 _TRAPS = {
@@ -60,6 +61,9 @@ _TRAPS = {
     wasmtime.TrapCode.BAD_CONVERSION_TO_INTEGER: "conversion of a float that no integer is",
     wasmtime.TrapCode.UNREACHABLE: "unreachable",
 }
+
+
+Export = wasmtime.Func | wasmtime.Global | wasmtime.Memory | wasmtime.Table
 
 
 class _Function(capi.RawCall):
@@ -111,13 +115,16 @@ class Instance:
         self._store = engine.new_store()
         self._finalizer = weakref.finalize(self, _free, self._store, engine)
         self._finalizer.atexit = False  # a daemon thread may still be running the guest
-        self.exports = self._instantiate(memory, wasi)
-        """All exports, by name, for whoever reads the guest's globals and tables."""
+        self._made = self._instantiate(memory, wasi)
 
     @property
     def store(self) -> wasmtime.Store:
-        """The store that `exports` belong to; it stays the instance's."""
+        """The store that its exports belong to; it stays the instance's."""
         return self._store
+
+    def export(self, name: str) -> Export | None:
+        """What the guest exports under a name; None if it exports nothing there."""
+        return capi.exported(self._made, self._store, name)
 
     @property
     def fuel(self) -> int:
@@ -156,7 +163,7 @@ class Instance:
 
     def grow_memory(self, nbytes: int) -> None:
         """Grows linear memory to `nbytes`, whole wasm pages; RegionError where it may not."""
-        memory = self.exports[MEMORY]
+        memory = self.export(MEMORY)
         assert isinstance(memory, wasmtime.Memory)
         missing = nbytes - self.region.nbytes
         if missing < 0 or nbytes % WASM_PAGE:
@@ -258,28 +265,28 @@ class Instance:
         """What a call that returned nothing raises: a host function's error comes first."""
         if self._pending is None and failure.code == wasmtime.TrapCode.OUT_OF_FUEL:
             return LimitExceeded(f"{self.guest.name} ran out of fuel", "fuel")
-        return self._pending or _trapped(self.guest.name, failure)
+        return self._pending or _trapped(self.guest, failure)
 
     def _find(self, name: str) -> _Function:
         if self.closed:
             raise ActorClosed(f"this instance of {self.guest.name} is closed")
         signature = self.guest.functions.get(name)
-        function = self.exports[name] if signature else None
+        function = self.export(name) if signature else None
         if signature is None or not isinstance(function, wasmtime.Func):
             raise GuestInvalid(f"{self.guest.name} exports no function {name} of i32 values only")
         self._functions[name] = _Function(self._store, function, signature)
         return self._functions[name]
 
-    def _instantiate(self, request: MemoryRequest, wasi: Wasi) -> Mapping[str, object]:
+    def _instantiate(self, request: MemoryRequest, wasi: Wasi) -> wasmtime.Instance:
         """Makes the memory and the instance, or frees whatever was made."""
         try:
             request.is_64 = self.guest.is_64
             with self._engine.memory_creator.requested(request):
                 made = capi.instantiate(self.guest.pre, self._store)
             if isinstance(made, capi.Failure):
-                raise request.error or _trapped(self.guest.name, made)
-            exports = made.exports(self._store)
-            self.region = _same_memory(exports, self._store, request.region)
+                raise request.error or _trapped(self.guest, made)
+            memory = capi.exported(made, self._store, MEMORY)
+            self.region = _same_memory(memory, self._store, request.region)
             self.memory = GuestMemory(self.region, self.counters, is_64=self.guest.is_64)
             wasi.attach(self.memory)
         except BaseException:
@@ -287,7 +294,7 @@ class Instance:
             if request.region is not None:
                 request.region.close()
             raise
-        return exports
+        return made
 
 
 def _free(store: wasmtime.Store, engine: Engine) -> None:
@@ -296,11 +303,8 @@ def _free(store: wasmtime.Store, engine: Engine) -> None:
     assert engine.memory_creator, "the callbacks must outlive the store"
 
 
-def _same_memory(
-    exports: Mapping[str, object], store: wasmtime.Store, region: Region | None
-) -> Region:
+def _same_memory(memory: object, store: wasmtime.Store, region: Region | None) -> Region:
     """The Region, once it is proved that the guest's memory begins at its base."""
-    memory = exports[MEMORY]
     if region is None or not isinstance(memory, wasmtime.Memory):
         raise RegionError("the guest's memory was not made from a Region")
     found = capi.base_address(memory, store)
@@ -318,8 +322,10 @@ def _handler_table(engine: Engine, handlers: Mapping[str, Handler], wasi: Wasi) 
     return host_calls.table(by_module)
 
 
-def _trapped(name: str, failure: capi.Failure) -> GuestTrapped:
+def _trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:
     known = _TRAPS.get(failure.code) if failure.code else None
-    kind = known or failure.message.strip().splitlines()[-1].strip()
-    where = f", in {failure.backtrace[0]}" if failure.backtrace else ""
-    return GuestTrapped(f"{name} trapped: {kind}{where}", failure.backtrace)
+    kind = known or shown((failure.message.strip().splitlines() or ["trap"])[-1].strip())
+    names = guest.function_names
+    backtrace = tuple(names.get(index) or f"func[{index}]" for index in failure.backtrace)
+    where = f", in {backtrace[0]}" if backtrace else ""
+    return GuestTrapped(f"{guest.name} trapped: {kind}{where}", backtrace)

@@ -13,15 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from isthmus.wasm.instrument import Reader, read_sections, skip_code
+from isthmus.errors import GuestInvalid
+from isthmus.wasm import binary
+from isthmus.wasm.binary import Reader
+from isthmus.wasm.bounds import Bound
+from isthmus.wasm.interface import is_64_bit
 
-_MEMORY, _GLOBAL, _EXPORT, _DATA = 5, 6, 7, 11
-_IS_64 = 4
-"""A bit of a memory's limits: its pointers have 64 bits."""
-_ADDRESSES = {0x41: 0xFFFF_FFFF, 0x42: 0xFFFF_FFFF_FFFF_FFFF}
-"""The bits of a number, by the instruction that gives it: i32.const, i64.const."""
-_I32, _I64, _END = 0x7F, 0x7E, 0x0B
-_GLOBAL_KIND = 3
 _PASSIVE = 1
 _WITH_MEMORY = 2
 """An active segment that names its memory."""
@@ -35,28 +32,24 @@ class Layout:
     data: tuple[int, int] | None
 
 
-def has_64_bit_memory(wasm: bytes) -> bool:
-    """Whether a module's own first memory is a 64-bit one; False where it has none, or is none."""
-    try:
-        for section in read_sections(wasm):
-            if section.kind == _MEMORY:
-                reader = section.reader(wasm)
-                return reader.unsigned() > 0 and bool(reader.byte() & _IS_64)
-    except IndexError:
-        pass
-    return False
-
-
 def layout_of(wasm: bytes) -> Layout:
-    """Of a valid module."""
-    sections = {section.kind: section.reader(wasm) for section in read_sections(wasm)}
-    segments = list(_segments(sections[_DATA])) if _DATA in sections else []
-    pointer = _I64 if has_64_bit_memory(wasm) else _I32
-    values = list(_constants(sections[_GLOBAL], pointer)) if _GLOBAL in sections else []
-    exports = dict(_exported_globals(sections[_EXPORT])) if _EXPORT in sections else {}
+    """The layout of a module. GuestInvalid if it is none that can be read."""
+    try:
+        return _layout_of(wasm)
+    except (IndexError, UnicodeDecodeError):
+        raise GuestInvalid("the guest is not valid WebAssembly: a section ends early") from None
+
+
+def _layout_of(wasm: bytes) -> Layout:
+    sections = binary.readers(wasm)
+    segments = list(_segments(sections[binary.DATA])) if binary.DATA in sections else []
+    pointer = "i64" if is_64_bit(wasm) else "i32"
+    values: list[int | None] = []
+    if binary.GLOBAL in sections:
+        values = list(_constants(sections[binary.GLOBAL], pointer))
+    number = _data_end(sections[binary.EXPORT]) if binary.EXPORT in sections else None
     begin = min((at for at, _ in segments), default=0)
     end = max((at + nbytes for at, nbytes in segments), default=0)
-    number = exports.get("__data_end")
     if number is not None and number < len(values):
         end = max(end, values[number] or 0)
     data = (begin, end - begin) if end > begin else None
@@ -73,45 +66,32 @@ def _stack(top: int | None, data_begin: int, data_end: int) -> tuple[int, int] |
 
 def _segments(reader: Reader) -> Iterator[tuple[int, int]]:
     """(offset, nbytes) of those that lie at a constant place from the begin on."""
-    for _ in range(reader.unsigned()):
+    for _ in range(reader.count(Bound.DATA_SEGMENTS)):
         mode = reader.unsigned()
         if mode == _WITH_MEMORY:
             reader.unsigned()
-        at = None if mode == _PASSIVE else _constant(reader)
+        at = None if mode == _PASSIVE else reader.constant()
         nbytes = reader.unsigned()
         reader.skip(nbytes)
         if at is not None:
             yield at, nbytes
 
 
-def _constants(reader: Reader, pointer: int) -> Iterator[int | None]:
-    """The first values of the module's own globals, where they are of a pointer's type and written
-    down.
+def _constants(reader: Reader, pointer: str) -> Iterator[int | None]:
+    """The first values of the module's own globals; None for one that is not of a pointer's type or
+    not written down.
     """
-    for _ in range(reader.unsigned()):
-        kind = reader.byte()
-        reader.byte()
-        value = _constant(reader)
+    for _ in range(reader.count(Bound.GLOBALS)):
+        kind = reader.value_type()
+        reader.byte()  # whether it is mutable
+        value = reader.constant()
         yield value if kind == pointer else None
 
 
-def _constant(reader: Reader) -> int | None:
-    """Reads a constant expression: the value of `i32.const N` or `i64.const N`, unsigned, and of
-    nothing else.
-    """
-    begin = reader.at
-    mask = _ADDRESSES.get(reader.byte())
-    if mask is not None:
-        value = reader.signed()
-        if reader.byte() == _END:
-            return value & mask
-    reader.at = begin
-    skip_code(reader)
-    return None
-
-
-def _exported_globals(reader: Reader) -> Iterator[tuple[str, int]]:
-    for _ in range(reader.unsigned()):
+def _data_end(reader: Reader) -> int | None:
+    """The index of the exported global `__data_end`, if there is one."""
+    for _ in range(reader.count(Bound.EXPORTS)):
         name, kind, index = reader.name(), reader.byte(), reader.unsigned()
-        if kind == _GLOBAL_KIND:
-            yield name, index
+        if kind == binary.GLOBAL_KIND and name == "__data_end":
+            return index
+    return None

@@ -165,7 +165,8 @@ def _create(
             f"at the start and may have {format_nbytes(request.limit_nbytes)}"
         )
     request.admit(minimum, 0)
-    request.region = region = request.reserve(reserved or capacity, guard)
+    # A memory that is and stays empty has an address as well.
+    request.region = region = request.reserve(max(reserved or capacity, WASM_PAGE), guard)
     if region.reserved_nbytes < max(reserved, minimum):
         raise RegionError(
             f"a region of {region.reserved_nbytes} bytes was given where "

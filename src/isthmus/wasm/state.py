@@ -43,8 +43,9 @@ def write_globals(instance: Instance, values: tuple[GlobalValue, ...]) -> None:
 
 
 def _globals(instance: Instance) -> dict[int, wasmtime.Global]:
-    return {
-        int(name.removeprefix(GLOBAL_EXPORT)): export
-        for name, export in instance.exports.items()
-        if name.startswith(GLOBAL_EXPORT) and isinstance(export, wasmtime.Global)
-    }
+    found = {}
+    for index in instance.guest.mutable_globals:
+        exported = instance.export(f"{GLOBAL_EXPORT}{index}")
+        assert isinstance(exported, wasmtime.Global), "instrument.py exports all of them"
+        found[index] = exported
+    return found
