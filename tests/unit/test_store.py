@@ -140,7 +140,7 @@ def test_a_missing_or_damaged_pack_is_noticed(store: Store) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     with pytest.raises(SnapshotInvalid, match="not a pack, or is truncated"):
-        store.open("a")
+        store.open("a").image()
     path.write_bytes(data[:40_000] + bytes([data[40_000] ^ 1]) + data[40_001:])
     with pytest.raises(SnapshotInvalid, match="damaged"):
         store.open("a").verify()

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from isthmus.errors import SnapshotError
+from isthmus.errors import IsthmusError, SnapshotError
 
 _SUFFIX = ".partial"
 _PREFIX = ".isthmus-"
@@ -26,12 +26,14 @@ _PREFIX = ".isthmus-"
 class AtomicFile:
     """Owns a temporary file that becomes `path` by `commit`, or vanishes when closed without."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, swept: bool = False) -> None:
+        """With `swept` the caller removes what killed writers left, since the folder is large."""
         self.path = path
-        if path.is_symlink():
-            raise SnapshotError(f"{path} is a symbolic link; give the file itself")
-        sweep(path.parent)
         with explained(path):
+            if path.is_symlink():
+                raise SnapshotError(f"{path} is a symbolic link; give the file itself")
+            if not swept:
+                sweep(path.parent)
             self.temporary, self.fd = _open_locked(path.parent)
         self._open = True
 
@@ -67,15 +69,21 @@ class AtomicFile:
 def sweep(folder: Path) -> None:
     """Removes what killed writers left in a folder; what a living one is writing stays."""
     with contextlib.suppress(OSError):
-        for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            except BlockingIOError:
-                pass
-            finally:
-                os.close(fd)
+        for name in os.listdir(folder):
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                with contextlib.suppress(OSError):
+                    _remove_leftover(folder / name)
+
+
+def _remove_leftover(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -88,13 +96,21 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns an OSError into a SnapshotError that names the file."""
+def explained(path: Path, what: str = "write") -> Iterator[None]:
+    """Turns what the system, or a name that is none, raises into a SnapshotError that names the
+    file. `what` was tried: "write", "read"."""
     try:
         yield
     except OSError as error:
-        hint = "; nothing was changed" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise SnapshotError(f"cannot write {path}: {error.strerror}{hint}") from None
+        full = what == "write" and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; nothing was changed" if full else ""
+        raise SnapshotError(f"cannot {what} {path}: {error.strerror or error}{hint}") from None
+    except MemoryError:
+        raise SnapshotError(f"cannot {what} {path}: not enough memory") from None
+    except ValueError as error:  # a zero byte, or a character that the system cannot name
+        if isinstance(error, IsthmusError):
+            raise
+        raise SnapshotError(f"cannot {what} {str(path)!r}: {error}") from None
 
 
 def _open_locked(folder: Path) -> tuple[Path, int]:

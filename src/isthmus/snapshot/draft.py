@@ -113,9 +113,9 @@ def save_file(draft: Draft, path: Path, key: bytes | None = None) -> Saved:
 
 
 def save_recipe(draft: Draft, path: Path, key: bytes | None) -> Saved:
-    """Writes a snapshot whose chunks lie elsewhere."""
+    """Writes a snapshot whose chunks lie elsewhere, into a folder that is swept."""
     text = draft.manifest.encode()
-    with AtomicFile(path) as file:
+    with AtomicFile(path, swept=True) as file:
         _, end = write_head(file, draft, text, key, with_memory=False)
         file.commit(end)
     return Saved(path, digest(text), end, 0, len(draft.memory.chunks))

@@ -13,19 +13,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
-from isthmus.errors import SnapshotInvalid, SnapshotNotFound
-from isthmus.memory import Extent, Image
-from isthmus.snapshot.atomic import AtomicFile
-from isthmus.snapshot.chunk import CHUNK_NBYTES, DIGEST_NBYTES, Chunks
-from isthmus.snapshot.header import LENGTH, MAX_HEADER_NBYTES, Tensor, encode_safetensors
-from isthmus.snapshot.regular import open_regular
+from isthmus.errors import SnapshotInvalid
+from isthmus.snapshot.atomic import AtomicFile, explained
+from isthmus.snapshot.chunk import CHUNK_NBYTES, DIGEST_NBYTES
+from isthmus.snapshot.header import LENGTH, Tensor, encode_safetensors
+from isthmus.snapshot.regular import open_regular, read_at
 
-_MOST_OPEN = 64
-"""Packs that one image keeps open: a process has some 1,000 descriptors."""
+_MOST_CHUNKS = 1 << 22
+"""Chunks of one pack, 64 GiB. A sparse file of a stranger is longer than that at no cost."""
 PACK_SUFFIX = ".pack.safetensors"
 _FORMAT = {"format": "isthmus-pack"}
 
@@ -38,11 +35,18 @@ class Pack:
     data_offset: int
     digests: Sequence[bytes]
 
+    @property
+    def nbytes(self) -> int:
+        """The file's length."""
+        return self.data_offset + len(self.digests) * (CHUNK_NBYTES + DIGEST_NBYTES)
+
     def read(self, indices: Iterable[int]) -> Iterator[bytes]:
-        """The bytes of those chunks."""
+        """The bytes of those chunks. SnapshotNotFound if the pack was removed meanwhile."""
         file = open_regular(self.path)
         for index in indices:
-            yield os.pread(file.fd, CHUNK_NBYTES, self.data_offset + index * CHUNK_NBYTES)
+            at = self.data_offset + index * CHUNK_NBYTES
+            with explained(self.path, "read"):
+                yield os.pread(file.fd, CHUNK_NBYTES, at)
 
     def verified(self, indices: Sequence[int]) -> Iterator[bytes]:
         """As `read`; SnapshotInvalid where a chunk has another hash."""
@@ -52,95 +56,26 @@ class Pack:
             yield data
 
 
-class Packs:
-    """All packs of a folder, and where each chunk is."""
+def write_pack(folder: Path, chunks: Iterable[tuple[bytes, bytes | memoryview]]) -> Pack | None:
+    """Writes chunks, as (digest, bytes), into a new pack; None where there are none.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._find()
-
-    def _find(self) -> None:
-        self.packs = [_open(path) for path in sorted(self._folder.glob(f"*{PACK_SUFFIX}"))]
-        self._places = {
-            digest: (number, index)
-            for number, pack in enumerate(self.packs)
-            for index, digest in enumerate(pack.digests)
-        }
-
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._places
-
-    def holding(self, digests: Iterable[bytes]) -> list[Path]:
-        """The packs that those chunks are in. SnapshotInvalid where one is missing."""
-        return [self.packs[it].path for it in sorted({self._place(it)[0] for it in digests})]
-
-    def read(self, digest: bytes) -> bytes:
-        """A chunk. `Store.gc` may have moved it into another pack since these were found.
-
-        SnapshotInvalid where it is missing or damaged.
-        """
-        try:
-            return self._read(digest)
-        except SnapshotNotFound:
-            self._find()
-            return self._read(digest)
-
-    def _read(self, digest: bytes) -> bytes:
-        number, index = self._place(digest)
-        return next(self.packs[number].verified([index]))
-
-    def image(self, nbytes: int, chunks: Chunks, used: Sequence[tuple[int, int]]) -> Image:
-        """The memory that `chunks` are of; SnapshotInvalid where one is missing.
-
-        Its packs are mapped, or brought together where they are too many to keep open.
-        """
-        places = [(number, *self._place(digest)) for number, digest in chunks.items()]
-        needed = sorted({pack for _, pack, _ in places})
-        if len(needed) > _MOST_OPEN:
-            return Image.gather(nbytes, self._pieces(places), used)
-        files = {pack: open_regular(self.packs[pack].path) for pack in needed}
-        extents = (
-            Extent(
-                number * CHUNK_NBYTES,
-                CHUNK_NBYTES,
-                files[pack],
-                self.packs[pack].data_offset + index * CHUNK_NBYTES,
-            )
-            for number, pack, index in places
-        )
-        return Image(nbytes, extents, used)
-
-    def _place(self, digest: bytes) -> tuple[int, int]:
-        if digest not in self._places:
-            raise SnapshotInvalid(
-                f"the store has no chunk {digest.hex()[:16]}…, which the snapshot needs"
-            )
-        return self._places[digest]
-
-    def _pieces(self, places: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of chunks, pack by pack."""
-        for pack, group in groupby(sorted(places, key=itemgetter(1)), key=itemgetter(1)):
-            numbers, _, indices = zip(*group, strict=True)
-            for number, data in zip(numbers, self.packs[pack].read(indices), strict=True):
-                yield number * CHUNK_NBYTES, data
-
-
-def write_pack(folder: Path, chunks: Iterable[tuple[bytes, bytes | memoryview]]) -> Path | None:
-    """Writes chunks, as (digest, bytes), into a new pack; None where there are none."""
+    What killed writers left in the folder is not looked for: it has too many files.
+    """
     contents = list(chunks)
     if not contents:
         return None
-    digests = b"".join(digest for digest, _ in contents)
+    each = [digest for digest, _ in contents]
+    digests = b"".join(each)
     n, data_nbytes = len(contents), len(contents) * CHUNK_NBYTES
     head = _header(n)
     path = folder / f"{hashlib.sha256(digests).hexdigest()}{PACK_SUFFIX}"
-    with AtomicFile(path) as file:
+    with AtomicFile(path, swept=True) as file:
         file.write(head, 0)
         for index, (_, data) in enumerate(contents):
             file.write(data, len(head) + index * CHUNK_NBYTES)
         file.write(digests, len(head) + data_nbytes)
         file.commit(len(head) + data_nbytes + len(digests))
-    return path
+    return Pack(path, len(head), each)
 
 
 def _header(n: int) -> bytes:
@@ -154,11 +89,15 @@ def _header(n: int) -> bytes:
     )
 
 
-def _open(path: Path) -> Pack:
-    """Reads what is in a pack; SnapshotInvalid unless it is exactly what its name says."""
+def open_pack(path: Path) -> Pack:
+    """Reads what is in a pack; SnapshotInvalid unless it is exactly what its name says.
+
+    SnapshotNotFound if there is none, SnapshotError if it cannot be read now.
+    """
     file = open_regular(path)
-    nbytes = os.fstat(file.fd).st_size
-    offset, digests = _index(path, nbytes, lambda n, at: os.pread(file.fd, n, at))
+    with explained(path, "read"):
+        nbytes = os.fstat(file.fd).st_size
+        offset, digests = _index(path, nbytes, lambda n, at: read_at(file.fd, n, at))
     return Pack(path, offset, digests)
 
 
@@ -182,9 +121,10 @@ def _index(
     header_nbytes = LENGTH.size + (LENGTH.unpack(first)[0] if len(first) == LENGTH.size else 0)
     n, left = divmod(nbytes - header_nbytes, CHUNK_NBYTES + DIGEST_NBYTES)
     digests = b""
-    plausible = header_nbytes <= MAX_HEADER_NBYTES and n > 0 and left == 0
-    if plausible and read(header_nbytes, 0) == _header(n):
-        digests = read(n * DIGEST_NBYTES, header_nbytes + n * CHUNK_NBYTES)
+    if 0 < n <= _MOST_CHUNKS and left == 0:
+        head = _header(n)
+        if header_nbytes == len(head) and read(len(head), 0) == head:
+            digests = read(n * DIGEST_NBYTES, header_nbytes + n * CHUNK_NBYTES)
     if path.name != f"{hashlib.sha256(digests).hexdigest()}{PACK_SUFFIX}":
         raise SnapshotInvalid(f"{path} is not a pack, or is truncated or damaged")
     return header_nbytes, [

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from isthmus.errors import SnapshotError, SnapshotInvalid
 from isthmus.memory import Extent, Image, SharedFile
+from isthmus.snapshot.atomic import explained
 from isthmus.snapshot.chunk import CHUNK_NBYTES, Chunks, decode_chunks, runs
 from isthmus.snapshot.header import (
     LENGTH,
@@ -24,9 +25,10 @@ from isthmus.snapshot.header import (
     Tensor,
     decode_header,
 )
+from isthmus.snapshot.index import Index
 from isthmus.snapshot.manifest import DIGESTS_PART, NUMBERS_PART, Manifest
-from isthmus.snapshot.pack import Packs
-from isthmus.snapshot.regular import open_regular
+from isthmus.snapshot.packs import Packs
+from isthmus.snapshot.regular import open_regular, read_at
 from isthmus.units import HostAddr, format_nbytes
 
 PACKS_FOLDER = "packs"
@@ -35,7 +37,9 @@ PACKS_FOLDER = "packs"
 class Snapshot:
     """See the module. Immutable; keeps its file open, so that it may be replaced meanwhile."""
 
-    def __init__(self, path: Path, file: SharedFile, header: Header) -> None:
+    def __init__(
+        self, path: Path, file: SharedFile, header: Header, index: Index | None = None
+    ) -> None:
         self.path = path
         self.manifest: Manifest = header.manifest
         self.id = header.id
@@ -53,7 +57,7 @@ class Snapshot:
         if len(self.chunks) != self.manifest.memory.n_chunks:
             raise SnapshotInvalid(f"{path}: the table of chunks has another length")
         folder = Path(os.path.abspath(path)).parent.parent / PACKS_FOLDER
-        self._packs = None if header.has_memory else Packs(folder)
+        self._packs = None if header.has_memory else Packs(folder, self.id, self.chunks, index)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.id[:12]} of {self.manifest.guest.name}: {self.path}>"
@@ -85,17 +89,15 @@ class Snapshot:
         used = list(runs(self.chunks))
         if self._packs is None:
             return Image(nbytes, [Extent(0, nbytes, self._file, self._header.nbytes)], used)
-        return self._packs.image(nbytes, self.chunks, used)
+        return self._packs.image(nbytes, used)
 
     def lacks(self) -> bool:
         """Whether a store does not have all of its chunks."""
-        return self._packs is not None and not all(
-            map(self._packs.__contains__, self.chunks.values())
-        )
+        return self._packs is not None and self._packs.lacks()
 
     def packs(self) -> list[Path]:
         """The packs of a store that hold its chunks. SnapshotInvalid where it lacks one."""
-        return [] if self._packs is None else self._packs.holding(self.chunks.values())
+        return [] if self._packs is None else self._packs.holding()
 
     def chunk(self, digest: bytes) -> bytes:
         """A chunk of the store that this snapshot is in. SnapshotInvalid where it is missing or
@@ -153,20 +155,22 @@ class Snapshot:
                     self._refuse_chunk(number)
 
 
-def open_snapshot(path: Path, key: bytes | None = None) -> Snapshot:
+def open_snapshot(path: Path, key: bytes | None = None, index: Index | None = None) -> Snapshot:
     """Opens a snapshot and checks all but its memory.
 
-    With a `key` it must be signed with it. Raises SnapshotNotFound, SnapshotInvalid,
-    SnapshotUnsupported, SnapshotUntrusted.
+    With a `key` it must be signed with it. `index` is that of the store it is in, if it is open.
+    Raises SnapshotNotFound, SnapshotInvalid, SnapshotUnsupported, SnapshotUntrusted, and
+    SnapshotError if it cannot be read now.
     """
     file = open_regular(path)
     try:
-        raw = _read_header(file.fd)
-        header = decode_header(raw, key)
-        found = os.fstat(file.fd).st_size
-        if found != header.file_nbytes:
-            raise SnapshotInvalid(f"it is {found} bytes long instead of {header.file_nbytes}")
-        return Snapshot(path, file, header)
+        with explained(path, "read"):
+            raw = _read_header(file.fd)
+            header = decode_header(raw, key)
+            found = os.fstat(file.fd).st_size
+            if found != header.file_nbytes:
+                raise SnapshotInvalid(f"it is {found} bytes long instead of {header.file_nbytes}")
+            return Snapshot(path, file, header, index)
     except SnapshotError as error:
         text = str(error)
         raise type(error)(text if str(path) in text else f"{path}: {text}") from None
@@ -183,12 +187,12 @@ def _read_header(fd: int) -> bytes:
 
 
 def _read(fd: int, offset: int, nbytes: int) -> bytes:
-    data = os.pread(fd, nbytes, offset)
-    while len(data) < nbytes:
-        more = os.pread(fd, nbytes - len(data), offset + len(data))
-        if not more:
-            raise SnapshotInvalid("it is truncated")
-        data += more
+    try:
+        data = read_at(fd, nbytes, offset)
+    except OSError as error:
+        raise SnapshotError(f"it cannot be read: {error.strerror}") from None
+    if len(data) < nbytes:
+        raise SnapshotInvalid("it is truncated")
     return data
 
 

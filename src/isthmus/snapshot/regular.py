@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from isthmus.errors import SnapshotInvalid, SnapshotNotFound
+from isthmus.errors import SnapshotError, SnapshotInvalid, SnapshotNotFound
 from isthmus.memory import SharedFile
 
 
@@ -20,13 +21,30 @@ def open_regular(path: Path) -> SharedFile:
     except FileNotFoundError:
         raise SnapshotNotFound(f"there is no snapshot {path}") from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
+            raise SnapshotError(f"cannot read {path} now: {error.strerror}") from None
         if os.path.islink(path):
             raise SnapshotInvalid(f"{path} is a symbolic link; give the file itself") from None
         raise SnapshotInvalid(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
         raise SnapshotNotFound(f"{str(path)!r} is no path") from None
     file = SharedFile(fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        kind = "a folder" if path.is_dir() else "not a plain file"
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError as error:
+        raise SnapshotError(f"cannot read {path} now: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a plain file"
         raise SnapshotInvalid(f"{path} is {kind}; give the snapshot's file")
     return file
+
+
+def read_at(fd: int, nbytes: int, offset: int) -> bytes:
+    """Up to `nbytes` at an offset, fewer at the end of the file. OSError."""
+    data = os.pread(fd, nbytes, offset)
+    while 0 < len(data) < nbytes:
+        more = os.pread(fd, nbytes - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data

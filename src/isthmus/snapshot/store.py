@@ -5,6 +5,7 @@
     STORE/lock                               taken shared by writers, alone by `gc`
     STORE/snapshots/NAME.safetensors         a manifest, its parts, and no memory
     STORE/packs/SHA256.pack.safetensors      chunks
+    STORE/index.sqlite                       which pack has which chunk: a cache, see `index`
 
 A snapshot writes one pack with the chunks that are new, and then its manifest. Both appear whole
 or not at all, in this order, so a crash leaves at most a pack that nobody uses, for `gc`.
@@ -16,42 +17,41 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from isthmus.errors import SettingsError, SnapshotError, SnapshotInvalid, SnapshotNotFound
 from isthmus.snapshot.atomic import AtomicFile, explained, sweep, sync_folder
 from isthmus.snapshot.chunk import CHUNK_NBYTES
+from isthmus.snapshot.collection import Collected, Collection, enter
+from isthmus.snapshot.database import IndexDamaged
 from isthmus.snapshot.draft import Draft, Saved, save_recipe
-from isthmus.snapshot.pack import Pack, Packs, unpack, write_pack
+from isthmus.snapshot.index import Index, IndexStale
+from isthmus.snapshot.listing import SUFFIX, stamp_of
+from isthmus.snapshot.pack import unpack, write_pack
+from isthmus.snapshot.packs import enter_packs
 from isthmus.snapshot.reader import PACKS_FOLDER, Snapshot, open_snapshot
 
 SNAPSHOTS_FOLDER = "snapshots"
-SUFFIX = ".safetensors"
 _LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_REPACK_BELOW = 0.5
-"""A pack of which less than this share is used is written anew."""
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What `gc` did."""
-
-    n_packs_removed: int
-    n_packs_rewritten: int
-    nbytes_freed: int
+_TRIES = 8
+_T = TypeVar("_T")
 
 
 class Store:
-    """See the module. Holds nothing open; safe to use from several processes."""
+    """See the module. Keeps only its index open; safe to use from several processes and threads."""
 
     def __init__(self, folder: str | Path, *, create: bool = True) -> None:
         """Opens a store; with `create`, a folder that is missing or empty becomes one."""
         self.folder = folder = Path(folder).expanduser()
         self._snapshots = folder / SNAPSHOTS_FOLDER
         self._packs = folder / PACKS_FOLDER
+        self._index = Index(folder)
+        self._swept = False
         if not create and not self._snapshots.is_dir():
             raise SnapshotNotFound(f"{folder} is not a store of snapshots")
         for part in (folder, self._snapshots, self._packs):
@@ -81,8 +81,11 @@ class Store:
         return name
 
     def names(self) -> list[str]:
-        """The names of all snapshots."""
-        return sorted(path.name.removesuffix(SUFFIX) for path in self._files())
+        """The names of all snapshots. SnapshotError if the folder cannot be read."""
+        with explained(self._snapshots, "read"):
+            found = os.listdir(self._snapshots)
+        names = (it.removesuffix(SUFFIX) for it in found if it.endswith(SUFFIX))
+        return sorted(filter(_NAME.fullmatch, names))
 
     def save(self, draft: Draft, name: str | None = None, key: bytes | None = None) -> Saved:
         """Writes the chunks that are new, then the snapshot, replacing one of the same name.
@@ -90,39 +93,73 @@ class Store:
         By default its name is the first 16 digits of its id.
         """
         path = self.path(draft.id[:16] if name is None else name)
+        return self._with_index(lambda: self._save(draft, path, key))
+
+    def _save(self, draft: Draft, path: Path, key: bytes | None) -> Saved:
         with self._locked(fcntl.LOCK_SH):
-            packs = Packs(self._packs)
+            if not self._index.complete:
+                enter_packs(self._packs, self._index)
+            places = self._places(draft)
             new: dict[bytes, int] = {}
             for number, digest in draft.memory.chunks.items():
-                if digest not in packs:
+                if digest not in places:
                     new.setdefault(digest, number)
             view = draft.memory.view
             pack = write_pack(
                 self._packs,
                 ((digest, view(n * CHUNK_NBYTES, CHUNK_NBYTES)) for digest, n in new.items()),
             )
+            entry = None if pack is None else (pack.path.name, pack.nbytes, pack.digests)
+            name = os.fsencode(path.name)
+            id_ = self._index.begin(name, draft.id, set(places.values()), pack=entry)
             saved = save_recipe(draft, path, key)
-        pack_nbytes = pack.stat().st_size if pack else 0
+            self._finish(id_, path)
         return replace(
             saved,
-            nbytes_written=saved.nbytes_written + pack_nbytes,
+            nbytes_written=saved.nbytes_written + (pack.nbytes if pack else 0),
             n_chunks_written=len(new),
         )
+
+    def _places(self, draft: Draft) -> dict[bytes, int]:
+        """The packs of chunks that need not be written. Each was seen to be there."""
+        for _ in range(_TRIES):
+            places = self._index.places(draft.memory.chunks.values())
+            ids = set(places.values())
+            packs = self._index.packs(ids)
+            gone = [it for it in packs if _nbytes_of(self._packs / it.name) != it.nbytes]
+            for pack in gone:
+                self._index.forget(pack)
+            if len(packs) < len(ids):
+                self._index.recall()
+            elif not gone:
+                return places
+        raise IndexDamaged
 
     def add(self, name: str, data: bytes, id_: str) -> None:
         """Takes a snapshot's file out of another store. SnapshotInvalid unless it has that id.
 
         Its packs are missing here until `add_pack`.
         """
-        with self._locked(fcntl.LOCK_SH), AtomicFile(self.path(name)) as file:
+        self._with_index(lambda: self._add(self.path(name), data, id_))
+
+    def _add(self, path: Path, data: bytes, id_: str) -> None:
+        name = path.name.removesuffix(SUFFIX)
+        with self._locked(fcntl.LOCK_SH), AtomicFile(path, swept=True) as file:
             file.write(data, 0)
             try:
-                found = open_snapshot(file.temporary).id
+                found = open_snapshot(file.temporary)
             except SnapshotError as error:
                 raise SnapshotInvalid(str(error).replace(str(file.temporary), name)) from None
-            if found != id_:
-                raise SnapshotInvalid(f"{name} is snapshot {found[:12]}… and not {id_[:12]}…")
+            if found.id != id_:
+                raise SnapshotInvalid(f"{name} is snapshot {found.id[:12]}… and not {id_[:12]}…")
+            number = enter(self._index, os.fsencode(path.name), found)
             file.commit(len(data))
+            self._finish(number, path)
+
+    def _finish(self, number: int, path: Path) -> None:
+        """Notes that a snapshot is there. It is, also if that cannot be noted: `gc` will see."""
+        with contextlib.suppress(SnapshotError, IndexDamaged), explained(path, "read"):
+            self._index.finish(number, stamp_of(path))
 
     def has_pack(self, name: str) -> bool:
         """Whether a pack of that file name is here."""
@@ -130,13 +167,18 @@ class Store:
 
     def add_pack(self, name: str, data: bytes) -> None:
         """Takes a pack out of another store. SnapshotInvalid where a byte of it is another."""
+        self._with_index(lambda: self._add_pack(name, data))
+
+    def _add_pack(self, name: str, data: bytes) -> None:
         with self._locked(fcntl.LOCK_SH):
-            write_pack(self._packs, unpack(self._packs / name, data))
+            pack = write_pack(self._packs, unpack(self._packs / name, data))
+            assert pack is not None, "no pack is empty"
+            self._index.add_packs([(pack.path.name, pack.nbytes, pack.digests)])
 
     def open(self, name: str, key: bytes | None = None) -> Snapshot:
         """Opens the snapshot of that name."""
         with self._locked(fcntl.LOCK_SH):
-            return open_snapshot(self.path(name), key)
+            return open_snapshot(self.path(name), key, self._index)
 
     def id_of(self, base: Saved | str, key: bytes | None = None) -> str:
         """The id of a snapshot here, by name or as it was saved; SnapshotNotFound for none such."""
@@ -148,58 +190,67 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Removes a snapshot; its chunks go with the next `gc`."""
-        path = self.path(name)
-        if not path.exists():
+        if not self.delete_all([name]):
             raise SnapshotNotFound(f"there is no snapshot {name!r} in {self.folder}")
-        with explained(path):
-            path.unlink()
-            sync_folder(self._snapshots)
 
-    def gc(self, *, repack: bool = True) -> Collected:
-        """Removes chunks that no snapshot uses; without `repack` only in packs that none uses.
+    def delete_all(self, names: Iterable[str]) -> int:
+        """Removes snapshots, as far as they are there; says how many were."""
+        gone = []
+        for name in names:
+            path = self.path(name)
+            with explained(path), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                gone.append(os.fsencode(path.name))
+        if gone:
+            with explained(self._snapshots):
+                sync_folder(self._snapshots)
+            with contextlib.suppress(IndexDamaged):
+                self._index.doubt(gone)
+        return len(gone)
 
-        SnapshotInvalid, and no more is removed, where a snapshot cannot be read, since what it
-        uses is not known then, or a chunk is damaged.
+    def gc(self, *, repack: bool = True, quick: bool = False) -> Collected:
+        """Removes chunks that no snapshot uses; without `repack` only packs that none uses, and if
+        `quick` none out of packs that more than a few snapshots need.
+
+        Others may save meanwhile: they wait for some milliseconds now and then. SnapshotInvalid,
+        and no more is removed, where a snapshot cannot be read, since what it uses is not known
+        then, or a chunk is damaged.
         """
-        with self._locked(fcntl.LOCK_EX):
-            used = {digest for path in self._files() for digest in _chunks_of(path)}
-            removed = rewritten = freed = 0
-            for pack in Packs(self._packs).packs:
-                live = [i for i, digest in enumerate(pack.digests) if digest in used]
-                if len(live) >= (_REPACK_BELOW * len(pack.digests) if repack else 1):
-                    continue
-                freed += pack.path.stat().st_size
-                if live:
-                    freed -= self._rewrite(pack, live)
-                    rewritten += 1
-                else:
-                    removed += 1
-                with explained(pack.path):
-                    pack.path.unlink()
-            sync_folder(self._packs)
-        return Collected(removed, rewritten, freed)
+        self._sweep()
+        return self._with_index(lambda: self._collection().run(repack=repack, quick=quick))
 
-    def _rewrite(self, pack: Pack, live: list[int]) -> int:
-        digests = (pack.digests[i] for i in live)
-        path = write_pack(self._packs, zip(digests, pack.verified(live), strict=True))
-        assert path is not None
-        return path.stat().st_size
+    def _collection(self) -> Collection:
+        return Collection(self._snapshots, self._packs, self._index, self._locked)
 
-    def _files(self) -> list[Path]:
-        return [
-            path for path in self._snapshots.glob(f"*{SUFFIX}") if not path.name.startswith(".")
-        ]
+    def _with_index(self, use: Callable[[], _T]) -> _T:
+        """Does what needs the index; once more with a new one if it is damaged."""
+        for _ in range(_TRIES):
+            try:
+                return use()
+            except IndexDamaged:
+                with self._locked(fcntl.LOCK_EX):
+                    self._index.discard()
+            except IndexStale:  # another process removed a pack that it had found damaged
+                self._index.recall()
+        raise SnapshotError(f"{self.folder} changes faster than it can be used: try again")
+
+    def _sweep(self) -> None:
+        """Removes what killed writers left."""
+        sweep(self._snapshots)
+        sweep(self._packs)
+        self._swept = True
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        """Waits for the store; then sweeps what killed writers left."""
+        """Waits for the store; the first time sweeps what killed writers left."""
         path = self.folder / _LOCK
         with explained(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, how)
-            sweep(self._snapshots)
-            sweep(self._packs)
+            with explained(path):
+                fcntl.flock(fd, how)
+            if not self._swept:
+                self._sweep()
             yield
         finally:
             os.close(fd)
@@ -223,5 +274,10 @@ def target_of(path: str | Path | Store) -> Path | Store:
     return Store(path) if path.is_dir() else path
 
 
-def _chunks_of(path: Path) -> set[bytes]:
-    return set(open_snapshot(path).chunks.values())
+def _nbytes_of(path: Path) -> int:
+    """The length of a file that is there; -1 for anything else."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
