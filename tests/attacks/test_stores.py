@@ -128,9 +128,13 @@ def restored_beside_gc(store: Store, memory: Memory, seconds: float) -> int:
     for number, name in enumerate(keep):
         store.save(memory.draft(number), name)
     n_read = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", _COLLECTS, store.folder], stdout=subprocess.PIPE
-    ) as other:
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", _COLLECTS, store.folder], stdout=subprocess.PIPE
+            )
+        )
+        stack.callback(other.kill)
         assert other.stdout is not None
         other.stdout.readline()
         end = time.monotonic() + seconds
@@ -147,7 +151,6 @@ def restored_beside_gc(store: Store, memory: Memory, seconds: float) -> int:
                 open_snapshot(store.path(name)).verify()
                 n_read += 1
             assert other.poll() is None, "the collecting process failed"
-        other.kill()
     store.gc()
     for name in store.names():
         store.open(name).verify()
@@ -177,6 +180,22 @@ def test_packs_that_vanish_between_listing_and_opening(
     store._index.discard()
     snapshot.image()
     snapshot.verify()
+
+
+def test_packs_that_are_moved_while_they_are_listed(
+    store: Store, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing may show neither the old pack nor the new one. The store is then held still."""
+    store.save(memory.draft(1), "a")
+    snapshot = open_snapshot(store.path("a"))
+    listing = packs.pack_names
+    misses = [True, True]
+    monkeypatch.setattr(
+        packs, "pack_names", lambda it: set() if misses and misses.pop() else listing(it)
+    )
+    store._index.discard()
+    snapshot.verify()
+    assert not misses
 
 
 def test_a_pack_is_moved_under_an_open_snapshot(store: Store, memory: Memory) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.snapshot.pack import PACK_SUFFIX
 
 SUFFIX = ".safetensors"
+LOCK_FILE = "lock"
 PACK_NAME = re.compile(rf"[0-9a-f]{{64}}{re.escape(PACK_SUFFIX)}")
 
 
@@ -37,3 +41,17 @@ def stamp_of(path: Path | bytes) -> str:
 
 def _stamp(found: os.stat_result) -> str:
     return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+
+@contextlib.contextmanager
+def nothing_removed(store: Path) -> Iterator[None]:
+    """While open, nobody removes packs of the store, unless its lock cannot be had at all."""
+    fd = None
+    with contextlib.suppress(OSError):
+        fd = os.open(store / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)

@@ -19,7 +19,7 @@ from isthmus.snapshot.atomic import explained
 from isthmus.snapshot.chunk import CHUNK_NBYTES, Chunks
 from isthmus.snapshot.database import IndexDamaged
 from isthmus.snapshot.index import THINNED, Index, KnownPack
-from isthmus.snapshot.listing import pack_names
+from isthmus.snapshot.listing import nothing_removed, pack_names
 from isthmus.snapshot.pack import Pack, open_pack
 from isthmus.snapshot.regular import open_regular
 
@@ -123,13 +123,20 @@ class Packs:
     def _missing_after_search(self) -> set[bytes]:
         if self._whole:
             return set()
-        try:
-            missing = self._search()
-        except IndexDamaged:  # whoever writes makes it anew
-            self._index = Index(None)
-            missing = self._search()
+        missing = self._searched()
+        if missing:  # or moved from pack to pack while they were listed
+            with nothing_removed(self._folder.parent):
+                missing = self._searched()
         self._whole = not missing
         return missing
+
+    def _searched(self) -> set[bytes]:
+        """As `_search`, also if the index is damaged."""
+        try:
+            return self._search()
+        except IndexDamaged:  # whoever writes makes it anew
+            self._index = Index(None)
+            return self._search()
 
     def _search(self) -> set[bytes]:
         """Finds the chunks' places; returns those that have none."""

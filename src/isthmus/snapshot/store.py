@@ -30,13 +30,12 @@ from isthmus.snapshot.collection import Collected, Collection, enter
 from isthmus.snapshot.database import IndexDamaged
 from isthmus.snapshot.draft import Draft, Saved, save_recipe
 from isthmus.snapshot.index import Index, IndexStale
-from isthmus.snapshot.listing import SUFFIX, stamp_of
+from isthmus.snapshot.listing import LOCK_FILE, SUFFIX, stamp_of
 from isthmus.snapshot.pack import unpack, write_pack
 from isthmus.snapshot.packs import enter_packs
 from isthmus.snapshot.reader import PACKS_FOLDER, Snapshot, open_snapshot
 
 SNAPSHOTS_FOLDER = "snapshots"
-_LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 8
 _T = TypeVar("_T")
@@ -243,7 +242,7 @@ class Store:
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
         """Waits for the store; the first time sweeps what killed writers left."""
-        path = self.folder / _LOCK
+        path = self.folder / LOCK_FILE
         with explained(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
