@@ -9,8 +9,9 @@ from isthmus.cli.options import say
 from isthmus.config import Environment
 from isthmus.download import PACKAGED, pull
 from isthmus.errors import DownloadError
+from isthmus.file_hash import FileHashes
 from isthmus.model.architectures import hparams_of
-from isthmus.model.gguf import GgufFile
+from isthmus.model.opening import open_gguf
 from isthmus.native.loader import open_library
 
 HELP = "fetch a model into the cache folder and print its path"
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         path = local.resolve()
     else:
         path = pull(source, environment.cache, say)
-    file = GgufFile(open_library(environment.ggml), path)
+    hashes = FileHashes(environment.cache / "hashes")
+    file = open_gguf(open_library(environment.ggml), path, hashes)
     shape = hparams_of(file)
     say(f"{shape.architecture}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
     print(path)

@@ -21,8 +21,9 @@ import numpy as np
 from isthmus.device.base import Device
 from isthmus.errors import ModelFileError, ModelUnsupported, SettingsError
 from isthmus.file_hash import FileHashes
-from isthmus.model.gguf import GgufFile, TensorInfo
+from isthmus.model.gguf import TensorInfo
 from isthmus.model.hparams import Hparams
+from isthmus.model.opening import open_gguf
 from isthmus.model.products import LowRank
 from isthmus.model.weights import TOKEN_EMBD, Weights
 from isthmus.native._ggml import GgmlType
@@ -46,7 +47,7 @@ class Adapter:
         self, device: Device, path: Path, base: Weights, hparams: Hparams, hashes: FileHashes
     ) -> None:
         self.path = path
-        self._file = GgufFile(device.library, path)
+        self._file = open_gguf(device.library, path, hashes)
         self._require_lora(hparams.architecture)
         self._alpha = self._number("adapter.lora.alpha")
         self.sha256 = hashes.sha256(path)

@@ -10,6 +10,8 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from isthmus.errors import TemplateError
+from isthmus.model.gguf import GgufFile
+from isthmus.model.tokenizer import Tokenizer
 
 Message = dict[str, Any]
 
@@ -28,6 +30,19 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template is not usable: {error}") from None
+
+    @classmethod
+    def of(cls, file: GgufFile, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """A file's template, if it has one. Raises TemplateError if that does not compile."""
+        source = file.metadata.get("tokenizer.chat_template")
+        if not source or not isinstance(source, str):
+            return None
+
+        def text(token: int) -> str:
+            found = b"" if token < 0 else tokenizer.decode([token], render_special=True)
+            return found.decode(errors="replace")
+
+        return cls(source, bos=text(tokenizer.bos), eos=text(tokenizer.eos))
 
     def render(
         self,

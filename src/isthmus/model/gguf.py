@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
+from isthmus.file_hash import file_identity
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, GgufType
 from isthmus.native.loader import Library
@@ -56,19 +59,33 @@ class TensorInfo:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class ArrayInfo:
+    """What an array of the metadata holds, and how many of them."""
+
+    element: GgufType
+    count: int
+
+
 class GgufFile:
     """The header of a GGUF file, read whole; holds nothing open.
 
+    A file from a stranger may end the process here: `open_gguf` tries it in another one first.
     Raises ModelNotFound for a missing file or a folder, ModelFileError for one that is not GGUF,
     truncated or malformed, ModelUnsupported for a weight type that this release does not know.
     """
 
     def __init__(self, library: Library, path: Path) -> None:
         self.path = path
-        file_nbytes = _file_nbytes(path)
+        found = file_status(path)
+        self.identity = file_identity(found)
+        """Which file was read, as `file_hash` tells one from another."""
+        file_nbytes = found.st_size
         with _open(library, path) as header:
             self.version = int(library.gguf_get_version(header.handle))
             self.metadata: Mapping[str, Value] = dict(_metadata(library, header.handle))
+            self.arrays: Mapping[str, ArrayInfo] = dict(_arrays(library, header.handle))
+            """Every array of the metadata by its key, those that are not read as well."""
             self.tensors = {info.name: info for info in _tensors(library, header.handle, path)}
         for info in self.tensors.values():
             if info.offset + info.nbytes > file_nbytes:
@@ -96,24 +113,39 @@ def metadata_sha256(library: Library, path: Path, prefix: str) -> str:
     return total.hexdigest()
 
 
-def _file_nbytes(path: Path) -> int:
-    if path.is_dir():
-        raise ModelNotFound(f"{path} is a folder; give the .gguf file in it")
+def file_status(path: Path) -> os.stat_result:
+    """A regular file's status; ModelNotFound for everything else."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except FileNotFoundError:
         raise ModelNotFound(f"there is no file {path}") from None
-    except OSError as error:
-        raise ModelNotFound(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ModelNotFound(f"cannot read {path}: {error}") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ModelNotFound(f"{path} is a folder; give the .gguf file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelNotFound(f"{path} is a pipe or a device; give a .gguf file")
+    return found
 
 
 def _open(library: Library, path: Path) -> Owned:
     with library.errors() as complaints:
-        handle = library.gguf_init_from_file(str(path).encode(), _ggml.GgufInitParams(True, None))
+        handle = library.gguf_init_from_file(os.fsencode(path), _ggml.GgufInitParams(True, None))
     if not handle:
         reason = complaints[0].partition(": ")[2] if complaints else "the header cannot be read"
         raise ModelFileError(f"{path} is not a usable GGUF file: {reason}")
     return Owned(handle, library.gguf_free)
+
+
+def _arrays(library: Library, header: int) -> Iterator[tuple[str, ArrayInfo]]:
+    for index in range(library.gguf_get_n_kv(header)):
+        if GgufType(library.gguf_get_kv_type(header, index)) is GgufType.ARRAY:
+            element = GgufType(library.gguf_get_arr_type(header, index))
+            count = int(library.gguf_get_arr_n(header, index))
+            yield (
+                library.gguf_get_key(header, index).decode(errors="replace"),
+                ArrayInfo(element, count),
+            )
 
 
 def _metadata(library: Library, header: int) -> Iterator[tuple[str, Value]]:

@@ -34,10 +34,11 @@ from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.embedder import Embedder
 from isthmus.model.executor import Executor
-from isthmus.model.gguf import GgufFile, metadata_sha256
+from isthmus.model.gguf import GgufFile, file_status, metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.opening import open_gguf
 from isthmus.model.parts import Turn, at_once, nothing
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
@@ -78,8 +79,7 @@ class Model:
         self.device = device
         self.path = path
         self.settings = settings
-        self.file: GgufFile = base.file if base else GgufFile(device.library, path)
-        self._identity: str = base._identity if base else file_identity(path.stat())
+        self.file: GgufFile = base.file if base else open_gguf(device.library, path, self._hashes)
         n_adapters = len(self.adaptation.applied)
         self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
         self._require_kv_type()
@@ -94,6 +94,7 @@ class Model:
                 base._tokenizer if base else self._own_tokenizer(stack)
             )
             self._template = self._open_template()
+            self._require_same_file()
             self.executor = Executor(device, architecture, settings)
             stack.callback(self.executor.close)
             self._embedder = Embedder(device, architecture, settings, self.name)
@@ -442,8 +443,8 @@ class Model:
         return self._probes[name]
 
     def _require_same_file(self) -> None:
-        """What is hashed late must be what was opened. Raises OSError for one that is gone."""
-        if file_identity(self.path.stat()) != self._identity:
+        """What is opened or hashed later must be what was tried and read."""
+        if file_identity(file_status(self.path)) != self.file.identity:
             raise ModelFileError(
                 f"{self.path} was replaced or written to since it was opened, so what the model "
                 "computes with cannot be told from it: put the file back, or load the new one"
@@ -471,16 +472,10 @@ class Model:
 
     def _open_template(self) -> ChatTemplate | TemplateError | None:
         """A template that does not compile is only an error for whoever wants to use it."""
-        source = self._text("tokenizer.chat_template")
-        if not source or self._tokenizer is None:
+        if self._tokenizer is None:
             return None
-        tokenizer = self._tokenizer
-
-        def text(token: int) -> str:
-            return "" if token < 0 else tokenizer.decode([token], render_special=True).decode()
-
         try:
-            return ChatTemplate(source, bos=text(tokenizer.bos), eos=text(tokenizer.eos))
+            return ChatTemplate.of(self.file, self._tokenizer)
         except TemplateError as error:
             return error
 

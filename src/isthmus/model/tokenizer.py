@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import os
 from collections.abc import Sequence
 
 from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
-from isthmus.model.gguf import TOKENS_KEY, GgufFile
+from isthmus.model.gguf import GgufFile
+from isthmus.model.vocabulary import has_tokenizer, require_sound_vocabulary
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
-_NONE = ("", "none", "no_vocab")
 _WORDPIECE = 3
 """`LLAMA_VOCAB_TYPE_WPM`."""
-_UNKNOWN_KEY, _USUAL_UNKNOWN = "tokenizer.ggml.unknown_token_id", 100
 _PIECE_NBYTES = 256
 
 
@@ -27,13 +27,13 @@ class Tokenizer(Owned):
 
     def __init__(self, library: Library, file: GgufFile) -> None:
         path = file.path
-        _require_distinct(file)
+        require_sound_vocabulary(file)
         params = library.llama_model_default_params()
         params.vocab_only = True
         params.n_gpu_layers = 0
         library.llama_backend_init()
         with library.errors() as complaints:
-            handle = library.llama_model_load_from_file(str(path).encode(), params)
+            handle = library.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:
             reason = complaints[0] if complaints else "it cannot be read"
             raise ModelFileError(f"{path} has no usable vocabulary: {reason}")
@@ -50,16 +50,14 @@ class Tokenizer(Owned):
         self.adds_bos = bool(library.llama_vocab_get_add_bos(self._vocabulary))
         adds_eos = library.llama_vocab_get_add_eos(self._vocabulary)
         lacks = (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0)
-        if lacks or not self._is_whole_wordpiece(file):
+        if lacks or not self._is_whole_wordpiece():
             self.close()
-            raise ModelFileError(
-                f"{path} wants a token at the beginning or end, or for unknown words, that it lacks"
-            )
+            raise ModelFileError(f"{path} wants a token at the beginning or end that it lacks")
 
     @classmethod
     def try_open(cls, library: Library, file: GgufFile) -> Tokenizer | None:
         """The file's tokenizer, or None where it says that it has none."""
-        if file.metadata.get("tokenizer.ggml.model", "") in _NONE:
+        if not has_tokenizer(file):
             return None
         return cls(library, file)
 
@@ -107,15 +105,12 @@ class Tokenizer(Owned):
             self._flags[token] = flags
         return flags
 
-    def _is_whole_wordpiece(self, file: GgufFile) -> bool:
-        """Whether a WordPiece has the tokens without which libllama aborts, or says -1; others do
-        not need them."""
+    def _is_whole_wordpiece(self) -> bool:
+        """Whether a WordPiece has the tokens without which libllama aborts; others do not need
+        them."""
         if self._library.llama_vocab_type(self._vocabulary) != _WORDPIECE:
             return True
-        unknown = file.metadata.get(_UNKNOWN_KEY, _USUAL_UNKNOWN)
-        separator = self._library.llama_vocab_sep(self._vocabulary)
-        known = isinstance(unknown, int) and 0 <= unknown < self.n_tokens
-        return known and self.bos >= 0 and separator >= 0
+        return bool(self.bos >= 0 and self._library.llama_vocab_sep(self._vocabulary) >= 0)
 
     def _piece(self, token: int, render_special: bool) -> bytes:
         self._require(token)
@@ -152,12 +147,3 @@ class Detokenizer:
     def finish(self) -> str:
         """What is left: U+FFFD for a character that was begun and not finished."""
         return self._decoder.decode(b"", final=True)
-
-
-def _require_distinct(file: GgufFile) -> None:
-    """libllama aborts the process on a vocabulary in which a token occurs twice."""
-    tokens = file.metadata.get(TOKENS_KEY)
-    if not isinstance(tokens, list) or not tokens:
-        raise ModelFileError(f"{file.path} has no list of tokens")
-    if len(set(tokens)) != len(tokens):
-        raise ModelFileError(f"{file.path} has a vocabulary in which a token occurs twice")

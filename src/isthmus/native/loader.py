@@ -17,7 +17,7 @@ import hashlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes.util import find_library
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Library:
     def __init__(self, candidate: Candidate) -> None:
         self.source = candidate.source
         self.path = candidate.files[0]
-        self._files = candidate.files
+        self.files = candidate.files
         self._handles = [_open(file) for file in candidate.files]
         self._bind(_ggml.FUNCTIONS)
         self.version = self.ggml_version().decode()
@@ -78,8 +78,8 @@ class Library:
 
     def build_sha256(self, hashes: FileHashes) -> str:
         """What tells this build from another: of its files, loadable backends included."""
-        backends = set(self.path.parent.glob("libggml-*")) if len(self._files) > 1 else set()
-        files = sorted({*self._files, *backends}, key=lambda path: path.name)
+        backends = set(self.path.parent.glob("libggml-*")) if len(self.files) > 1 else set()
+        files = sorted({*self.files, *backends}, key=lambda path: path.name)
         each = [f"{path.name} {hashes.sha256(path)}\n" for path in files]
         return hashlib.sha256("".join(each).encode()).hexdigest()
 
@@ -221,6 +221,11 @@ def open_library(explicit: str | None = None) -> Library:
         "no ggml library: looked for llama-cpp-python and xllamacpp in this Python "
         f"({sys.prefix}) and for libllama in the system. {INSTALL}"
     )
+
+
+def open_known(source: str, files: Sequence[str]) -> Library:
+    """Opens the files of a library that another process has opened."""
+    return Library(Candidate(source, tuple(map(Path, files))))
 
 
 def _explicit(path: Path) -> Candidate:
