@@ -235,7 +235,9 @@ class HostApi:
             raise GuestFault(Errno.EINVAL)
         messages = self._read_messages(messages_ptr, n_messages)
         prompt = ChatFlag.ADD_GENERATION_PROMPT in wanted
-        text = opened.format_chat(messages, add_generation_prompt=prompt)
+        text = opened.format_chat(
+            messages, add_generation_prompt=prompt, check=self._check_going_on
+        )
         return self._fill(text_ptr, text_cap, text.encode())
 
     def session_nbytes(self, model: int, n_ctx: int) -> int:

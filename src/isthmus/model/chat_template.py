@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from isthmus.errors import TemplateError
+from isthmus.errors import IsthmusError, TemplateError
 from isthmus.model.gguf import GgufFile
+from isthmus.model.template_budget import Budget
+from isthmus.model.template_sandbox import BUDGET, BoundedEnvironment
 from isthmus.model.tokenizer import Tokenizer
 
 Message = dict[str, Any]
+
+MOST_SOURCE = 1 << 18
+"""Characters of a template; the longest that is known has 25,000."""
+_MOST_COMPLAINT = 500
+
+
+def _nothing() -> None:
+    pass
 
 
 class ChatTemplate:
     """A compiled template. `bos` and `eos` are the texts of those tokens."""
 
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = _to_json
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        if len(source) > MOST_SOURCE:
+            raise TemplateError(
+                f"the model's chat template has {len(source)} characters; up to {MOST_SOURCE} are "
+                "taken"
+            )
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise TemplateError(f"the model's chat template is not usable: {error}") from None
+            self._template = BoundedEnvironment().from_string(source)
+        except Exception as error:  # of the compiler too: it may be nested too deeply
+            raise TemplateError(
+                f"the model's chat template is not usable: {_shown(error)}"
+            ) from None
 
     @classmethod
     def of(cls, file: GgufFile, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -50,27 +58,35 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]] | None = None,
+        check: Callable[[], None] = _nothing,
     ) -> str:
         """The conversation as the text that the model was trained on.
 
         `messages` are dicts with `role` and `content`; `tools` are functions that the model may
-        call, for templates that know of them. The same messages give the same text at any
-        time: templates get no clock. Raises TemplateError where the template refuses them.
+        call, for templates that know of them. `check` is called now and then, and may raise. The
+        same messages give the same text at any time: templates get no clock. Raises TemplateError
+        if the template refuses them, or takes too many steps or too much memory for them.
         """
+        given = {"messages": list(messages), "tools": tools}
         try:
-            return self._template.render(
-                messages=list(messages),
+            budget = Budget(given, check)
+            text = self._template.render(
                 add_generation_prompt=add_generation_prompt,
-                tools=tools,
+                **given,
                 **self._tokens,
+                **{BUDGET: budget},
             )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise TemplateError(f"the chat template refused the conversation: {error}") from None
+            text.encode()  # half of a surrogate pair is no text
+        except IsthmusError:
+            raise
+        except Exception as error:  # whatever a stranger's program can raise
+            raise TemplateError(
+                f"the chat template refused the conversation: {_shown(error)}"
+            ) from None
+        return text
 
 
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _shown(error: Exception) -> str:
+    """An error's message, or its kind, in a length that can be read."""
+    text = str(error)[: _MOST_COMPLAINT + 1] or type(error).__name__
+    return text if len(text) <= _MOST_COMPLAINT else text[:_MOST_COMPLAINT] + " …"

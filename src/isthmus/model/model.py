@@ -232,18 +232,20 @@ class Model:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] | None = None,
+        check: Callable[[], None] = nothing,
     ) -> str:
         """A conversation as the text that the model was trained on.
 
-        `messages` are dicts with `role` and `content`; `tools` as OpenAI writes them. Raises
-        TemplateError where there is no template or it refuses them.
+        `messages` are dicts with `role` and `content`; `tools` as OpenAI writes them. `check` is
+        called now and then, and may raise. Raises TemplateError where there is no template or it
+        refuses them.
         """
         if self._template is None:
             raise ModelUnsupported(f"{self.path} has no chat template")
         if isinstance(self._template, TemplateError):
             raise self._template
         return self._template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, check=check
         )
 
     # ------------------------------------------------------------------ embeddings
