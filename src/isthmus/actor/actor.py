@@ -418,10 +418,22 @@ class Actor:
         frozen = self._frozen
         if frozen is None or self._frozen_at != (self.n_messages, body.region.n_views):
             state = body.state(self.n_messages)
-            with body.binding.on_host():
+            with body.binding.on_host(), self._closed_if_lost(body):
                 frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
         self._remember(frozen, body)
         return frozen
+
+    @contextlib.contextmanager
+    def _closed_if_lost(self, body: Body) -> Iterator[None]:
+        """Closes the actor where its memory could be put neither over an image nor back."""
+        try:
+            yield
+        except BaseException as error:
+            if body.pages.lost:
+                self._closed_because = f"its memory was lost: {error}"
+                with contextlib.suppress(IsthmusError):  # held by a view: close() tries again
+                    self._drop()
+            raise
 
     def _remember(self, frozen: Frozen, body: Body) -> None:
         """What it is now, until a message or a writable view may change it."""
@@ -440,7 +452,8 @@ class Actor:
             parent = self._snapshot_id if base is None else target.id_of(base, key)
             draft = self._describe(body, parent)
             saved = target.save(draft, name, key)
-            body.pages.track(draft.memory)
+            with self._closed_if_lost(body):
+                body.pages.track(draft.memory)
             return saved
         if name is None and base is None:
             return save_file(self._describe(body, self._snapshot_id), target, key)
@@ -541,7 +554,7 @@ class Actor:
                 return
             self._closed_because = self._closed_because or f"its last message ended with: {error}"
             self._drop()
-        except IsthmusError as second:  # the caller hears of the first; this one closes the actor
+        except Exception as second:  # the caller hears of the first; this one closes the actor
             self._closed_because = self._closed_because or (
                 f"its last message ended with: {error}, and could not be undone: {second}"
             )

@@ -12,7 +12,12 @@ since: the next snapshot need hash no others.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from isthmus.errors import Overloaded, RegionError
 from isthmus.memory import Image, LiveImage, Region, touched_chunks, used_chunks
+from isthmus.memory.quota import FILES
 from isthmus.native import libc
 from isthmus.snapshot import CHUNK_NBYTES, Chunks, MemorySource
 from isthmus.snapshot.chunk import hash_chunks, runs
@@ -37,6 +42,11 @@ class Pages:
             self._hashed = image, chunks
         return n_copied
 
+    @property
+    def lost(self) -> bool:
+        """Whether the memory is neither what it was nor what was loaded last."""
+        return self._region.lost
+
     def source(self) -> MemorySource:
         """The memory as it is now, with the hash of each chunk."""
         region = self._region
@@ -46,8 +56,13 @@ class Pages:
         return MemorySource(region.base, region.nbytes, chunks)
 
     def freeze(self) -> Image:
-        """An image of the memory as it is now; the Region goes on over it where it can."""
+        """An image of the memory as it is now; the Region goes on over it where it can.
+
+        RegionError, Overloaded; the memory is what it was, unless it is `lost`.
+        """
         region = self._region
+        if region.image is None:  # a further file; otherwise the former image's is closed soon
+            FILES.require_spare()
         numbers = [
             int(n)
             for n in used_chunks(region, CHUNK_NBYTES)
@@ -55,7 +70,8 @@ class Pages:
         ]
         image = Image.freeze(region.base, region.nbytes, list(runs(numbers)))
         if self._remappable:
-            self.load(image, None)
+            with self._unless_short():
+                self.load(image, None)
         return image
 
     def track(self, source: MemorySource) -> None:
@@ -65,8 +81,18 @@ class Pages:
         n_touched = len(touched_chunks(self._region, CHUNK_NBYTES))
         if self._known() is None or n_touched > _REFREEZE_ABOVE * len(source.chunks):
             used = list(runs(source.chunks))
-            image = Image.freeze(source.base, source.nbytes, used)
-            self.load(image, source.chunks)
+            with self._unless_short():
+                image = Image.freeze(source.base, source.nbytes, used)
+                self.load(image, source.chunks)
+
+    @contextlib.contextmanager
+    def _unless_short(self) -> Iterator[None]:
+        """Leaves the memory as it is where mappings or files for an image of it are lacking."""
+        try:
+            yield
+        except (RegionError, Overloaded):
+            if self.lost:
+                raise
 
     def _known(self) -> Chunks | None:
         image = self._region.image

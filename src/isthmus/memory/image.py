@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from isthmus.errors import RegionError
+from isthmus.errors import Overloaded, RegionError
+from isthmus.memory.quota import FILES
 from isthmus.native import libc
 from isthmus.native.owned import Owned
 from isthmus.units import MIB, OS_PAGE, HostAddr
@@ -29,7 +30,8 @@ from isthmus.units import MIB, OS_PAGE, HostAddr
 Buffer: TypeAlias = "bytes | memoryview"
 
 MOST_EXTENTS = 1024
-"""A process has some 65,000 mappings; an image in more pieces than this is brought together."""
+"""Pieces of an image; one of more is brought together. A process has some 65,000 mappings, of which
+each memory over the image takes two for a piece."""
 _COPY_NBYTES = 8 * MIB
 
 
@@ -37,12 +39,23 @@ class SharedFile(Owned):
     """Owns one file descriptor that several images read from."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd + 1, lambda handle: os.close(handle - 1))
+        """Overloaded, and the file is closed, if images have as many files as they may."""
+        try:
+            FILES.take(1)
+        except Overloaded:
+            os.close(fd)
+            raise
+        super().__init__(fd + 1, _close)
 
     @property
     def fd(self) -> int:
         """The descriptor."""
         return self.handle - 1
+
+
+def _close(handle: int) -> None:
+    FILES.give(1)
+    os.close(handle - 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ class Image:
         self.extents: Sequence[Extent] = _joined(extents)
         self.used = used
         if len(self.extents) > MOST_EXTENTS:
-            self.extents = Image.gather(nbytes, _pieces(self.extents), used).extents
+            self.bring_together()
 
     @staticmethod
     def freeze(base: HostAddr, nbytes: int, used: Sequence[tuple[int, int]]) -> Image:
@@ -102,10 +115,17 @@ class Image:
             _write_all(file.fd, memoryview(data), offset)
         return Image(nbytes, [Extent(0, nbytes, file, 0)], used)
 
+    def bring_together(self) -> None:
+        """Copies what is in several pieces into one, which is one mapping. Changes no byte.
+
+        RegionError, Overloaded; the image is what it was then.
+        """
+        self.extents = Image.gather(self.nbytes, _pieces(self.extents), self.used).extents
+
     def place(self, base: HostAddr, *, map_files: bool) -> int:
         """Puts the image at `base`, over zeroes; returns how many bytes had to be copied."""
         n_copied = 0
-        for extent in self.extents:
+        for extent in self.extents:  # as they are now: they may be brought together meanwhile
             address = base + extent.offset
             if map_files and extent.file_offset % OS_PAGE == 0 and address % OS_PAGE == 0:
                 libc.map_copy_on_write(address, extent.nbytes, extent.file.fd, extent.file_offset)
@@ -170,7 +190,7 @@ def _nameless_file(nbytes: int) -> SharedFile:
         else:
             with tempfile.TemporaryFile(prefix="isthmus-") as temporary:
                 fd = os.dup(temporary.fileno())
-        file = SharedFile(fd)
+        file = SharedFile(fd)  # closes it also if the next line fails
         os.ftruncate(fd, nbytes)
     except OSError as error:
         raise RegionError(f"cannot freeze {nbytes} bytes of memory: {error.strerror}") from None
@@ -189,7 +209,10 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
 def _read_all(extent: Extent, target: memoryview) -> None:
     offset = extent.file_offset
     while target:
-        n = os.preadv(extent.file.fd, [target[:_COPY_NBYTES]], offset)
+        try:
+            n = os.preadv(extent.file.fd, [target[:_COPY_NBYTES]], offset)
+        except OSError as error:
+            raise RegionError(f"cannot read the file of an image: {error.strerror}") from None
         if n == 0:
             raise RegionError("the file of an image is shorter than it was")
         target, offset = target[n:], offset + n

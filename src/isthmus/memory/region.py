@@ -15,6 +15,10 @@ closed    the addresses are given back; every method raises RegionError
 ========  =============================================================================
 
 An access of the guest beyond `nbytes` meets pages without access and traps.
+
+Pages of an image and cleared pages between them are mappings of their own, of which a process has
+some 65,000. A Region counts the most that it may have: it has its share of `MAPPINGS`, and zeroes
+in place what would cut it into more than `MOST_MAPPINGS`.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
 from isthmus.errors import RegionBusy, RegionError
 from isthmus.memory.image import Image, LiveImage
+from isthmus.memory.quota import MAPPINGS, Share
 from isthmus.native import libc
 from isthmus.units import OS_PAGE, GuestPtr, HostAddr, align_up
 
@@ -50,6 +57,11 @@ class Hold:
     def __exit__(self, *exc: object) -> None:
         self.release()
 
+
+MOST_MAPPINGS = 4096
+"""Mappings that a guest may cut one Region into; all Regions together have a part of `MAPPINGS`."""
+_OWN_MAPPINGS = 3
+"""Of a Region without an image: what is in use, what is reserved, and room for growth."""
 
 Commit = Callable[[int, int], None]
 """(address, nbytes), whole pages: makes them usable, and zero."""
@@ -97,7 +109,10 @@ class Region:
         """u8, 1 for each OS page that `clear` has taken from the image: absent means zero there."""
         self.n_views = 0
         """Writable views ever made: somebody but the guest may have written."""
-        self._finalizer = weakref.finalize(self, free)
+        self.lost = False
+        """Whether `load` failed in the middle, so that the bytes are neither old nor new."""
+        self._mappings = mappings = Share(MAPPINGS)
+        self._finalizer = weakref.finalize(self, _free, free, mappings)
         self._finalizer.atexit = False  # a daemon thread may still be inside the guest
         self._holds: list[Hold] = []
         self._lock = threading.Lock()
@@ -114,18 +129,25 @@ class Region:
         """Reserves addresses and commits the first `nbytes` of them.
 
         A device that pins pages wants a Region that is not `remappable`. Raises RegionError where
-        the system has no such range or not enough memory.
+        the system has no such range or not enough memory, Overloaded where there are too many.
         """
         whole = align_up(reserved_nbytes, OS_PAGE) + align_up(guard_nbytes, OS_PAGE)
         if whole == 0:
             raise RegionError("cannot reserve a range of 0 bytes")
-        base = HostAddr(libc.reserve(whole))
+        MAPPINGS.take(_OWN_MAPPINGS)
         try:
-            libc.commit(base, nbytes)
+            base = HostAddr(libc.reserve(whole))
+            try:
+                libc.commit(base, nbytes)
+            except RegionError:
+                libc.unmap(base, whole)
+                raise
         except RegionError:
-            libc.unmap(base, whole)
+            MAPPINGS.give(_OWN_MAPPINGS)
             raise
-        return cls(base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), remappable)
+        region = cls(base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), remappable)
+        region._mappings.n = _OWN_MAPPINGS
+        return region
 
     @property
     def closed(self) -> bool:
@@ -162,11 +184,14 @@ class Region:
         start = self.address(ptr, nbytes)
         first = align_up(start, OS_PAGE)
         end = (start + nbytes) // OS_PAGE * OS_PAGE
-        if not (self.remappable and first < end):
+        if not (self.remappable and first < end and self._may_cut()):
             self._zero(start, nbytes)
             return
         ctypes.memset(start, 0, first - start)
-        libc.renew(first, end - first)
+        try:
+            libc.renew(first, end - first)
+        except RegionError:  # for want of mappings; writing needs none
+            self._zero(HostAddr(first), end - first)
         ctypes.memset(end, 0, start + nbytes - end)
         if self.image is not None:
             pages = range(ptr // OS_PAGE, -(-(ptr + nbytes) // OS_PAGE))
@@ -176,14 +201,18 @@ class Region:
     def load(self, image: Image | LiveImage) -> int:
         """Makes the first `image.nbytes` those of `image`, copy-on-write; all others become zero.
 
-        Returns how many bytes had to be copied: 0 where the image's files can be mapped.
+        Returns how many bytes had to be copied: 0 where the image's files can be mapped. Raises
+        RegionError or Overloaded: nothing has changed then, or `lost` is true.
         """
         self.address(GuestPtr(0), image.nbytes)
-        if self.remappable and self.nbytes:
-            libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
-        else:
-            self._zero(self.base, self.nbytes)
-        n_copied = self._place(image)
+        if self.remappable and isinstance(image, Image):
+            self._take_mappings(image)
+        self._renew()
+        try:
+            n_copied = self._place_somehow(image)
+        except BaseException:
+            self.lost, self.image = True, None
+            raise
         self.image = image if n_copied == 0 and isinstance(image, Image) else None
         self.cleared.clear()
         return n_copied
@@ -213,6 +242,43 @@ class Region:
             self._finalizer()
             self.image = None
 
+    def _take_mappings(self, image: Image) -> None:
+        """Has as many mappings as the image needs, which is brought together if they are too many.
+
+        Overloaded, RegionError; nothing has changed then.
+        """
+        if len(image.extents) > 1 and not self._mappings.try_resize(_mappings_over(image)):
+            image.bring_together()
+        self._mappings.resize(_mappings_over(image))
+
+    def _renew(self) -> None:
+        """Makes all that is in use zero."""
+        if self.remappable and self.nbytes:
+            libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
+        else:
+            self._zero(self.base, self.nbytes)
+
+    def _place_somehow(self, image: Image | LiveImage) -> int:
+        """As `_place`; an image that cannot be mapped, for want of mappings, is copied."""
+        try:
+            return self._place(image)
+        except RegionError:
+            if not (self.remappable and isinstance(image, Image)):
+                raise
+        self._renew()  # no page may be missing
+        return image.place(self.base, map_files=False)
+
+    def _may_cut(self) -> bool:
+        """Whether fresh pages in the middle of an image leave few enough mappings."""
+        if self.image is None:
+            return True  # they become one with what is around them
+        mappings = self._mappings
+        if mappings.n + 2 > MOST_MAPPINGS:  # all that was cleared counts as apart: look closer
+            cleared = np.frombuffer(bytes(self.cleared), dtype=np.int8)
+            n_runs = int(np.count_nonzero(np.diff(cleared, prepend=0) == 1))
+            mappings.try_resize(min(mappings.n, _mappings_over(self.image) + 2 * n_runs))
+        return mappings.n + 2 <= MOST_MAPPINGS and mappings.try_resize(mappings.n + 2)
+
     def _place(self, image: Image | LiveImage) -> int:
         """Puts an image at the base, over zeroes; how many bytes were copied."""
         return image.place(self.base, map_files=self.remappable)
@@ -233,3 +299,13 @@ class Region:
     def _require_open(self) -> None:
         if self.closed:
             raise RegionError("the region is closed")
+
+
+def _free(free: Callable[[], object], mappings: Share) -> None:
+    free()
+    mappings.close()
+
+
+def _mappings_over(image: Image) -> int:
+    """The most mappings of a Region over an image: its pieces, and what is between them."""
+    return _OWN_MAPPINGS + 2 * len(image.extents)

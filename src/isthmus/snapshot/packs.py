@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from isthmus.errors import SnapshotError, SnapshotInvalid, SnapshotNotFound
 from isthmus.memory import Extent, Image
+from isthmus.memory.quota import FILES
 from isthmus.snapshot.atomic import explained
 from isthmus.snapshot.chunk import CHUNK_NBYTES, Chunks
 from isthmus.snapshot.database import IndexDamaged
@@ -24,7 +25,7 @@ from isthmus.snapshot.pack import Pack, open_pack
 from isthmus.snapshot.regular import open_regular
 
 _MOST_OPEN = 64
-"""Packs that one image keeps open: a process has some 1,000 descriptors."""
+"""Packs that one image keeps open, or fewer where few more files may be opened."""
 _TRIES = 8
 """How often packs that vanish are looked for anew: once for each collection that comes between."""
 _AT_ONCE = 256
@@ -84,7 +85,7 @@ class Packs:
     def _image(self, nbytes: int, used: Sequence[tuple[int, int]]) -> Image:
         places = [(number, *self._places[digest]) for number, digest in self._chunks.items()]
         needed = sorted({pack for _, pack, _ in places})
-        if len(needed) > _MOST_OPEN:
+        if len(needed) > min(_MOST_OPEN, FILES.n_left // 4):
             return Image.gather(nbytes, self._pieces(places), used)
         files = {pack: open_regular(self._packs[pack].path) for pack in needed}
         extents = (
