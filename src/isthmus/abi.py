@@ -548,6 +548,7 @@ HOST_FUNCTIONS = (
             Errno.ELIMIT,
             Errno.ENOTSUP,
             Errno.EIO,
+            Errno.ECANCELED,
         ),
     ),
     HostFunction(

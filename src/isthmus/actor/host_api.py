@@ -31,8 +31,9 @@ from isthmus.abi import (
 )
 from isthmus.actor.exchange import Exchange
 from isthmus.actor.handles import HandleTable
+from isthmus.actor.operation import Weight
 from isthmus.actor.scheduler import MOST, Scheduler
-from isthmus.actor.tensor import TensorUnit, Weight
+from isthmus.actor.tensor import TensorUnit
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import MAX_GRAMMAR_NBYTES, Limits
 from isthmus.counters import Counters
@@ -424,7 +425,7 @@ class HostApi:
     def compute(self, operations_ptr: int, n_operations: int) -> int:
         self._check()
         with self._timed():
-            self._tensor_unit.compute(operations_ptr, n_operations)
+            self._tensor_unit.compute(operations_ptr, n_operations, self._check_going_on)
         return 0
 
     # ------------------------------------------------------------------ actor

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from isthmus.abi import GrammarKind
 from isthmus.actor.handles import HandleTable
-from isthmus.actor.tensor import Weight
+from isthmus.actor.operation import Weight
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import Limits
 from isthmus.device.buffer import Binding

@@ -5,7 +5,7 @@ A request goes through four steps; nothing runs before all of it was checked.
 1. copy: descriptors and row indices are read once, so what was checked is what is used
 2. check: types, shapes, bounds, alignment, overlap; ggml aborts the process on a bad shape
 3. build: one graph, each result placed at its destination's address
-4. compute
+4. compute, in slices between which whoever else waits for the device has a turn
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -30,23 +29,23 @@ from isthmus.abi import (
     Tensor,
 )
 from isthmus.actor.handles import HandleTable
+from isthmus.actor.operation import Operand, Shape, Step, Weight, is_too_large, slices
 from isthmus.counters import Counters
 from isthmus.device.base import Backend, Device
 from isthmus.device.buffer import Binding, InputBuffer
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import GuestFault
-from isthmus.model import Model, Session
+from isthmus.model import Session
 from isthmus.native._ggml import GgmlType
-from isthmus.units import DeviceAddr, GuestPtr, HostAddr, align_up
+from isthmus.units import MIB, DeviceAddr, GuestPtr, HostAddr, align_up
 from isthmus.wasm.hostcalls import GuestMemory
 
 MAX_OPERATIONS = 256
-MAX_WORK = 1 << 33
-"""Multiplications that one call may ask for: a submission cannot be interrupted, and others wait
-meanwhile; half a second of two processors' time, about."""
 MAX_ROWS = 1 << 20
 """That the get_rows of one call may name: their numbers are copied and checked while no other
 Python runs."""
+_KEPT_NBYTES = 4 * MIB
+"""Of memory for intermediate results that an actor keeps from call to call."""
 _ALIGNMENT = 32
 _BINARY = (Op.MATMUL, Op.ADD, Op.MUL, Op.GET_ROWS)
 _OPS = {op.value for op in Op}
@@ -54,49 +53,6 @@ _DTYPES = {dtype.value for dtype in Dtype}
 _FLOATS = (GgmlType.F32, GgmlType.F16)
 _ITEM_NBYTES = {GgmlType.F32: 4, GgmlType.F16: 2, GgmlType.I32: 4}
 _LARGEST = 1 << 31
-
-Shape = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """What a weight handle stands for."""
-
-    model: Model
-    name: str
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A checked tensor: `weight` is its tensor among a model's weights, or it lies at `ptr`."""
-
-    dtype: GgmlType
-    shape: Shape
-    ptr: GuestPtr
-    nbytes: int
-    weight: int = 0
-
-    def overlaps(self, ptr: int, nbytes: int) -> bool:
-        """Whether any byte of it is among those; a weight never is."""
-        return not self.weight and self.ptr < ptr + nbytes and ptr < self.ptr + self.nbytes
-
-
-@dataclass(frozen=True)
-class Step:
-    """A checked operation. `rows` are the row indices of GET_ROWS."""
-
-    op: Op
-    dst: Operand
-    src0: Operand
-    src1: Operand | None
-    param: float
-    rows: bytes
-
-    @property
-    def work(self) -> int:
-        """Multiplications, or elements where nothing is multiplied."""
-        inner = self.src0.shape[0] if self.op is Op.MATMUL else 1
-        return inner * max(math.prod(self.dst.shape), math.prod(self.src0.shape) // inner)
 
 
 def _require(condition: bool, code: Errno = Errno.EINVAL) -> None:
@@ -120,7 +76,7 @@ class Checker:
         nbytes, self._rows_left = self._operation_layout.size, MAX_ROWS
         self._memory.check_aligned(ptr, count * nbytes, 4)
         steps = [self._step(ptr + index * nbytes) for index in range(count)]
-        _require(sum(step.work for step in steps) <= MAX_WORK, Errno.ELIMIT)
+        _require(not is_too_large(steps), Errno.ELIMIT)
         return steps
 
     def _step(self, ptr: int) -> Step:
@@ -134,8 +90,8 @@ class Checker:
         _SHAPES[op](dst, src0, src1)
         self._check_types(op, dst, src0, src1)
         _require(math.isfinite(raw.param) and (op is not Op.RMS_NORM or raw.param >= 0))
-        rows = self._rows(src0, src1) if op is Op.GET_ROWS and src1 else b""
-        return Step(op, dst, src0, src1, raw.param, rows)
+        indices = self._indices(src0, src1) if op is Op.GET_ROWS and src1 else b""
+        return Step(op, dst, src0, src1, raw.param, indices)
 
     def _operand(self, ptr: int) -> Operand:
         self._memory.check_aligned(ptr, self._tensor_layout.size, 4)
@@ -176,7 +132,7 @@ class Checker:
             _require(not src1.weight and src1.dtype in wanted)
         _require(dst.dtype in ((GgmlType.I32,) if op is Op.ARGMAX else _FLOATS))
 
-    def _rows(self, table: Operand, rows: Operand) -> bytes:
+    def _indices(self, table: Operand, rows: Operand) -> bytes:
         self._rows_left -= rows.shape[0]
         _require(self._rows_left >= 0, Errno.ELIMIT)
         data = self._memory.read(rows.ptr, rows.nbytes)
@@ -250,17 +206,27 @@ class TensorUnit:
         self._copies = copies
         self._memory = GraphAllocator(device.library, device.buffer_type)
 
-    def compute(self, ptr: int, count: int) -> None:
-        """Runs the `count` operations at `ptr`; GuestFault or DeviceFailed, and nothing ran."""
+    def compute(self, ptr: int, count: int, check: Callable[[], None]) -> None:
+        """Runs the `count` operations at `ptr`. GuestFault, and nothing ran; or DeviceFailed.
+
+        `check` is called between two slices and may raise; earlier slices have run then.
+        """
         steps = self._checker.steps(ptr, count)
-        with contextlib.ExitStack() as stack:
-            graph = stack.enter_context(Graph(self._device.library, 8 * len(steps) + 16))
-            builder = _Builder(graph, self._device, self._binding, self._copies, stack)
-            if self._copies:
-                self._copies.begin(steps)
-            results = [(builder.add(step), step.dst) for step in steps]
-            if self._device.refuses(graph):
-                raise GuestFault(Errno.ENOTSUP)
+        groups = [[step] for step in steps] if self._copies else slices(steps)
+        if len(groups) > 1:
+            with self._built(steps, fill=False):
+                pass
+        for number, group in enumerate(groups):
+            if number > 0:
+                check()
+            self._compute(group)
+        if self._memory.nbytes > _KEPT_NBYTES:
+            self._memory.close()
+            self._memory = GraphAllocator(self._device.library, self._device.buffer_type)
+
+    def _compute(self, steps: list[Step]) -> None:
+        """One submission."""
+        with self._built(steps) as (graph, results):
             self._memory.allocate(graph)
             self._counters.graphs_built += 1
             self._backend.compute(graph.pointer, self._binding)
@@ -268,6 +234,25 @@ class TensorUnit:
                 for tensor, operand in results:
                     self._copies.finish(graph, tensor, operand)
                 self._counters.bytes_copied += self._copies.nbytes
+
+    @contextlib.contextmanager
+    def _built(
+        self, steps: list[Step], *, fill: bool = True
+    ) -> Iterator[tuple[Graph, list[tuple[int, Operand]]]]:
+        """The graph of steps, and where each result lies. ENOTSUP if the device has no kernel.
+
+        With `fill` it is to be computed, and copies get the guest's bytes.
+        """
+        copies = self._copies if fill else None
+        with contextlib.ExitStack() as stack:
+            graph = stack.enter_context(Graph(self._device.library, 8 * len(steps) + 16))
+            builder = _Builder(graph, self._device, self._binding, copies, stack)
+            if copies:
+                copies.begin(steps)
+            results = [(builder.add(step), step.dst) for step in steps]
+            if self._device.refuses(graph):
+                raise GuestFault(Errno.ENOTSUP)
+            yield graph, results
 
     def close(self) -> None:
         """Frees what the unit owns."""
@@ -343,11 +328,12 @@ class _Builder:
 
     def _indices(self, step: Step) -> int:
         """Row indices in memory that the guest cannot reach: kernels use them as addresses."""
-        tensor = self._g.tensor(GgmlType.I32, len(step.rows) // 4)
-        buffer = self._stack.enter_context(self._device.allocate_inputs(len(step.rows)))
+        nbytes = len(step.indices)
+        tensor = self._g.tensor(GgmlType.I32, nbytes // 4)
+        buffer = self._stack.enter_context(self._device.allocate_inputs(nbytes))
         buffer.place(tensor, buffer.base)
-        source = ctypes.create_string_buffer(step.rows, len(step.rows))
-        self._g.library.ggml_backend_tensor_set(tensor, source, 0, len(step.rows))
+        source = ctypes.create_string_buffer(step.indices, nbytes)
+        self._g.library.ggml_backend_tensor_set(tensor, source, 0, nbytes)
         return tensor
 
 

@@ -284,13 +284,14 @@ class GraphAllocator(Owned):
         super().__init__(library.ggml_gallocr_new(buffer_type), library.ggml_gallocr_free)
         self.library = library
         self.generation = 0
-        self._nbytes = 0
+        self.nbytes = 0
+        """What that memory takes now."""
 
     def allocate(self, graph: Graph) -> None:
         """Places every tensor of the graph that has no place yet."""
         if not self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer):
             raise DeviceFailed("no memory for a graph's intermediate results")
         nbytes = self.library.ggml_gallocr_get_buffer_size(self.handle, 0)
-        if nbytes != self._nbytes:
-            self._nbytes = nbytes
+        if nbytes != self.nbytes:
+            self.nbytes = nbytes
             self.generation += 1
