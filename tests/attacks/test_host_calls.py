@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isthmus import abi
+from isthmus import Limits, abi
 from isthmus.abi import Dtype, Errno, Op
+from isthmus.errors import Cancelled, DeadlineExceeded
 from isthmus.model import Session
+from isthmus.model import session as session_module
 from isthmus.runtime import Runtime
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
@@ -217,3 +220,71 @@ def test_overlapping_sessions_and_results(proxy: Proxy) -> None:
     assert proxy.call("compute", 576, 1) == -Errno.EBUSY
     proxy.write(576, abi.OPERATION.pack(Op.SILU, 512, 512, 0, 0.0, 0, 0, 0))
     assert proxy.call("compute", 576, 1) == -Errno.EINVAL
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancelled"])
+def test_code_without_loops_is_ended_between_host_calls(null_runtime: Runtime, how: str) -> None:
+    """WebAssembly looks at the epoch in loops and at functions' begins, and here there are none."""
+    n_calls = 400
+    draws = "(drop (call $random (i32.const 0) (i32.const 1048576)))" * n_calls
+    text = f"""(module (import "isthmus" "random" (func $random (param i32 i32) (result i32)))
+      (memory (export "memory") 16)
+      (func (export "on_message") (param i32) (result i32) {draws} (i32.const 0)))"""
+    actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)))
+    if how == "deadline":
+        with pytest.raises(DeadlineExceeded):
+            actor.send("x", deadline_s=0.05)
+    else:
+        stream = actor.stream("x")
+        while actor.counters.host_calls == 0:
+            time.sleep(0.001)
+        actor.cancel()
+        with pytest.raises(Cancelled):
+            list(stream)
+    assert actor.counters.host_calls < n_calls
+
+
+def test_a_message_after_one_that_was_ended_is_a_message_like_any(null_runtime: Runtime) -> None:
+    """The handlers that look first are gone with the call that was to end."""
+    text = """(module (import "isthmus" "clock_ns" (func $clock (result i64)))
+      (memory (export "memory") 1)
+      (func (export "on_message") (param $n i32) (result i32)
+        (if (i32.eqz (local.get $n)) (then (loop $l (drop (call $clock)) (br $l))))
+        (i32.const 0)))"""
+    limits = Limits(on_failure="undo")
+    actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)), limits=limits)
+    instance = actor.instance
+    with pytest.raises(DeadlineExceeded):
+        instance.call("on_message", 0, deadline=time.monotonic() + 0.05)
+    assert instance.call("on_message", 1) == 0
+    assert instance.handlers is instance._plain_handlers
+
+
+def test_copying_a_session_ends_with_its_message(
+    wasm: bytes, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many gigabytes it is: between two parts of it the deadline counts."""
+    with Runtime(device="cpu", threads=1) as runtime:
+        proxy = Proxy(runtime, wasm, runtime.load_model(tiny))
+        model = proxy.open_model()
+        first, second = (proxy.open_session(model, it) for it in (SESSION_A, SESSION_B))
+        proxy.write(4096, struct.pack("<8i", *range(1, 9)))
+        assert proxy.call("prefill", first, 4096, 8) == 0
+        source, target = proxy.actor.sessions
+        looks: list[int] = []
+        monkeypatch.setattr(session_module, "_COPY_NBYTES", 64)
+        monkeypatch.setattr(proxy.actor.body.api, "_check", lambda: looks.append(1))
+        assert proxy.call("session_copy", second, first, 8) == 0
+        assert len(looks) * 64 >= 8 * source.layout.token_nbytes
+        assert target.tokens == source.tokens
+        same = 8 * source.layout.row_nbytes
+        at = source.layout.v_offset(source.layout.n_layer - 1)
+        assert proxy.read(SESSION_A + at, same) == proxy.read(SESSION_B + at, same)
+
+        def ended() -> None:
+            raise DeadlineExceeded("it did not finish in time")
+
+        monkeypatch.setattr(proxy.actor.body.api, "_check", ended)
+        with pytest.raises(DeadlineExceeded):
+            proxy.call("session_copy", second, first, 2)
+        assert target.n_tokens == 0

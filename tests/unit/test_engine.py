@@ -165,11 +165,17 @@ def test_the_epoch_stands_still_while_no_call_runs() -> None:
 
     from isthmus.wasm.watchdog import Watchdog
 
-    watchdog = Watchdog(tick)
-    watchdog.running.add("a call")
+    class Call:
+        n_ticks = 0
+
+        def tick(self) -> None:
+            self.n_ticks += 1
+
+    watchdog, call = Watchdog(tick), Call()
+    watchdog.running.add(call)
     watchdog.wake()
-    assert eventually(lambda: n_ticks >= 3)
-    watchdog.running.discard("a call")
+    assert eventually(lambda: n_ticks >= 3 and call.n_ticks >= 2)
+    watchdog.running.discard(call)
     assert eventually(lambda: watchdog.asleep)
     stood = n_ticks
     assert not eventually_within(lambda: n_ticks > stood, 0.1)

@@ -68,6 +68,8 @@ class Exchange:
     """The guest is asked to finish."""
     cut_off: bool = False
     """The guest is not asked."""
+    ended: bool = False
+    """What came of the message is known."""
     abandoned_at: float | None = None
     """Since when nobody listens, on the clock of time.monotonic."""
 
@@ -76,8 +78,9 @@ class Exchange:
 
     def abandon(self) -> None:
         """Nobody listens any longer: the guest is asked to finish, and cut off after a while."""
-        self.stopping = True
-        self.abandoned_at = time.monotonic()
+        if not self.ended:
+            self.stopping = True
+            self.abandoned_at = time.monotonic()
 
     @property
     def is_unwanted(self) -> bool:

@@ -335,7 +335,7 @@ class HostApi:
         to, origin = self._session(destination), self._session(source)
         if to is origin or to.model is not origin.model or n_tokens > origin.n_tokens:
             raise GuestFault(Errno.EINVAL)
-        to.copy_from(origin, n_tokens)
+        to.copy_from(origin, n_tokens, self._check)
         return 0
 
     def embed(

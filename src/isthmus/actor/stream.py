@@ -48,6 +48,7 @@ class Message:
 
     def end(self, outcome: Reply | BaseException) -> None:
         """Puts what came of it behind the last piece."""
+        self.exchange.ended = True
         self.ended.set()
         self._deliver(outcome)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,11 +25,15 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, SettingsError
 from isthmus.memory import Region
 from isthmus.model.kv_cache import KvCache, KvLayout
-from isthmus.units import GuestPtr, HostAddr
+from isthmus.model.parts import nothing
+from isthmus.units import MIB, GuestPtr, HostAddr
 
 if TYPE_CHECKING:
     from isthmus.model.forward import Forward
     from isthmus.model.model import Model
+
+_COPY_NBYTES = 64 * MIB
+"""Bytes that are copied between two looks at whether the message goes on: some 10 to 50 ms."""
 
 
 class Session:
@@ -100,17 +105,24 @@ class Session:
             self.has_logits = False
         del self.tokens[n_tokens:]
 
-    def copy_from(self, source: Session, n_tokens: int) -> None:
-        """Begins with the first `n_tokens` of `source`: their rows of every layer are copied."""
+    def copy_from(
+        self, source: Session, n_tokens: int, check: Callable[[], None] = nothing
+    ) -> None:
+        """Begins with the first `n_tokens` of `source`: their rows of every layer are copied.
+
+        `check` is called between two parts and may raise; the session has no tokens then.
+        """
         self.require_room(n_tokens - self.n_tokens)
+        self.truncate(0)
         nbytes = n_tokens * self.layout.row_nbytes
         for layer in range(self.layout.n_layer):
             for place in (KvLayout.k_offset, KvLayout.v_offset):
-                self.model.device.copy(
-                    HostAddr(self.base + place(self.layout, layer)),
-                    HostAddr(source.base + place(source.layout, layer)),
-                    nbytes,
-                )
+                to = self.base + place(self.layout, layer)
+                origin = source.base + place(source.layout, layer)
+                for at in range(0, nbytes, _COPY_NBYTES):
+                    part = min(_COPY_NBYTES, nbytes - at)
+                    self.model.device.copy(HostAddr(to + at), HostAddr(origin + at), part)
+                    check()
         self.binding.send(self.base, self.layout.nbytes)
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:

@@ -101,7 +101,8 @@ class Instance:
         """
         self.guest = guest
         self.counters = counters
-        self.handlers: Sequence[Handler] = _handler_table(engine, handlers, wasi)
+        self._plain_handlers: Sequence[Handler] = _handler_table(engine, handlers, wasi)
+        self.handlers: Sequence[Handler] = self._plain_handlers
         self._engine = engine
         self._current = engine.host_calls.current
         self._watchdog = engine.watchdog
@@ -208,7 +209,8 @@ class Instance:
 
     def trace(self, to: Trace) -> None:
         """Has `to` told of every host call from now on. Costs nothing where it is not used."""
-        self.handlers = self._engine.host_calls.traced(self.handlers, to)
+        traced = self._engine.host_calls.traced(self._plain_handlers, to)
+        self.handlers = self._plain_handlers = traced
 
     def cancel(self) -> bool:
         """Ends the running call with Cancelled; from any thread. False where none is running."""
@@ -223,11 +225,19 @@ class Instance:
 
         Long host functions call it between submissions to the device.
         """
-        cancelled = self._running_call and self._running_call == self._cancelled_call
-        if cancelled or self.is_unwanted():
+        if self._is_cancelled():
             raise Cancelled(f"the call of {self.guest.name} was cancelled")
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._is_late():
             raise DeadlineExceeded(f"{self.guest.name} did not finish in time")
+
+    def tick(self) -> None:
+        """For the watchdog: has each further host call of a call that is to end look first.
+
+        Code without a loop or a call of its own never looks at the epoch, however many host
+        functions it calls. Looking at each of them would cost every guest time.
+        """
+        if self._is_cancelled() or self._is_late():
+            self.handlers = [_checking(self.check, it) for it in self._plain_handlers]
 
     def fail(self, error: BaseException) -> None:
         """Keeps the error that the running call ends with; for trampolines, on its thread."""
@@ -255,8 +265,16 @@ class Instance:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _is_cancelled(self) -> bool:
+        cancelled = self._running_call != 0 and self._running_call == self._cancelled_call
+        return cancelled or self.is_unwanted()
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
     def _begin(self, deadline: float | None) -> None:
         self._deadline = deadline
+        self.handlers = self._plain_handlers
         self._n_calls = self._running_call = self._n_calls + 1
         if deadline is not None:
             self.check()
@@ -320,6 +338,14 @@ def _handler_table(engine: Engine, handlers: Mapping[str, Handler], wasi: Wasi) 
         raise SettingsError(f"no such host functions: {', '.join(sorted(unknown))}")
     by_module = {MODULE: handlers, wasi_module.MODULE: wasi.handlers()}
     return host_calls.table(by_module)
+
+
+def _checking(check: Callable[[], None], handler: Handler) -> Handler:
+    def checked(*arguments: int) -> int:
+        check()
+        return handler(*arguments)
+
+    return checked
 
 
 def _trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:

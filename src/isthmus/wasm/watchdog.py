@@ -6,7 +6,7 @@ Owns one thread. A running guest compares the epoch with its own at every loop a
 state     what the thread does
 ========  =================================================================================
 none      it does not exist: no guest was ever called
-ticking   a call is running: it advances the epoch every TICK_S
+ticking   a call is running: it advances the epoch every TICK_S, and has each call look itself
 lingering none is running: it looks again every TICK_S, LINGER_TICKS times
 asleep    it waits for a call and uses no processor time
 closed    it has ended
@@ -20,11 +20,19 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 from isthmus.errors import ActorClosed
 
 TICK_S = 0.01
 LINGER_TICKS = 20
+
+
+class Watched(Protocol):
+    """A running call."""
+
+    def tick(self) -> None:
+        """Called on the watchdog's thread every TICK_S; must not raise."""
 
 
 class Watchdog:
@@ -34,7 +42,7 @@ class Watchdog:
     """
 
     def __init__(self, tick: Callable[[], None]) -> None:
-        self.running: set[object] = set()
+        self.running: set[Watched] = set()
         self._ticker = _Ticker(tick, self.running)
         self._finalizer = weakref.finalize(self, self._ticker.stop)
 
@@ -56,7 +64,7 @@ class Watchdog:
 class _Ticker:
     """The thread's side. Does not know the Watchdog, so that dropping that one ends the thread."""
 
-    def __init__(self, tick: Callable[[], None], running: set[object]) -> None:
+    def __init__(self, tick: Callable[[], None], running: set[Watched]) -> None:
         self.asleep = True
         self._tick = tick
         self._running = running
@@ -94,6 +102,8 @@ class _Ticker:
                 if self._running:
                     idle_ticks = 0
                     self._tick()
+                    for call in tuple(self._running):
+                        call.tick()
                     continue
                 idle_ticks += 1
                 if idle_ticks > LINGER_TICKS:
