@@ -18,12 +18,13 @@ from isthmus.errors import IsthmusError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.server import errors
+from isthmus.server.admission import OPEN
 from isthmus.server.agents import Agents
 from isthmus.server.completion import Completer
 from isthmus.server.embeddings import Embeddings
 from isthmus.server.endpoint import Endpoint, document
 from isthmus.server.errors import HttpError
-from isthmus.server.guard import OPEN, Guard
+from isthmus.server.guard import Guard
 from isthmus.server.keys import Keys
 from isthmus.server.openai import OpenAi
 from isthmus.server.quota import Quotas
@@ -84,6 +85,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
         lifespan=life,
         exception_handlers={404: _no_route, 405: _no_method},
     )
+    app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
     app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas)
@@ -101,9 +103,11 @@ _PAGE_HEADERS = {
 
 
 async def _no_route(request: Request, _error: Exception) -> Response:
-    return await errors.handle(request, errors.not_found(f"there is nothing at {request.url.path}"))
+    return await errors.handle(
+        request, errors.not_found(f"there is nothing at {request.scope['path']}")
+    )
 
 
 async def _no_method(request: Request, _error: Exception) -> Response:
-    said = f"{request.url.path} does not take {request.method}"
+    said = f"{request.scope['path']} does not take {request.method}"
     return await errors.handle(request, HttpError(405, said))

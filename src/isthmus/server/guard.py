@@ -1,8 +1,4 @@
-"""What every request passes: who may ask, how often, how much they may send, and the log.
-
-A browser's page from elsewhere may not ask: it could reach a server on the user's own machine. So
-the Host must be ours where no keys are, and an Origin must be the Host.
-"""
+"""What every request passes: who may ask, how often, how much they may send, and the log."""
 
 from __future__ import annotations
 
@@ -12,16 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from starlette.requests import Request
-
+from isthmus.server.admission import Admission, claimed_nbytes
 from isthmus.server.entry import Entry, begin
 from isthmus.server.errors import HttpError, respond_to
-from isthmus.server.keys import Key, Keys
+from isthmus.server.keys import Keys
 from isthmus.server.quota import Quotas
 from isthmus.server.settings import ServerSettings
 
-OPEN = ("/healthz", "/", "/openapi.json")
-"""Paths that need no key."""
 RESTORE = "/v1/agents/restore"
 """Takes bodies that are not kept in memory."""
 _COUNTED = "/v1/"
@@ -46,7 +39,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._keys = keys
+        self._admission = Admission(settings.host, keys)
         self._quotas = quotas
         self._room = Room(settings.bodies_nbytes)
 
@@ -60,7 +53,8 @@ class Guard:
         answer = _Answer(send, entry, self._headers)
         try:
             with body:
-                entry.key = self._admit(Request(scope))
+                entry.key = self._admission.admit(scope)
+                body.require(claimed_nbytes(scope))
                 with self._spending(entry, scope["path"]):
                     await self._app(scope, body.receive, answer.send)
         except Exception as error:
@@ -76,30 +70,6 @@ class Guard:
         if path == RESTORE:
             return self._settings.upload_nbytes, None
         return self._settings.body_nbytes, self._room
-
-    def _admit(self, request: Request) -> Key | None:
-        """Whose request it is. HttpError where it is nobody's who may ask."""
-        origin, host = request.headers.get("origin"), request.headers.get("host", "")
-        if origin is not None and origin.partition("://")[2] != host:
-            raise HttpError(403, "pages of other sites may not use this server")
-        length, most = (
-            request.headers.get("content-length", "0"),
-            self._body_limits(request.url.path),
-        )
-        if length.isdecimal() and int(length) > most[0]:
-            raise _too_long(most[0])
-        if self._keys is None:
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-            if name.strip("[]") not in ("localhost", "127.0.0.1", "::1", self._settings.host):
-                raise HttpError(403, f"this server is not {name}")
-            return None
-        if request.url.path in OPEN:
-            return None
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        found = self._keys.find(key.strip()) if kind.lower() == "bearer" else None
-        if found is None:
-            raise HttpError(401, "give an API key of this server", code="invalid_api_key")
-        return found
 
     def _spending(self, entry: Entry, path: str) -> contextlib.AbstractContextManager[None]:
         if entry.key is None or not path.startswith(_COUNTED):
@@ -169,6 +139,11 @@ class _Body:
             self._room.give_back(self._entry.nbytes_in)
             self._room = None
 
+    def require(self, nbytes: int) -> None:
+        """HttpError 413 if so many bytes are too many."""
+        if nbytes > self._most:
+            raise HttpError(413, f"a body may have {self._most} bytes", code="too_long")
+
     async def receive(self) -> _Message:
         """For ASGI."""
         try:
@@ -194,9 +169,4 @@ class _Body:
         if self._room is not None:
             self._room.take(nbytes)
         self._entry.nbytes_in += nbytes
-        if self._entry.nbytes_in > self._most:
-            raise _too_long(self._most)
-
-
-def _too_long(most: int) -> HttpError:
-    return HttpError(413, f"a body may have {most} bytes", code="too_long")
+        self.require(self._entry.nbytes_in)
