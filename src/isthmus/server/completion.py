@@ -1,8 +1,7 @@
 """From a list of token ids to text, by sandboxed agents that are kept for the next request.
 
-A request goes to the idle agent that has most of its prompt, or to a fork of it where that agent
-would lose much that others may ask for again. The guest `complete` keeps only what leaves every bit
-of an answer the same, whichever agent gives it.
+`slots.py` chooses the agent. The guest `complete` keeps only what leaves every bit of an answer the
+same, whichever agent gives it.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ import numpy as np
 from isthmus.abi import GrammarKind
 from isthmus.actor import Actor
 from isthmus.config import Limits
-from isthmus.errors import ContextFull, GuestFailed, Overloaded
+from isthmus.errors import ContextFull, GuestFailed
 from isthmus.model import Model
 from isthmus.model.tokenizer import Detokenizer
 from isthmus.runtime import Runtime
 from isthmus.server.answering import Answer
 from isthmus.server.entry import current
+from isthmus.server.fair import Room
 from isthmus.server.settings import ServerSettings
+from isthmus.server.slots import Slot, Slots
 from isthmus.widening import fitting_guest
 
 _GUEST = "complete"
 _FINE = 512
 """Tokens at the beginning of a prompt that are prefilled in small chunks, where any cut has the
 same bits. After more context the kernels for large ones are faster: twice at 3,000 tokens."""
-_WORTH_A_FORK = 8
-"""Tokens in common that are computed in the time that a fork takes."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +103,6 @@ class End:
     """Tokens of the prompt that were not computed again."""
 
 
-class _Slot:
-    """An agent for stateless requests, and the prompt that it had last."""
-
-    def __init__(self, actor: Actor) -> None:
-        self.actor = actor
-        self.prompt = np.empty(0, dtype=np.int64)
-
-    def n_common(self, prompt: np.ndarray) -> int:
-        """Tokens at the beginning that both prompts have."""
-        n = min(len(prompt), len(self.prompt))
-        differs = prompt[:n] != self.prompt[:n]
-        return int(differs.argmax()) if differs.any() else n
-
-
 class Completer:
     """The agents that complete requests for one model."""
 
@@ -128,20 +113,12 @@ class Completer:
         self._settings = settings
         guest, self._limits = fitting_guest(_GUEST, model, self.n_ctx, Limits(), settings.memory64)
         self._guest = runtime.load_guest(guest)
-        self._idle: list[_Slot] = []
-        """The one used last at the end."""
-        self._root: _Slot | None = None
-        """Never asked: forks of it begin with what prompts have in common."""
-        self._choosing = asyncio.Lock()
-        """Of who takes an idle agent or makes one: nobody takes one that is being forked."""
-        self._n_slots = 0
-        self._room = asyncio.Semaphore(settings.slots)
-        self._n_waiting = 0
+        self._slots = Slots(self._spawn, settings.slots)
+        self._room = Room(settings.slots, settings.waiting)
 
     def require_room(self) -> None:
-        """Overloaded where a request could not even wait."""
-        if self._room.locked() and self._n_waiting >= self._settings.waiting:
-            raise Overloaded(f"{self._n_waiting} requests wait already; try again later")
+        """Overloaded if a request could not even wait."""
+        self._room.require(current().owner)
 
     async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
         """The answer, token by token, and how it ended. Raises IsthmusError."""
@@ -161,89 +138,25 @@ class Completer:
                 await answer.close()
 
     @asynccontextmanager
-    async def _slot(self, request: Request) -> AsyncIterator[_Slot]:
-        self.require_room()
-        self._n_waiting += 1
-        try:
-            await self._room.acquire()
-        finally:
-            self._n_waiting -= 1
-        try:
-            prompt = np.array(request.prompt)
-            slot = await self._take(prompt)
-            slot.prompt = prompt
+    async def _slot(self, request: Request) -> AsyncIterator[Slot]:
+        owner = current().owner
+        async with self._room.place(owner):
+            whose = None if self._settings.share_beginnings else owner
+            slot = await self._slots.take(whose, np.array(request.prompt))
             try:
                 yield slot
             finally:
-                if slot.actor.state == "closed":
-                    self._n_slots -= 1
-                else:
-                    self._idle.append(slot)
-        finally:
-            self._room.release()
+                await asyncio.shield(self._slots.put_back(slot))
 
-    async def _take(self, prompt: np.ndarray) -> _Slot:
-        """The idle agent that has most of the prompt; a new one where that loses too much."""
-        async with self._choosing:
-            free = [slot for slot in self._idle if slot.actor.state != "running"]
-            best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
-            if best is not None and self._is_last(best, free, prompt):
-                await self._plant(best)
-            if best is None or self._loses(best, prompt):
-                return await self._make(prompt, free)
-            taken = best if best.n_common(prompt) else free[0]
-            self._idle.remove(taken)
-            return taken
-
-    def _loses(self, slot: _Slot, prompt: np.ndarray) -> bool:
-        """Whether an agent would forget much that a new one need not."""
-        may_make = self._n_slots < self._settings.slots
-        return may_make and slot.n_common(prompt) < len(slot.prompt) / 2
-
-    def _is_last(self, best: _Slot, free: list[_Slot], prompt: np.ndarray) -> bool:
-        """Whether nobody idle has what this one has of the prompt, once it is asked."""
-        n = best.n_common(prompt)
-        others = [slot for slot in (*free, self._root) if slot not in (None, best)]
-        have = any(slot is not None and slot.n_common(prompt) >= n / 2 for slot in others)
-        return n >= _WORTH_A_FORK and not have and self._settings.slots > 1
-
-    async def _plant(self, parent: _Slot) -> None:
-        """Keeps a fork of an agent for those who come while it is busy, if there is room for it."""
-        try:
-            root = await asyncio.to_thread(self._spawn, parent)
-        except Overloaded:
-            return
-        old, self._root = self._root, root
-        root.prompt = parent.prompt
-        if old is not None:
-            old.actor.close()
-
-    async def _make(self, prompt: np.ndarray, free: list[_Slot]) -> _Slot:
-        """One more agent: a fork of the one that has most of the prompt, or a fresh one."""
-        if self._root is not None and self._root.actor.state != "closed":
-            free = [self._root, *free]
-        parent = max(free, key=lambda slot: slot.n_common(prompt), default=None)
-        if parent is not None and parent.n_common(prompt) < _WORTH_A_FORK:
-            parent = None
-        self._n_slots += 1
-        try:
-            return await asyncio.to_thread(self._spawn, parent)
-        except BaseException:
-            self._n_slots -= 1
-            raise
-
-    def _spawn(self, parent: _Slot | None) -> _Slot:
-        """A fork, or a fresh agent."""
+    def _spawn(self) -> Actor:
+        """A fresh agent."""
         _ = self.model.packs  # tried out now, and not when many ask for the first time
-        if parent is not None:
-            return _Slot(parent.actor.fork()[0])
-        actor = self._runtime.spawn(
+        return self._runtime.spawn(
             self._guest,
             models={"default": self.model},
             args={"n_ctx": self.n_ctx, "fine": _FINE if self.model.exact_cuts else 0},
             limits=self._limits,
         )
-        return _Slot(actor)
 
 
 async def _read(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:

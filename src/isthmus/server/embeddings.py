@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.actor import Actor
-from isthmus.errors import Overloaded, SettingsError
+from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
@@ -23,6 +23,7 @@ from isthmus.server.endpoint import Endpoint
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import unless_left
+from isthmus.server.fair import Room
 from isthmus.server.openai import chosen, token_lists
 from isthmus.server.replies import EmbeddingList
 from isthmus.server.settings import ServerSettings
@@ -53,27 +54,17 @@ class _Agents:
         self._runtime = runtime
         self._settings = settings
         self._idle: list[Actor] = []
-        self._room = asyncio.Semaphore(settings.slots)
-        self._n_waiting = 0
+        self._room = Room(settings.slots, settings.waiting)
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
         """The embedding of each, f32. Raises IsthmusError."""
-        if self._room.locked() and self._n_waiting >= self._settings.waiting:
-            raise Overloaded(f"{self._n_waiting} requests wait already; try again later")
-        self._n_waiting += 1
-        try:
-            await self._room.acquire()
-        finally:
-            self._n_waiting -= 1
-        try:
+        async with self._room.place(current().owner):
             actor = await self._take()
             try:
                 return [await self._ask(actor, tokens) for tokens in texts]
             finally:
                 if actor.state != "closed":
                     self._idle.append(actor)
-        finally:
-            self._room.release()
 
     async def _take(self) -> Actor:
         """An idle agent: one that a caller left may be busy for another moment."""

@@ -60,6 +60,9 @@ class ServerSettings:
     cache of `n_ctx` tokens does not fit into 4 GiB."""
     waiting: int = 256
     """Stateless requests that wait for a slot; further ones are refused."""
+    share_beginnings: bool = False
+    """Whether what is remembered of one key's prompts speeds up others' that begin alike. It tells
+    them, by the time that an answer takes and by `cached_tokens`, how those prompts begin."""
     live: int = 64
     """Agents kept in memory; others lie on the disk until their next message."""
     max_tokens: int = 512
@@ -132,8 +135,9 @@ def _problem(name: str, value: object) -> str | None:
     elif name in _SECONDS:
         allowed = "seconds, more than 0"
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-    elif name == "memory64":
-        allowed, good = "true or false", value is None or isinstance(value, bool)
+    elif name in ("memory64", "share_beginnings"):
+        allowed = "true or false"
+        good = isinstance(value, bool) or (name == "memory64" and value is None)
     elif name in _CHOICES:
         allowed = " or ".join(_CHOICES[name])
         good = value in _CHOICES[name]

@@ -1,0 +1,127 @@
+"""What one key's requests tell of another's: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from isthmus.server.keys import new_key
+from isthmus.server.slots import Slots
+from tests.server.conftest import Serving
+
+SECRET = "The code of the vault is 401 887, and nobody may know it. " * 4
+
+
+class Keyed:
+    """A server with keys, and a client for each."""
+
+    def __init__(self, folder: Path, model: Path, *settings: str) -> None:
+        keys = folder / "keys"
+        made = {name: new_key(keys, name) for name in ("ada", "bob")}
+        config = folder / "server.toml"
+        config.write_text("\n".join(settings))
+        self.server = Serving(
+            folder / "data",
+            *("--model", f"tiny={model}", "--n-ctx", "1024", "--slots", "2"),
+            *("--keys", str(keys), "--config", str(config)),
+        )
+        self.clients = {
+            name: httpx.Client(
+                base_url=self.server.url, headers={"Authorization": f"Bearer {key}"}, timeout=60
+            )
+            for name, key in made.items()
+        }
+
+    def cached(self, name: str, prompt: str) -> int:
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
+        done = self.clients[name].post("/v1/completions", json=body)
+        assert done.status_code == 200, done.text
+        return int(done.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.close()
+        assert self.server.stop() == 0
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def keyed(tiny_q8: Path, tmp_path: Path, stack: ExitStack) -> Keyed:
+    made = Keyed(tmp_path, tiny_q8)
+    stack.callback(made.close)
+    return made
+
+
+def test_cached_tokens_tell_nothing_of_another_key(keyed: Keyed) -> None:
+    assert keyed.cached("ada", SECRET) == 0
+    own = keyed.cached("ada", SECRET)
+    assert own > 100
+    for n in range(3):  # whichever agent is asked, and whatever was kept aside
+        guess = SECRET[n * len(SECRET) // 4 :] if n else SECRET
+        keyed.cached("ada", f"{guess}Hers")
+        keyed.cached("ada", f"{guess}Hers too")
+        assert keyed.cached("bob", f"{guess}Guess") <= 1
+        assert keyed.cached("bob", f"{guess}Guess") > 50  # his own guess is his own
+        keyed.cached("bob", "something else")
+
+
+def test_who_wants_may_share(tiny_q8: Path, tmp_path: Path, stack: ExitStack) -> None:
+    made = Keyed(tmp_path, tiny_q8, "share_beginnings = true")
+    stack.callback(made.close)
+    made.cached("ada", SECRET)
+    assert made.cached("bob", SECRET) > 100
+
+
+class FakeActor:
+    """Counts forks, and remembers nothing."""
+
+    state = "idle"
+
+    def __init__(self, made: list[FakeActor]) -> None:
+        self._made = made
+        self.forked_from: FakeActor | None = None
+        made.append(self)
+
+    def fork(self) -> list[FakeActor]:
+        child = FakeActor(self._made)
+        child.forked_from = self
+        return [child]
+
+    def close(self) -> None:
+        self.state = "closed"
+
+
+def test_which_agent_is_taken_or_closed_tells_nothing() -> None:
+    """What another key's prompts were changes nothing of what one key's requests meet."""
+
+    async def met(other: list[list[int]]) -> list[Any]:
+        made: list[FakeActor] = []
+        slots = Slots(lambda: FakeActor(made), 3)  # type: ignore[arg-type, return-value]
+        seen: list[Any] = []
+        for n in range(12):
+            for prompt in other:
+                slot = await slots.take("ada", np.array(prompt))
+                await slots.put_back(slot)
+            before = len(made)
+            slot = await slots.take("bob", np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 9, n // 3]))
+            ours = [it for it in made[before:] if it.forked_from is not None]
+            seen.append((len(made) - before, len(ours), slot.owner))
+            await slots.put_back(slot)
+            assert sum(it.state != "closed" for it in made) <= 3 + 2
+        return seen
+
+    same = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9]] * 2
+    different = [[9] * 11] * 2
+    assert asyncio.run(met(same)) == asyncio.run(met(different))
