@@ -229,21 +229,22 @@ class Runtime:
         seed: int | None = None,
         clock_ns: int | None = None,
         copy_tensors: bool = False,
+        label: str = "",
     ) -> Actor:
         """Starts an actor: a fresh instance of a guest with what it is given, and nothing else.
 
         `models` and `tools` are what it may open and call, by name; `args` are options for the
         guest, as `key=value` or as a mapping; `seed` and `clock_ns` make its random numbers and
         clock repeatable; by default they are new and now. `copy_tensors` stages the tensors of its
-        `compute` calls in device memory, to measure what that costs. Its initialisation may take
-        `Capacity.initialize_s`. Raises GuestInvalid, GuestTrapped, DeadlineExceeded, SettingsError
-        and what else its initialisation meets.
+        `compute` calls in device memory, to measure what that costs. `label` is its name in the
+        log. Its initialisation may take `Capacity.initialize_s`. Raises GuestInvalid,
+        GuestTrapped, DeadlineExceeded, SettingsError and what else its initialisation meets.
         """
         self._require_open()
         options = _options(args)
         _require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
-        granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits())
+        granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits(), label)
         _require_reach(compiled, granted.limits)
         _require_range("seed", seed, -(2**63), 2**64)
         _require_range("clock_ns", clock_ns, 0, 2**63)
@@ -265,6 +266,7 @@ class Runtime:
         limits: Limits | None = None,
         require: str = "state-exact",
         verify: str = "full",
+        label: str = "",
     ) -> Actor:
         """Brings back the actor that `Actor.snapshot` saved: its file, STORE/NAME, or its result.
 
@@ -273,8 +275,9 @@ class Runtime:
         `actor.restored` tells how exact it is; below `require` (exact, state-exact, replayed) it
         is refused. With another model it must be `replayed`: its tokens are then prefilled again.
         `verify` is `full`, or `lazy` for a file that one trusts: its memory is then read when it
-        is touched, and not compared with its hashes. The file must not be changed while the actor
-        lives; replacing it by another one is fine. Raises SnapshotError; nothing is restored then.
+        is touched, and not compared with its hashes. `label` is its name in the log. The file must
+        not be changed while the actor lives; replacing it by another one is fine. Raises
+        SnapshotError; nothing is restored then.
         """
         self._require_open()
         if verify not in ("full", "lazy"):
@@ -282,7 +285,7 @@ class Runtime:
         file = path.path if isinstance(path, Saved) else resolve(path)
         snapshot = open_snapshot(file, self._home.snapshot_key)
         granted = Granted(
-            dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest)
+            dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest), label
         )
         how = assess(snapshot, self._home.device_record, granted)
         require_level(how, require)

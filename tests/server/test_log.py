@@ -114,3 +114,29 @@ def test_other_records_are_objects_too() -> None:
     assert (said["event"], said["level"], said["message"]) == ("log", "error", "it broke")
     assert said["traceback"].endswith("ValueError: x")
     assert said["time"].endswith("+00:00")
+
+
+SHOUTS = r"""(module
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $w (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "x\0aisthmus.server: GET /forged 200\0d\1b[2Jisthmus.server: forged\0a")
+  (data (i32.const 0) "\10\00\00\00\3d\00\00\00")
+  (func (export "on_message") (param i32) (result i32)
+    (drop (call $w (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8))) (i32.const 0)))"""
+
+
+def test_a_guest_cannot_forge_a_line_of_the_server(tiny_server: Serving) -> None:
+    import wasmtime
+
+    log = tiny_server.data.parent / f"{tiny_server.data.name}.log"
+    wasm = wasmtime.wat2wasm(SHOUTS)
+    guest = tiny_server.client.post("/v1/guests", content=bytes(wasm)).json()["id"]
+    agent = tiny_server.post("/v1/agents", {"guest": guest})["id"]
+    tiny_server.post(f"/v1/agents/{agent}/messages", {"input": "x"})
+    text = log.read_text()
+    (line,) = [it for it in text.splitlines() if "isthmus.guest" in it]
+    assert not any(it.startswith("isthmus.server: GET /forged") for it in text.splitlines())
+    assert line.startswith(f"isthmus.guest[{agent}]: x\\nisthmus.server: GET /forged")
+    assert "\x1b" not in text
+    assert "\r" not in text

@@ -87,6 +87,8 @@ class Granted:
     models: Mapping[str, Model] = field(default_factory=dict)
     tools: Mapping[str, Tool] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    label: str = ""
+    """Its name in the log."""
 
 
 class HostApi:
@@ -472,7 +474,7 @@ class HostApi:
         try:
             result = tool(args)
         except Exception:
-            guest_log.exception("the tool %r failed", name)
+            guest_log.exception("the tool %r failed", name, extra={"agent": self._granted.label})
             raise GuestFault(Errno.EIO) from None
         if not isinstance(result, bytes):
             raise SettingsError(f"the tool {name!r} returned {type(result).__name__}, not bytes")
@@ -498,7 +500,7 @@ class HostApi:
         self.log_position += 1
         if level >= logging.WARNING:
             self.exchange.last_warning = text[:MOST_SAID]
-        guest_log.log(level, "%s", text)
+        guest_log.log(level, "%s", text, extra={"agent": self._granted.label})
 
     def _model(self, handle: int) -> Model:
         return self.handles.get(handle, Model)

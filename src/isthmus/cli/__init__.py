@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from isthmus.errors import GuestTrapped, IsthmusError
+from isthmus.printable import LineFormatter, printable, printing
 
 COMMANDS = (
     "run",
@@ -63,10 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. No traceback reaches the user."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    _log_to_stderr()
     try:
-        code = _module(arguments.command).run(arguments)
-        sys.stdout.flush()
+        with printing(sys.stdout):
+            code = _module(arguments.command).run(arguments)
+            sys.stdout.flush()
     except IsthmusError as error:
         return _complain(error)
     except KeyboardInterrupt:
@@ -78,10 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code)
 
 
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(LineFormatter())
+
+
 def _complain(error: IsthmusError) -> int:
-    print(f"isthmus: {error}", file=sys.stderr)
+    """Tells of an error on standard error. Lines after the first are indented, so that none of
+    them looks like a message of its own."""
+    print(f"isthmus: {printable(str(error), lines=True)}".replace("\n", "\n  "), file=sys.stderr)
     if isinstance(error, GuestTrapped) and error.backtrace:
-        print(f"isthmus: in {' <- '.join(error.backtrace[:8])}", file=sys.stderr)
+        called = printable(" <- ".join(error.backtrace[:8]))
+        print(f"isthmus: in {called}", file=sys.stderr)
     return error.exit_code
 
 

@@ -29,6 +29,7 @@ from isthmus.cli.snapshot import tell
 from isthmus.config import Environment
 from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError
 from isthmus.model import Model
+from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot import open_snapshot
 from isthmus.snapshot.store import resolve
@@ -174,9 +175,9 @@ def _answer(actor: Actor, message: str) -> None:
     except KeyboardInterrupt:
         print(" [stopped]")
     except ContextFull as error:
-        say(f"\n{error} (/new)")
+        say(f"\n{printable(str(error))} (/new)")
     except (GuestError, Cancelled, ActorClosed) as error:
-        say(f"\n{error}")
+        say(f"\n{printable(str(error))}")
 
 
 @contextlib.contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
-from isthmus.snapshot.report import Difference, diff, excerpt, printable
+from isthmus.printable import printable, printable_json
+from isthmus.snapshot.report import Difference, diff, excerpt
 from isthmus.units import format_nbytes
 
 HELP = "show what differs between two snapshots: memory, globals, tokens"
@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     found = diff(open_named(arguments.before, arguments), open_named(arguments.after, arguments))
     if arguments.json:
-        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+        print(printable_json(asdict(found), indent=1))
     else:
-        print(printable("\n".join(_lines(found))))
+        print("\n".join(map(printable, _lines(found))))
     return 0 if found.same else 1
 
 

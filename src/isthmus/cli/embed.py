@@ -17,6 +17,7 @@ from isthmus.cli.options import (
 )
 from isthmus.errors import SettingsError
 from isthmus.model import Model
+from isthmus.printable import printable_json
 from isthmus.runtime import Runtime
 
 HELP = "turn texts into embeddings, with a model that makes them"
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             values = rows.tolist()
             if arguments.json:
                 found = {"index": index, "text": text, "n_tokens": n_tokens, "embedding": values}
-                print(json.dumps(found, ensure_ascii=False), flush=True)
+                print(printable_json(found), flush=True)
             else:
                 print(json.dumps(values), flush=True)
     return 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
-from isthmus.snapshot.report import Inspection, excerpt, inspect, printable
+from isthmus.printable import printable, printable_json
+from isthmus.snapshot.report import Inspection, excerpt, inspect
 from isthmus.units import format_nbytes
 
 HELP = "show what a snapshot holds, without a model or a device"
@@ -30,9 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     found = inspect(open_named(arguments.snapshot, arguments))
     if arguments.json:
-        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+        print(printable_json(asdict(found), indent=1))
     else:
-        print(printable("\n".join(_lines(found, signature(found.signed, arguments)))))
+        lines = _lines(found, signature(found.signed, arguments))
+        print("\n".join(map(printable, lines)))
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from isthmus.cli.inspect import when
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
+from isthmus.printable import printable, printable_json
 from isthmus.snapshot.report import inspect, lineage
 
 HELP = "show a snapshot's chain of parents, as far as they lie in the same folder"
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(printable_json(rows, indent=1))
         return 0
     for row in rows:
         if row["path"] is None:
@@ -51,6 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
             tokens = ", ".join(map(str, row["n_tokens"])) or "no"
             print(
                 f"{str(row['id'])[:16]}  {row['created']}  {row['n_messages']} messages, "
-                f"{tokens} tokens  {row['path']}"
+                f"{tokens} tokens  {printable(str(row['path']))}"
             )
     return 0

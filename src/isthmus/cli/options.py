@@ -19,6 +19,7 @@ from isthmus.config import (
 from isthmus.download import PACKAGED, cached_model, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model import Adapter, Model
+from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot.header import require_key
 from isthmus.units import MIB
@@ -318,4 +319,4 @@ def sized_guest(
 
 def say(text: str) -> None:
     """A line for the user that is not the command's output."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, lines=True), file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from isthmus.file_hash import FileHashes
 from isthmus.model.architectures import hparams_of
 from isthmus.model.opening import open_gguf
 from isthmus.native.loader import open_library
+from isthmus.printable import printable
 
 HELP = "fetch a model into the cache folder and print its path"
 EXAMPLES = """\
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     hashes = FileHashes(environment.cache / "hashes")
     file = open_gguf(open_library(environment.ggml), path, hashes)
     shape = hparams_of(file)
-    say(f"{shape.architecture}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
+    kind = printable(shape.architecture)
+    say(f"{kind}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
     print(path)
     return 0

@@ -22,6 +22,7 @@ from isthmus.config import KV_TYPES, Environment
 from isthmus.errors import SettingsError, SnapshotError
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
+from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Snapshot, open_snapshot
 from isthmus.snapshot.manifest import ModelRecord
@@ -112,8 +113,8 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
         verify=arguments.verify,
     )
     assert actor.restored is not None
-    reasons = "".join(f"\n  {reason}" for reason in actor.restored.reasons)
-    say(f"Restored {actor.guest.name}, {actor.restored.level}.{reasons}")
+    reasons = "".join(f"\n  {printable(reason)}" for reason in actor.restored.reasons)
+    say(f"Restored {printable(actor.guest.name)}, {actor.restored.level}.{reasons}")
     return actor
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 
@@ -20,6 +19,7 @@ from isthmus.cli.options import (
     sized_guest,
 )
 from isthmus.errors import IsthmusError
+from isthmus.printable import printable_json
 from isthmus.runtime import Runtime
 
 HELP = "run a guest on a message and print its answer"
@@ -72,12 +72,20 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _print_report(runtime, actor, reply.text, reply)
         elif not pieces:
-            sys.stdout.buffer.write(reply.data)
+            _print_whole(reply)
         if not arguments.json and sys.stdout.isatty():
             print()
         for limit in reply.limits_reached:
             say(f"isthmus: the guest finished early: it reached its limit of {limit}")
     return 0
+
+
+def _print_whole(reply: Reply) -> None:
+    """Text for a terminal, and for anything else the bytes as the guest gave them."""
+    if sys.stdout.isatty():
+        print(reply.text, end="")
+    else:
+        sys.stdout.buffer.write(reply.data)
 
 
 def _print_report(
@@ -95,7 +103,7 @@ def _print_report(
         report["error"] = {"type": type(failed).__name__, "message": str(failed)}
     report["usage"] = asdict(actor.usage)
     report["counters"] = runtime.counters().snapshot()
-    print(json.dumps(report, ensure_ascii=False, default=str), flush=True)
+    print(printable_json(report), flush=True)
 
 
 def _message(arguments: argparse.Namespace) -> str | bytes:

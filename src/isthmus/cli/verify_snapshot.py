@@ -9,6 +9,7 @@ from pathlib import Path
 from isthmus.cli.options import add_key_option, say
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
 from isthmus.errors import SnapshotError
+from isthmus.printable import printable
 from isthmus.snapshot import CHUNK_NBYTES, Store
 from isthmus.units import format_nbytes
 
@@ -34,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
             snapshot = open_named(text, arguments)
             snapshot.verify()
         except SnapshotError as error:
-            say(f"isthmus: {error}")
+            say(f"isthmus: {printable(str(error))}")
             code = error.exit_code
             continue
         nbytes = format_nbytes(len(snapshot.chunks) * CHUNK_NBYTES)
         signed = signature(snapshot.signed, arguments)
-        print(f"{snapshot.path}: whole, {nbytes} of memory, {signed}")
+        print(f"{printable(str(snapshot.path))}: whole, {nbytes} of memory, {signed}")
     return code
 
 

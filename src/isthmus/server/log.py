@@ -1,5 +1,7 @@
 """What the server says of itself: a line for people, or a JSON object for programs.
 
+What guests say is `isthmus.guest[AGENT]: …` in a line, and has the event `guest` in an object.
+
 An object has `time` (UTC), `level`, `event` and what belongs to it. `request` has the fields of
 `entry.Entry`; `listening`, `stopping`, `stopped`, `keys` say their facts; `log` has a `message`.
 Nothing that a client said is in any of them, but paths without their query.
@@ -12,6 +14,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
+
+from isthmus.printable import escape_json, printable
 
 _log = logging.getLogger("isthmus.server")
 
@@ -41,10 +45,13 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "log"),
         }
+        agent: str | None = getattr(record, "agent", None)
+        if agent is not None:
+            said |= {"event": "guest", "agent": agent or None}
         if facts is None:
-            said |= {"logger": record.name, "message": record.getMessage()}
+            said |= {"logger": record.name, "message": printable(record.getMessage())}
         else:
             said |= facts
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(said, enc_hook=str).decode()
+        return escape_json(msgspec.json.encode(said, enc_hook=str).decode())

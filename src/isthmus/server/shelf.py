@@ -217,7 +217,9 @@ class Shelf:
         if not -(2**63) <= record.seed < 2**64:
             raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
         given = self._given(record)
-        restore = partial(self.runtime.restore, snapshot.path, models=given, require=require)
+        restore = partial(
+            self.runtime.restore, snapshot.path, models=given, require=require, label=record.id
+        )
         return await self._settle(record, restore, self._made)
 
     async def delete(self, id_: str) -> None:
@@ -354,12 +356,13 @@ class Shelf:
             args=record.args,
             limits=Limits(**record.limits),
             seed=record.seed,
+            label=record.id,
         )
 
     def _restore(self, record: Record, position: int) -> Actor:
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
-        return self.runtime.restore(path, models=self._given(record))
+        return self.runtime.restore(path, models=self._given(record), label=record.id)
 
     async def _close_idle(self) -> None:
         """Keeps the ones used last in memory."""

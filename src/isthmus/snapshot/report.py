@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from isthmus.errors import SnapshotError
+from isthmus.printable import printable
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.header import Tensor, tensors_of
 from isthmus.snapshot.manifest import GUEST_PART, GlobalRecord, text_part, tokens_part
@@ -226,7 +227,7 @@ def lineage(snapshot: Snapshot) -> Iterator[Snapshot | str]:
 
 def excerpt(text: str) -> str:
     """The beginning and the end of a long text, printable."""
-    text = printable(text)
+    text = printable(text, lines=True)
     if len(text) <= 2 * _EXCERPT:
         return text
     return f"{text[:_EXCERPT]}\n[… {len(text) - 2 * _EXCERPT} characters …]\n{text[-_EXCERPT:]}"
@@ -244,8 +245,3 @@ def _part(snapshot: Snapshot, name: str) -> bytes:
     """A part, or nothing where a snapshot has no such session."""
     known = {part.name for part in snapshot.manifest.parts}
     return snapshot.part(name) if name in known else b""
-
-
-def printable(text: str) -> str:
-    """A stranger's text for a terminal: control characters would be obeyed, so they become dots."""
-    return "".join(it if it.isprintable() or it in "\n\t" else "·" for it in text)
