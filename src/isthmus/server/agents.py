@@ -20,7 +20,7 @@ from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.answering import Answer
-from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_query
+from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_json, read_query
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import event, respond, unless_left
@@ -144,7 +144,7 @@ class Agents:
 
     async def create(self, request: Request) -> Response:
         """A new agent."""
-        asked = _new_agent.decode(await request.body() or b"{}")
+        asked = await read_json(request, _new_agent, b"{}")
         models = dict(asked.models)
         model = asked.model or (None if models else next(iter(self._shelf.models), None))
         if model is not None:
@@ -174,7 +174,7 @@ class Agents:
 
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
-        asked = _new_fork.decode(await request.body() or b"{}")
+        asked = await read_json(request, _new_fork, b"{}")
         record = self._record(request)
         name = asked.name or f"{record.name or record.id}, forked"
         position = record.position if asked.position is None else asked.position
@@ -195,7 +195,7 @@ class Agents:
 
     async def send(self, request: Request) -> Response:
         """Has the agent answer; the answer is told as done once it is on the disk."""
-        asked = _new_message.decode(await request.body())
+        asked = await read_json(request, _new_message)
         record = self._record(request)
         if asked.stream:
             return await respond(request, self._stream(record.id, asked))

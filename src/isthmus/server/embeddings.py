@@ -19,7 +19,7 @@ from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.answering import Answer
-from isthmus.server.endpoint import Endpoint
+from isthmus.server.endpoint import Endpoint, read_json
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import unless_left
@@ -104,7 +104,7 @@ class Embeddings:
 
     async def embed(self, http: HttpRequest) -> Response:
         """Texts become vectors of length 1."""
-        asked = _decoder.decode(await http.body())
+        asked = await read_json(http, _decoder)
         agents = chosen(self._agents, asked.model)
         _require_able(agents.model, asked)
         texts = await asyncio.to_thread(_tokens, agents.model, asked.input)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from isthmus.server.errors import ErrorReply
+from isthmus.server.errors import ErrorReply, HttpError
 
 Content: TypeAlias = "type | str"
 """A type, as JSON; or the media type of something else."""
@@ -50,6 +50,22 @@ class Endpoint(Route):
         """Those of its bodies that are JSON."""
         contents = (self.takes, *self.gives)
         return [it for it in contents if it is not None and not isinstance(it, str)]
+
+
+async def read_json(request: Request, decoder: msgspec.json.Decoder[_T], empty: bytes = b"") -> _T:
+    """The body, decoded; `empty` stands for one that is not there.
+
+    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, or is
+    nested more deeply than can be read.
+    """
+    body = await request.body() or empty
+    try:
+        return decoder.decode(body)
+    except UnicodeDecodeError as error:
+        said = f"the body is not UTF-8: byte {error.start} of a text cannot be read"
+    except RecursionError:
+        said = "the body is nested too deeply"
+    raise HttpError(400, said, code="invalid_json")
 
 
 def read_query(request: Request, kind: type[_T]) -> _T:

@@ -19,7 +19,7 @@ from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.choices import ChatChoices, TextChoices
 from isthmus.server.completion import Completer, End, Request, Token
-from isthmus.server.endpoint import EVENTS, Endpoint
+from isthmus.server.endpoint import EVENTS, Endpoint, read_json
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import DONE, event, respond, unless_left
@@ -89,7 +89,7 @@ class OpenAi:
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
-        asked = _chat_decoder.decode(await http.body())
+        asked = await read_json(http, _chat_decoder)
         completer = self._completer(asked.model)
         completer.require_room()
         request, forced = await asyncio.to_thread(self._chat_request, completer, asked)
@@ -98,7 +98,7 @@ class OpenAi:
 
     async def complete(self, http: HttpRequest) -> Response:
         """Text goes on."""
-        asked = _completion_decoder.decode(await http.body())
+        asked = await read_json(http, _completion_decoder)
         completer = self._completer(asked.model)
         prompts = token_lists(completer.model, asked.prompt, "prompt", _MOST_PROMPTS)
         if asked.echo:
