@@ -218,6 +218,10 @@ class Runtime:
         self._require_open()
         return self._compiled(*_read_guest(guest))
 
+    def forget_guest(self, sha256: str) -> None:
+        """Keeps no compiled code of a module in memory any more; actors that use it live on."""
+        self._home.engines.forget(sha256)
+
     def spawn(
         self,
         guest: str | Path | bytes | Guest,

@@ -80,7 +80,7 @@ def test_a_file_without_limits_stays_valid(tmp_path: Path) -> None:
         (f"ada {'a' * 64} rpm", "'rpm' is no limit: give rpm= a whole number, 1 or more"),
         (f"ada {'a' * 64} rpm=0", "1 or more"),
         (f"ada {'a' * 64} rpm=x", "a whole number"),
-        (f"ada {'a' * 64} speed=1", "concurrent=N, rpm=N, tpd=N, agents=N"),
+        (f"ada {'a' * 64} speed=1", "concurrent=N, rpm=N, tpd=N, agents=N, metrics=N"),
         (f"ada {'a' * 64} rpm=1 rpm=2", "once at most"),
         (f"bob {'a' * 64} rpm=7", "bob has other limits in a line before"),
     ],
@@ -248,7 +248,7 @@ def test_429_as_openais_clients_know_it(
     server, client = serving("rpm=2")
     first = client.get("/v1/models")
     assert first.headers["x-ratelimit-remaining-requests"] == "1"
-    assert client.get("/metrics").status_code == 200  # no request to a model
+    assert client.get("/metrics").status_code == 403  # it counts what others do
     client.get("/v1/models")
     refused = client.get("/v1/models")
     assert refused.status_code == 429

@@ -185,6 +185,7 @@ def test_what_names_models_and_agents_too(small_server: Serving) -> None:
     done = {label for label, status in answers if status < 300}
     assert {label for label, _ in answers} - done == {
         "DELETE /v1/agents/{id}",  # of those that are not there
+        "DELETE /v1/guests/{id}",
         "POST /v1/guests",  # of bytes that are no WebAssembly
         "POST /v1/agents/restore",  # of bytes that are no snapshot
     }

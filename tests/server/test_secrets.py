@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import wasmtime
 
 from isthmus.server.keys import new_key
 from isthmus.server.slots import Slots
@@ -125,3 +126,53 @@ def test_which_agent_is_taken_or_closed_tells_nothing() -> None:
     same = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9]] * 2
     different = [[9] * 11] * 2
     assert asyncio.run(met(same)) == asyncio.run(met(different))
+
+
+# ---------------------------------------------------------------------------------- agents, guests
+
+
+def statuses(client: httpx.Client, id_: str, guest: str) -> list[tuple[int, str]]:
+    """What each route says of an agent and a guest, without what is random."""
+    agent = f"/v1/agents/{id_}"
+    asked = [
+        client.get(agent),
+        client.post(f"{agent}/messages", json={"input": "x"}),
+        client.post(f"{agent}/messages", json={"input": "x", "stream": True}),
+        client.post(f"{agent}/fork", json={}),
+        *(client.get(f"{agent}/{what}") for what in ("inspect", "diff", "memory", "snapshot")),
+        client.delete(agent),
+        client.post("/v1/agents", json={"guest": guest}),
+        client.delete(f"/v1/guests/{guest}"),
+    ]
+    return [(it.status_code, it.text.replace(id_, "ID").replace(guest, "GUEST")) for it in asked]
+
+
+def test_anothers_agents_and_guests_do_not_exist(keyed: Keyed) -> None:
+    ada, bob = keyed.clients["ada"], keyed.clients["bob"]
+    wasm = bytes(wasmtime.wat2wasm(GUEST))
+    guest = ada.post("/v1/guests", content=wasm).json()["id"]
+    agent = ada.post("/v1/agents", json={"guest": guest}).json()["id"]
+    own = bob.post("/v1/agents", json={"args": {"max_tokens": "2"}}).json()["id"]
+    assert statuses(bob, agent, guest) == statuses(bob, "a" * 12, "b" * 64)
+    assert {status for status, _ in statuses(bob, agent, guest)} == {400, 404}
+    assert bob.get(f"/v1/agents/{own}/diff?other={agent}").status_code == 404
+    assert [it["id"] for it in bob.get("/v1/agents").json()["data"]] == [own]
+    assert guest not in bob.get("/v1/guests").text
+    assert ada.post(f"/v1/agents/{agent}/messages", json={"input": "x"}).status_code == 200
+    assert bob.get("/metrics").status_code == 403
+    assert bob.post("/v1/guests", content=wasm).json()["id"] == guest
+    assert bob.delete(f"/v1/guests/{guest}").status_code == 200  # his own claim
+    assert ada.delete(f"/v1/guests/{guest}").status_code == 409
+    assert ada.delete(f"/v1/agents/{agent}").status_code == 200
+    assert ada.delete(f"/v1/guests/{guest}").status_code == 200
+
+
+def test_agents_may_be_shared(tiny_q8: Path, tmp_path: Path, stack: ExitStack) -> None:
+    made = Keyed(tmp_path, tiny_q8, "share_agents = true")
+    stack.callback(made.close)
+    agent = made.clients["ada"].post("/v1/agents", json={}).json()["id"]
+    assert made.clients["bob"].get(f"/v1/agents/{agent}").json()["owner"] == "ada"
+
+
+GUEST = """(module (memory (export "memory") 1)
+  (func (export "on_message") (param i32) (result i32) (i32.const 0)))"""

@@ -19,6 +19,7 @@ from isthmus.server.keys import Key, Keys
 
 OPEN = ("/healthz", "/", "/openapi.json")
 """Paths that need no key."""
+METRICS = "/metrics"
 _SINGLE = (b"host", b"origin", b"authorization", b"content-length", b"content-type")
 """Headers that may come once: of two, a proxy might obey one and this server the other."""
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
@@ -51,6 +52,9 @@ class Admission:
         known = self._keys.find(key.strip()) if kind.lower() == "bearer" else None
         if known is None:
             raise HttpError(401, "give an API key of this server", code="invalid_api_key")
+        if scope["path"] == METRICS and not known.limits.metrics:
+            said = "this key may not read what is counted of all: only one of --limit metrics=1 may"
+            raise HttpError(403, said, code="metrics")
         return known
 
 

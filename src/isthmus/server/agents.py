@@ -132,13 +132,14 @@ class Agents:
             Endpoint(
                 "POST", "/v1/guests", self.bring, takes=BINARY, gives=(GuestCard,), status=201
             ),
+            Endpoint("DELETE", "/v1/guests/{id}", self.remove, gives=(Deleted,)),
         ]
 
     # ------------------------------------------------------------------ agents
 
     async def list_all(self, _request: Request) -> Response:
         """All agents, newest first."""
-        records = sorted(self._shelf.records.values(), key=lambda it: -it.created)
+        records = sorted(self._shelf.visible().values(), key=lambda it: -it.created)
         listed: AgentList = {"object": "list", "data": [_summary(it) for it in records]}
         return JSONResponse(listed)
 
@@ -186,7 +187,7 @@ class Agents:
     def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
         while record.origin is not None and position < record.origin.position:
-            if record.origin.id not in self._shelf.records:
+            if record.origin.id not in self._shelf.visible():
                 break
             record = self._shelf.record(record.origin.id)
         return record
@@ -298,6 +299,13 @@ class Agents:
         digest = await self._shelf.in_thread(lambda: self._shelf.add_guest(wasm))
         card: GuestCard = {"id": digest, "kind": "brought"}
         return JSONResponse(card, 201)
+
+    async def remove(self, request: Request) -> Response:
+        """Removes a guest that was brought, unless agents use it."""
+        digest = request.path_params["id"]
+        await self._shelf.in_thread(lambda: self._shelf.remove_guest(digest))
+        deleted: Deleted = {"id": digest, "deleted": True}
+        return JSONResponse(deleted)
 
     def find(self, request: Request, position: int | None) -> tuple[Record, int]:
         """The agent of the path, and which of its positions is meant. SnapshotNotFound,

@@ -12,6 +12,8 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 from isthmus.errors import Overloaded
@@ -131,7 +133,9 @@ class Threads:
         """What `what` returns. Overloaded. A caller who leaves has its place until that ends."""
         await self._room.take(owner)
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._pool, what)
+            work = asyncio.get_running_loop().run_in_executor(
+                self._pool, partial(copy_context().run, what)
+            )
         except BaseException:
             self._room.give_back(owner)
             raise

@@ -77,6 +77,9 @@ class Folder:
         _write(self._guests / f"{digest}.wasm", wasm)
         return digest
 
+    def remove_guest(self, digest: str) -> None:
+        (self._guests / f"{digest}.wasm").unlink(missing_ok=True)
+
     def guest(self, digest: str) -> bytes | None:
         path = self._guests / f"{digest}.wasm"
         return path.read_bytes() if path.exists() else None

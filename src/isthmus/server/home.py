@@ -45,6 +45,9 @@ class Home(Protocol):
     def add_guest(self, wasm: bytes) -> str:
         """Keeps a guest; returns its hash."""
 
+    def remove_guest(self, digest: str) -> None:
+        """Keeps a guest no longer, if it is there."""
+
     def guest(self, digest: str) -> bytes | None:
         """A guest that was brought."""
 

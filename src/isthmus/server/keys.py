@@ -23,7 +23,7 @@ from isthmus.snapshot.atomic import AtomicFile
 _log = logging.getLogger("isthmus.server")
 _PREFIX = "isk-"
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0}
+_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0, "metrics": 0}
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class KeyLimits:
     """Tokens of a day in UTC, of prompts and answers together."""
     agents: int | None = None
     """Agents that it has made and not deleted."""
+    metrics: int | None = None
+    """1 if its owner may read `/metrics`, which counts what all owners do."""
 
     @staticmethod
     def parse(words: Iterable[str]) -> KeyLimits:

@@ -47,7 +47,7 @@ def _chunks_before(shelf: Shelf, record: Record, position: int) -> dict[int, byt
     that is still there."""
     origin, source = record.origin, record
     if origin is not None and position <= origin.position:
-        if origin.id not in shelf.records:
+        if origin.id not in shelf.visible():
             return {}
         source = shelf.record(origin.id)
     return dict(shelf.snapshot(source, position - 1).chunks) if position > 0 else {}
@@ -55,7 +55,7 @@ def _chunks_before(shelf: Shelf, record: Record, position: int) -> dict[int, byt
 
 def _shared(shelf: Shelf, record: Record, chunks: dict[int, bytes]) -> list[int]:
     """Chunks that the agent it was forked from, or a fork of it, has too."""
-    family = [it for it in shelf.records.values() if _are_kin(it, record)]
+    family = [it for it in shelf.visible().values() if _are_kin(it, record)]
     shared: set[int] = set()
     for other in family[:8]:
         theirs = shelf.snapshot(other, other.position).chunks

@@ -147,6 +147,13 @@ class Mirror:
             self._guests |= {digest}
         return digest
 
+    def remove_guest(self, digest: str) -> None:
+        self._lease.require()
+        with self._lock:
+            self._guests -= {digest}
+        self._objects.delete([_guest(digest)])
+        self._cache.remove_guest(digest)
+
     def guest(self, digest: str) -> bytes | None:
         wasm = self._cache.guest(digest)
         if wasm is None and digest in self._guests:

@@ -29,9 +29,11 @@ _WHOLE: dict[str, tuple[int, int | None]] = {
     "body_nbytes": (KIB, None),
     "bodies_nbytes": (KIB, None),
     "upload_nbytes": (KIB, None),
+    "guests": (0, None),
+    "guests_nbytes": (0, None),
 }
 """The least and the most that a setting may be."""
-_SECONDS = ("deadline_s", "lease_s", "head_s", "idle_s", "stalled_s")
+_SECONDS = ("deadline_s", "lease_s", "head_s", "idle_s", "stalled_s", "guest_kept_s")
 _CHOICES = {"log_format": ("line", "json")}
 
 
@@ -63,6 +65,15 @@ class ServerSettings:
     share_beginnings: bool = False
     """Whether what is remembered of one key's prompts speeds up others' that begin alike. It tells
     them, by the time that an answer takes and by `cached_tokens`, how those prompts begin."""
+    share_agents: bool = False
+    """Whether each key sees and uses the agents of all others; otherwise they do not exist for it.
+    Agents that were made without a key are everybody's."""
+    guests: int = 64
+    """Guests that the owner of a key has brought and not removed; all together without keys."""
+    guests_nbytes: int = 64 * MIB
+    """Bytes of those."""
+    guest_kept_s: float = 604_800.0
+    """After which a guest is removed that was brought and no agent uses: a week."""
     live: int = 64
     """Agents kept in memory; others lie on the disk until their next message."""
     max_tokens: int = 512
@@ -135,7 +146,7 @@ def _problem(name: str, value: object) -> str | None:
     elif name in _SECONDS:
         allowed = "seconds, more than 0"
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-    elif name in ("memory64", "share_beginnings"):
+    elif name in ("memory64", "share_beginnings", "share_agents"):
         allowed = "true or false"
         good = isinstance(value, bool) or (name == "memory64" and value is None)
     elif name in _CHOICES:

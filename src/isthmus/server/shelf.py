@@ -12,10 +12,10 @@ import contextlib
 import hashlib
 import re
 import secrets
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +27,6 @@ from isthmus.actor.snapshot import limits_of
 from isthmus.config import Limits
 from isthmus.errors import (
     GuestInvalid,
-    Overloaded,
     SettingsError,
     SnapshotInvalid,
     SnapshotNotFound,
@@ -36,6 +35,8 @@ from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
+from isthmus.server.fair import Threads
+from isthmus.server.guests import BroughtGuests
 from isthmus.server.home import open_home
 from isthmus.server.keys import Key
 from isthmus.server.record import Origin, Record, Turn, name_of
@@ -110,9 +111,8 @@ class Shelf:
         self.store = self._home.store
         self.folder = self.store.folder.parent
         """On the local disk, and nobody else's."""
-        self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-shelf")
-        self._makers = ThreadPoolExecutor(_MADE_AT_A_TIME, "isthmus-making")
-        self._n_to_make = 0
+        self._threads = Threads(_AT_A_TIME, "isthmus-shelf")
+        self._makers = Threads(_MADE_AT_A_TIME, "isthmus-making", waiting=_MOST_TO_MAKE)
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -123,15 +123,27 @@ class Shelf:
         except BaseException:
             self._home.close()
             raise
+        self._guests_lock = threading.Lock()
+        self._brought = BroughtGuests(
+            self._home, self.folder / "guests.json", settings, lambda: list(self.records.values())
+        )
 
     # ------------------------------------------------------------------ one agent
 
     def record(self, id_: str) -> Record:
         """What is known of an agent. SnapshotNotFound."""
         found = self.records.get(id_)
-        if found is None:
+        if found is None or not self._may_see(found):
             raise SnapshotNotFound(f"there is no agent {id_}")
         return found
+
+    def visible(self) -> dict[str, Record]:
+        """The agents that exist for whoever asks, by id."""
+        return {id_: it for id_, it in self.records.items() if self._may_see(it)}
+
+    def _may_see(self, record: Record) -> bool:
+        owner = current().owner
+        return self._settings.share_agents or owner is None or record.owner in (None, owner)
 
     @contextlib.asynccontextmanager
     async def holding(self, id_: str) -> AsyncIterator[Held]:
@@ -238,7 +250,7 @@ class Shelf:
 
     async def in_thread(self, what: Callable[[], _T]) -> _T:
         """Does what waits for the disk or the network."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, what)
+        return await self._threads.do(current().owner, what)
 
     def bring(self, record: Record, position: int) -> None:
         """Has one of an agent's snapshots in `store`, to be restored. SnapshotNotFound."""
@@ -253,19 +265,30 @@ class Shelf:
 
     def guests(self) -> dict[str, str]:
         """Bundled guests by name, and those that were brought by hash."""
-        brought = dict.fromkeys(self._home.guests(), "brought")
+        brought = dict.fromkeys(self._brought.names(current().owner), "brought")
         return {**dict.fromkeys(bundled_guests(), "bundled"), **brought}
 
     def add_guest(self, wasm: bytes) -> str:
         """Keeps a guest that compiles; returns its hash. GuestInvalid."""
-        self.runtime.load_guest(wasm)
-        return self._home.add_guest(wasm)
+        digest = self.runtime.load_guest(wasm).sha256
+        with self._guests_lock:
+            self._brought.add(wasm, digest, current().owner)
+        return digest
+
+    def remove_guest(self, digest: str) -> None:
+        """Removes a guest that was brought, for whoever asks. HttpError 404, 409."""
+        with self._guests_lock:
+            gone = self._brought.remove(digest, current().owner)
+        if gone:
+            self.runtime.forget_guest(digest)
 
     def load_guest(self, name: str) -> Any:
         """A compiled guest by name or hash. GuestInvalid."""
         if name in bundled_guests():
             return self.runtime.load_guest(name)
-        wasm = self._home.guest(name) if _SHA256.fullmatch(name) else None
+        owner = current().owner
+        with self._guests_lock:
+            wasm = self._brought.get(name, owner) if _SHA256.fullmatch(name) else None
         if wasm is None:
             known = ", ".join(bundled_guests())
             raise GuestInvalid(f"there is no guest {name!r}: give {known}, or bring one")
@@ -279,12 +302,11 @@ class Shelf:
 
     async def close(self) -> None:
         """Gives all memory back; everything is kept already. Agents that begin are cut off."""
-        self._makers.shutdown(wait=False, cancel_futures=True)
         await self.in_thread(self.runtime.end_beginnings)
         for id_ in list(self._live):
             await self.forget(id_)
-        await asyncio.to_thread(self._makers.shutdown)
-        await asyncio.to_thread(self._threads.shutdown)  # nothing is under way then
+        await asyncio.to_thread(self._makers.close)
+        await asyncio.to_thread(self._threads.close)  # nothing is under way then
         await asyncio.to_thread(self._home.close)
 
     # ------------------------------------------------------------------ actors
@@ -311,15 +333,7 @@ class Shelf:
 
     async def _made(self, make: Callable[[], Actor]) -> Actor:
         """An actor, whose guest may run meanwhile. Overloaded if too many wait to begin."""
-        if self._n_to_make >= _MOST_TO_MAKE:
-            raise Overloaded(
-                f"{self._n_to_make} new agents begin or wait to, which is all that may; try again"
-            )
-        self._n_to_make += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._makers, make)
-        finally:
-            self._n_to_make -= 1
+        return await self._makers.do(current().owner, make)
 
     @contextlib.contextmanager
     def _making(self, key: Key | None) -> Iterator[None]:

@@ -14,11 +14,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from isthmus.units import GIB
+from isthmus.units import MIB
 
-MOST_NBYTES = 2 * GIB
-"""Bytes of all files of one folder: strangers' guests come and go."""
 _DIGEST_NBYTES = 32
+_MOST_NBYTES = 512 * MIB
+"""Bytes of a folder's files. When they are more, those that were used longest ago are removed until
+three quarters are left: one more start compiles them again."""
 
 
 class CodeCache:
@@ -59,18 +60,20 @@ class CodeCache:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
                 raise
-            _prune(self._folder)
+            _trim(self._folder)
 
 
-def _prune(folder: Path) -> None:
-    """Removes the files used longest ago until the rest has MOST_NBYTES at most."""
-    files = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
-    nbytes = sum(found.st_size for found, _ in files)
-    for found, path in sorted(files, key=lambda it: it[0].st_mtime):
-        if nbytes <= MOST_NBYTES:
-            break
-        path.unlink()
-        nbytes -= found.st_size
+def _trim(folder: Path) -> None:
+    """Removes files that were used longest ago, if there is more than should be."""
+    found = [(it.stat(), it.path) for it in os.scandir(folder) if it.is_file()]
+    nbytes = sum(stat.st_size for stat, _ in found)
+    if nbytes <= _MOST_NBYTES:
+        return
+    for stat, path in sorted(found, key=lambda it: it[0].st_mtime_ns):
+        if nbytes <= _MOST_NBYTES * 3 // 4:
+            return
+        os.unlink(path)
+        nbytes -= stat.st_size
 
 
 def _make_private(folder: Path) -> bool:

@@ -76,6 +76,10 @@ class Engine:
         """A guest of another engine, compiled for this one. Raises as `compile`."""
         return self._load(guest.wasm, (guest.sha256, guest.name), trusted=guest.trusted)
 
+    def forget(self, sha256: str) -> None:
+        """Keeps nothing of such a module, nor on the disk. Actors that use it go on."""
+        self._loader.forget(sha256)
+
     def new_store(self) -> wasmtime.Store:
         """A store whose guest looks at the watchdog's epoch. The caller closes it.
 

@@ -43,6 +43,13 @@ class Engines:
         engine = self._engine(is_64=guest.is_64, metered=True)
         return engine, engine.compiled(guest)
 
+    def forget(self, sha256: str) -> None:
+        """Keeps nothing of such a module, nor on the disk. Actors that use it go on."""
+        with self._lock:
+            engines = list(self._engines.values())
+        for engine in engines:
+            engine.forget(sha256)
+
     def close(self) -> None:
         """Closes them; a second call does nothing."""
         for engine in self._engines.values():

@@ -126,6 +126,13 @@ class Loader:
                 del self._flights[sha256]
             mine.done.set()
 
+    def forget(self, sha256: str) -> None:
+        """Keeps no guest of such a module, nor its code on the disk."""
+        with self._lock:
+            for key in [key for key in self._recent if key[0] == sha256]:
+                del self._recent[key]
+        self._cache.forget(_file_name(sha256))
+
     def _load(self, wasm: bytes, key: Key, make: Make, *, trusted: bool) -> Guest:
         sha256, name = key
         try:
