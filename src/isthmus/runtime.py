@@ -24,7 +24,14 @@ from isthmus.actor.snapshot import (
     require_level,
 )
 from isthmus.actor.workers import Workers
-from isthmus.config import Capacity, DeviceSettings, Environment, Limits, ModelSettings
+from isthmus.config import (
+    MAX_GUEST_NBYTES,
+    Capacity,
+    DeviceSettings,
+    Environment,
+    Limits,
+    ModelSettings,
+)
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
 from isthmus.download import PACKAGED, cached_model
@@ -52,6 +59,7 @@ from isthmus.snapshot.store import resolve
 from isthmus.units import MOST_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
 from isthmus.wasm.engines import Engines
+from isthmus.wasm.names import shown
 
 _log = logging.getLogger("isthmus")
 
@@ -486,7 +494,7 @@ def _version() -> str:
 
 
 def _read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
-    """A guest's bytes and name."""
+    """A guest's bytes, of a file that is too large only as many as tell it, and its name."""
     if isinstance(guest, bytes):
         return guest, "guest"
     bundled = bundled_guests()
@@ -494,7 +502,8 @@ def _read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
         return bundled[guest].read_bytes(), guest
     path = Path(guest).expanduser()
     try:
-        return path.read_bytes(), path.stem
+        with path.open("rb") as file:
+            return file.read(MAX_GUEST_NBYTES + 1), shown(path.stem)
     except IsADirectoryError:
         raise GuestInvalid(f"{path} is a folder; give the .wasm file in it") from None
     except FileNotFoundError:

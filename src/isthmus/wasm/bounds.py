@@ -13,6 +13,7 @@ import enum
 
 from isthmus.config import MAX_GUEST_GLOBALS, MAX_GUEST_NBYTES
 from isthmus.errors import GuestInvalid
+from isthmus.units import MIB
 
 MOST_TABLE_ELEMENTS = 1 << 18
 """Elements of all tables together at their begin; each takes 8 bytes of every actor's memory, which
@@ -35,6 +36,7 @@ class Bound(enum.Enum):
     MUTABLE_GLOBALS = ("mutable globals", MAX_GUEST_GLOBALS)
     """As many as a snapshot holds."""
     EXPORTS = ("exports", 10_000)
+    NAME_NBYTES = ("bytes of imports and exports with their names", 4 * MIB)
     ELEMENT_SEGMENTS = ("element segments", 10_000)
     DATA_SEGMENTS = ("data segments", 100_000)
     BRANCHES = ("entries in its branch tables", 2_000_000)

@@ -19,6 +19,7 @@ from isthmus.errors import GuestInvalid
 from isthmus.wasm import binary
 from isthmus.wasm.binary import Reader, leb
 from isthmus.wasm.interface import Interface
+from isthmus.wasm.names import shown
 
 VERSION = 2
 """Number of this rewriting: part of the name under which its result is cached."""
@@ -36,7 +37,7 @@ def instrument(wasm: bytes, interface: Interface) -> bytes:
     """
     taken = [name for name in interface.exports if name.startswith(PREFIX)]
     if taken:
-        raise GuestInvalid(f"exports {taken[0]!r}: names from {PREFIX!r} on are ours")
+        raise GuestInvalid(f"exports {shown(taken[0])!r}: names from {PREFIX!r} on are ours")
     exports = [
         _export(f"{GLOBAL_EXPORT}{number}", binary.GLOBAL_KIND, number)
         for number in interface.mutable_globals

@@ -71,6 +71,8 @@ def is_64_bit(wasm: bytes) -> bool:
 def read_interface(wasm: bytes) -> Interface:
     """A valid module's interface. GuestInvalid if a part is larger than its bound."""
     found = binary.readers(wasm)
+    shown = [found[kind] for kind in (binary.IMPORT, binary.EXPORT) if kind in found]
+    require(Bound.NAME_NBYTES, sum(it.end - it.at for it in shown))
     types = tuple(_types(found.get(binary.TYPE, _nothing())))
     imports = tuple(_imports(found.get(binary.IMPORT, _nothing()), types))
     functions = [it.type for it in imports if it.kind == "function"]
