@@ -402,6 +402,10 @@ def md_opening(abi: Abi) -> Iterator[str]:
     yield "  which. In a 64-bit one `ptr` and `nbytes` have 64 bits, as parameters (`i64`) and in"
     yield "  structs; nothing else differs. WASI's pointers, sizes and records widen in the same"
     yield "  way. A module whose imports do not fit its memory is refused."
+    yield "* A module may have 128 MiB, 100,000 functions, 10,000 exports, 4,096 mutable globals;"
+    yield "  `wasm/bounds.py` has all, and an error names the one that was met. What compiling"
+    yield "  may take grows with the module: 20 s of a processor and 30 s for each MiB, 640 MiB of"
+    yield "  memory and 256 MiB for each MiB."
     yield from ("", "## Types", "")
     rows = (
         (f"`{name}`", f"`{WASM_TYPES[name]}`", f"`{wide_type(name)}`", doc)

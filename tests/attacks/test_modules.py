@@ -23,7 +23,6 @@ from isthmus.trial import Ending, Outcome
 from isthmus.units import WASM_PAGE
 from isthmus.wasm import Engine, compiling, layout_of, loading
 from isthmus.wasm.bounds import Bound
-from isthmus.wasm.code_cache import CodeCache
 from tests.attacks.hostile_modules import HOSTILE, endless_name, module, name, name_section
 from tests.unit.wasm_guest import spawn, wasm
 
@@ -290,18 +289,6 @@ def test_guests_that_nobody_uses_are_forgotten(engine: Engine, compiler: Compile
     assert compiler.modules == guests
     assert engine.compile(guests[0], "guest").was_compiled
     assert len(compiler.modules) == len(guests) + 1
-
-
-def test_the_code_cache_does_not_fill_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("isthmus.wasm.code_cache.MOST_NBYTES", 10_000)
-    cache = CodeCache(tmp_path / "guests")
-    for i in range(20):
-        cache.put(f"{i}", bytes(2_000))
-    assert sum(it.stat().st_size for it in (tmp_path / "guests").iterdir()) <= 10_000
-    assert cache.read("19") == bytes(2_000)
-    assert cache.read("0") is None
 
 
 # ------------------------------------------------------------------------------- instances
