@@ -10,14 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 import wasmtime
+from starlette.requests import Request
 
 from isthmus import Runtime
-from isthmus.errors import SnapshotInvalid
+from isthmus.errors import Overloaded, SnapshotInvalid
 from isthmus.server.agents import Agents, NewMessage
 from isthmus.server.record import Record
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Shelf
 from isthmus.snapshot import open_snapshot
+from isthmus.wasm import loading
 
 COUNTS = """(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
   (memory (export "memory") 1) (data (i32.const 8) "@")
@@ -96,3 +98,39 @@ def test_a_seed_that_no_record_holds_is_refused(null_runtime: Runtime, tmp_path:
         await shelf.close()
 
     asyncio.run(adopt())
+
+
+def test_modules_that_compile_for_long_leave_threads_to_others(
+    null_runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slowly(_wasm: bytes, _kind: object) -> bytes:
+        assert go_on.wait(120)
+        raise Overloaded("never mind")
+
+    def posted(text: bytes) -> Request:
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": text, "more_body": False}
+
+        return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+
+    async def live() -> int:
+        settings = ServerSettings(data=tmp_path)
+        shelf = Shelf(null_runtime, {}, settings)
+        agents = Agents(shelf, settings)
+        module = bytes(wasmtime.wat2wasm(COUNTS))
+        bringing = [
+            asyncio.ensure_future(agents.bring(posted(module + bytes([0, 2, 1, i]))))
+            for i in range(64)
+        ]
+        await asyncio.sleep(0.2)
+        try:
+            return await asyncio.wait_for(shelf.in_thread(lambda: 7), 60)
+        finally:
+            go_on.set()
+            await asyncio.gather(*bringing, return_exceptions=True)
+            await shelf.close()
+
+    monkeypatch.setattr(loading, "compile_apart", slowly)
+    assert asyncio.run(live()) == 7

@@ -296,7 +296,7 @@ class Agents:
     async def bring(self, request: Request) -> Response:
         """A WebAssembly module as the body: kept by its hash."""
         wasm = await request.body()
-        digest = await self._shelf.in_thread(lambda: self._shelf.add_guest(wasm))
+        digest = await self._shelf.made(lambda: self._shelf.add_guest(wasm))
         card: GuestCard = {"id": digest, "kind": "brought"}
         return JSONResponse(card, 201)
 

@@ -191,7 +191,7 @@ class Shelf:
             seed=secrets.randbits(63) if seed is None else seed,
             created=time.time(),
         )
-        return await self._settle(record, lambda: self._spawn(record), self._made)
+        return await self._settle(record, lambda: self._spawn(record), self.made)
 
     async def fork(self, source: Record, position: int, name: str) -> Record:
         """An agent that is what another one was at a position."""
@@ -232,7 +232,7 @@ class Shelf:
         restore = partial(
             self.runtime.restore, snapshot.path, models=given, require=require, label=record.id
         )
-        return await self._settle(record, restore, self._made)
+        return await self._settle(record, restore, self.made)
 
     async def delete(self, id_: str) -> None:
         """Removes an agent, and what only its snapshots used."""
@@ -317,7 +317,7 @@ class Shelf:
         make: Callable[[], Actor],
         run: Callable[[Callable[[], Actor]], Awaitable[Actor]],
     ) -> Record:
-        """Makes an actor by `run` and saves it. `run` is `_made` if its guest may run meanwhile."""
+        """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
         record = msgspec.structs.replace(record, owner=current().owner)
         with self._making(current().key):
             actor = await run(make)
@@ -331,8 +331,11 @@ class Shelf:
         await self._close_idle()
         return self.record(record.id)
 
-    async def _made(self, make: Callable[[], Actor]) -> Actor:
-        """An actor, whose guest may run meanwhile. Overloaded if too many wait to begin."""
+    async def made(self, make: Callable[[], _T]) -> _T:
+        """Compiles a guest, or makes an actor whose guest may run meanwhile.
+
+        Overloaded if too many wait to begin.
+        """
         return await self._makers.do(current().owner, make)
 
     @contextlib.contextmanager
