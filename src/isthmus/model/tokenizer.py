@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
 from isthmus.model.gguf import GgufFile
+from isthmus.model.parts import nothing
+from isthmus.model.specials import Specials
+from isthmus.model.text_encoder import TextEncoder
 from isthmus.model.vocabulary import has_tokenizer, require_sound_vocabulary
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
@@ -40,6 +43,7 @@ class Tokenizer(Owned):
         super().__init__(handle, library.llama_model_free)
         self._library = library
         self._vocabulary = library.llama_model_get_vocab(handle)
+        self._texts = TextEncoder(library, self._vocabulary, file)
         self.n_tokens: int = library.llama_vocab_n_tokens(self._vocabulary)
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         """Of the tokens that were asked for; without and with the text of special ones."""
@@ -62,25 +66,30 @@ class Tokenizer(Owned):
         return cls(library, file)
 
     def encode(
-        self, text: str, *, add_special: bool = False, parse_special: bool = False
+        self,
+        text: str,
+        *,
+        add_special: bool = False,
+        parse_special: bool = False,
+        seam: str = "",
+        most: int | None = None,
+        check: Callable[[], None] = nothing,
     ) -> list[int]:
         """Token ids of a text.
 
         `add_special` adds what the model wants at the beginning and the end; `parse_special` reads
         control tokens in the text as such, which must not be done with text from a stranger.
+        `seam` is a character that is no part of the text: no control token is read across it.
+        `check` is called between pieces of a long text, and may raise. ContextFull for more than
+        `most` tokens, TokenError for what is no text, or has so long a word that it cannot be
+        tokenized.
         """
-        data = text.encode()
-        room = len(data) + 2
-        while True:
-            ids = (ctypes.c_int32 * room)()
-            count = self._library.llama_tokenize(
-                self._vocabulary, data, len(data), ids, room, add_special, parse_special
-            )
-            if count >= 0:
-                return list(ids[:count])
-            if -count <= room:
-                raise TokenError("the text has too many tokens")
-            room = -count
+        return self._texts.encode(text, add_special, parse_special, seam, most, check)
+
+    @property
+    def controls(self) -> Specials:
+        """The tokens that only a template or a program writes, and no user."""
+        return self._texts.controls
 
     def decode(self, tokens: Sequence[int], *, render_special: bool = False) -> bytes:
         """The text of tokens, as UTF-8 that may begin or end inside a character."""

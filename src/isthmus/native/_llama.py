@@ -107,6 +107,8 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_model_n_embd": (i32, [_P]),
         "llama_vocab_n_tokens": (i32, [_P]),
         "llama_vocab_type": (c.c_int, [_P]),
+        "llama_vocab_get_attr": (c.c_int, [_P, i32]),
+        "llama_vocab_get_text": (text, [_P, i32]),
         "llama_vocab_is_eog": (flag, [_P, i32]),
         "llama_vocab_is_control": (flag, [_P, i32]),
         "llama_vocab_bos": (i32, [_P]),
