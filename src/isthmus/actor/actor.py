@@ -195,7 +195,7 @@ class Actor:
         require_deadline(deadline_s)
         if not isinstance(message, str | bytes | bytearray | memoryview):
             raise SettingsError(f"a message is text or bytes, not {type(message).__name__}")
-        data = message.encode() if isinstance(message, str) else bytes(message)
+        data = _bytes_of(message)
         limit = self.limits.deadline_s if deadline_s is None else deadline_s
         self._begin()
         sent = self._message = Message(data, limit, deliver, whole=whole)
@@ -571,3 +571,13 @@ class Actor:
         self._remember(before, self._body)
         self._usage.undone += 1
         self._home.metrics.rollbacks.inc()
+
+
+def _bytes_of(message: str | bytes) -> bytes:
+    try:
+        return message.encode() if isinstance(message, str) else bytes(message)
+    except UnicodeEncodeError as error:
+        raise SettingsError(
+            f"the message has U+{ord(error.object[error.start]):04X} at {error.start}, half of a "
+            "character: give a text that UTF-8 can hold, or bytes"
+        ) from None

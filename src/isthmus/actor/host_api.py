@@ -207,6 +207,7 @@ class HostApi:
             self._memory.read_text(text_ptr, text_nbytes, MAX_TEXT_NBYTES),
             add_special=TokenizeFlag.ADD_SPECIAL in wanted,
             parse_special=TokenizeFlag.PARSE_SPECIAL in wanted,
+            check=self._check,
         )
         if len(ids) <= cap:
             self._memory.write(tokens_ptr, array("i", ids).tobytes())

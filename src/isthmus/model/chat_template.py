@@ -7,6 +7,7 @@ from typing import Any
 
 from isthmus.errors import IsthmusError, TemplateError
 from isthmus.model.gguf import GgufFile
+from isthmus.model.parts import nothing
 from isthmus.model.template_budget import Budget
 from isthmus.model.template_sandbox import BUDGET, BoundedEnvironment
 from isthmus.model.tokenizer import Tokenizer
@@ -18,14 +19,11 @@ MOST_SOURCE = 1 << 18
 _MOST_COMPLAINT = 500
 
 
-def _nothing() -> None:
-    pass
-
-
 class ChatTemplate:
-    """A compiled template. `bos` and `eos` are the texts of those tokens."""
+    """A compiled template of `source`. `bos` and `eos` are the texts of those tokens."""
 
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
+        self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
         if len(source) > MOST_SOURCE:
             raise TemplateError(
@@ -58,7 +56,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]] | None = None,
-        check: Callable[[], None] = _nothing,
+        check: Callable[[], None] = nothing,
     ) -> str:
         """The conversation as the text that the model was trained on.
 

@@ -31,6 +31,7 @@ from isthmus.file_hash import FileHashes, file_identity
 from isthmus.memory import Region
 from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
+from isthmus.model.chat_guard import ChatGuard
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.embedder import Embedder
 from isthmus.model.executor import Executor
@@ -240,13 +241,42 @@ class Model:
         called now and then, and may raise. Raises TemplateError where there is no template or it
         refuses them.
         """
+        return self._usable_template().render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, check=check
+        )
+
+    def chat_tokens(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        most: int | None = None,
+        check: Callable[[], None] = nothing,
+    ) -> list[int]:
+        """Token ids of a conversation, up to where the model is to answer.
+
+        Only the template gives control tokens: whatever the messages and the tools say is text. The
+        arguments are as in `format_chat`. Raises as it does, ContextFull for more than `most`
+        tokens, TokenError as `Tokenizer.encode`.
+        """
+        template, tokenizer = self._usable_template(), self.tokenizer
+        guarded = ChatGuard(tokenizer.controls).guarded(messages, tools, template.source, check)
+        text = template.render(
+            guarded[0], add_generation_prompt=True, tools=guarded[1], check=check
+        )
+        ids = tokenizer.encode(
+            text, add_special=True, parse_special=True, seam=guarded[2], most=most, check=check
+        )
+        if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
+            del ids[0]  # the template wrote it too
+        return ids
+
+    def _usable_template(self) -> ChatTemplate:
         if self._template is None:
             raise ModelUnsupported(f"{self.path} has no chat template")
         if isinstance(self._template, TemplateError):
             raise self._template
-        return self._template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, check=check
-        )
+        return self._template
 
     # ------------------------------------------------------------------ embeddings
 

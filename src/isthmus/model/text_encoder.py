@@ -209,7 +209,7 @@ class TextEncoder:
         count: int = self._library.llama_tokenize(
             self._vocabulary, data, len(data), ids, len(ids), add_special, False
         )
-        return abs(count)
+        return abs(int(count))
 
 
 def _utf8(text: str) -> bytes:
