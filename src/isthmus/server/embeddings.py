@@ -27,6 +27,7 @@ from isthmus.server.fair import Room
 from isthmus.server.openai import chosen, token_lists
 from isthmus.server.replies import EmbeddingList
 from isthmus.server.settings import ServerSettings
+from isthmus.server.texts import Check, of_texts
 
 _GUEST = "embed"
 _MOST_TEXTS = 2048
@@ -107,7 +108,7 @@ class Embeddings:
         asked = await read_json(http, _decoder)
         agents = chosen(self._agents, asked.model)
         _require_able(agents.model, asked)
-        texts = await asyncio.to_thread(_tokens, agents.model, asked.input)
+        texts = await of_texts(http, lambda check: _tokens(agents.model, asked.input, check))
         for tokens in texts:
             current().count_prompt(tokens)
         made = await unless_left(http, agents.embed(texts))
@@ -126,11 +127,11 @@ def _require_able(model: Model, asked: EmbeddingRequest) -> None:
         raise HttpError(400, said, code="unsupported", param="dimensions")
 
 
-def _tokens(model: Model, given: str | list[Any]) -> list[list[int]]:
+def _tokens(model: Model, given: str | list[Any], check: Check) -> list[list[int]]:
     """The checked ids of each text."""
     if "" in (given, *(given if isinstance(given, list) else ())):
         raise SettingsError("input: a text is empty")
-    texts = token_lists(model, given, "input", _MOST_TEXTS)
+    texts = token_lists(model, given, "input", _MOST_TEXTS, model.hparams.n_ctx_train, check)
     if sum(map(len, texts)) > _MOST_TOKENS:
         raise SettingsError(f"input: all texts together have more than {_MOST_TOKENS} tokens")
     for tokens in texts:

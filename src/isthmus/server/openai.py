@@ -26,6 +26,7 @@ from isthmus.server.events import DONE, event, respond, unless_left
 from isthmus.server.replies import ChatCompletion, ModelCard, ModelList, TextCompletion, Usage
 from isthmus.server.requests import ChatRequest, Common, CompletionRequest, grammar_of
 from isthmus.server.settings import ServerSettings
+from isthmus.server.texts import Check, of_texts
 
 _MOST_PROMPTS = 32
 _Served = TypeVar("_Served")
@@ -92,7 +93,9 @@ class OpenAi:
         asked = await read_json(http, _chat_decoder)
         completer = self._completer(asked.model)
         completer.require_room()
-        request, forced = await asyncio.to_thread(self._chat_request, completer, asked)
+        request, forced = await of_texts(
+            http, lambda check: self._chat_request(completer, asked, check)
+        )
         answers = _Answers(asked, ChatChoices(completer.model, asked, forced))
         return await _respond(http, asked, completer, [request] * (asked.n or 1), answers)
 
@@ -100,17 +103,10 @@ class OpenAi:
         """Text goes on."""
         asked = await read_json(http, _completion_decoder)
         completer = self._completer(asked.model)
-        prompts = token_lists(completer.model, asked.prompt, "prompt", _MOST_PROMPTS)
+        completer.require_room()
         if asked.echo:
             raise SettingsError("echo is not supported")
-        each = [
-            self._request(asked, completer, prompt, asked.max_tokens or 16, asked.logprobs)
-            for prompt in prompts
-        ]
-        if asked.grammar is not None:
-            grammar = (GrammarKind.GBNF, asked.grammar)
-            await asyncio.to_thread(completer.model.grammars.require, *grammar)
-            each = [replace(request, grammar=grammar) for request in each]
+        each = await of_texts(http, lambda check: self._text_requests(completer, asked, check))
         requests = [request for request in each for _ in range(asked.n or 1)]
         answers = _Answers(asked, TextChoices(completer.model))
         return await _respond(http, asked, completer, requests, answers)
@@ -145,18 +141,34 @@ class OpenAi:
             ignore_eos=asked.ignore_eos,
         )
 
-    def _chat_request(self, completer: Completer, asked: ChatRequest) -> tuple[Request, bool]:
-        """The request, and whether the answer must be the call of a tool. In a thread: it takes
-        milliseconds to write and tokenize a long conversation."""
+    def _text_requests(
+        self, completer: Completer, asked: CompletionRequest, check: Check
+    ) -> list[Request]:
+        """One for each prompt. In a thread."""
+        model, n_ctx = completer.model, completer.n_ctx
+        prompts = token_lists(model, asked.prompt, "prompt", _MOST_PROMPTS, n_ctx, check)
+        each = [
+            self._request(asked, completer, prompt, asked.max_tokens or 16, asked.logprobs)
+            for prompt in prompts
+        ]
+        if asked.grammar is None:
+            return each
+        grammar = (GrammarKind.GBNF, asked.grammar)
+        model.grammars.require(*grammar)
+        return [replace(request, grammar=grammar) for request in each]
+
+    def _chat_request(
+        self, completer: Completer, asked: ChatRequest, check: Check
+    ) -> tuple[Request, bool]:
+        """The request, and whether the answer must be the call of a tool. In a thread."""
         model = completer.model
         tools = None if asked.tool_choice == "none" else asked.tools
-        text = model.format_chat(
+        prompt = model.chat_tokens(
             [message.as_dict() for message in asked.messages],
             tools=msgspec.to_builtins(tools) if tools else None,
+            most=completer.n_ctx,
+            check=check,
         )
-        prompt = model.tokenizer.encode(text, add_special=True, parse_special=True)
-        if len(prompt) > 1 and prompt[0] == prompt[1] == model.tokenizer.bos:
-            del prompt[0]  # the template wrote it too
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         max_tokens = asked.max_completion_tokens or asked.max_tokens or self._settings.max_tokens
         request = self._request(asked, completer, prompt, max_tokens, logprobs)
@@ -183,14 +195,22 @@ def chosen(models: Mapping[str, _Served], name: str) -> _Served:
     return models[name]
 
 
-def token_lists(model: Model, given: str | list[Any], param: str, most: int) -> list[list[int]]:
-    """The ids of each of up to `most` texts: one text, one list of ids, or several of either."""
+def token_lists(
+    model: Model, given: str | list[Any], param: str, most: int, n_ctx: int | None, check: Check
+) -> list[list[int]]:
+    """The ids of each of up to `most` texts: one text, one list of ids, or several of either.
+
+    Control tokens in a text are text. ContextFull for one of more than `n_ctx` tokens.
+    """
     if isinstance(given, str) or (given and all(isinstance(it, int) for it in given)):
         given = [given]
     if not 1 <= len(given) <= most or any(isinstance(it, int) for it in given):
         raise SettingsError(f"{param}: give a text, a list of ids, or 1 to {most} of them")
     encode = model.tokenizer.encode
-    return [encode(it, add_special=True) if isinstance(it, str) else it for it in given]
+    return [
+        encode(it, add_special=True, most=n_ctx, check=check) if isinstance(it, str) else it
+        for it in given
+    ]
 
 
 class _Answers:
