@@ -48,7 +48,15 @@ _MOST_PREFILL_GRAPHS = 4
 class Executor:
     """Owns a backend, and the memory that its graphs share."""
 
-    def __init__(self, device: Device, architecture: Architecture, settings: ModelSettings) -> None:
+    def __init__(
+        self,
+        device: Device,
+        architecture: Architecture,
+        settings: ModelSettings,
+        require_intact: Callable[[], None] = nothing,
+    ) -> None:
+        """`require_intact` is called around each pass, and raises if weights were lost."""
+        self._require_intact = require_intact
         self._device = device
         self._architecture = architecture
         self._chunk = settings.prefill_chunk
@@ -113,20 +121,24 @@ class Executor:
         `batch_key`. The bits are those of one after the other where `packs_exactly`. On any error
         no session has tokens more.
         """
+        self._require_intact()
         for chunk in chunks:
             chunk.session.has_logits = chunk.session.has_logits and not chunk.last
         if len(chunks) > 1:
             self._append_packed(chunks, check, job)
         else:
             self._append(chunks[0], check, job)
+        self._require_intact()
         for chunk in chunks:
             chunk.session.tokens.extend(chunk.tokens.tolist())
 
     def decode(self, session: Session, token: int) -> None:
         """Appends one token; afterwards the session has the next logits."""
         session.require_room(1)
+        self._require_intact()
         session.has_logits = False
         self._run(lambda: self._decode(session, token))
+        self._require_intact()
         session.tokens.append(token)
         session.has_logits = True
         self.counters.tokens_decoded += 1
@@ -143,9 +155,11 @@ class Executor:
         if len(rows) == 1:
             self.decode(rows[0].session, rows[0].token)
             return
+        self._require_intact()
         for step in steps:
             step.session.has_logits = False
         self._run(lambda: self._decode_batch(rows))
+        self._require_intact()
         for step in steps:
             step.session.tokens.extend(step.tokens)
             step.session.has_logits = True

@@ -96,7 +96,7 @@ class Model:
             )
             self._template = self._open_template()
             self._require_same_file()
-            self.executor = Executor(device, architecture, settings)
+            self.executor = Executor(device, architecture, settings, self._require_intact)
             stack.callback(self.executor.close)
             self._embedder = Embedder(device, architecture, settings, self.name)
             stack.callback(self._embedder.close)
@@ -322,7 +322,9 @@ class Model:
         `check` and `turn` are as in `Executor.prefill`. Raises as `embedding_shape`, TokenError.
         """
         self._require_open()
+        self._require_intact()
         self._embedder.into(tokens, binding, address, normalised, check, turn)
+        self._require_intact()
 
     def embed(
         self, texts: Sequence[str | Sequence[int]], *, normalised: bool = True
@@ -339,7 +341,10 @@ class Model:
             self.tokenizer.encode(it, add_special=True) if isinstance(it, str) else it
             for it in texts
         ]
-        return self._embedder.arrays(listed, normalised)
+        self._require_intact()
+        arrays = self._embedder.arrays(listed, normalised)
+        self._require_intact()
+        return arrays
 
     # ------------------------------------------------------------------ sessions
 
@@ -481,6 +486,12 @@ class Model:
                 f"{self.path} was replaced or written to since it was opened, so what the model "
                 "computes with cannot be told from it: put the file back, or load the new one"
             )
+
+    def _require_intact(self) -> None:
+        """ModelFileError if weights were lost, of the model's file or an adapter's."""
+        self.weights.require_intact()
+        for it in self.adaptation.applied:
+            it.adapter.weights.require_intact()
 
     def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
         weights = Weights(self.device, self.file)

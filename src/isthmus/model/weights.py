@@ -50,6 +50,7 @@ class Weights:
         self._repacked: Repacked | None = None
         with contextlib.ExitStack() as stack:
             self._mapping = stack.enter_context(FileMapping(file.path))
+            self._require_identity()
             self._context = stack.enter_context(
                 TensorContext(device.library, len(file.tensors) + 1)
             )
@@ -62,6 +63,9 @@ class Weights:
                 self._place(stack.enter_context(binding))
             else:
                 self._upload(stack, progress)
+                self._require_identity()
+                self._mapping.close()  # the device has its own copy: the file may change
+            self._in_place = binding is not None
             self._stack = stack.pop_all()
 
     @property
@@ -73,6 +77,14 @@ class Weights:
     def nbytes(self) -> int:
         """Bytes of all weights in the file."""
         return sum(info.nbytes for info in self.infos)
+
+    def require_intact(self) -> None:
+        """Raises ModelFileError if the file changed under the weights that are read from it."""
+        if self._in_place and not self._mapping.intact:
+            raise ModelFileError(
+                f"{self._file.path} was written to while it was in use, so its weights are lost: "
+                "load the model again, and replace such files by renaming others"
+            )
 
     def host_address(self, info: TensorInfo) -> HostAddr:
         """Where a weight's bytes are mapped."""
@@ -167,6 +179,13 @@ class Weights:
     def close(self) -> None:
         """Gives binding and mapping back; a second call does nothing."""
         self._stack.close()
+
+    def _require_identity(self) -> None:
+        """What is mapped is what was tried and read, and nobody has written to it."""
+        if self._mapping.identity != self._file.identity or not self._mapping.intact:
+            raise ModelFileError(
+                f"{self._file.path} changed while it was opened: try again when it is complete"
+            )
 
     def _place(self, binding: Binding) -> None:
         """Has the device read the weights where the file is mapped."""

@@ -18,6 +18,7 @@ _MAP_SHARED, _MAP_PRIVATE = 0x01, 0x02
 _MAP_ANONYMOUS = 0x1000 if sys.platform == "darwin" else 0x20
 _MAP_NORESERVE = 0x40 if sys.platform == "darwin" else 0x4000
 _MAP_FIXED = 0x10
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +32,15 @@ _libc.mmap.argtypes = [
     ctypes.c_int64,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+if hasattr(_libc, "mremap"):  # Linux
+    _libc.mremap.restype = ctypes.c_void_p
+    _libc.mremap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_void_p,
+    ]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
@@ -86,6 +96,28 @@ def map_file(fd: int, nbytes: int) -> int:
     """Maps the first `nbytes` of a file, shared and read-only."""
     what = f"cannot map {nbytes} bytes of a file"
     return _mmap(nbytes, PROT_READ, _MAP_SHARED, what, (fd, 0))
+
+
+def allocate(nbytes: int) -> int:
+    """Maps fresh memory, which reads as zero."""
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS
+    return _mmap(nbytes, PROT_READ | PROT_WRITE, flags, f"cannot allocate {nbytes} bytes")
+
+
+def replace(address: int, nbytes: int, source: int) -> None:
+    """Puts the pages of `source`, from `allocate`, read-only in the place of a mapping, at once:
+    whoever reads there meanwhile finds the ones or the others. Linux only."""
+    _check(_libc.mprotect(source, nbytes, PROT_READ), "cannot protect a copy")
+    flags = _MREMAP_MAYMOVE | _MREMAP_FIXED
+    moved = _libc.mremap(source, nbytes, nbytes, flags, address)
+    if moved is None or moved == _FAILED:
+        _check(-1, "cannot put a copy in the place of a mapping")
+
+
+def blank(address: int, nbytes: int) -> None:
+    """Puts pages that read as zero, and take no memory, in the place of a mapping."""
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+    _mmap(nbytes, PROT_READ, flags, "cannot blank a mapping", at=address)
 
 
 def is_zero(address: int, nbytes: int) -> bool:
