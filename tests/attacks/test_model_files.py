@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pytest
 
 from isthmus.config import ModelSettings
 from isthmus.device import Device
-from isthmus.errors import ModelError, ModelFileError, ModelUnsupported
+from isthmus.errors import ModelError, ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model, opening
 from isthmus.model.opening import open_gguf
 from isthmus.model.vocabulary import MOST_SPECIAL
 from isthmus.native.loader import Library
-from tests.tiny_gguf import TinyModel
+from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -167,6 +168,14 @@ ENDS_THE_PROCESS = (
 )
 
 
+@pytest.fixture(scope="module")
+def model(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = TinyLlama().write(tmp_path_factory.mktemp("base") / "base.gguf")
+    model = Model(device, path, ModelSettings())
+    yield model
+    model.close()
+
+
 def load(device: Device, path: Path) -> None:
     Model(device, path, ModelSettings()).close()
 
@@ -303,3 +312,69 @@ def test_structures_that_lie(name: str, device: Device, tmp_path: Path) -> None:
     path.write_bytes(STRUCTURES[name])
     with pytest.raises(ModelError, match=r"x\.gguf"):
         load(device, path)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 2.0, True, "1", 1e-40])
+def test_epsilons_that_the_library_would_abort_on(
+    value: Any, device: Device, tmp_path: Path
+) -> None:
+    for architecture, kind in (("bert", "layer_norm"), ("llama", "layer_norm_rms")):
+        overrides = {f"attention.{kind}_epsilon": value}
+        path = TinyModel(architecture=architecture, overrides=overrides).write(tmp_path / "x.gguf")
+        with pytest.raises(ModelFileError, match=r"x\.gguf"):
+            load(device, path)
+
+
+@pytest.mark.parametrize("name", [*STRUCTURES][::6])
+def test_adapters_that_lie(name: str, device: Device, model: Model, tmp_path: Path) -> None:
+    """An adapter's file goes the same way."""
+    path = tmp_path / "x.gguf"
+    path.write_bytes(STRUCTURES[name])
+    with pytest.raises(ModelError, match=r"x\.gguf"):
+        model.load_adapter(path)
+
+
+def test_an_adapter_with_a_vocabulary_that_ends_the_process(model: Model, tmp_path: Path) -> None:
+    said = {"tokenizer.ggml.model": "rwkv", "tokenizer.ggml.tokens": ["a"]}
+    path = TinyLora(TinyLlama(), metadata=said).write(tmp_path / "x.gguf")
+    with pytest.raises(ModelUnsupported, match="tokenizer of kind 'rwkv'"):
+        model.load_adapter(path)
+
+
+def test_names_of_files_that_are_none(library: Library, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "missing", "a\0b", "x" * 300, "\udcff"):
+        with pytest.raises(ModelNotFound):
+            open_gguf(library, tmp_path / name, FileHashes())
+
+
+def test_what_was_survived_is_remembered(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TinyLlama(with_tokenizer=True).write(tmp_path / "x.gguf")
+    os.utime(path, (1_000_000_000, 1_000_000_000))  # a file that was just written may still change
+    hashes = FileHashes(tmp_path / "hashes")
+    open_gguf(library, path, hashes)
+    monkeypatch.setattr(opening, "try_out", None)
+    open_gguf(library, path, hashes)
+    os.utime(path, (1_000_000_001, 1_000_000_001))
+    with pytest.raises(TypeError):  # it would be tried again
+        open_gguf(library, path, hashes)
+
+
+def test_a_file_that_changes_between_trial_and_use(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TinyLlama(with_tokenizer=True).write(tmp_path / "x.gguf")
+    bad = BAD["rwkv"]().write(tmp_path / "bad.gguf")
+    try_out = opening.try_out
+
+    def swapped(*args: Any) -> Any:
+        outcome = try_out(*args)
+        bad.replace(path)
+        return outcome
+
+    monkeypatch.setattr(opening, "try_out", swapped)
+    with pytest.raises(ModelFileError, match="changed while it was opened"):
+        open_gguf(library, path, FileHashes())

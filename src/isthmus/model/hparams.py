@@ -5,7 +5,6 @@ Key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardize
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
@@ -149,6 +148,11 @@ class Hparams:
         return 64 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
+_MOST_NUMBER = 1e30
+"""Largest number that is taken from a file, and one by it the smallest: so that neither a quotient
+nor what is made of it in f32 is infinite."""
+
+
 def inverse_sqrt(n: int) -> float:
     """1 / sqrt(n) as libllama has it, which rounds to f32 twice: for n = 96 that is another bit."""
     return float(np.float32(1) / np.sqrt(np.float32(n)))
@@ -182,12 +186,19 @@ class Metadata:
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A finite number."""
+        """A number that f32 can hold, 0 or of a usual magnitude."""
         value = self._value(name, default)
         if value is None:
             raise ModelFileError(f"{self.path} has no {self._prefix}.{name}")
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ModelFileError(f"{self.path}: {self._prefix}.{name} is {value!r}, not a number")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not (value == 0 or 1 / _MOST_NUMBER <= abs(value) <= _MOST_NUMBER)
+        ):
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {str(value)[:40]}, no number that a model "
+                "has"
+            )
         return float(value)
 
     def divisor(self, name: str) -> float:
@@ -215,7 +226,13 @@ class Metadata:
         """Of the RMS norms, or of the layer norms where the file says that it has those."""
         layer = self._value("attention.layer_norm_epsilon")
         kind = "layer_norm_rms" if layer is None else "layer_norm"
-        return self.number(f"attention.{kind}_epsilon")
+        name = f"attention.{kind}_epsilon"
+        epsilon = self.number(name)
+        if not 0 <= epsilon <= 1:
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {epsilon}; expected 0 to 1"
+            )
+        return epsilon
 
     def window(self, family: Family, n_layer: int) -> Window | None:
         """The sliding window, and the layers that it is for."""
