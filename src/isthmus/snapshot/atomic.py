@@ -5,6 +5,9 @@
 3. renamed over the target, and the folder synced
 
 What a killed writer left behind is not locked any more; whoever writes there next removes it.
+
+Only a plain file is replaced. A rename over a device, a pipe or a socket would remove that for all
+its users, and one over a symbolic link would leave the file that was meant as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +25,13 @@ from isthmus.errors import IsthmusError, SnapshotError
 
 _SUFFIX = ".partial"
 _PREFIX = ".isthmus-"
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 class AtomicFile:
@@ -29,9 +40,8 @@ class AtomicFile:
     def __init__(self, path: Path, *, swept: bool = False) -> None:
         """With `swept` the caller removes what killed writers left, since the folder is large."""
         self.path = path
+        require_replaceable(path)
         with explained(path):
-            if path.is_symlink():
-                raise SnapshotError(f"{path} is a symbolic link; give the file itself")
             if not swept:
                 sweep(path.parent)
             self.temporary, self.fd = _open_locked(path.parent)
@@ -50,6 +60,7 @@ class AtomicFile:
         with explained(self.path):
             os.ftruncate(self.fd, nbytes)
             os.fsync(self.fd)
+            require_replaceable(self.path)  # it may have taken minutes until here
             os.replace(self.temporary, self.path)
             sync_folder(self.path.parent)
         self._open = False
@@ -64,6 +75,21 @@ class AtomicFile:
             with contextlib.suppress(OSError):
                 self.temporary.unlink()
             os.close(self.fd)
+
+
+def require_replaceable(path: Path) -> None:
+    """SnapshotError unless there is nothing at `path`, or a plain file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"cannot write {path}: {error}") from None
+    if stat.S_ISLNK(mode):
+        raise SnapshotError(f"{path} is a symbolic link; give the file itself")
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in _KINDS if test(mode)), "no plain file")
+        raise SnapshotError(f"{path} is {kind}, which is not replaced: give the name of a file")
 
 
 def sweep(folder: Path) -> None:

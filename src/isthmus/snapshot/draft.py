@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isthmus.errors import SnapshotError, SnapshotInvalid
-from isthmus.snapshot.atomic import AtomicFile
+from isthmus.snapshot.atomic import AtomicFile, explained, require_replaceable
 from isthmus.snapshot.chunk import DIGEST_NBYTES, MemorySource, encode_chunks, runs
-from isthmus.snapshot.header import digest, encode_header, sign, tensors_of
+from isthmus.snapshot.header import digest, encode_header, is_snapshot, sign, tensors_of
 from isthmus.snapshot.manifest import (
     DIGESTS_PART,
     NUMBERS_PART,
@@ -21,6 +22,8 @@ from isthmus.snapshot.manifest import (
     PartRecord,
     decode_manifest,
 )
+
+_HEAD_NBYTES = 256
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,10 @@ def _require_readable(manifest: Manifest) -> None:
 def save_file(draft: Draft, path: Path, key: bytes | None = None) -> Saved:
     """Writes a snapshot that needs nothing else, as one sparse file; replaces `path` whole.
 
-    Raises SnapshotError where it cannot be written; `path` is then what it was.
+    Raises SnapshotError where it cannot be written, or `path` is anything but a snapshot; it is
+    then what it was.
     """
+    require_target(path)
     text = draft.manifest.encode()
     with AtomicFile(path) as file:
         header, end = write_head(file, draft, text, key, with_memory=True)
@@ -112,8 +117,31 @@ def save_file(draft: Draft, path: Path, key: bytes | None = None) -> Saved:
     return Saved(path, digest(text), header + n_written + parts_nbytes, n_chunks, n_chunks)
 
 
+def require_target(path: Path) -> None:
+    """SnapshotError unless a snapshot may be saved at `path`: in the place of nothing, of an empty
+    file or of a snapshot.
+    """
+    require_replaceable(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SnapshotError(
+            f"{path} exists and cannot be read: {error.strerror}; give another name"
+        ) from None
+    try:
+        with explained(path):
+            head = os.read(fd, _HEAD_NBYTES)
+    finally:
+        os.close(fd)
+    if head and not is_snapshot(head):
+        raise SnapshotError(f"{path} exists and is no snapshot: give another name, or remove it")
+
+
 def save_recipe(draft: Draft, path: Path, key: bytes | None) -> Saved:
     """Writes a snapshot whose chunks lie elsewhere, into a folder that is swept."""
+    require_target(path)
     text = draft.manifest.encode()
     with AtomicFile(path, swept=True) as file:
         _, end = write_head(file, draft, text, key, with_memory=False)

@@ -33,6 +33,7 @@ from isthmus.snapshot.manifest import Manifest, SessionRecord, decode_manifest
 from isthmus.units import MIB, align_up
 
 FORMAT = "isthmus-snapshot"
+_BEGIN = b'{"__metadata__":{"format":"isthmus-snapshot"'
 MAX_HEADER_NBYTES = 64 * MIB
 MAX_TENSORS = 1 << 16
 LENGTH = struct.Struct("<Q")
@@ -125,6 +126,11 @@ def encode_safetensors(metadata: dict[str, str], tensors: Sequence[Tensor]) -> b
     text = msgspec.json.encode(entries)
     nbytes = align_up(LENGTH.size + len(text), CHUNK_NBYTES) - LENGTH.size
     return LENGTH.pack(nbytes) + text.ljust(nbytes)
+
+
+def is_snapshot(head: bytes) -> bool:
+    """Whether a file that begins with `head`, 64 bytes or more, is to be a snapshot, if damaged."""
+    return head[LENGTH.size :].startswith(_BEGIN)
 
 
 def digest(manifest_text: str) -> str:
