@@ -72,7 +72,12 @@ async def tell(shelf: Shelf, id_: str) -> str:
     async with shelf.holding(id_) as held:
         async for _ in agents._answer(held, NewMessage(input="x")):
             pass
-    return shelf.record(id_).turns[-1].output
+    return (await shelf.turns(shelf.record(id_)))[-1].output
+
+
+def stored_of(shelf: Shelf, id_: str) -> records.Stored:
+    assert isinstance(shelf._home, Mirror)
+    return shelf._home._records[id_].stored or records.Stored()
 
 
 def live(shelf: Shelf, work: Callable[[Shelf], Awaitable[None]]) -> None:
@@ -99,9 +104,8 @@ def test_only_what_is_new_is_uploaded_and_the_record_comes_last(
         assert await tell(shelf, id_) == "A"
         folders = [name.split("/")[0] for name in sent if not name.startswith("lease")]
         assert folders == ["packs", "snapshots", "agents"]
-        assert shelf.record(id_).turns[0].nbytes_written < 100_000
-        stored = shelf.record(id_).stored
-        assert stored is not None
+        assert (await shelf.turns(shelf.record(id_)))[0].nbytes_written < 100_000
+        stored = stored_of(shelf, id_)
         assert list(stored.packs.values()) == [1, 1]
         assert list(stored.snapshots) == [0, 1]
 
@@ -150,12 +154,10 @@ def test_a_snapshot_of_the_cache_that_the_record_does_not_name_is_not_used(
         await tell(shelf, ids[0])
 
     async def again(shelf: Shelf) -> None:
-        record = shelf.record(ids[0])
-        assert record.stored is not None
         assert shelf.store.names() == [f"{ids[0]}.0", f"{ids[0]}.1"]
-        assert shelf.store.open(f"{ids[0]}.1").id != record.stored.snapshots[1]
+        assert shelf.store.open(f"{ids[0]}.1").id != stored_of(shelf, ids[0]).snapshots[1]
         assert await tell(shelf, ids[0]) == "B"
-        assert shelf.store.open(f"{ids[0]}.1").id == record.stored.snapshots[1]
+        assert shelf.store.open(f"{ids[0]}.1").id == stored_of(shelf, ids[0]).snapshots[1]
 
     live(place.shelf("one"), fails)
     live(place.shelf("two"), elsewhere)
@@ -183,12 +185,10 @@ def test_a_message_that_could_not_be_committed_has_not_happened(
         assert await tell(shelf, ids[0]) == "B"
 
     async def again(shelf: Shelf) -> None:
-        stored = shelf.record(ids[0]).stored
-        assert stored is not None
         assert place.names("snapshots") == {
             f"{id_}.safetensors"
-            for record in shelf.records.values()
-            for id_ in (record.stored or records.Stored()).snapshots.values()
+            for agent in shelf.records
+            for id_ in stored_of(shelf, agent).snapshots.values()
         }
         assert await tell(shelf, ids[0]) == "C"
 
@@ -206,6 +206,7 @@ def test_deleted_agents_leave_nothing_and_forks_keep_theirs(place: Place) -> Non
         forks.append((await shelf.fork(shelf.record(id_), 2, "")).id)
         n_packs = len(place.names("packs"))
         await shelf.delete(id_)
+        await shelf.in_thread(shelf.wait)
         assert place.names("agents") == {f"{forks[0]}.json"}
         assert len(place.names("snapshots")) == 1
         assert 0 < len(place.names("packs")) < n_packs
@@ -213,6 +214,7 @@ def test_deleted_agents_leave_nothing_and_forks_keep_theirs(place: Place) -> Non
     async def again(shelf: Shelf) -> None:
         assert await tell(shelf, forks[0]) == "C"
         await shelf.delete(forks[0])
+        await shelf.in_thread(shelf.wait)
         for folder in ("agents", "snapshots", "packs"):
             assert place.names(folder) == set()
         assert shelf.store.names() == []
@@ -239,10 +241,11 @@ def test_garbage_that_another_commit_is_about_to_name_stays(
         forking = asyncio.ensure_future(shelf.fork(shelf.record(source), 1, ""))
         await shelf.in_thread(uploaded.wait)
         await shelf.delete(source)  # what the fork needs is named by no record now
+        await shelf.in_thread(shelf.wait)
         go_on.set()
         fork = await forking
         await shelf.forget(fork.id)
-        assert {f"{it}" for it in (fork.stored or records.Stored()).packs} <= place.names("packs")
+        assert {f"{it}" for it in stored_of(shelf, fork.id).packs} <= place.names("packs")
         assert await tell(shelf, fork.id) == "B"
 
     live(place.shelf(), work)
@@ -256,10 +259,10 @@ def test_old_snapshots_go(place: Place, monkeypatch: pytest.MonkeyPatch) -> None
         for _ in range(6):
             await tell(shelf, id_)
         record = shelf.record(id_)
-        assert record.stored is not None
-        assert list(record.stored.snapshots) == [4, 5, 6]
+        await shelf.in_thread(shelf.wait)
+        assert list(stored_of(shelf, id_).snapshots) == [4, 5, 6]
         assert len(place.names("snapshots")) == 3
-        assert place.names("packs") == set(record.stored.packs)
+        assert place.names("packs") == set(stored_of(shelf, id_).packs)
         with pytest.raises(SnapshotNotFound, match="any more"):
             shelf.snapshot(record, 2)
         assert await tell(shelf, id_) == "G"

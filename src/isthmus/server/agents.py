@@ -160,11 +160,17 @@ class Agents:
         record = await self._shelf.create(
             asked.name, asked.guest, models, args, asked.limits, asked.seed
         )
-        return JSONResponse(whole(record), 201)
+        return JSONResponse(whole(record, []), 201)
 
     async def get(self, request: Request) -> Response:
         """An agent and its turns."""
-        return JSONResponse(whole(self._record(request)))
+        return await self._tell_all(self._record(request), 200)
+
+    async def _tell_all(self, record: Record, status: int) -> Response:
+        """An agent and its turns: some MiB of JSON, which are made beside the event loop."""
+        turns = await self._shelf.turns(record)
+        text = await self._shelf.in_thread(lambda: msgspec.json.encode(whole(record, turns)))
+        return Response(text, status, media_type="application/json")
 
     async def delete(self, request: Request) -> Response:
         """Removes an agent and its snapshots."""
@@ -182,7 +188,7 @@ class Agents:
         async with self._shelf.holding(self._who_was_at(record, position).id) as held:
             _require_position(held.record, position)
             made = await self._shelf.fork(held.record, position, name)
-        return JSONResponse(whole(made), 201)
+        return await self._tell_all(made, 201)
 
     def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
@@ -383,6 +389,6 @@ def _summary(record: Record) -> AgentSummary:
     }
 
 
-def whole(record: Record) -> Agent:
+def whole(record: Record, turns: list[Turn]) -> Agent:
     """An agent and its turns, as callers are told."""
-    return {**_summary(record), "turns": msgspec.to_builtins(record.turns)}
+    return {**_summary(record), "turns": turns}

@@ -3,7 +3,8 @@
 ::
 
     DATA/lock               held while a server uses the folder; the text in it is its name
-    DATA/agents/ID.json     what the agent is, its turns, and which snapshot is its last
+    DATA/agents/ID.json     what the agent is, its last turns, and which snapshot is its last
+    DATA/turns/ID.SHA256    turns before those, in segments that never change
     DATA/store/             a store of snapshots, ID.POSITION, that share their chunks
     DATA/guests/SHA256.wasm guests that clients brought
 
@@ -17,23 +18,49 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from isthmus.errors import SettingsError, SnapshotNotFound, StorageError
-from isthmus.server.record import Record, decode, encode, name_of
+from isthmus.config import MAX_GUEST_NBYTES
+from isthmus.errors import (
+    SettingsError,
+    SnapshotError,
+    SnapshotInvalid,
+    SnapshotNotFound,
+    StorageError,
+)
+from isthmus.server.history import turns_of, with_turns
+from isthmus.server.record import (
+    KEPT_TURNS,
+    MOST_NBYTES,
+    FullRecord,
+    Record,
+    Segment,
+    Turn,
+    decode,
+    decode_brief,
+    encode,
+    name_of,
+)
+from isthmus.server.sweeper import Sweeper
 from isthmus.snapshot import Store
-from isthmus.snapshot.atomic import AtomicFile
+from isthmus.snapshot.atomic import AtomicFile, explained, sweep, sync_folder
+from isthmus.snapshot.regular import read_whole
 
 _LOCK = "lock"
+_FOLDERS = ("agents", "guests", "turns")
+_MOST_DIGITS = 18
+_OUTDATED_AT_ONCE = 16
+"""Messages of one agent after which its outdated snapshots are removed together."""
 
 
 class Folder:
     """See the module and `Home`. Owns the folder's lock."""
 
-    def __init__(self, path: Path) -> None:
-        self._agents, self._guests = path / "agents", path / "guests"
-        for folder in (self._agents, self._guests):
+    def __init__(self, path: Path, *, repack: bool = True) -> None:
+        """With `repack` packs of which little is used are written anew."""
+        self._agents, self._guests, self._turns = (path / it for it in _FOLDERS)
+        for folder in (self._agents, self._guests, self._turns):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -41,36 +68,68 @@ class Folder:
         self._path = path
         self._lock = _lock(path)
         self.store = Store(path / "store")
+        self.sweeper = Sweeper(self.store, repack=repack)
+        for folder in (self._agents, self._guests, self._turns):
+            sweep(folder)
 
     def records(self) -> list[Record]:
         records = []
-        for path in sorted(self._agents.glob("*.json")):
+        for path in self._files(self._agents, ".json"):
             try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise SettingsError(f"cannot read {path}: {error.strerror}") from None
-            records.append(decode(data, path.stem, str(path)))
+                data = read_whole(path, MOST_NBYTES)
+            except SnapshotError as error:
+                raise SettingsError(str(error)) from None
+            records.append(decode_brief(data, path.stem, str(path)))
         self.sweep(records)
+        known = {record.id for record in records}
+        for path in self._files(self._turns, ""):
+            if path.name.partition(".")[0] not in known:
+                with contextlib.suppress(OSError):
+                    path.unlink()
         return records
 
-    def commit(self, record: Record) -> Record:
+    def turns(self, record: Record) -> list[Turn]:
+        for last in (False, False, True):
+            full = self._full(record.id)
+            if full is None:
+                raise SnapshotNotFound(f"there is no agent {record.id}")
+            try:
+                turns = turns_of(full, lambda it: self._read_segment(record.id, it))
+            except SnapshotNotFound:  # a message was done meanwhile, and the oldest turns went
+                if last:
+                    raise SnapshotInvalid(f"turns of agent {record.id} are missing") from None
+                continue
+            return [turn for turn in turns if turn.position <= record.position]
+        raise AssertionError("unreachable")
+
+    def commit(self, record: Record, turns: Sequence[Turn]) -> None:
         self._require_lock()
-        _write(self._agents / f"{record.id}.json", encode(record))
-        if record.outdated is not None:
-            self.delete_snapshot(record, record.outdated)
-        return record
+        known = self._full(record.id)
+        full, new = with_turns(known, record, turns)
+        for segment, data in new.items():
+            _write(self._segment(record.id, segment), data)
+        _write(self._agents / f"{record.id}.json", encode(full))
+        gone = set(known.segments if known is not None else ()) - set(full.segments)
+        if gone or (record.outdated is not None and record.outdated % _OUTDATED_AT_ONCE == 0):
+            self.sweeper.remove(_outdated(record), lambda: self._remove_segments(record.id, gone))
 
     def bring(self, record: Record, position: int, *, memory: bool = True) -> None:
         """Nothing to do: whatever there is, is here."""
 
     def remove(self, record: Record) -> None:
         self._require_lock()
-        (self._agents / f"{record.id}.json").unlink(missing_ok=True)
-        self.delete_snapshots(record)
-        self.store.gc()
+        with explained(self._agents):
+            known = self._full(record.id)
+            (self._agents / f"{record.id}.json").unlink(missing_ok=True)
+            sync_folder(self._agents)
+        segments = known.segments if known is not None else ()
+        self.remove_snapshots(record, lambda: self._remove_segments(record.id, segments))
+
+    def wait(self) -> None:
+        self.sweeper.wait()
 
     def guests(self) -> list[str]:
-        return sorted(path.stem for path in self._guests.glob("*.wasm"))
+        return [path.stem for path in self._files(self._guests, ".wasm")]
 
     def add_guest(self, wasm: bytes) -> str:
         digest = hashlib.sha256(wasm).hexdigest()
@@ -81,10 +140,13 @@ class Folder:
         (self._guests / f"{digest}.wasm").unlink(missing_ok=True)
 
     def guest(self, digest: str) -> bytes | None:
-        path = self._guests / f"{digest}.wasm"
-        return path.read_bytes() if path.exists() else None
+        try:
+            return read_whole(self._guests / f"{digest}.wasm", MAX_GUEST_NBYTES)
+        except SnapshotNotFound:
+            return None
 
     def close(self) -> None:
+        self.sweeper.close()
         os.close(self._lock)
 
     # ------------------------------------------------------------------ for this floor
@@ -95,24 +157,51 @@ class Folder:
         os.pwrite(self._lock, name, 0)
         return f"{name.decode()}-{os.fstat(self._lock).st_ino}"
 
-    def sweep(self, records: Iterable[Record], *, repack: bool = True) -> None:
-        """Removes snapshots of turns that never happened, and their chunks."""
+    def sweep(self, records: Iterable[Record]) -> None:
+        """Removes snapshots of turns that never happened; their chunks go beside other work."""
         done = {record.id: record.position for record in records}
         undone = [name for name in self.store.names() if not _is_done(name, done)]
-        for name in undone:
-            self._delete(name)
+        self.store.delete_all(undone)
         if undone:
-            self.store.gc(repack=repack)
+            self.sweeper.remove()
 
-    def delete_snapshots(self, record: Record) -> None:
-        """Removes all of an agent's snapshots; their chunks go with the next `Store.gc`."""
-        for name in self.store.names():
-            if name.startswith(f"{record.id}."):
-                self._delete(name)
+    def remove_snapshots(self, record: Record, also: Callable[[], object] | None = None) -> None:
+        """Removes all of an agent's snapshots, beside other work."""
+        first = max(1, record.position - KEPT_TURNS - _OUTDATED_AT_ONCE)
+        positions = (0, *range(first, record.position + 2))
+        self.sweeper.remove((name_of(record.id, it) for it in positions), also)
 
-    def delete_snapshot(self, record: Record, position: int) -> None:
-        """Removes one of them, if it is there."""
-        self._delete(name_of(record.id, position))
+    def remove_outdated(self, record: Record) -> None:
+        """Removes snapshots that are more than are kept, beside other work."""
+        if record.outdated is not None and record.outdated % _OUTDATED_AT_ONCE == 0:
+            self.sweeper.remove(_outdated(record))
+
+    def _full(self, id_: str) -> FullRecord | None:
+        """An agent's record; None where there is none. SnapshotInvalid, SnapshotError."""
+        path = self._agents / f"{id_}.json"
+        try:
+            return decode(read_whole(path, MOST_NBYTES), id_, str(path))
+        except SnapshotNotFound:
+            return None
+        except SettingsError as error:
+            raise SnapshotInvalid(str(error)) from None
+
+    def _segment(self, id_: str, segment: Segment) -> Path:
+        return self._turns / f"{id_}.{segment.sha256}"
+
+    def _read_segment(self, id_: str, segment: Segment) -> bytes:
+        return read_whole(self._segment(id_, segment), MOST_NBYTES)
+
+    def _remove_segments(self, id_: str, segments: Iterable[Segment]) -> None:
+        for segment in segments:
+            self._segment(id_, segment).unlink(missing_ok=True)
+
+    @staticmethod
+    def _files(folder: Path, suffix: str) -> list[Path]:
+        """What has that suffix, in order. Hidden files are somebody else's, or not finished."""
+        with explained(folder, "read"):
+            names = os.listdir(folder)
+        return [folder / it for it in sorted(names) if it.endswith(suffix) and it[0] != "."]
 
     def _require_lock(self) -> None:
         """StorageError where the lock's file was removed, so that another server may have one."""
@@ -122,21 +211,27 @@ class Folder:
                 "one may use the folder: stop this one"
             )
 
-    def _delete(self, name: str) -> None:
-        with contextlib.suppress(SnapshotNotFound):
-            self.store.delete(name)
-
 
 def _write(path: Path, data: bytes) -> None:
-    with AtomicFile(path) as file:
+    with AtomicFile(path, swept=True) as file:
         file.write(data, 0)
         file.commit(len(data))
 
 
+def _outdated(record: Record) -> list[str]:
+    """The snapshots that a record at this position has outlived since the last time."""
+    last = record.outdated or 0
+    first = max(1, last - _OUTDATED_AT_ONCE + 1)
+    return [name_of(record.id, it) for it in range(first, last + 1)]
+
+
 def _is_done(name: str, done: dict[str, int]) -> bool:
-    """Whether a snapshot is of a turn that happened."""
+    """Whether a snapshot is of a turn that happened, and is one of those that are kept."""
     id_, _, position = name.partition(".")
-    return position.isdecimal() and int(position) <= done.get(id_, -1)
+    last = done.get(id_, -1)
+    if not position.isdecimal() or len(position) > _MOST_DIGITS or int(position) > last:
+        return False
+    return int(position) == 0 or int(position) > last - KEPT_TURNS
 
 
 def _lock(data: Path) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from isthmus.config import Environment
 from isthmus.server.folder import Folder
 from isthmus.server.mirror import Mirror
-from isthmus.server.record import Record
+from isthmus.server.record import Record, Turn
 from isthmus.server.settings import ServerSettings
 from isthmus.snapshot import Store
 
@@ -23,8 +24,15 @@ class Home(Protocol):
     def records(self) -> list[Record]:
         """All agents. What belongs to none of them never happened, and is removed."""
 
-    def commit(self, record: Record) -> Record:
-        """The moment at which something has happened. Its snapshot is in the store already.
+    def turns(self, record: Record) -> list[Turn]:
+        """The agent's turns that are kept, oldest first, until where the record is.
+
+        SnapshotNotFound where it is gone, SnapshotInvalid where they are damaged, StorageError.
+        """
+
+    def commit(self, record: Record, turns: Sequence[Turn]) -> None:
+        """The moment at which something has happened: the agent is what the record says, and the
+        turns were added to those that it had. Its snapshot is in the store already.
 
         StorageError, SnapshotError: it has not happened, or nobody may be told that it has.
         """
@@ -37,7 +45,10 @@ class Home(Protocol):
         """
 
     def remove(self, record: Record) -> None:
-        """Removes an agent, and what only its snapshots used."""
+        """Removes an agent. What only its snapshots used goes later, beside other work."""
+
+    def wait(self) -> None:
+        """Returns once all is removed that was to be removed."""
 
     def guests(self) -> list[str]:
         """Hashes of the guests that were brought."""

@@ -4,6 +4,7 @@
 
     URL/lease/…                  who may write; see `lease`
     URL/agents/ID.json           the record: which objects the agent is made of
+    URL/turns/HOLDER-ID.SHA256   earlier turns, in segments that never change
     URL/snapshots/ID.safetensors manifests, by a snapshot's id
     URL/packs/HOLDER-SHA256.…    chunks, as the cache's store packs them
     URL/guests/SHA256.wasm
@@ -29,7 +30,8 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,9 +39,19 @@ import msgspec
 
 from isthmus.errors import SnapshotInvalid, SnapshotNotFound, StorageError
 from isthmus.server.folder import Folder
+from isthmus.server.history import turns_of, with_turns
 from isthmus.server.lease import Lease
 from isthmus.server.objects import Found, Objects, Version
-from isthmus.server.record import Record, Stored, decode, encode, name_of
+from isthmus.server.record import (
+    FullRecord,
+    Record,
+    Segment,
+    Stored,
+    Turn,
+    decode,
+    encode,
+    name_of,
+)
 
 _log = logging.getLogger("isthmus.server")
 _AT_A_TIME = 8
@@ -55,22 +67,28 @@ class Mirror:
 
     def __init__(self, url: str, cache: Path, lease_s: float) -> None:
         self._objects = Objects(url)
-        self._cache = Folder(cache)
+        self._cache = Folder(cache, repack=False)
         self.store = self._cache.store
         try:
             self._lease = Lease(self._objects, self._cache.owner(), lease_s)
         except BaseException:
             self._cache.close()
             raise
-        self._lock = threading.Lock()
-        """Of all below, and of removing garbage: nobody begins to need what is being removed."""
-        self._records: dict[str, Record] = {}
+        self._lock = threading.Condition()
+        """Of all below, and of removing garbage: who needs what is being removed waits for that."""
+        self._records: dict[str, FullRecord] = {}
         self._versions: dict[str, Version] = {}
         """What each record was when this server last read or wrote it."""
         self._promised: dict[str, set[str]] = {}
         """What records will name whose commit goes on, by agent."""
         self._there: set[str] = set()
-        """Objects of packs and snapshots that need not be uploaded."""
+        """Objects of packs, snapshots and turns that need not be uploaded."""
+        self._uses: Counter[str] = Counter()
+        """How many records name each object."""
+        self._garbage: set[str] = set()
+        """Objects that no record names any more."""
+        self._going: set[str] = set()
+        """Those of them that are being removed."""
         self._packs: dict[str, str] = {}
         """Of these, the packs' objects, by the name of the pack."""
         self._guests: frozenset[str] = frozenset()
@@ -83,36 +101,54 @@ class Mirror:
                 records = [it for it in pool.map(self._fence, records) if it is not None]
             self._lease.verify()  # a later holder, if there is one, fences after this
             self._lease.note_fenced()
-        self._records = {record.id: record for record in records}
+        for record in records:
+            self._keep(record)
         self._objects.delete(f"agents/{name}" for name, it in found.items() if it.data == _REMOVED)
         self._guests = frozenset(
             name.removesuffix(".wasm") for name in self._objects.names("guests")
         )
-        folders = ("packs", "snapshots")
+        folders = ("packs", "snapshots", "turns")
         for name in (f"{it}/{name}" for it in folders for name in self._objects.names(it)):
             self._note(name)
+        self._garbage = self._there - self._uses.keys()
         self._collect()
-        self._cache.sweep(records, repack=False)
-        return records
+        brief = [record.brief() for record in records]
+        self._cache.sweep(brief)
+        return brief
 
     # ------------------------------------------------------------------ snapshots
 
-    def commit(self, record: Record) -> Record:
+    def turns(self, record: Record) -> list[Turn]:
+        for last in (False, False, True):
+            full = self._record(record.id)
+            try:
+                turns = turns_of(full, lambda it: self._fetch(_turns(record.id, it)))
+            except SnapshotInvalid:  # a message was done meanwhile, and the oldest turns went
+                if last or full == self._record(record.id):
+                    raise
+                continue
+            return [turn for turn in turns if turn.position <= record.position]
+        raise AssertionError("unreachable")
+
+    def commit(self, record: Record, turns: Sequence[Turn]) -> None:
         self._lease.require()
         saved = self.store.open(record.snapshot)
-        with self._promising(record, saved.id, saved.packs()) as (stored, packs):
+        known = self._records.get(record.id)
+        full, segments = with_turns(known, record, turns, self._lease.number)
+        with self._promising(full, saved.id, saved.packs()) as (stored, packs):
+            for segment, data in segments.items():
+                self._upload(_turns(record.id, segment), data)
             for name, path in packs.items():
                 self._upload(f"packs/{name}", path)
             self._upload(_snapshot(saved.id), saved.path)
             self._write(stored.id, encode(stored))
-            self._records[stored.id] = stored
-        if stored.outdated is not None:
-            self._cache.delete_snapshot(stored, stored.outdated)
-            self._collect()
-        return stored
+            self._keep(stored)
+        self._cache.remove_outdated(record)
+        if self._garbage:
+            self._cache.sweeper.remove(also=self._collect)
 
     def bring(self, record: Record, position: int, *, memory: bool = True) -> None:
-        name, stored = name_of(record.id, position), record.stored or Stored()
+        name, stored = name_of(record.id, position), self._record(record.id).stored or Stored()
         if position not in stored.snapshots:
             raise SnapshotNotFound(f"agent {record.id} has no snapshot of {position} any more")
         id_ = stored.snapshots[position]
@@ -128,11 +164,12 @@ class Mirror:
         self._write(record.id, _REMOVED)
         self._objects.delete([_record(record.id)])
         with self._lock:
-            self._records.pop(record.id, None)
             self._versions.pop(record.id, None)
-        self._collect()
-        self._cache.delete_snapshots(record)
-        self.store.gc(repack=False)
+            self._count(self._records.pop(record.id, None), None)
+        self._cache.remove_snapshots(record, self._collect)
+
+    def wait(self) -> None:
+        self._cache.wait()
 
     # ------------------------------------------------------------------ guests
 
@@ -164,19 +201,20 @@ class Mirror:
         return wasm
 
     def close(self) -> None:
+        self._cache.sweeper.close()
         self._lease.release()
         self._cache.close()
 
     # ------------------------------------------------------------------ records
 
-    def _admit(self, name: str, found: Found) -> Record:
+    def _admit(self, name: str, found: Found) -> FullRecord:
         """A record as it was found, and its version. SettingsError where it is damaged."""
         where = f"{self._objects.url}/agents/{name}"
         record = decode(found.data, name.removesuffix(".json"), where)
         self._versions[record.id] = found.version
         return record
 
-    def _fence(self, record: Record) -> Record | None:
+    def _fence(self, record: FullRecord) -> FullRecord | None:
         """Writes a record anew, so that no older holder can; None where it is removed meanwhile."""
         for _ in range(_TRIES):
             stored = msgspec.structs.replace(record.stored or Stored(), holder=self._lease.number)
@@ -218,9 +256,9 @@ class Mirror:
 
     # ------------------------------------------------------------------ objects
 
-    def _upload(self, name: str, path: Path) -> None:
+    def _upload(self, name: str, data: bytes | Path) -> None:
         if name not in self._there:
-            self._objects.put(name, path)
+            self._objects.put(name, data)
             with self._lock:
                 self._note(name)
 
@@ -249,38 +287,73 @@ class Mirror:
 
     @contextlib.contextmanager
     def _promising(
-        self, record: Record, id_: str, packs: Iterable[Path]
-    ) -> Iterator[tuple[Record, dict[str, Path]]]:
+        self, record: FullRecord, id_: str, packs: Iterable[Path]
+    ) -> Iterator[tuple[FullRecord, dict[str, Path]]]:
         """The record with a snapshot and its packs, and which objects these are or are to be.
 
         Keeps what the record will name from being removed as garbage.
         """
-        number = self._lease.number
+        number, paths = self._lease.number, list(packs)
         with self._lock:
-            objects = {self._packs.get(it.name, f"{number:010d}-{it.name}"): it for it in packs}
-            record = _with(record, id_, objects, number)
-            self._promised[record.id] = _objects_of(record)
+            while True:
+                names = (self._packs.get(it.name, f"{number:010d}-{it.name}") for it in paths)
+                objects = dict(zip(names, paths, strict=True))
+                full = _with(record, id_, objects, number)
+                promised = _objects_of(full)
+                if not promised & self._going:
+                    break
+                self._lock.wait()
+            self._promised[full.id] = promised
         try:
-            yield record, objects
+            yield full, objects
         finally:
             with self._lock:
-                del self._promised[record.id]
+                del self._promised[full.id]
+
+    def _record(self, id_: str) -> FullRecord:
+        found = self._records.get(id_)
+        if found is None:
+            raise SnapshotNotFound(f"there is no agent {id_}")
+        return found
+
+    def _keep(self, record: FullRecord) -> None:
+        with self._lock:
+            self._count(self._records.get(record.id), record)
+            self._records[record.id] = record
+
+    def _count(self, old: FullRecord | None, new: FullRecord | None) -> None:
+        """Notes which objects a record names no more, and which it names."""
+        before, after = (set() if it is None else _objects_of(it) for it in (old, new))
+        self._uses.update(after - before)
+        self._garbage -= after
+        for name in before - after:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._uses[name]
+                self._garbage.add(name)
 
     def _collect(self) -> None:
         """Removes what nobody names any more. What cannot be removed now is at the next start."""
         with self._lock:
-            named = set().union(*map(_objects_of, self._records.values()), *self._promised.values())
-            garbage = self._there - named
-            self._there -= garbage
-            self._packs = {p: it for p, it in self._packs.items() if f"packs/{it}" not in garbage}
-            try:
-                self._lease.require()
-                self._objects.delete(garbage)
-            except StorageError as error:
-                _log.warning("garbage stays until the next start: %s", error)
+            going = self._garbage.difference(*self._promised.values())
+            self._garbage -= going
+            self._there -= going
+            for name in going:
+                if self._packs.get(_pack(name)) == name.removeprefix("packs/"):
+                    del self._packs[_pack(name)]
+            self._going |= going
+        try:
+            self._lease.require()
+            self._objects.delete(going)
+        except StorageError as error:
+            _log.warning("garbage stays until the next start: %s", error)
+        finally:
+            with self._lock:
+                self._going -= going
+                self._lock.notify_all()
 
 
-def _with(record: Record, id_: str, packs: Iterable[str], holder: int) -> Record:
+def _with(record: FullRecord, id_: str, packs: Iterable[str], holder: int) -> FullRecord:
     """The record that names a snapshot and its packs too, and no more what is outdated."""
     stored, oldest = record.stored or Stored(), -1 if record.outdated is None else record.outdated
     snapshots = {**stored.snapshots, record.position: id_}
@@ -293,14 +366,19 @@ def _with(record: Record, id_: str, packs: Iterable[str], holder: int) -> Record
     return msgspec.structs.replace(record, stored=stored)
 
 
-def _objects_of(record: Record) -> set[str]:
+def _objects_of(record: FullRecord) -> set[str]:
     stored = record.stored or Stored()
     packs = {f"packs/{name}" for name in stored.packs}
-    return packs | {_snapshot(id_) for id_ in stored.snapshots.values()}
+    turns = {_turns(record.id, segment) for segment in record.segments}
+    return packs | turns | {_snapshot(id_) for id_ in stored.snapshots.values()}
 
 
 def _record(id_: str) -> str:
     return f"agents/{id_}.json"
+
+
+def _turns(id_: str, segment: Segment) -> str:
+    return f"turns/{segment.holder:010d}-{id_}.{segment.sha256}"
 
 
 def _snapshot(id_: str) -> str:

@@ -1,18 +1,26 @@
-"""What is known of an agent without its memory: a JSON object, which is the truth about it."""
+"""What is known of an agent without its memory: a JSON object, which is the truth about it.
+
+A server keeps a `Record` of each agent in memory, which is what lists show. The rest, which grows
+with the agent, is read when it is asked for.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from isthmus.errors import SettingsError
+from isthmus.units import MIB
 
 KEPT_TURNS = 256
-"""Snapshots of an agent's last turns; older ones are deleted, and their texts kept."""
+"""Snapshots of an agent's last turns; older ones are deleted. Their texts are kept longer."""
+MOST_NBYTES = 256 * MIB
+"""Bytes of the largest record that is read. Earlier releases kept all texts in it."""
 _ID = re.compile(r"[a-z0-9]{12}")
+_R = TypeVar("_R", bound="Record")
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -28,6 +36,19 @@ class Turn(Struct, frozen=True, kw_only=True):
     seconds: float
     nbytes_written: int
     """By its snapshot."""
+    n_left_out: int = 0
+    """Characters of input and output that are not kept."""
+
+
+class Segment(Struct, frozen=True, kw_only=True):
+    """Turns that are kept apart from the record; see `history`."""
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    last: int
+    """The position of its last turn."""
+    nbytes: int
+    holder: int = 0
+    """In an object store, the lease under which it was written; see `mirror`."""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -49,7 +70,7 @@ class Stored(Struct, frozen=True, kw_only=True):
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """See the module."""
+    """What a server keeps in memory of each agent."""
 
     id: str
     name: str
@@ -65,9 +86,6 @@ class Record(Struct, frozen=True, kw_only=True):
     """The name of the key that made it; None where there were no keys."""
     origin: Origin | None = None
     position: int = 0
-    turns: tuple[Turn, ...] = ()
-    stored: Stored | None = None
-    """Where the agents are in an object store."""
 
     @property
     def snapshot(self) -> str:
@@ -77,7 +95,22 @@ class Record(Struct, frozen=True, kw_only=True):
     @property
     def outdated(self) -> int | None:
         """The position whose snapshot is one more than are kept."""
-        return self.turns[-KEPT_TURNS - 1].position if len(self.turns) > KEPT_TURNS else None
+        return self.position - KEPT_TURNS if self.position > KEPT_TURNS else None
+
+
+class FullRecord(Record, frozen=True, kw_only=True):
+    """All of it, as it is kept."""
+
+    turns: tuple[Turn, ...] = ()
+    """The last ones. In records of earlier releases, all of them."""
+    segments: tuple[Segment, ...] = ()
+    """Those before, oldest first."""
+    stored: Stored | None = None
+    """Where the agents are in an object store."""
+
+    def brief(self) -> Record:
+        """What is kept in memory."""
+        return Record(**{name: getattr(self, name) for name in Record.__struct_fields__})
 
 
 def name_of(id_: str, position: int) -> str:
@@ -85,20 +118,31 @@ def name_of(id_: str, position: int) -> str:
     return f"{id_}.{position}"
 
 
-def encode(record: Record) -> bytes:
+def encode(record: FullRecord) -> bytes:
     """As it is kept."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=1)
+    return msgspec.json.encode(record)
 
 
-_decoder = msgspec.json.Decoder(Record)
+_full = msgspec.json.Decoder(FullRecord)
+_brief = msgspec.json.Decoder(Record)
 
 
-def decode(data: bytes, id_: str, where: str) -> Record:
+def decode(data: bytes, id_: str, where: str) -> FullRecord:
     """The agent's record, as it was found `where`. SettingsError for anything else."""
+    return _checked(_full, data, id_, where)
+
+
+def decode_brief(data: bytes, id_: str, where: str) -> Record:
+    """As `decode`, without what is not kept in memory."""
+    return _checked(_brief, data, id_, where)
+
+
+def _checked(decoder: msgspec.json.Decoder[_R], data: bytes, id_: str, where: str) -> _R:
     try:
-        record = _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise SettingsError(f"{where} is damaged: {error}") from None
+        record = decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise SettingsError(f"{where} is damaged: {reason}") from None
     if not _ID.fullmatch(record.id) or id_ != record.id:
         raise SettingsError(f"{where} is of another agent: {record.id}")
     return record

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -87,9 +87,8 @@ class Held:
         shelf = self._shelf
         saved = await shelf.in_thread(lambda: actor.snapshot(shelf.store, name=name))
         turn = msgspec.structs.replace(turn, nbytes_written=saved.nbytes_written)
-        turns = (*self.record.turns, turn)
-        record = msgspec.structs.replace(self.record, position=turn.position, turns=turns)
-        await shelf.in_thread(lambda: shelf.write(record))
+        record = msgspec.structs.replace(self.record, position=turn.position)
+        await shelf.in_thread(lambda: shelf.write(record, [turn]))
         self.record = shelf.record(record.id)
         return turn
 
@@ -144,6 +143,10 @@ class Shelf:
     def _may_see(self, record: Record) -> bool:
         owner = current().owner
         return self._settings.share_agents or owner is None or record.owner in (None, owner)
+
+    async def turns(self, record: Record) -> list[Turn]:
+        """An agent's turns until where the record is, as far as they are kept."""
+        return await self.in_thread(lambda: self._home.turns(record))
 
     @contextlib.asynccontextmanager
     async def holding(self, id_: str) -> AsyncIterator[Held]:
@@ -202,10 +205,10 @@ class Shelf:
             created=time.time(),
             origin=Origin(id=source.id, position=position),
             position=position,
-            turns=tuple(turn for turn in source.turns if turn.position <= position),
-            stored=None,
         )
-        return await self._settle(record, lambda: self._restore(source, position), self.in_thread)
+        turns = [turn for turn in await self.turns(source) if turn.position <= position]
+        make = partial(self._restore, source, position)
+        return await self._settle(record, make, self.in_thread, turns)
 
     async def adopt(
         self, name: str, snapshot: Snapshot, models: dict[str, str], require: str
@@ -235,7 +238,7 @@ class Shelf:
         return await self._settle(record, restore, self.made)
 
     async def delete(self, id_: str) -> None:
-        """Removes an agent, and what only its snapshots used."""
+        """Removes an agent. What only its snapshots used goes later."""
         async with self.holding(id_):
             await self.forget(id_)
             await self.in_thread(lambda: self._home.remove(self.record(id_)))
@@ -296,9 +299,14 @@ class Shelf:
 
     # ------------------------------------------------------------------ the home
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Record, turns: Sequence[Turn]) -> None:
         """The moment at which something has happened."""
-        self.records[record.id] = self._home.commit(record)
+        self._home.commit(record, turns)
+        self.records[record.id] = record
+
+    def wait(self) -> None:
+        """Returns once all is removed that deleted agents have left."""
+        self._home.wait()
 
     async def close(self) -> None:
         """Gives all memory back; everything is kept already. Agents that begin are cut off."""
@@ -316,6 +324,7 @@ class Shelf:
         record: Record,
         make: Callable[[], Actor],
         run: Callable[[Callable[[], Actor]], Awaitable[Actor]],
+        turns: Sequence[Turn] = (),
     ) -> Record:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
         record = msgspec.structs.replace(record, owner=current().owner)
@@ -323,7 +332,7 @@ class Shelf:
             actor = await run(make)
             try:
                 await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
-                await self.in_thread(lambda: self.write(record))
+                await self.in_thread(lambda: self.write(record, turns))
             except BaseException:
                 await self.in_thread(actor.close)
                 raise

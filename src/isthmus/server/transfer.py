@@ -104,7 +104,7 @@ class Transfer:
             except SnapshotError as error:
                 said = str(error).replace(str(path), "the snapshot")
                 raise HttpError(400, said, code="snapshot") from None
-        return JSONResponse(whole(record), 201)
+        return JSONResponse(whole(record, []), 201)
 
     async def _adopt(self, path: Path, asked: Restoring) -> Record:
         shelf = self._shelf

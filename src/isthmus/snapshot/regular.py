@@ -48,3 +48,19 @@ def read_at(fd: int, nbytes: int, offset: int) -> bytes:
             break
         data += more
     return data
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """All of a plain file of `most` bytes or fewer. SnapshotNotFound, SnapshotInvalid, and
+    SnapshotError if it cannot be read now."""
+    file = open_regular(path)
+    try:
+        nbytes = os.fstat(file.fd).st_size
+        if nbytes > most:
+            raise SnapshotInvalid(f"{path} has {nbytes} bytes, and {most} are the most")
+        return read_at(file.fd, nbytes, 0)
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "not enough memory"
+        raise SnapshotError(f"cannot read {path} now: {reason}") from None
+    finally:
+        file.close()
