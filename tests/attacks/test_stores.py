@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,61 @@ def test_reading_beside_gc_in_another_process(store: Store, memory: Memory) -> N
 @pytest.mark.long
 def test_reading_beside_gc_in_another_process_for_a_minute(store: Store, memory: Memory) -> None:
     assert restored_beside_gc(store, memory, 60.0) > 300
+
+
+def test_threads_with_indices_of_their_own(store: Store) -> None:
+    """As in a server: its store saves while actors are restored by path, beside another process."""
+    errors: list[BaseException] = []
+    end = time.monotonic() + 3
+    stores = [Store(store.folder) for _ in range(3)]
+
+    def live(number: int) -> None:
+        memory, turn = Memory(), 0
+        try:
+            while time.monotonic() < end:
+                turn += 1
+                stores[number].save(small(memory, 1000 * number + turn), f"n{number}")
+                open_snapshot(store.path(f"n{number}")).verify()
+        except BaseException as error:
+            errors.append(error)
+
+    command = [sys.executable, "-c", _COLLECTS, store.folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        threads = [threading.Thread(target=live, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_HANG_S)
+        assert other.poll() is None, "the collecting process failed"
+        other.kill()
+    assert errors == []
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_an_index_that_another_process_makes_anew(
+    store: Store, memory: Memory, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Packs whose snapshots are not entered yet stay."""
+    for number in range(5):
+        store.save(small(memory, number), f"n{number}")
+    store.gc(quick=True)
+    store.delete("n0")
+    other = Store(store.folder)
+
+    def anew(_: object = None) -> None:
+        other._index.discard()
+        other.save(small(memory, 9), "other")
+
+    if when == "before":
+        anew()
+    else:
+        monkeypatch.setattr("isthmus.snapshot.collection._STEP_S", 0.0)
+        monkeypatch.setattr("isthmus.snapshot.collection.time.sleep", anew)
+    store.gc(quick=True)
+    monkeypatch.undo()
+    assert {"n1", "n2", "n3", "n4"} <= set(store.names())
+    for name in store.names():
+        store.open(name).verify()
 
 
 def test_packs_that_vanish_between_listing_and_opening(

@@ -89,6 +89,7 @@ class WhichTwo(Which, kw_only=True):
     other_at: _Position | None = None
 
 
+_JSON = "application/json"
 _new_agent = msgspec.json.Decoder(NewAgent)
 _new_message = msgspec.json.Decoder(NewMessage)
 _new_fork = msgspec.json.Decoder(NewFork)
@@ -139,9 +140,14 @@ class Agents:
 
     async def list_all(self, _request: Request) -> Response:
         """All agents, newest first."""
-        records = sorted(self._shelf.visible().values(), key=lambda it: -it.created)
-        listed: AgentList = {"object": "list", "data": [_summary(it) for it in records]}
-        return JSONResponse(listed)
+        records = list(self._shelf.visible().values())
+
+        def tell() -> bytes:
+            newest = sorted(records, key=lambda it: -it.created)
+            listed: AgentList = {"object": "list", "data": [_summary(it) for it in newest]}
+            return msgspec.json.encode(listed)
+
+        return Response(await self._shelf.in_thread(tell), media_type=_JSON)
 
     async def create(self, request: Request) -> Response:
         """A new agent."""
@@ -170,7 +176,7 @@ class Agents:
         """An agent and its turns: some MiB of JSON, which are made beside the event loop."""
         turns = await self._shelf.turns(record)
         text = await self._shelf.in_thread(lambda: msgspec.json.encode(whole(record, turns)))
-        return Response(text, status, media_type="application/json")
+        return Response(text, status, media_type=_JSON)
 
     async def delete(self, request: Request) -> Response:
         """Removes an agent and its snapshots."""

@@ -22,6 +22,7 @@ from isthmus.errors import SnapshotInvalid, SnapshotNotFound
 from isthmus.snapshot.atomic import explained, sync_folder
 from isthmus.snapshot.database import IndexDamaged
 from isthmus.snapshot.index import (
+    ALL_SNAPSHOTS,
     SHARED,
     THINNED,
     UNUSED,
@@ -67,8 +68,11 @@ class Collected:
 
 
 class Collection:
-    """One collection of a store. Methods raise SnapshotError, and SnapshotInvalid if a snapshot
-    cannot be read, since what it needs is not known then."""
+    """One collection of a store: `compare`, unless that was done, then `run`.
+
+    Methods raise SnapshotError, and SnapshotInvalid if a snapshot cannot be read, since what it
+    needs is not known then.
+    """
 
     def __init__(
         self,
@@ -89,9 +93,8 @@ class Collection:
 
     def run(self, *, repack: bool, quick: bool) -> Collected:
         """Removes packs that no snapshot needs; with `repack` also chunks, but if `quick` only of
-        packs that few snapshots need."""
+        packs that few snapshots need. IndexStale where not all is known."""
         self._most_doubt = THINNED if quick else SHARED
-        self._refresh()
         done = Collected()
         while (step := self.step()) is not None:
             done = done.plus(step)
@@ -106,6 +109,8 @@ class Collection:
         """What can be removed within some milliseconds; None at the end."""
         done = Collected()
         with self._locked(fcntl.LOCK_EX):
+            if self._index.known < ALL_SNAPSHOTS:  # a new one, made since they were compared
+                raise IndexStale
             end = time.monotonic() + _STEP_S
             while snapshots := self._index.doubtful_snapshots(_AT_ONCE):
                 for snapshot in snapshots:
@@ -122,7 +127,7 @@ class Collection:
 
     # ------------------------------------------------------------------ comparing
 
-    def _refresh(self) -> None:
+    def compare(self) -> None:
         """Has the index know what is there, also what writers did that know no index."""
         enter_packs(self._packs, self._index)
         with explained(self._snapshots, "read"):
@@ -134,6 +139,7 @@ class Collection:
             if stamp not in seen.get(name, ()):
                 self._enter(name)
         self._index.doubt(seen.keys() - there.keys())
+        self._index.now_knows(ALL_SNAPSHOTS)
 
     def _enter(self, name: bytes) -> None:
         """Enters a snapshot that is on the disk."""

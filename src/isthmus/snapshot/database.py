@@ -2,6 +2,9 @@
 
 The file may come from a stranger, so its tables must be exactly those of this release before
 anything is read, and a link or a pipe in its place is refused.
+
+Nothing but SQLite may open the file: the system drops all locks that a process has on a file as
+soon as the process closes any descriptor of it.
 """
 
 from __future__ import annotations
@@ -56,18 +59,14 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     """The database in a file, made if there is none. OSError, sqlite3.Error, IndexDamaged."""
     if path is None:
         raise FileNotFoundError
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        os.close(os.open(path, flags, 0o600))
-    except OSError:
-        if os.path.lexists(path) and not _is_plain(path):
-            raise IndexDamaged from None
-        raise
-    if not _is_plain(path):
+    is_new = not os.path.lexists(path)
+    if not is_new and not _is_plain(path):
         raise IndexDamaged
     for last in (*(False,) * _TRIES, True):
         db = sqlite3.connect(path, **_OPTIONS)
         try:
+            if is_new:
+                os.chmod(path, 0o600)
             return _prepared(db)
         except BaseException as error:
             db.close()

@@ -31,7 +31,7 @@ from isthmus.snapshot.database import (
 from isthmus.snapshot.listing import PACK_NAME
 
 INDEX_FILE = "index.sqlite"
-_VERSION = 1
+NOTHING, ALL_PACKS, ALL_SNAPSHOTS = 0, 1, 2
 _AT_ONCE = 500
 """Values in one statement: SQLite before 3.32 takes 999."""
 _MOST_RECENT = 1 << 18
@@ -91,15 +91,17 @@ class Index:
         self._recent: dict[bytes, int] = {}
 
     @property
-    def complete(self) -> bool:
-        """Whether it had all packs once. Those that came by a writer since are there too."""
+    def known(self) -> int:
+        """How much of the store it has had, once, and by writers since: NOTHING, ALL_PACKS, or
+        ALL_SNAPSHOTS, which includes those."""
         with self._reading() as db:
-            return bool(db.execute("PRAGMA user_version").fetchone()[0])
+            return int(db.execute("PRAGMA user_version").fetchone()[0])
 
-    def complete_now(self) -> None:
-        """Notes that it has all packs."""
-        with self._writing() as db:
-            db.execute(f"PRAGMA user_version = {_VERSION}")
+    def now_knows(self, what: int) -> None:
+        """Notes that it has as much, or more."""
+        if self.known < what:
+            with self._writing() as db:
+                db.execute(f"PRAGMA user_version = {what}")
 
     def close(self) -> None:
         """Closes the file; the next use opens it again."""

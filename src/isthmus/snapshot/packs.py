@@ -19,7 +19,7 @@ from isthmus.memory.quota import FILES
 from isthmus.snapshot.atomic import explained
 from isthmus.snapshot.chunk import CHUNK_NBYTES, Chunks
 from isthmus.snapshot.database import IndexDamaged
-from isthmus.snapshot.index import THINNED, Index, KnownPack
+from isthmus.snapshot.index import ALL_PACKS, SHARED, Index, KnownPack
 from isthmus.snapshot.listing import nothing_removed, pack_names
 from isthmus.snapshot.pack import Pack, open_pack
 from isthmus.snapshot.regular import open_regular
@@ -142,7 +142,7 @@ class Packs:
     def _search(self) -> set[bytes]:
         """Finds the chunks' places; returns those that have none."""
         wanted = set(self._chunks.values())
-        if not self._index.complete:
+        if self._index.known < ALL_PACKS:
             enter_packs(self._folder, self._index)
         missing = self._open(self._index.needed_by(self._sha256), wanted)
         for again in (False, True):
@@ -189,7 +189,7 @@ def enter_packs(folder: Path, index: Index) -> None:
             continue
         entries.append((name, pack.nbytes, pack.digests))
         if len(entries) == _AT_ONCE:
-            index.add_packs(entries, THINNED)
+            index.add_packs(entries, SHARED)
             entries.clear()
-    index.add_packs(entries, THINNED)
-    index.complete_now()
+    index.add_packs(entries, SHARED)
+    index.now_knows(ALL_PACKS)

@@ -29,7 +29,7 @@ from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.collection import Collected, Collection, enter
 from isthmus.snapshot.database import IndexDamaged
 from isthmus.snapshot.draft import Draft, Saved, save_recipe
-from isthmus.snapshot.index import Index, IndexStale
+from isthmus.snapshot.index import ALL_PACKS, ALL_SNAPSHOTS, Index, IndexStale
 from isthmus.snapshot.listing import LOCK_FILE, SUFFIX, stamp_of
 from isthmus.snapshot.pack import unpack, write_pack
 from isthmus.snapshot.packs import enter_packs
@@ -51,6 +51,8 @@ class Store:
         self._packs = folder / PACKS_FOLDER
         self._index = Index(folder)
         self._swept = False
+        self._compared = False
+        """Whether the index was compared with the folders since this was made."""
         if not create and not self._snapshots.is_dir():
             raise SnapshotNotFound(f"{folder} is not a store of snapshots")
         for part in (folder, self._snapshots, self._packs):
@@ -96,7 +98,7 @@ class Store:
 
     def _save(self, draft: Draft, path: Path, key: bytes | None) -> Saved:
         with self._locked(fcntl.LOCK_SH):
-            if not self._index.complete:
+            if self._index.known < ALL_PACKS:
                 enter_packs(self._packs, self._index)
             places = self._places(draft)
             new: dict[bytes, int] = {}
@@ -208,18 +210,24 @@ class Store:
         return len(gone)
 
     def gc(self, *, repack: bool = True, quick: bool = False) -> Collected:
-        """Removes chunks that no snapshot uses; without `repack` only packs that none uses, and if
-        `quick` none out of packs that more than a few snapshots need.
+        """Removes chunks that no snapshot uses; without `repack` only packs that none uses.
 
+        If `quick`, the folders are compared with the index only the first time, and packs that more
+        than a few snapshots need stay as they are: it takes as long as what was deleted since, and
+        not as long as the store is large. For who deletes often, and saves by this release alone.
         Others may save meanwhile: they wait for some milliseconds now and then. SnapshotInvalid,
         and no more is removed, where a snapshot cannot be read, since what it uses is not known
         then, or a chunk is damaged.
         """
-        self._sweep()
-        return self._with_index(lambda: self._collection().run(repack=repack, quick=quick))
+        return self._with_index(lambda: self._collect(repack, quick))
 
-    def _collection(self) -> Collection:
-        return Collection(self._snapshots, self._packs, self._index, self._locked)
+    def _collect(self, repack: bool, quick: bool) -> Collected:
+        collection = Collection(self._snapshots, self._packs, self._index, self._locked)
+        if not (quick and self._compared and self._index.known == ALL_SNAPSHOTS):
+            self._sweep()
+            collection.compare()
+            self._compared = True
+        return collection.run(repack=repack, quick=quick)
 
     def _with_index(self, use: Callable[[], _T]) -> _T:
         """Does what needs the index; once more with a new one if it is damaged."""
