@@ -18,6 +18,7 @@ import pytest
 from isthmus.errors import IsthmusError, SnapshotError, SnapshotInvalid, SnapshotNotFound
 from isthmus.snapshot import Draft, MemorySource, Snapshot, Store, open_snapshot, packs
 from isthmus.snapshot.atomic import AtomicFile
+from isthmus.snapshot.store import resolve, target_of
 from tests.crash.test_kill import Memory, killed_after
 
 _HANG_S = 60
@@ -495,3 +496,33 @@ def test_errors_of_the_system_are_typed(
                 patch.setattr(os, name, fails)
                 with contextlib.suppress(IsthmusError):
                     use()
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, os.fsdecode(b"\xff\xfe"), "a/\ud800"]
+)
+def test_names_that_no_system_has(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uses: list[Callable[[], object]] = [
+        lambda: Store(name),
+        lambda: Store(name, create=False),
+        lambda: resolve(name),
+        lambda: target_of(name),
+        lambda: open_snapshot(Path(name)),
+        lambda: AtomicFile(Path(name)).__exit__(),
+    ]
+    for use in uses:
+        with contextlib.suppress(SnapshotError):
+            use()
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(SnapshotError, match="Permission denied"):
+        Store(tmp_path)

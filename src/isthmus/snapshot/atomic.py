@@ -133,7 +133,9 @@ def explained(path: Path, what: str = "write") -> Iterator[None]:
         raise SnapshotError(f"cannot {what} {path}: {error.strerror or error}{hint}") from None
     except MemoryError:
         raise SnapshotError(f"cannot {what} {path}: not enough memory") from None
-    except ValueError as error:  # a zero byte, or a character that the system cannot name
+    except RecursionError:
+        raise SnapshotError(f"cannot {what} {path}: it is nested too deeply") from None
+    except (ValueError, RuntimeError) as error:  # a zero byte, or the home of an unknown user
         if isinstance(error, IsthmusError):
             raise
         raise SnapshotError(f"cannot {what} {str(path)!r}: {error}") from None

@@ -68,6 +68,12 @@ class Snapshot:
         return self._header.file_nbytes
 
     @property
+    def disk_nbytes(self) -> int:
+        """Bytes that it takes on the disk. SnapshotError if that cannot be told now."""
+        with explained(self.path, "read"):
+            return os.fstat(self._file.fd).st_blocks * 512
+
+    @property
     def tensors(self) -> list[Tensor]:
         """What is in the file, in order."""
         return list(self._header.tensors)

@@ -113,7 +113,7 @@ def inspect(snapshot: Snapshot) -> Inspection:
         memory_nbytes=manifest.memory.nbytes,
         memory_nbytes_used=len(snapshot.chunks) * CHUNK_NBYTES,
         file_nbytes=snapshot.file_nbytes,
-        disk_nbytes=snapshot.path.stat().st_blocks * 512,
+        disk_nbytes=snapshot.disk_nbytes,
         models=tuple(msgspec.to_builtins(model) for model in manifest.models),
         sessions=tuple(_session_reports(snapshot)),
         n_globals=len(manifest.globals),

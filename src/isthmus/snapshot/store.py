@@ -38,6 +38,8 @@ from isthmus.snapshot.reader import PACKS_FOLDER, Snapshot, open_snapshot
 SNAPSHOTS_FOLDER = "snapshots"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 8
+_MOST_NAMES = 20
+"""Names that an error lists."""
 _T = TypeVar("_T")
 
 
@@ -46,13 +48,20 @@ class Store:
 
     def __init__(self, folder: str | Path, *, create: bool = True) -> None:
         """Opens a store; with `create`, a folder that is missing or empty becomes one."""
-        self.folder = folder = Path(folder).expanduser()
-        self._snapshots = folder / SNAPSHOTS_FOLDER
-        self._packs = folder / PACKS_FOLDER
+        with explained(Path(folder), "open"):
+            self.folder = folder = Path(folder).expanduser()
+            self._snapshots = folder / SNAPSHOTS_FOLDER
+            self._packs = folder / PACKS_FOLDER
+            self._require_store(create)
+            for part in (folder, self._snapshots, self._packs):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._index = Index(folder)
         self._swept = False
         self._compared = False
         """Whether the index was compared with the folders since this was made."""
+
+    def _require_store(self, create: bool) -> None:
+        folder = self.folder
         if not create and not self._snapshots.is_dir():
             raise SnapshotNotFound(f"{folder} is not a store of snapshots")
         for part in (folder, self._snapshots, self._packs):
@@ -62,9 +71,6 @@ class Store:
             raise SnapshotError(
                 f"{folder} is neither empty nor a store; give a new folder, or the name of a file"
             )
-        for part in (folder, self._snapshots, self._packs):
-            with explained(part):
-                part.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, name: str) -> Path:
         """Where the snapshot of that name lies; SettingsError for what is not a name."""
@@ -265,10 +271,14 @@ class Store:
 
 def resolve(text: str | Path) -> Path:
     """The snapshot's file that is meant: a path, or STORE/NAME."""
-    path = Path(text).expanduser()
+    with explained(Path(text), "open"):
+        path = Path(text).expanduser()
     if os.path.isdir(path / SNAPSHOTS_FOLDER):
-        names = ", ".join(Store(path, create=False).names()) or "none yet"
-        raise SnapshotNotFound(f"{path} is a store; give {path}/NAME, of which there are: {names}")
+        found = Store(path, create=False).names()
+        names = ", ".join(found[:_MOST_NAMES]) or "none yet"
+        rest = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+        given = f"{path} is a store; give {path}/NAME"
+        raise SnapshotNotFound(f"{given}, of which there are: {names}{rest}")
     inside = path.parent / SNAPSHOTS_FOLDER / f"{path.name}{SUFFIX}"
     return inside if not os.path.exists(path) and os.path.exists(inside) else path
 
@@ -277,8 +287,9 @@ def target_of(path: str | Path | Store) -> Path | Store:
     """Where to save: a store, which a folder is that exists, or a file."""
     if isinstance(path, Store):
         return path
-    path = Path(path).expanduser()
-    return Store(path) if path.is_dir() else path
+    with explained(Path(path), "open"):
+        path = Path(path).expanduser()
+        return Store(path) if path.is_dir() else path
 
 
 def _nbytes_of(path: Path) -> int:
