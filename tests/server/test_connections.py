@@ -233,7 +233,7 @@ def decoded(serving: Serving) -> float:
 def test_limits_of_a_guest_that_would_fill_the_memory(hasty: Serving) -> None:
     for limit in (None, 2**40):
         done = hasty.client.post("/v1/agents", json={"limits": {"output_nbytes": limit}})
-        assert (done.status_code, "give 67108864 or less" in done.text) == (400, True)
+        assert (done.status_code, "give 16777216 or less" in done.text) == (400, True)
 
 
 def test_too_few_files_are_complained_of(

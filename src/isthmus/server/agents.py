@@ -160,12 +160,11 @@ class Agents:
             if name not in self._shelf.models:
                 known = ", ".join(self._shelf.models)
                 raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
-        _require_limits(asked.limits)
+        limits = {"output_nbytes": self._settings.output_nbytes, **asked.limits}
+        _require_limits(limits, self._settings.output_nbytes)
         trained = [self._shelf.models[name].hparams.n_ctx_train for name in models.values()]
         args = {"n_ctx": str(min([self._settings.n_ctx, *trained])), **asked.args}
-        record = await self._shelf.create(
-            asked.name, asked.guest, models, args, asked.limits, asked.seed
-        )
+        record = await self._shelf.create(asked.name, asked.guest, models, args, limits, asked.seed)
         return JSONResponse(whole(record, []), 201)
 
     async def get(self, request: Request) -> Response:
@@ -331,15 +330,16 @@ class Agents:
         return record
 
 
-def _require_limits(asked: dict[str, Any]) -> None:
+def _require_limits(asked: dict[str, Any], most: int) -> None:
     """SettingsError where they are none, or would let an answer fill the server's memory."""
     try:
         limits = Limits(**asked)
     except TypeError as error:
         raise SettingsError(f"limits: {error}") from None
-    most = Limits.output_nbytes
-    if most is not None and (limits.output_nbytes is None or limits.output_nbytes > most):
+    if limits.output_nbytes is None or limits.output_nbytes > most:
         raise SettingsError(f"output_nbytes is {limits.output_nbytes}: give {most} or less")
+    if limits.weight > 1 and current().key is not None:
+        raise SettingsError(f"weight is {limits.weight}: agents of a key have 1 at most")
     if limits.memory_nbytes > MOST_NBYTES_32:
         raise SettingsError(
             f"memory_nbytes is {limits.memory_nbytes}: give {MOST_NBYTES_32} or less; agents of a "

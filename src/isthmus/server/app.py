@@ -31,6 +31,7 @@ from isthmus.server.quota import Quotas
 from isthmus.server.replies import Health
 from isthmus.server.settings import ServerSettings
 from isthmus.server.shelf import Shelf
+from isthmus.server.texts import Texts
 from isthmus.server.transfer import Transfer
 
 
@@ -38,19 +39,23 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     """Everything that the server answers. `models` are those that requests may name."""
     keys = Keys(settings.keys) if settings.keys is not None else None
     shelf = Shelf(runtime, models, settings)
-    quotas = Quotas(shelf.folder / "usage.json")
+    quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
     agents = Agents(shelf, settings)
 
     @contextlib.asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
         completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
-        app.router.routes.extend(OpenAi(completers, settings).routes())
-        app.router.routes.extend(Embeddings(runtime, models, settings).routes())
+        texts = Texts()
+        openai = OpenAi(completers, settings, texts)
+        app.router.routes.extend(openai.routes())
+        app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
         keeping = asyncio.ensure_future(quotas.keep())
         try:
             yield
         finally:
             keeping.cancel()
+            await asyncio.to_thread(openai.close)
+            await asyncio.to_thread(texts.close)
             await quotas.save()
             await shelf.close()
 

@@ -27,7 +27,7 @@ from isthmus.server.fair import Room
 from isthmus.server.openai import chosen, token_lists
 from isthmus.server.replies import EmbeddingList
 from isthmus.server.settings import ServerSettings
-from isthmus.server.texts import Check, of_texts
+from isthmus.server.texts import Check, Texts
 
 _GUEST = "embed"
 _MOST_TEXTS = 2048
@@ -94,8 +94,13 @@ class Embeddings:
     """The route, over the agents of each model."""
 
     def __init__(
-        self, runtime: Runtime, models: dict[str, Model], settings: ServerSettings
+        self,
+        runtime: Runtime,
+        models: dict[str, Model],
+        settings: ServerSettings,
+        texts: Texts,
     ) -> None:
+        self._texts = texts
         self._agents = {name: _Agents(runtime, model, settings) for name, model in models.items()}
 
     def routes(self) -> list[Endpoint]:
@@ -108,7 +113,7 @@ class Embeddings:
         asked = await read_json(http, _decoder)
         agents = chosen(self._agents, asked.model)
         _require_able(agents.model, asked)
-        texts = await of_texts(http, lambda check: _tokens(agents.model, asked.input, check))
+        texts = await self._texts.of(http, lambda check: _tokens(agents.model, asked.input, check))
         for tokens in texts:
             current().count_prompt(tokens)
         made = await unless_left(http, agents.embed(texts))

@@ -34,7 +34,7 @@ class Room:
         self._taken: Counter[Owner] = Counter()
         self._lines: dict[Owner, deque[asyncio.Future[None]]] = {}
         self._served: dict[Owner, int] = {}
-        """When each owner that waits was served last, as a count of all that were."""
+        """When each owner was served last, as a count of all that were."""
         self._n_served = 0
 
     @property
@@ -63,7 +63,7 @@ class Room:
     async def take(self, owner: Owner) -> None:
         """Waits for a place, which must be given back. Overloaded."""
         if owner not in self._lines and self._may_take(owner):
-            self._taken[owner] += 1
+            self._serve(owner)
             return
         self.require(owner)
         if self._is_full():
@@ -88,12 +88,15 @@ class Room:
             place = self._lines[following][0]
             self._leave(following, place)
             if not place.done():  # it was cancelled, and has not heard of it yet
-                self._n_served += 1
-                self._served[following] = self._n_served
-                self._taken[following] += 1
+                self._serve(following)
                 place.set_result(None)
 
     # ------------------------------------------------------------------ parts
+
+    def _serve(self, owner: Owner) -> None:
+        self._taken[owner] += 1
+        self._n_served += 1
+        self._served[owner] = self._n_served
 
     def _may_take(self, owner: Owner) -> bool:
         n = self._taken.total()
@@ -118,8 +121,6 @@ class Room:
             line.remove(place)
         if not line and owner in self._lines:
             del self._lines[owner]
-            if not self._taken[owner]:
-                self._served.pop(owner, None)
 
 
 class Threads:

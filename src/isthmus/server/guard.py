@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from isthmus.server.settings import ServerSettings
 
 RESTORE = "/v1/agents/restore"
 """Takes bodies that are not kept in memory."""
+BRING = "/v1/guests"
+"""Takes modules; all other bodies are JSON."""
 _COUNTED = "/v1/"
 """Requests to what begins so count for their key's limits."""
 _BODY_S = 30.0
@@ -69,7 +72,9 @@ class Guard:
         """The largest body, and where its bytes are counted if they stay in memory."""
         if path == RESTORE:
             return self._settings.upload_nbytes, None
-        return self._settings.body_nbytes, self._room
+        if path == BRING:
+            return self._settings.body_nbytes, self._room
+        return min(self._settings.body_nbytes, self._settings.json_nbytes), self._room
 
     def _spending(self, entry: Entry, path: str) -> contextlib.AbstractContextManager[None]:
         if entry.key is None or not path.startswith(_COUNTED):
@@ -105,20 +110,28 @@ class _Answer:
 
 
 class Room:
-    """Bytes that all bodies may have in memory together."""
+    """Bytes that all bodies may have in memory together; those of one key half of that."""
 
     def __init__(self, nbytes: int) -> None:
         self._left = nbytes
+        self._most_of_one = nbytes // 2
+        self._taken: Counter[str] = Counter()
+        """By the names of keys."""
 
-    def take(self, nbytes: int) -> None:
-        """HttpError 503 where there are no more."""
-        if nbytes > self._left:
+    def take(self, owner: str | None, nbytes: int) -> None:
+        """HttpError 503 if there are no more, or the owner has its share already."""
+        too_many = owner is not None and self._taken[owner] + nbytes > self._most_of_one
+        if too_many or nbytes > self._left:
             raise HttpError(503, "too many requests are being read; try again later", code="busy")
         self._left -= nbytes
+        if owner is not None:
+            self._taken[owner] += nbytes
 
-    def give_back(self, nbytes: int) -> None:
+    def give_back(self, owner: str | None, nbytes: int) -> None:
         """Those of a request that has ended."""
         self._left += nbytes
+        if owner is not None:
+            self._taken[owner] -= nbytes
 
 
 class _Body:
@@ -130,13 +143,16 @@ class _Body:
         self._entry = entry
         self._most = most
         self._room = room
+        self._owner: str | None = None
+        self._held = 0
+        """Bytes of the room that it has."""
         self._complete = False
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *exc: object) -> None:
         if self._room is not None:
-            self._room.give_back(self._entry.nbytes_in)
+            self._room.give_back(self._owner, self._held)
             self._room = None
 
     def require(self, nbytes: int) -> None:
@@ -167,6 +183,8 @@ class _Body:
 
     def _count(self, nbytes: int) -> None:
         if self._room is not None:
-            self._room.take(nbytes)
+            self._owner = self._entry.owner
+            self._room.take(self._owner, nbytes)
+            self._held += nbytes
         self._entry.nbytes_in += nbytes
         self.require(self._entry.nbytes_in)

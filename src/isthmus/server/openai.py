@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +17,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import SettingsError
+from isthmus.errors import Cancelled, SettingsError
 from isthmus.model import Model
 from isthmus.server.choices import ChatChoices, TextChoices
 from isthmus.server.completion import Completer, End, Request, Token
@@ -23,12 +25,15 @@ from isthmus.server.endpoint import EVENTS, Endpoint, read_json
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import DONE, event, respond, unless_left
+from isthmus.server.fair import Threads
 from isthmus.server.replies import ChatCompletion, ModelCard, ModelList, TextCompletion, Usage
 from isthmus.server.requests import ChatRequest, Common, CompletionRequest, grammar_of
 from isthmus.server.settings import ServerSettings
-from isthmus.server.texts import Check, of_texts
+from isthmus.server.texts import Check, Texts
 
 _MOST_PROMPTS = 32
+_TRIALS_AT_A_TIME = 2
+"""Grammars that are tried out at the same time: seconds each, in a process of its own."""
 _Served = TypeVar("_Served")
 
 
@@ -39,10 +44,14 @@ _completion_decoder = msgspec.json.Decoder(CompletionRequest)
 class OpenAi:
     """The routes, over one completer for each model."""
 
-    def __init__(self, completers: dict[str, Completer], settings: ServerSettings) -> None:
+    def __init__(
+        self, completers: dict[str, Completer], settings: ServerSettings, texts: Texts
+    ) -> None:
         self._completers = completers
         self._settings = settings
         self._created = int(time.time())
+        self._texts = texts
+        self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -53,6 +62,10 @@ class OpenAi:
             Endpoint("POST", "/v1/chat/completions", self.chat, takes=ChatRequest, gives=chat),
             Endpoint("POST", "/v1/completions", self.complete, takes=CompletionRequest, gives=text),
         ]
+
+    def close(self) -> None:
+        """Waits for the threads, which use models."""
+        self._trials.close()
 
     # ------------------------------------------------------------------ models
 
@@ -93,9 +106,10 @@ class OpenAi:
         asked = await read_json(http, _chat_decoder)
         completer = self._completer(asked.model)
         completer.require_room()
-        request, forced = await of_texts(
+        request, forced = await self._texts.of(
             http, lambda check: self._chat_request(completer, asked, check)
         )
+        await self._require_grammar(completer.model, request.grammar)
         answers = _Answers(asked, ChatChoices(completer.model, asked, forced))
         return await _respond(http, asked, completer, [request] * (asked.n or 1), answers)
 
@@ -106,10 +120,33 @@ class OpenAi:
         completer.require_room()
         if asked.echo:
             raise SettingsError("echo is not supported")
-        each = await of_texts(http, lambda check: self._text_requests(completer, asked, check))
+        each = await self._texts.of(
+            http, lambda check: self._text_requests(completer, asked, check)
+        )
+        if asked.grammar is not None:
+            grammar = (GrammarKind.GBNF, asked.grammar)
+            await self._require_grammar(completer.model, grammar)
+            each = [replace(request, grammar=grammar) for request in each]
         requests = [request for request in each for _ in range(asked.n or 1)]
         answers = _Answers(asked, TextChoices(completer.model))
         return await _respond(http, asked, completer, requests, answers)
+
+    async def _require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
+        """GrammarError, Overloaded. What one owner has tried keeps no other from trying."""
+        if grammar is None:
+            return
+        gone = threading.Event()
+
+        def check() -> None:
+            if gone.is_set():
+                raise Cancelled("the caller left")
+
+        try:
+            await self._trials.do(
+                current().owner, partial(model.grammars.require, *grammar, check=check)
+            )
+        finally:
+            gone.set()
 
     def _request(
         self,
@@ -147,15 +184,10 @@ class OpenAi:
         """One for each prompt. In a thread."""
         model, n_ctx = completer.model, completer.n_ctx
         prompts = token_lists(model, asked.prompt, "prompt", _MOST_PROMPTS, n_ctx, check)
-        each = [
+        return [
             self._request(asked, completer, prompt, asked.max_tokens or 16, asked.logprobs)
             for prompt in prompts
         ]
-        if asked.grammar is None:
-            return each
-        grammar = (GrammarKind.GBNF, asked.grammar)
-        model.grammars.require(*grammar)
-        return [replace(request, grammar=grammar) for request in each]
 
     def _chat_request(
         self, completer: Completer, asked: ChatRequest, check: Check
@@ -173,8 +205,6 @@ class OpenAi:
         max_tokens = asked.max_completion_tokens or asked.max_tokens or self._settings.max_tokens
         request = self._request(asked, completer, prompt, max_tokens, logprobs)
         grammar, forced = grammar_of(asked)
-        if grammar is not None:
-            model.grammars.require(*grammar)
         return replace(request, grammar=grammar), forced
 
 

@@ -47,8 +47,12 @@ _decoder = msgspec.json.Decoder(_Day)
 class Quotas:
     """See the module. Used by one event loop. `now` is the time in seconds since 1970."""
 
-    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, now: Callable[[], float] = time.time, concurrent: int | None = None
+    ) -> None:
+        """`concurrent` is for keys whose own limits say nothing of it."""
         self._path = path
+        self._concurrent = concurrent
         self._now = now
         self._n_running: Counter[str] = Counter()
         self._begun: dict[str, deque[float]] = {}
@@ -86,8 +90,9 @@ class Quotas:
     def _require(self, key: Key) -> None:
         limits, name = key.limits, key.name
         recent = self._recent(name)
-        if limits.concurrent is not None and self._n_running[name] >= limits.concurrent:
-            raise _exceeded(f"{limits.concurrent} requests at a time", "requests", _BUSY_S)
+        most = self._concurrent if limits.concurrent is None else limits.concurrent
+        if most is not None and self._n_running[name] >= most:
+            raise _exceeded(f"{most} requests at a time", "requests", _BUSY_S)
         if limits.rpm is not None and len(recent) >= limits.rpm:
             wait = recent[0] + _MINUTE_S - self._now()
             raise _exceeded(f"{limits.rpm} requests a minute", "requests", wait)

@@ -29,6 +29,9 @@ _WHOLE: dict[str, tuple[int, int | None]] = {
     "body_nbytes": (KIB, None),
     "bodies_nbytes": (KIB, None),
     "upload_nbytes": (KIB, None),
+    "json_nbytes": (KIB, None),
+    "concurrent": (1, None),
+    "output_nbytes": (KIB, None),
     "guests": (0, None),
     "guests_nbytes": (0, None),
 }
@@ -82,10 +85,17 @@ class ServerSettings:
     """Of each request."""
     body_nbytes: int = 16 * MIB
     """Largest body of a request, guests that are brought among them; see `upload_nbytes`."""
+    json_nbytes: int = 4 * MIB
+    """Largest body of a request that is JSON. Decoded it takes up to 20 times as much."""
     bodies_nbytes: int = 256 * MIB
-    """All bodies together that are in memory; requests beyond are told 503."""
+    """All bodies together that are in memory, half of it for one key; more are told 503."""
     upload_nbytes: int = 4 * GIB
     """Largest snapshot that an agent may be restored from; it is not kept in memory."""
+    concurrent: int = 256
+    """Requests at a time of a key whose own limits do not say."""
+    output_nbytes: int = 16 * MIB
+    """Bytes that an agent may emit, reply and log for one message: its caller may be slower than
+    it, and what waits is in memory."""
     connections: int = 4096
     """Open at the same time; further ones are told 503 and closed."""
     head_s: float = 10.0

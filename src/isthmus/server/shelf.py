@@ -218,6 +218,7 @@ class Shelf:
         SnapshotError where that cannot be restored as exactly as `require` says.
         """
         manifest = snapshot.manifest
+        limits = limits_of(manifest).stricter(Limits(output_nbytes=self._settings.output_nbytes))
         bundled = (it for it in bundled_guests() if _sha256_of(it) == manifest.guest.sha256)
         record = Record(
             id=_new_id(),
@@ -225,7 +226,7 @@ class Shelf:
             guest=next(bundled, manifest.guest.sha256),
             models=models,
             args=dict(_pair(it) for it in manifest.actor.args),
-            limits=asdict(limits_of(manifest)),
+            limits=asdict(limits),
             seed=int(manifest.actor.seed),
             created=time.time(),
         )
@@ -233,7 +234,12 @@ class Shelf:
             raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
         given = self._given(record)
         restore = partial(
-            self.runtime.restore, snapshot.path, models=given, require=require, label=record.id
+            self.runtime.restore,
+            snapshot.path,
+            models=given,
+            require=require,
+            limits=limits,
+            label=record.id,
         )
         return await self._settle(record, restore, self.made)
 

@@ -17,11 +17,13 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from isthmus.errors import Overloaded, SettingsError, SnapshotError, SnapshotMismatch
+from isthmus.errors import SettingsError, SnapshotError, SnapshotMismatch
 from isthmus.model import Model
 from isthmus.server.agents import Agents, Name, Which, whole
 from isthmus.server.endpoint import BINARY, Endpoint, read_query
+from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
+from isthmus.server.fair import Room
 from isthmus.server.guard import RESTORE
 from isthmus.server.record import Record
 from isthmus.server.replies import Agent
@@ -54,7 +56,7 @@ class Transfer:
                 left.unlink()
         except OSError as error:
             raise SettingsError(f"cannot use {self._folder}: {error.strerror}") from None
-        self._n_uploads = 0
+        self._room = Room(_UPLOADS_AT_A_TIME, waiting=0)
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -118,16 +120,13 @@ class Transfer:
     @contextlib.asynccontextmanager
     async def _uploaded(self, request: Request) -> AsyncIterator[Path]:
         """The body as a file, which is gone at the end, whatever happens."""
-        if self._n_uploads >= _UPLOADS_AT_A_TIME:
-            raise Overloaded(f"{self._n_uploads} snapshots are being restored; try again later")
-        self._n_uploads += 1
         path = self._folder / secrets.token_hex(8)
-        try:
-            await self._write(request, path)
-            yield path
-        finally:
-            self._n_uploads -= 1
-            await asyncio.shield(self._shelf.in_thread(lambda: path.unlink(missing_ok=True)))
+        async with self._room.place(current().owner):
+            try:
+                await self._write(request, path)
+                yield path
+            finally:
+                await asyncio.shield(self._shelf.in_thread(partial(path.unlink, missing_ok=True)))
 
     async def _write(self, request: Request, path: Path) -> None:
         try:
