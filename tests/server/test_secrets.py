@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,9 +94,12 @@ class FakeActor:
     def __init__(self, made: list[FakeActor]) -> None:
         self._made = made
         self.forked_from: FakeActor | None = None
+        self.may_fork = threading.Event()
+        self.may_fork.set()
         made.append(self)
 
     def fork(self) -> list[FakeActor]:
+        assert self.may_fork.wait(20)
         child = FakeActor(self._made)
         child.forked_from = self
         return [child]
@@ -176,3 +180,30 @@ def test_agents_may_be_shared(tiny_q8: Path, tmp_path: Path, stack: ExitStack) -
 
 GUEST = """(module (memory (export "memory") 1)
   (func (export "on_message") (param i32) (result i32) (i32.const 0)))"""
+
+
+def test_an_agent_that_is_being_chosen_is_not_closed() -> None:
+    """One too many is closed while another request has chosen an agent, and forks it first."""
+
+    async def run() -> None:
+        made: list[FakeActor] = []
+        slots = Slots(lambda: FakeActor(made), 2)  # type: ignore[arg-type, return-value]
+        prompt = np.arange(12)
+        others = [await slots.take(name, prompt) for name in ("bob", "cy")]
+        slot = await slots.take("ada", prompt)
+        made[-1].state = "running"  # its caller left, and the guest has not heard of it
+        await slots.put_back(slot)
+        made[-1].state = "idle"
+        made[-1].may_fork.clear()
+        choosing = asyncio.ensure_future(slots.take("ada", prompt))
+        await asyncio.sleep(0.05)
+        back = asyncio.ensure_future(slots.put_back(others[0]))
+        await asyncio.sleep(0.05)
+        made[2].may_fork.set()
+        chosen = await asyncio.wait_for(choosing, 20)
+        await asyncio.wait_for(back, 20)
+        assert chosen is slot
+        assert chosen.actor.state == "idle"
+        assert others[0].actor.state == "closed"
+
+    asyncio.run(run())

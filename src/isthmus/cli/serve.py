@@ -91,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     arguments.lora = [_named_adapter(text) for text in arguments.lora]
     running = settings.slots + settings.live
+    if settings.keys is not None:
+        running *= 2  # a key that has no place gets a spare one
     with open_runtime(arguments, Capacity(running=running)) as runtime:
         models = open_models(runtime, arguments)
         app = create_app(runtime, models, settings)

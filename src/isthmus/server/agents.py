@@ -7,7 +7,8 @@ position it believes the agent to be at, so that nothing happens twice.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from isthmus.server.endpoint import BINARY, EVENTS, Endpoint, read_json, read_qu
 from isthmus.server.entry import current
 from isthmus.server.errors import HttpError
 from isthmus.server.events import event, respond, unless_left
+from isthmus.server.fair import Room
 from isthmus.server.memory_map import map_memory
 from isthmus.server.record import Record, Turn
 from isthmus.server.replies import (
@@ -101,31 +103,19 @@ class Agents:
     def __init__(self, shelf: Shelf, settings: ServerSettings) -> None:
         self._shelf = shelf
         self._settings = settings
+        self._room = Room(settings.live, settings.waiting)
+        """For messages that are handled: stateless requests wait for none of them."""
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         one = "/v1/agents/{id}"
         return [
             Endpoint("GET", "/v1/agents", self.list_all, gives=(AgentList,)),
-            Endpoint(
-                "POST",
-                "/v1/agents",
-                self.create,
-                takes=NewAgent,
-                gives=(Agent,),
-                status=201,
-            ),
+            Endpoint("POST", "/v1/agents", self.create, takes=NewAgent, gives=(Agent,), status=201),
             Endpoint("GET", one, self.get, gives=(Agent,)),
             Endpoint("DELETE", one, self.delete, gives=(Deleted,)),
             Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
-            Endpoint(
-                "POST",
-                f"{one}/fork",
-                self.fork,
-                takes=NewFork,
-                gives=(Agent,),
-                status=201,
-            ),
+            Endpoint("POST", f"{one}/fork", self.fork, takes=NewFork, gives=(Agent,), status=201),
             Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
             Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
             Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
@@ -214,21 +204,33 @@ class Agents:
         return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
 
     async def _tell(self, id_: str, asked: NewMessage) -> Told:
-        async with self._shelf.holding(id_) as held:
-            async for item in self._answer(held, asked):
+        async with self._answering(id_, asked) as (held, items):
+            async for item in items:
                 if isinstance(item, Turn):
                     return _told(held.record, item)
         raise AssertionError("an answer without an end")
 
     async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
-        async with self._shelf.holding(id_) as held:
-            async for item in self._answer(held, asked):
+        async with self._answering(id_, asked) as (held, items):
+            async for item in items:
                 if isinstance(item, Turn):
                     yield event(_told(held.record, item), "done")
                 else:
                     yield event({"text": item}, "delta")
 
-    async def _answer(self, held: Held, asked: NewMessage) -> AsyncIterator[str | Turn]:
+    @asynccontextmanager
+    async def _answering(
+        self, id_: str, asked: NewMessage
+    ) -> AsyncIterator[tuple[Held, AsyncGenerator[str | Turn]]]:
+        """The agent, held, and its answer, once there is a place for one more message."""
+        async with (
+            self._shelf.holding(id_) as held,
+            self._room.place(current().owner),
+            aclosing(self._answer(held, asked)) as items,
+        ):
+            yield held, items
+
+    async def _answer(self, held: Held, asked: NewMessage) -> AsyncGenerator[str | Turn]:
         """The pieces of the answer, and the turn once it is done. What fails leaves no trace."""
         if asked.previous is not None and asked.previous != held.record.position:
             raise HttpError(

@@ -149,5 +149,5 @@ class Threads:
             done.exception()  # is told to whoever waits, if anybody does
 
     def close(self) -> None:
-        """Waits for all of them to end."""
-        self._pool.shutdown()
+        """Begins nothing any more, and waits for what has begun."""
+        self._pool.shutdown(cancel_futures=True)

@@ -78,7 +78,8 @@ class Slots:
             return
         self._idle.append(slot)
         if self._n > self._most:
-            await self._close_oldest()
+            async with self._choosing:
+                await self._close_oldest()
 
     def _loses(self, slot: Slot, prompt: np.ndarray) -> bool:
         """Whether an agent would forget much that a new one need not."""
@@ -114,7 +115,7 @@ class Slots:
             free = [root, *free]
         parent = max(free, key=lambda slot: slot.n_common(prompt), default=None)
         if self._n >= self._most:
-            await self._close_oldest()
+            await self._close_oldest(besides=parent)
         self._n += 1
         try:
             if parent is not None and parent.n_common(prompt) >= _WORTH_A_FORK:
@@ -124,9 +125,11 @@ class Slots:
             self._n -= 1
             raise
 
-    async def _close_oldest(self) -> None:
-        """Closes the idle agent that was used longest ago, whosever it is."""
-        oldest = next((it for it in self._idle if it.actor.state != "running"), None)
+    async def _close_oldest(self, besides: Slot | None = None) -> None:
+        """Closes the idle agent that was used longest ago, whosever it is. Nobody may choose one
+        meanwhile."""
+        able = (it for it in self._idle if it is not besides and it.actor.state != "running")
+        oldest = next(able, None)
         if oldest is not None:
             self._idle.remove(oldest)
             self._n -= 1
