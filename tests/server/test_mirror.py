@@ -447,6 +447,29 @@ def test_what_a_stopped_server_removes_as_garbage_is_nothing_that_the_next_one_w
     asyncio.run(work(sleeper()))
 
 
+def test_a_guest_that_a_stopped_server_removes_is_not_the_one_that_was_brought_again(
+    place: Place, sleeper: Callable[[], Shelf]
+) -> None:
+    async def work(stopped: Shelf) -> None:
+        await new(stopped)
+        (digest,) = stopped._home.guests()
+        heir = await asyncio.to_thread(place.shelf)
+        await new(heir)
+        with pytest.raises(StorageError, match="taken over"):
+            stopped._home.remove_guest(digest)
+        await heir.close()
+        await stopped.close()
+        third = await asyncio.to_thread(place.shelf)
+        assert third._home.guests() == [digest]
+        assert third._home.guest(digest) == COUNTS
+        third._home.remove_guest(digest)
+        assert third._home.guests() == []
+        assert place.names("guests") == set()
+        await third.close()
+
+    asyncio.run(work(sleeper()))
+
+
 def test_a_write_that_was_carried_out_and_not_answered_does_not_end_the_agent(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@
     URL/turns/HOLDER-ID.SHA256   earlier turns, in segments that never change
     URL/snapshots/ID.safetensors manifests, by a snapshot's id
     URL/packs/HOLDER-SHA256.…    chunks, as the cache's store packs them
-    URL/guests/SHA256.wasm
+    URL/guests/HOLDER-SHA256.wasm
 
 Actors are saved into the cache and restored from it, so that their memory is mapped. A commit
 uploads the packs that are not there yet, then the manifest, and last the record, in one atomic PUT:
@@ -16,8 +16,8 @@ change. What no record names is garbage.
 
 A record is written on condition that it is what this server last read or wrote. So a server that
 was stopped before that PUT and wakes after another one took over is refused: `lease` fences all
-records at a start. A pack's name has the holder's number, so that what a former holder removes as
-garbage is nothing that a later one made. An agent is removed by an empty record, on the same
+records at a start. Names of packs and guests have the holder's number, so that what a former holder
+removes is nothing that a later one made. An agent is removed by an empty record, on the same
 condition, and then by removing that.
 
 The cache may be empty or stale: a record tells the ids of its snapshots, a snapshot's id covers its
@@ -91,7 +91,8 @@ class Mirror:
         """Those of them that are being removed."""
         self._packs: dict[str, str] = {}
         """Of these, the packs' objects, by the name of the pack."""
-        self._guests: frozenset[str] = frozenset()
+        self._guests: dict[str, frozenset[str]] = {}
+        """The objects that each guest is, by its hash."""
 
     def records(self) -> list[Record]:
         found = self._objects.find_all("agents")
@@ -104,9 +105,8 @@ class Mirror:
         for record in records:
             self._keep(record)
         self._objects.delete(f"agents/{name}" for name, it in found.items() if it.data == _REMOVED)
-        self._guests = frozenset(
-            name.removesuffix(".wasm") for name in self._objects.names("guests")
-        )
+        for name in self._objects.names("guests"):
+            self._note_guest(name)
         folders = ("packs", "snapshots", "turns")
         for name in (f"{it}/{name}" for it in folders for name in self._objects.names(it)):
             self._note(name)
@@ -174,29 +174,33 @@ class Mirror:
     # ------------------------------------------------------------------ guests
 
     def guests(self) -> list[str]:
-        return sorted(self._guests)
+        with self._lock:
+            return sorted(self._guests)
 
     def add_guest(self, wasm: bytes) -> str:
         self._lease.require()
         digest = self._cache.add_guest(wasm)
-        self._objects.put(_guest(digest), wasm)
+        name = f"{self._lease.number:010d}-{digest}.wasm"
+        self._objects.put(f"guests/{name}", wasm)
         with self._lock:
-            self._guests |= {digest}
+            self._note_guest(name)
         return digest
 
     def remove_guest(self, digest: str) -> None:
         self._lease.require()
         with self._lock:
-            self._guests -= {digest}
-        self._objects.delete([_guest(digest)])
+            names = self._guests.pop(digest, frozenset())
+        self._objects.delete(f"guests/{name}" for name in names)
         self._cache.remove_guest(digest)
+        self._lease.verify()  # a later holder may know it still
 
     def guest(self, digest: str) -> bytes | None:
         wasm = self._cache.guest(digest)
-        if wasm is None and digest in self._guests:
-            wasm = self._fetch(_guest(digest))
+        name = max(self._guests.get(digest, ()), default=None)
+        if wasm is None and name is not None:
+            wasm = self._fetch(f"guests/{name}")
             if hashlib.sha256(wasm).hexdigest() != digest:
-                raise SnapshotInvalid(f"{self._objects.url}/{_guest(digest)} is damaged")
+                raise SnapshotInvalid(f"{self._objects.url}/guests/{name} is damaged")
             self._cache.add_guest(wasm)
         return wasm
 
@@ -266,7 +270,12 @@ class Mirror:
         """Remembers an object that need not be uploaded."""
         self._there.add(name)
         if name.startswith("packs/"):
-            self._packs[_pack(name)] = name.removeprefix("packs/")
+            self._packs[_kept(name)] = name.removeprefix("packs/")
+
+    def _note_guest(self, name: str) -> None:
+        """Remembers an object that is a guest."""
+        digest = _kept(name).removesuffix(".wasm")
+        self._guests[digest] = self._guests.get(digest, frozenset()) | {name}
 
     def _fetch(self, name: str) -> bytes:
         data = self._objects.get(name)
@@ -275,7 +284,7 @@ class Mirror:
         return data
 
     def _bring_pack(self, name: str) -> None:
-        pack = _pack(name)
+        pack = _kept(name)
         if not self.store.has_pack(pack):
             self.store.add_pack(pack, self._fetch(f"packs/{name}"))
 
@@ -385,10 +394,6 @@ def _snapshot(id_: str) -> str:
     return f"snapshots/{id_}.safetensors"
 
 
-def _pack(name: str) -> str:
-    """The pack that an object is; those of earlier releases have no holder's number."""
+def _kept(name: str) -> str:
+    """The pack or guest that an object is; those of earlier releases have no holder's number."""
     return name.rpartition("/")[2].rpartition("-")[2]
-
-
-def _guest(digest: str) -> str:
-    return f"guests/{digest}.wasm"
