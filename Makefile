@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-soak test-vulkan test-gpu test-page test-load test-clients test-embed check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-clients test-embed check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a 
 
 test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hundred of a server, and requests made up for it (minutes)
 	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server
+
+test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
+	$(BIN)/pytest -m attacks -s tests/fuzz
 
 test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out for SOAK_SECONDS (600)
 	$(BIN)/pytest -m long -s tests/soak
