@@ -668,6 +668,7 @@ int32_t isthmus_message_read(void *ptr, size_t cap);
  * Returns 0.
  *   -ISTHMUS_EFAULT: the text does not lie in memory
  *   -ISTHMUS_ELIMIT: more output than this actor may write
+ *   -ISTHMUS_ENOMEM: all actors together have no memory left for it
  *   -ISTHMUS_ECANCELED: the caller wants no more
  */
 ISTHMUS_IMPORT("emit")
@@ -680,6 +681,7 @@ int32_t isthmus_emit(const void *ptr, size_t nbytes);
  * Returns 0.
  *   -ISTHMUS_EFAULT: the answer does not lie in memory
  *   -ISTHMUS_ELIMIT: more output than this actor may write
+ *   -ISTHMUS_ENOMEM: all actors together have no memory left for it
  *   -ISTHMUS_ECANCELED: the caller wants no more
  */
 ISTHMUS_IMPORT("reply")
@@ -694,6 +696,7 @@ int32_t isthmus_reply(const void *ptr, size_t nbytes);
  *   -ISTHMUS_EFAULT: the text does not lie in memory
  *   -ISTHMUS_EINVAL: no such level
  *   -ISTHMUS_ELIMIT: more output than this actor may write
+ *   -ISTHMUS_ENOMEM: all actors together have no memory left for it
  */
 ISTHMUS_IMPORT("log")
 int32_t isthmus_log(uint32_t level, const void *ptr, size_t nbytes);

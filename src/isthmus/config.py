@@ -168,8 +168,12 @@ class Capacity:
     """What all actors of one runtime may use together."""
 
     memory_nbytes: int | None = None
-    """Linear memory of all actors, as the guests have grown it. Beyond it, idle actors are evicted
-    to files, least recently used first; where none is idle, what would need more is refused."""
+    """Bytes that all actors have together: linear memory as the guests have grown it, images of it
+    that forks and `undo` share, and output that is on its way. Beyond it, idle actors are evicted
+    to files, least recently used first; where none is idle, what would need more is refused.
+
+    By default what this machine and its control groups have left when the runtime is opened, less
+    an eighth, or 256 MiB if that is more, for everything else, and less the weights of models."""
     running: int = 64
     """Messages handled at the same time, each on a thread."""
     waiting: int = 1024

@@ -50,6 +50,7 @@ from isthmus.errors import (
     SnapshotMismatch,
 )
 from isthmus.file_hash import FileHashes
+from isthmus.machine import default_memory_nbytes
 from isthmus.metrics import Metrics
 from isthmus.model import Adapter, Model
 from isthmus.native.loader import Library, open_library
@@ -122,6 +123,8 @@ class Runtime:
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
         self._models: list[Model] = []
+        self._weights: list[tuple[Model, int]] = []
+        """Models that have weights of their own, and bytes of the host's memory for them."""
         self._closed = False
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
@@ -138,7 +141,7 @@ class Runtime:
                 stack.enter_context(self.device.new_backend()),
                 scheduler=Scheduler(self.device, self._metrics),
                 workers=Workers(self.device.compute_thread, self._capacity, self._refused),
-                budget=Budget(self._capacity.memory_nbytes, self._evict, self._refused),
+                budget=self._budget(),
                 metrics=self._metrics,
                 eviction_path=self._evicted.new_path,
                 adopt=self._adopt,
@@ -183,7 +186,9 @@ class Runtime:
             exact=exact,
         )
         path = _model_path(path, self._cache)
-        return self._keep(Model(self.device, path, settings, self._hashes))
+        model = self._keep(Model(self.device, path, settings, self._hashes))
+        self._weights.append((model, model.weights.host_nbytes))
+        return model
 
     def load_adapter(self, path: str | Path, model: Model) -> Adapter:
         """Opens a LoRA adapter, a GGUF file, for a model; `adapt` uses it.
@@ -347,8 +352,12 @@ class Runtime:
             )
         read_memory = partial(getattr, home.budget, "used_nbytes")
         metrics.gauge(
-            "memory_bytes", "Linear memory of all actors, as they have grown it", read_memory
+            "memory_bytes",
+            "Linear memory of all actors, as they have grown it, images of it and output",
+            read_memory,
         )
+        read_limit = partial(getattr, home.budget, "limit_nbytes")
+        metrics.gauge("memory_limit_bytes", "What all actors may have of that together", read_limit)
         read_waiting = partial(getattr, home.workers, "n_waiting")
         metrics.gauge("messages_waiting", "Messages that wait for a thread", read_waiting)
         metrics.counts(lambda: self.counters().snapshot())
@@ -367,6 +376,17 @@ class Runtime:
     def _close_model(self, model: Model) -> None:
         self._home.scheduler.forget(model)
         model.close()
+
+    def _budget(self) -> Budget:
+        """What actors may have: as somebody said, or what there is, and weights come first then."""
+        given = self._capacity.memory_nbytes
+        if given is not None:
+            return Budget(given, lambda: 0, self._evict, self._refused)
+        return Budget(default_memory_nbytes(), self._weights_nbytes, self._evict, self._refused)
+
+    def _weights_nbytes(self) -> int:
+        """Bytes of the host's memory that the weights of open models take."""
+        return sum(nbytes for model, nbytes in tuple(self._weights) if not model.closed)
 
     def _refused(self, why: str) -> None:
         self._metrics.refused.labels(why).inc()
@@ -390,6 +410,11 @@ class Runtime:
         return freed, why
 
     # ------------------------------------------------------------------ state
+
+    @property
+    def memory_limit_nbytes(self) -> int:
+        """Bytes that all actors may have together now; see `Capacity.memory_nbytes`."""
+        return self._home.budget.limit_nbytes
 
     @property
     def actors(self) -> list[Actor]:

@@ -500,6 +500,7 @@ class Actor:
         self._note_usage(message, outcome)
         how = "answered" if isinstance(outcome, Reply) else type(outcome).__name__
         self._home.metrics.messages.labels(how).inc()
+        message.exchange.forget()
         self._message, self._worker = None, 0
         self.last_used = time.monotonic()
         self._running.release()

@@ -142,14 +142,14 @@ class Body:
         home = self._home
         self.instance = stack.enter_context(self._instantiate())
         self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
-        self.pages = Pages(self.region, remappable=home.device.remaps)
+        self.pages = Pages(self.region, remappable=home.device.remaps, freeze=home.budget.freeze)
         if isinstance(beginning, Frozen):
             self._thaw_memory(beginning)
         self.binding = stack.enter_context(home.device.bind(self.region))
         unit = self._tensor_unit(copy_tensors=beginning.copy_tensors or self.binding.copies)
         stack.callback(unit.close)
         stack.callback(self.api.close)
-        self.api.attach(self.region, self.instance.memory, self.binding, unit)
+        self.api.attach(self.region, self.instance.memory, self.binding, unit, self._hold)
         if isinstance(beginning, Spawned):
             interruptibly(self._initialize, self.cut_off)
         elif how := beginning.restoration:
@@ -167,8 +167,11 @@ class Body:
     def _ended(self) -> None:
         """The guest has returned, or was cut off: nobody need wait for its next token."""
         self.api.end()
+        exchange = self.api.exchange
+        self._account.give(exchange.held_nbytes)
+        exchange.held_nbytes = 0
         if self._fuel is not None:
-            self.api.exchange.fuel = self._fuel - self.instance.fuel
+            exchange.fuel = self._fuel - self.instance.fuel
 
     def _check(self) -> None:
         self.instance.check()
@@ -208,8 +211,16 @@ class Body:
         if limit_nbytes:
             self.api.exchange.reached("memory_nbytes", limit_nbytes)
             return
+        self._take(more_nbytes)
+
+    def _hold(self, nbytes: int) -> None:
+        """Counts output until the message has ended; Overloaded."""
+        self._take(nbytes)
+        self.api.exchange.held_nbytes += nbytes
+
+    def _take(self, nbytes: int) -> None:
         try:
-            self._account.take(more_nbytes)
+            self._account.take(nbytes)
         except Overloaded as error:
             self._refusal = self.api.exchange.refusal = error
             raise

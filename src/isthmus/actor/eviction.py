@@ -18,7 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.errors import SnapshotError
+from isthmus.units import GIB, format_nbytes
 
+_KEPT_NBYTES, _KEPT_SHARE = GIB, 20
+"""Left free on a disk: so many bytes, or one part in so many of a small disk."""
 _PREFIX = "actors-"
 _LOCK = "lock"
 
@@ -34,7 +37,8 @@ class EvictionFolder:
         self._remove: Callable[[], object] = lambda: None
 
     def new_path(self) -> Path:
-        """A file that is not there yet. SnapshotError where the folder cannot be made."""
+        """A file that is not there yet. SnapshotError where the folder cannot be made, or its disk
+        is so full that others would feel it."""
         with self._lock:
             if self._folder is None:
                 try:
@@ -43,7 +47,18 @@ class EvictionFolder:
                     raise SnapshotError(
                         f"actors cannot be evicted to {self._parent}: {error.strerror}"
                     ) from None
+            self._require_disk(self._folder)
             return self._folder / f"{next(self._numbers)}.safetensors"
+
+    def _require_disk(self, folder: Path) -> None:
+        disk = shutil.disk_usage(folder)
+        kept = min(_KEPT_NBYTES, disk.total // _KEPT_SHARE)
+        if disk.free < kept:
+            raise SnapshotError(
+                f"actors cannot be evicted to {folder}: its disk has {format_nbytes(disk.free)} "
+                f"left, and {format_nbytes(kept)} are kept free; make room, or give another folder "
+                "(Capacity.folder)"
+            )
 
     def close(self) -> None:
         """Removes it and everything in it; a second call does nothing."""

@@ -16,7 +16,7 @@ from isthmus.errors import (
     LimitExceeded,
     Overloaded,
 )
-from isthmus.units import format_nbytes
+from isthmus.units import MIB, format_nbytes
 
 STOP_GRACE_S = 2.0
 """How long a guest may take to finish by itself after its caller stopped listening."""
@@ -49,8 +49,13 @@ class Exchange:
     sink: Callable[[str], None]
     reply: bytes | None = None
     tool_result: bytes | None = None
-    emitted: bytearray = field(default_factory=bytearray)
+    emitted: list[bytearray] = field(default_factory=list)
+    """What it emitted, in parts of about a MiB: one that grew would be copied again and again."""
+    n_outputs: int = 0
+    """How often it emitted, replied or logged."""
     output_nbytes: int = 0
+    held_nbytes: int = 0
+    """What of the memory of all actors its output counts as."""
     tokens_in: int = 0
     tokens_out: int = 0
     fuel: int = 0
@@ -96,11 +101,14 @@ class Exchange:
     @property
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
-        return bytes(self.emitted) if self.reply is None else self.reply
+        return b"".join(self.emitted) if self.reply is None else self.reply
 
     def emit(self, data: bytes) -> None:
         """Passes on whatever characters are complete."""
-        self.emitted += data
+        if self.emitted and len(self.emitted[-1]) < MIB:
+            self.emitted[-1] += data
+        else:
+            self.emitted.append(bytearray(data))
         if text := self._decoder.decode(data):
             self.sink(text)
 
@@ -108,6 +116,11 @@ class Exchange:
         """Passes on a character that was begun and never finished, as U+FFFD."""
         if text := self._decoder.decode(b"", final=True):
             self.sink(text)
+
+    def forget(self) -> None:
+        """Lets go of what it said, once its end is told: errors may keep the exchange for long."""
+        self.emitted.clear()
+        self.message, self.reply, self.tool_result = b"", None, None
 
     def reached(self, limit: str, allowed: float | None = None) -> None:
         """Notes that a limit, by its name in `Limits`, refused something."""

@@ -50,7 +50,7 @@ from isthmus.errors import (
 from isthmus.memory import Region
 from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
 from isthmus.model.hparams import Pooling
-from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
+from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, align_up, format_nbytes
 from isthmus.wasm.hostcalls import GuestMemory
 
 Tool = Callable[[bytes], bytes]
@@ -70,6 +70,12 @@ _TENSOR_ALIGNMENT = 32
 _EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
 
 guest_log = logging.getLogger("isthmus.guest")
+FREE_OUTPUT_NBYTES = MIB
+"""Of the memory for a message's output that does not count, and the steps in which it does."""
+OUTPUT_COPIES = 3
+"""Of a message's output: as bytes, as text on its way, and in the reply."""
+PIECE_NBYTES = 64
+"""Of memory that a piece of output takes beside its text, however short it is."""
 LOG_RECORD_NBYTES = 32
 """What a record counts as output beside its text."""
 _LOG_LEVELS = {
@@ -121,13 +127,22 @@ class HostApi:
         """The message that it serves, or served last."""
 
     def attach(
-        self, region: Region, memory: GuestMemory, binding: Binding, tensor_unit: TensorUnit
+        self,
+        region: Region,
+        memory: GuestMemory,
+        binding: Binding,
+        tensor_unit: TensorUnit,
+        hold: Callable[[int], None],
     ) -> None:
-        """Gives it the memory of the instance that it serves, once that exists."""
+        """Gives it the memory of the instance that it serves, once that exists.
+
+        `hold` counts bytes of output as memory until the message ends, or raises Overloaded.
+        """
         self._region = region
         self._memory = memory
         self._binding = binding
         self._tensor_unit = tensor_unit
+        self._hold = hold
 
     def functions(self) -> dict[str, Callable[..., int]]:
         """The host functions by their names in `abi/host.toml`."""
@@ -549,8 +564,13 @@ class HostApi:
     def _spend_output(self, nbytes: int) -> None:
         exchange = self.exchange
         limit = self._granted.limits.output_nbytes
-        self._limit("output_nbytes", exchange.output_nbytes + nbytes, limit)
-        exchange.output_nbytes += nbytes
+        total = exchange.output_nbytes + nbytes
+        self._limit("output_nbytes", total, limit)
+        taken = OUTPUT_COPIES * total + PIECE_NBYTES * exchange.n_outputs
+        if taken > FREE_OUTPUT_NBYTES + exchange.held_nbytes:
+            self._hold(align_up(taken, FREE_OUTPUT_NBYTES) - exchange.held_nbytes)
+        exchange.output_nbytes = total
+        exchange.n_outputs += 1
 
     def _limit(self, name: str, value: int, limit: int | None) -> None:
         """Refuses what is beyond a limit, and notes it."""

@@ -13,7 +13,7 @@ since: the next snapshot need hash no others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from isthmus.errors import Overloaded, RegionError
 from isthmus.memory import Image, LiveImage, Region, touched_chunks, used_chunks
@@ -21,6 +21,10 @@ from isthmus.memory.quota import FILES
 from isthmus.native import libc
 from isthmus.snapshot import CHUNK_NBYTES, Chunks, MemorySource
 from isthmus.snapshot.chunk import hash_chunks, runs
+from isthmus.units import HostAddr
+
+Freeze = Callable[[HostAddr, int, Sequence[tuple[int, int]]], Image]
+"""(base, nbytes, used): an image of the ranges `used` of the memory at `base`."""
 
 _REFREEZE_ABOVE = 0.25
 """Freeze again once more than this share of the memory in use was written to since."""
@@ -29,8 +33,10 @@ _REFREEZE_ABOVE = 0.25
 class Pages:
     """See the module. Used while the guest runs nothing."""
 
-    def __init__(self, region: Region, *, remappable: bool) -> None:
+    def __init__(self, region: Region, *, remappable: bool, freeze: Freeze = Image.freeze) -> None:
+        """`freeze` makes an image; it may raise Overloaded."""
         self._region = region
+        self._freeze = freeze
         self._remappable = remappable and region.remappable
         self._hashed: tuple[Image, Chunks] | None = None
 
@@ -58,7 +64,8 @@ class Pages:
     def freeze(self) -> Image:
         """An image of the memory as it is now; the Region goes on over it where it can.
 
-        RegionError, Overloaded; the memory is what it was, unless it is `lost`.
+        RegionError; Overloaded, if all actors together would have too much, for instance. The
+        memory is what it was, unless it is `lost`.
         """
         region = self._region
         if region.image is None:  # a further file; otherwise the former image's is closed soon
@@ -68,7 +75,7 @@ class Pages:
             for n in used_chunks(region, CHUNK_NBYTES)
             if not libc.is_zero(region.base + int(n) * CHUNK_NBYTES, CHUNK_NBYTES)
         ]
-        image = Image.freeze(region.base, region.nbytes, list(runs(numbers)))
+        image = self._freeze(region.base, region.nbytes, list(runs(numbers)))
         if self._remappable:
             with self._unless_short():
                 self.load(image, None)
@@ -81,8 +88,8 @@ class Pages:
         n_touched = len(touched_chunks(self._region, CHUNK_NBYTES))
         if self._known() is None or n_touched > _REFREEZE_ABOVE * len(source.chunks):
             used = list(runs(source.chunks))
-            with self._unless_short():
-                image = Image.freeze(source.base, source.nbytes, used)
+            with self._unless_short():  # without it the next snapshot hashes more
+                image = self._freeze(source.base, source.nbytes, used)
                 self.load(image, source.chunks)
 
     @contextlib.contextmanager

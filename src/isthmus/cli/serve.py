@@ -20,6 +20,8 @@ from isthmus.cli.table import format_table
 from isthmus.config import Capacity
 from isthmus.errors import SettingsError
 from isthmus.model import Model
+from isthmus.runtime import Runtime
+from isthmus.units import format_nbytes
 
 HELP = "serve models and durable agents over HTTP, as OpenAI's API does"
 EXAMPLES = """\
@@ -93,10 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
     running = settings.slots + settings.live
     if settings.keys is not None:
         running *= 2  # a key that has no place gets a spare one
-    with open_runtime(arguments, Capacity(running=running)) as runtime:
+    capacity = Capacity(running=running, memory_nbytes=settings.memory_nbytes)
+    with open_runtime(arguments, capacity) as runtime:
         models = open_models(runtime, arguments)
         app = create_app(runtime, models, settings)
-        return serve(app, settings, lambda host, port: _say_ready(host, port, models))
+        return serve(app, settings, lambda host, port: _say_ready(host, port, models, runtime))
 
 
 def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
@@ -131,8 +134,15 @@ def _named_adapter(text: str) -> str:
     return f"{name or Path(path).stem}={path}:{scale}"
 
 
-def _say_ready(host: str, port: int, models: dict[str, Model]) -> None:
+def _say_ready(host: str, port: int, models: dict[str, Model], runtime: Runtime) -> None:
     from isthmus.server.log import tell  # noqa: PLC0415
 
     url = f"http://{host}:{port}"
-    tell("listening", f"serving {', '.join(models)} on {url}", url=url, models=list(models))
+    nbytes = runtime.memory_limit_nbytes
+    tell(
+        "listening",
+        f"serving {', '.join(models)} on {url}; agents may have {format_nbytes(nbytes)} of memory",
+        url=url,
+        models=list(models),
+        memory_nbytes=nbytes,
+    )

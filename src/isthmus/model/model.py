@@ -455,6 +455,11 @@ class Model:
         if not 0 <= token < self.n_vocab:
             raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
 
+    @property
+    def closed(self) -> bool:
+        """Whether its memory is given back."""
+        return self._closed
+
     def close(self) -> None:
         """Frees everything; a second call does nothing. ModelBusy while sessions of it are open."""
         n_open = sum(not session.closed for session in self._sessions)

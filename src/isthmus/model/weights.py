@@ -59,6 +59,8 @@ class Weights:
                 for info in file.tensors.values()
             }
             binding = device.bind_file(self._mapping)
+            self.uploaded = binding is None
+            """Whether the device has a copy of its own."""
             if binding is not None:
                 self._place(stack.enter_context(binding))
             else:
@@ -89,6 +91,12 @@ class Weights:
     def host_address(self, info: TensorInfo) -> HostAddr:
         """Where a weight's bytes are mapped."""
         return HostAddr(self._mapping.base + info.offset)
+
+    @property
+    def host_nbytes(self) -> int:
+        """Bytes of the host's memory that its kernels read: 0 if the device has its own copy."""
+        mapped = 0 if self.uploaded else self.nbytes
+        return mapped + self.repacked_nbytes
 
     @property
     def repacked_nbytes(self) -> int:

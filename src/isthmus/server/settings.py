@@ -63,6 +63,9 @@ class ServerSettings:
     memory64: bool | None = None
     """Whether stateless requests are answered in 64-bit memories; by default only where the KV
     cache of `n_ctx` tokens does not fit into 4 GiB."""
+    memory_nbytes: int | None = None
+    """Bytes that agents and stateless requests have together; by default what the machine has left
+    beside the models (`Capacity.memory_nbytes`). Agents that are idle make room for others."""
     waiting: int = 256
     """Stateless requests that wait for a slot; further ones are refused."""
     share_beginnings: bool = False
@@ -156,6 +159,9 @@ def _problem(name: str, value: object) -> str | None:
     elif name in _SECONDS:
         allowed = "seconds, more than 0"
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    elif name == "memory_nbytes":
+        good = value is None or (type(value) is int and value >= MIB)
+        allowed = f"a whole number, {MIB} or more"
     elif name in ("memory64", "share_beginnings", "share_agents"):
         allowed = "true or false"
         good = isinstance(value, bool) or (name == "memory64" and value is None)
