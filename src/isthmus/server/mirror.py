@@ -348,8 +348,8 @@ class Mirror:
             self._garbage -= going
             self._there -= going
             for name in going:
-                if self._packs.get(_digest(name)) == name.removeprefix("packs/"):
-                    del self._packs[_digest(name)]
+                if self._packs.get(_kept(name)) == name.removeprefix("packs/"):
+                    del self._packs[_kept(name)]
             self._going |= going
         try:
             self._lease.require()
