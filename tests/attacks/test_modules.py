@@ -17,7 +17,7 @@ import wasmtime
 
 from isthmus import Limits, Runtime
 from isthmus.config import Environment
-from isthmus.errors import GuestInvalid, GuestTrapped, Overloaded
+from isthmus.errors import ActorClosed, Cancelled, GuestInvalid, GuestTrapped, Overloaded
 from isthmus.native import wasmtime_capi as capi
 from isthmus.trial import Ending, Outcome
 from isthmus.units import WASM_PAGE
@@ -177,10 +177,11 @@ class Compiler:
         self.fail: Callable[[], None] = lambda: None
         monkeypatch.setattr(loading, "compile_apart", self)
 
-    def __call__(self, module: bytes, kind: Any) -> bytes:
+    def __call__(self, module: bytes, kind: Any, check: Callable[[], None]) -> bytes:
         self.modules.append(module)
         self.began.set()
-        assert self.go_on.wait(HANG_S)
+        while not self.go_on.wait(0.01):
+            check()
         self.fail()
         return compiling.compile_here(module, kind)
 
@@ -276,6 +277,24 @@ def test_nobody_waits_for_the_compilation_of_somebody_elses_guest(
         finally:
             compiler.go_on.set()
         spawning.result().close()
+
+
+def test_a_runtime_that_closes_waits_for_no_compiler(fresh: Runtime, compiler: Compiler) -> None:
+    """Neither for one that it started, nor for one that somebody else waits for."""
+    loaded = fresh.load_guest(wasm('(func (export "late"))'))
+    compiler.began.clear()
+    compiler.go_on.clear()
+    with ThreadPoolExecutor(3) as threads:
+        limits = Limits(fuel=1_000_000)
+        spawning = [threads.submit(fresh.spawn, loaded, limits=limits) for _ in range(3)]
+        assert compiler.began.wait(HANG_S)
+        try:
+            fresh.close()
+            assert not compiler.go_on.is_set()
+            for it in spawning:
+                assert isinstance(it.exception(HANG_S), Cancelled | ActorClosed)
+        finally:
+            compiler.go_on.set()
 
 
 def test_guests_that_nobody_uses_are_forgotten(engine: Engine, compiler: Compiler) -> None:

@@ -117,7 +117,7 @@ def test_modules_that_compile_for_long_leave_threads_to_others(
 ) -> None:
     go_on = threading.Event()
 
-    def slowly(_wasm: bytes, _kind: object) -> bytes:
+    def slowly(_wasm: bytes, _kind: object, check: object) -> bytes:
         assert go_on.wait(120)
         raise Overloaded("never mind")
 

@@ -23,11 +23,11 @@ from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState, Reopen, read_handles
 from isthmus.actor.tensor import Checker, Copies, TensorUnit
 from isthmus.counters import Counters
-from isthmus.errors import Overloaded, RegionError, SnapshotMismatch
+from isthmus.errors import Cancelled, Overloaded, RegionError, SnapshotMismatch
 from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.units import WASM_PAGE, align_up
-from isthmus.wasm import Guest, Instance, Wasi, read_globals, write_globals
+from isthmus.wasm import Engine, Guest, Instance, Wasi, read_globals, write_globals
 from isthmus.wasm.guest import ON_REPLAY
 from isthmus.wasm.memory_creator import MemoryRequest
 
@@ -58,9 +58,6 @@ class Body:
         with contextlib.ExitStack() as stack:
             self._account = account
             self._refusal: Overloaded | None = None
-            how = beginning.restoration if isinstance(beginning, Frozen) else None
-            replays = how is not None and bool(how.replayed)
-            self._made_until = home.beginnings.deadline(granted.limits, replays=replays)
             self.api = HostApi(
                 replace(granted, tools={it: self._outside(t) for it, t in granted.tools.items()}),
                 self._clock,
@@ -140,7 +137,11 @@ class Body:
     def _make(self, beginning: Spawned | Frozen, stack: contextlib.ExitStack) -> None:
         """Puts it together; what must be freed goes on the stack."""
         home = self._home
-        self.instance = stack.enter_context(self._instantiate())
+        engine, guest = self._compiled()
+        how = beginning.restoration if isinstance(beginning, Frozen) else None
+        replays = how is not None and bool(how.replayed)
+        self._made_until = home.beginnings.deadline(self._granted.limits, replays=replays)
+        self.instance = stack.enter_context(self._instantiate(engine, guest))
         self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
         self.pages = Pages(self.region, remappable=home.device.remaps, freeze=home.budget.freeze)
         if isinstance(beginning, Frozen):
@@ -185,16 +186,27 @@ class Body:
 
         return call
 
-    def _instantiate(self) -> Instance:
+    def _compiled(self) -> tuple[Engine, Guest]:
+        """The guest for the engine of its kind. It may have to be compiled, which takes no time
+        from the guest's own: the code is kept, and the next try finds it.
+        """
+
+        def check() -> None:
+            if self.api.exchange.cut_off:
+                raise Cancelled(f"{self._guest.name} was cut off while it was compiled")
+
+        engines = self._home.engines
+        if self._fuel is None:
+            return engines.unmetered(self._guest), self._guest
+        return engines.metered(self._guest, check)
+
+    def _instantiate(self, engine: Engine, guest: Guest) -> Instance:
         wasi = Wasi(
             args=[self._guest.name, *self._args],
             clock_ns=self._clock.read,
             random=self._random.draw,
             log=self.api.write_stream,
         )
-        engine, guest = self._home.engines.unmetered(self._guest), self._guest
-        if self._fuel is not None:
-            engine, guest = self._home.engines.metered(guest)
         return Instance(
             engine,
             guest,

@@ -11,6 +11,7 @@ The result is one line of JSON, a Report, and the machine code after it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -54,12 +55,15 @@ def compile_here(wasm: bytes, kind: EngineKind) -> bytes:
     return msgspec.json.encode(Report(interface)) + b"\n" + code
 
 
-def compile_apart(wasm: bytes, kind: EngineKind) -> bytes:
-    """The result for a stranger's module, from a process of its own. Raises Overloaded."""
+def compile_apart(wasm: bytes, kind: EngineKind, check: Callable[[], None]) -> bytes:
+    """The result for a stranger's module, from a process of its own.
+
+    `check` is called meanwhile, and may raise: that ends the process. Raises Overloaded.
+    """
     limits = _limits(len(wasm))
     job = msgspec.json.encode(kind) + b"\n" + wasm
     try:
-        outcome = try_out(Path(__file__), "compile_job", job, limits)
+        outcome = try_out(Path(__file__), "compile_job", job, limits, check)
     except OSError as error:
         raise Overloaded(f"no process can be started that compiles a guest: {error}") from None
     if outcome.ending is Ending.DONE:

@@ -21,7 +21,7 @@ from isthmus.wasm.code_cache import CodeCache
 from isthmus.wasm.engine_config import EngineKind, configured
 from isthmus.wasm.guest import Guest, by_name, check_interface
 from isthmus.wasm.hostcalls import HostCalls, HostImport, Signature, negative_errno
-from isthmus.wasm.loading import Compiled, Key, Loader
+from isthmus.wasm.loading import Check, Compiled, Key, Loader, nothing
 from isthmus.wasm.memory_creator import MemoryCreator
 from isthmus.wasm.wasi import wasi_imports
 from isthmus.wasm.watchdog import Watchdog
@@ -72,9 +72,10 @@ class Engine:
         """
         return self._load(wasm, (hashlib.sha256(wasm).hexdigest(), name), trusted=trusted)
 
-    def compiled(self, guest: Guest) -> Guest:
-        """A guest of another engine, compiled for this one. Raises as `compile`."""
-        return self._load(guest.wasm, (guest.sha256, guest.name), trusted=guest.trusted)
+    def compiled(self, guest: Guest, check: Check) -> Guest:
+        """A guest of another engine, compiled for this one. Raises as `compile` and `check`."""
+        key = (guest.sha256, guest.name)
+        return self._load(guest.wasm, key, trusted=guest.trusted, check=check)
 
     def forget(self, sha256: str) -> None:
         """Keeps nothing of such a module, nor on the disk. Actors that use it go on."""
@@ -101,7 +102,7 @@ class Engine:
         """Stops the watchdog thread; a second call does nothing."""
         self.watchdog.close()
 
-    def _load(self, wasm: bytes, key: Key, *, trusted: bool) -> Guest:
+    def _load(self, wasm: bytes, key: Key, *, trusted: bool, check: Check = nothing) -> Guest:
         def make(compiled: Compiled) -> Guest:
             check_interface(compiled.interface, self._by_name, is_64=self.is_64)
             pre = self._linker.instantiate_pre(compiled.module)
@@ -109,7 +110,7 @@ class Engine:
                 wasm, key, compiled.interface, pre, was_compiled=compiled.is_new, trusted=trusted
             )
 
-        return self._loader.load(wasm, key, make, trusted=trusted)
+        return self._loader.load(wasm, key, make, trusted=trusted, check=check)
 
     def __enter__(self) -> Engine:
         return self

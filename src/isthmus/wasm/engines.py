@@ -13,6 +13,7 @@ from pathlib import Path
 from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.interface import is_64_bit
+from isthmus.wasm.loading import Check
 
 
 class Engines:
@@ -38,10 +39,13 @@ class Engines:
         """The engine that `compile` made the guest for."""
         return self._engine(is_64=guest.is_64, metered=False)
 
-    def metered(self, guest: Guest) -> tuple[Engine, Guest]:
-        """The engine that counts instructions, and the guest compiled for it."""
+    def metered(self, guest: Guest, check: Check) -> tuple[Engine, Guest]:
+        """The engine that counts instructions, and the guest compiled for it.
+
+        `check` is called while this waits for the compiler, and may raise.
+        """
         engine = self._engine(is_64=guest.is_64, metered=True)
-        return engine, engine.compiled(guest)
+        return engine, engine.compiled(guest, check)
 
     def forget(self, sha256: str) -> None:
         """Keeps nothing of such a module, nor on the disk. Actors that use it go on."""

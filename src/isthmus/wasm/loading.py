@@ -17,6 +17,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import wasmtime
 
@@ -32,10 +33,16 @@ from isthmus.wasm.interface import Interface
 _KEPT = 64
 _KEPT_NBYTES = 1 << 29
 """Bytes of the modules and machine code of guests that are kept although nobody uses them."""
+_CHECK_S = 0.05
+"""Seconds between two looks at whether somebody who waits is still to wait."""
 _REFUSALS = 256
 _REFUSED_S = 600.0
 """Seconds for which a refusal is remembered; a busy machine may have been its reason."""
 
+Compile = Callable[[bytes, EngineKind], bytes]
+"""From a module to a compiler's result; see `compiling.py`."""
+Check = Callable[[], None]
+"""Called while somebody waits; it may raise."""
 Key = tuple[str, str]
 """A module's hash and its guest's name: what a stranger's snapshot calls it is not for others."""
 
@@ -62,6 +69,10 @@ class _Flight:
 
     done: threading.Event = field(default_factory=threading.Event)
     error: Overloaded | None = None
+
+
+def nothing() -> None:
+    """The check of one who waits until the end."""
 
 
 class Refusals:
@@ -97,10 +108,13 @@ class Loader:
         self._flights: dict[str, _Flight] = {}
         self._refusals = Refusals()
 
-    def load(self, wasm: bytes, key: Key, make: Make, *, trusted: bool) -> Guest:
+    def load(
+        self, wasm: bytes, key: Key, make: Make, *, trusted: bool, check: Check = nothing
+    ) -> Guest:
         """The guest of a module, which `make` checks and makes of what was compiled.
 
-        A `trusted` module is compiled in this process. Raises GuestInvalid, Overloaded.
+        A `trusted` module is compiled in this process. `check` is called while this waits for
+        another process, and may raise. Raises GuestInvalid, Overloaded.
         """
         sha256, name = key
         while True:
@@ -113,11 +127,13 @@ class Loader:
                 if flight is None:
                     mine = self._flights[sha256] = _Flight()
                     break
-            flight.done.wait()
+            while not flight.done.wait(_CHECK_S):
+                check()
             if flight.error is not None:
                 raise Overloaded(str(flight.error))
         try:
-            return self._load(wasm, key, make, trusted=trusted)
+            compile_ = compile_here if trusted else partial(compile_apart, check=check)
+            return self._load(wasm, key, make, compile_)
         except Overloaded as error:
             mine.error = error
             raise
@@ -133,13 +149,13 @@ class Loader:
                 del self._recent[key]
         self._cache.forget(_file_name(sha256))
 
-    def _load(self, wasm: bytes, key: Key, make: Make, *, trusted: bool) -> Guest:
+    def _load(self, wasm: bytes, key: Key, make: Make, compile_: Compile) -> Guest:
         sha256, name = key
         try:
             compiled, result = self._cached(sha256), b""
             if compiled is None:
                 check_bytes(wasm)
-                result = (compile_here if trusted else compile_apart)(wasm, self._kind)
+                result = compile_(wasm, self._kind)
                 compiled = self._taken(result, is_new=True)
             guest = make(compiled)
         except GuestInvalid as error:
