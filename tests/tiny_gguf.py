@@ -159,6 +159,7 @@ class TinyModel:
     rope_factors: bool = False
     rope_scaling: dict[str, object] = field(default_factory=dict)
     with_tokenizer: bool = False
+    pre_tokenizer: str = "gpt-2"
     extra_tensors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     """Tensors of each block that are left out."""
@@ -252,7 +253,7 @@ class TinyModel:
         tokens += [f"[unused{n}]" for n in range(self.n_vocab - len(tokens))]
         control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
         w.add_tokenizer_model("gpt2")
-        w.add_tokenizer_pre("gpt-2")
+        w.add_tokenizer_pre(self.pre_tokenizer)
         w.add_token_list(tokens)
         w.add_token_types([control] * len(SPECIAL) + [normal] * (self.n_vocab - len(SPECIAL)))
         w.add_token_merges([f"{tokens[3 + 64]} {tokens[3 + 65]}"])

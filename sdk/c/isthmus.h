@@ -305,6 +305,7 @@ int32_t isthmus_token_flags(int32_t model, int32_t token);
  *   -ISTHMUS_EFAULT: the text or the room does not lie in memory
  *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte aligned
  *   -ISTHMUS_EINVAL: unknown flags, text too long or not UTF-8
+ *   -ISTHMUS_ETOKEN: a word in it is too long for the model's pre-tokenizer
  *   -ISTHMUS_ENOTSUP: the model has no tokenizer
  */
 ISTHMUS_IMPORT("tokenize")

@@ -317,7 +317,7 @@ HOST_FUNCTIONS = (
             Param("tokens_cap", "count"),
         ),
         "size",
-        (Errno.EBADF, Errno.EFAULT, Errno.EALIGN, Errno.EINVAL, Errno.ENOTSUP),
+        (Errno.EBADF, Errno.EFAULT, Errno.EALIGN, Errno.EINVAL, Errno.ETOKEN, Errno.ENOTSUP),
     ),
     HostFunction(
         "model",

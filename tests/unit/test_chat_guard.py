@@ -110,8 +110,6 @@ def test_conversations_that_are_refused(model: Model) -> None:
         model.chat_tokens([{"role": "user", "content": "\ud800"}])
     with pytest.raises(ContextFull, match="cannot fit"):
         model.chat_tokens([{"role": "user", "content": ""}] * 40_000, most=1000)
-    with pytest.raises(ContextFull):
-        model.chat_tokens([{"role": "user", "content": "x" * 100}], most=100)
 
 
 def test_a_long_conversation_can_be_ended(model: Model) -> None:

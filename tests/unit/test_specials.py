@@ -133,9 +133,27 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenized(tokenizer: Tokenizer)
 
     with pytest.raises(ContextFull, match="it cannot fit into the 100 tokens"):
         tokenizer.encode("x" * 10_000, most=100, check=check)
-    with pytest.raises(ContextFull, match="has 101 tokens; the context has room for 100"):
-        tokenizer.encode("y" * 101, most=100)
+    with pytest.raises(ContextFull, match="more than 20000 tokens"):  # and while it is
+        tokenizer.encode("y<tool_call>" * 20_000, most=20_000)
     assert len(tokenizer.encode("y" * 100, most=100)) == 100
+
+
+def test_a_vocabulary_without_some_bytes(library: Library, tmp_path: Path) -> None:
+    """What nothing becomes of counts nothing."""
+    with opened(library, Vocabulary(without=("q", "Ā")), tmp_path) as tokenizer:
+        assert tokenizer.encode("q" * 10_000 + "\0" * 5_000 + "y", most=1) == (
+            tokenizer.encode("y")
+        )
+        with pytest.raises(ContextFull):
+            tokenizer.encode("q" * 10 + "y" * 10_000, most=1)
+
+
+def test_room_in_a_real_vocabulary(library: Library, smollm2: Path) -> None:
+    with (
+        Tokenizer(library, GgufFile(library, smollm2)) as tokenizer,
+        pytest.raises(ContextFull, match="cannot fit"),
+    ):
+        tokenizer.encode("x" * (8 << 20), most=4096)
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "ok " * 100 + "\udc80"])

@@ -256,8 +256,7 @@ class Model:
         """Token ids of a conversation, up to where the model is to answer.
 
         Only the template gives control tokens: whatever the messages and the tools say is text. The
-        arguments are as in `format_chat`. Raises as it does, ContextFull for more than `most`
-        tokens, TokenError as `Tokenizer.encode`.
+        arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
         """
         template, tokenizer = self._usable_template(), self.tokenizer
         guarded = ChatGuard(tokenizer.controls).guarded(messages, tools, template.source, check)

@@ -61,7 +61,10 @@ class TextEncoder:
     ) -> list[int]:
         """See `Tokenizer.encode`."""
         data, removed = _utf8(text), seam.encode()
-        self._require_room(len(data) - len(removed) * text.count(seam), most)
+        if len(data) > _MOST_NBYTES:
+            raise TokenError(f"the text has {len(data)} bytes; {_MOST_NBYTES} can be tokenized")
+        if most is not None:
+            self._require_room(data.replace(removed, b"") if removed else data, most)
         head, tail = self._ends if add_special else ([], [])
         ids, unchecked = [*head], 0
         for piece in (self._all if parse_special else self._plain).cut(data, check):
@@ -74,10 +77,9 @@ class TextEncoder:
             if unchecked > _CHECKED_NBYTES:
                 check()
                 unchecked = 0
-        ids += tail
-        if most is not None and len(ids) > most:
-            raise ContextFull(f"the text has {len(ids)} tokens; the context has room for {most}")
-        return ids
+                if most is not None and len(ids) > most:
+                    raise ContextFull(f"the text has more than {most} tokens, the most that fit")
+        return ids + tail
 
     # ------------------------------------------------------------------ what is known of it
 
@@ -161,15 +163,14 @@ class TextEncoder:
 
     # ------------------------------------------------------------------ bounds
 
-    def _require_room(self, nbytes: int, most: int | None) -> None:
+    def _require_room(self, data: bytes, most: int) -> None:
         """Refuses what cannot fit, before it is tokenized."""
-        if nbytes > _MOST_NBYTES:
-            raise TokenError(f"the text has {nbytes} bytes; {_MOST_NBYTES} can be tokenized")
         longest = self._longest
-        if most is not None and longest is not None and nbytes > most * longest:
+        nbytes = len(data.translate(None, delete=self._unknown_bytes)) if longest else 0
+        if longest and nbytes > most * longest:
             raise ContextFull(
-                f"the text has {nbytes} bytes, and a token {longest} at most: it cannot fit into "
-                f"the {most} tokens for which the context has room"
+                f"the text has {len(data)} bytes, and a token {longest} at most: it cannot fit "
+                f"into the {most} tokens for which the context has room"
             )
 
     @cached_property
@@ -179,9 +180,17 @@ class TextEncoder:
         tokens = self._file.metadata.get(TOKENS_KEY)
         if self._kind not in (_SPM, _BPE) or strips or not isinstance(tokens, list):
             return None
-        if not set(tokens).issuperset(_BYTES_OF_BPE if self._pre.writes_bytes else _BYTES_OF_SPM):
+        if not self._pre.writes_bytes and not set(tokens).issuperset(_BYTES_OF_SPM):
             return None  # what it does not know becomes nothing
         return max(len(token.encode(errors="surrogatepass")) for token in tokens)
+
+    @cached_property
+    def _unknown_bytes(self) -> bytes:
+        """Those of which nothing may become, as of 255, which is in no text."""
+        if not self._pre.writes_bytes:
+            return b""
+        known = set(self._file.metadata[TOKENS_KEY])  # type: ignore[arg-type]
+        return bytes(byte for byte, symbol in _BYTES_OF_BPE.items() if symbol not in known)
 
     # ------------------------------------------------------------------ pieces
 
@@ -222,13 +231,13 @@ def _utf8(text: str) -> bytes:
         ) from None
 
 
-def _byte_symbols() -> Iterator[str]:
-    """What byte-pair vocabularies write for each byte, as GPT-2 has it."""
+def _byte_symbols() -> Iterator[tuple[int, str]]:
+    """Each byte and what byte-pair vocabularies write for it, as GPT-2 has it."""
     shown = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in shown]
-    yield from map(chr, shown)
-    yield from (chr(256 + n) for n in range(len(hidden)))
+    yield from ((byte, chr(byte)) for byte in shown)
+    yield from ((byte, chr(256 + n)) for n, byte in enumerate(hidden))
 
 
 _BYTES_OF_SPM: Sequence[str] = [f"<0x{byte:02X}>" for byte in range(256)]
-_BYTES_OF_BPE: Sequence[str] = list(_byte_symbols())
+_BYTES_OF_BPE = dict(_byte_symbols())

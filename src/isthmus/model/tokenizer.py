@@ -80,11 +80,11 @@ class Tokenizer(Owned):
         `add_special` adds what the model wants at the beginning and the end; `parse_special` reads
         control tokens in the text as such, which must not be done with text from a stranger.
         `seam` is a character that is no part of the text: no control token is read across it.
-        `check` is called between pieces of a long text, and may raise. ContextFull for more than
-        `most` tokens, TokenError for what is no text, or has so long a word that it cannot be
-        tokenized.
+        `check` is called between pieces of a long text, and may raise. ContextFull for a text that
+        is seen to have more than `most` tokens before all of it is tokenized; TokenError for what
+        is no text, or has so long a word that it cannot be tokenized.
         """
-        return self._texts.encode(text, add_special, parse_special, seam, most, check)
+        return self._texts.encode(text, add_special, parse_special, seam, most, check=check)
 
     @property
     def controls(self) -> Specials:

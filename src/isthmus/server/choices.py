@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from typing import Any
 
@@ -21,7 +20,7 @@ from isthmus.server.replies import (
 )
 from isthmus.server.requests import ChatRequest
 
-_TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_CALL_BEGINS, _CALL_ENDS = "<tool_call>", "</tool_call>"
 
 
 class TextChoices:
@@ -138,11 +137,29 @@ class ChatChoices:
         """
         if not (self._tools or self._forced):
             return text, []
-        found = [text] if self._forced else _TOOL_CALL.findall(text)
+        rest, found = ("", [text]) if self._forced else _without_calls(text)
         calls = [call for call in map(_call, found) if call is not None]
         if not calls:
             return text, []
-        return (None if self._forced else _TOOL_CALL.sub("", text).strip() or None), calls
+        return rest.strip() or None, calls
+
+
+def _without_calls(text: str) -> tuple[str, list[str]]:
+    """The text without the objects that it calls tools with, and those, in one pass."""
+    rest, found, at = [], [], 0
+    while (begin := text.find(_CALL_BEGINS, at)) >= 0:
+        end = text.find(_CALL_ENDS, begin)
+        if end < 0:
+            break
+        inside = text[begin + len(_CALL_BEGINS) : end].strip()
+        behind = end + len(_CALL_ENDS)
+        if inside.startswith("{") and inside.endswith("}"):
+            found.append(inside)
+            rest.append(text[at:begin])
+        else:
+            rest.append(text[at:behind])
+        at = behind
+    return "".join([*rest, text[at:]]), found
 
 
 def _call(text: str) -> ToolCall | None:
@@ -150,7 +167,7 @@ def _call(text: str) -> ToolCall | None:
         said = json.loads(text)
         arguments = json.dumps(said["arguments"], ensure_ascii=False)
         function: CalledFunction = {"name": str(said["name"]), "arguments": arguments}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
