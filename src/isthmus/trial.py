@@ -90,11 +90,13 @@ def try_out(
     job: bytes,
     limits: TrialLimits,
     check: Callable[[], None] = _nothing,
+    prepare: str = "",
 ) -> Outcome:
     """Runs `function(job)` of a script in a child process and waits for its end.
 
-    `check` is called while this waits, and may raise: the child is then killed. Raises OSError if
-    no process can be started.
+    With `prepare`, the child first runs the script's `prepare(prepare)`, without limits: for what
+    is not the stranger's, such as a library that the job uses. `check` is called while this waits,
+    and may raise: the child is then killed. Raises OSError if no process can be started.
     """
     end = time.monotonic() + limits.wall_s
     while not _places.acquire(timeout=_POLL_S):
@@ -102,18 +104,19 @@ def try_out(
         if time.monotonic() > end:
             return Outcome(Ending.BUSY)
     try:
-        return _run(_head(script, function, limits) + job, end, check)
+        return _run(_head(script, function, limits, prepare) + job, end, check)
     finally:
         _places.release()
 
 
-def _head(script: Path, function: str, limits: TrialLimits) -> bytes:
+def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> bytes:
     head = {
         "path": sys.path,
         "trial": __file__,
         "script": str(script),
         "function": function,
         "limits": asdict(limits),
+        "prepare": prepare,
     }
     return json.dumps(head).encode() + b"\n"
 
@@ -162,7 +165,10 @@ def _serve(head: dict[str, Any]) -> None:
     job = sys.stdin.buffer.read()
     out = os.dup(1)
     os.dup2(2, 1)  # a library that prints does not write into the result
-    run = getattr(_module(Path(head["script"])), head["function"])
+    script = _module(Path(head["script"]))
+    run = getattr(script, head["function"])
+    if head["prepare"]:
+        script.prepare(head["prepare"])
     limits = TrialLimits(**head["limits"])
     _limit(limits)
     threading.stack_size(limits.stack_nbytes)

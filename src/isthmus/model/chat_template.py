@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from isthmus.errors import IsthmusError, TemplateError
+from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile
-from isthmus.model.parts import nothing
 from isthmus.model.template_budget import Budget
 from isthmus.model.template_sandbox import BUDGET, BoundedEnvironment
 from isthmus.model.tokenizer import Tokenizer

@@ -18,9 +18,10 @@ from isthmus.device.buffer import Binding, InputBuffer
 from isthmus.device.graph import GraphAllocator
 from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenError
 from isthmus.model.architectures import Architecture
+from isthmus.model.checks import nothing
 from isthmus.model.encoding import Encoding, Places
 from isthmus.model.hparams import Pooling
-from isthmus.model.parts import Job, Turn, at_once, compute_parts, nothing
+from isthmus.model.parts import Job, Turn, at_once, compute_parts
 from isthmus.units import HostAddr
 
 _MOST_TOKENS = 32_768

@@ -28,12 +28,13 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.batch import Arrangement, Batch, Row, Step
 from isthmus.model.batch_probe import adds_exactly, batches_exactly
+from isthmus.model.checks import nothing
 from isthmus.model.cut_probe import adapter_cuts_exactly, cuts_exactly
 from isthmus.model.forward import Forward, Inputs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.pack_probe import packs_exactly
 from isthmus.model.packed import Packed, Places
-from isthmus.model.parts import Chunk, Job, Turn, at_once, compute_parts, nothing
+from isthmus.model.parts import Chunk, Job, Turn, at_once, compute_parts
 from isthmus.model.session import Session
 from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType

@@ -1,21 +1,20 @@
 """Opens a model's file as Isthmus will, in a process of its own: see `opening`.
 
-This file is what that process runs. The package's own modules are imported when the job begins,
-and those of `isthmus` and `isthmus.model` that import everything else are not run.
+This file is what that process runs. It imports few of the package's modules, since each start of
+a model that was not seen before waits for them.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import os
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from isthmus.model.gguf import GgufFile
-    from isthmus.model.tokenizer import Tokenizer
-    from isthmus.native.loader import Library
+from isthmus.errors import ModelError, TemplateError
+from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.gguf import GgufFile
+from isthmus.model.tokenizer import Tokenizer
+from isthmus.native.loader import Library, open_known
 
 _TEXTS = (
     "",
@@ -29,40 +28,32 @@ _TEXTS = (
     "\n" * 512,
 )
 _SPECIAL_NBYTES = 4096
+_opened: list[Library] = []
+"""The library, once `prepare` has opened it."""
+
+
+def prepare(library: str) -> None:
+    """Opens the library, {"source", "files"} as JSON, before limits hold: drivers of graphics
+    devices may take many addresses. The devices themselves are hidden from it."""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "GGML_DISABLE_VULKAN": "1"}
+    found = json.loads(library)
+    _opened.append(open_known(found["source"], found["files"]))
 
 
 def try_out(job: bytes) -> bytes:
-    """Opens a file, {"library", "path"} as JSON, and uses its vocabulary and template.
+    """Opens a file, whose path the job is, and uses its vocabulary and template.
 
     Returns what is wrong with it as JSON, [error's name, text]; [] if nothing was found. What the
     library does not survive ends the process.
     """
-    found = json.loads(job)
-    _skip_imports()
-    from isthmus.errors import ModelError  # noqa: PLC0415
-    from isthmus.native.loader import open_known  # noqa: PLC0415
-
-    library = open_known(found["library"]["source"], found["library"]["files"])
     try:
-        _open(library, Path(found["path"]))
+        _open(_opened[0], Path(os.fsdecode(job)))
     except ModelError as error:
         return json.dumps([type(error).__name__, str(error)]).encode()
     return b"[]"
 
 
-def _skip_imports() -> None:
-    """Puts empty packages where `isthmus` and `isthmus.model` would import all there is."""
-    folder = Path(__file__).parent
-    for name, path in (("isthmus", folder.parent), ("isthmus.model", folder)):
-        package = ModuleType(name)
-        package.__path__ = [str(path)]
-        sys.modules[name] = package
-
-
 def _open(library: Library, path: Path) -> None:
-    from isthmus.model.gguf import GgufFile  # noqa: PLC0415
-    from isthmus.model.tokenizer import Tokenizer  # noqa: PLC0415
-
     file = GgufFile(library, path)
     tokenizer = Tokenizer.try_open(library, file)
     if tokenizer is not None:
@@ -83,9 +74,6 @@ def _tokenize(tokenizer: Tokenizer) -> None:
 
 def _render(file: GgufFile, tokenizer: Tokenizer) -> None:
     """A template may refuse the conversation, which shows when it is used."""
-    from isthmus.errors import TemplateError  # noqa: PLC0415
-    from isthmus.model.chat_template import ChatTemplate  # noqa: PLC0415
-
     try:
         template = ChatTemplate.of(file, tokenizer)
         if template is not None:

@@ -27,6 +27,7 @@ from isthmus.abi import GrammarKind, TokenFlag
 from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import GrammarError, LimitExceeded, ModelUnsupported
 from isthmus.model import grammar_source
+from isthmus.model.checks import nothing
 from isthmus.model.grammar_source import compile_source, complaint, parser_limits, shortened
 from isthmus.trial import Ending, TrialLimits, try_out
 
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
 _TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20)
 """An eighth of the stack that a thread of the host has: what fits there fits here."""
 _MOST_KNOWN = 256
-
-
-def _nothing() -> None:
-    pass
 
 
 class Grammar:
@@ -120,7 +117,7 @@ class Grammars:
         kind: GrammarKind,
         source: str,
         tokens: Sequence[int] = (),
-        check: Callable[[], None] = _nothing,
+        check: Callable[[], None] = nothing,
     ) -> Grammar:
         """A text that follows a grammar, behind `tokens`.
 
@@ -130,7 +127,7 @@ class Grammars:
         self.require(kind, source, check)
         return Grammar(self, kind, source, tokens)
 
-    def require(self, kind: GrammarKind, source: str, check: Callable[[], None] = _nothing) -> None:
+    def require(self, kind: GrammarKind, source: str, check: Callable[[], None] = nothing) -> None:
         """What `open` raises for such a source, if anything."""
         _ = self.vocabulary
         if problem := self._trials.complaint(kind, source, check):

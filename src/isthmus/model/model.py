@@ -33,6 +33,7 @@ from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.chat_guard import ChatGuard
 from isthmus.model.chat_template import ChatTemplate, Message
+from isthmus.model.checks import nothing
 from isthmus.model.embedder import Embedder
 from isthmus.model.executor import Executor
 from isthmus.model.gguf import GgufFile, file_status, metadata_sha256
@@ -40,7 +41,7 @@ from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.opening import open_gguf
-from isthmus.model.parts import Turn, at_once, nothing
+from isthmus.model.parts import Turn, at_once
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes, file_identity
+from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile, file_status
 from isthmus.native.loader import Library
 from isthmus.trial import Ending, TrialLimits, try_out
@@ -28,12 +29,8 @@ _VERSION = 1
 _ERRORS = {kind.__name__: kind for kind in (ModelFileError, ModelNotFound, ModelUnsupported)}
 
 
-def _nothing() -> None:
-    pass
-
-
 def open_gguf(
-    library: Library, path: Path, hashes: FileHashes, check: Callable[[], None] = _nothing
+    library: Library, path: Path, hashes: FileHashes, check: Callable[[], None] = nothing
 ) -> GgufFile:
     """A file's header, after the file was tried.
 
@@ -60,9 +57,8 @@ def _kind(library: Library) -> str:
 
 def _tried(library: Library, path: Path, check: Callable[[], None]) -> str:
     """A digest that says nothing but that the file was survived."""
-    files = [str(file) for file in library.files]
-    job = {"library": {"source": library.source, "files": files}, "path": os.fspath(path)}
-    outcome = try_out(_SCRIPT, "try_out", json.dumps(job).encode(), _LIMITS, check)
+    used = json.dumps({"source": library.source, "files": [str(it) for it in library.files]})
+    outcome = try_out(_SCRIPT, "try_out", os.fsencode(path), _LIMITS, check, used)
     if outcome.ending is Ending.BUSY:
         raise ModelFileError(
             f"{path} was not tried, since the machine is too busy: wait a moment and try again"

@@ -46,10 +46,6 @@ class Turn(Protocol):
         """`chunk` is given where it may be computed with those of other sessions."""
 
 
-def nothing() -> None:
-    """The check of whoever is never to stop."""
-
-
 def at_once(_n_tokens: int, alone: Callable[[Job], None], _chunk: Chunk | None = None, /) -> None:
     """The turn of whoever need not wait for others."""
     alone(lambda: nullcontext(JOB_S))

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, SettingsError
 from isthmus.memory import Region
+from isthmus.model.checks import nothing
 from isthmus.model.kv_cache import KvCache, KvLayout
-from isthmus.model.parts import nothing
 from isthmus.units import MIB, GuestPtr, HostAddr
 
 if TYPE_CHECKING:

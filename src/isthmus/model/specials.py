@@ -2,7 +2,8 @@
 
 libllama looks for them one after the other, the longest first, and counts its list of pieces anew
 for each that it finds: the time grows with the square of their number, in one call that nothing can
-end. Here the same cuts take time that grows with the text alone. Each piece between them is then tokenized by itself.
+end. Here the same cuts take time that grows with the text alone. Each piece between them is then
+tokenized by itself.
 
 libllama's order among special tokens of equal length is unknown, so a text in which two of those
 overlap may be cut in another way. No vocabulary in use has such tokens.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from isthmus.model.checks import nothing
 
 _PREFIX_NBYTES = 4
 """Of special tokens, by which those are found that may be in a text: few have another beginning
@@ -75,7 +78,7 @@ class Specials:
     def parted(self, data: bytes) -> Iterator[bytes]:
         """The text, cut inside each of the tokens in it, behind its first character."""
         begin = 0
-        places = {at for prefix in self._known for _, at, _ in self._at(prefix, data, _nothing)}
+        places = {at for prefix in self._known for _, at, _ in self._at(prefix, data, nothing)}
         for at in sorted(places):
             end = at + 1
             while end < len(data) and data[end] & 0xC0 == 0x80:
@@ -143,7 +146,3 @@ class _Cutting:
             pieces += [self._data[at:begin], token] if at < begin else [token]
             at = end
         return [*pieces, self._data[at:]] if at < len(self._data) else pieces
-
-
-def _nothing() -> None:
-    pass

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
 from isthmus.errors import ContextFull, TokenError
+from isthmus.model.checks import nothing
 from isthmus.model.gguf import TOKENS_KEY, GgufFile
-from isthmus.model.parts import nothing
 from isthmus.model.pre_tokenizers import PreTokenizer
 from isthmus.model.specials import Special, Specials
 from isthmus.native.loader import Library

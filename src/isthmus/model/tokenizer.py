@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
+from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile
-from isthmus.model.parts import nothing
 from isthmus.model.specials import Specials
 from isthmus.model.text_encoder import TextEncoder
 from isthmus.model.vocabulary import has_tokenizer, require_sound_vocabulary
