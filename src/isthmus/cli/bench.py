@@ -19,6 +19,8 @@ from isthmus.benchmarks.serve import CLIENTS, bench_serve
 from isthmus.benchmarks.snapshot import CONTEXTS as SNAPSHOT_CONTEXTS
 from isthmus.benchmarks.snapshot import bench_snapshot, require_same_token
 from isthmus.benchmarks.speculate import DRAFTED, bench_speculate, require_same_tokens
+from isthmus.benchmarks.store import AGENTS as STORE_AGENTS
+from isthmus.benchmarks.store import bench_store, require_whole
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
 from isthmus.cli.options import (
     add_device_options,
@@ -40,6 +42,7 @@ EXAMPLES = """\
   isthmus bench hostcall --repeats 15
   isthmus bench snapshot --json
   isthmus bench agents --json
+  isthmus bench store --sizes 100,10000
   isthmus bench memory --device cuda --sizes 256,1024
   isthmus bench newcomer --repeats 1
   isthmus bench serve --repeats 3
@@ -65,6 +68,7 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
     "hostcall": (_of_one(bench_hostcall), ()),
     "snapshot": (_of_one(bench_snapshot), SNAPSHOT_CONTEXTS),
     "agents": (_of_one(bench_agents), AGENT_COUNTS),
+    "store": (_of_one(bench_store), STORE_AGENTS),
     "memory": (_of_one(bench_memory), MEMORY_SIZES),
     "newcomer": (_of_one(bench_newcomer), ()),
     "serve": (_of_one(bench_serve), CLIENTS),
@@ -81,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot), agents, clients, MiB (memory), or "
-        "tokens that are guessed (speculate), such as 512,2000",
+        help="tokens of context (decode, prefill, snapshot), agents (agents, store), clients, "
+        "MiB (memory), or tokens that are guessed (speculate), such as 512,2000",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")
     parser.add_argument(
@@ -109,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(json.dumps(report, indent=1) if arguments.json else _table(report))
     if arguments.question == "snapshot":
         require_same_token(report)
+    elif arguments.question == "store":
+        require_whole(report)
     elif arguments.question == "agents":
         require_as_alone(report)
     elif arguments.question in ("decode", "prefill"):

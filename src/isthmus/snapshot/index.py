@@ -125,16 +125,18 @@ class Index:
 
     def places(self, digests: Iterable[bytes]) -> dict[bytes, int]:
         """The id of a pack for each chunk that is known."""
-        wanted = set(digests)
+        wanted = list(digests)
         with self._reading() as db:
-            recent = self._recent
-            found = {it: recent[it] for it in wanted if it in recent}
-            missing = sorted(wanted - found.keys())
+            found: dict[bytes, Any] = dict(zip(wanted, map(self._recent.get, wanted), strict=True))
+            missing = sorted(digest for digest, pack in found.items() if pack is None)
             for part in _parts(missing):
                 rows = db.execute(
                     f"SELECT digest, pack FROM chunk WHERE digest IN {_marks(part)}", part
                 )
                 found.update(rows)
+            for it in missing:
+                if found[it] is None:
+                    del found[it]
             self._remember({it: found[it] for it in missing if it in found})
         return found
 

@@ -103,6 +103,7 @@ class Store:
         return self._with_index(lambda: self._save(draft, path, key))
 
     def _save(self, draft: Draft, path: Path, key: bytes | None) -> Saved:
+        self._sweep_once()
         with self._locked(fcntl.LOCK_SH):
             if self._index.known < ALL_PACKS:
                 enter_packs(self._packs, self._index)
@@ -151,6 +152,7 @@ class Store:
 
     def _add(self, path: Path, data: bytes, id_: str) -> None:
         name = path.name.removesuffix(SUFFIX)
+        self._sweep_once()
         with self._locked(fcntl.LOCK_SH), AtomicFile(path, swept=True) as file:
             file.write(data, 0)
             try:
@@ -247,6 +249,10 @@ class Store:
                 self._index.recall()
         raise SnapshotError(f"{self.folder} changes faster than it can be used: try again")
 
+    def _sweep_once(self) -> None:
+        if not self._swept:
+            self._sweep()
+
     def _sweep(self) -> None:
         """Removes what killed writers left."""
         sweep(self._snapshots)
@@ -255,15 +261,13 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        """Waits for the store; the first time sweeps what killed writers left."""
+        """Waits for the store."""
         path = self.folder / LOCK_FILE
         with explained(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with explained(path):
                 fcntl.flock(fd, how)
-            if not self._swept:
-                self._sweep()
             yield
         finally:
             os.close(fd)
