@@ -207,3 +207,17 @@ def test_an_agent_that_is_being_chosen_is_not_closed() -> None:
         assert others[0].actor.state == "closed"
 
     asyncio.run(run())
+
+
+def test_an_agent_that_was_cut_off_after_its_caller_left_is_not_chosen() -> None:
+    async def run() -> None:
+        made: list[FakeActor] = []
+        slots = Slots(lambda: FakeActor(made), 2)  # type: ignore[arg-type, return-value]
+        for _ in range(6):
+            slot = await slots.take("ada", np.arange(4))
+            assert slot.actor.state == "idle"
+            await slots.put_back(slot)
+            made[-1].state = "closed"
+        assert slots._n <= 2
+
+    asyncio.run(run())

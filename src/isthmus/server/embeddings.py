@@ -69,6 +69,7 @@ class _Agents:
 
     async def _take(self) -> Actor:
         """An idle agent: one that a caller left may be busy for another moment."""
+        self._idle = [actor for actor in self._idle if actor.state != "closed"]
         free = [actor for actor in self._idle if actor.state != "running"]
         if not free:
             return await asyncio.to_thread(self._spawn)

@@ -59,6 +59,7 @@ class Slots:
     async def take(self, owner: Owner, prompt: np.ndarray) -> Slot:
         """An agent for a prompt, to be put back. Raises what spawning an agent raises."""
         async with self._choosing:
+            self._drop_closed()
             free = [it for it in self._idle if it.owner == owner and it.actor.state != "running"]
             best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
             if best is not None and self._is_last(best, free, prompt):
@@ -80,6 +81,12 @@ class Slots:
         if self._n > self._most:
             async with self._choosing:
                 await self._close_oldest()
+
+    def _drop_closed(self) -> None:
+        """Forgets agents that were cut off after they were put back: their callers had left."""
+        left = [it for it in self._idle if it.actor.state != "closed"]
+        self._n -= len(self._idle) - len(left)
+        self._idle = left
 
     def _loses(self, slot: Slot, prompt: np.ndarray) -> bool:
         """Whether an agent would forget much that a new one need not."""
