@@ -20,7 +20,7 @@ grok-2 afmoe laguna minimax-m2 solar-open mellum2
 """
 PRE_TOKENIZERS = tuple(_NAMES.split())
 """Of byte-pair vocabularies: at least one name for each that the library tells apart."""
-KINDS = ("gpt2", "llama", "bert", "t5", "rwkv")
+KINDS = ("gpt2", "llama", "bert", "t5")
 """`tokenizer.ggml.model`: BPE, SPM, WPM, UGM, RWKV."""
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<|im", "|>tail")
 USER_DEFINED = ("<tool_call>", "\n\n\n", "<|channel|>")
@@ -100,7 +100,3 @@ class Vocabulary:
 
     def _t5(self, w: gguf.GGUFWriter) -> list[tuple[str, gguf.TokenType]]:
         return self._llama(w)[256:]
-
-    def _rwkv(self, _w: gguf.GGUFWriter) -> list[tuple[str, gguf.TokenType]]:
-        texts = [f"\\x{n:02x}" for n in range(256)] + [*_WORDS, " the", "\\n\\n"]
-        return [(it, gguf.TokenType.NORMAL) for it in texts]

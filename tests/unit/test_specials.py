@@ -66,7 +66,7 @@ def test_the_same_tokens(library: Library, tmp_path: Path, it: Vocabulary) -> No
                 continue
             wanted = plain(library, tokenizer, text, add, parse)
             if not parse and forbidden & set(plain(library, tokenizer, text, False, False)):
-                assert it.kind in ("llama", "rwkv")  # merges a control token of plain text
+                assert it.kind == "llama"  # merges a control token of plain text
                 assert not forbidden & set(tokenizer.encode(text))
                 continue
             assert ids == wanted, (text, add, parse)
@@ -166,7 +166,7 @@ def test_zero_bytes_are_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a\0b<|im\0_start|>")) == b"a\0b<|im\0_start|>"
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "rwkv"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_plain_text_has_no_control_tokens(library: Library, tmp_path: Path, kind: str) -> None:
     """Not those either that libllama takes for what users may write."""
     control = (*CONTROL, "<|channel|>", "<|start|>")

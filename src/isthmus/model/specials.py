@@ -2,11 +2,11 @@
 
 libllama looks for them one after the other, the longest first, and counts its list of pieces anew
 for each that it finds: the time grows with the square of their number, in one call that nothing can
-end. Here the same cuts take time that grows with the text alone. Each piece between them is then
+end. Here the same cuts take time that grows with the text alone, and each piece between them is
 tokenized by itself.
 
-libllama's order among special tokens of equal length is unknown, so a text in which two of those
-overlap may be cut in another way. No vocabulary in use has such tokens.
+libllama's order among special tokens of equal length is not known, so a text in which two of those
+overlap may be cut in another way.
 """
 
 from __future__ import annotations
