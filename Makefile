@@ -27,7 +27,7 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hu
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
 	$(BIN)/pytest -m attacks -s tests/fuzz
 
-test-soak: $(VENV)/.dev ## 64 agents that talk, fork, freeze, trap and time out for SOAK_SECONDS (600)
+test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap and time out for SOAK_SECONDS (600), from SOAK_SEED
 	$(BIN)/pytest -m long -s tests/soak
 
 test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/

@@ -30,12 +30,12 @@ _DEADLINE_S = 2.0
 _PAGES = 128
 _SCRIPT, _RESULTS = 0x60_0000, 0x50_0000
 """Where the script lies, up to 2 MiB of it, and the results of its calls."""
-_AREA = 0x10_0000
+AREA = 0x10_0000
 _NAMES = [it.name for it in abi.HOST_FUNCTIONS]
 _FURTHER = {"store": len(_NAMES), "fill": len(_NAMES) + 1, "grow": len(_NAMES) + 2}
 """Store the second argument at the first; fill (address, byte, length); grow by so many pages."""
 _NASTY = (
-    *(0, 1, 2, 3, 4, 8, 31, 32, 64, 255, 256, 4096, 65_536, _AREA, _AREA + 4, 2 * _AREA),
+    *(0, 1, 2, 3, 4, 8, 31, 32, 64, 255, 256, 4096, 65_536, AREA, AREA + 4, 2 * AREA),
     *(_PAGES * 65_536 - 4, _PAGES * 65_536, 2**31 - 1, 2**31, 2**32 - 4, 2**32 - 1, 2**63),
 )
 
@@ -59,14 +59,14 @@ def _opened() -> list[bytes]:
     return [
         *text(64, b"default"),
         call("model_open", 64, 7),
-        call("session_open", 1, 256, _AREA, _AREA, results=1),
+        call("session_open", 1, 256, AREA, AREA, results=1),
     ]
 
 
 def _softmax_rows() -> bytes:
     """256 operations over 2^22 rows of one element."""
     found = [*_opened(), call("grow", 600)]
-    for at, data in ((512, 8 * _AREA), (544, 24 * _AREA)):
+    for at, data in ((512, 8 * AREA), (544, 24 * AREA)):
         found += text(at, abi.TENSOR.pack(Dtype.F32, 0, data, 0, 1, 1 << 22, 1, 1))
     for n in range(256):
         found += text(1024 + 32 * n, abi.OPERATION.pack(Op.SOFTMAX, 512, 544, 0, 0.0, 0, 0, 0))
@@ -77,18 +77,18 @@ def _sessions_apart() -> bytes:
     """Sessions opened and closed one OS page apart."""
     found = [*text(64, b"default"), call("model_open", 64, 7)]
     for n in range(2000):
-        at = _AREA + 8192 * (n % 300)
-        found.append(call("session_open", 1, 256, at, 2 * _AREA, results=1))
+        at = AREA + 8192 * (n % 300)
+        found.append(call("session_open", 1, 256, at, 2 * AREA, results=1))
         found.append(call("session_close", len(found) - 1, results=1))
     return b"".join(found)
 
 
 def _empty_messages() -> bytes:
     """40,000 of them, rendered at 3 MiB and made tokens of."""
-    found, n, room = [*_opened(), call("fill", _AREA, 0, 40_000 * 16)], 40_000, 1 << 20
-    found.append(call("chat_template", 1, _AREA, n, 1, 3 * _AREA, room, results=1))
+    found, n, room = [*_opened(), call("fill", AREA, 0, 40_000 * 16)], 40_000, 1 << 20
+    found.append(call("chat_template", 1, AREA, n, 1, 3 * AREA, room, results=1))
     for _ in range(3):
-        found.append(call("tokenize", 1, 3 * _AREA, 960_000, 2, 4 * _AREA, 250_000, results=1))
+        found.append(call("tokenize", 1, 3 * AREA, 960_000, 2, 4 * AREA, 250_000, results=1))
     return b"".join(found)
 
 
@@ -105,11 +105,11 @@ class Fuzz(Surface):
         "softmax-rows-of-one": _softmax_rows,
         "sessions-apart": _sessions_apart,
         "40000-empty-messages": _empty_messages,
-        "tokenize-1-mib": _repeated("tokenize", 20, 1, 3 * _AREA, 1 << 20, 0, 4 * _AREA, 0),
-        "random-1-mib": _repeated("random", 20_000, 3 * _AREA, 1 << 20),
+        "tokenize-1-mib": _repeated("tokenize", 20, 1, 3 * AREA, 1 << 20, 0, 4 * AREA, 0),
+        "random-1-mib": _repeated("random", 20_000, 3 * AREA, 1 << 20),
         "log-in-a-loop": _repeated("log", 20_000, 2, 64, 7),
-        "embed-in-a-loop": _repeated("embed", 20_000, 1, 3 * _AREA, 200, 0, 4 * _AREA, 1000),
-        "open-4-gib": _repeated("session_open", 500, 1, 2**31, _AREA, 2**32 - 1),
+        "embed-in-a-loop": _repeated("embed", 20_000, 1, 3 * AREA, 200, 0, 4 * AREA, 1000),
+        "open-4-gib": _repeated("session_open", 500, 1, 2**31, AREA, 2**32 - 1),
     }
     cpu_s = 20.0
     n_short = 40
@@ -121,7 +121,7 @@ class Fuzz(Surface):
         able = TinyLlama(n_layer=1, with_tokenizer=True, overrides={"pooling_type": 3})
         self.model = self.runtime.load_model(able.write(folder / "able.gguf"))
         self.guests = [
-            self.runtime.load_guest(bytes(wasmtime.wat2wasm(_interpreter(is_64=it))))
+            self.runtime.load_guest(bytes(wasmtime.wat2wasm(interpreter(is_64=it))))
             for it in (False, True)
         ]
 
@@ -129,7 +129,7 @@ class Fuzz(Surface):
         self.runtime.close()
 
     def make(self, rng: random.Random) -> bytes:
-        records = [*_opened(), call("session_open", 1, 256, 2 * _AREA, _AREA, results=1)]
+        records = [*_opened(), call("session_open", 1, 256, 2 * AREA, AREA, results=1)]
         grammar = rng.choice([b"root ::= [a-z]+", b"{}", b"(a|b)*", b"\xff", b'{"type":"object"}'])
         records += [*text(256, grammar), call("store", 4096, 5 | 6 << 32)]
         handles = {"destination": 2, "source": 3, "grammar": len(records), "model": 1}
@@ -192,7 +192,7 @@ def _arguments(
             results |= 1 << n
             words.append(rng.choice([handles.get(param.name, 2)] * 9 + [1, 2, 3]))
         elif param.type == "ptr" and rng.random() < 0.8:
-            words.append(rng.choice([64, 256, 512, 1024, 4096, 3 * _AREA, 4 * _AREA, _AREA]))
+            words.append(rng.choice([64, 256, 512, 1024, 4096, 3 * AREA, 4 * AREA, AREA]))
         elif rng.random() < 0.75:
             words.append(rng.choice([0, 1, 2, 3, 4, 5, 7, 8, 16, 31, 300]))
         else:
@@ -206,7 +206,7 @@ def _structs(rng: random.Random) -> bytes:
         return struct.pack("<16i", *(rng.choice([0, 5, 319, 320, -1]) for _ in range(16)))
     if rng.random() < 0.5:
         ne = [rng.choice((1, 2, 32, 64, 1 << 20, 2**32 - 1)) for _ in range(4)]
-        data = rng.choice((8192, 3 * _AREA, _AREA, rng.choice(_NASTY) & 0xFFFF_FFFF))
+        data = rng.choice((8192, 3 * AREA, AREA, rng.choice(_NASTY) & 0xFFFF_FFFF))
         return abi.TENSOR.pack(rng.choice((*Dtype, 99)), 0, data, 0, *ne)
     where = [rng.choice([512, 1024, 4096]) for _ in range(3)]
     return abi.OPERATION.pack(rng.choice((*Op, 0, 77)), *where, rng.choice((0.0, -1.0)), 0, 0, 0)
@@ -267,7 +267,7 @@ class _Text:
         return "".join(out)
 
 
-def _interpreter(*, is_64: bool) -> str:
+def interpreter(*, is_64: bool) -> str:
     """The guest's text: it runs the script that its message is."""
     t = _Text(is_64=is_64)
     offset = "(i32.add (i32.const 8) (i32.mul (local.get $i) (i32.const 8)))"

@@ -69,7 +69,7 @@ class Fuzz(Surface):
         self.runtime = _runtime(folder)
         self.good = _good(self.runtime, folder)
         self.model = self.runtime.load_model(folder / "tiny.gguf")
-        other = TinyLlama(with_tokenizer=True, seed=9).write(folder / "other.gguf")
+        other = TinyLlama(with_tokenizer=True, n_vocab=400, seed=9).write(folder / "other.gguf")
         self.other = self.runtime.load_model(other)
 
     def close(self) -> None:

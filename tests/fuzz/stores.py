@@ -40,6 +40,7 @@ class Fuzz(Surface):
         environment = Environment(cache=folder / "cache")
         self.runtime = Runtime(device="cpu", threads=1, environment=environment)
         tiny = TinyLlama(with_tokenizer=True).write(folder / "tiny.gguf")
+        self.n_stores = 0
         self.given = {"models": {"default": self.runtime.load_model(tiny)}}
 
     def close(self) -> None:
@@ -49,8 +50,8 @@ class Fuzz(Surface):
         return b"%d" % rng.randrange(10**9)
 
     def run(self, data: bytes) -> str:
-        where = self.folder / "store"
-        shutil.rmtree(where, ignore_errors=True)
+        self.n_stores += 1
+        where = self.folder / f"store{self.n_stores}"
         Store(where)
         gently = data.startswith(b"gc")
         command = [sys.executable, "-m", "tests.fuzz.stores", str(where), data.decode()]
@@ -61,6 +62,7 @@ class Fuzz(Surface):
                 said = self._use(where, random.Random(data), gently=gently)
             finally:
                 hostile.kill()
+        shutil.rmtree(where, ignore_errors=True)
         return " ".join(f"{name} {n}" for name, n in sorted(said.items()))
 
     def _use(self, where: Path, rng: random.Random, *, gently: bool) -> Counter[str]:
