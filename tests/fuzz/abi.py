@@ -112,7 +112,7 @@ class Fuzz(Surface):
         "open-4-gib": _repeated("session_open", 500, 1, 2**31, AREA, 2**32 - 1),
     }
     cpu_s = 20.0
-    n_short = 40
+    n_short = 15
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -98,7 +98,7 @@ class Fuzz(Surface):
         "nested-arrays": changed(_nested_arrays),
         "odd-merges": changed(_merges),
     }
-    n_short = 30
+    n_short = 12
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -134,7 +134,7 @@ class Fuzz(Surface):
         "nested-schema": chat(response_format={"type": "json_schema", "json_schema": _NESTED}),
     }
     wall_s = 60.0
-    n_short = 60
+    n_short = 40
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

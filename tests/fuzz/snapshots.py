@@ -62,7 +62,7 @@ class Fuzz(Surface):
         "huge-number": lied(lambda it: it.put("actor.clock_ns", 10**4000)),
         "guest-of-one-page": lied(lambda it: it.put("memory.nbytes", 65_536)),
     }
-    n_short = 30
+    n_short = 20
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

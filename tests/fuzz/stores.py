@@ -33,7 +33,7 @@ class Fuzz(Surface):
         "restore-beside-gc": lambda: b"gc",
         "restore-beside-gc-again": lambda: b"gc 2",
     }
-    n_short = 3
+    n_short = 2
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -29,7 +29,7 @@ class Surface(ABC):
     """Seconds until an input that sleeps counts as a hang."""
     memory_nbytes: ClassVar[int] = 1200 * MIB
     """Resident bytes that the child and its children may have together."""
-    n_short: ClassVar[int] = 20
+    n_short: ClassVar[int] = 12
     """Seeds that the ordinary suite tries."""
 
     def __init__(self, folder: Path) -> None:
