@@ -6,6 +6,7 @@ what. `python -m tests.fuzz.driver SURFACE CASE` repeats one case.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from tests.fuzz.surface import NAMES, surface_class
 SECONDS = float(os.environ.get("ATTACK_SECONDS", "600"))
 SEED = int(os.environ.get("ATTACK_SEED", time.time_ns() // 10**9))
 SURFACES = os.environ.get("ATTACK_SURFACES", ",".join(NAMES)).split(",")
-BATCH = 25
-"""Cases of one surface before the next one's turn."""
+TURN_S = min(15.0, SECONDS / len(SURFACES))
+"""Seconds that one surface has before the next one's turn."""
 CORPUS = [(name, case) for name in NAMES for case in surface_class(name).corpus]
 
 
@@ -65,15 +66,22 @@ def test_attacks(tmp_path: Path) -> None:
     print(f"\nATTACK_SEED={SEED}, {SECONDS:.0f} s")
     children = {name: Child(name, tmp_path / name) for name in SURFACES}
     reports = {name: Report() for name in SURFACES}
-    seed, end = SEED, time.monotonic() + SECONDS
+    seeds = {name: itertools.count(SEED) for name in SURFACES}
+    end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         for name, child in children.items():
-            batch = (str(seed + n) for n in range(BATCH) if time.monotonic() < end)
-            hunt(child, batch, reports[name])
-        seed += BATCH
+            hunt(child, _turn(seeds[name]), reports[name])
     found = []
     for name, report in reports.items():
         children[name].close()
         print(f"{name}: {report.outcomes.total()} cases: {dict(report.outcomes.most_common(12))}")
         found += [report.keep(tmp_path)] if report.findings else []
     assert not found, "\n\n".join(found)
+    assert all(report.outcomes for report in reports.values())
+
+
+def _turn(seeds: Iterator[int]) -> Iterator[str]:
+    """The next seeds, as long as the turn lasts."""
+    end = time.monotonic() + TURN_S
+    while time.monotonic() < end:
+        yield str(next(seeds))
