@@ -79,12 +79,12 @@ class Fuzz(Surface):
         if rng.random() < 0.2:
             return self._damage(rng)
         forgery = Forgery(self.good)
-        for _ in range(rng.choice([1, 1, 2, 4])):
-            rng.choice((_lie, _lie, _part, _memory))(forgery, rng)
         path = self.folder / "made"
         try:
+            for _ in range(rng.choice([1, 1, 2, 4])):
+                rng.choice((_lie, _lie, _part, _memory))(forgery, rng)
             return forgery.write(path).read_bytes()
-        except (ValueError, TypeError, KeyError):  # what cannot even be written
+        except (ValueError, TypeError, LookupError, AttributeError):  # what cannot even be written
             return self._damage(rng)
 
     def _damage(self, rng: random.Random) -> bytes:
