@@ -24,6 +24,7 @@ from isthmus.errors import Cancelled, DeadlineExceeded
 from isthmus.model import Session
 from isthmus.model import session as session_module
 from isthmus.runtime import Runtime
+from isthmus.units import WASM_PAGE
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
 
@@ -242,6 +243,27 @@ def test_code_without_loops_is_ended_between_host_calls(null_runtime: Runtime, h
         with pytest.raises(Cancelled):
             list(stream)
     assert actor.counters.host_calls < n_calls
+
+
+@pytest.mark.parametrize("what", ["fill", "copy", "init"])
+def test_code_without_loops_is_ended_between_bulk_instructions(
+    null_runtime: Runtime, what: str
+) -> None:
+    """Each of these touches 4 to 16 MiB. All of them together take long, and call nothing."""
+    most = 256 * WASM_PAGE
+    one = {
+        "fill": f"(memory.fill (i32.const 0) (i32.const 7) (i32.const {most}))",
+        "copy": f"(memory.copy (i32.const 0) (i32.const 1) (i32.const {most - 1}))",
+        "init": "(memory.init $d (i32.const 0) (i32.const 0) (i32.const 4194304))",
+    }[what]
+    text = f"""(module (memory (export "memory") 256) (data $d "{"x" * (4 << 20)}")
+      (func (export "on_message") (param i32) (result i32) {one * 1500} (i32.const 0)))"""
+    actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)))
+    whole_s = actor.send("x").seconds
+    start = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        actor.send("x", deadline_s=whole_s / 20)
+    assert time.monotonic() - start < whole_s / 2
 
 
 def test_a_message_after_one_that_was_ended_is_a_message_like_any(null_runtime: Runtime) -> None:

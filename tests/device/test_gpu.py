@@ -26,7 +26,8 @@ from isthmus.errors import (
     SnapshotMismatch,
 )
 from isthmus.memory import Region
-from isthmus.model.parts import JOB_S, Chunk, nothing
+from isthmus.model.checks import nothing
+from isthmus.model.parts import JOB_S, Chunk
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest

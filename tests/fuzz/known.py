@@ -2,9 +2,5 @@
 
 from __future__ import annotations
 
-KNOWN: dict[str, dict[str, str]] = {
-    "http": {
-        "5000-digit-key": "int() refuses so many digits, in a logit_bias",
-    },
-}
+KNOWN: dict[str, dict[str, str]] = {}
 """Reasons by surface and case."""

@@ -20,7 +20,8 @@ from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.adapter import MOST_ADAPTERS
 from isthmus.model.batch import Step
-from isthmus.model.parts import JOB_S, Chunk, nothing
+from isthmus.model.checks import nothing
+from isthmus.model.parts import JOB_S, Chunk
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
 

@@ -24,8 +24,9 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.batch import Step
+from isthmus.model.checks import nothing
 from isthmus.model.forward import Pass
-from isthmus.model.parts import JOB_S, Chunk, nothing
+from isthmus.model.parts import JOB_S, Chunk
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import uuid
@@ -34,6 +35,7 @@ from isthmus.server.texts import Check, Texts
 _MOST_PROMPTS = 32
 _TRIALS_AT_A_TIME = 2
 """Grammars that are tried out at the same time: seconds each, in a process of its own."""
+_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 _Served = TypeVar("_Served")
 
 
@@ -211,8 +213,8 @@ class OpenAi:
 def _bias(model: Model, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
     """Token ids, which JSON has as texts, and what is added to their logits."""
     for text in given:
-        if not text.isdecimal() or int(text) >= model.n_vocab:
-            raise SettingsError(f"logit_bias: {text!r} is no id of {model.n_vocab} tokens")
+        if not _ID.fullmatch(text) or int(text) >= model.n_vocab:
+            raise SettingsError(f"logit_bias: {text[:20]!r} is no id of {model.n_vocab} tokens")
     return tuple((int(text), number) for text, number in given.items())
 
 
