@@ -22,6 +22,7 @@ from isthmus.errors import (
     ModelBusy,
     ModelClosed,
     ModelFileError,
+    ModelNotFound,
     ModelUnsupported,
     SettingsError,
     TemplateError,
@@ -486,7 +487,11 @@ class Model:
 
     def _require_same_file(self) -> None:
         """What is opened or hashed later must be what was tried and read."""
-        if file_identity(file_status(self.path)) != self.file.identity:
+        try:
+            found = file_status(self.path)
+        except ModelNotFound as error:
+            raise ModelFileError(f"cannot read {self.path} again: {error}") from None
+        if file_identity(found) != self.file.identity:
             raise ModelFileError(
                 f"{self.path} was replaced or written to since it was opened, so what the model "
                 "computes with cannot be told from it: put the file back, or load the new one"
