@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import pytest
 from isthmus.errors import IsthmusError, SnapshotError, SnapshotInvalid, SnapshotNotFound
 from isthmus.snapshot import Draft, MemorySource, Snapshot, Store, open_snapshot, packs
 from isthmus.snapshot.atomic import AtomicFile
+from isthmus.snapshot.database import locked
+from isthmus.snapshot.index import IndexStale
 from isthmus.snapshot.store import resolve, target_of
 from tests.crash.test_kill import Memory, killed_after
 
@@ -330,6 +333,135 @@ def test_an_index_that_is_damaged_or_lies(store: Store, memory: Memory, how: str
     store.gc()
     for name in store.names():
         store.open(name).verify()
+
+
+CUT_SHORT = """
+import os, sys
+from pathlib import Path
+from isthmus.snapshot import Store
+from tests.attacks.test_stores import small
+from tests.crash.test_kill import Memory
+
+store, memory, n = Store(sys.argv[1]), Memory(), 0
+for turn in range(40):
+    store.save(small(memory, turn), f"n{turn % 4}")
+    store.open(f"n{turn % 4}").verify()
+    if turn % 3 == 0:
+        store.gc(quick=turn % 2 == 0)
+    for path in store.folder.glob("index.sqlite*"):
+        nbytes = path.stat().st_size
+        how = turn % 4
+        if how == 3 and path.suffix == ".sqlite":  # it says that it has a write-ahead log
+            with path.open("r+b") as file:
+                file.seek(18)
+                file.write(bytes([2, 2]))
+                file.seek(24)
+                file.write(os.urandom(4))
+        elif how < 3 and nbytes:
+            os.truncate(path, (0, 4096, nbytes // 2)[how])
+            n += 1
+print(n)
+"""
+
+
+def test_an_index_that_is_cut_short_while_it_is_open(tmp_path: Path) -> None:
+    """In a process of its own, which a signal would end."""
+    run = subprocess.run(
+        [sys.executable, "-c", CUT_SHORT, str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        timeout=_HANG_S,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert int(run.stdout) > 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_of_an_index_is_mapped(store: Store, memory: Memory) -> None:
+    store.save(small(memory, 1), "n1")
+    assert "index.sqlite" not in Path("/proc/self/maps").read_text()
+    assert store.gc() == Store(store.folder).gc()
+
+
+@pytest.mark.parametrize("used_between", [False, True])
+def test_a_folder_that_is_made_again(store: Store, memory: Memory, used_between: bool) -> None:
+    """Its files get the numbers of those that were removed; a process has used them."""
+    for turn in range(10):
+        store.save(small(memory, turn), f"n{turn}")
+        shutil.rmtree(store.folder)
+        if used_between:
+            with pytest.raises(SnapshotError):
+                store.save(small(memory, turn), "nowhere")
+        again = Store(store.folder)
+        again.save(small(memory, turn), "other")
+        store.save(small(memory, turn + 1), "this")
+        again.delete("other")
+        store.gc(quick=True)
+        again.gc(quick=True)
+        database = again._index._access._database
+        assert database is not None
+        assert database.in_file
+        assert again._index.needed_by(store.id_of("this"))
+        store.open("this").verify()
+
+
+@pytest.mark.parametrize("how", ["link", "pipe", "folder", "noise"])
+def test_a_journal_that_is_none(store: Store, memory: Memory, tmp_path: Path, how: str) -> None:
+    """It is not waited for, and what a link leads to stays as it is."""
+    store.save(small(memory, 1), "n1")
+    journal = store.folder / "index.sqlite-journal"
+    journal.unlink(missing_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"x" * 100)
+    {
+        "link": lambda: journal.symlink_to(elsewhere),
+        "pipe": lambda: os.mkfifo(journal),
+        "folder": journal.mkdir,
+        "noise": lambda: journal.write_bytes(random.Random(1).randbytes(5000)),
+    }[how]()
+    for it in (store, Store(store.folder)):
+        it.save(small(memory, 2), "n2")
+        it.delete("n2")
+        it.gc()
+        it.open("n1").verify()
+    assert elsewhere.read_bytes() == b"x" * 100
+
+
+def test_an_index_that_another_process_keeps(
+    store: Store, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(small(memory, 1), "n1")
+    monkeypatch.setattr("isthmus.snapshot.database._BUSY_S", 0.05)
+    with (
+        locked(store.folder / "index.sqlite"),
+        pytest.raises(SnapshotError, match="another process has kept"),
+    ):
+        Store(store.folder).save(small(memory, 2), "n2")
+    store.save(small(memory, 2), "n2")
+
+
+def test_a_part_of_what_is_written_together_is_taken_back(store: Store, memory: Memory) -> None:
+    """And neither what came before it nor what comes after."""
+    store.save(small(memory, 1), "n1")
+    index = store._index
+    with index.together():
+        first = index.begin(b"first.safetensors", "1" * 64, [1])
+        with pytest.raises(IndexStale):
+            index.begin(b"second.safetensors", "2" * 64, [1, 999])
+        index.begin(b"third.safetensors", "3" * 64, [1])
+    names = {it.name for it in index.snapshots()}
+    assert {b"first.safetensors", b"third.safetensors"} < names
+    assert b"second.safetensors" not in names
+
+    def fail() -> None:
+        with index.together():
+            index.drop(first)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert first in {it.id for it in index.snapshots()}
 
 
 def test_a_store_that_cannot_be_written(store: Store, memory: Memory) -> None:

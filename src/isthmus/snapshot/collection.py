@@ -41,6 +41,8 @@ _STEP_S = 0.004
 _PAUSE_S = 0.002
 """Seconds between two steps, in which savers that wait get the store."""
 _AT_ONCE = 64
+_ENTERED_AT_ONCE = 16
+"""Snapshots that are entered together: savers wait, and the disk is waited for once."""
 _REWRITE_BELOW = 0.5
 """A pack of which less than this share is used is written anew."""
 _MOST_USERS = 32
@@ -108,7 +110,7 @@ class Collection:
     def step(self) -> Collected | None:
         """What can be removed within some milliseconds; None at the end."""
         done = Collected()
-        with self._locked(fcntl.LOCK_EX):
+        with self._locked(fcntl.LOCK_EX), self._index.together():
             if self._index.known < ALL_SNAPSHOTS:  # a new one, made since they were compared
                 raise IndexStale
             end = time.monotonic() + _STEP_S
@@ -135,9 +137,11 @@ class Collection:
         seen: dict[bytes, set[str]] = {}
         for it in self._index.snapshots():
             seen.setdefault(it.name, set()).add(it.stamp)
-        for name, stamp in there.items():
-            if stamp not in seen.get(name, ()):
-                self._enter(name)
+        new = [name for name, stamp in there.items() if stamp not in seen.get(name, ())]
+        for first in range(0, len(new), _ENTERED_AT_ONCE):
+            with self._index.together():
+                for name in new[first : first + _ENTERED_AT_ONCE]:
+                    self._enter(name)
         self._index.doubt(seen.keys() - there.keys())
         self._index.now_knows(ALL_SNAPSHOTS)
 

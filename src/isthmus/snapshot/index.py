@@ -12,22 +12,16 @@ Where nothing can be written the index is in memory, for as long as somebody rea
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import threading
 from collections.abc import Collection as Many
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.snapshot.database import (
-    IndexDamaged,
-    explained_sqlite,
-    in_memory,
-    inode_of,
-    open_database,
-)
+from isthmus.snapshot.access import Access
+from isthmus.snapshot.database import IndexDamaged
 from isthmus.snapshot.listing import PACK_NAME
 
 INDEX_FILE = "index.sqlite"
@@ -83,12 +77,10 @@ class Index:
 
     def __init__(self, folder: Path | None) -> None:
         """The index of the store in a folder, or one in memory."""
-        self._path = None if folder is None else folder / INDEX_FILE
-        self._lock = threading.RLock()
-        self._db: sqlite3.Connection | None = None
-        self._owner = (0, 0)
-        """The process, and the file, that `_db` belongs to."""
         self._recent: dict[bytes, int] = {}
+        path = None if folder is None else folder / INDEX_FILE
+        self._access = access = Access(path, self._recent.clear)
+        self._reading, self._writing = access.reading, access.writing
 
     @property
     def known(self) -> int:
@@ -103,23 +95,18 @@ class Index:
             with self._writing() as db:
                 db.execute(f"PRAGMA user_version = {what}")
 
+    def together(self) -> AbstractContextManager[object]:
+        """What this thread writes while open counts all at once, or not at all, and the disk is
+        waited for once. Others wait meanwhile."""
+        return self._writing()
+
     def close(self) -> None:
         """Closes the file; the next use opens it again."""
-        with self._lock:
-            if self._db is not None and self._owner[0] == os.getpid():
-                self._db.close()
-            self._db = None
-            self._recent.clear()
+        self._access.close()
 
     def discard(self) -> None:
         """Removes the file. Nobody may be saving into the store."""
-        with self._lock:
-            self.close()
-            for suffix in ("", "-wal", "-shm") if self._path is not None else ():
-                with contextlib.suppress(OSError):
-                    os.unlink(f"{self._path}{suffix}")
-            if self._path is not None and os.path.lexists(self._path):
-                self._path = None  # a folder in its place, which nobody asked us to remove
+        self._access.discard()
 
     # ------------------------------------------------------------------ packs
 
@@ -164,7 +151,7 @@ class Index:
 
     def recall(self) -> None:
         """Forgets what was remembered in memory, since a pack of it is gone."""
-        with self._lock:
+        with self._access.lock:
             self._recent.clear()
 
     def pack_names(self) -> set[str]:
@@ -324,42 +311,6 @@ class Index:
         if len(self._recent) + len(places) > _MOST_RECENT:
             self._recent.clear()
         self._recent.update(places)
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, explained_sqlite(self._path):
-            yield self._connection()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-
-    def _connection(self) -> sqlite3.Connection:
-        """The database: opened by this process, and still the one in the folder."""
-        if self._db is not None:
-            inode = self._owner[1]
-            if self._owner[0] != os.getpid():
-                _abandoned.append(self._db)  # closing it would be the parent's business
-            elif not inode or inode_of(self._path) == inode:
-                return self._db
-            self._recent.clear()
-        try:
-            self._db, inode = open_database(self._path), inode_of(self._path)
-        except (sqlite3.OperationalError, OSError):
-            self._db, inode = in_memory(), 0
-        self._owner = os.getpid(), inode
-        return self._db
-
-
-_abandoned: list[sqlite3.Connection] = []
-"""Connections of a process that this one was forked from."""
 
 
 def _add_pack(
