@@ -1,24 +1,31 @@
-"""Model files that change while they are mapped: the process goes on, with the bytes it had."""
+"""Files that change while they are mapped: the process goes on, with the bytes it had."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import wasmtime
 
-from isthmus.config import ModelSettings
+from isthmus import Actor, Limits, Runtime
+from isthmus.actor.pages import Pages
+from isthmus.config import Environment, ModelSettings
 from isthmus.device import Device
-from isthmus.errors import ModelFileError
-from isthmus.memory import FileMapping, lease
+from isthmus.errors import ActorClosed, IsthmusError, ModelFileError, Overloaded, RegionError
+from isthmus.memory import FileMapping, Region, lease, rescue
 from isthmus.memory.lease import State
 from isthmus.model import Model
+from isthmus.snapshot import open_snapshot
 from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
@@ -160,7 +167,7 @@ def test_without_a_lease_a_change_is_seen_before_the_next_pass(
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path], object],
 ) -> None:
-    monkeypatch.setattr(lease, "_take", refused)
+    monkeypatch.setattr(lease, "take", refused)
     path = embedder().write(tmp_path / "x.gguf")
     model = Model(device, path, ModelSettings())
     embedding(model)
@@ -187,3 +194,162 @@ def test_a_file_that_is_replaced_stays_mapped(tmp_path: Path) -> None:
         (tmp_path / "new").replace(path)
         assert ctypes.string_at(mapping.base, 8192) == b"a" * 8192
         assert mapping._file.state is State.LEASED
+
+
+# ---------------------------------------------------------------------------------- actors
+
+
+class Saved:
+    """An actor's snapshot in a file and in a store, and what it would have answered."""
+
+    def __init__(self, runtime: Runtime, tiny: Path, folder: Path) -> None:
+        self.runtime = runtime
+        self.models = {"default": runtime.load_model(tiny)}
+        self.store = folder / "store"
+        self.store.mkdir()
+        self.file = folder / "agent.safetensors"
+        with runtime.spawn("bench", models=self.models, args=["n_ctx=256"], seed=1) as actor:
+            actor.send("prefill 20 3")
+            actor.snapshot(self.file)
+            actor.snapshot(self.store, name="agent")
+            self.answers = [actor.send("sequence 4").text for _ in range(3)]
+
+    def harmed(self, kind: str) -> Path:
+        """What others write to, once an actor was restored from it."""
+        return self.file if kind == "file" else next((self.store / "packs").iterdir())
+
+    def restored(self, kind: str, **how: Any) -> Actor:
+        path = self.file if kind == "file" else self.store / "agent"
+        return self.runtime.restore(path, models=self.models, **how)
+
+
+@pytest.fixture
+def saved(tiny: Path, tmp_path: Path) -> Iterator[Saved]:
+    environment = Environment(cache=tmp_path / "cache")
+    with Runtime(device="cpu", threads=1, environment=environment) as runtime:
+        yield Saved(runtime, tiny, tmp_path)
+
+
+@pytest.mark.parametrize("code", [TRUNCATE, OVERWRITE])
+@pytest.mark.parametrize("kind", ["file", "pack"])
+def test_idle_actors_and_forks_go_on(saved: Saved, kind: str, code: str) -> None:
+    first, second = saved.restored(kind), saved.restored(kind, verify="lazy")
+    assert first.send("sequence 4").text == saved.answers[0]  # it has pages of its own
+    fork = first.fork()[0]
+    grandchild = second.fork()[0]
+    assert first.region.maps_files or fork.region.maps_files or second.region.maps_files
+    attacked(saved.harmed(kind), code)
+    for actor, at in ((first, 1), (fork, 1), (second, 0), (grandchild, 0)):
+        assert not actor.region.maps_files
+        assert [actor.send("sequence 4").text for _ in range(3 - at)] == saved.answers[at:]
+        again = actor.fork()[0]
+        assert again.send("sequence 4").text
+    with pytest.raises(IsthmusError):
+        saved.restored(kind)
+
+
+@pytest.mark.parametrize("kind", ["file", "pack"])
+def test_an_actor_that_runs_is_waited_for(saved: Saved, kind: str) -> None:
+    actor = saved.restored(kind)
+    with actor._idle():
+        attack = threading.Thread(target=attacked, args=(saved.harmed(kind), TRUNCATE))
+        attack.start()
+        attack.join(3)
+        assert attack.is_alive(), "the file was given away under an actor that is in use"
+    attack.join(PATIENCE_S)
+    assert not attack.is_alive()
+    assert [actor.send("sequence 4").text for _ in range(3)] == saved.answers
+
+
+SPINS = """(module (memory (export "memory") 1) (data (i32.const 16) "there") (func
+  (export "on_message") (param $nbytes i32) (result i32)
+    (if (i32.gt_u (local.get $nbytes) (i32.const 1))
+      (then (loop $on (i32.store (i32.const 8) (i32.const 1)) (br $on))))
+    (i32.const 0)))"""
+
+
+@pytest.mark.parametrize("on_failure", ["keep", "undo", "close"])
+def test_an_actor_that_runs_for_too_long_is_closed(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch, on_failure: Any
+) -> None:
+    monkeypatch.setattr(rescue, "_PATIENCE_S", 1.0)
+    with saved.runtime.spawn(bytes(wasmtime.wat2wasm(SPINS))) as spinning:
+        spinning.send("x")
+        spinning.snapshot(saved.file)
+    actor = saved.runtime.restore(saved.file, limits=Limits(on_failure=on_failure))
+    stream = actor.stream("spin")
+    attacked(saved.file, TRUNCATE)
+    with pytest.raises(IsthmusError):
+        list(stream)
+    assert actor.state == "closed"
+    with pytest.raises(ActorClosed, match="another process writes to the file"):
+        actor.send("x")
+
+
+def test_without_memory_for_a_copy_the_actor_is_evicted(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = saved.restored("file")
+
+    def refused(*_: object) -> None:
+        raise Overloaded("no memory")
+
+    monkeypatch.setattr(Pages, "freeze", refused)
+    attacked(saved.file, TRUNCATE)
+    assert actor.state == "evicted"
+    monkeypatch.undo()
+    assert [actor.send("sequence 4").text for _ in range(3)] == saved.answers
+
+
+def test_without_memory_and_disk_the_actor_is_closed(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = saved.restored("file")
+
+    def refused(*_: object) -> None:
+        raise Overloaded("no memory")
+
+    monkeypatch.setattr(Pages, "freeze", refused)
+    monkeypatch.setattr(Actor, "_evict", refused)
+    attacked(saved.file, TRUNCATE)
+    assert actor.state == "closed"
+    with pytest.raises(ActorClosed, match="another process writes to the file"):
+        actor.send("sequence 4")
+
+
+def test_a_file_that_is_open_for_writing_is_copied(saved: Saved) -> None:
+    with saved.file.open("r+b") as file:
+        actor = saved.restored("file")
+        file.truncate(4096)
+    assert [actor.send("sequence 4").text for _ in range(3)] == saved.answers
+
+
+def test_a_file_that_is_cut_short_before_it_is_mapped(saved: Saved) -> None:
+    image = open_snapshot(saved.file).image()
+    os.truncate(saved.file, 8192)
+    with Region.reserve(image.nbytes, nbytes=image.nbytes) as region:
+        with pytest.raises(RegionError, match="shorter than it was"):
+            region.load(image)
+        assert region.lost
+
+
+def test_a_file_whose_lease_was_given_back_is_not_mapped_again(saved: Saved) -> None:
+    image = open_snapshot(saved.file).image()
+    with Region.reserve(image.nbytes, nbytes=image.nbytes) as region:
+        region.load(image)
+        region.leave = lambda _: region.close()
+        attacked(saved.file, OVERWRITE)
+    with (
+        Region.reserve(image.nbytes, nbytes=image.nbytes) as region,
+        pytest.raises(RegionError, match="restore it again"),
+    ):
+        region.load(image)
+
+
+def test_a_closed_actor_holds_nobody_up(saved: Saved) -> None:
+    saved.restored("file").close()
+    gc.collect()
+    start = time.monotonic()
+    saved.file.write_bytes(b"")
+    assert time.monotonic() - start < PATIENCE_S
+    assert not rescue._rescuer._since

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,11 @@ from isthmus.model import Session
 from isthmus.snapshot import Draft, Saved, Store, open_snapshot, save_file
 from isthmus.snapshot.store import target_of
 from isthmus.wasm import Guest, Instance
+
+_FILE_CHANGED = (
+    "another process writes to the file that it was restored from, and its memory could not be "
+    "copied in time; restore it again, and replace such files by renaming others"
+)
 
 
 class Actor:
@@ -88,6 +94,7 @@ class Actor:
         if isinstance(beginning, Frozen) and not (self.restored and self.restored.replayed):
             self._remember(beginning.plain(), self._body)
         self._charge(self._body.api.exchange)
+        self._settle(self._body)
         try:
             home.adopt(self)
         except BaseException:
@@ -355,6 +362,44 @@ class Actor:
         self._home.metrics.evictions.inc()
         return nbytes
 
+    def _settle(self, body: Body) -> Body:
+        """Has its memory leave files as soon as another process wants to write to one."""
+        if body.region.maps_files:
+            body.region.leave = partial(_leave_files, weakref.ref(self))
+        return body
+
+    def _leave_files(self, *, at_once: bool) -> None:
+        """Has its memory leave the files that it maps, if nothing runs in it; `at_once`: what runs
+        is cut off, and the actor closed. Waits for nobody."""
+        if not self._evicting.acquire(blocking=False):
+            return
+        try:
+            if self._running.acquire(blocking=False):
+                try:
+                    self._leave()
+                finally:
+                    self._running.release()
+            elif at_once:
+                self._closed_because = self._closed_because or _FILE_CHANGED
+                self.cancel()
+        finally:
+            self._evicting.release()
+
+    def _leave(self) -> None:
+        """Freezes, evicts or closes it. Only while `_running` is held."""
+        body = self._body
+        if body is None or not body.region.maps_files:
+            return
+        self._frozen = None
+        for way in (self._freeze, lambda _: self._evict()):
+            if self._closed_because is None and body.region.maps_files:
+                with contextlib.suppress(IsthmusError):
+                    way(body)
+        if self._body is body and body.region.maps_files:
+            self._closed_because = self._closed_because or _FILE_CHANGED
+            with contextlib.suppress(IsthmusError):  # held by a view: asked again
+                self._drop()
+
     def _begin(self) -> None:
         """Takes the actor for one message or one look at it, after an eviction at most."""
         with self._evicting:
@@ -390,7 +435,7 @@ class Actor:
             path = self._evicted
             assert path is not None
             snapshot = open_snapshot(path, self._home.snapshot_key)
-            self._body = self._new_body(Frozen.of(snapshot))
+            self._body = self._settle(self._new_body(Frozen.of(snapshot)))
             self._evicted = None
             path.unlink(missing_ok=True)  # the mapping keeps the bytes
             self._home.metrics.returns.inc()
@@ -567,11 +612,17 @@ class Actor:
         with self._account.keep():
             body.close()
             self._body = None
-            self._body = self._new_body(before)
+            self._body = self._settle(self._new_body(before))
         self.n_messages = before.state.n_messages
         self._remember(before, self._body)
         self._usage.undone += 1
         self._home.metrics.rollbacks.inc()
+
+
+def _leave_files(actor: weakref.ref[Actor], at_once: bool) -> None:
+    found = actor()
+    if found is not None:
+        found._leave_files(at_once=at_once)
 
 
 def _bytes_of(message: str | bytes) -> bytes:

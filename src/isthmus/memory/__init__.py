@@ -4,6 +4,7 @@ from isthmus.memory.file import FileMapping
 from isthmus.memory.image import Extent, Image, LiveImage, SharedFile
 from isthmus.memory.pagemap import touched_chunks, used_chunks
 from isthmus.memory.region import Hold, Region
+from isthmus.memory.rescue import NamedFile
 
 __all__ = [
     "Extent",
@@ -11,6 +12,7 @@ __all__ = [
     "Hold",
     "Image",
     "LiveImage",
+    "NamedFile",
     "Region",
     "SharedFile",
     "touched_chunks",

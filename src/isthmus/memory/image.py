@@ -46,6 +46,8 @@ class SharedFile(Owned):
             os.close(fd)
             raise
         super().__init__(fd + 1, _close)
+        self.is_written = False
+        """Whether somebody could cut it short now: it is copied, and not mapped."""
 
     @property
     def fd(self) -> int:
@@ -125,9 +127,15 @@ class Image:
     def place(self, base: HostAddr, *, map_files: bool) -> int:
         """Puts the image at `base`, over zeroes; returns how many bytes had to be copied."""
         n_copied = 0
+        ends: dict[SharedFile, int] = {}
         for extent in self.extents:  # as they are now: they may be brought together meanwhile
             address = base + extent.offset
-            if map_files and extent.file_offset % OS_PAGE == 0 and address % OS_PAGE == 0:
+            may_map = map_files and not extent.file.is_written
+            if may_map and extent.file_offset % OS_PAGE == 0 and address % OS_PAGE == 0:
+                if extent.file not in ends:  # nobody can shorten it from now on, where it is leased
+                    ends[extent.file] = os.fstat(extent.file.fd).st_size
+                if extent.file_offset + extent.nbytes > ends[extent.file]:
+                    raise RegionError("the file of an image is shorter than it was")
                 libc.map_copy_on_write(address, extent.nbytes, extent.file.fd, extent.file_offset)
             else:
                 target = (ctypes.c_ubyte * extent.nbytes).from_address(address)

@@ -15,12 +15,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import errno
 import fcntl
 import logging
 import os
 import signal
 import threading
 import time
+from typing import Protocol
+from weakref import WeakSet, ref
 
 from isthmus.errors import RegionError
 from isthmus.native import libc
@@ -58,9 +61,9 @@ class LeasedFile:
         self._lock = threading.Lock()
         self._open = True
         self._before = _status(fd)
-        self.state = State.LEASED if _take(fd) else State.WATCHED
+        self.state = State.LEASED if take(fd) else State.WATCHED
         if self.state is State.LEASED:
-            _watch.add(self)
+            watch.add(self)
 
     @property
     def intact(self) -> bool:
@@ -82,7 +85,7 @@ class LeasedFile:
 
     def close(self) -> None:
         """Gives mapping, lease and descriptor back."""
-        _watch.remove(self)
+        watch.remove(self)
         with self._lock:
             self._open = False
             libc.unmap(self.base, self.nbytes)
@@ -136,14 +139,21 @@ def _read(fd: int, address: int, nbytes: int, offset: int) -> None:
         target, offset = target[n:], offset + n
 
 
-def _take(fd: int) -> bool:
+def take(fd: int) -> bool:
     """Whether the file is leased now; some file systems, owners and systems have no leases."""
+    return try_take(fd) == 0
+
+
+def try_take(fd: int) -> int:
+    """Leases a file; 0, or the error's number: EAGAIN where somebody has it open for writing."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except (AttributeError, OSError):
-        return False
-    return True
+    except AttributeError:
+        return errno.ENOSYS
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def _status(fd: int) -> tuple[int, int]:
@@ -160,18 +170,30 @@ def _free_nbytes() -> int:
     return 0
 
 
-class _Watch:
+class Watched(Protocol):
+    """A file whose lease is held."""
+
+    def rescue(self) -> bool:
+        """Does what must be done if somebody waits for the file; false if it is watched no more."""
+
+
+class Watch:
     """The files whose leases are held, and the thread that looks at them while there are any."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._files: set[LeasedFile] = set()
+        self._lock = threading.RLock()  # a mapping may be freed, and removed, wherever Python is
+        self._files: set[Watched] = set()
+        self._weakly: WeakSet[Watched] = WeakSet()
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
 
-    def add(self, file: LeasedFile) -> None:
+    def add(self, file: Watched, *, weakly: bool = False) -> None:
+        """Looks at a file from now on; `weakly`, for as long as somebody else has it."""
         with self._lock:
-            self._files.add(file)
+            if weakly:
+                self._weakly.add(file)
+            else:
+                self._files.add(file)
             alive = self._thread is not None and self._process == os.getpid()  # not after a fork
             if not alive:
                 self._process = os.getpid()
@@ -180,25 +202,29 @@ class _Watch:
                 )
                 self._thread.start()
 
-    def remove(self, file: LeasedFile) -> None:
+    def remove(self, file: Watched) -> None:
+        """Looks at it no more."""
         with self._lock:
             self._files.discard(file)
+            self._weakly.discard(file)
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                files = list(self._files)
+                files = [ref(file) for file in (*self._files, *self._weakly)]
                 if not files:
                     self._thread = None
                     return
-            for file in files:
-                held = False
-                with contextlib.suppress(OSError):
-                    held = file.rescue()
-                if not held:
-                    self.remove(file)
-            del files
+            for it in files:
+                self._look_at(it())
             time.sleep(_POLL_S)
 
+    def _look_at(self, file: Watched | None) -> None:
+        held = False
+        with contextlib.suppress(OSError):
+            held = file is not None and file.rescue()
+        if file is not None and not held:
+            self.remove(file)
 
-_watch = _Watch()
+
+watch = Watch()

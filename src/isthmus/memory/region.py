@@ -34,6 +34,7 @@ import numpy as np
 from isthmus.errors import RegionBusy, RegionError
 from isthmus.memory.image import Image, LiveImage
 from isthmus.memory.quota import MAPPINGS, Share
+from isthmus.memory.rescue import Leave, NamedFile
 from isthmus.native import libc
 from isthmus.units import OS_PAGE, GuestPtr, HostAddr, align_up
 
@@ -111,6 +112,10 @@ class Region:
         """Writable views ever made: somebody but the guest may have written."""
         self.lost = False
         """Whether `load` failed in the middle, so that the bytes are neither old nor new."""
+        self.leave: Leave | None = None
+        """Has the owner bring the bytes into memory of its own; from any thread: see `rescue`."""
+        self._files: list[NamedFile] = []
+        """What its pages may be of, and others can write to."""
         self._mappings = mappings = Share(MAPPINGS)
         self._finalizer = weakref.finalize(self, _free, free, mappings)
         self._finalizer.atexit = False  # a daemon thread may still be inside the guest
@@ -205,17 +210,30 @@ class Region:
         RegionError or Overloaded: nothing has changed then, or `lost` is true.
         """
         self.address(GuestPtr(0), image.nbytes)
+        files: list[NamedFile] = []
         if self.remappable and isinstance(image, Image):
             self._take_mappings(image)
+            files = _named_files(image)
+            self._enter(files)
         self._renew()
         try:
             n_copied = self._place_somehow(image)
         except BaseException:
             self.lost, self.image = True, None
             raise
+        self._files = files
         self.image = image if n_copied == 0 and isinstance(image, Image) else None
         self.cleared.clear()
         return n_copied
+
+    def maps(self, file: NamedFile) -> bool:
+        """Whether pages of it may be those of that file."""
+        return not self.closed and file in self._files
+
+    @property
+    def maps_files(self) -> bool:
+        """Whether pages of it may be those of files that others can write to."""
+        return bool(self._files)
 
     def view(self, offset: int, nbytes: int) -> RegionView:
         """A writable memoryview of `nbytes` at `offset`, to be used in a `with`."""
@@ -240,7 +258,7 @@ class Region:
                 holders = ", ".join(hold.holder for hold in self._holds[:4])
                 raise RegionBusy(f"the region is still held by {holders}")
             self._finalizer()
-            self.image = None
+            self.image, self._files, self.leave = None, [], None
 
     def _take_mappings(self, image: Image) -> None:
         """Has as many mappings as the image needs, which is brought together if they are too many.
@@ -250,6 +268,17 @@ class Region:
         if len(image.extents) > 1 and not self._mappings.try_resize(_mappings_over(image)):
             image.bring_together()
         self._mappings.resize(_mappings_over(image))
+
+    def _enter(self, files: list[NamedFile]) -> None:
+        """Notes that it is about to map files. RegionError, and nothing has changed."""
+        before = self._files
+        self._files = before + files
+        try:
+            for file in files:
+                file.enter(self)
+        except RegionError:
+            self._files = before
+            raise
 
     def _renew(self) -> None:
         """Makes all that is in use zero."""
@@ -304,6 +333,12 @@ class Region:
 def _free(free: Callable[[], object], mappings: Share) -> None:
     free()
     mappings.close()
+
+
+def _named_files(image: Image) -> list[NamedFile]:
+    """Those of its files that others can write to, each once."""
+    files = dict.fromkeys(it.file for it in image.extents)
+    return [file for file in files if isinstance(file, NamedFile)]
 
 
 def _mappings_over(image: Image) -> int:

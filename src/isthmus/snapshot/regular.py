@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 
 from isthmus.errors import SnapshotError, SnapshotInvalid, SnapshotNotFound
-from isthmus.memory import SharedFile
+from isthmus.memory import NamedFile
 
 
-def open_regular(path: Path) -> SharedFile:
+def open_regular(path: Path) -> NamedFile:
     """Opens a plain file; SnapshotInvalid for a symbolic link, a pipe, a folder or a device.
 
     SnapshotNotFound where there is nothing.
@@ -28,7 +28,7 @@ def open_regular(path: Path) -> SharedFile:
         raise SnapshotInvalid(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
         raise SnapshotNotFound(f"{str(path)!r} is no path") from None
-    file = SharedFile(fd)
+    file = NamedFile(fd)
     try:
         mode = os.fstat(fd).st_mode
     except OSError as error:
