@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from isthmus.config import DeviceSettings
 from isthmus.counters import Counters
+from isthmus.device.barriers import Barriers
 from isthmus.device.buffer import Binding, Buffer, InputBuffer
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.device.graph import Graph
@@ -79,6 +80,7 @@ class Device(ABC):
         self.settings = settings
         self.counters = Counters()
         self.compute_thread = ComputeThread(f"isthmus {name}", library.end_workers)
+        self.barriers = Barriers(None)
         self._handle = handle
 
     @property
@@ -228,6 +230,7 @@ class Device(ABC):
     def close(self) -> None:
         """Frees what the device owns; a second call does nothing."""
         self.compute_thread.close()
+        self.barriers.close()
 
     def _allocate(self, nbytes: int) -> int:
         handle = self.library.ggml_backend_buft_alloc_buffer(self.buffer_type, nbytes)
@@ -300,8 +303,11 @@ class Backend(Owned):
 
     def _timed(self, graph: int) -> int:
         counters = self.device.counters
-        start = time.perf_counter_ns()
+        start, running = time.perf_counter_ns(), time.thread_time_ns()
         status = self._submit(self.handle, graph)
-        counters.kernel_ns += time.perf_counter_ns() - start
+        running = time.thread_time_ns() - running
+        end = time.perf_counter_ns()
+        self.device.barriers.note(end, end - start, running)
+        counters.kernel_ns += end - start
         counters.submissions += 1
         return int(status)

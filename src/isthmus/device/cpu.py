@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from isthmus.config import DeviceSettings
+from isthmus.device.barriers import barriers_of
 from isthmus.device.base import Backend, Device, DeviceInfo
 from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.graph import Graph
@@ -40,6 +41,7 @@ class CpuDevice(Device):
         super().__init__(self.kind, handle, library, settings)
         self._procedures = library.procedures(handle, _ggml.CPU_PROCEDURES)
         self._threadpool = self._new_threadpool()
+        self.barriers = barriers_of(library, settings.n_threads)
         self._everywhere = self._bind_everywhere()
         self._info = self._describe(threads=settings.n_threads, features=self._features())
 

@@ -65,8 +65,12 @@ class Library:
         self._bind(_llama.functions(_context_params(self)))
         _check_layouts(self)
         self._pause = None
+        self.hold_team: Callable[[int], None] | None = None
+        """Keeps that many OpenMP workers for the calling thread, which do nothing until
+        `end_workers`. None unless the runtime is GNU's."""
         if self._find("__kmpc_fork_call") is None:  # LLVM's runtime shares its workers
             self._pause = self._find("omp_pause_resource")
+            self.hold_team = _team_holder(self._find("GOMP_parallel"))
         self._log = LogCapture(self.llama_log_set)
         self._load_backends()
 
@@ -261,6 +265,17 @@ def _package_folder(name: str) -> Path | None:
     """A package's folder, without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def _team_holder(parallel: Any) -> Callable[[int], None] | None:
+    """See `Library.hold_team`."""
+    if parallel is None or not sys.platform.startswith("linux"):
+        return None
+    parallel.restype, parallel.argtypes = None, [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    ]  # fmt: skip
+    nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # of a null pointer
+    return lambda n_threads: parallel(nothing, None, n_threads, 0)
 
 
 def _open(file: Path) -> ctypes.CDLL:
