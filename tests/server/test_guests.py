@@ -157,3 +157,16 @@ def test_over_http(tiny_server: Serving) -> None:
     assert digest not in client.get("/v1/guests").text
     for gone in (digest, "chat", "../../lock", "x" * 5000, "%00"):
         assert client.delete(f"/v1/guests/{gone}").status_code == 404, gone
+
+
+def test_a_message_has_the_time_that_its_agent_allows(tiny_server: Serving) -> None:
+    wasm = wasmtime.wat2wasm(
+        """(module (memory (export "memory") 1)
+        (func (export "on_message") (param i32) (result i32) (loop $l (br $l)) (i32.const 0)))"""
+    )
+    guest = tiny_server.client.post("/v1/guests", content=bytes(wasm)).json()["id"]
+    agent = tiny_server.post("/v1/agents", {"guest": guest, "limits": {"deadline_s": 0.5}})
+    path = f"/v1/agents/{agent['id']}"
+    told = tiny_server.client.post(f"{path}/messages", json={"input": "x"}, timeout=60)
+    assert told.status_code == 504
+    assert tiny_server.client.delete(path).status_code == 200

@@ -243,7 +243,8 @@ class Agents:
         try:
             actor = await held.actor()
             before = actor.usage
-            answer = Answer(actor, asked.input, self._settings.deadline_s)
+            allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
+            answer = Answer(actor, asked.input, min(it for it in allowed_s if it is not None))
             try:
                 async for piece in answer:
                     yield piece
