@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-clients test-embed check setup guests generate bless bench docs size clean
+.PHONY: help demo test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must 
 test-load: $(VENV)/.dev ## two thousand connections to the server at once; says what it measured
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m long -s tests/server/test_load.py
+
+test-siege: $(VENV)/.dev ## five minutes of all attacks on a server at once, and an honest client; SIEGE_WITHOUT=NAME,… leaves some out
+	$(BIN)/pytest -m long -s tests/server/test_siege.py
 
 test-clients: $(VENV)/.dev ## langchain-openai and llm, each installed by itself, against the server
 	$(BIN)/isthmus pull smollm2

@@ -53,6 +53,13 @@ class Siege:
     async def run(self) -> None:
         await asyncio.gather(*(self._attack(name) for name in self.names for _ in range(2)))
 
+    def met(self) -> dict[str, dict[int, int]]:
+        """By attack, how often it met with each status; see `seen`."""
+        return {
+            name: {status: n for (it, status), n in sorted(self.seen.items()) if it == name}
+            for name in self.names
+        }
+
     async def _attack(self, name: str) -> None:
         headers = {"Authorization": f"Bearer {self.keys[name]}"}
         async with httpx.AsyncClient(
@@ -81,8 +88,9 @@ async def _bring(client: httpx.AsyncClient, wasm: bytes, message: str | None = "
     if agent.status_code == 201:
         path = f"/v1/agents/{agent.json()['id']}"
         if message is not None:
-            told = await client.post(f"{path}/messages", json={"input": message})
-            statuses.append(told.status_code)
+            with contextlib.suppress(httpx.TimeoutException):
+                told = await client.post(f"{path}/messages", json={"input": message})
+                statuses.append(told.status_code)
         statuses.append((await client.delete(path)).status_code)
     await client.delete(f"/v1/guests/{guest}")
     return statuses

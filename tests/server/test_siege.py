@@ -6,7 +6,6 @@ SIEGE_WITHOUT=grammars,prompts leaves attacks out, by the names in `siege.ATTACK
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import time
@@ -21,8 +20,11 @@ from isthmus.units import GIB, MIB
 from tests.server.conftest import Serving
 from tests.server.siege import ATTACKS, Siege, tree_nbytes, wat
 
-pytestmark = pytest.mark.long
 SHORT_S, LONG_S = 20.0, 300.0
+FEWEST_CHATS = 20
+"""Honest chats below which their p99 says nothing."""
+STOP_S = 10.0
+"""Seconds after which supervisors kill what was told to stop."""
 WITHOUT = tuple(filter(None, os.environ.get("SIEGE_WITHOUT", "").split(",")))
 SETTINGS = """
 slots = 4
@@ -79,7 +81,7 @@ class Honest:
 async def besieged(siege: Siege, honest: Honest, seconds: float) -> dict[str, Any]:
     await honest.live(None, 3)  # kernels are tried out at the first of them
     quiet = await honest.live(None, 30)
-    most = tree_nbytes(siege.serving.process.pid)
+    most, before = tree_nbytes(siege.serving.process.pid), honest.turns
     attack = asyncio.ensure_future(siege.run())
     life = asyncio.ensure_future(honest.live(siege.ended))
     end = time.monotonic() + seconds
@@ -94,9 +96,9 @@ async def besieged(siege: Siege, honest: Honest, seconds: float) -> dict[str, An
         "siege_p99_s": round(percentile(busy), 4),
         "siege_p50_s": round(statistics.median(busy), 4),
         "chats": len(busy),
-        "turns": honest.turns,
+        "turns": honest.turns - before,
         "most_mib": most // MIB,
-        "met": {f"{name}: {status}": n for (name, status), n in sorted(siege.seen.items())},
+        "met": siege.met(),
     }
 
 
@@ -115,11 +117,12 @@ def withstand(tiny: Path, folder: Path, seconds: float) -> dict[str, Any]:
     try:
         honest = Honest(serving, keys["honest"])
         found = asyncio.run(besieged(Siege(serving, keys, WITHOUT), honest, seconds))
-        print(json.dumps(found, indent=1))
+        tell(found)
         assert serving.process.poll() is None, "the siege ended the server"
         start = time.monotonic()
         assert serving.stop() == 0
         found["stop_s"] = time.monotonic() - start
+        print(f"SIGTERM took {found['stop_s']:.1f} s")
         serving.start()
         with httpx.Client(base_url=serving.url, headers=honest.headers, timeout=60) as client:
             agent = client.get(f"/v1/agents/{honest.agent}").json()
@@ -134,18 +137,30 @@ def withstand(tiny: Path, folder: Path, seconds: float) -> dict[str, Any]:
     assert "\x1b" not in log
     assert "unforeseen" not in log
     assert honest.failed == []
-    assert not [it for it in found["met"] if it.endswith(": 500")], found["met"]
+    for name, statuses in found["met"].items():
+        assert 500 not in statuses, (name, statuses)
+        assert statuses.keys() - {503}, f"{name} never happened: {statuses}"
     assert found["most_mib"] * MIB < 2 * GIB
+    assert found["stop_s"] < STOP_S
+    assert found["chats"] > 0
+    assert found["turns"] > 0
     return found
 
 
+def tell(found: dict[str, Any]) -> None:
+    """Prints what was measured, and a table of the attacks."""
+    print("\n" + ", ".join(f"{name} {value}" for name, value in found.items() if name != "met"))
+    for name, statuses in found["met"].items():
+        each = ", ".join(f"{status}: {n}" for status, n in statuses.items())
+        print(f"{name:20} {sum(statuses.values()):6}  {each}")
+
+
 def test_a_short_siege(tiny_q8: Path, tmp_path: Path) -> None:
-    found = withstand(tiny_q8, tmp_path, SHORT_S)
-    assert found["chats"] > 0
-    assert found["turns"] > 30
+    withstand(tiny_q8, tmp_path, SHORT_S)
 
 
+@pytest.mark.long
 def test_five_minutes(tiny_q8: Path, tmp_path: Path) -> None:
     found = withstand(tiny_q8, tmp_path, LONG_S)
+    assert found["chats"] >= FEWEST_CHATS
     assert found["siege_p99_s"] <= 10 * found["quiet_p99_s"], found
-    assert found["stop_s"] < 10
