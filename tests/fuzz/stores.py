@@ -32,6 +32,7 @@ class Fuzz(Surface):
     corpus: ClassVar = {
         "restore-beside-gc": lambda: b"gc",
         "restore-beside-gc-again": lambda: b"gc 2",
+        "files-cut-short-under-their-mappings": lambda: b"112237209",
     }
     n_short = 2
 
