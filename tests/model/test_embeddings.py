@@ -351,5 +351,5 @@ def test_a_wordpiece_without_its_special_tokens_is_refused(
 ) -> None:
     """libllama would abort the process on the first text."""
     model = TinyModel("bert", n_vocab=100, with_tokenizer=True, without_tokens=(missing,))
-    with pytest.raises(ModelFileError, match="that it lacks"):
+    with pytest.raises(ModelFileError, match=r"that it lacks|does not know"):
         runtime.load_model(model.write(tmp_path / "x.gguf"))

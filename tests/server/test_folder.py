@@ -29,13 +29,14 @@ def test_another_name_of_the_same_folder_is_the_same_folder(tmp_path: Path) -> N
 def test_a_server_whose_lock_was_removed_writes_no_record(tmp_path: Path) -> None:
     """Somebody removes what looks stale, and a second server starts."""
     first = Folder(tmp_path)
-    first.commit(record())
+    first.commit(record(), [])
     (tmp_path / "lock").unlink()
     second = Folder(tmp_path)
-    for write in (first.commit, first.remove):
-        with pytest.raises(StorageError, match="was removed or replaced"):
-            write(record())
-    second.commit(record())
+    with pytest.raises(StorageError, match="was removed or replaced"):
+        first.commit(record(), [])
+    with pytest.raises(StorageError, match="was removed or replaced"):
+        first.remove(record())
+    second.commit(record(), [])
     assert [it.id for it in second.records()] == ["a" * 12]
     for it in (first, second):
         it.close()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from isthmus.config import DeviceSettings
 from isthmus.native.loader import Library
 
 _WINDOW_NS = 30_000_000
@@ -77,7 +78,8 @@ def barriers_of(library: Library, n_threads: int) -> Barriers:
     has another runtime than GNU's, and if there is a single worker."""
     if library.hold_team is None or n_threads < 2:
         return Barriers(None)
-    return Barriers(lambda: _Reserve(library, n_threads).close)
+    enough = max(n_threads, DeviceSettings().n_threads)  # with the workers: more than processors
+    return Barriers(lambda: _Reserve(library, enough).close)
 
 
 class _Reserve:
