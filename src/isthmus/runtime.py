@@ -16,6 +16,7 @@ from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
 from isthmus.actor.beginnings import Beginnings
 from isthmus.actor.budget import Budget
 from isthmus.actor.eviction import EvictionFolder
+from isthmus.actor.pacing import Pacer
 from isthmus.actor.scheduler import Scheduler
 from isthmus.actor.snapshot import (
     assess,
@@ -135,11 +136,13 @@ class Runtime:
             engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
             self.engine = engines.plain
             stack.callback(engines.close)
+            scheduler = Scheduler(self.device, self._metrics)
             self._home = Home(
                 engines,
                 self.device,
                 stack.enter_context(self.device.new_backend()),
-                scheduler=Scheduler(self.device, self._metrics),
+                scheduler=scheduler,
+                pacer=Pacer(lambda: scheduler.n_asked),
                 workers=Workers(self.device.compute_thread, self._capacity, self._refused),
                 budget=self._budget(),
                 metrics=self._metrics,

@@ -207,7 +207,9 @@ class Actor:
         self._begin()
         sent = self._message = Message(data, limit, deliver, whole=whole)
         try:
-            sent.ticket = self._home.workers.submit(partial(self._work, sent))
+            sent.ticket = self._home.workers.submit(
+                partial(self._work, sent), hosted=self.guest.trusted
+            )
         except BaseException:
             self._message = None
             self._running.release()

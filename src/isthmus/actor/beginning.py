@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from isthmus.actor.beginnings import Beginnings
 from isthmus.actor.budget import Budget
+from isthmus.actor.pacing import Pacer
 from isthmus.actor.scheduler import Scheduler
 from isthmus.actor.snapshot import Restoration, device_record, state_of
 from isthmus.actor.state import ActorState
@@ -107,6 +108,7 @@ class Home:
     adopt: Callable[[Actor], None]
     """Called with each new actor, so that somebody closes it. ActorClosed if nobody would."""
     beginnings: Beginnings
+    pacer: Pacer
     hashes: FileHashes = field(default_factory=FileHashes)
     version: str = ""
     """Of Isthmus, for the manifest of a snapshot."""

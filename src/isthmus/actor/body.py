@@ -18,6 +18,7 @@ from isthmus.actor.budget import Account
 from isthmus.actor.exchange import Exchange, failure
 from isthmus.actor.host_api import Granted, HostApi, Tool
 from isthmus.actor.interruptible import interruptibly
+from isthmus.actor.pacing import Pace
 from isthmus.actor.pages import Pages
 from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState, Reopen, read_handles
@@ -68,6 +69,7 @@ class Body:
                 home.scheduler,
             )
             self.api.log_position = state.log_position
+            self._pace = Pace(home.pacer, lambda: self.api.exchange.n_tokens)
             with home.beginnings.taking(self):
                 self._make(beginning, stack)
             self._stack = stack.pop_all()
@@ -85,10 +87,12 @@ class Body:
     def handle(self, exchange: Exchange, deadline: float | None) -> int:
         """Runs the guest on one message; what on_message returns, or raises as `Instance.call`."""
         self.api.begin(exchange)
+        self._pace.begin()
         self._refuel()
         try:
             return self.instance.call("on_message", len(exchange.message), deadline=deadline)
         finally:
+            self._pace.end()
             self._ended()
 
     @property
@@ -142,6 +146,7 @@ class Body:
         replays = how is not None and bool(how.replayed)
         self._made_until = home.beginnings.deadline(self._granted.limits, replays=replays)
         self.instance = stack.enter_context(self._instantiate(engine, guest))
+        self.instance.pause = self._pace.tick
         self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
         self.pages = Pages(self.region, remappable=home.device.remaps, freeze=home.budget.freeze)
         if isinstance(beginning, Frozen):

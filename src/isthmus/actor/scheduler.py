@@ -53,6 +53,8 @@ class Scheduler:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._queues: dict[Model, tuple[Steps, Turns]] = {}
+        self.n_asked = 0
+        """Steps and prompts that were asked for, about: threads count without a lock."""
 
     def claimant(
         self,
@@ -102,6 +104,7 @@ class Scheduler:
 
         Raises as `decode` does; the session's tokens are then what they were.
         """
+        self.n_asked += 1
         turns = self._of(session.model)[1]
         session.model.prefill(session, tokens, claimant.check, partial(turns.run, claimant))
 
@@ -135,6 +138,7 @@ class Scheduler:
 
     def _decode(self, claimant: Claimant, step: Step) -> None:
         """One step; nobody need wait for whoever goes on with another model."""
+        self.n_asked += 1
         model = step.session.model
         if claimant.model is not None and claimant.model is not model:
             self.leave(claimant, claimant.model)

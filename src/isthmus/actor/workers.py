@@ -50,14 +50,15 @@ class Workers:
         """Messages that wait for a thread."""
         return len(self._queue)
 
-    def submit(self, work: Callable[[], None]) -> Ticket:
-        """Has `work`, which must not raise, done as soon as there is room.
+    def submit(self, work: Callable[[], None], *, hosted: bool) -> Ticket:
+        """Has `work`, which must not raise, done as soon as there is room; if `hosted`, at the
+        device's thread where that is free. A stranger's guest might never leave it.
 
         Raises Overloaded where too many wait.
         """
         ticket = Ticket(self, work)
         with self._lock:
-            first = self.n_running == 0
+            first = hosted and self.n_running == 0
             if self.n_running >= self._capacity.running:
                 self._wait_in_line(ticket)
                 return ticket

@@ -148,6 +148,7 @@ def _epoch_callback(host_calls: HostCalls) -> Callable[..., int]:
             n_ticks[0] = 1
             if target is not None:
                 target.check()
+                target.pause()
         except BaseException as error:
             if target is not None:
                 target.fail(error)

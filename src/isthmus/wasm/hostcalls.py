@@ -84,6 +84,9 @@ class CallTarget(Protocol):
     def fail(self, error: BaseException) -> None:
         """Keeps the error that the guest's call ends with."""
 
+    pause: Callable[[], None]
+    """Lets others go first for a moment, if they should."""
+
     def check(self) -> None:
         """Raises where the guest's call is to end."""
 

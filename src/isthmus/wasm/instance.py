@@ -110,6 +110,8 @@ class Instance:
         self._functions: dict[str, _Function] = {}
         self._pending: BaseException | None = None
         self._deadline: float | None = None
+        self.pause: Callable[[], None] = lambda: None
+        """Called at each tick on the guest's thread: may let others go first for a moment."""
         self.is_unwanted: Callable[[], bool] = lambda: False
         """Asked at each tick and host call: whether the running call is to end with Cancelled."""
         self._n_calls = self._running_call = self._cancelled_call = 0
