@@ -282,6 +282,9 @@ def spoil(store: Store, how: str) -> None:
         path.write_bytes(bytes(len(data)))
     elif how == "noise":
         path.write_bytes(data[:100] + random.Random(1).randbytes(len(data) - 100))
+    elif how == "words":  # a table that cannot be made, of a name that is no UTF-8
+        data = data.replace(b"tablechunkchunk", b"table\xbf\xbf\xbf\xbf\xbfchunk")
+        path.write_bytes(data.replace(b"CREATE TABLE chunk", b"CREATE TABLE ((((("))
     elif how == "truncated":
         path.write_bytes(data[: len(data) // 2])
     elif how == "empty":
@@ -314,7 +317,7 @@ LIES = {
     "no needs": "DELETE FROM need",
     "nothing": "DELETE FROM need; DELETE FROM snapshot; DELETE FROM chunk; DELETE FROM pack",
 }
-DAMAGES = ["zeroed", "noise", "truncated", "empty", "removed", "link", "folder", "pipe"]
+DAMAGES = ["zeroed", "noise", "words", "truncated", "empty", "removed", "link", "folder", "pipe"]
 
 
 @pytest.mark.parametrize("how", [*DAMAGES, *LIES])

@@ -15,7 +15,7 @@ from isthmus.units import WASM_PAGE
 from isthmus.wasm.wasi import wasi_imports
 from tests.fuzz import assembler as a
 from tests.fuzz.program import Program
-from tests.fuzz.surface import Surface
+from tests.fuzz.surface import CAPACITY, Surface
 from tests.tiny_gguf import TinyLlama
 
 PATIENT = "patient"
@@ -126,7 +126,9 @@ class Fuzz(Surface):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         cache = folder / "cache"
-        self.runtime = Runtime(device="null", threads=1, environment=Environment(cache=cache))
+        self.runtime = Runtime(
+            device="null", threads=1, environment=Environment(cache=cache), capacity=CAPACITY
+        )
         path = TinyLlama(with_tokenizer=True).write(folder / "tiny.gguf")
         self.model = self.runtime.load_model(path)
 

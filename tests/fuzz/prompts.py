@@ -161,7 +161,7 @@ class Fuzz(Surface):
 def _plainly(tokenizer: Tokenizer, text: str) -> list[int]:
     """A text's token ids by libllama's own function."""
     data = text.encode()
-    ids = (ctypes.c_int32 * (len(data) + 4))()
+    ids = (ctypes.c_int32 * (4 * len(data) + 16))()
     n = tokenizer._library.llama_tokenize(
         tokenizer._vocabulary, data, len(data), ids, len(ids), False, False
     )

@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from isthmus.config import Capacity
+
 MIB = 1 << 20
 NAMES = ("modules", "gguf", "adapters", "snapshots", "stores", "http", "prompts", "abi")
 """The surfaces; each is a file here with a class `Fuzz`."""
+
+
+CAPACITY = Capacity(initialize_s=2.0, replay_s=2.0)
+"""Guests that begin for ever are waited for no longer, so that a case is a short one."""
 
 
 class Surface(ABC):

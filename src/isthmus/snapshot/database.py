@@ -203,5 +203,5 @@ def explained_sqlite(path: Path | None) -> Iterator[None]:
         if any(it in str(error) for it in _NOT_NOW):
             raise SnapshotError(f"cannot use {path}: {error}; nothing was changed") from None
         raise IndexDamaged from None  # somebody emptied it, or gave it a log, while it was open
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter: SQLite quotes what it found
         raise IndexDamaged from None
