@@ -54,8 +54,9 @@ class Workers:
         """Has `work`, which must not raise, done as soon as there is room; if `hosted`, at the
         device's thread where that is free. A stranger's guest might never leave it.
 
-        Raises Overloaded where too many wait.
+        Raises Overloaded where too many wait, DeviceFailed in a forked process.
         """
+        self._home.require_own_process()
         ticket = Ticket(self, work)
         with self._lock:
             first = hosted and self.n_running == 0

@@ -106,6 +106,14 @@ class ComputeThread:
         """Whether the calling thread is home."""
         return threading.get_ident() == self._ident
 
+    def require_own_process(self) -> None:
+        """DeviceFailed in a process that was forked from the one that opened the device."""
+        if os.getpid() != self._pid:
+            raise DeviceFailed(
+                "this process was forked from one that has a device open, which does not survive "
+                "a fork: open the runtime after forking, or start processes by spawn"
+            )
+
     def try_host(self, work: Callable[[], None]) -> bool:
         """Has home run `work`, which may submit and must not raise; False if it hosts already."""
         self._start()
@@ -176,11 +184,7 @@ class ComputeThread:
             self._thread = None
 
     def _start(self) -> None:
-        if os.getpid() != self._pid:
-            raise DeviceFailed(
-                "this process was forked from one that has a device open, which does not survive "
-                "a fork: open the runtime after forking, or start processes by spawn"
-            )
+        self.require_own_process()
         if self._thread is not None and not self._closed:
             return
         with self._starting:
