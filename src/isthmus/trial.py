@@ -11,6 +11,7 @@ priority. It is this file, run as a script, so this module imports nothing of th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import enum
 import importlib
 import json
@@ -33,6 +34,8 @@ _AT_A_TIME = max(2, (os.cpu_count() or 1) // 2)
 _POLL_S = 0.02
 _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 _NICENESS = 5
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): a signal for when the process that waits for the job was killed."""
 _CHILD = """\
 import json, sys
 head = json.loads(sys.stdin.buffer.readline())
@@ -117,6 +120,7 @@ def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> byt
         "function": function,
         "limits": asdict(limits),
         "prepare": prepare,
+        "parent": os.getpid(),
     }
     return json.dumps(head).encode() + b"\n"
 
@@ -170,7 +174,7 @@ def _serve(head: dict[str, Any]) -> None:
     if head["prepare"]:
         script.prepare(head["prepare"])
     limits = TrialLimits(**head["limits"])
-    _limit(limits)
+    _limit(limits, head["parent"])
     threading.stack_size(limits.stack_nbytes)
     results: list[bytes] = []
     thread = threading.Thread(target=lambda: results.append(run(job)))
@@ -200,8 +204,12 @@ def _module(script: Path) -> Any:
     return importlib.import_module(".".join(names))
 
 
-def _limit(limits: TrialLimits) -> None:
+def _limit(limits: TrialLimits, parent: int) -> None:
     os.nice(_NICENESS)
+    with contextlib.suppress(AttributeError):  # macOS: it ends by its processor time
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # if the machine's memory ends, this process goes first
     used = time.process_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -129,6 +130,15 @@ def test_what_a_beginning_used_is_counted(tiny_path: Path) -> None:
         assert actor.usage.tokens_in == 120
         assert actor.usage.limits_reached == {"tokens_in": 1}
         assert actor.usage.fuel > 0
+
+
+def test_nothing_is_kept_of_a_guest_that_pauses_and_never_begins(null_runtime: Runtime) -> None:
+    pacer = null_runtime._home.pacer
+    pacer._n_asked = itertools.count().__next__  # others decode all the time
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            null_runtime.spawn(ENDLESS, limits=Limits(deadline_s=0.4))
+    assert pacer._paused_at == {}
 
 
 ON_REPLAY = '(func (export "on_replay") (result i32) (loop $l (br $l)) (i32.const 0))'

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +25,9 @@ def double(job):
     return job * 2
 
 def spin(job):
+    if job:
+        with open(job, "w") as file:
+            file.write(str(os.getpid()))
     while True:
         pass
 
@@ -84,6 +90,37 @@ def test_whoever_waits_may_leave(script: Path) -> None:
 
     with pytest.raises(Cancelled):
         try_out(script, "spin", b"", replace(_LIMITS, cpu_s=60), check)
+
+
+def test_a_job_ends_with_a_process_that_is_killed(script: Path, tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    code = (
+        "from pathlib import Path\nfrom isthmus.trial import TrialLimits, try_out\n"
+        f"try_out(Path({str(script)!r}), 'spin', {str(told).encode()!r}, TrialLimits(60, 1 << 26))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            wait_until(lambda: told.exists() and told.read_text() != "")
+            pid = int(told.read_text())
+            assert is_running(pid)
+        finally:
+            process.kill()
+    wait_until(lambda: not is_running(pid))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that has not ended: nobody may have waited for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_many_jobs_take_turns(script: Path) -> None:

@@ -70,6 +70,7 @@ class Body:
             )
             self.api.log_position = state.log_position
             self._pace = Pace(home.pacer, lambda: self.api.exchange.n_tokens)
+            stack.callback(self._pace.end)  # a guest that never begins pauses too
             with home.beginnings.taking(self):
                 self._make(beginning, stack)
             self._stack = stack.pop_all()
