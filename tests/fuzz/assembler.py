@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from isthmus.wasm.binary import leb
+
 I32, I64, F32, F64, V128, FUNCREF, EXTERNREF = (
     *(b"\x7f", b"\x7e", b"\x7d", b"\x7c"),
     *(b"\x7b", b"\x70", b"\x6f"),
@@ -14,16 +16,6 @@ TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT, START, ELEMENT, CODE, DAT
 ORDER = (TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT, START, ELEMENT, COUNT, CODE, DATA)
 END = b"\x0b"
 HEAD = b"\0asm\x01\0\0\0"
-
-
-def uleb(value: int) -> bytes:
-    """An unsigned LEB128."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def sleb(value: int) -> bytes:
@@ -38,13 +30,13 @@ def sleb(value: int) -> bytes:
 
 def vec(items: Sequence[bytes], n: int | None = None) -> bytes:
     """A vector, which may claim to have `n` items."""
-    return uleb(len(items) if n is None else n) + b"".join(items)
+    return leb(len(items) if n is None else n) + b"".join(items)
 
 
 def name(text: str) -> bytes:
     """A name."""
     data = text.encode()
-    return uleb(len(data)) + data
+    return leb(len(data)) + data
 
 
 def functype(params: Iterable[bytes], results: Iterable[bytes] = ()) -> bytes:
@@ -54,18 +46,18 @@ def functype(params: Iterable[bytes], results: Iterable[bytes] = ()) -> bytes:
 
 def body(code: bytes, locals_: Sequence[bytes] = ()) -> bytes:
     """A function's body without its end, with one group for each local."""
-    inner = vec([uleb(1) + kind for kind in locals_]) + code + END
-    return uleb(len(inner)) + inner
+    inner = vec([leb(1) + kind for kind in locals_]) + code + END
+    return leb(len(inner)) + inner
 
 
 def export(text: str, kind: int, index: int) -> bytes:
     """An export of a function (0), table (1), memory (2) or global (3)."""
-    return name(text) + bytes([kind]) + uleb(index)
+    return name(text) + bytes([kind]) + leb(index)
 
 
 def section(number: int, payload: bytes) -> bytes:
     """A section."""
-    return bytes([number]) + uleb(len(payload)) + payload
+    return bytes([number]) + leb(len(payload)) + payload
 
 
 def custom(text: str, payload: bytes = b"") -> bytes:
@@ -107,7 +99,7 @@ def guest(
     return module(
         {
             TYPE: [ON_MESSAGE_TYPE, NOTHING_TYPE, *types],
-            FUNCTION: [uleb(0), *(uleb(kind) for kind, _ in functions)],
+            FUNCTION: [leb(0), *(leb(kind) for kind, _ in functions)],
             MEMORY: [memory],
             EXPORT: [export("memory", 2, 0), export("on_message", 0, 0), *exports],
             CODE: [body(ANSWER), *(code for _, code in functions)],

@@ -34,7 +34,7 @@ def _v128_export() -> bytes:
 
 
 def _v128_import() -> bytes:
-    imported = a.name("isthmus") + a.name("emit") + b"\0" + a.uleb(2)
+    imported = a.name("isthmus") + a.name("emit") + b"\0" + a.leb(2)
     types = [a.ON_MESSAGE_TYPE, a.NOTHING_TYPE, a.functype([a.V128])]
     return a.guest(more={a.IMPORT: [imported], a.TYPE: types})
 
@@ -50,7 +50,7 @@ def _many_functions(n: int, code: bytes) -> bytes:
 
 def _br_tables() -> bytes:
     """3,000 tables of 2,000 entries, which go to fifty labels in turn."""
-    table = b"\x20\x00\x0e" + a.vec([a.uleb(n % 50) for n in range(2000)]) + a.uleb(0)
+    table = b"\x20\x00\x0e" + a.vec([a.leb(n % 50) for n in range(2000)]) + a.leb(0)
     code = b"\x02\x40" * 50 + (b"\x02\x40" + table + a.END) * 3000 + a.END * 50
     return a.guest(functions=[(1, a.body(code, [a.I32]))])
 
@@ -78,16 +78,16 @@ def _globals(n: int) -> bytes:
 
 
 def _segments(n: int) -> bytes:
-    segment = b"\0" + a.ANSWER + a.END + a.vec([a.uleb(0)] * 1000)
-    return a.guest(more={a.TABLE: [a.FUNCREF + b"\0" + a.uleb(1000)], a.ELEMENT: [segment] * n})
+    segment = b"\0" + a.ANSWER + a.END + a.vec([a.leb(0)] * 1000)
+    return a.guest(more={a.TABLE: [a.FUNCREF + b"\0" + a.leb(1000)], a.ELEMENT: [segment] * n})
 
 
 def _names(n: int) -> bytes:
-    names = a.vec([a.uleb(i % 3) + a.name("\u202e\x1b[2J" * 9000) for i in range(n)])
+    names = a.vec([a.leb(i % 3) + a.name("\u202e\x1b[2J" * 9000) for i in range(n)])
     trap = a.body(b"\x00")
     types = [a.ON_MESSAGE_TYPE, a.NOTHING_TYPE]
     code = {a.TYPE: types, a.CODE: [trap]}
-    return a.guest(more=code, others=[a.custom("name", b"\x01" + a.uleb(len(names)) + names)])
+    return a.guest(more=code, others=[a.custom("name", b"\x01" + a.leb(len(names)) + names)])
 
 
 class Fuzz(Surface):
@@ -106,14 +106,14 @@ class Fuzz(Surface):
         "5000-globals": lambda: _globals(5000),
         "no-memory": lambda: a.guest(memory=b"\x01\x00\x00"),
         "no-memory-64": lambda: a.guest(memory=b"\x05\x00\x00"),
-        "4-gib-at-once": lambda: a.guest(memory=b"\x00" + a.uleb(65535)),
+        "4-gib-at-once": lambda: a.guest(memory=b"\x00" + a.leb(65535)),
         "million-locals": lambda: a.guest(
-            functions=[(1, b"\x08\x01" + a.uleb(50_000) + a.V128 + b"\x0b" * 3)] * 2000
+            functions=[(1, b"\x08\x01" + a.leb(50_000) + a.V128 + b"\x0b" * 3)] * 2000
         ),
         "elements-for-a-second": lambda: _segments(20_000),
         "names-of-escapes": lambda: _names(40),
         "table-of-2-to-the-32": lambda: a.guest(
-            more={a.TABLE: [a.FUNCREF + b"\0" + a.uleb(0xFFFF_FFFF)]}
+            more={a.TABLE: [a.FUNCREF + b"\0" + a.leb(0xFFFF_FFFF)]}
         ),
         "100000-data-segments": lambda: a.guest(
             more={a.DATA: [b"\0" + a.ANSWER + a.END + b"\x01x"] * 100_000}
@@ -188,7 +188,7 @@ def _damage(data: bytes, rng: random.Random) -> bytes:
             case 1:
                 out[at] ^= 1 << rng.randrange(8)
             case 2:
-                out[at:at] = a.uleb(rng.choice(_COUNTS))
+                out[at:at] = a.leb(rng.choice(_COUNTS))
             case 3:
                 del out[at : at + rng.randrange(1, 9)]
             case _:
@@ -237,18 +237,18 @@ class _Module:
         sections = {
             a.TYPE: self.types,
             a.IMPORT: [data for _, data in imports],
-            a.FUNCTION: [a.uleb(kind) for kind in kinds],
+            a.FUNCTION: [a.leb(kind) for kind in kinds],
             a.TABLE: tables,
             a.MEMORY: [self._memory()],
             a.GLOBAL: [data for _, _, data in globals_],
             a.EXPORT: self._exports(len(imports), kinds, len(globals_), len(tables)),
             a.ELEMENT: elements,
-            a.COUNT: [a.uleb(n_data)] if n_data else [],
+            a.COUNT: [a.leb(n_data)] if n_data else [],
             a.CODE: [program.function(kind) for kind in kinds],
             a.DATA: [self._data() for _ in range(n_data)],
         }
         if rng.random() < 0.15 and 1 in kinds:
-            sections[a.START] = [a.uleb(len(imports) + kinds.index(1))]
+            sections[a.START] = [a.leb(len(imports) + kinds.index(1))]
         return a.module(sections, *self._customs())
 
     def _type(self, params: list[bytes], results: list[bytes]) -> int:
@@ -275,7 +275,7 @@ class _Module:
             )
             if self.rng.random() < 0.02:
                 kind = self.rng.randrange(len(self.types))
-            found.append((kind, a.name(where) + a.name(name) + b"\0" + a.uleb(kind)))
+            found.append((kind, a.name(where) + a.name(name) + b"\0" + a.leb(kind)))
         return found
 
     def _wasm(self, it: abi.HostFunction) -> tuple[tuple[str, ...], str | None]:
@@ -285,12 +285,12 @@ class _Module:
         low = self.rng.choice([1, 1, 1, 2, 4] if self.rng.random() < 0.9 else [0, 65, 65536])
         flags = 4 if self.is_64 else 0
         if self.rng.random() < 0.5:
-            return bytes([flags]) + a.uleb(low)
-        return bytes([flags | 1]) + a.uleb(low) + a.uleb(low + self.rng.choice([0, 1, 100]))
+            return bytes([flags]) + a.leb(low)
+        return bytes([flags | 1]) + a.leb(low) + a.leb(low + self.rng.choice([0, 1, 100]))
 
     def _table(self) -> bytes:
         low = self.rng.choice([0, 1, 10, 10, 1000, 10_000_000])
-        return a.FUNCREF + b"\0" + a.uleb(low)
+        return a.FUNCREF + b"\0" + a.leb(low)
 
     def _global(self) -> tuple[bytes, bool, bytes]:
         constants = {
@@ -308,7 +308,7 @@ class _Module:
     def _elements(self, n_functions: int) -> list[bytes]:
         rng, found = self.rng, []
         for _ in range(rng.randrange(3)):
-            which = [a.uleb(rng.randrange(n_functions)) for _ in range(rng.randrange(12))]
+            which = [a.leb(rng.randrange(n_functions)) for _ in range(rng.randrange(12))]
             head = rng.choice([b"\0" + a.ANSWER + a.END, b"\x01\0", b"\x03\0"])
             found.append(head + a.vec(which))
         return found
@@ -319,7 +319,7 @@ class _Module:
             self.rng.choice([0, 8, 8, 8, 60_000, 65_536])
         )
         head = self.rng.choice([b"\0" + offset + a.END, b"\x01"])
-        return head + a.uleb(len(data)) + data
+        return head + a.leb(len(data)) + data
 
     def _exports(
         self, n_imports: int, kinds: list[int], n_globals: int, n_tables: int

@@ -85,10 +85,10 @@ class Program:
         self.budget -= 1
         choices = [_ZERO[kind]]
         if kind in self.locals:
-            choices.append(b"\x20" + a.uleb(self.locals.index(kind)))
+            choices.append(b"\x20" + a.leb(self.locals.index(kind)))
         found = [i for i, (it, _) in enumerate(self.globals) if it == kind]
         if found:
-            choices.append(b"\x23" + a.uleb(self.rng.choice(found)))
+            choices.append(b"\x23" + a.leb(self.rng.choice(found)))
         if self.budget > 0:
             choices += self._deeper(kind)
         return self.rng.choice(choices)
@@ -102,7 +102,7 @@ class Program:
             found += [b"\x3f\x00", self.value(kind) + b"\x40\x00"]
         if kind in _BINARY:
             found.append(self.value(kind) + self.value(kind) + self.rng.choice(_BINARY[kind]))
-            found.append(self.value(self.address) + _LOAD[kind] + a.uleb(self.rng.randrange(99)))
+            found.append(self.value(self.address) + _LOAD[kind] + a.leb(self.rng.randrange(99)))
             found.append(self.value(kind) + self.value(kind) + self.value(a.I32) + b"\x1b")
         if kind in _CONVERSIONS:
             code, source = self.rng.choice(_CONVERSIONS[kind])
@@ -112,11 +112,11 @@ class Program:
         return found
 
     def _set(self, _depth: int) -> bytes:
-        places = [b"\x21" + a.uleb(i) for i in range(len(self.locals))]
+        places = [b"\x21" + a.leb(i) for i in range(len(self.locals))]
         kinds = [*self.locals]
         for i, (kind, mutable) in enumerate(self.globals):
             if mutable:
-                places.append(b"\x24" + a.uleb(i))
+                places.append(b"\x24" + a.leb(i))
                 kinds.append(kind)
         if not places:
             return b"\x01"
@@ -125,7 +125,7 @@ class Program:
 
     def _store(self, _depth: int) -> bytes:
         kind = self.rng.choice(list(_STORE))
-        offset = a.uleb(self.rng.choice([0, 8, 65_536, 0xFFFF_FFFF]))
+        offset = a.leb(self.rng.choice([0, 8, 65_536, 0xFFFF_FFFF]))
         return self.value(self.address) + self.value(kind) + _STORE[kind] + offset
 
     def _bulk(self, _depth: int) -> bytes:
@@ -135,7 +135,7 @@ class Program:
             address + self.value(self.address) + self.value(self.address) + b"\xfc\x0a\x00\x00",
         ]
         if self.n_data:
-            which = a.uleb(self.rng.randrange(self.n_data))
+            which = a.leb(self.rng.randrange(self.n_data))
             found.append(address + number + self.value(a.I32) + b"\xfc\x08" + which + b"\x00")
             dropped = b"\xfc\x09" + which
             found += [dropped] if self._refused else []
@@ -143,7 +143,7 @@ class Program:
             found.append(b"\xd0\x70" + number + b"\xfc\x0f\x00\x1a")
             found.append(number + b"\xd0\x70" + b"\x26\x00")
         if self.n_tables and self.n_elements and self._refused:
-            which = a.uleb(self.rng.randrange(self.n_elements))
+            which = a.leb(self.rng.randrange(self.n_elements))
             found.append(number + number + self.value(a.I32) + b"\xfc\x0c" + which + b"\x00")
             found.append(b"\xfc\x0d" + which)
         return self.rng.choice(found)
@@ -156,9 +156,9 @@ class Program:
         params, results = self.signatures[kind]
         code = b"".join(self.value(it) for it in params)
         if self.n_tables and self.rng.random() < 0.3:
-            code += self.value(a.I32) + b"\x11" + a.uleb(kind) + b"\x00"
+            code += self.value(a.I32) + b"\x11" + a.leb(kind) + b"\x00"
         else:
-            code += b"\x10" + a.uleb(which)
+            code += b"\x10" + a.leb(which)
         return code + b"\x1a" * len(results)
 
     def _control(self, depth: int) -> bytes:
@@ -172,8 +172,8 @@ class Program:
             case 2:
                 return self.value(a.I32) + b"\x04" + _EMPTY + inner + a.END
             case 3:
-                labels = a.vec([a.uleb(self.rng.randrange(depth + 1)) for _ in range(3)])
-                code = self.value(a.I32) + b"\x0e" + labels + a.uleb(0)
+                labels = a.vec([a.leb(self.rng.randrange(depth + 1)) for _ in range(3)])
+                code = self.value(a.I32) + b"\x0e" + labels + a.leb(0)
                 return b"\x02" + _EMPTY + code + a.END
             case 4:
                 return b"\x02" + _EMPTY + b"\x00" + inner + a.END

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from isthmus import Limits, Model, Runtime
 from isthmus.config import Environment
 from isthmus.errors import IsthmusError
+from isthmus.snapshot.chunk import CHUNK_NBYTES
 from tests.attacks.test_snapshots import Forgery
 from tests.fuzz.surface import CAPACITY, Surface
 from tests.tiny_gguf import TinyLlama
@@ -175,15 +177,13 @@ def _part(it: Forgery, rng: random.Random) -> None:
 
 def _memory(it: Forgery, rng: random.Random) -> None:
     """Other bytes in the guest's memory, hashed anew."""
-    import hashlib
-
     memory = bytearray(it.memory)
     at = rng.randrange(len(memory))
     memory[at : at + 64] = rng.randbytes(64)
     it.memory = bytes(memory[: len(it.memory)])
     if "chunk.sha256" in it.parts and rng.random() < 0.9:
         numbers = memoryview(it.parts.get("chunk.numbers", b"")).cast("I")
-        size = 65_536
+        size = CHUNK_NBYTES
         digests = b"".join(
             hashlib.sha256(it.memory[n * size : (n + 1) * size]).digest() for n in numbers
         )

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.driver import Child, Report, hunt
-from tests.fuzz.known import KNOWN
 from tests.fuzz.surface import NAMES, surface_class
 
 SECONDS = float(os.environ.get("ATTACK_SECONDS", "600"))
@@ -47,8 +46,6 @@ def child_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 def test_corpus(name: str, case: str, child_of: Callable[[str], Child], tmp_path: Path) -> None:
     report = Report()
     hunt(child_of(name), [case], report)
-    if report.findings and case in KNOWN.get(name, {}):
-        pytest.xfail(KNOWN[name][case])
     assert not report.findings, report.keep(tmp_path)
 
 

@@ -68,14 +68,14 @@ def test_control_tokens_in_a_raw_prompt_are_text(tiny_server: Serving) -> None:
         ("chat/completions", {"messages": [{"role": "user", "content": "<|im_start|>" * 50_000}]}),
         ("chat/completions", {"messages": [{"role": "user", "content": "!" * 3_000_000}]}),
         ("completions", {"prompt": "<|im_start|>" * 50_000}),
-        ("completions", {"prompt": "a" * (8 << 20)}),
-        ("completions", {"prompt": ["a" * (4 << 20), "b"]}),
+        ("completions", {"prompt": "a" * (3 << 20)}),
+        ("completions", {"prompt": ["a" * (3 << 20), "b"]}),
     ],
 )
 def test_what_cannot_fit_is_refused(tiny_server: Serving, path: str, body: dict[str, Any]) -> None:
     answer = tiny_server.client.post(f"/v1/{path}", json={"model": "tiny", **body})
-    assert answer.status_code in (400, 413), answer.text
-    assert answer.json()["error"]["code"] in ("context_length_exceeded", "too_long")
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
     assert tiny_server.client.get("/v1/models").status_code == 200
 
 
