@@ -1,11 +1,10 @@
 """How a device's workers wait for one another: they spin, or they sleep while others want to run.
 
 Between two operations of a graph all workers meet at a barrier. On a quiet machine the others come
-within microseconds, so whoever waits had best spin: decoding takes about half as long as with
-sleep. On a machine where others compute too, a worker is often without a processor for some
-milliseconds. One that spins meanwhile uses up its own time for nothing, and keeps the processor
-that the other one could have had, so a token may take a hundred times as long. One that sleeps
-lets the other one run.
+within microseconds, so whoever waits had best spin. On a machine where others compute too, a worker
+is often without a processor for some milliseconds. One that spins meanwhile uses up its own time
+for nothing, and keeps the processor that the other one could have had, so a token may take many
+times as long. One that sleeps lets the other one run.
 
 GNU's OpenMP runtime fixes how long workers spin when it is loaded, but it all but stops spinning
 while it has more threads than there are processors. So a `Reserve` of threads that do nothing is
@@ -25,8 +24,8 @@ _WINDOW_NS = 30_000_000
 """Nanoseconds of computing after which it is judged. Shorter ones would take a single time slice
 of somebody else for contention."""
 _LEAST_RUNNING = 0.9
-"""Share of that time that the computing thread must have had a processor. It has 0.99 and more
-on a quiet machine, and about a half beside one other thread for each processor."""
+"""Share of that time that the computing thread must have had a processor. Beside one other busy
+thread for each processor it has about a half, by the scheduler's rules."""
 _SLEEP_S = 3.0
 """Seconds for which workers sleep at barriers before spinning is tried again. A window that spins
 on a contended machine lasts a hundredth of that."""
