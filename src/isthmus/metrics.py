@@ -76,12 +76,12 @@ class Metrics:
         )
         self.message = histogram(
             "message_seconds",
-            "Handling one message of an actor, without the wait for a thread",
+            "Handling one message of an actor, without the wait for a place",
             _SECONDS,
         )
         self.message_wait = histogram(
             "message_queue_seconds",
-            "Waiting for a thread, from sending a message to its begin",
+            "Waiting for a place, from sending a message to its begin",
             _SECONDS,
         )
         self.messages = counter(

@@ -1,31 +1,15 @@
-"""How an actor begins: new, or as another one was; and what all actors of a runtime live on."""
+"""How an actor begins: new, or as another one was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-from isthmus.actor.beginnings import Beginnings
-from isthmus.actor.budget import Budget
-from isthmus.actor.pacing import Pacer
-from isthmus.actor.scheduler import Scheduler
-from isthmus.actor.snapshot import Restoration, device_record, state_of
+from isthmus.actor.snapshot import Restoration, state_of
 from isthmus.actor.state import ActorState
-from isthmus.actor.workers import Workers
-from isthmus.device.base import Backend, Device
-from isthmus.file_hash import FileHashes
 from isthmus.memory import Image, LiveImage
-from isthmus.metrics import Metrics
 from isthmus.snapshot import Chunks, Snapshot
-from isthmus.snapshot.manifest import DeviceRecord
 from isthmus.units import HostAddr
-from isthmus.wasm.engines import Engines
-
-if TYPE_CHECKING:
-    from isthmus.actor.actor import Actor
 
 
 @dataclass(frozen=True)
@@ -90,32 +74,3 @@ class Frozen:
     def plain(self) -> Frozen:
         """The same, for forks: how it was restored says nothing about them."""
         return replace(self, restoration=None, verify=None)
-
-
-@dataclass(frozen=True)
-class Home:
-    """What all actors of one runtime live on."""
-
-    engines: Engines
-    device: Device
-    backend: Backend
-    scheduler: Scheduler
-    workers: Workers
-    budget: Budget
-    metrics: Metrics
-    eviction_path: Callable[[], Path]
-    """A new file for each actor that is evicted."""
-    adopt: Callable[[Actor], None]
-    """Called with each new actor, so that somebody closes it. ActorClosed if nobody would."""
-    beginnings: Beginnings
-    pacer: Pacer
-    hashes: FileHashes = field(default_factory=FileHashes)
-    version: str = ""
-    """Of Isthmus, for the manifest of a snapshot."""
-    snapshot_key: bytes | None = field(default=None, repr=False)
-    """What snapshots are signed with."""
-
-    @cached_property
-    def device_record(self) -> DeviceRecord:
-        """What computes here, as a manifest says it."""
-        return device_record(self.device, self.hashes)

@@ -1,0 +1,448 @@
+"""The loop that drives every agent, on the device's thread.
+
+::
+
+    take the mail ──► resume whoever is answered, until it asks or ends
+         ▲                                   │
+         └── deliver ◄── compute for whoever asks: `plan` says for whom
+
+A message runs on a fiber, so that a guest which waits leaves no thread behind. Its work is a
+coroutine: each `await` of an `Ask` comes out here, and the answer goes in again. Nothing here
+waits, but for the device:
+
+* what may take long (tools, templates, files) is done by the threads of a pool, and answers by mail
+* a guest that computes for longer than a time slice goes on in the slow lane, and asks by mail
+* whoever sent a message is told of all its pieces of one turn at once
+
+The mail is the only way in for other threads. All else belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
+from isthmus.actor.message import Message
+from isthmus.actor.model_queue import Answer, ModelQueue
+from isthmus.actor.pool import Pool, SlowLane
+from isthmus.config import Capacity
+from isthmus.device.compute_thread import ComputeThread
+from isthmus.errors import ActorBusy, Overloaded
+from isthmus.metrics import Metrics
+from isthmus.model import Model
+from isthmus.wasm import SLICE_OVER
+
+_log = logging.getLogger("isthmus")
+_Result = TypeVar("_Result")
+_BEGIN_S = 0.01
+"""Seconds of a turn in which messages are begun while others wait for a token."""
+_MOST_THREADS = 8
+"""Threads for what takes long and does not wait for anybody."""
+_MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
+"""Threads for guests that compute for long."""
+_RECENTLY_S = 0.3
+"""Seconds after a step or a prompt for which agents count as asking for tokens."""
+_FEW_TIMERS = 256
+_AGAIN_S = 0.02
+"""Seconds until a message that is to end is looked at again."""
+
+
+class Loop:
+    """See the module. One for each runtime; its public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        thread: ComputeThread,
+        capacity: Capacity,
+        metrics: Metrics,
+        refused: Callable[[str], None],
+    ) -> None:
+        """`refused` is told why a message was."""
+        self._thread = thread
+        self._capacity = capacity
+        self._metrics = metrics
+        self._refused = refused
+        self._mail: deque[Callable[[], None]] = deque()
+        self._is_posted = False
+        """Whether a turn is among the thread's jobs."""
+        self._admission = threading.Lock()
+        """Of the two numbers below, which senders count up."""
+        self.n_running = 0
+        """Messages that have a place: they were begun, and are not in a tool."""
+        self.n_waiting = 0
+        """Messages that wait for a place."""
+        self._line: deque[Message] = deque()
+        """Those that wait for a place, or to be begun."""
+        self._ready: deque[Answer] = deque()
+        self._queues: dict[Model, ModelQueue] = {}
+        self._jobs: deque[Jobs] = deque()
+        self._timers: list[tuple[float, int, Message]] = []
+        self._numbers = itertools.count()
+        self._talking: list[Message] = []
+        """Messages that have something to deliver."""
+        self._pool = Pool("isthmus work", _MOST_THREADS)
+        self._tools = Pool("isthmus tool")
+        self._slow = SlowLane(_MOST_SLOW, self._is_computing)
+        self._computed_at = 0.0
+        """When a model's queue had work last, on the clock of time.monotonic."""
+
+    # ------------------------------------------------------------------ from any thread
+
+    def send(self, message: Message) -> None:
+        """Has a message driven as soon as there is a place for it.
+
+        Raises Overloaded if too many wait, DeviceFailed in a forked process.
+        """
+        self._thread.require_own_process()
+        with self._admission:
+            if self.n_running + self.n_waiting >= self._capacity.running:
+                if self.n_waiting >= self._capacity.waiting:
+                    self._refuse()
+            self.n_waiting += 1
+        self._post(partial(self._stand_in_line, message))
+
+    def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Drives `work` for a message that needs no place, and waits for what it returns.
+
+        For what a guest does while its actor begins. Ctrl-C cuts it off, then raises
+        KeyboardInterrupt.
+        """
+        self.require_elsewhere()
+        results: list[_Result] = []
+        errors: list[BaseException] = []
+        done = threading.Event()
+
+        async def guarded() -> None:
+            try:
+                results.append(await work)
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        message.work = guarded()
+        message.begun = True
+        try:
+            self._post(partial(self._begin, message))
+        except BaseException:
+            work.close()
+            message.work.close()
+            raise
+        try:
+            done.wait()
+        except BaseException:
+            while not done.wait(_AGAIN_S):
+                message.is_cut_off = True
+                self.look_at(message)
+            raise
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def look_at(self, message: Message) -> None:
+        """Has the loop see at once whether a message is to end."""
+        with contextlib.suppress(Exception):  # the device is closed: so is whatever waited for it
+            self._post(partial(self._look_at, message))
+
+    def require_elsewhere(self) -> None:
+        """ActorBusy on the loop's own thread: whoever waits for an actor there waits for ever."""
+        if self._thread.is_current:
+            raise ActorBusy(
+                "a deliver callback runs on the thread that drives all agents, so it cannot wait "
+                "for one: hand over to another thread"
+            )
+
+    def forget(self, model: Model) -> None:
+        """Keeps nothing of a model that is about to close."""
+        self._thread.run(lambda: self._queues.pop(model, None))
+
+    def _is_computing(self) -> bool:
+        """Whether anybody asks for tokens now, about: other threads look without a lock."""
+        return time.monotonic() - self._computed_at < _RECENTLY_S
+
+    def _post(self, letter: Callable[[], None]) -> None:
+        self._mail.append(letter)
+        if not self._is_posted:
+            self._is_posted = True
+            self._thread.post(self._turn)
+
+    def _refuse(self) -> None:
+        self._refused("waiting")
+        raise Overloaded(
+            f"{self.n_running} messages are being handled and {self.n_waiting} wait, which is all "
+            "that may (Capacity.running, Capacity.waiting); try again later"
+        )
+
+    # ------------------------------------------------------------------ one turn
+
+    def _turn(self) -> None:
+        self._is_posted = False
+        try:
+            self._take_mail()
+            self._ring()
+            self._resume()
+            self._compute()
+            self._deliver()
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Has the thread come back: at once if there is work, else when the next time is over."""
+        if self._has_work():
+            if not self._is_posted:
+                self._is_posted = True
+                self._thread.post(self._turn)
+            return
+        for queue in self._queues.values():
+            queue.tell()
+        self._thread.set_alarm(self._timers[0][0] if self._timers else None, self._turn)
+
+    def _has_work(self) -> bool:
+        if self._ready or self._jobs or self._mail:
+            return True
+        if self._line and self.n_running < self._capacity.running:
+            return True
+        return any(queue.has_work for queue in self._queues.values())
+
+    def _take_mail(self) -> None:
+        for _ in range(len(self._mail)):
+            self._mail.popleft()()
+
+    def _ring(self) -> None:
+        """Ends those whose time is over."""
+        timers, now = self._timers, time.monotonic()
+        while timers and timers[0][0] <= now:
+            message = heapq.heappop(timers)[2]
+            if not message.ended.is_set():
+                self._look_at(message)
+
+    def _resume(self) -> None:
+        ready = self._ready
+        for _ in range(len(ready)):
+            self._advance(*ready.popleft())
+        until = time.monotonic() + _BEGIN_S
+        while self._line and self.n_running < self._capacity.running:
+            self._begin(self._leave_line(self._line[0]))
+            if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
+                return
+
+    def _compute(self) -> None:
+        ready = self._ready
+        for queue in tuple(self._queues.values()):
+            if queue.has_work:
+                ready.extend(queue.work())
+                self._computed_at = time.monotonic()
+        if self._jobs:
+            self._next_job(self._jobs.popleft())
+
+    def _next_job(self, ask: Jobs) -> None:
+        try:
+            next(ask.jobs)
+        except StopIteration as end:
+            self._ready.append(Answer(ask.message, end.value))
+        except BaseException as error:
+            self._ready.append(Answer(ask.message, None, error))
+        else:
+            self._jobs.append(ask)
+
+    def _deliver(self) -> None:
+        talking, self._talking = self._talking, []
+        for message in talking:
+            try:
+                message.deliver()
+            except Exception:
+                _log.exception("a deliver callback failed; its message is stopped")
+                message.abandon()
+                self._look_at(message)
+
+    # ------------------------------------------------------------------ one message
+
+    def _stand_in_line(self, message: Message) -> None:
+        self._line.append(message)
+        self._set_timer(message)
+
+    def _leave_line(self, message: Message) -> Message:
+        """Gives it its place."""
+        self._line.remove(message)
+        with self._admission:
+            self.n_waiting -= 1
+            self.n_running += 1
+        message.begun = message.has_place = True
+        return message
+
+    def _begin(self, message: Message) -> None:
+        self._set_timer(message)
+        self._advance(message)
+
+    def _set_timer(self, message: Message) -> None:
+        at, timers = message.ends_at, self._timers
+        if at is None:
+            return
+        if len(timers) > _FEW_TIMERS + 4 * (self.n_running + self.n_waiting):
+            timers[:] = [it for it in timers if not it[2].ended.is_set()]
+            heapq.heapify(timers)
+        heapq.heappush(timers, (at, next(self._numbers), message))
+
+    def _advance(self, message: Message, value: Any = None, error: Any = None) -> None:
+        """Resumes a message with what it waited for; it goes on until it asks or ends."""
+        if message.is_slow:
+            self._go_on_slowly(message, value, error)
+            return
+        message.waits_for = None
+        try:
+            ask = message.work.send(value) if error is None else message.work.throw(error)
+        except StopIteration:
+            self._ended(message)
+        except BaseException as unexpected:
+            self._failed(message, unexpected)
+        else:
+            self._take_ask(message, ask)
+
+    def _take_ask(self, message: Message, ask: Any) -> None:
+        """Sees to it that an ask is answered."""
+        if message.pieces:
+            self._talking.append(message)
+        if ask is SLICE_OVER:
+            message.is_slow = True
+            self._go_on_slowly(message, None, None)
+            return
+        message.waits_for = ask
+        if isinstance(ask, Decode | Prompt):
+            queue = self._queues.get(ask.model)
+            if queue is None:
+                queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
+            queue.add(ask)
+        elif isinstance(ask, Jobs):
+            self._jobs.append(ask)
+        else:
+            self._go_aside(message, ask)
+
+    def _failed(self, message: Message, error: BaseException) -> None:
+        """A message's work raised, which it should not: whoever sent it hears of it."""
+        _log.error("a message ended with an error that nobody expected", exc_info=error)
+        message.outcome = message.outcome or error
+        self._ended(message)
+
+    def _ended(self, message: Message) -> None:
+        self._talking.append(message)
+        if message.has_place:
+            message.has_place = False
+            self._give_place()
+
+    def _give_place(self) -> None:
+        with self._admission:
+            self.n_running -= 1
+
+    def _look_at(self, message: Message) -> None:
+        """Ends what a message waits for if it is to end."""
+        if message.ended.is_set():
+            return
+        if not message.begun:
+            with contextlib.suppress(ValueError):  # it is on its way here
+                self._begin(self._leave_line(message))
+            return
+        if message.abandoned_at is not None:
+            self._set_timer(message)
+        ask = message.waits_for
+        if ask is None:
+            return
+        try:
+            message.check_going_on()
+        except BaseException as error:
+            if self._take_back(ask):
+                self._ready.append(Answer(message, None, error))
+
+    def _take_back(self, ask: Any) -> bool:
+        """Has nobody answer an ask any more; False if it is answered, or cannot be taken back."""
+        if isinstance(ask, Decode | Prompt):
+            return self._queues[ask.model].remove(ask)
+        if isinstance(ask, Jobs) and ask in self._jobs:
+            self._jobs.remove(ask)
+            return True
+        return False
+
+    # ------------------------------------------------------------------ elsewhere
+
+    def _go_aside(self, message: Message, ask: Aside[Any]) -> None:
+        """Has work done by a thread of a pool."""
+
+        def work() -> None:
+            try:
+                answer = Answer(message, ask.work())
+            except BaseException as error:
+                answer = Answer(message, None, error)
+            self._post(partial(self._come_back, answer, gave_place))
+
+        gave_place = ask.blocks and message.has_place
+        if gave_place:
+            self._give_place()
+        try:
+            (self._tools if ask.blocks else self._pool).submit(work)
+        except Overloaded as error:
+            self._refused("threads")
+            self._come_back(Answer(message, None, error), gave_place)
+
+    def _come_back(self, answer: Answer, gave_place: bool) -> None:
+        if gave_place:
+            with self._admission:
+                self.n_running += 1
+        self._ready.append(answer)
+
+    def _go_on_slowly(self, message: Message, value: Any, error: Any) -> None:
+        """Has a guest that computes for long go on in the slow lane, until it asks or ends."""
+        message.waits_for = None
+        turn = _SlowTurn(self, message, value, error)
+        try:
+            self._slow.put(turn.take)
+        except Overloaded as why:
+            self._refused("threads")
+            message.is_slow = False
+            self._ready.append(Answer(message, None, why))
+
+    def _come_in(self, message: Message, ask: Any, *, is_slow: bool) -> None:
+        """A guest of the slow lane asks for something, or ended, or has only said something."""
+        message.is_slow = is_slow
+        if ask is None:
+            self._ended(message)
+        elif isinstance(ask, BaseException):
+            self._failed(message, ask)
+        else:
+            self._take_ask(message, ask)
+
+
+class _SlowTurn:
+    """Runs a guest in the slow lane, a time slice each time, until it asks or ends."""
+
+    def __init__(self, loop: Loop, message: Message, value: Any, error: Any) -> None:
+        self._loop = loop
+        self._message = message
+        self._value, self._error = value, error
+        self._n_slices = 0
+
+    def take(self) -> bool:
+        """Whether the guest has more to compute."""
+        work, error = self._message.work, self._error
+        try:
+            ask = work.send(self._value) if error is None else work.throw(error)
+        except StopIteration:
+            ask = None
+        except BaseException as unexpected:
+            ask = unexpected
+        self._value = self._error = None
+        self._n_slices += 1
+        if ask is not SLICE_OVER:
+            is_slow = self._n_slices > 1
+            self._loop._post(partial(self._loop._come_in, self._message, ask, is_slow=is_slow))
+            return False
+        if self._message.pieces:
+            self._loop._post(partial(self._loop._talking.append, self._message))
+        return True
