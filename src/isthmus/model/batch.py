@@ -214,8 +214,6 @@ class Batch(Pass):
         self._row_numbers = np.arange(n)
         self._known: list[tuple[Session | None, int, int]] = [(None, 0, 0)] * n
         """Of each row: whose it is, the cache rows that are read, and those that it may see."""
-        self.generation = -1
-        """The executor's: of the memory that its intermediate results were placed in."""
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h = self.hparams

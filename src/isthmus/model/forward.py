@@ -99,6 +99,8 @@ class Pass(Graph, ABC):
 
     tokens: int
     positions: int
+    generation = -1
+    """Of the memory in which its intermediate results were placed; see `GraphAllocator`."""
 
     def __init__(
         self, library: Library, hparams: Hparams, n: int, n_ctx: int, max_nodes: int
@@ -216,8 +218,6 @@ class Forward(Pass):
         self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
-        self.generation = -1
-        """The executor's: of the memory that its intermediate results were placed in."""
 
     def move(self, first: int, n_kv: int) -> None:
         """Makes it the graph of `n` tokens from position `first` on, which sees `n_kv` rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +36,13 @@ from isthmus.model.chat_guard import ChatGuard
 from isthmus.model.chat_template import ChatTemplate, Message
 from isthmus.model.checks import nothing
 from isthmus.model.embedder import Embedder
+from isthmus.model.exactness import Exactness
 from isthmus.model.executor import Executor
 from isthmus.model.gguf import GgufFile, file_status, metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.opening import open_gguf
-from isthmus.model.parts import Turn, at_once
 from isthmus.model.session import Session
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
@@ -71,8 +71,6 @@ class Model:
         """The model whose weights it computes with; None where they are its own."""
         self.adaptation = adaptation or Adaptation()
         self._hashes = hashes or FileHashes()
-        self._probes: dict[str, bool] = {}
-        """What the executor's probes said, by their names."""
         self._sessions: WeakSet[Session] = WeakSet()
         self._adapted: WeakSet[Model] = WeakSet()
         self._adapters: set[Adapter] = set()
@@ -100,7 +98,13 @@ class Model:
             self._require_same_file()
             self.executor = Executor(device, architecture, settings, self._require_intact)
             stack.callback(self.executor.close)
-            self._embedder = Embedder(device, architecture, settings, self.name)
+            adapters = [it.adapter.weights for it in self.adaptation.applied]
+            self._exactness = Exactness(
+                self.executor.builder, self.executor.kv_type, self.weights, adapters
+            )
+            self._embedder = Embedder(
+                device, architecture, settings, self.name, self._require_intact
+            )
             stack.callback(self._embedder.close)
             self._stack = stack.pop_all()
 
@@ -133,27 +137,27 @@ class Model:
     @property
     def exact_batching(self) -> bool:
         """Whether a step in a batch has the bits of a step alone here: tried out when asked for."""
-        return self._probed(self.executor.batches_exactly)
+        return self._exactness.batching
 
     @property
     def exact_cuts(self) -> bool:
         """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
-        return self.exact_batching and self._probed(self.executor.cuts_exactly)
+        return self._exactness.cuts
 
     @property
     def exact_packing(self) -> bool:
         """Whether a prompt in one pass with others has the bits of one alone here: tried out."""
-        return self.exact_batching and self._probed(self.executor.packs_exactly)
-
-    @property
-    def packs(self) -> bool:
-        """Whether prompts of several sessions run as one pass: see `ModelSettings.exact`."""
-        return self.executor.can_batch and (not self.settings.exact or self.exact_packing)
+        return self._exactness.packing
 
     @property
     def batches(self) -> bool:
         """Whether decode steps of several sessions run as one: see `ModelSettings.exact`."""
-        return self.executor.can_batch and (not self.settings.exact or self.exact_batching)
+        return self.executor.can_batch and (not self.settings.exact or self._exactness.batching)
+
+    @property
+    def packs(self) -> bool:
+        """Whether prompts of several sessions run as one pass: see `ModelSettings.exact`."""
+        return self.executor.can_batch and (not self.settings.exact or self._exactness.packing)
 
     @property
     def counters(self) -> Counters:
@@ -307,6 +311,28 @@ class Model:
         values = np.frombuffer(data, np.float32)
         return values if self.hparams.pooling else values.reshape(-1, self.hparams.n_embd)
 
+    @property
+    def is_embedding(self) -> bool:
+        """Whether an embedding is under way, so that `embedding_jobs` has to wait."""
+        return self._embedder.is_embedding
+
+    def embedding_jobs(
+        self,
+        tokens: Sequence[int],
+        binding: Binding,
+        address: HostAddr,
+        *,
+        normalised: bool = True,
+    ) -> Generator[None, None, None]:
+        """Computes as `embed_into`, one job at each next(), as `Executor.append`.
+
+        Only on the device's thread. Raises as `embed_into` before the first job, and RuntimeError
+        at the first one if another embedding is under way.
+        """
+        self._require_open()
+        self._embedder.checked(tokens)
+        return self._embedder.jobs(tokens, binding, address, normalised)
+
     def embed_into(
         self,
         tokens: Sequence[int],
@@ -314,18 +340,16 @@ class Model:
         address: HostAddr,
         *,
         normalised: bool = True,
-        check: Callable[[], None] = nothing,
-        turn: Turn = at_once,
     ) -> None:
         """Has the device write an embedding, f32 of `embedding_shape`, to `address`, a multiple of
         32 in the memory that `binding` is of.
 
-        `check` and `turn` are as in `Executor.prefill`. Raises as `embedding_shape`, TokenError.
+        On any thread; it waits for an embedding that is under way. Raises as `embedding_shape`,
+        TokenError, and RuntimeError as `Executor.prefill`.
         """
         self._require_open()
-        self._require_intact()
-        self._embedder.into(tokens, binding, address, normalised, check, turn)
-        self._require_intact()
+        self._embedder.checked(tokens)
+        self._embedder.into(tokens, binding, address, normalised)
 
     def embed(
         self, texts: Sequence[str | Sequence[int]], *, normalised: bool = True
@@ -342,10 +366,7 @@ class Model:
             self.tokenizer.encode(it, add_special=True) if isinstance(it, str) else it
             for it in texts
         ]
-        self._require_intact()
-        arrays = self._embedder.arrays(listed, normalised)
-        self._require_intact()
-        return arrays
+        return self._embedder.arrays(listed, normalised)
 
     # ------------------------------------------------------------------ sessions
 
@@ -399,8 +420,7 @@ class Model:
         """
         self._require_open()
         self._require_layout(layout)
-        for token in (min(tokens), max(tokens)) if tokens else ():
-            self.require_token(token)
+        self.require_tokens(tokens)
         session = self._session(region, binding, ptr, layout)
         try:
             session.require_room(len(tokens))
@@ -431,20 +451,10 @@ class Model:
         if not 0 <= gap < SPAN_ALIGNMENT or layout.kv_offset % KV_ALIGNMENT:
             raise SettingsError("the session's KV cache does not begin where one can")
 
-    def prefill(
-        self,
-        session: Session,
-        tokens: Sequence[int],
-        check: Callable[[], None] = nothing,
-        turn: Turn = at_once,
-    ) -> None:
-        """Appends tokens to a session; TokenError for an id outside the vocabulary.
-
-        `check` and `turn` are as in `Executor.prefill`.
-        """
-        for token in (min(tokens), max(tokens)):
-            self.require_token(token)
-        self.executor.prefill(session, tokens, check, turn)
+    def prefill(self, session: Session, tokens: Sequence[int]) -> None:
+        """As `Executor.prefill`; TokenError for an id outside the vocabulary."""
+        self.require_tokens(tokens)
+        self.executor.prefill(session, tokens)
 
     def decode(self, session: Session, token: int) -> None:
         """Appends one token to a session; TokenError for an id outside the vocabulary."""
@@ -455,6 +465,12 @@ class Model:
         """Raises TokenError for an id outside the vocabulary: kernels use it as an address."""
         if not 0 <= token < self.n_vocab:
             raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
+
+    def require_tokens(self, tokens: Sequence[int]) -> None:
+        """As `require_token`, of all tokens; the error names the first bad one."""
+        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab:
+            for token in tokens:
+                self.require_token(token)
 
     @property
     def closed(self) -> bool:
@@ -473,17 +489,6 @@ class Model:
             raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
         self._closed = True
         self._stack.close()
-
-    def _probed(self, probe: Callable[..., bool]) -> bool:
-        """What a probe says of the weights and all adapters, asked once.
-
-        Without a lock, which would be held while the device's thread may want it.
-        """
-        name = probe.__name__
-        if name not in self._probes:
-            adapters = (it.adapter.weights for it in self.adaptation.applied)
-            self._probes[name] = probe(self.weights, *adapters)
-        return self._probes[name]
 
     def _require_same_file(self) -> None:
         """What is opened or hashed later must be what was tried and read."""

@@ -105,6 +105,14 @@ class Session:
             self.has_logits = False
         del self.tokens[n_tokens:]
 
+    def roll_back(self, n_tokens: int) -> None:
+        """Forgets the tokens after the first `n_tokens`, which a prompt that failed had appended.
+
+        Unlike `truncate`, it leaves `has_logits` alone: a chunk that is not the last one of its
+        prompt writes no logits, and one that may have written them has cleared it.
+        """
+        del self.tokens[n_tokens:]
+
     def copy_from(
         self, source: Session, n_tokens: int, check: Callable[[], None] = nothing
     ) -> None:
