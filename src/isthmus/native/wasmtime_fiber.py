@@ -1,0 +1,246 @@
+"""A guest's call on a stack of its own, a fiber, which each host function suspends.
+
+::
+
+    driving thread's stack          fiber
+    resume ─► wasmtime polls ─────► guest runs … calls an import
+                                    └─► import_callback: notes which, and says "pending"
+    False, `wants` is its number ◄──────┘
+    `words` holds its arguments and takes its result
+    resume ─────────────────────► goes on behind the import … the guest's function returns
+    True ◄──────────────────────────┘
+
+Host functions run on the driving thread's stack, whose depth Python measures. On fibers run only
+the two callbacks here, the guest's `memory.grow`, and the making of its memory.
+
+wasmtime ends the process if
+
+* a function that may reach an import is called in any way but this one;
+* a store is closed before the future of its call is dropped, or a future is polled after that;
+* an import's callback returns and has not filled its continuation.
+
+So a Fiber owns the store and the future, drops them in this order, and is the only one who calls.
+A callback fails to fill the continuation if Python cannot enter it; see `require_room` for how that
+is excluded. A signal handler that raises can still do it, and Python runs those on the main thread
+alone: run guests on other threads where Ctrl-C may come.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import wasmtime
+
+from isthmus.errors import ActorBusy, ActorClosed
+from isthmus.native import wasmtime_capi as capi
+
+MOST_VALUES = 16
+"""Values that an import has at most: its parameters and its result."""
+
+_poll = capi.function("wasmtime_call_future_poll", ctypes.c_bool)
+_drop = capi.function("wasmtime_call_future_delete", None)
+_call = capi.function("wasmtime_func_call_async")
+_instantiate = capi.function("wasmtime_instance_pre_instantiate_async")
+_set_deadline = capi.function("wasmtime_context_set_epoch_deadline", None)
+
+_Words = ctypes.c_uint32 * (capi.VALUE_WORDS * MOST_VALUES)
+_Continuation = ctypes.c_ubyte * capi.CONTINUATION_NBYTES
+_ONE_TICK = ctypes.c_uint64(1)
+_STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+"""wasmtime asks a continuation, (env) -> bool, on the fiber whether the guest may go on. No Python
+runs for that: the length of a text is 0 while the text is empty, and 1 if it has one character."""
+_POLLED = ctypes.c_void_p()
+"""Stands for the future while a thread polls it."""
+
+
+class Resumed(threading.local):
+    """The fiber that this thread resumes; None while it runs none."""
+
+    fiber: Fiber | None = None
+
+
+class Fiber:
+    """One store, and one call at a time of the functions of its instance. See the module.
+
+    One thread at a time, but not always the same one.
+    """
+
+    def __init__(self, store: wasmtime.Store, resumed: Resumed) -> None:
+        """The store is the fiber's from now on. `resumed` is what the callbacks look at."""
+        self.store = store
+        self._resumed = resumed
+        self._context = capi.context_of(store)
+        self._future: ctypes.c_void_p | None = None
+        self._kept: tuple[object, ...] = ()
+        self._results = (ctypes.c_int32 * capi.VALUE_WORDS)()
+        self._trap, self._error = ctypes.c_void_p(), ctypes.c_void_p()
+        self.wants: int | None = None
+        """Number of the import that the suspended guest calls; None if its time slice is over."""
+        self._nowhere = _Words()
+        self.words: Any = self._nowhere
+        """The import's values, [n_values * VALUE_WORDS] of uint32: arguments, then its result."""
+        self.words_at = 0
+        self.flag = bytearray(2)
+        """The text of `_STRLEN`: its first byte is 1 if the guest may go on."""
+        flag_at = ctypes.addressof((ctypes.c_ubyte * 2).from_buffer(self.flag))
+        self.pending = struct.pack("PPP", _STRLEN, flag_at, 0)
+        """What a continuation is filled with."""
+        self.continuation = memoryview(_Continuation()).cast("B")
+        self.continuation_at = 0
+
+    def instantiate(self, pre: wasmtime.InstancePre) -> wasmtime.Instance | capi.Failure:
+        """Makes the store's one instance; none of its code runs."""
+        memory, trap, error = capi.InstanceMemory(), ctypes.c_void_p(), ctypes.c_void_p()
+        future = ctypes.c_void_p(
+            _instantiate(
+                capi.address(pre.ptr()),
+                self._context,
+                memory.address,
+                ctypes.byref(trap),
+                ctypes.byref(error),
+            )
+        )
+        try:
+            while not _poll(future):
+                pass
+        finally:
+            _drop(future)
+        if error.value or trap.value:
+            return capi.take_failure(error.value or 0, trap.value or 0)
+        return memory.made()
+
+    def begin(self, function: wasmtime.Func, args: Sequence[int], n_results: int) -> None:
+        """Begins a call of a function of i32 values; it runs from the first `resume` on.
+
+        The call before it must have ended.
+        """
+        assert self._future is None, "another call is open"
+        values = (ctypes.c_uint32 * (capi.VALUE_WORDS * len(args)))()
+        for i, value in enumerate(args):
+            values[capi.VALUE_WORDS * i + capi.VALUE_AT] = value
+        self._kept = (function, values)
+        self._results[capi.VALUE_AT] = 0
+        _set_deadline(self._context, _ONE_TICK)
+        self._future = ctypes.c_void_p(
+            _call(
+                self._context,
+                capi.function_of(function),
+                values,
+                ctypes.c_size_t(len(args)),
+                self._results,
+                ctypes.c_size_t(n_results),
+                ctypes.byref(self._trap),
+                ctypes.byref(self._error),
+            )
+        )
+
+    def resume(self) -> bool:
+        """Runs the guest until its function has ended, and is True then, or until it is suspended.
+
+        What it wanted must have been done: see `wants`. ActorClosed if the call was ended.
+        """
+        future = self._future
+        if future is None or future is _POLLED:
+            raise ActorClosed("the guest's call was closed, so it cannot go on")
+        self._future, self.wants = _POLLED, None  # nobody can drop it meanwhile
+        self.flag[0] = 1
+        self._resumed.fiber = self
+        try:
+            return _poll(future)  # type: ignore[no-any-return]
+        finally:
+            self._resumed.fiber = None
+            self._future = future
+
+    @property
+    def result(self) -> int:
+        """What the function returned, signed; 0 if it has no result."""
+        return self._results[capi.VALUE_AT]
+
+    def failure(self) -> capi.Failure | None:
+        """Why the call ended, if it did not by returning."""
+        error, self._error.value = self._error.value, None
+        trap, self._trap.value = self._trap.value, None
+        return capi.take_failure(error or 0, trap or 0) if error or trap else None
+
+    def require_idle(self) -> None:
+        """Raises ActorBusy while a thread is inside `resume`."""
+        if self._future is _POLLED:
+            raise ActorBusy("the guest is running, so its call cannot be closed now")
+
+    def end(self) -> None:
+        """Ends the call where it is. Does nothing if none is open; ActorBusy while it runs."""
+        self.require_idle()
+        future, self._future = self._future, None
+        if future is not None:
+            self.words, self.words_at = self._nowhere, 0  # wasmtime may free what it shows
+            _drop(future)
+            self.failure()
+            self._kept = ()
+
+    def close(self) -> None:
+        """Ends the call and then frees the store. A second call does nothing."""
+        self.end()
+        self.store.close()
+
+    def look_at_words(self, address: int) -> None:
+        """Has `words` show the values there: usually those of the last import's call."""
+        self.words, self.words_at = _Words.from_address(address), address
+
+    def look_at_continuation(self, address: int) -> None:
+        """Has `continuation` show the one there: usually that of the last import's call."""
+        self.continuation = memoryview(_Continuation.from_address(address)).cast("B")
+        self.continuation_at = address
+
+
+def import_callback(resumed: Resumed, number: int) -> Any:
+    """An IMPORT_CALLBACK that suspends its fiber, and says that it wants import `number`."""
+
+    def on_import(
+        _env: int,
+        _caller: int,
+        at: int,
+        _n: int,
+        _results: int,
+        _n_results: int,
+        _trap: int,
+        to: int,
+    ) -> None:
+        fiber = resumed.fiber
+        if to != fiber.continuation_at:  # type: ignore[union-attr]
+            fiber.look_at_continuation(to)  # type: ignore[union-attr]
+        fiber.continuation[:] = fiber.pending  # type: ignore[union-attr]
+        fiber.flag[0] = 0  # type: ignore[union-attr]
+        if at != fiber.words_at:  # type: ignore[union-attr]
+            fiber.look_at_words(at)  # type: ignore[union-attr]
+        fiber.wants = number  # type: ignore[union-attr]
+
+    return capi.IMPORT_CALLBACK(on_import)
+
+
+def epoch_callback(resumed: Resumed) -> Any:
+    """An EPOCH_CALLBACK that suspends the fiber which this thread resumes, at each new epoch."""
+
+    def on_epoch(_context: int, _data: int, n_ticks: Any, action: Any) -> int:
+        n_ticks[0] = 1
+        if resumed.fiber is not None:
+            action[0] = capi.YIELD
+        return 0
+
+    return capi.EPOCH_CALLBACK(on_epoch)
+
+
+def require_room() -> None:
+    """Raises RecursionError unless Python can go as deep from here as a callback on a fiber does.
+
+    Call it before the first `resume`, at the depth from which `resume` is called.
+    """
+    _deeper(4)
+
+
+def _deeper(n: int) -> int:
+    """Goes `n` times from Python into C and back, as `resume` and a callback do twice."""
+    return max((n - 1,), key=_deeper) if n else 0
