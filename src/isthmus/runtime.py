@@ -134,9 +134,7 @@ class Runtime:
             engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
             self.engine = engines.plain
             stack.callback(engines.close)
-            loop = Loop(
-                self.device.compute_thread, self._capacity, self._metrics, self._refused
-            )
+            loop = Loop(self.device.compute_thread, self._capacity, self._metrics, self._refused)
             self._platform = Platform(
                 engines,
                 self.device,

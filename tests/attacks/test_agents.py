@@ -18,7 +18,7 @@ import pytest
 import wasmtime
 
 from isthmus import Actor, Capacity, Limits, Runtime
-from isthmus.actor.claimant import Shares
+from isthmus.actor.shares import Share, Shares
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -134,13 +134,9 @@ def test_a_long_prompt_costs_nobody_his_tokens(runtime: Runtime, tmp_path: Path)
 
 
 def test_shares_of_one_queue_are_not_those_of_another() -> None:
-    shares = Shares()
-    claimant: Any = type("C", (), {"cost": lambda self, n: n})()
-    shares.enter(claimant)
-    shares.charge(claimant, 600)
-    other = Shares()
-    other.enter(claimant)
-    assert (shares.used(claimant), other.used(claimant)) == (600, 0)
+    share, (shares, others) = Share(), (Shares(), Shares())
+    shares.charge(share, 600)
+    assert (shares.of(share), others.of(share)) == (600, 0)
 
 
 # ---------------------------------------------------------------------------------- closing
@@ -226,7 +222,7 @@ def test_a_tool_may_ask_actors_from_other_threads(narrow: Runtime) -> None:
         for _ in range(5):
             actor.send("x", deadline_s=5)
     assert [other.n_messages for other in others] == [5, 5]
-    assert narrow._home.workers.n_running == 0
+    assert narrow._platform.loop.n_running == 0
 
 
 def test_a_dropped_stream_does_not_keep_its_place(narrow: Runtime) -> None:

@@ -316,4 +316,4 @@ def test_memory_for_results_between_is_given_back(single: Runtime) -> None:
     with single.spawn(computing()) as actor:
         request, _, _ = request_of(actor, Op.SCALE, Dtype.F16, (1024, 4096, 1, 1), None)
         assert request.run() == 0
-        assert actor.body.api._tensor_unit._memory.nbytes <= 4 << 20
+        assert actor.body._api._tensor.unit._memory.nbytes <= 4 << 20

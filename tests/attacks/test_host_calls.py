@@ -69,7 +69,7 @@ def prepare(proxy: Proxy) -> None:
 
 def close_sessions(proxy: Proxy) -> None:
     """Whatever was opened before, and wherever."""
-    opened = proxy.actor.body.api.handles
+    opened = proxy.actor.body.context.handles
     for number in opened.numbers():
         if isinstance(opened.get(number, object), Session):
             assert proxy.call("session_close", number) == 0
@@ -113,7 +113,7 @@ def test_any_arguments(function: abi.HostFunction, proxy: Proxy, data: st.DataOb
     for _ in range(BATCH):
         prepare(proxy)
         proxy.write(512, nearly_good(rng) if rng.random() < 0.05 else b"")
-        handles = proxy.actor.body.api.handles.numbers()
+        handles = proxy.actor.body.context.handles.numbers()
         arguments = [argument(rng, words, handles, param.type) for param in function.params]
         result = proxy.call(function.name, *arguments)
         assert result >= 0 or result in known, (arguments, result)
@@ -130,7 +130,7 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     """Memory and sessions are the same bytes after a thousand refused calls."""
     close_sessions(proxy)
     prepare(proxy)
-    model, opened = proxy.open_model(), proxy.actor.body.api.handles
+    model, opened = proxy.open_model(), proxy.actor.body.context.handles
     session = proxy.actor.sessions[0]
     handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
     proxy.write(512, struct.pack("<2i", 5, 6))

@@ -46,7 +46,7 @@ def test_any_pointer_gives_a_value_or_a_documented_errno(
     rng = random.Random(function.name)
     if not proxy.actor.sessions:
         assert proxy.open_session(proxy.open_model(), 1 << 20) > 0
-    handles = proxy.actor.body.api.handles.numbers()
+    handles = proxy.actor.body.context.handles.numbers()
     documented = {-code for code in function.errors}
     for _ in range(400):
         arguments = [

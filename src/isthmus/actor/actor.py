@@ -201,15 +201,15 @@ class Actor:
             deliver = partial(_put_outcome, pieces) if whole else pieces.put
         loop = self._platform.loop
         self._life.take(State.RUNNING)
-        sent = Message(data, self.guest.name, self._share, deadline=deadline, deliver=deliver)
+        sent = Message(data, self.guest.name, self._share, deadline, deliver)
         self._message = sent
-        sent.work = self._work(sent)
+        sent.work = work = self._work(sent)
         try:
             loop.send(sent)
         except BaseException:
             self._message = None
             self._leave()
-            sent.work.close()
+            work.close()
             raise
         return Stream(sent, pieces, loop.look_at, loop.require_elsewhere)
 
@@ -526,7 +526,9 @@ class Actor:
 
     async def _handle(self, message: Message) -> None:
         """Runs the guest on one message."""
-        body = self._body or await Aside(message, self._present)
+        body = self._body
+        if body is None:
+            body = await Aside(message, self._present)
         before = None
         if self.limits.on_failure == "undo":
             before = await Aside(message, partial(self._freeze, body))

@@ -60,9 +60,9 @@ class Body:
         self._seed = state.seed
         self._account = account
         self._refusal: Overloaded | None = None
-        self._context = Context(granted, state.clock(), state.random(), counters)
-        self._context.log_position = state.log_position
-        self._api = HostApi(self._context)
+        self.context = Context(granted, state.clock(), state.random(), counters)
+        self.context.log_position = state.log_position
+        self._api = HostApi(self.context)
         with contextlib.ExitStack() as stack, platform.beginnings.taking(self):
             self._make(beginning, stack)
             self._stack = stack.pop_all()
@@ -70,17 +70,17 @@ class Body:
     @property
     def message(self) -> Message:
         """The message that it handles, or handled last: at first that of its beginning."""
-        return self._context.message
+        return self.context.message
 
     @property
     def log_position(self) -> int:
         """How many records its guest has logged in all its life."""
-        return self._context.log_position
+        return self.context.log_position
 
     @property
     def in_own_tool(self) -> bool:
         """Whether the calling thread runs a tool for it."""
-        return self._context.tool_thread == threading.get_ident()
+        return self.context.tool_thread == threading.get_ident()
 
     @property
     def region(self) -> Region:
@@ -90,11 +90,11 @@ class Body:
     @property
     def sessions(self) -> list[Session]:
         """Its open sessions, oldest first."""
-        return self._context.handles.all(Session)
+        return self.context.handles.all(Session)
 
     async def handle(self, message: Message) -> int:
         """Runs the guest on one message; what on_message returns, or raises as `Call.run`."""
-        self._context.message = message
+        self.context.message = message
         return await self._call("on_message", len(message.data))
 
     @property
@@ -104,13 +104,13 @@ class Body:
 
     def cut_off(self) -> None:
         """Ends what is done while it is made; from any thread."""
-        message = self._context.message
+        message = self.context.message
         message.is_cut_off = True
         self._platform.loop.look_at(message)
 
     def state(self, n_messages: int) -> ActorState:
         """What it is now, but for the memory."""
-        context = self._context
+        context = self.context
         handles = context.handles
         return ActorState(
             args=self._args,
@@ -135,7 +135,7 @@ class Body:
 
     def _make(self, beginning: Spawned | Frozen, stack: contextlib.ExitStack) -> None:
         """Puts it together; what must be freed goes on the stack."""
-        platform, context = self._platform, self._context
+        platform, context = self._platform, self.context
         how = beginning.restoration if isinstance(beginning, Frozen) else None
         replays = how is not None and bool(how.replayed)
         until = platform.beginnings.deadline(self._granted.limits, replays=replays)
@@ -164,7 +164,7 @@ class Body:
         """Calls a function of the guest for the message."""
         if self._fuel is not None:
             self.instance.fuel = self._fuel
-        call = self.instance.begin(name, *args, check=self._context.message.check)
+        call = self.instance.begin(name, *args, check=self.context.message.check)
         try:
             return await call.run()
         finally:
@@ -173,7 +173,7 @@ class Body:
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Has the loop drive work of its beginning, and waits for it."""
-        message = self._context.message
+        message = self.context.message
         try:
             message.check()
         except BaseException:
@@ -183,7 +183,7 @@ class Body:
 
     def _ended(self) -> None:
         """The guest has returned, or was cut off."""
-        message = self._context.message
+        message = self.context.message
         self._account.give(message.held_nbytes)
         message.held_nbytes = 0
         if self._fuel is not None:
@@ -196,10 +196,10 @@ class Body:
         engines = self._platform.engines
         if self._fuel is None:
             return engines.unmetered(self._guest), self._guest
-        return engines.metered(self._guest, self._context.message.check)
+        return engines.metered(self._guest, self.context.message.check)
 
     def _instantiate(self, engine: Engine, guest: Guest) -> Instance:
-        context = self._context
+        context = self.context
         wasi = Wasi(
             args=[self._guest.name, *self._args],
             clock_ns=context.clock.read,
@@ -220,20 +220,20 @@ class Body:
     def _admit(self, more_nbytes: int, limit_nbytes: int) -> None:
         """Asks the budget of all actors, and notes what is refused."""
         if limit_nbytes:
-            self._context.message.reached("memory_nbytes", limit_nbytes)
+            self.context.message.reached("memory_nbytes", limit_nbytes)
             return
         self._take(more_nbytes)
 
     def _hold(self, nbytes: int) -> None:
         """Counts output until the message has ended; Overloaded."""
         self._take(nbytes)
-        self._context.message.held_nbytes += nbytes
+        self.context.message.held_nbytes += nbytes
 
     def _take(self, nbytes: int) -> None:
         try:
             self._account.take(nbytes)
         except Overloaded as error:
-            self._refusal = self._context.message.refusal = error
+            self._refusal = self.context.message.refusal = error
             raise
 
     def _tensor_unit(self, *, copy_tensors: bool) -> TensorUnit:
@@ -242,7 +242,7 @@ class Body:
             device,
             self._platform.backend,
             self.binding,
-            Checker(memory, self._context.handles),
+            Checker(memory, self.context.handles),
             self._counters,
             Copies(device, memory) if copy_tensors else None,
         )
@@ -255,7 +255,7 @@ class Body:
         write_globals(self.instance, frozen.state.globals)
 
     def _thaw_handles(self, frozen: Frozen, how: Restoration | None) -> None:
-        context = self._context
+        context = self.context
         reopen = Reopen(
             self._granted.models,
             self._granted.limits,
@@ -281,7 +281,7 @@ class Body:
             )
         code = self._run(self._call(ON_REPLAY))
         if code != 0:
-            raise self._context.message.failure(-code)
+            raise self.context.message.failure(-code)
 
     def _grow_memory(self, nbytes: int) -> int:
         begin = self.region.nbytes

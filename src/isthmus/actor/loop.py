@@ -105,9 +105,9 @@ class Loop:
         """
         self._thread.require_own_process()
         with self._admission:
-            if self.n_running + self.n_waiting >= self._capacity.running:
-                if self.n_waiting >= self._capacity.waiting:
-                    self._refuse()
+            is_full = self.n_running + self.n_waiting >= self._capacity.running
+            if is_full and self.n_waiting >= self._capacity.waiting:
+                self._refuse()
             self.n_waiting += 1
         self._post(partial(self._stand_in_line, message))
 
@@ -129,13 +129,12 @@ class Loop:
                 errors.append(error)
             done.set()
 
-        message.work = guarded()
-        message.begun = True
+        message.work, message.begun = (whole := guarded()), True
         try:
             self._post(partial(self._begin, message))
         except BaseException:
+            whole.close()
             work.close()
-            message.work.close()
             raise
         try:
             done.wait()
@@ -297,9 +296,10 @@ class Loop:
         if message.is_slow:
             self._go_on_slowly(message, value, error)
             return
-        message.waits_for = None
+        work, message.waits_for = message.work, None
+        assert work is not None
         try:
-            ask = message.work.send(value) if error is None else message.work.throw(error)
+            ask = work.send(value) if error is None else work.throw(error)
         except StopIteration:
             self._ended(message)
         except BaseException as unexpected:
@@ -431,6 +431,7 @@ class _SlowTurn:
     def take(self) -> bool:
         """Whether the guest has more to compute."""
         work, error = self._message.work, self._error
+        assert work is not None
         try:
             ask = work.send(self._value) if error is None else work.throw(error)
         except StopIteration:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.abi import Errno
@@ -48,77 +49,74 @@ def _nobody(_piece: Piece) -> None:
     pass
 
 
+@dataclass(eq=False, slots=True)
 class Message:
     """See the module."""
 
-    def __init__(
-        self,
-        data: bytes,
-        guest: str,
-        share: Share,
-        *,
-        deadline: float | None = None,
-        deliver: Deliver = _nobody,
-    ) -> None:
-        """`guest` is its name, for errors; `deadline` is a time of time.monotonic."""
-        self.data = data
-        self.guest = guest
-        self.share = share
-        self.sent = time.monotonic()
-        self.deadline = deadline
-        self._deliver = deliver
+    data: bytes
+    guest: str
+    """The name of the actor's guest, for errors."""
+    share: Share
+    """The actor's account, by which it is decided who goes first."""
+    deadline: float | None = None
+    """When it is cut off, on the clock of time.monotonic."""
+    tell: Deliver = _nobody
+    """Takes what goes out; see `deliver`."""
+    sent: float = field(default_factory=time.monotonic)
 
-        self.work: Coroutine[Any, Any, None]
-        """What the loop drives."""
-        self.waits_for: object | None = None
-        """The `Ask` that is to be answered."""
-        self.is_slow = False
-        """Whether its guest once computed for longer than a time slice."""
-        self.begun = False
-        self.has_place = False
-        """Whether it counts among those that run (`Capacity.running`)."""
-        self.ended = threading.Event()
-        self.outcome: Reply | BaseException | None = None
+    work: Coroutine[Any, Any, None] | None = None
+    """What the loop drives."""
+    waits_for: object | None = None
+    """The `Ask` that is to be answered."""
+    is_slow: bool = False
+    """Whether its guest lately computed for longer than a time slice."""
+    begun: bool = False
+    has_place: bool = False
+    """Whether it counts among those that run (`Capacity.running`)."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    outcome: Reply | BaseException | None = None
 
-        self.stopping = False
-        """The guest is asked to finish."""
-        self.is_cut_off = False
-        """The guest is not asked."""
-        self.abandoned_at: float | None = None
-        """Since when nobody listens, on the clock of time.monotonic."""
+    stopping: bool = False
+    """Whether the guest is asked to finish."""
+    is_cut_off: bool = False
+    """Whether the guest is ended without being asked."""
+    abandoned_at: float | None = None
+    """Since when nobody listens, on the clock of time.monotonic."""
 
-        self.pieces: deque[str] = deque()
-        """Text that was emitted and not delivered yet."""
-        self.reply: bytes | None = None
-        self.tool_result: bytes | None = None
-        self.n_outputs = 0
-        """How often the guest emitted, replied or logged."""
-        self.output_nbytes = 0
-        self.held_nbytes = 0
-        """What of the memory of all actors its output counts as."""
-        self.tokens_in = 0
-        self.tokens_out = 0
-        self.fuel = 0
-        self.limits_reached: dict[str, int] = {}
-        """What each limit refused: how often."""
-        self.last_limit = ""
-        """The limit that refused last, and how much it allows."""
-        self.refusal: Overloaded | None = None
-        """Why all actors together could not have what the guest asked for last."""
-        self.explained: dict[Errno, IsthmusError] = {}
-        """What an errno meant when the guest got it last, if its text is of use to the caller."""
-        self.last_warning = ""
-        """What the guest logged last as a warning or an error: often why it gives up."""
-        self._emitted: list[bytearray] = []
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces: deque[str] = field(default_factory=deque)
+    """Text that was emitted and not delivered yet."""
+    reply: bytes | None = None
+    tool_result: bytes | None = None
+    n_outputs: int = 0
+    """How often the guest emitted, replied or logged."""
+    output_nbytes: int = 0
+    held_nbytes: int = 0
+    """Bytes of the memory of all actors that its output counts as."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    fuel: int = 0
+    limits_reached: dict[str, int] = field(default_factory=dict)
+    """How often each limit refused something."""
+    last_limit: str = ""
+    """The limit that refused last, and how much it allows."""
+    refusal: Overloaded | None = None
+    """Why all actors together could not have what the guest asked for last."""
+    explained: dict[Errno, IsthmusError] = field(default_factory=dict)
+    """What an errno meant when the guest got it last, if its text is of use to the caller."""
+    last_warning: str = ""
+    """What the guest logged last as a warning or an error: often why it gives up."""
+    _emitted: list[bytearray] = field(default_factory=list)
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
 
     # ------------------------------------------------------------------ whether it goes on
 
     def check(self) -> None:
         """Raises Cancelled or DeadlineExceeded if the guest is to be cut off now."""
-        if self.is_cut_off or self.abandoned_at is not None:
-            if self.is_cut_off or time.monotonic() >= self.abandoned_at + STOP_GRACE_S:
-                raise Cancelled(f"the call of {self.guest} was cancelled")
+        since = self.abandoned_at
+        if self.is_cut_off or (since is not None and time.monotonic() >= since + STOP_GRACE_S):
+            raise Cancelled(f"the call of {self.guest} was cancelled")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise DeadlineExceeded(f"{self.guest} did not finish in time")
 
@@ -185,10 +183,10 @@ class Message:
         """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread."""
         outcome = self.outcome  # looked at first: nothing is emitted after it
         if self.pieces:
-            self._deliver("".join(self.pieces.popleft() for _ in range(len(self.pieces))))
+            self.tell("".join(self.pieces.popleft() for _ in range(len(self.pieces))))
         if outcome is not None and not self.ended.is_set():
             self.ended.set()
-            self._deliver(outcome)
+            self.tell(outcome)
 
     # ------------------------------------------------------------------ limits and failures
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from isthmus.actor import plan
 from isthmus.actor.ask import Decode, Prompt
 from isthmus.actor.message import Message
+from isthmus.actor.shares import Shares
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics
 from isthmus.model import Model
@@ -52,8 +53,10 @@ class ModelQueue:
         self._decodes: list[Decode] = []
         self._prompts: list[Prompt] = []
         self._pass: _Pass | None = None
-        self._decode_shares, self._prompt_shares = plan.Shares(), plan.Shares()
+        self._decode_shares, self._prompt_shares = Shares(), Shares()
         self._burst_left_s = 0.0
+        """Seconds of prefill until the next step."""
+        self._step_is_next = False
         self._n_decoding = 0
         """How many the last step was of."""
         self._token_s: float | None = None
@@ -106,14 +109,10 @@ class ModelQueue:
 
     def work(self) -> list[Answer]:
         """Computes one step, or one job of a prompt. Returns those whose ask is answered."""
-        prompts = bool(self._pass or self._prompts)
-        if self._decodes and not (prompts and self._burst_left_s > 0):
-            answers = self._step()
-            self._burst_left_s = self._new_burst_s()
-            return answers
-        if not self._decodes:
-            self._burst_left_s = self._new_burst_s()
-        return self._job() if prompts else []
+        try:
+            return self._work()
+        except BaseException as error:  # the model was closed, for instance: whoever waits hears it
+            return self._fail_all(error)
 
     def tell(self) -> None:
         """Tells the metrics of all steps."""
@@ -124,15 +123,28 @@ class ModelQueue:
             metrics.batch_size.observe(n)
         self._untold.clear()
 
+    def _work(self) -> list[Answer]:
+        prompts = bool(self._pass or self._prompts)
+        if self._decodes and (self._step_is_next or not prompts):
+            answers = self._step()
+            self._step_is_next, self._burst_left_s = False, self._new_burst_s()
+            return answers
+        if not self._decodes:
+            self._burst_left_s = self._new_burst_s()
+        return self._job() if prompts else []
+
+    def _fail_all(self, error: BaseException) -> list[Answer]:
+        if self._pass is not None:
+            self._give_up()
+        asks = [*self._decodes, *self._prompts]
+        self._decodes, self._prompts = [], []
+        return [Answer(ask.message, None, error) for ask in asks]
+
     # ------------------------------------------------------------------ steps
 
     def _step(self) -> list[Answer]:
         start, since = time.perf_counter(), self._waits_since
-        try:
-            asks = self._next_batch()
-        except BaseException as error:  # the model was closed, for instance
-            asks, self._decodes = self._decodes, []
-            return [Answer(ask.message, None, error) for ask in asks]
+        asks = self._next_batch()
         answers = self._compute(asks)
         end = time.perf_counter()
         self._waits_since = end
@@ -193,7 +205,9 @@ class ModelQueue:
         """One job of the pass under way, or of the next one."""
         under_way = self._pass
         if under_way is None:
-            if self._model.executor.is_prefilling or self._model.is_embedding:  # somebody prefills who is no agent
+            if (
+                self._model.executor.is_prefilling or self._model.is_embedding
+            ):  # somebody prefills who is no agent
                 return []
             under_way = self._pass = self._next_pass()
         start = time.perf_counter()
@@ -207,6 +221,7 @@ class ModelQueue:
         seconds = time.perf_counter() - start
         under_way.seconds += seconds
         self._burst_left_s -= seconds
+        self._step_is_next = self._burst_left_s <= 0
         return self._ended(under_way) if ended else []
 
     def _next_pass(self) -> _Pass:
@@ -217,13 +232,13 @@ class ModelQueue:
             lambda ask: key_of(ask.chunk.session) if ask.chunk else None,
             packs=lambda: self._has_kernels and model.packs,
         )
+        chunks = [ask.chunk for ask in asks if ask.chunk]
+        jobs = asks[0].begin() if len(asks) == 1 else model.executor.append(chunks)
         taken, now = {*asks}, time.perf_counter()
         self._prompts = [ask for ask in self._prompts if ask not in taken]
         for ask in asks:
             self._metrics.prefill_wait.observe(now - ask.since)
-        if len(asks) == 1:
-            return _Pass(asks, asks[0].begin())
-        return _Pass(asks, model.executor.append([ask.chunk for ask in asks if ask.chunk]))
+        return _Pass(asks, jobs)
 
     def _ended(self, under_way: _Pass) -> list[Answer]:
         self._pass = None

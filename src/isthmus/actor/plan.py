@@ -94,4 +94,3 @@ def burst_s(n_prompts: int, n_decoding: int, left_s: float | None) -> float:
     seconds = min(max(JOB_S, JOB_S * n_prompts / max(1, n_decoding)), _LONGEST_BURST_S)
     most = _SHORT_BURST_S if n_prompts > 1 else _REST_BURST_S
     return max(seconds, left_s) if left_s is not None and left_s <= most else seconds
-

@@ -50,10 +50,8 @@ class Shares:
         for ask in asks:
             share = ask.share
             used = share.used.get(self, 0.0)
-            if used < before:
-                used = before
-            if used < least:
-                least = used
+            used = max(used, before)
+            least = min(least, used)
             share.used[self] = used + ask.n_tokens / share.weight
         self._now = least
 

@@ -183,7 +183,7 @@ class Context:
                 n = len(chunk.tokens)
                 await Prompt(message, model, n, begin, chunk if packable else None)
         except BaseException:
-            session.drop_tokens(n_before)
+            session.roll_back(n_before)
             raise
         message.tokens_in += len(tokens)
 
