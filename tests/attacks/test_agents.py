@@ -33,7 +33,7 @@ from isthmus.errors import (
     SettingsError,
     SnapshotError,
 )
-from isthmus.model import executor
+from isthmus.model import exactness
 from isthmus.units import WASM_PAGE
 from tests.tiny_gguf import TinyLlama
 
@@ -96,7 +96,7 @@ def test_whoever_waits_hears_of_a_probe_that_fails(
     def failing(*_: object) -> bool:
         raise DeviceFailed("no memory")
 
-    monkeypatch.setattr(executor, "batches_exactly", failing)
+    monkeypatch.setattr(exactness, "batches_exactly", failing)
     actors = talking(runtime, q8, 2)
     for stream in [actor.stream("sequence 300") for actor in actors]:
         with pytest.raises(Exception, match=r"EIO|no memory"):
@@ -237,23 +237,23 @@ def test_a_dropped_stream_does_not_keep_its_place(narrow: Runtime) -> None:
 def test_a_thread_that_cannot_be_started_costs_nobody_anything(
     narrow: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looping, waiting, later = narrow.spawn(LOOP), narrow.spawn(QUICK), narrow.spawn(QUICK)
-    first = looping.stream("x")
-    second = waiting.stream("x")
+    """Neither a tool's, nor that of a guest which computes for long."""
+    asking, looping = narrow.spawn(TOOL, tools={"ask": bytes}), narrow.spawn(LOOP)
+    quick = narrow.spawn(QUICK)
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if "isthmus message" in thread.name:
+        if thread.name in ("isthmus tool", "isthmus slow guest"):
             raise RuntimeError("can't start new thread")
         start(thread)
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        looping.cancel()
-        list(second)
-    with pytest.raises(Exception, match="cancelled"):
-        list(first)
-    later.send("x", deadline_s=5)
+        asking.send("x", deadline_s=5)  # its guest gets EIO
+        with pytest.raises(Overloaded, match="can't start new thread"):
+            looping.send("x", deadline_s=5)
+        quick.send("x", deadline_s=5)
+    assert 'refused_total{why="threads"} 2.0' in narrow.metrics()
 
 
 def test_what_is_refused_is_counted_and_explained(narrow: Runtime, tmp_path: Path) -> None:

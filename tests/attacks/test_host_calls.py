@@ -18,8 +18,9 @@ import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isthmus import Limits, abi
+from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
+from isthmus.actor.message import Message
 from isthmus.errors import Cancelled, DeadlineExceeded
 from isthmus.model import Session
 from isthmus.model import session as session_module
@@ -266,22 +267,6 @@ def test_code_without_loops_is_ended_between_bulk_instructions(
     assert time.monotonic() - start < whole_s / 2
 
 
-def test_a_message_after_one_that_was_ended_is_a_message_like_any(null_runtime: Runtime) -> None:
-    """The handlers that look first are gone with the call that was to end."""
-    text = """(module (import "isthmus" "clock_ns" (func $clock (result i64)))
-      (memory (export "memory") 1)
-      (func (export "on_message") (param $n i32) (result i32)
-        (if (i32.eqz (local.get $n)) (then (loop $l (drop (call $clock)) (br $l))))
-        (i32.const 0)))"""
-    limits = Limits(on_failure="undo")
-    actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)), limits=limits)
-    instance = actor.instance
-    with pytest.raises(DeadlineExceeded):
-        instance.call("on_message", 0, deadline=time.monotonic() + 0.05)
-    assert instance.call("on_message", 1) == 0
-    assert instance.handlers is instance._plain_handlers
-
-
 def test_copying_a_session_ends_with_its_message(
     wasm: bytes, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +280,7 @@ def test_copying_a_session_ends_with_its_message(
         source, target = proxy.actor.sessions
         looks: list[int] = []
         monkeypatch.setattr(session_module, "_COPY_NBYTES", 64)
-        monkeypatch.setattr(proxy.actor.body.api, "_check", lambda: looks.append(1))
+        monkeypatch.setattr(Message, "check", lambda message: looks.append(1))
         assert proxy.call("session_copy", second, first, 8) == 0
         assert len(looks) * 64 >= 8 * source.layout.token_nbytes
         assert target.tokens == source.tokens
@@ -306,7 +291,8 @@ def test_copying_a_session_ends_with_its_message(
         def ended() -> None:
             raise DeadlineExceeded("it did not finish in time")
 
-        monkeypatch.setattr(proxy.actor.body.api, "_check", ended)
+        copy = Session.copy_from
+        monkeypatch.setattr(Session, "copy_from", lambda to, it, n, _: copy(to, it, n, ended))
         with pytest.raises(DeadlineExceeded):
             proxy.call("session_copy", second, first, 2)
         assert target.n_tokens == 0

@@ -34,7 +34,7 @@ class State(Enum):
 _FREE = (State.IDLE, State.EVICTED)
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.IDLE: frozenset({State.RUNNING, State.HELD, State.EVICTING}),
-    State.EVICTED: frozenset({State.RUNNING, State.HELD}),
+    State.EVICTED: frozenset({State.RUNNING, State.HELD, State.EVICTING}),
     State.RUNNING: frozenset(_FREE),
     State.HELD: frozenset(_FREE),
     State.EVICTING: frozenset(_FREE),

@@ -37,7 +37,7 @@ from isthmus.actor.model_queue import Answer, ModelQueue
 from isthmus.actor.pool import Pool, SlowLane
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.errors import ActorBusy, Overloaded
+from isthmus.errors import ActorBusy, IsthmusError, Overloaded
 from isthmus.metrics import Metrics
 from isthmus.model import Model
 from isthmus.wasm import SLICE_OVER
@@ -82,7 +82,9 @@ class Loop:
         self.n_waiting = 0
         """Messages that wait for a place."""
         self._line: deque[Message] = deque()
-        """Those that wait for a place, or to be begun."""
+        """Messages that wait for a place."""
+        self._fresh: deque[Message] = deque()
+        """Messages that have a place, or need none, and are to be begun."""
         self._ready: deque[Answer] = deque()
         self._queues: dict[Model, ModelQueue] = {}
         self._jobs: deque[Jobs] = deque()
@@ -105,11 +107,14 @@ class Loop:
         """
         self._thread.require_own_process()
         with self._admission:
-            is_full = self.n_running + self.n_waiting >= self._capacity.running
-            if is_full and self.n_waiting >= self._capacity.waiting:
+            if self.n_running < self._capacity.running:
+                self.n_running += 1
+                message.has_place = True
+            elif self.n_waiting >= self._capacity.waiting:
                 self._refuse()
-            self.n_waiting += 1
-        self._post(partial(self._stand_in_line, message))
+            else:
+                self.n_waiting += 1
+        self._post(partial(self._receive, message))
 
     def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Drives `work` for a message that needs no place, and waits for what it returns.
@@ -206,9 +211,7 @@ class Loop:
         self._thread.set_alarm(self._timers[0][0] if self._timers else None, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail:
-            return True
-        if self._line and self.n_running < self._capacity.running:
+        if self._ready or self._jobs or self._mail or self._fresh:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -229,8 +232,10 @@ class Loop:
         for _ in range(len(ready)):
             self._advance(*ready.popleft())
         until = time.monotonic() + _BEGIN_S
-        while self._line and self.n_running < self._capacity.running:
-            self._begin(self._leave_line(self._line[0]))
+        while self._fresh:
+            message = self._fresh.popleft()
+            if not message.begun:
+                self._begin(message)
             if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
                 return
 
@@ -265,21 +270,18 @@ class Loop:
 
     # ------------------------------------------------------------------ one message
 
-    def _stand_in_line(self, message: Message) -> None:
-        self._line.append(message)
+    def _receive(self, message: Message) -> None:
         self._set_timer(message)
-
-    def _leave_line(self, message: Message) -> Message:
-        """Gives it its place."""
-        self._line.remove(message)
-        with self._admission:
-            self.n_waiting -= 1
+        if message.has_place:
+            self._fresh.append(message)
+            return
+        self._line.append(message)
+        with self._admission:  # whoever had a place may have ended since it was sent
             self.n_running += 1
-        message.begun = message.has_place = True
-        return message
+        self._give_place()
 
     def _begin(self, message: Message) -> None:
-        self._set_timer(message)
+        message.begun = True
         self._advance(message)
 
     def _set_timer(self, message: Message) -> None:
@@ -339,16 +341,22 @@ class Loop:
             self._give_place()
 
     def _give_place(self) -> None:
+        """Gives a place that is free now to the first in the line."""
         with self._admission:
-            self.n_running -= 1
+            if not self._line or self.n_running > self._capacity.running:
+                self.n_running -= 1
+                return
+            self.n_waiting -= 1
+        message = self._line.popleft()
+        message.has_place = True
+        self._fresh.append(message)
 
     def _look_at(self, message: Message) -> None:
         """Ends what a message waits for if it is to end."""
         if message.ended.is_set():
             return
         if not message.begun:
-            with contextlib.suppress(ValueError):  # it is on its way here
-                self._begin(self._leave_line(message))
+            self._end_unbegun(message)
             return
         if message.abandoned_at is not None:
             self._set_timer(message)
@@ -360,6 +368,17 @@ class Loop:
         except BaseException as error:
             if self._take_back(ask):
                 self._ready.append(Answer(message, None, error))
+
+    def _end_unbegun(self, message: Message) -> None:
+        """Begins a message that is to end: it sees to that itself."""
+        try:
+            message.require_begin()
+        except IsthmusError:
+            if not message.has_place:
+                self._line.remove(message)
+                with self._admission:
+                    self.n_waiting -= 1
+            self._begin(message)
 
     def _take_back(self, ask: Any) -> bool:
         """Has nobody answer an ask any more; False if it is answered, or cannot be taken back."""

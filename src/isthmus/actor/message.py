@@ -43,6 +43,8 @@ STOP_GRACE_S = 2.0
 """Seconds that a guest may take to finish by itself after its caller stopped listening."""
 _PIECE_NBYTES = MIB
 """Bytes of output that are kept in one part: one that grew would be copied again and again."""
+_JOINED = 4096
+"""Characters from which on pieces are not joined before they are delivered."""
 
 
 def _nobody(_piece: Piece) -> None:
@@ -128,8 +130,10 @@ class Message:
 
     def require_begin(self) -> None:
         """DeadlineExceeded or Cancelled if it is to end before it has begun."""
-        if self.stopping or self.is_cut_off:
+        if self.stopping:
             raise Cancelled("the message was stopped before it was begun")
+        if self.is_cut_off:
+            raise Cancelled(f"the call of {self.guest} was cancelled")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise DeadlineExceeded("the message's time was over before there was a place for it")
 
@@ -182,8 +186,12 @@ class Message:
     def deliver(self) -> None:
         """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread."""
         outcome = self.outcome  # looked at first: nothing is emitted after it
-        if self.pieces:
-            self.tell("".join(self.pieces.popleft() for _ in range(len(self.pieces))))
+        pieces = self.pieces
+        while pieces:
+            text = pieces.popleft()
+            while pieces and len(text) < _JOINED:
+                text += pieces.popleft()
+            self.tell(text)
         if outcome is not None and not self.ended.is_set():
             self.ended.set()
             self.tell(outcome)
