@@ -18,7 +18,7 @@ import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isthmus import Limits, abi
+from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
 from isthmus.errors import Cancelled, DeadlineExceeded
 from isthmus.model import Session
@@ -264,22 +264,6 @@ def test_code_without_loops_is_ended_between_bulk_instructions(
     with pytest.raises(DeadlineExceeded):
         actor.send("x", deadline_s=whole_s / 20)
     assert time.monotonic() - start < whole_s / 2
-
-
-def test_a_message_after_one_that_was_ended_is_a_message_like_any(null_runtime: Runtime) -> None:
-    """The handlers that look first are gone with the call that was to end."""
-    text = """(module (import "isthmus" "clock_ns" (func $clock (result i64)))
-      (memory (export "memory") 1)
-      (func (export "on_message") (param $n i32) (result i32)
-        (if (i32.eqz (local.get $n)) (then (loop $l (drop (call $clock)) (br $l))))
-        (i32.const 0)))"""
-    limits = Limits(on_failure="undo")
-    actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)), limits=limits)
-    instance = actor.instance
-    with pytest.raises(DeadlineExceeded):
-        instance.call("on_message", 0, deadline=time.monotonic() + 0.05)
-    assert instance.call("on_message", 1) == 0
-    assert instance.handlers is instance._plain_handlers
 
 
 def test_copying_a_session_ends_with_its_message(
