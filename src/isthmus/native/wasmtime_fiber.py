@@ -20,9 +20,10 @@ wasmtime ends the process if
 * an import's callback returns and has not filled its continuation.
 
 So a Fiber owns the store and the future, drops them in this order, and is the only one who calls.
-A callback fails to fill the continuation if Python cannot enter it; see `require_room` for how that
-is excluded. A signal handler that raises can still do it, and Python runs those on the main thread
-alone: run guests on other threads where Ctrl-C may come.
+An import's callback cannot fill its continuation if Python does not enter it, for one of two
+reasons. Python has recursed too deep: `require_room` excludes that. Or a signal handler raises
+first, as that of Ctrl-C does: Python runs those on the main thread alone, so what the main thread
+resumes is polled by another thread.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import ctypes
 import struct
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import wasmtime
@@ -53,14 +55,30 @@ _ONE_TICK = ctypes.c_uint64(1)
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
 """wasmtime asks a continuation, (env) -> bool, on the fiber whether the guest may go on. No Python
 runs for that: the length of a text is 0 while the text is empty, and 1 if it has one character."""
+_N_FRAMES, _N_C_CALLS = 12, 2
+"""Python functions inside each other, and calls from Python into C and back among them: more than
+`resume`, the callbacks and what closes a call are."""
 _POLLED = ctypes.c_void_p()
 """Stands for the future while a thread polls it."""
 
 
-class Resumed(threading.local):
-    """The fiber that this thread resumes; None while it runs none."""
+class _Thread:
+    """A thread that resumes fibers."""
 
-    fiber: Fiber | None = None
+    def __init__(self) -> None:
+        self.fiber: Fiber | None = None
+        """The one that it resumes now."""
+        self.helper: ThreadPoolExecutor | None = None
+        """Resumes fibers instead of the main thread; None for every other thread."""
+        if threading.current_thread() is threading.main_thread():
+            self.helper = ThreadPoolExecutor(1, "isthmus-main-fiber")
+
+
+class Threads(threading.local):
+    """What an engine's fibers and callbacks know of the thread that they run on."""
+
+    def __init__(self) -> None:
+        self.this = _Thread()
 
 
 class Fiber:
@@ -69,10 +87,10 @@ class Fiber:
     One thread at a time, but not always the same one.
     """
 
-    def __init__(self, store: wasmtime.Store, resumed: Resumed) -> None:
-        """The store is the fiber's from now on. `resumed` is what the callbacks look at."""
+    def __init__(self, store: wasmtime.Store, threads: Threads) -> None:
+        """The store is the fiber's from now on. `threads` are those of its engine's callbacks."""
         self.store = store
-        self._resumed = resumed
+        self._threads = threads
         self._context = capi.context_of(store)
         self._future: ctypes.c_void_p | None = None
         self._kept: tuple[object, ...] = ()
@@ -143,16 +161,19 @@ class Fiber:
 
         What it wanted must have been done: see `wants`. ActorClosed if the call was ended.
         """
+        thread = self._threads.this
+        if thread.helper is not None:
+            return _result_of(thread.helper.submit(self.resume))
         future = self._future
         if future is None or future is _POLLED:
             raise ActorClosed("the guest's call was closed, so it cannot go on")
         self._future, self.wants = _POLLED, None  # nobody can drop it meanwhile
         self.flag[0] = 1
-        self._resumed.fiber = self
+        thread.fiber = self
         try:
             return _poll(future)  # type: ignore[no-any-return]
         finally:
-            self._resumed.fiber = None
+            thread.fiber = None
             self._future = future
 
     @property
@@ -196,7 +217,20 @@ class Fiber:
         self.continuation_at = address
 
 
-def import_callback(resumed: Resumed, number: int) -> Any:
+def _result_of(job: Future[bool]) -> bool:
+    """Waits for a job to be done, however many signal handlers raise meanwhile."""
+    raised = None
+    while not job.done():
+        try:
+            wait([job])
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised
+    return job.result()
+
+
+def import_callback(threads: Threads, number: int) -> Any:
     """An IMPORT_CALLBACK that suspends its fiber, and says that it wants import `number`."""
 
     def on_import(
@@ -209,7 +243,7 @@ def import_callback(resumed: Resumed, number: int) -> Any:
         _trap: int,
         to: int,
     ) -> None:
-        fiber = resumed.fiber
+        fiber = threads.this.fiber
         if to != fiber.continuation_at:  # type: ignore[union-attr]
             fiber.look_at_continuation(to)  # type: ignore[union-attr]
         fiber.continuation[:] = fiber.pending  # type: ignore[union-attr]
@@ -221,12 +255,12 @@ def import_callback(resumed: Resumed, number: int) -> Any:
     return capi.IMPORT_CALLBACK(on_import)
 
 
-def epoch_callback(resumed: Resumed) -> Any:
+def epoch_callback(threads: Threads) -> Any:
     """An EPOCH_CALLBACK that suspends the fiber which this thread resumes, at each new epoch."""
 
     def on_epoch(_context: int, _data: int, n_ticks: Any, action: Any) -> int:
         n_ticks[0] = 1
-        if resumed.fiber is not None:
+        if threads.this.fiber is not None:
             action[0] = capi.YIELD
         return 0
 
@@ -234,13 +268,16 @@ def epoch_callback(resumed: Resumed) -> Any:
 
 
 def require_room() -> None:
-    """Raises RecursionError unless Python can go as deep from here as a callback on a fiber does.
+    """Raises RecursionError unless Python can go as deep from here as it does around a fiber.
 
-    Call it before the first `resume`, at the depth from which `resume` is called.
+    `resume`, the callbacks and whatever closes a call need less. Call it before a call begins, at
+    the depth from which it will be driven.
     """
-    _deeper(4)
+    _deeper(_N_FRAMES)
 
 
 def _deeper(n: int) -> int:
-    """Goes `n` times from Python into C and back, as `resume` and a callback do twice."""
+    """Goes `n` functions deep, the last of them by way of C."""
+    if n > _N_C_CALLS:
+        return _deeper(n - 1)
     return max((n - 1,), key=_deeper) if n else 0

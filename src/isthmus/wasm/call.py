@@ -97,8 +97,8 @@ class Call:
         fiber, check, instance = self._fiber, self._check, self._instance
         counters, handlers, host_calls = instance.counters, instance.handlers, instance.host_calls
         arguments, results = host_calls.arguments, host_calls.results
+        require_room()
         try:
-            require_room()
             slice_end = _monotonic() + SLICE_S
             while not fiber.resume():
                 number = fiber.wants

@@ -61,7 +61,7 @@ class Engine:
         self.is_64 = is_64
         self.host_calls = HostCalls(self._linker, _imports(is_64))
         self.watchdog = Watchdog(self._engine.increment_epoch)
-        self._epoch_callback = epoch_callback(self.host_calls.resumed)
+        self._epoch_callback = epoch_callback(self.host_calls.threads)
 
     def compile(self, wasm: bytes, name: str, *, trusted: bool = False) -> Guest:
         """Compiles and checks a guest, once for each module and name.
@@ -91,7 +91,7 @@ class Engine:
         capi.set_epoch_callback(store, self._epoch_callback)
         if self.metered:
             store.set_fuel(PLENTY_OF_FUEL)
-        return Fiber(store, self.host_calls.resumed)
+        return Fiber(store, self.host_calls.threads)
 
     def increment_epoch(self) -> None:
         """Has every running guest suspended at its next loop or function entry."""

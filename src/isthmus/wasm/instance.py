@@ -11,8 +11,8 @@ calling   a Call is open, see `call.py`; `begin` and `close` raise ActorBusy
 closed    the store is freed; `begin` raises ActorClosed; the Region is freed unless it is held
 ========  =================================================================================
 
-Run guests on other threads than the main one where signal handlers may raise; `wasmtime_fiber.py`
-says why.
+Run guests on other threads than the main one, which hands each step over: `wasmtime_fiber.py` says
+why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from isthmus.errors import (
 )
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber
+from isthmus.native.wasmtime_fiber import Fiber, require_room
 from isthmus.units import WASM_PAGE, format_nbytes
 from isthmus.wasm import wasi as wasi_module
 from isthmus.wasm.call import SLICE_OVER, Call, trapped
@@ -154,6 +154,7 @@ class Instance:
         is open, ActorClosed, GuestInvalid if the guest exports no such function, and TypeError for
         a wrong number of arguments.
         """
+        require_room()
         if not self._in_use.acquire(False):
             raise ActorBusy(f"{self.guest.name} is running another call")
         watchdog = self._engine.watchdog
