@@ -19,7 +19,8 @@ wasmtime ends the process if
 * a store is closed before the future of its call is dropped, or a future is polled after that;
 * an import's callback returns and has not filled its continuation.
 
-So a Fiber owns the store and the future, drops them in this order, and is the only one who calls.
+So a FiberStore owns the store and its one Fiber, which owns the future and what wasmtime writes for
+it. They are freed in the opposite order, and nobody else calls.
 An import's callback cannot fill its continuation if Python does not enter it, for one of two
 reasons. Python has recursed too deep: `require_room` excludes that. Or a signal handler raises
 first, as that of Ctrl-C does: Python runs those on the main thread alone, so what the main thread
@@ -50,6 +51,7 @@ _instantiate = capi.function("wasmtime_instance_pre_instantiate_async")
 _set_deadline = capi.function("wasmtime_context_set_epoch_deadline", None)
 
 _Words = ctypes.c_uint32 * (capi.VALUE_WORDS * MOST_VALUES)
+_CONTINUATION = struct.Struct("PPP")
 _Continuation = ctypes.c_ubyte * capi.CONTINUATION_NBYTES
 _ONE_TICK = ctypes.c_uint64(1)
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
@@ -81,34 +83,15 @@ class Threads(threading.local):
         self.this = _Thread()
 
 
-class Fiber:
-    """One store, and one call at a time of the functions of its instance. See the module.
-
-    One thread at a time, but not always the same one.
-    """
+class FiberStore:
+    """A store whose functions are called on fibers, one call at a time. See the module."""
 
     def __init__(self, store: wasmtime.Store, threads: Threads) -> None:
-        """The store is the fiber's from now on. `threads` are those of its engine's callbacks."""
+        """The store is owned from now on. `threads` are those of its engine's callbacks."""
         self.store = store
         self._threads = threads
         self._context = capi.context_of(store)
-        self._future: ctypes.c_void_p | None = None
-        self._kept: tuple[object, ...] = ()
-        self._results = (ctypes.c_int32 * capi.VALUE_WORDS)()
-        self._trap, self._error = ctypes.c_void_p(), ctypes.c_void_p()
-        self.wants: int | None = None
-        """Number of the import that the suspended guest calls; None if its time slice is over."""
-        self._nowhere = _Words()
-        self.words: Any = self._nowhere
-        """The import's values, [n_values * VALUE_WORDS] of uint32: arguments, then its result."""
-        self.words_at = 0
-        self.flag = bytearray(2)
-        """The text of `_STRLEN`: its first byte is 1 if the guest may go on."""
-        flag_at = ctypes.addressof((ctypes.c_ubyte * 2).from_buffer(self.flag))
-        self.pending = struct.pack("PPP", _STRLEN, flag_at, 0)
-        """What a continuation is filled with."""
-        self.continuation = memoryview(_Continuation()).cast("B")
-        self.continuation_at = 0
+        self._fiber: Fiber | None = None
 
     def instantiate(self, pre: wasmtime.InstancePre) -> wasmtime.Instance | capi.Failure:
         """Makes the store's one instance; none of its code runs."""
@@ -131,21 +114,61 @@ class Fiber:
             return capi.take_failure(error.value or 0, trap.value or 0)
         return memory.made()
 
-    def begin(self, function: wasmtime.Func, args: Sequence[int], n_results: int) -> None:
-        """Begins a call of a function of i32 values; it runs from the first `resume` on.
+    def begin(self, function: wasmtime.Func, args: Sequence[int], n_results: int) -> Fiber:
+        """A call of a function of i32 values; it runs from the first `Fiber.resume` on.
 
         The call before it must have ended.
         """
-        assert self._future is None, "another call is open"
+        assert self._fiber is None, "another call is open"
+        _set_deadline(self._context, _ONE_TICK)
+        self._fiber = Fiber(self._threads, self._context, function, args, n_results)
+        return self._fiber
+
+    def end(self) -> None:
+        """Ends the open call where it is, if one is open. Raises as `Fiber.end`."""
+        if self._fiber is not None:
+            self._fiber.end()
+            self._fiber = None
+
+    def close(self) -> None:
+        """Ends the call and then frees the store. A second call does nothing."""
+        self.end()
+        self.store.close()
+
+
+class Fiber:
+    """One call. One thread at a time may use it, but not always the same one."""
+
+    def __init__(
+        self,
+        threads: Threads,
+        context: ctypes.c_void_p,
+        function: wasmtime.Func,
+        args: Sequence[int],
+        n_results: int,
+    ) -> None:
+        """For FiberStore alone, which ends it before its store is freed."""
+        self.wants: int | None = None
+        """Number of the import that the suspended guest calls; None if its time slice is over."""
+        self.words: Any = None
+        """The import's values, [n_values * VALUE_WORDS] of uint32: arguments, then its result."""
+        self.words_at = 0
+        self.flag = bytearray(2)
+        """The text of `_STRLEN`: its first byte is 1 if the guest may go on."""
+        self.pending = _CONTINUATION.pack(_STRLEN, _address_of(self.flag), 0)
+        """What a continuation is filled with."""
+        self.continuation: Any = None
+        self.continuation_at = 0
+        self._threads = threads
         values = (ctypes.c_uint32 * (capi.VALUE_WORDS * len(args)))()
         for i, value in enumerate(args):
             values[capi.VALUE_WORDS * i + capi.VALUE_AT] = value
+        self._results = (ctypes.c_int32 * capi.VALUE_WORDS)()
+        self._trap, self._error = ctypes.c_void_p(), ctypes.c_void_p()
         self._kept = (function, values)
-        self._results[capi.VALUE_AT] = 0
-        _set_deadline(self._context, _ONE_TICK)
-        self._future = ctypes.c_void_p(
+        self._future: ctypes.c_void_p | None = ctypes.c_void_p(
             _call(
-                self._context,
+                context,
                 capi.function_of(function),
                 values,
                 ctypes.c_size_t(len(args)),
@@ -157,9 +180,9 @@ class Fiber:
         )
 
     def resume(self) -> bool:
-        """Runs the guest until its function has ended, and is True then, or until it is suspended.
+        """Runs the guest until it is suspended, see `wants`, or until its function has ended.
 
-        What it wanted must have been done: see `wants`. ActorClosed if the call was ended.
+        True if it has ended. What it wanted must have been given. ActorClosed once it has ended.
         """
         thread = self._threads.this
         if thread.helper is not None:
@@ -171,10 +194,13 @@ class Fiber:
         self.flag[0] = 1
         thread.fiber = self
         try:
-            return _poll(future)  # type: ignore[no-any-return]
+            has_ended: bool = _poll(future)
         finally:
             thread.fiber = None
             self._future = future
+        if has_ended:
+            self._drop()
+        return has_ended
 
     @property
     def result(self) -> int:
@@ -182,7 +208,7 @@ class Fiber:
         return self._results[capi.VALUE_AT]
 
     def failure(self) -> capi.Failure | None:
-        """Why the call ended, if it did not by returning."""
+        """Why the call ended, if not by returning. Takes that: a second time it is None."""
         error, self._error.value = self._error.value, None
         trap, self._trap.value = self._trap.value, None
         return capi.take_failure(error or 0, trap or 0) if error or trap else None
@@ -193,19 +219,16 @@ class Fiber:
             raise ActorBusy("the guest is running, so its call cannot be closed now")
 
     def end(self) -> None:
-        """Ends the call where it is. Does nothing if none is open; ActorBusy while it runs."""
+        """Ends the call where it is. A second call does nothing; ActorBusy while it runs."""
         self.require_idle()
+        self._drop()
+        self.failure()
+
+    def _drop(self) -> None:
         future, self._future = self._future, None
         if future is not None:
-            self.words, self.words_at = self._nowhere, 0  # wasmtime may free what it shows
+            self.words, self.words_at = _Words(), 0  # wasmtime may free those that it shows
             _drop(future)
-            self.failure()
-            self._kept = ()
-
-    def close(self) -> None:
-        """Ends the call and then frees the store. A second call does nothing."""
-        self.end()
-        self.store.close()
 
     def look_at_words(self, address: int) -> None:
         """Has `words` show the values there: usually those of the last import's call."""
@@ -215,6 +238,10 @@ class Fiber:
         """Has `continuation` show the one there: usually that of the last import's call."""
         self.continuation = memoryview(_Continuation.from_address(address)).cast("B")
         self.continuation_at = address
+
+
+def _address_of(data: bytearray) -> int:
+    return ctypes.addressof(ctypes.c_ubyte.from_buffer(data))
 
 
 def _result_of(job: Future[bool]) -> bool:

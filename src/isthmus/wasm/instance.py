@@ -1,7 +1,6 @@
 """One instance of a guest: its store, its linear memory, and the calls into it.
 
-Owns the fiber, which owns the wasmtime store, and the Region; the Engine and the Guest must outlive
-it, which it sees to.
+Owns the wasmtime store and the Region; the Engine and the Guest must outlive it, which it sees to.
 
 ========  =================================================================================
 state     what holds
@@ -36,7 +35,7 @@ from isthmus.errors import (
 )
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber, require_room
+from isthmus.native.wasmtime_fiber import FiberStore, require_room
 from isthmus.units import WASM_PAGE, format_nbytes
 from isthmus.wasm import wasi as wasi_module
 from isthmus.wasm.call import SLICE_OVER, Call, trapped
@@ -89,18 +88,18 @@ class Instance:
         """One for each of the engine's imports, in the same order."""
         self._engine = engine
         self._functions: dict[str, _Function] = {}
-        self._fiber = engine.new_fiber()
+        self._store = engine.new_store()
         self._in_use = threading.Lock()
         """Held while a call is open, and while the instance is closed."""
-        self._end_call = partial(_end_call, self._fiber, engine.watchdog.calls, self._in_use)
-        self._finalizer = weakref.finalize(self, _free, self._fiber, engine)
+        self._end_call = partial(_end_call, self._store, engine.watchdog.calls, self._in_use)
+        self._finalizer = weakref.finalize(self, _free, self._store, engine)
         self._finalizer.atexit = False  # a daemon thread may still be running the guest
         self._made = self._instantiate(memory, wasi)
 
     @property
     def store(self) -> wasmtime.Store:
         """The store that its exports belong to; it stays the instance's."""
-        return self._fiber.store
+        return self._store.store
 
     def export(self, name: str) -> Export | None:
         """What the guest exports under a name; None if that is nothing, or a function.
@@ -162,11 +161,11 @@ class Instance:
             found = self._functions.get(name) or self._find(name)
             if len(args) != found.n_params:
                 raise TypeError(f"{name} takes {found.n_params} arguments, not {len(args)}")
-            watchdog.calls.add(self._fiber)
+            watchdog.calls.add(self._store)
             if watchdog.asleep:
                 watchdog.wake()
-            self._fiber.begin(found.function, args, found.n_results)
-            return Call(self, self._fiber, check, self._end_call)
+            fiber = self._store.begin(found.function, args, found.n_results)
+            return Call(self, fiber, check, self._end_call)
         except BaseException:
             self._end_call()
             raise
@@ -239,7 +238,7 @@ class Instance:
         try:
             request.is_64 = self.guest.is_64
             with self._engine.memory_creator.requested(request):
-                made = self._fiber.instantiate(self.guest.pre)
+                made = self._store.instantiate(self.guest.pre)
             if isinstance(made, capi.Failure):
                 raise request.error or trapped(self.guest, made)
             memory = capi.exported(made, self.store, MEMORY)
@@ -254,16 +253,16 @@ class Instance:
         return made
 
 
-def _end_call(fiber: Fiber, calls: set[object], in_use: threading.Lock) -> None:
+def _end_call(store: FiberStore, calls: set[object], in_use: threading.Lock) -> None:
     """Frees what a call needed. Does not know the instance, so that both may be dropped at once."""
-    fiber.end()
-    calls.discard(fiber)
+    store.end()
+    calls.discard(store)
     in_use.release()
 
 
-def _free(fiber: Fiber, engine: Engine) -> None:
+def _free(store: FiberStore, engine: Engine) -> None:
     """Frees a store while the engine, and with it every callback, still exists."""
-    fiber.close()
+    store.close()
     assert engine.memory_creator, "the callbacks must outlive the store"
 
 
