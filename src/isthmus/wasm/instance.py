@@ -90,7 +90,7 @@ class Instance:
         self._functions: dict[str, _Function] = {}
         self._store = engine.new_store()
         self._in_use = threading.Lock()
-        """Held while a call is open, and while the instance is closed."""
+        """Held while a call is open, and while `close` runs."""
         self._end_call = partial(_end_call, self._store, engine.watchdog.calls, self._in_use)
         self._finalizer = weakref.finalize(self, _free, self._store, engine)
         self._finalizer.atexit = False  # a daemon thread may still be running the guest
@@ -192,7 +192,8 @@ class Instance:
     def interrupt(self) -> None:
         """Has the running guest's `check` called at its next loop or function entry.
 
-        From any thread. Every other guest of the engine that runs has its own called as well.
+        From any thread. So does every other guest of the engine that runs now. One that is
+        suspended may miss it.
         """
         self._engine.increment_epoch()
 
