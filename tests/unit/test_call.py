@@ -264,7 +264,7 @@ def test_straight_code_that_only_makes_host_calls_is_sliced(engine: Engine, gues
     with spawn(engine, guest, {"session_close": slow}) as instance:
         call, running = begun(instance, "many")
         assert running.send(None) is SLICE_OVER
-        assert 1 <= instance.counters.host_calls < 300
+        assert instance.counters.host_calls < 300
         with pytest.raises(Cancelled):
             running.throw(Cancelled("unwanted"))
         assert call.closed
@@ -275,7 +275,7 @@ def test_straight_code_that_only_makes_host_calls_is_sliced(engine: Engine, gues
 
         with pytest.raises(Cancelled):
             instance.call("many", check=unwanted)
-        assert made < instance.counters.host_calls < made + 300
+        assert made <= instance.counters.host_calls < made + 300
 
 
 def test_a_host_function_that_waited_begins_a_new_slice(instance: Instance) -> None:
@@ -588,8 +588,9 @@ def test_ctrl_c_ends_a_guest_of_the_main_thread_and_not_the_process() -> None:
         instance = spawn(engine, guest, {"session_close": lambda n: n})
         n_interrupted = 0
         for name in ("sum", "spin") * 10:
-            threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+            interrupt = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
             try:
+                interrupt.start()
                 instance.call(name, *[1 << 30] * (name == "sum"))
             except KeyboardInterrupt:
                 n_interrupted += 1
