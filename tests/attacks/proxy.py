@@ -1,7 +1,7 @@
 """A hostile guest, written by the test: it does whatever it is told, one host call at a time.
 
 The module imports every function of the guest ABI and exports each as `do_<name>`, so a test calls
-host functions with any arguments from inside the sandbox, by the same trampolines as a real guest.
+host functions with any arguments from inside the sandbox, in the same way as a real guest.
 """
 
 from __future__ import annotations

@@ -88,21 +88,21 @@ class Call:
         return not self._finalizer.alive
 
     async def run(self) -> int:  # noqa: PLR0912 - one function, since its loop runs for each token
-        """Runs the function until it has returned: its signed i32 result, 0 if it has none.
+        """Runs the function to its end: its signed i32 result, 0 if it has none.
 
-        See the module for what it raises. To be awaited once. An exception that is thrown into the
-        coroutine goes to the guest as an errno, if it has one and a host function was awaited; any
-        other ends the call.
+        To be awaited once; see the module for what it raises. An exception that is thrown into it
+        goes to the guest as an errno, if it has one and a host function was awaited.
         """
         fiber, check, instance = self._fiber, self._check, self._instance
         counters, handlers, host_calls = instance.counters, instance.handlers, instance.host_calls
         arguments, results = host_calls.arguments, host_calls.results
+        require_room()
         try:
-            require_room()
             slice_end = _monotonic() + SLICE_S
             while not fiber.resume():
-                number = fiber.wants
-                if number is not None:
+                if (number := fiber.wants) is None:
+                    check()
+                else:
                     counters.host_calls += 1
                     try:
                         result = handlers[number](*arguments[number](fiber.words))
@@ -110,7 +110,9 @@ class Call:
                             try:
                                 result = await result
                             finally:
-                                slice_end = _monotonic() + SLICE_S
+                                if (now := _monotonic()) >= slice_end:
+                                    fiber.renew_epoch()
+                                slice_end = now + SLICE_S
                         if word := results[number]:
                             fiber.words[word] = result
                         else:
@@ -118,13 +120,10 @@ class Call:
                     except BaseException as error:
                         if not self._give_errno(number, error):
                             raise
-                if _monotonic() < slice_end:
-                    if number is None:
-                        check()
-                    continue
-                await SLICE_OVER
-                check()
-                slice_end = _monotonic() + SLICE_S
+                if _monotonic() >= slice_end:
+                    await SLICE_OVER
+                    check()
+                    slice_end = _monotonic() + SLICE_S
             return self._result()
         finally:
             self.close()

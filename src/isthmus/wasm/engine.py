@@ -14,7 +14,7 @@ import wasmtime
 
 from isthmus.abi import HOST_FUNCTIONS, MODULE
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber, epoch_callback
+from isthmus.native.wasmtime_fiber import FiberStore, epoch_callback
 from isthmus.wasm.bounds import Bound
 from isthmus.wasm.code_cache import CodeCache
 from isthmus.wasm.engine_config import EngineKind, configured
@@ -61,7 +61,7 @@ class Engine:
         self.is_64 = is_64
         self.host_calls = HostCalls(self._linker, _imports(is_64))
         self.watchdog = Watchdog(self._engine.increment_epoch)
-        self._epoch_callback = epoch_callback(self.host_calls.resumed)
+        self._epoch_callback = epoch_callback(self.host_calls.threads)
 
     def compile(self, wasm: bytes, name: str, *, trusted: bool = False) -> Guest:
         """Compiles and checks a guest, once for each module and name.
@@ -80,8 +80,8 @@ class Engine:
         """Keeps nothing of such a module, nor on the disk. Actors that use it go on."""
         self._loader.forget(sha256)
 
-    def new_fiber(self) -> Fiber:
-        """A fiber with a store whose guest looks at the watchdog's epoch. The caller closes it.
+    def new_store(self) -> FiberStore:
+        """A store whose guest looks at the watchdog's epoch. The caller closes it.
 
         What a guest holds outside its linear memory, namely its tables, is limited here.
         """
@@ -91,7 +91,7 @@ class Engine:
         capi.set_epoch_callback(store, self._epoch_callback)
         if self.metered:
             store.set_fuel(PLENTY_OF_FUEL)
-        return Fiber(store, self.host_calls.resumed)
+        return FiberStore(store, self.host_calls.threads)
 
     def increment_epoch(self) -> None:
         """Has every running guest suspended at its next loop or function entry."""

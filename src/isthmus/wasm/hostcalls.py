@@ -27,7 +27,7 @@ from isthmus.counters import Counters
 from isthmus.errors import GuestFault
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import MOST_VALUES, Resumed, import_callback
+from isthmus.native.wasmtime_fiber import MOST_VALUES, Threads, import_callback
 from isthmus.units import GIB, GuestPtr, HostAddr
 
 Handler = Callable[..., "int | Awaitable[int]"]
@@ -76,7 +76,7 @@ class HostCalls:
 
     def __init__(self, linker: wasmtime.Linker, imports: Sequence[HostImport]) -> None:
         self.imports = tuple(imports)
-        self.resumed = Resumed()
+        self.threads = Threads()
         signatures = [it.signature for it in imports]
         self.arguments = [_arguments(it) for it in signatures]
         """For each import, what makes a tuple of unsigned arguments of `Fiber.words`."""
@@ -103,7 +103,7 @@ class HostCalls:
             words[at + capi.VALUE_AT] = result
 
     def _define(self, linker: wasmtime.Linker, number: int, imported: HostImport) -> Any:
-        callback = import_callback(self.resumed, number)
+        callback = import_callback(self.threads, number)
         signature = imported.signature.functype()
         capi.define_import(linker, imported.module, imported.name, signature, callback)
         return callback

@@ -1,7 +1,6 @@
 """One instance of a guest: its store, its linear memory, and the calls into it.
 
-Owns the fiber, which owns the wasmtime store, and the Region; the Engine and the Guest must outlive
-it, which it sees to.
+Owns the wasmtime store and the Region; the Engine and the Guest must outlive it, which it sees to.
 
 ========  =================================================================================
 state     what holds
@@ -11,8 +10,8 @@ calling   a Call is open, see `call.py`; `begin` and `close` raise ActorBusy
 closed    the store is freed; `begin` raises ActorClosed; the Region is freed unless it is held
 ========  =================================================================================
 
-Run guests on other threads than the main one where signal handlers may raise; `wasmtime_fiber.py`
-says why.
+Run guests on other threads than the main one, which hands each step over: `wasmtime_fiber.py` says
+why.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from isthmus.errors import (
 )
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber
+from isthmus.native.wasmtime_fiber import FiberStore, require_room
 from isthmus.units import WASM_PAGE, format_nbytes
 from isthmus.wasm import wasi as wasi_module
 from isthmus.wasm.call import SLICE_OVER, Call, trapped
@@ -89,18 +88,18 @@ class Instance:
         """One for each of the engine's imports, in the same order."""
         self._engine = engine
         self._functions: dict[str, _Function] = {}
-        self._fiber = engine.new_fiber()
+        self._store = engine.new_store()
         self._in_use = threading.Lock()
-        """Held while a call is open, and while the instance is closed."""
-        self._end_call = partial(_end_call, self._fiber, engine.watchdog.calls, self._in_use)
-        self._finalizer = weakref.finalize(self, _free, self._fiber, engine)
+        """Held while a call is open, and while `close` runs."""
+        self._end_call = partial(_end_call, self._store, engine.watchdog.calls, self._in_use)
+        self._finalizer = weakref.finalize(self, _free, self._store, engine)
         self._finalizer.atexit = False  # a daemon thread may still be running the guest
         self._made = self._instantiate(memory, wasi)
 
     @property
     def store(self) -> wasmtime.Store:
         """The store that its exports belong to; it stays the instance's."""
-        return self._fiber.store
+        return self._store.store
 
     def export(self, name: str) -> Export | None:
         """What the guest exports under a name; None if that is nothing, or a function.
@@ -154,6 +153,7 @@ class Instance:
         is open, ActorClosed, GuestInvalid if the guest exports no such function, and TypeError for
         a wrong number of arguments.
         """
+        require_room()
         if not self._in_use.acquire(False):
             raise ActorBusy(f"{self.guest.name} is running another call")
         watchdog = self._engine.watchdog
@@ -161,11 +161,11 @@ class Instance:
             found = self._functions.get(name) or self._find(name)
             if len(args) != found.n_params:
                 raise TypeError(f"{name} takes {found.n_params} arguments, not {len(args)}")
-            watchdog.calls.add(self._fiber)
+            watchdog.calls.add(self._store)
             if watchdog.asleep:
                 watchdog.wake()
-            self._fiber.begin(found.function, args, found.n_results)
-            return Call(self, self._fiber, check, self._end_call)
+            fiber = self._store.begin(found.function, args, found.n_results)
+            return Call(self, fiber, check, self._end_call)
         except BaseException:
             self._end_call()
             raise
@@ -192,7 +192,8 @@ class Instance:
     def interrupt(self) -> None:
         """Has the running guest's `check` called at its next loop or function entry.
 
-        From any thread. Every other guest of the engine that runs has its own called as well.
+        From any thread. So does every other guest of the engine that runs now. One that is
+        suspended may miss it.
         """
         self._engine.increment_epoch()
 
@@ -238,7 +239,7 @@ class Instance:
         try:
             request.is_64 = self.guest.is_64
             with self._engine.memory_creator.requested(request):
-                made = self._fiber.instantiate(self.guest.pre)
+                made = self._store.instantiate(self.guest.pre)
             if isinstance(made, capi.Failure):
                 raise request.error or trapped(self.guest, made)
             memory = capi.exported(made, self.store, MEMORY)
@@ -253,16 +254,16 @@ class Instance:
         return made
 
 
-def _end_call(fiber: Fiber, calls: set[object], in_use: threading.Lock) -> None:
+def _end_call(store: FiberStore, calls: set[object], in_use: threading.Lock) -> None:
     """Frees what a call needed. Does not know the instance, so that both may be dropped at once."""
-    fiber.end()
-    calls.discard(fiber)
+    store.end()
+    calls.discard(store)
     in_use.release()
 
 
-def _free(fiber: Fiber, engine: Engine) -> None:
+def _free(store: FiberStore, engine: Engine) -> None:
     """Frees a store while the engine, and with it every callback, still exists."""
-    fiber.close()
+    store.close()
     assert engine.memory_creator, "the callbacks must outlive the store"
 
 

@@ -104,7 +104,7 @@ MOST_RANDOM_NBYTES = MIB
 
 
 def wasi_errno(code: Errno) -> int:
-    """WASI's number for one of our errno: what a trampoline hands to the guest."""
+    """WASI's number for one of our errno: what the guest gets for it."""
     return _WASI_ERRNO.get(code, _IO)
 
 
