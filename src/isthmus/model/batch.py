@@ -28,7 +28,6 @@ New keys and values, and at the end the logits, are written into the guests' mem
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,21 +39,17 @@ import numpy.typing as npt
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
-from isthmus.device.graph import Graph
+from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KvLayout, rows_read
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
-from isthmus.native import _ggml
-from isthmus.native._ggml import GgmlType, Tensor
-from isthmus.units import DeviceAddr, HostAddr, align_up
+from isthmus.native._ggml import GgmlType
+from isthmus.units import HostAddr
 
-_ALIGNMENT = 256
 _FLOAT = 4
 """Bytes of a logit, and the steps in which logits have a place."""
-_SEEN = 5
-"""The number of attention's results among the inputs."""
 
 
 class Row(NamedTuple):
@@ -67,9 +62,12 @@ class Row(NamedTuple):
     logits: HostAddr
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
-    """What one session appends in a pass: tokens, of which each sees those before it."""
+    """Tokens that one session appends in a pass, at least one; each sees those before it.
+
+    Not frozen, since that takes three times as long to make, and a step is made for each token.
+    """
 
     session: Session
     tokens: Sequence[int]
@@ -116,71 +114,6 @@ def _continues(run: list[Row], row: Row) -> bool:
     return row.session.base == last.base + distance and row.session.layout == last.layout
 
 
-class Leaves:
-    """Tensors of one graph whose places are written all at once: `data`, `ne` and `nb` are theirs.
-
-    They lie one behind the other among the graph's descriptions, at equal distances.
-    """
-
-    def __init__(self, graph: Graph, everywhere: Buffer, n: int, dtype: GgmlType, *ne: int) -> None:
-        self.tensors = [graph.tensor(dtype, *ne) for _ in range(n)]
-        stride = _ggml.TENSOR_OVERHEAD
-        assert all(b - a == stride for a, b in zip(self.tensors, self.tensors[1:], strict=False))
-        raw = memoryview((ctypes.c_ubyte * (stride * n)).from_address(self.tensors[0])).cast("B")
-
-        def field(name: str, dtype: type, count: int) -> np.ndarray:
-            place = getattr(Tensor, name).offset
-            return np.ndarray((n, count), dtype, raw, place, (stride, 8))
-
-        self.ne: npt.NDArray[np.int64] = field("ne", np.int64, 4)
-        self.nb: npt.NDArray[np.uint64] = field("nb", np.uint64, 4)
-        self.data: npt.NDArray[np.uint64] = field("data", np.uint64, 1)[:, 0]
-        field("buffer", np.uint64, 1)[:, 0] = everywhere.handle
-
-
-class BatchInputs:
-    """Owns the memory that a batch's kernels use for addresses and results; see the module."""
-
-    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int) -> None:
-        floats = (4 * n * h.n_embd_q, 4 * n * n_vocab)
-        self.windows = [None, h.window_tokens] if h.window else [None]
-        """Of each mask: the rows that a token sees, its own among them."""
-        masks = (len(self.windows), n, n_ctx)
-        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *floats)
-        self.offsets = [0]
-        for size in sizes:
-            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
-        self.n_ctx = n_ctx
-        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
-        self.tokens = self._array(np.int32, 0, n)
-        self.positions = self._array(np.int32, 1, n)
-        self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
-        self.logits_rows = self._array(np.int64, 3, n)
-        self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
-
-    def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
-        return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
-
-    def address(self, index: int, offset: int = 0) -> DeviceAddr:
-        """Where input number `index` lies."""
-        return DeviceAddr(self.buffer.base + self.offsets[index] + offset)
-
-    def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
-        """A tensor of `graph` at an address of these."""
-        tensor = graph.tensor(dtype, *ne)
-        self.buffer.place(tensor, at)
-        return tensor
-
-    def push(self) -> None:
-        """Sends all that the host writes, which lies in front of what kernels write."""
-        if not self.buffer.is_host:
-            self.buffer.push(0, self.offsets[_SEEN])
-
-    def close(self) -> None:
-        """Frees the memory."""
-        self.buffer.close()
-
-
 class Batch(Pass):
     """A pass over `n` tokens of sessions of one model. Owns its inputs."""
 
@@ -203,7 +136,7 @@ class Batch(Pass):
             for plane in range(2 * h.n_layer)
         ]
         self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
-        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(_SEEN))
+        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(SEEN))
         self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
         ends = accumulate(runs)
@@ -212,8 +145,13 @@ class Batch(Pass):
         self._masks = self._describe_masks(everywhere)
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
-        self._known: list[tuple[Session | None, int, int]] = [(None, 0, 0)] * n
-        """Of each row: whose it is, the cache rows that are read, and those that it may see."""
+        self._known: list[tuple[Session | None, int]] = [(None, 0)] * n
+        """Of each row: whose it is, and the cache rows that are read."""
+        self._known_positions = np.zeros(n, dtype=np.int64)
+        """Of each row: its last token's position, up to which its mask shows cache rows."""
+        self._elements = np.zeros(n, dtype=np.int64)
+        """Of each row: the element of its mask that shows its last token."""
+        self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h = self.hparams
@@ -233,7 +171,7 @@ class Batch(Pass):
                 scores.scale,
                 scores.soft_cap,
             )
-            place = self.inputs.address(_SEEN, 4 * h.n_embd_q * run.start)
+            place = self.inputs.address(SEEN, 4 * h.n_embd_q * run.start)
             self.inputs.buffer.place(seen, place)
             self.expand(seen)
         return self._seen
@@ -256,44 +194,68 @@ class Batch(Pass):
     def write(self, rows: Sequence[Row]) -> None:
         """Sets everything for one token in each row."""
         inputs = self.inputs
-        before = [known[:2] for known in self._known]
-        for index, run in enumerate(self._runs):
-            self._show_run(index, [rows[row] for row in run])
-        if before != [known[:2] for known in self._known]:
-            self.changed()
         positions = np.array([it.position for it in rows], dtype=np.int64)
         places = np.array([it.logits for it in rows], dtype=np.int64)
-        for mask, window in zip(inputs.masks, inputs.windows, strict=True):
-            mask[self._row_numbers, positions] = 0  # mostly all that a mask needs
-            if window is not None:
-                left = positions >= window
-                mask[self._row_numbers[left], positions[left] - window] = MASKED
+        self._point_to(rows, positions)
+        self._known_positions[:] = positions
+        self._elements[:] = self._row_numbers * self.n_ctx + positions
+        self._show_last()
         inputs.tokens[:] = [it.token for it in rows]
         inputs.positions[:] = positions
         inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
         inputs.logits_rows[:] = (places - self._everywhere.base) // _FLOAT
         inputs.push()
 
+    def advance(self, tokens: npt.NDArray[np.int32]) -> None:
+        """Sets everything for the token after the last one of each row.
+
+        The inputs are those that `write` would set. Each row is the only one of its session, which
+        has appended the row's last token since; no row needs more cache rows than are read.
+        """
+        inputs = self.inputs
+        inputs.tokens[:] = tokens
+        inputs.positions += 1
+        inputs.cache_rows += self._row_nbytes // self._step
+        self._known_positions += 1
+        self._elements += 1
+        self._show_last()
+        inputs.push()
+
+    @property
+    def n_steps_left(self) -> int:
+        """How often the batch can `advance` until a row needs more cache rows than are read."""
+        pairs = zip(self._known, self._known_positions.tolist(), strict=True)
+        return min(n_kv - 1 - position for (_, n_kv), position in pairs)
+
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close."""
-        for row, known in enumerate(self._known):
-            if known[0] is session:
-                self._known[row] = (None, 0, 0)
+        for row, (known, _) in enumerate(self._known):
+            if known is session:
+                self._known[row] = (None, 0)
 
     def close(self) -> None:
         super().close()
         self.inputs.close()
 
-    def _show_run(self, index: int, rows: Sequence[Row]) -> None:
-        """Has a run be of these rows, and each of them see its cache rows before its own."""
-        n_kv, run = max(row.n_kv for row in rows), self._runs[index]
-        known = [(row.session, n_kv) for row in rows]
-        if [self._known[row][:2] for row in run] != known:
-            self._move(index, [row.session for row in rows], n_kv)
-        for row, it in zip(run, rows, strict=True):
-            if self._known[row] != (it.session, n_kv, it.position):
-                self._show(row, n_kv, it.position)
-            self._known[row] = (it.session, n_kv, it.position + 1)
+    def _point_to(self, rows: Sequence[Row], positions: np.ndarray) -> None:
+        """Has each run be of these rows, and each row see its cache rows before its own."""
+        known: list[tuple[Session | None, int]] = []
+        for run in self._runs:
+            its_rows = rows[run.start : run.stop]
+            n_kv = max(row.n_kv for row in its_rows)
+            known += [(row.session, n_kv) for row in its_rows]
+        old = self._known
+        if known != old:
+            for index, run in enumerate(self._runs):
+                now = known[run.start : run.stop]
+                if now != old[run.start : run.stop]:
+                    self._move(index, [rows[row].session for row in run], now[0][1])
+            self.changed()
+        other = [a != b for a, b in zip(known, old, strict=True)]
+        stale = (positions != self._known_positions + 1) | other
+        for row in np.flatnonzero(stale).tolist():
+            self._show(row, known[row][1], rows[row].position)
+        self._known = known
 
     def _move(self, index: int, sessions: Sequence[Session], n_kv: int) -> None:
         """Points a run's keys, values and masks to sessions."""
@@ -315,6 +277,14 @@ class Batch(Pass):
         for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
             mask[row, :n_kv] = MASKED
             mask[row, first_seen(position - 1, window) : position] = 0
+
+    def _show_last(self) -> None:
+        """Has each row see its own cache row, and no longer the one that its window leaves."""
+        for mask, window in zip(self._flat_masks, self.inputs.windows, strict=True):
+            mask[self._elements] = 0
+            if window is not None:
+                left = self._known_positions >= window
+                mask[self._elements[left] - window] = MASKED
 
     def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:
         """Keys and values of each layer, a tensor for each run: [head_dim, n_kv, n_head_kv, n]."""

@@ -21,7 +21,8 @@ from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.architectures import Architecture
-from isthmus.model.batch import Arrangement, Batch, Row, Step
+from isthmus.model.batch import Step
+from isthmus.model.batches import Batches
 from isthmus.model.checks import nothing
 from isthmus.model.forward import Forward
 from isthmus.model.graph_builder import GraphBuilder
@@ -32,7 +33,6 @@ from isthmus.model.session import Session
 from isthmus.native._ggml import GgmlType
 
 _Result = TypeVar("_Result")
-_MOST_BATCH_GRAPHS = 8
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 
@@ -50,15 +50,12 @@ class Executor:
         """`require_intact` is called around each pass, and raises if weights were lost."""
         self._require_intact = require_intact
         self._device = device
-        self._rope = architecture.hparams.rope
         self._n_chunk = settings.prefill_chunk
         self._backend = device.new_backend(settings.deterministic)
         self.builder = GraphBuilder(device, architecture, self._backend)
         self.counters = self.builder.counters
         self._decode_memory = GraphAllocator(device.library, device.buffer_type)
-        self._batch_memory = GraphAllocator(device.library, device.buffer_type)
-        self._batches: dict[tuple[tuple[int, ...], object], Batch] = {}
-        """By lengths of runs and batch key, the one used last at the end."""
+        self._batches = Batches(self.builder)
         self.kv_type = KV_TYPES[settings.kv_type]
         f16 = self.kv_type == GgmlType.F16
         # Other KV types may add a conversion after attention, so its result cannot be placed.
@@ -192,23 +189,14 @@ class Executor:
         """Appends tokens to each of several different sessions, in one pass.
 
         Afterwards each session has its next logits, or, on an error, none of them has. The bits
-        are those of single tokens, one after the other, if `Exactness.batching`.
+        are those of single tokens, one after the other, if `Exactness.batching`. It takes the least
+        time for the sessions of the call before, in the same order, with a token each. Raises
+        ContextFull before anything is computed.
         """
-        for step in steps:
-            step.session.require_room(len(step.tokens))
-        rows = [row for step in steps for row in step.rows()]
-        if len(rows) == 1:
-            self.decode(rows[0].session, rows[0].token)
-            return
-        self._require_intact()
-        for step in steps:
-            step.session.has_logits = False
-        self._run(lambda: self._decode_batch(rows))
-        self._require_intact()
-        for step in steps:
-            step.session.tokens.extend(step.tokens)
-            step.session.has_logits = True
-        self.counters.tokens_decoded += len(rows)
+        if len(steps) == 1 and len(steps[0].tokens) == 1:
+            self.decode(steps[0].session, steps[0].tokens[0])
+        else:
+            self._run(lambda: self._decode_batch(steps))
 
     @property
     def can_batch(self) -> bool:
@@ -217,7 +205,7 @@ class Executor:
 
     def batch_key(self, session: Session) -> object:
         """Sessions with the same key can be in one batch."""
-        return session.n_ctx > self._rope.n_ctx_original
+        return self.builder.batch_key(session)
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close, and frees its graphs.
@@ -228,11 +216,9 @@ class Executor:
 
     def close(self) -> None:
         """Frees everything; sessions must be closed first."""
-        for batch in self._batches.values():
-            batch.close()
+        self._batches.close()
         self._decode_inputs.close()
         self._prefill_graphs.close()
-        self._batch_memory.close()
         self._decode_memory.close()
         self._backend.close()
 
@@ -246,41 +232,25 @@ class Executor:
             )
         self._prefill_graphs.forget(session)
         self._with_graph.pop(session, None)
-        for batch in self._batches.values():
-            batch.forget(session)
+        self._batches.forget(session)
         if session.decode_graph is not None:
             session.decode_graph.close()
             session.decode_graph = None
 
-    def _decode_batch(self, unordered: list[Row]) -> None:
-        arranged = Arrangement.of(unordered, join=self.joins_sequences)
-        rows, batch = arranged.rows, self._batch(arranged)
-        batch.write(rows)
-        memories = dict.fromkeys(row.session.binding for row in rows)
-        batch.inputs.buffer.flush()
-        self._backend.compute(batch.pointer, *memories)
-
-    def _batch(self, arranged: Arrangement) -> Batch:
-        """The graph for such runs, built where there is none or it is too small."""
-        rows, runs = arranged.rows, arranged.runs
-        n_ctx, one = max(row.session.n_ctx for row in rows), rows[0].session
-        key = (runs, self.batch_key(one))
-        batch = self._batches.pop(key, None)
-        stale = batch is not None and (
-            batch.inputs.n_ctx < n_ctx or batch.generation != self._batch_memory.generation
-        )
-        if batch is not None and stale:
-            batch.close()
-            batch = None
-        if batch is None:
-            batch = Batch(self._device, self.builder.hparams, one.layout, runs, n_ctx)
-            batch.inputs.buffer.order_with(self._backend.handle)
-            batch.place_logits(self.builder.architecture.build(batch))
-            self.builder.place(batch, ("batch", max(runs) > 1), self._batch_memory)
-        self._batches[key] = batch
-        while len(self._batches) > _MOST_BATCH_GRAPHS:
-            self._batches.pop(next(iter(self._batches))).close()
-        return batch
+    def _decode_batch(self, steps: Sequence[Step]) -> None:
+        self._require_intact()
+        standing = self._batches.begin(steps, join=self.joins_sequences)
+        batch = standing.batch
+        try:
+            batch.inputs.buffer.flush()
+            self._backend.compute(batch.pointer, *standing.memories)
+            self._require_intact()
+        except BaseException:
+            for step in steps:
+                step.session.has_logits = False
+            raise
+        self._batches.end(standing, steps)
+        self.counters.tokens_decoded += batch.n
 
     def _decode(self, session: Session, token: int) -> None:
         position = session.n_tokens
