@@ -13,7 +13,8 @@ from isthmus.config import DeviceSettings, ModelSettings
 from isthmus.device import Device, open_device
 from isthmus.errors import ContextFull, DeviceFailed
 from isthmus.model import Model, Session
-from isthmus.model.batch import Arrangement, Batch, Row, Step
+from isthmus.model.batch import Batch, Rows, Step
+from isthmus.model.mask import MASKED
 from isthmus.native.loader import Library
 from tests.model.test_architectures import N_CTX, several
 from tests.tiny_gguf import TinyModel
@@ -28,26 +29,29 @@ def any_device(request: pytest.FixtureRequest, library: Library) -> Iterator[Dev
     device.close()
 
 
-def rows_of(steps: list[Step]) -> list[Row]:
-    return [row for step in steps for row in step.rows()]
+def rows_of(model: Model, steps: list[Step]) -> Rows:
+    return Rows(steps, join=model.executor.joins_sequences)
 
 
-def require_as_written_anew(model: Model, rows: list[Row]) -> None:
+def require_as_written_anew(model: Model, rows: Rows) -> None:
     """Compares what the last step computed from with a batch that is written for its rows."""
     executor = model.executor
     standing = executor._batches._standing
     assert standing is not None
     batch = standing.batch
-    arranged = Arrangement.of(rows, join=executor.joins_sequences)
-    layout = rows[0].session.layout
-    with Batch(model.device, model.hparams, layout, arranged.runs, batch.n_ctx) as anew:
-        anew.write(arranged.rows)
+    layout = rows.sessions[0].layout
+    with Batch(model.device, model.hparams, layout, rows.runs, batch.n_ctx) as anew:
+        anew.write(rows)
         for name in ("tokens", "positions", "cache_rows", "logits_rows"):
             found, wanted = getattr(batch.inputs, name), getattr(anew.inputs, name)
             assert found.tobytes() == wanted.tobytes(), name
-        for row, (_, n_kv) in enumerate(anew._known):
+        for row, n_kv in enumerate(np.repeat(rows.n_kv, rows.runs)):
             found, wanted = batch.inputs.masks[:, row, :n_kv], anew.inputs.masks[:, row, :n_kv]
             assert found.tobytes() == wanted.tobytes(), f"the masks of row {row}"
+            distance = rows.positions[row] - np.arange(n_kv)
+            for mask, window in zip(found, batch.inputs.windows, strict=True):
+                seen = (distance >= 0) & (distance < (window or N_CTX))
+                assert np.array_equal(mask, np.where(seen, np.float16(0), MASKED))
         for name in ("ne", "nb", "data"):
             found, wanted = getattr(batch._planes, name), getattr(anew._planes, name)
             assert found.tobytes() == wanted.tobytes(), f"{name} of the planes"
@@ -102,7 +106,7 @@ def test_inputs_are_those_of_a_batch_written_anew(
                 if session.n_tokens > N_CTX - 300:
                     session.truncate(random.choice([0, 100, 255]))
             steps = [Step(it, [random.randrange(300)]) for it in chosen]
-            rows = rows_of(steps)
+            rows = rows_of(model, steps)
             lengths = [it.n_tokens for it in chosen]
             model.executor.decode_batch(steps)
             require_as_written_anew(model, rows)
@@ -144,7 +148,7 @@ def test_a_step_that_fails_is_written_anew(
                 model.executor.decode_batch(steps)
         assert [it.n_tokens for it in sessions] == [3, 3]
         assert not any(it.has_logits for it in sessions)
-        rows = rows_of(steps)
+        rows = rows_of(model, steps)
         model.executor.decode_batch(steps)
         require_as_written_anew(model, rows)
         assert all(it.has_logits for it in sessions)
@@ -169,7 +173,7 @@ def test_a_session_that_closes_is_forgotten(device: Device, tiny: Path) -> None:
         sessions[1].close()
         assert model.executor._batches._standing is None
         steps = [Step(sessions[0], [1]), Step(sessions[2], [2])]
-        rows = rows_of(steps)
+        rows = rows_of(model, steps)
         model.executor.decode_batch(steps)
         require_as_written_anew(model, rows)
 
@@ -178,7 +182,7 @@ def test_steps_of_several_tokens_are_no_standing_batch(device: Device, tiny: Pat
     with several(device, tiny, 2) as (model, (one, other)):
         for tokens in ([1], [1, 2], [1], [1], [3, 4]):
             steps = [Step(one, tokens, one.base), Step(other, [9])]
-            rows = rows_of(steps)
+            rows = rows_of(model, steps)
             model.executor.decode_batch(steps)
             require_as_written_anew(model, rows)
         assert one.tokens.tolist() == [1, 1, 2, 1, 1, 3, 4]

@@ -29,10 +29,9 @@ New keys and values, and at the end the logits, are written into the guests' mem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +41,7 @@ from isthmus.device.buffer import Buffer
 from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
-from isthmus.model.kv_cache import KV_ALIGNMENT, KvLayout, rows_read
+from isthmus.model.kv_cache import KV_ALIGNMENT, N_CTX_MULTIPLE, KvLayout
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
 from isthmus.native._ggml import GgmlType
@@ -50,16 +49,6 @@ from isthmus.units import HostAddr
 
 _FLOAT = 4
 """Bytes of a logit, and the steps in which logits have a place."""
-
-
-class Row(NamedTuple):
-    """A token of one session, the cache rows that are there for it, and where its logits go."""
-
-    session: Session
-    token: int
-    position: int
-    n_kv: int
-    logits: HostAddr
 
 
 @dataclass(slots=True)
@@ -75,43 +64,78 @@ class Step:
     """The host address for logits after each token but the last, f32 [n_tokens - 1, n_vocab], in
     the guest's memory. Those after the last one go to the session's."""
 
-    def rows(self) -> Iterator[Row]:
-        """One for each token."""
-        session, last = self.session, len(self.tokens) - 1
-        for i, token in enumerate(self.tokens):
-            position = session.n_tokens + i
-            place = self.logits + _FLOAT * session.layout.n_vocab * i if i < last else session.base
-            n_kv = rows_read(session.n_ctx, position + 1)
-            yield Row(session, token, position, n_kv, HostAddr(place))
+    def positions(self) -> range:
+        """Where its tokens will be in the session."""
+        n_tokens = len(self.session.tokens)
+        return range(n_tokens, n_tokens + len(self.tokens))
+
+    def places(self) -> list[HostAddr]:
+        """Where the logits after each token go."""
+        session, n = self.session, len(self.tokens)
+        if n == 1:
+            return [session.base]
+        width = _FLOAT * session.layout.n_vocab
+        return [*(HostAddr(self.logits + width * i) for i in range(n - 1)), session.base]
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """In which order rows are computed, and how many of them, one behind the other, are a run."""
+class Rows:
+    """Arrays of what each row of a batch is; `n` rows in `runs`.
 
-    rows: list[Row]
-    runs: tuple[int, ...]
+    A run is rows one behind the other whose sessions' caches lie at equal distances, so that one
+    kernel can attend to all of them.
+    """
 
-    @classmethod
-    def of(cls, rows: list[Row], *, join: bool) -> Arrangement:
-        """Each row by itself, or, to `join` them, in runs that are as long as can be."""
-        if not join:
-            return cls(rows, (1,) * len(rows))
-        runs: list[list[Row]] = []
-        for row in sorted(rows, key=lambda row: row.session.base):
-            if runs and _continues(runs[-1], row):
-                runs[-1].append(row)
-            else:
-                runs.append([row])
-        runs.sort(key=len, reverse=True)  # so that there are few kinds of graphs
-        return cls([row for run in runs for row in run], tuple(map(len, runs)))
+    def __init__(self, steps: Sequence[Step], *, join: bool) -> None:
+        """The rows of these steps: each a run by itself, or, to `join` them, in runs that are as
+        long as can be."""
+        sessions = [step.session for step in steps for _ in step.tokens]
+        self.n = len(sessions)
+        self.runs = (1,) * self.n
+        """Rows of each run."""
+        order = list(range(self.n))
+        if join:
+            order, self.runs = _joined(sessions)
+            sessions = [sessions[row] for row in order]
+        self.order = order
+        """Of each row: the number of its token, as the steps come."""
+        self.sessions = sessions
+        self.tokens = np.array([it for step in steps for it in step.tokens], dtype=np.int32)[order]
+        self.positions = _ordered([it for step in steps for it in step.positions()], order)
+        self.logits = _ordered([it for step in steps for it in step.places()], order)
+        """Host address of each row's logits."""
+        self.n_ctx = np.array([it.layout.n_ctx for it in sessions], dtype=np.int64)
+        """Rows of each session's cache."""
+
+    @property
+    def n_kv(self) -> npt.NDArray[np.int64]:
+        """i64 [runs]: the cache rows that attention reads, as `rows_read` has it."""
+        enough = -(self.positions + 1) // N_CTX_MULTIPLE * -N_CTX_MULTIPLE
+        starts = [0, *accumulate(self.runs[:-1])]
+        most: npt.NDArray[np.int64] = np.maximum.reduceat(np.minimum(enough, self.n_ctx), starts)
+        return most
 
 
-def _continues(run: list[Row], row: Row) -> bool:
-    """Whether a row's cache lies as far behind the last one of a run as that behind its own."""
-    last = run[-1].session
-    distance = last.base - run[-2].session.base if len(run) > 1 else row.session.base - last.base
-    return row.session.base == last.base + distance and row.session.layout == last.layout
+def _ordered(values: list[int], order: list[int]) -> npt.NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)[order]
+
+
+def _joined(sessions: list[Session]) -> tuple[list[int], tuple[int, ...]]:
+    """The order of rows in which runs are as long as can be, and their lengths."""
+    runs: list[list[int]] = []
+    for row in sorted(range(len(sessions)), key=lambda row: sessions[row].base):
+        if runs and _continues([sessions[it] for it in runs[-1][-2:]], sessions[row]):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    runs.sort(key=len, reverse=True)  # so that there are few kinds of graphs
+    return [row for run in runs for row in run], tuple(map(len, runs))
+
+
+def _continues(last: list[Session], session: Session) -> bool:
+    """Whether a cache lies as far behind the last one of a run as that behind its own. `last` are
+    the run's last two sessions, or its only one."""
+    distance = (last[1] if len(last) > 1 else session).base - last[0].base
+    return session.base == last[-1].base + distance and session.layout == last[-1].layout
 
 
 class Batch(Pass):
@@ -145,10 +169,12 @@ class Batch(Pass):
         self._masks = self._describe_masks(everywhere)
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
-        self._known: list[tuple[Session | None, int]] = [(None, 0)] * n
-        """Of each row: whose it is, and the cache rows that are read."""
-        self._known_positions = np.zeros(n, dtype=np.int64)
-        """Of each row: its last token's position, up to which its mask shows cache rows."""
+        self._sessions: list[Session | None] = [None] * n
+        """Of each row: whose it is."""
+        self._n_kv = np.zeros(len(runs), dtype=np.int64)
+        """Of each run: the cache rows that are read."""
+        self._positions = np.full(n, -1, dtype=np.int64)
+        """Of each row: the position of its last token, up to which its masks show cache rows."""
         self._elements = np.zeros(n, dtype=np.int64)
         """Of each row: the element of its mask that shows its last token."""
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
@@ -191,19 +217,21 @@ class Batch(Pass):
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Sets everything for one token in each row."""
-        inputs = self.inputs
-        positions = np.array([it.position for it in rows], dtype=np.int64)
-        places = np.array([it.logits for it in rows], dtype=np.int64)
-        self._point_to(rows, positions)
-        self._known_positions[:] = positions
+    def write(self, rows: Rows) -> None:
+        """Sets everything for these rows, whose runs are the batch's."""
+        inputs, positions, n_kv = self.inputs, rows.positions, rows.n_kv
+        if rows.sessions != self._sessions or (n_kv != self._n_kv).any():
+            self._move(rows, n_kv)
+            self.changed()
+        for row in np.flatnonzero(positions != self._positions + 1).tolist():
+            self._show(row, int(self._positions[row]), int(positions[row]) - 1)
+        self._positions[:] = positions
         self._elements[:] = self._row_numbers * self.n_ctx + positions
         self._show_last()
-        inputs.tokens[:] = [it.token for it in rows]
+        inputs.tokens[:] = rows.tokens
         inputs.positions[:] = positions
         inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
-        inputs.logits_rows[:] = (places - self._everywhere.base) // _FLOAT
+        inputs.logits_rows[:] = (rows.logits - self._everywhere.base) // _FLOAT
         inputs.push()
 
     def advance(self, tokens: npt.NDArray[np.int32]) -> None:
@@ -216,7 +244,7 @@ class Batch(Pass):
         inputs.tokens[:] = tokens
         inputs.positions += 1
         inputs.cache_rows += self._row_nbytes // self._step
-        self._known_positions += 1
+        self._positions += 1
         self._elements += 1
         self._show_last()
         inputs.push()
@@ -224,66 +252,48 @@ class Batch(Pass):
     @property
     def n_steps_left(self) -> int:
         """How often the batch can `advance` until a row needs more cache rows than are read."""
-        pairs = zip(self._known, self._known_positions.tolist(), strict=True)
-        return min(n_kv - 1 - position for (_, n_kv), position in pairs)
+        ends = np.repeat(self._n_kv, [len(run) for run in self._runs])
+        return int((ends - self._positions).min()) - 1
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close."""
-        for row, (known, _) in enumerate(self._known):
-            if known is session:
-                self._known[row] = (None, 0)
+        self._sessions = [None if it is session else it for it in self._sessions]
 
     def close(self) -> None:
         super().close()
         self.inputs.close()
 
-    def _point_to(self, rows: Sequence[Row], positions: np.ndarray) -> None:
-        """Has each run be of these rows, and each row see its cache rows before its own."""
-        known: list[tuple[Session | None, int]] = []
-        for run in self._runs:
-            its_rows = rows[run.start : run.stop]
-            n_kv = max(row.n_kv for row in its_rows)
-            known += [(row.session, n_kv) for row in its_rows]
-        old = self._known
-        if known != old:
-            for index, run in enumerate(self._runs):
-                now = known[run.start : run.stop]
-                if now != old[run.start : run.stop]:
-                    self._move(index, [rows[row].session for row in run], now[0][1])
-            self.changed()
-        other = [a != b for a, b in zip(known, old, strict=True)]
-        stale = (positions != self._known_positions + 1) | other
-        for row in np.flatnonzero(stale).tolist():
-            self._show(row, known[row][1], rows[row].position)
-        self._known = known
+    def _move(self, rows: Rows, n_kv: npt.NDArray[np.int64]) -> None:
+        """Points each run's keys, values and masks to its sessions, whose first `n_kv` cache rows
+        are read."""
+        self._sessions, self._n_kv = [*rows.sessions], n_kv
+        bases = np.array([it.base + it.layout.kv_offset for it in rows.sessions], dtype=np.int64)
+        planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
+        addresses = bases + planes * (rows.n_ctx * self._row_nbytes)
+        shape, starts = (len(planes), len(self._runs)), [run.start for run in self._runs]
+        self._planes.data.reshape(shape)[:] = addresses[:, starts]
+        self._planes.ne[:, 1].reshape(shape)[:] = n_kv
+        distances = self._planes.nb[:, 3].reshape(shape)
+        for index, run in enumerate(self._runs):
+            if len(run) > 1:
+                distances[:, index] = bases[run.start + 1] - bases[run.start]
+        self._addresses[:] = addresses - self._everywhere.base
+        self._masks.ne[:, 0].reshape(-1, len(self._runs))[:] = n_kv
+        self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = 2 * n_kv
+        self._masks.nb[:, 2] = self._masks.nb[:, 1]
 
-    def _move(self, index: int, sessions: Sequence[Session], n_kv: int) -> None:
-        """Points a run's keys, values and masks to sessions."""
-        layout, run, n_runs = sessions[0].layout, self._runs[index], len(self._runs)
-        layers = range(self.hparams.n_layer)
-        offsets = [at(layer) for layer in layers for at in (layout.k_offset, layout.v_offset)]
-        places = np.array(offsets, dtype=np.int64)[:, None]
-        addresses = places + np.array([session.base for session in sessions], dtype=np.int64)
-        self._planes.data[index::n_runs] = addresses[:, 0].astype(np.uint64)
-        self._planes.ne[index::n_runs, 1] = n_kv
-        if len(run) > 1:
-            self._planes.nb[index::n_runs, 3] = sessions[1].base - sessions[0].base
-        self._addresses[:, run.start : run.stop] = addresses - self._everywhere.base
-        self._masks.ne[index::n_runs, 0] = n_kv
-        self._masks.nb[index::n_runs, 1:3] = 2 * n_kv
-
-    def _show(self, row: int, n_kv: int, position: int) -> None:
-        """Has a row see its cache rows before `position`."""
+    def _show(self, row: int, before: int, last: int) -> None:
+        """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
         for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
-            mask[row, :n_kv] = MASKED
-            mask[row, first_seen(position - 1, window) : position] = 0
+            mask[row, first_seen(before, window) : before + 1] = MASKED
+            mask[row, first_seen(last, window) : last + 1] = 0
 
     def _show_last(self) -> None:
         """Has each row see its own cache row, and no longer the one that its window leaves."""
         for mask, window in zip(self._flat_masks, self.inputs.windows, strict=True):
             mask[self._elements] = 0
             if window is not None:
-                left = self._known_positions >= window
+                left = self._positions >= window
                 mask[self._elements[left] - window] = MASKED
 
     def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:

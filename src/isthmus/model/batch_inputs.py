@@ -12,6 +12,7 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
 from isthmus.model.hparams import Hparams
+from isthmus.model.mask import MASKED
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, Tensor
 from isthmus.units import DeviceAddr, align_up
@@ -63,6 +64,7 @@ class BatchInputs:
         self.logits_rows = self._array(np.int64, 3, n)
         self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
         """f16 [windows, n, n_ctx]"""
+        self.masks[:] = MASKED
 
     def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
         return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isthmus.device.graph import GraphAllocator
-from isthmus.model.batch import Arrangement, Batch, Step
+from isthmus.model.batch import Batch, Rows, Step
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.session import Session
 from isthmus.model.standing import Standing
@@ -28,17 +28,17 @@ class Batches:
     def begin(self, steps: Sequence[Step], *, join: bool) -> Standing:
         """A batch with the inputs of these steps, of sessions with the same batch key.
 
-        `join` as in `Arrangement.of`. Raises ContextFull if a session has no room.
+        `join` as in `Rows`. Raises ContextFull if a session has no room.
         """
         standing, self._standing = self._standing, None
         if standing is not None and standing.try_advance(steps):
             return standing
         for step in steps:
             step.session.require_room(len(step.tokens))
-        arranged = Arrangement.of([row for step in steps for row in step.rows()], join=join)
-        batch = self._graph(arranged)
-        batch.write(arranged.rows)
-        return Standing(batch, arranged, steps)
+        rows = Rows(steps, join=join)
+        batch = self._graph(rows)
+        batch.write(rows)
+        return Standing(batch, rows, steps)
 
     def end(self, standing: Standing, steps: Sequence[Step]) -> None:
         """The steps of `begin` are computed: appends their tokens."""
@@ -58,10 +58,9 @@ class Batches:
             batch.close()
         self._memory.close()
 
-    def _graph(self, arranged: Arrangement) -> Batch:
+    def _graph(self, rows: Rows) -> Batch:
         """The graph for such runs, built if there is none or it is too small."""
-        rows, runs = arranged.rows, arranged.runs
-        n_ctx, one = max(row.session.n_ctx for row in rows), rows[0].session
+        runs, n_ctx, one = rows.runs, int(rows.n_ctx.max()), rows.sessions[0]
         key = (runs, self._builder.batch_key(one))
         batch = self._graphs.pop(key, None)
         if batch is not None and (

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isthmus.model.batch import Arrangement, Batch, Step
+from isthmus.model.batch import Batch, Rows, Step
 from isthmus.model.session import Session
 
 
@@ -26,11 +26,10 @@ class Standing:
     ========  ==================================================================================
     """
 
-    def __init__(self, batch: Batch, arranged: Arrangement, steps: Sequence[Step]) -> None:
-        """The batch was written with the rows of these steps, as they are `arranged`."""
-        rows = arranged.rows
+    def __init__(self, batch: Batch, rows: Rows, steps: Sequence[Step]) -> None:
+        """The batch was written with these rows of the steps."""
         self.batch = batch
-        bindings = dict.fromkeys(row.session.binding for row in rows)
+        bindings = dict.fromkeys(session.binding for session in rows.sessions)
         self.memories = [binding for binding in bindings if binding.lends]
         """For `Backend.compute`; asking those that lend nothing would take 0.1 µs each."""
         self._sessions = [step.session for step in steps]
@@ -41,13 +40,11 @@ class Standing:
         """Tokens of each session after the step."""
         self._n_left = 0
         """Steps that are left until the batch has to be written anew."""
-        self._row_tokens = np.zeros(len(rows), dtype=np.int32)
-        if len(rows) == len(steps):
+        self._order = np.array(rows.order)
+        if rows.n == len(steps):
             self._new_tokens = [step.tokens[0] for step in steps]
             self._lengths = [len(tokens) + 1 for tokens in self._token_lists]
             self._n_left = batch.n_steps_left
-            row_of = {row.session: index for index, row in enumerate(rows)}
-            self._row_of = np.array([row_of[session] for session in self._sessions])
 
     def has(self, session: Session) -> bool:
         """Whether a session is in the batch."""
@@ -69,8 +66,7 @@ class Standing:
         self._new_tokens = tokens
         self._n_left -= 1
         self._lengths = [length + 1 for length in self._lengths]
-        self._row_tokens[self._row_of] = tokens
-        self.batch.advance(self._row_tokens)
+        self.batch.advance(np.array(tokens, dtype=np.int32)[self._order])
         return True
 
     def append(self, steps: Sequence[Step]) -> None:
