@@ -27,7 +27,7 @@ from isthmus.model.checks import nothing
 from isthmus.model.forward import Forward
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
-from isthmus.model.parts import Chunk, compute_parts, finish
+from isthmus.model.parts import Chunk, Jobs, finish
 from isthmus.model.prefill_graphs import PrefillGraphs
 from isthmus.model.session import Session
 from isthmus.native._ggml import GgmlType
@@ -66,6 +66,7 @@ class Executor:
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
         self._prefill_graphs = PrefillGraphs(self.builder, self._n_chunk)
+        self._jobs = Jobs()
         self._prefilling = threading.Lock()
         """Held from the begin of a pass of prefill to its end."""
         self._in_pass: tuple[Session, ...] = ()
@@ -162,13 +163,13 @@ class Executor:
             self._decode(session, int(chunk.tokens[0]))
             return
         graph = self._prefill_graphs.of(chunk)
-        yield from compute_parts(self._backend, graph, graph.cuts, session.binding)
+        yield from self._jobs.compute(self._backend, graph, n, graph.cuts, session.binding)
         session.fetch(session.n_tokens, n, with_logits=chunk.last)
 
     def _append_packed(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:
         memories = dict.fromkeys(chunk.session.binding for chunk in chunks)
         with self._prefill_graphs.packed(chunks) as graph:
-            yield from compute_parts(self._backend, graph, graph.cuts, *memories)
+            yield from self._jobs.compute(self._backend, graph, graph.n, graph.cuts, *memories)
         for chunk in chunks:
             chunk.session.fetch(chunk.session.n_tokens, len(chunk.tokens), with_logits=True)
 
