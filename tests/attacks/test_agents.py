@@ -33,7 +33,7 @@ from isthmus.errors import (
     SettingsError,
     SnapshotError,
 )
-from isthmus.model import executor
+from isthmus.model import exactness
 from isthmus.units import WASM_PAGE
 from tests.tiny_gguf import TinyLlama
 
@@ -96,7 +96,7 @@ def test_whoever_waits_hears_of_a_probe_that_fails(
     def failing(*_: object) -> bool:
         raise DeviceFailed("no memory")
 
-    monkeypatch.setattr(executor, "batches_exactly", failing)
+    monkeypatch.setattr(exactness, "batches_exactly", failing)
     actors = talking(runtime, q8, 2)
     for stream in [actor.stream("sequence 300") for actor in actors]:
         with pytest.raises(Exception, match=r"EIO|no memory"):
