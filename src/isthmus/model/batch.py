@@ -10,7 +10,8 @@ before attention begins, and each row sees those up to its own, as it would if i
 the one before. So that has the bits of single steps as well.
 
 One graph for each B serves all sessions: keys, values and masks are tensors of their own, which
-are moved from session to session by writing their addresses and lengths.
+are moved from session to session by writing their addresses and lengths. Between two steps of the
+same sessions only positions, cache rows and an element of each mask change; see `standing.py`.
 
 Where bits need not be those of single steps, sessions whose caches lie at equal distances, as those
 of agents of one kind often do, are a run: one kernel computes attention for all of it, since the

@@ -63,6 +63,8 @@ class Executor:
         """Whether sessions at equal distances share a kernel of attention; see `batch`."""
         self._decode_inputs = self.builder.new_inputs(1, N_CTX_MULTIPLE)
         self._masked: tuple[Session, int, int] | None = None
+        """Of the decode inputs' masks: whose last token they were written for, the cache rows that
+        they cover and the position of its next token. That session is in `_with_graph`, last."""
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
         self._prefill_graphs = PrefillGraphs(self.builder, self._n_chunk)
@@ -233,6 +235,8 @@ class Executor:
             )
         self._prefill_graphs.forget(session)
         self._with_graph.pop(session, None)
+        if self._masked is not None and self._masked[0] is session:
+            self._masked = None
         self._batches.forget(session)
         if session.decode_graph is not None:
             session.decode_graph.close()
@@ -254,10 +258,12 @@ class Executor:
         self.counters.tokens_decoded += batch.n
 
     def _decode(self, session: Session, token: int) -> None:
-        position = session.n_tokens
-        graph = self._decode_graph(session, position)
+        position = len(session.tokens)
+        masked = self._masked
+        again = masked is not None and masked[0] is session
+        graph = self._decode_graph(session, position, again=again)
         graph.write_token(token, position)
-        if self._masked == (session, graph.n_kv, position):
+        if again and masked == (session, graph.n_kv, position):
             graph.extend_masks(position)
         else:
             graph.write_masks(position)
@@ -266,30 +272,28 @@ class Executor:
         self._backend.compute(graph.pointer, session.binding)
         session.fetch(position, 1, with_logits=True)
 
-    def _decode_graph(self, session: Session, position: int) -> Forward:
-        n_kv = rows_read(session.n_ctx, position + 1)
-        graph = session.decode_graph
-        self._with_graph.pop(session, None)
-        self._with_graph[session] = None
-        generation = self._decode_memory.generation
-        if graph is not None and (graph.generation, graph.inputs) == (
-            generation,
-            self._decode_inputs,
-        ):
-            if graph.n_kv != n_kv:
-                graph.move(position, n_kv)
-            return graph
+    def _decode_graph(self, session: Session, position: int, *, again: bool) -> Forward:
+        """The graph of the session's next token, moved or built if it has to be. `again`: the last
+        token that was decoded is the session's as well."""
+        n_kv = rows_read(session.layout.n_ctx, position + 1)
+        graph, memory = session.decode_graph, self._decode_memory
+        if not again:
+            self._with_graph.pop(session, None)
+            self._with_graph[session] = None
         if graph is not None:
+            if graph.generation == memory.generation and graph.inputs is self._decode_inputs:
+                if graph.n_kv != n_kv:
+                    graph.move(position, n_kv)
+                return graph
             graph.close()
             session.decode_graph = None
         if session.n_ctx > self._decode_inputs.n_ctx:
-            self._decode_inputs.close()
+            outgrown = self._decode_inputs
             self._decode_inputs = self.builder.new_inputs(1, session.n_ctx)
+            outgrown.close()
         self._masked = None
         self._drop_old_graphs()
-        graph = self.builder.forward(
-            session, self._decode_inputs, 1, n_kv, self._decode_memory, True
-        )
+        graph = self.builder.forward(session, self._decode_inputs, 1, n_kv, memory, True)
         session.decode_graph = graph
         return graph
 
