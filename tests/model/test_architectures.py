@@ -211,7 +211,7 @@ def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
             for i in here:
                 model.decode(alone[i], tokens[i])
                 assert together[i].logits.tobytes() == alone[i].logits.tobytes()
-        runs = {runs for runs, _ in model.executor._batches}
+        runs = {runs for runs, _ in model.executor._batches._graphs}
         assert runs == {(3, 2, 2), (2, 1)}  # 1 2 3, 6 7, 9 12; and 3 6, 12
 
 

@@ -50,12 +50,16 @@ def test_chunks_are_cut_where_the_settings_say(opened: tuple[Model, list[Session
     assert not model.executor.is_prefilling
 
 
-def test_others_decode_between_two_jobs(opened: tuple[Model, list[Session]]) -> None:
+def test_others_decode_between_two_jobs(
+    opened: tuple[Model, list[Session]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, (one, other, decoding, alone) = opened
     prompt, first = random_tokens(3 * CHUNK, model.n_vocab), [1, 2, 3]
     for session in (decoding, alone):
         model.prefill(session, first)
-    model.prefill(other, prompt)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.device), "splits_graphs", False)
+        model.prefill(other, prompt)
     prefilled, n_jobs = model.executor.counters.tokens_prefilled, 0
 
     def compute() -> None:
@@ -76,6 +80,19 @@ def test_others_decode_between_two_jobs(opened: tuple[Model, list[Session]]) -> 
     assert one.logits.tobytes() == other.logits.tobytes()
     assert decoding.logits.tobytes() == alone.logits.tobytes()
     assert one.tokens == other.tokens
+
+
+def test_parts_are_as_large_as_the_pass_before_allows(
+    opened: tuple[Model, list[Session]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, (session, *_) = opened
+    counters, found = model.device.counters, []
+    for job_s in (3600.0, 3600.0, 0.0):
+        monkeypatch.setattr(parts, "JOB_S", job_s)
+        submissions = counters.submissions
+        model.prefill(session, random_tokens(CHUNK, model.n_vocab))
+        found.append(counters.submissions - submissions)
+    assert found == [model.hparams.n_layer + 1, 1, model.hparams.n_layer + 1]
 
 
 @pytest.mark.parametrize("n_sessions", [1, 3])

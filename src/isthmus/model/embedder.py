@@ -21,7 +21,7 @@ from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenEr
 from isthmus.model.architectures import Architecture
 from isthmus.model.encoding import Encoding, Places
 from isthmus.model.hparams import Pooling
-from isthmus.model.parts import compute_parts, finish
+from isthmus.model.parts import Jobs, finish
 from isthmus.units import HostAddr
 
 _MOST_TOKENS = 32_768
@@ -52,6 +52,7 @@ class Embedder:
         self._inputs: InputBuffer | None = None
         self._flash: dict[bool, bool] = {}
         """Whether attention is one operation, of several tokens and of one, once that was asked."""
+        self._jobs = Jobs()
         self._lock = threading.Lock()
         """One pass at a time: they share all of the above."""
         self.counters = Counters()
@@ -171,7 +172,7 @@ class Embedder:
         backend, memory = self._opened()
         with self._build(tokens, place, normalised) as graph:
             memory.allocate(graph)
-            yield from compute_parts(backend, graph, graph.cuts, *memories)
+            yield from self._jobs.compute(backend, graph, len(tokens), graph.cuts, *memories)
         self._require_intact()
         self.counters.graphs_built += 1
         self.counters.tokens_prefilled += len(tokens)

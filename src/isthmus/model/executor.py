@@ -21,18 +21,18 @@ from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.architectures import Architecture
-from isthmus.model.batch import Arrangement, Batch, Row, Step
+from isthmus.model.batch import Step
+from isthmus.model.batches import Batches
 from isthmus.model.checks import nothing
 from isthmus.model.forward import Forward
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
-from isthmus.model.parts import Chunk, compute_parts, finish
+from isthmus.model.parts import Chunk, Jobs, finish
 from isthmus.model.prefill_graphs import PrefillGraphs
 from isthmus.model.session import Session
 from isthmus.native._ggml import GgmlType
 
 _Result = TypeVar("_Result")
-_MOST_BATCH_GRAPHS = 8
 _MOST_GRAPHS = 8
 """Sessions that keep a decode graph, of each model."""
 
@@ -50,15 +50,12 @@ class Executor:
         """`require_intact` is called around each pass, and raises if weights were lost."""
         self._require_intact = require_intact
         self._device = device
-        self._rope = architecture.hparams.rope
         self._n_chunk = settings.prefill_chunk
         self._backend = device.new_backend(settings.deterministic)
         self.builder = GraphBuilder(device, architecture, self._backend)
         self.counters = self.builder.counters
         self._decode_memory = GraphAllocator(device.library, device.buffer_type)
-        self._batch_memory = GraphAllocator(device.library, device.buffer_type)
-        self._batches: dict[tuple[tuple[int, ...], object], Batch] = {}
-        """By lengths of runs and batch key, the one used last at the end."""
+        self._batches = Batches(self.builder)
         self.kv_type = KV_TYPES[settings.kv_type]
         f16 = self.kv_type == GgmlType.F16
         # Other KV types may add a conversion after attention, so its result cannot be placed.
@@ -66,9 +63,12 @@ class Executor:
         """Whether sessions at equal distances share a kernel of attention; see `batch`."""
         self._decode_inputs = self.builder.new_inputs(1, N_CTX_MULTIPLE)
         self._masked: tuple[Session, int, int] | None = None
+        """Of the decode inputs' masks: whose last token they were written for, the cache rows that
+        they cover and the position of its next token. That session is in `_with_graph`, last."""
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
         self._prefill_graphs = PrefillGraphs(self.builder, self._n_chunk)
+        self._jobs = Jobs()
         self._prefilling = threading.Lock()
         """Held from the begin of a pass of prefill to its end."""
         self._in_pass: tuple[Session, ...] = ()
@@ -165,13 +165,13 @@ class Executor:
             self._decode(session, int(chunk.tokens[0]))
             return
         graph = self._prefill_graphs.of(chunk)
-        yield from compute_parts(self._backend, graph, graph.cuts, session.binding)
+        yield from self._jobs.compute(self._backend, graph, n, graph.cuts, session.binding)
         session.fetch(session.n_tokens, n, with_logits=chunk.last)
 
     def _append_packed(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:
         memories = dict.fromkeys(chunk.session.binding for chunk in chunks)
         with self._prefill_graphs.packed(chunks) as graph:
-            yield from compute_parts(self._backend, graph, graph.cuts, *memories)
+            yield from self._jobs.compute(self._backend, graph, graph.n, graph.cuts, *memories)
         for chunk in chunks:
             chunk.session.fetch(chunk.session.n_tokens, len(chunk.tokens), with_logits=True)
 
@@ -192,23 +192,14 @@ class Executor:
         """Appends tokens to each of several different sessions, in one pass.
 
         Afterwards each session has its next logits, or, on an error, none of them has. The bits
-        are those of single tokens, one after the other, if `Exactness.batching`.
+        are those of single tokens, one after the other, if `Exactness.batching`. It takes the least
+        time for the sessions of the call before, in the same order, with a token each. Raises
+        ContextFull before anything is computed.
         """
-        for step in steps:
-            step.session.require_room(len(step.tokens))
-        rows = [row for step in steps for row in step.rows()]
-        if len(rows) == 1:
-            self.decode(rows[0].session, rows[0].token)
-            return
-        self._require_intact()
-        for step in steps:
-            step.session.has_logits = False
-        self._run(lambda: self._decode_batch(rows))
-        self._require_intact()
-        for step in steps:
-            step.session.tokens.extend(step.tokens)
-            step.session.has_logits = True
-        self.counters.tokens_decoded += len(rows)
+        if len(steps) == 1 and len(steps[0].tokens) == 1:
+            self.decode(steps[0].session, steps[0].tokens[0])
+        else:
+            self._run(lambda: self._decode_batch(steps))
 
     @property
     def can_batch(self) -> bool:
@@ -217,7 +208,7 @@ class Executor:
 
     def batch_key(self, session: Session) -> object:
         """Sessions with the same key can be in one batch."""
-        return session.n_ctx > self._rope.n_ctx_original
+        return self.builder.batch_key(session)
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close, and frees its graphs.
@@ -228,11 +219,9 @@ class Executor:
 
     def close(self) -> None:
         """Frees everything; sessions must be closed first."""
-        for batch in self._batches.values():
-            batch.close()
+        self._batches.close()
         self._decode_inputs.close()
         self._prefill_graphs.close()
-        self._batch_memory.close()
         self._decode_memory.close()
         self._backend.close()
 
@@ -246,47 +235,35 @@ class Executor:
             )
         self._prefill_graphs.forget(session)
         self._with_graph.pop(session, None)
-        for batch in self._batches.values():
-            batch.forget(session)
+        if self._masked is not None and self._masked[0] is session:
+            self._masked = None
+        self._batches.forget(session)
         if session.decode_graph is not None:
             session.decode_graph.close()
             session.decode_graph = None
 
-    def _decode_batch(self, unordered: list[Row]) -> None:
-        arranged = Arrangement.of(unordered, join=self.joins_sequences)
-        rows, batch = arranged.rows, self._batch(arranged)
-        batch.write(rows)
-        memories = dict.fromkeys(row.session.binding for row in rows)
-        batch.inputs.buffer.flush()
-        self._backend.compute(batch.pointer, *memories)
-
-    def _batch(self, arranged: Arrangement) -> Batch:
-        """The graph for such runs, built where there is none or it is too small."""
-        rows, runs = arranged.rows, arranged.runs
-        n_ctx, one = max(row.session.n_ctx for row in rows), rows[0].session
-        key = (runs, self.batch_key(one))
-        batch = self._batches.pop(key, None)
-        stale = batch is not None and (
-            batch.inputs.n_ctx < n_ctx or batch.generation != self._batch_memory.generation
-        )
-        if batch is not None and stale:
-            batch.close()
-            batch = None
-        if batch is None:
-            batch = Batch(self._device, self.builder.hparams, one.layout, runs, n_ctx)
-            batch.inputs.buffer.order_with(self._backend.handle)
-            batch.place_logits(self.builder.architecture.build(batch))
-            self.builder.place(batch, ("batch", max(runs) > 1), self._batch_memory)
-        self._batches[key] = batch
-        while len(self._batches) > _MOST_BATCH_GRAPHS:
-            self._batches.pop(next(iter(self._batches))).close()
-        return batch
+    def _decode_batch(self, steps: Sequence[Step]) -> None:
+        self._require_intact()
+        standing = self._batches.begin(steps, join=self.joins_sequences)
+        batch = standing.batch
+        try:
+            batch.inputs.buffer.flush()
+            self._backend.compute(batch.pointer, *standing.memories)
+            self._require_intact()
+        except BaseException:
+            for step in steps:
+                step.session.has_logits = False
+            raise
+        self._batches.end(standing, steps)
+        self.counters.tokens_decoded += batch.n
 
     def _decode(self, session: Session, token: int) -> None:
-        position = session.n_tokens
-        graph = self._decode_graph(session, position)
+        position = len(session.tokens)
+        masked = self._masked
+        again = masked is not None and masked[0] is session
+        graph = self._decode_graph(session, position, again=again)
         graph.write_token(token, position)
-        if self._masked == (session, graph.n_kv, position):
+        if again and masked == (session, graph.n_kv, position):
             graph.extend_masks(position)
         else:
             graph.write_masks(position)
@@ -295,30 +272,28 @@ class Executor:
         self._backend.compute(graph.pointer, session.binding)
         session.fetch(position, 1, with_logits=True)
 
-    def _decode_graph(self, session: Session, position: int) -> Forward:
-        n_kv = rows_read(session.n_ctx, position + 1)
-        graph = session.decode_graph
-        self._with_graph.pop(session, None)
-        self._with_graph[session] = None
-        generation = self._decode_memory.generation
-        if graph is not None and (graph.generation, graph.inputs) == (
-            generation,
-            self._decode_inputs,
-        ):
-            if graph.n_kv != n_kv:
-                graph.move(position, n_kv)
-            return graph
+    def _decode_graph(self, session: Session, position: int, *, again: bool) -> Forward:
+        """The graph of the session's next token, moved or built if it has to be. `again`: the last
+        token that was decoded is the session's as well."""
+        n_kv = rows_read(session.layout.n_ctx, position + 1)
+        graph, memory = session.decode_graph, self._decode_memory
+        if not again:
+            self._with_graph.pop(session, None)
+            self._with_graph[session] = None
         if graph is not None:
+            if graph.generation == memory.generation and graph.inputs is self._decode_inputs:
+                if graph.n_kv != n_kv:
+                    graph.move(position, n_kv)
+                return graph
             graph.close()
             session.decode_graph = None
         if session.n_ctx > self._decode_inputs.n_ctx:
-            self._decode_inputs.close()
+            outgrown = self._decode_inputs
             self._decode_inputs = self.builder.new_inputs(1, session.n_ctx)
+            outgrown.close()
         self._masked = None
         self._drop_old_graphs()
-        graph = self.builder.forward(
-            session, self._decode_inputs, 1, n_kv, self._decode_memory, True
-        )
+        graph = self.builder.forward(session, self._decode_inputs, 1, n_kv, memory, True)
         session.decode_graph = graph
         return graph
 

@@ -224,7 +224,7 @@ class Forward(Pass):
 
         Nothing is built anew: lengths are written, as it matters to no other tensor.
         """
-        for view in self._caches:
+        for view in self._caches if n_kv != self.n_kv else ():
             self.describe(view).ne[1] = n_kv
         for mask in self._masks:
             mask.move(self, first, n_kv)

@@ -24,6 +24,10 @@ class GraphBuilder:
         self._computable: set[object] = set()
         """The kinds of graphs that the device has kernels for."""
 
+    def batch_key(self, session: Session) -> object:
+        """Sessions with the same key can be in one batch."""
+        return session.n_ctx > self.hparams.rope.n_ctx_original
+
     def new_inputs(self, n_tokens: int, n_ctx: int) -> Inputs:
         """Inputs for passes over up to `n_tokens` tokens of one session with `n_ctx` rows."""
         inputs = Inputs(self.device, n_tokens, n_ctx, self.hparams.window_tokens)

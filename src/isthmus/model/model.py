@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
-
-import numpy as np
-import numpy.typing as npt
 
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
@@ -21,35 +17,31 @@ from isthmus.errors import (
     ContextFull,
     ModelBusy,
     ModelClosed,
-    ModelFileError,
-    ModelNotFound,
     ModelUnsupported,
     SettingsError,
-    TemplateError,
     TokenError,
 )
-from isthmus.file_hash import FileHashes, file_identity
+from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
-from isthmus.model.chat_guard import ChatGuard
-from isthmus.model.chat_template import ChatTemplate, Message
-from isthmus.model.checks import nothing
 from isthmus.model.embedder import Embedder
+from isthmus.model.embedding import EmbeddingModel
 from isthmus.model.exactness import Exactness
 from isthmus.model.executor import Executor
-from isthmus.model.gguf import GgufFile, file_status, metadata_sha256
+from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.opening import open_gguf
 from isthmus.model.session import Session
+from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
-from isthmus.units import GuestPtr, HostAddr
+from isthmus.units import GuestPtr
 
 
-class Model:
+class Model(TextModel, EmbeddingModel):
     """An opened model. Shared by all actors that were given it; safe to use from several threads.
 
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
@@ -67,6 +59,7 @@ class Model:
     ) -> None:
         """`hashes` keeps those of files from process to process. With `base`, a model over its
         weights, changed by `adaptation`: see `adapted`."""
+        super().__init__()
         self.base = base
         """The model whose weights it computes with; None where they are its own."""
         self.adaptation = adaptation or Adaptation()
@@ -91,11 +84,8 @@ class Model:
                 self.file, self.hparams, self.weights, repack, self.adaptation
             )
             self.n_vocab: int = architecture.n_vocab
-            self._tokenizer: Tokenizer | None = (
-                base._tokenizer if base else self._own_tokenizer(stack)
-            )
-            self._template = self._open_template()
-            self._require_same_file()
+            self._use_tokenizer(base._tokenizer if base else self._own_tokenizer(stack))
+            self.file.require_unchanged()
             self.executor = Executor(device, architecture, settings, self._require_intact)
             stack.callback(self.executor.close)
             adapters = [it.adapter.weights for it in self.adaptation.applied]
@@ -121,14 +111,14 @@ class Model:
     def weights_sha256(self) -> str:
         """Of the whole GGUF file, which is read when this is first asked for. ModelFileError where
         it was replaced since it was opened."""
-        self._require_same_file()
+        self.file.require_unchanged()
         return self._hashes.sha256(self.path)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
         """Of the metadata that makes the tokenizer and the chat template. Raises as
         `weights_sha256`."""
-        self._require_same_file()
+        self.file.require_unchanged()
         library = self.device.library
         return self._hashes.get(
             self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
@@ -213,162 +203,12 @@ class Model:
         self._adapted.add(model)
         return model
 
-    # ------------------------------------------------------------------ text
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; ModelUnsupported where the file has none."""
-        self._require_open()
-        if self._tokenizer is None:
-            raise ModelUnsupported(f"{self.path} has no tokenizer")
-        return self._tokenizer
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether the file has a tokenizer."""
-        return self._tokenizer is not None
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the file has a chat template."""
-        return self._template is not None
-
-    def format_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[dict[str, Any]] | None = None,
-        check: Callable[[], None] = nothing,
-    ) -> str:
-        """A conversation as the text that the model was trained on.
-
-        `messages` are dicts with `role` and `content`; `tools` as OpenAI writes them. `check` is
-        called now and then, and may raise. Raises TemplateError where there is no template or it
-        refuses them.
-        """
-        return self._usable_template().render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, check=check
-        )
-
-    def chat_tokens(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[dict[str, Any]] | None = None,
-        most: int | None = None,
-        check: Callable[[], None] = nothing,
-    ) -> list[int]:
-        """Token ids of a conversation, up to where the model is to answer.
-
-        Only the template gives control tokens: whatever the messages and the tools say is text. The
-        arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
-        """
-        template, tokenizer = self._usable_template(), self.tokenizer
-        guarded = ChatGuard(tokenizer.controls).guarded(messages, tools, template.source, check)
-        text = template.render(
-            guarded[0], add_generation_prompt=True, tools=guarded[1], check=check
-        )
-        ids = tokenizer.encode(
-            text, add_special=True, parse_special=True, seam=guarded[2], most=most, check=check
-        )
-        if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
-            del ids[0]  # the template wrote it too
-        return ids
-
-    def _usable_template(self) -> ChatTemplate:
-        if self._template is None:
-            raise ModelUnsupported(f"{self.path} has no chat template")
-        if isinstance(self._template, TemplateError):
-            raise self._template
-        return self._template
-
-    # ------------------------------------------------------------------ embeddings
+    # ------------------------------------------------------------------ sessions
 
     @property
     def generates(self) -> bool:
         """Whether it makes text, in sessions."""
         return not self.hparams.encoder
-
-    @property
-    def embeds(self) -> bool:
-        """Whether it makes embeddings."""
-        return self.hparams.pooling is not None
-
-    def embedding_shape(self, n_tokens: int) -> tuple[int, int]:
-        """(rows, n_embd) of the embedding of so many tokens: one row, or one for each of them.
-
-        ModelUnsupported where the model makes none, SettingsError, ContextFull.
-        """
-        return self._embedder.shape(n_tokens)
-
-    def require_embeddable(self, tokens: Sequence[int]) -> None:
-        """Raises as `embedding_shape`, and TokenError."""
-        self._embedder.checked(tokens)
-
-    def embedding_of(self, data: bytes) -> npt.NDArray[np.float32]:
-        """The f32 bytes of an embedding, as `embed` shapes it."""
-        values = np.frombuffer(data, np.float32)
-        return values if self.hparams.pooling else values.reshape(-1, self.hparams.n_embd)
-
-    @property
-    def is_embedding(self) -> bool:
-        """Whether an embedding is under way, so that `embedding_jobs` has to wait."""
-        return self._embedder.is_embedding
-
-    def embedding_jobs(
-        self,
-        tokens: Sequence[int],
-        binding: Binding,
-        address: HostAddr,
-        *,
-        normalised: bool = True,
-    ) -> Generator[None, None, None]:
-        """Computes as `embed_into`, one job at each next(), as `Executor.append`.
-
-        Only on the device's thread. Raises as `embed_into` before the first job, and RuntimeError
-        at the first one if another embedding is under way.
-        """
-        self._require_open()
-        self._embedder.checked(tokens)
-        return self._embedder.jobs(tokens, binding, address, normalised)
-
-    def embed_into(
-        self,
-        tokens: Sequence[int],
-        binding: Binding,
-        address: HostAddr,
-        *,
-        normalised: bool = True,
-    ) -> None:
-        """Has the device write an embedding, f32 of `embedding_shape`, to `address`, a multiple of
-        32 in the memory that `binding` is of.
-
-        On any thread; it waits for an embedding that is under way. Raises as `embedding_shape`,
-        TokenError, and RuntimeError as `Executor.prefill`.
-        """
-        self._require_open()
-        self._embedder.checked(tokens)
-        self._embedder.into(tokens, binding, address, normalised)
-
-    def embed(
-        self, texts: Sequence[str | Sequence[int]], *, normalised: bool = True
-    ) -> list[npt.NDArray[np.float32]]:
-        """The embedding of each text, or of its token ids: f32 [n_embd], or [n_tokens, n_embd]
-        where the file says that nothing is pooled.
-
-        Each is computed by itself. Raises as `embed_into`, before anything is computed.
-        """
-        self._require_open()
-        if isinstance(texts, str):
-            raise SettingsError("embed takes a list of texts: give [text]")
-        listed = [
-            self.tokenizer.encode(it, add_special=True) if isinstance(it, str) else it
-            for it in texts
-        ]
-        return self._embedder.arrays(listed, normalised)
-
-    # ------------------------------------------------------------------ sessions
 
     def layout(self, n_ctx: int) -> KvLayout:
         """Where a session of at least `n_ctx` tokens keeps what.
@@ -490,18 +330,6 @@ class Model:
         self._closed = True
         self._stack.close()
 
-    def _require_same_file(self) -> None:
-        """What is opened or hashed later must be what was tried and read."""
-        try:
-            found = file_status(self.path)
-        except ModelNotFound as error:
-            raise ModelFileError(f"cannot read {self.path} again: {error}") from None
-        if file_identity(found) != self.file.identity:
-            raise ModelFileError(
-                f"{self.path} was replaced or written to since it was opened, so what the model "
-                "computes with cannot be told from it: put the file back, or load the new one"
-            )
-
     def _require_intact(self) -> None:
         """ModelFileError if weights were lost, of the model's file or an adapter's."""
         self.weights.require_intact()
@@ -527,15 +355,6 @@ class Model:
                 f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
                 f"{self.path} has {head_dim}: use f16"
             )
-
-    def _open_template(self) -> ChatTemplate | TemplateError | None:
-        """A template that does not compile is only an error for whoever wants to use it."""
-        if self._tokenizer is None:
-            return None
-        try:
-            return ChatTemplate.of(self.file, self._tokenizer)
-        except TemplateError as error:
-            return error
 
     def _text(self, key: str) -> str:
         value = self.file.metadata.get(key, "")

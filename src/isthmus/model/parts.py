@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from isthmus.device.base import Backend
 from isthmus.device.buffer import Binding
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.device.graph import Graph, GraphParts
+from isthmus.device.graph import Graph
 
 if TYPE_CHECKING:
     from isthmus.model.session import Session
@@ -33,27 +35,49 @@ class Chunk:
     """Whether the prompt ends with it; the session then has the logits after its last token."""
 
 
-def compute_parts(
-    backend: Backend, graph: Graph, cuts: Sequence[int], *memories: Binding
-) -> Generator[None, None, None]:
-    """Computes a graph in jobs of about `JOB_S` and yields between two of them.
+class Jobs:
+    """Computes the graphs of one model's passes in jobs, of which each ends between two layers.
 
-    A job ends at one of `cuts`, the numbers of nodes at which a part begins. How many parts a job
-    has changes no bit. A device that cannot split graphs has a single job. `memories` are as in
-    `Backend.compute`: a device to which they are lent splits no graph.
+    A part is what the device is given at once. Each takes about 0.1 ms longer than as part of a
+    larger one, so parts are no smaller than they have to be, judged by the pass before.
     """
-    if not backend.device.splits_graphs:
-        backend.compute(graph.pointer, *memories)
-        return
-    with GraphParts(graph, cuts) as parts:
-        first, *others = parts.pointers
-        end = time.perf_counter() + JOB_S
-        backend.compute(first)
+
+    def __init__(self) -> None:
+        self._token_s: float | None = None
+        """Seconds that a token of the last pass took."""
+
+    def compute(
+        self, backend: Backend, graph: Graph, n_tokens: int, cuts: Sequence[int], *memories: Binding
+    ) -> Generator[None, None, None]:
+        """Computes a graph in jobs of about `JOB_S` and yields between two of them.
+
+        A part begins at some of `cuts`, which are numbers of nodes. How many parts and jobs there
+        are changes no bit. A device that cannot split graphs has a single job. `memories` are as in
+        `Backend.compute`: a device to which they are lent splits no graph.
+        """
+        if not backend.device.splits_graphs:
+            backend.compute(graph.pointer, *memories)
+            return
+        first, *others = graph.parts(self._coarse(cuts, n_tokens))
+        total_s, begin = 0.0, time.perf_counter()
+        backend.compute(ctypes.addressof(first))
         for part in others:
-            if time.perf_counter() >= end:
+            if (job_s := time.perf_counter() - begin) >= JOB_S:
                 yield
-                end = time.perf_counter() + JOB_S
-            backend.compute(part)
+                total_s, begin = total_s + job_s, time.perf_counter()
+            backend.compute(ctypes.addressof(part))
+        self._token_s = (total_s + time.perf_counter() - begin) / n_tokens
+
+    def _coarse(self, cuts: Sequence[int], n_tokens: int) -> Sequence[int]:
+        """Those of the cuts that make parts of about half a job, or all."""
+        if self._token_s is None:
+            return cuts
+        expected_s = self._token_s * n_tokens
+        if 2 * expected_s >= JOB_S * len(cuts):
+            return cuts
+        n_parts = math.ceil(2 * expected_s / JOB_S)
+        every = math.ceil(len(cuts) / n_parts)
+        return cuts[every::every]
 
 
 def finish(thread: ComputeThread, jobs: Iterator[None]) -> None:

@@ -49,6 +49,7 @@ class Session:
         self.base: HostAddr = region.address(ptr, layout.nbytes)
         self._cache: KvCache | None = None
         self.tokens: array[int] = array("i")
+        """Token ids in the cache: the same array for as long as the session is open."""
         self.has_logits = False
         self.decode_graph: Forward | None = None
         """The executor's: the graph that decodes this session's next token."""
@@ -135,7 +136,7 @@ class Session:
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:
             ctypes.memmove(self.base, source.base, 4 * self.layout.n_vocab)
-        self.tokens = source.tokens[:n_tokens]
+        self.tokens.extend(source.tokens[:n_tokens])
         self.has_logits = whole
 
     def copy_logits(self, target: HostAddr) -> None:
