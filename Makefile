@@ -77,7 +77,7 @@ bench: $(VENV)/.dev ## all benchmarks, into bench-results/
 	$(BIN)/isthmus pull smollm2
 	mkdir -p bench-results
 	$(BIN)/isthmus verify --json > bench-results/verify.json
-	for name in hostcall decode prefill snapshot agents; do \
+	for name in hostcall host decode prefill snapshot agents; do \
 	  $(BIN)/isthmus bench $$name --json > bench-results/$$name.json || exit 1; done
 	$(BIN)/isthmus bench newcomer --repeats 1 --json > bench-results/newcomer.json
 
