@@ -52,6 +52,7 @@ def texts(seed: int) -> Iterator[str]:
         yield "".join(chance.choices(ATOMS, k=chance.randint(1, 40)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("it", VOCABULARIES, ids=lambda it: f"{it.kind}-{it.pre}-{it.name}")
 def test_the_same_tokens(library: Library, tmp_path: Path, it: Vocabulary) -> None:
     n_compared = 0
@@ -98,6 +99,7 @@ def tokenizer(library: Library, tmp_path: Path) -> Iterator[Tokenizer]:
         yield tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parse", [False, True])
 def test_time_grows_with_the_text(tokenizer: Tokenizer, parse: bool) -> None:
     """Four times the special tokens take libllama sixteen times as long."""

@@ -48,8 +48,9 @@ _MIDDLE = 64
 """Agents of the rows that vary all else."""
 _MOST_MESSAGES = 2000
 """Messages that the repeats of one row come to: a thousand agents are measured twice."""
-_HOLD_S = 0.05
-"""Seconds of a step while memory is looked at, so that no message ends meanwhile."""
+_HOLD_S = 0.1
+_HELD_TOKENS = 32
+"""Seconds of a step, and tokens of a message, while memory is looked at: none ends meanwhile."""
 _POLL_S = 0.002
 _RUNAWAY_DEADLINE_S = 120.0
 
@@ -235,7 +236,6 @@ class _Crew:
         self._device = runtime.device
         self._runtime = runtime
         self._each = n_tokens
-        self._message = f"{'emit' if case.emit else 'decode'} {n_tokens}"
         limits = room_for(model, _N_CTX)
         self._seed = runtime.spawn(
             "bench", models={"default": model}, args=[f"n_ctx={_N_CTX}"], seed=0, limits=limits
@@ -255,10 +255,10 @@ class _Crew:
         device.began_ns.clear()
         steps, slept_ns = counters.submissions, counters.kernel_ns
         start = time.perf_counter_ns()
-        replies = _Answers(self._actors, self._message).wait()
+        replies = self._ask(self._actors, self._each).wait()
         wall_ns = time.perf_counter_ns() - start
         slept_ns = counters.kernel_ns - slept_ns
-        self._check(self._actors, self._best, replies)
+        self._check(self._actors, self._best, self._each, replies)
         return _Run(
             host_s=(wall_ns - slept_ns) / 1e9,
             steps=counters.submissions - steps,
@@ -270,13 +270,13 @@ class _Crew:
         self._rewind()
         self._device.step_s = self.case.step_ms / 1e3
         with ExitStack() as stack:
-            answers = _Answers(self._actors, self._message)
+            answers = self._ask(self._actors, self._each)
             stream = None
             if runaway:
                 spinning = stack.enter_context(self._runtime.spawn("bench", seed=0))
                 stream = spinning.stream("spin", deadline_s=_RUNAWAY_DEADLINE_S)
                 stack.callback(spinning.cancel)
-            self._check(self._actors, self._best, answers.wait())
+            self._check(self._actors, self._best, self._each, answers.wait())
             if stream is not None and stream.ended:
                 raise VerificationFailed("the runaway ended before the agents did")
         return [b - a for came in answers.times for a, b in pairwise(came)]
@@ -288,16 +288,17 @@ class _Crew:
         regions = [it.region for it in (*fresh, *self._actors, self._seed)]
         device.step_s = _HOLD_S
         before = [resident_outside(regions) for _ in range(2)][-1]
-        answers = _Answers(fresh, self._message)
+        answers = self._ask(fresh, _HELD_TOKENS)
         while not all(it.sessions[0].n_tokens > 1 for it in fresh):
             time.sleep(_POLL_S)
         threads, nbytes = n_threads(), resident_outside(regions)
         if any(it.ended for it in answers.streams):
             raise VerificationFailed(
-                "a message ended before the memory of all was looked at: give more tokens"
+                "a message ended before the memory of all was looked at; is the machine busy?"
             )
         device.step_s = 0.0
-        self._check(fresh, [self._seed_best] * len(fresh), answers.wait())
+        best = [self._seed_best] * len(fresh)
+        self._check(fresh, best, _HELD_TOKENS, answers.wait())
         for actor in fresh:
             actor.close()
         return _Suspended(threads, nbytes - before)
@@ -326,14 +327,20 @@ class _Crew:
             np.frombuffer(view.memory, np.float32)[:] = logits
         return int(np.argmax(logits))
 
-    def _check(self, actors: list[Actor], best: list[int], replies: Sequence[Reply]) -> None:
+    def _ask(self, actors: list[Actor], n_tokens: int) -> _Answers:
+        """Has agents decode so many tokens each, from now on."""
+        return _Answers(actors, f"{'emit' if self.case.emit else 'decode'} {n_tokens}")
+
+    def _check(
+        self, actors: list[Actor], best: list[int], n_tokens: int, replies: Sequence[Reply]
+    ) -> None:
         """Raises VerificationFailed if an agent did not do what its logits ask for."""
         for actor, token, reply in zip(actors, best, replies, strict=True):
             tokens = actor.sessions[0].tokens.tolist()
-            said = token_text(token) * self._each if self.case.emit else f"length={self._each + 1}"
-            if tokens != [1] + [token] * self._each or reply.text != said:
+            said = token_text(token) * n_tokens if self.case.emit else f"length={n_tokens + 1}"
+            if tokens != [1] + [token] * n_tokens or reply.text != said:
                 raise VerificationFailed(
-                    f"an agent was to decode token {token} {self._each} times; it holds "
+                    f"an agent was to decode token {token} {n_tokens} times; it holds "
                     f"{tokens[:8]}… and said {reply.text[:40]!r}"
                 )
 
