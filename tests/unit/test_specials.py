@@ -77,6 +77,7 @@ def test_the_same_tokens(library: Library, tmp_path: Path, it: Vocabulary) -> No
     assert n_compared > 5
 
 
+@pytest.mark.model
 def test_which_tokens_are_special(library: Library, smollm2: Path, tmp_path: Path) -> None:
     """The quick look at names finds what asking for each token finds."""
     named = Vocabulary(control=("<PRE>", "[EOT]", "_<EOT>"), user_defined=("<|fim_prefix|>",))
@@ -150,6 +151,7 @@ def test_a_vocabulary_without_some_bytes(library: Library, tmp_path: Path) -> No
             tokenizer.encode("q" * 10 + "y" * 10_000, most=1)
 
 
+@pytest.mark.model
 def test_room_in_a_real_vocabulary(library: Library, smollm2: Path) -> None:
     with (
         Tokenizer(library, GgufFile(library, smollm2)) as tokenizer,
