@@ -25,6 +25,7 @@ KEYS = {
     *("agents", "step_ms", "emit", "n_vocab", "host_us", "mean_batch", "p50_ms", "p99_ms"),
     *("threads", "message_kib", "samples_host_us"),
 }
+_NBYTES = 64 * MIB
 
 
 def test_rows_and_answers() -> None:
@@ -87,16 +88,15 @@ def test_the_model_is_what_the_gguf_package_reads(tmp_path: Path) -> None:
 
 @pytest.fixture
 def touched() -> Iterator[Region]:
-    with Region.reserve(16 * MIB, 0) as region:
-        region.grow(16 * MIB)
-        with region.view(0, 16 * MIB) as view:
-            view.memory[:] = bytes(16 * MIB)
+    with Region.reserve(_NBYTES, 0) as region:
+        region.grow(_NBYTES)
+        with region.view(0, _NBYTES) as view:
+            view.memory[:] = bytes(_NBYTES)
         yield region
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it of each mapping")
 def test_resident_memory_outside_of_guests(touched: Region) -> None:
-    resident_outside([])
     inside = resident_outside([]) - resident_outside([touched])
-    assert 15 * MIB <= inside <= 17 * MIB
+    assert 0.8 * _NBYTES <= inside <= 1.2 * _NBYTES  # the heap moves by a few megabytes
     assert n_threads() >= 1
