@@ -177,6 +177,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "guests").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "guests"
 
