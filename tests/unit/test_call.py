@@ -1,14 +1,8 @@
 from __future__ import annotations
 
-import gc
-import json
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -26,42 +20,17 @@ from isthmus.errors import (
     LimitExceeded,
 )
 from isthmus.wasm import SLICE_OVER, Call, Engine, Guest, Instance
-from tests.unit.wasm_guest import spawn, wasm
-
-PATIENCE_S = 20.0
-ASK = '(import "isthmus" "session_close" (func $ask (param i32) (result i32)))'
-GUEST = wasm(
-    ASK,
-    '(import "isthmus" "clock_ns" (func $now (result i64)))',
-    '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))',
-    '(func $sum (export "sum") (param $n i32) (result i32) (local $sum i32)'
-    " (loop $l (local.set $sum (i32.add (local.get $sum) (call $ask (local.get $n))))"
-    "  (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))"
-    " (local.get $sum))",
-    '(func (export "ask") (param i32) (result i32) (call $ask (local.get 0)))',
-    f'(func (export "many") {"(drop (call $ask (i32.const 1)))" * 300})',
-    '(func (export "now") (i64.store (i32.const 0) (call $now)))',
-    '(func (export "leave") (call $exit (i32.const 3)))',
-    '(func (export "spin") (loop $l (br $l)))',
-    '(func (export "trap") (param i32) (drop (call $ask (local.get 0))) unreachable)',
-    '(func $deep (export "deep") (param i32) (result i32)'
-    " (if (i32.eqz (local.get 0)) (then (return (call $ask (i32.const 0)))))"
-    " (i32.add (i32.const 1) (call $deep (i32.sub (local.get 0) (i32.const 1)))))",
+from tests.unit.asking_guest import (
+    GUEST,
+    PATIENCE_S,
+    Asked,
+    ask,
+    asked_by,
+    begun,
+    in_thread,
+    result_of,
 )
-
-
-class Asked:
-    """What a handler waits for; whoever drives the coroutine gets it, and sends the answer."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __await__(self) -> Generator[Asked, int, int]:
-        return (yield self)
-
-
-async def ask(number: int) -> int:
-    return await Asked(number)
+from tests.unit.wasm_guest import spawn, wasm
 
 
 @pytest.fixture(scope="module")
@@ -80,41 +49,6 @@ def instance(engine: Engine, guest: Guest) -> Iterator[Instance]:
     """Its host function awaits."""
     with spawn(engine, guest, {"session_close": ask}) as instance:
         yield instance
-
-
-Running = Coroutine[Any, Any, int]
-
-
-def begun(instance: Instance, name: str, *args: int, **options: Any) -> tuple[Call, Running]:
-    call = instance.begin(name, *args, **options)
-    return call, call.run()
-
-
-def asked_by(running: Running, answer: int | None = None) -> Asked:
-    """What the guest asks next; a busy machine may have used up its slice before."""
-    while (asked := running.send(answer)) is SLICE_OVER:
-        answer = None
-    assert isinstance(asked, Asked)
-    return asked
-
-
-def result_of(running: Running, send: int | None = None) -> int:
-    """Drives a coroutine that only has its slices cut, or needs one answer, to its end."""
-    try:
-        while running.send(send) is SLICE_OVER:
-            send = None
-    except StopIteration as returned:
-        return int(returned.value)
-    raise AssertionError("it waits again")
-
-
-def in_thread(work: Callable[[], Any]) -> Any:
-    """What `work` returns in another thread."""
-    got: list[Any] = []
-    thread = threading.Thread(target=lambda: got.append(work()))
-    thread.start()
-    thread.join(PATIENCE_S)
-    return got[0]
 
 
 def test_many_guests_are_resumed_in_turn_on_one_thread(engine: Engine, guest: Guest) -> None:
@@ -388,35 +322,6 @@ def test_a_call_cannot_be_closed_while_its_guest_runs(instance: Instance) -> Non
     assert (n_busy, len(raised), call.closed) == (1, 1, True)
 
 
-def test_a_dropped_call_leaves_the_instance_free(instance: Instance) -> None:
-    call, running = begun(instance, "ask", 1)
-    asked_by(running)
-    del running
-    assert call.closed
-    call = instance.begin("ask", 1)
-    del call
-    assert instance.call("on_message", 1) == 1
-
-
-def test_calls_that_are_garbage_with_their_instances_are_freed(
-    engine: Engine, guest: Guest
-) -> None:
-    before, stores = engine.memory_creator.n_memories, []
-    for is_suspended in (True, False) * 10:
-        instance = spawn(engine, guest, {"session_close": ask})
-        stores.append(weakref.ref(instance.store))
-        call = instance.begin("ask", 1)
-        running = call.run() if is_suspended else None
-        if running:
-            asked_by(running)
-        instance.handlers.append([instance, call, running])  # type: ignore[arg-type]
-    del instance, call, running
-    gc.collect()
-    assert [store() for store in stores] == [None] * 20
-    assert engine.memory_creator.n_memories == before
-    assert not engine.watchdog.calls
-
-
 def test_a_trap_after_a_suspension(instance: Instance) -> None:
     _, running = begun(instance, "trap", 1)
     asked_by(running)
@@ -456,34 +361,6 @@ def test_guests_with_a_64_bit_memory() -> None:
     assert got == [((1 << 64) - 2, 0x1_0000_0003)]
 
 
-def test_a_guest_may_suspend_deep_in_its_own_stack(instance: Instance) -> None:
-    _, running = begun(instance, "deep", 5_000)
-    assert asked_by(running).number == 0
-    assert result_of(running, 2) == 5_002
-    with pytest.raises(GuestTrapped, match="stack overflow"):
-        instance.call("deep", 10_000_000)
-
-
-def test_host_functions_may_recurse_to_pythons_limit(engine: Engine, guest: Guest) -> None:
-    def recurse(n: int) -> int:
-        return recurse(n + 1)
-
-    with spawn(engine, guest, {"session_close": recurse}) as instance:
-        with pytest.raises(RecursionError):
-            instance.call("ask", 1)
-        assert instance.call("on_message", 1) == 1
-
-
-def test_host_functions_may_recurse_deep_in_c(engine: Engine, guest: Guest) -> None:
-    def parse(_n: int) -> int:
-        with suppress(RecursionError):
-            json.loads("[" * 100_000 + "]" * 100_000)
-        return 6
-
-    with spawn(engine, guest, {"session_close": parse}) as instance:
-        assert instance.call("ask", 1) == 6
-
-
 def test_a_trace_is_told_of_what_was_awaited(instance: Instance) -> None:
     told: list[tuple[str, tuple[int, ...], object]] = []
     instance.trace(lambda name, args, outcome: told.append((name, args, outcome)))
@@ -498,129 +375,3 @@ def test_a_trace_is_told_of_what_was_awaited(instance: Instance) -> None:
     with pytest.raises(Cancelled):
         running.throw(error)
     assert told[1:] == [("session_close", (5,), error)]
-
-
-# ------------------------------------------------- what would end the process, in one of its own
-
-
-PREAMBLE = """
-import gc, json, os, signal, sys, threading
-from isthmus.errors import *
-from isthmus.wasm import *
-from tests.unit.test_call import *
-engine = Engine()
-guest = engine.compile(GUEST, "test guest", trusted=True)
-"""
-
-
-def survives(text: str) -> str:
-    """What a process of its own prints that runs `text`; it must end well."""
-    code = PREAMBLE + textwrap.dedent(text)
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, timeout=120
-    )
-    return done.stdout.strip()
-
-
-def test_a_process_may_end_while_calls_are_open() -> None:
-    assert (
-        survives("""
-        instances = [spawn(engine, guest, {"session_close": ask}) for _ in range(4)]
-        calls = [begun(it, "ask", 1) for it in instances]
-        for call, running in calls[:2]:
-            asked_by(running)
-        del calls[0], instances[2]
-        print("end")
-    """)
-        == "end"
-    )
-
-
-def test_a_store_is_freed_after_its_call() -> None:
-    assert (
-        survives("""
-        for is_begun in (True, False):
-            instance = spawn(engine, guest, {"session_close": ask})
-            call, running = begun(instance, "ask", 1)
-            if is_begun:
-                asked_by(running)
-            instance._finalizer()
-            try:
-                running.send(5 if is_begun else None)
-            except ActorClosed:
-                print("closed")
-            call.close()
-    """)
-        == "closed\nclosed"
-    )
-
-
-def test_a_call_near_pythons_recursion_limit_is_refused_or_runs() -> None:
-    """An import's callback that Python could not enter would end the process."""
-    assert (
-        survives("""
-        instance = spawn(engine, guest, {"session_close": lambda n: n})
-        def down(n):
-            return down(n - 1) if n else instance.call("sum", 3)
-        outcomes = []
-        def go():
-            frame, depth = sys._getframe(), 0
-            while frame:
-                frame, depth = frame.f_back, depth + 1
-            for room in range(80):
-                try:
-                    outcomes.append(down(sys.getrecursionlimit() - depth - room))
-                except RecursionError:
-                    outcomes.append(None)
-        go()
-        in_thread(go)
-        assert instance.call("sum", 3) == 6
-        print(set(outcomes) == {None, 6})
-    """)
-        == "True"
-    )
-
-
-def test_ctrl_c_ends_a_guest_of_the_main_thread_and_not_the_process() -> None:
-    """A signal's handler that raises in an import's callback would end the process."""
-    assert (
-        survives("""
-        instance = spawn(engine, guest, {"session_close": lambda n: n})
-        n_interrupted = 0
-        for name in ("sum", "spin") * 10:
-            interrupt = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
-            try:
-                interrupt.start()
-                instance.call(name, *[1 << 30] * (name == "sum"))
-            except KeyboardInterrupt:
-                n_interrupted += 1
-        assert instance.call("sum", 3) == 6
-        print(n_interrupted)
-    """)
-        == "20"
-    )
-
-
-def test_no_host_function_reaches_a_guests_own_stack() -> None:
-    """From Python 3.14 on, deep recursion in C on a fiber would end the process."""
-    assert (
-        survives("""
-        def parse(n):
-            try:
-                json.loads("[" * 1_000_000)
-            except (RecursionError, ValueError):
-                return 2
-        async def parse_late(n):
-            await Asked(n)
-            return parse(n)
-        def check():
-            parse(0)
-        instance = spawn(engine, guest, {"session_close": parse})
-        print(instance.call("deep", 3_000, check=check))
-        instance = spawn(engine, guest, {"session_close": parse_late})
-        call, running = begun(instance, "deep", 3_000)
-        asked_by(running)
-        print(result_of(running, 1))
-    """)
-        == "3002\n3002"
-    )

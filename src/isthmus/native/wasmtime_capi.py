@@ -62,7 +62,7 @@ EPOCH_CALLBACK = ctypes.CFUNCTYPE(
 )
 """(context, data, ticks to go on for, what to do) -> 0, or an error, which wasmtime then owns."""
 YIELD = 1
-"""What an EPOCH_CALLBACK asks for if the guest shall be suspended; 0 lets it go on."""
+"""An EPOCH_CALLBACK writes it, as what to do, to suspend the guest; 0 lets the guest go on."""
 NEW_MEMORY_CALLBACK = _ffi.wasmtime_new_memory_callback_t
 """(env, type, minimum, maximum, reserved, guard, memory to fill) -> 0 or an error; in bytes."""
 _LINEAR_MEMORY = dict(_ffi.wasmtime_linear_memory._fields_)

@@ -19,12 +19,15 @@ wasmtime ends the process if
 * a store is closed before the future of its call is dropped, or a future is polled after that;
 * an import's callback returns and has not filled its continuation.
 
-So a FiberStore owns the store and its one Fiber, which owns the future and what wasmtime writes for
-it. They are freed in the opposite order, and nobody else calls.
-An import's callback cannot fill its continuation if Python does not enter it, for one of two
-reasons. Python has recursed too deep: `require_room` excludes that. Or a signal handler raises
-first, as that of Ctrl-C does: Python runs those on the main thread alone, so what the main thread
-resumes is polled by another thread.
+So all calls are made here. A FiberStore owns the store and its open Fiber, which owns the future
+and what wasmtime writes for it; the store is freed last.
+
+An import's callback cannot fill its continuation if Python does not enter it, which has two causes:
+
+* Python has recursed too deep. `require_room` raises before a call begins that would come to that.
+* A signal handler raises first, as that of Ctrl-C does. Python runs those on the main thread alone,
+  so whatever the main thread resumes is polled by another thread. That takes 30 µs for each step:
+  run guests on other threads.
 """
 
 from __future__ import annotations

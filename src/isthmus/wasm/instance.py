@@ -10,8 +10,8 @@ calling   a Call is open, see `call.py`; `begin` and `close` raise ActorBusy
 closed    the store is freed; `begin` raises ActorClosed; the Region is freed unless it is held
 ========  =================================================================================
 
-Run guests on other threads than the main one, which hands each step over: `wasmtime_fiber.py` says
-why.
+Run guests on other threads than the main one, which would hand each step over: see
+`wasmtime_fiber.py`.
 """
 
 from __future__ import annotations
