@@ -82,8 +82,8 @@ class Step:
 class Rows:
     """Arrays of what each row of a batch is; `n` rows in `runs`.
 
-    A run is rows one behind the other whose sessions' caches lie at equal distances, so that one
-    kernel can attend to all of them.
+    A run is a series of rows whose sessions' caches lie at equal distances, so that one kernel can
+    attend to all of them.
     """
 
     def __init__(self, steps: Sequence[Step], *, join: bool) -> None:
@@ -98,7 +98,7 @@ class Rows:
             order, self.runs = _joined(sessions)
             sessions = [sessions[row] for row in order]
         self.order = order
-        """Of each row: the number of its token, as the steps come."""
+        """The number of each row's token, in the order of the steps."""
         self.sessions = sessions
         self.tokens = np.array([it for step in steps for it in step.tokens], dtype=np.int32)[order]
         self.positions = _ordered([it for step in steps for it in step.positions()], order)
@@ -133,8 +133,8 @@ def _joined(sessions: list[Session]) -> tuple[list[int], tuple[int, ...]]:
 
 
 def _continues(last: list[Session], session: Session) -> bool:
-    """Whether a cache lies as far behind the last one of a run as that behind its own. `last` are
-    the run's last two sessions, or its only one."""
+    """Whether a session extends a run: its cache is as far from the run's last one as that is from
+    the one before. `last` are the run's last two sessions, or its only one."""
     distance = (last[1] if len(last) > 1 else session).base - last[0].base
     return session.base == last[-1].base + distance and session.layout == last[-1].layout
 
@@ -171,13 +171,13 @@ class Batch(Pass):
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
         self._sessions: list[Session | None] = [None] * n
-        """Of each row: whose it is."""
+        """The session of each row."""
         self._n_kv = np.zeros(len(runs), dtype=np.int64)
-        """Of each run: the cache rows that are read."""
+        """The cache rows that each run reads."""
         self._positions = np.full(n, -1, dtype=np.int64)
-        """Of each row: the position of its last token, up to which its masks show cache rows."""
+        """The position of each row's last token, up to which its masks show cache rows."""
         self._elements = np.zeros(n, dtype=np.int64)
-        """Of each row: the element of its mask that shows its last token."""
+        """The element of each row's mask that shows its last token."""
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:

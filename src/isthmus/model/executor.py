@@ -70,7 +70,7 @@ class Executor:
         self._prefill_graphs = PrefillGraphs(self.builder, self._n_chunk)
         self._jobs = Jobs()
         self._prefilling = threading.Lock()
-        """Held from the begin of a pass of prefill to its end."""
+        """Held from the beginning of a pass of prefill to its end."""
         self._in_pass: tuple[Session, ...] = ()
         """The sessions of that pass."""
 
@@ -102,8 +102,8 @@ class Executor:
         other if `Exactness.packing`.
 
         After an error, or if the iterator is closed early, each session has the tokens that it had.
-        To undo earlier chunks of a prompt is up to the caller: `Session.roll_back`. Only on the
-        device's thread. Raises RuntimeError if another pass is under way, DeviceFailed.
+        The caller takes back earlier chunks of a prompt: `Session.roll_back`. Only on the device's
+        thread. Raises RuntimeError if another pass is under way, DeviceFailed.
         """
         if not self._prefilling.acquire(blocking=False):
             raise RuntimeError(
@@ -140,7 +140,7 @@ class Executor:
             self._prefilling.release()
 
     def _append(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:
-        """As `append`, for who holds the lock."""
+        """As `append`, for a caller that holds the lock."""
         self._require_intact()
         for chunk in chunks:
             if chunk.last or len(chunk.tokens) == 1:  # otherwise the old logits stay
@@ -192,8 +192,8 @@ class Executor:
         """Appends tokens to each of several different sessions, in one pass.
 
         Afterwards each session has its next logits, or, on an error, none of them has. The bits
-        are those of single tokens, one after the other, if `Exactness.batching`. It takes the least
-        time for the sessions of the call before, in the same order, with a token each. Raises
+        are those of single tokens, one after the other, if `Exactness.batching`. A call costs least
+        if it has the sessions of the call before, in the same order, and a token for each. Raises
         ContextFull before anything is computed.
         """
         if len(steps) == 1 and len(steps[0].tokens) == 1:

@@ -118,7 +118,7 @@ class Pass(Graph, ABC):
     def flat_heads(self, x: int) -> int:
         """[head_dim * n_head, n] from [head_dim, n_head, n], as a view.
 
-        Of one behind a rotation, and rows that are set to it, devices make one kernel.
+        Devices fuse rope, this view and set_rows into one kernel.
         """
         shape = self.describe(x)
         return self.view_2d(x, (shape.ne[0] * shape.ne[1], self.n), shape.nb[2], 0)

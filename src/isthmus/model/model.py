@@ -78,24 +78,7 @@ class Model(TextModel, EmbeddingModel):
         self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
         self._require_kv_type()
         with contextlib.ExitStack() as stack:
-            self.weights: Weights = base.weights if base else self._own_weights(stack)
-            repack = settings.repack and base is None  # otherwise they are
-            architecture = load_architecture(
-                self.file, self.hparams, self.weights, repack, self.adaptation
-            )
-            self.n_vocab: int = architecture.n_vocab
-            self._use_tokenizer(base._tokenizer if base else self._own_tokenizer(stack))
-            self.file.require_unchanged()
-            self.executor = Executor(device, architecture, settings, self._require_intact)
-            stack.callback(self.executor.close)
-            adapters = [it.adapter.weights for it in self.adaptation.applied]
-            self._exactness = Exactness(
-                self.executor.builder, self.executor.kv_type, self.weights, adapters
-            )
-            self._embedder = Embedder(
-                device, architecture, settings, self.name, self._require_intact
-            )
-            stack.callback(self._embedder.close)
+            self._open(stack)
             self._stack = stack.pop_all()
 
     def __repr__(self) -> str:
@@ -335,6 +318,24 @@ class Model(TextModel, EmbeddingModel):
         self.weights.require_intact()
         for it in self.adaptation.applied:
             it.adapter.weights.require_intact()
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Opens what the file has; `stack` closes it."""
+        device, settings, base = self.device, self.settings, self.base
+        self.weights: Weights = base.weights if base else self._own_weights(stack)
+        repack = settings.repack and base is None  # otherwise they are
+        architecture = load_architecture(
+            self.file, self.hparams, self.weights, repack, self.adaptation
+        )
+        self.n_vocab: int = architecture.n_vocab
+        self._use_tokenizer(base._tokenizer if base else self._own_tokenizer(stack))
+        self.file.require_unchanged()
+        executor = self.executor = Executor(device, architecture, settings, self._require_intact)
+        stack.callback(executor.close)
+        adapters = [it.adapter.weights for it in self.adaptation.applied]
+        self._exactness = Exactness(executor.builder, executor.kv_type, self.weights, adapters)
+        self._embedder = Embedder(device, architecture, settings, self.name, self._require_intact)
+        stack.callback(self._embedder.close)
 
     def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
         weights = Weights(self.device, self.file)
