@@ -16,7 +16,7 @@ from isthmus.actor import plan
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
 from isthmus.model import parts as parts_of_prefill
-from isthmus.model.batch import Row
+from isthmus.model.batch import Step
 from isthmus.model.parts import Chunk
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
@@ -228,9 +228,9 @@ def test_a_device_that_fails_for_one_fails_only_that_one(
         refuse([session])
         decode(session, token)
 
-    def many(rows: Sequence[Row]) -> None:
-        refuse([row.session for row in rows])
-        decode_batch(rows)
+    def many(steps: Sequence[Step]) -> None:
+        refuse([step.session for step in steps])
+        decode_batch(steps)
 
     monkeypatch.setattr(executor, "_decode", one)
     monkeypatch.setattr(executor, "_decode_batch", many)

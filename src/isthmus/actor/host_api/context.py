@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntFlag
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 from isthmus.abi import Errno
@@ -195,9 +195,19 @@ def signed(value: int) -> int:
 
 def flags_of(kind: type[_Flags], value: int) -> _Flags:
     """The flags that `value` stands for; GuestFault(EINVAL) if a bit is not known."""
-    if value & ~sum(flag.value for flag in kind):
-        raise GuestFault(Errno.EINVAL)
+    require_bits(value, _all_bits(kind))
     return kind(value)
+
+
+def require_bits(value: int, known: int) -> None:
+    """GuestFault(EINVAL) if a bit is not among the known ones."""
+    if value & ~known:
+        raise GuestFault(Errno.EINVAL)
+
+
+@cache
+def _all_bits(kind: type[IntFlag]) -> int:
+    return sum(flag.value for flag in kind)
 
 
 def require_logits(session: Session) -> None:

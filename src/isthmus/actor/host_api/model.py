@@ -14,6 +14,7 @@ from isthmus.actor.host_api.context import (
     MAX_TEXT_NBYTES,
     Context,
     flags_of,
+    require_bits,
     require_logits,
     signed,
 )
@@ -29,6 +30,7 @@ MAX_DETOKENIZE = MIB
 _SPAN_ALIGNMENT = 4096
 _TENSOR_ALIGNMENT = 32
 _EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
+_RENDER_SPECIAL = int(DetokenizeFlag.RENDER_SPECIAL)
 _SHORT_TEXT_NBYTES = 4 * KIB
 """Bytes of text that are tokenized in line, in about a millisecond; more on another thread."""
 _SHORT_COPY = 256
@@ -80,7 +82,7 @@ class ModelFunctions:
     def token_flags(self, model: int, token: int) -> int:
         opened = self._c.model(model)
         opened.require_token(signed(token))
-        return int(opened.tokenizer.flags(token)) if opened.has_tokenizer else 0
+        return opened.tokenizer.flags(token) if opened.has_tokenizer else 0
 
     async def tokenize(
         self, model: int, text_ptr: int, text_nbytes: int, flags: int, tokens_ptr: int, cap: int
@@ -107,11 +109,11 @@ class ModelFunctions:
     ) -> int:
         c = self._c
         tokenizer = c.model(model).tokenizer
-        render = bool(flags_of(DetokenizeFlag, flags) & DetokenizeFlag.RENDER_SPECIAL)
+        require_bits(flags, _RENDER_SPECIAL)
         if n_tokens > MAX_DETOKENIZE:
             raise GuestFault(Errno.EINVAL)
         tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
-        return c.fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=render))
+        return c.fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=flags != 0))
 
     async def chat_template(
         self,
