@@ -34,7 +34,9 @@ from typing import Any, TypeVar
 from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
 from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer, ModelQueue
-from isthmus.actor.pool import Pool, SlowLane
+from isthmus.actor.places import Places
+from isthmus.actor.pool import Pool
+from isthmus.actor.slow_lane import SlowLane, SlowTurn
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import ActorBusy, IsthmusError, Overloaded
@@ -69,22 +71,12 @@ class Loop:
     ) -> None:
         """`refused` is told why a message was."""
         self._thread = thread
-        self._capacity = capacity
         self._metrics = metrics
         self._refused = refused
+        self.places = Places(capacity, refused)
         self._mail: deque[Callable[[], None]] = deque()
         self._is_posted = False
         """Whether a turn is among the thread's jobs."""
-        self._admission = threading.Lock()
-        """Of the two numbers below, which senders count up."""
-        self.n_running = 0
-        """Messages that have a place: they were begun, and are not in a tool."""
-        self.n_waiting = 0
-        """Messages that wait for a place."""
-        self._line: deque[Message] = deque()
-        """Messages that wait for a place."""
-        self._fresh: deque[Message] = deque()
-        """Messages that have a place, or need none, and are to be begun."""
         self._ready: deque[Answer] = deque()
         self._queues: dict[Model, ModelQueue] = {}
         self._jobs: deque[Jobs] = deque()
@@ -106,14 +98,7 @@ class Loop:
         Raises Overloaded if too many wait, DeviceFailed in a forked process.
         """
         self._thread.require_own_process()
-        with self._admission:
-            if self.n_running < self._capacity.running:
-                self.n_running += 1
-                message.has_place = True
-            elif self.n_waiting >= self._capacity.waiting:
-                self._refuse()
-            else:
-                self.n_waiting += 1
+        self.places.enter(message)
         self._post(partial(self._receive, message))
 
     def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -179,13 +164,6 @@ class Loop:
             self._is_posted = True
             self._thread.post(self._turn)
 
-    def _refuse(self) -> None:
-        self._refused("waiting")
-        raise Overloaded(
-            f"{self.n_running} messages are being handled and {self.n_waiting} wait, which is all "
-            "that may (Capacity.running, Capacity.waiting); try again later"
-        )
-
     # ------------------------------------------------------------------ one turn
 
     def _turn(self) -> None:
@@ -211,7 +189,7 @@ class Loop:
         self._thread.set_alarm(self._timers[0][0] if self._timers else None, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail or self._fresh:
+        if self._ready or self._jobs or self._mail or self.places.fresh:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -232,8 +210,9 @@ class Loop:
         for _ in range(len(ready)):
             self._advance(*ready.popleft())
         until = time.monotonic() + _BEGIN_S
-        while self._fresh:
-            message = self._fresh.popleft()
+        fresh = self.places.fresh
+        while fresh:
+            message = fresh.popleft()
             if not message.begun:
                 self._begin(message)
             if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
@@ -272,13 +251,7 @@ class Loop:
 
     def _receive(self, message: Message) -> None:
         self._set_timer(message)
-        if message.has_place:
-            self._fresh.append(message)
-            return
-        self._line.append(message)
-        with self._admission:  # whoever had a place may have ended since it was sent
-            self.n_running += 1
-        self._give_place()
+        self.places.receive(message)
 
     def _begin(self, message: Message) -> None:
         message.begun = True
@@ -288,7 +261,7 @@ class Loop:
         at, timers = message.ends_at, self._timers
         if at is None:
             return
-        if len(timers) > _FEW_TIMERS + 4 * (self.n_running + self.n_waiting):
+        if len(timers) > _FEW_TIMERS + 4 * (self.places.n_running + self.places.n_waiting):
             timers[:] = [it for it in timers if not it[2].ended.is_set()]
             heapq.heapify(timers)
         heapq.heappush(timers, (at, next(self._numbers), message))
@@ -338,18 +311,7 @@ class Loop:
         self._talking.append(message)
         if message.has_place:
             message.has_place = False
-            self._give_place()
-
-    def _give_place(self) -> None:
-        """Gives a place that is free now to the first in the line."""
-        with self._admission:
-            if not self._line or self.n_running > self._capacity.running:
-                self.n_running -= 1
-                return
-            self.n_waiting -= 1
-        message = self._line.popleft()
-        message.has_place = True
-        self._fresh.append(message)
+            self.places.give_up()
 
     def _look_at(self, message: Message) -> None:
         """Ends what a message waits for if it is to end."""
@@ -374,10 +336,7 @@ class Loop:
         try:
             message.require_begin()
         except IsthmusError:
-            if not message.has_place:
-                self._line.remove(message)
-                with self._admission:
-                    self.n_waiting -= 1
+            self.places.withdraw(message)
             self._begin(message)
 
     def _take_back(self, ask: Any) -> bool:
@@ -403,7 +362,7 @@ class Loop:
 
         gave_place = ask.blocks and message.has_place
         if gave_place:
-            self._give_place()
+            self.places.give_up()
         try:
             (self._tools if ask.blocks else self._pool).submit(work)
         except Overloaded as error:
@@ -412,23 +371,29 @@ class Loop:
 
     def _come_back(self, answer: Answer, gave_place: bool) -> None:
         if gave_place:
-            with self._admission:
-                self.n_running += 1
+            self.places.take_again()
         self._ready.append(answer)
 
     def _go_on_slowly(self, message: Message, value: Any, error: Any) -> None:
         """Has a guest that computes for long go on in the slow lane, until it asks or ends."""
         message.waits_for = None
-        turn = _SlowTurn(self, message, value, error)
+        turn = SlowTurn(message, value, error, come_in=self._come_in, said=self._said)
         try:
-            self._slow.put(turn.take)
+            self._slow.put(turn)
         except Overloaded as why:
             self._refused("threads")
             message.is_slow = False
             self._ready.append(Answer(message, None, why))
 
-    def _come_in(self, message: Message, ask: Any, *, is_slow: bool) -> None:
-        """A guest of the slow lane asks for something, or ended, or has only said something."""
+    def _said(self, message: Message) -> None:
+        """A guest of the slow lane has said something; on the lane's thread."""
+        self._post(partial(self._talking.append, message))
+
+    def _come_in(self, message: Message, ask: Any, is_slow: bool) -> None:
+        """A guest of the slow lane asks for something, or ended; on the lane's thread."""
+        self._post(partial(self._take_in, message, ask, is_slow))
+
+    def _take_in(self, message: Message, ask: Any, is_slow: bool) -> None:
         message.is_slow = is_slow
         if ask is None:
             self._ended(message)
@@ -436,33 +401,3 @@ class Loop:
             self._failed(message, ask)
         else:
             self._take_ask(message, ask)
-
-
-class _SlowTurn:
-    """Runs a guest in the slow lane, a time slice each time, until it asks or ends."""
-
-    def __init__(self, loop: Loop, message: Message, value: Any, error: Any) -> None:
-        self._loop = loop
-        self._message = message
-        self._value, self._error = value, error
-        self._n_slices = 0
-
-    def take(self) -> bool:
-        """Whether the guest has more to compute."""
-        work, error = self._message.work, self._error
-        assert work is not None
-        try:
-            ask = work.send(self._value) if error is None else work.throw(error)
-        except StopIteration:
-            ask = None
-        except BaseException as unexpected:
-            ask = unexpected
-        self._value = self._error = None
-        self._n_slices += 1
-        if ask is not SLICE_OVER:
-            is_slow = self._n_slices > 1
-            self._loop._post(partial(self._loop._come_in, self._message, ask, is_slow=is_slow))
-            return False
-        if self._message.pieces:
-            self._loop._post(partial(self._loop._talking.append, self._message))
-        return True
