@@ -20,8 +20,6 @@ The mail is the only way in for other threads. All else belongs to the loop's th
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import logging
 import os
 import threading
@@ -37,6 +35,7 @@ from isthmus.actor.model_queue import Answer, ModelQueue
 from isthmus.actor.places import Places
 from isthmus.actor.pool import Pool
 from isthmus.actor.slow_lane import SlowLane, SlowTurn
+from isthmus.actor.timers import Timers
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import ActorBusy, IsthmusError, Overloaded
@@ -54,7 +53,6 @@ _MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
 """Threads for guests that compute for long."""
 _RECENTLY_S = 0.3
 """Seconds after a step or a prompt for which agents count as asking for tokens."""
-_FEW_TIMERS = 256
 _AGAIN_S = 0.02
 """Seconds until a message that is to end is looked at again."""
 
@@ -80,8 +78,7 @@ class Loop:
         self._ready: deque[Answer] = deque()
         self._queues: dict[Model, ModelQueue] = {}
         self._jobs: deque[Jobs] = deque()
-        self._timers: list[tuple[float, int, Message]] = []
-        self._numbers = itertools.count()
+        self._timers = Timers()
         self._talking: list[Message] = []
         """Messages that have something to deliver."""
         self._pool = Pool("isthmus work", _MOST_THREADS)
@@ -142,9 +139,14 @@ class Loop:
         with contextlib.suppress(Exception):  # the device is closed: so is whatever waited for it
             self._post(partial(self._look_at, message))
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the loop's."""
+        return self._thread.is_current
+
     def require_elsewhere(self) -> None:
         """ActorBusy on the loop's own thread: whoever waits for an actor there waits for ever."""
-        if self._thread.is_current:
+        if self.is_current:
             raise ActorBusy(
                 "a deliver callback runs on the thread that drives all agents, so it cannot wait "
                 "for one: hand over to another thread"
@@ -186,7 +188,7 @@ class Loop:
             return
         for queue in self._queues.values():
             queue.tell()
-        self._thread.set_alarm(self._timers[0][0] if self._timers else None, self._turn)
+        self._thread.set_alarm(self._timers.first, self._turn)
 
     def _has_work(self) -> bool:
         if self._ready or self._jobs or self._mail or self.places.fresh:
@@ -199,10 +201,9 @@ class Loop:
 
     def _ring(self) -> None:
         """Ends those whose time is over."""
-        timers, now = self._timers, time.monotonic()
-        while timers and timers[0][0] <= now:
-            message = heapq.heappop(timers)[2]
-            if not message.ended.is_set():
+        first = self._timers.first
+        if first is not None and first <= (now := time.monotonic()):
+            for message in self._timers.due(now):
                 self._look_at(message)
 
     def _resume(self) -> None:
@@ -258,13 +259,7 @@ class Loop:
         self._advance(message)
 
     def _set_timer(self, message: Message) -> None:
-        at, timers = message.ends_at, self._timers
-        if at is None:
-            return
-        if len(timers) > _FEW_TIMERS + 4 * (self.places.n_running + self.places.n_waiting):
-            timers[:] = [it for it in timers if not it[2].ended.is_set()]
-            heapq.heapify(timers)
-        heapq.heappush(timers, (at, next(self._numbers), message))
+        self._timers.add(message, self.places.n_running + self.places.n_waiting)
 
     def _advance(self, message: Message, value: Any = None, error: Any = None) -> None:
         """Resumes a message with what it waited for; it goes on until it asks or ends."""

@@ -29,7 +29,7 @@ class Places:
         """Messages that have got their place, and are to be begun."""
 
     def enter(self, message: Message) -> None:
-        """Gives a message a place, or counts it among those that wait. Overloaded if too many do."""
+        """Gives a message a place, or has it wait for one; Overloaded if too many do."""
         with self._lock:
             if self.n_running < self._capacity.running:
                 self.n_running += 1
