@@ -357,7 +357,7 @@ class Runtime:
         )
         read_limit = partial(getattr, platform.budget, "limit_nbytes")
         metrics.gauge("memory_limit_bytes", "What all actors may have of that together", read_limit)
-        read_waiting = partial(getattr, platform.loop, "n_waiting")
+        read_waiting = partial(getattr, platform.loop.places, "n_waiting")
         metrics.gauge("messages_waiting", "Messages that wait for a place", read_waiting)
         metrics.counts(lambda: self.counters().snapshot())
 

@@ -222,7 +222,7 @@ def test_a_tool_may_ask_actors_from_other_threads(narrow: Runtime) -> None:
         for _ in range(5):
             actor.send("x", deadline_s=5)
     assert [other.n_messages for other in others] == [5, 5]
-    assert narrow._platform.loop.n_running == 0
+    assert narrow._platform.loop.places.n_running == 0
 
 
 def test_a_dropped_stream_does_not_keep_its_place(narrow: Runtime) -> None:

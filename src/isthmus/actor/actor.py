@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -19,37 +18,26 @@ from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.body import Body
 from isthmus.actor.host_api import Granted
+from isthmus.actor.keeper import FILE_CHANGED, Keeper, Notes
 from isthmus.actor.life import Life, State
-from isthmus.actor.message import Message
+from isthmus.actor.message import Message, encoded, time_after
 from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
-from isthmus.actor.snapshot import describe
-from isthmus.actor.stream import Stream
+from isthmus.actor.stream import Stream, outcome_only
 from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import (
-    ActorBusy,
-    Cancelled,
-    IsthmusError,
-    ModelFileError,
-    SettingsError,
-    SnapshotError,
-)
-from isthmus.memory import Image, LiveImage, Region
+from isthmus.errors import ActorBusy, Cancelled, SettingsError
+from isthmus.memory import Region
 from isthmus.model import Session
-from isthmus.snapshot import Draft, Saved, Store, open_snapshot, save_file
+from isthmus.snapshot import Saved, Store
 from isthmus.snapshot.store import target_of
 from isthmus.wasm import Guest, Instance
 
 _AGAIN_S = 0.02
 """Seconds until a message that is to end is cut off again."""
-_FILE_CHANGED = (
-    "another process writes to the file that it was restored from, and its memory could not be "
-    "copied in time; restore it again, and replace such files by renaming others"
-)
 
 
 class Actor:
@@ -64,29 +52,26 @@ class Actor:
         self.limits = granted.limits
         self.seed = state.seed
         self.args = state.args
-        self.n_messages = state.n_messages
-        """Messages that were begun in all its life, but for those that were undone."""
         self.counters = Counters()
         self.last_used = time.monotonic()
         """When its last message ended, on the clock of time.monotonic."""
+        self.restored = beginning.restoration if isinstance(beginning, Frozen) else None
+        """How exactly it was restored from a snapshot; None if it was not."""
         self._platform = platform
         self._granted = granted
         self._usage = Usage()
         self._life = Life()
-        self._message: Message | None = None
-        self._evicted: Path | None = None
-        self._frozen: Frozen | None = None
-        self._frozen_at = (-1, -1)
-        self._snapshot_id = beginning.snapshot_id if isinstance(beginning, Frozen) else None
-        self.restored = beginning.restoration if isinstance(beginning, Frozen) else None
-        """How exactly it was restored from a snapshot; None where it was not."""
-        self._account = platform.budget.account()
         self._share = Share(granted.limits.weight)
-        self._body: Body | None = self._new_body(beginning)
-        if isinstance(beginning, Frozen) and not (self.restored and self.restored.replayed):
-            self._remember(beginning.plain(), self._body)
-        self._charge(self._body.message)
-        self._settle(self._body)
+        self._message: Message | None = None
+        self._keeper = Keeper(
+            platform,
+            guest,
+            granted,
+            beginning,
+            Notes(self._life, self._usage, self.counters),
+            partial(_leave_files, weakref.ref(self)),
+        )
+        self._charge(self._keeper.present().message)
         try:
             platform.adopt(self)
         except BaseException:
@@ -104,9 +89,14 @@ class Actor:
         return self._life.state.value
 
     @property
+    def n_messages(self) -> int:
+        """Messages that were begun in all its life, but for those that were undone."""
+        return self._keeper.n_messages
+
+    @property
     def usage(self) -> Usage:
         """What it has used so far and has now: a copy."""
-        body = self._body
+        body = self._keeper.body
         if body is None:
             return self._usage.now(0, 0, 0)
         sessions = body.sessions
@@ -116,10 +106,10 @@ class Actor:
     @property
     def body(self) -> Body:
         """Its instance, memory and sessions, brought back if it is evicted. ActorClosed."""
-        body = self._body
+        body = self._keeper.body
         if body is None or self._life.closed_because is not None:
             with self._held():
-                return self._present()
+                return self._keeper.present()
         return body
 
     @property
@@ -190,17 +180,13 @@ class Actor:
         whole: bool = False,
     ) -> Stream:
         require_deadline(deadline_s)
-        if not isinstance(message, str | bytes | bytearray | memoryview):
-            raise SettingsError(f"a message is text or bytes, not {type(message).__name__}")
-        data = _bytes_of(message)
-        limit = self.limits.deadline_s if deadline_s is None else deadline_s
-        endless = limit is None or limit > threading.TIMEOUT_MAX / 2
-        deadline = None if endless or limit is None else time.monotonic() + limit
+        data = encoded(message)
+        deadline = time_after(self.limits.deadline_s if deadline_s is None else deadline_s)
         pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         if deliver is None:
-            deliver = partial(_put_outcome, pieces) if whole else pieces.put
+            deliver = outcome_only(pieces) if whole else pieces.put
         loop = self._platform.loop
-        self._life.take(State.RUNNING)
+        self._life.take(State.RUNNING, waits=not loop.is_current)
         sent = Message(data, self.guest.name, self._share, deadline, deliver)
         self._message = sent
         sent.work = work = self._work(sent)
@@ -233,7 +219,7 @@ class Actor:
         Raises RegionBusy while somebody looks at its memory: it is closed then, and a second call
         gives the memory back. ActorBusy from a tool that its own message called.
         """
-        body = self._body
+        body = self._keeper.body
         if body is not None and body.in_own_tool:
             raise ActorBusy("a tool cannot close the actor that calls it; let it return first")
         self._life.end("close() was called")
@@ -243,7 +229,7 @@ class Actor:
             if self._life.take_last(_AGAIN_S):
                 break
         try:
-            self._drop()
+            self._keeper.drop()
         finally:
             self._leave()
 
@@ -268,7 +254,7 @@ class Actor:
             raise SettingsError(f"cannot make {n} forks")
         children: list[Actor] = []
         with self._held():
-            frozen = self._origin(self._present())
+            frozen = self._keeper.origin(self._keeper.present())
             try:
                 for _ in range(n):
                     children.append(Actor(self._platform, self.guest, self._granted, frozen))
@@ -293,14 +279,9 @@ class Actor:
         name is replaced once everything is on the disk. Raises ActorBusy, ActorClosed,
         SnapshotError.
         """
-        key = self._platform.snapshot_key
         target = target_of(path)
         with self._held():
-            body = self._present()
-            with body.binding.on_host():
-                saved = self._save(body, target, name, base, key)
-            self._snapshot_id = saved.id
-        return saved
+            return self._keeper.save(target, name, base)
 
     def evict(self) -> int:
         """Saves it to a file of the runtime's and gives its memory back until it is next used.
@@ -323,65 +304,27 @@ class Actor:
         Raises ActorBusy, ActorClosed, Overloaded.
         """
         with self._held():
-            yield self._present()
+            yield self._keeper.present()
 
     # ------------------------------------------------------------------ parts
 
     def _evict_and_leave(self) -> int:
         try:
-            return self._evict()
+            return self._keeper.evict()
         finally:
             self._leave()
-
-    def _evict(self) -> int:
-        """See `evict`. Only while it is taken, as all below."""
-        body = self._body
-        if body is None:
-            return 0
-        if body.is_watched:
-            raise ActorBusy("somebody looks at the actor's memory; it cannot be evicted")
-        path = self._platform.eviction_path()
-        save_file(self._describe(body, self._snapshot_id), path, self._platform.snapshot_key)
-        nbytes = body.region.nbytes
-        self._evicted, self._body, self._frozen = path, None, None
-        body.close()
-        self._account.clear()
-        self._usage.evictions += 1
-        self._platform.metrics.evictions.inc()
-        return nbytes
-
-    def _settle(self, body: Body) -> Body:
-        """Has its memory leave files as soon as another process wants to write to one."""
-        if body.region.maps_files:
-            body.region.leave = partial(_leave_files, weakref.ref(self))
-        return body
 
     def _leave_files(self, *, at_once: bool) -> None:
         """Has its memory leave the files that it maps, if nothing runs in it; `at_once`: what runs
         is cut off, and the actor closed. Waits for nobody."""
         if self._life.try_take(State.HELD):
             try:
-                self._leave_mapped_files()
+                self._keeper.leave_files()
             finally:
                 self._leave()
         elif at_once and self._life.state is not State.EVICTING:
-            self._life.end(_FILE_CHANGED)
+            self._life.end(FILE_CHANGED)
             self.cancel()
-
-    def _leave_mapped_files(self) -> None:
-        """Freezes, evicts or closes it."""
-        body, life = self._body, self._life
-        if body is None or not body.region.maps_files:
-            return
-        self._frozen = None
-        for way in (self._freeze, lambda _: self._evict()):
-            if life.closed_because is None and body.region.maps_files:
-                with contextlib.suppress(IsthmusError):
-                    way(body)
-        if self._body is body and body.region.maps_files:
-            life.end(_FILE_CHANGED)
-            with contextlib.suppress(IsthmusError):  # held by a view: asked again
-                self._drop()
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
@@ -394,108 +337,7 @@ class Actor:
 
     def _leave(self) -> None:
         """Lets others take it."""
-        self._life.leave(evicted=self._evicted is not None)
-
-    def _new_body(self, beginning: Spawned | Frozen) -> Body:
-        try:
-            return Body(
-                self._platform, self.guest, self._granted, beginning, self.counters, self._account
-            )
-        except BaseException:
-            self._account.clear()
-            raise
-
-    def _present(self) -> Body:
-        """The body, brought back if it is evicted."""
-        if self._body is None:
-            path = self._evicted
-            assert path is not None
-            snapshot = open_snapshot(path, self._platform.snapshot_key)
-            self._body = self._settle(self._new_body(Frozen.of(snapshot)))
-            self._evicted = None
-            path.unlink(missing_ok=True)  # the mapping keeps the bytes
-            self._platform.metrics.returns.inc()
-        return self._body
-
-    def _drop(self) -> None:
-        """Gives the memory back, or the file."""
-        path, self._evicted, self._frozen = self._evicted, None, None
-        if path is not None:
-            path.unlink(missing_ok=True)
-        if self._body is not None:
-            self._body.close()  # if that cannot be, it is there for another try
-        self._body = None
-        self._account.clear()
-
-    def _origin(self, body: Body) -> Frozen:
-        """What forks that are made at once begin as."""
-        if self._platform.device.remaps:
-            return self._freeze(body)
-        image = LiveImage(body.region.nbytes, body.binding.copy_to)
-        return Frozen(body.state(self.n_messages), image, snapshot_id=self._snapshot_id)
-
-    def _freeze(self, body: Body) -> Frozen:
-        """The actor as it is now; the same object as before where nothing happened since."""
-        frozen = self._frozen
-        if frozen is None or self._frozen_at != (self.n_messages, body.region.n_views):
-            state = body.state(self.n_messages)
-            with body.binding.on_host(), self._closed_if_lost(body):
-                frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
-        self._remember(frozen, body)
-        return frozen
-
-    @contextlib.contextmanager
-    def _closed_if_lost(self, body: Body) -> Iterator[None]:
-        """Closes the actor where its memory could be put neither over an image nor back."""
-        try:
-            yield
-        except BaseException as error:
-            if body.pages.lost:
-                self._life.end(f"its memory was lost: {error}")
-                with contextlib.suppress(IsthmusError):  # held by a view: close() tries again
-                    self._drop()
-            raise
-
-    def _remember(self, frozen: Frozen, body: Body) -> None:
-        """What it is now, until a message or a writable view may change it."""
-        self._frozen = frozen if isinstance(frozen.image, Image) else None
-        self._frozen_at = (self.n_messages, body.region.n_views)
-
-    def _save(
-        self,
-        body: Body,
-        target: Path | Store,
-        name: str | None,
-        base: Saved | str | None,
-        key: bytes | None,
-    ) -> Saved:
-        if isinstance(target, Store):
-            parent = self._snapshot_id if base is None else target.id_of(base, key)
-            draft = self._describe(body, parent)
-            saved = target.save(draft, name, key)
-            with self._closed_if_lost(body):
-                body.pages.track(draft.memory)
-            return saved
-        if name is None and base is None:
-            return save_file(self._describe(body, self._snapshot_id), target, key)
-        raise SettingsError("name and base are for stores: give a folder that exists, or a Store")
-
-    def _describe(self, body: Body, parent: str | None) -> Draft:
-        home = self._platform
-        try:
-            return describe(
-                self.guest,
-                home.device_record,
-                self._granted,
-                body.state(self.n_messages),
-                body.pages.source(),
-                parent,
-                home.version,
-            )
-        except OSError as error:  # a model's or library's file, whose hash is part of it, is gone
-            raise SnapshotError(f"cannot read {error.filename}: {error.strerror}") from None
-        except ModelFileError as error:  # or another one has its name
-            raise SnapshotError(str(error)) from None
+        self._life.leave(evicted=self._keeper.is_evicted)
 
     async def _work(self, message: Message) -> None:
         """Handles a message; the loop drives it."""
@@ -526,13 +368,13 @@ class Actor:
 
     async def _handle(self, message: Message) -> None:
         """Runs the guest on one message."""
-        body = self._body
+        body = self._keeper.body
         if body is None:
-            body = await Aside(message, self._present)
+            body = await Aside(message, self._keeper.present)
         before = None
         if self.limits.on_failure == "undo":
-            before = await Aside(message, partial(self._freeze, body))
-        self.n_messages += 1
+            before = await Aside(message, partial(self._keeper.freeze, body))
+        self._keeper.n_messages += 1
         cut_off = False
         error: BaseException | None
         try:
@@ -541,67 +383,19 @@ class Actor:
         except BaseException as why:
             cut_off, error = True, why
         if error is not None:
-            if self._changes_after(error, cut_off):
-                await Aside(message, partial(self._after_failure, error, before))
+            is_wanted = isinstance(error, Cancelled) and not cut_off
+            if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
+                await Aside(message, partial(self._keeper.after_failure, error, before))
             raise error
 
     def _charge(self, message: Message) -> None:
         """Counts what a message, or the actor's beginning, has used."""
-        usage = self._usage
-        usage.tokens_in += message.tokens_in
-        usage.tokens_out += message.tokens_out
-        usage.output_nbytes += message.output_nbytes
-        usage.fuel += message.fuel
-        usage.limits_reached.update(message.limits_reached)
+        self._usage.charge(message)
         for limit, n in message.limits_reached.items():
             self._platform.metrics.limits.labels(limit).inc(n)
-
-    def _changes_after(self, error: BaseException, cut_off: bool) -> bool:
-        """Whether the actor goes back or is closed after a failure: see `Limits.on_failure`."""
-        return cut_off or (not isinstance(error, Cancelled) and self.limits.on_failure != "keep")
-
-    def _after_failure(self, error: BaseException, before: Frozen | None) -> None:
-        """Goes back to what it was before, or closes."""
-        life, why = self._life, f"its last message ended with: {error}"
-        try:
-            if before is not None and life.closed_because is None:
-                self._undo(before)
-                return
-            life.end(why)
-            self._drop()
-        except Exception as second:  # the caller hears of the first; this one closes the actor
-            life.end(f"{why}, and could not be undone: {second}")
-
-    def _undo(self, before: Frozen) -> None:
-        """Becomes what it was before the message, in the memory that it has."""
-        body = self._body
-        assert body is not None
-        with self._account.keep():
-            body.close()
-            self._body = None
-            self._body = self._settle(self._new_body(before))
-        self.n_messages = before.state.n_messages
-        self._remember(before, self._body)
-        self._usage.undone += 1
-        self._platform.metrics.rollbacks.inc()
 
 
 def _leave_files(actor: weakref.ref[Actor], at_once: bool) -> None:
     found = actor()
     if found is not None:
         found._leave_files(at_once=at_once)
-
-
-def _put_outcome(pieces: queue.SimpleQueue[Piece], piece: Piece) -> None:
-    if not isinstance(piece, str):
-        pieces.put(piece)
-
-
-def _bytes_of(message: str | bytes) -> bytes:
-    try:
-        return message.encode() if isinstance(message, str) else bytes(message)
-    except UnicodeEncodeError as error:
-        raise SettingsError(
-            f"the message has U+{ord(error.object[error.start]):04X} at {error.start}, half of a "
-            "character: give a text that UTF-8 can hold, or bytes"
-        ) from None

@@ -57,13 +57,13 @@ class Life:
         """The state now."""
         return self._state if self.closed_because is None else State.CLOSED
 
-    def take(self, state: State) -> None:
-        """Begins to run it, or to look at it. Waits while it is evicted.
+    def take(self, state: State, *, waits: bool = True) -> None:
+        """Begins to run it, or to look at it. Waits while it is on its way to a file.
 
-        ActorClosed; ActorBusy if something runs or looks already.
+        ActorClosed; ActorBusy if something runs or looks already, or if it would wait and may not.
         """
         with self._changed:
-            while self._state is State.EVICTING:
+            while waits and self._state is State.EVICTING:
                 self._changed.wait()
             self._require_open()
             if state not in TRANSITIONS[self._state]:

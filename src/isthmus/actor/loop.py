@@ -20,8 +20,6 @@ The mail is the only way in for other threads. All else belongs to the loop's th
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import logging
 import os
 import threading
@@ -34,7 +32,10 @@ from typing import Any, TypeVar
 from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
 from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer, ModelQueue
-from isthmus.actor.pool import Pool, SlowLane
+from isthmus.actor.places import Places
+from isthmus.actor.pool import Pool
+from isthmus.actor.slow_lane import SlowLane, SlowTurn
+from isthmus.actor.timers import Timers
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import ActorBusy, IsthmusError, Overloaded
@@ -52,7 +53,6 @@ _MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
 """Threads for guests that compute for long."""
 _RECENTLY_S = 0.3
 """Seconds after a step or a prompt for which agents count as asking for tokens."""
-_FEW_TIMERS = 256
 _AGAIN_S = 0.02
 """Seconds until a message that is to end is looked at again."""
 
@@ -69,27 +69,16 @@ class Loop:
     ) -> None:
         """`refused` is told why a message was."""
         self._thread = thread
-        self._capacity = capacity
         self._metrics = metrics
         self._refused = refused
+        self.places = Places(capacity, refused)
         self._mail: deque[Callable[[], None]] = deque()
         self._is_posted = False
         """Whether a turn is among the thread's jobs."""
-        self._admission = threading.Lock()
-        """Of the two numbers below, which senders count up."""
-        self.n_running = 0
-        """Messages that have a place: they were begun, and are not in a tool."""
-        self.n_waiting = 0
-        """Messages that wait for a place."""
-        self._line: deque[Message] = deque()
-        """Messages that wait for a place."""
-        self._fresh: deque[Message] = deque()
-        """Messages that have a place, or need none, and are to be begun."""
         self._ready: deque[Answer] = deque()
         self._queues: dict[Model, ModelQueue] = {}
         self._jobs: deque[Jobs] = deque()
-        self._timers: list[tuple[float, int, Message]] = []
-        self._numbers = itertools.count()
+        self._timers = Timers()
         self._talking: list[Message] = []
         """Messages that have something to deliver."""
         self._pool = Pool("isthmus work", _MOST_THREADS)
@@ -106,14 +95,7 @@ class Loop:
         Raises Overloaded if too many wait, DeviceFailed in a forked process.
         """
         self._thread.require_own_process()
-        with self._admission:
-            if self.n_running < self._capacity.running:
-                self.n_running += 1
-                message.has_place = True
-            elif self.n_waiting >= self._capacity.waiting:
-                self._refuse()
-            else:
-                self.n_waiting += 1
+        self.places.enter(message)
         self._post(partial(self._receive, message))
 
     def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -157,9 +139,14 @@ class Loop:
         with contextlib.suppress(Exception):  # the device is closed: so is whatever waited for it
             self._post(partial(self._look_at, message))
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the loop's."""
+        return self._thread.is_current
+
     def require_elsewhere(self) -> None:
         """ActorBusy on the loop's own thread: whoever waits for an actor there waits for ever."""
-        if self._thread.is_current:
+        if self.is_current:
             raise ActorBusy(
                 "a deliver callback runs on the thread that drives all agents, so it cannot wait "
                 "for one: hand over to another thread"
@@ -178,13 +165,6 @@ class Loop:
         if not self._is_posted:
             self._is_posted = True
             self._thread.post(self._turn)
-
-    def _refuse(self) -> None:
-        self._refused("waiting")
-        raise Overloaded(
-            f"{self.n_running} messages are being handled and {self.n_waiting} wait, which is all "
-            "that may (Capacity.running, Capacity.waiting); try again later"
-        )
 
     # ------------------------------------------------------------------ one turn
 
@@ -208,10 +188,10 @@ class Loop:
             return
         for queue in self._queues.values():
             queue.tell()
-        self._thread.set_alarm(self._timers[0][0] if self._timers else None, self._turn)
+        self._thread.set_alarm(self._timers.first, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail or self._fresh:
+        if self._ready or self._jobs or self._mail or self.places.fresh:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -221,10 +201,9 @@ class Loop:
 
     def _ring(self) -> None:
         """Ends those whose time is over."""
-        timers, now = self._timers, time.monotonic()
-        while timers and timers[0][0] <= now:
-            message = heapq.heappop(timers)[2]
-            if not message.ended.is_set():
+        first = self._timers.first
+        if first is not None and first <= (now := time.monotonic()):
+            for message in self._timers.due(now):
                 self._look_at(message)
 
     def _resume(self) -> None:
@@ -232,8 +211,9 @@ class Loop:
         for _ in range(len(ready)):
             self._advance(*ready.popleft())
         until = time.monotonic() + _BEGIN_S
-        while self._fresh:
-            message = self._fresh.popleft()
+        fresh = self.places.fresh
+        while fresh:
+            message = fresh.popleft()
             if not message.begun:
                 self._begin(message)
             if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
@@ -272,26 +252,14 @@ class Loop:
 
     def _receive(self, message: Message) -> None:
         self._set_timer(message)
-        if message.has_place:
-            self._fresh.append(message)
-            return
-        self._line.append(message)
-        with self._admission:  # whoever had a place may have ended since it was sent
-            self.n_running += 1
-        self._give_place()
+        self.places.receive(message)
 
     def _begin(self, message: Message) -> None:
         message.begun = True
         self._advance(message)
 
     def _set_timer(self, message: Message) -> None:
-        at, timers = message.ends_at, self._timers
-        if at is None:
-            return
-        if len(timers) > _FEW_TIMERS + 4 * (self.n_running + self.n_waiting):
-            timers[:] = [it for it in timers if not it[2].ended.is_set()]
-            heapq.heapify(timers)
-        heapq.heappush(timers, (at, next(self._numbers), message))
+        self._timers.add(message, self.places.n_running + self.places.n_waiting)
 
     def _advance(self, message: Message, value: Any = None, error: Any = None) -> None:
         """Resumes a message with what it waited for; it goes on until it asks or ends."""
@@ -338,18 +306,7 @@ class Loop:
         self._talking.append(message)
         if message.has_place:
             message.has_place = False
-            self._give_place()
-
-    def _give_place(self) -> None:
-        """Gives a place that is free now to the first in the line."""
-        with self._admission:
-            if not self._line or self.n_running > self._capacity.running:
-                self.n_running -= 1
-                return
-            self.n_waiting -= 1
-        message = self._line.popleft()
-        message.has_place = True
-        self._fresh.append(message)
+            self.places.give_up()
 
     def _look_at(self, message: Message) -> None:
         """Ends what a message waits for if it is to end."""
@@ -374,10 +331,7 @@ class Loop:
         try:
             message.require_begin()
         except IsthmusError:
-            if not message.has_place:
-                self._line.remove(message)
-                with self._admission:
-                    self.n_waiting -= 1
+            self.places.withdraw(message)
             self._begin(message)
 
     def _take_back(self, ask: Any) -> bool:
@@ -403,7 +357,7 @@ class Loop:
 
         gave_place = ask.blocks and message.has_place
         if gave_place:
-            self._give_place()
+            self.places.give_up()
         try:
             (self._tools if ask.blocks else self._pool).submit(work)
         except Overloaded as error:
@@ -412,23 +366,29 @@ class Loop:
 
     def _come_back(self, answer: Answer, gave_place: bool) -> None:
         if gave_place:
-            with self._admission:
-                self.n_running += 1
+            self.places.take_again()
         self._ready.append(answer)
 
     def _go_on_slowly(self, message: Message, value: Any, error: Any) -> None:
         """Has a guest that computes for long go on in the slow lane, until it asks or ends."""
         message.waits_for = None
-        turn = _SlowTurn(self, message, value, error)
+        turn = SlowTurn(message, value, error, come_in=self._come_in, said=self._said)
         try:
-            self._slow.put(turn.take)
+            self._slow.put(turn)
         except Overloaded as why:
             self._refused("threads")
             message.is_slow = False
             self._ready.append(Answer(message, None, why))
 
-    def _come_in(self, message: Message, ask: Any, *, is_slow: bool) -> None:
-        """A guest of the slow lane asks for something, or ended, or has only said something."""
+    def _said(self, message: Message) -> None:
+        """A guest of the slow lane has said something; on the lane's thread."""
+        self._post(partial(self._talking.append, message))
+
+    def _come_in(self, message: Message, ask: Any, is_slow: bool) -> None:
+        """A guest of the slow lane asks for something, or ended; on the lane's thread."""
+        self._post(partial(self._take_in, message, ask, is_slow))
+
+    def _take_in(self, message: Message, ask: Any, is_slow: bool) -> None:
         message.is_slow = is_slow
         if ask is None:
             self._ended(message)
@@ -436,33 +396,3 @@ class Loop:
             self._failed(message, ask)
         else:
             self._take_ask(message, ask)
-
-
-class _SlowTurn:
-    """Runs a guest in the slow lane, a time slice each time, until it asks or ends."""
-
-    def __init__(self, loop: Loop, message: Message, value: Any, error: Any) -> None:
-        self._loop = loop
-        self._message = message
-        self._value, self._error = value, error
-        self._n_slices = 0
-
-    def take(self) -> bool:
-        """Whether the guest has more to compute."""
-        work, error = self._message.work, self._error
-        assert work is not None
-        try:
-            ask = work.send(self._value) if error is None else work.throw(error)
-        except StopIteration:
-            ask = None
-        except BaseException as unexpected:
-            ask = unexpected
-        self._value = self._error = None
-        self._n_slices += 1
-        if ask is not SLICE_OVER:
-            is_slow = self._n_slices > 1
-            self._loop._post(partial(self._loop._come_in, self._message, ask, is_slow=is_slow))
-            return False
-        if self._message.pieces:
-            self._loop._post(partial(self._loop._talking.append, self._message))
-        return True

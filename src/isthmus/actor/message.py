@@ -36,6 +36,7 @@ from isthmus.errors import (
     IsthmusError,
     LimitExceeded,
     Overloaded,
+    SettingsError,
 )
 from isthmus.units import MIB, format_nbytes
 
@@ -234,3 +235,22 @@ def _shown(limit: str, allowed: float) -> str:
     if limit.endswith("_nbytes"):
         return format_nbytes(allowed)
     return f"{allowed:g}" + (" for prompt and answer together" if limit == "tokens" else "")
+
+
+def time_after(seconds: float | None) -> float | None:
+    """The time of time.monotonic after so many seconds; None if they are None, or centuries."""
+    endless = seconds is None or seconds > threading.TIMEOUT_MAX / 2
+    return None if endless or seconds is None else time.monotonic() + seconds
+
+
+def encoded(message: str | bytes) -> bytes:
+    """A message's bytes; SettingsError if it is neither bytes nor a text that UTF-8 can hold."""
+    if not isinstance(message, str | bytes | bytearray | memoryview):
+        raise SettingsError(f"a message is text or bytes, not {type(message).__name__}")
+    try:
+        return message.encode() if isinstance(message, str) else bytes(message)
+    except UnicodeEncodeError as error:
+        raise SettingsError(
+            f"the message has U+{ord(error.object[error.start]):04X} at {error.start}, half of a "
+            "character: give a text that UTF-8 can hold, or bytes"
+        ) from None

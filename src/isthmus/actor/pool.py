@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 from isthmus.errors import Overloaded
@@ -63,35 +62,3 @@ class Pool:
                         self._n_free -= 1
                         self._n_threads -= 1
                         return None
-
-
-class SlowLane:
-    """Guests that compute for longer than a time slice: they go on here, slice by slice, in turns.
-
-    While others decode, all of them together get about a quarter of one processor. Otherwise a step
-    would take many times as long as their share of the processors says, since the device's workers
-    meet between any two operations, and wait for the one that has no processor.
-    """
-
-    def __init__(self, most: int, decodes: Callable[[], bool]) -> None:
-        """`most` threads; `decodes()` says whether anybody asks for tokens now."""
-        self._most = most
-        self._decodes = decodes
-        self._pool = Pool("isthmus slow guest", most)
-        self._turns: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
-
-    def put(self, turn: Callable[[], bool]) -> None:
-        """Has `turn` called, again and again as long as it returns True. Raises as `Pool.submit`.
-
-        Each call lets a guest compute for one time slice at most.
-        """
-        self._turns.put(turn)
-        self._pool.submit(self._take_turn)
-
-    def _take_turn(self) -> None:
-        turn, start = self._turns.get(), time.monotonic()
-        if not turn():
-            return
-        if self._decodes():
-            time.sleep((4 * self._most - 1) * (time.monotonic() - start))
-        self.put(turn)
