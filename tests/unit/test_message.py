@@ -219,6 +219,39 @@ def test_a_listener_that_raises_has_the_rest_later() -> None:
     assert heard == ["x" * 5000, "rest", REPLY]
 
 
+def test_a_listener_that_always_raises_has_the_outcome_all_the_same() -> None:
+    heard: list[Piece] = []
+
+    def tell(piece: Piece) -> None:
+        heard.append(piece)
+        raise ValueError("its own fault")
+
+    it = message(tell=tell)
+    for _ in range(3):
+        it.emit(b"x" * 5000)
+    it.end(REPLY)
+    with pytest.raises(ValueError, match="its own fault"):
+        it.deliver()
+    assert heard == ["x" * 5000, REPLY]
+    assert it.ended.is_set()
+
+
+def test_a_guest_that_goes_on_talking_is_not_listened_to_for_ever() -> None:
+    """What is emitted while pieces are delivered, in the slow lane, is for the next time."""
+    heard: list[Piece] = []
+
+    def tell(piece: Piece) -> None:
+        heard.append(piece)
+        it.emit(b"y" * 5000)
+
+    it = message(tell=tell)
+    it.emit(b"x" * 5000)
+    it.deliver()
+    assert heard == ["x" * 5000]
+    it.deliver()
+    assert heard[1:] == ["y" * 5000]
+
+
 # ---------------------------------------------------------------------------------- failures
 
 

@@ -38,7 +38,7 @@ from isthmus.actor.slow_lane import SlowLane, SlowTurn
 from isthmus.actor.timers import Timers
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.errors import ActorBusy, IsthmusError, Overloaded
+from isthmus.errors import ActorBusy, GuestFault, IsthmusError, Overloaded
 from isthmus.metrics import Metrics
 from isthmus.model import Model
 from isthmus.wasm import SLICE_OVER
@@ -104,7 +104,6 @@ class Loop:
         For what a guest does while its actor begins. Ctrl-C cuts it off, then raises
         KeyboardInterrupt.
         """
-        self.require_elsewhere()
         results: list[_Result] = []
         errors: list[BaseException] = []
         done = threading.Event()
@@ -118,6 +117,7 @@ class Loop:
 
         message.work, message.begun = (whole := guarded()), True
         try:
+            self.require_elsewhere()
             self._post(partial(self._begin, message))
         except BaseException:
             whole.close()
@@ -243,7 +243,7 @@ class Loop:
         for message in talking:
             try:
                 message.deliver()
-            except Exception:
+            except BaseException:  # whatever it is: others are still to be told
                 _log.exception("a deliver callback failed; its message is stopped")
                 message.abandon()
                 self._look_at(message)
@@ -251,8 +251,10 @@ class Loop:
     # ------------------------------------------------------------------ one message
 
     def _receive(self, message: Message) -> None:
+        message.received = True
         self._set_timer(message)
         self.places.receive(message)
+        self._look_at(message)  # it may have been cancelled before
 
     def _begin(self, message: Message) -> None:
         message.begun = True
@@ -315,19 +317,19 @@ class Loop:
         if not message.begun:
             self._end_unbegun(message)
             return
-        if message.abandoned_at is not None:
-            self._set_timer(message)
-        ask = message.waits_for
-        if ask is None:
-            return
         try:
             message.check_going_on()
         except BaseException as error:
-            if self._take_back(ask):
+            if message.abandoned_at is not None and isinstance(error, GuestFault):
+                self._set_timer(message)  # its grace may be over before its deadline
+            ask = message.waits_for
+            if ask is not None and self._take_back(ask):
                 self._ready.append(Answer(message, None, error))
 
     def _end_unbegun(self, message: Message) -> None:
         """Begins a message that is to end: it sees to that itself."""
+        if not message.received:
+            return
         try:
             message.require_begin()
         except IsthmusError:

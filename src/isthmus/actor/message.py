@@ -73,6 +73,8 @@ class Message:
     """The `Ask` that is to be answered."""
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
+    received: bool = False
+    """Whether the loop knows of it."""
     begun: bool = False
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
@@ -188,14 +190,19 @@ class Message:
         """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread."""
         outcome = self.outcome  # looked at first: nothing is emitted after it
         pieces = self.pieces
-        while pieces:
-            text = pieces.popleft()
-            while pieces and len(text) < _JOINED:
-                text += pieces.popleft()
-            self.tell(text)
-        if outcome is not None and not self.ended.is_set():
-            self.ended.set()
-            self.tell(outcome)
+        n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it
+        try:
+            while n:
+                text = pieces.popleft()
+                n -= 1
+                while n and len(text) < _JOINED:
+                    text += pieces.popleft()
+                    n -= 1
+                self.tell(text)
+        finally:
+            if outcome is not None and not self.ended.is_set():
+                self.ended.set()
+                self.tell(outcome)
 
     # ------------------------------------------------------------------ limits and failures
 
