@@ -103,7 +103,7 @@ class Body:
         return self.region.n_holds > 1 + len(self.sessions)
 
     def cut_off(self) -> None:
-        """Ends what is done while it is made; from any thread."""
+        """Ends the guest's work while the body is made; from any thread."""
         message = self.context.message
         message.is_cut_off = True
         self._platform.loop.look_at(message)
@@ -172,7 +172,7 @@ class Body:
             self._ended()
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Has the loop drive work of its beginning, and waits for it."""
+        """The result of work that belongs to its beginning, once the loop has driven it."""
         message = self.context.message
         try:
             message.check()
@@ -289,7 +289,7 @@ class Body:
         return begin
 
     def _grow_to(self, nbytes: int) -> None:
-        """Overloaded where the memory of all actors is what it would take too much of."""
+        """Grows the memory; Overloaded if the budget of all actors has too little left."""
         try:
             self.instance.grow_memory(nbytes)
         except RegionError:

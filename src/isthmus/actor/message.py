@@ -8,10 +8,10 @@ state      what holds
 sent       it waits for a place (`Capacity.running`), or to be begun
 begun      its work is driven by the loop, or by a thread of the slow lane; `waits_for` says what
            it waits for, None while its guest runs
-ended      what came of it is on its way to whoever sent it
+ended      its outcome is known, and was given to whoever sent it
 =========  =======================================================================================
 
-`stop`, `abandon` and `cut_off` may be called from any thread; the loop is then told to look.
+Any thread may set `stopping` and `is_cut_off` or call `abandon`, and then `Loop.look_at`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Message:
     deadline: float | None = None
     """When it is cut off, on the clock of time.monotonic."""
     tell: Deliver = _nobody
-    """Takes what goes out; see `deliver`."""
+    """Called with each piece of the answer, then with its outcome; see `deliver`."""
     sent: float = field(default_factory=time.monotonic)
 
     work: Coroutine[Any, Any, None] | None = None
@@ -86,7 +86,7 @@ class Message:
     is_cut_off: bool = False
     """Whether the guest is ended without being asked."""
     abandoned_at: float | None = None
-    """Since when nobody listens, on the clock of time.monotonic."""
+    """When its caller stopped listening, on the clock of time.monotonic."""
 
     pieces: deque[str] = field(default_factory=deque)
     """Text that was emitted and not delivered yet."""
@@ -96,7 +96,7 @@ class Message:
     """How often the guest emitted, replied or logged."""
     output_nbytes: int = 0
     held_nbytes: int = 0
-    """Bytes of the memory of all actors that its output counts as."""
+    """Bytes that its output takes of the budget of all actors."""
     tokens_in: int = 0
     tokens_out: int = 0
     fuel: int = 0
@@ -105,9 +105,9 @@ class Message:
     last_limit: str = ""
     """The limit that refused last, and how much it allows."""
     refusal: Overloaded | None = None
-    """Why all actors together could not have what the guest asked for last."""
+    """Why the budget of all actors refused what the guest asked for last."""
     explained: dict[Errno, IsthmusError] = field(default_factory=dict)
-    """What an errno meant when the guest got it last, if its text is of use to the caller."""
+    """Errors whose text is of use to the caller, by the errno that the guest got for them."""
     last_warning: str = ""
     """What the guest logged last as a warning or an error: often why it gives up."""
     _emitted: list[bytearray] = field(default_factory=list)
@@ -181,13 +181,13 @@ class Message:
             self.pieces.append(text)
 
     def end(self, outcome: Reply | BaseException) -> None:
-        """Notes what came of it. Lets go of what was said: errors may keep the message for long."""
+        """Notes its outcome and frees its bytes: an error may keep the message for long."""
         self._emitted.clear()
         self.data, self.reply, self.tool_result = b"", None, None
         self.outcome = outcome
 
     def deliver(self) -> None:
-        """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread."""
+        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread."""
         outcome = self.outcome  # looked at first: nothing is emitted after it
         pieces = self.pieces
         n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it

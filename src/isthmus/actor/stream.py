@@ -28,15 +28,15 @@ class Stream(Iterator[str]):
         look_at: Callable[[Message], None],
         require_elsewhere: Callable[[], None],
     ) -> None:
-        """`look_at` has the loop see that a message is to end; `require_elsewhere` raises where
-        nobody may wait for one."""
+        """`look_at` has the loop see that a message has to end; `require_elsewhere` raises
+        ActorBusy on the loop's thread."""
         self._message = message
         self._pieces = pieces
         self._look_at = look_at
         self._require_elsewhere = require_elsewhere
         self._reply: Reply | None = None
         self._told = False
-        """Whether whoever iterates knows how it ended."""
+        """Whether the outcome was given to whoever iterates."""
         weakref.finalize(self, partial(_abandon, message, look_at)).atexit = False
 
     @property
