@@ -148,7 +148,7 @@ class Message:
 
     def abandon(self) -> None:
         """Nobody listens any longer: the guest is asked to finish, and cut off after a while."""
-        if not self.ended.is_set():
+        if self.abandoned_at is None and not self.ended.is_set():
             self.abandoned_at = time.monotonic()
             self.stopping = True
 
