@@ -92,11 +92,21 @@ class Loop:
     def send(self, message: Message) -> None:
         """Has a message driven as soon as there is a place for it.
 
-        Raises Overloaded if too many wait, DeviceFailed in a forked process.
+        Raises Overloaded if too many wait, DeviceFailed in a forked process. After any other error,
+        such as that of Ctrl-C, a message that `is_counted` is cut off by the loop.
         """
         self._thread.require_own_process()
-        self.places.enter(message)
-        self._post(partial(self._receive, message))
+        letter = partial(self._receive, message)
+        try:
+            self.places.enter(message)
+            self._post(letter)
+        except Exception:
+            self.places.leave(message)
+            raise
+        except BaseException:  # it may be on its way or not
+            message.is_cut_off = True
+            self._post(letter)
+            raise
 
     def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Drives `work` for a message that needs no place, and waits for what it returns.
@@ -116,16 +126,18 @@ class Loop:
                 errors.append(error)
             done.set()
 
-        message.work, message.begun = (whole := guarded()), True
+        message.work, message.begun = (whole := guarded()), False
+        letter = partial(self._begin, message)
         try:
-            self._post(partial(self._begin, message))
-        except BaseException:
+            self._post(letter)
+            done.wait()
+        except Exception:  # nobody will drive it
+            message.begun = True
             whole.close()
             work.close()
             raise
-        try:
-            done.wait()
         except BaseException:
+            self._post(letter)  # it may be on its way or not
             while not done.wait(_AGAIN_S):
                 message.is_cut_off = True
                 self.look_at(message)
@@ -162,9 +174,13 @@ class Loop:
 
     def _post(self, letter: Callable[[], None]) -> None:
         self._mail.append(letter)
-        if not self._is_posted:
-            self._is_posted = True
-            self._thread.post(self._turn)
+        try:
+            if not self._is_posted:
+                self._is_posted = True
+                self._thread.post(self._turn)
+        except BaseException:  # Ctrl-C, for instance: whoever posts next must not rely on it
+            self._is_posted = False
+            raise
 
     # ------------------------------------------------------------------ one turn
 
@@ -213,9 +229,7 @@ class Loop:
         until = time.monotonic() + _BEGIN_S
         fresh = self.places.fresh
         while fresh:
-            message = fresh.popleft()
-            if not message.begun:
-                self._begin(message)
+            self._begin(fresh.popleft())
             if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
                 return
 
@@ -251,12 +265,20 @@ class Loop:
     # ------------------------------------------------------------------ one message
 
     def _receive(self, message: Message) -> None:
+        """Takes a message, unless it is taken already, or was given up by its sender."""
+        if message.is_known or not message.is_counted:
+            return
+        message.is_known = True
         self._set_timer(message)
         self.places.receive(message)
+        if message.stopping or message.is_cut_off:
+            self._look_at(message)
 
     def _begin(self, message: Message) -> None:
-        message.begun = True
-        self._advance(message)
+        """Begins a message, unless it has begun already."""
+        if not message.begun:
+            message.begun = True
+            self._advance(message)
 
     def _set_timer(self, message: Message) -> None:
         self._timers.add(message, self.places.n_running + self.places.n_waiting)
@@ -313,7 +335,8 @@ class Loop:
         if message.ended.is_set():
             return
         if not message.begun:
-            self._end_unbegun(message)
+            if message.is_known:  # otherwise it is looked at once it is taken
+                self._end_unbegun(message)
             return
         if message.abandoned_at is not None:
             self._set_timer(message)

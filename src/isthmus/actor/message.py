@@ -74,6 +74,10 @@ class Message:
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
     begun: bool = False
+    is_counted: bool = False
+    """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
+    is_known: bool = False
+    """Whether the loop has taken it out of its mail."""
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
     ended: threading.Event = field(default_factory=threading.Event)
