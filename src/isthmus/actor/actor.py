@@ -193,9 +193,10 @@ class Actor:
         try:
             loop.send(sent)
         except BaseException:
-            self._message = None
-            self._leave()
-            work.close()
+            if not sent.is_counted:
+                self._message = None
+                self._leave()
+                work.close()
             raise
         return Stream(sent, pieces, loop.look_at, loop.require_elsewhere)
 

@@ -73,9 +73,11 @@ class Message:
     """The `Ask` that is to be answered."""
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
-    received: bool = False
-    """Whether the loop knows of it."""
     begun: bool = False
+    is_counted: bool = False
+    """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
+    is_known: bool = False
+    """Whether the loop has taken it out of its mail."""
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
     ended: threading.Event = field(default_factory=threading.Event)
