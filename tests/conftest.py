@@ -18,7 +18,7 @@ from tests.tiny_gguf import TinyLlama
 
 
 def pytest_sessionstart() -> None:
-    """Has Ctrl-C reach tests and what they start, though a shell had it ignored in the background."""
+    """Has Ctrl-C reach tests and what they start, also if a shell in the background ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
