@@ -65,6 +65,8 @@ class Message:
     """When it is cut off, on the clock of time.monotonic."""
     tell: Deliver = _nobody
     """Called with each piece of the answer, then with its outcome; see `deliver`."""
+    wants_text: bool = True
+    """Whether what is emitted is told as it comes, and not only the outcome."""
     sent: float = field(default_factory=time.monotonic)
 
     work: Coroutine[Any, Any, None] | None = None
@@ -174,8 +176,18 @@ class Message:
             self._emitted[-1] += data
         else:
             self._emitted.append(bytearray(data))
-        if text := self._decoder.decode(data):
+        if self.wants_text and (text := self._decoder.decode(data)):
             self.pieces.append(text)
+
+    def seal(self) -> None:
+        """Makes one piece of memory of the answer, once the guest has returned."""
+        self.reply = self.answer
+        self._emitted.clear()
+
+    def forget_output(self) -> None:
+        """Frees what the guest said, since nobody will get an answer. Its text is delivered."""
+        self._emitted.clear()
+        self.reply = None
 
     def finish(self) -> None:
         """Passes on a character that was begun and never finished, as U+FFFD."""
@@ -184,8 +196,8 @@ class Message:
 
     def end(self, outcome: Reply | BaseException) -> None:
         """Notes its outcome and frees its bytes: an error may keep the message for long."""
-        self._emitted.clear()
-        self.data, self.reply, self.tool_result = b"", None, None
+        self.forget_output()
+        self.data, self.tool_result = b"", None
         self.outcome = outcome
 
     def deliver(self) -> None:
