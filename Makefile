@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (downloads 93 MB once)
 	$(BIN)/isthmus demo
+
+quick: check ## check, and the quick unit tests on tiny models: half a minute, nothing to download
+	$(BIN)/pytest -q -m 'not slow and not model' tests/unit
 
 test: $(VENV)/.dev ## run the whole test suite
 	$(BIN)/isthmus pull smollm2
@@ -77,7 +80,7 @@ bench: $(VENV)/.dev ## all benchmarks, into bench-results/
 	$(BIN)/isthmus pull smollm2
 	mkdir -p bench-results
 	$(BIN)/isthmus verify --json > bench-results/verify.json
-	for name in hostcall decode prefill snapshot agents; do \
+	for name in hostcall host decode prefill snapshot agents; do \
 	  $(BIN)/isthmus bench $$name --json > bench-results/$$name.json || exit 1; done
 	$(BIN)/isthmus bench newcomer --repeats 1 --json > bench-results/newcomer.json
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,22 @@ from isthmus.download import cached_model
 from isthmus.native.loader import Library, open_library
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
+
+
+def pytest_sessionstart() -> None:
+    """Has Ctrl-C reach tests and what they start, also if a shell in the background ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Has the garbage collector pass over what pytest itself holds.
+
+    Hundreds of tests collect garbage to see what is left of an agent. With all modules and
+    collected tests among it, each time takes a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

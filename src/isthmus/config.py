@@ -174,8 +174,9 @@ class Capacity:
 
     By default what this machine and its control groups have left when the runtime is opened, less
     an eighth, or 256 MiB if that is more, for everything else, and less the weights of models."""
-    running: int = 64
-    """Messages handled at the same time, each on a thread."""
+    running: int = 1024
+    """Messages handled at the same time. One that waits for a token has no thread, and takes about
+    12 KiB of memory."""
     waiting: int = 1024
     """Messages that wait to be handled; further ones are refused."""
     folder: Path | None = None
@@ -189,7 +190,7 @@ class Capacity:
     def __post_init__(self) -> None:
         _require_number("memory_nbytes", self.memory_nbytes, optional=True, least=WASM_PAGE)
         _require_number("running", self.running)
-        _require(1 <= self.running <= 4096, f"running is {self.running}: give 1 to 4096")
+        _require(1 <= self.running <= 65536, f"running is {self.running}: give 1 to 65536")
         _require_number("waiting", self.waiting)
         for name in ("initialize_s", "replay_s"):
             _require_number(name, getattr(self, name), whole=False)

@@ -12,19 +12,17 @@ from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 
-from isthmus.actor import Actor, Frozen, Granted, Home, Spawned
+from isthmus.actor import Actor, Frozen, Granted, Platform, Spawned
 from isthmus.actor.beginnings import Beginnings
 from isthmus.actor.budget import Budget
 from isthmus.actor.eviction import EvictionFolder
-from isthmus.actor.pacing import Pacer
-from isthmus.actor.scheduler import Scheduler
+from isthmus.actor.loop import Loop
 from isthmus.actor.snapshot import (
     assess,
     guest_of,
     limits_of,
     require_level,
 )
-from isthmus.actor.workers import Workers
 from isthmus.config import (
     MAX_GUEST_NBYTES,
     Capacity,
@@ -136,14 +134,12 @@ class Runtime:
             engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
             self.engine = engines.plain
             stack.callback(engines.close)
-            scheduler = Scheduler(self.device, self._metrics)
-            self._home = Home(
+            loop = Loop(self.device.compute_thread, self._capacity, self._metrics, self._refused)
+            self._platform = Platform(
                 engines,
                 self.device,
                 stack.enter_context(self.device.new_backend()),
-                scheduler=scheduler,
-                pacer=Pacer(lambda: scheduler.n_asked),
-                workers=Workers(self.device.compute_thread, self._capacity, self._refused),
+                loop=loop,
                 budget=self._budget(),
                 metrics=self._metrics,
                 eviction_path=self._evicted.new_path,
@@ -236,7 +232,7 @@ class Runtime:
 
     def forget_guest(self, sha256: str) -> None:
         """Keeps no compiled code of a module in memory any more; actors that use it live on."""
-        self._home.engines.forget(sha256)
+        self._platform.engines.forget(sha256)
 
     def spawn(
         self,
@@ -274,7 +270,7 @@ class Runtime:
             clock_ns=time.time_ns() if clock_ns is None else clock_ns,
             copy_tensors=copy_tensors,
         )
-        return Actor(self._home, compiled, granted, spawned)
+        return Actor(self._platform, compiled, granted, spawned)
 
     def restore(
         self,
@@ -303,11 +299,11 @@ class Runtime:
         if verify not in ("full", "lazy"):
             raise SettingsError(f"verify is {verify!r}: give full or lazy")
         file = path.path if isinstance(path, Saved) else resolve(path)
-        snapshot = open_snapshot(file, self._home.snapshot_key)
+        snapshot = open_snapshot(file, self._platform.snapshot_key)
         granted = Granted(
             dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest), label
         )
-        how = assess(snapshot, self._home.device_record, granted)
+        how = assess(snapshot, self._platform.device_record, granted)
         require_level(how, require)
         compiled = self._guest_of(snapshot, guest)
         nbytes = snapshot.manifest.memory.nbytes
@@ -320,7 +316,7 @@ class Runtime:
         _require_reach(compiled, granted.limits)
         frozen = Frozen.of(snapshot, how, verified=verify == "full")
         try:
-            return Actor(self._home, compiled, granted, frozen)
+            return Actor(self._platform, compiled, granted, frozen)
         except (SnapshotError, Overloaded, DeadlineExceeded, Cancelled, ActorClosed):
             raise
         except IsthmusError as error:
@@ -344,31 +340,32 @@ class Runtime:
         return guest
 
     def _compiled(self, wasm: bytes, name: str) -> Guest:
-        return self._home.engines.compile(wasm, name, trusted=wasm in _bundled_modules())
+        return self._platform.engines.compile(wasm, name, trusted=wasm in _bundled_modules())
 
     def _publish(self) -> None:
         """Adds what is kept elsewhere to the metrics."""
-        home, metrics = self._home, self._metrics
-        for state in ("idle", "running", "evicted"):
+        platform, metrics = self._platform, self._metrics
+        for state in ("idle", "running", "held", "evicted"):
             metrics.gauge(
                 f"actors_{state}", f"Actors that are {state} now", partial(self._n, state)
             )
-        read_memory = partial(getattr, home.budget, "used_nbytes")
+        read_memory = partial(getattr, platform.budget, "used_nbytes")
         metrics.gauge(
             "memory_bytes",
             "Linear memory of all actors, as they have grown it, images of it and output",
             read_memory,
         )
-        read_limit = partial(getattr, home.budget, "limit_nbytes")
+        read_limit = partial(getattr, platform.budget, "limit_nbytes")
         metrics.gauge("memory_limit_bytes", "What all actors may have of that together", read_limit)
-        read_waiting = partial(getattr, home.workers, "n_waiting")
-        metrics.gauge("messages_waiting", "Messages that wait for a thread", read_waiting)
+        read_waiting = partial(getattr, platform.loop.places, "n_waiting")
+        metrics.gauge("messages_waiting", "Messages that wait for a place", read_waiting)
         metrics.counts(lambda: self.counters().snapshot())
 
     def _n(self, state: str) -> int:
         return sum(actor.state == state for actor in self.actors)
 
-    def _adopt(self, actor: Actor) -> None:
+    def _adopt(self, actor: object) -> None:
+        assert isinstance(actor, Actor)
         with self._lock:
             self._require_open()
             closed = [other for other in self._actors if other.state == "closed"]
@@ -377,7 +374,7 @@ class Runtime:
             self._actors.append(actor)
 
     def _close_model(self, model: Model) -> None:
-        self._home.scheduler.forget(model)
+        self._platform.loop.forget(model)
         model.close()
 
     def _budget(self) -> Budget:
@@ -404,7 +401,7 @@ class Runtime:
             if freed >= nbytes:
                 break
             try:
-                freed += actor.evict() if actor.state == "idle" else 0
+                freed += actor.try_evict() if actor.state == "idle" else 0
             except ActorError:
                 continue  # somebody used it meanwhile
             except SnapshotError as error:
@@ -417,7 +414,7 @@ class Runtime:
     @property
     def memory_limit_nbytes(self) -> int:
         """Bytes that all actors may have together now; see `Capacity.memory_nbytes`."""
-        return self._home.budget.limit_nbytes
+        return self._platform.budget.limit_nbytes
 
     @property
     def actors(self) -> list[Actor]:
@@ -444,17 +441,19 @@ class Runtime:
         """
         if os.getpid() != self._pid:
             return
-        self._home.beginnings.close()
+        self._platform.beginnings.close()
         with self._lock:
             self._closed = True
             actors, self._actors = self._actors, []
+        for actor in actors:  # all of them first: guests that compute for long take turns
+            actor.cancel()
         for actor in actors:
             actor.close()
         self._stack.close()
 
     def end_beginnings(self) -> None:
         """Cuts off actors that are being spawned or restored now: their callers get Cancelled."""
-        self._home.beginnings.cut_off()
+        self._platform.beginnings.cut_off()
 
     def __enter__(self) -> Runtime:
         return self

@@ -1,7 +1,7 @@
 """A hostile guest, written by the test: it does whatever it is told, one host call at a time.
 
 The module imports every function of the guest ABI and exports each as `do_<name>`, so a test calls
-host functions with any arguments from inside the sandbox, by the same trampolines as a real guest.
+host functions with any arguments from inside the sandbox, in the same way as a real guest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 from isthmus import abi
 from isthmus.actor import Actor
+from isthmus.actor.message import Message
+from isthmus.actor.shares import Share
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
@@ -57,6 +59,13 @@ def _gets(kinds: tuple[str, ...]) -> str:
     return " ".join(gets)
 
 
+def call(actor: Actor, name: str, *arguments: int) -> int:
+    """Has the loop call a function of an actor's guest, as for a message, and waits for it."""
+    body = actor.body
+    body.context.message = Message(b"", actor.guest.name, Share())
+    return body._run(body._call(name, *arguments))
+
+
 class Proxy:
     """An actor of that guest, and calls into it."""
 
@@ -94,7 +103,7 @@ class Proxy:
                 for kind, value in kinds
                 for word in ((value & 0xFFFF_FFFF, value >> 32) if kind == "i64" else (value,))
             ]
-        result = self.actor.instance.call(f"do_{name}", *words)
+        result = call(self.actor, f"do_{name}", *words)
         if function.wasm_result == "i64":
             return int.from_bytes(self.read(8, 8), "little", signed=True)
         return result

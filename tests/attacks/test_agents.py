@@ -18,7 +18,7 @@ import pytest
 import wasmtime
 
 from isthmus import Actor, Capacity, Limits, Runtime
-from isthmus.actor.claimant import Shares
+from isthmus.actor.shares import Share, Shares
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -33,7 +33,7 @@ from isthmus.errors import (
     SettingsError,
     SnapshotError,
 )
-from isthmus.model import executor
+from isthmus.model import exactness
 from isthmus.units import WASM_PAGE
 from tests.tiny_gguf import TinyLlama
 
@@ -96,7 +96,7 @@ def test_whoever_waits_hears_of_a_probe_that_fails(
     def failing(*_: object) -> bool:
         raise DeviceFailed("no memory")
 
-    monkeypatch.setattr(executor, "batches_exactly", failing)
+    monkeypatch.setattr(exactness, "batches_exactly", failing)
     actors = talking(runtime, q8, 2)
     for stream in [actor.stream("sequence 300") for actor in actors]:
         with pytest.raises(Exception, match=r"EIO|no memory"):
@@ -134,13 +134,9 @@ def test_a_long_prompt_costs_nobody_his_tokens(runtime: Runtime, tmp_path: Path)
 
 
 def test_shares_of_one_queue_are_not_those_of_another() -> None:
-    shares = Shares()
-    claimant: Any = type("C", (), {"cost": lambda self, n: n})()
-    shares.enter(claimant)
-    shares.charge(claimant, 600)
-    other = Shares()
-    other.enter(claimant)
-    assert (shares.used(claimant), other.used(claimant)) == (600, 0)
+    share, (shares, others) = Share(), (Shares(), Shares())
+    shares.charge(share, 600)
+    assert (shares.of(share), others.of(share)) == (600, 0)
 
 
 # ---------------------------------------------------------------------------------- closing
@@ -226,7 +222,7 @@ def test_a_tool_may_ask_actors_from_other_threads(narrow: Runtime) -> None:
         for _ in range(5):
             actor.send("x", deadline_s=5)
     assert [other.n_messages for other in others] == [5, 5]
-    assert narrow._home.workers.n_running == 0
+    assert narrow._platform.loop.places.n_running == 0
 
 
 def test_a_dropped_stream_does_not_keep_its_place(narrow: Runtime) -> None:
@@ -241,23 +237,23 @@ def test_a_dropped_stream_does_not_keep_its_place(narrow: Runtime) -> None:
 def test_a_thread_that_cannot_be_started_costs_nobody_anything(
     narrow: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looping, waiting, later = narrow.spawn(LOOP), narrow.spawn(QUICK), narrow.spawn(QUICK)
-    first = looping.stream("x")
-    second = waiting.stream("x")
+    """Neither a tool's, nor that of a guest which computes for long."""
+    asking, looping = narrow.spawn(TOOL, tools={"ask": bytes}), narrow.spawn(LOOP)
+    quick = narrow.spawn(QUICK)
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if "isthmus message" in thread.name:
+        if thread.name in ("isthmus tool", "isthmus slow guest"):
             raise RuntimeError("can't start new thread")
         start(thread)
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        looping.cancel()
-        list(second)
-    with pytest.raises(Exception, match="cancelled"):
-        list(first)
-    later.send("x", deadline_s=5)
+        asking.send("x", deadline_s=5)  # its guest gets EIO
+        with pytest.raises(Overloaded, match="can't start new thread"):
+            looping.send("x", deadline_s=5)
+        quick.send("x", deadline_s=5)
+    assert 'refused_total{why="threads"} 2.0' in narrow.metrics()
 
 
 def test_what_is_refused_is_counted_and_explained(narrow: Runtime, tmp_path: Path) -> None:

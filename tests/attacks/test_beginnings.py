@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import threading
@@ -80,7 +79,7 @@ def test_a_guest_that_never_begins_is_cut_off(how: str, tiny_path: Path) -> None
             )
         assert time.monotonic() - start < HANG_S
         assert runtime.spawn(QUICK).send("x")
-        assert runtime._home.budget.used_nbytes == 64 << 16
+        assert runtime._platform.budget.used_nbytes == 64 << 16
 
 
 def test_a_start_function_has_the_same_deadline() -> None:
@@ -107,7 +106,7 @@ def test_closing_ends_whatever_begins() -> None:
     guest = runtime.load_guest(ENDLESS)
     with ThreadPoolExecutor(8) as pool:
         spawned = [pool.submit(runtime.spawn, guest) for _ in range(8)]
-        while len(runtime._home.beginnings._under_way) < 8:
+        while len(runtime._platform.beginnings._under_way) < 8:
             time.sleep(0.001)
         closing = threading.Thread(target=runtime.close)
         closing.start()
@@ -130,15 +129,6 @@ def test_what_a_beginning_used_is_counted(tiny_path: Path) -> None:
         assert actor.usage.tokens_in == 120
         assert actor.usage.limits_reached == {"tokens_in": 1}
         assert actor.usage.fuel > 0
-
-
-def test_nothing_is_kept_of_a_guest_that_pauses_and_never_begins(null_runtime: Runtime) -> None:
-    pacer = null_runtime._home.pacer
-    pacer._n_asked = itertools.count().__next__  # others decode all the time
-    for _ in range(2):
-        with pytest.raises(DeadlineExceeded):
-            null_runtime.spawn(ENDLESS, limits=Limits(deadline_s=0.4))
-    assert pacer._paused_at == {}
 
 
 ON_REPLAY = '(func (export "on_replay") (result i32) (loop $l (br $l)) (i32.const 0))'

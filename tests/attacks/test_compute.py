@@ -17,6 +17,7 @@ from isthmus.actor.operation import MAX_WORK, MAX_WORK_ONCE, SLICE_WORK, Operand
 from isthmus.errors import DeadlineExceeded
 from isthmus.native._ggml import GgmlType
 from isthmus.units import GuestPtr
+from tests.attacks.proxy import call
 from tests.tiny_gguf import TinyLlama
 
 Shape = tuple[int, int, int, int]
@@ -72,7 +73,7 @@ class Request:
         self._write(0, self.n.to_bytes(4, "little"))
 
     def run(self) -> int:
-        return self.actor.instance.call("do")
+        return call(self.actor, "do")
 
     def read(self, ptr: int, nbytes: int) -> bytes:
         with self.actor.region.view(ptr, nbytes) as view:
@@ -316,4 +317,4 @@ def test_memory_for_results_between_is_given_back(single: Runtime) -> None:
     with single.spawn(computing()) as actor:
         request, _, _ = request_of(actor, Op.SCALE, Dtype.F16, (1024, 4096, 1, 1), None)
         assert request.run() == 0
-        assert actor.body.api._tensor_unit._memory.nbytes <= 4 << 20
+        assert actor.body._api._tensor.unit._memory.nbytes <= 4 << 20

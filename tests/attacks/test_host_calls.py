@@ -18,8 +18,9 @@ import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isthmus import Limits, abi
+from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
+from isthmus.actor.message import Message
 from isthmus.errors import Cancelled, DeadlineExceeded
 from isthmus.model import Session
 from isthmus.model import session as session_module
@@ -69,7 +70,7 @@ def prepare(proxy: Proxy) -> None:
 
 def close_sessions(proxy: Proxy) -> None:
     """Whatever was opened before, and wherever."""
-    opened = proxy.actor.body.api.handles
+    opened = proxy.actor.body.context.handles
     for number in opened.numbers():
         if isinstance(opened.get(number, object), Session):
             assert proxy.call("session_close", number) == 0
@@ -90,7 +91,7 @@ def nearly_good(rng: random.Random) -> bytes:
                 rng.choice((*Op, 0, 77)), *where, rng.choice((0.0, 1e-5, -1.0)), 0, 0, 0
             )
         )
-    parts.append(struct.pack("<1024i", *(rng.choice((0, 5, 319, 320, -1)) for _ in range(1024))))
+    parts.append(struct.pack("<1024i", *rng.choices((0, 5, 319, 320, -1), k=1024)))
     return b"".join(parts)
 
 
@@ -113,7 +114,7 @@ def test_any_arguments(function: abi.HostFunction, proxy: Proxy, data: st.DataOb
     for _ in range(BATCH):
         prepare(proxy)
         proxy.write(512, nearly_good(rng) if rng.random() < 0.05 else b"")
-        handles = proxy.actor.body.api.handles.numbers()
+        handles = proxy.actor.body.context.handles.numbers()
         arguments = [argument(rng, words, handles, param.type) for param in function.params]
         result = proxy.call(function.name, *arguments)
         assert result >= 0 or result in known, (arguments, result)
@@ -130,7 +131,7 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     """Memory and sessions are the same bytes after a thousand refused calls."""
     close_sessions(proxy)
     prepare(proxy)
-    model, opened = proxy.open_model(), proxy.actor.body.api.handles
+    model, opened = proxy.open_model(), proxy.actor.body.context.handles
     session = proxy.actor.sessions[0]
     handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
     proxy.write(512, struct.pack("<2i", 5, 6))
@@ -266,22 +267,6 @@ def test_code_without_loops_is_ended_between_bulk_instructions(
     assert time.monotonic() - start < whole_s / 2
 
 
-def test_a_message_after_one_that_was_ended_is_a_message_like_any(null_runtime: Runtime) -> None:
-    """The handlers that look first are gone with the call that was to end."""
-    text = """(module (import "isthmus" "clock_ns" (func $clock (result i64)))
-      (memory (export "memory") 1)
-      (func (export "on_message") (param $n i32) (result i32)
-        (if (i32.eqz (local.get $n)) (then (loop $l (drop (call $clock)) (br $l))))
-        (i32.const 0)))"""
-    limits = Limits(on_failure="undo")
-    actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)), limits=limits)
-    instance = actor.instance
-    with pytest.raises(DeadlineExceeded):
-        instance.call("on_message", 0, deadline=time.monotonic() + 0.05)
-    assert instance.call("on_message", 1) == 0
-    assert instance.handlers is instance._plain_handlers
-
-
 def test_copying_a_session_ends_with_its_message(
     wasm: bytes, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +280,7 @@ def test_copying_a_session_ends_with_its_message(
         source, target = proxy.actor.sessions
         looks: list[int] = []
         monkeypatch.setattr(session_module, "_COPY_NBYTES", 64)
-        monkeypatch.setattr(proxy.actor.body.api, "_check", lambda: looks.append(1))
+        monkeypatch.setattr(Message, "check", lambda message: looks.append(1))
         assert proxy.call("session_copy", second, first, 8) == 0
         assert len(looks) * 64 >= 8 * source.layout.token_nbytes
         assert target.tokens == source.tokens
@@ -306,7 +291,8 @@ def test_copying_a_session_ends_with_its_message(
         def ended() -> None:
             raise DeadlineExceeded("it did not finish in time")
 
-        monkeypatch.setattr(proxy.actor.body.api, "_check", ended)
+        copy = Session.copy_from
+        monkeypatch.setattr(Session, "copy_from", lambda to, it, n, _: copy(to, it, n, ended))
         with pytest.raises(DeadlineExceeded):
             proxy.call("session_copy", second, first, 2)
         assert target.n_tokens == 0

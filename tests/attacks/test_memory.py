@@ -58,7 +58,7 @@ def runtime_of(folder: Path, nbytes: int) -> Runtime:
 
 
 def used(runtime: Runtime) -> int:
-    return runtime._home.budget.used_nbytes
+    return runtime._platform.budget.used_nbytes
 
 
 def test_guests_that_grow_get_what_all_may_have(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_any_pointer_gives_a_value_or_a_documented_errno(
     rng = random.Random(function.name)
     if not proxy.actor.sessions:
         assert proxy.open_session(proxy.open_model(), 1 << 20) > 0
-    handles = proxy.actor.body.api.handles.numbers()
+    handles = proxy.actor.body.context.handles.numbers()
     documented = {-code for code in function.errors}
     for _ in range(400):
         arguments = [
@@ -90,7 +90,7 @@ def test_structs_hold_wide_pointers(proxy: Proxy) -> None:
 
 def test_more_rows_than_anybody_waits_for(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their numbers are copied and checked before the device gets any."""
-    monkeypatch.setattr("isthmus.actor.tensor.MAX_ROWS", 3)
+    monkeypatch.setattr("isthmus.actor.tensor_unit.MAX_ROWS", 3)
     proxy.write(512, abi.TENSOR_64.pack(Dtype.F32, 0, 8192, 0, 8, 1, 1, 1))
     for n, expected in ((3, 0), (4, -Errno.ELIMIT)):
         proxy.write(640, abi.TENSOR_64.pack(Dtype.I32, 0, 12_288, 0, n, 1, 1, 1))

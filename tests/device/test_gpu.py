@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +25,7 @@ from isthmus.errors import (
     SnapshotMismatch,
 )
 from isthmus.memory import Region
-from isthmus.model.checks import nothing
-from isthmus.model.parts import JOB_S, Chunk
+from isthmus.model.parts import Chunk, finish
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest
@@ -278,7 +276,7 @@ def test_prompts_in_one_pass_are_close_to_each_alone(gpu: Runtime, tmp_path: Pat
             Chunk(actor.sessions[0], prompt, last=True)
             for actor, prompt in zip(together, prompts, strict=True)
         ]
-        model.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+        finish(model.device.compute_thread, model.executor.append(chunks))
         for actor, prompt in zip(alone, prompts, strict=True):
             model.prefill(actor.sessions[0], prompt.tolist())
         for one, other in zip(together, alone, strict=True):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isthmus import Actor, Model, Runtime
-from isthmus.actor import steps
+from isthmus.actor import plan
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
-from isthmus.model.batch import Row
-from isthmus.model.parts import Chunk, Job
+from isthmus.model import parts as parts_of_prefill
+from isthmus.model.batch import Step
+from isthmus.model.parts import Chunk
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
 
@@ -48,6 +50,15 @@ def spawn(runtime: Runtime, model: Model, n_tokens: int, **given: object) -> Act
 def together(actors: list[Actor], message: str) -> list[str]:
     streams = [actor.stream(message) for actor in actors]
     return ["".join(stream) or stream.reply.text for stream in streams]
+
+
+@contextmanager
+def at_once(runtime: Runtime) -> Iterator[None]:
+    """What is sent while it is open begins when it closes, all of it in one turn of the loop."""
+    all_sent = threading.Event()
+    runtime.device.compute_thread.post(lambda: all_sent.wait(20) or None)
+    yield
+    all_sent.set()
 
 
 @pytest.mark.parametrize("n", [2, 5, 12])
@@ -87,19 +98,17 @@ def test_prompts_together_as_alone(
     """Each is in one pass with those that wait, and nobody can tell from what it then has."""
     assert model.exact_packing
     passes: list[int] = []
-    append, all_wait = model.executor.append, threading.Event()
+    append = model.executor.append
 
-    def note(chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
+    def note(chunks: Sequence[Chunk]) -> Iterator[None]:
         passes.append(len(chunks))
-        assert all_wait.wait(20)
-        append(chunks, check, job)
+        yield from append(chunks)
 
     lengths = [20 + 17 * i for i in range(8)]
     actors = [spawn(shared, model, 5 + i) for i in range(8)]
     monkeypatch.setattr(model.executor, "append", note)
-    streams = [actor.stream(f"prefill {n} 3") for actor, n in zip(actors, lengths, strict=True)]
-    time.sleep(0.2)
-    all_wait.set()
+    with at_once(shared):
+        streams = [actor.stream(f"prefill {n} 3") for actor, n in zip(actors, lengths, strict=True)]
     answers = ["".join(stream) or stream.reply.text for stream in streams]
     assert max(passes) > 1
     for i, (actor, n, answer) in enumerate(zip(actors, lengths, answers, strict=True)):
@@ -116,21 +125,19 @@ def test_whoever_leaves_a_pass_leaves_the_others_theirs(
     """A deadline ends one prompt of a pass that is under way: the others are as if alone."""
     append, passes = model.executor.append, []
 
-    def slowly(chunks: Sequence[Chunk], check: Callable[[], None], job: Job) -> None:
+    def slowly(chunks: Sequence[Chunk]) -> Iterator[None]:
         passes.append([chunk.session for chunk in chunks])
-        if len(passes) == 1:
-            assert all_wait.wait(20)
-        elif len(chunks) > 1:
+        if len(chunks) > 1:
             time.sleep(0.8)
-        append(chunks, check, job)
+            yield
+        yield from append(chunks)
 
-    actors, all_wait = [spawn(shared, model, 5 + i) for i in range(5)], threading.Event()
+    actors = [spawn(shared, model, 5 + i) for i in range(5)]
     leaver = actors[4].sessions[0]
     monkeypatch.setattr(model.executor, "append", slowly)
-    streams = [actor.stream("prefill 30 3") for actor in actors[:4]]
-    late = actors[4].stream("prefill 30 3", deadline_s=0.6)
-    time.sleep(0.2)
-    all_wait.set()
+    with at_once(shared):
+        streams = [actor.stream("prefill 30 3") for actor in actors[:4]]
+        late = actors[4].stream("prefill 30 3", deadline_s=0.6)
     with pytest.raises(DeadlineExceeded):
         list(late)
     for i, (actor, stream) in enumerate(zip(actors[:4], streams, strict=True)):
@@ -221,9 +228,9 @@ def test_a_device_that_fails_for_one_fails_only_that_one(
         refuse([session])
         decode(session, token)
 
-    def many(rows: Sequence[Row]) -> None:
-        refuse([row.session for row in rows])
-        decode_batch(rows)
+    def many(steps: Sequence[Step]) -> None:
+        refuse([step.session for step in steps])
+        decode_batch(steps)
 
     monkeypatch.setattr(executor, "_decode", one)
     monkeypatch.setattr(executor, "_decode_batch", many)
@@ -245,7 +252,8 @@ def test_a_long_prompt_leaves_the_others_their_turns(
     shared: Runtime, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two tokens of the others there is at most one job of the newcomer's prefill."""
-    monkeypatch.setattr(steps, "JOB_S", 0.0)  # each job is one part
+    monkeypatch.setattr(plan, "JOB_S", 0.0)  # a burst is one job
+    monkeypatch.setattr(parts_of_prefill, "JOB_S", 0.0)  # each job is one part
     talker, newcomer = spawn(shared, model, 20), spawn(shared, model, 1)
     order: list[str] = []
     backend = model.executor._backend

@@ -13,7 +13,7 @@ import wasmtime
 from prometheus_client.parser import text_string_to_metric_families
 
 from isthmus import Actor, Capacity, Runtime
-from isthmus.actor.exchange import Exchange
+from isthmus.actor.message import Message
 from isthmus.errors import Cancelled, DeadlineExceeded, GuestFailed, Overloaded, SettingsError
 from isthmus.units import MIB, WASM_PAGE
 from tests.exact.digest import digest
@@ -86,7 +86,7 @@ def test_what_ends_a_message_that_waits(tight: Runtime) -> None:
     slow = [tight.spawn(guest_of(SLOW)) for _ in range(2)]
     quick = tight.spawn(guest_of(QUICK))
     running = [actor.stream("x") for actor in slow]
-    with pytest.raises(DeadlineExceeded, match="before there was a thread"):
+    with pytest.raises(DeadlineExceeded, match="before there was a place"):
         quick.send("x", deadline_s=0.05)
     assert quick.state == "idle"
     stream = quick.stream("x")
@@ -233,12 +233,12 @@ def test_a_cancellation_is_never_lost(folder: Path, monkeypatch: pytest.MonkeyPa
     """Though it comes after the message got its thread, and before the guest is called."""
     with runtime_of(folder) as runtime:
         actor = runtime.spawn(guest_of(SLOW))
-        begin = actor.body.api.begin
+        handle = actor.body.handle
 
-        def begin_and_cancel(exchange: Exchange) -> None:
-            begin(exchange)
+        async def cancel_and_handle(message: Message) -> int:
             actor.cancel()
+            return await handle(message)
 
-        monkeypatch.setattr(actor.body.api, "begin", begin_and_cancel)
+        monkeypatch.setattr(actor.body, "handle", cancel_and_handle)
         with pytest.raises(Cancelled):
             actor.send("x", deadline_s=10)

@@ -101,9 +101,9 @@ def test_the_probe_finds_cuts_that_matter(
 
     monkeypatch.setattr("isthmus.model.cut_probe.product", wrong)
     monkeypatch.setattr("isthmus.model.pack_probe.product", wrong)
-    model._probes.clear()
+    model._exactness._known.clear()
     assert not model.exact_cuts
     assert not model.exact_packing
     assert model.exact_batching
     monkeypatch.undo()
-    model._probes.clear()
+    model._exactness._known.clear()

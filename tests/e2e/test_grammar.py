@@ -270,7 +270,7 @@ def test_calls_that_are_refused(shared: Runtime, model: Model, tiny: Path) -> No
 
 def test_a_session_of_another_model(shared: Runtime, model: Model, tiny: Path) -> None:
     proxy = Proxy(shared, bytes(wasmtime.wat2wasm(proxy_wat())), model)
-    proxy.actor.body.api._granted.models["other"] = shared.load_model(tiny)  # type: ignore[index]
+    proxy.actor.body.context.granted.models["other"] = shared.load_model(tiny)  # type: ignore[index]
     handle = proxy.open_model()
     grammar = proxy.open_grammar(handle, GrammarKind.REGEX, "abc")
     proxy.write(64, b"other")

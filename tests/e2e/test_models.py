@@ -58,7 +58,7 @@ def go_on(proxy: Proxy, names: list[str], n: int = 20) -> None:
     """Greedy tokens, the sessions taking turns."""
     for _ in range(n):
         for name in names:
-            opened = proxy.actor.body.api.handles
+            opened = proxy.actor.body.context.handles
             handle = next(
                 it for it in opened.numbers() if it % 2 == 0 and opened.model_of(it) == name
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -239,4 +240,4 @@ def _change(body: Any, rng: random.Random) -> None:
     elif isinstance(body[key], list) and rng.random() < 0.3:
         body[key] = body[key] * rng.choice([2, 100, 5000])
     else:
-        body[key] = rng.choice(_VALUES)
+        body[key] = copy.deepcopy(rng.choice(_VALUES))  # it may be changed later, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.adapter import MOST_ADAPTERS
 from isthmus.model.batch import Step
-from isthmus.model.checks import nothing
-from isthmus.model.parts import JOB_S, Chunk
+from isthmus.model.parts import Chunk, finish
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
 
@@ -144,7 +143,7 @@ def test_prompts_in_one_pass_have_the_bits_of_each_alone(
                     Chunk(session, np.array(prompt, np.int32), last=True)
                     for session, prompt in zip(both[:6], prompts, strict=True)
                 ]
-                adapted.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+                finish(adapted.device.compute_thread, adapted.executor.append(chunks))
                 for session, prompt in zip(both[6:], prompts, strict=True):
                     adapted.prefill(session, prompt)
                 assert [bits(it) for it in both[:6]] == [bits(it) for it in both[6:]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +24,8 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.batch import Step
-from isthmus.model.checks import nothing
 from isthmus.model.forward import Pass
-from isthmus.model.parts import JOB_S, Chunk
+from isthmus.model.parts import Chunk, finish
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr
@@ -212,7 +211,7 @@ def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
             for i in here:
                 model.decode(alone[i], tokens[i])
                 assert together[i].logits.tobytes() == alone[i].logits.tobytes()
-        runs = {runs for runs, _ in model.executor._batches}
+        runs = {runs for runs, _ in model.executor._batches._graphs}
         assert runs == {(3, 2, 2), (2, 1)}  # 1 2 3, 6 7, 9 12; and 3 6, 12
 
 
@@ -524,7 +523,7 @@ def test_prompts_in_one_pass_have_the_bits_of_each_alone(
             for _, one, prompt in pairs:
                 model.prefill(one, prompt)
             chunks = [Chunk(it, np.array(prompt, np.int32), last=True) for it, _, prompt in pairs]
-            model.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+            finish(model.device.compute_thread, model.executor.append(chunks))
             for one, other, prompt in pairs:
                 assert one.tokens == other.tokens
                 assert one.logits.tobytes() == other.logits.tobytes()
@@ -545,7 +544,7 @@ def test_prompts_in_one_pass_near_each_alone_where_bits_change(
             Chunk(session, np.array(prompt, np.int32), last=True)
             for session, prompt in zip(sessions[:3], prompts, strict=True)
         ]
-        model.executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+        finish(model.device.compute_thread, model.executor.append(chunks))
         for one, other, prompt in zip(sessions[:3], sessions[3:], prompts, strict=True):
             model.prefill(other, prompt)
             assert np.allclose(one.logits, other.logits, atol=0.1)
@@ -567,13 +566,13 @@ def test_what_is_not_quantised_is_multiplied_as_alone_behind_the_last_attention(
             return int(getattr(graph, part)(output, x))
 
         executor: Any = model.executor
-        executor._architecture = SimpleNamespace(hparams=model.hparams, build=build)
+        executor.builder.architecture = SimpleNamespace(hparams=model.hparams, build=build)
         prompts = [random_tokens(3 + i, model.n_vocab, seed=i) for i in range(6)]
         chunks = [
             Chunk(session, np.array(prompt, np.int32), last=True)
             for session, prompt in zip(sessions[:6], prompts, strict=True)
         ]
-        executor.append(chunks, nothing, lambda: nullcontext(JOB_S))
+        finish(model.device.compute_thread, executor.append(chunks))
         for session, prompt in zip(sessions[6:], prompts, strict=True):
             model.prefill(session, prompt)
         for one, other in zip(sessions[:6], sessions[6:], strict=True):

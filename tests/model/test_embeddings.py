@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from isthmus.benchmarks.rival import Libllama
 from isthmus.config import Limits, ModelSettings
 from isthmus.device.graph import Graph
 from isthmus.errors import (
-    Cancelled,
     ContextFull,
     LimitExceeded,
     ModelFileError,
@@ -25,10 +23,9 @@ from isthmus.errors import (
     TokenError,
 )
 from isthmus.memory import Region
-from isthmus.model import Model
+from isthmus.model import Model, parts
 from isthmus.model.architectures import architectures
 from isthmus.model.hparams import Pooling
-from isthmus.model.parts import Chunk, Job
 from isthmus.units import MIB, HostAddr
 from tests.model.bert_reference import embed as reference_embed
 from tests.model.bert_reference import read_gguf
@@ -163,31 +160,50 @@ def test_a_model_that_decodes_meanwhile_changes_nothing(runtime: Runtime, tmp_pa
         assert len(list(stream)) > 0
 
 
-def test_parts_are_the_whole_and_a_stopped_pass_leaves_the_next_one_alone(model: Model) -> None:
-    tokens = random_tokens(300, model.n_vocab)
+def test_jobs_are_the_whole_and_a_stopped_pass_leaves_the_next_one_alone(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, thread = random_tokens(300, model.n_vocab), model.device.compute_thread
     (whole,) = model.embed([tokens])
-    n_checks = 0
-
-    def check() -> None:
-        nonlocal n_checks
-        n_checks += 1
-        if n_checks == stop_at:
-            raise Cancelled("enough")
-
-    def part_by_part(_n: int, alone: Callable[[Job], None], _chunk: Chunk | None = None, /) -> None:
-        alone(lambda: nullcontext(0.0))
-
+    monkeypatch.setattr(parts, "JOB_S", 0.0)
     with Region.reserve(MIB, nbytes=MIB) as region, model.device.bind(region) as binding:
         place = HostAddr(region.base + 4096)
         for stop_at in (0, 2, 1, 0):
-            n_checks = 0
-            stopped = pytest.raises(Cancelled) if stop_at else nullcontext()
-            with stopped:
-                model.embed_into(tokens, binding, place, check=check, turn=part_by_part)
-            if not stop_at:
-                assert n_checks >= model.hparams.n_layer
+            jobs = model.embedding_jobs(tokens, binding, place)
+            assert not model.is_embedding
+            n_jobs = 1
+            while n_jobs != stop_at and thread.run(lambda jobs=jobs: next(jobs, True)) is None:
+                assert model.is_embedding
+                n_jobs += 1
+            if stop_at:
+                thread.run(lambda jobs=jobs: jobs.close())
+            else:
+                assert n_jobs >= model.hparams.n_layer
                 with region.view(4096, whole.nbytes) as view:
                     assert bytes(view.memory) == whole.tobytes()
+            assert not model.is_embedding
+
+
+def test_one_embedding_at_a_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, thread = random_tokens(300, model.n_vocab), model.device.compute_thread
+    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    with Region.reserve(MIB, nbytes=MIB) as region, model.device.bind(region) as binding:
+        place = HostAddr(region.base + 4096)
+
+        def compute() -> None:
+            with pytest.raises(TokenError, match=f"token {model.n_vocab} "):
+                model.embedding_jobs([1, model.n_vocab], binding, place)
+            jobs = model.embedding_jobs(tokens, binding, place)
+            assert next(jobs) is None
+            with pytest.raises(RuntimeError, match="is_embedding"):
+                next(model.embedding_jobs(tokens, binding, place))
+            with pytest.raises(RuntimeError, match="compute the rest"):
+                model.embed_into(tokens, binding, place)
+            assert model.is_embedding
+            jobs.close()
+            model.embed_into(tokens, binding, place)
+
+        thread.run(compute)
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "llama", "gemma3"])

@@ -112,6 +112,7 @@ def test_conversations_that_are_refused(model: Model) -> None:
         model.chat_tokens([{"role": "user", "content": ""}] * 40_000, most=1000)
 
 
+@pytest.mark.slow
 def test_a_long_conversation_can_be_ended(model: Model) -> None:
     calls = []
 

@@ -138,6 +138,7 @@ COSTLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COSTLY)
 def test_templates_that_cost_too_much(name: str) -> None:
     """Each ends with an error; without bounds most of them would never end, or take all memory."""

@@ -111,6 +111,7 @@ def test_what_pip_says_becomes_one_line(complaint: str, said: str) -> None:
     assert "\n" not in reason
 
 
+@pytest.mark.slow
 def test_no_network_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

@@ -86,6 +86,7 @@ def test_counts_that_claim_terabytes(library: Library, tiny: Path, tmp_path: Pat
             GgufFile(library, path)
 
 
+@pytest.mark.slow
 def test_flipped_bytes_never_crash(device: Device, tiny: Path, tmp_path: Path) -> None:
     """Every header byte set to other values: the model loads or is refused with a typed error."""
     data = tiny.read_bytes()

@@ -202,6 +202,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_sources(model: Model, name: str) -> None:
     kind, source, match = HOSTILE[name]
@@ -220,6 +221,7 @@ COSTLY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "source"), COSTLY, ids=lambda it: str(it)[:24])
 def test_costly_texts_go_on_or_say_why(model: Model, kind: GrammarKind, source: str) -> None:
     with contextlib.suppress(GrammarError):

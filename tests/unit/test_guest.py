@@ -72,6 +72,7 @@ def test_what_is_not_a_core_module_is_described(engine: Engine, data: bytes, wor
     assert message.startswith("chat.wasm ")
 
 
+@pytest.mark.slow
 def test_a_truncated_module_is_refused(engine: Engine) -> None:
     data = wasm()
     for n in range(8, len(data)):

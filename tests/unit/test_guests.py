@@ -44,6 +44,7 @@ def test_every_guest_is_listed() -> None:
     assert tuple(sorted(path.stem for path in GUESTS.glob("*/*64.wasm"))) == WIDE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang is not installed")
 def test_rebuilds_byte_for_byte(path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/build_guests.py"), "--check", path.stem]

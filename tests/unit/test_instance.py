@@ -24,8 +24,8 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.native import wasmtime_capi as capi
-from isthmus.wasm import Engine, Instance
-from tests.unit.wasm_guest import spawn, wasm
+from isthmus.wasm import Engine
+from tests.unit.wasm_guest import initialize, spawn, until, wasm
 
 CLOSE = '(import "isthmus" "session_close" (func $close (param i32) (result i32)))'
 CLOSE_CALL = '(func (export "close") (param i32) (result i32) (call $close (local.get 0)))'
@@ -86,10 +86,11 @@ def test_initialize_runs_when_asked_and_not_before(engine: Engine) -> None:
         engine, wasm('(func (export "_initialize") (i32.store (i32.const 0) (i32.const 1)))')
     ) as instance:
         assert instance.memory.read(0, 1) == b"\0"
-        instance.initialize()
+        assert instance.entry_points() == ["_initialize"]
+        initialize(instance)
         assert instance.memory.read(0, 1) == b"\1"
     with spawn(engine, wasm()) as instance:
-        instance.initialize()
+        assert instance.entry_points() == []
 
 
 @pytest.mark.parametrize(
@@ -146,81 +147,44 @@ def test_stack_overflow_through_host_functions_is_a_trap(engine: Engine) -> None
         instance.call("deep")
 
 
-def test_a_deadline_ends_an_infinite_loop(engine: Engine) -> None:
+def test_what_check_raises_ends_an_infinite_loop(engine: Engine) -> None:
     with spawn(engine, wasm(SPIN)) as instance:
         with pytest.raises(DeadlineExceeded, match="in time"):
-            instance.call("spin", deadline=time.monotonic() + 0.02)
+            instance.call("spin", check=until(time.monotonic() + 0.02))
         assert instance.call("on_message", 2) == 2
 
 
-def test_a_deadline_that_is_over_ends_the_call_before_it_begins(engine: Engine) -> None:
-    guest = wasm(CLOSE, CLOSE_CALL)
-    called: list[int] = []
-    handlers = {"session_close": lambda n: called.append(n) or 0}
-    with spawn(engine, guest, handlers) as instance:
-        with pytest.raises(DeadlineExceeded):
-            instance.call("close", 1, deadline=time.monotonic() - 1)
-        assert called == []
-        assert instance.call("close", 1) == 0
-
-
-def test_initialize_has_a_deadline(engine: Engine) -> None:
+def test_initialize_has_a_check(engine: Engine) -> None:
     guest = wasm('(func (export "_initialize") (loop $l (br $l)))')
     with spawn(engine, guest) as instance, pytest.raises(DeadlineExceeded):
-        instance.initialize(time.monotonic() + 0.02)
+        initialize(instance, check=until(time.monotonic() + 0.02))
 
 
-def test_cancel_ends_the_running_call_and_no_other(engine: Engine) -> None:
+def test_an_interrupted_guest_checks_at_once_and_no_other_guest_ends(engine: Engine) -> None:
+    unwanted: set[str] = set()
+
+    def check_of(name: str) -> Callable[[], None]:
+        def check() -> None:
+            if name in unwanted:
+                raise Cancelled(name)
+
+        return check
+
     with spawn(engine, wasm(SPIN)) as one, spawn(engine, wasm(SPIN)) as other:
-        assert not one.cancel()
+        one.interrupt()
         assert one.call("on_message", 1) == 1
-        thread, raised = in_thread(lambda: one.call("spin"))
-        bystander, bystander_raised = in_thread(lambda: other.call("spin"))
-        cancel_until_it_runs(one)
+        thread, raised = in_thread(lambda: one.call("spin", check=check_of("one")))
+        bystander, also_raised = in_thread(lambda: other.call("spin", check=check_of("other")))
+        unwanted.add("one")
+        one.interrupt()
         thread.join(PATIENCE_S)
         assert [type(error) for error in raised] == [Cancelled]
         assert bystander.is_alive()
         assert one.call("on_message", 3) == 3
-        cancel_until_it_runs(other)
+        unwanted.add("other")
+        other.interrupt()
         bystander.join(PATIENCE_S)
-        assert [type(error) for error in bystander_raised] == [Cancelled]
-
-
-def cancel_until_it_runs(instance: Instance) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not instance.cancel():
-        assert time.monotonic() < end, "the call never began"
-        time.sleep(0.001)
-
-
-def test_host_functions_see_a_cancellation(engine: Engine) -> None:
-    inside = threading.Event()
-
-    def long_work(n: int) -> int:
-        inside.set()
-        while True:
-            instance.check()
-            time.sleep(0.001)
-
-    with spawn(engine, wasm(CLOSE, CLOSE_CALL), {"session_close": long_work}) as instance:
-        thread, raised = in_thread(lambda: instance.call("close", 1))
-        assert inside.wait(PATIENCE_S)
-        assert instance.cancel()
-        thread.join(PATIENCE_S)
-        assert [type(error) for error in raised] == [Cancelled]
-        instance.check()
-
-
-def test_host_functions_see_the_deadline(engine: Engine) -> None:
-    def long_work(n: int) -> int:
-        while True:
-            instance.check()
-
-    with (
-        spawn(engine, wasm(CLOSE, CLOSE_CALL), {"session_close": long_work}) as instance,
-        pytest.raises(DeadlineExceeded),
-    ):
-        instance.call("close", 1, deadline=time.monotonic() + 0.02)
+        assert [type(error) for error in also_raised] == [Cancelled]
 
 
 def test_an_error_of_a_host_function_comes_out_as_the_same_object(engine: Engine) -> None:
@@ -352,7 +316,6 @@ def test_use_after_close_is_refused(engine: Engine) -> None:
     assert instance.region.closed
     with pytest.raises(ActorClosed, match="closed"):
         instance.call("on_message", 1)
-    assert not instance.cancel()
 
 
 def test_a_dropped_instance_frees_everything(engine: Engine) -> None:
@@ -373,12 +336,13 @@ def test_another_base_address_is_refused_and_freed(
     assert engine.memory_creator.n_memories == 0
 
 
-def test_exports_show_globals_and_tables(engine: Engine) -> None:
+def test_exports_show_globals_and_tables_and_no_functions(engine: Engine) -> None:
     guest = wasm('(global (export "g") (mut i32) (i32.const 41)) (table (export "t") 3 funcref)')
     with spawn(engine, guest) as instance:
         counter, table = instance.export("g"), instance.export("t")
         assert isinstance(counter, wasmtime.Global)
         assert isinstance(table, wasmtime.Table)
+        assert instance.export("on_message") is None
         assert counter.value(instance.store) == 41
         assert table.size(instance.store) == 3
 

@@ -11,7 +11,7 @@ from isthmus.runtime import bundled_guests
 from isthmus.wasm import Engine, GlobalValue, read_globals, write_globals
 from isthmus.wasm.instrument import instrument
 from isthmus.wasm.interface import read_interface
-from tests.unit.wasm_guest import spawn, wasm
+from tests.unit.wasm_guest import initialize, spawn, wasm
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_start_runs_once_before_initialize(engine: Engine) -> None:
     )
     with spawn(engine, guest) as instance:
         assert instance.call("n") == 0
-        instance.initialize()
+        initialize(instance)
         assert instance.call("n") == 12
 
 
@@ -83,7 +83,7 @@ def test_a_start_function_that_traps(engine: Engine) -> None:
         spawn(engine, wasm("(func $s unreachable) (start $s)")) as instance,
         pytest.raises(GuestTrapped, match="unreachable"),
     ):
-        instance.initialize()
+        initialize(instance)
 
 
 TABLE = "(table $t 4 4 funcref) (elem $e func $f) (func $f)"
@@ -171,12 +171,13 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
             loaded = engine.compile(guest, "guest")
             compiled.append(loaded.was_compiled)
             with spawn(engine, loaded) as instance:
-                instance.initialize()
+                initialize(instance)
                 assert read_globals(instance)[0].bits == b"\3\0\0\0"
     assert compiled == [True, False, False]
     assert len(list((tmp_path / "guests").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "guests"
 

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from isthmus.model.pre_tokenizers import AT_SPACES, BY_HAND, FRAME_NBYTES
 from tests.vocabularies import KINDS, PRE_TOKENIZERS, Vocabulary
 
+pytestmark = pytest.mark.slow
 RUNS = ("a", "A", "!", "+", " ", "\n", "\r", "9", "é", "一", "aA", "a ", "\u0301", "\u3000", "'s")
 CHILD = """
 import ctypes, sys, threading

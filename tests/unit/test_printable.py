@@ -22,6 +22,7 @@ KINDS = ("Cc", "Zl", "Zp", "Cs")
 """Categories of characters none of which may reach a terminal."""
 
 
+@pytest.mark.slow
 def test_whatever_is_obeyed_is_visible() -> None:
     for code in range(0x110000):
         character = chr(code)

@@ -52,6 +52,7 @@ def texts(seed: int) -> Iterator[str]:
         yield "".join(chance.choices(ATOMS, k=chance.randint(1, 40)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("it", VOCABULARIES, ids=lambda it: f"{it.kind}-{it.pre}-{it.name}")
 def test_the_same_tokens(library: Library, tmp_path: Path, it: Vocabulary) -> None:
     n_compared = 0
@@ -76,6 +77,7 @@ def test_the_same_tokens(library: Library, tmp_path: Path, it: Vocabulary) -> No
     assert n_compared > 5
 
 
+@pytest.mark.model
 def test_which_tokens_are_special(library: Library, smollm2: Path, tmp_path: Path) -> None:
     """The quick look at names finds what asking for each token finds."""
     named = Vocabulary(control=("<PRE>", "[EOT]", "_<EOT>"), user_defined=("<|fim_prefix|>",))
@@ -98,6 +100,7 @@ def tokenizer(library: Library, tmp_path: Path) -> Iterator[Tokenizer]:
         yield tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parse", [False, True])
 def test_time_grows_with_the_text(tokenizer: Tokenizer, parse: bool) -> None:
     """Four times the special tokens take libllama sixteen times as long."""
@@ -148,6 +151,7 @@ def test_a_vocabulary_without_some_bytes(library: Library, tmp_path: Path) -> No
             tokenizer.encode("q" * 10 + "y" * 10_000, most=1)
 
 
+@pytest.mark.model
 def test_room_in_a_real_vocabulary(library: Library, smollm2: Path) -> None:
     with (
         Tokenizer(library, GgufFile(library, smollm2)) as tokenizer,

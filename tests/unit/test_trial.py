@@ -68,6 +68,7 @@ def test_a_crash_is_an_ending(script: Path, function: str) -> None:
     assert try_out(script, function, b"", _LIMITS).ending is Ending.CRASHED
 
 
+@pytest.mark.slow
 def test_endless_work_runs_out_of_time(script: Path) -> None:
     assert try_out(script, "spin", b"", _LIMITS).ending is Ending.OUT_OF_TIME
 
@@ -92,6 +93,7 @@ def test_whoever_waits_may_leave(script: Path) -> None:
         try_out(script, "spin", b"", replace(_LIMITS, cpu_s=60), check)
 
 
+@pytest.mark.slow
 def test_a_job_ends_with_a_process_that_is_killed(script: Path, tmp_path: Path) -> None:
     told = tmp_path / "pid"
     code = (
@@ -123,6 +125,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_many_jobs_take_turns(script: Path) -> None:
     endings: list[Outcome] = []
     threads = [

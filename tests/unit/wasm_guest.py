@@ -1,16 +1,18 @@
-"""Small guests in WebAssembly text, and an instance of one with a quiet WASI."""
+"""Small guests in WebAssembly text, an instance of one with a quiet WASI, and ways to call it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import wasmtime
 
 from isthmus.counters import Counters
+from isthmus.errors import DeadlineExceeded
 from isthmus.memory import Region
 from isthmus.units import WASM_PAGE
-from isthmus.wasm import Engine, Guest, Instance, Wasi
+from isthmus.wasm import Engine, Guest, Handler, Instance, Wasi
 from isthmus.wasm.memory_creator import MemoryRequest
 
 ON_MESSAGE = '(func (export "on_message") (param i32) (result i32) (local.get 0))'
@@ -37,7 +39,7 @@ def quiet_wasi(**changed: Any) -> Wasi:
 def spawn(
     engine: Engine,
     guest: Guest | bytes,
-    handlers: Mapping[str, Callable[..., int]] | None = None,
+    handlers: Mapping[str, Handler] | None = None,
     **changed: Any,
 ) -> Instance:
     """An instance with a limit of 16 pages."""
@@ -52,3 +54,19 @@ def spawn(
         "counters": Counters(),
     }
     return Instance(engine, guest, handlers=handlers or {}, **settings | changed)
+
+
+def initialize(instance: Instance, **options: Any) -> None:
+    """What an actor's spawn runs of the guest."""
+    for name in instance.entry_points():
+        instance.call(name, **options)
+
+
+def until(end: float) -> Callable[[], None]:
+    """A check that raises DeadlineExceeded from `end` on, on the clock of time.monotonic."""
+
+    def check() -> None:
+        if time.monotonic() >= end:
+            raise DeadlineExceeded("the guest did not finish in time")
+
+    return check

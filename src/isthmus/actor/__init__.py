@@ -1,9 +1,10 @@
 """Actors: the only place where a guest's memory and a model meet."""
 
 from isthmus.actor.actor import Actor
-from isthmus.actor.beginning import Frozen, Home, Spawned
-from isthmus.actor.exchange import Reply
+from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.host_api import Granted, Tool
+from isthmus.actor.platform import Platform
+from isthmus.actor.reply import Reply
 from isthmus.actor.snapshot import Restoration
 from isthmus.actor.stream import Stream
 from isthmus.actor.usage import Usage
@@ -12,7 +13,7 @@ __all__ = [
     "Actor",
     "Frozen",
     "Granted",
-    "Home",
+    "Platform",
     "Reply",
     "Restoration",
     "Spawned",

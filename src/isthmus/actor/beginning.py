@@ -1,43 +1,27 @@
-"""How an actor begins: new, or as another one was; and what all actors of a runtime live on."""
+"""How an actor begins: new, or as another one was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-from isthmus.actor.beginnings import Beginnings
-from isthmus.actor.budget import Budget
-from isthmus.actor.pacing import Pacer
-from isthmus.actor.scheduler import Scheduler
-from isthmus.actor.snapshot import Restoration, device_record, state_of
+from isthmus.actor.snapshot import Restoration, state_of
 from isthmus.actor.state import ActorState
-from isthmus.actor.workers import Workers
-from isthmus.device.base import Backend, Device
-from isthmus.file_hash import FileHashes
 from isthmus.memory import Image, LiveImage
-from isthmus.metrics import Metrics
 from isthmus.snapshot import Chunks, Snapshot
-from isthmus.snapshot.manifest import DeviceRecord
 from isthmus.units import HostAddr
-from isthmus.wasm.engines import Engines
-
-if TYPE_CHECKING:
-    from isthmus.actor.actor import Actor
 
 
 @dataclass(frozen=True)
 class Spawned:
-    """How an actor begins that was not there before."""
+    """How a new actor begins."""
 
     args: Sequence[str] = ()
     """Options for the guest, `key=value`: its WASI arguments after the guest's name."""
     seed: int = 0
-    """Of its random numbers."""
+    """Seed of its random numbers."""
     clock_ns: int = 0
-    """Of its clock, nanoseconds since 1970-01-01 00:00 UTC."""
+    """Where its clock begins, nanoseconds since 1970-01-01 00:00 UTC."""
     copy_tensors: bool = False
     """Stage the tensors of `compute` in device memory. Only to measure what that costs."""
 
@@ -65,7 +49,7 @@ class Frozen:
     image: Image | LiveImage
     """Its linear memory."""
     chunks: Chunks | None = None
-    """The hashes of the image, where they are known."""
+    """The hashes of the image, if they are known."""
     snapshot_id: str | None = None
     """The snapshot that it was last saved as, or restored from."""
     restoration: Restoration | None = None
@@ -90,32 +74,3 @@ class Frozen:
     def plain(self) -> Frozen:
         """The same, for forks: how it was restored says nothing about them."""
         return replace(self, restoration=None, verify=None)
-
-
-@dataclass(frozen=True)
-class Home:
-    """What all actors of one runtime live on."""
-
-    engines: Engines
-    device: Device
-    backend: Backend
-    scheduler: Scheduler
-    workers: Workers
-    budget: Budget
-    metrics: Metrics
-    eviction_path: Callable[[], Path]
-    """A new file for each actor that is evicted."""
-    adopt: Callable[[Actor], None]
-    """Called with each new actor, so that somebody closes it. ActorClosed if nobody would."""
-    beginnings: Beginnings
-    pacer: Pacer
-    hashes: FileHashes = field(default_factory=FileHashes)
-    version: str = ""
-    """Of Isthmus, for the manifest of a snapshot."""
-    snapshot_key: bytes | None = field(default=None, repr=False)
-    """What snapshots are signed with."""
-
-    @cached_property
-    def device_record(self) -> DeviceRecord:
-        """What computes here, as a manifest says it."""
-        return device_record(self.device, self.hashes)

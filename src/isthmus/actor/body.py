@@ -10,35 +10,39 @@ instance, and last the Region. Nothing here copies tensor data: `counters.bytes_
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
-from functools import partial
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-from isthmus.actor.beginning import Frozen, Home, Spawned
+from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.budget import Account
-from isthmus.actor.exchange import Exchange, failure
-from isthmus.actor.host_api import Granted, HostApi, Tool
-from isthmus.actor.interruptible import interruptibly
-from isthmus.actor.pacing import Pace
+from isthmus.actor.host_api import Context, Granted, HostApi
+from isthmus.actor.message import Message
 from isthmus.actor.pages import Pages
+from isthmus.actor.platform import Platform
+from isthmus.actor.shares import Share
 from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState, Reopen, read_handles
-from isthmus.actor.tensor import Checker, Copies, TensorUnit
+from isthmus.actor.tensor_unit import Checker, Copies, TensorUnit
 from isthmus.counters import Counters
-from isthmus.errors import Cancelled, Overloaded, RegionError, SnapshotMismatch
+from isthmus.errors import Overloaded, RegionError, SnapshotMismatch
 from isthmus.memory import Region
 from isthmus.model import Session
+from isthmus.model.checks import nothing
 from isthmus.units import WASM_PAGE, align_up
 from isthmus.wasm import Engine, Guest, Instance, Wasi, read_globals, write_globals
 from isthmus.wasm.guest import ON_REPLAY
 from isthmus.wasm.memory_creator import MemoryRequest
 
+_Result = TypeVar("_Result")
+
 
 class Body:
-    """See the module. Used by one thread at a time, except for `interrupt` and `cancel`."""
+    """See the module. Used by one thread at a time, except for `cut_off`."""
 
     def __init__(
         self,
-        home: Home,
+        platform: Platform,
         guest: Guest,
         granted: Granted,
         beginning: Spawned | Frozen,
@@ -47,33 +51,36 @@ class Body:
     ) -> None:
         """`account` is the actor's, which pays for the memory."""
         state = beginning.state
-        self._home = home
+        self._platform = platform
         self._guest = guest
         self._granted = granted
         self._fuel = granted.limits.fuel
         self._counters = counters
         self._args = state.args
         self._seed = state.seed
-        self._clock = state.clock()
-        self._random = state.random()
-        with contextlib.ExitStack() as stack:
-            self._account = account
-            self._refusal: Overloaded | None = None
-            self.api = HostApi(
-                replace(granted, tools={it: self._outside(t) for it, t in granted.tools.items()}),
-                self._clock,
-                self._random,
-                counters,
-                self._check,
-                lambda: self.instance.deadline,
-                home.scheduler,
-            )
-            self.api.log_position = state.log_position
-            self._pace = Pace(home.pacer, lambda: self.api.exchange.n_tokens)
-            stack.callback(self._pace.end)  # a guest that never begins pauses too
-            with home.beginnings.taking(self):
-                self._make(beginning, stack)
+        self._account = account
+        self._refusal: Overloaded | None = None
+        self.context = Context(granted, state.clock(), state.random(), counters)
+        self.context.log_position = state.log_position
+        self._api = HostApi(self.context)
+        with contextlib.ExitStack() as stack, platform.beginnings.taking(self):
+            self._make(beginning, stack)
             self._stack = stack.pop_all()
+
+    @property
+    def message(self) -> Message:
+        """The message that it handles, or handled last: at first that of its beginning."""
+        return self.context.message
+
+    @property
+    def log_position(self) -> int:
+        """How many records its guest has logged in all its life."""
+        return self.context.log_position
+
+    @property
+    def in_own_tool(self) -> bool:
+        """Whether the calling thread runs a tool for it."""
+        return self.context.tool_thread == threading.get_ident()
 
     @property
     def region(self) -> Region:
@@ -83,50 +90,37 @@ class Body:
     @property
     def sessions(self) -> list[Session]:
         """Its open sessions, oldest first."""
-        return self.api.handles.all(Session)
+        return self.context.handles.all(Session)
 
-    def handle(self, exchange: Exchange, deadline: float | None) -> int:
-        """Runs the guest on one message; what on_message returns, or raises as `Instance.call`."""
-        self.api.begin(exchange)
-        self._pace.begin()
-        self._refuel()
-        try:
-            return self.instance.call("on_message", len(exchange.message), deadline=deadline)
-        finally:
-            self._pace.end()
-            self._ended()
+    async def handle(self, message: Message) -> int:
+        """Runs the guest on one message; what on_message returns, or raises as `Call.run`."""
+        self.context.message = message
+        return await self._call("on_message", len(message.data))
 
     @property
     def is_watched(self) -> bool:
         """Whether somebody else holds its memory: a view, for instance."""
         return self.region.n_holds > 1 + len(self.sessions)
 
-    def interrupt(self) -> None:
-        """Has the running message look at once whether it is to end."""
-        self.api.interrupt()
-
-    def cancel(self) -> None:
-        """Cuts the running message off."""
-        self.instance.cancel()
-        self.api.interrupt()
-
     def cut_off(self) -> None:
-        """Ends what it runs, and what it waits for, though no message runs: while it is made."""
-        self.api.exchange.cut_off = True
-        self.api.interrupt()
+        """Ends the guest's work while the body is made; from any thread."""
+        message = self.context.message
+        message.is_cut_off = True
+        self._platform.loop.look_at(message)
 
     def state(self, n_messages: int) -> ActorState:
         """What it is now, but for the memory."""
-        handles = self.api.handles
+        context = self.context
+        handles = context.handles
         return ActorState(
             args=self._args,
             globals=read_globals(self.instance),
             opened=read_handles(handles),
             last_handle=handles.last,
             seed=self._seed,
-            n_random_blocks=self._random.n_blocks,
-            clock_ns=self._clock.now_ns,
-            log_position=self.api.log_position,
+            n_random_blocks=context.random.n_blocks,
+            clock_ns=context.clock.now_ns,
+            log_position=context.log_position,
             n_messages=n_messages,
         )
 
@@ -141,85 +135,91 @@ class Body:
 
     def _make(self, beginning: Spawned | Frozen, stack: contextlib.ExitStack) -> None:
         """Puts it together; what must be freed goes on the stack."""
-        home = self._home
-        engine, guest = self._compiled()
+        platform, context = self._platform, self.context
         how = beginning.restoration if isinstance(beginning, Frozen) else None
         replays = how is not None and bool(how.replayed)
-        self._made_until = home.beginnings.deadline(self._granted.limits, replays=replays)
+        until = platform.beginnings.deadline(self._granted.limits, replays=replays)
+        share = Share(self._granted.limits.weight)
+        context.message = Message(b"", self._guest.name, share)
+        engine, guest = self._compiled()  # takes no time from the guest's own
+        context.message.deadline = until
         self.instance = stack.enter_context(self._instantiate(engine, guest))
-        self.instance.pause = self._pace.tick
-        self.instance.is_unwanted = lambda: self.api.exchange.is_unwanted
-        self.pages = Pages(self.region, remappable=home.device.remaps, freeze=home.budget.freeze)
+        self.pages = Pages(
+            self.region, remappable=platform.device.remaps, freeze=platform.budget.freeze
+        )
         if isinstance(beginning, Frozen):
             self._thaw_memory(beginning)
-        self.binding = stack.enter_context(home.device.bind(self.region))
+        self.binding = stack.enter_context(platform.device.bind(self.region))
         unit = self._tensor_unit(copy_tensors=beginning.copy_tensors or self.binding.copies)
         stack.callback(unit.close)
-        stack.callback(self.api.close)
-        self.api.attach(self.region, self.instance.memory, self.binding, unit, self._hold)
-        if isinstance(beginning, Spawned):
-            interruptibly(self._initialize, self.cut_off)
-        elif how := beginning.restoration:
-            interruptibly(partial(self._thaw_handles, beginning, how), self.cut_off)
+        stack.callback(self._api.close)
+        self._api.attach(self.region, self.instance.memory, self.binding, unit, self._hold)
+        if isinstance(beginning, Frozen):
+            self._thaw_handles(beginning, beginning.restoration)
         else:
-            self._thaw_handles(beginning, None)
+            for name in self.instance.entry_points():
+                self._run(self._call(name))
 
-    def _initialize(self) -> None:
-        self._refuel()
+    async def _call(self, name: str, *args: int) -> int:
+        """Calls a function of the guest for the message."""
+        message = self.context.message
+        if self._fuel is not None:
+            self.instance.fuel = self._fuel
+        call = self.instance.begin(name, *args, check=message.check)
+        code = -1
         try:
-            self.instance.initialize(self._made_until)
+            code = await call.run()
+            return code
         finally:
+            call.close()
+            if code == 0:
+                message.seal()
+            else:
+                message.forget_output()
             self._ended()
 
+    def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """The result of work that belongs to its beginning, once the loop has driven it."""
+        message = self.context.message
+        try:
+            message.check()
+        except BaseException:
+            work.close()
+            raise
+        return self._platform.loop.run(message, work)
+
     def _ended(self) -> None:
-        """The guest has returned, or was cut off: nobody need wait for its next token."""
-        self.api.end()
-        exchange = self.api.exchange
-        self._account.give(exchange.held_nbytes)
-        exchange.held_nbytes = 0
+        """The guest has returned, or was cut off: its output counts as memory no longer."""
+        message = self.context.message
+        self._account.give(message.held_nbytes)
+        message.held_nbytes = 0
         if self._fuel is not None:
-            exchange.fuel = self._fuel - self.instance.fuel
-
-    def _check(self) -> None:
-        self.instance.check()
-
-    def _outside(self, tool: Tool) -> Tool:
-        """A tool that takes nobody's place while it runs, so that it may ask other actors."""
-
-        def call(args: bytes) -> bytes:
-            with self._home.workers.aside():
-                return tool(args)
-
-        return call
+            message.fuel = self._fuel - self.instance.fuel
 
     def _compiled(self) -> tuple[Engine, Guest]:
-        """The guest for the engine of its kind. It may have to be compiled, which takes no time
-        from the guest's own: the code is kept, and the next try finds it.
+        """The guest for the engine of its kind. It may have to be compiled: the code is kept, and
+        the next try finds it.
         """
-
-        def check() -> None:
-            if self.api.exchange.cut_off:
-                raise Cancelled(f"{self._guest.name} was cut off while it was compiled")
-
-        engines = self._home.engines
+        engines = self._platform.engines
         if self._fuel is None:
             return engines.unmetered(self._guest), self._guest
-        return engines.metered(self._guest, check)
+        return engines.metered(self._guest, self.context.message.check)
 
     def _instantiate(self, engine: Engine, guest: Guest) -> Instance:
+        context = self.context
         wasi = Wasi(
             args=[self._guest.name, *self._args],
-            clock_ns=self._clock.read,
-            random=self._random.draw,
-            log=self.api.write_stream,
+            clock_ns=context.clock.read,
+            random=context.random.draw,
+            log=self._api.write_stream,
         )
         return Instance(
             engine,
             guest,
-            handlers=self.api.functions(),
+            handlers=self._api.functions(),
             wasi=wasi,
             memory=MemoryRequest(
-                self._granted.limits.memory_nbytes, self._home.device.reserve, self._admit
+                self._granted.limits.memory_nbytes, self._platform.device.reserve, self._admit
             ),
             counters=self._counters,
         )
@@ -227,34 +227,29 @@ class Body:
     def _admit(self, more_nbytes: int, limit_nbytes: int) -> None:
         """Asks the budget of all actors, and notes what is refused."""
         if limit_nbytes:
-            self.api.exchange.reached("memory_nbytes", limit_nbytes)
+            self.context.message.reached("memory_nbytes", limit_nbytes)
             return
         self._take(more_nbytes)
 
     def _hold(self, nbytes: int) -> None:
         """Counts output until the message has ended; Overloaded."""
         self._take(nbytes)
-        self.api.exchange.held_nbytes += nbytes
+        self.context.message.held_nbytes += nbytes
 
     def _take(self, nbytes: int) -> None:
         try:
             self._account.take(nbytes)
         except Overloaded as error:
-            self._refusal = self.api.exchange.refusal = error
+            self._refusal = self.context.message.refusal = error
             raise
 
-    def _refuel(self) -> None:
-        """Fills up for one message, where fuel is limited."""
-        if self._fuel is not None:
-            self.instance.fuel = self._fuel
-
     def _tensor_unit(self, *, copy_tensors: bool) -> TensorUnit:
-        memory, device = self.instance.memory, self._home.device
+        memory, device = self.instance.memory, self._platform.device
         return TensorUnit(
             device,
-            self._home.backend,
+            self._platform.backend,
             self.binding,
-            Checker(memory, self.api.handles),
+            Checker(memory, self.context.handles),
             self._counters,
             Copies(device, memory) if copy_tensors else None,
         )
@@ -267,19 +262,19 @@ class Body:
         write_globals(self.instance, frozen.state.globals)
 
     def _thaw_handles(self, frozen: Frozen, how: Restoration | None) -> None:
-        self.instance.deadline = self._made_until if how is not None else None
+        context = self.context
         reopen = Reopen(
             self._granted.models,
             self._granted.limits,
             self.region,
             self.binding,
             grow=self._grow_memory,
-            prefill=self.api.replay,
-            check=self._check,
+            prefill=lambda session, tokens: self._run(context.prefill(session, tokens)),
+            check=context.message.check if how is not None else nothing,
             replay=how.replayed if how else frozenset(),
             drop=how.foreign if how else frozenset(),
         )
-        reopen.fill(self.api.handles, frozen.state)
+        reopen.fill(context.handles, frozen.state)
         if how is not None and how.foreign:
             self._replay_in_guest(how)
 
@@ -291,13 +286,9 @@ class Body:
                 "which opens its sessions anew",
                 how.reasons,
             )
-        self._refuel()
-        try:
-            code = self.instance.call(ON_REPLAY, deadline=self._made_until)
-        finally:
-            self._ended()
+        code = self._run(self._call(ON_REPLAY))
         if code != 0:
-            raise failure(-code, self.api.exchange)
+            raise self.context.message.failure(-code)
 
     def _grow_memory(self, nbytes: int) -> int:
         begin = self.region.nbytes
@@ -305,7 +296,7 @@ class Body:
         return begin
 
     def _grow_to(self, nbytes: int) -> None:
-        """Overloaded where the memory of all actors is what it would take too much of."""
+        """Grows the memory; Overloaded if the budget of all actors has too little left."""
         try:
             self.instance.grow_memory(nbytes)
         except RegionError:

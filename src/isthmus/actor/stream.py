@@ -1,71 +1,17 @@
-"""The answer to one message, piece by piece, while the guest works in another thread."""
+"""The answer to one message, piece by piece, while the guest works elsewhere."""
 
 from __future__ import annotations
 
 import queue
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
 
-from isthmus.actor.exchange import STOP_GRACE_S, Exchange, Reply
-from isthmus.actor.workers import Ticket
-from isthmus.errors import Cancelled, DeadlineExceeded
+from isthmus.actor.message import STOP_GRACE_S, Message
+from isthmus.actor.reply import Piece, Reply
 
-if TYPE_CHECKING:
-    from isthmus.actor.actor import Actor
-
-CANCEL_AGAIN_S = 0.02
-"""A message's thread may not be inside the guest yet when it is cancelled first."""
-
-Pieces: TypeAlias = "queue.SimpleQueue[str | Reply | BaseException]"
-Deliver: TypeAlias = "Callable[[str | Reply | BaseException], None]"
-"""Takes each piece of an answer, and then what came of it, on the thread that handles it."""
-
-
-class Message:
-    """A message on its way: waiting for a thread, being handled, or ended."""
-
-    def __init__(
-        self,
-        data: bytes,
-        deadline_s: float | None,
-        deliver: Deliver | None = None,
-        *,
-        whole: bool = False,
-    ) -> None:
-        """`whole`: nobody takes pieces, and whoever waits is woken once, at the end."""
-        self.pieces: Pieces = queue.SimpleQueue()
-        self._deliver: Deliver = deliver or (self._deliver_outcome if whole else self.pieces.put)
-        self.exchange = Exchange(data, self._deliver)
-        self.sent = time.monotonic()
-        endless = deadline_s is None or deadline_s > threading.TIMEOUT_MAX / 2
-        self.deadline = None if endless or deadline_s is None else self.sent + deadline_s
-        """On the clock of time.monotonic."""
-        self.ticket: Ticket | None = None
-        self.ended = threading.Event()
-
-    def end(self, outcome: Reply | BaseException) -> None:
-        """Puts what came of it behind the last piece."""
-        self.exchange.ended = True
-        self.ended.set()
-        self._deliver(outcome)
-
-    def _deliver_outcome(self, piece: str | Reply | BaseException) -> None:
-        if not isinstance(piece, str):
-            self.pieces.put(piece)
-
-    def withdraw(self) -> bool:
-        """Takes it back where it still waits for a thread."""
-        return self.ticket is not None and self.ticket.withdraw()
-
-    def require_time(self) -> None:
-        """DeadlineExceeded where its time is over before it began, Cancelled if it is unwanted."""
-        if self.exchange.stopping:
-            raise Cancelled("the message was stopped before it was begun")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise DeadlineExceeded("the message's time was over before there was a thread for it")
+_AGAIN_S = 0.02
+"""Seconds until a message that is to end is cut off again."""
 
 
 class Stream(Iterator[str]):
@@ -75,13 +21,23 @@ class Stream(Iterator[str]):
     for nothing.
     """
 
-    def __init__(self, actor: Actor, message: Message) -> None:
-        self._actor = actor
+    def __init__(
+        self,
+        message: Message,
+        pieces: queue.SimpleQueue[Piece],
+        look_at: Callable[[Message], None],
+        require_elsewhere: Callable[[], None],
+    ) -> None:
+        """`look_at` has the loop see that a message has to end; `require_elsewhere` raises
+        ActorBusy on the loop's thread."""
         self._message = message
+        self._pieces = pieces
+        self._look_at = look_at
+        self._require_elsewhere = require_elsewhere
         self._reply: Reply | None = None
         self._told = False
-        """How it ended, to whoever iterates."""
-        weakref.finalize(self, message.exchange.abandon).atexit = False
+        """Whether the outcome was given to whoever iterates."""
+        weakref.finalize(self, partial(_abandon, message, look_at)).atexit = False
 
     @property
     def ended(self) -> bool:
@@ -98,8 +54,9 @@ class Stream(Iterator[str]):
     def __next__(self) -> str:
         if self._told:
             raise StopIteration
+        self._require_elsewhere()
         try:
-            piece = self._next_piece()
+            piece = self._pieces.get()
         except BaseException:  # Ctrl-C: the message ends, then whoever waits hears of it
             self.close()
             raise
@@ -116,12 +73,14 @@ class Stream(Iterator[str]):
         message = self._message
         if message.ended.is_set():
             return
-        message.exchange.stopping = True
-        self._actor.interrupt()
-        if not self._actor.abandon(message) and not message.ended.wait(STOP_GRACE_S):
-            self._actor.cancel()
-        while not message.ended.wait(CANCEL_AGAIN_S):
-            self._actor.cancel()
+        self._require_elsewhere()
+        message.stopping = True
+        self._look_at(message)
+        if message.ended.wait(STOP_GRACE_S):
+            return
+        while not message.ended.wait(_AGAIN_S):
+            message.is_cut_off = True
+            self._look_at(message)
 
     def __enter__(self) -> Stream:
         return self
@@ -129,12 +88,8 @@ class Stream(Iterator[str]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _next_piece(self) -> str | Reply | BaseException:
-        """Waits for it; a message whose time is over while it waits for a thread is taken back."""
-        message = self._message
-        if message.deadline is not None:
-            try:
-                return message.pieces.get(timeout=max(message.deadline - time.monotonic(), 0))
-            except queue.Empty:
-                self._actor.abandon(message)
-        return message.pieces.get()
+
+def _abandon(message: Message, look_at: Callable[[Message], None]) -> None:
+    if not message.ended.is_set():
+        message.abandon()
+        look_at(message)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from isthmus.actor.message import Message
+
 
 @dataclass
 class Usage:
@@ -47,3 +49,11 @@ class Usage:
             kv_nbytes=kv_nbytes,
             sessions=sessions,
         )
+
+    def charge(self, message: Message) -> None:
+        """Adds what a message, or the actor's beginning, has used."""
+        self.tokens_in += message.tokens_in
+        self.tokens_out += message.tokens_out
+        self.output_nbytes += message.output_nbytes
+        self.fuel += message.fuel
+        self.limits_reached.update(message.limits_reached)

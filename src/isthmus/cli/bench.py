@@ -22,12 +22,14 @@ from isthmus.benchmarks.speculate import DRAFTED, bench_speculate, require_same_
 from isthmus.benchmarks.store import AGENTS as STORE_AGENTS
 from isthmus.benchmarks.store import bench_store, require_whole
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
+from isthmus.cli.bench_host import add_host_options, host_report
 from isthmus.cli.options import (
     add_device_options,
     add_model_options,
     fetched_model,
     open_models,
     open_runtime,
+    whole_numbers,
 )
 from isthmus.cli.progress import progress_bar
 from isthmus.cli.table import format_table
@@ -42,6 +44,8 @@ EXAMPLES = """\
   isthmus bench hostcall --repeats 15
   isthmus bench snapshot --json
   isthmus bench agents --json
+  isthmus bench host --sizes 64 --steps-ms 5
+  isthmus bench host --runaway
   isthmus bench store --sizes 100,10000
   isthmus bench memory --device cuda --sizes 256,1024
   isthmus bench newcomer --repeats 1
@@ -53,6 +57,8 @@ EXAMPLES = """\
 ratios are ours / theirs in tokens per second: more is better"""
 
 _MOST_COLUMNS = 10
+_HOST = "host"
+"""The question that no model and no device answers, but a null device of its own."""
 _BenchOne = Callable[[Runtime, Model, Plan, Callable[[], None]], Record]
 _Bench = Callable[[Runtime, dict[str, Model], Plan, Callable[[], None]], Record]
 
@@ -77,21 +83,34 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
 }
 
 
+_CHECKS: dict[str, Callable[[Record], None]] = {
+    "decode": require_identical,
+    "prefill": require_identical,
+    "snapshot": require_same_token,
+    "agents": require_as_alone,
+    "store": require_whole,
+    "perplexity": require_same_perplexity,
+    "speculate": require_same_tokens,
+}
+"""What raises VerificationFailed for a report with a wrong answer, by question."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
-    parser.add_argument("question", choices=tuple(BENCHMARKS), help="what to measure")
+    parser.add_argument("question", choices=(*BENCHMARKS, _HOST), help="what to measure")
     parser.add_argument("--json", action="store_true", help="print JSON with the raw samples")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="(default: 7)")
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot), agents (agents, store), clients, "
-        "MiB (memory), or tokens that are guessed (speculate), such as 512,2000",
+        help="tokens of context (decode, prefill, snapshot), agents (agents, host, store), "
+        "clients, MiB (memory), or tokens that are guessed (speculate), such as 512,2000",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")
     parser.add_argument(
         "--n-ctx", type=int, default=512, metavar="N", help="tokens of its windows (default: 512)"
     )
+    add_host_options(parser)
     add_model_options(parser)
     add_device_options(parser)
 
@@ -100,42 +119,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     if arguments.repeats < 1:
         raise SettingsError(f"--repeats {arguments.repeats}: give 1 or more")
+    report = host_report(arguments) if arguments.question == _HOST else _measured(arguments)
+    print(json.dumps(report, indent=1) if arguments.json else _table(report))
+    if check := _CHECKS.get(arguments.question):
+        check(report)
+    return 0
+
+
+def _measured(arguments: argparse.Namespace) -> Record:
+    """The report of a benchmark of models."""
     if not arguments.model:
         names = ("default", "draft") if arguments.question == "speculate" else ("default",)
         arguments.model = [f"{name}={fetched_model('smollm2')}" for name in names]
     measure, sizes = BENCHMARKS[arguments.question]
-    sizes = _sizes(arguments.sizes) if arguments.sizes else sizes
+    sizes = whole_numbers("--sizes", arguments.sizes) if arguments.sizes else sizes
     plan = Plan(arguments.repeats, sizes, arguments.text, arguments.n_ctx)
     with open_runtime(arguments) as runtime:
         models = open_models(runtime, arguments)
         with progress_bar(arguments.question, _n_steps(arguments.question, plan)) as advance:
-            report = measure(runtime, models, plan, advance)
-    print(json.dumps(report, indent=1) if arguments.json else _table(report))
-    if arguments.question == "snapshot":
-        require_same_token(report)
-    elif arguments.question == "store":
-        require_whole(report)
-    elif arguments.question == "agents":
-        require_as_alone(report)
-    elif arguments.question in ("decode", "prefill"):
-        require_identical(report)
-    elif arguments.question == "speculate":
-        require_same_tokens(report)
-    elif arguments.question == "perplexity":
-        require_same_perplexity(report)
-    return 0
+            return measure(runtime, models, plan, advance)
 
 
 def _n_steps(question: str, plan: Plan) -> int | None:
     """How often a benchmark advances; None where that depends on the text."""
     return None if question == "perplexity" else max(1, len(plan.sizes)) * plan.repeats
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise SettingsError(f"--sizes {text}: give whole numbers above 0, such as 512,2000")
-    return tuple(int(part) for part in parts)
 
 
 def _table(report: Record) -> str:

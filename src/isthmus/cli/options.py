@@ -250,6 +250,14 @@ def parse_lora(text: str) -> tuple[str, str, float]:
     return name, path, scale
 
 
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """The numbers of a list such as 512,2000; SettingsError, naming the option, for any other."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise SettingsError(f"{option} {text}: give whole numbers above 0, such as 512,2000")
+    return tuple(int(part) for part in parts)
+
+
 def named_models(texts: list[str]) -> dict[str, str]:
     """Paths by name, from `[NAME=]PATH`."""
     paths: dict[str, str] = {}

@@ -79,7 +79,7 @@ class Device(ABC):
         self.library = library
         self.settings = settings
         self.counters = Counters()
-        self.compute_thread = ComputeThread(f"isthmus {name}", library.end_workers)
+        self.compute_thread = ComputeThread(f"isthmus {name}")
         self.barriers = Barriers(None)
         self._handle = handle
 

@@ -59,6 +59,8 @@ class Binding:
 
     copies = False
     """Whether the device computes on a copy, for which `send` and `fetch` are."""
+    lends = False
+    """Whether `lend` and `take_back` do something."""
 
     def __init__(
         self, make: Import, memory: Region | FileMapping, *, largest: int | None = None

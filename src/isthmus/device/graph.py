@@ -69,6 +69,27 @@ class Graph(TensorContext):
         if self._head is not None:
             self._head.uid = next(_identities)
 
+    def parts(self, cuts: Sequence[int]) -> list[_ggml.GraphHead]:
+        """Graphs that compute its nodes part by part, in order, once its tensors have places.
+
+        `cuts` are the numbers of the nodes at which a new part begins. The results are those of the
+        whole; others can compute between two parts. Parts are views of this graph's nodes, as
+        `ggml_graph_view` makes them, so they are valid as long as the graph. A ggml whose graphs
+        are laid out in another way gets a single part.
+        """
+        head = self._head
+        if head is None:
+            return [_ggml.GraphHead.from_address(self.pointer)]
+        parts = []
+        for begin, end in pairwise(dict.fromkeys([0, *cuts, head.n_nodes])):
+            part = _ggml.GraphHead.from_buffer_copy(head)
+            part.size = part.n_leafs = part.uid = 0
+            part.n_nodes = end - begin
+            part.nodes = head.nodes + ctypes.sizeof(ctypes.c_void_p) * begin
+            part.grads = part.grad_accs = part.leafs = None
+            parts.append(part)
+        return parts
+
     def expand(self, tensor: int) -> None:
         """Makes the tensor, and whatever it needs, part of the graph."""
         self.library.ggml_build_forward_expand(self.pointer, tensor)
@@ -250,28 +271,6 @@ class Graph(TensorContext):
         shares = library.ggml_soft_max_ext(context, scores, mask, scale, 0.0)
         seen = library.ggml_mul_mat(context, self.copied(self.transpose(v)), shares)
         return self.copied(self.swap_1_2(seen))
-
-
-class GraphParts(TensorContext):
-    """Owns graphs that compute one graph's nodes part by part, in order, once it was allocated.
-
-    `cuts` are the numbers of the nodes at which a new part begins. The results are those of the
-    whole; others can compute between two parts.
-    """
-
-    def __init__(self, graph: Graph, cuts: Sequence[int]) -> None:
-        library = graph.library
-        bounds = [*dict.fromkeys([0, *cuts, graph.n_nodes])]
-        sizes = [end - begin for begin, end in pairwise(bounds)]
-        nbytes = sum(library.ggml_graph_overhead_custom(size, False) for size in sizes)
-        super().__init__(library, 0, nbytes)
-        self.pointers: list[int] = []
-        """The parts, for `Backend.compute`."""
-        for begin, end in pairwise(bounds):
-            part = library.ggml_new_graph_custom(self._context, end - begin, False)
-            for index in range(begin, end):
-                library.ggml_graph_add_node(part, library.ggml_graph_node(graph.pointer, index))
-            self.pointers.append(part)
 
 
 class GraphAllocator(Owned):

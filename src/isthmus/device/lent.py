@@ -32,6 +32,8 @@ def _zero(address: int, nbytes: int) -> None:
 class LentBinding(Binding):
     """Such a Region, lent for each submission."""
 
+    lends = True
+
     def __init__(self, cuda: Cuda, at: Callable[[HostAddr, int], Buffer], region: Region) -> None:
         super().__init__(at, region)
         self._cuda = cuda

@@ -10,7 +10,8 @@ before attention begins, and each row sees those up to its own, as it would if i
 the one before. So that has the bits of single steps as well.
 
 One graph for each B serves all sessions: keys, values and masks are tensors of their own, which
-are moved from session to session by writing their addresses and lengths.
+are moved from session to session by writing their addresses and lengths. Between two steps of the
+same sessions only positions, cache rows and an element of each mask change; see `standing.py`.
 
 Where bits need not be those of single steps, sessions whose caches lie at equal distances, as those
 of agents of one kind often do, are a run: one kernel computes attention for all of it, since the
@@ -28,48 +29,35 @@ New keys and values, and at the end the logits, are written into the guests' mem
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
-from isthmus.device.graph import Graph
+from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
-from isthmus.model.kv_cache import KV_ALIGNMENT, KvLayout, rows_read
+from isthmus.model.kv_cache import KV_ALIGNMENT, N_CTX_MULTIPLE, KvLayout
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
-from isthmus.native import _ggml
-from isthmus.native._ggml import GgmlType, Tensor
-from isthmus.units import DeviceAddr, HostAddr, align_up
+from isthmus.native._ggml import GgmlType
+from isthmus.units import HostAddr
 
-_ALIGNMENT = 256
 _FLOAT = 4
 """Bytes of a logit, and the steps in which logits have a place."""
-_SEEN = 5
-"""The number of attention's results among the inputs."""
 
 
-class Row(NamedTuple):
-    """A token of one session, the cache rows that are there for it, and where its logits go."""
-
-    session: Session
-    token: int
-    position: int
-    n_kv: int
-    logits: HostAddr
-
-
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
-    """What one session appends in a pass: tokens, of which each sees those before it."""
+    """Tokens that one session appends in a pass, at least one; each sees those before it.
+
+    Not frozen, since that takes three times as long to make, and a step is made for each token.
+    """
 
     session: Session
     tokens: Sequence[int]
@@ -77,108 +65,78 @@ class Step:
     """The host address for logits after each token but the last, f32 [n_tokens - 1, n_vocab], in
     the guest's memory. Those after the last one go to the session's."""
 
-    def rows(self) -> Iterator[Row]:
-        """One for each token."""
-        session, last = self.session, len(self.tokens) - 1
-        for i, token in enumerate(self.tokens):
-            position = session.n_tokens + i
-            place = self.logits + _FLOAT * session.layout.n_vocab * i if i < last else session.base
-            n_kv = rows_read(session.n_ctx, position + 1)
-            yield Row(session, token, position, n_kv, HostAddr(place))
+    def positions(self) -> range:
+        """Where its tokens will be in the session."""
+        n_tokens = len(self.session.tokens)
+        return range(n_tokens, n_tokens + len(self.tokens))
+
+    def places(self) -> list[HostAddr]:
+        """Where the logits after each token go."""
+        session, n = self.session, len(self.tokens)
+        if n == 1:
+            return [session.base]
+        width = _FLOAT * session.layout.n_vocab
+        return [*(HostAddr(self.logits + width * i) for i in range(n - 1)), session.base]
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """In which order rows are computed, and how many of them, one behind the other, are a run."""
+class Rows:
+    """Arrays of what each row of a batch is; `n` rows in `runs`.
 
-    rows: list[Row]
-    runs: tuple[int, ...]
-
-    @classmethod
-    def of(cls, rows: list[Row], *, join: bool) -> Arrangement:
-        """Each row by itself, or, to `join` them, in runs that are as long as can be."""
-        if not join:
-            return cls(rows, (1,) * len(rows))
-        runs: list[list[Row]] = []
-        for row in sorted(rows, key=lambda row: row.session.base):
-            if runs and _continues(runs[-1], row):
-                runs[-1].append(row)
-            else:
-                runs.append([row])
-        runs.sort(key=len, reverse=True)  # so that there are few kinds of graphs
-        return cls([row for run in runs for row in run], tuple(map(len, runs)))
-
-
-def _continues(run: list[Row], row: Row) -> bool:
-    """Whether a row's cache lies as far behind the last one of a run as that behind its own."""
-    last = run[-1].session
-    distance = last.base - run[-2].session.base if len(run) > 1 else row.session.base - last.base
-    return row.session.base == last.base + distance and row.session.layout == last.layout
-
-
-class Leaves:
-    """Tensors of one graph whose places are written all at once: `data`, `ne` and `nb` are theirs.
-
-    They lie one behind the other among the graph's descriptions, at equal distances.
+    A run is a series of rows whose sessions' caches lie at equal distances, so that one kernel can
+    attend to all of them.
     """
 
-    def __init__(self, graph: Graph, everywhere: Buffer, n: int, dtype: GgmlType, *ne: int) -> None:
-        self.tensors = [graph.tensor(dtype, *ne) for _ in range(n)]
-        stride = _ggml.TENSOR_OVERHEAD
-        assert all(b - a == stride for a, b in zip(self.tensors, self.tensors[1:], strict=False))
-        raw = memoryview((ctypes.c_ubyte * (stride * n)).from_address(self.tensors[0])).cast("B")
+    def __init__(self, steps: Sequence[Step], *, join: bool) -> None:
+        """The rows of these steps. Each is a run by itself; with `join`, runs are as long as they
+        can be."""
+        sessions = [step.session for step in steps for _ in step.tokens]
+        self.n = len(sessions)
+        self.runs = (1,) * self.n
+        """Rows of each run."""
+        order = list(range(self.n))
+        if join:
+            order, self.runs = _joined(sessions)
+            sessions = [sessions[row] for row in order]
+        self.order = order
+        """The number of each row's token, in the order of the steps."""
+        self.sessions = sessions
+        self.tokens = np.array([it for step in steps for it in step.tokens], dtype=np.int32)[order]
+        self.positions = _ordered([it for step in steps for it in step.positions()], order)
+        self.logits = _ordered([it for step in steps for it in step.places()], order)
+        """Host address of each row's logits."""
+        self.n_ctx = np.array([it.layout.n_ctx for it in sessions], dtype=np.int64)
+        """Rows of each session's cache."""
 
-        def field(name: str, dtype: type, count: int) -> np.ndarray:
-            place = getattr(Tensor, name).offset
-            return np.ndarray((n, count), dtype, raw, place, (stride, 8))
+    @property
+    def n_kv(self) -> npt.NDArray[np.int64]:
+        """i64 [runs]: the cache rows that attention reads, as `rows_read` has it."""
+        enough = -(self.positions + 1) // N_CTX_MULTIPLE * -N_CTX_MULTIPLE
+        starts = [0, *accumulate(self.runs[:-1])]
+        most: npt.NDArray[np.int64] = np.maximum.reduceat(np.minimum(enough, self.n_ctx), starts)
+        return most
 
-        self.ne: npt.NDArray[np.int64] = field("ne", np.int64, 4)
-        self.nb: npt.NDArray[np.uint64] = field("nb", np.uint64, 4)
-        self.data: npt.NDArray[np.uint64] = field("data", np.uint64, 1)[:, 0]
-        field("buffer", np.uint64, 1)[:, 0] = everywhere.handle
+
+def _ordered(values: list[int], order: list[int]) -> npt.NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)[order]
 
 
-class BatchInputs:
-    """Owns the memory that a batch's kernels use for addresses and results; see the module."""
+def _joined(sessions: list[Session]) -> tuple[list[int], tuple[int, ...]]:
+    """The order of rows in which runs are as long as can be, and their lengths."""
+    runs: list[list[int]] = []
+    for row in sorted(range(len(sessions)), key=lambda row: sessions[row].base):
+        if runs and _continues([sessions[it] for it in runs[-1][-2:]], sessions[row]):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    runs.sort(key=len, reverse=True)  # so that there are few kinds of graphs
+    return [row for run in runs for row in run], tuple(map(len, runs))
 
-    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int) -> None:
-        floats = (4 * n * h.n_embd_q, 4 * n * n_vocab)
-        self.windows = [None, h.window_tokens] if h.window else [None]
-        """Of each mask: the rows that a token sees, its own among them."""
-        masks = (len(self.windows), n, n_ctx)
-        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *floats)
-        self.offsets = [0]
-        for size in sizes:
-            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
-        self.n_ctx = n_ctx
-        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
-        self.tokens = self._array(np.int32, 0, n)
-        self.positions = self._array(np.int32, 1, n)
-        self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
-        self.logits_rows = self._array(np.int64, 3, n)
-        self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
 
-    def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
-        return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
-
-    def address(self, index: int, offset: int = 0) -> DeviceAddr:
-        """Where input number `index` lies."""
-        return DeviceAddr(self.buffer.base + self.offsets[index] + offset)
-
-    def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
-        """A tensor of `graph` at an address of these."""
-        tensor = graph.tensor(dtype, *ne)
-        self.buffer.place(tensor, at)
-        return tensor
-
-    def push(self) -> None:
-        """Sends all that the host writes, which lies in front of what kernels write."""
-        if not self.buffer.is_host:
-            self.buffer.push(0, self.offsets[_SEEN])
-
-    def close(self) -> None:
-        """Frees the memory."""
-        self.buffer.close()
+def _continues(last: list[Session], session: Session) -> bool:
+    """Whether a session extends a run: its cache is as far from the run's last one as that is from
+    the one before. `last` are the run's last two sessions, or its only one."""
+    distance = (last[1] if len(last) > 1 else session).base - last[0].base
+    return session.base == last[-1].base + distance and session.layout == last[-1].layout
 
 
 class Batch(Pass):
@@ -187,7 +145,7 @@ class Batch(Pass):
     def __init__(
         self, device: Device, h: Hparams, layout: KvLayout, runs: tuple[int, ...], n_ctx: int
     ) -> None:
-        """`layout` is that of any of the model's sessions; n_ctx: the most that one may have."""
+        """`layout` is that of any session of the model, `n_ctx` the largest context of one."""
         n = sum(runs)
         super().__init__(device.library, h, n, n_ctx, h.n_layer * (h.nodes_per_layer + 12 * n) + 64)
         everywhere = device.everywhere
@@ -203,7 +161,7 @@ class Batch(Pass):
             for plane in range(2 * h.n_layer)
         ]
         self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
-        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(_SEEN))
+        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(SEEN))
         self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
         ends = accumulate(runs)
@@ -212,10 +170,15 @@ class Batch(Pass):
         self._masks = self._describe_masks(everywhere)
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
-        self._known: list[tuple[Session | None, int, int]] = [(None, 0, 0)] * n
-        """Of each row: whose it is, the cache rows that are read, and those that it may see."""
-        self.generation = -1
-        """The executor's: of the memory that its intermediate results were placed in."""
+        self._sessions: list[Session | None] = [None] * n
+        """The session of each row."""
+        self._n_kv = np.zeros(len(runs), dtype=np.int64)
+        """The cache rows that each run reads."""
+        self._positions = np.full(n, -1, dtype=np.int64)
+        """The position of each row's last token, up to which its masks show cache rows."""
+        self._elements = np.zeros(n, dtype=np.int64)
+        """The element of each row's mask that shows its last token."""
+        self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h = self.hparams
@@ -235,7 +198,7 @@ class Batch(Pass):
                 scores.scale,
                 scores.soft_cap,
             )
-            place = self.inputs.address(_SEEN, 4 * h.n_embd_q * run.start)
+            place = self.inputs.address(SEEN, 4 * h.n_embd_q * run.start)
             self.inputs.buffer.place(seen, place)
             self.expand(seen)
         return self._seen
@@ -255,68 +218,84 @@ class Batch(Pass):
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Sets everything for one token in each row."""
-        inputs = self.inputs
-        before = [known[:2] for known in self._known]
-        for index, run in enumerate(self._runs):
-            self._show_run(index, [rows[row] for row in run])
-        if before != [known[:2] for known in self._known]:
+    def write(self, rows: Rows) -> None:
+        """Sets everything for these rows, whose runs are the batch's."""
+        inputs, positions, n_kv = self.inputs, rows.positions, rows.n_kv
+        if rows.sessions != self._sessions or (n_kv != self._n_kv).any():
+            self._move(rows, n_kv)
             self.changed()
-        positions = np.array([it.position for it in rows], dtype=np.int64)
-        places = np.array([it.logits for it in rows], dtype=np.int64)
-        for mask, window in zip(inputs.masks, inputs.windows, strict=True):
-            mask[self._row_numbers, positions] = 0  # mostly all that a mask needs
-            if window is not None:
-                left = positions >= window
-                mask[self._row_numbers[left], positions[left] - window] = MASKED
-        inputs.tokens[:] = [it.token for it in rows]
+        for row in np.flatnonzero(positions != self._positions + 1).tolist():
+            self._show(row, int(self._positions[row]), int(positions[row]) - 1)
+        self._positions[:] = positions
+        self._elements[:] = self._row_numbers * self.n_ctx + positions
+        self._show_last()
+        inputs.tokens[:] = rows.tokens
         inputs.positions[:] = positions
         inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
-        inputs.logits_rows[:] = (places - self._everywhere.base) // _FLOAT
+        inputs.logits_rows[:] = (rows.logits - self._everywhere.base) // _FLOAT
         inputs.push()
+
+    def advance(self, tokens: npt.NDArray[np.int32]) -> None:
+        """Sets everything for the token after the last one of each row.
+
+        The inputs are those that `write` would set. Each row is the only one of its session, which
+        has appended the row's last token since; no row needs more cache rows than are read.
+        """
+        inputs = self.inputs
+        inputs.tokens[:] = tokens
+        inputs.positions += 1
+        inputs.cache_rows += self._row_nbytes // self._step
+        self._positions += 1
+        self._elements += 1
+        self._show_last()
+        inputs.push()
+
+    @property
+    def n_steps_left(self) -> int:
+        """How often the batch can `advance` until a row needs more cache rows than are read."""
+        ends = np.repeat(self._n_kv, [len(run) for run in self._runs])
+        return int((ends - self._positions).min()) - 1
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close."""
-        for row, known in enumerate(self._known):
-            if known[0] is session:
-                self._known[row] = (None, 0, 0)
+        self._sessions = [None if it is session else it for it in self._sessions]
 
     def close(self) -> None:
         super().close()
         self.inputs.close()
 
-    def _show_run(self, index: int, rows: Sequence[Row]) -> None:
-        """Has a run be of these rows, and each of them see its cache rows before its own."""
-        n_kv, run = max(row.n_kv for row in rows), self._runs[index]
-        known = [(row.session, n_kv) for row in rows]
-        if [self._known[row][:2] for row in run] != known:
-            self._move(index, [row.session for row in rows], n_kv)
-        for row, it in zip(run, rows, strict=True):
-            if self._known[row] != (it.session, n_kv, it.position):
-                self._show(row, n_kv, it.position)
-            self._known[row] = (it.session, n_kv, it.position + 1)
+    def _move(self, rows: Rows, n_kv: npt.NDArray[np.int64]) -> None:
+        """Points each run's keys, values and masks to its sessions, whose first `n_kv` cache rows
+        are read."""
+        self._sessions, self._n_kv = [*rows.sessions], n_kv
+        bases = np.array([it.base + it.layout.kv_offset for it in rows.sessions], dtype=np.int64)
+        planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
+        addresses = bases + planes * (rows.n_ctx * self._row_nbytes)
+        shape, starts = (len(planes), len(self._runs)), [run.start for run in self._runs]
+        self._planes.data.reshape(shape)[:] = addresses[:, starts]
+        self._planes.ne[:, 1].reshape(shape)[:] = n_kv
+        distances = self._planes.nb[:, 3].reshape(shape)
+        for index, run in enumerate(self._runs):
+            if len(run) > 1:
+                distances[:, index] = bases[run.start + 1] - bases[run.start]
+        self._addresses[:] = addresses - self._everywhere.base
+        self._masks.ne[:, 0].reshape(-1, len(self._runs))[:] = n_kv
+        self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = 2 * n_kv
+        self._masks.nb[:, 2] = self._masks.nb[:, 1]
 
-    def _move(self, index: int, sessions: Sequence[Session], n_kv: int) -> None:
-        """Points a run's keys, values and masks to sessions."""
-        layout, run, n_runs = sessions[0].layout, self._runs[index], len(self._runs)
-        layers = range(self.hparams.n_layer)
-        offsets = [at(layer) for layer in layers for at in (layout.k_offset, layout.v_offset)]
-        places = np.array(offsets, dtype=np.int64)[:, None]
-        addresses = places + np.array([session.base for session in sessions], dtype=np.int64)
-        self._planes.data[index::n_runs] = addresses[:, 0].astype(np.uint64)
-        self._planes.ne[index::n_runs, 1] = n_kv
-        if len(run) > 1:
-            self._planes.nb[index::n_runs, 3] = sessions[1].base - sessions[0].base
-        self._addresses[:, run.start : run.stop] = addresses - self._everywhere.base
-        self._masks.ne[index::n_runs, 0] = n_kv
-        self._masks.nb[index::n_runs, 1:3] = 2 * n_kv
-
-    def _show(self, row: int, n_kv: int, position: int) -> None:
-        """Has a row see its cache rows before `position`."""
+    def _show(self, row: int, before: int, last: int) -> None:
+        """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
         for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
-            mask[row, :n_kv] = MASKED
-            mask[row, first_seen(position - 1, window) : position] = 0
+            mask[row, first_seen(before, window) : before + 1] = MASKED
+            mask[row, first_seen(last, window) : last + 1] = 0
+
+    def _show_last(self) -> None:
+        """Has each row see its own cache row, and no longer the one that its window leaves."""
+        for mask, window in zip(self._flat_masks, self.inputs.windows, strict=True):
+            mask[self._elements] = 0
+            if window is not None:
+                left = self._positions >= window
+                mask[self._elements[left] - window] = MASKED
 
     def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:
         """Keys and values of each layer, a tensor for each run: [head_dim, n_kv, n_head_kv, n]."""

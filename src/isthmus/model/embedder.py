@@ -6,7 +6,8 @@ The last operation's result is placed where it is wanted, such as in a guest's m
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,9 @@ from isthmus.device.buffer import Binding, InputBuffer
 from isthmus.device.graph import GraphAllocator
 from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenError
 from isthmus.model.architectures import Architecture
-from isthmus.model.checks import nothing
 from isthmus.model.encoding import Encoding, Places
 from isthmus.model.hparams import Pooling
-from isthmus.model.parts import Job, Turn, at_once, compute_parts
+from isthmus.model.parts import Jobs, finish
 from isthmus.units import HostAddr
 
 _MOST_TOKENS = 32_768
@@ -33,9 +33,16 @@ class Embedder:
     """Owns a backend and the memory of its passes, which it takes when the first one comes."""
 
     def __init__(
-        self, device: Device, architecture: Architecture, settings: ModelSettings, name: str
+        self,
+        device: Device,
+        architecture: Architecture,
+        settings: ModelSettings,
+        name: str,
+        require_intact: Callable[[], None],
     ) -> None:
-        """`name` is the model's, for errors."""
+        """`name` is the model's, for errors. `require_intact` is called around each pass, and
+        raises if weights were lost."""
+        self._require_intact = require_intact
         self._device = device
         self._architecture = architecture
         self._name = name
@@ -44,7 +51,8 @@ class Embedder:
         self._memory: GraphAllocator | None = None
         self._inputs: InputBuffer | None = None
         self._flash: dict[bool, bool] = {}
-        """Whether attention is one operation, of several tokens and of one, once that was asked."""
+        """Whether attention is one operation, by whether there are several tokens, once known."""
+        self._jobs = Jobs()
         self._lock = threading.Lock()
         """One pass at a time: they share all of the above."""
         self.counters = Counters()
@@ -67,23 +75,31 @@ class Embedder:
             )
         return (n_tokens if h.pooling is Pooling.NONE else 1), h.n_embd
 
+    @property
+    def is_embedding(self) -> bool:
+        """Whether a pass is under way, so that `jobs` has to wait."""
+        return self._lock.locked()
+
+    def jobs(
+        self, tokens: Sequence[int], binding: Binding, address: HostAddr, normalised: bool
+    ) -> Generator[None, None, None]:
+        """See `Model.embedding_jobs`; for tokens that are `checked`."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                "an embedding cannot begin while another one is under way: wait until is_embedding "
+                "is false"
+            )
+        try:
+            yield from self._into(tokens, binding, address, normalised)
+        finally:
+            self._lock.release()
+
     def into(
-        self,
-        tokens: Sequence[int],
-        binding: Binding,
-        address: HostAddr,
-        normalised: bool,
-        check: Callable[[], None],
-        turn: Turn,
+        self, tokens: Sequence[int], binding: Binding, address: HostAddr, normalised: bool
     ) -> None:
-        """See `Model.embed_into`."""
-        rows, n_embd = self.checked(tokens)
-
-        def place(result: int) -> None:
-            binding.place(result, address)
-
-        self._compute(tokens, place, normalised, check, turn, binding)
-        binding.fetch(address, 4 * rows * n_embd)
+        """See `Model.embed_into`; for tokens that are `checked`."""
+        with self._locked():
+            finish(self._device.compute_thread, self._into(tokens, binding, address, normalised))
 
     def arrays(
         self, texts: Sequence[Sequence[int]], normalised: bool
@@ -100,7 +116,8 @@ class Embedder:
                 buffer.place(result, buffer.base)
 
             for tokens, shape in zip(texts, shapes, strict=True):
-                self._compute(tokens, place, normalised, nothing, at_once)
+                with self._locked():
+                    finish(self._device.compute_thread, self._compute(tokens, place, normalised))
                 count = shape[0] * shape[1]
                 buffer.pull(0, 4 * count)
                 found.append(np.frombuffer(buffer.stage, np.float32, count).reshape(shape).copy())
@@ -115,28 +132,48 @@ class Embedder:
                 raise TokenError(f"token {token} is not in the vocabulary of {n_vocab}")
         return shape
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Waits for the pass that is under way, in the calling thread."""
+        if not self._lock.acquire(blocking=False):
+            if self._device.compute_thread.is_current:
+                raise RuntimeError(
+                    "an embedding was asked for on the device's thread while another one is under "
+                    "way there: compute the rest of its jobs, or close it, first"
+                )
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _into(
+        self, tokens: Sequence[int], binding: Binding, address: HostAddr, normalised: bool
+    ) -> Generator[None, None, None]:
+        def place(result: int) -> None:
+            binding.place(result, address)
+
+        rows, n_embd = self.shape(len(tokens))
+        yield from self._compute(tokens, place, normalised, binding)
+        binding.fetch(address, 4 * rows * n_embd)
+
     def _compute(
         self,
         tokens: Sequence[int],
         place: Callable[[int], None],
         normalised: bool,
-        check: Callable[[], None],
-        turn: Turn,
         *memories: Binding,
-    ) -> None:
+    ) -> Generator[None, None, None]:
         """Computes checked tokens' embedding into the tensor that `place` puts somewhere.
 
         On an error the bytes at that place are undefined.
         """
-
-        def alone(job: Job) -> None:
-            with self._lock:
-                backend, memory = self._opened()
-                with self._build(tokens, place, normalised) as graph:
-                    memory.allocate(graph)
-                    compute_parts(backend, graph, graph.cuts, check, job, *memories)
-
-        turn(len(tokens), alone)
+        self._require_intact()
+        backend, memory = self._opened()
+        with self._build(tokens, place, normalised) as graph:
+            memory.allocate(graph)
+            yield from self._jobs.compute(backend, graph, len(tokens), graph.cuts, *memories)
+        self._require_intact()
         self.counters.graphs_built += 1
         self.counters.tokens_prefilled += len(tokens)
 

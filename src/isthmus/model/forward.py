@@ -99,6 +99,8 @@ class Pass(Graph, ABC):
 
     tokens: int
     positions: int
+    generation = -1
+    """The generation of the memory that holds its intermediate results; see `GraphAllocator`."""
 
     def __init__(
         self, library: Library, hparams: Hparams, n: int, n_ctx: int, max_nodes: int
@@ -116,7 +118,7 @@ class Pass(Graph, ABC):
     def flat_heads(self, x: int) -> int:
         """[head_dim * n_head, n] from [head_dim, n_head, n], as a view.
 
-        Of one behind a rotation, and rows that are set to it, devices make one kernel.
+        Devices fuse rope, this view and set_rows into one kernel.
         """
         shape = self.describe(x)
         return self.view_2d(x, (shape.ne[0] * shape.ne[1], self.n), shape.nb[2], 0)
@@ -216,15 +218,13 @@ class Forward(Pass):
         self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
-        self.generation = -1
-        """The executor's: of the memory that its intermediate results were placed in."""
 
     def move(self, first: int, n_kv: int) -> None:
         """Makes it the graph of `n` tokens from position `first` on, which sees `n_kv` rows.
 
         Nothing is built anew: lengths are written, as it matters to no other tensor.
         """
-        for view in self._caches:
+        for view in self._caches if n_kv != self.n_kv else ():
             self.describe(view).ne[1] = n_kv
         for mask in self._masks:
             mask.move(self, first, n_kv)

@@ -100,6 +100,19 @@ class GgufFile:
         if not self.tensors:
             raise ModelFileError(f"{path} has no tensors")
 
+    def require_unchanged(self) -> None:
+        """ModelFileError if another file is at the path: what is read of it later must be what was
+        opened."""
+        try:
+            found = file_status(self.path)
+        except ModelNotFound as error:
+            raise ModelFileError(f"cannot read {self.path} again: {error}") from None
+        if file_identity(found) != self.identity:
+            raise ModelFileError(
+                f"{self.path} was replaced or written to since it was opened, so what the model "
+                "computes with cannot be told from it: put the file back, or load the new one"
+            )
+
 
 def metadata_sha256(library: Library, path: Path, prefix: str) -> str:
     """The SHA-256 of all metadata whose keys begin with `prefix`, arrays of text included."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
-
-import numpy as np
-import numpy.typing as npt
 
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
@@ -21,35 +17,31 @@ from isthmus.errors import (
     ContextFull,
     ModelBusy,
     ModelClosed,
-    ModelFileError,
-    ModelNotFound,
     ModelUnsupported,
     SettingsError,
-    TemplateError,
     TokenError,
 )
-from isthmus.file_hash import FileHashes, file_identity
+from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
-from isthmus.model.chat_guard import ChatGuard
-from isthmus.model.chat_template import ChatTemplate, Message
-from isthmus.model.checks import nothing
 from isthmus.model.embedder import Embedder
+from isthmus.model.embedding import EmbeddingModel
+from isthmus.model.exactness import Exactness
 from isthmus.model.executor import Executor
-from isthmus.model.gguf import GgufFile, file_status, metadata_sha256
+from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.opening import open_gguf
-from isthmus.model.parts import Turn, at_once
 from isthmus.model.session import Session
+from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
-from isthmus.units import GuestPtr, HostAddr
+from isthmus.units import GuestPtr
 
 
-class Model:
+class Model(TextModel, EmbeddingModel):
     """An opened model. Shared by all actors that were given it; safe to use from several threads.
 
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
@@ -67,12 +59,11 @@ class Model:
     ) -> None:
         """`hashes` keeps those of files from process to process. With `base`, a model over its
         weights, changed by `adaptation`: see `adapted`."""
+        super().__init__()
         self.base = base
         """The model whose weights it computes with; None where they are its own."""
         self.adaptation = adaptation or Adaptation()
         self._hashes = hashes or FileHashes()
-        self._probes: dict[str, bool] = {}
-        """What the executor's probes said, by their names."""
         self._sessions: WeakSet[Session] = WeakSet()
         self._adapted: WeakSet[Model] = WeakSet()
         self._adapters: set[Adapter] = set()
@@ -87,21 +78,7 @@ class Model:
         self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
         self._require_kv_type()
         with contextlib.ExitStack() as stack:
-            self.weights: Weights = base.weights if base else self._own_weights(stack)
-            repack = settings.repack and base is None  # otherwise they are
-            architecture = load_architecture(
-                self.file, self.hparams, self.weights, repack, self.adaptation
-            )
-            self.n_vocab: int = architecture.n_vocab
-            self._tokenizer: Tokenizer | None = (
-                base._tokenizer if base else self._own_tokenizer(stack)
-            )
-            self._template = self._open_template()
-            self._require_same_file()
-            self.executor = Executor(device, architecture, settings, self._require_intact)
-            stack.callback(self.executor.close)
-            self._embedder = Embedder(device, architecture, settings, self.name)
-            stack.callback(self._embedder.close)
+            self._open(stack)
             self._stack = stack.pop_all()
 
     def __repr__(self) -> str:
@@ -117,14 +94,14 @@ class Model:
     def weights_sha256(self) -> str:
         """Of the whole GGUF file, which is read when this is first asked for. ModelFileError where
         it was replaced since it was opened."""
-        self._require_same_file()
+        self.file.require_unchanged()
         return self._hashes.sha256(self.path)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
         """Of the metadata that makes the tokenizer and the chat template. Raises as
         `weights_sha256`."""
-        self._require_same_file()
+        self.file.require_unchanged()
         library = self.device.library
         return self._hashes.get(
             self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
@@ -133,27 +110,27 @@ class Model:
     @property
     def exact_batching(self) -> bool:
         """Whether a step in a batch has the bits of a step alone here: tried out when asked for."""
-        return self._probed(self.executor.batches_exactly)
+        return self._exactness.batching
 
     @property
     def exact_cuts(self) -> bool:
         """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
-        return self.exact_batching and self._probed(self.executor.cuts_exactly)
+        return self._exactness.cuts
 
     @property
     def exact_packing(self) -> bool:
         """Whether a prompt in one pass with others has the bits of one alone here: tried out."""
-        return self.exact_batching and self._probed(self.executor.packs_exactly)
-
-    @property
-    def packs(self) -> bool:
-        """Whether prompts of several sessions run as one pass: see `ModelSettings.exact`."""
-        return self.executor.can_batch and (not self.settings.exact or self.exact_packing)
+        return self._exactness.packing
 
     @property
     def batches(self) -> bool:
         """Whether decode steps of several sessions run as one: see `ModelSettings.exact`."""
-        return self.executor.can_batch and (not self.settings.exact or self.exact_batching)
+        return self.executor.can_batch and (not self.settings.exact or self._exactness.batching)
+
+    @property
+    def packs(self) -> bool:
+        """Whether prompts of several sessions run as one pass: see `ModelSettings.exact`."""
+        return self.executor.can_batch and (not self.settings.exact or self._exactness.packing)
 
     @property
     def counters(self) -> Counters:
@@ -209,145 +186,12 @@ class Model:
         self._adapted.add(model)
         return model
 
-    # ------------------------------------------------------------------ text
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; ModelUnsupported where the file has none."""
-        self._require_open()
-        if self._tokenizer is None:
-            raise ModelUnsupported(f"{self.path} has no tokenizer")
-        return self._tokenizer
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether the file has a tokenizer."""
-        return self._tokenizer is not None
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the file has a chat template."""
-        return self._template is not None
-
-    def format_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[dict[str, Any]] | None = None,
-        check: Callable[[], None] = nothing,
-    ) -> str:
-        """A conversation as the text that the model was trained on.
-
-        `messages` are dicts with `role` and `content`; `tools` as OpenAI writes them. `check` is
-        called now and then, and may raise. Raises TemplateError where there is no template or it
-        refuses them.
-        """
-        return self._usable_template().render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, check=check
-        )
-
-    def chat_tokens(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[dict[str, Any]] | None = None,
-        most: int | None = None,
-        check: Callable[[], None] = nothing,
-    ) -> list[int]:
-        """Token ids of a conversation, up to where the model is to answer.
-
-        Only the template gives control tokens: whatever the messages and the tools say is text. The
-        arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
-        """
-        template, tokenizer = self._usable_template(), self.tokenizer
-        guarded = ChatGuard(tokenizer.controls).guarded(messages, tools, template.source, check)
-        text = template.render(
-            guarded[0], add_generation_prompt=True, tools=guarded[1], check=check
-        )
-        ids = tokenizer.encode(
-            text, add_special=True, parse_special=True, seam=guarded[2], most=most, check=check
-        )
-        if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
-            del ids[0]  # the template wrote it too
-        return ids
-
-    def _usable_template(self) -> ChatTemplate:
-        if self._template is None:
-            raise ModelUnsupported(f"{self.path} has no chat template")
-        if isinstance(self._template, TemplateError):
-            raise self._template
-        return self._template
-
-    # ------------------------------------------------------------------ embeddings
+    # ------------------------------------------------------------------ sessions
 
     @property
     def generates(self) -> bool:
         """Whether it makes text, in sessions."""
         return not self.hparams.encoder
-
-    @property
-    def embeds(self) -> bool:
-        """Whether it makes embeddings."""
-        return self.hparams.pooling is not None
-
-    def embedding_shape(self, n_tokens: int) -> tuple[int, int]:
-        """(rows, n_embd) of the embedding of so many tokens: one row, or one for each of them.
-
-        ModelUnsupported where the model makes none, SettingsError, ContextFull.
-        """
-        return self._embedder.shape(n_tokens)
-
-    def require_embeddable(self, tokens: Sequence[int]) -> None:
-        """Raises as `embedding_shape`, and TokenError."""
-        self._embedder.checked(tokens)
-
-    def embedding_of(self, data: bytes) -> npt.NDArray[np.float32]:
-        """The f32 bytes of an embedding, as `embed` shapes it."""
-        values = np.frombuffer(data, np.float32)
-        return values if self.hparams.pooling else values.reshape(-1, self.hparams.n_embd)
-
-    def embed_into(
-        self,
-        tokens: Sequence[int],
-        binding: Binding,
-        address: HostAddr,
-        *,
-        normalised: bool = True,
-        check: Callable[[], None] = nothing,
-        turn: Turn = at_once,
-    ) -> None:
-        """Has the device write an embedding, f32 of `embedding_shape`, to `address`, a multiple of
-        32 in the memory that `binding` is of.
-
-        `check` and `turn` are as in `Executor.prefill`. Raises as `embedding_shape`, TokenError.
-        """
-        self._require_open()
-        self._require_intact()
-        self._embedder.into(tokens, binding, address, normalised, check, turn)
-        self._require_intact()
-
-    def embed(
-        self, texts: Sequence[str | Sequence[int]], *, normalised: bool = True
-    ) -> list[npt.NDArray[np.float32]]:
-        """The embedding of each text, or of its token ids: f32 [n_embd], or [n_tokens, n_embd]
-        where the file says that nothing is pooled.
-
-        Each is computed by itself. Raises as `embed_into`, before anything is computed.
-        """
-        self._require_open()
-        if isinstance(texts, str):
-            raise SettingsError("embed takes a list of texts: give [text]")
-        listed = [
-            self.tokenizer.encode(it, add_special=True) if isinstance(it, str) else it
-            for it in texts
-        ]
-        self._require_intact()
-        arrays = self._embedder.arrays(listed, normalised)
-        self._require_intact()
-        return arrays
-
-    # ------------------------------------------------------------------ sessions
 
     def layout(self, n_ctx: int) -> KvLayout:
         """Where a session of at least `n_ctx` tokens keeps what.
@@ -399,8 +243,7 @@ class Model:
         """
         self._require_open()
         self._require_layout(layout)
-        for token in (min(tokens), max(tokens)) if tokens else ():
-            self.require_token(token)
+        self.require_tokens(tokens)
         session = self._session(region, binding, ptr, layout)
         try:
             session.require_room(len(tokens))
@@ -431,20 +274,10 @@ class Model:
         if not 0 <= gap < SPAN_ALIGNMENT or layout.kv_offset % KV_ALIGNMENT:
             raise SettingsError("the session's KV cache does not begin where one can")
 
-    def prefill(
-        self,
-        session: Session,
-        tokens: Sequence[int],
-        check: Callable[[], None] = nothing,
-        turn: Turn = at_once,
-    ) -> None:
-        """Appends tokens to a session; TokenError for an id outside the vocabulary.
-
-        `check` and `turn` are as in `Executor.prefill`.
-        """
-        for token in (min(tokens), max(tokens)):
-            self.require_token(token)
-        self.executor.prefill(session, tokens, check, turn)
+    def prefill(self, session: Session, tokens: Sequence[int]) -> None:
+        """As `Executor.prefill`; TokenError for an id outside the vocabulary."""
+        self.require_tokens(tokens)
+        self.executor.prefill(session, tokens)
 
     def decode(self, session: Session, token: int) -> None:
         """Appends one token to a session; TokenError for an id outside the vocabulary."""
@@ -455,6 +288,12 @@ class Model:
         """Raises TokenError for an id outside the vocabulary: kernels use it as an address."""
         if not 0 <= token < self.n_vocab:
             raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
+
+    def require_tokens(self, tokens: Sequence[int]) -> None:
+        """As `require_token`, of all tokens; the error names the first bad one."""
+        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab:
+            for token in tokens:
+                self.require_token(token)
 
     @property
     def closed(self) -> bool:
@@ -474,34 +313,29 @@ class Model:
         self._closed = True
         self._stack.close()
 
-    def _probed(self, probe: Callable[..., bool]) -> bool:
-        """What a probe says of the weights and all adapters, asked once.
-
-        Without a lock, which would be held while the device's thread may want it.
-        """
-        name = probe.__name__
-        if name not in self._probes:
-            adapters = (it.adapter.weights for it in self.adaptation.applied)
-            self._probes[name] = probe(self.weights, *adapters)
-        return self._probes[name]
-
-    def _require_same_file(self) -> None:
-        """What is opened or hashed later must be what was tried and read."""
-        try:
-            found = file_status(self.path)
-        except ModelNotFound as error:
-            raise ModelFileError(f"cannot read {self.path} again: {error}") from None
-        if file_identity(found) != self.file.identity:
-            raise ModelFileError(
-                f"{self.path} was replaced or written to since it was opened, so what the model "
-                "computes with cannot be told from it: put the file back, or load the new one"
-            )
-
     def _require_intact(self) -> None:
         """ModelFileError if weights were lost, of the model's file or an adapter's."""
         self.weights.require_intact()
         for it in self.adaptation.applied:
             it.adapter.weights.require_intact()
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Opens what the file has; `stack` closes it."""
+        device, settings, base = self.device, self.settings, self.base
+        self.weights: Weights = base.weights if base else self._own_weights(stack)
+        repack = settings.repack and base is None  # otherwise they are
+        architecture = load_architecture(
+            self.file, self.hparams, self.weights, repack, self.adaptation
+        )
+        self.n_vocab: int = architecture.n_vocab
+        self._use_tokenizer(base._tokenizer if base else self._own_tokenizer(stack))
+        self.file.require_unchanged()
+        executor = self.executor = Executor(device, architecture, settings, self._require_intact)
+        stack.callback(executor.close)
+        adapters = [it.adapter.weights for it in self.adaptation.applied]
+        self._exactness = Exactness(executor.builder, executor.kv_type, self.weights, adapters)
+        self._embedder = Embedder(device, architecture, settings, self.name, self._require_intact)
+        stack.callback(self._embedder.close)
 
     def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
         weights = Weights(self.device, self.file)
@@ -522,15 +356,6 @@ class Model:
                 f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
                 f"{self.path} has {head_dim}: use f16"
             )
-
-    def _open_template(self) -> ChatTemplate | TemplateError | None:
-        """A template that does not compile is only an error for whoever wants to use it."""
-        if self._tokenizer is None:
-            return None
-        try:
-            return ChatTemplate.of(self.file, self._tokenizer)
-        except TemplateError as error:
-            return error
 
     def _text(self, key: str) -> str:
         value = self.file.metadata.get(key, "")

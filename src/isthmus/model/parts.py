@@ -1,82 +1,86 @@
-"""Prompts in chunks: whose turn it is to compute one, and the parts between which others decode."""
+"""Prompts in chunks, and the jobs in which a chunk is computed: others decode between two jobs."""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.device.base import Backend
 from isthmus.device.buffer import Binding
-from isthmus.device.graph import Graph, GraphParts
+from isthmus.device.compute_thread import ComputeThread
+from isthmus.device.graph import Graph
 
 if TYPE_CHECKING:
     from isthmus.model.session import Session
 
 JOB_S = 0.1
-"""Of a prefill's jobs, between which others decode: shorter ones would have a short prompt wait for
-a decode step of all others at each of its layers."""
-
-Job = Callable[[], AbstractContextManager[float]]
-"""Entered at the begin of each job of a chunk; gives how many seconds that is to last."""
+"""Seconds that one prefill job lasts; others decode between jobs. Were it shorter, a short prompt
+would wait for a decode step at every layer."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one session appends in a pass of prefill: tokens, of which each sees those before it."""
+    """Tokens that one session appends in a pass of prefill; each sees those before it."""
 
     session: Session
     tokens: npt.NDArray[np.int32]
     last: bool
-    """Whether the prompt ends with it: the session has the logits after its last token then."""
+    """Whether the prompt ends with it; the session then has the logits after its last token."""
 
 
-class Turn(Protocol):
-    """Sees to it that a chunk is computed: waits, and calls `alone` or has it done with others."""
+class Jobs:
+    """Computes the graphs of one model's passes in jobs; each job ends between two layers.
 
-    def __call__(
-        self, n_tokens: int, alone: Callable[[Job], None], chunk: Chunk | None = None, /
-    ) -> None:
-        """`chunk` is given where it may be computed with those of other sessions."""
+    A part is what the device is given at once. Each part adds about 0.1 ms, so there are no more of
+    them than jobs need, judged by how long the pass before took.
+    """
+
+    def __init__(self) -> None:
+        self._token_s: float | None = None
+        """Seconds that a token of the last pass took."""
+
+    def compute(
+        self, backend: Backend, graph: Graph, n_tokens: int, cuts: Sequence[int], *memories: Binding
+    ) -> Generator[None, None, None]:
+        """Computes a graph in jobs of about `JOB_S` and yields between two of them.
+
+        A part begins at some of `cuts`, which are numbers of nodes. How many parts and jobs there
+        are changes no bit. A device that cannot split graphs has a single job. `memories` are as in
+        `Backend.compute`: a device to which they are lent splits no graph.
+        """
+        if not backend.device.splits_graphs:
+            backend.compute(graph.pointer, *memories)
+            return
+        first, *others = graph.parts(self._coarse(cuts, n_tokens))
+        total_s, begin = 0.0, time.perf_counter()
+        backend.compute(ctypes.addressof(first))
+        for part in others:
+            if (job_s := time.perf_counter() - begin) >= JOB_S:
+                yield
+                total_s, begin = total_s + job_s, time.perf_counter()
+            backend.compute(ctypes.addressof(part))
+        self._token_s = (total_s + time.perf_counter() - begin) / n_tokens
+
+    def _coarse(self, cuts: Sequence[int], n_tokens: int) -> Sequence[int]:
+        """Those of the cuts that make parts of about half a job, or all."""
+        if self._token_s is None:
+            return cuts
+        expected_s = self._token_s * n_tokens
+        if 2 * expected_s >= JOB_S * len(cuts):
+            return cuts
+        n_parts = math.ceil(2 * expected_s / JOB_S)
+        every = math.ceil(len(cuts) / n_parts)
+        return cuts[every::every]
 
 
-def at_once(_n_tokens: int, alone: Callable[[Job], None], _chunk: Chunk | None = None, /) -> None:
-    """The turn of whoever need not wait for others."""
-    alone(lambda: nullcontext(JOB_S))
-
-
-def compute_parts(
-    backend: Backend,
-    graph: Graph,
-    cuts: Sequence[int],
-    check: Callable[[], None],
-    job: Job,
-    *memories: Binding,
-) -> None:
-    """Computes a graph, cut at these nodes where the device can. `check` is called before each
-    job, and may raise. How many parts a job has changes no bit. `memories` as in
-    `Backend.compute`: devices to which they are lent cut no graph."""
-    if not backend.device.splits_graphs:
-        check()
-        backend.compute(graph.pointer, *memories)
-        return
-    with GraphParts(graph, cuts) as parts:
-        left = deque(parts.pointers)
-        while left:
-            check()
-            backend.device.compute_thread.run(lambda: _compute_some(backend, left, job))
-
-
-def _compute_some(backend: Backend, parts: deque[int], job: Job) -> None:
-    with job() as seconds:
-        end = time.perf_counter() + seconds
-        while parts:
-            backend.compute(parts.popleft())
-            if time.perf_counter() >= end:
-                return
+def finish(thread: ComputeThread, jobs: Iterator[None]) -> None:
+    """Computes the jobs that are left, each as one job of the device's thread."""
+    while thread.run(lambda: next(jobs, True)) is None:
+        pass

@@ -49,6 +49,7 @@ class Session:
         self.base: HostAddr = region.address(ptr, layout.nbytes)
         self._cache: KvCache | None = None
         self.tokens: array[int] = array("i")
+        """Token ids in the cache: the same array for as long as the session is open."""
         self.has_logits = False
         self.decode_graph: Forward | None = None
         """The executor's: the graph that decodes this session's next token."""
@@ -105,6 +106,14 @@ class Session:
             self.has_logits = False
         del self.tokens[n_tokens:]
 
+    def roll_back(self, n_tokens: int) -> None:
+        """Forgets the tokens after the first `n_tokens`, which a prompt that failed had appended.
+
+        Unlike `truncate`, it leaves `has_logits` alone: a chunk that is not the last one of its
+        prompt writes no logits, and one that may have written them has cleared it.
+        """
+        del self.tokens[n_tokens:]
+
     def copy_from(
         self, source: Session, n_tokens: int, check: Callable[[], None] = nothing
     ) -> None:
@@ -127,7 +136,7 @@ class Session:
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:
             ctypes.memmove(self.base, source.base, 4 * self.layout.n_vocab)
-        self.tokens = source.tokens[:n_tokens]
+        self.tokens.extend(source.tokens[:n_tokens])
         self.has_logits = whole
 
     def copy_logits(self, target: HostAddr) -> None:

@@ -1,12 +1,12 @@
 """The few functions of wasmtime's C API that wasmtime-py does not wrap, or wraps slowly.
 
 This is the only module that imports wasmtime-py's private bindings, so it works with exactly one
-version of it, which `check_version` demands. wasmtime-py's own callback path costs ten times as
-much and keeps a raised exception in a process global, where another thread may pick it up; on the
-unchecked path no exception ever crosses the boundary.
+version of it, which `check_version` demands. wasmtime-py knows no fibers, and its own callback path
+keeps a raised exception in a process global, where another thread may pick it up; no exception ever
+crosses the boundary here. `wasmtime_fiber.py` has the order in which calls may be made.
 
-Ownership: an error or a trap that a callback returns belongs to wasmtime from then on; one that a
-call returns is ours, and becomes a Failure, which frees it. Callbacks must be kept alive by
+Ownership: an error that a callback returns belongs to wasmtime from then on; an error or a trap
+that a call returns is ours, and becomes a Failure, which frees it. Callbacks must be kept alive by
 whoever registered them, for as long as any engine or store may call them.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,29 +24,35 @@ from wasmtime import _bindings, _extern
 from isthmus.errors import LibraryUnsupported
 
 VERSION = "50.0.1"
-WORDS_PER_VALUE = 4
-"""A raw value is 16 bytes: an i32 takes the first of four 32-bit words, an i64 the first two."""
+VALUE_WORDS = 8
+"""32-bit words of a wasmtime_val_t: its kind is the first byte."""
+VALUE_AT = 2
+"""The word at which its number begins: an i32 is one word, an i64 two."""
+I64_KIND = 1
+"""The kind of an i64; that of an i32 is 0."""
+CONTINUATION_NBYTES = 24
+"""A wasmtime_async_continuation_t: callback, its argument, finalizer or null."""
 
 _SIZES = {
+    "wasmtime_async_continuation_t": CONTINUATION_NBYTES,
     "wasmtime_func": 16,
     "wasmtime_instance": 16,
     "wasmtime_global": 24,
     "wasmtime_linear_memory": 32,
     "wasmtime_memory_creator": 24,
-    "wasmtime_val": 32,
-    "wasmtime_val_raw": 16,
+    "wasmtime_val": 4 * VALUE_WORDS,
 }
+_NO_FIBERS = (3, 14, 0)
+"""The Python that cannot run on them: https://github.com/python/cpython/issues/139653"""
 _MOST_FRAMES = 32
 _VALUE_KINDS = ("i32", "i64", "f32", "f64", "v128")
 """By wasmtime's numbers for them."""
 VALUE_NBYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 
 _ffi: Any = _bindings
-Words = ctypes.POINTER(ctypes.c_uint32)
-HOST_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, Words, ctypes.c_size_t
-)
-"""(env, caller, raw values, their count) -> 0, or a trap, which wasmtime then owns."""
+IMPORT_CALLBACK = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * 2, *(ctypes.c_size_t,) * 6)
+"""(env, caller, values, their count, results, their count, trap to fill, continuation to fill) ->
+nothing. Addresses are plain integers, since ctypes takes longer to make pointers of them."""
 EPOCH_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_size_t,
     ctypes.c_void_p,
@@ -54,7 +60,9 @@ EPOCH_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.POINTER(ctypes.c_uint64),
     ctypes.POINTER(ctypes.c_uint8),
 )
-"""(context, data, ticks to go on for, kind) -> 0, or an error, which wasmtime then owns."""
+"""(context, data, ticks to go on for, what to do) -> 0, or an error, which wasmtime then owns."""
+YIELD = 1
+"""An EPOCH_CALLBACK writes it, as what to do, to suspend the guest; 0 lets the guest go on."""
 NEW_MEMORY_CALLBACK = _ffi.wasmtime_new_memory_callback_t
 """(env, type, minimum, maximum, reserved, guard, memory to fill) -> 0 or an error; in bytes."""
 _LINEAR_MEMORY = dict(_ffi.wasmtime_linear_memory._fields_)
@@ -85,13 +93,22 @@ class Failure:
 
 
 def check_version() -> None:
-    """Raises LibraryUnsupported unless the one known version of wasmtime-py is installed."""
+    """Raises LibraryUnsupported unless the one known version of wasmtime-py is installed, and this
+    Python can run on fibers.
+    """
+    if sys.version_info[:3] == _NO_FIBERS:
+        raise LibraryUnsupported(
+            "Python 3.14.0 mistakes the stack pointer of a fiber, on which guests run, for an "
+            "overflow of its own stack. Python 3.14.1 mends that: use it, or a later one"
+        )
     found = importlib.metadata.version("wasmtime")
     hint = f'Install it with: pip install "wasmtime=={VERSION}"'
     if found != VERSION:
         raise LibraryUnsupported(f"wasmtime {found} is installed, {VERSION} is needed. {hint}")
     sizes = {name: ctypes.sizeof(getattr(_ffi, name)) for name in _SIZES}
     wrong = [name for name, nbytes in _SIZES.items() if sizes[name] != nbytes]
+    if _ffi.wasmtime_val.of.offset != 4 * VALUE_AT:
+        wrong.append("wasmtime_val.of")
     if wrong:
         raise LibraryUnsupported(f"wasmtime lays out {', '.join(wrong)} in an unknown way. {hint}")
 
@@ -111,19 +128,19 @@ def fill_linear_memory(memory: Any, env: int, callbacks: MemoryCallbacks) -> Non
     memory[0].finalizer = callbacks.finalize
 
 
-def define_unchecked(
+def define_import(
     linker: wasmtime.Linker, module: str, name: str, signature: wasmtime.FuncType, callback: Any
 ) -> None:
-    """Defines a host function by a HOST_CALLBACK that reads and writes raw values."""
-    define = _function("wasmtime_linker_define_func_unchecked")
+    """Defines a host function by an IMPORT_CALLBACK: a guest that calls it is suspended."""
+    define = function("wasmtime_linker_define_async_func")
     module_utf8, name_utf8 = module.encode(), name.encode()
     error = define(
-        _address(linker.ptr()),
+        address(linker.ptr()),
         ctypes.c_char_p(module_utf8),
         ctypes.c_size_t(len(module_utf8)),
         ctypes.c_char_p(name_utf8),
         ctypes.c_size_t(len(name_utf8)),
-        _address(signature.ptr()),
+        address(signature.ptr()),
         callback,
         None,
         None,
@@ -132,16 +149,26 @@ def define_unchecked(
         raise ValueError(_take_error(error).message)
 
 
-def instantiate(pre: wasmtime.InstancePre, store: wasmtime.Store) -> wasmtime.Instance | Failure:
-    """Instantiates without looking at wasmtime-py's process-global exception."""
-    instance = _ffi.wasmtime_instance_t()
-    trap = ctypes.POINTER(_ffi.wasm_trap_t)()
-    error = _ffi.wasmtime_instance_pre_instantiate(
-        pre.ptr(), store._context(), ctypes.byref(instance), ctypes.byref(trap)
-    )
-    if error or trap:
-        return _failure(_int(error), _int(trap))
-    return wasmtime.Instance._from_raw(instance)
+def context_of(store: wasmtime.Store) -> ctypes.c_void_p:
+    """The address of a store's context, which most functions take."""
+    return address(store._context())
+
+
+def function_of(exported: wasmtime.Func) -> ctypes.c_void_p:
+    """The address of an exported function. It lies in `exported`, which must stay alive."""
+    return ctypes.c_void_p(ctypes.addressof(exported._func))
+
+
+class InstanceMemory:
+    """Where wasmtime puts a new instance."""
+
+    def __init__(self) -> None:
+        self._instance = _ffi.wasmtime_instance_t()
+        self.address = ctypes.c_void_p(ctypes.addressof(self._instance))
+
+    def made(self) -> wasmtime.Instance:
+        """The instance, once it was put there."""
+        return wasmtime.Instance._from_raw(self._instance)
 
 
 def exported(
@@ -163,51 +190,15 @@ def exported(
     return _extern.wrap_extern(found) if is_there else None  # type: ignore[return-value]
 
 
-class RawCall:
-    """Calls one exported function on raw values. Keeps its store and function alive.
-
-    `words` and `signed` are two views of the same values: value n begins at word 4 * n. The
-    results replace the parameters. One thread at a time.
-    """
-
-    def __init__(self, store: wasmtime.Store, function: wasmtime.Func, n_values: int) -> None:
-        self._parts = (store, function)
-        self._buffer = (ctypes.c_uint32 * (WORDS_PER_VALUE * max(n_values, 1)))()
-        self.words = ctypes.cast(self._buffer, Words)
-        self.signed = ctypes.cast(self._buffer, ctypes.POINTER(ctypes.c_int32))
-        self.trap = ctypes.c_void_p()
-        # Ready-made ctypes objects and no argtypes: a third less time for each call.
-        self.arguments = (
-            _address(store._context()),
-            ctypes.c_void_p(ctypes.addressof(function._func)),
-            ctypes.c_void_p(ctypes.addressof(self._buffer)),
-            ctypes.c_size_t(max(n_values, 1)),
-            ctypes.c_void_p(ctypes.addressof(self.trap)),
-        )
-        self.invoke: Callable[..., int | None] = _function("wasmtime_func_call_unchecked")
-        """`invoke(*arguments)` -> an error or None; then look at `trap`."""
-
-    def failure(self, error: int | None) -> Failure:
-        """Takes the error that `invoke` returned, or else the trap, and frees it."""
-        trap, self.trap.value = self.trap.value, None
-        return _failure(error or 0, trap or 0)
-
-
-def new_trap(message: str) -> int:
-    """A trap for a HOST_CALLBACK to return; wasmtime frees it."""
-    text = message.encode()
-    return _int(_ffi.wasmtime_trap_new(ctypes.create_string_buffer(text), len(text)))
-
-
 def new_error(message: str) -> int:
-    """An error for a memory or epoch callback to return; wasmtime frees it."""
+    """An error for a memory callback to return; wasmtime frees it."""
     return _int(_ffi.wasmtime_error_new(ctypes.create_string_buffer(message.encode())))
 
 
 def set_epoch_callback(store: wasmtime.Store, callback: Any) -> None:
     """Has an EPOCH_CALLBACK decide, each time that `store`'s guest notices a new epoch."""
-    setter = _function("wasmtime_store_epoch_deadline_callback")
-    setter(_address(store.ptr()), callback, None, None)
+    setter = function("wasmtime_store_epoch_deadline_callback")
+    setter(address(store.ptr()), callback, None, None)
 
 
 def read_global(store: wasmtime.Store, found: wasmtime.Global) -> tuple[str, bytes]:
@@ -234,22 +225,27 @@ def base_address(memory: wasmtime.Memory, store: wasmtime.Store) -> int:
     return _int(memory.data_ptr(store))
 
 
-def _function(name: str) -> Any:
-    """A function of the library as an object of its own, so that its types disturb nobody."""
-    function = _ffi.dll[name]
-    function.restype = ctypes.c_void_p
-    return function
+def function(name: str, restype: Any = ctypes.c_void_p) -> Any:
+    """A function of the library as an object of its own, so that its types disturb nobody.
+
+    It has no argtypes: give it ctypes objects. That saves a third of each call's time.
+    """
+    found = _ffi.dll[name]
+    found.restype = restype
+    return found
 
 
-def _address(pointer: Any) -> ctypes.c_void_p:
+def address(pointer: Any) -> ctypes.c_void_p:
+    """A pointer as an address."""
     return ctypes.cast(pointer, ctypes.c_void_p)
 
 
 def _int(pointer: Any) -> int:
-    return _address(pointer).value or 0
+    return address(pointer).value or 0
 
 
-def _failure(error: int, trap: int) -> Failure:
+def take_failure(error: int, trap: int) -> Failure:
+    """Why a call ended: takes its error or, if that is 0, its trap, and frees it."""
     return _take_error(error) if error else _take_trap(trap)
 
 

@@ -4,12 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
+from weakref import WeakKeyDictionary
 
 from isthmus.actor import Actor, Reply
 
 _MOST_CHARACTERS = 65_536
-"""Of one piece."""
+"""Characters of one piece."""
+
+
+class Courier:
+    """Wakes an event loop for all answers that have got something, once and not for each of them.
+
+    A wake-up takes some ten microseconds of the thread that drives all agents, which delivers the
+    pieces of all of them one behind the other.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[asyncio.Event] = deque()
+        self._lock = threading.Lock()
+        self._is_called = False
+
+    @classmethod
+    def here(cls) -> Courier:
+        """The one of the running event loop."""
+        loop = asyncio.get_running_loop()
+        found = _COURIERS.get(loop)
+        if found is None:
+            found = _COURIERS[loop] = cls(loop)
+        return found
+
+    def set(self, event: asyncio.Event) -> None:
+        """Has an event of the loop set soon; from any thread."""
+        with self._lock:
+            self._waiting.append(event)
+            calls, self._is_called = not self._is_called, True
+        if calls:
+            self._loop.call_soon_threadsafe(self._set_all)
+
+    def _set_all(self) -> None:
+        with self._lock:
+            self._is_called = False
+            events, self._waiting = self._waiting, deque()
+        for event in events:
+            event.set()
+
+
+_COURIERS: WeakKeyDictionary[asyncio.AbstractEventLoop, Courier] = WeakKeyDictionary()
 
 
 class Answer:
@@ -21,9 +64,9 @@ class Answer:
     """
 
     def __init__(self, actor: Actor, message: str | bytes, deadline_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._courier = Courier.here()
         self._lock = threading.Lock()
-        """Of what the thread that handles the message gives, and the event loop takes."""
+        """Held while text is added, by the thread that drives all agents, or taken."""
         self._text = bytearray()
         self._outcome: Reply | BaseException | None = None
         self._came = asyncio.Event()
@@ -63,7 +106,7 @@ class Answer:
             return text.decode(), self._outcome
 
     def _deliver(self, piece: str | Reply | BaseException) -> None:
-        """Called by the thread that handles the message."""
+        """Called by the thread that drives all agents."""
         with self._lock:
             if isinstance(piece, str):
                 self._text += piece.encode()
@@ -71,4 +114,4 @@ class Answer:
                 self._outcome = piece
             wakes, self._woken = not self._woken, True
         if wakes:
-            self._loop.call_soon_threadsafe(self._came.set)
+            self._courier.set(self._came)

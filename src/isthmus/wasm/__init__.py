@@ -4,12 +4,13 @@ Owns wasmtime. Knows no model and no device: host functions are handed in as han
 
 ::
 
-    Engine ── compile ──► Guest ── Instance(engine, guest, handlers, wasi, …) ──► call
+    Engine ── compile ──► Guest ── Instance(engine, guest, handlers, …) ── begin ──► Call ── run
        │                              │          │
-       │ watchdog, host calls         │ store    │ Region: the linear memory
+       │ watchdog, host calls         │ Fiber    │ Region: the linear memory
        └──────────────────────────────┴──────────┘
 """
 
+from isthmus.wasm.call import SLICE_OVER, SLICE_S, Call, SliceOver
 from isthmus.wasm.engine import Engine
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.hostcalls import GuestMemory, Handler, Trace
@@ -20,6 +21,9 @@ from isthmus.wasm.state import GlobalValue, read_globals, write_globals
 from isthmus.wasm.wasi import Wasi
 
 __all__ = [
+    "SLICE_OVER",
+    "SLICE_S",
+    "Call",
     "Engine",
     "GlobalValue",
     "Guest",
@@ -28,6 +32,7 @@ __all__ = [
     "Instance",
     "Layout",
     "Reserve",
+    "SliceOver",
     "Trace",
     "Wasi",
     "layout_of",

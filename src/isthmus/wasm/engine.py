@@ -1,21 +1,20 @@
 """The WebAssembly engine: one per runtime, shared by all guests, instances and threads.
 
 Owns wasmtime's engine, the linker in which every import is defined once, the callbacks behind
-them, and the watchdog thread. An import finds the instance that called it through a thread-local,
-so an instance brings no callbacks of its own and spawning is cheap.
+them, and the watchdog thread. An import finds the fiber that it is called on through a
+thread-local, so an instance brings no callbacks of its own and spawning is cheap.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import wasmtime
 
 from isthmus.abi import HOST_FUNCTIONS, MODULE
 from isthmus.native import wasmtime_capi as capi
+from isthmus.native.wasmtime_fiber import FiberStore, epoch_callback
 from isthmus.wasm.bounds import Bound
 from isthmus.wasm.code_cache import CodeCache
 from isthmus.wasm.engine_config import EngineKind, configured
@@ -62,7 +61,7 @@ class Engine:
         self.is_64 = is_64
         self.host_calls = HostCalls(self._linker, _imports(is_64))
         self.watchdog = Watchdog(self._engine.increment_epoch)
-        self._epoch_callback = capi.EPOCH_CALLBACK(_epoch_callback(self.host_calls))
+        self._epoch_callback = epoch_callback(self.host_calls.threads)
 
     def compile(self, wasm: bytes, name: str, *, trusted: bool = False) -> Guest:
         """Compiles and checks a guest, once for each module and name.
@@ -81,7 +80,7 @@ class Engine:
         """Keeps nothing of such a module, nor on the disk. Actors that use it go on."""
         self._loader.forget(sha256)
 
-    def new_store(self) -> wasmtime.Store:
+    def new_store(self) -> FiberStore:
         """A store whose guest looks at the watchdog's epoch. The caller closes it.
 
         What a guest holds outside its linear memory, namely its tables, is limited here.
@@ -92,10 +91,10 @@ class Engine:
         capi.set_epoch_callback(store, self._epoch_callback)
         if self.metered:
             store.set_fuel(PLENTY_OF_FUEL)
-        return store
+        return FiberStore(store, self.host_calls.threads)
 
     def increment_epoch(self) -> None:
-        """Has every running guest ask at once whether it may go on."""
+        """Has every running guest suspended at its next loop or function entry."""
         self._engine.increment_epoch()
 
     def close(self) -> None:
@@ -136,23 +135,3 @@ def _isthmus_imports(is_64: bool) -> list[HostImport]:
         )
         for function in HOST_FUNCTIONS
     ]
-
-
-def _epoch_callback(host_calls: HostCalls) -> Callable[..., int]:
-    """Runs on the guest's thread at each tick: lets it go on for one more, or ends its call."""
-    current = host_calls.current
-
-    def on_epoch(_context: Any, _data: int, n_ticks: Any, _kind: Any) -> int:
-        target = current.target
-        try:
-            n_ticks[0] = 1
-            if target is not None:
-                target.check()
-                target.pause()
-        except BaseException as error:
-            if target is not None:
-                target.fail(error)
-            return capi.new_error("the call was ended")
-        return 0
-
-    return on_epoch

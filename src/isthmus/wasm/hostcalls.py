@@ -1,44 +1,41 @@
-"""What happens between a guest's call and the host function that answers it.
+"""What a guest may import, and what host functions see of its memory.
 
-Owns the ctypes trampolines of every import and, per thread, which instance is running. One place
-reads raw arguments, counts, maps errors to errno, and checks the bounds of guest memory.
+Owns the callbacks of every import, and knows how each one's arguments and result lie.
 
 ::
 
-    guest ──► trampoline ──► handlers[index](*unsigned integers) ──► result
-                  │
-                  ├── GuestFault, or an error with an errno ──► -errno to the guest (WASI: +errno)
-                  └── any other error ──► kept on the instance, and a trap ends the guest's call
+    guest ──► callback, on its fiber ──► Call.run, on the driving thread's stack
+                                           └─► handlers[number](*unsigned integers) ──► result
 
-An argument is 16 bytes wide: an i32 is its first 32-bit word, an i64 its first two. Handlers get
-unsigned integers and return an int, signed or unsigned. No exception leaves a trampoline.
+Handlers get unsigned integers. They return an int, signed or unsigned, or something to await that
+gives one.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-import threading
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import wasmtime
 
 from isthmus.abi import Errno
 from isthmus.counters import Counters
-from isthmus.errors import GuestFault, IsthmusError
+from isthmus.errors import GuestFault
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
+from isthmus.native.wasmtime_fiber import MOST_VALUES, Threads, import_callback
 from isthmus.units import GIB, GuestPtr, HostAddr
 
-Handler = Callable[..., int]
+Handler = Callable[..., "int | Awaitable[int]"]
 Trace = Callable[[str, tuple[int, ...], "int | BaseException"], None]
-"""(function, arguments, its result or what it raised); called on the guest's thread."""
+"""(function, arguments, its result or what it raised); called on the driving thread."""
 
-_MASK = 0xFFFFFFFF
-_WORDS = capi.WORDS_PER_VALUE
+MOST_READ_NBYTES = GIB
+"""That a host call copies out of a guest's memory at once."""
 
 
 @dataclass(frozen=True)
@@ -74,40 +71,18 @@ def negative_errno(code: Errno) -> int:
     return -code
 
 
-class CallTarget(Protocol):
-    """What a trampoline needs of the running instance."""
-
-    counters: Counters
-    handlers: Sequence[Handler]
-    """One for each HostImport, in the same order."""
-
-    def fail(self, error: BaseException) -> None:
-        """Keeps the error that the guest's call ends with."""
-
-    pause: Callable[[], None]
-    """Lets others go first for a moment, if they should."""
-
-    def check(self) -> None:
-        """Raises where the guest's call is to end."""
-
-
-MOST_READ_NBYTES = GIB
-"""That a host call copies out of a guest's memory at once."""
-
-
-class Current(threading.local):
-    """The instance whose guest runs on this thread."""
-
-    target: CallTarget | None = None
-
-
 class HostCalls:
     """Defines every import once in a linker. Must live as long as any store made with it."""
 
     def __init__(self, linker: wasmtime.Linker, imports: Sequence[HostImport]) -> None:
         self.imports = tuple(imports)
-        self.current = Current()
-        self._callbacks = [self._define(linker, i, imported) for i, imported in enumerate(imports)]
+        self.threads = Threads()
+        signatures = [it.signature for it in imports]
+        self.arguments = [_arguments(it) for it in signatures]
+        """For each import, what makes a tuple of unsigned arguments of `Fiber.words`."""
+        self.results = [_result_word(it) for it in signatures]
+        """For each import, the element of `Fiber.words` that its i32 result is; 0 if it is none."""
+        self._callbacks = [self._define(linker, i, it) for i, it in enumerate(imports)]
 
     def table(self, by_module: Mapping[str, Mapping[str, Handler]]) -> list[Handler]:
         """One handler for each import, in order; ENOTSUP answers what is not in `by_module`."""
@@ -117,78 +92,35 @@ class HostCalls:
         """`handlers`, each telling `trace` what it was called with and what came of it."""
         return [_traced(it.name, handlers[i], trace) for i, it in enumerate(self.imports)]
 
-    def _define(self, linker: wasmtime.Linker, index: int, imported: HostImport) -> Any:
-        make = _plain_trampoline if _is_plain(imported.signature) else _mixed_trampoline
-        callback = capi.HOST_CALLBACK(make(self.current, index, imported))
+    def give(self, words: Any, number: int, result: int) -> None:
+        """Writes the result of an import, of whatever type it is, into `Fiber.words`."""
+        signature = self.imports[number].signature
+        at = capi.VALUE_WORDS * len(signature.params)
+        if signature.result == "i64":
+            words[at] = capi.I64_KIND
+            words[at + capi.VALUE_AT + 1] = result >> 32
+        if signature.result is not None:
+            words[at + capi.VALUE_AT] = result
+
+    def _define(self, linker: wasmtime.Linker, number: int, imported: HostImport) -> Any:
+        callback = import_callback(self.threads, number)
         signature = imported.signature.functype()
-        capi.define_unchecked(linker, imported.module, imported.name, signature, callback)
+        capi.define_import(linker, imported.module, imported.name, signature, callback)
         return callback
 
 
-def _is_plain(signature: Signature) -> bool:
-    """True for one or more i32 parameters and an i32 result.
-
-    ctypes makes one element of an empty slice with a step, so no parameters is another matter.
-    """
-    return signature.result == "i32" and set(signature.params) == {"i32"}
+_ARGUMENT = {"i32": "8xI20x", "i64": "8xQ16x"}
+"""How each type lies in a wasmtime_val_t, for `struct`."""
 
 
-def _plain_trampoline(current: Current, index: int, imported: HostImport) -> Handler:
-    """For i32 parameters and an i32 result: one slice reads every argument."""
-    firsts = slice(0, _WORDS * len(imported.signature.params), _WORDS)
-
-    def trampoline(_env: int, _caller: int, values: Any, _n_values: int) -> int:
-        target = current.target
-        try:
-            target.counters.host_calls += 1  # type: ignore[union-attr]
-            values[0] = target.handlers[index](*values[firsts])  # type: ignore[union-attr]
-        except BaseException as error:
-            return _refuse(target, imported, values, error)
-        return 0
-
-    return trampoline
+def _arguments(signature: Signature) -> Callable[[Any], tuple[int, ...]]:
+    assert len(signature.params) < MOST_VALUES
+    return struct.Struct("<" + "".join(_ARGUMENT[it] for it in signature.params)).unpack_from
 
 
-def _mixed_trampoline(current: Current, index: int, imported: HostImport) -> Handler:
-    """For i64 among the parameters or results, no parameters or no result."""
-    kinds = tuple((i * _WORDS, kind == "i64") for i, kind in enumerate(imported.signature.params))
-
-    def trampoline(_env: int, _caller: int, values: Any, _n_values: int) -> int:
-        target = current.target
-        try:
-            target.counters.host_calls += 1  # type: ignore[union-attr]
-            arguments = [
-                values[i] | values[i + 1] << 32 if wide else values[i] for i, wide in kinds
-            ]
-            result = target.handlers[index](*arguments)  # type: ignore[union-attr]
-            _store(imported.signature, values, result)
-        except BaseException as error:
-            return _refuse(target, imported, values, error)
-        return 0
-
-    return trampoline
-
-
-def _store(signature: Signature, values: Any, result: int) -> None:
-    if signature.result is not None:
-        values[0] = result & _MASK
-    if signature.result == "i64":
-        values[1] = result >> 32 & _MASK
-
-
-def _refuse(
-    target: CallTarget | None, imported: HostImport, values: Any, error: BaseException
-) -> int:
-    """Gives the guest an errno, or keeps the error and makes a trap."""
-    if target is None:
-        return capi.new_trap("a host function was called outside of Instance.call")
-    code = error.code if isinstance(error, GuestFault) else getattr(error, "errno", None)
-    if isinstance(error, IsthmusError) and code is not None and imported.signature.result:
-        target.counters.faults += 1
-        _store(imported.signature, values, imported.errno_of(code))
-        return 0
-    target.fail(error)
-    return capi.new_trap(f"host function {imported.name} ended the call")
+def _result_word(signature: Signature) -> int:
+    at = capi.VALUE_WORDS * len(signature.params) + capi.VALUE_AT
+    return at if signature.result == "i32" else 0
 
 
 def _unsupported(*_arguments: int) -> int:
@@ -196,12 +128,23 @@ def _unsupported(*_arguments: int) -> int:
 
 
 def _traced(name: str, handler: Handler, trace: Trace) -> Handler:
-    def traced(*arguments: int) -> int:
+    async def later(arguments: tuple[int, ...], result: Awaitable[int]) -> int:
+        try:
+            found = await result
+        except BaseException as error:
+            trace(name, arguments, error)
+            raise
+        trace(name, arguments, found)
+        return found
+
+    def traced(*arguments: int) -> int | Awaitable[int]:
         try:
             result = handler(*arguments)
         except BaseException as error:
             trace(name, arguments, error)
             raise
+        if not isinstance(result, int):
+            return later(arguments, result)
         trace(name, arguments, result)
         return result
 

@@ -104,7 +104,7 @@ MOST_RANDOM_NBYTES = MIB
 
 
 def wasi_errno(code: Errno) -> int:
-    """WASI's number for one of our errno: what a trampoline hands to the guest."""
+    """WASI's number for one of our errno: what the guest gets for it."""
     return _WASI_ERRNO.get(code, _IO)
 
 
@@ -125,7 +125,7 @@ def wasi_imports(*, is_64: bool = False) -> list[HostImport]:
 
 
 class Wasi:
-    """The WASI of one actor. Its callables run on the guest's thread, inside the guest's call.
+    """The WASI of one actor. Its callables run on the thread that drives the guest.
 
     clock_ns: nanoseconds since 1970, for all four clocks; random: n -> n bytes;
     log: (1 for stdout or 2 for stderr, bytes as the guest wrote them).

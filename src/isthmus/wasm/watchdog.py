@@ -1,4 +1,4 @@
-"""Advances an engine's epoch while guests run, so that each of them can be stopped.
+"""Advances an engine's epoch while calls are open, so that guests are suspended now and then.
 
 Owns one thread. A running guest compares the epoch with its own at every loop and function entry.
 
@@ -6,8 +6,8 @@ Owns one thread. A running guest compares the epoch with its own at every loop a
 state     what the thread does
 ========  =================================================================================
 none      it does not exist: no guest was ever called
-ticking   a call is running: it advances the epoch every TICK_S, and has each call look itself
-lingering none is running: it looks again every TICK_S, LINGER_TICKS times
+ticking   a call is open: it advances the epoch every TICK_S
+lingering none is open: it looks again every TICK_S, LINGER_TICKS times
 asleep    it waits for a call and uses no processor time
 closed    it has ended
 ========  =================================================================================
@@ -20,7 +20,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 from isthmus.errors import ActorClosed
 
@@ -28,22 +27,16 @@ TICK_S = 0.01
 LINGER_TICKS = 20
 
 
-class Watched(Protocol):
-    """A running call."""
-
-    def tick(self) -> None:
-        """Called on the watchdog's thread every TICK_S; must not raise."""
-
-
 class Watchdog:
     """See the module.
 
-    A call adds itself to `running`, then calls `wake` if `asleep`, and at its end removes itself.
+    Whoever opens a call adds something that stands for it to `calls`, then calls `wake` if
+    `asleep`, and removes it at the call's end.
     """
 
     def __init__(self, tick: Callable[[], None]) -> None:
-        self.running: set[Watched] = set()
-        self._ticker = _Ticker(tick, self.running)
+        self.calls: set[object] = set()
+        self._ticker = _Ticker(tick, self.calls)
         self._finalizer = weakref.finalize(self, self._ticker.stop)
 
     @property
@@ -52,7 +45,7 @@ class Watchdog:
         return self._ticker.asleep
 
     def wake(self) -> None:
-        """Has the thread look at `running`, starting it where needed; ActorClosed once closed."""
+        """Has the thread look at `calls`, starting it where needed; ActorClosed once closed."""
         self._ticker.wake()
 
     def close(self) -> None:
@@ -64,10 +57,10 @@ class Watchdog:
 class _Ticker:
     """The thread's side. Does not know the Watchdog, so that dropping that one ends the thread."""
 
-    def __init__(self, tick: Callable[[], None], running: set[Watched]) -> None:
+    def __init__(self, tick: Callable[[], None], calls: set[object]) -> None:
         self.asleep = True
         self._tick = tick
-        self._running = running
+        self._calls = calls
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -99,11 +92,9 @@ class _Ticker:
         with self._condition:
             while not self._stopped:
                 self._condition.wait(TICK_S)
-                if self._running:
+                if self._calls:
                     idle_ticks = 0
                     self._tick()
-                    for call in tuple(self._running):
-                        call.tick()
                     continue
                 idle_ticks += 1
                 if idle_ticks > LINGER_TICKS:
@@ -111,9 +102,9 @@ class _Ticker:
                     idle_ticks = 0
 
     def _sleep(self) -> None:
-        """Waits until a call wakes it; one that saw `asleep` too early is found in `running`."""
+        """Waits until a call wakes it; one that saw `asleep` too early is found in `calls`."""
         self.asleep = True
-        if self._running:
+        if self._calls:
             self.asleep = False
         while self.asleep and not self._stopped:
             self._condition.wait()

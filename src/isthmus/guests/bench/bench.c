@@ -6,12 +6,15 @@
  *   tokens T1 T2 ...   appends exactly these                   answers `length=L`
  *   decode N           greedily appends N tokens, argmax here  answers `length=L`
  *   sequence N         the same, emits each id as it comes     answers the ids: `T1 T2 ... TN`
- *   hash N             the same                                answers `hash=H`, FNV-1a of the
+ *   emit N             the same, emits each token's text as `chat` does, until the model ends
+ *                      its turn                                answers the text
+ *   hash N             the same as decode                      answers `hash=H`, FNV-1a of the
  *                                                              bits of all logits on the way
  *   next 1             the token that decode would append      answers `token=T`
  *   truncate N         forgets all tokens after the first N    answers `length=L`
  *   hostcall N         calls session_length N times            answers `calls=N`
  *   trap N             writes N to its memory, then traps
+ *   spin               computes until it is cut off, and calls nothing; opens no session
  *
  * Options: model, n_ctx, ahead=0: bytes of memory, never touched, that the session lies behind. The export nop(i32) -> i32 gives its argument back.
  */
@@ -103,6 +106,25 @@ static int32_t sequence(int64_t n_tokens)
     return 0;
 }
 
+static int32_t emit(int64_t n_tokens)
+{
+    AGENT_TEXT_FREED agent_text_t said = {0};
+    for (int64_t i = 0; i < n_tokens; i++) {
+        float *logits;
+        int32_t token, flags;
+        AGENT_TRY(agent_logits(&session, &logits));
+        AGENT_SET(token, agent_argmax(logits, session.n_vocab));
+        AGENT_SET(flags, isthmus_token_flags(session.model, token));
+        if (flags & ISTHMUS_TOKEN_EOG)
+            return 0;
+        agent_text_clear(&said);
+        AGENT_TRY(agent_detokenize(session.model, &token, 1, 0, &said));
+        AGENT_TRY(isthmus_emit(said.bytes, said.nbytes));
+        AGENT_TRY(agent_decode(&session, token));
+    }
+    return 0;
+}
+
 static int32_t hash(int64_t n_tokens)
 {
     uint64_t value = 0xcbf29ce484222325u;
@@ -133,6 +155,13 @@ static int32_t call_host(int64_t n_calls)
     return answer("calls=", n_calls);
 }
 
+static int32_t spin(void)
+{
+    static volatile uint32_t turns;
+    for (;;)
+        turns++;
+}
+
 /* The next word as a number; `*value` stays its default at the end of the message. */
 static int32_t read_number(const char **cursor, int64_t low, int64_t *value)
 {
@@ -145,9 +174,11 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
 {
     AGENT_FREED char *message = NULL;
     AGENT_TRY(agent_message(nbytes, &message));
-    AGENT_TRY(open_session());
     const char *cursor = message, *verb;
     uint32_t verb_nbytes = agent_word(&cursor, &verb);
+    if (agent_equals(verb, verb_nbytes, "spin"))
+        return spin();
+    AGENT_TRY(open_session());
     if (agent_equals(verb, verb_nbytes, "tokens"))
         return prefill_words(cursor);
     int64_t n = -1, seed = 1;
@@ -161,6 +192,8 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         return decode(n);
     if (agent_equals(verb, verb_nbytes, "sequence"))
         return sequence(n);
+    if (agent_equals(verb, verb_nbytes, "emit"))
+        return emit(n);
     if (agent_equals(verb, verb_nbytes, "hash"))
         return hash(n);
     if (agent_equals(verb, verb_nbytes, "next"))

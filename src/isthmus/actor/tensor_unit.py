@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -206,10 +206,10 @@ class TensorUnit:
         self._copies = copies
         self._memory = GraphAllocator(device.library, device.buffer_type)
 
-    def compute(self, ptr: int, count: int, check: Callable[[], None]) -> None:
-        """Runs the `count` operations at `ptr`. GuestFault, and nothing ran; or DeviceFailed.
+    def jobs(self, ptr: int, count: int) -> Generator[None, None, None]:
+        """Runs the `count` operations at `ptr`, one submission for each `next`.
 
-        `check` is called between two slices and may raise; earlier slices have run then.
+        Raises GuestFault, and nothing ran; or DeviceFailed, and earlier submissions have run.
         """
         steps = self._checker.steps(ptr, count)
         groups = [[step] for step in steps] if self._copies else slices(steps)
@@ -218,7 +218,7 @@ class TensorUnit:
                 pass
         for number, group in enumerate(groups):
             if number > 0:
-                check()
+                yield
             self._compute(group)
         if self._memory.nbytes > _KEPT_NBYTES:
             self._memory.close()

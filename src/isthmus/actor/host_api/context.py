@@ -1,0 +1,216 @@
+"""What all host functions of one actor share: what it was given, has opened, and is doing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntFlag
+from functools import cache, partial
+from typing import TypeVar
+
+from isthmus.abi import Errno
+from isthmus.actor.ask import Prompt
+from isthmus.actor.handles import HandleTable
+from isthmus.actor.message import Message
+from isthmus.actor.shares import Share
+from isthmus.actor.virtual import SeededRandom, VirtualClock
+from isthmus.config import Limits
+from isthmus.counters import Counters
+from isthmus.device.buffer import Binding
+from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported
+from isthmus.memory import Region
+from isthmus.model import Model, Session
+from isthmus.units import MIB, align_up
+from isthmus.wasm.hostcalls import GuestMemory
+
+Tool = Callable[[bytes], bytes]
+_Flags = TypeVar("_Flags", bound=IntFlag)
+
+MAX_NAME_NBYTES = 256
+MAX_TEXT_NBYTES = MIB
+MAX_HANDLES = 1024
+MOST_SAID = 300
+"""Characters of a guest's own reason that its caller is told."""
+FREE_OUTPUT_NBYTES = MIB
+"""Bytes of a message's output that the budget does not count. More counts in steps of this size."""
+OUTPUT_COPIES = 3
+"""Copies of a message's output: as bytes, as text on its way, and in the reply."""
+PIECE_NBYTES = 64
+"""Bytes of memory that a piece of output takes beside its text, however short it is."""
+LOG_RECORD_NBYTES = 32
+"""Bytes of output that a log record counts as, beside its text."""
+
+guest_log = logging.getLogger("isthmus.guest")
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What one actor was given: everything that it can reach outside its own memory."""
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    label: str = ""
+    """Its name in the log."""
+
+
+class Context:
+    """See the module. Used by one thread at a time: the loop's, or the slow lane's."""
+
+    def __init__(
+        self, granted: Granted, clock: VirtualClock, random: SeededRandom, counters: Counters
+    ) -> None:
+        self.granted = granted
+        self.limits = granted.limits
+        self.clock = clock
+        self.random = random
+        self.counters = counters
+        self.handles = HandleTable(MAX_HANDLES)
+        self.log_position = 0
+        """How many records the guest has logged in all its life."""
+        self.message = Message(b"", "", Share())
+        """The message that it serves, or served last."""
+        self.tool_thread = 0
+        """The thread that runs a tool for it now."""
+        self.region: Region
+        self.memory: GuestMemory
+        self.binding: Binding
+        self.hold: Callable[[int], None]
+        """Counts bytes of output as memory until the message ends, or raises Overloaded."""
+
+    # ------------------------------------------------------------------ what a guest names
+
+    def model(self, handle: int) -> Model:
+        """An open model; GuestFault(EBADF)."""
+        return self.handles.get(handle, Model)
+
+    def session(self, handle: int) -> Session:
+        """An open session; GuestFault(EBADF)."""
+        return self.handles.get(handle, Session)
+
+    def require_no_session(self, ptr: int, nbytes: int) -> None:
+        """GuestFault(EBUSY) if any of the bytes belongs to a session."""
+        sessions = self.handles.all(Session)
+        if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
+            raise GuestFault(Errno.EBUSY)
+
+    def fill(self, ptr: int, cap: int, data: bytes) -> int:
+        """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
+        self.memory.check(ptr, cap)
+        if len(data) <= cap:
+            self.memory.write(ptr, data)
+        return len(data)
+
+    # ------------------------------------------------------------------ limits
+
+    def limit(self, name: str, value: int, limit: int | None) -> None:
+        """GuestFault(ELIMIT) if a value is beyond a limit, which is noted."""
+        if limit is not None and value > limit:
+            self.message.reached(name, limit)
+            raise GuestFault(Errno.ELIMIT)
+
+    def require_tokens(self, n_in: int, n_out: int) -> None:
+        """Raises unless the message goes on, and may use so many tokens more."""
+        message, limits = self.message, self.limits
+        message.check_going_on()
+        if limits.tokens is not None:
+            self.limit("tokens", message.n_tokens + n_in + n_out, limits.tokens)
+        if limits.tokens_in is not None and n_in:
+            self.limit("tokens_in", message.tokens_in + n_in, limits.tokens_in)
+        if limits.tokens_out is not None and n_out:
+            self.limit("tokens_out", message.tokens_out + n_out, limits.tokens_out)
+
+    def refuse_if_stopping(self) -> None:
+        """GuestFault(ECANCELED) if the caller does not listen any longer."""
+        if self.message.stopping:
+            raise GuestFault(Errno.ECANCELED)
+
+    def output(self, ptr: int, nbytes: int, *, stoppable: bool = True) -> bytes:
+        """Bytes that the guest says; counts them."""
+        self.memory.check(ptr, nbytes)
+        if stoppable:
+            self.refuse_if_stopping()
+        self.spend_output(nbytes)
+        return self.memory.read(ptr, nbytes)
+
+    def spend_output(self, nbytes: int) -> None:
+        """Counts bytes of output: by the limit, and as memory if they are many."""
+        message = self.message
+        total = message.output_nbytes + nbytes
+        self.limit("output_nbytes", total, self.limits.output_nbytes)
+        taken = OUTPUT_COPIES * total + PIECE_NBYTES * message.n_outputs
+        if taken > FREE_OUTPUT_NBYTES + message.held_nbytes:
+            self.hold(align_up(taken, FREE_OUTPUT_NBYTES) - message.held_nbytes)
+        message.output_nbytes = total
+        message.n_outputs += 1
+
+    # ------------------------------------------------------------------ what it tells
+
+    def log(self, level: int, text: str) -> None:
+        """Writes a record to the guest's log."""
+        self.log_position += 1
+        if level >= logging.WARNING:
+            self.message.last_warning = text[:MOST_SAID]
+        guest_log.log(level, "%s", text, extra={"agent": self.granted.label})
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Keeps an error's text for the caller, who hears of an errno only through the guest."""
+        try:
+            yield
+        except (ModelNotFound, ModelUnsupported, ContextFull) as error:
+            if error.errno is not None:
+                self.message.explained[error.errno] = error
+            raise
+
+    # ------------------------------------------------------------------ what it computes
+
+    async def prefill(self, session: Session, tokens: Sequence[int]) -> None:
+        """Appends tokens to a session, one chunk after another; between two, others may go first.
+
+        On any error the session's tokens are what they were. Raises TokenError, ContextFull,
+        DeviceFailed, and what ends the message.
+        """
+        model, message, n_before = session.model, self.message, session.n_tokens
+        model.require_tokens(tokens)
+        executor = model.executor
+        try:
+            for chunk in executor.chunks(session, tokens):
+                packable = chunk.last and len(chunk.tokens) > 1
+                begin = partial(executor.append, [chunk])
+                n = len(chunk.tokens)
+                await Prompt(message, model, n, begin, chunk if packable else None)
+        except BaseException:
+            session.roll_back(n_before)
+            raise
+        message.tokens_in += len(tokens)
+
+
+def signed(value: int) -> int:
+    """An i32 as a guest means it."""
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def flags_of(kind: type[_Flags], value: int) -> _Flags:
+    """The flags that `value` stands for; GuestFault(EINVAL) if a bit is not known."""
+    require_bits(value, _all_bits(kind))
+    return kind(value)
+
+
+def require_bits(value: int, known: int) -> None:
+    """GuestFault(EINVAL) if a bit is not among the known ones."""
+    if value & ~known:
+        raise GuestFault(Errno.EINVAL)
+
+
+@cache
+def _all_bits(kind: type[IntFlag]) -> int:
+    return sum(flag.value for flag in kind)
+
+
+def require_logits(session: Session) -> None:
+    """GuestFault(EINVAL) if a session has no logits."""
+    if not session.has_logits:
+        raise GuestFault(Errno.EINVAL)

@@ -1,0 +1,333 @@
+"""The host functions of the group `model` in `abi/host.toml`, in its order."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from functools import partial
+
+from isthmus import abi
+from isthmus.abi import ChatFlag, DetokenizeFlag, EmbedFlag, Errno, ModelFlag, TokenizeFlag
+from isthmus.actor.ask import Aside, Decode, Prompt
+from isthmus.actor.host_api.context import (
+    MAX_NAME_NBYTES,
+    MAX_TEXT_NBYTES,
+    Context,
+    flags_of,
+    require_bits,
+    require_logits,
+    signed,
+)
+from isthmus.actor.plan import MOST
+from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
+from isthmus.model import Model, SamplerSettings, Session, sample
+from isthmus.model.batch import Step
+from isthmus.model.hparams import Pooling
+from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, HostAddr, format_nbytes
+
+MAX_CHAT_MESSAGES = 64 * KIB
+MAX_DETOKENIZE = MIB
+_SPAN_ALIGNMENT = 4096
+_TENSOR_ALIGNMENT = 32
+_EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
+_RENDER_SPECIAL = int(DetokenizeFlag.RENDER_SPECIAL)
+_SHORT_TEXT_NBYTES = 4 * KIB
+"""Bytes of text that are tokenized in line, in about a millisecond; more on another thread."""
+_SHORT_COPY = 256
+"""Tokens of a session that are copied in line."""
+
+
+class ModelFunctions:
+    """See the module. One for each actor."""
+
+    def __init__(self, context: Context) -> None:
+        self._c = context
+
+    def model_open(self, name_ptr: int, name_nbytes: int) -> int:
+        c = self._c
+        name = c.memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
+        models = c.granted.models
+        if name not in models:
+            given = ", ".join(models) or "none"
+            with c.explained():
+                raise ModelNotFound(
+                    f"the guest asks for a model named {name!r}, and it was given {given}: give it "
+                    f"by --model {name}=PATH, or models={{{name!r}: model}}"
+                )
+        return c.handles.add(models[name], name)
+
+    def model_info(self, model: int, info_ptr: int) -> int:
+        opened = self._c.model(model)
+        flags, bos, eos, eot = ModelFlag(0), -1, -1, -1
+        if opened.has_tokenizer:
+            tokenizer = opened.tokenizer
+            bos, eos, eot = tokenizer.bos, tokenizer.eos, tokenizer.eot
+            flags |= ModelFlag.ADD_BOS if tokenizer.adds_bos else 0
+        flags |= ModelFlag.CHAT_TEMPLATE if opened.has_chat_template else 0
+        shape = opened.hparams
+        flags |= ModelFlag.SESSIONS if opened.generates else 0
+        flags |= _EMBED_FLAGS.get(shape.pooling, ModelFlag.EMBED)
+        info = (opened.n_vocab, shape.n_ctx_train, shape.n_embd, shape.n_layer)
+        self._c.memory.write(info_ptr, abi.MODEL_INFO.pack(*info, bos, eos, eot, flags))
+        return 0
+
+    def model_close(self, model: int) -> int:
+        handles = self._c.handles
+        opened = self._c.model(model)
+        if any(session.model is opened for session in handles.all(Session)):
+            raise GuestFault(Errno.EBUSY)
+        handles.remove(model, Model)
+        return 0
+
+    def token_flags(self, model: int, token: int) -> int:
+        opened = self._c.model(model)
+        opened.require_token(signed(token))
+        return opened.tokenizer.flags(token) if opened.has_tokenizer else 0
+
+    async def tokenize(
+        self, model: int, text_ptr: int, text_nbytes: int, flags: int, tokens_ptr: int, cap: int
+    ) -> int:
+        c = self._c
+        tokenizer = c.model(model).tokenizer
+        wanted = flags_of(TokenizeFlag, flags)
+        c.memory.check_aligned(tokens_ptr, 4 * cap, 4)
+        encode = partial(
+            tokenizer.encode,
+            c.memory.read_text(text_ptr, text_nbytes, MAX_TEXT_NBYTES),
+            add_special=TokenizeFlag.ADD_SPECIAL in wanted,
+            parse_special=TokenizeFlag.PARSE_SPECIAL in wanted,
+            check=c.message.check,
+        )
+        is_short = text_nbytes <= _SHORT_TEXT_NBYTES
+        ids = encode() if is_short else await Aside(c.message, encode)
+        if len(ids) <= cap:
+            c.memory.write(tokens_ptr, array("i", ids).tobytes())
+        return len(ids)
+
+    def detokenize(
+        self, model: int, tokens_ptr: int, n_tokens: int, flags: int, text_ptr: int, text_cap: int
+    ) -> int:
+        c = self._c
+        tokenizer = c.model(model).tokenizer
+        require_bits(flags, _RENDER_SPECIAL)
+        if n_tokens > MAX_DETOKENIZE:
+            raise GuestFault(Errno.EINVAL)
+        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
+        return c.fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=flags != 0))
+
+    async def chat_template(
+        self,
+        model: int,
+        messages_ptr: int,
+        n_messages: int,
+        flags: int,
+        text_ptr: int,
+        text_cap: int,
+    ) -> int:
+        c = self._c
+        opened = c.model(model)
+        wanted = flags_of(ChatFlag, flags)
+        if n_messages > MAX_CHAT_MESSAGES:
+            raise GuestFault(Errno.EINVAL)
+        render = partial(
+            opened.format_chat,
+            self._read_messages(messages_ptr, n_messages),
+            add_generation_prompt=ChatFlag.ADD_GENERATION_PROMPT in wanted,
+            check=c.message.check_going_on,
+        )
+        text = await Aside(c.message, render)
+        return c.fill(text_ptr, text_cap, text.encode())
+
+    def session_nbytes(self, model: int, n_ctx: int) -> int:
+        c = self._c
+        with c.explained():
+            nbytes = c.model(model).layout(n_ctx).nbytes
+        if nbytes > MOST_NBYTES_32 and not c.memory.is_64:
+            c.message.explained[Errno.ENOMEM] = _too_large(n_ctx, nbytes)
+        return nbytes
+
+    def session_open(self, model: int, n_ctx: int, ptr: int, nbytes: int) -> int:
+        c = self._c
+        opened = c.model(model)
+        with c.explained():
+            layout = opened.layout(n_ctx)
+        if nbytes < layout.nbytes:
+            raise GuestFault(Errno.EINVAL)
+        c.memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
+        c.require_no_session(ptr, nbytes)
+        sessions = c.handles.all(Session)
+        kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
+        c.limit("sessions", len(sessions) + 1, c.limits.sessions)
+        c.limit("kv_nbytes", kv_nbytes, c.limits.kv_nbytes)
+        c.handles.require_room()
+        session = opened.open_session(c.region, c.binding, GuestPtr(ptr), layout)
+        return c.handles.add(session, c.handles.model_of(model))
+
+    def session_close(self, session: int) -> int:
+        self._c.handles.remove(session, Session).close()
+        return 0
+
+    def session_length(self, session: int) -> int:
+        return self._c.session(session).n_tokens
+
+    async def prefill(self, session: int, tokens_ptr: int, n_tokens: int) -> int:
+        c = self._c
+        opened = c.session(session)
+        if n_tokens == 0:
+            raise GuestFault(Errno.EINVAL)
+        c.memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
+        opened.require_room(n_tokens)
+        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
+        c.require_tokens(n_tokens, 0)
+        start = time.perf_counter_ns()
+        try:
+            await c.prefill(opened, tokens)
+        finally:
+            c.counters.host_ns += time.perf_counter_ns() - start
+        return 0
+
+    async def decode(self, session: int, token: int) -> int:
+        c = self._c
+        opened = c.session(session)
+        c.require_tokens(0, 1)
+        if token >= 1 << 31:
+            token -= 1 << 32
+        opened.model.require_token(token)
+        opened.require_room(1)
+        start = time.perf_counter_ns()
+        try:
+            await Decode(c.message, Step(opened, (token,)))
+        finally:
+            c.counters.host_ns += time.perf_counter_ns() - start
+        c.message.tokens_out += 1
+        return 0
+
+    async def decode_many(
+        self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int
+    ) -> int:
+        c = self._c
+        opened = c.session(session)
+        if not 1 <= n_tokens <= MOST:
+            raise GuestFault(Errno.EINVAL)
+        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
+        nbytes = 4 * (n_tokens - 1) * opened.layout.n_vocab
+        logits = c.memory.check_aligned(logits_ptr, nbytes, 4)
+        c.require_no_session(logits_ptr, nbytes)
+        c.require_tokens(0, n_tokens)
+        opened.model.require_tokens(tokens)
+        opened.require_room(n_tokens)
+        start = time.perf_counter_ns()
+        try:
+            await self._append_many(opened, tokens, logits)
+        finally:
+            c.counters.host_ns += time.perf_counter_ns() - start
+        c.message.tokens_out += n_tokens
+        return 0
+
+    def logits(self, session: int) -> int:
+        opened = self._c.session(session)
+        require_logits(opened)
+        return opened.logits_ptr
+
+    def sample(self, session: int, sampler_ptr: int) -> int:
+        memory = self._c.memory
+        opened = self._c.session(session)
+        memory.check_aligned(sampler_ptr, abi.SAMPLER.size, 8)
+        require_logits(opened)
+        *values, state = memory.unpack(abi.SAMPLER, sampler_ptr)
+        settings = SamplerSettings(*values)
+        token, state = sample(opened.logits, settings, opened.tokens, state)
+        memory.write(sampler_ptr, abi.SAMPLER.pack(*values, state))
+        return token
+
+    def truncate(self, session: int, n_tokens: int) -> int:
+        self._c.session(session).truncate(n_tokens)
+        return 0
+
+    async def session_copy(self, destination: int, source: int, n_tokens: int) -> int:
+        c = self._c
+        to, origin = c.session(destination), c.session(source)
+        if to is origin or to.model is not origin.model or n_tokens > origin.n_tokens:
+            raise GuestFault(Errno.EINVAL)
+        copy = partial(to.copy_from, origin, n_tokens, c.message.check)
+        if n_tokens <= _SHORT_COPY:
+            copy()
+        else:
+            await Aside(c.message, copy)
+        return 0
+
+    async def embed(
+        self,
+        model: int,
+        tokens_ptr: int,
+        n_tokens: int,
+        flags: int,
+        embedding_ptr: int,
+        embedding_cap: int,
+    ) -> int:
+        c = self._c
+        opened = c.model(model)
+        normalised = EmbedFlag.NORMALISE in flags_of(EmbedFlag, flags)
+        with c.explained():
+            rows, n_embd = opened.embedding_shape(n_tokens)
+        c.memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
+        room = c.memory.check_aligned(embedding_ptr, 4 * embedding_cap, _TENSOR_ALIGNMENT)
+        count = rows * n_embd
+        if count > embedding_cap:
+            return count
+        c.require_no_session(embedding_ptr, 4 * count)
+        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
+        c.require_tokens(n_tokens, 0)
+        opened.require_embeddable(tokens)
+        begin = partial(opened.embedding_jobs, tokens, c.binding, room, normalised=normalised)
+        start = time.perf_counter_ns()
+        try:
+            await Prompt(c.message, opened, n_tokens, begin)
+        finally:
+            c.counters.host_ns += time.perf_counter_ns() - start
+        c.message.tokens_in += n_tokens
+        return count
+
+    # ------------------------------------------------------------------ parts
+
+    async def _append_many(self, session: Session, tokens: array[int], logits: HostAddr) -> None:
+        """Several tokens of one session, with the bits of as many single ones: one step if that is
+        exact (`Model.batches`), else one for each. On any error none of them is appended."""
+        message, n_before = self._c.message, session.n_tokens
+        if len(tokens) == 1 or session.model.batches:
+            await Decode(message, Step(session, tokens, logits))
+            return
+        row_nbytes = 4 * session.layout.n_vocab
+        try:
+            for i, token in enumerate(tokens):
+                if i > 0:
+                    session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
+                await Decode(message, Step(session, (token,)))
+        except BaseException:
+            session.truncate(n_before)
+            raise
+
+    def _read_messages(self, ptr: int, count: int) -> list[dict[str, str]]:
+        memory = self._c.memory
+        layout = abi.CHAT_MESSAGE_64 if memory.is_64 else abi.CHAT_MESSAGE
+        memory.check_aligned(ptr, count * layout.size, 4)
+        messages, left = [], MAX_TEXT_NBYTES
+        for index in range(count):
+            raw = abi.ChatMessage(*memory.unpack(layout, ptr + index * layout.size))
+            left -= raw.role_nbytes + raw.content_nbytes
+            if left < 0:
+                raise GuestFault(Errno.EINVAL)
+            role = memory.read_text(raw.role_ptr, raw.role_nbytes, MAX_NAME_NBYTES)
+            content = memory.read_text(raw.content_ptr, raw.content_nbytes, MAX_TEXT_NBYTES)
+            messages.append({"role": role, "content": content})
+        return messages
+
+
+def _too_large(n_ctx: int, nbytes: int) -> LimitExceeded:
+    """What the caller of a 32-bit guest hears when it cannot have a session of that size."""
+    return LimitExceeded(
+        f"a context of {n_ctx} tokens takes {format_nbytes(nbytes)}, and the guest's memory is "
+        "32-bit, 4 GiB at most: spawn a guest built for wasm64 (chat64 or complete64, or "
+        "--memory64), give a smaller n_ctx, or load the model with kv_type q8_0 or q4_0",
+        "memory_nbytes",
+    )

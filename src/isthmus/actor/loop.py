@@ -1,0 +1,420 @@
+"""The loop that drives every agent, on the device's thread.
+
+::
+
+    take the mail ──► resume each message that has its answer, until it asks again or ends
+         ▲                                   │
+         └── deliver texts ◄── compute one step or job: `plan.py` says whose
+
+A guest runs on a fiber, so a message that waits needs no thread. Its work is a coroutine: each
+`await` of an `Ask` comes out here, and the answer goes in again. Nothing here waits, except for the
+device:
+
+* Work that may take long (tools, templates, files) is done by a pool's threads, which answer by
+  mail.
+* A guest that computes for longer than a time slice goes on in the slow lane, and asks by mail.
+* Whoever sent a message gets all the text of one turn at once.
+
+Other threads reach the loop by its mail only. All else belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
+from isthmus.actor.message import Message
+from isthmus.actor.model_queue import Answer, ModelQueue
+from isthmus.actor.places import Places
+from isthmus.actor.pool import Pool
+from isthmus.actor.slow_lane import SlowLane, SlowTurn
+from isthmus.actor.timers import Timers
+from isthmus.config import Capacity
+from isthmus.device.compute_thread import ComputeThread
+from isthmus.errors import ActorBusy, GuestFault, IsthmusError, Overloaded
+from isthmus.metrics import Metrics
+from isthmus.model import Model
+from isthmus.wasm import SLICE_OVER
+
+_log = logging.getLogger("isthmus")
+_Result = TypeVar("_Result")
+_BEGIN_S = 0.01
+"""Seconds of one turn that go to beginning messages while other agents wait for a token."""
+_MOST_THREADS = 8
+"""Threads for work that takes long and waits for no agent."""
+_MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
+"""Threads for guests that compute for long."""
+_RECENTLY_S = 0.3
+"""Seconds after a step or a prompt for which agents count as asking for tokens."""
+_AGAIN_S = 0.02
+"""Seconds until a message that is to end is looked at again."""
+
+
+class Loop:
+    """See the module. One for each runtime; its public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        thread: ComputeThread,
+        capacity: Capacity,
+        metrics: Metrics,
+        refused: Callable[[str], None],
+    ) -> None:
+        """`refused` is called with the reason when a message is refused."""
+        self._thread = thread
+        self._metrics = metrics
+        self._refused = refused
+        self.places = Places(capacity, refused)
+        self._mail: deque[Callable[[], None]] = deque()
+        self._is_posted = False
+        """Whether a turn is among the thread's jobs."""
+        self._ready: deque[Answer] = deque()
+        self._queues: dict[Model, ModelQueue] = {}
+        self._jobs: deque[Jobs] = deque()
+        self._timers = Timers()
+        self._talking: list[Message] = []
+        """Messages that have something to deliver."""
+        self._pool = Pool("isthmus work", _MOST_THREADS)
+        self._tools = Pool("isthmus tool")
+        self._slow = SlowLane(_MOST_SLOW, self._is_computing)
+        self._computed_at = 0.0
+        """When a model's queue had work last, on the clock of time.monotonic."""
+
+    # ------------------------------------------------------------------ from any thread
+
+    def send(self, message: Message) -> None:
+        """Has a message driven as soon as there is a place for it.
+
+        Raises Overloaded if too many wait, DeviceFailed in a forked process. After any other error,
+        such as that of Ctrl-C, a message that `is_counted` is cut off by the loop.
+        """
+        self._thread.require_own_process()
+        letter = partial(self._receive, message)
+        try:
+            self.places.enter(message)
+            self._post(letter)
+        except Exception:
+            self.places.leave(message)
+            raise
+        except BaseException:  # it may be on its way or not
+            message.is_cut_off = True
+            self._post(letter)
+            raise
+
+    def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """The result of `work`, once the loop has driven it for a message that needs no place.
+
+        Used while an actor begins. Ctrl-C cuts the guest off, and raises KeyboardInterrupt when it
+        has ended. ActorBusy on the loop's own thread.
+        """
+        results: list[_Result] = []
+        errors: list[BaseException] = []
+        done = threading.Event()
+
+        async def guarded() -> None:
+            try:
+                results.append(await work)
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        message.work, message.begun = (whole := guarded()), False
+        letter = partial(self._begin, message)
+        try:
+            self.require_elsewhere()
+            self._post(letter)
+            done.wait()
+        except Exception:  # nobody will drive it
+            message.begun = True
+            whole.close()
+            work.close()
+            raise
+        except BaseException:
+            self._post(letter)  # it may be on its way or not
+            while not done.wait(_AGAIN_S):
+                message.is_cut_off = True
+                self.look_at(message)
+            raise
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def look_at(self, message: Message) -> None:
+        """Has the loop see at once whether a message is to end."""
+        with contextlib.suppress(Exception):  # the device is closed: so is whatever waited for it
+            self._post(partial(self._look_at, message))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the loop's."""
+        return self._thread.is_current
+
+    def require_elsewhere(self) -> None:
+        """Raises ActorBusy on the loop's thread, where a wait for an actor would never end."""
+        if self.is_current:
+            raise ActorBusy(
+                "a deliver callback runs on the thread that drives all agents, so it cannot wait "
+                "for one: hand over to another thread"
+            )
+
+    def forget(self, model: Model) -> None:
+        """Keeps nothing of a model that is about to close."""
+        self._thread.run(lambda: self._queues.pop(model, None))
+
+    def _is_computing(self) -> bool:
+        """Whether agents asked for tokens lately. Other threads read it without a lock."""
+        return time.monotonic() - self._computed_at < _RECENTLY_S
+
+    def _post(self, letter: Callable[[], None]) -> None:
+        self._mail.append(letter)
+        try:
+            if not self._is_posted:
+                self._is_posted = True
+                self._thread.post(self._turn)
+        except BaseException:  # Ctrl-C, for instance: whoever posts next must not rely on it
+            self._is_posted = False
+            raise
+
+    # ------------------------------------------------------------------ one turn
+
+    def _turn(self) -> None:
+        self._is_posted = False
+        try:
+            self._take_mail()
+            self._ring()
+            self._resume()
+            self._compute()
+            self._deliver()
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Has the thread run the next turn: at once, or when the next message's time is over."""
+        if self._has_work():
+            if not self._is_posted:
+                self._is_posted = True
+                self._thread.post(self._turn)
+            return
+        for queue in self._queues.values():
+            queue.tell()
+        self._thread.set_alarm(self._timers.first, self._turn)
+
+    def _has_work(self) -> bool:
+        if self._ready or self._jobs or self._mail or self.places.fresh:
+            return True
+        return any(queue.has_work for queue in self._queues.values())
+
+    def _take_mail(self) -> None:
+        for _ in range(len(self._mail)):
+            self._mail.popleft()()
+
+    def _ring(self) -> None:
+        """Looks at the messages whose time is over."""
+        first = self._timers.first
+        if first is not None and first <= (now := time.monotonic()):
+            for message in self._timers.due(now):
+                self._look_at(message)
+
+    def _resume(self) -> None:
+        ready = self._ready
+        for _ in range(len(ready)):
+            self._advance(*ready.popleft())
+        until = time.monotonic() + _BEGIN_S
+        fresh = self.places.fresh
+        while fresh:
+            self._begin(fresh.popleft())
+            if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
+                return
+
+    def _compute(self) -> None:
+        ready = self._ready
+        for queue in tuple(self._queues.values()):
+            if queue.has_work:
+                ready.extend(queue.work())
+                self._computed_at = time.monotonic()
+        if self._jobs:
+            self._next_job(self._jobs.popleft())
+
+    def _next_job(self, ask: Jobs) -> None:
+        try:
+            next(ask.jobs)
+        except StopIteration as end:
+            self._ready.append(Answer(ask.message, end.value))
+        except BaseException as error:
+            self._ready.append(Answer(ask.message, None, error))
+        else:
+            self._jobs.append(ask)
+
+    def _deliver(self) -> None:
+        talking, self._talking = self._talking, []
+        for message in talking:
+            try:
+                message.deliver()
+            except BaseException:  # whatever it is: others are still to be told
+                _log.exception("a deliver callback failed; its message is stopped")
+                message.abandon()
+                self._look_at(message)
+
+    # ------------------------------------------------------------------ one message
+
+    def _receive(self, message: Message) -> None:
+        """Takes a message, unless it is taken already, or was given up by its sender."""
+        if message.is_known or not message.is_counted:
+            return
+        message.is_known = True
+        self._set_timer(message)
+        self.places.receive(message)
+        if message.stopping or message.is_cut_off:
+            self._look_at(message)
+
+    def _begin(self, message: Message) -> None:
+        """Begins a message, unless it has begun already."""
+        if not message.begun:
+            message.begun = True
+            self._advance(message)
+
+    def _set_timer(self, message: Message) -> None:
+        self._timers.add(message, self.places.n_running + self.places.n_waiting)
+
+    def _advance(self, message: Message, value: Any = None, error: Any = None) -> None:
+        """Resumes a message with what it waited for; it goes on until it asks or ends."""
+        if message.is_slow:
+            self._go_on_slowly(message, value, error)
+            return
+        work, message.waits_for = message.work, None
+        assert work is not None
+        try:
+            ask = work.send(value) if error is None else work.throw(error)
+        except StopIteration:
+            self._ended(message)
+        except BaseException as unexpected:
+            self._failed(message, unexpected)
+        else:
+            self._take_ask(message, ask)
+
+    def _take_ask(self, message: Message, ask: Any) -> None:
+        """Passes an ask on to what answers it."""
+        if message.pieces:
+            self._talking.append(message)
+        if ask is SLICE_OVER:
+            message.is_slow = True
+            self._go_on_slowly(message, None, None)
+            return
+        message.waits_for = ask
+        if isinstance(ask, Decode | Prompt):
+            queue = self._queues.get(ask.model)
+            if queue is None:
+                queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
+            queue.add(ask)
+        elif isinstance(ask, Jobs):
+            self._jobs.append(ask)
+        else:
+            self._go_aside(message, ask)
+
+    def _failed(self, message: Message, error: BaseException) -> None:
+        """Ends a message whose work raised, which is a fault of ours; its sender gets the error."""
+        _log.error("a message ended with an error that nobody expected", exc_info=error)
+        message.outcome = message.outcome or error
+        self._ended(message)
+
+    def _ended(self, message: Message) -> None:
+        self._talking.append(message)
+        if message.has_place:
+            message.has_place = False
+            self.places.give_up()
+
+    def _look_at(self, message: Message) -> None:
+        """Ends a message's wait if the message has to end."""
+        if message.ended.is_set():
+            return
+        if not message.begun:
+            if message.is_known:  # otherwise it is looked at once it is taken
+                self._end_unbegun(message)
+            return
+        try:
+            message.check_going_on()
+        except BaseException as error:
+            if message.abandoned_at is not None and isinstance(error, GuestFault):
+                self._set_timer(message)  # its grace may be over before its deadline
+            ask = message.waits_for
+            if ask is not None and self._take_back(ask):
+                self._ready.append(Answer(message, None, error))
+
+    def _end_unbegun(self, message: Message) -> None:
+        """Begins a message that has to end: its own work ends it."""
+        try:
+            message.require_begin()
+        except IsthmusError:
+            self.places.withdraw(message)
+            self._begin(message)
+
+    def _take_back(self, ask: Any) -> bool:
+        """Takes an ask out of its queue; False if it is answered or cannot be taken out."""
+        if isinstance(ask, Decode | Prompt):
+            return self._queues[ask.model].remove(ask)
+        if isinstance(ask, Jobs) and ask in self._jobs:
+            self._jobs.remove(ask)
+            return True
+        return False
+
+    # ------------------------------------------------------------------ elsewhere
+
+    def _go_aside(self, message: Message, ask: Aside[Any]) -> None:
+        """Has work done by a thread of a pool."""
+
+        def work() -> None:
+            try:
+                answer = Answer(message, ask.work())
+            except BaseException as error:
+                answer = Answer(message, None, error)
+            self._post(partial(self._come_back, answer, gave_place))
+
+        gave_place = ask.blocks and message.has_place
+        if gave_place:
+            self.places.give_up()
+        try:
+            (self._tools if ask.blocks else self._pool).submit(work)
+        except Overloaded as error:
+            self._refused("threads")
+            self._come_back(Answer(message, None, error), gave_place)
+
+    def _come_back(self, answer: Answer, gave_place: bool) -> None:
+        if gave_place:
+            self.places.take_again()
+        self._ready.append(answer)
+
+    def _go_on_slowly(self, message: Message, value: Any, error: Any) -> None:
+        """Has a guest that computes for long go on in the slow lane, until it asks or ends."""
+        message.waits_for = None
+        turn = SlowTurn(message, value, error, come_in=self._come_in, said=self._said)
+        try:
+            self._slow.put(turn)
+        except Overloaded as why:
+            self._refused("threads")
+            message.is_slow = False
+            self._ready.append(Answer(message, None, why))
+
+    def _said(self, message: Message) -> None:
+        """A guest of the slow lane has said something; on the lane's thread."""
+        self._post(partial(self._talking.append, message))
+
+    def _come_in(self, message: Message, ask: Any, is_slow: bool) -> None:
+        """A guest of the slow lane asks for something, or ended; on the lane's thread."""
+        self._post(partial(self._take_in, message, ask, is_slow))
+
+    def _take_in(self, message: Message, ask: Any, is_slow: bool) -> None:
+        message.is_slow = is_slow
+        if ask is None:
+            self._ended(message)
+        elif isinstance(ask, BaseException):
+            self._failed(message, ask)
+        else:
+            self._take_ask(message, ask)

@@ -1,0 +1,277 @@
+"""One message: what came in, what goes out, what it waits for, and when it is to end.
+
+What a guest does while an actor begins (`_initialize`, `on_replay`) is a message without text.
+
+=========  =======================================================================================
+state      what holds
+=========  =======================================================================================
+sent       it waits for a place (`Capacity.running`), or to be begun
+begun      its work is driven by the loop, or by a thread of the slow lane; `waits_for` says what
+           it waits for, None while its guest runs
+ended      its outcome is known, and was given to whoever sent it
+=========  =======================================================================================
+
+Any thread may set `stopping` and `is_cut_off` or call `abandon`, and then `Loop.look_at`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import threading
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from isthmus.abi import Errno
+from isthmus.actor.reply import Deliver, Piece, Reply
+from isthmus.actor.shares import Share
+from isthmus.errors import (
+    Cancelled,
+    ContextFull,
+    DeadlineExceeded,
+    GuestFailed,
+    GuestFault,
+    IsthmusError,
+    LimitExceeded,
+    Overloaded,
+    SettingsError,
+)
+from isthmus.units import MIB, format_nbytes
+
+STOP_GRACE_S = 2.0
+"""Seconds that a guest may take to finish by itself after its caller stopped listening."""
+_PIECE_NBYTES = MIB
+"""Bytes of output that are kept in one part: one that grew would be copied again and again."""
+_JOINED = 4096
+"""Characters from which on pieces are not joined before they are delivered."""
+
+
+def _nobody(_piece: Piece) -> None:
+    pass
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """See the module."""
+
+    data: bytes
+    guest: str
+    """The name of the actor's guest, for errors."""
+    share: Share
+    """The actor's account, by which it is decided who goes first."""
+    deadline: float | None = None
+    """When it is cut off, on the clock of time.monotonic."""
+    tell: Deliver = _nobody
+    """Called with each piece of the answer, then with its outcome; see `deliver`."""
+    wants_text: bool = True
+    """Whether what is emitted is told as it comes, and not only the outcome."""
+    sent: float = field(default_factory=time.monotonic)
+
+    work: Coroutine[Any, Any, None] | None = None
+    """What the loop drives."""
+    waits_for: object | None = None
+    """The `Ask` that is to be answered."""
+    is_slow: bool = False
+    """Whether its guest lately computed for longer than a time slice."""
+    begun: bool = False
+    is_counted: bool = False
+    """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
+    is_known: bool = False
+    """Whether the loop has taken it out of its mail."""
+    has_place: bool = False
+    """Whether it counts among those that run (`Capacity.running`)."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    outcome: Reply | BaseException | None = None
+
+    stopping: bool = False
+    """Whether the guest is asked to finish."""
+    is_cut_off: bool = False
+    """Whether the guest is ended without being asked."""
+    abandoned_at: float | None = None
+    """When its caller stopped listening, on the clock of time.monotonic."""
+
+    pieces: deque[str] = field(default_factory=deque)
+    """Text that was emitted and not delivered yet."""
+    reply: bytes | None = None
+    tool_result: bytes | None = None
+    n_outputs: int = 0
+    """How often the guest emitted, replied or logged."""
+    output_nbytes: int = 0
+    held_nbytes: int = 0
+    """Bytes that its output takes of the budget of all actors."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    fuel: int = 0
+    limits_reached: dict[str, int] = field(default_factory=dict)
+    """How often each limit refused something."""
+    last_limit: str = ""
+    """The limit that refused last, and how much it allows."""
+    refusal: Overloaded | None = None
+    """Why the budget of all actors refused what the guest asked for last."""
+    explained: dict[Errno, IsthmusError] = field(default_factory=dict)
+    """Errors whose text is of use to the caller, by the errno that the guest got for them."""
+    last_warning: str = ""
+    """What the guest logged last as a warning or an error: often why it gives up."""
+    _emitted: list[bytearray] = field(default_factory=list)
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+
+    # ------------------------------------------------------------------ whether it goes on
+
+    def check(self) -> None:
+        """Raises Cancelled or DeadlineExceeded if the guest is to be cut off now."""
+        since = self.abandoned_at
+        if self.is_cut_off or (since is not None and time.monotonic() >= since + STOP_GRACE_S):
+            raise Cancelled(f"the call of {self.guest} was cancelled")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded(f"{self.guest} did not finish in time")
+
+    def check_going_on(self) -> None:
+        """As `check`; GuestFault(ECANCELED) if the guest is asked to finish."""
+        self.check()
+        if self.stopping:
+            raise GuestFault(Errno.ECANCELED)
+
+    def require_begin(self) -> None:
+        """DeadlineExceeded or Cancelled if it is to end before it has begun."""
+        if self.stopping:
+            raise Cancelled("the message was stopped before it was begun")
+        if self.is_cut_off:
+            raise Cancelled(f"the call of {self.guest} was cancelled")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("the message's time was over before there was a place for it")
+
+    @property
+    def ends_at(self) -> float | None:
+        """When it is to be cut off, as far as is known now, on the clock of time.monotonic."""
+        if self.abandoned_at is None:
+            return self.deadline
+        grace = self.abandoned_at + STOP_GRACE_S
+        return grace if self.deadline is None else min(grace, self.deadline)
+
+    def abandon(self) -> None:
+        """Nobody listens any longer: the guest is asked to finish, and cut off after a while."""
+        if self.abandoned_at is None and not self.ended.is_set():
+            self.abandoned_at = time.monotonic()
+            self.stopping = True
+
+    # ------------------------------------------------------------------ what goes out
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens prefilled and decoded."""
+        return self.tokens_in + self.tokens_out
+
+    @property
+    def answer(self) -> bytes:
+        """What the guest set as its reply, or else all that it emitted."""
+        return b"".join(self._emitted) if self.reply is None else self.reply
+
+    def emit(self, data: bytes) -> None:
+        """Passes on whatever characters are complete."""
+        if self._emitted and len(self._emitted[-1]) < _PIECE_NBYTES:
+            self._emitted[-1] += data
+        else:
+            self._emitted.append(bytearray(data))
+        if self.wants_text and (text := self._decoder.decode(data)):
+            self.pieces.append(text)
+
+    def seal(self) -> None:
+        """Makes one piece of memory of the answer, once the guest has returned."""
+        self.reply = self.answer
+        self._emitted.clear()
+
+    def forget_output(self) -> None:
+        """Frees what the guest said, since nobody will get an answer. Its text is delivered."""
+        self._emitted.clear()
+        self.reply = None
+
+    def finish(self) -> None:
+        """Passes on a character that was begun and never finished, as U+FFFD."""
+        if text := self._decoder.decode(b"", final=True):
+            self.pieces.append(text)
+
+    def end(self, outcome: Reply | BaseException) -> None:
+        """Notes its outcome and frees its bytes: an error may keep the message for long."""
+        self.forget_output()
+        self.data, self.tool_result = b"", None
+        self.outcome = outcome
+
+    def deliver(self) -> None:
+        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread."""
+        outcome = self.outcome  # looked at first: nothing is emitted after it
+        pieces = self.pieces
+        n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it
+        try:
+            while n:
+                text = pieces.popleft()
+                n -= 1
+                while n and len(text) < _JOINED:
+                    text += pieces.popleft()
+                    n -= 1
+                self.tell(text)
+        finally:
+            if outcome is not None and not self.ended.is_set():
+                self.ended.set()
+                self.tell(outcome)
+
+    # ------------------------------------------------------------------ limits and failures
+
+    def failure(self, code: Errno | int) -> IsthmusError:
+        """What an errno that the guest ended with means to the caller."""
+        for errno, explained in self.explained.items():
+            if errno == code:
+                return explained
+        if code == Errno.ECONTEXT:
+            return ContextFull(
+                "the session's context has no room for this message; "
+                "give the guest a larger n_ctx, or begin a new conversation"
+            )
+        if code == Errno.ECANCELED:
+            return Cancelled("the message was stopped before it was answered")
+        if self.refusal is not None and code in (Errno.ELIMIT, Errno.ENOMEM):
+            return self.refusal
+        if self.limits_reached and code in (Errno.ELIMIT, Errno.ENOMEM):
+            limit = list(self.limits_reached)[-1]
+            return LimitExceeded(
+                f"the guest gave up: it reached its limit of {self.last_limit}", limit
+            )
+        return GuestFailed(code, self.last_warning)
+
+    def reached(self, limit: str, allowed: float | None = None) -> None:
+        """Notes that a limit, by its name in `Limits`, refused something."""
+        self.limits_reached[limit] = self.limits_reached.get(limit, 0) + 1
+        self.last_limit = limit if allowed is None else f"{limit}, {_shown(limit, allowed)}"
+
+    def note_outcome(self, outcome: Reply | BaseException) -> None:
+        """Counts a limit that ended the message among those that it reached."""
+        if isinstance(outcome, LimitExceeded) and outcome.limit not in self.limits_reached:
+            self.reached(outcome.limit)
+
+
+def _shown(limit: str, allowed: float) -> str:
+    if limit.endswith("_nbytes"):
+        return format_nbytes(allowed)
+    return f"{allowed:g}" + (" for prompt and answer together" if limit == "tokens" else "")
+
+
+def time_after(seconds: float | None) -> float | None:
+    """The time of time.monotonic after so many seconds; None if they are None, or centuries."""
+    endless = seconds is None or seconds > threading.TIMEOUT_MAX / 2
+    return None if endless or seconds is None else time.monotonic() + seconds
+
+
+def encoded(message: str | bytes) -> bytes:
+    """A message's bytes; SettingsError if it is neither bytes nor a text that UTF-8 can hold."""
+    if not isinstance(message, str | bytes | bytearray | memoryview):
+        raise SettingsError(f"a message is text or bytes, not {type(message).__name__}")
+    try:
+        return message.encode() if isinstance(message, str) else bytes(message)
+    except UnicodeEncodeError as error:
+        raise SettingsError(
+            f"the message has U+{ord(error.object[error.start]):04X} at {error.start}, half of a "
+            "character: give a text that UTF-8 can hold, or bytes"
+        ) from None

@@ -1,0 +1,96 @@
+"""Who is computed next: pure functions over what is asked, without lock, clock or device.
+
+* A decode step is one pass over whoever asks for a token of the model at that moment, up to a
+  number of tokens. All guests that can run have run before, so whoever is about to ask has asked.
+* If more ask than fit, those go first who have used least for their weight (start-time fair
+  queueing, Goyal et al. 1996): nobody starves, and twice the weight gets twice the tokens.
+* The prompt whose turn it is takes short ones along that wait, as one pass.
+* Prompts and steps alternate: prompts are computed for a burst of time, then everybody who decodes
+  gets a step. The more prompts wait for each agent that decodes, the longer the burst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+from isthmus.actor.ask import Decode, Prompt
+from isthmus.actor.shares import Shares
+from isthmus.model.pack_probe import MOST as MOST_PACKED
+from isthmus.model.parts import JOB_S
+
+MOST = 32
+"""Tokens in one batch, and in one step of a session."""
+MOST_JOINED = 128
+"""Tokens in one batch if attention of several sessions is one kernel."""
+_LONGEST_BURST_S = 0.5
+"""Seconds that those who decode wait while several prompts are computed."""
+_SHORT_BURST_S = 0.35
+"""Seconds that they wait if no prompt is left afterwards."""
+_REST_BURST_S = 1.5 * JOB_S
+"""The same for a single prompt: no small rest of it is left for another burst."""
+
+
+def batch(
+    asks: Sequence[Decode], shares: Shares, most: int, key_of: Callable[[Decode], Hashable]
+) -> list[Decode]:
+    """The asks that the next step computes; charges them.
+
+    All asks, if they have at most `most` tokens and the same key. Otherwise the actor that has
+    used least goes first, and others of its key follow in that order. The first ask that does not
+    fit ends the batch: if smaller ones could pass it, it might never be computed.
+    """
+    first = key_of(asks[0])
+    if sum(ask.n_tokens for ask in asks) <= most and all(key_of(ask) == first for ask in asks):
+        shares.serve(asks)
+        return list(asks)
+    by_use = sorted(asks, key=lambda ask: shares.of(ask.share))
+    key, room, taken = key_of(by_use[0]), most - by_use[0].n_tokens, by_use[:1]
+    for ask in by_use[1:]:
+        if key_of(ask) != key:
+            continue
+        room -= ask.n_tokens
+        if room < 0:
+            break
+        taken.append(ask)
+    shares.serve(taken)
+    return taken
+
+
+def pack(
+    asks: Sequence[Prompt],
+    shares: Shares,
+    key_of: Callable[[Prompt], Hashable],
+    *,
+    packs: Callable[[], bool],
+) -> list[Prompt]:
+    """The prompts that the next pass computes; charges them.
+
+    The prompt of the actor that has used least, and as many others of its key as fit, if `packs()`
+    says that the model may compute several at once. That is asked only if there are others.
+    """
+    by_use = sorted(asks, key=lambda ask: shares.of(ask.share))
+    taken = by_use[:1]
+    first = taken[0]
+    if first.chunk is not None and by_use[1:] and packs():
+        room, key = MOST_PACKED - first.n_tokens, key_of(first)
+        for ask in by_use[1:]:
+            if ask.chunk is None or ask.n_tokens > room or key_of(ask) != key:
+                continue
+            taken.append(ask)
+            room -= ask.n_tokens
+            if len(taken) == MOST:
+                break
+    shares.serve(taken)
+    return taken
+
+
+def burst_s(n_prompts: int, n_decoding: int, left_s: float | None) -> float:
+    """Seconds that prompts are computed before the next step.
+
+    A step of a few costs nearly as much as one of many, so the burst grows with the number of
+    prompts for each agent that decodes. `left_s` is how long all prompts take, about, if that is
+    known: if it is not long, all are computed in one burst.
+    """
+    seconds = min(max(JOB_S, JOB_S * n_prompts / max(1, n_decoding)), _LONGEST_BURST_S)
+    most = _SHORT_BURST_S if n_prompts > 1 else _REST_BURST_S
+    return max(seconds, left_s) if left_s is not None and left_s <= most else seconds

@@ -1,0 +1,106 @@
+"""`isthmus bench host`: its own options, since it needs no model and always the null device."""
+
+from __future__ import annotations
+
+import argparse
+
+from isthmus.benchmarks.host import (
+    MOST_TOKENS,
+    N_TOKENS,
+    RUNAWAY_SIZES,
+    SIZES,
+    STEPS_MS,
+    VOCABULARIES,
+    HostPlan,
+    bench_host,
+    bench_runaway,
+)
+from isthmus.benchmarks.record import Record
+from isthmus.cli.options import whole_numbers
+from isthmus.cli.progress import progress_bar
+from isthmus.errors import SettingsError
+
+_MOST_STEP_MS = 1000
+_LEAST_VOCABULARY = 64
+_MOST_VOCABULARY = 1 << 20
+_MOST_AGENTS = 4000
+
+
+def add_host_options(parser: argparse.ArgumentParser) -> None:
+    """The options that only `host` has."""
+    group = parser.add_argument_group("host", "the null device, which sleeps for each step")
+    group.add_argument(
+        "--steps-ms", metavar="LIST", help="milliseconds of a step, such as 0,5 (default: 0,1,5)"
+    )
+    group.add_argument(
+        "--vocabularies", metavar="LIST", help="tokens of a vocabulary (default: 49152,128256)"
+    )
+    group.add_argument(
+        "--emit",
+        action=argparse.BooleanOptionalAction,
+        help="only with, or only without, the text of each token (default: both)",
+    )
+    group.add_argument(
+        "--every",
+        action="store_true",
+        help="every combination, not only all sizes at the longest step, and all else at 64 agents",
+    )
+    group.add_argument(
+        "--n-tokens",
+        type=int,
+        default=N_TOKENS,
+        metavar="N",
+        help=f"tokens of one message (default: {N_TOKENS})",
+    )
+    group.add_argument(
+        "--runaway",
+        action="store_true",
+        help="instead: the time between two tokens, while another agent computes in an endless "
+        "loop and while none does (default of --sizes: 64)",
+    )
+
+
+def host_report(arguments: argparse.Namespace) -> Record:
+    """Runs the benchmark as the options say."""
+    plan = _plan(arguments)
+    measure = bench_runaway if arguments.runaway else bench_host
+    n_runs = len(plan.sizes) * plan.repeats if arguments.runaway else plan.n_runs
+    with progress_bar("host", n_runs) as advance:
+        return measure(plan, advance)
+
+
+def _plan(arguments: argparse.Namespace) -> HostPlan:
+    usual = RUNAWAY_SIZES if arguments.runaway else SIZES
+    sizes = whole_numbers("--sizes", arguments.sizes) if arguments.sizes else usual
+    vocabularies = arguments.vocabularies and whole_numbers(
+        "--vocabularies", arguments.vocabularies
+    )
+    plan = HostPlan(
+        repeats=arguments.repeats,
+        sizes=sizes,
+        steps_ms=_steps_ms(arguments.steps_ms) if arguments.steps_ms else STEPS_MS,
+        emits=(True, False) if arguments.emit is None else (arguments.emit,),
+        vocabularies=vocabularies or VOCABULARIES,
+        every=arguments.every,
+        n_tokens=arguments.n_tokens,
+    )
+    _require("--sizes", max(plan.sizes), 1, _MOST_AGENTS)
+    _require("--n-tokens", plan.n_tokens, 2, MOST_TOKENS)
+    for n_vocab in plan.vocabularies:
+        _require("--vocabularies", n_vocab, _LEAST_VOCABULARY, _MOST_VOCABULARY)
+    return plan
+
+
+def _steps_ms(text: str) -> tuple[float, ...]:
+    try:
+        steps = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"--steps-ms {text}: give milliseconds, such as 0,1,5") from None
+    for step in steps:
+        _require("--steps-ms", step, 0, _MOST_STEP_MS)
+    return steps
+
+
+def _require(option: str, value: float, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise SettingsError(f"{option} {value:g}: give {least} to {most}")

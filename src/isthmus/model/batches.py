@@ -1,0 +1,84 @@
+"""The graphs of batches: one for each size, which serves any sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isthmus.device.graph import GraphAllocator
+from isthmus.model.batch import Batch, Rows, Step
+from isthmus.model.graph_builder import GraphBuilder
+from isthmus.model.session import Session
+from isthmus.model.standing import Standing
+
+_MOST_GRAPHS = 8
+"""Batches that are kept. One of 64 rows takes some megabytes and 10 ms to build."""
+
+
+class Batches:
+    """Owns the batches of one model and the memory that they share. One of them runs at a time."""
+
+    def __init__(self, builder: GraphBuilder) -> None:
+        self._builder = builder
+        self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
+        self._graphs: dict[tuple[tuple[int, ...], object], Batch] = {}
+        """By lengths of runs and batch key, the one used last at the end."""
+        self._standing: Standing | None = None
+        """The batch of the last step, unless it failed."""
+
+    def begin(self, steps: Sequence[Step], *, join: bool) -> Standing:
+        """A batch with the inputs of these steps, of sessions with the same batch key.
+
+        `join` as in `Rows`. Raises ContextFull if a session has no room.
+        """
+        standing, self._standing = self._standing, None
+        if standing is not None and standing.try_advance(steps):
+            return standing
+        for step in steps:
+            step.session.require_room(len(step.tokens))
+        rows = Rows(steps, join=join)
+        batch = self._graph(rows)
+        batch.write(rows)
+        return Standing(batch, rows, steps)
+
+    def end(self, standing: Standing, steps: Sequence[Step]) -> None:
+        """The steps of `begin` are computed: appends their tokens."""
+        standing.append(steps)
+        self._standing = standing
+
+    def forget(self, session: Session) -> None:
+        """Keeps nothing of a session that is about to close."""
+        if self._standing is not None and self._standing.has(session):
+            self._standing = None
+        for batch in self._graphs.values():
+            batch.forget(session)
+
+    def close(self) -> None:
+        """Frees everything."""
+        for batch in self._graphs.values():
+            batch.close()
+        self._memory.close()
+
+    def _graph(self, rows: Rows) -> Batch:
+        """The graph for such runs, built if there is none or it is too small."""
+        runs, n_ctx, one = rows.runs, int(rows.n_ctx.max()), rows.sessions[0]
+        key = (runs, self._builder.batch_key(one))
+        batch = self._graphs.pop(key, None)
+        if batch is not None and (
+            batch.n_ctx < n_ctx or batch.generation != self._memory.generation
+        ):
+            batch.close()
+            batch = None
+        if batch is None:
+            batch = self._build(one, runs, n_ctx)
+        self._graphs[key] = batch
+        while len(self._graphs) > _MOST_GRAPHS:
+            self._graphs.pop(next(iter(self._graphs))).close()
+        return batch
+
+    def _build(self, one: Session, runs: tuple[int, ...], n_ctx: int) -> Batch:
+        builder = self._builder
+        batch = Batch(builder.device, builder.hparams, one.layout, runs, n_ctx)
+        batch.inputs.buffer.order_with(builder.backend.handle)
+        batch.place_logits(builder.architecture.build(batch))
+        builder.place(batch, ("batch", max(runs) > 1), self._memory)
+        return batch

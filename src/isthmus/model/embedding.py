@@ -1,0 +1,111 @@
+"""What a model makes of a text as a whole: its embedding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.device.buffer import Binding
+from isthmus.errors import SettingsError
+from isthmus.model.embedder import Embedder
+from isthmus.model.hparams import Hparams
+from isthmus.model.tokenizer import Tokenizer
+from isthmus.units import HostAddr
+
+
+class EmbeddingModel(ABC):
+    """The part of a `Model` that is about embeddings."""
+
+    hparams: Hparams
+    _embedder: Embedder
+    """The model's, which closes it."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; ModelUnsupported if the file has none."""
+
+    @abstractmethod
+    def _require_open(self) -> None:
+        """Raises ModelClosed."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings."""
+        return self.hparams.pooling is not None
+
+    def embedding_shape(self, n_tokens: int) -> tuple[int, int]:
+        """(rows, n_embd) of the embedding of so many tokens: one row, or one for each of them.
+
+        ModelUnsupported where the model makes none, SettingsError, ContextFull.
+        """
+        return self._embedder.shape(n_tokens)
+
+    def require_embeddable(self, tokens: Sequence[int]) -> None:
+        """Raises as `embedding_shape`, and TokenError."""
+        self._embedder.checked(tokens)
+
+    def embedding_of(self, data: bytes) -> npt.NDArray[np.float32]:
+        """The f32 bytes of an embedding, as `embed` shapes it."""
+        values = np.frombuffer(data, np.float32)
+        return values if self.hparams.pooling else values.reshape(-1, self.hparams.n_embd)
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether an embedding is under way, so that `embedding_jobs` has to wait."""
+        return self._embedder.is_embedding
+
+    def embedding_jobs(
+        self,
+        tokens: Sequence[int],
+        binding: Binding,
+        address: HostAddr,
+        *,
+        normalised: bool = True,
+    ) -> Generator[None, None, None]:
+        """Computes as `embed_into`, one job at each next(), as `Executor.append`.
+
+        Only on the device's thread. Raises as `embed_into` before the first job, and RuntimeError
+        at the first one if another embedding is under way.
+        """
+        self._require_open()
+        self._embedder.checked(tokens)
+        return self._embedder.jobs(tokens, binding, address, normalised)
+
+    def embed_into(
+        self,
+        tokens: Sequence[int],
+        binding: Binding,
+        address: HostAddr,
+        *,
+        normalised: bool = True,
+    ) -> None:
+        """Has the device write an embedding, f32 of `embedding_shape`, to `address`, a multiple of
+        32 in the memory that `binding` is of.
+
+        On any thread; it waits for an embedding that is under way. Raises as `embedding_shape`,
+        TokenError, and RuntimeError as `Executor.prefill`.
+        """
+        self._require_open()
+        self._embedder.checked(tokens)
+        self._embedder.into(tokens, binding, address, normalised)
+
+    def embed(
+        self, texts: Sequence[str | Sequence[int]], *, normalised: bool = True
+    ) -> list[npt.NDArray[np.float32]]:
+        """The embedding of each text, or of its token ids: f32 [n_embd], or [n_tokens, n_embd]
+        where the file says that nothing is pooled.
+
+        Each is computed by itself. Raises as `embed_into`, before anything is computed.
+        """
+        self._require_open()
+        if isinstance(texts, str):
+            raise SettingsError("embed takes a list of texts: give [text]")
+        listed = [
+            self.tokenizer.encode(it, add_special=True) if isinstance(it, str) else it
+            for it in texts
+        ]
+        return self._embedder.arrays(listed, normalised)

@@ -1,0 +1,71 @@
+"""Builds the graphs of one model: has its architecture write them down, and places them."""
+
+from __future__ import annotations
+
+from isthmus.counters import Counters
+from isthmus.device.base import Backend, Device
+from isthmus.device.graph import GraphAllocator
+from isthmus.errors import ModelUnsupported
+from isthmus.model.architectures import Architecture
+from isthmus.model.forward import Forward, Inputs, Pass
+from isthmus.model.session import Session
+
+
+class GraphBuilder:
+    """The parts of a graph that do not depend on what it computes: kernels, memory, counts."""
+
+    def __init__(self, device: Device, architecture: Architecture, backend: Backend) -> None:
+        """`backend` computes the graphs; inputs are sent in its order."""
+        self.device = device
+        self.architecture = architecture
+        self.hparams = architecture.hparams
+        self.backend = backend
+        self.counters = Counters()
+        self._computable: set[object] = set()
+        """The kinds of graphs that the device has kernels for."""
+
+    def batch_key(self, session: Session) -> object:
+        """Sessions with the same key can be in one batch."""
+        return session.n_ctx > self.hparams.rope.n_ctx_original
+
+    def new_inputs(self, n_tokens: int, n_ctx: int) -> Inputs:
+        """Inputs for passes over up to `n_tokens` tokens of one session with `n_ctx` rows."""
+        inputs = Inputs(self.device, n_tokens, n_ctx, self.hparams.window_tokens)
+        inputs.buffer.order_with(self.backend.handle)
+        return inputs
+
+    def forward(
+        self,
+        session: Session,
+        inputs: Inputs,
+        n: int,
+        n_kv: int,
+        memory: GraphAllocator,
+        with_logits: bool,
+    ) -> Forward:
+        """A pass over `n` tokens of one session, placed in `memory`; see `place`."""
+        graph = Forward(session, inputs, n, n_kv)
+        logits = self.architecture.build(graph)
+        if with_logits:  # otherwise only what the KV cache needs becomes part of the graph
+            graph.place_logits(logits)
+        self.place(graph, n > 1, memory)
+        return graph
+
+    def place(self, graph: Pass, kind: object, memory: GraphAllocator) -> None:
+        """Places the intermediate results of a complete graph in `memory`.
+
+        Looks once for each `kind` of graph whether the device has kernels for all of it, and raises
+        ModelUnsupported if not; the graph is closed then.
+        """
+        if kind not in self._computable:
+            if missing := self.device.refuses(graph):
+                graph.close()
+                raise ModelUnsupported(
+                    f"the device {self.device.name} has no kernel for {missing} with this model's "
+                    "types and shapes; use another KV type, quantisation or device"
+                )
+            self._computable.add(kind)
+        memory.allocate(graph)
+        graph.generation = memory.generation
+        graph.changed()
+        self.counters.graphs_built += 1

@@ -1,0 +1,167 @@
+"""One call of a guest's function, from its begin to its end, as a coroutine.
+
+`Call.run` resumes the guest's fiber, does what it wants, and resumes it again. It suspends itself
+when a host function awaits something, and when the guest has used up its time slice. Whoever
+drives it decides when it goes on, so one thread can run any number of guests.
+
+========  =================================================================================
+state     what holds
+========  =================================================================================
+begun     nothing of the guest has run
+running   a thread is inside `run`'s coroutine
+waiting   the coroutine is suspended; it may be driven on by another thread, or closed
+closed    the fiber is gone, and the instance may be called again
+========  =================================================================================
+
+A call ends in one of these ways: a result; GuestTrapped; GuestExited; LimitExceeded, if the guest
+is out of fuel; the very exception object that a host function raised, or `check`, or that was
+thrown into the coroutine; or it is closed.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+import wasmtime
+
+from isthmus.errors import GuestFault, GuestTrapped, IsthmusError, LimitExceeded
+from isthmus.native import wasmtime_capi as capi
+from isthmus.native.wasmtime_fiber import Fiber, require_room
+from isthmus.wasm.guest import Guest
+from isthmus.wasm.names import shown
+
+if TYPE_CHECKING:
+    from isthmus.wasm.instance import Instance
+
+SLICE_S = 0.005
+"""Seconds that a guest runs before others may go on. Looked at after each host call, and at each
+tick of the watchdog, which is 10 ms, in code that makes none."""
+
+_TRAPS = {
+    wasmtime.TrapCode.STACK_OVERFLOW: "stack overflow",
+    wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS: "out-of-bounds memory access",
+    wasmtime.TrapCode.TABLE_OUT_OF_BOUNDS: "out-of-bounds table access",
+    wasmtime.TrapCode.INDIRECT_CALL_TO_NULL: "indirect call to null",
+    wasmtime.TrapCode.BAD_SIGNATURE: "indirect call to a function of another type",
+    wasmtime.TrapCode.INTEGER_OVERFLOW: "integer overflow",
+    wasmtime.TrapCode.INTEGER_DIVISION_BY_ZERO: "integer division by zero",
+    wasmtime.TrapCode.BAD_CONVERSION_TO_INTEGER: "conversion of a float that no integer is",
+    wasmtime.TrapCode.UNREACHABLE: "unreachable",
+}
+
+_monotonic = time.monotonic
+
+
+class SliceOver:
+    """What a Call awaits when its guest has used up its time slice.
+
+    Awaiting it yields the object itself to whoever drives the coroutine, who sends None when the
+    guest may go on.
+    """
+
+    def __await__(self) -> Generator[SliceOver, None, None]:
+        yield self
+
+
+SLICE_OVER = SliceOver()
+
+
+class Call:
+    """See the module. Made by `Instance.begin`; it keeps the instance alive."""
+
+    def __init__(
+        self, instance: Instance, fiber: Fiber, check: Callable[[], None], end: Callable[[], None]
+    ) -> None:
+        """`end` is called once, when the call ends. It must not refer to the instance."""
+        self._instance = instance
+        self._fiber = fiber
+        self._check = check
+        self._finalizer = weakref.finalize(self, end)
+        self._finalizer.atexit = False  # a daemon thread may still be running the guest
+
+    @property
+    def closed(self) -> bool:
+        """True once it has ended."""
+        return not self._finalizer.alive
+
+    async def run(self) -> int:  # noqa: PLR0912 - one function, since its loop runs for each token
+        """Runs the function to its end: its signed i32 result, 0 if it has none.
+
+        To be awaited once; see the module for what it raises. An exception that is thrown into it
+        goes to the guest as an errno, if it has one and a host function was awaited.
+        """
+        fiber, check, instance = self._fiber, self._check, self._instance
+        counters, handlers, host_calls = instance.counters, instance.handlers, instance.host_calls
+        arguments, results = host_calls.arguments, host_calls.results
+        require_room()
+        try:
+            slice_end = _monotonic() + SLICE_S
+            while not fiber.resume():
+                if (number := fiber.wants) is None:
+                    check()
+                else:
+                    counters.host_calls += 1
+                    try:
+                        result = handlers[number](*arguments[number](fiber.words))
+                        if type(result) is not int and not isinstance(result, int):
+                            try:
+                                result = await result
+                            finally:
+                                if (now := _monotonic()) >= slice_end:
+                                    fiber.renew_epoch()
+                                slice_end = now + SLICE_S
+                        if word := results[number]:
+                            fiber.words[word] = result
+                        else:
+                            host_calls.give(fiber.words, number, result)
+                    except BaseException as error:
+                        if not self._give_errno(number, error):
+                            raise
+                if _monotonic() >= slice_end:
+                    await SLICE_OVER
+                    check()
+                    slice_end = _monotonic() + SLICE_S
+            return self._result()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the call where it is; the guest never goes on. A second call does nothing.
+
+        Raises ActorBusy while a thread is running the guest.
+        """
+        self._fiber.require_idle()
+        self._finalizer()
+
+    def _give_errno(self, number: int, error: BaseException) -> bool:
+        """Gives the guest an error's errno. False if the error is not one for the guest."""
+        instance = self._instance
+        imported = instance.host_calls.imports[number]
+        code = error.code if isinstance(error, GuestFault) else getattr(error, "errno", None)
+        if not isinstance(error, IsthmusError) or code is None or not imported.signature.result:
+            return False
+        instance.counters.faults += 1
+        instance.host_calls.give(self._fiber.words, number, imported.errno_of(code))
+        return True
+
+    def _result(self) -> int:
+        failure = self._fiber.failure()
+        if failure is None:
+            return self._fiber.result
+        guest = self._instance.guest
+        if failure.code == wasmtime.TrapCode.OUT_OF_FUEL:
+            raise LimitExceeded(f"{guest.name} ran out of fuel", "fuel")
+        raise trapped(guest, failure)
+
+
+def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:
+    """The error for a trap: what it is called, and where it happened."""
+    known = _TRAPS.get(failure.code) if failure.code else None
+    kind = known or shown((failure.message.strip().splitlines() or ["trap"])[-1].strip())
+    names = guest.function_names
+    backtrace = tuple(names.get(index) or f"func[{index}]" for index in failure.backtrace)
+    where = f", in {backtrace[0]}" if backtrace else ""
+    return GuestTrapped(f"{guest.name} trapped: {kind}{where}", backtrace)
