@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -156,3 +157,25 @@ def test_no_thread_to_be_had(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     wait_until(lambda: held.done == 2)
     wait_until(lambda: not threads(name))
     assert held.done == 2  # what was refused is not done later
+
+
+def test_an_idle_thread_keeps_nothing_of_what_it_did(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the first that it was started for."""
+
+    class Work:
+        def __call__(self) -> None:
+            pass
+
+    monkeypatch.setattr(pool, "_IDLE_S", 60.0)
+    it = Pool(name, 1)
+    for _ in range(2):
+        work = Work()
+        kept = weakref.ref(work)
+        it.submit(work)
+        del work
+        wait_until(lambda kept=kept: kept() is None)  # type: ignore[misc]
+    assert len(threads(name)) == 1
+    monkeypatch.undo()
+    it.submit(lambda: None)

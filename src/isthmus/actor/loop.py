@@ -116,7 +116,7 @@ class Loop:
                 errors.append(error)
             done.set()
 
-        message.work, message.begun = (whole := guarded()), True
+        message.work, message.received, message.begun = (whole := guarded()), True, True
         try:
             self.require_elsewhere()
             self._post(partial(self._begin, message))
@@ -313,7 +313,7 @@ class Loop:
 
     def _look_at(self, message: Message) -> None:
         """Ends a message's wait if the message has to end."""
-        if message.ended.is_set():
+        if message.ended.is_set() or not message.received:
             return
         if not message.begun:
             self._end_unbegun(message)
@@ -329,8 +329,6 @@ class Loop:
 
     def _end_unbegun(self, message: Message) -> None:
         """Begins a message that has to end: its own work ends it."""
-        if not message.received:
-            return
         try:
             message.require_begin()
         except IsthmusError:

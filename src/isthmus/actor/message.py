@@ -202,6 +202,7 @@ class Message:
         finally:
             if outcome is not None and not self.ended.is_set():
                 self.ended.set()
+                self.outcome = None  # an error keeps the guest's body, and timers keep messages
                 self.tell(outcome)
 
     # ------------------------------------------------------------------ limits and failures
