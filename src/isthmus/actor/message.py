@@ -183,6 +183,8 @@ class Message:
     def end(self, outcome: Reply | BaseException) -> None:
         """Notes its outcome and frees its bytes: an error may keep the message for long."""
         self._emitted.clear()
+        self.explained.clear()
+        self.refusal = None
         self.data, self.reply, self.tool_result = b"", None, None
         self.outcome = outcome
 
@@ -202,8 +204,9 @@ class Message:
         finally:
             if outcome is not None and not self.ended.is_set():
                 self.ended.set()
+                tell, self.tell = self.tell, _nobody
                 self.outcome = None  # an error keeps the guest's body, and timers keep messages
-                self.tell(outcome)
+                tell(outcome)
 
     # ------------------------------------------------------------------ limits and failures
 
