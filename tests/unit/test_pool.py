@@ -123,7 +123,7 @@ def test_idle_threads_end_and_new_ones_come(name: str) -> None:
 
 def test_no_work_is_lost_to_a_thread_that_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads end all the time here, and work comes all the time."""
-    monkeypatch.setattr(pool, "_IDLE_S", 0.0)
+    monkeypatch.setattr(pool, "_IDLE_S", 0.0005)
     it, lock, done = Pool(name, 2), threading.Lock(), 0
 
     def work() -> None:
