@@ -69,7 +69,7 @@ class Metrics:
         )
         self._wait = histogram(
             "queue_seconds",
-            "Waiting for the device: of each prefill chunk, and of the first that asks in each decode step",
+            "Waiting for the device: each prefill chunk, and whoever asks first for a decode step",
             _SECONDS,
             "model",
             "of",

@@ -456,6 +456,8 @@ class Runtime:
         with self._lock:
             self._closed = True
             actors, self._actors = self._actors, []
+        for actor in actors:  # all of them first: guests that compute for long take turns
+            actor.cancel()
         for actor in actors:
             actor.close()
         self._stack.close()

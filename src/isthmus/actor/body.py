@@ -162,13 +162,20 @@ class Body:
 
     async def _call(self, name: str, *args: int) -> int:
         """Calls a function of the guest for the message."""
+        message = self.context.message
         if self._fuel is not None:
             self.instance.fuel = self._fuel
-        call = self.instance.begin(name, *args, check=self.context.message.check)
+        call = self.instance.begin(name, *args, check=message.check)
+        code = -1
         try:
-            return await call.run()
+            code = await call.run()
+            return code
         finally:
             call.close()
+            if code == 0:
+                message.seal()
+            else:
+                message.forget_output()
             self._ended()
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -182,7 +189,7 @@ class Body:
         return self._platform.loop.run(message, work)
 
     def _ended(self) -> None:
-        """The guest has returned, or was cut off."""
+        """The guest has returned, or was cut off: its output counts as memory no longer."""
         message = self.context.message
         self._account.give(message.held_nbytes)
         message.held_nbytes = 0

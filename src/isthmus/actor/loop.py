@@ -93,11 +93,21 @@ class Loop:
     def send(self, message: Message) -> None:
         """Has a message driven as soon as there is a place for it.
 
-        Raises Overloaded if too many wait, DeviceFailed in a forked process.
+        Raises Overloaded if too many wait, DeviceFailed in a forked process. After any other error,
+        such as that of Ctrl-C, a message that `is_counted` is cut off by the loop.
         """
         self._thread.require_own_process()
-        self.places.enter(message)
-        self._post(partial(self._receive, message))
+        letter = partial(self._receive, message)
+        try:
+            self.places.enter(message)
+            self._post(letter)
+        except Exception:
+            self.places.leave(message)
+            raise
+        except BaseException:  # it may be on its way or not
+            message.is_cut_off = True
+            self._post(letter)
+            raise
 
     def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
         """The result of `work`, once the loop has driven it for a message that needs no place.
@@ -116,17 +126,19 @@ class Loop:
                 errors.append(error)
             done.set()
 
-        message.work, message.received, message.begun = (whole := guarded()), True, True
+        message.work, message.begun = (whole := guarded()), False
+        letter = partial(self._begin, message)
         try:
             self.require_elsewhere()
-            self._post(partial(self._begin, message))
-        except BaseException:
+            self._post(letter)
+            done.wait()
+        except Exception:  # nobody will drive it
+            message.begun = True
             whole.close()
             work.close()
             raise
-        try:
-            done.wait()
         except BaseException:
+            self._post(letter)  # it may be on its way or not
             while not done.wait(_AGAIN_S):
                 message.is_cut_off = True
                 self.look_at(message)
@@ -163,9 +175,13 @@ class Loop:
 
     def _post(self, letter: Callable[[], None]) -> None:
         self._mail.append(letter)
-        if not self._is_posted:
-            self._is_posted = True
-            self._thread.post(self._turn)
+        try:
+            if not self._is_posted:
+                self._is_posted = True
+                self._thread.post(self._turn)
+        except BaseException:  # Ctrl-C, for instance: whoever posts next must not rely on it
+            self._is_posted = False
+            raise
 
     # ------------------------------------------------------------------ one turn
 
@@ -214,9 +230,7 @@ class Loop:
         until = time.monotonic() + _BEGIN_S
         fresh = self.places.fresh
         while fresh:
-            message = fresh.popleft()
-            if not message.begun:
-                self._begin(message)
+            self._begin(fresh.popleft())
             if time.monotonic() >= until and any(it.decodes for it in self._queues.values()):
                 return
 
@@ -252,14 +266,20 @@ class Loop:
     # ------------------------------------------------------------------ one message
 
     def _receive(self, message: Message) -> None:
-        message.received = True
+        """Takes a message, unless it is taken already, or was given up by its sender."""
+        if message.is_known or not message.is_counted:
+            return
+        message.is_known = True
         self._set_timer(message)
         self.places.receive(message)
-        self._look_at(message)  # it may have been cancelled before
+        if message.stopping or message.is_cut_off:
+            self._look_at(message)
 
     def _begin(self, message: Message) -> None:
-        message.begun = True
-        self._advance(message)
+        """Begins a message, unless it has begun already."""
+        if not message.begun:
+            message.begun = True
+            self._advance(message)
 
     def _set_timer(self, message: Message) -> None:
         self._timers.add(message, self.places.n_running + self.places.n_waiting)
@@ -313,10 +333,11 @@ class Loop:
 
     def _look_at(self, message: Message) -> None:
         """Ends a message's wait if the message has to end."""
-        if message.ended.is_set() or not message.received:
+        if message.ended.is_set():
             return
         if not message.begun:
-            self._end_unbegun(message)
+            if message.is_known:  # otherwise it is looked at once it is taken
+                self._end_unbegun(message)
             return
         try:
             message.check_going_on()

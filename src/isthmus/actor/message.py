@@ -65,6 +65,8 @@ class Message:
     """When it is cut off, on the clock of time.monotonic."""
     tell: Deliver = _nobody
     """Called with each piece of the answer, then with its outcome; see `deliver`."""
+    wants_text: bool = True
+    """Whether what is emitted is told as it comes, and not only the outcome."""
     sent: float = field(default_factory=time.monotonic)
 
     work: Coroutine[Any, Any, None] | None = None
@@ -73,9 +75,11 @@ class Message:
     """The `Ask` that is to be answered."""
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
-    received: bool = False
-    """Whether the loop knows of it."""
     begun: bool = False
+    is_counted: bool = False
+    """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
+    is_known: bool = False
+    """Whether the loop has taken it out of its mail."""
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
     ended: threading.Event = field(default_factory=threading.Event)
@@ -172,8 +176,18 @@ class Message:
             self._emitted[-1] += data
         else:
             self._emitted.append(bytearray(data))
-        if text := self._decoder.decode(data):
+        if self.wants_text and (text := self._decoder.decode(data)):
             self.pieces.append(text)
+
+    def seal(self) -> None:
+        """Makes one piece of memory of the answer, once the guest has returned."""
+        self.reply = self.answer
+        self._emitted.clear()
+
+    def forget_output(self) -> None:
+        """Frees what the guest said, since nobody will get an answer. Its text is delivered."""
+        self._emitted.clear()
+        self.reply = None
 
     def finish(self) -> None:
         """Passes on a character that was begun and never finished, as U+FFFD."""
@@ -182,10 +196,10 @@ class Message:
 
     def end(self, outcome: Reply | BaseException) -> None:
         """Notes its outcome and frees its bytes: an error may keep the message for long."""
-        self._emitted.clear()
+        self.forget_output()
         self.explained.clear()
         self.refusal = None
-        self.data, self.reply, self.tool_result = b"", None, None
+        self.data, self.tool_result = b"", None
         self.outcome = outcome
 
     def deliver(self) -> None:

@@ -12,7 +12,7 @@ from isthmus.errors import Overloaded
 
 
 class Places:
-    """See the module. Any thread may call `enter`; all else is for the loop's thread."""
+    """See the module. Any thread may call `enter` and `leave`; all else is for the loop's."""
 
     def __init__(self, capacity: Capacity, refused: Callable[[str], None]) -> None:
         """`refused` is called with the reason when a message is refused."""
@@ -33,15 +33,24 @@ class Places:
         with self._lock:
             if self.n_running < self._capacity.running:
                 self.n_running += 1
-                message.has_place = True
+                message.is_counted = message.has_place = True
             elif self.n_waiting < self._capacity.waiting:
                 self.n_waiting += 1
+                message.is_counted = True
             else:
                 self._refused("waiting")
                 raise Overloaded(
                     f"{self.n_running} messages are being handled and {self.n_waiting} wait, which "
                     "is all that may (Capacity.running, Capacity.waiting); try again later"
                 )
+
+    def leave(self, message: Message) -> None:
+        """Counts a message no longer that has entered and could not be handed over."""
+        with self._lock:
+            if message.is_counted:
+                self.n_running -= message.has_place
+                self.n_waiting -= not message.has_place
+                message.is_counted = message.has_place = False
 
     def receive(self, message: Message) -> None:
         """Takes a message that has entered."""

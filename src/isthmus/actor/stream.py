@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from isthmus.actor.message import STOP_GRACE_S, Message
-from isthmus.actor.reply import Deliver, Piece, Reply
+from isthmus.actor.reply import Piece, Reply
 
 _AGAIN_S = 0.02
 """Seconds until a message that is to end is cut off again."""
@@ -93,13 +93,3 @@ def _abandon(message: Message, look_at: Callable[[Message], None]) -> None:
     if not message.ended.is_set():
         message.abandon()
         look_at(message)
-
-
-def outcome_only(pieces: queue.SimpleQueue[Piece]) -> Deliver:
-    """Takes an answer's pieces and passes on what came of it, so that whoever waits wakes once."""
-
-    def deliver(piece: Piece) -> None:
-        if not isinstance(piece, str):
-            pieces.put(piece)
-
-    return deliver

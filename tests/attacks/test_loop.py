@@ -1,0 +1,149 @@
+"""What could have the loop, which drives every agent, stop, wait or lose count."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+import wasmtime
+
+from isthmus import Actor, Runtime
+from isthmus.actor.loop import Loop
+from isthmus.device.compute_thread import ComputeThread
+from isthmus.errors import Cancelled, DeviceFailed
+from tests.attacks.test_agents import LOOP, QUICK
+
+PATIENCE_S = 20.0
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def n_messages(runtime: Runtime) -> tuple[int, int]:
+    places = runtime._platform.loop.places
+    return places.n_running, places.n_waiting
+
+
+# ---------------------------------------------------------------------------------- Ctrl-C
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt before a line of some functions: the n-th that is run."""
+
+    functions = (Loop.send, Loop._post, ComputeThread.post, Loop.run)
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+        self._codes = {it.__code__ for it in self.functions}
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code not in self._codes:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+    def during(self, work: Callable[[], object]) -> bool:
+        """Whether it was raised while `work` ran."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            work()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+
+def test_ctrl_c_at_any_line_of_a_send_loses_nothing(null_runtime: Runtime) -> None:
+    def is_interrupted(n: int) -> bool:
+        actor = null_runtime.spawn(QUICK)
+        raised = Interrupt(n).during(lambda: actor.send("x"))
+        wait_until(lambda: actor.state != "running")
+        assert actor.state == "closed" or actor.send("y").text == ""
+        assert n_messages(null_runtime) == (0, 0)
+        return raised
+
+    n = 1
+    while is_interrupted(n):
+        n += 1
+    assert n > 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # never awaited
+def test_ctrl_c_at_any_line_of_a_beginning_loses_nothing(null_runtime: Runtime) -> None:
+    text = """(module (memory (export "memory") 1) (func (export "_initialize"))
+      (func (export "on_message") (param i32) (result i32) (i32.const 0)))"""
+    wasm, n = bytes(wasmtime.wat2wasm(text)), 1
+    while Interrupt(n).during(lambda: null_runtime.spawn(wasm)):
+        assert null_runtime.spawn(wasm).send("y").text == ""
+        n += 1
+    assert n > 5
+    gc.collect()  # coroutines that were made, and interrupted before anybody had them
+
+
+# ---------------------------------------------------------------------------------- races
+
+
+def test_a_message_that_is_stopped_before_the_loop_has_it(
+    null_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, enter = null_runtime.spawn(LOOP), null_runtime._platform.loop.places.enter
+
+    def stopped_first(message: Any) -> None:
+        enter(message)
+        actor.stop()
+        null_runtime._platform.device.compute_thread.run(lambda: None)  # the loop has looked
+
+    monkeypatch.setattr(null_runtime._platform.loop.places, "enter", stopped_first)
+    with pytest.raises(Cancelled):
+        actor.send("x")
+    assert n_messages(null_runtime) == (0, 0)
+
+
+def test_a_thread_that_cannot_start_is_tried_again(
+    null_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, thread = null_runtime.spawn(QUICK), null_runtime._platform.device.compute_thread
+
+    def failing(_: object) -> None:
+        raise DeviceFailed("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(thread, "post", failing)
+        with pytest.raises(DeviceFailed):
+            actor.send("x")
+    assert n_messages(null_runtime) == (0, 0)
+    assert actor.send("y").text == ""
+    assert n_messages(null_runtime) == (0, 0)
+
+
+def test_a_runtime_cuts_off_all_that_compute_for_ever_before_it_waits_for_one(
+    null_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each would have its slices while it waits for those before it."""
+    streams = [null_runtime.spawn(LOOP).stream("x") for _ in range(8)]
+    wait_until(lambda: n_messages(null_runtime)[0] == len(streams))
+    cut_off, close = [], Actor.close
+
+    def closing(actor: Actor) -> None:
+        cut_off.append([stream._message.is_cut_off for stream in streams])
+        close(actor)
+
+    monkeypatch.setattr(Actor, "close", closing)
+    null_runtime.close()
+    assert all(cut_off[0])
+    assert all(stream.ended for stream in streams)
