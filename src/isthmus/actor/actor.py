@@ -349,8 +349,9 @@ class Actor:
             message.require_begin()
             await self._handle(message)
             message.finish()
+            answer = message.answer() if message.is_short else await Aside(message, message.answer)
             seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
-            outcome = Reply(message.answer, message.n_tokens, seconds, reached)
+            outcome = Reply(answer, message.n_tokens, seconds, reached)
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()

@@ -207,7 +207,7 @@ class Loop:
         self._thread.set_alarm(self._timers.first, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail or self.places.fresh:
+        if self._ready or self._jobs or self._mail or self.places.fresh or self._talking:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -256,7 +256,8 @@ class Loop:
         talking, self._talking = self._talking, []
         for message in talking:
             try:
-                message.deliver()
+                if message.deliver():
+                    self._talking.append(message)
             except Exception:
                 _log.exception("a deliver callback failed; its message is stopped")
                 message.abandon()

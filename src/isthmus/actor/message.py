@@ -46,6 +46,8 @@ _PIECE_NBYTES = MIB
 """Bytes of output that are kept in one part: one that grew would be copied again and again."""
 _JOINED = 4096
 """Characters from which on pieces are not joined before they are delivered."""
+_DELIVERED = MIB
+"""Characters after which the rest is delivered at another turn of the loop."""
 
 
 def _nobody(_piece: Piece) -> None:
@@ -164,11 +166,15 @@ class Message:
         return self.tokens_in + self.tokens_out
 
     @property
+    def is_short(self) -> bool:
+        """Whether `answer` costs nothing to put together."""
+        return len(self._emitted) < 2
+
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
         return b"".join(self._emitted) if self.reply is None else self.reply
 
-    def emit(self, data: bytes) -> None:
+    def emit(self, data: bytes | memoryview) -> None:
         """Passes on whatever characters are complete."""
         if self._emitted and len(self._emitted[-1]) < _PIECE_NBYTES:
             self._emitted[-1] += data
@@ -188,18 +194,25 @@ class Message:
         self.data, self.reply, self.tool_result = b"", None, None
         self.outcome = outcome
 
-    def deliver(self) -> None:
-        """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread."""
+    def deliver(self) -> bool:
+        """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread.
+
+        Whether there is more: of much text, others should not wait for all.
+        """
         outcome = self.outcome  # looked at first: nothing is emitted after it
-        pieces = self.pieces
+        pieces, n_left = self.pieces, _DELIVERED
         while pieces:
+            if n_left <= 0:
+                return True
             text = pieces.popleft()
             while pieces and len(text) < _JOINED:
                 text += pieces.popleft()
+            n_left -= len(text)
             self.tell(text)
         if outcome is not None and not self.ended.is_set():
             self.ended.set()
             self.tell(outcome)
+        return False
 
     # ------------------------------------------------------------------ limits and failures
 
