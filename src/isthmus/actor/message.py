@@ -75,6 +75,8 @@ class Message:
     """The `Ask` that is to be answered."""
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
+    is_heavy: bool = False
+    """Whether its guest computed for a millisecond or more when it went on last, if that counts."""
     begun: bool = False
     is_counted: bool = False
     """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
