@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from isthmus.download import cached_model
 from isthmus.native.loader import Library, open_library
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
+
+
+def pytest_sessionstart() -> None:
+    """Has Ctrl-C reach tests and what they start, also if a shell in the background ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

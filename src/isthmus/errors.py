@@ -32,7 +32,7 @@
     ├── Cancelled                   the caller went away or pressed Ctrl-C
     ├── ActorError
     │   ├── Overloaded              all actors together have, or wait for, as much as they may
-    │   ├── ActorBusy               it is handling another message
+    │   ├── ActorBusy               it handles another message, or nobody may wait here
     │   └── ActorClosed             it was closed, or died of an earlier error
     ├── SnapshotError               nothing was restored, and nothing is half written
     │   ├── SnapshotNotFound        no file or snapshot of that name
@@ -234,7 +234,7 @@ class Overloaded(ActorError):
 
 
 class ActorBusy(ActorError):
-    """The actor is handling another message."""
+    """The actor is handling another message, or the calling thread must not wait for it."""
 
 
 class ActorClosed(ActorError):

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_BATCH = (1, 2, 4, 8, 16, 32)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 COUNTS = {
@@ -56,7 +56,7 @@ class Metrics:
             return Histogram(f"isthmus_{name}", text, labels, registry=registry, buckets=buckets)
 
         self._batch = histogram(
-            "batch_size", "Sequences that one decode step computed together", _BATCH, "model"
+            "batch_size", "Tokens that one decode step computed together", _BATCH, "model"
         )
         self._step = histogram(
             "decode_seconds", "Computing one decode step of all its sequences", _SECONDS, "model"
@@ -69,7 +69,7 @@ class Metrics:
         )
         self._wait = histogram(
             "queue_seconds",
-            "Waiting for the device, from asking for a decode step or prefill chunk to its begin",
+            "Waiting for the device: each prefill chunk, and whoever asks first for a decode step",
             _SECONDS,
             "model",
             "of",

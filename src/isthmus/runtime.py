@@ -345,7 +345,7 @@ class Runtime:
     def _publish(self) -> None:
         """Adds what is kept elsewhere to the metrics."""
         platform, metrics = self._platform, self._metrics
-        for state in ("idle", "running", "evicted"):
+        for state in ("idle", "running", "held", "evicted"):
             metrics.gauge(
                 f"actors_{state}", f"Actors that are {state} now", partial(self._n, state)
             )

@@ -91,7 +91,7 @@ def nearly_good(rng: random.Random) -> bytes:
                 rng.choice((*Op, 0, 77)), *where, rng.choice((0.0, 1e-5, -1.0)), 0, 0, 0
             )
         )
-    parts.append(struct.pack("<1024i", *(rng.choice((0, 5, 319, 320, -1)) for _ in range(1024))))
+    parts.append(struct.pack("<1024i", *rng.choices((0, 5, 319, 320, -1), k=1024)))
     return b"".join(parts)
 
 

@@ -18,6 +18,7 @@ import pytest
 import wasmtime
 
 from isthmus import Actor, Limits, Runtime
+from isthmus.actor.keeper import Keeper
 from isthmus.actor.pages import Pages
 from isthmus.config import Environment, ModelSettings
 from isthmus.device import Device
@@ -251,7 +252,7 @@ def test_idle_actors_and_forks_go_on(saved: Saved, kind: str, code: str) -> None
 @pytest.mark.parametrize("kind", ["file", "pack"])
 def test_an_actor_that_runs_is_waited_for(saved: Saved, kind: str) -> None:
     actor = saved.restored(kind)
-    with actor._idle():
+    with actor._held():
         attack = threading.Thread(target=attacked, args=(saved.harmed(kind), TRUNCATE))
         attack.start()
         attack.join(3)
@@ -310,7 +311,7 @@ def test_without_memory_and_disk_the_actor_is_closed(
         raise Overloaded("no memory")
 
     monkeypatch.setattr(Pages, "freeze", refused)
-    monkeypatch.setattr(Actor, "_evict", refused)
+    monkeypatch.setattr(Keeper, "evict", refused)
     attacked(saved.file, TRUNCATE)
     assert actor.state == "closed"
     with pytest.raises(ActorClosed, match="another process writes to the file"):

@@ -122,7 +122,7 @@ def test_pieces_of_one_turn_are_delivered_as_one() -> None:
     assert heard == ["one two three"]
     it.deliver()
     assert heard == ["one two three"]
-    assert it.answer() == b"one two three"
+    assert it.answer == b"one two three"
 
 
 def test_long_pieces_are_not_joined() -> None:
@@ -152,16 +152,16 @@ def test_characters_are_never_cut(parts: list[bytes], pieces: list[str]) -> None
     it.finish()
     it.deliver()
     assert heard == [piece for piece in pieces if piece]
-    assert it.answer() == b"".join(parts)
+    assert it.answer == b"".join(parts)
 
 
 def test_a_reply_is_the_answer_whatever_was_emitted() -> None:
     it = message()
     it.emit(b"thinking")
     it.reply = b"answer"
-    assert it.answer() == b"answer"
+    assert it.answer == b"answer"
     it.reply = b""
-    assert it.answer() == b""
+    assert it.answer == b""
 
 
 def test_much_output_is_kept_in_parts_and_whole() -> None:
@@ -169,7 +169,7 @@ def test_much_output_is_kept_in_parts_and_whole() -> None:
     part = bytes(range(256)) * 1024
     for _ in range(20):
         it.emit(part)
-    assert it.answer() == part * 20
+    assert it.answer == part * 20
     assert max(map(len, it._emitted)) < 2 * MIB
 
 
@@ -198,7 +198,7 @@ def test_what_it_held_is_let_go_of_at_its_end() -> None:
     it.emit(b"text")
     it.reply, it.tool_result = b"answer", b"result"
     it.end(REPLY)
-    assert (it.data, it.reply, it.tool_result, it.answer()) == (b"", None, None, b"")
+    assert (it.data, it.reply, it.tool_result, it.answer) == (b"", None, None, b"")
 
 
 def test_a_listener_that_raises_has_the_rest_later() -> None:
@@ -217,6 +217,39 @@ def test_a_listener_that_raises_has_the_rest_later() -> None:
     it.end(REPLY)
     it.deliver()
     assert heard == ["x" * 5000, "rest", REPLY]
+
+
+def test_a_listener_that_always_raises_has_the_outcome_all_the_same() -> None:
+    heard: list[Piece] = []
+
+    def tell(piece: Piece) -> None:
+        heard.append(piece)
+        raise ValueError("its own fault")
+
+    it = message(tell=tell)
+    for _ in range(3):
+        it.emit(b"x" * 5000)
+    it.end(REPLY)
+    with pytest.raises(ValueError, match="its own fault"):
+        it.deliver()
+    assert heard == ["x" * 5000, REPLY]
+    assert it.ended.is_set()
+
+
+def test_a_guest_that_goes_on_talking_is_not_listened_to_for_ever() -> None:
+    """What is emitted while pieces are delivered, in the slow lane, is for the next time."""
+    heard: list[Piece] = []
+
+    def tell(piece: Piece) -> None:
+        heard.append(piece)
+        it.emit(b"y" * 5000)
+
+    it = message(tell=tell)
+    it.emit(b"x" * 5000)
+    it.deliver()
+    assert heard == ["x" * 5000]
+    it.deliver()
+    assert heard[1:] == ["y" * 5000]
 
 
 # ---------------------------------------------------------------------------------- failures

@@ -24,7 +24,7 @@ from isthmus.actor.message import Message, encoded, time_after
 from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
-from isthmus.actor.stream import Stream, outcome_only
+from isthmus.actor.stream import Stream
 from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
@@ -183,11 +183,10 @@ class Actor:
         data = encoded(message)
         deadline = time_after(self.limits.deadline_s if deadline_s is None else deadline_s)
         pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
-        if deliver is None:
-            deliver = outcome_only(pieces) if whole else pieces.put
         loop = self._platform.loop
         self._life.take(State.RUNNING, waits=not loop.is_current)
-        sent = Message(data, self.guest.name, self._share, deadline, deliver)
+        tell = deliver or pieces.put
+        sent = Message(data, self.guest.name, self._share, deadline, tell, wants_text=not whole)
         self._message = sent
         sent.work = work = self._work(sent)
         try:
@@ -349,9 +348,8 @@ class Actor:
             message.require_begin()
             await self._handle(message)
             message.finish()
-            answer = message.answer() if message.is_short else await Aside(message, message.answer)
             seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
-            outcome = Reply(answer, message.n_tokens, seconds, reached)
+            outcome = Reply(message.answer, message.n_tokens, seconds, reached)
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()

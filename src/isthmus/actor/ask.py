@@ -54,9 +54,9 @@ class Decode(Ask):
 
 
 class Prompt(Ask):
-    """One chunk of a session's prompt, or a text to embed; computed in the turns of its model.
+    """One chunk of a session's prompt, or a text to embed; `plan.pack` says when it is computed.
 
-    `begin` gives the jobs that compute it alone. `chunk` is None if it can be computed only alone.
+    `begin` gives the jobs that compute it alone. `chunk` is None if it must be computed alone.
     """
 
     __slots__ = ("begin", "chunk", "model", "n_tokens", "share", "since")

@@ -14,14 +14,14 @@ from isthmus.units import HostAddr
 
 @dataclass(frozen=True)
 class Spawned:
-    """How an actor begins that was not there before."""
+    """How a new actor begins."""
 
     args: Sequence[str] = ()
     """Options for the guest, `key=value`: its WASI arguments after the guest's name."""
     seed: int = 0
-    """Of its random numbers."""
+    """Seed of its random numbers."""
     clock_ns: int = 0
-    """Of its clock, nanoseconds since 1970-01-01 00:00 UTC."""
+    """Where its clock begins, nanoseconds since 1970-01-01 00:00 UTC."""
     copy_tensors: bool = False
     """Stage the tensors of `compute` in device memory. Only to measure what that costs."""
 
@@ -49,7 +49,7 @@ class Frozen:
     image: Image | LiveImage
     """Its linear memory."""
     chunks: Chunks | None = None
-    """The hashes of the image, where they are known."""
+    """The hashes of the image, if they are known."""
     snapshot_id: str | None = None
     """The snapshot that it was last saved as, or restored from."""
     restoration: Restoration | None = None

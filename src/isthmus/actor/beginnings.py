@@ -17,7 +17,7 @@ from isthmus.config import Capacity, Limits
 from isthmus.errors import ActorClosed
 
 _AGAIN_S = 0.02
-"""Seconds until a body is cut off again; its thread may not have been inside the guest before."""
+"""Seconds until a body is cut off again: it may have begun to wait for something since."""
 
 
 class Beginning(Protocol):

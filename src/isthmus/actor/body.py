@@ -14,6 +14,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.budget import Account
 from isthmus.actor.host_api import Context, Granted, HostApi
@@ -103,7 +104,7 @@ class Body:
         return self.region.n_holds > 1 + len(self.sessions)
 
     def cut_off(self) -> None:
-        """Ends what is done while it is made; from any thread."""
+        """Ends the guest's work while the body is made; from any thread."""
         message = self.context.message
         message.is_cut_off = True
         self._platform.loop.look_at(message)
@@ -162,17 +163,26 @@ class Body:
 
     async def _call(self, name: str, *args: int) -> int:
         """Calls a function of the guest for the message."""
+        message = self.context.message
         if self._fuel is not None:
             self.instance.fuel = self._fuel
-        call = self.instance.begin(name, *args, check=self.context.message.check)
+        call = self.instance.begin(name, *args, check=message.check)
+        code = -1
         try:
-            return await call.run()
+            code = await call.run()
+            if code == 0 and not message.is_short:
+                await Aside(message, message.seal)
+            return code
         finally:
             call.close()
+            if code == 0:
+                message.seal()
+            else:
+                message.forget_output()
             self._ended()
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Has the loop drive work of its beginning, and waits for it."""
+        """The result of work that belongs to its beginning, once the loop has driven it."""
         message = self.context.message
         try:
             message.check()
@@ -182,7 +192,7 @@ class Body:
         return self._platform.loop.run(message, work)
 
     def _ended(self) -> None:
-        """The guest has returned, or was cut off."""
+        """The guest has returned, or was cut off: its output counts as memory no longer."""
         message = self.context.message
         self._account.give(message.held_nbytes)
         message.held_nbytes = 0
@@ -289,7 +299,7 @@ class Body:
         return begin
 
     def _grow_to(self, nbytes: int) -> None:
-        """Overloaded where the memory of all actors is what it would take too much of."""
+        """Grows the memory; Overloaded if the budget of all actors has too little left."""
         try:
             self.instance.grow_memory(nbytes)
         except RegionError:

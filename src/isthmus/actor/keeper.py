@@ -1,4 +1,4 @@
-"""What an actor has of a body: one in memory, the frozen copy of it, or a file.
+"""Where an actor's body is: in memory, or in the file that it was evicted to.
 
 ========  ====================================================================================
 it is     what there is
@@ -8,7 +8,7 @@ evicted   a file, which `present` makes a Body of
 gone      nothing: the actor is closed
 ========  ====================================================================================
 
-Nothing here looks at the actor's `Life`, but to end it: whoever calls has taken the actor.
+The caller has taken the actor (`Life.take`). Nothing here looks at its `Life`, except to end it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FILE_CHANGED = (
 
 
 class Notes(NamedTuple):
-    """What of an actor a Keeper writes to."""
+    """The parts of an actor that its Keeper writes to."""
 
     life: Life
     usage: Usage
@@ -57,8 +57,8 @@ class Keeper:
         notes: Notes,
         leave: Callable[..., None],
     ) -> None:
-        """`leave(at_once=…)` is called by another thread when the body is to leave the files that
-        it maps: whoever is called has `leave_files` called."""
+        """`leave(at_once=…)` is called by another thread when somebody wants to write to a file
+        that the body maps. It must have `leave_files` called."""
         self._platform = platform
         self._guest = guest
         self._granted = granted
@@ -115,7 +115,7 @@ class Keeper:
         return nbytes
 
     def leave_files(self) -> None:
-        """Freezes, evicts or closes it."""
+        """Has the body map no file any more: freezes or evicts it, or else closes the actor."""
         body, life = self.body, self._life
         if body is None or not body.region.maps_files:
             return
@@ -130,14 +130,14 @@ class Keeper:
                 self.drop()
 
     def origin(self, body: Body) -> Frozen:
-        """What forks that are made at once begin as."""
+        """The state that forks which are made now begin from."""
         if self._platform.device.remaps:
             return self.freeze(body)
         image = LiveImage(body.region.nbytes, body.binding.copy_to)
         return Frozen(body.state(self.n_messages), image, snapshot_id=self._snapshot_id)
 
     def freeze(self, body: Body) -> Frozen:
-        """The actor as it is now; the same object as before where nothing happened since."""
+        """The actor as it is now; the same object as before if nothing happened since."""
         frozen = self._frozen
         if frozen is None or self._frozen_at != (self.n_messages, body.region.n_views):
             state = body.state(self.n_messages)
@@ -147,7 +147,7 @@ class Keeper:
         return frozen
 
     def after_failure(self, error: BaseException, before: Frozen | None) -> None:
-        """Has it be what it was before the message that failed, or closes it."""
+        """Makes the actor what it was before a message that failed, or closes it."""
         life, why = self._life, f"its last message ended with: {error}"
         try:
             if before is not None and life.closed_because is None:

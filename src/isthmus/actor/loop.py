@@ -2,19 +2,20 @@
 
 ::
 
-    take the mail ──► resume whoever is answered, until it asks or ends
+    take the mail ──► resume each message that has its answer, until it asks again or ends
          ▲                                   │
-         └── deliver ◄── compute for whoever asks: `plan` says for whom
+         └── deliver texts ◄── compute one step or job: `plan.py` says whose
 
-A message runs on a fiber, so that a guest which waits leaves no thread behind. Its work is a
-coroutine: each `await` of an `Ask` comes out here, and the answer goes in again. Nothing here
-waits, but for the device:
+A guest runs on a fiber, so a message that waits needs no thread. Its work is a coroutine: each
+`await` of an `Ask` comes out here, and the answer goes in again. Nothing here waits, except for the
+device:
 
-* what may take long (tools, templates, files) is done by the threads of a pool, and answers by mail
-* a guest that computes for longer than a time slice goes on in the slow lane, and asks by mail
-* whoever sent a message is told of all its pieces of one turn at once
+* Work that may take long (tools, templates, files) is done by a pool's threads, which answer by
+  mail.
+* A guest that computes for longer than a time slice goes on in the slow lane, and asks by mail.
+* Whoever sent a message gets all the text of one turn at once.
 
-The mail is the only way in for other threads. All else belongs to the loop's thread.
+Other threads reach the loop by its mail only. All else belongs to the loop's thread.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from isthmus.actor.slow_lane import SlowLane, SlowTurn
 from isthmus.actor.timers import Timers
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.errors import ActorBusy, IsthmusError, Overloaded
+from isthmus.errors import ActorBusy, GuestFault, IsthmusError, Overloaded
 from isthmus.metrics import Metrics
 from isthmus.model import Model
 from isthmus.wasm import SLICE_OVER
@@ -47,9 +48,9 @@ from isthmus.wasm import SLICE_OVER
 _log = logging.getLogger("isthmus")
 _Result = TypeVar("_Result")
 _BEGIN_S = 0.01
-"""Seconds of a turn in which messages are begun while others wait for a token."""
+"""Seconds of one turn that go to beginning messages while other agents wait for a token."""
 _MOST_THREADS = 8
-"""Threads for what takes long and does not wait for anybody."""
+"""Threads for work that takes long and waits for no agent."""
 _MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
 """Threads for guests that compute for long."""
 _RECENTLY_S = 0.3
@@ -68,7 +69,7 @@ class Loop:
         metrics: Metrics,
         refused: Callable[[str], None],
     ) -> None:
-        """`refused` is told why a message was."""
+        """`refused` is called with the reason when a message is refused."""
         self._thread = thread
         self._metrics = metrics
         self._refused = refused
@@ -112,12 +113,11 @@ class Loop:
             raise
 
     def run(self, message: Message, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Drives `work` for a message that needs no place, and waits for what it returns.
+        """The result of `work`, once the loop has driven it for a message that needs no place.
 
-        For what a guest does while its actor begins. Ctrl-C cuts it off, then raises
-        KeyboardInterrupt.
+        Used while an actor begins. Ctrl-C cuts the guest off, and raises KeyboardInterrupt when it
+        has ended. ActorBusy on the loop's own thread.
         """
-        self.require_elsewhere()
         results: list[_Result] = []
         errors: list[BaseException] = []
         done = threading.Event()
@@ -132,6 +132,7 @@ class Loop:
         message.work, message.begun = (whole := guarded()), False
         letter = partial(self._begin, message)
         try:
+            self.require_elsewhere()
             self._post(letter)
             done.wait()
         except Exception:  # nobody will drive it
@@ -160,7 +161,7 @@ class Loop:
         return self._thread.is_current
 
     def require_elsewhere(self) -> None:
-        """ActorBusy on the loop's own thread: whoever waits for an actor there waits for ever."""
+        """Raises ActorBusy on the loop's thread, where a wait for an actor would never end."""
         if self.is_current:
             raise ActorBusy(
                 "a deliver callback runs on the thread that drives all agents, so it cannot wait "
@@ -172,7 +173,7 @@ class Loop:
         self._thread.run(lambda: self._queues.pop(model, None))
 
     def _is_computing(self) -> bool:
-        """Whether anybody asks for tokens now, about: other threads look without a lock."""
+        """Whether agents asked for tokens lately. Other threads read it without a lock."""
         return time.monotonic() - self._computed_at < _RECENTLY_S
 
     def _post(self, letter: Callable[[], None]) -> None:
@@ -199,7 +200,7 @@ class Loop:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Has the thread come back: at once if there is work, else when the next time is over."""
+        """Has the thread run the next turn: at once, or when the next message's time is over."""
         if self._has_work():
             if not self._is_posted:
                 self._is_posted = True
@@ -219,7 +220,7 @@ class Loop:
             self._mail.popleft()()
 
     def _ring(self) -> None:
-        """Ends those whose time is over."""
+        """Looks at the messages whose time is over."""
         first = self._timers.first
         if first is not None and first <= (now := time.monotonic()):
             for message in self._timers.due(now):
@@ -259,7 +260,7 @@ class Loop:
             try:
                 if message.deliver():
                     self._talking.append(message)
-            except Exception:
+            except BaseException:  # whatever it is: others are still to be told
                 _log.exception("a deliver callback failed; its message is stopped")
                 message.abandon()
                 self._look_at(message)
@@ -302,7 +303,7 @@ class Loop:
             self._take_ask(message, ask)
 
     def _take_ask(self, message: Message, ask: Any) -> None:
-        """Sees to it that an ask is answered."""
+        """Passes an ask on to what answers it."""
         if message.pieces:
             self._talking.append(message)
         if ask is SLICE_OVER:
@@ -321,7 +322,7 @@ class Loop:
             self._go_aside(message, ask)
 
     def _failed(self, message: Message, error: BaseException) -> None:
-        """A message's work raised, which it should not: whoever sent it hears of it."""
+        """Ends a message whose work raised, which is a fault of ours; its sender gets the error."""
         _log.error("a message ended with an error that nobody expected", exc_info=error)
         message.outcome = message.outcome or error
         self._ended(message)
@@ -333,26 +334,24 @@ class Loop:
             self.places.give_up()
 
     def _look_at(self, message: Message) -> None:
-        """Ends what a message waits for if it is to end."""
+        """Ends a message's wait if the message has to end."""
         if message.ended.is_set():
             return
         if not message.begun:
             if message.is_known:  # otherwise it is looked at once it is taken
                 self._end_unbegun(message)
             return
-        if message.abandoned_at is not None:
-            self._set_timer(message)
-        ask = message.waits_for
-        if ask is None:
-            return
         try:
             message.check_going_on()
         except BaseException as error:
-            if self._take_back(ask):
+            if message.abandoned_at is not None and isinstance(error, GuestFault):
+                self._set_timer(message)  # its grace may be over before its deadline
+            ask = message.waits_for
+            if ask is not None and self._take_back(ask):
                 self._ready.append(Answer(message, None, error))
 
     def _end_unbegun(self, message: Message) -> None:
-        """Begins a message that is to end: it sees to that itself."""
+        """Begins a message that has to end: its own work ends it."""
         try:
             message.require_begin()
         except IsthmusError:
@@ -360,7 +359,7 @@ class Loop:
             self._begin(message)
 
     def _take_back(self, ask: Any) -> bool:
-        """Has nobody answer an ask any more; False if it is answered, or cannot be taken back."""
+        """Takes an ask out of its queue; False if it is answered or cannot be taken out."""
         if isinstance(ask, Decode | Prompt):
             return self._queues[ask.model].remove(ask)
         if isinstance(ask, Jobs) and ask in self._jobs:

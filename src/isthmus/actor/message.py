@@ -8,10 +8,10 @@ state      what holds
 sent       it waits for a place (`Capacity.running`), or to be begun
 begun      its work is driven by the loop, or by a thread of the slow lane; `waits_for` says what
            it waits for, None while its guest runs
-ended      what came of it is on its way to whoever sent it
+ended      its outcome is known, and was given to whoever sent it
 =========  =======================================================================================
 
-`stop`, `abandon` and `cut_off` may be called from any thread; the loop is then told to look.
+Any thread may set `stopping` and `is_cut_off` or call `abandon`, and then `Loop.look_at`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Message:
     deadline: float | None = None
     """When it is cut off, on the clock of time.monotonic."""
     tell: Deliver = _nobody
-    """Takes what goes out; see `deliver`."""
+    """Called with each piece of the answer, then with its outcome; see `deliver`."""
+    wants_text: bool = True
+    """Whether what is emitted is told as it comes, and not only the outcome."""
     sent: float = field(default_factory=time.monotonic)
 
     work: Coroutine[Any, Any, None] | None = None
@@ -92,7 +94,7 @@ class Message:
     is_cut_off: bool = False
     """Whether the guest is ended without being asked."""
     abandoned_at: float | None = None
-    """Since when nobody listens, on the clock of time.monotonic."""
+    """When its caller stopped listening, on the clock of time.monotonic."""
 
     pieces: deque[str] = field(default_factory=deque)
     """Text that was emitted and not delivered yet."""
@@ -102,7 +104,7 @@ class Message:
     """How often the guest emitted, replied or logged."""
     output_nbytes: int = 0
     held_nbytes: int = 0
-    """Bytes of the memory of all actors that its output counts as."""
+    """Bytes that its output takes of the budget of all actors."""
     tokens_in: int = 0
     tokens_out: int = 0
     fuel: int = 0
@@ -111,9 +113,9 @@ class Message:
     last_limit: str = ""
     """The limit that refused last, and how much it allows."""
     refusal: Overloaded | None = None
-    """Why all actors together could not have what the guest asked for last."""
+    """Why the budget of all actors refused what the guest asked for last."""
     explained: dict[Errno, IsthmusError] = field(default_factory=dict)
-    """What an errno meant when the guest got it last, if its text is of use to the caller."""
+    """Errors whose text is of use to the caller, by the errno that the guest got for them."""
     last_warning: str = ""
     """What the guest logged last as a warning or an error: often why it gives up."""
     _emitted: list[bytearray] = field(default_factory=list)
@@ -169,9 +171,10 @@ class Message:
 
     @property
     def is_short(self) -> bool:
-        """Whether `answer` costs nothing to put together."""
+        """Whether `seal` costs next to nothing."""
         return len(self._emitted) < 2
 
+    @property
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
         return b"".join(self._emitted) if self.reply is None else self.reply
@@ -182,8 +185,18 @@ class Message:
             self._emitted[-1] += data
         else:
             self._emitted.append(bytearray(data))
-        if text := self._decoder.decode(data):
+        if self.wants_text and (text := self._decoder.decode(data)):
             self.pieces.append(text)
+
+    def seal(self) -> None:
+        """Makes one piece of memory of the answer, once the guest has returned."""
+        self.reply = self.answer
+        self._emitted.clear()
+
+    def forget_output(self) -> None:
+        """Frees what the guest said, since nobody will get an answer. Its text is delivered."""
+        self._emitted.clear()
+        self.reply = None
 
     def finish(self) -> None:
         """Passes on a character that was begun and never finished, as U+FFFD."""
@@ -191,30 +204,34 @@ class Message:
             self.pieces.append(text)
 
     def end(self, outcome: Reply | BaseException) -> None:
-        """Notes what came of it. Lets go of what was said: errors may keep the message for long."""
-        self._emitted.clear()
-        self.data, self.reply, self.tool_result = b"", None, None
+        """Notes its outcome and frees its bytes: an error may keep the message for long."""
+        self.forget_output()
+        self.data, self.tool_result = b"", None
         self.outcome = outcome
 
     def deliver(self) -> bool:
-        """Gives its text, and what came of it, to whoever sent it. Only on the loop's thread.
+        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread.
 
-        Whether there is more: of much text, others should not wait for all.
+        True if much text is left, which others should not wait for: call it again.
         """
         outcome = self.outcome  # looked at first: nothing is emitted after it
-        pieces, n_left = self.pieces, _DELIVERED
-        while pieces:
-            if n_left <= 0:
-                return True
-            text = pieces.popleft()
-            while pieces and len(text) < _JOINED:
-                text += pieces.popleft()
-            n_left -= len(text)
-            self.tell(text)
-        if outcome is not None and not self.ended.is_set():
-            self.ended.set()
-            self.tell(outcome)
-        return False
+        pieces, more, n_left = self.pieces, False, _DELIVERED
+        n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it
+        try:
+            while n and not more:
+                text = pieces.popleft()
+                n -= 1
+                while n and len(text) < _JOINED:
+                    text += pieces.popleft()
+                    n -= 1
+                n_left -= len(text)
+                self.tell(text)
+                more = n > 0 and n_left <= 0
+        finally:
+            if outcome is not None and not more and not self.ended.is_set():
+                self.ended.set()
+                self.tell(outcome)
+        return more
 
     # ------------------------------------------------------------------ limits and failures
 

@@ -17,11 +17,11 @@ from isthmus.model import Model
 
 _log = logging.getLogger("isthmus")
 _UNTOLD_STEPS = 64
-"""Steps of which the metrics are told at once: one by one they would cost as much as a token."""
+"""Steps that the metrics are told of at once: telling each would take as long as a token."""
 
 
 class Answer(NamedTuple):
-    """What came of an ask: a value, or an error."""
+    """The answer to what a message waits for: a value, or an error."""
 
     message: Message
     value: object = None
@@ -35,7 +35,7 @@ class _Pass:
         self.asks = asks
         self.jobs = jobs
         self.seconds = 0.0
-        """What its jobs have taken."""
+        """Seconds that its jobs have taken."""
 
     @property
     def n_tokens(self) -> int:
@@ -58,11 +58,11 @@ class ModelQueue:
         """Seconds of prefill until the next step."""
         self._step_is_next = False
         self._n_decoding = 0
-        """How many the last step was of."""
+        """Sessions of the last step."""
         self._token_s: float | None = None
-        """What a token of the last pass took."""
+        """Seconds that a token of the last pass took."""
         self._has_kernels = True
-        """Whether the device could compute several prompts in one pass, so far as is known."""
+        """False once a pass over several prompts failed for want of a kernel."""
         self._waits_since = 0.0
         self._untold: list[tuple[float, float, int]] = []
         """(seconds of waiting, seconds, tokens) of steps of which the metrics do not know yet."""
@@ -95,9 +95,9 @@ class ModelQueue:
     def remove(self, ask: Decode | Prompt) -> bool:
         """Takes back an ask whose message is to end; False if it was answered already.
 
-        What is computed of it is given up. A pass with others is given up for all: each of these is
-        computed alone afterwards, and whoever left pays for all of it. So nobody can have others'
-        prompts computed more than twice.
+        If its pass is under way, that is given up for all prompts in it. Each of the others is then
+        computed alone, and the actor that left is charged for the whole pass. So nobody can have
+        others' prompts computed more than twice.
         """
         if isinstance(ask, Decode):
             if ask not in self._decodes:
@@ -114,7 +114,7 @@ class ModelQueue:
         return True
 
     def work(self) -> list[Answer]:
-        """Computes one step, or one job of a prompt. Returns those whose ask is answered."""
+        """Computes one step, or one job of a prompt. Returns the answers that came of it."""
         try:
             return self._work()
         except BaseException as error:  # the model was closed, for instance: whoever waits hears it
@@ -180,7 +180,7 @@ class ModelQueue:
         return chosen
 
     def _compute(self, asks: list[Decode]) -> list[Answer]:
-        """A device that fails is asked again for each one, so that only the guilty fail."""
+        """Computes a step. If the device fails, each ask is tried alone: only the guilty fail."""
         try:
             self._model.executor.decode_batch([ask.step for ask in asks])
         except DeviceFailed as error:

@@ -12,10 +12,10 @@ from isthmus.errors import Overloaded
 
 
 class Places:
-    """See the module. Messages `enter` and `leave` on any thread; the rest is for the loop's."""
+    """See the module. Any thread may call `enter` and `leave`; all else is for the loop's."""
 
     def __init__(self, capacity: Capacity, refused: Callable[[str], None]) -> None:
-        """`refused` is told why a message was."""
+        """`refused` is called with the reason when a message is refused."""
         self._capacity = capacity
         self._refused = refused
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class Places:
         self.give_up()
 
     def give_up(self) -> None:
-        """Gives one place to the first in the line, if it is not one too many."""
+        """Frees a place. The first in the line gets it, unless more are taken than there are."""
         with self._lock:
             if not self._line or self.n_running > self._capacity.running:
                 self.n_running -= 1
@@ -73,7 +73,7 @@ class Places:
         self.fresh.append(message)
 
     def take_again(self) -> None:
-        """Takes a place for a message that comes back from a tool, though all may be taken."""
+        """Takes a place for a message that comes back from a tool, even if all are taken."""
         with self._lock:
             self.n_running += 1
 

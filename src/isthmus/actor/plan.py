@@ -35,9 +35,9 @@ def batch(
 ) -> list[Decode]:
     """The asks that the next step computes; charges them.
 
-    All, if they fit and can go together. Otherwise the one that has used least, and those that can
-    go with it in the same order. Whoever does not fit keeps those after it out, or it would wait
-    for as long as these come.
+    All asks, if they have at most `most` tokens and the same key. Otherwise the actor that has
+    used least goes first, and others of its key follow in that order. The first ask that does not
+    fit ends the batch: if smaller ones could pass it, it might never be computed.
     """
     first = key_of(asks[0])
     if sum(ask.n_tokens for ask in asks) <= most and all(key_of(ask) == first for ask in asks):
@@ -65,8 +65,8 @@ def pack(
 ) -> list[Prompt]:
     """The prompts that the next pass computes; charges them.
 
-    The one that has used least, and of the others as many as fit, if `packs()`, which is asked only
-    if there are others.
+    The prompt of the actor that has used least, and as many others of its key as fit, if `packs()`
+    says that the model may compute several at once. That is asked only if there are others.
     """
     by_use = sorted(asks, key=lambda ask: shares.of(ask.share))
     taken = by_use[:1]

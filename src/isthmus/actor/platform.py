@@ -32,13 +32,13 @@ class Platform:
     eviction_path: Callable[[], Path]
     """A new file for each actor that is evicted."""
     adopt: Callable[[object], None]
-    """Called with each new actor, so that somebody closes it. ActorClosed if nobody would."""
+    """Hands each new actor to the runtime, which will close it. ActorClosed if it is closed."""
     beginnings: Beginnings
     hashes: FileHashes = field(default_factory=FileHashes)
     version: str = ""
-    """Of Isthmus, for the manifest of a snapshot."""
+    """The version of Isthmus, which snapshots record."""
     snapshot_key: bytes | None = field(default=None, repr=False)
-    """What snapshots are signed with."""
+    """The key that snapshots are signed with."""
 
     @cached_property
     def device_record(self) -> DeviceRecord:

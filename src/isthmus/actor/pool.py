@@ -35,19 +35,20 @@ class Pool:
             self._n_threads += starts
             self._n_free -= not starts
         if starts:
-            thread = threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True)
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
                 with self._lock:
                     self._n_threads -= 1
                 raise Overloaded(f"a message cannot be handled now: {error}") from None
-        else:
-            self._work.put(work)
+        self._work.put(work)  # not given to the thread itself, which would keep it until its end
 
-    def _run(self, work: Callable[[], None] | None) -> None:
+    def _run(self) -> None:
+        work = self._next()
         while work is not None:
             work()
+            work = None  # what it needed is not kept while the thread waits
             with self._lock:
                 self._n_free += 1
             work = self._next()

@@ -1,6 +1,7 @@
-"""How much each actor has had of a queue, for its weight: start-time fair queueing.
+"""Fair shares of a queue: the tokens that each actor has had, divided by its weight.
 
-Goyal et al. 1996: nobody starves, and twice the weight gets twice the tokens.
+Start-time fair queueing (Goyal et al. 1996): nobody starves, and twice the weight gets twice the
+tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Protocol
 
 
 class Share:
-    """How much one actor has had of each queue, for its weight. Owned by the actor's body."""
+    """The account of one actor in every queue. The actor makes it, and its messages carry it."""
 
     __slots__ = ("used", "weight")
 
@@ -41,7 +42,7 @@ class Shares:
         self._now = 0.0
 
     def of(self, share: Share) -> float:
-        """What it has used. Whoever was away has no claim to what it did not use meanwhile."""
+        """The virtual time of an account. An actor that was away gets no credit for that time."""
         return max(share.used.get(self, 0.0), self._now)
 
     def serve(self, asks: Iterable[Served]) -> None:

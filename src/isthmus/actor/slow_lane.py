@@ -1,10 +1,9 @@
 """Where guests go on that compute for longer than a time slice: slice by slice, in turns.
 
-A guest that does not come back within its slice would keep everybody else waiting, so it leaves the
-loop's thread until it asks for something or ends. While others decode, all guests in the lane
-together get about a quarter of one processor. Otherwise a step would take many times as long as
-their share of the processors says, since the device's workers meet between any two operations, and
-wait for the one that has no processor.
+On the loop's thread such a guest would keep everybody else waiting, so it leaves that thread until
+it asks for something or ends. While others decode, all guests in the lane together get about a
+quarter of one processor. More would cost the others far more than that: the device's workers meet
+between any two operations, and all wait for the one that has no processor.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from isthmus.actor.message import STOP_GRACE_S, Message
-from isthmus.actor.reply import Deliver, Piece, Reply
+from isthmus.actor.reply import Piece, Reply
 
 _AGAIN_S = 0.02
 """Seconds until a message that is to end is cut off again."""
@@ -28,15 +28,15 @@ class Stream(Iterator[str]):
         look_at: Callable[[Message], None],
         require_elsewhere: Callable[[], None],
     ) -> None:
-        """`look_at` has the loop see that a message is to end; `require_elsewhere` raises where
-        nobody may wait for one."""
+        """`look_at` has the loop see that a message has to end; `require_elsewhere` raises
+        ActorBusy on the loop's thread."""
         self._message = message
         self._pieces = pieces
         self._look_at = look_at
         self._require_elsewhere = require_elsewhere
         self._reply: Reply | None = None
         self._told = False
-        """Whether whoever iterates knows how it ended."""
+        """Whether the outcome was given to whoever iterates."""
         weakref.finalize(self, partial(_abandon, message, look_at)).atexit = False
 
     @property
@@ -93,13 +93,3 @@ def _abandon(message: Message, look_at: Callable[[Message], None]) -> None:
     if not message.ended.is_set():
         message.abandon()
         look_at(message)
-
-
-def outcome_only(pieces: queue.SimpleQueue[Piece]) -> Deliver:
-    """Takes an answer's pieces and passes on what came of it, so that whoever waits wakes once."""
-
-    def deliver(piece: Piece) -> None:
-        if not isinstance(piece, str):
-            pieces.put(piece)
-
-    return deliver

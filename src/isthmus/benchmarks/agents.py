@@ -1,6 +1,6 @@
 """How fast are many agents on one model? Against libllama's own batches of several sequences.
 
-Every agent is a sandbox of its own, with its own thread, its own caller and its own KV cache; each
+Every agent is a sandbox of its own, with its own caller and its own KV cache; each
 token is sampled in the guest and delivered to the caller. libllama decodes the same tokens as
 sequences of one context (`n_seq_max`), and the largest logit is found with numpy.
 

@@ -122,6 +122,7 @@ class ComputeThread:
                 job()
             except BaseException:
                 _log.exception("the device's thread goes on after an error that nobody expected")
+            job = None  # what it needed is not kept while the thread waits
 
     def _next(self) -> Callable[[], None] | None:
         """The next job, or the alarm's once it is time; None at the end."""

@@ -87,8 +87,8 @@ class Rows:
     """
 
     def __init__(self, steps: Sequence[Step], *, join: bool) -> None:
-        """The rows of these steps: each a run by itself, or, to `join` them, in runs that are as
-        long as can be."""
+        """The rows of these steps. Each is a run by itself; with `join`, runs are as long as they
+        can be."""
         sessions = [step.session for step in steps for _ in step.tokens]
         self.n = len(sessions)
         self.runs = (1,) * self.n
@@ -145,7 +145,7 @@ class Batch(Pass):
     def __init__(
         self, device: Device, h: Hparams, layout: KvLayout, runs: tuple[int, ...], n_ctx: int
     ) -> None:
-        """`layout` is that of any of the model's sessions; n_ctx: the most that one may have."""
+        """`layout` is that of any session of the model, `n_ctx` the largest context of one."""
         n = sum(runs)
         super().__init__(device.library, h, n, n_ctx, h.n_layer * (h.nodes_per_layer + 12 * n) + 64)
         everywhere = device.everywhere

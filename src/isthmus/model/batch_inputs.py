@@ -19,13 +19,13 @@ from isthmus.units import DeviceAddr, align_up
 
 _ALIGNMENT = 256
 SEEN = 5
-"""The number of attention's results among the inputs."""
+"""Index of attention's results among the inputs."""
 
 
 class Leaves:
     """Tensors of one graph whose places are written all at once: `data`, `ne` and `nb` are theirs.
 
-    They lie one behind the other among the graph's descriptions, at equal distances.
+    They follow each other in the graph's memory at equal distances, so arrays can cover them.
     """
 
     def __init__(self, graph: Graph, everywhere: Buffer, n: int, dtype: GgmlType, *ne: int) -> None:
@@ -50,7 +50,7 @@ class BatchInputs:
     def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int) -> None:
         floats = (4 * n * h.n_embd_q, 4 * n * n_vocab)
         self.windows = [None, h.window_tokens] if h.window else [None]
-        """Of each mask: the rows that a token sees, its own among them."""
+        """Rows that a token sees by each mask, its own included; None for all before it."""
         masks = (len(self.windows), n, n_ctx)
         sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *floats)
         self.offsets = [0]

@@ -51,7 +51,7 @@ class Embedder:
         self._memory: GraphAllocator | None = None
         self._inputs: InputBuffer | None = None
         self._flash: dict[bool, bool] = {}
-        """Whether attention is one operation, of several tokens and of one, once that was asked."""
+        """Whether attention is one operation, by whether there are several tokens, once known."""
         self._jobs = Jobs()
         self._lock = threading.Lock()
         """One pass at a time: they share all of the above."""

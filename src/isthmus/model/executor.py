@@ -63,8 +63,8 @@ class Executor:
         """Whether sessions at equal distances share a kernel of attention; see `batch`."""
         self._decode_inputs = self.builder.new_inputs(1, N_CTX_MULTIPLE)
         self._masked: tuple[Session, int, int] | None = None
-        """Of the decode inputs' masks: whose last token they were written for, the cache rows that
-        they cover and the position of its next token. That session is in `_with_graph`, last."""
+        """What the decode inputs' masks were written for: the session, the cache rows that they
+        cover, and the position of its next token. That session is the last one in `_with_graph`."""
         self._with_graph: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
         """The sessions that have a decode graph, the one used last at the end."""
         self._prefill_graphs = PrefillGraphs(self.builder, self._n_chunk)

@@ -100,7 +100,7 @@ class Pass(Graph, ABC):
     tokens: int
     positions: int
     generation = -1
-    """Of the memory in which its intermediate results were placed; see `GraphAllocator`."""
+    """The generation of the memory that holds its intermediate results; see `GraphAllocator`."""
 
     def __init__(
         self, library: Library, hparams: Hparams, n: int, n_ctx: int, max_nodes: int

@@ -36,10 +36,10 @@ class Chunk:
 
 
 class Jobs:
-    """Computes the graphs of one model's passes in jobs, of which each ends between two layers.
+    """Computes the graphs of one model's passes in jobs; each job ends between two layers.
 
-    A part is what the device is given at once. Each takes about 0.1 ms longer than as part of a
-    larger one, so parts are no smaller than they have to be, judged by the pass before.
+    A part is what the device is given at once. Each part adds about 0.1 ms, so there are no more of
+    them than jobs need, judged by how long the pass before took.
     """
 
     def __init__(self) -> None:

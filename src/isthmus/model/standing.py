@@ -35,7 +35,7 @@ class Standing:
         self._sessions = [step.session for step in steps]
         self._token_lists = [session.tokens for session in self._sessions]
         self._new_tokens: list[int] = []
-        """The step's, of each session in turn, if each has one."""
+        """The step's token of each session, in order; empty if a session has several."""
         self._lengths: list[int] = []
         """Tokens of each session after the step."""
         self._n_left = 0

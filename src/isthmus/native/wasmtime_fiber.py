@@ -61,8 +61,8 @@ _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
 """wasmtime asks a continuation, (env) -> bool, on the fiber whether the guest may go on. No Python
 runs for that: the length of a text is 0 while the text is empty, and 1 if it has one character."""
 _N_FRAMES, _N_C_CALLS = 12, 2
-"""Python functions inside each other, and calls from Python into C and back among them: more than
-`resume`, the callbacks and what closes a call are."""
+"""The depth of Python calls for which `require_room` looks, and how many of these go through C.
+Both are more than `resume`, the callbacks and whatever closes a call need."""
 _POLLED = ctypes.c_void_p()
 """Stands for the future while a thread polls it."""
 
@@ -243,11 +243,11 @@ class Fiber:
             _drop(future)
 
     def look_at_words(self, address: int) -> None:
-        """Has `words` show the values there: usually those of the last import's call."""
+        """Has `words` show the values at an address: it changes rarely from call to call."""
         self.words, self.words_at = _Words.from_address(address), address
 
     def look_at_continuation(self, address: int) -> None:
-        """Has `continuation` show the one there: usually that of the last import's call."""
+        """Has `continuation` show the one at an address: it changes rarely, too."""
         self.continuation = memoryview(_Continuation.from_address(address)).cast("B")
         self.continuation_at = address
 

@@ -1,7 +1,7 @@
 """One call of a guest's function, from its begin to its end, as a coroutine.
 
 `Call.run` resumes the guest's fiber, does what it wants, and resumes it again. It suspends itself
-where a host function awaits something, and where the guest has used up its time slice. Whoever
+when a host function awaits something, and when the guest has used up its time slice. Whoever
 drives it decides when it goes on, so one thread can run any number of guests.
 
 ========  =================================================================================
@@ -75,7 +75,7 @@ class Call:
     def __init__(
         self, instance: Instance, fiber: Fiber, check: Callable[[], None], end: Callable[[], None]
     ) -> None:
-        """`end` is called once, when the call ends; it must not know the instance."""
+        """`end` is called once, when the call ends. It must not refer to the instance."""
         self._instance = instance
         self._fiber = fiber
         self._check = check
@@ -137,7 +137,7 @@ class Call:
         self._finalizer()
 
     def _give_errno(self, number: int, error: BaseException) -> bool:
-        """Whether the error is one for the guest, which gets its errno."""
+        """Gives the guest an error's errno. False if the error is not one for the guest."""
         instance = self._instance
         imported = instance.host_calls.imports[number]
         code = error.code if isinstance(error, GuestFault) else getattr(error, "errno", None)
@@ -158,7 +158,7 @@ class Call:
 
 
 def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:
-    """What a trap is called, and where it happened."""
+    """The error for a trap: what it is called, and where it happened."""
     known = _TRAPS.get(failure.code) if failure.code else None
     kind = known or shown((failure.message.strip().splitlines() or ["trap"])[-1].strip())
     names = guest.function_names

@@ -127,7 +127,7 @@ def wasi_imports(*, is_64: bool = False) -> list[HostImport]:
 
 
 class Wasi:
-    """The WASI of one actor. Its callables run on the guest's thread, inside the guest's call.
+    """The WASI of one actor. Its callables run on the thread that drives the guest.
 
     clock_ns: nanoseconds since 1970, for all four clocks; random: n -> n bytes;
     log: (1 for stdout or 2 for stderr, bytes as the guest wrote them).

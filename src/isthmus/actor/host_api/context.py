@@ -37,7 +37,7 @@ done by a thread of a pool, since everybody else waits meanwhile."""
 MOST_SAID = 300
 """Characters of a guest's own reason that its caller is told."""
 FREE_OUTPUT_NBYTES = MIB
-"""Bytes of memory for a message's output that do not count, and the steps in which more does."""
+"""Bytes of a message's output that the budget does not count. More counts in steps of this size."""
 OUTPUT_COPIES = 3
 """Copies of a message's output: as bytes, as text on its way, and in the reply."""
 PIECE_NBYTES = 64
@@ -177,7 +177,7 @@ class Context:
     # ------------------------------------------------------------------ what it computes
 
     async def prefill(self, session: Session, tokens: Sequence[int]) -> None:
-        """Appends tokens to a session, one chunk after another, in the turns of its model.
+        """Appends tokens to a session, one chunk after another; between two, others may go first.
 
         On any error the session's tokens are what they were. Raises TokenError, ContextFull,
         DeviceFailed, and what ends the message.
