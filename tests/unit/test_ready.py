@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from isthmus.actor import ready
@@ -26,9 +24,10 @@ class Driver:
     def monotonic(self) -> float:
         return self.now
 
-    def _advance(self, message: Message, _value: Any, _error: Any) -> None:
-        self.went_on.append(message.guest)
-        self.now += float(message.guest.partition(" ")[0])
+    def _advance(self, answers: list[Answer]) -> None:
+        for message, _value, _error in answers:
+            self.went_on.append(message.guest)
+            self.now += float(message.guest.partition(" ")[0])
 
     def turn(self, *names: str) -> list[str]:
         """Has messages go on, and says which of all that wait did."""

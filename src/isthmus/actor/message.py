@@ -86,6 +86,8 @@ class Message:
     """Whether the loop has taken it out of its mail."""
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
+    gave_place: bool = False
+    """Whether it is in a tool, and gets its place again when the tool returns."""
     ended: threading.Event = field(default_factory=threading.Event)
     outcome: Reply | BaseException | None = None
 
@@ -161,6 +163,20 @@ class Message:
         if self.abandoned_at is None and not self.ended.is_set():
             self.abandoned_at = time.monotonic()
             self.stopping = True
+
+    def resume(self, value: Any, error: BaseException | None) -> Any:
+        """Has its work go on with the answer to what it asked for, until it asks again or ends.
+
+        What it asks for; None at its end; the error that its work raised, which is a fault of ours.
+        """
+        work, self.waits_for = self.work, None
+        assert work is not None
+        try:
+            return work.send(value) if error is None else work.throw(error)
+        except StopIteration:
+            return None
+        except BaseException as unexpected:
+            return unexpected
 
     # ------------------------------------------------------------------ what goes out
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer
 
 _LONG_S = 0.01
@@ -26,10 +24,10 @@ class Ready:
 
     def __init__(
         self,
-        advance: Callable[[Message, Any, Any], None],
+        advance: Callable[[list[Answer]], None],
         others_ask: Callable[[], bool],
     ) -> None:
-        """`advance` has a message go on. `others_ask()` says whether a message that is not heavy
+        """`advance` has messages go on. `others_ask()` says whether a message that is not heavy
         waits for a model."""
         self._advance = advance
         self._others_ask = others_ask
@@ -54,9 +52,9 @@ class Ready:
         if self._times:
             self._resume_timed()
             return
-        start, answers, advance = time.monotonic(), self._answers, self._advance
-        for _ in range(len(answers)):
-            advance(*answers.popleft())
+        start, answers = time.monotonic(), [*self._answers]
+        self._answers.clear()
+        self._advance(answers)
         self._times = time.monotonic() - start > _LONG_S
 
     def _resume_timed(self) -> None:
@@ -77,6 +75,6 @@ class Ready:
 
     def _advance_timed(self, answer: Answer) -> None:
         start = time.monotonic()
-        self._advance(*answer)
+        self._advance([answer])
         answer.message.is_heavy = is_heavy = time.monotonic() - start > _HEAVY_S
         self._times |= is_heavy
