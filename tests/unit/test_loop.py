@@ -317,7 +317,7 @@ def test_a_guest_that_finds_no_thread_ends_and_the_next_goes_on(
 
     loop = loop_of(runtime)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_slow", type(loop._elsewhere._slow)(1, lambda: False))
+        patch.setattr(loop._elsewhere, "_slow", type(loop._elsewhere._slow)(1, lambda: False))
         patch.setattr(threading.Thread, "start", refuse)
         first = runtime.spawn(SPIN)
         with pytest.raises(Overloaded, match="can't start new thread"):

@@ -42,7 +42,7 @@ class Crew:
         it."""
         self._thread = thread
         self._pool = Pool("isthmus guest", _MOST - 1) if _MOST > 1 else None
-        self._n_rounds = 0
+        self._n_rounds = _TRIED
         self._taken_s: dict[bool, float] = {}
         """Seconds that a turn took lately, by whether others helped."""
 

@@ -285,6 +285,8 @@ class Loop:
         """Begins a message, unless it has begun already."""
         if not message.begun:
             message.begun = True
+            if not message.is_known:  # its actor begins
+                self._set_timer(message)
             self._advance([Answer(message)])
 
     def _set_timer(self, message: Message) -> None:
