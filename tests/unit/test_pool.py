@@ -110,6 +110,25 @@ def test_work_is_done_in_the_order_in_which_it_came(name: str) -> None:
     assert done == list(range(10))
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_what_work_needed_is_freed_once_it_is_done(name: str, n: int) -> None:
+    """And not only when its thread has other work: it may be a gigabyte of an agent's memory."""
+    it, held, freed = Pool(name, 1), Held(), []
+
+    class Large:
+        def __call__(self) -> None:
+            held()
+
+    for _ in range(n):
+        large = Large()
+        weakref.finalize(large, freed.append, True)
+        it.submit(large)
+    del large
+    held.free.set()
+    wait_until(lambda: len(freed) == n)
+    assert len(threads(name)) == 1
+
+
 def test_idle_threads_end_and_new_ones_come(name: str) -> None:
     it = Pool(name)
     for _ in range(2):

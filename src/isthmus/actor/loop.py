@@ -35,6 +35,7 @@ from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer, ModelQueue
 from isthmus.actor.places import Places
 from isthmus.actor.pool import Pool
+from isthmus.actor.ready import Ready
 from isthmus.actor.slow_lane import SlowLane, SlowTurn
 from isthmus.actor.timers import Timers
 from isthmus.config import Capacity
@@ -76,8 +77,10 @@ class Loop:
         self._mail: deque[Callable[[], None]] = deque()
         self._is_posted = False
         """Whether a turn is among the thread's jobs."""
-        self._ready: deque[Answer] = deque()
         self._queues: dict[Model, ModelQueue] = {}
+        self._ready = Ready(
+            self._advance, lambda: any(it.has_light for it in self._queues.values())
+        )
         self._jobs: deque[Jobs] = deque()
         self._timers = Timers()
         self._talking: list[Message] = []
@@ -208,7 +211,7 @@ class Loop:
         self._thread.set_alarm(self._timers.first, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail or self.places.fresh:
+        if self._ready or self._jobs or self._mail or self.places.fresh or self._talking:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -224,9 +227,7 @@ class Loop:
                 self._look_at(message)
 
     def _resume(self) -> None:
-        ready = self._ready
-        for _ in range(len(ready)):
-            self._advance(*ready.popleft())
+        self._ready.resume()
         until = time.monotonic() + _BEGIN_S
         fresh = self.places.fresh
         while fresh:
@@ -257,7 +258,8 @@ class Loop:
         talking, self._talking = self._talking, []
         for message in talking:
             try:
-                message.deliver()
+                if message.deliver():
+                    self._talking.append(message)
             except BaseException:  # whatever it is: others are still to be told
                 _log.exception("a deliver callback failed; its message is stopped")
                 message.abandon()
@@ -306,7 +308,7 @@ class Loop:
             self._talking.append(message)
         if ask is SLICE_OVER:
             message.is_slow = True
-            self._go_on_slowly(message, None, None)
+            self._go_on_slowly(message, None, None, n_slices=1)
             return
         message.waits_for = ask
         if isinstance(ask, Decode | Prompt):
@@ -391,10 +393,15 @@ class Loop:
             self.places.take_again()
         self._ready.append(answer)
 
-    def _go_on_slowly(self, message: Message, value: Any, error: Any) -> None:
-        """Has a guest that computes for long go on in the slow lane, until it asks or ends."""
+    def _go_on_slowly(self, message: Message, value: Any, error: Any, n_slices: int = 0) -> None:
+        """Has a guest that computes for long go on in the slow lane, until it asks or ends.
+
+        `n_slices` are those that it has had since its last ask.
+        """
         message.waits_for = None
-        turn = SlowTurn(message, value, error, come_in=self._come_in, said=self._said)
+        turn = SlowTurn(
+            message, value, error, n_slices=n_slices, come_in=self._come_in, said=self._said
+        )
         try:
             self._slow.put(turn)
         except Overloaded as why:

@@ -46,6 +46,8 @@ _PIECE_NBYTES = MIB
 """Bytes of output that are kept in one part: one that grew would be copied again and again."""
 _JOINED = 4096
 """Characters from which on pieces are not joined before they are delivered."""
+_DELIVERED = MIB
+"""Characters after which the rest is delivered at another turn of the loop."""
 
 
 def _nobody(_piece: Piece) -> None:
@@ -75,6 +77,8 @@ class Message:
     """The `Ask` that is to be answered."""
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
+    is_heavy: bool = False
+    """Whether its guest computed for a millisecond or more when it went on last, if that counts."""
     begun: bool = False
     is_counted: bool = False
     """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
@@ -166,11 +170,16 @@ class Message:
         return self.tokens_in + self.tokens_out
 
     @property
+    def is_short(self) -> bool:
+        """Whether `seal` costs next to nothing."""
+        return len(self._emitted) < 2
+
+    @property
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
         return b"".join(self._emitted) if self.reply is None else self.reply
 
-    def emit(self, data: bytes) -> None:
+    def emit(self, data: bytes | memoryview) -> None:
         """Passes on whatever characters are complete."""
         if self._emitted and len(self._emitted[-1]) < _PIECE_NBYTES:
             self._emitted[-1] += data
@@ -202,25 +211,31 @@ class Message:
         self.data, self.tool_result = b"", None
         self.outcome = outcome
 
-    def deliver(self) -> None:
-        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread."""
+    def deliver(self) -> bool:
+        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread.
+
+        True if much text is left, which others should not wait for: call it again.
+        """
         outcome = self.outcome  # looked at first: nothing is emitted after it
-        pieces = self.pieces
+        pieces, more, n_left = self.pieces, False, _DELIVERED
         n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it
         try:
-            while n:
+            while n and not more:
                 text = pieces.popleft()
                 n -= 1
                 while n and len(text) < _JOINED:
                     text += pieces.popleft()
                     n -= 1
+                n_left -= len(text)
                 self.tell(text)
+                more = n > 0 and n_left <= 0
         finally:
-            if outcome is not None and not self.ended.is_set():
+            if outcome is not None and not more and not self.ended.is_set():
                 self.ended.set()
                 tell, self.tell = self.tell, _nobody
                 self.outcome = None  # an error keeps the guest's body, and timers keep messages
                 tell(outcome)
+        return more
 
     # ------------------------------------------------------------------ limits and failures
 
