@@ -175,6 +175,30 @@ def test_ten_thousand_actors_and_a_thousand_messages(tmp_path: Path) -> None:
         require_still(runtime)
 
 
+def test_spawning_looks_at_all_actors_seldom(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What closed ones have used is counted all the same."""
+    sweep, n_sweeps = runtime._sweep, 0
+
+    def counted() -> None:
+        nonlocal n_sweeps
+        n_sweeps += 1
+        sweep()
+
+    monkeypatch.setattr(runtime, "_sweep", counted)
+    compiled = runtime.load_guest(ECHO)
+    for i in range(400):
+        actor = runtime.spawn(compiled)
+        actor.send("x")
+        if i % 2:
+            actor.close()
+    assert n_sweeps < 10
+    assert len(runtime.actors) == 200
+    assert len(runtime._actors) <= 2 * 200 + 16
+    assert runtime.counters().host_calls == 2 * 400
+
+
 def test_suspended_messages_have_no_thread(runtime: Runtime, model: Model) -> None:
     few, many = Talkers(runtime, model, 3), Talkers(runtime, model, 300)
     device, threads = null_device(runtime), {}
