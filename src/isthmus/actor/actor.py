@@ -386,6 +386,7 @@ class Actor:
             is_wanted = isinstance(error, Cancelled) and not cut_off
             if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
                 await Aside(message, partial(self._keeper.after_failure, error, before))
+            before = None  # whoever keeps the error need not keep the agent's memory
             raise error
 
     def _charge(self, message: Message) -> None:
