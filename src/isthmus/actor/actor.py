@@ -71,8 +71,8 @@ class Actor:
             Notes(self._life, self._usage, self.counters),
             partial(_leave_files, weakref.ref(self)),
         )
-        self._charge(self._keeper.present().message)
         try:
+            self._charge(self._keeper.present().message)
             platform.adopt(self)
         except BaseException:
             self.close()
