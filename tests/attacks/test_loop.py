@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +18,10 @@ from isthmus.actor.ask import Aside
 from isthmus.actor.host_api.context import IN_LINE_NBYTES
 from isthmus.actor.loop import Loop
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.errors import Cancelled, DeviceFailed
+from isthmus.errors import Cancelled, DeviceFailed, GuestTrapped
 from isthmus.units import MIB
 from tests.attacks.proxy import Proxy, proxy_wat
-from tests.attacks.test_agents import LOOP, QUICK
+from tests.attacks.test_agents import LOOP, QUICK, TRAP
 from tests.tiny_gguf import TinyLlama
 
 PATIENCE_S = 20.0
@@ -149,6 +150,25 @@ def test_a_runtime_cuts_off_all_that_compute_for_ever_before_it_waits_for_one(
     null_runtime.close()
     assert all(cut_off[0])
     assert all(stream.ended for stream in streams)
+
+
+# ---------------------------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize("keeps_error", [False, True])
+def test_a_message_that_failed_leaves_no_memory(
+    null_runtime: Runtime, *, keeps_error: bool
+) -> None:
+    budget, kept = null_runtime._platform.budget, []
+    for _ in range(3):
+        with null_runtime.spawn(TRAP, limits=Limits(on_failure="undo")) as actor:
+            try:
+                actor.send("x")
+            except GuestTrapped as error:
+                kept += [error] * keeps_error
+    del actor
+    gc.collect()
+    wait_until(lambda: budget.used_nbytes == 0)
 
 
 # ---------------------------------------------------------------------------------- long calls

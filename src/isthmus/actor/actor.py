@@ -71,8 +71,8 @@ class Actor:
             Notes(self._life, self._usage, self.counters),
             partial(_leave_files, weakref.ref(self)),
         )
-        self._charge(self._keeper.present().message)
         try:
+            self._charge(self._keeper.present().message)
             platform.adopt(self)
         except BaseException:
             self.close()
@@ -386,6 +386,7 @@ class Actor:
             is_wanted = isinstance(error, Cancelled) and not cut_off
             if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
                 await Aside(message, partial(self._keeper.after_failure, error, before))
+            before = None  # whoever keeps the error need not keep the agent's memory
             raise error
 
     def _charge(self, message: Message) -> None:
