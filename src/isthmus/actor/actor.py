@@ -164,7 +164,8 @@ class Actor:
 
         Or, with `deliver`, each piece is given to it, and at the end the Reply or the error, on the
         thread that drives all agents: it must not wait for anything, and has ActorBusy if it waits
-        for an actor. There is nothing to iterate over then.
+        for an actor. There is nothing to iterate over then, but keep the result until the end: the
+        guest is asked to stop when it is dropped.
 
         The guest works elsewhere, from now on or once there is a place. Closing the iterator, or
         leaving it by an exception such as Ctrl-C, asks the guest to stop.

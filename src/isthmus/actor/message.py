@@ -86,6 +86,8 @@ class Message:
     """Whether the loop has taken it out of its mail."""
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
+    gave_place: bool = False
+    """Whether it is in a tool, and gets its place again when the tool returns."""
     ended: threading.Event = field(default_factory=threading.Event)
     outcome: Reply | BaseException | None = None
 
@@ -162,6 +164,20 @@ class Message:
             self.abandoned_at = time.monotonic()
             self.stopping = True
 
+    def resume(self, value: Any, error: BaseException | None) -> Any:
+        """Has its work go on with the answer to what it asked for, until it asks again or ends.
+
+        What it asks for; None at its end; the error that its work raised, which is a fault of ours.
+        """
+        work, self.waits_for = self.work, None
+        assert work is not None
+        try:
+            return work.send(value) if error is None else work.throw(error)
+        except StopIteration:
+            return None
+        except BaseException as unexpected:
+            return unexpected
+
     # ------------------------------------------------------------------ what goes out
 
     @property
@@ -206,6 +222,8 @@ class Message:
     def end(self, outcome: Reply | BaseException) -> None:
         """Notes its outcome and frees its bytes: an error may keep the message for long."""
         self.forget_output()
+        self.explained.clear()
+        self.refusal = None
         self.data, self.tool_result = b"", None
         self.outcome = outcome
 
@@ -229,9 +247,10 @@ class Message:
                 more = n > 0 and n_left <= 0
         finally:
             if outcome is not None and not more and not self.ended.is_set():
-                self.outcome = None  # an error leads to whoever waits, whose finalizer leads here
                 self.ended.set()
-                self.tell(outcome)
+                tell, self.tell = self.tell, _nobody
+                self.outcome = None  # an error keeps who raised it, whose finalizer keeps this
+                tell(outcome)
         return more
 
     # ------------------------------------------------------------------ limits and failures

@@ -42,16 +42,14 @@ class Pool:
                 with self._lock:
                     self._n_threads -= 1
                 raise Overloaded(f"a message cannot be handled now: {error}") from None
-        self._work.put(work)  # not given to the thread itself, which would keep it until its end
+        self._work.put(work)
 
     def _run(self) -> None:
-        work = self._next()
-        while work is not None:
+        while (work := self._next()) is not None:
             work()
-            work = None  # what it needed is not kept while the thread waits
+            del work  # an idle thread keeps nothing of what it did
             with self._lock:
                 self._n_free += 1
-            work = self._next()
 
     def _next(self) -> Callable[[], None] | None:
         while True:

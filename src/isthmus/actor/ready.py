@@ -10,9 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer
 
 _LONG_S = 0.01
@@ -20,16 +18,19 @@ _LONG_S = 0.01
 _HEAVY_S = 0.0003
 """Seconds of computing between two asks after which a guest keeps nobody else waiting."""
 
+_UNTIMED = 256
+"""Turns without a clock after one in which no guest was heavy: one by one nobody helps them."""
+
 
 class Ready:
     """See the module. Only for the loop's thread."""
 
     def __init__(
         self,
-        advance: Callable[[Message, Any, Any], None],
+        advance: Callable[[list[Answer]], None],
         others_ask: Callable[[], bool],
     ) -> None:
-        """`advance` has a message go on. `others_ask()` says whether a message that is not heavy
+        """`advance` has messages go on. `others_ask()` says whether a message that is not heavy
         waits for a model."""
         self._advance = advance
         self._others_ask = others_ask
@@ -37,6 +38,8 @@ class Ready:
         self._heavy: deque[Answer] = deque()
         self._times = False
         """Whether each message is timed."""
+        self._n_untimed = 0
+        """Turns until it may be."""
 
     def __bool__(self) -> bool:
         return bool(self._answers or self._heavy)
@@ -54,10 +57,11 @@ class Ready:
         if self._times:
             self._resume_timed()
             return
-        start, answers, advance = time.monotonic(), self._answers, self._advance
-        for _ in range(len(answers)):
-            advance(*answers.popleft())
-        self._times = time.monotonic() - start > _LONG_S
+        start, answers = time.monotonic(), [*self._answers]
+        self._answers.clear()
+        self._advance(answers)
+        self._n_untimed -= 1
+        self._times = self._n_untimed <= 0 and time.monotonic() - start > _LONG_S
 
     def _resume_timed(self) -> None:
         answers, heavy = self._answers, self._heavy
@@ -69,6 +73,13 @@ class Ready:
             else:
                 self._advance_timed(answer)
         self._times |= bool(heavy)
+        if not self._times:  # they are many, and each is quick
+            self._n_untimed = _UNTIMED
+        if heavy and not self._others_ask():
+            together = [*heavy]
+            heavy.clear()
+            self._advance(together)
+            return
         until = time.monotonic() + _LONG_S
         for _ in range(len(heavy)):
             self._advance_timed(heavy.popleft())
@@ -77,6 +88,6 @@ class Ready:
 
     def _advance_timed(self, answer: Answer) -> None:
         start = time.monotonic()
-        self._advance(*answer)
+        self._advance([answer])
         answer.message.is_heavy = is_heavy = time.monotonic() - start > _HEAVY_S
         self._times |= is_heavy

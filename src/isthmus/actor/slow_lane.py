@@ -43,15 +43,8 @@ class SlowTurn:
 
     def take(self) -> bool:
         """Lets the guest compute for a time slice. Whether it has more to compute."""
-        message, error = self._message, self._error
-        work = message.work
-        assert work is not None
-        try:
-            ask = work.send(self._value) if error is None else work.throw(error)
-        except StopIteration:
-            ask = None
-        except BaseException as unexpected:
-            ask = unexpected
+        message = self._message
+        ask = message.resume(self._value, self._error)
         self._value = self._error = None
         self._n_slices += 1
         if ask is not SLICE_OVER:
