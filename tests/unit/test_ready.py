@@ -26,6 +26,7 @@ class Driver:
         return self.now
 
     def _advance(self, answers: list[Answer]) -> None:
+        self.n_together = len(answers)
         for message, _value, _error in answers:
             self.went_on.append(message.guest)
             self.now += float(message.guest.partition(" ")[0])
