@@ -17,6 +17,7 @@ class Driver:
     def __init__(self) -> None:
         self.now = 0.0
         self.others_ask = True
+        self.n_together = 0
         self.went_on: list[str] = []
         self.ready = Ready(self._advance, lambda: self.others_ask)
         self._messages: dict[str, Message] = {}
@@ -25,6 +26,7 @@ class Driver:
         return self.now
 
     def _advance(self, answers: list[Answer]) -> None:
+        self.n_together = len(answers)
         for message, _value, _error in answers:
             self.went_on.append(message.guest)
             self.now += float(message.guest.partition(" ")[0])
@@ -73,6 +75,14 @@ def test_heavy_ones_wait_for_nobody_if_no_other_asks(driver: Driver) -> None:
     for _ in range(4):
         assert sorted(driver.turn(*HEAVY)) == HEAVY
         assert not driver.ready
+    assert driver.n_together == len(HEAVY)
+
+
+def test_many_quick_ones_go_on_together_but_for_once(driver: Driver) -> None:
+    """They take long all the same; but one by one nobody could help."""
+    quick = [f"0.0002 {n}" for n in range(64)]
+    together = [driver.n_together for _ in range(20) if driver.turn(*quick)]
+    assert together == [64, 1, *[64] * 18]
 
 
 def test_one_that_computes_no_longer_is_light_again(driver: Driver) -> None:

@@ -247,10 +247,9 @@ class Message:
                 more = n > 0 and n_left <= 0
         finally:
             if outcome is not None and not more and not self.ended.is_set():
-                self.outcome = None  # an error leads to whoever waits, whose finalizer leads here
                 self.ended.set()
                 tell, self.tell = self.tell, _nobody
-                self.outcome = None  # an error keeps the guest's body, and timers keep messages
+                self.outcome = None  # an error keeps who raised it, whose finalizer keeps this
                 tell(outcome)
         return more
 

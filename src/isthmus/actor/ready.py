@@ -18,6 +18,9 @@ _LONG_S = 0.01
 _HEAVY_S = 0.0003
 """Seconds of computing between two asks after which a guest keeps nobody else waiting."""
 
+_UNTIMED = 256
+"""Turns without a clock after one in which no guest was heavy: one by one nobody helps them."""
+
 
 class Ready:
     """See the module. Only for the loop's thread."""
@@ -35,6 +38,8 @@ class Ready:
         self._heavy: deque[Answer] = deque()
         self._times = False
         """Whether each message is timed."""
+        self._n_untimed = 0
+        """Turns until it may be."""
 
     def __bool__(self) -> bool:
         return bool(self._answers or self._heavy)
@@ -55,7 +60,8 @@ class Ready:
         start, answers = time.monotonic(), [*self._answers]
         self._answers.clear()
         self._advance(answers)
-        self._times = time.monotonic() - start > _LONG_S
+        self._n_untimed -= 1
+        self._times = self._n_untimed <= 0 and time.monotonic() - start > _LONG_S
 
     def _resume_timed(self) -> None:
         answers, heavy = self._answers, self._heavy
@@ -67,6 +73,13 @@ class Ready:
             else:
                 self._advance_timed(answer)
         self._times |= bool(heavy)
+        if not self._times:  # they are many, and each is quick
+            self._n_untimed = _UNTIMED
+        if heavy and not self._others_ask():
+            together = [*heavy]
+            heavy.clear()
+            self._advance(together)
+            return
         until = time.monotonic() + _LONG_S
         for _ in range(len(heavy)):
             self._advance_timed(heavy.popleft())
