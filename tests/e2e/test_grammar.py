@@ -219,7 +219,7 @@ def test_an_undone_message_takes_its_tokens_back(shared: Runtime, model: Model) 
     actor = it.proxy.actor
     before = actor._keeper.freeze(actor.body)
     it.go_on(5)
-    actor._undo(before)
+    actor._keeper._undo(before)
     again = Writing.begun(shared, model, 4)
     assert it.go_on() == again.go_on()
     actor.close()
