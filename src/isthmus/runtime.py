@@ -62,6 +62,7 @@ from isthmus.wasm.engines import Engines
 from isthmus.wasm.names import shown
 
 _log = logging.getLogger("isthmus")
+_FEW_ACTORS = 16
 
 
 def bundled_guests() -> dict[str, Path]:
@@ -121,6 +122,8 @@ class Runtime:
         """Counts of actors that are closed."""
         self._lock = threading.Lock()
         self._actors: list[Actor] = []
+        """Those that are not closed, and some that are: `_most_kept` at most without a sweep."""
+        self._most_kept = _FEW_ACTORS
         self._models: list[Model] = []
         self._weights: list[tuple[Model, int]] = []
         """Models that have weights of their own, and bytes of the host's memory for them."""
@@ -368,10 +371,18 @@ class Runtime:
         assert isinstance(actor, Actor)
         with self._lock:
             self._require_open()
-            closed = [other for other in self._actors if other.state == "closed"]
-            self._past = Counters.total([self._past, *(other.counters for other in closed)])
-            self._actors = [other for other in self._actors if other.state != "closed"]
+            if len(self._actors) >= self._most_kept:
+                self._sweep()
             self._actors.append(actor)
+
+    def _sweep(self) -> None:
+        """Lets go of closed actors. Each time for twice as many, or spawning would take a time that
+        grows with the number of actors."""
+        closed = [actor for actor in self._actors if actor.state == "closed"]
+        self._past = Counters.total([self._past, *(actor.counters for actor in closed)])
+        gone = set(closed)
+        self._actors = [actor for actor in self._actors if actor not in gone]
+        self._most_kept = _FEW_ACTORS + 2 * len(self._actors)
 
     def _close_model(self, model: Model) -> None:
         self._platform.loop.forget(model)

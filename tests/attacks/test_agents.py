@@ -18,7 +18,6 @@ import pytest
 import wasmtime
 
 from isthmus import Actor, Capacity, Limits, Runtime
-from isthmus.actor.shares import Share, Shares
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -131,12 +130,6 @@ def test_a_long_prompt_costs_nobody_his_tokens(runtime: Runtime, tmp_path: Path)
     assert few.sessions[0].n_tokens < 5 + 250  # it is not at its end when the other has 100
     for stream in streams:
         stream.close()
-
-
-def test_shares_of_one_queue_are_not_those_of_another() -> None:
-    share, (shares, others) = Share(), (Shares(), Shares())
-    shares.charge(share, 600)
-    assert (shares.of(share), others.of(share)) == (600, 0)
 
 
 # ---------------------------------------------------------------------------------- closing

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -100,6 +101,17 @@ def test_it_survives_a_job_that_raises(
         compute.post(fails)
         assert compute.run(lambda: 5) == 5
     assert "goes on after an error" in caplog.text
+
+
+def test_it_keeps_nothing_of_a_job_that_is_done(compute: ComputeThread) -> None:
+    class Result:
+        pass
+
+    kept = weakref.ref(compute.run(Result))
+    end = time.monotonic() + PATIENCE_S
+    while kept() is not None:
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 # ---------------------------------------------------------------------------------- alarms

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
 from isthmus.errors import GuestTrapped
+from isthmus.native.wasmtime_fiber import Threads
 from isthmus.wasm import Engine, Guest, Instance
 from tests.unit.asking_guest import GUEST, ask, asked_by, begun, result_of
 from tests.unit.wasm_guest import spawn
@@ -216,4 +220,50 @@ def test_no_host_function_reaches_a_guests_own_stack() -> None:
         print(result_of(running, 1))
     """)
         == "3002\n3002"
+    )
+
+
+def test_what_the_main_thread_must_not_be_interrupted_in_is_done_elsewhere() -> None:
+    threads, here = Threads(), threading.get_ident()
+    assert threads.off_main(threading.get_ident) != here
+    with ThreadPoolExecutor(1) as other:
+        ident = other.submit(threading.get_ident).result()
+        assert other.submit(threads.off_main, threading.get_ident).result() == ident
+    with pytest.raises(KeyError):
+        threads.off_main({}.popitem)
+
+
+def test_a_forked_process_has_no_other_thread_for_that() -> None:
+    threads = Threads()
+    threads.off_main(int)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(threads.off_main(lambda: 7))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_ctrl_c_while_agents_are_made_and_freed_does_not_end_the_process() -> None:
+    """wasmtime would take whatever lay there for the memory that Python did not give."""
+    assert (
+        survives("""
+        import time
+        n_interrupted, ends = 0, time.monotonic() + 2
+        def interrupting():
+            while time.monotonic() < ends:
+                time.sleep(0.002)
+                os.kill(os.getpid(), signal.SIGINT)
+        interrupts = threading.Thread(target=interrupting)
+        def many():
+            while interrupts.is_alive():
+                with spawn(engine, guest, {"session_close": lambda n: n}) as instance:
+                    assert instance.call("sum", 3) == 6
+        interrupts.start()
+        while interrupts.is_alive():
+            try:
+                many()
+            except BaseException:
+                n_interrupted += 1
+        print(n_interrupted > 0)
+    """)
+        == "True"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,9 +13,7 @@ import pytest
 from isthmus import Actor, Capacity, Limits, Runtime
 from isthmus.actor import message as messages
 from isthmus.actor import stream as streams
-from isthmus.actor.loop import Loop
-from isthmus.actor.reply import Piece, Reply
-from isthmus.actor.stream import Stream
+from isthmus.actor.reply import Reply
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -23,44 +21,24 @@ from isthmus.errors import (
     DeadlineExceeded,
     GuestFailed,
     GuestTrapped,
-    IsthmusError,
     Overloaded,
 )
+from tests.unit.loop_guests import (
+    ASKING,
+    ASKS_AND_TALKS_ON,
+    ECHO_LENGTH,
+    INIT,
+    QUICK,
+    SPIN,
+    TRAP,
+    Listener,
+    Tool,
+    loop_of,
+    on_loop,
+    require_still,
+    wait_until,
+)
 from tests.unit.wasm_guest import wasm
-
-PATIENCE_S = 5.0
-EMIT = '(import "isthmus" "emit" (func $emit (param i32 i32) (result i32)))'
-TOOL = '(import "isthmus" "tool_call" (func $tool (param i32 i32 i32 i32) (result i32)))'
-ASK = "(call $tool (i32.const 8) (i32.const 3) (i32.const 0) (i32.const 0))"
-DATA = '(data (i32.const 8) "ask")'
-
-
-def on_message(body: str, *parts: str) -> bytes:
-    function = f'(func (export "on_message") (param $n i32) (result i32) {body})'
-    return wasm(*parts, on_message=function)
-
-
-QUICK = on_message("(i32.const 0)")
-ECHO_LENGTH = on_message("(i32.sub (i32.const 0) (local.get $n))")
-TRAP = on_message("(unreachable)")
-SPIN = on_message("(loop $l (br $l)) (i32.const 0)")
-ASKING = on_message(f"(drop {ASK}) (i32.const 0)", TOOL, DATA)
-TALKS = on_message(
-    "(drop (call $emit (i32.const 8) (i32.const 3)))"
-    f"(drop {ASK}) (call $emit (i32.const 8) (i32.const 3))",
-    TOOL,
-    EMIT,
-    DATA,
-)
-"""Says `ask`, calls its tool, says `ask` again; ends with what the last call says."""
-_TALK = (
-    "(loop $l (local.set $n (call $emit (i32.const 8) (i32.const 3)))"
-    " (br_if $l (i32.ge_s (local.get $n) (i32.const 0)))) (local.get $n)"
-)
-TALKS_ON = on_message(_TALK, EMIT, DATA)
-"""Says `ask` until it is stopped."""
-ASKS_AND_TALKS_ON = on_message(f"(drop {ASK}) {_TALK}", TOOL, EMIT, DATA)
-INIT = '(func (export "_initialize") {body})'
 
 
 @pytest.fixture(scope="module")
@@ -88,75 +66,11 @@ def narrow() -> Iterator[Runtime]:
         require_still(runtime)
 
 
-def loop_of(runtime: Runtime) -> Loop:
-    return runtime._platform.loop
-
-
-def on_loop(runtime: Runtime, work: Callable[[], Any]) -> Any:
-    return runtime.device.compute_thread.run(work)
-
-
-def require_still(runtime: Runtime) -> None:
-    loop = loop_of(runtime)
-    wait_until(lambda: (loop.places.n_running, loop.places.n_waiting) == (0, 0))
-    assert on_loop(runtime, lambda: not loop._has_work())
-    assert not loop.places._line
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
-class Tool:
-    """A tool that waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.inside = threading.Semaphore(0)
-        self.free = threading.Event()
-
-    def __call__(self, _: bytes) -> bytes:
-        self.inside.release()
-        self.free.wait(PATIENCE_S)
-        return b"answer"
-
-    def wait(self, n: int = 1) -> None:
-        for _ in range(n):
-            assert self.inside.acquire(timeout=PATIENCE_S)
-
-
 @pytest.fixture
 def tool() -> Iterator[Tool]:
     tool = Tool()
     yield tool
     tool.free.set()
-
-
-class Listener:
-    """A `deliver` callback that keeps what it hears, and does something first."""
-
-    def __init__(self, first: Callable[[Piece], object] = lambda piece: None) -> None:
-        self.heard: list[Piece] = []
-        self.ended = threading.Event()
-        self._first = first
-        self._streams: list[Stream] = []
-
-    def listen(self, actor: Actor) -> None:
-        """Sends a message. The stream is kept: a message whose stream is dropped is stopped."""
-        self._streams.append(actor.stream("x", deliver=self))
-
-    def __call__(self, piece: Piece) -> None:
-        self.heard.append(piece)
-        if not isinstance(piece, str):
-            self.ended.set()
-        self._first(piece)
-
-    @property
-    def outcome(self) -> Piece:
-        assert self.ended.wait(PATIENCE_S)
-        return self.heard[-1]
 
 
 # ---------------------------------------------------------------------------------- messages
@@ -247,130 +161,6 @@ def test_an_error_that_nobody_expected_is_heard(
     assert "nobody expected" in caplog.text
     other.send("x")
     actor._leave()
-
-
-# ---------------------------------------------------------------------------------- deliver
-
-
-def test_what_is_said_is_told_before_the_tool_has_returned(runtime: Runtime, tool: Tool) -> None:
-    actor, listener = runtime.spawn(TALKS, tools={"ask": tool}), Listener()
-    listener.listen(actor)
-    tool.wait()
-    wait_until(lambda: listener.heard == ["ask"])
-    tool.free.set()
-    assert isinstance(listener.outcome, Reply)
-    assert listener.heard[:-1] == ["ask", "ask"]
-    assert listener.outcome.text == "askask"
-
-
-def attempts(runtime: Runtime, tool: Tool) -> dict[str, Callable[[], object]]:
-    """What a callback must not do, since it would wait for an actor."""
-    running, idle = runtime.spawn(ASKING, tools={"ask": tool}), runtime.spawn(QUICK)
-    stream = running.stream("x")
-    beginning = runtime.load_guest(wasm(INIT.format(body="")))
-    tool.wait()
-    return {
-        "send": lambda: idle.send("x"),
-        "next": lambda: next(stream),
-        "close the stream": stream.close,
-        "close a running actor": running.close,
-        "spawn": lambda: runtime.spawn(beginning),
-    }
-
-
-@pytest.mark.parametrize(
-    "what", ["send", "next", "close the stream", "close a running actor", "spawn"]
-)
-def test_a_callback_cannot_wait_for_an_actor(runtime: Runtime, tool: Tool, what: str) -> None:
-    attempt, errors = attempts(runtime, tool)[what], []
-
-    def try_it(piece: Piece) -> None:
-        try:
-            attempt()
-        except ActorBusy as error:
-            errors.append(str(error))
-
-    listener = Listener(try_it)
-    listener.listen(runtime.spawn(QUICK))
-    assert isinstance(listener.outcome, Reply)
-    wait_until(lambda: len(errors) == 1)
-    assert "the thread that drives all agents" in errors[0]
-    tool.free.set()
-
-
-@pytest.mark.parametrize("kind", [ValueError, ActorBusy, SystemExit, KeyboardInterrupt])
-def test_a_callback_that_raises_stops_its_message(
-    runtime: Runtime, tool: Tool, kind: type[BaseException], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Those who are told in the same turn hear as ever."""
-
-    def fails(piece: Piece) -> None:
-        raise kind("its own fault")
-
-    bad = [Listener(fails) for _ in range(2)]
-    good = [Listener() for _ in range(4)]
-    listeners = [good[0], bad[0], good[1], good[2], bad[1], good[3]]
-    actors = [runtime.spawn(TALKS, tools={"ask": tool}) for _ in listeners]
-    with caplog.at_level(logging.CRITICAL, "isthmus"):
-        for actor, listener in zip(actors, listeners, strict=True):
-            listener.listen(actor)
-        tool.wait(len(actors))
-        tool.free.set()
-        for listener in good:
-            assert isinstance(listener.outcome, Reply)
-            assert listener.outcome.text == "askask"
-        for listener in bad:
-            assert isinstance(listener.outcome, Cancelled)  # the guest gives up at ECANCELED
-            assert listener.heard[:-1] == ["ask"]
-        on_loop(runtime, lambda: None)
-    assert all(actor.state == "idle" for actor in actors)
-
-
-def test_a_callback_that_raises_for_a_guest_that_goes_on_and_on(
-    runtime: Runtime, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fails(piece: Piece) -> None:
-        raise ValueError("its own fault")
-
-    listener = Listener(fails)
-    with caplog.at_level(logging.CRITICAL, "isthmus"):
-        listener.listen(runtime.spawn(TALKS_ON, limits=Limits(output_nbytes=None)))
-        assert isinstance(listener.outcome, IsthmusError)
-        on_loop(runtime, lambda: None)
-
-
-def test_a_slow_callback_costs_time_and_nothing_else(runtime: Runtime) -> None:
-    listeners = [Listener(lambda piece: time.sleep(0.005)) for _ in range(4)]
-    for listener in listeners:
-        listener.listen(runtime.spawn(TALKS, tools={"ask": bytes}))
-    for listener in listeners:
-        assert isinstance(listener.outcome, Reply)
-        assert "".join(map(str, listener.heard[:-1])) == "askask"
-
-
-def test_a_callback_may_send_without_waiting(runtime: Runtime) -> None:
-    """A chain of actors, each of which is sent to when the one before has answered."""
-    last = first = Listener()
-    for _ in range(20):
-        actor = runtime.spawn(QUICK)
-        first = Listener(lambda _, actor=actor, to=first: to.listen(actor))  # type: ignore[misc]
-    first.listen(runtime.spawn(QUICK))
-    assert isinstance(last.outcome, Reply)
-
-
-def test_a_callback_may_send_to_the_actor_that_has_just_answered(runtime: Runtime) -> None:
-    actor, done = runtime.spawn(QUICK), threading.Event()
-
-    def again(_: Piece) -> None:
-        if actor.n_messages == 50:
-            done.set()
-        else:
-            listener.listen(actor)
-
-    listener = Listener(again)
-    listener.listen(actor)
-    assert done.wait(PATIENCE_S)
-    assert len(listener.heard) == 50
 
 
 # ---------------------------------------------------------------------------------- its end
@@ -527,7 +317,7 @@ def test_a_guest_that_finds_no_thread_ends_and_the_next_goes_on(
 
     loop = loop_of(runtime)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_slow", type(loop._slow)(1, lambda: False))
+        patch.setattr(loop._elsewhere, "_slow", type(loop._elsewhere._slow)(1, lambda: False))
         patch.setattr(threading.Thread, "start", refuse)
         first = runtime.spawn(SPIN)
         with pytest.raises(Overloaded, match="can't start new thread"):

@@ -197,8 +197,19 @@ def test_what_it_held_is_let_go_of_at_its_end() -> None:
     it = message()
     it.emit(b"text")
     it.reply, it.tool_result = b"answer", b"result"
+    explained(it)
+    refused(it)
     it.end(REPLY)
     assert (it.data, it.reply, it.tool_result, it.answer) == (b"", None, None, b"")
+    assert (it.explained, it.refusal) == ({}, None)
+
+
+def test_its_outcome_is_let_go_of_once_it_is_told() -> None:
+    """An error keeps the body of the guest that it came from."""
+    it = message()
+    it.end(GuestFailed(5, ""))
+    it.deliver()
+    assert it.outcome is None
 
 
 def test_a_listener_that_raises_has_the_rest_later() -> None:

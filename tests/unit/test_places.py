@@ -117,3 +117,12 @@ def test_one_that_has_a_place_does_not_leave_the_line() -> None:
     running: Any = door.enter()[0]
     door.places.withdraw(running)
     assert door.numbers == (1, 0)
+
+
+def test_one_that_could_not_be_handed_over_is_not_counted() -> None:
+    door = Door(1)
+    running, waiting = door.enter(2, receive=False)
+    for it in (waiting, running, waiting, running):
+        door.places.leave(it)
+    assert door.numbers == (0, 0)
+    assert not running.has_place

@@ -74,6 +74,16 @@ def test_it_leaves_with_what_it_asks(n: int, *, is_slow: bool) -> None:
     assert lane.wait_for(1) == [(message, asked, is_slow)]
 
 
+def test_the_slice_counts_that_it_had_before() -> None:
+    """Otherwise a guest that computes for a slice and a bit would have the loop for a slice at each
+    of its tokens."""
+    lane, asked, message = Lane(), Asked(), Message(b"", "a guest", Share())
+    message.work = begun(slices(1, then=asked))
+    how = {"come_in": lane._come_in, "said": lane.said.append}
+    lane.lane.put(SlowTurn(message, None, None, n_slices=1, **how))
+    assert lane.wait_for(1) == [(message, asked, True)]
+
+
 def test_it_leaves_at_its_end() -> None:
     lane = Lane()
     message = lane.put(begun(slices(1)))

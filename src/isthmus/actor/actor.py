@@ -71,8 +71,8 @@ class Actor:
             Notes(self._life, self._usage, self.counters),
             partial(_leave_files, weakref.ref(self)),
         )
-        self._charge(self._keeper.present().message)
         try:
+            self._charge(self._keeper.present().message)
             platform.adopt(self)
         except BaseException:
             self.close()
@@ -164,10 +164,10 @@ class Actor:
 
         Or, with `deliver`, each piece is given to it, and at the end the Reply or the error, on the
         thread that drives all agents: it must not wait for anything, and has ActorBusy if it waits
-        for an actor. There is nothing to iterate over then.
+        for an actor. There is nothing to iterate over then, but keep the result until the end: the
+        guest is asked to stop when it is dropped.
 
-        The guest works elsewhere, from now on or once there is a place. Closing the iterator, or
-        leaving it by an exception such as Ctrl-C, asks the guest to stop.
+        The guest works elsewhere. Closing the iterator, or an exception such as Ctrl-C, stops it.
         """
         return self._submit(message, deadline_s, deliver)
 
@@ -386,6 +386,7 @@ class Actor:
             is_wanted = isinstance(error, Cancelled) and not cut_off
             if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
                 await Aside(message, partial(self._keeper.after_failure, error, before))
+            before = None  # whoever keeps the error need not keep the agent's memory
             raise error
 
     def _charge(self, message: Message) -> None:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.budget import Account
 from isthmus.actor.host_api import Context, Granted, HostApi
@@ -169,6 +170,8 @@ class Body:
         code = -1
         try:
             code = await call.run()
+            if code == 0 and not message.is_short:
+                await Aside(message, message.seal)
             return code
         finally:
             call.close()

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -31,11 +30,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
+from isthmus.actor.crew import Crew
+from isthmus.actor.elsewhere import Elsewhere
+from isthmus.actor.job_queue import JobQueue
 from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer, ModelQueue
 from isthmus.actor.places import Places
-from isthmus.actor.pool import Pool
-from isthmus.actor.slow_lane import SlowLane, SlowTurn
+from isthmus.actor.ready import Ready
 from isthmus.actor.timers import Timers
 from isthmus.config import Capacity
 from isthmus.device.compute_thread import ComputeThread
@@ -48,10 +49,6 @@ _log = logging.getLogger("isthmus")
 _Result = TypeVar("_Result")
 _BEGIN_S = 0.01
 """Seconds of one turn that go to beginning messages while other agents wait for a token."""
-_MOST_THREADS = 8
-"""Threads for work that takes long and waits for no agent."""
-_MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
-"""Threads for guests that compute for long."""
 _RECENTLY_S = 0.3
 """Seconds after a step or a prompt for which agents count as asking for tokens."""
 _AGAIN_S = 0.02
@@ -76,15 +73,22 @@ class Loop:
         self._mail: deque[Callable[[], None]] = deque()
         self._is_posted = False
         """Whether a turn is among the thread's jobs."""
-        self._ready: deque[Answer] = deque()
+        self._is_in_turn = False
         self._queues: dict[Model, ModelQueue] = {}
-        self._jobs: deque[Jobs] = deque()
+        self._crew = Crew(thread)
+        self._ready = Ready(
+            self._advance, lambda: any(it.has_light for it in self._queues.values())
+        )
+        self._jobs = JobQueue()
         self._timers = Timers()
         self._talking: list[Message] = []
         """Messages that have something to deliver."""
-        self._pool = Pool("isthmus work", _MOST_THREADS)
-        self._tools = Pool("isthmus tool")
-        self._slow = SlowLane(_MOST_SLOW, self._is_computing)
+        self._elsewhere = Elsewhere(
+            answered=lambda answer: self._post(partial(self._come_back, answer)),
+            came_in=lambda *guest: self._post(partial(self._come_in, *guest)),
+            said=lambda message: self._post(partial(self._talking.append, message)),
+            decodes=self._is_computing,
+        )
         self._computed_at = 0.0
         """When a model's queue had work last, on the clock of time.monotonic."""
 
@@ -187,6 +191,9 @@ class Loop:
 
     def _turn(self) -> None:
         self._is_posted = False
+        if self._is_in_turn:  # a turn that waits for its crew goes on by itself
+            return
+        self._is_in_turn = True
         try:
             self._take_mail()
             self._ring()
@@ -194,6 +201,7 @@ class Loop:
             self._compute()
             self._deliver()
         finally:
+            self._is_in_turn = False
             self._go_on()
 
     def _go_on(self) -> None:
@@ -208,7 +216,7 @@ class Loop:
         self._thread.set_alarm(self._timers.first, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail or self.places.fresh:
+        if self._ready or self._jobs.has_work or self._mail or self.places.fresh or self._talking:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -224,9 +232,7 @@ class Loop:
                 self._look_at(message)
 
     def _resume(self) -> None:
-        ready = self._ready
-        for _ in range(len(ready)):
-            self._advance(*ready.popleft())
+        self._ready.resume()
         until = time.monotonic() + _BEGIN_S
         fresh = self.places.fresh
         while fresh:
@@ -240,24 +246,15 @@ class Loop:
             if queue.has_work:
                 ready.extend(queue.work())
                 self._computed_at = time.monotonic()
-        if self._jobs:
-            self._next_job(self._jobs.popleft())
-
-    def _next_job(self, ask: Jobs) -> None:
-        try:
-            next(ask.jobs)
-        except StopIteration as end:
-            self._ready.append(Answer(ask.message, end.value))
-        except BaseException as error:
-            self._ready.append(Answer(ask.message, None, error))
-        else:
-            self._jobs.append(ask)
+        if self._jobs.has_work:
+            ready.extend(self._jobs.work())
 
     def _deliver(self) -> None:
         talking, self._talking = self._talking, []
         for message in talking:
             try:
-                message.deliver()
+                if message.deliver():
+                    self._talking.append(message)
             except BaseException:  # whatever it is: others are still to be told
                 _log.exception("a deliver callback failed; its message is stopped")
                 message.abandon()
@@ -279,24 +276,30 @@ class Loop:
         """Begins a message, unless it has begun already."""
         if not message.begun:
             message.begun = True
-            self._advance(message)
+            if not message.is_known:  # its actor begins
+                self._set_timer(message)
+            self._advance([Answer(message)])
 
     def _set_timer(self, message: Message) -> None:
         self._timers.add(message, self.places.n_running + self.places.n_waiting)
 
-    def _advance(self, message: Message, value: Any = None, error: Any = None) -> None:
-        """Resumes a message with what it waited for; it goes on until it asks or ends."""
-        if message.is_slow:
-            self._go_on_slowly(message, value, error)
-            return
-        work, message.waits_for = message.work, None
-        assert work is not None
-        try:
-            ask = work.send(value) if error is None else work.throw(error)
-        except StopIteration:
+    def _advance(self, answers: list[Answer]) -> None:
+        """Resumes messages with what they waited for; each goes on until it asks or ends."""
+        quick = []
+        for answer in answers:
+            if answer.message.is_slow:
+                self._go_on_slowly(answer)
+            else:
+                quick.append(answer)
+        for answer, ask in zip(quick, self._crew.resume(quick), strict=True):
+            self._take_in(answer.message, ask)
+
+    def _take_in(self, message: Message, ask: Any) -> None:
+        """Goes on with what a message that was resumed asks for; see `Message.resume`."""
+        if ask is None:
             self._ended(message)
-        except BaseException as unexpected:
-            self._failed(message, unexpected)
+        elif isinstance(ask, BaseException):
+            self._failed(message, ask)
         else:
             self._take_ask(message, ask)
 
@@ -306,7 +309,7 @@ class Loop:
             self._talking.append(message)
         if ask is SLICE_OVER:
             message.is_slow = True
-            self._go_on_slowly(message, None, None)
+            self._go_on_slowly(Answer(message), n_slices=1)
             return
         message.waits_for = ask
         if isinstance(ask, Decode | Prompt):
@@ -315,9 +318,9 @@ class Loop:
                 queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
             queue.add(ask)
         elif isinstance(ask, Jobs):
-            self._jobs.append(ask)
+            self._jobs.add(ask)
         else:
-            self._go_aside(message, ask)
+            self._go_aside(ask)
 
     def _failed(self, message: Message, error: BaseException) -> None:
         """Ends a message whose work raised, which is a fault of ours; its sender gets the error."""
@@ -360,61 +363,37 @@ class Loop:
         """Takes an ask out of its queue; False if it is answered or cannot be taken out."""
         if isinstance(ask, Decode | Prompt):
             return self._queues[ask.model].remove(ask)
-        if isinstance(ask, Jobs) and ask in self._jobs:
-            self._jobs.remove(ask)
-            return True
-        return False
+        return isinstance(ask, Jobs) and self._jobs.remove(ask)
 
     # ------------------------------------------------------------------ elsewhere
 
-    def _go_aside(self, message: Message, ask: Aside[Any]) -> None:
-        """Has work done by a thread of a pool."""
-
-        def work() -> None:
-            try:
-                answer = Answer(message, ask.work())
-            except BaseException as error:
-                answer = Answer(message, None, error)
-            self._post(partial(self._come_back, answer, gave_place))
-
-        gave_place = ask.blocks and message.has_place
-        if gave_place:
+    def _go_aside(self, ask: Aside[Any]) -> None:
+        """Has work done by another thread; while it may wait for agents, it takes no place."""
+        message = ask.message
+        message.gave_place = ask.blocks and message.has_place
+        if message.gave_place:
             self.places.give_up()
         try:
-            (self._tools if ask.blocks else self._pool).submit(work)
+            self._elsewhere.do(ask)
         except Overloaded as error:
             self._refused("threads")
-            self._come_back(Answer(message, None, error), gave_place)
+            self._come_back(Answer(message, None, error))
 
-    def _come_back(self, answer: Answer, gave_place: bool) -> None:
-        if gave_place:
+    def _come_back(self, answer: Answer) -> None:
+        if answer.message.gave_place:
+            answer.message.gave_place = False
             self.places.take_again()
         self._ready.append(answer)
 
-    def _go_on_slowly(self, message: Message, value: Any, error: Any) -> None:
-        """Has a guest that computes for long go on in the slow lane, until it asks or ends."""
-        message.waits_for = None
-        turn = SlowTurn(message, value, error, come_in=self._come_in, said=self._said)
+    def _go_on_slowly(self, answer: Answer, n_slices: int = 0) -> None:
+        """Has a guest go on in the slow lane; see `Elsewhere.compute`."""
         try:
-            self._slow.put(turn)
+            self._elsewhere.compute(answer, n_slices)
         except Overloaded as why:
             self._refused("threads")
-            message.is_slow = False
-            self._ready.append(Answer(message, None, why))
-
-    def _said(self, message: Message) -> None:
-        """A guest of the slow lane has said something; on the lane's thread."""
-        self._post(partial(self._talking.append, message))
+            answer.message.is_slow = False
+            self._ready.append(Answer(answer.message, None, why))
 
     def _come_in(self, message: Message, ask: Any, is_slow: bool) -> None:
-        """A guest of the slow lane asks for something, or ended; on the lane's thread."""
-        self._post(partial(self._take_in, message, ask, is_slow))
-
-    def _take_in(self, message: Message, ask: Any, is_slow: bool) -> None:
         message.is_slow = is_slow
-        if ask is None:
-            self._ended(message)
-        elif isinstance(ask, BaseException):
-            self._failed(message, ask)
-        else:
-            self._take_ask(message, ask)
+        self._take_in(message, ask)

@@ -46,6 +46,8 @@ _PIECE_NBYTES = MIB
 """Bytes of output that are kept in one part: one that grew would be copied again and again."""
 _JOINED = 4096
 """Characters from which on pieces are not joined before they are delivered."""
+_DELIVERED = MIB
+"""Characters after which the rest is delivered at another turn of the loop."""
 
 
 def _nobody(_piece: Piece) -> None:
@@ -75,6 +77,8 @@ class Message:
     """The `Ask` that is to be answered."""
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
+    is_heavy: bool = False
+    """Whether its guest computed for a millisecond or more when it went on last, if that counts."""
     begun: bool = False
     is_counted: bool = False
     """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""
@@ -82,6 +86,8 @@ class Message:
     """Whether the loop has taken it out of its mail."""
     has_place: bool = False
     """Whether it counts among those that run (`Capacity.running`)."""
+    gave_place: bool = False
+    """Whether it is in a tool, and gets its place again when the tool returns."""
     ended: threading.Event = field(default_factory=threading.Event)
     outcome: Reply | BaseException | None = None
 
@@ -158,6 +164,20 @@ class Message:
             self.abandoned_at = time.monotonic()
             self.stopping = True
 
+    def resume(self, value: Any, error: BaseException | None) -> Any:
+        """Has its work go on with the answer to what it asked for, until it asks again or ends.
+
+        What it asks for; None at its end; the error that its work raised, which is a fault of ours.
+        """
+        work, self.waits_for = self.work, None
+        assert work is not None
+        try:
+            return work.send(value) if error is None else work.throw(error)
+        except StopIteration:
+            return None
+        except BaseException as unexpected:
+            return unexpected
+
     # ------------------------------------------------------------------ what goes out
 
     @property
@@ -166,11 +186,16 @@ class Message:
         return self.tokens_in + self.tokens_out
 
     @property
+    def is_short(self) -> bool:
+        """Whether `seal` costs next to nothing."""
+        return len(self._emitted) < 2
+
+    @property
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
         return b"".join(self._emitted) if self.reply is None else self.reply
 
-    def emit(self, data: bytes) -> None:
+    def emit(self, data: bytes | memoryview) -> None:
         """Passes on whatever characters are complete."""
         if self._emitted and len(self._emitted[-1]) < _PIECE_NBYTES:
             self._emitted[-1] += data
@@ -197,26 +222,36 @@ class Message:
     def end(self, outcome: Reply | BaseException) -> None:
         """Notes its outcome and frees its bytes: an error may keep the message for long."""
         self.forget_output()
+        self.explained.clear()
+        self.refusal = None
         self.data, self.tool_result = b"", None
         self.outcome = outcome
 
-    def deliver(self) -> None:
-        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread."""
+    def deliver(self) -> bool:
+        """Gives its text, and its outcome, to whoever sent it. Only on the loop's thread.
+
+        True if much text is left, which others should not wait for: call it again.
+        """
         outcome = self.outcome  # looked at first: nothing is emitted after it
-        pieces = self.pieces
+        pieces, more, n_left = self.pieces, False, _DELIVERED
         n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it
         try:
-            while n:
+            while n and not more:
                 text = pieces.popleft()
                 n -= 1
                 while n and len(text) < _JOINED:
                     text += pieces.popleft()
                     n -= 1
+                n_left -= len(text)
                 self.tell(text)
+                more = n > 0 and n_left <= 0
         finally:
-            if outcome is not None and not self.ended.is_set():
+            if outcome is not None and not more and not self.ended.is_set():
                 self.ended.set()
-                self.tell(outcome)
+                tell, self.tell = self.tell, _nobody
+                self.outcome = None  # an error keeps who raised it, whose finalizer keeps this
+                tell(outcome)
+        return more
 
     # ------------------------------------------------------------------ limits and failures
 

@@ -77,6 +77,12 @@ class ModelQueue:
         """Whether anybody asks for tokens."""
         return bool(self._decodes)
 
+    @property
+    def has_light(self) -> bool:
+        """Whether anybody asks whose guest is not heavy; see `ready`."""
+        asks = [*self._decodes, *self._prompts]
+        return any(not ask.message.is_heavy for ask in asks)
+
     def add(self, ask: Decode | Prompt) -> None:
         """Takes an ask, which is answered by one of the next calls of `work`."""
         if isinstance(ask, Decode):

@@ -35,22 +35,21 @@ class Pool:
             self._n_threads += starts
             self._n_free -= not starts
         if starts:
-            thread = threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True)
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
                 with self._lock:
                     self._n_threads -= 1
                 raise Overloaded(f"a message cannot be handled now: {error}") from None
-        else:
-            self._work.put(work)
+        self._work.put(work)
 
-    def _run(self, work: Callable[[], None] | None) -> None:
-        while work is not None:
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
             work()
+            del work  # an idle thread keeps nothing of what it did
             with self._lock:
                 self._n_free += 1
-            work = self._next()
 
     def _next(self) -> Callable[[], None] | None:
         while True:

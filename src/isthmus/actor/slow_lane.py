@@ -27,29 +27,24 @@ class SlowTurn:
         value: Any,
         error: Any,
         *,
+        n_slices: int = 0,
         come_in: Callable[[Message, Any, bool], None],
         said: Callable[[Message], None],
     ) -> None:
-        """`value` or `error` is the answer that it goes on with. `come_in` takes what it asks for,
-        None if it has ended, or the error that its work raised, and whether it was slow again.
+        """`value` or `error` is the answer that it goes on with, and `n_slices` are the time slices
+        that it has had since its last ask: with a second one it is slow. `come_in` takes what it
+        asks for, None if it has ended, or the error that its work raised, and whether it was slow.
         `said` is told that it has emitted something."""
         self._message = message
         self._value, self._error = value, error
         self._come_in = come_in
         self._said = said
-        self._n_slices = 0
+        self._n_slices = n_slices
 
     def take(self) -> bool:
         """Lets the guest compute for a time slice. Whether it has more to compute."""
-        message, error = self._message, self._error
-        work = message.work
-        assert work is not None
-        try:
-            ask = work.send(self._value) if error is None else work.throw(error)
-        except StopIteration:
-            ask = None
-        except BaseException as unexpected:
-            ask = unexpected
+        message = self._message
+        ask = message.resume(self._value, self._error)
         self._value = self._error = None
         self._n_slices += 1
         if ask is not SLICE_OVER:

@@ -115,13 +115,27 @@ class ComputeThread:
                 thread.start()
                 self._thread = thread
 
+    def serve(self) -> None:
+        """Waits for the next job and runs it. Only for a job of this thread that waits for others,
+        which may have jobs themselves."""
+        job = self._jobs.get()
+        if job is None:  # the order to end, for later
+            self._jobs.put(None)
+            time.sleep(0)
+        else:
+            self._do(job)
+
     def _serve(self) -> None:
         self._ident = threading.get_ident()
         while (job := self._next()) is not None:
-            try:
-                job()
-            except BaseException:
-                _log.exception("the device's thread goes on after an error that nobody expected")
+            self._do(job)
+            del job  # an idle thread keeps nothing of what it did
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException:
+            _log.exception("the device's thread goes on after an error that nobody expected")
 
     def _next(self) -> Callable[[], None] | None:
         """The next job, or the alarm's once it is time; None at the end."""

@@ -48,6 +48,8 @@ class Tokenizer(Owned):
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         """Of the tokens that were asked for; without and with the text of special ones."""
         self._flags: dict[int, TokenFlag] = {}
+        self.is_warm = False
+        """Whether a text was encoded: before the first one the whole vocabulary is looked at."""
         self.bos: int = library.llama_vocab_bos(self._vocabulary)
         self.eos: int = library.llama_vocab_eos(self._vocabulary)
         self.eot: int = library.llama_vocab_eot(self._vocabulary)
@@ -84,7 +86,9 @@ class Tokenizer(Owned):
         is seen to have more than `most` tokens before all of it is tokenized; TokenError for what
         is no text, or has so long a word that it cannot be tokenized.
         """
-        return self._texts.encode(text, add_special, parse_special, seam, most, check=check)
+        ids = self._texts.encode(text, add_special, parse_special, seam, most, check=check)
+        self.is_warm = True
+        return ids
 
     @property
     def controls(self) -> Specials:

@@ -27,17 +27,19 @@ An import's callback cannot fill its continuation if Python does not enter it, w
 * Python has recursed too deep. `require_room` raises before a call begins that would come to that.
 * A signal handler raises first, as that of Ctrl-C does. Python runs those on the main thread alone,
   so whatever the main thread resumes is polled by another thread. That takes 30 µs for each step:
-  run guests on other threads.
+  run guests on other threads. Making, growing and freeing a memory calls back as well, see
+  `Threads.off_main`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import wasmtime
 
@@ -46,6 +48,8 @@ from isthmus.native import wasmtime_capi as capi
 
 MOST_VALUES = 16
 """Values that an import has at most: its parameters and its result."""
+
+_Result = TypeVar("_Result")
 
 _poll = capi.function("wasmtime_call_future_poll", ctypes.c_bool)
 _drop = capi.function("wasmtime_call_future_delete", None)
@@ -77,6 +81,7 @@ class _Thread:
         """Resumes fibers instead of the main thread; None for every other thread."""
         if threading.current_thread() is threading.main_thread():
             self.helper = ThreadPoolExecutor(1, "isthmus-main-fiber")
+        self.pid = os.getpid()
 
 
 class Threads(threading.local):
@@ -84,6 +89,20 @@ class Threads(threading.local):
 
     def __init__(self) -> None:
         self.this = _Thread()
+
+    def off_main(self, work: Callable[[], _Result]) -> _Result:
+        """What `work` returns or raises, done by another thread if this is the main one.
+
+        For what must not be left half done, or calls back into Python, by a signal handler.
+        """
+        helper = self.this.helper
+        if helper is None or self.this.pid != os.getpid():  # a forked process has no helper
+            return work()
+        try:
+            job = helper.submit(work)
+        except RuntimeError:  # the interpreter is ending
+            return work()
+        return _result_of(job)
 
 
 class FiberStore:
@@ -256,7 +275,7 @@ def _address_of(data: bytearray) -> int:
     return ctypes.addressof(ctypes.c_ubyte.from_buffer(data))
 
 
-def _result_of(job: Future[bool]) -> bool:
+def _result_of(job: Future[_Result]) -> _Result:
     """Waits for a job to be done, however many signal handlers raise meanwhile."""
     raised = None
     while not job.done():

@@ -28,7 +28,7 @@ from isthmus.errors import GuestFault
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
 from isthmus.native.wasmtime_fiber import MOST_VALUES, Threads, import_callback
-from isthmus.units import GIB, GuestPtr, HostAddr
+from isthmus.units import GIB, MIB, GuestPtr, HostAddr
 
 Handler = Callable[..., "int | Awaitable[int]"]
 Trace = Callable[[str, tuple[int, ...], "int | BaseException"], None]
@@ -36,6 +36,8 @@ Trace = Callable[[str, tuple[int, ...], "int | BaseException"], None]
 
 MOST_READ_NBYTES = GIB
 """That a host call copies out of a guest's memory at once."""
+_PART_NBYTES = MIB
+"""Bytes that are copied while no other Python runs; `bytes.join` lets others run."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,13 @@ class GuestMemory:
         address = self.check(ptr, nbytes)
         if nbytes > MOST_READ_NBYTES:  # string_at cuts a size at 32 bits
             raise GuestFault(Errno.EINVAL)
-        data = ctypes.string_at(address, nbytes)
         self._counters.bytes_control += nbytes
-        return data
+        if nbytes <= _PART_NBYTES:
+            return ctypes.string_at(address, nbytes)
+        parts = range(0, nbytes, _PART_NBYTES)
+        return b"".join(
+            [ctypes.string_at(address + at, min(_PART_NBYTES, nbytes - at)) for at in parts]
+        )
 
     def write(self, ptr: int, data: bytes) -> None:
         """Writes `data` at `ptr`."""

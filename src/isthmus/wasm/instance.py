@@ -91,7 +91,10 @@ class Instance:
         self._store = engine.new_store()
         self._in_use = threading.Lock()
         """Held while a call is open, and while `close` runs."""
-        self._end_call = partial(_end_call, self._store, engine.watchdog.calls, self._in_use)
+        self._end_call = partial(
+            engine.host_calls.threads.off_main,
+            partial(_end_call, self._store, engine.watchdog.calls, self._in_use),
+        )
         self._finalizer = weakref.finalize(self, _free, self._store, engine)
         self._finalizer.atexit = False  # a daemon thread may still be running the guest
         self._made = self._instantiate(memory, wasi)
@@ -138,8 +141,9 @@ class Instance:
         missing = nbytes - self.region.nbytes
         if missing < 0 or nbytes % WASM_PAGE:
             raise RegionError(f"{self.guest.name}'s memory cannot become {nbytes} bytes long")
+        grow = partial(memory.grow, self.store, missing // WASM_PAGE)
         try:
-            memory.grow(self.store, missing // WASM_PAGE)
+            self.host_calls.threads.off_main(grow)
         except wasmtime.WasmtimeError:
             raise RegionError(
                 f"{self.guest.name} may not have {format_nbytes(nbytes)} of linear memory"
@@ -234,12 +238,15 @@ class Instance:
         self._functions[name] = _Function(function, len(signature.params), n_results)
         return self._functions[name]
 
+    def _make(self, request: MemoryRequest) -> wasmtime.Instance | capi.Failure:
+        with self._engine.memory_creator.requested(request):
+            return self._store.instantiate(self.guest.pre)
+
     def _instantiate(self, request: MemoryRequest, wasi: Wasi) -> wasmtime.Instance:
         """Makes the memory and the instance, or frees whatever was made."""
         try:
             request.is_64 = self.guest.is_64
-            with self._engine.memory_creator.requested(request):
-                made = self._store.instantiate(self.guest.pre)
+            made = self.host_calls.threads.off_main(partial(self._make, request))
             if isinstance(made, capi.Failure):
                 raise request.error or trapped(self.guest, made)
             memory = capi.exported(made, self.store, MEMORY)
@@ -263,7 +270,7 @@ def _end_call(store: FiberStore, calls: set[object], in_use: threading.Lock) -> 
 
 def _free(store: FiberStore, engine: Engine) -> None:
     """Frees a store while the engine, and with it every callback, still exists."""
-    store.close()
+    engine.host_calls.threads.off_main(store.close)
     assert engine.memory_creator, "the callbacks must outlive the store"
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from isthmus.abi import Errno
 from isthmus.errors import GuestExited, GuestFault, SettingsError
-from isthmus.units import MIB
+from isthmus.units import KIB
 from isthmus.wasm.hostcalls import GuestMemory, Handler, HostImport, Signature
 
 MODULE = "wasi_snapshot_preview1"
@@ -98,9 +98,11 @@ _CLOCKS = range(4)
 _CLOCK_RESOLUTION_NS = 1_000
 
 MOST_IOVECS = 1_024
-MOST_WRITE_NBYTES = MIB
-"""What one fd_write takes; the guest is told that the rest was not written."""
-MOST_RANDOM_NBYTES = MIB
+MOST_WRITE_NBYTES = 256 * KIB
+"""What one fd_write takes; the guest is told that the rest was not written. Like the next, it keeps
+everybody else waiting for some milliseconds."""
+MOST_RANDOM_NBYTES = 256 * KIB
+"""What one random_get takes."""
 
 
 def wasi_errno(code: Errno) -> int:

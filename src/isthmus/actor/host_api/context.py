@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import TypeVar
 
 from isthmus.abi import Errno
-from isthmus.actor.ask import Prompt
+from isthmus.actor.ask import Aside, Prompt
 from isthmus.actor.handles import HandleTable
 from isthmus.actor.message import Message
 from isthmus.actor.shares import Share
@@ -22,7 +22,7 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
-from isthmus.units import MIB, align_up
+from isthmus.units import KIB, MIB, align_up
 from isthmus.wasm.hostcalls import GuestMemory
 
 Tool = Callable[[bytes], bytes]
@@ -31,6 +31,9 @@ _Flags = TypeVar("_Flags", bound=IntFlag)
 MAX_NAME_NBYTES = 256
 MAX_TEXT_NBYTES = MIB
 MAX_HANDLES = 1024
+IN_LINE_NBYTES = 64 * KIB
+"""Bytes that a host function copies, decodes or draws at once, in a millisecond or two; more is
+done by a thread of a pool, since everybody else waits meanwhile."""
 MOST_SAID = 300
 """Characters of a guest's own reason that its caller is told."""
 FREE_OUTPUT_NBYTES = MIB
@@ -102,6 +105,12 @@ class Context:
         if len(data) <= cap:
             self.memory.write(ptr, data)
         return len(data)
+
+    def fill_soon(self, ptr: int, cap: int, data: bytes) -> int | Aside[int]:
+        """As `fill`, on another thread if the data is large."""
+        if len(data) > IN_LINE_NBYTES:
+            return Aside(self.message, partial(self.fill, ptr, cap, data))
+        return self.fill(ptr, cap, data)
 
     # ------------------------------------------------------------------ limits
 

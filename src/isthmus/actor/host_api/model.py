@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Callable
 from functools import partial
 
 from isthmus import abi
@@ -33,8 +34,12 @@ _EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
 _RENDER_SPECIAL = int(DetokenizeFlag.RENDER_SPECIAL)
 _SHORT_TEXT_NBYTES = 4 * KIB
 """Bytes of text that are tokenized in line, in about a millisecond; more on another thread."""
-_SHORT_COPY = 256
-"""Tokens of a session that are copied in line."""
+_SHORT_COPY_NBYTES = 4 * MIB
+"""Bytes of a session that are copied in line, in about a millisecond."""
+_SHORT_TOKENS = 2 * KIB
+"""Tokens whose text is put together in line, in some milliseconds if it is asked for first."""
+_MOST_SORTED = 16 * KIB
+"""Logits that are sorted in line, in about a millisecond."""
 
 
 class ModelFunctions:
@@ -98,7 +103,7 @@ class ModelFunctions:
             parse_special=TokenizeFlag.PARSE_SPECIAL in wanted,
             check=c.message.check,
         )
-        is_short = text_nbytes <= _SHORT_TEXT_NBYTES
+        is_short = text_nbytes <= _SHORT_TEXT_NBYTES and tokenizer.is_warm
         ids = encode() if is_short else await Aside(c.message, encode)
         if len(ids) <= cap:
             c.memory.write(tokens_ptr, array("i", ids).tobytes())
@@ -106,14 +111,30 @@ class ModelFunctions:
 
     def detokenize(
         self, model: int, tokens_ptr: int, n_tokens: int, flags: int, text_ptr: int, text_cap: int
-    ) -> int:
+    ) -> int | Aside[int]:
         c = self._c
         tokenizer = c.model(model).tokenizer
         require_bits(flags, _RENDER_SPECIAL)
         if n_tokens > MAX_DETOKENIZE:
             raise GuestFault(Errno.EINVAL)
-        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
-        return c.fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=flags != 0))
+        decode = partial(tokenizer.decode, render_special=flags != 0)
+        if n_tokens > _SHORT_TOKENS:
+            many = partial(self._detokenize_many, decode, tokens_ptr, n_tokens, text_ptr, text_cap)
+            return Aside(c.message, many)
+        return c.fill(text_ptr, text_cap, decode(c.memory.read_i32_array(tokens_ptr, n_tokens)))
+
+    def _detokenize_many(
+        self,
+        decode: Callable[[array[int]], bytes],
+        tokens_ptr: int,
+        n_tokens: int,
+        text_ptr: int,
+        text_cap: int,
+    ) -> int:
+        tokens = self._c.memory.read_i32_array(tokens_ptr, n_tokens)
+        parts = range(0, n_tokens, _SHORT_TOKENS)
+        text = b"".join([decode(tokens[at : at + _SHORT_TOKENS]) for at in parts])
+        return self._c.fill(text_ptr, text_cap, text)
 
     async def chat_template(
         self,
@@ -129,14 +150,16 @@ class ModelFunctions:
         wanted = flags_of(ChatFlag, flags)
         if n_messages > MAX_CHAT_MESSAGES:
             raise GuestFault(Errno.EINVAL)
-        render = partial(
-            opened.format_chat,
-            self._read_messages(messages_ptr, n_messages),
-            add_generation_prompt=ChatFlag.ADD_GENERATION_PROMPT in wanted,
-            check=c.message.check_going_on,
-        )
-        text = await Aside(c.message, render)
-        return c.fill(text_ptr, text_cap, text.encode())
+
+        def render() -> int:
+            text = opened.format_chat(
+                self._read_messages(messages_ptr, n_messages),
+                add_generation_prompt=ChatFlag.ADD_GENERATION_PROMPT in wanted,
+                check=c.message.check_going_on,
+            )
+            return c.fill(text_ptr, text_cap, text.encode())
+
+        return await Aside(c.message, render)
 
     def session_nbytes(self, model: int, n_ctx: int) -> int:
         c = self._c
@@ -229,16 +252,23 @@ class ModelFunctions:
         require_logits(opened)
         return opened.logits_ptr
 
-    def sample(self, session: int, sampler_ptr: int) -> int:
+    def sample(self, session: int, sampler_ptr: int) -> int | Aside[int]:
         memory = self._c.memory
         opened = self._c.session(session)
         memory.check_aligned(sampler_ptr, abi.SAMPLER.size, 8)
         require_logits(opened)
         *values, state = memory.unpack(abi.SAMPLER, sampler_ptr)
         settings = SamplerSettings(*values)
-        token, state = sample(opened.logits, settings, opened.tokens, state)
-        memory.write(sampler_ptr, abi.SAMPLER.pack(*values, state))
-        return token
+
+        def draw() -> int:
+            token, after = sample(opened.logits, settings, opened.tokens, state)
+            memory.write(sampler_ptr, abi.SAMPLER.pack(*values, after))
+            return token
+
+        n_vocab = opened.layout.n_vocab
+        if settings.temperature > 0 and n_vocab > _MOST_SORTED < (settings.top_k or n_vocab):
+            return Aside(self._c.message, draw)
+        return draw()
 
     def truncate(self, session: int, n_tokens: int) -> int:
         self._c.session(session).truncate(n_tokens)
@@ -250,7 +280,7 @@ class ModelFunctions:
         if to is origin or to.model is not origin.model or n_tokens > origin.n_tokens:
             raise GuestFault(Errno.EINVAL)
         copy = partial(to.copy_from, origin, n_tokens, c.message.check)
-        if n_tokens <= _SHORT_COPY:
+        if 2 * n_tokens * to.layout.row_nbytes * to.layout.n_layer <= _SHORT_COPY_NBYTES:
             copy()
         else:
             await Aside(c.message, copy)

@@ -1,0 +1,134 @@
+"""Threads that resume guests side by side, as long as that takes less time than one by one.
+
+A guest that looks at 128,256 logits computes for tens of microseconds before it asks for the next
+token, and the device waits meanwhile. Guests run without the interpreter's lock, so several threads
+help if guests compute for long, and only pass the lock around if they do not. Which of the two it
+is depends on guests, vocabulary and machine, so it is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from isthmus.actor.message import Message
+from isthmus.actor.pool import Pool
+from isthmus.device.compute_thread import ComputeThread
+from isthmus.errors import Overloaded
+
+Resumption = tuple[Message, Any, Any]
+"""(message, value, error): what a message goes on with."""
+_MOST = min(4, os.cpu_count() or 1)
+"""Threads that resume guests, the loop's among them."""
+_FEW = 8
+"""Guests from which on other threads are asked for help."""
+_SHORT_S = 25e-6
+"""Seconds of a guest's turn, with all that the host does for it, below which nobody could help."""
+_ROUNDS, _TRIED = 256, 4
+"""Rounds after which the other way is tried again, and for how many."""
+_WEIGHT = 0.2
+"""Weight of the last round in what a turn takes."""
+
+
+class Crew:
+    """See the module. Only for the loop's thread."""
+
+    def __init__(self, thread: ComputeThread) -> None:
+        """`thread` is the loop's. While it waits for others it runs jobs, or they might wait for
+        it."""
+        self._thread = thread
+        self._pool = Pool("isthmus guest", _MOST - 1) if _MOST > 1 else None
+        self._n_rounds = _TRIED
+        self._taken_s: dict[bool, float] = {}
+        """Seconds that a turn took lately, by whether others helped."""
+
+    def resume(self, resumptions: Sequence[Resumption]) -> list[Any]:
+        """Resumes messages; gives what each asks for, as `Message.resume` does, in their order."""
+        n = len(resumptions)
+        if n < _FEW:
+            return [message.resume(value, error) for message, value, error in resumptions]
+        helped, start = self._is_helped(), time.perf_counter()
+        if helped:
+            asks = self._resume_together(resumptions)
+        else:
+            asks = [message.resume(value, error) for message, value, error in resumptions]
+        seconds = (time.perf_counter() - start) / n
+        before = self._taken_s.get(helped, seconds)
+        self._taken_s[helped] = before + _WEIGHT * (seconds - before)
+        return asks
+
+    def _is_helped(self) -> bool:
+        """Whether others help in this round."""
+        alone, together = self._taken_s.get(False), self._taken_s.get(True)
+        if self._pool is None or alone is None or (alone < _SHORT_S and together is None):
+            return False
+        self._n_rounds += 1
+        if together is None:
+            return True
+        is_better = together < alone
+        return is_better if self._n_rounds % _ROUNDS >= _TRIED else not is_better
+
+    def _resume_together(self, resumptions: Sequence[Resumption]) -> list[Any]:
+        assert self._pool is not None
+        round_ = _Round(resumptions, partial(self._thread.post, _nothing))
+        try:
+            for _ in range(_MOST - 1):
+                self._pool.submit(round_.help)
+        except Overloaded:
+            pass  # fewer help, or nobody
+        round_.work()
+        round_.close()
+        while round_.has_helpers():
+            self._thread.serve()
+        return round_.asks
+
+
+class _Round:
+    """Messages that are resumed by several threads, each by the next one that is free."""
+
+    def __init__(self, resumptions: Sequence[Resumption], wake: Any) -> None:
+        """`wake` is called by the last helper, if the loop waits for it."""
+        self._resumptions = resumptions
+        self._wake = wake
+        self._numbers = iter(range(len(resumptions)))
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._n_helpers = 0
+        self.asks: list[Any] = [None] * len(resumptions)
+
+    def work(self) -> None:
+        """Resumes messages until none is left."""
+        for number in self._numbers:
+            message, value, error = self._resumptions[number]
+            self.asks[number] = message.resume(value, error)
+
+    def help(self) -> None:
+        """The same, on another thread; nothing if it comes too late."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._n_helpers += 1
+        self.work()
+        with self._lock:
+            self._n_helpers -= 1
+            is_last = self._n_helpers == 0
+        if is_last:
+            self._wake()  # the loop may wait for that, or not any longer
+
+    def has_helpers(self) -> bool:
+        """Whether others are still resuming messages."""
+        with self._lock:
+            return self._n_helpers > 0
+
+    def close(self) -> None:
+        """Lets nobody begin to help."""
+        with self._lock:
+            self._is_closed = True
+
+
+def _nothing() -> None:
+    pass
