@@ -217,9 +217,9 @@ def test_another_model_goes_on_with_the_text(
 def test_an_undone_message_takes_its_tokens_back(shared: Runtime, model: Model) -> None:
     it = Writing.begun(shared, model, 4, limits=Limits(on_failure="undo"))
     actor = it.proxy.actor
-    before = actor._freeze(actor.body)
+    before = actor._keeper.freeze(actor.body)
     it.go_on(5)
-    actor._undo(before)
+    actor._keeper._undo(before)
     again = Writing.begun(shared, model, 4)
     assert it.go_on() == again.go_on()
     actor.close()
