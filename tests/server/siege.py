@@ -1,11 +1,18 @@
-"""Attackers, each with a key of its own: what they send again and again until the siege ends."""
+"""Attackers, each with a key of its own: what they send again and again until the siege ends.
+
+They are a process of their own, as they would be elsewhere: what they do for it takes no time from
+the honest client, and little from the server.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,8 +21,8 @@ from typing import Any
 import httpx
 import wasmtime
 
-from tests.server.conftest import Serving
-
+_NICE = 19
+"""Niceness of the attackers: the processors here are meant to be the server's alone."""
 ENDLESS = "(loop $l (br $l))"
 GUEST = """(module {imports} (memory (export "memory") 1) {data}
   (func (export "_initialize") {initialize})
@@ -42,15 +49,18 @@ def nested_blocks(n: int) -> str:
 class Siege:
     """All attacks against one server, but for those whose names are `without`."""
 
-    def __init__(self, serving: Serving, keys: dict[str, str], without: tuple[str, ...]) -> None:
-        self.serving = serving
+    def __init__(self, url: str, keys: dict[str, str]) -> None:
+        """`keys` are those of the attacks, by their names."""
+        self.url = url
         self.keys = keys
-        self.names = [it for it in ATTACKS if it not in without]
+        self.names = list(keys)
         self.seen: Counter[tuple[str, int]] = Counter()
         """How often each attack met with each status; 0 for a connection that was closed."""
         self.ended = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, seconds: float) -> None:
+        """All attacks at once, for so long."""
+        asyncio.get_running_loop().call_later(seconds, self.ended.set)
         await asyncio.gather(*(self._attack(name) for name in self.names for _ in range(2)))
 
     def met(self) -> dict[str, dict[int, int]]:
@@ -62,9 +72,7 @@ class Siege:
 
     async def _attack(self, name: str) -> None:
         headers = {"Authorization": f"Bearer {self.keys[name]}"}
-        async with httpx.AsyncClient(
-            base_url=self.serving.url, headers=headers, timeout=10
-        ) as client:
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=10) as client:
             while not self.ended.is_set():
                 try:
                     found = await asyncio.wait_for(ATTACKS[name](self, client), 30)
@@ -185,7 +193,7 @@ async def slow_readers(siege: Siege, client: httpx.AsyncClient) -> int:
 
 
 async def _raw(siege: Siege, sent: bytes, hold_s: float) -> int:
-    host, _, port = siege.serving.url.removeprefix("http://").partition(":")
+    host, _, port = siege.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     writer.write(sent)
     await asyncio.sleep(hold_s)
@@ -215,3 +223,22 @@ def tree_nbytes(pid: int) -> int:
             for task in (folder / "task").iterdir():
                 todo += map(int, (task / "children").read_text().split())
     return nbytes
+
+
+def begin(url: str, keys: dict[str, str], seconds: float) -> subprocess.Popen[str]:
+    """The process of a siege, which prints at its end what `Siege.met` says, as JSON."""
+    script = f"from tests.server import siege; siege.main({url!r}, {keys!r}, {seconds})"
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def main(url: str, keys: dict[str, str], seconds: float) -> None:
+    """See `begin`."""
+    os.nice(_NICE)
+
+    async def run() -> Siege:
+        siege = Siege(url, keys)
+        await siege.run(seconds)
+        return siege
+
+    print(json.dumps(asyncio.run(run()).met()))

@@ -6,6 +6,7 @@ SIEGE_WITHOUT=grammars,prompts leaves attacks out, by the names in `siege.ATTACK
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import statistics
 import time
@@ -18,7 +19,7 @@ import pytest
 from isthmus.server.keys import new_key
 from isthmus.units import GIB, MIB
 from tests.server.conftest import Serving
-from tests.server.siege import ATTACKS, Siege, tree_nbytes, wat
+from tests.server.siege import ATTACKS, begin, tree_nbytes, wat
 
 SHORT_S, LONG_S = 20.0, 300.0
 FEWEST_CHATS = 20
@@ -78,19 +79,21 @@ class Honest:
         return done.status_code == 200
 
 
-async def besieged(siege: Siege, honest: Honest, seconds: float) -> dict[str, Any]:
+async def besieged(
+    serving: Serving, keys: dict[str, str], honest: Honest, seconds: float
+) -> dict[str, Any]:
     await honest.live(None, 3)  # kernels are tried out at the first of them
     quiet = await honest.live(None, 30)
-    most, before = tree_nbytes(siege.serving.process.pid), honest.turns
-    attack = asyncio.ensure_future(siege.run())
-    life = asyncio.ensure_future(honest.live(siege.ended))
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and siege.serving.process.poll() is None:
+    pid = serving.process.pid
+    most, before, ended = tree_nbytes(pid), honest.turns, asyncio.Event()
+    attack = begin(serving.url, keys, seconds)
+    life = asyncio.ensure_future(honest.live(ended))
+    while attack.poll() is None and serving.process.poll() is None:
         await asyncio.sleep(0.05)
-        most = max(most, tree_nbytes(siege.serving.process.pid))
-    siege.ended.set()
+        most = max(most, tree_nbytes(pid))
+    ended.set()
     busy = await life
-    await attack
+    met = json.loads(attack.communicate()[0])
     return {
         "quiet_p99_s": round(percentile(quiet), 4),
         "siege_p99_s": round(percentile(busy), 4),
@@ -98,7 +101,7 @@ async def besieged(siege: Siege, honest: Honest, seconds: float) -> dict[str, An
         "chats": len(busy),
         "turns": honest.turns - before,
         "most_mib": most // MIB,
-        "met": siege.met(),
+        "met": {name: {int(status): n for status, n in it.items()} for name, it in met.items()},
     }
 
 
@@ -115,8 +118,9 @@ def withstand(tiny: Path, folder: Path, seconds: float) -> dict[str, Any]:
         *("--model", f"tiny={tiny}", "--keys", str(folder / "keys"), "--config", str(config)),
     )
     try:
-        honest = Honest(serving, keys["honest"])
-        found = asyncio.run(besieged(Siege(serving, keys, WITHOUT), honest, seconds))
+        honest = Honest(serving, keys.pop("honest"))
+        attacks = {name: key for name, key in keys.items() if name not in WITHOUT}
+        found = asyncio.run(besieged(serving, attacks, honest, seconds))
         tell(found)
         assert serving.process.poll() is None, "the siege ended the server"
         start = time.monotonic()

@@ -167,8 +167,7 @@ class Actor:
         for an actor. There is nothing to iterate over then, but keep the result until the end: the
         guest is asked to stop when it is dropped.
 
-        The guest works elsewhere, from now on or once there is a place. Closing the iterator, or
-        leaving it by an exception such as Ctrl-C, asks the guest to stop.
+        The guest works elsewhere. Closing the iterator, or an exception such as Ctrl-C, stops it.
         """
         return self._submit(message, deadline_s, deliver)
 

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
 from isthmus.actor.crew import Crew
 from isthmus.actor.elsewhere import Elsewhere
+from isthmus.actor.job_queue import JobQueue
 from isthmus.actor.message import Message
 from isthmus.actor.model_queue import Answer, ModelQueue
 from isthmus.actor.places import Places
@@ -78,7 +79,7 @@ class Loop:
         self._ready = Ready(
             self._advance, lambda: any(it.has_light for it in self._queues.values())
         )
-        self._jobs: deque[Jobs] = deque()
+        self._jobs = JobQueue()
         self._timers = Timers()
         self._talking: list[Message] = []
         """Messages that have something to deliver."""
@@ -215,7 +216,7 @@ class Loop:
         self._thread.set_alarm(self._timers.first, self._turn)
 
     def _has_work(self) -> bool:
-        if self._ready or self._jobs or self._mail or self.places.fresh or self._talking:
+        if self._ready or self._jobs.has_work or self._mail or self.places.fresh or self._talking:
             return True
         return any(queue.has_work for queue in self._queues.values())
 
@@ -245,18 +246,8 @@ class Loop:
             if queue.has_work:
                 ready.extend(queue.work())
                 self._computed_at = time.monotonic()
-        if self._jobs:
-            self._next_job(self._jobs.popleft())
-
-    def _next_job(self, ask: Jobs) -> None:
-        try:
-            next(ask.jobs)
-        except StopIteration as end:
-            self._ready.append(Answer(ask.message, end.value))
-        except BaseException as error:
-            self._ready.append(Answer(ask.message, None, error))
-        else:
-            self._jobs.append(ask)
+        if self._jobs.has_work:
+            ready.extend(self._jobs.work())
 
     def _deliver(self) -> None:
         talking, self._talking = self._talking, []
@@ -327,7 +318,7 @@ class Loop:
                 queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
             queue.add(ask)
         elif isinstance(ask, Jobs):
-            self._jobs.append(ask)
+            self._jobs.add(ask)
         else:
             self._go_aside(ask)
 
@@ -372,10 +363,7 @@ class Loop:
         """Takes an ask out of its queue; False if it is answered or cannot be taken out."""
         if isinstance(ask, Decode | Prompt):
             return self._queues[ask.model].remove(ask)
-        if isinstance(ask, Jobs) and ask in self._jobs:
-            self._jobs.remove(ask)
-            return True
-        return False
+        return isinstance(ask, Jobs) and self._jobs.remove(ask)
 
     # ------------------------------------------------------------------ elsewhere
 

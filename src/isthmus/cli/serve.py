@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = ServerSettings.make(arguments.config, given)
     if arguments.new_key or arguments.remove_key or arguments.list_keys:
         return _change_keys(settings.keys, arguments)
+    sys.setswitchinterval(_SWITCH_S)
     logging.getLogger("isthmus.server").setLevel(logging.INFO)
     # it warns of each write to a caller who has just left
     logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -100,6 +102,11 @@ def run(arguments: argparse.Namespace) -> int:
         models = open_models(runtime, arguments)
         app = create_app(runtime, models, settings)
         return serve(app, settings, lambda host, port: _say_ready(host, port, models, runtime))
+
+
+_SWITCH_S = 0.0005
+"""Seconds after which a thread that runs Python lets another one. The thread that drives agents
+wants the interpreter several times for each token, so by default each could take 5 ms longer."""
 
 
 def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:

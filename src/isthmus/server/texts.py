@@ -7,6 +7,7 @@ server that ends, end it between two pieces of text.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -22,6 +23,9 @@ _T = TypeVar("_T")
 Check = Callable[[], None]
 _AT_A_TIME = 4
 """Texts that are written down and tokenized at the same time: milliseconds each."""
+_STINT_S, _PAUSE_S = 0.002, 0.001
+"""Seconds of work on a text after which others have the interpreter, and for how long they have it.
+A long text would otherwise delay each token of everybody by some milliseconds."""
 
 
 class Texts:
@@ -43,11 +47,15 @@ class Texts:
         self._threads.close()
 
     async def _in_thread(self, work: Callable[[Check], _T]) -> _T:
-        left = threading.Event()
+        left, since = threading.Event(), time.monotonic()
 
         def check() -> None:
+            nonlocal since
             if left.is_set():
                 raise Cancelled("nobody waits for this any more")
+            if time.monotonic() - since >= _STINT_S:
+                time.sleep(_PAUSE_S)
+                since = time.monotonic()
 
         try:
             return await self._threads.do(current().owner, partial(work, check))
