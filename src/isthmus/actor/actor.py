@@ -201,15 +201,13 @@ class Actor:
 
     def stop(self) -> None:
         """Asks the guest to finish its answer soon: its next host calls say ECANCELED."""
-        message = self._message
-        if message is not None:
+        if (message := self._message) is not None:
             message.stopping = True
             self._platform.loop.look_at(message)
 
     def cancel(self) -> None:
         """Cuts the running message off, as a failure: see `Limits.on_failure`."""
-        message = self._message
-        if message is not None:
+        if (message := self._message) is not None:
             message.is_cut_off = True
             self._platform.loop.look_at(message)
 

@@ -82,6 +82,8 @@ class _Thread:
         if threading.current_thread() is threading.main_thread():
             self.helper = ThreadPoolExecutor(1, "isthmus-main-fiber")
         self.pid = os.getpid()
+        self.is_submitting = False
+        """Whether the main thread is handing something to its helper."""
 
 
 class Threads(threading.local):
@@ -95,13 +97,18 @@ class Threads(threading.local):
 
         For what must not be left half done, or calls back into Python, by a signal handler.
         """
-        helper = self.this.helper
-        if helper is None or self.this.pid != os.getpid():  # a forked process has no helper
+        this = self.this
+        helper = this.helper
+        # A forked process has no helper. What is garbage may be freed inside `submit`, which locks.
+        if helper is None or this.is_submitting or this.pid != os.getpid():
             return work()
+        this.is_submitting = True
         try:
             job = helper.submit(work)
         except RuntimeError:  # the interpreter is ending
             return work()
+        finally:
+            this.is_submitting = False
         return _result_of(job)
 
 
@@ -209,7 +216,7 @@ class Fiber:
         """
         thread = self._threads.this
         if thread.helper is not None:
-            return _result_of(thread.helper.submit(self.resume))
+            return self._threads.off_main(self.resume)
         future = self._future
         if future is None or future is _POLLED:
             raise ActorClosed("the guest's call was closed, so it cannot go on")

@@ -10,8 +10,10 @@ import contextlib
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from isthmus.snapshot.database import SUFFIXES, Database, explained_sqlite, locked
 
@@ -29,6 +31,7 @@ class Access:
         self.lock = threading.RLock()
         """Held by the thread that has the database."""
         self._database: Database | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
         self._has_it = False
         """Whether the thread that has `lock` has the database to itself."""
 
@@ -83,14 +86,15 @@ class Access:
             yield self._database
             return
         with contextlib.ExitStack() as stack:
-            database = None
+            database: Database | None = None
             if self._path is not None:
                 with contextlib.suppress(OSError, sqlite3.OperationalError):  # cannot be written
                     stack.enter_context(locked(self._path))
                     database = self._in_file(self._path)
-            self._database = database or self._in_memory()
+            self._keep(database or self._in_memory())
             self._has_it = True
             try:
+                assert self._database is not None
                 yield self._database
             finally:
                 self._has_it = False
@@ -110,13 +114,26 @@ class Access:
             return Database(None)
         return self._database
 
+    def _keep(self, database: Database) -> None:
+        """Has it closed with this object at the latest."""
+        if database is not self._database:
+            self._database = database
+            self._finalizer = weakref.finalize(self, _close, database)
+
     def _let_go(self) -> None:
         database, self._database = self._database, None
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self._changed()
-        if database is not None and database.inherited:
-            _abandoned.append(database)  # closing it would be the parent's business
-        elif database is not None:
-            database.db.close()
+        if database is not None:
+            _close(database)
+
+
+def _close(database: Database) -> None:
+    if database.inherited:
+        _abandoned.append(database)  # closing it would be the parent's business
+    else:
+        database.db.close()
 
 
 _abandoned: list[Database] = []
