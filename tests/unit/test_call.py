@@ -19,7 +19,7 @@ from isthmus.errors import (
     GuestTrapped,
     LimitExceeded,
 )
-from isthmus.wasm import SLICE_OVER, Call, Engine, Guest, Instance
+from isthmus.wasm import SLICE_OVER, SLICE_S, Call, Engine, Guest, Instance
 from tests.unit.asking_guest import (
     GUEST,
     PATIENCE_S,
@@ -224,6 +224,25 @@ def test_a_host_function_that_waited_begins_a_new_slice(instance: Instance) -> N
         answer = 0
     assert n_sliced < 7, "it is sliced after each wait"
     assert result_of(running, 0) == 0
+
+
+def test_a_guest_whose_every_call_waits_is_checked(instance: Instance) -> None:
+    """No epoch ever suspends it: each wait outlasts the slice."""
+    n_checks = 0
+
+    def check() -> None:
+        nonlocal n_checks
+        n_checks += 1
+        if n_checks > 3:
+            raise Cancelled("its time is over")
+
+    _, running = begun(instance, "sum", 1000, check=check)
+    with pytest.raises(Cancelled, match="its time is over"):
+        asked_by(running)
+        for _ in range(100):
+            time.sleep(1.2 * SLICE_S)
+            asked_by(running, 1)
+    assert instance.call("now") == 0
 
 
 def test_call_refuses_to_wait(instance: Instance) -> None:
