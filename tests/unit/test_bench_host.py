@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,7 @@ def touched() -> Iterator[Region]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it of each mapping")
 def test_resident_memory_outside_of_guests(touched: Region) -> None:
-    inside = resident_outside([]) - resident_outside([touched])
+    found = [resident_outside([]) - resident_outside([touched]) for _ in range(5)]
+    inside = statistics.median(found)  # what earlier tests left may be freed between two looks
     assert 0.8 * _NBYTES <= inside <= 1.2 * _NBYTES  # the heap moves by a few megabytes
     assert n_threads() >= 1
