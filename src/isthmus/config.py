@@ -190,7 +190,7 @@ class Capacity:
     def __post_init__(self) -> None:
         _require_number("memory_nbytes", self.memory_nbytes, optional=True, least=WASM_PAGE)
         _require_number("running", self.running)
-        _require(1 <= self.running <= 65536, f"running is {self.running}: give 1 to 65536")
+        _require(1 <= self.running <= 4096, f"running is {self.running}: give 1 to 4096")
         _require_number("waiting", self.waiting)
         for name in ("initialize_s", "replay_s"):
             _require_number(name, getattr(self, name), whole=False)

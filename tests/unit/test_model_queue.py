@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from isthmus.actor import model_queue, plan
-from isthmus.actor.ask import Decode, Prompt
+from isthmus.actor.ask import Answer, Decode, Prompt
 from isthmus.actor.message import Message
-from isthmus.actor.model_queue import Answer, ModelQueue
+from isthmus.actor.model_queue import ModelQueue
 from isthmus.actor.shares import Share
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics

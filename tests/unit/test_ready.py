@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from isthmus.actor import ready
+from isthmus.actor.ask import Answer
 from isthmus.actor.message import Message
-from isthmus.actor.model_queue import Answer
 from isthmus.actor.ready import Ready
 from isthmus.actor.shares import Share
 

@@ -20,7 +20,7 @@ from isthmus.actor.body import Body
 from isthmus.actor.host_api import Granted
 from isthmus.actor.keeper import FILE_CHANGED, Keeper, Notes
 from isthmus.actor.life import Life, State
-from isthmus.actor.message import Message, encoded, time_after
+from isthmus.actor.message import AGAIN_S, Message, encoded, time_after
 from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
@@ -35,9 +35,6 @@ from isthmus.model import Session
 from isthmus.snapshot import Saved, Store
 from isthmus.snapshot.store import target_of
 from isthmus.wasm import Guest, Instance
-
-_AGAIN_S = 0.02
-"""Seconds until a message that is to end is cut off again."""
 
 
 class Actor:
@@ -224,7 +221,7 @@ class Actor:
         while not self._life.take_last(0.0):
             self._platform.loop.require_elsewhere()
             self.cancel()
-            if self._life.take_last(_AGAIN_S):
+            if self._life.take_last(AGAIN_S):
                 break
         try:
             self._keeper.drop()

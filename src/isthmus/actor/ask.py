@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from isthmus.actor.message import Message
 from isthmus.model import Model
@@ -106,3 +106,11 @@ class Aside(Ask, Generic[_Result]):
 
     def __await__(self) -> Generator[Ask, Any, _Result]:
         return (yield self)  # type: ignore[no-any-return]
+
+
+class Answer(NamedTuple):
+    """The answer to what a message waits for: a value, or an error."""
+
+    message: Message
+    value: object = None
+    error: BaseException | None = None

@@ -11,17 +11,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from isthmus.actor.message import Message
+from isthmus.actor.ask import Answer
 from isthmus.actor.pool import Pool
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import Overloaded
 
-Resumption = tuple[Message, Any, Any]
-"""(message, value, error): what a message goes on with."""
 _MOST = min(4, os.cpu_count() or 1)
 """Threads that resume guests, the loop's among them."""
 _FEW = 8
@@ -46,16 +44,16 @@ class Crew:
         self._taken_s: dict[bool, float] = {}
         """Seconds that a turn took lately, by whether others helped."""
 
-    def resume(self, resumptions: Sequence[Resumption]) -> list[Any]:
+    def resume(self, answers: Sequence[Answer]) -> list[Any]:
         """Resumes messages; gives what each asks for, as `Message.resume` does, in their order."""
-        n = len(resumptions)
+        n = len(answers)
         if n < _FEW:
-            return [message.resume(value, error) for message, value, error in resumptions]
+            return [message.resume(value, error) for message, value, error in answers]
         helped, start = self._is_helped(), time.perf_counter()
         if helped:
-            asks = self._resume_together(resumptions)
+            asks = self._resume_together(answers)
         else:
-            asks = [message.resume(value, error) for message, value, error in resumptions]
+            asks = [message.resume(value, error) for message, value, error in answers]
         seconds = (time.perf_counter() - start) / n
         before = self._taken_s.get(helped, seconds)
         self._taken_s[helped] = before + _WEIGHT * (seconds - before)
@@ -72,9 +70,9 @@ class Crew:
         is_better = together < alone
         return is_better if self._n_rounds % _ROUNDS >= _TRIED else not is_better
 
-    def _resume_together(self, resumptions: Sequence[Resumption]) -> list[Any]:
+    def _resume_together(self, answers: Sequence[Answer]) -> list[Any]:
         assert self._pool is not None
-        round_ = _Round(resumptions, partial(self._thread.post, _nothing))
+        round_ = _Round(answers, partial(self._thread.post, _nothing))
         try:
             for _ in range(_MOST - 1):
                 self._pool.submit(round_.help)
@@ -90,20 +88,20 @@ class Crew:
 class _Round:
     """Messages that are resumed by several threads, each by the next one that is free."""
 
-    def __init__(self, resumptions: Sequence[Resumption], wake: Any) -> None:
+    def __init__(self, answers: Sequence[Answer], wake: Callable[[], None]) -> None:
         """`wake` is called by the last helper, if the loop waits for it."""
-        self._resumptions = resumptions
+        self._answers = answers
         self._wake = wake
-        self._numbers = iter(range(len(resumptions)))
+        self._numbers = iter(range(len(answers)))
         self._lock = threading.Lock()
         self._is_closed = False
         self._n_helpers = 0
-        self.asks: list[Any] = [None] * len(resumptions)
+        self.asks: list[Any] = [None] * len(answers)
 
     def work(self) -> None:
         """Resumes messages until none is left."""
         for number in self._numbers:
-            message, value, error = self._resumptions[number]
+            message, value, error = self._answers[number]
             self.asks[number] = message.resume(value, error)
 
     def help(self) -> None:

@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from isthmus.actor.ask import Aside
+from isthmus.actor.ask import Answer, Aside
 from isthmus.actor.message import Message
-from isthmus.actor.model_queue import Answer
 from isthmus.actor.pool import Pool
 from isthmus.actor.slow_lane import SlowLane, SlowTurn
 

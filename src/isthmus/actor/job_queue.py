@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from isthmus.actor.ask import Jobs
-from isthmus.actor.model_queue import Answer
+from isthmus.actor.ask import Answer, Jobs
 
 
 class JobQueue:

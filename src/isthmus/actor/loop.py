@@ -29,12 +29,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from isthmus.actor.ask import Aside, Decode, Jobs, Prompt
+from isthmus.actor.ask import Answer, Aside, Decode, Jobs, Prompt
 from isthmus.actor.crew import Crew
 from isthmus.actor.elsewhere import Elsewhere
 from isthmus.actor.job_queue import JobQueue
-from isthmus.actor.message import Message
-from isthmus.actor.model_queue import Answer, ModelQueue
+from isthmus.actor.message import AGAIN_S, Message
+from isthmus.actor.model_queue import ModelQueue
 from isthmus.actor.places import Places
 from isthmus.actor.ready import Ready
 from isthmus.actor.timers import Timers
@@ -51,8 +51,6 @@ _BEGIN_S = 0.01
 """Seconds of one turn that go to beginning messages while other agents wait for a token."""
 _RECENTLY_S = 0.3
 """Seconds after a step or a prompt for which agents count as asking for tokens."""
-_AGAIN_S = 0.02
-"""Seconds until a message that is to end is looked at again."""
 
 
 class Loop:
@@ -143,7 +141,7 @@ class Loop:
             raise
         except BaseException:
             self._post(letter)  # it may be on its way or not
-            while not done.wait(_AGAIN_S):
+            while not done.wait(AGAIN_S):
                 message.is_cut_off = True
                 self.look_at(message)
             raise

@@ -42,6 +42,8 @@ from isthmus.units import MIB, format_nbytes
 
 STOP_GRACE_S = 2.0
 """Seconds that a guest may take to finish by itself after its caller stopped listening."""
+AGAIN_S = 0.02
+"""Seconds until a message that is to end is cut off again, by whoever waits for its end."""
 _PIECE_NBYTES = MIB
 """Bytes of output that are kept in one part: one that grew would be copied again and again."""
 _JOINED = 4096
@@ -78,7 +80,7 @@ class Message:
     is_slow: bool = False
     """Whether its guest lately computed for longer than a time slice."""
     is_heavy: bool = False
-    """Whether its guest computed for a millisecond or more when it went on last, if that counts."""
+    """Whether its guest lately computed for so long that others go on first; see `ready.py`."""
     begun: bool = False
     is_counted: bool = False
     """Whether it has entered `Places`: from then on the loop ends it, whatever its sender does."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator
-from typing import NamedTuple
 
 from isthmus.actor import plan
-from isthmus.actor.ask import Decode, Prompt
-from isthmus.actor.message import Message
+from isthmus.actor.ask import Answer, Decode, Prompt
 from isthmus.actor.shares import Shares
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics
@@ -18,14 +16,6 @@ from isthmus.model import Model
 _log = logging.getLogger("isthmus")
 _UNTOLD_STEPS = 64
 """Steps that the metrics are told of at once: telling each would take as long as a token."""
-
-
-class Answer(NamedTuple):
-    """The answer to what a message waits for: a value, or an error."""
-
-    message: Message
-    value: object = None
-    error: BaseException | None = None
 
 
 class _Pass:
@@ -211,9 +201,8 @@ class ModelQueue:
         """One job of the pass under way, or of the next one."""
         under_way = self._pass
         if under_way is None:
-            if (
-                self._model.executor.is_prefilling or self._model.is_embedding
-            ):  # somebody prefills who is no agent
+            model = self._model  # somebody who is no agent may have it for itself
+            if model.executor.is_prefilling or model.is_embedding:
                 return []
             under_way = self._pass = self._next_pass()
         start = time.perf_counter()

@@ -11,13 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from isthmus.actor.model_queue import Answer
+from isthmus.actor.ask import Answer
 
 _LONG_S = 0.01
 """Seconds of a turn in which all go on; if they take longer, each is timed from then on."""
 _HEAVY_S = 0.0003
 """Seconds of computing between two asks after which a guest keeps nobody else waiting."""
-
 _UNTIMED = 256
 """Turns without a clock after one in which no guest was heavy: one by one nobody helps them."""
 

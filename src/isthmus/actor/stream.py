@@ -7,11 +7,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from isthmus.actor.message import STOP_GRACE_S, Message
+from isthmus.actor.message import AGAIN_S, STOP_GRACE_S, Message
 from isthmus.actor.reply import Piece, Reply
-
-_AGAIN_S = 0.02
-"""Seconds until a message that is to end is cut off again."""
 
 
 class Stream(Iterator[str]):
@@ -78,7 +75,7 @@ class Stream(Iterator[str]):
         self._look_at(message)
         if message.ended.wait(STOP_GRACE_S):
             return
-        while not message.ended.wait(_AGAIN_S):
+        while not message.ended.wait(AGAIN_S):
             message.is_cut_off = True
             self._look_at(message)
 
