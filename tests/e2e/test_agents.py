@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.units import KIB
-from isthmus.verification import prove_model, prove_sizes
+from isthmus.verification import SIZES, prove_model, prove_sizes
 from tests.tiny_gguf import TinyLlama
 
 pytestmark = pytest.mark.model
@@ -200,6 +201,21 @@ def test_limits(shared: Runtime, model: Model) -> None:
 def guest_of(body: str) -> bytes:
     function = f'(func (export "on_message") (param i32) (result i32) {body})'
     return bytes(wasmtime.wat2wasm(f'(module (memory (export "memory") 1) {function})'))
+
+
+@pytest.mark.parametrize("k_and_n", [(64, 64), (64, 1), (1, 512), (4096, 8)])
+def test_the_largest_product_of_verify_may_be_computed(
+    null_runtime: Runtime, k_and_n: tuple[int, int]
+) -> None:
+    """One operation may cost so much; the guest multiplies in parts what costs more."""
+    k, n = k_and_n
+    rows = max(SIZES) // (4 * (k + n))
+    gemm = null_runtime.spawn("gemm")
+    try:
+        said = json.loads(gemm.send(f"rows={rows} k={k} n={n} repeat=1").text)
+    finally:
+        gemm.close()
+    assert said["bytes"] >= max(SIZES) - 4 * (k + n)
 
 
 def test_endless_loop_ends_at_its_deadline_and_nobody_else_notices(null_runtime: Runtime) -> None:

@@ -16,6 +16,12 @@
 
 #define SKEW 2240 /* C is not a power of two away from A: their rows would share cache sets */
 
+/* What a row of a product costs, a little more than the host counts, and how much one operation may
+ * cost: see compute in docs/abi.md. Parts begin at multiples of so many rows, where tensors may. */
+#define ROW_WORK(k, n) ((n) * ((k) + 104) + 32 * (k) + 512)
+#define MOST_WORK (((int64_t)1 << 31) - ((int64_t)1 << 28))
+#define ALIGNED_ROWS 64
+
 typedef struct {
     int64_t rows, k, n, seed, repeat, check;
 } arguments_t;
@@ -110,21 +116,34 @@ static isthmus_tensor_t matrix(const float *data, int64_t columns, int64_t rows)
     };
 }
 
-static int32_t compute(int64_t repeat)
+/* The product of some of A's rows: the whole may be more than one operation is allowed to cost. */
+static int32_t compute_rows(int64_t first, int64_t rows)
 {
-    if (!gemm.c)
-        return -ISTHMUS_EINVAL;
-    isthmus_tensor_t a = matrix(gemm.a, gemm.shape.k, gemm.shape.rows);
+    isthmus_tensor_t a = matrix(gemm.a + first * gemm.shape.k, gemm.shape.k, rows);
     isthmus_tensor_t b = matrix(gemm.b, gemm.shape.k, gemm.shape.n);
-    isthmus_tensor_t c = matrix(gemm.c, gemm.shape.n, gemm.shape.rows);
+    isthmus_tensor_t c = matrix(gemm.c + first * gemm.shape.n, gemm.shape.n, rows);
     isthmus_operation_t product = {
         .op = ISTHMUS_OP_MATMUL,
         .dst = ISTHMUS_PTR(&c),
         .src0 = ISTHMUS_PTR(&b),
         .src1 = ISTHMUS_PTR(&a),
     };
+    return isthmus_compute(&product, 1);
+}
+
+static int32_t compute(int64_t repeat)
+{
+    if (!gemm.c)
+        return -ISTHMUS_EINVAL;
+    const arguments_t *shape = &gemm.shape;
+    int64_t most = MOST_WORK / ROW_WORK(shape->k, shape->n) / ALIGNED_ROWS * ALIGNED_ROWS;
+    if (most < ALIGNED_ROWS)
+        most = ALIGNED_ROWS;
     while (repeat-- > 0)
-        AGENT_TRY(isthmus_compute(&product, 1));
+        for (int64_t first = 0; first < shape->rows; first += most) {
+            int64_t left = shape->rows - first;
+            AGENT_TRY(compute_rows(first, left < most ? left : most));
+        }
     return 0;
 }
 
