@@ -271,8 +271,9 @@ def test_a_long_prompt_leaves_the_others_their_turns(
 
     backend.compute = note  # type: ignore[method-assign]
     try:
-        talking = talker.stream("decode 200")
-        arriving = newcomer.stream("prefill 400")
+        with at_once(shared):
+            talking = talker.stream("decode 200")
+            arriving = newcomer.stream("prefill 400")
         list(arriving)
         list(talking)
     finally:

@@ -196,3 +196,20 @@ def test_how_long_prompts_come_before_a_step(
     n_prompts: int, n_decoding: int, left_s: float | None, seconds: float
 ) -> None:
     assert plan.burst_s(n_prompts, n_decoding, left_s) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "job_s", "over"),
+    [
+        (-0.01, 0.1, True),
+        (0.0, 0.0, True),
+        (0.001, 0.1, True),  # a job took a little less than the burst
+        (0.06, 0.1, False),
+        (0.04, 0.03, False),  # short jobs fill a burst
+        (0.04, 0.04, False),  # what is left of the prompts fits
+    ],
+)
+def test_a_job_that_hardly_fits_waits_for_the_step(
+    left_s: float, job_s: float, *, over: bool
+) -> None:
+    assert plan.burst_is_over(left_s, job_s) is over

@@ -189,13 +189,17 @@ class ModelQueue:
         n_prompts = len(self._prompts) + (len(under_way.asks) if under_way else 0)
         if not n_prompts:
             return 0.0
-        left_s = None
-        if self._token_s is not None:
-            n_tokens = sum(ask.n_tokens for ask in self._prompts)
-            n_tokens += under_way.n_tokens if under_way else 0
-            left_s = n_tokens * self._token_s - (under_way.seconds if under_way else 0.0)
         n_decoding = max(len(self._decodes), self._n_decoding)
-        return plan.burst_s(n_prompts, n_decoding, left_s)
+        return plan.burst_s(n_prompts, n_decoding, self._left_s())
+
+    def _left_s(self) -> float | None:
+        """Seconds, about, that all prompts still take; None until a pass has ended."""
+        under_way = self._pass
+        if self._token_s is None:
+            return None
+        n_tokens = sum(ask.n_tokens for ask in self._prompts)
+        n_tokens += under_way.n_tokens if under_way else 0
+        return n_tokens * self._token_s - (under_way.seconds if under_way else 0.0)
 
     def _job(self) -> list[Answer]:
         """One job of the pass under way, or of the next one."""
@@ -216,7 +220,9 @@ class ModelQueue:
         seconds = time.perf_counter() - start
         under_way.seconds += seconds
         self._burst_left_s -= seconds
-        self._step_is_next = self._burst_left_s <= 0
+        left_s = self._left_s()
+        next_s = seconds if left_s is None else min(seconds, max(left_s, 0.0))
+        self._step_is_next = plan.burst_is_over(self._burst_left_s, next_s)
         return self._ended(under_way) if ended else []
 
     def _next_pass(self) -> _Pass:

@@ -94,3 +94,12 @@ def burst_s(n_prompts: int, n_decoding: int, left_s: float | None) -> float:
     seconds = min(max(JOB_S, JOB_S * n_prompts / max(1, n_decoding)), _LONGEST_BURST_S)
     most = _SHORT_BURST_S if n_prompts > 1 else _REST_BURST_S
     return max(seconds, left_s) if left_s is not None and left_s <= most else seconds
+
+
+def burst_is_over(left_s: float, job_s: float) -> bool:
+    """Whether a step is next, with so many seconds of a burst left.
+
+    The next job takes about `job_s`. It comes before the step if at least half of it fits: if a job
+    took a little less than the burst, a whole further one would follow otherwise.
+    """
+    return left_s <= job_s / 2
