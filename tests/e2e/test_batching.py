@@ -253,6 +253,7 @@ def test_a_long_prompt_leaves_the_others_their_turns(
 ) -> None:
     """Between two tokens of the others there is at most one job of the newcomer's prefill."""
     monkeypatch.setattr(plan, "JOB_S", 0.0)  # a burst is one job
+    monkeypatch.setattr(plan, "_REST_BURST_S", 0.0)  # on a fast machine too
     monkeypatch.setattr(parts_of_prefill, "JOB_S", 0.0)  # each job is one part
     talker, newcomer = spawn(shared, model, 20), spawn(shared, model, 1)
     order: list[str] = []

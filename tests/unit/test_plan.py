@@ -206,7 +206,7 @@ def test_how_long_prompts_come_before_a_step(
         (0.001, 0.1, True),  # a job took a little less than the burst
         (0.06, 0.1, False),
         (0.04, 0.03, False),  # short jobs fill a burst
-        (0.04, 0.04, False),  # what is left of the prompts fits
+        (0.001, 0.0, False),  # the burst is for all that is left
     ],
 )
 def test_a_job_that_hardly_fits_waits_for_the_step(

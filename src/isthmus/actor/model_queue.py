@@ -46,6 +46,8 @@ class ModelQueue:
         self._decode_shares, self._prompt_shares = Shares(), Shares()
         self._burst_left_s = 0.0
         """Seconds of prefill until the next step."""
+        self._burst_is_whole = False
+        """Whether it was made long enough for all prompts."""
         self._step_is_next = False
         self._n_decoding = 0
         """Sessions of the last step."""
@@ -190,7 +192,10 @@ class ModelQueue:
         if not n_prompts:
             return 0.0
         n_decoding = max(len(self._decodes), self._n_decoding)
-        return plan.burst_s(n_prompts, n_decoding, self._left_s())
+        left_s = self._left_s()
+        seconds = plan.burst_s(n_prompts, n_decoding, left_s)
+        self._burst_is_whole = seconds == left_s
+        return seconds
 
     def _left_s(self) -> float | None:
         """Seconds, about, that all prompts still take; None until a pass has ended."""
@@ -220,8 +225,7 @@ class ModelQueue:
         seconds = time.perf_counter() - start
         under_way.seconds += seconds
         self._burst_left_s -= seconds
-        left_s = self._left_s()
-        next_s = seconds if left_s is None else min(seconds, max(left_s, 0.0))
+        next_s = 0.0 if self._burst_is_whole else seconds
         self._step_is_next = plan.burst_is_over(self._burst_left_s, next_s)
         return self._ended(under_way) if ended else []
 

@@ -99,7 +99,8 @@ def burst_s(n_prompts: int, n_decoding: int, left_s: float | None) -> float:
 def burst_is_over(left_s: float, job_s: float) -> bool:
     """Whether a step is next, with so many seconds of a burst left.
 
-    The next job takes about `job_s`. It comes before the step if at least half of it fits: if a job
-    took a little less than the burst, a whole further one would follow otherwise.
+    The next job takes about `job_s`, 0 if it is a rest for which the burst was made long enough. It
+    comes before the step if at least half of it fits: if a job took a little less than the burst, a
+    whole further one would follow otherwise.
     """
     return left_s <= job_s / 2
