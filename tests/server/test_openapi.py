@@ -20,7 +20,7 @@ from schemathesis.generation import GenerationMode
 
 from isthmus import Runtime
 from isthmus.server.app import create_app
-from isthmus.server.endpoint import Endpoint
+from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 from tests.server.test_agents import new_agent, tell

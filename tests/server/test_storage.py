@@ -20,8 +20,8 @@ import httpx
 import pytest
 
 from isthmus import Runtime
+from isthmus.server.agents.shelf import Shelf
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Shelf
 from tests.server import test_mirror as mirrored
 from tests.server.bucket import NAME, Bucket
 from tests.server.conftest import Serving
@@ -208,9 +208,9 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from isthmus import Runtime
 from isthmus.errors import StorageError
-from isthmus.server.objects import Objects
+from isthmus.server.storage.objects import Objects
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Shelf
+from isthmus.server.agents.shelf import Shelf
 from tests.server.test_mirror import new, tell
 
 url, cache, what = sys.argv[1:]

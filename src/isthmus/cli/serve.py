@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     try:
         from isthmus.server.app import create_app  # noqa: PLC0415 - needs optional dependencies
-        from isthmus.server.listening import serve  # noqa: PLC0415
-        from isthmus.server.log import use_format  # noqa: PLC0415
+        from isthmus.server.http.listening import serve  # noqa: PLC0415
+        from isthmus.server.http.log import use_format  # noqa: PLC0415
         from isthmus.server.settings import ServerSettings  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(f"{_INSTALL} ({error})") from None
@@ -111,7 +111,7 @@ wants the interpreter several times for each token, so by default each could tak
 
 def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
     """`--new-key`, `--remove-key`, `--list-keys`."""
-    from isthmus.server.keys import KeyLimits, new_key, read_keys, remove_key  # noqa: PLC0415
+    from isthmus.server.keys.keys import KeyLimits, new_key, read_keys, remove_key  # noqa: PLC0415
 
     if path is None:
         raise SettingsError("say by --keys FILE which file of keys is meant")
@@ -142,7 +142,7 @@ def _named_adapter(text: str) -> str:
 
 
 def _say_ready(host: str, port: int, models: dict[str, Model], runtime: Runtime) -> None:
-    from isthmus.server.log import tell  # noqa: PLC0415
+    from isthmus.server.http.log import tell  # noqa: PLC0415
 
     url = f"http://{host}:{port}"
     nbytes = runtime.memory_limit_nbytes

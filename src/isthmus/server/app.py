@@ -5,34 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from importlib import resources
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
-from isthmus.server import errors
-from isthmus.server.admission import OPEN
-from isthmus.server.agents import Agents
-from isthmus.server.completion import Completer
-from isthmus.server.embeddings import Embeddings
-from isthmus.server.endpoint import Endpoint, document
-from isthmus.server.errors import HttpError
-from isthmus.server.guard import Guard
-from isthmus.server.keys import Keys
-from isthmus.server.openai import OpenAi
-from isthmus.server.quota import Quotas
-from isthmus.server.replies import Health
+from isthmus.server.agents.routes import Agents
+from isthmus.server.agents.shelf import Shelf
+from isthmus.server.agents.transfer import Transfer
+from isthmus.server.generation.completion import Completer
+from isthmus.server.http import errors
+from isthmus.server.http.admission import OPEN
+from isthmus.server.http.endpoint import Endpoint, document
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.guard import Guard
+from isthmus.server.http.texts import Texts
+from isthmus.server.keys.keys import Keys
+from isthmus.server.keys.quota import Quotas
+from isthmus.server.openai.chat import OpenAi
+from isthmus.server.openai.embeddings import Embeddings
+from isthmus.server.page import page
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Shelf
-from isthmus.server.texts import Texts
-from isthmus.server.transfer import Transfer
+
+
+class Health(TypedDict):
+    """That the server answers."""
+
+    status: Literal["ok"]
+    models: list[str]
 
 
 def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> Starlette:
@@ -59,11 +65,6 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
             await quotas.save()
             await shelf.close()
 
-    async def page(_request: Request) -> Response:
-        """A page to look at."""
-        file = resources.files("isthmus.server") / "page.html"
-        return HTMLResponse(file.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
-
     async def metrics(_request: Request) -> Response:
         """Counters, gauges and histograms for Prometheus."""
         return PlainTextResponse(runtime.metrics(), media_type="text/plain; version=0.0.4")
@@ -80,7 +81,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
 
     app = Starlette(
         routes=[
-            Endpoint("GET", "/", page, gives=("text/html",)),
+            *page.routes(),
             Endpoint("GET", "/healthz", health, gives=(Health,)),
             Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
             Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
@@ -98,13 +99,6 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
 
 
 _HANDLED = (HttpError, IsthmusError, msgspec.DecodeError, ClientDisconnect)
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; "
-    "frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 async def _no_route(request: Request, _error: Exception) -> Response:

@@ -1,0 +1,101 @@
+"""What the routes of agents answer, as types; see `openai/replies.py`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from isthmus.server.storage.record import Origin, Turn
+
+
+class AgentSummary(TypedDict):
+    """An agent without its turns."""
+
+    object: Literal["agent"]
+    id: str
+    name: str
+    guest: str
+    models: dict[str, str]
+    args: dict[str, str]
+    limits: dict[str, Any]
+    seed: int
+    created: float
+    owner: str | None
+    origin: Origin | None
+    position: int
+
+
+class Agent(AgentSummary):
+    """An agent and its turns."""
+
+    turns: list[Turn]
+
+
+class AgentList(TypedDict):
+    """All agents, newest first."""
+
+    object: Literal["list"]
+    data: list[AgentSummary]
+
+
+class Deleted(TypedDict):
+    """Which agent is no more."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class AgentUsage(TypedDict):
+    """Tokens of a message and its answer."""
+
+    total_tokens: int
+
+
+class Told(TypedDict):
+    """A message that is done."""
+
+    agent: str
+    position: int
+    output: str
+    usage: AgentUsage
+    seconds: float
+    checkpoint_nbytes: int
+
+
+class SessionMap(TypedDict):
+    """Where a session lies: offsets and lengths in bytes."""
+
+    begin: int
+    logits: tuple[int, int]
+    kv: tuple[int, int]
+    n_tokens: int
+    n_ctx: int
+
+
+class MemoryMap(TypedDict):
+    """What lies where in an agent's memory. Ranges are (first chunk, how many)."""
+
+    id: str
+    position: int
+    nbytes: int
+    chunk_nbytes: int
+    used: list[tuple[int, int]]
+    changed: list[tuple[int, int]]
+    shared: list[tuple[int, int]]
+    stack: tuple[int, int] | None
+    """(begin, nbytes), as `data`; null where the module does not tell."""
+    data: tuple[int, int] | None
+    sessions: list[SessionMap]
+
+
+class GuestCard(TypedDict):
+    """A guest that agents can be made from."""
+
+    id: str
+    kind: str
+
+
+class GuestList(TypedDict):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[GuestCard]
