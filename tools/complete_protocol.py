@@ -22,12 +22,18 @@ def c_header(words: Words) -> str:
     for name, word in words.items():
         kind = C_TYPES[word["type"]]
         lines += [f"    /* {word['text']} */", f"    {kind}{'' if kind[-1] == '*' else ' '}{name};"]
-    lines += ["} complete_words_t;", "", "typedef enum { WORD_INT, WORD_FLOAT, WORD_TEXT } word_kind_t;"]
+    lines += [
+        "} complete_words_t;",
+        "",
+        "typedef enum { WORD_INT, WORD_FLOAT, WORD_TEXT } word_kind_t;",
+    ]
     lines += ["", "typedef struct {", "    const char *name;", "    word_kind_t kind;"]
     lines += ["    size_t offset;", "    int64_t low, high; /* of WORD_INT */"]
     lines += ["    double least, most; /* of WORD_FLOAT */", "} word_t;", ""]
     lines += ["static const complete_words_t COMPLETE_DEFAULTS = {"]
-    lines += [f"    .{name} = {_c_number(word)}," for name, word in words.items() if "default" in word]
+    lines += [
+        f"    .{name} = {_c_number(word)}," for name, word in words.items() if "default" in word
+    ]
     lines += ["};", "", "static const word_t COMPLETE_WORDS[] = {"]
     lines += [line for name, word in words.items() for line in _c_word(name, word)]
     return "\n".join([*lines, "};", "", "#endif", ""])

@@ -107,9 +107,7 @@ class End:
     """The text of `Request.stop` that ended it."""
 
 
-async def read_tokens(
-    model: Model, answer: Answer, request: Request
-) -> AsyncIterator[Token | End]:
+async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:
     """The guest's lines as tokens, with text that never cuts a character, up to a stop text."""
     detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), _Stops(request.stop)
     n_tokens, n_cached, rest = 0, 0, ""

@@ -83,9 +83,7 @@ class Writer:
         chat = await self.texts.of(http, lambda check: _rendered(completer, wanted, check))
         return len(chat.ids)
 
-    async def require_grammar(
-        self, model: Model, grammar: tuple[GrammarKind, str] | None
-    ) -> None:
+    async def require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
         """GrammarError, Overloaded. What one owner has tried keeps no other from trying."""
         if grammar is None:
             return
@@ -125,9 +123,7 @@ class Writer:
             grammar=wanted.grammar,
         )
 
-    def _prepared(
-        self, name: str, completer: Completer, wanted: Wanted, check: Check
-    ) -> Prepared:
+    def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
         """In a thread."""
         chat = _rendered(completer, wanted, check)
         form = completer.form(with_tools=bool(wanted.offered))
