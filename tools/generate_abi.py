@@ -1,5 +1,4 @@
-"""Generates everything that follows from abi/host.toml, and by `complete_protocol` what follows from
-abi/complete.toml.
+"""Generates everything that follows from abi/host.toml and abi/complete.toml.
 
 =====================  =======================================================
 sdk/c/isthmus.h        what a guest written in C (or a language that reads C) includes

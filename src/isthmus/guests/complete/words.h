@@ -40,7 +40,7 @@ typedef struct {
     const char *opens;
     /* tokens that close a thought */
     const char *closes;
-    /* tokens that the answer gets when a thought has used up its tokens */
+    /* tokens that close a thought which has used up its tokens */
     const char *close;
 } complete_words_t;
 

@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
+from isthmus.abi import TokenFlag
 from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import ContextFull
 from isthmus.model import Model
-from isthmus.model.forms import Form, recognise
+from isthmus.model.forms import Form, recognised
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.request import End, Request, Token, read_tokens
@@ -60,14 +61,18 @@ class Completer:
         """The form in which the model writes calls and thoughts, told by its chat template."""
         source = self.model.chat_templates.chosen(with_tools=with_tools).template.source
         if source not in self._forms:
-            self._forms[source] = recognise(source)
+            self._forms[source] = recognised(source)
         return self._forms[source]
 
-    def rendered(self, form: Form) -> frozenset[int]:
-        """Ids of the control tokens that the form is written with."""
+    def controls(self, form: Form) -> dict[str, int]:
+        """Ids of the control tokens that the form is written with, by their texts."""
         tokenizer = self.model.tokenizer
-        ids = (tokenizer.encode(it, parse_special=True) for it in form.controls)
-        return frozenset(it[0] for it in ids if len(it) == 1)
+        found = {it: tokenizer.encode(it, parse_special=True) for it in form.controls}
+        return {
+            text: ids[0]
+            for text, ids in found.items()
+            if len(ids) == 1 and tokenizer.flags(ids[0]) & TokenFlag.CONTROL
+        }
 
     async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
         """The answer, token by token, and how it ended. Raises IsthmusError."""

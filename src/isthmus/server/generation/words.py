@@ -47,12 +47,14 @@ class Words:
     closes: str = ""
     """Tokens that close a thought: ids, separated by commas."""
     close: str = ""
-    """Tokens that the answer gets when a thought has used up its tokens: ids, separated by commas."""
+    """Tokens that close a thought which has used up its tokens: ids, separated by commas."""
 
     def line(self) -> bytes:
         """The words that differ from their defaults, as the message begins with them."""
-        pairs = ((it, getattr(self, it.name)) for it in fields(self))
-        said = [f"{it.name}={_text(value)}" for it, value in pairs if value != it.default]
+        said = []
+        for it in fields(self):
+            if (value := getattr(self, it.name)) != it.default:
+                said.append(f"{it.name}={_text(value)}")
         line = " ".join(said).encode()
         return line + b" " * (-(len(line) + 1) % 4) + b"\n"
 

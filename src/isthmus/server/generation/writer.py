@@ -127,22 +127,26 @@ class Writer:
         """In a thread."""
         chat = _rendered(completer, wanted, check)
         form = completer.form(with_tools=bool(wanted.offered))
-        grammar = wanted.grammar
+        controls = completer.controls(form)
+        ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
         if wanted.tool_choice is ToolChoice.REQUIRED:
-            tools = [it.as_dict() for it in wanted.tools]
-            grammar = form.grammar(tools, name=wanted.tool, several=wanted.parallel)
-        ids, in_thought = chat.ids, chat.opens_thought
-        if in_thought and grammar is not None and form.thought is not None:
-            ids = [*ids, *_tokens(completer.model, form.thought.close)]  # it forbids thoughts
-            in_thought = False
+            grammar = form.grammar(
+                [it.as_dict() for it in wanted.tools],
+                wanted.tool,
+                wanted.parallel and wanted.tool is None,
+                in_thought=in_thought,
+                ids=controls,
+            )
+        elif in_thought and grammar is not None and form.thought is not None:
+            ids = [*ids, *_tokens(completer.model, form.thought.close_text)]
+            in_thought = False  # the grammar is the answer's, and says nothing of thoughts
         request = replace(
             self.request(completer, ids, wanted),
             grammar=grammar,
-            thought=_bound(completer.model, form, wanted, in_thought),
-            rendered=completer.rendered(form),
+            thought=None if grammar else _bound(completer.model, form, wanted, in_thought),
+            rendered=frozenset(controls.values()),
         )
-        reading = Reading(form, wanted, in_thought)
-        return Prepared(name, completer, request, reading, chat.warnings)
+        return Prepared(name, completer, request, Reading(form, wanted, in_thought), chat.warnings)
 
 
 def chosen(models: Mapping[str, _Served], name: str) -> _Served:
@@ -191,7 +195,6 @@ def _bound(model: Model, form: Form, wanted: Wanted, in_thought: bool) -> Though
     thought = form.thought
     if wanted.thinking is None or thought is None:
         return None
-    opens, closes, close = (
-        _tokens(model, it) for it in (thought.begins, thought.ends, thought.close)
-    )
+    texts = (thought.begins, thought.ends, thought.close_text)
+    opens, closes, close = (_tokens(model, it) for it in texts)
     return ThoughtBound(wanted.thinking, in_thought, opens, closes, close)

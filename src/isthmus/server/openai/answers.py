@@ -44,12 +44,8 @@ class Answers:
             return await respond(http, self._stream())
         works = [self._collect(index, it) for index, it in enumerate(self._each)]
         done = await unless_left(http, _gather(works))
-        choices = [choice for choice, _ in done]
-        return JSONResponse(
-            self._told(
-                self._kind.object, choices, self._usage(dict(enumerate(end for _, end in done)))
-            )
-        )
+        usage = self._usage({index: end for index, (_, end) in enumerate(done)})
+        return JSONResponse(self._told(self._kind.object, [choice for choice, _ in done], usage))
 
     def _told(self, kind: str, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         told = {"id": self._id, "object": kind, **self._head, "choices": choices, "usage": usage}
@@ -69,7 +65,7 @@ class Answers:
         raise AssertionError("an answer without an end")
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        """Events of all choices as they come; with several of them, in the order of their tokens."""
+        """Events of all choices as they come."""
         choices = [self._kind(prepared) for prepared in self._each]
         ends: dict[int, End] = {}
         more: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}

@@ -40,7 +40,9 @@ def wanted_of(asked: ChatRequest) -> Wanted:
 def message_of(message: ChatMessage) -> Mapping[str, Any]:
     """A turn with what was given of it, null included."""
     found = msgspec.structs.asdict(message)
-    return msgspec.to_builtins({name: it for name, it in found.items() if it is not msgspec.UNSET})
+    given = {name: it for name, it in found.items() if it is not msgspec.UNSET}
+    plain: dict[str, Any] = msgspec.to_builtins(given)
+    return plain
 
 
 def sampling_of(asked: Common) -> Sampling:
