@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from isthmus.server.http import admission
+from isthmus.server.keys import admission
 from isthmus.server.http.errors import HttpError
 from isthmus.server.keys.admission import OPEN, Admission
 from isthmus.server.keys.keys import Keys, new_key
