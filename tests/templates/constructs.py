@@ -108,6 +108,17 @@ CONSTRUCTS: dict[str, str] = {
     "{{ [1, 2, 3, 4, 5] | batch(2, 0) | list }}{{ [1, 2, 3] | slice(2) | list }}"
     "{{ [{'a': 1, 'b': 2}, {'a': 1, 'b': 3}] | groupby('a') }}{{ [[1], [2]] | sum(start=[]) }}"
     "{{ range(3) | list }}{{ range(5, 1, -2) | list }}",
+    "keywords": "{{ [1, 2, 3] | batch(linecount=2, fill_with=0) | list }}"
+    "{{ [1, 2, 3] | slice(slices=2) | list }}{{ 'a' | center(width=5) }}{{ ['a'] | join(d='-') }}"
+    "{{ 'a-b' | replace(old='-', new='+', count=1) }}"
+    "{{ 2.55 | round(precision=1, method='floor') }}"
+    "{{ 'xa' | trim(chars='x') }}{{ 'a\nb' | indent(width=1, first=true, blank=true) }}"
+    "{{ [{'a': 1}, {'a': 2}] | sum(attribute='a', start=5) }}"
+    "{{ [{'a': 2}, {'a': 1}] | sort(attribute='a', reverse=true) }}"
+    "{{ ['b', 'A'] | sort(case_sensitive=true) }}"
+    "{{ [{'a': 1}] | groupby(attribute='b', default=0) }}"
+    "{{ ['A', 'a'] | unique(case_sensitive=false) | list }}{{ 'x' | int(default=3, base=16) }}"
+    "{{ [{'a': 3}, {'a': 1}] | min(attribute='a') }}{{ 'a b c' | truncate(length=4, end='.') }}",
     "mappings": "{% set d = dict(a=1, b={'c': 2}) %}{{ d.b.c }}{{ d['a'] }}{{ d.get('x', 'y') }}"
     "{{ d.keys() | list }}{{ d.values() | list }}{{ 'a' in d }}{{ d | length }}{{ d.missing }}"
     "{{ dict.fromkeys(['p', 'q'], 0) }}{{ dict(d, e=5) }}{{ d.copy() == d }}{{ "
