@@ -101,6 +101,20 @@ class Lark:
             return f"{self.rule(pattern)} {self.text(end)}"
         return self.rule(pattern, f"[suffix={self._quoted(end)}]")
 
+    def members(self, required: Sequence[str], optional: Sequence[str], between: str) -> str:
+        """All that are required, and any of the optional ones after them, in order."""
+        comma = self.text(between)
+        if required:
+            rest = [f"({comma} {it})?" for it in optional]
+            return f" {comma} ".join(required) + "".join(f" {it}" for it in rest)
+        if not optional:
+            return ""
+        following, choices = "", []
+        for member in reversed(optional):
+            choices.append(f"{member} {following}".strip())
+            following = self.rule(f"({comma} {member})? {following}".strip())
+        return f"({' | '.join(reversed(choices))})?"
+
     def repeated(self, item: str, between: str, several: bool) -> str:
         """An item, or several with a literal between them."""
         if not several:

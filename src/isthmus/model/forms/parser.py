@@ -56,7 +56,7 @@ class Parser:
 
     @property
     def n_looked_at(self) -> int:
-        """Characters that were copied or searched until now: it tells the time that a text takes."""
+        """Characters that were copied or searched until now: a measure of the time it takes."""
         return self._tape.n_looked_at
 
     # ------------------------------------------------------------------------------ reading
