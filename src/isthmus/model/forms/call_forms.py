@@ -40,6 +40,7 @@ def _functions(section: str, padded: bool) -> XmlCalls:
         parameter_ends="</parameter>",
         call_ends="</function>",
         padded=padded,
+        between="\n",
         one_call=True,
     )
 
@@ -55,6 +56,8 @@ def _keys(prefix: str, name_ends: str = "", section: str = "") -> XmlCalls:
         value=f"<{prefix}arg_value>",
         parameter_ends=f"</{prefix}arg_value>",
         call_ends=f"</{prefix}tool_call>",
+        after_call="\n" if section else "",
+        between="" if section else "\n",
     )
 
 

@@ -82,14 +82,16 @@ class Form:
         lark, wanted = Lark(ids), Wanted(functions, several)
         try:
             own = self.calls.grammar(lark, wanted) if self.calls else None
-            calls = own or (FORCED_LIST if several else FORCED).grammar(lark, wanted)
+            if own is None:
+                lark = Lark(ids)
+                own = (FORCED_LIST if several else FORCED).grammar(lark, wanted)
         except RecursionError:
             raise SettingsError("the schema of a tool is nested too deeply") from None
         if self.thought and (in_thought or may_think):
             rest = f"{lark.free(self.thought.ends)} {lark.text(self.thought.between)}"
             whole = f"{lark.text(self.thought.open_text)} {rest}"
-            calls = f"{rest if in_thought else f'({whole})?'} {calls}"
-        return GrammarKind.LARK, lark.source(calls)
+            own = f"{rest if in_thought else f'({whole})?'} {own}"
+        return GrammarKind.LARK, lark.source(own)
 
 
 def opens_thought(form: Form, prompt: str) -> bool:

@@ -65,8 +65,7 @@ class JsonCalls(Calls):
             if listed:
                 yield from tape.take("]")
             yield from tape.spaces()
-            if self.closes:
-                yield from tape.take(self.closes)
+            yield from tape.take(self.closes)
             out.leave()
 
     def read_calls(self, tape: Tape, out: Out, listed: bool) -> Reading[bool]:

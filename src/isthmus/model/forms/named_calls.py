@@ -76,8 +76,7 @@ class NamedCalls(Calls):
                 out.fail()
                 return
             out.end()
-        if self.section_ends:
-            yield from tape.take(self.section_ends)
+        yield from tape.take(self.section_ends)
         out.leave()
 
     def _call(self, tape: Tape, out: Out) -> Reading[bool]:
@@ -104,8 +103,7 @@ class NamedCalls(Calls):
         if self.after.strip():
             yield from tape.take(self.after.strip())
             yield from tape.spaces()
-        if self.ends:
-            yield from tape.take(self.ends)
+        yield from tape.take(self.ends)
 
     # ------------------------------------------------------------------------------ grammar
 

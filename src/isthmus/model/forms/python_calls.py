@@ -60,8 +60,7 @@ class PythonCalls(Calls):
             if listed:
                 yield from tape.take("]")
             yield from tape.spaces()
-            if self.closes:
-                yield from tape.take(self.closes)
+            yield from tape.take(self.closes)
             out.leave()
 
     def _calls(self, tape: Tape, out: Out) -> Reading[bool]:
@@ -76,7 +75,8 @@ class PythonCalls(Calls):
             yield from tape.spaces()
             yield from tape.take_any(",;")
             yield from tape.spaces()
-            if tape.at_end or (yield from tape.comes(("]", self.closes or "]"))):
+            ends = ("]", self.closes or "]")
+            if (yield from tape.comes(ends)) or tape.ends_within(ends):
                 return True
 
     def _call(self, tape: Tape, out: Out) -> Reading[bool]:

@@ -82,14 +82,14 @@ class Tape:
         self.n_looked_at += len(text)
         return text
 
-    @property
-    def at_end(self) -> bool:
-        """Whether the text is over and nothing of it is unread."""
-        return self.ended and self._at == len(self._text)
-
     def ends_within(self, literals: Iterable[str]) -> bool:
         """Whether the text is over, and what is unread of it may be the beginning of a literal."""
         return self.ended and any(it.startswith(self._text[self._at :]) for it in literals)
+
+    def skip_end(self, literals: Iterable[str]) -> None:
+        """Reads what is left of a text that is over, if that may be the beginning of a literal."""
+        if self.ends_within(literals):
+            self._at = len(self._text)
 
     def peek(self) -> Reading[str]:
         """The next character, which stays unread; empty at the end of the text."""

@@ -51,8 +51,9 @@ class XmlCalls(Calls):
     after_name: str = "\n"
     after_parameter: str = "\n"
     after_call: str = "\n"
-    between: str = "\n"
-    """What a grammar writes at these places; a reader skips white space."""
+    between: str = ""
+    """What a grammar writes at these places, the last between calls, or between sections of one
+    call; a reader skips white space."""
     one_call: bool = False
     """Whether a section has one call."""
 
@@ -80,8 +81,7 @@ class XmlCalls(Calls):
                 out.fail()
                 return
             out.end()
-        if self.section_ends:
-            yield from tape.take(self.section_ends)
+        yield from tape.take(self.section_ends)
         out.leave()
 
     def _call(self, tape: Tape, out: Out) -> Reading[bool]:
@@ -151,7 +151,7 @@ class XmlCalls(Calls):
         if len(good) < len(calls):
             return None
         begin = lark.text(self.section[0] + self.after_section) if self.section else ""
-        end = lark.text(self.after_call + self.section_ends if self.section else "")
+        end = lark.text(self.section_ends)
         call = lark.rule(lark.any_of(good))
         if self.one_call:
             return lark.repeated(lark.rule(f"{begin} {call} {end}"), self.between, wanted.several)
@@ -165,7 +165,7 @@ class XmlCalls(Calls):
             if value is None:
                 return None
             parts.append(value if key in function.required else f"({value})?")
-        return lark.rule(" ".join([*parts, lark.text(self.call_ends)]))
+        return lark.rule(" ".join([*parts, lark.text(self.call_ends + self.after_call)]))
 
     def _parameter_rule(
         self, lark: Lark, function: Function, key: str, schema: object
