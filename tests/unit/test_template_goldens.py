@@ -25,7 +25,7 @@ MENDED = {
         ("Shout.", "Hello", "Hi", "Now?"),
     ),
     "call": ({"deepseek_r1"}, ("get_weather", '{"city": "Paris", "unit": "c"}', '{"t": 21}')),
-    "null_content": ({"deepseek_r1"}, ("get_weather", '{"city": "Paris", "unit": "c"}', "Thanks")),
+    "null_content": ({"deepseek_r1", "zephyr"}, ("Weather in Paris?", "It is 21.", "Thanks")),
     "reasoning": ({"deepseek_r1"}, ("2 + 2?", '{"a": 4, "b": 3}')),
 }
 """Templates that drop or refuse what clients send, by conversation, and what is there nevertheless:
