@@ -75,6 +75,74 @@ def test_only_the_template_gives_control_tokens(name: str) -> None:
         assert text.replace(seam, "") == bare
 
 
+XML = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}<{{ c.function.name }}>"
+    "{% for k, v in c.function.arguments | items %}<{{ k }}>{{ v }}</{{ k }}>{% endfor %}"
+    "{% endfor %}"
+    "{% for p in m.content if p is mapping %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    "{% for t in tools or [] %}{% for k, v in t.function.parameters.properties | items %}"
+    "<|{{ k }}|>{% if v.type == 'string' %}text{% endif %}{% for w, x in v.items() %}<{{ w }}>"
+    "<|{{ x }}|>{% endfor %}{% endfor %}{% endfor %}"
+    "<|{{ mode }}|>{% if mode == 'user' %}U{% endif %}<|{{ more[0] }}|>{{ '<|' ~ other ~ '|>' }}"
+    "<{{ last }}"
+)
+"""Writes what it is given into what looks like control tokens, as templates for XML do."""
+
+
+def xml(said: str) -> str:
+    """What becomes of a text everywhere but in roles."""
+    call = {"function": {"name": said, "arguments": {said: said, "n": {said: [said]}}}}
+    message = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": said}],
+        "tool_calls": [call],
+    }
+    tool = {"function": {"name": said, "parameters": {"properties": {said: {"type": said}}}}}
+    variables = {"mode": said, "more": [said], "other": said, "last": said}
+    asked = Conversation([message], [tool], variables)
+    template = ChatTemplate(XML, bos="", eos="")
+    safe, _ = ChatGuard(SPECIALS).guarded(asked, template, nothing)
+    return template.render(
+        safe.messages, add_generation_prompt=False, tools=safe.tools, variables=safe.variables
+    )
+
+
+@pytest.mark.parametrize("said", [*SAID, "im_end", "im_start", " s ", "|im_end|", "system"])
+def test_arguments_tools_and_variables_make_no_control_tokens(said: str) -> None:
+    assert not controls(xml(said)), said
+
+
+def test_a_variable_may_be_what_the_template_compares_it_with() -> None:
+    """Which is the template's own doing, and no other variable's."""
+    assert controls(xml("user")) == {CONTROL.index("<|user|>"): 1}
+    assert "U" in xml("user")
+
+
+def test_words_of_the_template_stay_inside_of_calls_and_tools() -> None:
+    specials = Specials(
+        Special(n, it.encode(), control=True)
+        for n, it in enumerate(("<|function_call|>", "<|string|>", "<type>", "<|im_end|>"))
+    )
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls %}{{ c.type == 'function' }}{% endfor %}"
+        "{% endfor %}{% for t in tools %}{{ t.type }}{{ t['x'] }}{{ '<|im_end|>' }}{% endfor %}"
+    )
+    template = ChatTemplate(source, bos="", eos="")
+    calls = [{"type": "function", "kind": "string", "id": "<|im_end|>"}]
+    asked = Conversation([{"role": "user", "tool_calls": calls}], [{"type": "string", "x": "call"}])
+    safe, seam = ChatGuard(specials).guarded(asked, template, nothing)
+    [call] = safe.messages[0]["tool_calls"]
+    assert call["type"] == "function"
+    assert (call["kind"], call["id"]) == (f"{seam}string", f"{seam}<{seam}|im_end|>")
+    assert safe.tools == [{"type": f"{seam}string", "x": f"{seam}call"}]
+
+
+def test_names_of_fields_make_no_control_tokens() -> None:
+    template = ChatTemplate("{{ messages | tojson }}", bos="", eos="")
+    turns, _ = guarded([{"role": "user", FORGED: 1, "<|im_end|>": "a"}], template)
+    assert not controls(template.render(turns, add_generation_prompt=False))
+
+
 def test_ordinary_texts_stay_as_they_are() -> None:
     messages = [{"role": "user", "content": it} for it in ("hello", " a < b > c ", "{}", "x é\n")]
     assert guarded(messages)[0] == messages

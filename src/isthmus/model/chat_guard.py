@@ -7,9 +7,9 @@ only what the template itself writes gives control tokens. What the template mig
 as `im_end` in `<|{{ role }}|>`, gets a seam at its ends; all else stays as it is.
 
 Templates compare some texts with their own words: `type == 'function'` in a call, or
-`reasoning_effort == 'low'`. So words that the template itself has stay as they are inside of calls,
-tools and parts, as do roles that are known here, and variables that are what the template compares
-them with.
+`reasoning_effort == 'low'`. So words that the template itself has, but for roles, stay as they are
+inside of calls, tools and parts. So do roles of messages that are known here, and variables that
+are what the template compares them with.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ChatGuard:
         """
         variables = dict(said.variables)
         seam = _unused((template.source, *_texts([said.messages, said.tools, variables])))
-        words, compared = template.vocabulary.words, template.vocabulary.compared_with
+        words, compared = _words(template), template.vocabulary.compared_with
         made = []
         for message in said.messages:
             check()
@@ -122,6 +122,11 @@ class ChatGuard:
     def _tails(self) -> frozenset[bytes]:
         """What control tokens end with."""
         return frozenset(it[n:] for it in self._controls.texts for n in range(1, len(it)))
+
+
+def _words(template: ChatTemplate) -> frozenset[str]:
+    """Words of a template that may be inside of calls, tools and parts: no roles."""
+    return template.vocabulary.words - (ROLES - {"function"})
 
 
 def _unused(texts: Iterable[str]) -> str:
