@@ -323,6 +323,7 @@ def test_variables_that_cannot_be(variables: Mapping[Any, Any]) -> None:
         prepared(Conversation([USER], None, variables), TRAITS["chatml"])
 
 
+@pytest.mark.slow
 def test_calls_of_any_shape_end_in_a_text_or_a_typed_error() -> None:
     shapes: list[Any] = [
         {},

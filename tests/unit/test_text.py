@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isthmus import Model, Runtime
+from isthmus import Limits, Model, Runtime
 from isthmus.errors import ModelUnsupported, SettingsError, TemplateError
 from tests.fuzz.parts import STRING, Parts
 from tests.tiny_gguf import CHATML, TinyLlama
@@ -26,21 +26,26 @@ Load = Callable[..., Model]
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Iterator[Load]:
-    """Loads a small model with templates by name; "" is the usual one."""
+def runtime() -> Iterator[Runtime]:
     with Runtime(device="null", threads=1) as runtime:
+        yield runtime
 
-        def loaded(**templates: str) -> Model:
-            path = TinyLlama(with_tokenizer=True).write(tmp_path / f"{len(templates)}.gguf")
-            parts = Parts.read(path.read_bytes())
-            parts.pairs = [it for it in parts.pairs if b"chat_template" not in it.key]
-            for name, source in templates.items():
-                key = "tokenizer.chat_template" + (f".{name}" if name != "usual" else "")
-                parts.put(key, STRING, source.encode())
-            path.write_bytes(parts.write())
-            return runtime.load_model(path)
 
-        yield loaded
+@pytest.fixture
+def load(tmp_path: Path, runtime: Runtime) -> Load:
+    """Loads a small model with templates by name; `usual` is the one without."""
+
+    def loaded(**templates: str) -> Model:
+        path = TinyLlama(with_tokenizer=True).write(tmp_path / f"{len(templates)}.gguf")
+        parts = Parts.read(path.read_bytes())
+        parts.pairs = [it for it in parts.pairs if b"chat_template" not in it.key]
+        for name, source in templates.items():
+            key = "tokenizer.chat_template" + (f".{name}" if name != "usual" else "")
+            parts.put(key, STRING, source.encode())
+        path.write_bytes(parts.write())
+        return runtime.load_model(path)
+
+    return loaded
 
 
 def test_a_rendered_chat(load: Load) -> None:
@@ -108,3 +113,25 @@ def test_variables_shadow_nothing(load: Load) -> None:
             given: Any = ask
             with pytest.raises(SettingsError, match=name):
                 given([USER], variables={name: "x"})
+
+
+def test_a_guests_template_has_the_clock_of_the_guest(load: Load, runtime: Runtime) -> None:
+    """Which stands still but for its own readings, so a replay renders the same."""
+    model = load(usual=CHATML)
+    times, format_chat = [], model.format_chat
+
+    def noted(*args: Any, now: datetime, **kwargs: Any) -> str:
+        times.append(now)
+        return format_chat(*args, now=now, **kwargs)
+
+    model.format_chat = noted  # type: ignore[method-assign]
+    began = datetime(2031, 5, 6, 7, 8, 9)
+    clock_ns = int(began.replace(tzinfo=timezone.utc).timestamp()) * 10**9
+    for _ in range(2):
+        limits = Limits(tokens_out=1)
+        given = {"models": {"default": model}, "clock_ns": clock_ns, "limits": limits}
+        with runtime.spawn("chat", **given) as actor:
+            actor.send("hello")
+    assert times
+    assert {it.replace(microsecond=0) for it in times} == {began}
+    assert times[: len(times) // 2] == times[len(times) // 2 :]

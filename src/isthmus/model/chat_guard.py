@@ -80,6 +80,8 @@ class ChatGuard:
         return value
 
     def _text(self, text: str, seam: str, own: Collection[str]) -> str:
+        if text in own and text.isidentifier():
+            return text
         core = text.strip()
         try:
             data = core.encode()
@@ -87,7 +89,7 @@ class ChatGuard:
             raise TokenError(
                 "a text of the conversation has half a character, like \\ud800: leave it out"
             ) from None
-        if not data or (text in own and text.isidentifier()):
+        if not data:
             return text
         made = seam.join(part.decode() for part in self._controls.parted(data))
         if data in self._joined or self._meets(self._tails, data, ends=False):

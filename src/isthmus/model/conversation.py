@@ -112,6 +112,8 @@ def _require_variables(variables: Mapping[str, Any]) -> None:
 
 def _require_plain(value: Any, what: str) -> None:
     """TemplateError for what JSON does not have, or what is nested too deeply."""
+    if isinstance(value, dict) and all(type(it) is str for it in value.values()):
+        return  # as most messages are
     todo = [iter((value,))]
     while todo:
         for item in todo[-1]:
