@@ -131,10 +131,24 @@ def _words(template: ChatTemplate) -> frozenset[str]:
     return template.vocabulary.words - (ROLES - {"function"})
 
 
+def restored(text: str, seam: str) -> str:
+    """A rendered text, with seams that the template wrote as escapes as what they are: Python's
+    text of a list, and JSON in ASCII, write them so."""
+    return text.replace("\\" + _escape(seam), seam)
+
+
+def _escape(seam: str) -> str:
+    """What follows the backslash of a seam's escape."""
+    return f"u{ord(seam):04x}"
+
+
 def _unused(texts: Iterable[str]) -> str:
     left = list(_SEAMS)
     for text in texts:
-        left = [it for it in left if it not in text] if not text.isascii() else left
+        if not text.isascii():
+            left = [it for it in left if it not in text]
+        if "ufd" in text:
+            left = [it for it in left if _escape(it) not in text]
     if not left:
         raise TokenError("the conversation has all of U+FDD0 to U+FDEF, which are no characters")
     return left[0]
