@@ -45,6 +45,8 @@ INSTRUCTIONS = ("system", "developer")
 """Roles whose messages are instructions."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of reasoning; the first one that is given counts."""
+_OTHER_REASONING = ("reasoning", "thought", "tool_plan")
+"""Names of reasoning that few templates have."""
 _TEXT_PARTS = {
     "text": "text",
     "input_text": "text",
@@ -147,9 +149,7 @@ def _message(given: Mapping[str, Any], number: int, traits: Traits) -> Message:
     if not isinstance(content, str | list | tuple | None):
         raise TemplateError(f"the content of message {number} is neither text nor a list of parts")
     if message["role"] == "assistant":
-        reasoning = next((message[name] for name in _REASONING if name in message), None)
-        if reasoning is not None:
-            message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
+        message = _with_reasoning(message, traits)
         if not message.get("tool_calls"):
             message.pop("tool_calls", None)
         else:
@@ -158,6 +158,19 @@ def _message(given: Mapping[str, Any], number: int, traits: Traits) -> Message:
         message["tool_call_id"] = _short_id(message["tool_call_id"])
     if "content" not in message and "tool_calls" not in message:
         message["content"] = ""
+    return message
+
+
+def _with_reasoning(message: Message, traits: Traits) -> Message:
+    """A message whose reasoning has the names that Transformers gives it, or those of its own that
+    the template reads instead."""
+    reasoning = next((message[name] for name in _REASONING if name in message), None)
+    if reasoning is None:
+        return message
+    usual, words = ("thinking", "reasoning_content"), traits.template.vocabulary.words
+    message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
+    if words.isdisjoint(usual):
+        message = {name: reasoning for name in _OTHER_REASONING if name in words} | message
     return message
 
 
