@@ -16,7 +16,7 @@ from isthmus.errors import TemplateError
 from isthmus.model.chat_template import ChatTemplate
 
 _UNITS = 1 << 20
-"""Units for one question, a tenth of a second at most; templates that people use need 5,000."""
+"""Units for one question, a tenth of a second at most; the templates of tests need up to 33,000."""
 _MOST_FATES, _MOST_ROLE = 64, 64
 """Roles times forms of contents that are remembered, and characters of such a role."""
 _MARK, _OTHER_MARK = "qzmarka", "qzmarkb"
