@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -207,7 +208,7 @@ def _arguments(given: Any, traits: Traits) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        found = json.loads(given, parse_constant=_refuse_constant)
+        found = json.loads(given, parse_constant=_refuse_constant, parse_float=_finite)
         _require_plain(found, "arguments")
     except (ValueError, RecursionError, TemplateError):
         return given
@@ -216,6 +217,13 @@ def _arguments(given: Any, traits: Traits) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} has no JSON once it is a number")
+    return number
 
 
 def _short_id(name: str) -> str:
