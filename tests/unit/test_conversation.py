@@ -75,6 +75,15 @@ def test_reasoning_has_the_names_that_templates_read() -> None:
     assert "thinking" not in messages_of([{**USER, "reasoning": None}])[0]
 
 
+def test_reasoning_under_names_of_a_templates_own() -> None:
+    source = "{% for m in messages %}{{ m.content }}{{ m.thought or m.tool_plan }}{% endfor %}"
+    asked = [USER, {"role": "assistant", "content": "b", "reasoning_content": "why"}]
+    turn = prepared(Conversation(asked), traits_of(source))[0].messages[1]
+    assert turn["thought"] == turn["tool_plan"] == turn["reasoning_content"] == "why"
+    assert "reasoning" not in turn
+    assert "tool_plan" not in messages_of(asked, "command_r")[1]
+
+
 def test_the_callers_messages_stay_as_they_are() -> None:
     turn = {"role": "assistant", "content": None, "tool_calls": [call('{"a": 1}')]}
     messages_of([{"role": "developer", "content": "x"}, USER, turn])
@@ -97,6 +106,7 @@ def test_the_callers_messages_stay_as_they_are() -> None:
         ("{'a': 1}", "{'a': 1}"),
         ('{"a": NaN}', '{"a": NaN}'),
         ('{"a": -Infinity}', '{"a": -Infinity}'),
+        ('{"a": 1e999}', '{"a": 1e999}'),
         ('{"a": 1', '{"a": 1'),
         ("[" * 100_000, "[" * 100_000),
         ('{"a": ' * 500 + "1" + "}" * 500, '{"a": ' * 500 + "1" + "}" * 500),
@@ -323,6 +333,7 @@ def test_variables_that_cannot_be(variables: Mapping[Any, Any]) -> None:
         prepared(Conversation([USER], None, variables), TRAITS["chatml"])
 
 
+@pytest.mark.slow
 def test_calls_of_any_shape_end_in_a_text_or_a_typed_error() -> None:
     shapes: list[Any] = [
         {},

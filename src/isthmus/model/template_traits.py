@@ -16,7 +16,9 @@ from isthmus.errors import TemplateError
 from isthmus.model.chat_template import ChatTemplate
 
 _UNITS = 1 << 20
-"""Units for one question, a tenth of a second at most; templates that people use need 5,000."""
+"""Units for one question, a tenth of a second at most; the templates of tests need up to 33,000."""
+_MOST_FATES, _MOST_ROLE = 64, 64
+"""Roles times forms of contents that are remembered, and characters of such a role."""
 _MARK, _OTHER_MARK = "qzmarka", "qzmarkb"
 _KEY, _VALUE = "qzkeya", "qzvaluea"
 _NAME = "qzfunctiona"
@@ -64,7 +66,7 @@ class Traits:
     def __init__(self, template: ChatTemplate) -> None:
         self.template = template
         self._fates: dict[tuple[str, bool], Fate] = {}
-        """Of the roles that are known here, as text and as parts."""
+        """By role, and whether the content is in parts."""
 
     # ------------------------------------------------------------------ roles
 
@@ -114,7 +116,7 @@ class Traits:
         found = self._fates.get((role, in_parts))
         if found is None:
             found = self._probed(role, in_parts)
-            if role in _BEFORE:
+            if len(role) <= _MOST_ROLE and len(self._fates) < _MOST_FATES:
                 self._fates[role, in_parts] = found
         return found
 
