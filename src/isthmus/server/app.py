@@ -19,17 +19,20 @@ from isthmus.runtime import Runtime
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.transfer import Transfer
-from isthmus.server.generation.completion import Completer
+from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
-from isthmus.server.http.admission import OPEN
 from isthmus.server.http.endpoint import Endpoint, document
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.guard import Guard
 from isthmus.server.http.texts import Texts
+from isthmus.server.keys.admission import OPEN
+from isthmus.server.keys.guard import Guard
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
-from isthmus.server.openai.chat import OpenAi
+from isthmus.server.openai.chat import Chat
+from isthmus.server.openai.completions import Completions
 from isthmus.server.openai.embeddings import Embeddings
+from isthmus.server.openai.models import Models
 from isthmus.server.page import page
 from isthmus.server.settings import ServerSettings
 
@@ -52,15 +55,16 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     async def life(_app: Starlette) -> AsyncIterator[None]:
         completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
         texts = Texts()
-        openai = OpenAi(completers, settings, texts)
-        app.router.routes.extend(openai.routes())
+        writer = Writer(completers, settings, texts)
+        for routes in (Models(writer), Chat(writer), Completions(writer)):
+            app.router.routes.extend(routes.routes())
         app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
         keeping = asyncio.ensure_future(quotas.keep())
         try:
             yield
         finally:
             keeping.cancel()
-            await asyncio.to_thread(openai.close)
+            await asyncio.to_thread(writer.close)
             await asyncio.to_thread(texts.close)
             await quotas.save()
             await shelf.close()

@@ -1,1 +1,1 @@
-"""Anthropic's Messages API over the same core as OpenAI's."""
+"""Anthropic's API: messages, over the same core as OpenAI's."""

@@ -96,6 +96,8 @@ class Wanted:
     """Further variables of the chat template, such as `enable_thinking`."""
     thinking: int | None = None
     """Tokens of a thought, after which it is closed; None for no bound."""
+    truncate: bool = False
+    """Whether the oldest turns are left out if the conversation does not fit into the context."""
 
     def __post_init__(self) -> None:
         if len(self.stop) > MOST_STOPS or not all(self.stop):

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from isthmus.server.http.key import Key
 from isthmus.server.http.log import tell
-from isthmus.server.keys.keys import Key
 
 Shape: TypeAlias = Callable[[int, Any], tuple[int, Any]]
 """Makes an error's status and body, as OpenAI's clients expect them, those of another API."""

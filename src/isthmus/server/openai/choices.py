@@ -1,16 +1,21 @@
-"""Choices of an answer in the two forms that OpenAI's API has: whole, or in parts as they come."""
+"""Choices of an answer in the forms that OpenAI's API has: whole, or in parts as they come.
+
+A choice is given each step of an answer, by `add` if it is told whole, by `parts` if it is
+streamed.
+"""
 
 from __future__ import annotations
 
-import json
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from isthmus.model import Model
-from isthmus.server.generation.completion import Token
+from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
+from isthmus.server.generation.prepared import Prepared, Step
+from isthmus.server.generation.request import End, Token
 from isthmus.server.openai.replies import (
     AnsweredMessage,
-    CalledFunction,
     ChatAnswer,
     ChatLogprobs,
     TextAnswer,
@@ -18,103 +23,142 @@ from isthmus.server.openai.replies import (
     ToolCall,
     TopLogprob,
 )
-from isthmus.server.openai.requests import ChatRequest
-
-_CALL_BEGINS, _CALL_ENDS = "<tool_call>", "</tool_call>"
 
 
-class TextChoices:
-    """Choices of `/v1/completions`."""
+class TextChoice:
+    """A choice of `/v1/completions`."""
 
     object = "text_completion"
     chunk = "text_completion"
     prefix = "cmpl-"
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, prepared: Prepared) -> None:
+        self._model = prepared.completer.model
+        self._text: list[str] = []
+        self._tokens: list[Token] = []
 
-    def whole(self, tokens: list[Token], reason: str) -> TextAnswer:
-        """A choice at its end."""
-        text = "".join(token.text for token in tokens)
-        return {"text": text, "finish_reason": reason, "logprobs": self.logprobs(tokens)}
+    def add(self, step: Step) -> None:
+        """Takes one more step."""
+        self._text.append(_text_of(step))
+        self._tokens += _told(step)
 
-    def begins(self) -> dict[str, Any] | None:
-        """What comes before the first token."""
-        return None
+    def whole(self, end: End) -> TextAnswer:
+        """The choice at its end, without its index."""
+        text, logprobs = "".join(self._text), self._logprobs(self._tokens)
+        return {"text": text, "finish_reason": end.reason, "logprobs": logprobs}
 
-    def part(self, token: Token) -> dict[str, Any] | None:
-        """What one more token adds."""
-        return {"text": token.text, "finish_reason": None, "logprobs": self.logprobs([token])}
+    def begins(self) -> list[dict[str, Any]]:
+        """What is told before the first step."""
+        return []
 
-    def ends(self, _tokens: list[Token], reason: str) -> list[dict[str, Any]]:
-        """What comes after the last token."""
-        return [{"text": "", "finish_reason": reason, "logprobs": None}]
+    def parts(self, step: Step) -> list[dict[str, Any]]:
+        """What one more step adds."""
+        text, told = _text_of(step), _told(step)
+        if not text and not told:
+            return []
+        return [{"text": text, "finish_reason": None, "logprobs": self._logprobs(told)}]
 
-    def logprobs(self, tokens: list[Token]) -> TextLogprobs | None:
-        """In the form that this endpoint has."""
-        told = [token for token in tokens if token.logprob is not None]
+    def ends(self, end: End) -> list[dict[str, Any]]:
+        """What is told after the last step."""
+        return [{"text": "", "finish_reason": end.reason, "logprobs": None}]
+
+    def _logprobs(self, told: list[Token]) -> TextLogprobs | None:
         if not told:
             return None
         return {
-            "tokens": [_text(self._model, token.id) for token in told],
+            "tokens": [_shown(self._model, token.id) for token in told],
             "token_logprobs": [token.logprob for token in told],
-            "top_logprobs": [{_text(self._model, a): b for a, b in token.top} for token in told],
+            "top_logprobs": [{_shown(self._model, a): b for a, b in token.top} for token in told],
             "text_offset": [],
         }
 
 
-class ChatChoices:
-    """Choices of `/v1/chat/completions`."""
+class ChatChoice:
+    """A choice of `/v1/chat/completions`."""
 
     object = "chat.completion"
     chunk = "chat.completion.chunk"
     prefix = "chatcmpl-"
 
-    def __init__(self, model: Model, asked: ChatRequest, forced: bool) -> None:
-        self._model = model
-        self._forced = forced
-        self._tools = bool(asked.tools) and asked.tool_choice != "none"
-        self._held: dict[int, str] = {}
+    def __init__(self, prepared: Prepared) -> None:
+        self._model = prepared.completer.model
+        self._text: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._tokens: list[Token] = []
 
-    def whole(self, tokens: list[Token], reason: str) -> ChatAnswer:
-        """A choice at its end."""
-        text, calls = self._calls("".join(token.text for token in tokens))
-        message: AnsweredMessage = {"role": "assistant", "content": text, "refusal": None}
-        if calls:
-            message["tool_calls"] = calls
-            reason = "tool_calls"
-        return {"message": message, "finish_reason": reason, "logprobs": self.logprobs(tokens)}
+    def add(self, step: Step) -> None:
+        """Takes one more step."""
+        self._tokens += _told(step)
+        for event in step.events:
+            self._note(event)
 
-    def begins(self) -> dict[str, Any] | None:
-        """What comes before the first token."""
-        return {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-
-    def part(self, token: Token) -> dict[str, Any] | None:
-        """What one more token adds; with tools everything is told at the end, when it is known."""
-        if self._tools or self._forced:
-            return None
-        return {
-            "delta": {"content": token.text},
-            "finish_reason": None,
-            "logprobs": self.logprobs([token]),
+    def whole(self, end: End) -> ChatAnswer:
+        """The choice at its end, without its index."""
+        text = "".join(self._text)
+        message: AnsweredMessage = {
+            "role": "assistant",
+            "content": text if text or not self._calls else None,
+            "refusal": None,
         }
+        if self._thoughts:
+            message["reasoning_content"] = "".join(self._thoughts)
+        if self._calls:
+            message["tool_calls"] = self._calls
+        logprobs = self._logprobs(self._tokens)
+        return {"message": message, "finish_reason": self._reason(end), "logprobs": logprobs}
 
-    def ends(self, tokens: list[Token], reason: str) -> list[dict[str, Any]]:
-        """What comes after the last token."""
-        parts: list[dict[str, Any]] = []
-        if self._tools or self._forced:
-            text, calls = self._calls("".join(token.text for token in tokens))
-            if text:
-                parts.append({"delta": {"content": text}, "finish_reason": None})
-            if calls:
-                numbered = [{"index": index, **call} for index, call in enumerate(calls)]
-                parts.append({"delta": {"tool_calls": numbered}, "finish_reason": None})
-                reason = "tool_calls"
-        return [*parts, {"delta": {}, "finish_reason": reason}]
+    def begins(self) -> list[dict[str, Any]]:
+        """What is told before the first step."""
+        return [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
 
-    def logprobs(self, tokens: list[Token]) -> ChatLogprobs | None:
-        """In the form that this endpoint has."""
-        told = [token for token in tokens if token.logprob is not None]
+    def parts(self, step: Step) -> list[dict[str, Any]]:
+        """What one more step adds."""
+        deltas, told = [*self._deltas(step)], _told(step)
+        if told and not deltas:
+            deltas = [{"content": ""}]
+        parts: list[dict[str, Any]] = [{"delta": it, "finish_reason": None} for it in deltas]
+        if told:
+            parts[0]["logprobs"] = self._logprobs(told)
+        return parts
+
+    def ends(self, end: End) -> list[dict[str, Any]]:
+        """What is told after the last step."""
+        return [{"delta": {}, "finish_reason": self._reason(end)}]
+
+    def _reason(self, end: End) -> str:
+        """A call that a limit has cut off is none that could be made."""
+        return "tool_calls" if self._calls and end.reason == "stop" else end.reason
+
+    def _note(self, event: Event) -> None:
+        """Keeps what an event says."""
+        match event:
+            case Text(text):
+                self._text.append(text)
+            case Reasoning(text):
+                self._thoughts.append(text)
+            case CallBegins(_, name):
+                self._calls.append(_call(name))
+            case Arguments(index, text):
+                self._calls[index]["function"]["arguments"] += text
+
+    def _deltas(self, step: Step) -> Iterator[dict[str, Any]]:
+        for event in step.events:
+            match event:
+                case Text(text):
+                    yield {"content": text}
+                case Reasoning(text):
+                    yield {"reasoning_content": text}
+                case CallBegins(index, name):
+                    call = _call(name)
+                    self._calls.append(call)
+                    yield {"tool_calls": [{"index": index, **call}]}
+                case Arguments(index, text):
+                    yield {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+                case CallEnds():
+                    pass
+
+    def _logprobs(self, told: list[Token]) -> ChatLogprobs | None:
         if not told:
             return None
         return {
@@ -131,46 +175,20 @@ class ChatChoices:
         data = self._model.tokenizer.decode([token], render_special=True)
         return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
 
-    def _calls(self, text: str) -> tuple[str | None, list[ToolCall]]:
-        """The text without the calls of tools in it, and those: in the form of Hermes and Qwen,
-        `<tool_call>{"name": …, "arguments": …}</tool_call>`, or all of it where one must be.
-        """
-        if not (self._tools or self._forced):
-            return text, []
-        rest, found = ("", [text]) if self._forced else _without_calls(text)
-        calls = [call for call in map(_call, found) if call is not None]
-        if not calls:
-            return text, []
-        return rest.strip() or None, calls
+
+def _call(name: str) -> ToolCall:
+    call_id = f"call_{uuid.uuid4().hex[:24]}"
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
 
 
-def _without_calls(text: str) -> tuple[str, list[str]]:
-    """The text without the objects that it calls tools with, and those, in one pass."""
-    rest, found, at = [], [], 0
-    while (begin := text.find(_CALL_BEGINS, at)) >= 0:
-        end = text.find(_CALL_ENDS, begin)
-        if end < 0:
-            break
-        inside = text[begin + len(_CALL_BEGINS) : end].strip()
-        behind = end + len(_CALL_ENDS)
-        if inside.startswith("{") and inside.endswith("}"):
-            found.append(inside)
-            rest.append(text[at:begin])
-        else:
-            rest.append(text[at:behind])
-        at = behind
-    return "".join([*rest, text[at:]]), found
+def _text_of(step: Step) -> str:
+    return "".join(event.text for event in step.events if isinstance(event, Text))
 
 
-def _call(text: str) -> ToolCall | None:
-    try:
-        said = json.loads(text)
-        arguments = json.dumps(said["arguments"], ensure_ascii=False)
-        function: CalledFunction = {"name": str(said["name"]), "arguments": arguments}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+def _told(step: Step) -> list[Token]:
+    """The step's token, if its logarithm of the probability is wanted."""
+    return [step.token] if step.token is not None and step.token.logprob is not None else []
 
 
-def _text(model: Model, token: int) -> str:
+def _shown(model: Model, token: int) -> str:
     return model.tokenizer.decode([token], render_special=True).decode(errors="replace")

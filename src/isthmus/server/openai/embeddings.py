@@ -19,13 +19,14 @@ from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
+from isthmus.server.generation.writer import chosen
 from isthmus.server.http.endpoint import Endpoint, read_json
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.fair import Room
 from isthmus.server.http.texts import Check, Texts
-from isthmus.server.openai.chat import chosen, token_lists
+from isthmus.server.openai.completions import token_lists
 from isthmus.server.openai.replies import EmbeddingList
 from isthmus.server.settings import ServerSettings
 

@@ -152,6 +152,8 @@ class _Message(TypedDict):
 class AnsweredMessage(_Message, total=False):
     """What the model said."""
 
+    reasoning_content: str
+    """What it thought before."""
     tool_calls: list[ToolCall]
 
 

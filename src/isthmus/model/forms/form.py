@@ -1,0 +1,93 @@
+"""The form in which a model writes its answers, found by its chat template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from isthmus.abi import GrammarKind
+from isthmus.errors import SettingsError
+from isthmus.model.forms.calls import Calls
+from isthmus.model.forms.lark import Lark, Wanted, functions_of
+from isthmus.model.forms.parser import FORCED, FORCED_LIST, Parser
+from isthmus.model.forms.thought import Thought
+from isthmus.model.forms.tools import Tools
+
+_TOKEN = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+"""Control tokens that are only a part of a marker."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a model writes calls of tools and thoughts."""
+
+    name: str
+    calls: Calls | None = None
+    """None for a model whose template knows no tools."""
+    thought: Thought | None = None
+    """None for a model that does not think, or not between markers."""
+    wraps: tuple[tuple[str, str], ...] = ()
+    """Markers around an answer's text, which are no part of it."""
+
+    @property
+    def controls(self) -> frozenset[str]:
+        """Texts that a parser must see where a vocabulary has them as control tokens. All other
+        control tokens are rendered as nothing."""
+        markers = [it for wrap in self.wraps for it in wrap]
+        if self.calls:
+            markers += self.calls.markers
+        if self.thought:
+            markers += [self.thought.begins, self.thought.ends]
+        markers = [it.strip() for it in markers]
+        return frozenset([*markers, *(it for text in markers for it in _TOKEN.findall(text))])
+
+    def parser(
+        self,
+        tools: Sequence[Mapping[str, Any]] | None,
+        in_thought: bool = False,
+        forced: bool = False,
+    ) -> Parser:
+        """A parser of one answer.
+
+        `tools` as OpenAI writes them: calls of other functions are text. Without any, so are all
+        calls; None means that nobody knows which there are. `in_thought`: the prompt has opened a
+        thought. `forced`: the answer follows `grammar`.
+        """
+        return Parser(self, Tools(tools), in_thought, forced)
+
+    def grammar(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        name: str | None = None,
+        several: bool = False,
+        *,
+        in_thought: bool = False,
+        ids: Mapping[str, int] | None = None,
+    ) -> tuple[GrammarKind, str]:
+        """The kind and source of a grammar whose texts are calls, in this form, of one of the tools
+        or the one called `name`, with arguments by their schemas.
+
+        `in_thought`: the thought that the prompt has opened is finished first. `ids` has the token
+        of each of `controls` that is a control token; other markers are spelled. Where no grammar
+        says the form, the texts are bare JSON objects, or a list of them. SettingsError if there is
+        no such tool, or a schema is nested too deeply.
+        """
+        functions = functions_of(tools, name)
+        if not functions:
+            raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
+        lark, wanted = Lark(ids), Wanted(functions, several)
+        try:
+            calls = self.calls.grammar(lark, wanted) if self.calls else None
+            calls = calls or (FORCED_LIST if several else FORCED).grammar(lark, wanted)
+        except RecursionError:
+            raise SettingsError("the schema of a tool is nested too deeply") from None
+        if in_thought and self.thought:
+            calls = f"{lark.free(self.thought.ends)} {lark.text(self.thought.between)} {calls}"
+        return GrammarKind.LARK, lark.source(calls)
+
+
+def opens_thought(form: Form, prompt: str) -> bool:
+    """Whether a prompt ends in a thought that it has just opened."""
+    return form.thought is not None and prompt.rstrip().endswith(form.thought.begins.rstrip())

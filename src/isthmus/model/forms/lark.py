@@ -1,0 +1,147 @@
+"""Grammars in llguidance's dialect of Lark, put together from literals, free text and JSON schemas.
+
+https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+_CLOSED = {"additionalProperties": False}
+_SHARED = ("$defs", "definitions")
+_REFERENCES = ("#/$defs/", "#/definitions/")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that may be called."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    """Its JSON schema: an object."""
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The schema of each parameter, by name."""
+        found = self.parameters.get("properties")
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    @property
+    def required(self) -> set[str]:
+        """Names of the parameters that must be given."""
+        found = self.parameters.get("required")
+        return {str(it) for it in found} if isinstance(found, list) else set()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The calls that an answer must consist of."""
+
+    functions: tuple[Function, ...]
+    """At least one."""
+    several: bool
+    """Whether more than one call may be made."""
+
+
+def functions_of(tools: Sequence[Mapping[str, Any]], name: str | None) -> tuple[Function, ...]:
+    """The functions among tools, or the one of this name."""
+    found = [it.get("function", it) for it in tools]
+    return tuple(
+        Function(str(it["name"]), {**_CLOSED, **(it.get("parameters") or _NO_PARAMETERS)})
+        for it in found
+        if name in (None, it["name"])
+    )
+
+
+class Lark:
+    """A grammar that is being written."""
+
+    def __init__(self, ids: Mapping[str, int] | None = None) -> None:
+        """`ids` has the token of each text that is one control token; others are spelled."""
+        self._ids = dict(ids or {})
+        self._rules: list[str] = []
+        longest = sorted(self._ids, key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, longest)) or "(?!)")
+
+    def source(self, start: str) -> str:
+        """The grammar's source, where a text is `start`, an expression."""
+        return "\n".join([f"start: {start}", *self._rules, ""])
+
+    def rule(self, body: str, attributes: str = "") -> str:
+        """A new rule; returns its name."""
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}{attributes}: {body}")
+        return name
+
+    def text(self, literal: str) -> str:
+        """A literal, with its control tokens as tokens."""
+        parts, at = [], 0
+        for found in self._controls.finditer(literal):
+            parts += [self._quoted(literal[at : found.start()]), f"<[{self._ids[found.group()]}]>"]
+            at = found.end()
+        return " ".join(it for it in [*parts, self._quoted(literal[at:])] if it)
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """A JSON value of a schema."""
+        return self.rule("%json " + json.dumps({**schema, "x-guidance": _LAYOUT}))
+
+    def free(self, end: str, least: int = 0, most: int | None = None) -> str:
+        """Any text of so many characters without `end` in it, and `end`."""
+        count = (
+            "*" if least == 0 and most is None else f"{{{least},{'' if most is None else most}}}"
+        )
+        pattern = f"/(?s:.{count})/"
+        if end in self._ids:
+            return f"{self.rule(pattern)} {self.text(end)}"
+        return self.rule(pattern, f"[suffix={self._quoted(end)}]")
+
+    def repeated(self, item: str, between: str, several: bool) -> str:
+        """An item, or several with a literal between them."""
+        if not several:
+            return item
+        again = " ".join(it for it in (self.text(between), item) if it)
+        return f"{item} ({again})*"
+
+    @staticmethod
+    def any_of(choices: Sequence[str]) -> str:
+        """One of some expressions."""
+        return choices[0] if len(choices) == 1 else f"({' | '.join(choices)})"
+
+    @staticmethod
+    def _quoted(literal: str) -> str:
+        return json.dumps(literal, ensure_ascii=False) if literal else ""
+
+
+def moved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """A schema whose references hold at another place: `path` is where it is put, `#/…`."""
+
+    def within(it: dict[str, Any]) -> dict[str, Any]:
+        reference = it.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#"):
+            return {**it, "$ref": path + reference[1:]}
+        return it
+
+    found: dict[str, Any] = json.loads(json.dumps(schema), object_hook=within)
+    return found
+
+
+def part(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A part of a schema, by itself; None if it refers to more than the root's definitions."""
+    shared = {key: root[key] for key in _SHARED if key in root}
+    waiting: list[Any] = [schema, shared]
+    while waiting:
+        it = waiting.pop()
+        if isinstance(it, Mapping):
+            reference = it.get("$ref")
+            if isinstance(reference, str) and not reference.startswith(_REFERENCES):
+                return None
+            waiting += it.values()
+        elif isinstance(it, list):
+            waiting += it
+    return {**shared, **schema}
