@@ -27,6 +27,10 @@ _messages_decoder = msgspec.json.Decoder(MessagesRequest)
 _count_decoder = msgspec.json.Decoder(CountRequest)
 
 
+class _Endpoint(Endpoint):
+    fails = (MessagesErrorReply,)
+
+
 class Messages:
     """The routes, over the server's writer."""
 
@@ -35,24 +39,11 @@ class Messages:
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
-        fails = (MessagesErrorReply,)
+        create, count = "/v1/messages", "/v1/messages/count_tokens"
+        gives = (Message, EVENTS)
         return [
-            Endpoint(
-                "POST",
-                "/v1/messages",
-                self.create,
-                takes=MessagesRequest,
-                gives=(Message, EVENTS),
-                fails=fails,
-            ),
-            Endpoint(
-                "POST",
-                "/v1/messages/count_tokens",
-                self.count,
-                takes=CountRequest,
-                gives=(TokenCount,),
-                fails=fails,
-            ),
+            _Endpoint("POST", create, self.create, takes=MessagesRequest, gives=gives),
+            _Endpoint("POST", count, self.count, takes=CountRequest, gives=(TokenCount,)),
         ]
 
     async def create(self, http: HttpRequest) -> Response:

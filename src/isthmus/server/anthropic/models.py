@@ -28,6 +28,10 @@ class PageQuery(Struct):
     before_id: str | None = None
 
 
+class _Endpoint(Endpoint):
+    fails = (ErrorReply, MessagesErrorReply)
+
+
 class Models(models.Models):
     """The routes, over the server's models."""
 
@@ -38,18 +42,10 @@ class Models(models.Models):
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
-        fails = (ErrorReply, MessagesErrorReply)
-        each = (ModelCard, ModelInfo)
+        path, listed, one = "/v1/models", (ModelList, ModelPage), (ModelCard, ModelInfo)
         return [
-            Endpoint(
-                "GET",
-                "/v1/models",
-                self.models,
-                query=PageQuery,
-                gives=(ModelList, ModelPage),
-                fails=fails,
-            ),
-            Endpoint("GET", "/v1/models/{model:path}", self.model, gives=each, fails=fails),
+            _Endpoint("GET", path, self.models, query=PageQuery, gives=listed),
+            _Endpoint("GET", path + "/{model:path}", self.model, gives=one),
         ]
 
     async def models(self, request: HttpRequest) -> Response:

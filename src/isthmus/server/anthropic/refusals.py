@@ -30,7 +30,7 @@ _tools_decoder = msgspec.json.Decoder(_AnyTools)
 
 
 def refusal_of(error: msgspec.ValidationError, body: bytes) -> HttpError:
-    """Why a body is none of this API's, with the part that is wrong. HttpError 400, to be raised."""
+    """Why a body is none of this API's, with the part that is wrong: HttpError 400."""
     text, _, where = str(error).partition(" - at `")
     where = where.rstrip("`").removeprefix("$").removeprefix(".")
     if tool := _refused_tool(where, body):

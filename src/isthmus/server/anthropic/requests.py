@@ -167,7 +167,7 @@ class CountRequest(_Part):
     mcp_servers: _Nothing | None = None
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, kw_only=True):
     """`/v1/messages`."""
 
     max_tokens: _Count

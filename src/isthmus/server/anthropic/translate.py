@@ -55,7 +55,9 @@ def translate(asked: CountRequest) -> Translated:
         said = "an answer that follows a schema calls no tools: set tool_choice to none"
         raise HttpError(400, said, param="output_config.format")
     if found.prefill and (grammar is not None or choice is ToolChoice.REQUIRED):
-        said = "the last message begins an answer, whose form tool_choice or a schema says: not both"
+        said = (
+            "the last message begins an answer, whose form tool_choice or a schema says: not both"
+        )
         raise HttpError(400, said, param="messages")
     wanted = Wanted(
         messages=found.messages,

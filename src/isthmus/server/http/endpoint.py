@@ -27,6 +27,9 @@ _T = TypeVar("_T")
 class Endpoint(Route):
     """A path and a method, with one handler."""
 
+    fails: tuple[type, ...] = (ErrorReply,)
+    """The bodies that errors have."""
+
     def __init__(
         self,
         method: str,
@@ -37,14 +40,13 @@ class Endpoint(Route):
         takes: Content | None = None,
         gives: tuple[Content, ...],
         status: int = 200,
-        fails: tuple[type, ...] = (ErrorReply,),
     ) -> None:
         super().__init__(path, handler, methods=[method])
         self.method = method
         self.query = query
         self.takes = takes
         """The body, which may be left out where all of its fields may."""
-        self.gives, self.status, self.fails = gives, status, fails
+        self.gives, self.status = gives, status
 
     @property
     def types(self) -> list[Any]:

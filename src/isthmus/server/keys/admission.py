@@ -68,7 +68,10 @@ def _key(heads: dict[bytes, str]) -> str | None:
     HttpError 400 for two that differ: a proxy might judge by the other one.
     """
     kind, _, bearer = heads.get(b"authorization", "").partition(" ")
-    given = {bearer.strip() if kind.lower() == "bearer" else "", heads.get(b"x-api-key", "").strip()}
+    given = {
+        bearer.strip() if kind.lower() == "bearer" else "",
+        heads.get(b"x-api-key", "").strip(),
+    }
     given.discard("")
     if len(given) > 1:
         said = "authorization and x-api-key have different keys: give one"
