@@ -93,6 +93,7 @@ class Blocks:
         return begun + self._add("text", text, {"type": "text_delta", "text": text})
 
     def _add_thought(self, text: str) -> list[BlockEvent]:
+        self._blank.clear()
         begun = self._begin({"type": "thinking", "thinking": "", "signature": ""})
         delta: Delta = {"type": "thinking_delta", "thinking": text}
         return begun + self._add("thinking", text, None if self._hides_thoughts else delta)
