@@ -57,13 +57,13 @@ FIELDS: tuple[Row, ...] = (
     _done("tool_choice", "`auto`, `any`, `tool`, `none`; `any` and `tool` enforce the call's form"),
     _done(
         "thinking",
-        "`enabled`, `adaptive`, `disabled` set the chat template's `enable_thinking` and "
-        "`thinking`; `budget_tokens` closes a thought; `display: omitted` hides it",
+        "`enabled`, `adaptive`, `disabled` set `enable_thinking` and `thinking` for chat templates "
+        "that read them; `budget_tokens` closes a thought; `display: omitted` hides it",
     ),
     _done(
         "output_config",
         "`format` enforces a JSON schema, but not beside tools that may be called; `effort` sets "
-        "the chat template's `reasoning_effort`; `task_budget` has no effect",
+        "`reasoning_effort` for chat templates that read it; `task_budget` has no effect",
     ),
     _done("output_format", "the older name of `output_config.format`"),
     _done("min_p", _OURS),

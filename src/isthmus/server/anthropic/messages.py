@@ -17,6 +17,7 @@ from isthmus.server.anthropic.replies import Message, MessagesErrorReply, TokenC
 from isthmus.server.anthropic.requests import CountRequest, MessagesRequest
 from isthmus.server.anthropic.translate import Translated, translate
 from isthmus.server.generation.prepared import Prepared
+from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import EVENTS, Endpoint, decode_json
 from isthmus.server.http.errors import HttpError
@@ -77,7 +78,9 @@ class Messages:
             except msgspec.ValidationError as error:
                 raise refusal_of(error, body) from None
             require_unique_keys(body)
-            return asked, translate(asked)
+            told = translate(asked)
+            model = self._writer.completer(asked.model).model
+            return asked, replace(told, wanted=_with_known_variables(told.wanted, model))
 
         return await self._writer.texts.of(http, read)
 
@@ -102,3 +105,11 @@ class Messages:
         return await self._writer.texts.of(
             http, lambda check: model.tokenizer.encode(text, most=most, check=check)
         )
+
+
+def _with_known_variables(wanted: Wanted, model: Model) -> Wanted:
+    """The same without the names of thinking that other models' templates have."""
+    template = model.chat_templates.chosen(with_tools=bool(wanted.offered)).template
+    known = template.vocabulary.names
+    variables = {name: it for name, it in wanted.variables.items() if name in known}
+    return replace(wanted, variables=variables)
