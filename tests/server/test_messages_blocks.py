@@ -7,6 +7,8 @@ import json
 import random
 from typing import Any
 
+import msgspec
+
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.server.anthropic.blocks import Blocks
 from isthmus.server.anthropic.signature import signature_of, thought_of
@@ -17,7 +19,7 @@ def told(events: list[Event], **how: Any) -> tuple[list[Any], list[Any]]:
     blocks = Blocks(**how)
     found = [it for event in events for it in blocks.take([event])]
     found += blocks.finish()
-    return found, blocks.content
+    return msgspec.to_builtins(found), msgspec.to_builtins(blocks.content)
 
 
 def content_of(events: list[Any]) -> list[Any]:

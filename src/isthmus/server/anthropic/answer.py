@@ -6,8 +6,9 @@ import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 
+import msgspec
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.server.anthropic.blocks import Blocks
 from isthmus.server.anthropic.replies import (
@@ -36,7 +37,8 @@ class MessageAnswer:
         """The response, as the request wants it."""
         if stream:
             return await respond(http, self._stream())
-        return JSONResponse(await unless_left(http, self._collect()))
+        told = await unless_left(http, self._collect())
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
     async def _collect(self) -> Message:
         async with aclosing(self._prepared.steps()) as items:

@@ -15,7 +15,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
-from isthmus.server.anthropic.replies import AnsweredBlock, BlockEvent, Delta
+from isthmus.server.anthropic.replies import (
+    AnsweredBlock,
+    AnsweredText,
+    AnsweredThinking,
+    AnsweredToolUse,
+    BlockEvent,
+    Delta,
+)
 from isthmus.server.anthropic.signature import signature_of
 
 
@@ -45,12 +52,12 @@ class Blocks:
     @property
     def is_thinking(self) -> bool:
         """Whether the answer is in a thought."""
-        return self._open is not None and self._open.block["type"] == "thinking"
+        return self._is_open(AnsweredThinking)
 
     @property
     def calls(self) -> bool:
         """Whether a tool has been called."""
-        return any(it["type"] == "tool_use" for it in self._content)
+        return any(isinstance(it, AnsweredToolUse) for it in self._content)
 
     def take(self, events: Iterable[Event]) -> list[BlockEvent]:
         """What an answer's events tell, in the order of the API."""
@@ -63,7 +70,7 @@ class Blocks:
             elif isinstance(event, CallBegins):
                 told += self._begin_call(event.name)
             elif isinstance(event, Arguments):
-                told += self._add("tool_use", event.text, _input_delta(event.text))
+                told += self._add(AnsweredToolUse, event.text, _input_delta(event.text))
             elif isinstance(event, CallEnds):
                 told += self.finish()
         return told
@@ -77,45 +84,45 @@ class Blocks:
         index, told = len(self._content), list[BlockEvent]()
         self._content.append(self._whole(ended.block, "".join(ended.pieces)))
         last = self._content[-1]
-        if last["type"] == "thinking":
-            told.append(_delta(index, {"type": "signature_delta", "signature": last["signature"]}))
+        if isinstance(last, AnsweredThinking):
+            told.append(_delta(index, {"type": "signature_delta", "signature": last.signature}))
         return [*told, {"type": "content_block_stop", "index": index}]
 
     # ------------------------------------------------------------------ parts
 
     def _add_text(self, text: str) -> list[BlockEvent]:
-        if not self._is_open("text"):
+        if not self._is_open(AnsweredText):
             self._blank.append(text)
             if text.isspace():
                 return []
             text = "".join(self._blank)
-        begun = self._begin({"type": "text", "text": ""})
-        return begun + self._add("text", text, {"type": "text_delta", "text": text})
+        begun = self._begin(AnsweredText(""))
+        return begun + self._add(AnsweredText, text, {"type": "text_delta", "text": text})
 
     def _add_thought(self, text: str) -> list[BlockEvent]:
         self._blank.clear()
-        begun = self._begin({"type": "thinking", "thinking": "", "signature": ""})
+        begun = self._begin(AnsweredThinking("", ""))
         delta: Delta = {"type": "thinking_delta", "thinking": text}
-        return begun + self._add("thinking", text, None if self._hides_thoughts else delta)
+        return begun + self._add(AnsweredThinking, text, None if self._hides_thoughts else delta)
 
     def _begin_call(self, name: str) -> list[BlockEvent]:
         told = self.finish()
         id_ = f"toolu_{uuid.uuid4().hex[:24]}"
-        return told + self._begin({"type": "tool_use", "id": id_, "name": name, "input": {}})
+        return told + self._begin(AnsweredToolUse(id_, name, {}))
 
-    def _is_open(self, kind: str) -> bool:
-        return self._open is not None and self._open.block["type"] == kind
+    def _is_open(self, kind: type[AnsweredBlock]) -> bool:
+        return self._open is not None and isinstance(self._open.block, kind)
 
     def _begin(self, block: AnsweredBlock) -> list[BlockEvent]:
         """The end of another block and the beginning of this one, unless its kind is open."""
-        if self._is_open(block["type"]):
+        if self._is_open(type(block)):
             return []
         told = self.finish()
         self._open = _Open(block)
         index = len(self._content)
         return [*told, {"type": "content_block_start", "index": index, "content_block": block}]
 
-    def _add(self, kind: str, text: str, delta: Delta | None) -> list[BlockEvent]:
+    def _add(self, kind: type[AnsweredBlock], text: str, delta: Delta | None) -> list[BlockEvent]:
         """More of the block that is open; nothing if that is another one."""
         if self._open is None or not self._is_open(kind):
             return []
@@ -123,14 +130,12 @@ class Blocks:
         return [] if delta is None else [_delta(len(self._content), delta)]
 
     def _whole(self, block: AnsweredBlock, text: str) -> AnsweredBlock:
-        if block["type"] == "text":
-            return {"type": "text", "text": text}
-        if block["type"] == "thinking":
+        if isinstance(block, AnsweredText):
+            return AnsweredText(text)
+        if isinstance(block, AnsweredThinking):
             hidden = self._hides_thoughts
-            signature = signature_of(text, hidden=hidden)
-            thinking = "" if hidden else text
-            return {"type": "thinking", "thinking": thinking, "signature": signature}
-        return {**block, "input": _input(text)}
+            return AnsweredThinking("" if hidden else text, signature_of(text, hidden=hidden))
+        return AnsweredToolUse(block.id, block.name, _input(text))
 
 
 def _delta(index: int, delta: Delta) -> BlockEvent:

@@ -1,34 +1,34 @@
 """What Anthropic's routes answer, as types.
 
 mypy holds those who write answers to them, `/openapi.json` tells callers, and a test compares the
-two with what comes over the wire.
+two with what comes over the wire. Blocks are structs with a tag, since only these can be one of
+several in a schema.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from msgspec import Struct
 
-class AnsweredText(TypedDict):
+
+class AnsweredText(Struct, frozen=True, tag="text", tag_field="type"):
     """A block of what the model said."""
 
-    type: Literal["text"]
     text: str
 
 
-class AnsweredThinking(TypedDict):
+class AnsweredThinking(Struct, frozen=True, tag="thinking", tag_field="type"):
     """A block of what the model thought."""
 
-    type: Literal["thinking"]
     thinking: str
     signature: str
     """See `signature.py`."""
 
 
-class AnsweredToolUse(TypedDict):
+class AnsweredToolUse(Struct, frozen=True, tag="tool_use", tag_field="type"):
     """A tool that the model calls."""
 
-    type: Literal["tool_use"]
     id: str
     name: str
     input: dict[str, Any]
