@@ -50,9 +50,9 @@ class Models(models.Models):
 
     async def models(self, request: HttpRequest) -> Response:
         """The models that requests may name."""
+        query = read_query(request, PageQuery)
         if not speaks_anthropic(request.scope):
             return await super().models(request)
-        query = read_query(request, PageQuery)
         names = list(self._writer.completers)
         shown, has_more = page_of(names, query)
         page: ModelPage = {
