@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from isthmus.server.anthropic.signature import signature_of, thought_of
 from isthmus.server.keys.keys import new_key
+from tests import tiny_gguf
 from tests.server.conftest import Serving
 from tests.server.test_messages_blocks import content_of
 
@@ -136,6 +138,9 @@ def test_an_answer_that_is_begun_goes_on(server: Serving) -> None:
 @pytest.mark.model
 def test_tools_that_must_be_called(server: Serving) -> None:
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+    several = {"tools": [WEATHER], "tool_choice": {"type": "any"}, "max_tokens": 90}
+    for call in ask(server, messages=messages, **several)["content"]:
+        assert (call["type"], call["name"]) == ("tool_use", "weather")
     for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
         choice["disable_parallel_tool_use"] = True
         how: Any = {
@@ -197,6 +202,73 @@ def test_a_full_context_is_no_limit_of_the_request(tiny_server: Serving) -> None
     assert "the prompt has 20" in short
     assert "the prompt has 30" not in long, "it was tokenized to its end"
     assert "context" in long
+
+
+# ------------------------------------------------------------------ thoughts
+
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}"
+    "{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A model that begins with a thought unless it is told not to."""
+    folder = tmp_path_factory.mktemp("thinker")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_gguf, "CHATML", THINKS)
+        tiny_gguf.TinyLlama(with_tokenizer=True).write(folder / "tiny.gguf")
+    serving = Serving(folder / "data", "--model", f"tiny={folder}/tiny.gguf", "--n-ctx", "512")
+    yield serving
+    assert serving.stop() == 0
+
+
+def test_thoughts(thinker: Serving) -> None:
+    how: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True}
+    enabled = {"type": "enabled", "budget_tokens": 10}
+    told = ask(thinker, thinking=enabled, **how)
+    thought, said = told["content"]
+    assert (thought["type"], said["type"]) == ("thinking", "text")
+    assert thought["signature"] == signature_of(thought["thinking"], hidden=False)
+    assert 10 <= told["usage"]["output_tokens_details"]["thinking_tokens"] < 30
+    events = events_of(post(thinker, thinking=enabled, stream=True, **how))
+    assert content_of(events[2:-2]) == told["content"]
+
+    hidden = ask(thinker, thinking={**enabled, "display": "omitted"}, **how)
+    assert hidden["content"][0]["thinking"] == ""
+    assert thought_of("", hidden["content"][0]["signature"]) == thought["thinking"]
+    assert hidden["content"][1] == said
+
+    none = ask(thinker, thinking={"type": "disabled"}, **how)
+    assert [it["type"] for it in none["content"]] == ["text"]
+    assert none["usage"]["output_tokens_details"]["thinking_tokens"] == 0
+
+    unending = ask(thinker, max_tokens=20, ignore_eos=True)
+    assert [it["type"] for it in unending["content"]] == ["thinking"]
+    assert unending["stop_reason"] == "max_tokens"
+
+
+def test_thoughts_come_back(thinker: Serving) -> None:
+    told = ask(
+        thinker, thinking={"type": "enabled", "budget_tokens": 5}, ignore_eos=True, max_tokens=40
+    )
+    answered = {"role": "assistant", "content": told["content"]}
+    ask(thinker, messages=[*QUESTION, answered, *QUESTION], max_tokens=2)
+    told["content"][0]["thinking"] += "!"
+    changed = post(thinker, messages=[*QUESTION, answered, *QUESTION])
+    assert changed.status_code == 400
+    assert "messages.1.content.0: the thinking is not what was signed" in error_of(changed)
+
+
+def test_no_answer_is_begun_inside_a_thought(thinker: Serving) -> None:
+    messages = [*QUESTION, {"role": "assistant", "content": "It is"}]
+    refused = post(thinker, messages=messages)
+    assert refused.status_code == 400
+    assert "this model thinks before it answers" in error_of(refused)
+    text_of(ask(thinker, messages=messages, thinking={"type": "disabled"}, ignore_eos=True))
 
 
 # ------------------------------------------------------------------ texts
