@@ -50,13 +50,13 @@ def whole(made: Prepared, *, hides: bool = False) -> Any:
     return json.loads(asyncio.run(answer.respond(http(), stream=False)).body)
 
 
-def streamed(made: Prepared) -> list[tuple[str, Any]]:
+def streamed(made: Prepared, *, hides: bool = False) -> list[tuple[str, Any]]:
     """The names and the data of events."""
 
     async def read() -> str:
         entry = Entry("req_1", "POST", "/v1/messages", shape=as_anthropic)
         begin(entry)
-        answer = await MessageAnswer(made, hides_thoughts=False).respond(http(), stream=True)
+        answer = await MessageAnswer(made, hides_thoughts=hides).respond(http(), stream=True)
         return "".join([bytes(it).decode() async for it in cast("Any", answer).body_iterator])
 
     events = []
@@ -116,6 +116,15 @@ def test_ids_are_unique() -> None:
     assert len({it["id"] for it in each}) == 3
     assert len({it["content"][0]["id"] for it in each}) == 3
     assert all(it["id"].startswith("msg_") for it in each)
+
+
+def test_a_long_silence_is_broken() -> None:
+    said = [Reasoning("hm")] * 200
+    made = prepared(*said, Text("so"), End("stop", 201, 0))
+    assert [name for name, _ in streamed(made)].count("ping") == 1
+    names = [name for name, _ in streamed(made, hides=True)]
+    assert names.count("ping") == 1 + 199 // 64
+    assert names.count("content_block_start") == 2
 
 
 def test_warnings_are_told() -> None:

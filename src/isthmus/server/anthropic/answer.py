@@ -22,6 +22,9 @@ from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End
 from isthmus.server.http.events import event, respond, unless_left
 
+_SILENT = 64
+"""Steps without an event, after which one says that the answer goes on."""
+
 
 class MessageAnswer:
     """See the module. `hides_thoughts` tells that the model thinks, and not what."""
@@ -51,13 +54,16 @@ class MessageAnswer:
     async def _stream(self) -> AsyncIterator[bytes]:
         """Events; the first two come with the first token, so that until then errors have a
         status."""
-        begun = False
+        begun, n_silent = False, 0
         async with aclosing(self._prepared.steps()) as items:
             async for item in items:
                 if not begun:
                     begun = True
                     yield _told(self._begins())
                 told = self._ends(item) if isinstance(item, End) else self._take(item)
+                n_silent = 0 if told else n_silent + 1
+                if n_silent and n_silent % _SILENT == 0:
+                    told = [{"type": "ping"}]
                 if told:
                     yield _told(told)
 

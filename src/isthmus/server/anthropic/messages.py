@@ -16,6 +16,7 @@ from isthmus.server.anthropic.refusals import refusal_of, require_unique_keys
 from isthmus.server.anthropic.replies import Message, MessagesErrorReply, TokenCount
 from isthmus.server.anthropic.requests import CountRequest, MessagesRequest
 from isthmus.server.anthropic.translate import Translated, translate
+from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
@@ -57,12 +58,12 @@ class Messages:
         return await answer.respond(http, stream=bool(asked.stream))
 
     async def count(self, http: HttpRequest) -> Response:
-        """Tokens of a conversation, without an answer to it."""
+        """Tokens of a conversation that fits, without an answer to it."""
         asked, told = await self._read(http, _count_decoder)
         n_tokens = await self._writer.count(http, asked.model, told.wanted)
         if told.prefill:
-            model = self._writer.completer(asked.model).model
-            n_tokens += len(await self._ids(http, model, told.prefill, None))
+            completer = self._writer.completer(asked.model)
+            n_tokens += len(await self._ids(http, completer, told.prefill, completer.n_ctx))
         counted: TokenCount = {"input_tokens": n_tokens}
         return JSONResponse(counted)
 
@@ -94,17 +95,16 @@ class Messages:
             raise HttpError(400, said, code="unsupported", param="messages")
         completer, request = prepared.completer, prepared.request
         most = completer.n_ctx - len(request.prompt)
-        prompt = [*request.prompt, *await self._ids(http, completer.model, text, most)]
+        prompt = [*request.prompt, *await self._ids(http, completer, text, most)]
         completer.require_fitting(prompt)
         return replace(prepared, request=replace(request, prompt=prompt))
 
     async def _ids(
-        self, http: HttpRequest, model: Model, text: str, most: int | None
+        self, http: HttpRequest, completer: Completer, text: str, most: int
     ) -> Sequence[int]:
-        """Tokens of the beginning of an answer; control tokens in it are text."""
-        return await self._writer.texts.of(
-            http, lambda check: model.tokenizer.encode(text, most=most, check=check)
-        )
+        """Token ids of the beginning of an answer; control tokens in it are text. ContextFull."""
+        encode = completer.model.tokenizer.encode
+        return await self._writer.texts.of(http, lambda check: encode(text, most=most, check=check))
 
 
 def _with_known_variables(wanted: Wanted, model: Model) -> Wanted:
