@@ -1,5 +1,5 @@
-"""Writes docs/cli.md from the command line's own help, and in docs/models.md what is between marks
-from the architectures' own descriptions; `--check` compares instead."""
+"""Writes docs/cli.md from the command line's own help, and what is between marks in docs/models.md
+and docs/server.md from the code's own tables; `--check` compares instead."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from isthmus.model.architectures import architectures, family_of
 from isthmus.native._ggml import GgmlType
+from isthmus.server.anthropic.fields import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,7 +64,14 @@ def _weights() -> str:
     return textwrap.fill(names, 100) + "\n"
 
 
-PAGES = {"cli.md": render_cli, "models.md": render_models}
+def render_server() -> str:
+    """docs/server.md."""
+    page = (DOCS / "server.md").read_text()
+    begin = page.index("-->\n", page.index("<!-- messages:")) + len("-->\n")
+    return page[:begin] + as_markdown() + page[page.index("<!-- end -->", begin) :]
+
+
+PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}
 
 
 def main() -> int:

@@ -19,6 +19,9 @@ from isthmus.runtime import Runtime
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.transfer import Transfer
+from isthmus.server.anthropic.errors import shape_of
+from isthmus.server.anthropic.messages import Messages
+from isthmus.server.anthropic.models import Models
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
@@ -32,7 +35,6 @@ from isthmus.server.keys.quota import Quotas
 from isthmus.server.openai.chat import Chat
 from isthmus.server.openai.completions import Completions
 from isthmus.server.openai.embeddings import Embeddings
-from isthmus.server.openai.models import Models
 from isthmus.server.page import page
 from isthmus.server.settings import ServerSettings
 
@@ -56,7 +58,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
         completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
         texts = Texts()
         writer = Writer(completers, settings, texts)
-        for routes in (Models(writer), Chat(writer), Completions(writer)):
+        for routes in (Models(writer), Chat(writer), Completions(writer), Messages(writer)):
             app.router.routes.extend(routes.routes())
         app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
         keeping = asyncio.ensure_future(quotas.keep())
@@ -98,7 +100,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
-    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas)
+    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas, shape_of=shape_of)
     return app
 
 

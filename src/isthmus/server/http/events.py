@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
-from isthmus.server.http.errors import body_of, note
+from isthmus.server.http.errors import body_of, note, shaped
 
 _T = TypeVar("_T")
 DONE = b"data: [DONE]\n\n"
@@ -52,8 +52,8 @@ async def _told(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[byt
         async for each in events:
             yield each
     except Exception as error:
-        _, body = body_of(error)
+        status, body = body_of(error)
         note(body)
-        yield event(body, "error")
+        yield event(shaped(status, body)[1], "error")
     finally:
         await events.aclose()  # type: ignore[attr-defined]
