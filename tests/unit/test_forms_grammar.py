@@ -245,8 +245,34 @@ def test_references_within_a_schema_hold_where_it_is_put(name: str) -> None:
 
 def test_a_schema_that_is_too_deep_is_refused() -> None:
     schema: dict[str, Any] = {"type": "string"}
-    for _ in range(3000):
+    for _ in range(2000):
         schema = {"type": "object", "properties": {"a": schema}}
-    for name in sorted(WRITERS):
+    for name in ("hermes", "gemma4", "glm", "lfm2", "harmony", "kimi-k2"):
         with pytest.raises(SettingsError, match="too deeply"):
             FORMS[name].grammar([{"name": "f", "parameters": schema}])
+
+
+def test_schemas_that_refer_to_large_ones_in_many_places_are_refused() -> None:
+    large = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(500)}}
+    schema = {
+        "type": "object",
+        "properties": {f"q{n}": {"$ref": "#/$defs/large"} for n in range(500)},
+        "$defs": {"large": large},
+    }
+    for name in ("glm", "lfm2"):
+        with pytest.raises(SettingsError, match="too large"):
+            FORMS[name].grammar([{"name": "f", "parameters": schema}])
+
+
+def test_a_schema_that_refers_to_itself_is_one_rule() -> None:
+    of = {"type": "array", "items": {"$ref": "#/$defs/tree"}}
+    tree = {"type": "object", "properties": {"v": {"type": "integer"}, "of": of}}
+    schema: dict[str, Any] = {"type": "object", "properties": {"t": {"$ref": "#/$defs/tree"}}}
+    schema["$defs"] = {"tree": tree}
+    tools = [{"name": "f", "parameters": schema}]
+    arguments = {"t": {"v": 1, "of": [{"of": [{"v": 2}, {}]}]}}
+    for name in sorted(WRITERS):
+        grammar = FORMS[name].grammar(tools)
+        assert complaint(*grammar) == ""
+        assert accepts(grammar, laid_out(name, [("f", arguments)])), name
+    assert len(FORMS["gemma4"].grammar(tools)[1]) < 1000

@@ -11,7 +11,7 @@ from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.lark import Lark, Wanted, functions_of
-from isthmus.model.forms.parser import FORCED, FORCED_LIST, Parser
+from isthmus.model.forms.parser import FORCED, FORCED_LIST, UNKNOWN, Parser
 from isthmus.model.forms.thought import Thought
 from isthmus.model.forms.tools import Tools
 
@@ -25,7 +25,8 @@ class Form:
 
     name: str
     calls: Calls | None = None
-    """None for a model whose template knows no tools."""
+    """None if the template tells none: then a parser takes those of Hermes, and a grammar writes
+    bare JSON."""
     thought: Thought | None = None
     """None for a model that does not think, or not between markers."""
     wraps: tuple[tuple[str, str], ...] = ()
@@ -36,8 +37,7 @@ class Form:
         """Texts that a parser must see where a vocabulary has them as control tokens. All other
         control tokens are rendered as nothing."""
         markers = [it for wrap in self.wraps for it in wrap]
-        if self.calls:
-            markers += self.calls.markers
+        markers += (self.calls or UNKNOWN).markers
         if self.thought:
             markers += [self.thought.begins, self.thought.ends]
         markers = [it.strip() for it in markers]

@@ -6,7 +6,15 @@ of a text it is held until something else comes, and dropped if that is a though
 
 from __future__ import annotations
 
-from isthmus.model.forms.events import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
+from isthmus.model.forms.events import (
+    Arguments,
+    CallBegins,
+    CallEnds,
+    Event,
+    Reasoning,
+    Text,
+    joined,
+)
 from isthmus.model.forms.tape import SPACES, Tape
 from isthmus.model.forms.tools import Tools
 
@@ -30,9 +38,9 @@ class Out:
         self._spaces: list[str] = []
 
     def drain(self) -> list[Event]:
-        """What came since it was last asked."""
+        """What came since it was last asked, joined."""
         events, self._events = self._events, []
-        return events
+        return joined(events)
 
     def text(self, piece: str) -> None:
         """Part of the answer's text."""

@@ -14,6 +14,9 @@ from isthmus.model.forms.tools import Tools
 if TYPE_CHECKING:
     from isthmus.model.forms.form import Form
 
+UNKNOWN = JsonCalls(opens=("<tool_call>",), closes="</tool_call>")
+"""What is read where a template tells no notation: more models were trained on it than on others,
+and people describe it in their prompts."""
 FORCED = JsonCalls(starts_bare=True)
 """The calls that a grammar forces where it cannot say the model's own form."""
 FORCED_LIST = JsonCalls(starts_bare=True, listed=True)
@@ -30,7 +33,8 @@ class Parser:
 
     def __init__(self, form: Form, tools: Tools, in_thought: bool, forced: bool) -> None:
         in_thought = in_thought and form.thought is not None
-        self._calls = form.calls if tools.any else None
+        calls = form.calls or UNKNOWN
+        self._calls = calls if tools.any or calls.thinks else None
         self._thought = form.thought
         self._wraps = dict(form.wraps)
         self._forced = forced
@@ -119,12 +123,13 @@ class Parser:
         return (yield from self._call(self._calls))
 
     def _call(self, calls: Calls) -> Reading[bool]:
-        """A block of calls. Returns whether one came last. Where the text is cut off within a
-        marker of it, that much of the marker is no text."""
+        """A block of calls. Returns whether something was read, and a call came last. Where the
+        text is cut off within a marker of it, that much of the marker is no text."""
+        n_read = self._tape.n_read
         yield from calls.read(self._tape, self._out)
         if self._out.after_marker:
             self._tape.skip_end(calls.markers)
-        return self._out.after_marker
+        return self._out.after_marker and self._tape.n_read > n_read
 
     def _think(self) -> Reading[None]:
         """A thought, from after its first marker on."""

@@ -79,13 +79,13 @@ class PythonCalls(Calls):
             if (yield from tape.comes(ends)) or tape.ends_within(ends):
                 return True
 
-    def _call(self, tape: Tape, out: Out) -> Reading[bool]:
+    def _call(self, tape: Tape, out: Out, printed: bool = False) -> Reading[bool]:
         name = yield from tape.word(NAME, _MOST_NAME)
         yield from tape.spaces()
         if not name or not (yield from tape.take("(")):
             return False
-        if name == "print" and out.tools.known(name) is None:
-            good = yield from self._call(tape, out)  # Gemma prints what a call returns
+        if name == "print" and not printed and out.tools.known(name) is None:
+            good = yield from self._call(tape, out, printed=True)  # as Gemma does
             yield from tape.spaces()
             return good and (yield from tape.take(")"))
         out.begin(name.removesuffix(self.suffix))

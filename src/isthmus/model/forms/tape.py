@@ -8,7 +8,7 @@ put together with what comes after it, and what is not read yet is shorter than 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -47,6 +47,8 @@ class Tape:
         self._text = ""
         """What came last, with what was not read before."""
         self._at = 0
+        self._n_before = 0
+        """Characters that were read of what came before `_text`."""
         self._mark: int | None = None
         self._kept: list[str] = []
         """What was read since the mark, up to the beginning of `_text`."""
@@ -59,9 +61,15 @@ class Tape:
         if self._mark is not None:
             self._kept.append(self._text[self._mark : self._at])
             self._mark = 0
+        self._n_before += self._at
         self._text = self._text[self._at :] + piece
         self._at = 0
         self.n_looked_at += len(self._text)
+
+    @property
+    def n_read(self) -> int:
+        """Characters that were read until now."""
+        return self._n_before + self._at
 
     def mark(self) -> None:
         """Keeps what is read from here on. An older mark stays."""
@@ -82,11 +90,14 @@ class Tape:
         self.n_looked_at += len(text)
         return text
 
-    def ends_within(self, literals: Iterable[str]) -> bool:
+    def ends_within(self, literals: Sequence[str]) -> bool:
         """Whether the text is over, and what is unread of it may be the beginning of a literal."""
-        return self.ended and any(it.startswith(self._text[self._at :]) for it in literals)
+        n_left = len(self._text) - self._at
+        if not self.ended or n_left > max(map(len, literals), default=0):
+            return False
+        return any(it.startswith(self._text[self._at :]) for it in literals)
 
-    def skip_end(self, literals: Iterable[str]) -> None:
+    def skip_end(self, literals: Sequence[str]) -> None:
         """Reads what is left of a text that is over, if that may be the beginning of a literal."""
         if self.ends_within(literals):
             self._at = len(self._text)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+_NAME = re.compile(r"[\w.:/\-]{1,300}")
+"""What may be a function's name, if nobody knows which there are."""
 _PREFIX = "functions."
 """Some forms write it before each name."""
 
@@ -29,7 +32,7 @@ class Tools:
     def known(self, name: str) -> str | None:
         """The function that a model means by a name; None if there is none."""
         if self._schemas is None:
-            return name.removeprefix(_PREFIX) or None
+            return name.removeprefix(_PREFIX) if _NAME.fullmatch(name) else None
         plain = name.removeprefix(_PREFIX)
         return next((it for it in (name, plain) if it in self._schemas), None)
 
