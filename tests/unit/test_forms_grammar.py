@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from isthmus.errors import SettingsError
 from isthmus.model import grammar_source
 from isthmus.model.forms import PLAIN, Form, Reasoning, Thought
 from isthmus.model.forms.thought_forms import THOUGHTS
-from tests.unit.forms_text import FORMS, WRITERS, Call, called, in_pieces, whole
+from tests.unit.forms_text import BARE, FORMS, WRITERS, Call, called, in_pieces, whole
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -217,6 +218,21 @@ def test_control_tokens_are_written_as_tokens() -> None:
     assert '<[9]> "stop" <[32]> r1' in source
     _, spelled = form.grammar(TOOLS, "stop")
     assert '"[TOOL_CALLS]stop[ARGS]" r1' in spelled
+
+
+@ALL
+def test_calls_with_their_control_tokens_are_let_through(name: str) -> None:
+    """0xFF stands for each control token: as a byte, no text has it."""
+    form = FORMS[name]
+    ids = {it: 0xFF for it in form.controls if it[0] in "<[｜" and it[-1] in ">]｜"}
+    longest = sorted(ids, key=len, reverse=True)
+    text = laid_out(name, [("weather", {"city": "Å<>", "days": 3}), ("stop", {})])
+    data = re.sub("|".join(map(re.escape, longest)) or "(?!)", "\0", text).encode()
+    tokens = [it or 0xFF for it in data]
+    assert (0xFF in tokens) == bool(ids) or name in BARE
+    going = matcher(form.grammar(TOOLS, several=True, ids=ids))
+    assert going.try_consume_tokens(tokens) == len(tokens)
+    assert going.is_accepting()
 
 
 def test_a_model_without_calls_writes_bare_json() -> None:

@@ -101,6 +101,7 @@ def test_a_template_without_either_is_plain() -> None:
         ("llama3", {"<|python_tag|>"}),
         ("harmony", {"<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"}),
         ("gemma4", {"<|tool_call>", "<tool_call|>", '<|"|>'}),
+        ("deepseek-dsml", {"｜DSML｜", "<｜DSML｜function_calls>"}),
         ("deepseek-v3.1", {"<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁calls▁end｜>"}),
         ("internlm", {"<|action_start|>", "<|plugin|>", "<|action_end|>"}),
         ("glm", {"<tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"}),

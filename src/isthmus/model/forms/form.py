@@ -15,7 +15,7 @@ from isthmus.model.forms.parser import FORCED, FORCED_LIST, UNKNOWN, Parser
 from isthmus.model.forms.thought import Thought
 from isthmus.model.forms.tools import Tools
 
-_TOKEN = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+_TOKENS = tuple(map(re.compile, (r"<[^<>\s]+>", r"\[[A-Z_/]+\]", r"｜[^｜<>\s]+｜")))
 """Control tokens that are only a part of a marker."""
 
 
@@ -41,7 +41,8 @@ class Form:
         if self.thought:
             markers += [self.thought.begins, self.thought.ends]
         markers = [it.strip() for it in markers]
-        return frozenset([*markers, *(it for text in markers for it in _TOKEN.findall(text))])
+        tokens = [it for text in markers for kind in _TOKENS for it in kind.findall(text)]
+        return frozenset([*markers, *tokens])
 
     def parser(
         self,

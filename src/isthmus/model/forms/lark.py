@@ -121,14 +121,16 @@ class Lark:
         return self.rule("%json " + json.dumps({**schema, "x-guidance": _LAYOUT}))
 
     def free(self, end: str, least: int = 0, most: int | None = None) -> str:
-        """Any text of so many characters without `end` in it, and `end`."""
+        """Any text of so many characters, and `end`, which is not in the text. If there is a
+        control token in `end`, its first one ends the text."""
         count = (
             "*" if least == 0 and most is None else f"{{{least},{'' if most is None else most}}}"
         )
-        pattern = f"/(?s:.{count})/"
-        if end in self._ids:
-            return f"{self.rule(pattern)} {self.text(end)}"
-        return self.rule(pattern, f"[suffix={self._quoted(end)}]")
+        control = self._controls.search(end)
+        if control is None:
+            return self.rule(f"/(?s:.{count})/", f"[suffix={self._quoted(end)}]")
+        before, rest = end[: control.start()], end[control.start() :]
+        return f"{self.rule(f'/(?s:.{count}){_pattern(before)}/')} {self.text(rest)}"
 
     def members(self, required: Sequence[str], optional: Sequence[str], between: str) -> str:
         """All that are required, and any of the optional ones after them, in order."""
@@ -159,6 +161,11 @@ class Lark:
     @staticmethod
     def _quoted(literal: str) -> str:
         return json.dumps(literal, ensure_ascii=False) if literal else ""
+
+
+def _pattern(literal: str) -> str:
+    """A literal as a regular expression between slashes."""
+    return re.escape(literal).replace("\\\n", r"\n").replace("/", r"\/")
 
 
 def moved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
