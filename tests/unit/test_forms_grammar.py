@@ -235,6 +235,24 @@ def test_calls_with_their_control_tokens_are_let_through(name: str) -> None:
     assert going.is_accepting()
 
 
+@ALL
+def test_odd_names_keys_and_values_are_forced_in_some_way(name: str) -> None:
+    words = ["", "<|end|>", "[ARGS]", '<|"|>', "a\nb", '"', "\\", "</parameter>"]
+    properties = {"a b": {"enum": words}, '"k" <x>,:': {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    rng, form = np.random.default_rng(8), FORMS[name]
+    for function in ("f", "f g(<|end|>)"):
+        tools = [{"name": function, "parameters": schema}]
+        grammar = form.grammar(tools, ids={it: 0xFF for it in form.controls if it == "[ARGS]"})
+        assert complaint(*grammar) == ""
+    for function in ("f", "f g(<|end|>)"):
+        tools = [{"name": function, "parameters": schema}]
+        text = write(form.grammar(tools), rng)
+        ((called_name, arguments),) = called(whole(form.parser(tools, forced=True), text))
+        assert called_name == function
+        jsonschema.validate(arguments, schema)
+
+
 def test_a_model_without_calls_writes_bare_json() -> None:
     rng = np.random.default_rng(2)
     for several in (False, True):

@@ -82,7 +82,8 @@ class Form:
             raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
         lark, wanted = Lark(ids), Wanted(functions, several)
         try:
-            own = self.calls.grammar(lark, wanted) if self.calls else None
+            fits = self.calls is not None and (wanted.plain or self.calls.quotes_names)
+            own = self.calls.grammar(lark, wanted) if self.calls and fits else None
             if own is None:
                 lark = Lark(ids)
                 own = (FORCED_LIST if several else FORCED).grammar(lark, wanted)

@@ -52,6 +52,10 @@ class JsonCalls(Calls):
         return (*self.opens, *([self.closes] if self.closes else []))
 
     @property
+    def quotes_names(self) -> bool:
+        return True
+
+    @property
     def bare(self) -> str:
         return "{[" if self.starts_bare else ""
 

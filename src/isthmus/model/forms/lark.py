@@ -16,6 +16,7 @@ from typing import Any
 
 from isthmus.config import MAX_GRAMMAR_NBYTES
 from isthmus.errors import SettingsError
+from isthmus.model.forms.tools import NAME
 
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -53,6 +54,11 @@ class Wanted:
     """At least one."""
     several: bool
     """Whether more than one call may be made."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether all names are such that they end where a form's next character comes."""
+        return all(NAME.fullmatch(it.name) for it in self.functions)
 
 
 def functions_of(tools: Sequence[Mapping[str, Any]], name: str | None) -> tuple[Function, ...]:
@@ -115,6 +121,10 @@ class Lark:
             parts += [self._quoted(literal[at : found.start()]), f"<[{self._ids[found.group()]}]>"]
             at = found.end()
         return " ".join(it for it in [*parts, self._quoted(literal[at:])] if it)
+
+    def spelled(self, text: str) -> str:
+        """A text of a caller's, which has no control tokens, whatever it says."""
+        return self._quoted(text) or '""'
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A JSON value of a schema."""

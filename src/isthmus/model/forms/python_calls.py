@@ -6,11 +6,12 @@ import json
 import re
 from dataclasses import dataclass
 
-from isthmus.model.forms.calls import NAME, Calls
+from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.lark import Function, Lark, Wanted
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
+from isthmus.model.forms.tools import NAME
 from isthmus.model.forms.value_grammar import value_in
 from isthmus.model.forms.values import PYTHON, read_value, word_value
 

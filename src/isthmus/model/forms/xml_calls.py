@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from isthmus.model.forms.calls import NAME, Calls
+from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.lark import Function, Lark, Wanted, part
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import SPACES, Reading, Stops, Tape
-from isthmus.model.forms.tools import type_of, types_in
+from isthmus.model.forms.tools import NAME, type_of, types_in
 from isthmus.model.forms.value_grammar import lengths
 from isthmus.model.forms.values import escaped
 
@@ -171,7 +171,7 @@ class XmlCalls(Calls):
         self, lark: Lark, function: Function, key: str, schema: object
     ) -> str | None:
         whole = part(function.parameters, schema if isinstance(schema, dict) else {})
-        if whole is None:
+        if whole is None or not _KEY.fullmatch(key):
             return None
         types = types_in(function.parameters, whole)
         text = "string" in types
@@ -183,7 +183,7 @@ class XmlCalls(Calls):
         values = whole.get("enum")
         if text and isinstance(values, list):
             said = [it if isinstance(it, str) else json.dumps(it) for it in values]
-            value = f"{lark.any_of([lark.text(it) for it in said])} {lark.text(end)}"
+            value = f"{lark.any_of([lark.spelled(it) for it in said])} {lark.text(end)}"
         elif text:
             value = lark.free(end, *lengths(whole))
         else:
