@@ -15,6 +15,7 @@ from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
 from tests.unit.forms_text import BARE, FORMS, TOOLS, WRITERS, in_pieces, whole
 
+pytestmark = pytest.mark.slow  # each takes less, all together half a minute
 ALL = pytest.mark.parametrize("name", sorted(WRITERS))
 THINK = Thought("<think>", "</think>")
 WORDS = [
@@ -153,7 +154,6 @@ def attacks(form: Form) -> list[str]:
     ]
 
 
-@pytest.mark.slow
 @ALL
 def test_the_time_grows_with_the_length_alone(name: str) -> None:
     form = FORMS[name]

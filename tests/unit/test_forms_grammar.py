@@ -48,6 +48,7 @@ TOOLS = [
 OPEN = [{"name": "note", "parameters": {"type": "object", "properties": {
     "text": {"type": "string"}, "n": {"type": ["integer", "null"]}, "any": {}},
     "required": ["text"]}}]  # fmt: skip
+pytestmark = pytest.mark.slow  # each takes less, all together half a minute
 ALL = pytest.mark.parametrize("name", sorted(WRITERS))
 THINK = Thought("<think>", "</think>")
 

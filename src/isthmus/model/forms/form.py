@@ -72,10 +72,10 @@ class Form:
         or the one called `name`, with arguments by their schemas.
 
         `in_thought`: the thought that the prompt has opened is finished first. `may_think`: a
-        thought may come first, if the prompt has opened none. `ids` has the token
-        of each of `controls` that is a control token; other markers are spelled. Where no grammar
-        says the form, the texts are bare JSON objects, or a list of them. SettingsError if there is
-        no such tool, or a schema is nested too deeply.
+        thought may come first, if the prompt has opened none. `ids` has the token of each of
+        `controls` that is a control token; other markers are spelled. If no grammar says the form,
+        the texts are bare JSON objects, or a list of them. SettingsError if there is no such tool,
+        or schemas are nested too deeply or too large.
         """
         functions = functions_of(tools, name)
         if not functions:

@@ -25,20 +25,22 @@ class JsonCalls(Calls):
     """
 
     opens: tuple[str, ...] = ()
-    """What begins a block; the first is what a grammar writes. Empty: only bare calls."""
+    """Markers that begin a block; a grammar writes the first. Empty: only bare calls."""
     closes: str = ""
+    """Marker that ends a block, if any does; a reader does without."""
     before: str = ""
-    """What a grammar writes between the marker and the JSON; a reader skips white space."""
+    """White space between the marker and the JSON in a grammar; a reader skips any."""
     after: str = ""
-    """What a grammar writes between the JSON and the end."""
+    """White space between the JSON and the end in a grammar."""
     name: str = "name"
     arguments: str = "arguments"
+    """Keys of the name and of the arguments in a grammar."""
     listed: bool = False
     """Whether a block holds a list of calls: then there is one block, otherwise one for each."""
     keyed: bool = False
     """Whether a call is `{NAME: {…}}`."""
     between: str = "\n"
-    """What a grammar writes between blocks."""
+    """Text between blocks in a grammar."""
     starts_bare: bool = False
     """Whether a block at the beginning of an answer needs no marker. Such calls may have semicolons
     between them, as those of Llama 3.2 have."""

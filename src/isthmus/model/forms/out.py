@@ -1,4 +1,4 @@
-"""Where readers of a model's text put what they find.
+"""Events that readers find in a model's text, and the white space around them.
 
 White space between a text, a thought and calls belongs to the form, not to the answer: at the end
 of a text it is held until something else comes, and dropped if that is a thought or a call.
@@ -38,7 +38,7 @@ class Out:
         self._spaces: list[str] = []
 
     def drain(self) -> list[Event]:
-        """What came since it was last asked, joined."""
+        """Events since it was last asked, joined."""
         events, self._events = self._events, []
         return joined(events)
 

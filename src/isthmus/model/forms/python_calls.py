@@ -25,14 +25,15 @@ class PythonCalls(Calls):
     """`OPEN [name(key=value), …] CLOSE`, or calls in lines of their own."""
 
     opens: tuple[str, ...] = ()
-    """What begins a block; a grammar writes the first. Empty: only bare calls."""
+    """Markers that begin a block; a grammar writes the first. Empty: only bare calls."""
     closes: str = ""
+    """Marker that ends a block; a reader does without."""
     listed: bool = True
     """Whether a grammar writes a list; a reader takes lists and lines."""
     starts_bare: bool = False
     """Whether a list at the beginning of an answer needs no marker."""
     suffix: str = ""
-    """What a reader ignores at the end of a name."""
+    """End of a name that a reader ignores."""
 
     @property
     def begins(self) -> tuple[str, ...]:

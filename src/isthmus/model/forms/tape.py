@@ -29,8 +29,8 @@ class Stops:
         self._most = max(map(len, self.texts), default=1) - 1
 
     def find(self, text: str, at: int) -> tuple[int, str]:
-        """Where the first stop is, and which. Without one: from where on text may be the beginning
-        of a stop, and an empty text."""
+        """Place of the first stop, and the stop. Without one, the place from which on the text may
+        be the beginning of a stop, and an empty text."""
         found = self._pattern.search(text, at)
         if found is not None:
             return found.start(), found.group()
@@ -45,13 +45,13 @@ class Tape:
 
     def __init__(self) -> None:
         self._text = ""
-        """What came last, with what was not read before."""
+        """Text that came last, with what was not read before."""
         self._at = 0
         self._n_before = 0
         """Characters that were read of what came before `_text`."""
         self._mark: int | None = None
         self._kept: list[str] = []
-        """What was read since the mark, up to the beginning of `_text`."""
+        """Text that was read since the mark, up to the beginning of `_text`."""
         self.ended = False
         self.n_looked_at = 0
         """Characters that were copied or searched, which tests compare with those that came."""
@@ -148,7 +148,7 @@ class Tape:
         yield from self.run(_SPACE, _nowhere)
 
     def word(self, pattern: re.Pattern[str], most: int) -> Reading[str]:
-        """What `run` reads, as one text; empty if that has more than `most` characters."""
+        """Text that `run` reads, as one; empty if it has more than `most` characters."""
         pieces: list[str] = []
         yield from self.run(pattern, pieces.append)
         text = "".join(pieces)

@@ -47,7 +47,7 @@ class Notation:
 
     @cached_property
     def stops(self) -> dict[str, Stops]:
-        """Where a text is interrupted, by its beginning."""
+        """Places where a text is interrupted, by its beginning."""
         return {
             begin: Stops([end] if begin in self.raw else [end, "\\"])
             for begin, end in self.quotes.items()
@@ -131,7 +131,7 @@ class _Reader:
         self._notation = notation
         self._out = out
         self._open: list[str] = []
-        """What ends each bracket, innermost last."""
+        """Ends of the brackets, innermost last."""
 
     def read(self) -> Reading[bool]:
         while True:

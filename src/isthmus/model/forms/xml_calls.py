@@ -36,14 +36,14 @@ class XmlCalls(Calls):
     name_ends: str
     parameter: str
     key_ends: tuple[tuple[str, frozenset[str] | None], ...]
-    """What may come between key and value, and the types that it tells; a grammar writes the first,
-    or the first that tells the right types."""
+    """Texts that may come between key and value, and the types that each tells; a grammar writes
+    the first that tells the right ones."""
     parameter_ends: str
     call_ends: str
     value: str = ""
-    """What begins a value, if anything does."""
+    """Marker that begins a value, if any does."""
     section: tuple[str, ...] = ()
-    """What may begin a block of calls; a grammar writes the first."""
+    """Markers that may begin a block of calls; a grammar writes the first."""
     section_ends: str = ""
     padded: bool = False
     """Whether a value has a line break on both sides, which is no part of it."""
@@ -52,8 +52,8 @@ class XmlCalls(Calls):
     after_parameter: str = "\n"
     after_call: str = "\n"
     between: str = ""
-    """What a grammar writes at these places, the last between calls, or between sections of one
-    call; a reader skips white space."""
+    """White space at these places in a grammar, the last between calls, or between sections of one
+    call; a reader skips any."""
     one_call: bool = False
     """Whether a section has one call."""
 
