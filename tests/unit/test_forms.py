@@ -265,6 +265,22 @@ def test_python_by_place_and_with_all_its_quotes() -> None:
     ]
 
 
+def test_arguments_that_are_no_object_are_not_whole() -> None:
+    for said in ('"hello"', '"[1]"', '"5"', '""'):
+        events = whole(HERMES.parser(TOOLS), f'<tool_call>{{"name": "weather", "arguments": {said}')
+        assert events == [CallBegins(0, "weather"), Arguments(0, said), CallEnds(0, whole=False)]
+
+
+def test_json_between_the_markers_of_elements() -> None:
+    for name in ("qwen3-coder", "seed", "minimax-m2"):
+        form = FORMS[name]
+        begin, end = form.calls.begins[0], form.calls.section_ends
+        text = f'{begin}\n{{"name": "weather", "arguments": {{"city": "a"}}}}\n{end} so'
+        events = in_pieces(form.parser(TOOLS), text)
+        assert called(events) == [("weather", {"city": "a"})]
+        assert events[3:] == [Text("so")]
+
+
 def test_an_end_marker_within_a_value_is_a_part_of_it() -> None:
     arguments = {"city": "a</parameter> b </function></parameter>\n</x>", "days": 2}
     for name in ("minimax-m2", "seed"):

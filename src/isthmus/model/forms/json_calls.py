@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,12 +177,7 @@ class _CallReader:
         char = yield from self._tape.peek()
         if char == '"':
             text = yield from read_string(self._tape, JSON)
-            if text is None:
-                return False
-            inner = Tape()
-            inner.feed(text.strip())
-            inner.ended = True
-            return (yield from read_value(inner, JSON, sink))
+            return text is not None and (yield from _read_text(text, sink))
         if char == "{":
             return (yield from read_value(self._tape, JSON, sink))
         if char == "n" and (yield from self._tape.take("null")):
@@ -193,6 +189,17 @@ class _CallReader:
         if self._named and not self._argued:
             self._out.arguments("{}")
         return self._named
+
+
+def _read_text(text: str, sink: Sink) -> Reading[bool]:
+    """Reads an object in a text of its own; False if it holds something else."""
+    inner = Tape()
+    inner.feed(text.strip())
+    inner.ended = True
+    if (yield from inner.comes("{")):
+        return (yield from read_value(inner, JSON, sink))
+    sink(json.dumps(text, ensure_ascii=False))
+    return False
 
 
 def _nowhere(_: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from isthmus.model.forms.calls import Calls
+from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.lark import Function, Lark, Wanted, part
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import SPACES, Reading, Stops, Tape
@@ -70,7 +71,11 @@ class XmlCalls(Calls):
     # ------------------------------------------------------------------------------ reading
 
     def read(self, tape: Tape, out: Out) -> Reading[None]:
-        yield from tape.take_any(self.section)
+        section = yield from tape.take_any(self.section)
+        yield from tape.spaces()
+        if section and (yield from tape.comes("{")):  # as the same models write now and then
+            yield from JsonCalls(closes=self.section_ends).read(tape, out)
+            return
         while True:
             tape.mark()
             yield from tape.spaces()
