@@ -11,6 +11,8 @@ import textwrap
 from pathlib import Path
 
 from isthmus.model.architectures import architectures, family_of
+from isthmus.model.forms.call_forms import CALLS
+from isthmus.model.forms.thought_forms import THOUGHTS
 from isthmus.native._ggml import GgmlType
 from isthmus.server.anthropic.fields import as_markdown
 
@@ -44,9 +46,16 @@ def render_cli() -> str:
 def render_models() -> str:
     """docs/models.md."""
     page = (DOCS / "models.md").read_text()
-    for name, text in (("architectures", _architectures()), ("weights", _weights())):
+    tables = (
+        ("architectures", _architectures()),
+        ("weights", _weights()),
+        ("calls", _calls()),
+        ("thoughts", _thoughts()),
+    )
+    for name, text in tables:
+        escaped = text.replace("\\", r"\\")
         page = re.sub(
-            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\1{text}\2", page, flags=re.S
+            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\1{escaped}\2", page, flags=re.S
         )
     return page
 
@@ -57,6 +66,28 @@ def _architectures() -> str:
         family = family_of(name)
         rows.append((f"`{name}`", family.models, family.features))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _calls() -> str:
+    rows = [("form", "models", "a call"), ("---", "---", "---")]
+    rows += [(f"`{it.name}`", it.models, _code(it.example)) for it in CALLS]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _thoughts() -> str:
+    rows = [("form", "models", "a thought"), ("---", "---", "---")]
+    for it in THOUGHTS:
+        written = f"{it.thought.begins} … {it.thought.ends}"
+        rows.append((f"`{it.name}`", it.models, _code(written)))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _code(text: str) -> str:
+    """A text as code in a table, on one line."""
+    fence = "``" if "`" in text else "`"
+    space = " " if "`" in text else ""
+    shown = text.replace("\n", " ↵ ").replace("|", "\\|")
+    return f"{fence}{space}{shown}{space}{fence}"
 
 
 def _weights() -> str:
