@@ -135,6 +135,7 @@ class Writer:
                 wanted.tool,
                 wanted.parallel and wanted.tool is None,
                 in_thought=in_thought,
+                may_think=True,
                 ids=controls,
             )
         elif in_thought and grammar is not None and form.thought is not None:
