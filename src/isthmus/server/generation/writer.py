@@ -144,7 +144,7 @@ class Writer:
         request = replace(
             self.request(completer, ids, wanted),
             grammar=grammar,
-            thought=None if grammar else _bound(completer.model, form, wanted, in_thought),
+            thought=_bound(completer.model, form, wanted, in_thought),
             rendered=frozenset(controls.values()),
         )
         return Prepared(name, completer, request, Reading(form, wanted, in_thought), chat.warnings)
@@ -194,7 +194,7 @@ def _tokens(model: Model, text: str) -> list[int]:
 
 def _bound(model: Model, form: Form, wanted: Wanted, in_thought: bool) -> ThoughtBound | None:
     thought = form.thought
-    if wanted.thinking is None or thought is None:
+    if wanted.thinking is None or thought is None or wanted.grammar is not None:
         return None
     texts = (thought.begins, thought.ends, thought.close_text)
     opens, closes, close = (_tokens(model, it) for it in texts)
