@@ -52,13 +52,21 @@ class Endpoint(Route):
         return [it for it in contents if it is not None and not isinstance(it, str)]
 
 
-async def read_json(request: Request, decoder: msgspec.json.Decoder[_T], empty: bytes = b"") -> _T:
+async def read_json(
+    request: Request,
+    decoder: msgspec.json.Decoder[_T],
+    empty: bytes = b"",
+    most: int | None = None,
+) -> _T:
     """The body, decoded; `empty` stands for one that is not there.
 
-    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, or is
-    nested more deeply than can be read.
+    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, is nested
+    more deeply than can be read, or has more than `most` bytes: such a body is not decoded.
     """
     body = await request.body() or empty
+    if most is not None and len(body) > most:
+        said = f"the body has {len(body)} bytes; what fits into the context has at most {most}"
+        raise HttpError(400, said, code="context_length_exceeded")
     try:
         return decoder.decode(body)
     except UnicodeDecodeError as error:
