@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -19,6 +20,11 @@ from isthmus.units import MIB
 _LIMITS = TrialLimits(cpu_s=1, memory_nbytes=64 * MIB)
 _SCRIPT = """\
 import ctypes, os, sys
+
+NICENESS_AT_IMPORT = os.nice(0)
+
+def niceness(job):
+    return f"{NICENESS_AT_IMPORT} {os.nice(0)}".encode()
 
 def double(job):
     print("this is not the result")
@@ -61,6 +67,12 @@ def script(tmp_path: Path) -> Path:
 def test_a_result_comes_back_whole(script: Path) -> None:
     job = bytes(range(256)) * 1000
     assert try_out(script, "double", job, _LIMITS) == Outcome(Ending.DONE, job * 2)
+
+
+def test_a_child_has_a_low_priority_from_its_imports_on(script: Path) -> None:
+    outcome = try_out(script, "niceness", b"", _LIMITS)
+    least = os.nice(0)
+    assert [int(it) > least or least == 19 for it in outcome.result.split()] == [True, True]
 
 
 @pytest.mark.parametrize("function", ["fill", "recurse", "fail", "end", "crash"])

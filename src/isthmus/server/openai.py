@@ -18,7 +18,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import Cancelled, ContextFull, SettingsError
+from isthmus.errors import Cancelled, SettingsError
 from isthmus.model import Model
 from isthmus.server.choices import ChatChoices, TextChoices
 from isthmus.server.completion import Completer, End, Request, Token
@@ -30,14 +30,9 @@ from isthmus.server.fair import Threads
 from isthmus.server.replies import ChatCompletion, ModelCard, ModelList, TextCompletion, Usage
 from isthmus.server.requests import ChatRequest, Common, CompletionRequest, grammar_of
 from isthmus.server.settings import ServerSettings
-from isthmus.server.texts import Check, Texts
-from isthmus.units import KIB
+from isthmus.server.texts import Check, Texts, most_nbytes, require_room
 
 _MOST_PROMPTS = 32
-_TOKEN_NBYTES = 64
-"""Bytes of a body for each token of context, at most. Texts of people take 4 to 12, escaped."""
-_OTHER_NBYTES = 512 * KIB
-"""Bytes of a body beside its texts, at most: a grammar or schema with its quotes escaped."""
 _TRIALS_AT_A_TIME = 2
 """Grammars that are tried out at the same time: seconds each, in a process of its own."""
 _ID = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -58,10 +53,7 @@ class OpenAi:
         self._settings = settings
         self._created = int(time.time())
         self._texts = texts
-        n_ctx = max((it.n_ctx for it in completers.values()), default=0)
-        self._most_nbytes = _OTHER_NBYTES + _TOKEN_NBYTES * n_ctx
-        """Bytes of a body with one prompt. Longer ones cannot fit, and decoding them takes time in
-        which nobody else is served."""
+        self._n_ctx = max((it.n_ctx for it in completers.values()), default=0)
         self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
 
     def routes(self) -> list[Endpoint]:
@@ -114,7 +106,7 @@ class OpenAi:
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
-        asked = await read_json(http, _chat_decoder, most=self._most_nbytes)
+        asked = await read_json(http, _chat_decoder, most=most_nbytes(self._n_ctx))
         completer = self._completer(asked.model)
         completer.require_room()
         request, forced = await self._texts.of(
@@ -126,7 +118,7 @@ class OpenAi:
 
     async def complete(self, http: HttpRequest) -> Response:
         """Text goes on."""
-        most = self._most_nbytes * _MOST_PROMPTS
+        most = most_nbytes(self._n_ctx * _MOST_PROMPTS)
         asked = await read_json(http, _completion_decoder, most=most)
         completer = self._completer(asked.model)
         completer.require_room()
@@ -206,11 +198,7 @@ class OpenAi:
     ) -> tuple[Request, bool]:
         """The request, and whether the answer must be the call of a tool. In a thread."""
         model = completer.model
-        if len(asked.messages) > completer.n_ctx:  # each becomes a token or more
-            raise ContextFull(
-                f"the conversation has {len(asked.messages)} messages; the context has "
-                f"{completer.n_ctx} tokens"
-            )
+        require_room(len(asked.messages), completer.n_ctx)
         tools = None if asked.tool_choice == "none" else asked.tools
         prompt = model.chat_tokens(
             [message.as_dict() for message in asked.messages],
