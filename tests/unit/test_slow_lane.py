@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -137,21 +135,6 @@ def test_those_in_the_lane_take_turns() -> None:
     free.set()
     lane.wait_for(4)
     assert order == [*"abcabcabc"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
-def test_its_threads_have_a_low_priority() -> None:
-    """Of all threads of the process only those of the lane."""
-    found: list[int] = []
-
-    def note() -> None:
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-
-    lane, before = Lane(), os.getpriority(os.PRIO_PROCESS, 0)
-    lane.put(begun(slices(1, note)))
-    lane.wait_for(1)
-    assert found[1] > before or before == 19
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_several_at_once() -> None:

@@ -3,17 +3,12 @@
 On the loop's thread such a guest would keep everybody else waiting, so it leaves that thread until
 it asks for something or ends. While others decode, all guests in the lane together get about a
 quarter of one processor. More would cost the others far more than that: the device's workers meet
-between any two operations, and all wait for the one that has no processor. For the same reason the
-lane's threads have a low priority: a worker that wakes up gets the processor at once.
+between any two operations, and all wait for the one that has no processor.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +16,6 @@ from typing import Any
 from isthmus.actor.message import Message
 from isthmus.actor.pool import Pool
 from isthmus.wasm import SLICE_OVER
-
-_NICENESS = 10
-"""Niceness of the lane's threads: each gets a tenth of what a thread gets that is not nice. They
-need the interpreter too, and whoever holds it must not wait for long."""
-_NICEST = 19
-"""The greatest niceness that there is."""
 
 
 class SlowTurn:
@@ -83,19 +72,9 @@ class SlowLane:
 
     def _run(self) -> None:
         """One slice of the guest that has waited longest; then the next one's, and so on."""
-        _become_nice()
         turn, start = self._turns.get(), time.monotonic()
         while turn.take():
             if self._decodes():
                 time.sleep((4 * self._most - 1) * (time.monotonic() - start))
             self._turns.put(turn)
             turn, start = self._turns.get(), time.monotonic()
-
-
-def _become_nice() -> None:
-    """Lowers the priority of the calling thread. Only Linux has one for each thread."""
-    if sys.platform != "linux":
-        return
-    niceness = min(_NICEST, os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICENESS)
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
