@@ -20,9 +20,9 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import EVENTS, Endpoint, decode_json
+from isthmus.server.http.endpoint import EVENTS, Endpoint, decode_json, read_body
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.texts import Check
+from isthmus.server.http.texts import Check, most_nbytes
 
 _Asked = TypeVar("_Asked", bound=CountRequest)
 _messages_decoder = msgspec.json.Decoder(MessagesRequest)
@@ -71,7 +71,7 @@ class Messages:
         self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked]
     ) -> tuple[_Asked, Translated]:
         """The request, and what it wants. HttpError 400, SettingsError."""
-        body = await http.body()
+        body = await read_body(http, most_nbytes(self._writer.n_ctx))
 
         def read(_check: Check) -> tuple[_Asked, Translated]:
             try:

@@ -28,7 +28,7 @@ from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
-from isthmus.server.http.texts import Check, Texts
+from isthmus.server.http.texts import Check, Texts, require_room
 from isthmus.server.settings import ServerSettings
 
 _TRIALS_AT_A_TIME = 2
@@ -47,6 +47,8 @@ class Writer:
         self.completers = completers
         """The models that requests may name."""
         self._settings = settings
+        self.n_ctx = max((it.n_ctx for it in completers.values()), default=0)
+        """Tokens of the longest context of all models."""
         self.texts = texts
         """Threads for work that grows with a request's texts."""
         self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
@@ -161,6 +163,8 @@ def chosen(models: Mapping[str, _Served], name: str) -> _Served:
 
 def _rendered(completer: Completer, wanted: Wanted, check: Check) -> RenderedChat:
     """The conversation as the model reads it, without its oldest turns if they may be left out."""
+
+    require_room(len(wanted.messages), completer.n_ctx)
 
     def render(messages: Sequence[Mapping[str, object]]) -> RenderedChat:
         return completer.model.render_chat(

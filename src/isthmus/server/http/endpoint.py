@@ -55,9 +55,25 @@ class Endpoint(Route):
         return [it for it in contents if it is not None and not isinstance(it, str)]
 
 
-async def read_json(request: Request, decoder: msgspec.json.Decoder[_T], empty: bytes = b"") -> _T:
-    """The body, decoded; `empty` stands for one that is not there. Raises as `decode_json`."""
-    return decode_json(await request.body() or empty, decoder)
+async def read_json(
+    request: Request,
+    decoder: msgspec.json.Decoder[_T],
+    empty: bytes = b"",
+    most: int | None = None,
+) -> _T:
+    """The body, decoded; `empty` stands for one that is not there. Raises as `read_body` and
+    `decode_json`."""
+    return decode_json(await read_body(request, most) or empty, decoder)
+
+
+async def read_body(request: Request, most: int | None = None) -> bytes:
+    """The body. HttpError 400 for one of more than `most` bytes, which could not fit into any
+    context: it is not decoded."""
+    body = await request.body()
+    if most is not None and len(body) > most:
+        said = f"the body has {len(body)} bytes; what fits into the context has at most {most}"
+        raise HttpError(400, said, code="context_length_exceeded")
+    return body
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
