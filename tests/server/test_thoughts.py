@@ -73,3 +73,12 @@ def test_a_call_that_must_be_made_comes_after_the_thought(thinker: Serving) -> N
     [call] = choice["message"]["tool_calls"]
     assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("now", {})
     assert choice["finish_reason"] == "tool_calls"
+
+
+def test_what_a_template_leaves_out_is_told_once_in_the_log(thinker: Serving) -> None:
+    log = thinker.data.parent / f"{thinker.data.name}.log"
+    tool = {"type": "function", "function": {"name": "now"}}
+    for _ in range(3):
+        answer = thinker.post("/v1/chat/completions", asked(tools=[tool], max_tokens=1))
+        assert any("tools" in it for it in answer["warnings"])
+    assert sum("tools" in line for line in log.read_text().splitlines()) == 1

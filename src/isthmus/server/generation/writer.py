@@ -6,6 +6,7 @@ A `Writer` has conversations written down by the model's chat template and token
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from isthmus.errors import Cancelled, SettingsError
 from isthmus.model import Model
 from isthmus.model.forms import Form
 from isthmus.model.text import RenderedChat
+from isthmus.printable import printable
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared, Reading
 from isthmus.server.generation.request import Request, ThoughtBound
@@ -31,8 +33,11 @@ from isthmus.server.http.fair import Threads
 from isthmus.server.http.texts import Check, Texts, require_room
 from isthmus.server.settings import ServerSettings
 
+_log = logging.getLogger("isthmus.server")
 _TRIALS_AT_A_TIME = 2
 """Grammars that are tried out at the same time: seconds each, in a process of its own."""
+_MOST_TOLD = 256
+"""Warnings about conversations that the log gets."""
 _MOST_DIGITS = 10
 """Digits of a token id that are read."""
 _Served = TypeVar("_Served")
@@ -51,6 +56,8 @@ class Writer:
         """Tokens of the longest context of all models."""
         self.texts = texts
         """Threads for work that grows with a request's texts."""
+        self._told: set[tuple[str, str]] = set()
+        """Warnings that the log has, each with its model."""
         self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
 
     def close(self) -> None:
@@ -149,7 +156,15 @@ class Writer:
             thought=_bound(completer.model, form, wanted, in_thought),
             rendered=frozenset(controls.values()),
         )
+        self._tell_once(name, chat.warnings)
         return Prepared(name, completer, request, Reading(form, wanted, in_thought), chat.warnings)
+
+    def _tell_once(self, name: str, warnings: Sequence[str]) -> None:
+        """Logs what a model's template leaves out, the first time that it does."""
+        for said in warnings:
+            if len(self._told) < _MOST_TOLD and (name, said) not in self._told:
+                self._told.add((name, said))
+                _log.warning("%s: %s", name, printable(said))
 
 
 def chosen(models: Mapping[str, _Served], name: str) -> _Served:
