@@ -1,0 +1,65 @@
+"""The clients that people use: what is installed, and which features are run by which script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ROUTES = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "ollama": "/api/chat",
+}
+"""Path of each API."""
+TO_COME = frozenset(("responses", "messages", "ollama"))
+"""APIs whose cases are skipped as long as the server does not have them."""
+ALL = ("hello", "stream", "structured", "tools", "cancel")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client: a script under `scripts/`, and the packages of its environment.
+
+    Packages are npm's if the script is JavaScript, else PyPI's. `routes` has the features that the
+    script has for each API.
+    """
+
+    script: str
+    packages: tuple[str, ...]
+    routes: dict[str, tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        """The script's name without its ending."""
+        return self.script.partition(".")[0]
+
+    @property
+    def is_npm(self) -> bool:
+        """Whether it runs in Node."""
+        return self.script.endswith(".mjs")
+
+    def cases(self) -> Iterator[tuple[Client, str, str]]:
+        """Itself, a route and a feature, for all of them."""
+        for route, features in self.routes.items():
+            for feature in features:
+                yield self, route, feature
+
+
+CLIENTS = (
+    Client("openai_python.py", ("openai>=3.57",), {"chat": ALL, "responses": ALL}),
+    Client("openai_npm.mjs", ("openai@^6.49", "zod@^4"), {"chat": ALL, "responses": ALL}),
+    Client("anthropic_python.py", ("anthropic>=2.14",), {"messages": ALL}),
+    Client("anthropic_npm.mjs", ("@anthropic-ai/sdk@^1.14",), {"messages": ALL}),
+    Client(
+        "ai_sdk_npm.mjs",
+        ("ai@^6", "@ai-sdk/openai@^3", "@ai-sdk/anthropic@^3", "zod@^4"),
+        {"chat": ALL, "responses": ALL, "messages": ALL},
+    ),
+    Client("openai_agents_python.py", ("openai-agents>=0.24",), {"responses": ALL}),
+    Client(
+        "litellm_python.py",
+        ("litellm>=1.110",),
+        {"chat": ALL, "responses": ("hello", "stream"), "messages": ALL, "ollama": ALL},
+    ),
+)
