@@ -14,6 +14,8 @@ ROUTES = {
 """Path of each API."""
 TO_COME = frozenset(("responses", "messages", "ollama"))
 """APIs whose cases are skipped as long as the server does not have them."""
+WHOLE_CALLS = frozenset((("instructor_python", "chat", "stream"),))
+"""Cases that need a forced call's arguments in parts; the server tells them whole, at the end."""
 ALL = ("hello", "stream", "structured", "tools", "cancel")
 
 
@@ -39,11 +41,11 @@ class Client:
         """Whether it runs in Node."""
         return self.script.endswith(".mjs")
 
-    def cases(self) -> Iterator[tuple[Client, str, str]]:
-        """Itself, a route and a feature, for all of them."""
+    def cases(self) -> Iterator[tuple[str, str]]:
+        """A route and a feature, for all of them."""
         for route, features in self.routes.items():
             for feature in features:
-                yield self, route, feature
+                yield route, feature
 
 
 CLIENTS = (
@@ -61,5 +63,32 @@ CLIENTS = (
         "litellm_python.py",
         ("litellm>=1.110",),
         {"chat": ALL, "responses": ("hello", "stream"), "messages": ALL, "ollama": ALL},
+    ),
+    Client(
+        "langchain_python.py",
+        ("langchain-openai>=1.7",),
+        {"chat": (*ALL, "forced"), "responses": (*ALL, "forced")},
+    ),
+    Client(
+        "pydantic_ai_python.py",
+        ("pydantic-ai-slim[openai,anthropic]>=2.68",),
+        dict.fromkeys(("chat", "responses", "messages"), (*ALL, "native")),
+    ),
+    Client(
+        "instructor_python.py",
+        ("instructor>=1.17",),
+        {"chat": ("structured", "schema", "stream"), "responses": ("structured", "stream")},
+    ),
+    Client("llm_python.py", ("llm>=0.36",), {"chat": ("stream", "structured", "tools", "cancel")}),
+    Client("smolagents_python.py", ("smolagents[openai]>=1.26",), {"chat": (*ALL, "code")}),
+    Client("dspy_python.py", ("dspy>=3.4",), {"chat": ("hello", "structured", "tools")}),
+    Client(
+        "aider_python.py", ("aider-chat>=0.86",), {"chat": ("hello", "stream", "tools", "cancel")}
+    ),
+    Client("codex_npm.mjs", ("@openai/codex@>=0.171",), {"responses": ("hello", "tools")}),
+    Client(
+        "claude_code_npm.mjs",
+        ("@anthropic-ai/claude-code@^2.1",),
+        {"messages": ("hello", "bare", "tools")},
     ),
 )

@@ -9,6 +9,12 @@ export const task = "How is the weather in Paris and in Rome?";
 export const weather = { Paris: "sunny", Rome: "rainy" };
 // What the scripted model says after both results, if it was told both.
 export const answer = "Paris is sunny, and Rome is rainy.";
+// Tasks for clients that edit a file: by shell commands, and by tools for reading and editing.
+export const greeting = "Greet me.";
+export const greeted = "Hello, isthmus.";
+export const shellTask = "Change world to isthmus in hello.txt by a shell command.";
+export const editTask = "Change world to isthmus in hello.txt by an edit.";
+export const edited = "It says isthmus now.";
 // What the scripted model does until its caller leaves, or for so many tokens.
 export const endless = "Count forever.";
 export const most = 100_000;

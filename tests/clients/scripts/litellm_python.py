@@ -1,4 +1,4 @@
-"""`litellm`, by its routes `openai` (chat), `responses`, `anthropic` (messages) and `ollama_chat`."""
+"""`litellm`: `openai` (chat), `responses`, `anthropic` (messages) and `ollama_chat`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # the table of prices is not fetched
 
 import litellm
-from features import ANSWER, ENDLESS, MODEL, MOST, QUESTION, ROUTE, SCRIPTED, TASK, URL, WEATHER, run
+from features import (
+    ANSWER,
+    ENDLESS,
+    MODEL,
+    MOST,
+    QUESTION,
+    ROUTE,
+    SCRIPTED,
+    TASK,
+    URL,
+    WEATHER,
+    run,
+)
 from pydantic import BaseModel
 
 PREFIX = {"chat": "openai/", "messages": "anthropic/", "ollama": "ollama_chat/"}

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from agents import Agent, ModelSettings, OpenAIResponsesModel, Runner, function_tool
-from agents import set_tracing_disabled
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 from features import ANSWER, ENDLESS, MODEL, MOST, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseTextDeltaEvent

@@ -15,7 +15,11 @@ PARAMETERS = {
     "required": ["city"],
     "additionalProperties": False,
 }
-WEATHER_TOOL = {"name": "weather", "description": "The weather of a city.", "parameters": PARAMETERS}
+WEATHER_TOOL = {
+    "name": "weather",
+    "description": "The weather of a city.",
+    "parameters": PARAMETERS,
+}
 ASKED = [{"role": "user", "content": QUESTION}]
 
 
@@ -34,9 +38,7 @@ def chat_stream() -> None:
     asked = {"model": MODEL, "messages": ASKED, "temperature": 0, "max_completion_tokens": 40}
     whole = client.chat.completions.create(**asked)
     chunks = list(
-        client.chat.completions.create(
-            **asked, stream=True, stream_options={"include_usage": True}
-        )
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
     )
     text = "".join(it.choices[0].delta.content or "" for it in chunks if it.choices)
     assert text == whole.choices[0].message.content
