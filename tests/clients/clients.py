@@ -14,7 +14,7 @@ ROUTES = {
 """Path of each API."""
 TO_COME = frozenset(("responses", "messages", "ollama"))
 """APIs whose cases are skipped as long as the server does not have them."""
-WHOLE_CALLS = frozenset((("instructor_python", "chat", "stream"),))
+NEED_PARTS = frozenset((("instructor_python", "chat", "stream"),))
 """Cases that need a forced call's arguments in parts; the server tells them whole, at the end."""
 ALL = ("hello", "stream", "structured", "tools", "cancel")
 
@@ -72,7 +72,7 @@ CLIENTS = (
     Client(
         "pydantic_ai_python.py",
         ("pydantic-ai-slim[openai,anthropic]>=2.68",),
-        dict.fromkeys(("chat", "responses", "messages"), (*ALL, "native")),
+        {"chat": (*ALL, "native"), "responses": (*ALL, "native"), "messages": ALL},
     ),
     Client(
         "instructor_python.py",

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.clients.clients import CLIENTS, ROUTES, TO_COME, WHOLE_CALLS, Client
+from tests.clients.clients import CLIENTS, ROUTES, TO_COME, NEED_PARTS, Client
 from tests.clients.plays import plays
 from tests.clients.scripted import ScriptedModel
 from tests.server.conftest import Serving
@@ -32,7 +32,7 @@ def cases() -> Iterator[ParameterSet]:
     """All features of all clients, by the APIs that they are for."""
     for client in CLIENTS:
         for route, feature in client.cases():
-            whole = (client.name, route, feature) in WHOLE_CALLS
+            whole = (client.name, route, feature) in NEED_PARTS
             mark = [pytest.mark.xfail(reason="a forced call is told whole")] if whole else []
             name = f"{client.name}-{route}-{feature}"
             yield pytest.param(client, route, feature, marks=mark, id=name)
@@ -108,7 +108,7 @@ def require_cancelled(server: Serving, n_before: int) -> None:
     assert [it["error"] for it in found] == ["cancelled"]
 
 
-@pytest.mark.parametrize(("client", "route", "feature"), cases())
+@pytest.mark.parametrize(("client", "route", "feature"), list(cases()))
 def test_client(
     server: Serving,
     environments: Environments,

@@ -48,6 +48,7 @@ def structured() -> None:
         max_tokens=60,
         messages=[{"role": "user", "content": "Bob is 30."}],
         output_format=Person,
+        extra_body={"temperature": 0},
     )
     assert isinstance(done.parsed_output, Person)
 

@@ -73,7 +73,8 @@ def stream() -> None:
 
 
 def structured() -> None:
-    done = litellm.completion(**asked("Bob is 30.", max_tokens=60), response_format=Person)
+    request = {**asked("Bob is 30.", max_tokens=60), "temperature": 0}
+    done = litellm.completion(**request, response_format=Person)
     assert Person.model_validate_json(done.choices[0].message.content)
 
 

@@ -45,7 +45,8 @@ def stream() -> None:
 
 
 def structured() -> None:
-    done = llm("-m", "talks", "-o", "max_tokens", "60", "--schema", "name, age int", "Bob is 30.")
+    asked = ("-m", "talks", "-o", "max_tokens", "60", "-o", "temperature", "0")
+    done = llm(*asked, "--schema", "name, age int", "Bob is 30.")
     assert set(json.loads(done)) == {"name", "age"}
 
 

@@ -50,6 +50,7 @@ def chat_structured() -> None:
         model=MODEL,
         messages=[{"role": "user", "content": "Bob is 30."}],
         response_format=Person,
+        temperature=0,
         max_completion_tokens=60,
     )
     assert isinstance(done.choices[0].message.parsed, Person)
@@ -93,7 +94,7 @@ def responses_stream() -> None:
 
 def responses_structured() -> None:
     done = client.responses.parse(
-        model=MODEL, input="Bob is 30.", text_format=Person, max_output_tokens=60
+        model=MODEL, input="Bob is 30.", text_format=Person, temperature=0, max_output_tokens=60
     )
     assert isinstance(done.output_parsed, Person)
 

@@ -44,7 +44,8 @@ def model(name: str) -> Model:
 
 
 def agent(name: str = MODEL, max_tokens: int = 40, **more: object) -> Agent:
-    return Agent(model(name), model_settings={"max_tokens": max_tokens}, retries=0, **more)
+    settings = {"max_tokens": max_tokens, "temperature": 0}
+    return Agent(model(name), model_settings=settings, retries=0, **more)
 
 
 def hello() -> None:
