@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.clients.clients import CLIENTS, ROUTES, TO_COME, NEED_PARTS, Client
+from tests.clients.clients import CLIENTS, NEED_PARTS, ROUTES, TO_COME, Client
 from tests.clients.plays import plays
 from tests.clients.scripted import ScriptedModel
 from tests.server.conftest import Serving
