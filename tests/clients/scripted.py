@@ -45,7 +45,13 @@ _TEMPLATE = """\
 {%- set found.text = found.text ~ (m.content | string) -%}
 {%- endif -%}
 <|im_start|>{{ m.role }}
-{{ (m.content | string)[:400] }}<|im_end|>
+{{ (m.content | string)[:400] }}
+{%- for call in m.tool_calls or () %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor -%}
+<|im_end|>
 {% endfor -%}
 <|im_start|>assistant
 PLAYS"""
