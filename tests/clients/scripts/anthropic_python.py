@@ -30,7 +30,9 @@ def hello() -> None:
     counted = client.messages.count_tokens(
         model=MODEL, messages=ASKED["messages"], system="You are brief."
     )
-    assert counted.input_tokens == done.usage.input_tokens
+    cached = done.usage.cache_read_input_tokens or 0
+    written = done.usage.cache_creation_input_tokens or 0
+    assert counted.input_tokens == done.usage.input_tokens + cached + written
 
 
 def stream() -> None:

@@ -32,7 +32,7 @@ def weather(city: str) -> str:
     return WEATHER[city]
 
 
-def agent(model: str = MODEL, max_tokens: int = 40, **more: object) -> Agent:
+def agent(model: str = MODEL, max_tokens: int = 1000, **more: object) -> Agent:
     return Agent(
         name="A",
         instructions="You are brief.",
@@ -61,7 +61,7 @@ def stream() -> None:
 
 
 def structured() -> None:
-    done = Runner.run_sync(agent(max_tokens=60, output_type=Person), "Bob is 30.")
+    done = Runner.run_sync(agent(output_type=Person), "Bob is 30.")
     assert isinstance(done.final_output, Person)
 
 

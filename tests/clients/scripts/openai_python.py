@@ -85,7 +85,8 @@ def responses_hello() -> None:
 
 
 def responses_stream() -> None:
-    asked = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 40}
+    # An answer that is cut off ends with response.incomplete, which the client takes for none.
+    asked = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 1000}
     whole = client.responses.create(**asked)
     with client.responses.stream(**asked) as stream:
         text = "".join(it.delta for it in stream if it.type == "response.output_text.delta")
