@@ -33,10 +33,10 @@ from isthmus.server.agents.replies import (
 )
 from isthmus.server.agents.shelf import Held, Shelf
 from isthmus.server.generation.answering import Answer
-from isthmus.server.http.endpoint import BINARY, EVENTS, Endpoint, read_json, read_query
+from isthmus.server.http.endpoint import BINARY, Endpoint, read_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.events import event, respond, unless_left
+from isthmus.server.http.events import EVENTS, event, respond, unless_left
 from isthmus.server.http.fair import Room
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn

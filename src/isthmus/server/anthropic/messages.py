@@ -20,8 +20,9 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import EVENTS, Endpoint, decode_json, read_body
+from isthmus.server.http.endpoint import Endpoint, decode_json, read_body
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.events import EVENTS
 from isthmus.server.http.texts import Check, most_nbytes
 
 _Asked = TypeVar("_Asked", bound=CountRequest)

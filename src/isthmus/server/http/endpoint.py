@@ -19,7 +19,6 @@ from isthmus.server.http.errors import ErrorReply, HttpError
 Content: TypeAlias = "type | str"
 """A type, as JSON; or the media type of something else."""
 BINARY = "application/octet-stream"
-EVENTS = "text/event-stream"
 _TEMPLATE = "#/components/schemas/{name}"
 _T = TypeVar("_T")
 

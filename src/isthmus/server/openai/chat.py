@@ -7,7 +7,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import EVENTS, Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.events import EVENTS
 from isthmus.server.http.texts import most_nbytes
 from isthmus.server.openai.answers import Answers
 from isthmus.server.openai.choices import ChatChoice

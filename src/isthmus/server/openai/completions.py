@@ -14,7 +14,8 @@ from isthmus.model import Model
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import EVENTS, Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.events import EVENTS
 from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.openai.answers import Answers
 from isthmus.server.openai.choices import TextChoice
