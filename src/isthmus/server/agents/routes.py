@@ -31,7 +31,8 @@ from isthmus.server.agents.replies import (
     MemoryMap,
     Told,
 )
-from isthmus.server.agents.shelf import Held, Shelf
+from isthmus.server.agents.held import Held
+from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.answering import Answer
 from isthmus.server.http.endpoint import BINARY, EVENTS, Endpoint, read_json, read_query
 from isthmus.server.http.entry import current
@@ -169,7 +170,7 @@ class Agents:
 
     async def delete(self, request: Request) -> Response:
         """Removes an agent and its snapshots."""
-        record = self._record(request)
+        record = self._own(request)
         await self._shelf.delete(record.id)
         deleted: Deleted = {"id": record.id, "deleted": True}
         return JSONResponse(deleted)
@@ -177,7 +178,7 @@ class Agents:
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
         asked = await read_json(request, _new_fork, b"{}")
-        record = self._record(request)
+        record = self._own(request)
         name = asked.name or f"{record.name or record.id}, forked"
         position = record.position if asked.position is None else asked.position
         async with self._shelf.holding(self._who_was_at(record, position).id) as held:
@@ -198,7 +199,7 @@ class Agents:
     async def send(self, request: Request) -> Response:
         """Has the agent answer; the answer is told as done once it is on the disk."""
         asked = await read_json(request, _new_message)
-        record = self._record(request)
+        record = self._own(request)
         if asked.stream:
             return await respond(request, self._stream(record.id, asked))
         return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
@@ -326,6 +327,14 @@ class Agents:
         SettingsError."""
         record = self._record(request)
         return record, _position(record, position)
+
+    def _own(self, request: Request) -> Record:
+        """The agent of the path, to be changed. HttpError 409 for one that responses are."""
+        record = self._record(request)
+        if record.kind != "agent":
+            said = f"agent {record.id} is a {record.kind}: use the routes of those"
+            raise HttpError(409, said, code="not_an_agent")
+        return record
 
     def _record(self, request: Request) -> Record:
         record = self._shelf.record(request.path_params["id"])
