@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from isthmus.server.http import admission
-from isthmus.server.http.admission import OPEN, Admission
 from isthmus.server.http.errors import HttpError
+from isthmus.server.keys.admission import OPEN, Admission
 from isthmus.server.keys.keys import Keys, new_key
 from tests.server.conftest import Serving
 from tests.server.raw import exchange, request

@@ -10,7 +10,7 @@ import pytest
 from isthmus.errors import Overloaded
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Owner, Room, Threads
-from isthmus.server.http.guard import Room as BodyRoom
+from isthmus.server.keys.guard import Room as BodyRoom
 from isthmus.units import MIB
 
 

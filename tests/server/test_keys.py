@@ -18,7 +18,8 @@ import pytest
 from isthmus.errors import SettingsError
 from isthmus.server.http.entry import Entry
 from isthmus.server.http.errors import HttpError
-from isthmus.server.keys.keys import Key, KeyLimits, Keys, new_key, read_keys, remove_key
+from isthmus.server.http.key import Key, KeyLimits
+from isthmus.server.keys.keys import Keys, new_key, read_keys, remove_key
 from isthmus.server.keys.quota import Quotas
 from tests.server.conftest import Serving
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime, timedelta, timezone
 
 import jinja2
 import pytest
@@ -53,8 +54,11 @@ def test_template_that_does_not_compile() -> None:
         render("{% if %}")
 
 
-def test_no_clock() -> None:
-    assert render("{{ strftime_now is defined }}") == "False"
+def test_the_clock_is_the_callers() -> None:
+    template = ChatTemplate("{{ strftime_now('%d %b %Y %H:%M') }}", bos="", eos="")
+    now = datetime(2031, 5, 6, 7, 8, tzinfo=timezone(timedelta(hours=3)))
+    assert template.render([], add_generation_prompt=False, now=now) == "06 May 2031 07:08"
+    assert template.render([], add_generation_prompt=False) == "26 Jul 2024 00:00"
 
 
 LONG = 60

@@ -111,7 +111,8 @@ wants the interpreter several times for each token, so by default each could tak
 
 def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
     """`--new-key`, `--remove-key`, `--list-keys`."""
-    from isthmus.server.keys.keys import KeyLimits, new_key, read_keys, remove_key  # noqa: PLC0415
+    from isthmus.server.http.key import KeyLimits  # noqa: PLC0415
+    from isthmus.server.keys.keys import new_key, read_keys, remove_key  # noqa: PLC0415
 
     if path is None:
         raise SettingsError("say by --keys FILE which file of keys is meant")

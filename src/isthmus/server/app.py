@@ -22,11 +22,11 @@ from isthmus.server.agents.transfer import Transfer
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
-from isthmus.server.http.admission import OPEN
 from isthmus.server.http.endpoint import Endpoint, document
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.guard import Guard
 from isthmus.server.http.texts import Texts
+from isthmus.server.keys.admission import OPEN
+from isthmus.server.keys.guard import Guard
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
 from isthmus.server.openai.chat import Chat

@@ -40,7 +40,7 @@ from isthmus.server.agents.held import Held
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
-from isthmus.server.keys.keys import Key
+from isthmus.server.http.key import Key
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
 from isthmus.server.storage.record import Origin, Record, Turn, name_of

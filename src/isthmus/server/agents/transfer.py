@@ -26,7 +26,7 @@ from isthmus.server.http.endpoint import BINARY, Endpoint, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Room
-from isthmus.server.http.guard import RESTORE
+from isthmus.server.keys.guard import RESTORE
 from isthmus.server.storage.record import Record
 from isthmus.snapshot import Export, Manifest, Snapshot, open_snapshot
 

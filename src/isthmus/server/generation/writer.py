@@ -167,7 +167,7 @@ def _rendered(completer: Completer, wanted: Wanted, check: Check) -> RenderedCha
             tools=[it.as_dict() for it in wanted.offered] or None,
             variables=wanted.variables,
             now=datetime.now().astimezone(),
-            most=completer.n_ctx - 1,
+            most=completer.n_ctx,
             check=check,
         )
 

@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from isthmus.server.http.key import Key
 from isthmus.server.http.log import tell
-from isthmus.server.keys.keys import Key
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 from isthmus.errors import SettingsError, SnapshotError
 from isthmus.server.http.entry import Entry
 from isthmus.server.http.errors import HttpError
-from isthmus.server.keys.keys import Key
+from isthmus.server.http.key import Key
 from isthmus.snapshot.atomic import AtomicFile
 
 _log = logging.getLogger("isthmus.server")

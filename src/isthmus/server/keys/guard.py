@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from isthmus.server.http.admission import Admission, claimed_nbytes
 from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError, respond_to
+from isthmus.server.keys.admission import Admission, claimed_nbytes
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
 from isthmus.server.settings import ServerSettings

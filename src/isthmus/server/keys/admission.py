@@ -15,7 +15,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from isthmus.server.http.errors import HttpError
-from isthmus.server.keys.keys import Key, Keys
+from isthmus.server.http.key import Key
+from isthmus.server.keys.keys import Keys
 
 OPEN = ("/healthz", "/", "/openapi.json")
 """Paths that need no key."""
