@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
+from isthmus.server.agents.held import Held
 from isthmus.server.agents.memory_map import map_memory
 from isthmus.server.agents.replies import (
     Agent,
@@ -31,7 +32,6 @@ from isthmus.server.agents.replies import (
     MemoryMap,
     Told,
 )
-from isthmus.server.agents.held import Held
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.answering import Answer
 from isthmus.server.http.endpoint import BINARY, EVENTS, Endpoint, read_json, read_query

@@ -114,7 +114,8 @@ class Completer:
                 await asyncio.shield(self._slots.put_back(slot))
 
     def recipe(self) -> Recipe:
-        """What its agents are made of. In a thread: the first time the model's kernels are tried."""
+        """What its agents are made of. The first time it tries the model's kernels: call it in a
+        thread."""
         fine = _FINE if self.model.exact_cuts else 0
         args = {"n_ctx": str(self.n_ctx), "fine": str(fine)}
         return Recipe(self._guest_name, self._guest.sha256, args, self._limits)

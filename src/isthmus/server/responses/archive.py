@@ -100,15 +100,18 @@ class Archive:
         _require_kept(chain.nbytes)
         return Basis(chain.items, record, record.position, turns, True)
 
-    async def resolved(self, items: Sequence[Item], basis: Basis) -> list[Item]:
-        """The items with what references name in their places. HttpError 404."""
-        known = {it["id"]: it for it in basis.items}
-        found = []
-        for item in items:
-            if item["type"] == "item_reference":
-                item = known.get(item["id"]) or await self._item(item["id"])
-            found.append(item)
-        return found
+    async def resolved(self, items: Sequence[Item], before: Sequence[Item]) -> list[Item]:
+        """The items with what references name in their places: items `before` them, or of any
+        response. HttpError 404."""
+        if all(it["type"] != "item_reference" for it in items):
+            return list(items)
+        known = {it["id"]: it for it in before}
+        return [
+            it
+            if it["type"] != "item_reference"
+            else known.get(it["id"]) or await self._item(it["id"])
+            for it in items
+        ]
 
     async def _item(self, id_: str) -> Item:
         place = place_of_item(id_)
@@ -116,10 +119,12 @@ class Archive:
         if place is not None and found is not None:
             stored = found[1].find(place.response)
             known = [] if stored is None else [*stored.input, *stored.response["output"]]
+            known += found[1].items if found[0].kind == "conversation" else []
+            item: Item
             for item in known:
                 if item["id"] == id_:
                     return item
-        said = f"Item with id '{id_[:120]}' not found. Items of responses with store=false are not kept."
+        said = f"Item with id '{id_[:120]}' not found; those of `store: false` are not kept."
         raise HttpError(404, said, code="item_not_found", param="input")
 
     async def _chain(self, agent: str) -> tuple[Record, Chain, list[Turn]] | None:
@@ -149,8 +154,11 @@ class Archive:
         found = await self._chain(record.id)
         if found is None:
             return
-        ours = [place_of_response(it) for it, stored in found[1].responses.items()
-                if not stored.is_deleted]
+        ours = [
+            place_of_response(it)
+            for it, stored in found[1].responses.items()
+            if not stored.is_deleted
+        ]
         n_left = sum(it is not None and it.agent == record.id for it in ours)
         if n_left > 1 or record.kind == "conversation":
             await self.add(record, Deleted(id_))

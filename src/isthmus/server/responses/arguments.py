@@ -9,15 +9,13 @@ from isthmus.server.responses.tools import INPUT
 
 _HEAD = re.compile(rf'\s*\{{\s*"{INPUT}"\s*:\s*"')
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_CHARACTERS = re.compile(
-    rf'(?:[^"\\]|\\["\\/bfnrt]|{_HIGH}{_LOW}|(?!{_HIGH})\\u[0-9a-fA-F]{{4}})*'
-)
+_CHARACTERS = re.compile(rf'(?:[^"\\]|\\["\\/bfnrt]|{_HIGH}{_LOW}|(?!{_HIGH})\\u[0-9a-fA-F]{{4}})*')
 _MOST_HEAD = 4096
-"""Characters among which the head of the arguments must end, for the text to be told as it comes."""
+"""Characters within which the head of the arguments must end, so that text is told as it comes."""
 
 
 class InputReader:
-    """Parts of `{"input": "…"}` in, parts of the text out. Takes time that grows with the length."""
+    """Takes parts of `{"input": "…"}`, gives parts of the text, in time that grows with the length."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []

@@ -22,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,7 +62,7 @@ class Drafts:
             try:
                 yield draft
             finally:
-                await draft.close()
+                await draft.give_up()
 
     async def _held(self, stack: AsyncExitStack, basis: Basis) -> Held | None:
         """The agent that the response goes on in; None if that is a new one."""
@@ -78,7 +79,7 @@ class Drafts:
         return None
 
     def _record(self, basis: Basis, held: Held | None, model: str, recipe: Recipe) -> Record:
-        given = {
+        given: dict[str, Any] = {
             "guest": recipe.guest,
             "models": {"default": model},
             "args": dict(recipe.args),
@@ -199,13 +200,15 @@ class Draft:
             self._held = await self._stack.enter_async_context(holding)
         self._dirty = False
 
-    async def close(self) -> None:
-        """Gives up what was not committed."""
+    async def give_up(self) -> None:
+        """Forgets what the agent has done since it was committed."""
+        actor, self._actor = self._actor, None
         if self._held is None:
-            if self._actor is not None:
-                await self._shelf.in_thread(self._actor.close)
+            if actor is not None:
+                await self._shelf.in_thread(actor.close)
         elif self._dirty:
             await self._held.discard()
+        self._dirty = False
 
 
 def prompt_of(ids: Sequence[int]) -> np.ndarray:

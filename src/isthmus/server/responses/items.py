@@ -67,21 +67,27 @@ _STRUCTS: Mapping[str, type[Struct]] = {
 }
 
 
-def items_of(given: str | Sequence[Item], make_id: MakeId) -> list[Item]:
-    """The items of an `input`, with ids. References are items too: `resolved` replaces them.
+def items_of(given: str | Sequence[Item], param: str = "input") -> list[Item]:
+    """The items of an `input`; None is the id of one that has none.
 
-    HttpError 400, whose `param` names the item, if one is of another kind or not well-formed.
+    References are items too, which `Archive.resolved` replaces. HttpError 400, whose `param` names
+    the item, if one is of another kind or not well-formed.
     """
     if isinstance(given, str):
         given = [{"role": "user", "content": given}] if given else []
-    found = [_item(it, f"input[{n}]") for n, it in enumerate(given)]
-    taken = {it["id"] for it in found if it.get("id")}
-    for n, item in enumerate(found):
-        if not item.get("id"):
-            item["id"] = make_id(item["type"], n)
-    if len(taken) != sum(bool(it.get("id")) for it in given):
-        raise HttpError(400, "input: two items have the same id", param="input")
+    found = [_item(it, f"{param}[{n}]") for n, it in enumerate(given)]
+    ids = [it["id"] for it in found if it["id"] is not None]
+    if len(ids) != len(set(ids)):
+        raise HttpError(400, f"{param}: two items have the same id", param=param)
     return found
+
+
+def with_ids(items: Sequence[Item], make_id: MakeId) -> list[Item]:
+    """The items, each with an id."""
+    return [
+        it if it["id"] is not None else {**it, "id": make_id(it["type"], n)}
+        for n, it in enumerate(items)
+    ]
 
 
 def kind_of(item: Mapping[str, Any]) -> str:
@@ -108,10 +114,10 @@ def _item(given: Item, where: str) -> Item:
         said = f"items of type {kind[:80]!r} are not supported; there are {', '.join(ITEMS)}"
         raise HttpError(400, said, code="unsupported_item", param=where)
     id_ = given.get("id")
-    if id_ is not None and not (isinstance(id_, str) and len(id_) <= 256):
-        raise HttpError(400, "an id is a text of 256 characters at most", param=f"{where}.id")
+    if id_ is not None and not (isinstance(id_, str) and 1 <= len(id_) <= 256):
+        raise HttpError(400, "an id is a text of 1 to 256 characters", param=f"{where}.id")
     if kind == "item_reference":
-        if not id_:
+        if id_ is None:
             raise HttpError(400, "a reference needs the id of an item", param=f"{where}.id")
         return {"type": kind, "id": id_}
     fields = _converted(given, kind, where)

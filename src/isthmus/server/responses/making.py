@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from isthmus.actor import Actor
 from isthmus.server.generation.answering import Answer
@@ -35,11 +35,13 @@ class Made:
 
     response: ModelResponse
     n_events: int = 0
+    """Events that were told."""
 
-    @property
-    def last_event(self) -> int:
-        """The number of the last event that was told; -1 if none was."""
-        return self.n_events - 1
+    def begins(self, status: Literal["queued", "in_progress"]) -> Iterator[Event]:
+        """Events before it is computed."""
+        yield self.becomes("response.created", {**self.response, "status": status})
+        if status == "queued":
+            yield self.becomes("response.queued", self.response)
 
     def event(self, kind: str, **fields: Any) -> Event:
         """The next event."""
@@ -56,6 +58,11 @@ class Made:
         """The event that tells of an error, which is the last."""
         return self.becomes("response.failed", failed(self.response, error))
 
+    def is_cancelled(self) -> Event:
+        """The event that tells that its caller wants it no more, which is the last. OpenAI's API
+        has none of its own for that."""
+        return self.becomes("response.failed", {**self.response, "status": "cancelled"})
+
 
 Keep: TypeAlias = "Callable[[ModelResponse, int], Awaitable[None]]"
 """Keeps a response that is done, and the number of the event that will tell so."""
@@ -68,10 +75,10 @@ async def make(
     steps: AsyncGenerator[Step | End, None],
     keep: Keep,
 ) -> AsyncGenerator[Event, None]:
-    """All events of a response, whose answer has these steps. Raises what they raise."""
+    """The events of a response from when it is in progress; its answer has these steps. Raises
+    what they raise."""
     output = Output(telling)
-    yield made.becomes("response.created", {**made.response, "status": "in_progress"})
-    yield made.becomes("response.in_progress", made.response)
+    yield made.becomes("response.in_progress", {**made.response, "status": "in_progress"})
     end: End | None = None
     async with aclosing(steps) as items:
         async for item in items:

@@ -24,7 +24,7 @@ _Metadata = Annotated[
     Meta(max_length=16),
 ]
 _SMALL_NBYTES = 65_536
-"""Bytes of a body that is looked through in the event loop, in a millisecond; others in a thread."""
+"""Bytes of a body that the event loop looks through, in a millisecond; others take a thread."""
 
 
 class TextConfig(Struct, kw_only=True):

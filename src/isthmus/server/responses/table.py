@@ -61,9 +61,9 @@ FIELDS: Mapping[str, Row] = {
     "tools": _done("see the kinds of tools below"),
     "tool_choice": _done("`none`, `auto`, `required`, a `function`, a `custom`, `allowed_tools`"),
     "parallel_tool_calls": _done("false allows one call"),
-    "text": _done("`format`: `text`, `json_object`, `json_schema`; `verbosity` is without effect"),
+    "text": _done("`format`: `text`, `json_object`, `json_schema`; no effect: `verbosity`"),
     "reasoning": _done(
-        "`effort` goes to the chat template; with a `summary` thoughts are told as one, unabridged; "
+        "`effort` goes to the chat template; with `summary` thoughts are told as one, whole; "
         "`context`, `mode` and `generate_summary` are without effect"
     ),
     "max_output_tokens": _done("thoughts included; by default the server's `max_tokens`"),
@@ -88,7 +88,7 @@ FIELDS: Mapping[str, Row] = {
     "logit_bias": _done("ours, as in chat completions"),
     "grammar": _done("ours, as in chat completions: GBNF that the answer follows"),
     "chat_template_kwargs": _done("ours, as in chat completions"),
-    "thinking_budget": _done("ours, as in chat completions: tokens after which a thought is closed"),
+    "thinking_budget": _done("ours, as in chat completions: tokens of a thought"),
     "prompt": _refused("prompts are not kept here: send the text"),
     "moderation": _refused("nothing here moderates"),
     "context_management": _refused("nothing is compacted: use `truncation`"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -90,7 +90,8 @@ class _Namespace(Struct, kw_only=True):
 
 
 def offer_of(given: Sequence[Mapping[str, Any]]) -> Offer:
-    """What the model is told of tools. HttpError 400 for what is none, or a name that comes twice."""
+    """What the model is told of tools. HttpError 400 for what is no tool, or a name that is given
+    twice."""
     gathered = _Gathered()
     for n, tool in enumerate(given):
         gathered.add(tool, f"tools[{n}]")
@@ -234,7 +235,7 @@ def _demanded(
     return Choice(told or chosen, how, only if told is not None else None)
 
 
-def _refuse(said: str) -> Any:
+def _refuse(said: str) -> NoReturn:
     raise HttpError(400, said, code="invalid_tool_choice", param="tool_choice")
 
 

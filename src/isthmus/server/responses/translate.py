@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from isthmus.abi import GrammarKind
 from isthmus.server.generation.wanted import Sampling, Wanted
@@ -67,6 +67,8 @@ def require_sensible(asked: ResponseRequest) -> None:
             _refuse("include", f"there is nothing called {name[:80]!r} to include")
     if asked.background and asked.store is False:
         _refuse("background", "what runs in the background is stored: store must not be false")
+    if asked.conversation is not None and asked.store is False:
+        _refuse("store", "a conversation is kept: store must not be false")
     if asked.previous_response_id is not None and asked.conversation is not None:
         _refuse("conversation", "give previous_response_id or conversation: not both")
 
@@ -129,7 +131,5 @@ def _additional(items: Sequence[Item]) -> list[Mapping[str, Any]]:
     return [tool for it in items if it["type"] == "additional_tools" for tool in it["tools"]]
 
 
-def _refuse(param: str, said: str) -> Any:
+def _refuse(param: str, said: str) -> NoReturn:
     raise HttpError(400, said, param=param)
-
-
