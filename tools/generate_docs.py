@@ -1,5 +1,5 @@
-"""Writes docs/cli.md from the command line's own help, and in docs/models.md what is between marks
-from the architectures' own descriptions; `--check` compares instead."""
+"""Writes docs/cli.md from the command line's own help, and what is between marks in docs/models.md
+and docs/server.md from what the code says of itself; `--check` compares instead."""
 
 from __future__ import annotations
 
@@ -43,11 +43,20 @@ def render_cli() -> str:
 def render_models() -> str:
     """docs/models.md."""
     page = (DOCS / "models.md").read_text()
-    for name, text in (("architectures", _architectures()), ("weights", _weights())):
-        page = re.sub(
-            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\1{text}\2", page, flags=re.S
-        )
-    return page
+    return _put(_put(page, "architectures", _architectures()), "weights", _weights())
+
+
+def render_server() -> str:
+    """docs/server.md."""
+    from isthmus.server.responses.table import render_table  # noqa: PLC0415 - an extra's
+
+    return _put((DOCS / "server.md").read_text(), "responses", render_table())
+
+
+def _put(page: str, name: str, text: str) -> str:
+    """The page with a text between the marks of that name."""
+    marks = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", re.S)
+    return marks.sub(lambda found: f"{found[1]}{text}{found[2]}", page)
 
 
 def _architectures() -> str:
@@ -63,7 +72,7 @@ def _weights() -> str:
     return textwrap.fill(names, 100) + "\n"
 
 
-PAGES = {"cli.md": render_cli, "models.md": render_models}
+PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}
 
 
 def main() -> int:

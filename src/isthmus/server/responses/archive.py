@@ -14,11 +14,14 @@ computes the same bits.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isthmus.errors import SnapshotNotFound
+from isthmus.actor import Actor
+from isthmus.errors import SnapshotError, SnapshotNotFound
+from isthmus.server.agents.held import Held
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.errors import HttpError
 from isthmus.server.responses.chain import Chain, Deleted, Kept, Stored, as_turn
@@ -30,6 +33,8 @@ from isthmus.server.responses.ids import (
 from isthmus.server.responses.items import Item
 from isthmus.server.storage.history import KEPT_NBYTES
 from isthmus.server.storage.record import Record, Turn
+
+_log = logging.getLogger("isthmus.server")
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,9 @@ class Archive:
         record, chain, turns = found
         items = [*stored.before, *stored.input, *stored.response["output"]]
         until = [turn for turn in turns if turn.position <= stored.position]
+        _require_kept(sum(len(turn.kept or "") for turn in until))
         is_last = record.kind == "response" and chain.position == stored.position
-        basis = Basis(items, record, stored.position, until, is_last)
-        _require_kept(chain.nbytes)
-        return basis
+        return Basis(items, record, stored.position, until, is_last)
 
     async def conversation(self, id_: str) -> tuple[Record, Chain, list[Turn]]:
         """A conversation. HttpError 404."""
@@ -146,7 +150,7 @@ class Archive:
             raise locked(record)
         async with self.shelf.holding(record.id) as held:
             turn = as_turn(kept, held.record.position + 1, time.time())
-            await held.commit(await held.actor(), turn)
+            await held.commit(await brought_back(self.shelf, held), turn)
 
     async def delete(self, id_: str) -> None:
         """Has a response be told to nobody any more; what goes on from it stays. HttpError 404."""
@@ -166,6 +170,16 @@ class Archive:
             raise locked(record)
         else:
             await self.shelf.delete(record.id)
+
+
+async def brought_back(shelf: Shelf, held: Held) -> Actor:
+    """The agent in memory; a fresh one if its snapshot cannot be used, since that only saves
+    time."""
+    try:
+        return await held.actor()
+    except SnapshotError as error:
+        _log.info("agent %s begins afresh: %s", held.record.id, error)
+        return await shelf.renew(held.record)
 
 
 def locked(record: Record) -> HttpError:

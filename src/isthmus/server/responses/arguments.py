@@ -15,7 +15,7 @@ _MOST_HEAD = 4096
 
 
 class InputReader:
-    """Takes parts of `{"input": "…"}`, gives parts of the text, in time that grows with the length."""
+    """Takes parts of `{"input": "…"}`, gives parts of the text. Its time grows with the length."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []

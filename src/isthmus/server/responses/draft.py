@@ -28,14 +28,13 @@ import msgspec
 import numpy as np
 
 from isthmus.actor import Actor
-from isthmus.errors import SnapshotError
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.shelf import Shelf, new_id
 from isthmus.server.generation.completer import Recipe
 from isthmus.server.generation.slots import WORTH_A_FORK, n_common
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Owner
-from isthmus.server.responses.archive import Basis, locked
+from isthmus.server.responses.archive import Basis, brought_back, locked
 from isthmus.server.responses.chain import Kept, as_turn
 from isthmus.server.responses.ids import Place
 from isthmus.server.storage.record import Origin, Record
@@ -175,10 +174,7 @@ class Draft:
     async def _held_actor(self, held: Held) -> Actor:
         known = self._shelf.records[self.record.id]
         if _is_alike(known, self.record):
-            try:
-                actor = await held.actor()
-            except SnapshotError:  # it only saves time
-                return await self._shelf.renew(self.record)
+            actor = await brought_back(self._shelf, held)
             if actor.guest.sha256 == self._recipe.sha256:
                 return actor
         return await self._shelf.renew(self.record)

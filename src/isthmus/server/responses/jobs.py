@@ -12,11 +12,9 @@ from typing import Any
 
 from isthmus.server.http.fair import Owner
 from isthmus.server.responses.making import Event, Made
-from isthmus.server.responses.replies import ModelResponse
 
 _MOST_ENDED = 64
 """Jobs that have ended, whose events are remembered."""
-_NOTHING: ModelResponse = {}  # type: ignore[typeddict-item]
 
 
 class Job:
@@ -24,7 +22,7 @@ class Job:
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self.made = Made(_NOTHING)
+        self.made = Made()
         self.task: asyncio.Future[None] | None = None
         self.is_unwanted = False
         """Whether somebody has cancelled it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from isthmus.actor import Actor
@@ -33,7 +33,8 @@ Event: TypeAlias = "dict[str, Any]"
 class Made:
     """What is known of a response."""
 
-    response: ModelResponse
+    response: ModelResponse = field(default_factory=ModelResponse)  # type: ignore[arg-type]
+    """Empty until it has an id."""
     n_events: int = 0
     """Events that were told."""
 

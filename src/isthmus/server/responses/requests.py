@@ -177,7 +177,7 @@ def require_single(body: bytes) -> None:
 def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        twice, _ = (Counter(name for name, _ in pairs) - Counter(found)).popitem()
+        twice, _ = (Counter(name for name, _ in pairs) - Counter(found.keys())).popitem()
         said = f"an object has the name {twice[:80]!r} twice"
         raise HttpError(400, said, code="invalid_json", param=twice[:80])
     return found

@@ -68,7 +68,7 @@ class Responses:
             if asked.stream:
                 return await respond(http, _told(job.made, job.follow()))
             return JSONResponse(job.made.response)
-        made = Made({})  # type: ignore[typeddict-item]
+        made = Made()
         if asked.stream:
             return await respond(http, _streamed(made, self._creating.events(order, made)))
         return JSONResponse(await unless_left(http, self._whole(order, made)))
