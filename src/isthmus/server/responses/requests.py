@@ -96,6 +96,7 @@ class ResponseRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
     logit_bias: (
         Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None
     ) = None
+    ignore_eos: bool = False
     grammar: str | None = None
     thinking_budget: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 

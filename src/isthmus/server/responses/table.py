@@ -63,8 +63,8 @@ FIELDS: Mapping[str, Row] = {
     "parallel_tool_calls": _done("false allows one call"),
     "text": _done("`format`: `text`, `json_object`, `json_schema`; no effect: `verbosity`"),
     "reasoning": _done(
-        "`effort` goes to the chat template; with `summary` thoughts are told as one, whole; "
-        "`context`, `mode` and `generate_summary` are without effect"
+        "`effort` goes to the chat template; with `summary`, or `generate_summary`, thoughts are "
+        "told as one, whole; no effect: `context`, `mode`"
     ),
     "max_output_tokens": _done("thoughts included; by default the server's `max_tokens`"),
     "temperature": _done("0 to 2; 1 by default"),
@@ -86,6 +86,7 @@ FIELDS: Mapping[str, Row] = {
     "min_p": _done("ours, as in chat completions"),
     "repeat_penalty": _done("ours, as in chat completions"),
     "logit_bias": _done("ours, as in chat completions"),
+    "ignore_eos": _done("ours, as in chat completions"),
     "grammar": _done("ours, as in chat completions: GBNF that the answer follows"),
     "chat_template_kwargs": _done("ours, as in chat completions"),
     "thinking_budget": _done("ours, as in chat completions: tokens of a thought"),

@@ -99,6 +99,7 @@ def _sampling_of(asked: ResponseRequest) -> Sampling:
         repeat_penalty=asked.repeat_penalty or 1.0,
         seed=asked.seed,
         bias=asked.logit_bias or {},
+        ignore_eos=asked.ignore_eos,
     )
 
 
