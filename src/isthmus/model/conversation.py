@@ -168,8 +168,9 @@ def _with_calls(message: Message, number: int, traits: Traits) -> Message:
     if message.get("content"):
         return message
     given = Content.EMPTY if "content" in message else Content.ABSENT
-    wanted = (given, *Content) if traits.call_contents else (given,)
-    return next((it for it in wanted if it in traits.call_contents), given).written(message)
+    wanted = (given, *Content)
+    taken = (it for it in wanted if it in traits.call_contents)
+    return next(taken, Content.EMPTY).written(message)  # a template that drops calls wants a text
 
 
 def _call(given: Mapping[str, Any], traits: Traits) -> Message:

@@ -53,10 +53,9 @@ class Content(Enum):
 
     def written(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The message with such a content."""
-        rest = {name: it for name, it in message.items() if name != "content"}
         if self is Content.ABSENT:
-            return rest
-        return {**rest, "content": "" if self is Content.EMPTY else None}
+            return {name: it for name, it in message.items() if name != "content"}
+        return {**message, "content": "" if self is Content.EMPTY else None}
 
 
 class Traits:
@@ -190,11 +189,12 @@ class Traits:
         return False, frozenset()
 
     def _shows_call(self, is_text: bool, content: Content) -> bool:
+        """Whether a call is shown, not as Python would write it, and no content beside it."""
         text = self._rendered([_USER, self._call(is_text, content)], [_TOOL])
-        if text is None or not all(it in text for it in (_KEY, _VALUE)):
+        if text is None or not all(it in text for it in (_NAME, _KEY, _VALUE)):
             return False
-        called = text.rpartition(_NAME)[2]
-        return _VALUE in called and f"'{_KEY}':" not in called and "None" not in text
+        usual = self._rendered([_USER], [_TOOL]) or ""
+        return f"'{_KEY}': '{_VALUE}'" not in text and text.count("None") <= usual.count("None")
 
     @cached_property
     def _usual_content(self) -> Content:
