@@ -40,9 +40,9 @@ def client(server: Serving) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def ask(client: openai.OpenAI, input: Any = "What is an isthmus?", **how: Any) -> Any:
+def ask(client: openai.OpenAI, items: Any = "What is an isthmus?", **how: Any) -> Any:
     given = {"model": "smollm2", "max_output_tokens": 16, "temperature": 0, **how}
-    return client.responses.create(input=input, **given)
+    return client.responses.create(input=items, **given)
 
 
 def test_streamed_as_whole(client: openai.OpenAI) -> None:

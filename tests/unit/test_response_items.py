@@ -108,7 +108,10 @@ BAD: list[tuple[Any, str]] = [
     ({"type": 3}, "input[1]"),
     ({"role": "tool", "content": "x"}, "input[1].role"),
     ({"role": "user"}, "input[1]"),
-    ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "input[1].content[0]"),
+    (
+        {"role": "user", "content": [{"type": "input_image", "image_url": "x"}]},
+        "input[1].content[0]",
+    ),
     ({"role": "user", "content": [{"type": "input_text"}]}, "input[1].content[0]"),
     ({"role": "user", "content": 3}, "input[1].content"),
     ({"type": "function_call", "name": "f", "call_id": "c"}, "input[1]"),

@@ -88,7 +88,12 @@ TABLE: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         ],
     ),
     "two texts, and a thought that is empty": (
-        [said("a"), {"type": "reasoning", "summary": []}, said("b"), {"role": "user", "content": "c"}],
+        [
+            said("a"),
+            {"type": "reasoning", "summary": []},
+            said("b"),
+            {"role": "user", "content": "c"},
+        ],
         [{"role": "assistant", "content": "a\n\nb"}, {"role": "user", "content": "c"}],
     ),
     "a thought that nothing follows": (

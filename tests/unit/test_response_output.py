@@ -95,7 +95,7 @@ def test_calls_are_told_by_the_names_that_callers_gave() -> None:
 
 
 def test_the_input_of_a_custom_tool_streams() -> None:
-    parts = [Arguments(0, it) for it in ('{"inp', 'ut": "a\\', 'nb', '"}')]
+    parts = [Arguments(0, it) for it in ('{"inp', 'ut": "a\\', "nb", '"}')]
     output, found = told([[CallBegins(0, "run")], *[[it] for it in parts], [CallEnds(0)]])
     deltas = [it["delta"] for kind, it in found if kind == "custom_tool_call_input.delta"]
     assert deltas == ["a", "\nb"]
@@ -106,7 +106,7 @@ def test_the_input_of_a_custom_tool_streams() -> None:
 
 def test_an_answer_can_be_the_input_of_a_custom_tool() -> None:
     telling = Telling(make_id, TOOLS, Origin("run", None, True))
-    output, found = told([[Reasoning("hm")], [Text(" x")], [Text("y")]], telling)
+    output, _ = told([[Reasoning("hm")], [Text(" x")], [Text("y")]], telling)
     assert [it["type"] for it in output.items] == ["reasoning", "custom_tool_call"]
     assert output.items[1]["input"] == " xy"
     output, _ = told([], telling)
@@ -171,8 +171,9 @@ def test_logprobs_are_of_the_text_that_is_told() -> None:
     assert [it["token"] for it in message["logprobs"]] == [1, 2, 3, 4]
     deltas = [it["logprobs"] for kind, it in found if kind == "output_text.delta"]
     assert [it["token"] for it in itertools.chain(*deltas)] == [1, 2, 3, 4]
-    assert next(it for kind, it in found if kind == "output_text.done")["logprobs"] == (
-        message["logprobs"]
+    assert (
+        next(it for kind, it in found if kind == "output_text.done")["logprobs"]
+        == (message["logprobs"])
     )
 
 

@@ -130,8 +130,8 @@ def test_the_answer_is_the_input_of_a_custom_tool_that_is_required() -> None:
     assert plan.input_of == plan.offer.origins["patch"]
     assert plan.wanted.grammar == (GrammarKind.LARK, 'start: "a"')
     assert plan.wanted.tool_choice is ToolChoice.AUTO
+    asked.text = TextConfig(format={"type": "json_object"})
     with pytest.raises(HttpError):
-        asked.text = TextConfig(format={"type": "json_object"})
         plan_of(asked, [])
 
 

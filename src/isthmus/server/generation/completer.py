@@ -66,9 +66,9 @@ class Completer:
         """Overloaded if a request could not even wait."""
         self._room.require(current().owner)
 
-    def require_fitting(self, prompt: Sequence[int]) -> None:
-        """ContextFull for a prompt after which there is no room for an answer."""
-        if len(prompt) >= self.n_ctx:
+    def require_fitting(self, prompt: Sequence[int], room: int = 1) -> None:
+        """ContextFull for a prompt after which there is no room for an answer of `room` tokens."""
+        if len(prompt) + room > self.n_ctx:
             raise ContextFull(f"the prompt has {len(prompt)} tokens; the context has {self.n_ctx}")
 
     def form(self, *, with_tools: bool) -> Form:
