@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import asdict
+from typing import Any
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -56,7 +57,7 @@ class Conversations:
             Endpoint("DELETE", one, self.delete, gives=(DeletedConversation,)),
             Endpoint("GET", items, self.items, query=Page, gives=listed),
             Endpoint("POST", items, self.add_items, takes=NewItems, gives=listed),
-            Endpoint("GET", item, self.item, gives=(dict[str, object],)),
+            Endpoint("GET", item, self.item, gives=(dict[str, Any],)),
             Endpoint("DELETE", item, self.delete_item, gives=told),
         ]
 
