@@ -130,9 +130,24 @@ def test_the_answer_is_the_input_of_a_custom_tool_that_is_required() -> None:
     assert plan.input_of == plan.offer.origins["patch"]
     assert plan.wanted.grammar == (GrammarKind.LARK, 'start: "a"')
     assert plan.wanted.tool_choice is ToolChoice.AUTO
-    asked.text = TextConfig(format={"type": "json_object"})
+    asked.grammar = "root ::= [a]"
     with pytest.raises(HttpError):
         plan_of(asked, [])
+
+
+def test_a_format_is_one_of_text() -> None:
+    asked = ResponseRequest(
+        model="m", tools=[F, PATCH], text=TextConfig(format={"type": "json_object"})
+    )
+    plan = plan_of(asked, [])
+    assert plan.wanted.grammar == (GrammarKind.JSON_SCHEMA, '{"type": "object"}')
+    assert "no tool is called" in plan.warnings[0]
+    for name, expected in (("f", None), ("patch", (GrammarKind.LARK, 'start: "a"'))):
+        kind = "function" if name == "f" else "custom"
+        asked.tool_choice = {"type": kind, "name": name}
+        plan = plan_of(asked, [])
+        assert plan.wanted.grammar == expected
+        assert plan.warnings == ()
 
 
 def test_wishes_become_what_is_wanted() -> None:

@@ -44,7 +44,7 @@ class Order:
 
     def frame(self, id_: str) -> ModelResponse:
         """The response when it begins."""
-        warnings = (*self.plan.offer.warnings, *self.prepared.warnings)
+        warnings = (*self.plan.warnings, *self.prepared.warnings)
         return frame_of(self.asked, id_, warnings)
 
     def telling(self, make_id: MakeId) -> Telling:

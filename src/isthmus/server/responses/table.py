@@ -61,7 +61,10 @@ FIELDS: Mapping[str, Row] = {
     "tools": _done("see the kinds of tools below"),
     "tool_choice": _done("`none`, `auto`, `required`, a `function`, a `custom`, `allowed_tools`"),
     "parallel_tool_calls": _done("false allows one call"),
-    "text": _done("`format`: `text`, `json_object`, `json_schema`; no effect: `verbosity`"),
+    "text": _done(
+        "`format`: `text`, `json_object`, `json_schema`, unless a tool must be called; with it "
+        "the model calls none by itself; no effect: `verbosity`"
+    ),
     "reasoning": _done(
         "`effort` goes to the chat template; with `summary`, or `generate_summary`, thoughts are "
         "told as one, whole; no effect: `context`, `mode`"

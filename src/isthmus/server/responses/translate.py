@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from isthmus.abi import GrammarKind
-from isthmus.server.generation.wanted import Sampling, Wanted
+from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
 from isthmus.server.http.errors import HttpError
 from isthmus.server.openai.wishes import schema_grammar, variables_of
 from isthmus.server.responses.items import Item
@@ -37,6 +37,15 @@ class Plan:
     offer: Offer
     input_of: Origin | None
     """The custom tool whose input, and nothing else, is the answer."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the model does not get, or cannot do, of what was asked."""
+        is_bound = self.wanted.grammar is not None and self.input_of is None
+        return (*self.offer.warnings, *([_NO_CALLS] if is_bound and self.wanted.offered else []))
+
+
+_NO_CALLS = "the whole answer follows text.format or grammar, so no tool is called"
 
 
 def plan_of(asked: CountRequest, items: Sequence[Item]) -> Plan:
@@ -74,11 +83,13 @@ def require_sensible(asked: ResponseRequest) -> None:
 
 
 def _answer(asked: ResponseRequest, choice: Choice) -> dict[str, Any]:
-    """The part of `Wanted` that is about the answer."""
-    grammar = _grammar_of(asked)
+    """The part of `Wanted` that is about the answer. A format is one of text: where a tool must be
+    called there is none."""
+    is_text = choice.how is not ToolChoice.REQUIRED and choice.input_of is None
+    grammar = _grammar_of(asked, is_text)
     if choice.input_of is not None:
         if grammar is not None:
-            _refuse("tool_choice", "give a format, or require a tool: not both")
+            _refuse("grammar", "give a grammar, or require a tool: not both")
         grammar = choice.input_of.grammar
     wants_logprobs = LOGPROBS in (asked.include or ())
     return {
@@ -103,8 +114,9 @@ def _sampling_of(asked: ResponseRequest) -> Sampling:
     )
 
 
-def _grammar_of(asked: ResponseRequest) -> tuple[GrammarKind, str] | None:
+def _grammar_of(asked: ResponseRequest, is_text: bool) -> tuple[GrammarKind, str] | None:
     schema = None if asked.text is None else _schema_of(asked.text)
+    schema = schema if is_text else None
     if asked.grammar is None:
         return None if schema is None else schema_grammar(schema)
     if schema is not None:
