@@ -14,6 +14,7 @@ import pytest
 from tests.server.conftest import Serving
 
 pytestmark = pytest.mark.model
+ON: Any = {"ignore_eos": True}
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
@@ -287,7 +288,8 @@ def test_control_tokens_forge_no_turn(client: openai.OpenAI) -> None:
 
 
 def test_the_background(client: openai.OpenAI) -> None:
-    begun = ask(client, "Count to 100.", background=True, max_output_tokens=48)
+    how: Any = {"max_output_tokens": 48, "extra_body": ON}
+    begun = ask(client, "Count to 100.", background=True, **how)
     assert begun.status in ("queued", "in_progress")
     deadline = time.monotonic() + 60
     while (now := client.responses.retrieve(begun.id)).status in ("queued", "in_progress"):
@@ -295,13 +297,14 @@ def test_the_background(client: openai.OpenAI) -> None:
         time.sleep(0.02)
     assert now.status == "incomplete"
     assert now.usage.output_tokens == 48
-    assert now.output_text == ask(client, "Count to 100.", max_output_tokens=48).output_text
+    assert now.output_text == ask(client, "Count to 100.", **how).output_text
     assert ask(client, "On.", previous_response_id=begun.id).output_text
     assert client.responses.cancel(begun.id).status == "incomplete"
 
 
 def test_a_stream_of_the_background_is_taken_up_again(client: openai.OpenAI) -> None:
-    stream = ask(client, "Count to 90.", background=True, stream=True, max_output_tokens=40)
+    how: Any = {"max_output_tokens": 40, "extra_body": ON}
+    stream = ask(client, "Count to 90.", background=True, stream=True, **how)
     first = [next(stream) for _ in range(6)]
     stream.close()
     id_ = first[0].response.id
@@ -319,7 +322,7 @@ def test_a_stream_of_the_background_is_taken_up_again(client: openai.OpenAI) -> 
 
 
 def test_cancelled_in_the_background(client: openai.OpenAI) -> None:
-    begun = ask(client, "Count.", background=True, max_output_tokens=2000)
+    begun = ask(client, "Count.", background=True, max_output_tokens=2000, extra_body=ON)
     done = client.responses.cancel(begun.id)
     assert done.status == "cancelled"
     assert client.responses.retrieve(begun.id).status == "cancelled"

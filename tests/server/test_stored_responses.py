@@ -123,7 +123,8 @@ def go_on_until_killed(
 
 def test_the_background_that_a_kill_has_ended_has_failed(serving: Serving) -> None:
     first = ask(serving, "first")
-    begun = ask(serving, "count", first["id"], background=True, max_output_tokens=900)
+    long = {"max_output_tokens": 900, "ignore_eos": True}
+    begun = ask(serving, "count", first["id"], background=True, **long)
     serving.kill()
     serving.start()
     told = serving.get(f"/v1/responses/{begun['id']}")
@@ -139,7 +140,7 @@ def test_the_background_that_a_kill_has_ended_has_failed(serving: Serving) -> No
 
 def test_what_is_left_in_the_middle_has_not_happened(serving: Serving) -> None:
     first = ask(serving, "first")
-    given = body("long", first["id"], stream=True, max_output_tokens=900)
+    given = body("long", first["id"], stream=True, max_output_tokens=900, ignore_eos=True)
     with serving.client.stream("POST", "/v1/responses", json=given) as stream:
         lines = (line for line in stream.iter_lines() if line.startswith("data:"))
         id_ = re.findall(r"resp_\w+", next(lines))[0]
@@ -182,7 +183,7 @@ def test_what_does_not_fit_is_refused_or_left_out(serving: Serving) -> None:
 
 def test_a_context_that_is_full_ends_a_response_and_keeps_it(serving: Serving) -> None:
     long = " ".join(str(n) for n in range(250))
-    done = ask(serving, long, max_output_tokens=2000)
+    done = ask(serving, long, max_output_tokens=2000, ignore_eos=True)
     assert done["usage"]["total_tokens"] == 1024
     assert done["status"] == "incomplete"
     assert done["incomplete_details"] == {"reason": "max_output_tokens"}
@@ -214,8 +215,8 @@ def test_the_agent_of_a_response_is_looked_at_and_not_told(serving: Serving) -> 
 
 def test_a_conversation_that_is_used_is_locked(serving: Serving) -> None:
     conversation = serving.post("/v1/conversations")["id"]
-    given = body("long", conversation=conversation, background=True, max_output_tokens=900)
-    begun = serving.post("/v1/responses", given)
+    long = {"max_output_tokens": 900, "ignore_eos": True, "background": True}
+    begun = ask(serving, "long", conversation=conversation, **long)
     for path, more in (
         ("/v1/responses", body("x", conversation=conversation)),
         (f"/v1/conversations/{conversation}", {"metadata": {}}),

@@ -97,7 +97,7 @@ def test_a_conversation_changes() -> None:
     assert ids(chain.items) == ["y", "r-in", "r-out"]
     found = chain.find("r")
     assert found is not None
-    assert ids(found.before) == ["x", "y"]
+    assert ids(found.before) == ["y"]
     assert chain.metadata == {}
 
 

@@ -35,6 +35,8 @@ from isthmus.server.storage.history import KEPT_NBYTES
 from isthmus.server.storage.record import Record, Turn
 
 _log = logging.getLogger("isthmus.server")
+_MOST_REFERRED_TO = 64
+"""Chains and conversations whose items one request refers to: each is read as a whole."""
 
 
 @dataclass(frozen=True)
@@ -107,29 +109,35 @@ class Archive:
     async def resolved(self, items: Sequence[Item], before: Sequence[Item]) -> list[Item]:
         """The items with what references name in their places: items `before` them, or of any
         response. HttpError 404."""
-        if all(it["type"] != "item_reference" for it in items):
+        ids = [it["id"] for it in items if it["type"] == "item_reference"]
+        if not ids:
             return list(items)
         known = {it["id"]: it for it in before}
-        return [
-            it
-            if it["type"] != "item_reference"
-            else known.get(it["id"]) or await self._item(it["id"])
-            for it in items
-        ]
+        places = [place_of_item(id_) for id_ in ids if id_ not in known]
+        agents = {place.agent for place in places if place is not None}
+        if len(agents) > _MOST_REFERRED_TO:
+            said = f"items of {len(agents)} chains are referred to: {_MOST_REFERRED_TO} may be"
+            raise HttpError(400, said, param="input")
+        for agent in agents:
+            known |= await self._items(agent)
+        for id_ in ids:
+            if id_ not in known:
+                said = f"Item with id '{id_[:120]}' not found; `store: false` keeps none."
+                raise HttpError(404, said, code="item_not_found", param="input")
+        return [known[it["id"]] if it["type"] == "item_reference" else it for it in items]
 
-    async def _item(self, id_: str) -> Item:
-        place = place_of_item(id_)
-        found = None if place is None else await self._chain(place.agent)
-        if place is not None and found is not None:
-            stored = found[1].find(place.response)
-            known = [] if stored is None else [*stored.input, *stored.response["output"]]
-            known += found[1].items if found[0].kind == "conversation" else []
-            item: Item
-            for item in known:
-                if item["id"] == id_:
-                    return item
-        said = f"Item with id '{id_[:120]}' not found; those of `store: false` are not kept."
-        raise HttpError(404, said, code="item_not_found", param="input")
+    async def _items(self, agent: str) -> dict[str, Item]:
+        """All items of a chain or conversation that can be referred to, by their ids."""
+        found = await self._chain(agent)
+        if found is None:
+            return {}
+        record, chain, _ = found
+        items = chain.items if record.kind == "conversation" else []
+        for id_, stored in chain.responses.items():
+            place = place_of_response(id_)
+            if not stored.is_deleted and place is not None and place.agent == agent:
+                items += [*stored.input, *stored.response["output"]]
+        return {it["id"]: it for it in items}
 
     async def _chain(self, agent: str) -> tuple[Record, Chain, list[Turn]] | None:
         """An agent that responses are, if it is there for whoever asks."""

@@ -88,8 +88,9 @@ class Stored:
     response: Told
     input: list[Item]
     """Its own items, without those of responses before it."""
-    _items: list[Item]
-    """Those of the conversation, to which more may have been added since."""
+    _items: list[Item | None]
+    """Those of the conversation, to which more may have been added since, or which may have been
+    removed."""
     _n_before: int
     position: int
     """Where the agent was when it was done."""
@@ -99,8 +100,8 @@ class Stored:
 
     @property
     def before(self) -> list[Item]:
-        """The items of the conversation before it."""
-        return self._items[: self._n_before]
+        """The items of the conversation before it, without those that were removed since."""
+        return [it for it in self._items[: self._n_before] if it is not None]
 
     @property
     def is_said(self) -> bool:
@@ -112,14 +113,20 @@ class Stored:
 class Chain:
     """What the turns of an agent come to."""
 
-    items: list[Item] = field(default_factory=list)
-    """The whole conversation."""
     responses: dict[str, Stored] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     nbytes: int = 0
     """Bytes of it on the disk, about."""
     position: int = 0
     """Where the conversation changed last."""
+    _items: list[Item | None] = field(default_factory=list)
+    _places: dict[str, int] = field(default_factory=dict)
+    """Where in the list each item is, by its id."""
+
+    @property
+    def items(self) -> list[Item]:
+        """The whole conversation."""
+        return [it for it in self._items if it is not None]
 
     @staticmethod
     def of(turns: Iterable[Turn], agent: str) -> Chain:
@@ -146,7 +153,7 @@ class Chain:
             case Added(items):
                 self._append(items, position)
             case Removed(id_):
-                self.items = [it for it in self.items if it["id"] != id_]
+                self._items[self._places.pop(id_)] = None
                 self.position = position
             case Described(metadata):
                 self.metadata = metadata
@@ -160,10 +167,12 @@ class Chain:
             self._append([*stored.input, *told["output"]], position)
 
     def _stored(self, told: Told, given: list[Item], position: int) -> Stored:
-        return Stored(told, given, self.items, len(self.items), position)
+        return Stored(told, given, self._items, len(self._items), position)
 
     def _append(self, items: list[Item], position: int) -> None:
-        self.items += items
+        for item in items:
+            self._places[item["id"]] = len(self._items)
+            self._items.append(item)
         self.position = position
 
     def find(self, id_: str) -> Stored | None:

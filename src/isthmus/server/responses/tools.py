@@ -196,14 +196,14 @@ def _allowed(offer: Offer, given: Mapping[str, Any]) -> Choice:
     mode, tools = given.get("mode", "auto"), given.get("tools")
     if mode not in ("auto", "required") or not isinstance(tools, list):
         _refuse("allowed_tools needs a mode, auto or required, and a list of tools")
-    left_out = [it for it in tools if isinstance(it, dict) and _is_left_out(it)]
-    names = [_named(offer, it) for it in tools if it not in left_out]
+    names = [_named(offer, it) for it in tools if not _is_left_out(it)]
     chosen = tuple(offer.tools[name] for name in dict.fromkeys(names))
     return _demanded(offer, chosen, ToolChoice(mode))
 
 
-def _is_left_out(tool: Mapping[str, Any]) -> bool:
-    row = TOOLS.get(kind_of_tool(str(tool.get("type"))))
+def _is_left_out(tool: Any) -> bool:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    row = TOOLS.get(kind_of_tool(kind)) if isinstance(kind, str) else None
     return row is not None and row.how is How.LEFT_OUT
 
 
