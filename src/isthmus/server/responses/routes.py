@@ -90,6 +90,7 @@ class Responses:
     async def get(self, http: HttpRequest) -> Response:
         """A response that is kept: whole, or the events that made it."""
         asked = read_query(http, Retrieval)
+        await http.body()  # none: but only after it is heard that a caller leaves
         stored = await self._find(http)
         job = self._jobs.find(stored.response["id"])
         if not asked.stream:
