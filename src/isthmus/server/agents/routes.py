@@ -25,12 +25,14 @@ from isthmus.server.agents.memory_map import map_memory
 from isthmus.server.agents.replies import (
     Agent,
     AgentList,
-    AgentSummary,
     Deleted,
     GuestCard,
     GuestList,
     MemoryMap,
     Told,
+    summary,
+    told,
+    whole,
 )
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.answering import Answer
@@ -135,7 +137,7 @@ class Agents:
 
         def tell() -> bytes:
             newest = sorted(records, key=lambda it: -it.created)
-            listed: AgentList = {"object": "list", "data": [_summary(it) for it in newest]}
+            listed: AgentList = {"object": "list", "data": [summary(it) for it in newest]}
             return msgspec.json.encode(listed)
 
         return Response(await self._shelf.in_thread(tell), media_type=_JSON)
@@ -208,14 +210,14 @@ class Agents:
         async with self._answering(id_, asked) as (held, items):
             async for item in items:
                 if isinstance(item, Turn):
-                    return _told(held.record, item)
+                    return told(held.record, item)
         raise AssertionError("an answer without an end")
 
     async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
         async with self._answering(id_, asked) as (held, items):
             async for item in items:
                 if isinstance(item, Turn):
-                    yield event(_told(held.record, item), "done")
+                    yield event(told(held.record, item), "done")
                 else:
                     yield event({"text": item}, "delta")
 
@@ -377,36 +379,3 @@ def _count(before: Usage, after: Usage) -> None:
     entry = current()
     entry.tokens_in += after.tokens_in - before.tokens_in
     entry.tokens_out += after.tokens_out - before.tokens_out
-
-
-def _told(record: Record, turn: Turn) -> Told:
-    return {
-        "agent": record.id,
-        "position": turn.position,
-        "output": turn.output,
-        "usage": {"total_tokens": turn.n_tokens},
-        "seconds": turn.seconds,
-        "checkpoint_nbytes": turn.nbytes_written,
-    }
-
-
-def _summary(record: Record) -> AgentSummary:
-    return {
-        "object": "agent",
-        "id": record.id,
-        "name": record.name,
-        "guest": record.guest,
-        "models": record.models,
-        "args": record.args,
-        "limits": record.limits,
-        "seed": record.seed,
-        "created": record.created,
-        "owner": record.owner,
-        "origin": msgspec.to_builtins(record.origin),
-        "position": record.position,
-    }
-
-
-def whole(record: Record, turns: list[Turn]) -> Agent:
-    """An agent and its turns, as callers are told."""
-    return {**_summary(record), "turns": turns}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import re
 import secrets
@@ -35,7 +34,7 @@ from isthmus.errors import (
 )
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
-from isthmus.server.agents.guests import BroughtGuests
+from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
@@ -43,7 +42,7 @@ from isthmus.server.http.fair import Threads
 from isthmus.server.http.key import Key
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
-from isthmus.server.storage.record import Origin, Record, Turn, name_of
+from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
 from isthmus.snapshot import Snapshot
 
 _log = logging.getLogger("isthmus.server")
@@ -186,11 +185,10 @@ class Shelf:
         """
         manifest = snapshot.manifest
         limits = limits_of(manifest).stricter(Limits(output_nbytes=self._settings.output_nbytes))
-        bundled = (it for it in bundled_guests() if _sha256_of(it) == manifest.guest.sha256)
         record = Record(
             id=new_id(),
             name=name,
-            guest=next(bundled, manifest.guest.sha256),
+            guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
             models=models,
             args=dict(_pair(it) for it in manifest.actor.args),
             limits=asdict(limits),
@@ -394,16 +392,6 @@ class Shelf:
                 await self.forget(id_)
 
 
-def _sha256_of(guest: str) -> str:
-    return hashlib.sha256(bundled_guests()[guest].read_bytes()).hexdigest()
-
-
 def _pair(option: str) -> tuple[str, str]:
     name, _, value = option.partition("=")
     return name, value
-
-
-def new_id() -> str:
-    """An id that no agent has."""
-    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
-    return "".join(secrets.choice(alphabet) for _ in range(12))

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from isthmus.server.agents.shelf import Shelf, new_id
+from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint, read_query
 from isthmus.server.http.entry import current
@@ -30,7 +30,7 @@ from isthmus.server.responses.requests import (
     Page,
     read,
 )
-from isthmus.server.storage.record import Record
+from isthmus.server.storage.record import Record, new_id
 
 
 class Conversations:

@@ -29,7 +29,7 @@ import numpy as np
 
 from isthmus.actor import Actor
 from isthmus.server.agents.held import Held
-from isthmus.server.agents.shelf import Shelf, new_id
+from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.completer import Recipe
 from isthmus.server.generation.slots import WORTH_A_FORK, n_common
 from isthmus.server.http.entry import current
@@ -37,7 +37,7 @@ from isthmus.server.http.fair import Owner
 from isthmus.server.responses.archive import Basis, brought_back, locked
 from isthmus.server.responses.chain import Kept, as_turn
 from isthmus.server.responses.ids import Place
-from isthmus.server.storage.record import Origin, Record
+from isthmus.server.storage.record import Origin, Record, new_id
 
 
 class Drafts:

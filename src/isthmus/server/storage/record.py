@@ -7,6 +7,7 @@ with the agent, is read when it is asked for.
 from __future__ import annotations
 
 import re
+import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -123,6 +124,12 @@ class FullRecord(Record, frozen=True, kw_only=True):
     def brief(self) -> Record:
         """What is kept in memory."""
         return Record(**{name: getattr(self, name) for name in Record.__struct_fields__})
+
+
+def new_id() -> str:
+    """An id that no agent has."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+    return "".join(secrets.choice(alphabet) for _ in range(12))
 
 
 def name_of(id_: str, position: int) -> str:
