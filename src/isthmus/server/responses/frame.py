@@ -10,12 +10,12 @@ import msgspec
 from isthmus.errors import Overloaded
 from isthmus.server.http.errors import body_of
 from isthmus.server.responses.replies import ModelResponse, ResponseFailure, ResponseUsage
-from isthmus.server.responses.requests import ConversationId, ResponseRequest
+from isthmus.server.responses.requests import ConversationId, Reasoning, ResponseRequest
 
 
 def frame_of(asked: ResponseRequest, id_: str, warnings: tuple[str, ...]) -> ModelResponse:
     """A response that has just begun."""
-    reasoning, text = asked.reasoning, asked.text
+    reasoning = asked.reasoning or Reasoning()
     found: ModelResponse = {
         "id": id_,
         "object": "response",
@@ -34,15 +34,12 @@ def frame_of(asked: ResponseRequest, id_: str, warnings: tuple[str, ...]) -> Mod
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
         "previous_response_id": asked.previous_response_id,
         "prompt_cache_key": asked.prompt_cache_key,
-        "reasoning": {
-            "effort": None if reasoning is None else reasoning.effort,
-            "summary": None if reasoning is None else reasoning.summary,
-        },
+        "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary},
         "safety_identifier": asked.safety_identifier,
         "service_tier": "default",
         "store": asked.store is not False,
         "temperature": 1.0 if asked.temperature is None else asked.temperature,
-        "text": {"format": {"type": "text"}},
+        "text": _text_of(asked),
         "tool_choice": asked.tool_choice or "auto",
         "tools": asked.tools or [],
         "top_logprobs": asked.top_logprobs or 0,
@@ -51,14 +48,17 @@ def frame_of(asked: ResponseRequest, id_: str, warnings: tuple[str, ...]) -> Mod
         "usage": None,
         "user": asked.user,
     }
-    if text is not None:
-        given: dict[str, Any] = msgspec.to_builtins(text)
-        found["text"] |= {name: it for name, it in given.items() if it is not None}
     if asked.conversation is not None:
         found["conversation"] = {"id": conversation_id(asked.conversation)}
     if warnings:
         found["warnings"] = list(warnings)
     return found
+
+
+def _text_of(asked: ResponseRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {} if asked.text is None else msgspec.to_builtins(asked.text)
+    said = {name: it for name, it in given.items() if it is not None}
+    return {"format": {"type": "text"}, **said}
 
 
 def conversation_id(given: str | ConversationId) -> str:
