@@ -46,18 +46,29 @@ def render_cli() -> str:
 def render_models() -> str:
     """docs/models.md."""
     page = (DOCS / "models.md").read_text()
-    tables = (
-        ("architectures", _architectures()),
-        ("weights", _weights()),
-        ("calls", _calls()),
-        ("thoughts", _thoughts()),
-    )
-    for name, text in tables:
-        escaped = text.replace("\\", r"\\")
-        page = re.sub(
-            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\1{escaped}\2", page, flags=re.S
-        )
+    tables = {
+        "architectures": _architectures(),
+        "weights": _weights(),
+        "calls": _calls(),
+        "thoughts": _thoughts(),
+    }
+    for name, text in tables.items():
+        page = _put(page, name, text)
     return page
+
+
+def render_server() -> str:
+    """docs/server.md."""
+    from isthmus.server.responses.table import render_table  # noqa: PLC0415 - an extra's
+
+    page = _put((DOCS / "server.md").read_text(), "messages", as_markdown())
+    return _put(page, "responses", render_table())
+
+
+def _put(page: str, name: str, text: str) -> str:
+    """The page with a text between the marks of that name."""
+    marks = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", re.S)
+    return marks.sub(lambda found: f"{found[1]}{text}{found[2]}", page)
 
 
 def _architectures() -> str:
@@ -93,13 +104,6 @@ def _code(text: str) -> str:
 def _weights() -> str:
     names = ", ".join(kind.name for kind in GgmlType if kind not in (GgmlType.I32, GgmlType.I64))
     return textwrap.fill(names, 100) + "\n"
-
-
-def render_server() -> str:
-    """docs/server.md."""
-    page = (DOCS / "server.md").read_text()
-    begin = page.index("-->\n", page.index("<!-- messages:")) + len("-->\n")
-    return page[:begin] + as_markdown() + page[page.index("<!-- end -->", begin) :]
 
 
 PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}

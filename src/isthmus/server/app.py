@@ -39,6 +39,7 @@ from isthmus.server.openai.chat import Chat
 from isthmus.server.openai.completions import Completions
 from isthmus.server.openai.embeddings import Embeddings
 from isthmus.server.page import page
+from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
 
 
@@ -64,11 +65,15 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
         for api in (Models, Chat, Completions, Messages, Ollama):
             app.router.routes.extend(api(writer).routes())
         app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
-        keeping = asyncio.ensure_future(quotas.keep())
+        responses = open_responses(writer, shelf, settings, quotas.charge)
+        app.router.routes.extend(responses.routes())
+        keeping = [asyncio.ensure_future(it) for it in (quotas.keep(), responses.keep())]
         try:
             yield
         finally:
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
+            await responses.close()
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(texts.close)
             await quotas.save()

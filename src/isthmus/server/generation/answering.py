@@ -93,6 +93,17 @@ class Answer:
             if outcome is not None:
                 raise outcome
 
+    async def finish(self) -> Reply:
+        """The whole answer once it has ended. Pieces that nobody has taken are dropped."""
+        while True:
+            _, outcome = self._take()
+            if isinstance(outcome, Reply):
+                self._reply = outcome
+                return outcome
+            if outcome is not None:
+                raise outcome
+            await self._came.wait()
+
     async def close(self) -> None:
         """Has the guest stop if it has not ended, and waits for it.
 

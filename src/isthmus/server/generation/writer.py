@@ -17,7 +17,7 @@ from typing import TypeVar
 from starlette.requests import Request as HttpRequest
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import Cancelled, SettingsError
+from isthmus.errors import Cancelled, ContextFull, SettingsError
 from isthmus.model import Model
 from isthmus.model.forms import Form
 from isthmus.model.text import RenderedChat
@@ -25,7 +25,7 @@ from isthmus.printable import printable
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared, Reading
 from isthmus.server.generation.request import Request, ThoughtBound
-from isthmus.server.generation.turns import without_oldest
+from isthmus.server.generation.turns import Messages, without_oldest
 from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
@@ -89,7 +89,7 @@ class Writer:
     async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
         """Tokens of the prompt that a conversation becomes. Raises as `prepare`."""
         completer = self.completer(model)
-        chat = await self.texts.of(http, lambda check: _rendered(completer, wanted, check))
+        chat = await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
         return len(chat.ids)
 
     async def require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
@@ -134,7 +134,7 @@ class Writer:
 
     def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
         """In a thread."""
-        chat = _rendered(completer, wanted, check)
+        chat = self._rendered(completer, wanted, check)
         form = completer.form(with_tools=bool(wanted.offered))
         controls = completer.controls(form)
         ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
@@ -166,6 +166,27 @@ class Writer:
                 self._told.add((name, said))
                 _log.warning("%s: %s", name, printable(said))
 
+    def _rendered(self, completer: Completer, wanted: Wanted, check: Check) -> RenderedChat:
+        """The conversation as the model reads it, without its oldest turns if they may be left out.
+
+        Then the answer has room for the tokens that it may have, or for a quarter of the context;
+        if the last turn alone leaves less, the answer has what it leaves.
+        """
+        if not wanted.truncate:
+            return _render(completer, wanted, wanted.messages, check)
+        room = min(wanted.max_tokens or self._settings.max_tokens, completer.n_ctx // 4)
+
+        def render(messages: Messages) -> RenderedChat:
+            chat = _render(completer, wanted, messages, check)
+            completer.require_fitting(chat.ids, room)
+            return chat
+
+        try:
+            return without_oldest(wanted.messages, render)
+        except ContextFull:
+            room = 1
+            return without_oldest(wanted.messages, render)
+
 
 def chosen(models: Mapping[str, _Served], name: str) -> _Served:
     """What serves the model that a request names. HttpError 404."""
@@ -176,24 +197,16 @@ def chosen(models: Mapping[str, _Served], name: str) -> _Served:
     return models[name]
 
 
-def _rendered(completer: Completer, wanted: Wanted, check: Check) -> RenderedChat:
-    """The conversation as the model reads it, without its oldest turns if they may be left out."""
-
-    require_room(len(wanted.messages), completer.n_ctx)
-
-    def render(messages: Sequence[Mapping[str, object]]) -> RenderedChat:
-        return completer.model.render_chat(
-            messages,
-            tools=[it.as_dict() for it in wanted.offered] or None,
-            variables=wanted.variables,
-            now=datetime.now().astimezone(),
-            most=completer.n_ctx,
-            check=check,
-        )
-
-    if not wanted.truncate:
-        return render(wanted.messages)
-    return without_oldest(wanted.messages, render)
+def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Check) -> RenderedChat:
+    require_room(len(messages), completer.n_ctx)
+    return completer.model.render_chat(
+        messages,
+        tools=[it.as_dict() for it in wanted.offered] or None,
+        variables=wanted.variables,
+        now=datetime.now().astimezone(),
+        most=completer.n_ctx,
+        check=check,
+    )
 
 
 def _require_biases(model: Model, sampling: Sampling) -> None:
