@@ -143,7 +143,8 @@ async def read(
     """The body of a request; `empty` stands for one that is not there.
 
     Unlike all other routes, these refuse fields that they do not know, and names that come twice:
-    a wish is followed or named. A body of more than `most` bytes is not decoded. HttpError 400, msgspec.ValidationError.
+    a wish is followed or named. A body of more than `most` bytes is not decoded. HttpError 400,
+    msgspec.ValidationError.
     """
     body = await read_body(http, most) or empty
     found = await read_json(http, msgspec.json.Decoder(dict[str, msgspec.Raw]), empty)
