@@ -5,17 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ROUTES = {
-    "chat": "/v1/chat/completions",
-    "responses": "/v1/responses",
-    "messages": "/v1/messages",
-    "ollama": "/api/chat",
-}
-"""Path of each API."""
-TO_COME: frozenset[str] = frozenset()
-"""APIs whose cases are skipped as long as the server does not have them."""
-NEED_PARTS = frozenset((("instructor_python", "chat", "stream"),))
-"""Cases that need a forced call's arguments in parts; the server tells them whole, at the end."""
 ALL = ("hello", "stream", "structured", "tools", "cancel")
 
 

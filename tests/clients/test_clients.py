@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.clients.clients import CLIENTS, NEED_PARTS, ROUTES, TO_COME, Client
+from tests.clients.clients import CLIENTS, Client
 from tests.clients.plays import plays
 from tests.clients.scripted import ScriptedModel
 from tests.server.conftest import Serving
@@ -32,10 +32,8 @@ def cases() -> Iterator[ParameterSet]:
     """All features of all clients, by the APIs that they are for."""
     for client in CLIENTS:
         for route, feature in client.cases():
-            whole = (client.name, route, feature) in NEED_PARTS
-            mark = [pytest.mark.xfail(reason="a forced call is told whole")] if whole else []
             name = f"{client.name}-{route}-{feature}"
-            yield pytest.param(client, route, feature, marks=mark, id=name)
+            yield pytest.param(client, route, feature, id=name)
 
 
 class Environments:
@@ -85,13 +83,6 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert serving.stop() == 0
 
 
-def require_route(server: Serving, route: str) -> None:
-    """Skips a case whose API the server does not have yet."""
-    if ROUTES[route] not in server.get("/openapi.json")["paths"]:
-        assert route in TO_COME, f"the server has no {ROUTES[route]}"
-        pytest.skip(f"the server has no {ROUTES[route]} yet")
-
-
 def requests(server: Serving, model: str) -> list[dict]:
     """What the log says of all finished requests to a model."""
     log = server.data.parent / f"{server.data.name}.log"
@@ -117,7 +108,6 @@ def test_client(
     route: str,
     feature: str,
 ) -> None:
-    require_route(server, route)
     n_before = len(requests(server, "scripted"))
     command = [*environments.command(client), server.url, route, feature]
     done = subprocess.run(
