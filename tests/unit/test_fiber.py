@@ -263,13 +263,21 @@ def test_ctrl_c_while_agents_are_made_and_freed_does_not_end_the_process() -> No
     assert (
         survives("""
         import time
-        n_interrupted, ends = 0, time.monotonic() + 2
+        n_interrupted, ends, armed = 0, time.monotonic() + 2, False
+        def interrupt(*_):  # an interrupt outside of many() would end the test, not find a fault
+            global armed
+            if armed:
+                armed = False
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, interrupt)
         def interrupting():
             while time.monotonic() < ends:
                 time.sleep(0.002)
                 os.kill(os.getpid(), signal.SIGINT)
         interrupts = threading.Thread(target=interrupting)
         def many():
+            global armed
+            armed = True
             while interrupts.is_alive():
                 with spawn(engine, guest, {"session_close": lambda n: n}) as instance:
                     assert instance.call("sum", 3) == 6
@@ -279,6 +287,7 @@ def test_ctrl_c_while_agents_are_made_and_freed_does_not_end_the_process() -> No
                 many()
             except BaseException:
                 n_interrupted += 1
+        armed = False
         print(n_interrupted > 0)
     """)
         == "True"
