@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -232,21 +231,6 @@ def test_what_the_main_thread_must_not_be_interrupted_in_is_done_elsewhere() -> 
         assert other.submit(threads.off_main, threading.get_ident).result() == ident
     with pytest.raises(KeyError):
         threads.off_main({}.popitem)
-
-
-def test_garbage_that_is_freed_while_something_is_handed_over_waits_for_nobody() -> None:
-    threads, freed = Threads(), []
-
-    class Helper:
-        def submit(self, work: Any) -> Any:
-            freed.append(threads.off_main(threading.get_ident))
-            return real.submit(work)
-
-    real = threads.this.helper
-    threads.this.helper = Helper()  # type: ignore[assignment]
-    assert threads.off_main(int) == 0
-    assert freed == [threading.get_ident()]
-    assert threads.off_main(int) == 0
 
 
 def test_a_forked_process_has_no_other_thread_for_that() -> None:

@@ -36,15 +36,16 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import wasmtime
 
 from isthmus.errors import ActorBusy, ActorClosed
 from isthmus.native import wasmtime_capi as capi
+from isthmus.native.helper import Helper
 
 MOST_VALUES = 16
 """Values that an import has at most: its parameters and its result."""
@@ -77,13 +78,11 @@ class _Thread:
     def __init__(self) -> None:
         self.fiber: Fiber | None = None
         """The one that it resumes now."""
-        self.helper: ThreadPoolExecutor | None = None
+        self.helper: Helper | None = None
         """Resumes fibers instead of the main thread; None for every other thread."""
         if threading.current_thread() is threading.main_thread():
-            self.helper = ThreadPoolExecutor(1, "isthmus-main-fiber")
+            self.helper = Helper("isthmus-main-fiber")
         self.pid = os.getpid()
-        self.is_submitting = False
-        """Whether the main thread is handing something to its helper."""
 
 
 class Threads(threading.local):
@@ -98,18 +97,10 @@ class Threads(threading.local):
         For what must not be left half done, or calls back into Python, by a signal handler.
         """
         this = self.this
-        helper = this.helper
-        # A forked process has no helper. What is garbage may be freed inside `submit`, which locks.
-        if helper is None or this.is_submitting or this.pid != os.getpid():
+        # A forked process has no helper, and one that is ending stops all threads but this one.
+        if this.helper is None or this.pid != os.getpid() or sys.is_finalizing():
             return work()
-        this.is_submitting = True
-        try:
-            job = helper.submit(work)
-        except RuntimeError:  # the interpreter is ending
-            return work()
-        finally:
-            this.is_submitting = False
-        return _result_of(job)
+        return this.helper.do(work)
 
 
 class FiberStore:
@@ -280,19 +271,6 @@ class Fiber:
 
 def _address_of(data: bytearray) -> int:
     return ctypes.addressof(ctypes.c_ubyte.from_buffer(data))
-
-
-def _result_of(job: Future[_Result]) -> _Result:
-    """Waits for a job to be done, however many signal handlers raise meanwhile."""
-    raised = None
-    while not job.done():
-        try:
-            wait([job])
-        except BaseException as error:
-            raised = error
-    if raised is not None:
-        raise raised
-    return job.result()
 
 
 def import_callback(threads: Threads, number: int) -> Any:

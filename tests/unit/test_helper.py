@@ -1,0 +1,111 @@
+"""Work that signal handlers cannot interrupt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from isthmus.native.helper import Helper
+
+PATIENCE_S = 30
+
+
+@pytest.fixture
+def helper() -> Helper:
+    return Helper("test-helper")
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Signals, one after another, whose handler raises in the main thread."""
+    ended = threading.Event()
+
+    def raise_(*_: object) -> None:
+        if not ended.is_set():
+            raise InterruptedError
+
+    def interrupt() -> None:
+        while not ended.wait(0.0005):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, raise_)
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_work_is_done_elsewhere(helper: Helper) -> None:
+    assert helper.do(lambda: 7) == 7
+    assert helper.do(threading.get_ident) not in (threading.get_ident(), 0)
+    assert helper.do(threading.get_ident) == helper.do(threading.get_ident)
+    with pytest.raises(KeyError):
+        helper.do({}.popitem)
+
+
+def test_what_is_interrupted_is_done_whole_and_once(helper: Helper, interrupts: None) -> None:
+    begun, done = [], []
+
+    def work() -> int:
+        n = len(begun)
+        begun.append(n)
+        time.sleep(0.001)
+        done.append(n)
+        return n
+
+    n_interrupted, ends = 0, time.monotonic() + 1
+    while time.monotonic() < ends:
+        try:
+            n_before = len(begun)
+            helper.do(work)
+        except InterruptedError:
+            n_interrupted += 1
+            assert len(begun) <= n_before + 1
+            assert begun == done  # nothing is under way any more
+    assert n_interrupted > 10
+    assert begun == done == list(range(len(begun)))
+
+
+def test_a_handler_may_have_work_itself(helper: Helper) -> None:
+    found: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: found.append(helper.do(lambda: 1)))
+    try:
+        helper.do(lambda: (os.kill(os.getpid(), signal.SIGUSR1), time.sleep(0.05)))
+        deadline = time.monotonic() + PATIENCE_S
+        while not found:
+            assert time.monotonic() < deadline
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert found == [1]
+
+
+def test_the_thread_ends_with_its_helper() -> None:
+    helper = Helper("test-helper-that-ends")
+    [thread] = [it for it in threading.enumerate() if it.name == "test-helper-that-ends"]
+    gone = weakref.ref(helper)
+    del helper
+    thread.join(PATIENCE_S)
+    assert gone() is None
+    assert not thread.is_alive()
+
+
+def test_what_a_job_holds_is_freed_after_it(helper: Helper) -> None:
+    class Held:
+        pass
+
+    held = Held()
+    gone = weakref.ref(held)
+    helper.do(lambda held=held: None)  # type: ignore[misc]
+    del held
+    helper.do(int)
+    assert gone() is None
