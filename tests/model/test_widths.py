@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 
 from isthmus.config import ModelSettings
 from isthmus.device import Device
+from isthmus.device.buffer import Binding
 from isthmus.device.cpu import CpuDevice
 from isthmus.errors import ContextFull, DeviceFailed, SettingsError
 from isthmus.file_hash import FileHashes
+from isthmus.memory import Region
 from isthmus.model import Model, Session, exactness
 from isthmus.model.attention_probe import Kernel, try_joining
 from isthmus.model.batch import Batch, Step
@@ -24,6 +27,7 @@ from isthmus.model.joining import Joining, Run, try_runs
 from isthmus.model.width_probe import matrices, widths_of
 from isthmus.model.widths import SINGLE, Width, Widths
 from isthmus.native._ggml import GgmlType, tensor_at
+from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_architectures import several
 from tests.tiny_gguf import TinyModel
 
@@ -171,9 +175,11 @@ def test_no_lie_makes_agents_share_what_is_not_exact(
 def test_a_device_that_computes_nothing_is_told(
     lying: Callable[..., Lying], device: Device, quantised: Path
 ) -> None:
-    with several(device, quantised, 0) as (model, _):
-        with pytest.raises(DeviceFailed, match="unwritten"):
-            widths_of(device, lying(by_nothing), matrices(model.weights), 32)
+    with (
+        several(device, quantised, 0) as (model, _),
+        pytest.raises(DeviceFailed, match="unwritten"),
+    ):
+        widths_of(device, lying(by_nothing), matrices(model.weights), 32)
 
 
 @pytest.mark.parametrize("width", ["alone", "many"])
@@ -433,3 +439,18 @@ def test_a_context_that_is_full(device: Device, halves: Path) -> None:
         model.prefill(session, [1] * session.n_ctx)
         with pytest.raises(ContextFull):
             model.decode(session, 1)
+
+
+def test_a_batch_finds_memory_that_no_tensor_was_placed_in(device: Device, halves: Path) -> None:
+    """On a device that addresses only what it was told of, as one that registers memory."""
+    with (
+        closing(Model(device, halves, ModelSettings(width="many"))) as model,
+        Region.reserve(1 * GIB, nbytes=64 * MIB) as region,
+        Binding(device.import_memory, region, largest=1 * GIB) as binding,
+    ):
+        layout = model.layout(256)
+        with closing(model.open_session(region, binding, GuestPtr(4096), layout)) as session:
+            assert binding.n_segments == 1
+            model.decode(session, 1)
+            assert binding.n_segments == 1
+            assert session.logits.any()

@@ -326,6 +326,8 @@ class ModelFunctions:
         message, n_before = self._c.message, session.n_tokens
         most = session.model.rows_at_once if len(tokens) > 1 else 1
         row_nbytes = 4 * session.layout.n_vocab
+        if most > 1:
+            self._c.binding.cover(logits, row_nbytes * (len(tokens) - 1))
         try:
             for i in range(0, len(tokens), most):
                 if i > 0:
