@@ -33,6 +33,8 @@ from isthmus.units import DeviceAddr, align_up
 _ALIGNMENT = 256
 _COMMON = (GgmlType.Q4_0, GgmlType.Q8_0, GgmlType.F16, GgmlType.F32)
 _COMMON_SHAPE = (1024, 128)
+_PLACES = (0, 3, 11, 40, 95)
+"""Columns whose bits a card is asked about."""
 _SOME = (1, 2, 3, 4, 5, 8, 16, 32)
 """Numbers of columns that a processor is asked about first."""
 
@@ -122,7 +124,15 @@ def _widths_of(device: Device, backend: Backend, matrix: Matrix, most: int) -> W
 
 
 class _Probe:
-    """Products of one matrix with the first of a series of random columns. Owns their memory."""
+    """Products of one matrix with the first of a series of random columns. Owns their memory.
+
+    ::
+
+        columns f32 [2][most][k] │ which of a stack i32 [most, n_used] │ products f32 [most, n]
+
+    The columns of each product lie in the other half than those of the one before. A device may
+    record a graph that comes again as it was: on an H200, F16 products ended the process then.
+    """
 
     def __init__(
         self, device: Device, backend: Backend, matrix: Matrix, tensor: int, most: int
@@ -134,9 +144,12 @@ class _Probe:
         self._columns = self._some(most)
         self._known: dict[int, dict[int, bytes]] = {}
         """By number of columns: a hash of the result of some of them."""
-        self._moved = False
+        self._half = 0
+        self._sent: list[object] = [None, None]
+        """The columns that were sent last, in each half."""
         widest = 4 * matrix.k * (matrix.n_used if matrix.spread else 1)
-        self._chosen_at = align_up(most * widest, _ALIGNMENT) + _ALIGNMENT
+        self._half_nbytes = align_up(most * widest, _ALIGNMENT)
+        self._chosen_at = 2 * self._half_nbytes
         self._result_at = align_up(self._chosen_at + 4 * most * matrix.n_used, _ALIGNMENT)
         self._column_nbytes = 4 * matrix.n * matrix.n_used
         with contextlib.ExitStack() as stack:
@@ -172,7 +185,7 @@ class _Probe:
         return Widths(proven if proven and proven[0].least == 1 else (SINGLE, *proven))
 
     def _first(self) -> npt.NDArray[np.float32]:
-        return np.frombuffer(next(self._multiply(self._columns[:1], [0])), np.float32).copy()
+        return np.frombuffer(next(self._multiply(self._columns, 1, [0])), np.float32).copy()
 
     def _ends(self, a: int, b: int) -> list[int]:
         """The numbers from `a` on and below `b` that are the last one of a candidate."""
@@ -189,8 +202,8 @@ class _Probe:
 
     def _results(self, n: int) -> dict[int, bytes]:
         if n not in self._known:
-            places = [p for p in (0, 1, 2, 5, 11, 23, 47, 95) if p < n] if self._dense else range(n)
-            results = self._multiply(self._columns[:n], places)
+            places = [p for p in _PLACES if p < n] if self._dense else range(n)
+            results = self._multiply(self._columns, n, places)
             self._known[n] = {p: _hash(it) for p, it in zip(places, results, strict=True)}
         return self._known[n]
 
@@ -202,7 +215,7 @@ class _Probe:
             for place in {0, n // 2, n - 1} if self._dense else {n - 1}:
                 columns = self._some(n)
                 columns[place] = self._columns[0]
-                if _hash(next(self._multiply(columns, [place]))) != wanted:
+                if _hash(next(self._multiply(columns, n, [place]))) != wanted:
                     return False
         return True
 
@@ -218,24 +231,20 @@ class _Probe:
         return made
 
     def _multiply(
-        self, columns: npt.NDArray[np.void], places: Sequence[int]
+        self, columns: npt.NDArray[np.void], n: int, places: Sequence[int]
     ) -> Iterator[memoryview]:
-        """The bytes of the products of all these columns, at some places.
-
-        What the device has not written is no number there. The columns lie at another address each
-        time: a device that takes a graph for the one before may record it, which some kernels of
-        products do not survive.
-        """
-        buffer, n = self._buffer, len(columns)
+        """The bytes of the products of the first `n` columns, at some places. DeviceFailed if the
+        device wrote nothing there."""
+        self._half = 1 - self._half
+        if self._sent[self._half] is not columns:
+            self._send(self._half * self._half_nbytes, columns["x"].tobytes())
+            self._sent[self._half] = columns
+        if self._matrix.n_expert:
+            self._send(self._chosen_at, columns["e"].tobytes())
         unwritten = b"\xff" * self._column_nbytes
-        self._moved = not self._moved
-        for offset, data in (
-            (_ALIGNMENT * self._moved, columns["x"].tobytes()),
-            (self._chosen_at, columns["e"].tobytes()),
-            *((self._place(place), unwritten) for place in places),
-        ):
-            buffer.stage[offset : offset + len(data)] = data
-            buffer.push(offset, len(data))
+        for place in places[:1]:
+            self._send(self._place(place), unwritten)
+        buffer = self._buffer
         with Graph(self._device.library, 8) as graph:
             result = self._write(graph, n)
             buffer.place(result, DeviceAddr(buffer.base + self._result_at))
@@ -250,12 +259,16 @@ class _Probe:
                 raise DeviceFailed(f"the device left column {place} of a product unwritten")
             yield column
 
+    def _send(self, offset: int, data: bytes) -> None:
+        self._buffer.stage[offset : offset + len(data)] = data
+        self._buffer.push(offset, len(data))
+
     def _place(self, place: int) -> int:
         return self._result_at + place * self._column_nbytes
 
     def _write(self, graph: Graph, n: int) -> int:
         matrix, buffer = self._matrix, self._buffer
-        begin = DeviceAddr(buffer.base + _ALIGNMENT * self._moved)
+        begin = DeviceAddr(buffer.base + self._half * self._half_nbytes)
         if not matrix.n_expert:
             x = graph.tensor(GgmlType.F32, matrix.k, *((1, n) if matrix.apart else (n,)))
             buffer.place(x, begin)
