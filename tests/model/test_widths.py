@@ -275,9 +275,9 @@ def test_runs_at_equal_distances_with_places_of_nobody(device: Device, quantised
 
     def runs(*places: int, most: int = 128, far: Sequence[int] = ()) -> list[Run] | None:
         sessions = [Fake(place) for place in places]
-        n_kv = [4096 if place in far else 256 for place in places]
+        rows = {row for row, place in enumerate(places) if place in far}
         joining = Joining(sizes=(4, 8, 12), least_kv=256, most_kv=1024)
-        return try_runs(sessions, n_kv, joining, most)  # type: ignore[arg-type]
+        return try_runs(sessions, rows, joining, most)  # type: ignore[arg-type]
 
     assert runs(5) == [Run((0, None, None, None), 0, joined=True)]
     assert runs(3, 1, 2, 4) == [Run((1, 2, 0, 3), 1000, joined=True)]
@@ -454,3 +454,35 @@ def test_a_batch_finds_memory_that_no_tensor_was_placed_in(device: Device, halve
             model.decode(session, 1)
             assert binding.n_segments == 1
             assert session.logits.any()
+
+
+@pytest.mark.parametrize("width", ["many", "alone"])
+def test_prompts_of_a_class_have_the_bits_of_each_alone(
+    width: str, device: Device, halves: Path
+) -> None:
+    """Behind the last attention, each prompt is a row of the model's class."""
+    lengths = (9, 2, 14, 5)
+    with several(device, halves, 8, ModelSettings(width=width)) as (model, sessions):
+        together, alone = sessions[:4], sessions[4:]
+        if width == "alone":
+            assert model.prompts_at_once == 1  # one row behind the last attention, or others' bits
+            return
+        assert {model.packing(n) for n in lengths} == {Width(2, 32)}
+        assert model.packing(33) is None
+        prompts = [[(7 * i + n) % N_VOCAB for i in range(n)] for n in lengths]
+        for before in (3, 30):
+            for session in sessions:
+                session.truncate(0)
+                model.prefill(session, [*range(before)])
+            chunks = [
+                model.executor.chunks(session, prompt)[0]
+                for session, prompt in zip(together, prompts, strict=True)
+            ]
+            device.compute_thread.run(lambda chunks=chunks: [*model.executor.append(chunks)])
+            for one, other, prompt in zip(together, alone, prompts, strict=True):
+                model.prefill(other, prompt)
+                assert one.tokens == other.tokens
+                assert one.logits.tobytes() == other.logits.tobytes()
+                model.decode(one, 7)
+                model.decode(other, 7)
+                assert one.logits.tobytes() == other.logits.tobytes()

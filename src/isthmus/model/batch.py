@@ -186,21 +186,27 @@ class Batch(Pass):
         self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
         self._planes = self._describe_planes(layout, everywhere)
         self._masks = self._describe_masks(everywhere)
-        self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
+        self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
+        self._begin(n, len(runs))
+
+    def _begin(self, n: int, n_runs: int) -> None:
+        """Nobody is in it yet."""
+        self._addresses = np.zeros((2 * self.hparams.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
         self._live: Index = slice(None)
         """The rows that are somebody's."""
         self._moves = np.ones(n, dtype=np.int64)
-        """By how many cache rows each moves on with a token: 0 of nobody."""
+        """By how many positions each moves on with a token: 0 of nobody."""
+        self._cache_moves = self._moves
+        """By how many steps in the caches."""
         self._sessions: list[Session | None] = [None] * n
         """The session of each row."""
-        self._n_kv = np.zeros(len(runs), dtype=np.int64)
+        self._n_kv = np.zeros(n_runs, dtype=np.int64)
         """The cache rows that each run reads."""
         self._positions = np.full(n, -1, dtype=np.int64)
         """The position of each row's last token, up to which its masks show cache rows."""
         self._elements = np.zeros(n, dtype=np.int64)
         """The element of each live row's mask that shows its last token."""
-        self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h = self.hparams
@@ -268,8 +274,8 @@ class Batch(Pass):
         """
         inputs = self.inputs
         inputs.tokens[self._live] = tokens
-        inputs.positions += self._moves.astype(np.int32)
-        inputs.cache_rows += self._moves * (self._row_nbytes // self._step)
+        np.add(inputs.positions, self._moves, out=inputs.positions, casting="same_kind")
+        inputs.cache_rows += self._cache_moves
         self._positions += self._moves
         self._elements += 1
         self._show_last()
@@ -296,6 +302,7 @@ class Batch(Pass):
         self._sessions, self._n_kv = [*rows.sessions], n_kv
         self._live = slice(None) if len(rows.live) == rows.n else rows.live
         self._moves = (rows.positions >= 0).astype(np.int64)
+        self._cache_moves = self._moves * (self._row_nbytes // self._step)
         bases = [it.base + it.layout.kv_offset if it else 0 for it in rows.sessions]
         planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
         addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
@@ -324,11 +331,10 @@ class Batch(Pass):
 
     def _show_last(self) -> None:
         """Has each live row see its own cache row, and no longer the one that its window leaves."""
-        positions = self._positions[self._live]
         for mask, window in zip(self._flat_masks, self.inputs.windows, strict=True):
             mask[self._elements] = 0
             if window is not None:
-                left = positions >= window
+                left = self._positions[self._live] >= window
                 mask[self._elements[left] - window] = MASKED
 
     def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:

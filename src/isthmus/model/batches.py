@@ -72,11 +72,18 @@ class Batches:
         None if they are more than the most.
         """
         sessions = [step.session for step in steps for _ in step.tokens]
-        n_kv = [rows_read(step.session.n_ctx, it + 1) for step in steps for it in step.positions()]
-        runs = try_runs(sessions, n_kv, self.joining, self.width.most)
+        runs = try_runs(sessions, self._far(steps), self.joining, self.width.most)
         if runs is None or len(sessions) > self.width.most:
             return None
         return Rows(steps, runs, max(0, self.width.least - sum(len(run.rows) for run in runs)))
+
+    def _far(self, steps: Sequence[Step]) -> set[int]:
+        """The rows, by number, that need more cache rows than a run may read."""
+        joining = self.joining
+        if joining is None or all(it.session.layout.n_ctx <= joining.most_kv for it in steps):
+            return set()
+        n_kv = [rows_read(step.session.n_ctx, it + 1) for step in steps for it in step.positions()]
+        return {row for row, n in enumerate(n_kv) if n > joining.most_kv}
 
     def _graph(self, rows: Rows) -> Batch:
         """The graph of such a shape, built if there is none or it is too small."""

@@ -16,7 +16,7 @@ reads no cache, and its result is given to nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -85,17 +85,17 @@ class Run:
 
 
 def try_runs(
-    sessions: Sequence[Session], n_kv: Sequence[int], joining: Joining | None, most: int
+    sessions: Sequence[Session], far: Set[int], joining: Joining | None, most: int
 ) -> list[Run] | None:
     """The runs of rows with these sessions, longest first: then there are few kinds of graphs.
 
-    `n_kv`: cache rows that each row needs. None if they and the places of nobody are more than
-    `most`: the caller makes two passes of the rows.
+    `far`: rows that need more cache rows than a run may read. None if all rows and the places of
+    nobody are more than `most`: the caller makes two passes of the rows.
     """
     if joining is None:
         return [Run((row,)) for row in range(len(sessions))]
-    alone = [Run((row,)) for row, n in enumerate(n_kv) if n > joining.most_kv]
-    near = [row for row, n in enumerate(n_kv) if n <= joining.most_kv]
+    alone = [Run((row,)) for row in sorted(far)]
+    near = [row for row in range(len(sessions)) if row not in far]
     runs = []
     for rows, distance in _series(sessions, near, most - len(sessions), joining.sizes[-1]):
         missing = joining.room_for(len(rows)) - len(rows)
