@@ -181,8 +181,8 @@ class Runtime:
 
         `width` is the class of all steps, which decides their bits on devices that have several
         (`Model.widths`): `alone` has those of a step by itself, which libllama computes too, and
-        takes a few agents at once; `many` takes up to 128, and costs an agent that is alone up to
-        twice as long for a token. Raises ModelNotFound, ModelFileError, ModelUnsupported,
+        takes a few agents at once; `many` takes up to 128, and an agent that is alone about twice
+        as long for a token. Raises ModelNotFound, ModelFileError, ModelUnsupported,
         SettingsError.
         """
         self._require_open()

@@ -83,7 +83,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         help="the class of all steps, on devices where bits depend on how many agents share one: "
         "alone has libllama's bits and takes few agents at once, many takes up to 128 and costs a "
-        "lone agent up to twice the time, bounds such as 9-128 name any (default: many for serve "
+        "lone agent about twice the time, bounds such as 9-128 name any (default: many for serve "
         "and bench agents, otherwise alone)",
     )
     group.add_argument(
