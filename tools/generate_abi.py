@@ -1,9 +1,11 @@
-"""Generates everything that follows from abi/host.toml.
+"""Generates everything that follows from abi/host.toml and abi/complete.toml.
 
 =====================  =======================================================
 sdk/c/isthmus.h        what a guest written in C (or a language that reads C) includes
 docs/abi.md            the reference, for people
 src/isthmus/abi.py     the host's registration table
+guests/complete/       words.h: what the guest `complete` reads
+server/generation/     words.py: what the server writes to it
 =====================  =======================================================
 
     python tools/generate_abi.py            writes them
@@ -19,6 +21,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import complete_protocol
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -26,6 +30,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "abi" / "host.toml"
+PROTOCOL = ROOT / "abi" / "complete.toml"
 NOTICE = "Generated from abi/host.toml by tools/generate_abi.py; do not edit."
 WIDTH = 100
 
@@ -563,7 +568,11 @@ OUTPUTS = {"sdk/c/isthmus.h": c_header, "docs/abi.md": markdown, "src/isthmus/ab
 def generate() -> dict[Path, str]:
     """What each generated file should hold."""
     abi = tomllib.loads(SOURCE.read_text(encoding="utf-8"))
-    return {ROOT / name: render(abi) for name, render in OUTPUTS.items()}
+    words = tomllib.loads(PROTOCOL.read_text(encoding="utf-8"))
+    return {
+        **{ROOT / name: render(abi) for name, render in OUTPUTS.items()},
+        **{ROOT / name: render(words) for name, render in complete_protocol.OUTPUTS.items()},
+    }
 
 
 def stale() -> list[Path]:

@@ -11,7 +11,9 @@ import pytest
 
 from isthmus import Model, Runtime
 from isthmus.actor import Actor
+from isthmus.errors import GuestFailed
 from isthmus.model.batch_probe import product
+from isthmus.server.generation.words import Words
 from tests.tiny_gguf import TinyLlama
 
 N_CTX = 1024
@@ -37,7 +39,7 @@ def spawn(runtime: Runtime, model: Model, fine: int) -> Actor:
 
 def ask(actor: Actor, prompt: np.ndarray) -> tuple[bytes, int]:
     """The bytes of keys, values and logits after the prompt, and the tokens that were kept."""
-    message = b"max_tokens=1 temperature=0 seed=1\n" + prompt.astype("<i4").tobytes()
+    message = Words(max_tokens=1, seed=1).line() + prompt.astype("<i4").tobytes()
     kept = int(str(actor.send(message).text).split()[-1])
     with actor.pinned():
         session = actor.sessions[0]
@@ -107,3 +109,51 @@ def test_the_probe_finds_cuts_that_matter(
     assert len(model.widths.classes) == 1
     monkeypatch.undo()
     model._exactness._known.clear()
+
+
+def tokens_of(actor: Actor, **words: object) -> list[int]:
+    """The ids of an answer of 24 tokens."""
+    prompt = np.arange(5, 40, dtype="<i4").tobytes()
+    said = Words(max_tokens=24, ignore_eos=1, seed=1, **words).line()  # type: ignore[arg-type]
+    *lines, end = str(actor.send(said + prompt).text).splitlines()
+    assert end.startswith("end length")
+    return [int(line) for line in lines]
+
+
+def test_a_thought_is_closed_when_its_tokens_are_used_up(runtime: Runtime, model: Model) -> None:
+    actor = spawn(runtime, model, 0)
+    free = tokens_of(actor)
+    unused = next(it for it in range(3, 250) if it not in free)
+    close = [unused, unused + 1, unused]
+    bound = {"thinking": 4, "closes": f"{unused}", "close": ",".join(map(str, close))}
+    for in_thought, most in ((1, 4), (1, 0), (1, 20)):
+        thought = {**bound, "thinking": most, "in_thought": in_thought}
+        found = tokens_of(actor, **thought)
+        assert found[:most] == free[:most]
+        assert found[most : most + 3] == close
+        assert len(found) == 24
+    assert tokens_of(actor, **bound) == free  # no thought was opened
+    assert tokens_of(actor, **bound, opens=f"{unused + 1}") == free
+
+
+def test_a_thought_that_the_model_opens_and_closes(runtime: Runtime, model: Model) -> None:
+    actor = spawn(runtime, model, 0)
+    free = tokens_of(actor)
+    unused = next(it for it in range(3, 250) if it not in free)
+    first = next(n for n in range(1, 24) if free[n] not in free[:n])
+    opened = tokens_of(actor, thinking=2, opens=f"{free[0]}", close=f"{unused}")
+    assert opened[:3] == free[:3]
+    assert opened[3] == unused
+    pair = f"{free[first - 1]},{free[first]}"
+    closed = tokens_of(actor, thinking=first + 1, in_thought=1, closes=pair, close=f"{unused}")
+    assert closed == free  # it closed the thought itself, just in time
+
+
+@pytest.mark.parametrize("wrong", ["1,,2", "x", "-1", "999999", ",".join(["1"] * 33)])
+def test_ids_that_are_none(runtime: Runtime, model: Model, wrong: str) -> None:
+    actor = spawn(runtime, model, 0)
+    with pytest.raises(GuestFailed):
+        actor.send(Words(max_tokens=1, close=wrong).line() + b"\1\0\0\0")
+    with pytest.raises(GuestFailed):
+        actor.send(b"max_tokens=1\n" + b"\1\0\0\0")  # the ids do not lie where they must
+    assert ask(actor, np.arange(9))

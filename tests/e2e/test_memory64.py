@@ -21,6 +21,7 @@ from isthmus.errors import (
 )
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from isthmus.server.generation.words import Words
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.snapshot.manifest import decode_manifest
 from isthmus.units import GIB
@@ -190,7 +191,8 @@ def test_chat_and_complete_answer_the_same(runtime: Runtime, model: Model) -> No
     }
     assert answers["chat"] == answers["chat64"]
     ids = b"".join(it.to_bytes(4, "little") for it in range(5, 25))
-    request = b"max_tokens=6 temperature=0.8 seed=3 logprobs=2 bias=7:1.5\n" + ids
+    words = Words(max_tokens=6, temperature=0.8, seed=3, logprobs=2, bias="7:1.5")
+    request = words.line() + ids
     lines = {
         guest: runtime.spawn(guest, models={"default": model}, args={"n_ctx": 256}, seed=1)
         .send(request)

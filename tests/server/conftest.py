@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from isthmus.server import objects
+from isthmus.server.storage import objects
 from tests.tiny_gguf import TinyLlama
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from isthmus.server import admission
-from isthmus.server.admission import OPEN, Admission
-from isthmus.server.errors import HttpError
-from isthmus.server.keys import Keys, new_key
+from isthmus.server.http.errors import HttpError
+from isthmus.server.keys import admission
+from isthmus.server.keys.admission import OPEN, Admission
+from isthmus.server.keys.keys import Keys, new_key
 from tests.server.conftest import Serving
 from tests.server.raw import exchange, request
 

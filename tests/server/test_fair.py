@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from isthmus.errors import Overloaded
-from isthmus.server.errors import HttpError
-from isthmus.server.fair import Owner, Room, Threads
-from isthmus.server.guard import Room as BodyRoom
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.fair import Owner, Room, Threads
+from isthmus.server.keys.guard import Room as BodyRoom
 from isthmus.units import MIB
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from isthmus.errors import SettingsError, StorageError
-from isthmus.server.folder import Folder
-from isthmus.server.record import Record
+from isthmus.server.storage.folder import Folder
+from isthmus.server.storage.record import Record
 
 
 def record() -> Record:

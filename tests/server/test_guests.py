@@ -10,11 +10,11 @@ import pytest
 import wasmtime
 
 from isthmus import Runtime
-from isthmus.server.errors import HttpError
-from isthmus.server.folder import Folder
-from isthmus.server.guests import BroughtGuests
-from isthmus.server.record import Record
+from isthmus.server.agents.guests import BroughtGuests
+from isthmus.server.http.errors import HttpError
 from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.folder import Folder
+from isthmus.server.storage.record import Record
 from isthmus.wasm import code_cache, loading
 from isthmus.wasm.code_cache import CodeCache
 from tests.server.conftest import Serving

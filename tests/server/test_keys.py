@@ -16,10 +16,11 @@ import openai
 import pytest
 
 from isthmus.errors import SettingsError
-from isthmus.server.entry import Entry
-from isthmus.server.errors import HttpError
-from isthmus.server.keys import Key, KeyLimits, Keys, new_key, read_keys, remove_key
-from isthmus.server.quota import Quotas
+from isthmus.server.http.entry import Entry
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.key import Key, KeyLimits
+from isthmus.server.keys.keys import Keys, new_key, read_keys, remove_key
+from isthmus.server.keys.quota import Quotas
 from tests.server.conftest import Serving
 
 DAY_S = 86_400

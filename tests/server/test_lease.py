@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from isthmus.errors import SettingsError, StorageError
-from isthmus.server.lease import Lease
-from isthmus.server.objects import Objects
+from isthmus.server.storage.lease import Lease
+from isthmus.server.storage.objects import Objects
 
 
 @pytest.fixture

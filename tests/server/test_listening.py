@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 
 from isthmus.errors import SettingsError
-from isthmus.server.listening import serve
+from isthmus.server.http.listening import serve
 from isthmus.server.settings import ServerSettings
 
 

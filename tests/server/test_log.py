@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.server.keys import new_key
-from isthmus.server.log import JsonFormatter
+from isthmus.server.http.log import JsonFormatter
+from isthmus.server.keys.keys import new_key
 from tests.server.conftest import Serving
 
 SECRET = "correct horse battery staple"

@@ -19,15 +19,15 @@ from isthmus.errors import (
     SnapshotNotFound,
     StorageError,
 )
-from isthmus.server import record as records
-from isthmus.server.agents import Agents, NewMessage
-from isthmus.server.errors import body_of
-from isthmus.server.lease import Lease
-from isthmus.server.mirror import Mirror
-from isthmus.server.objects import Objects
-from isthmus.server.record import Record
+from isthmus.server.agents.routes import Agents, NewMessage
+from isthmus.server.agents.shelf import Shelf
+from isthmus.server.http.errors import body_of
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Shelf
+from isthmus.server.storage import record as records
+from isthmus.server.storage.lease import Lease
+from isthmus.server.storage.mirror import Mirror
+from isthmus.server.storage.objects import Objects
+from isthmus.server.storage.record import Record
 
 COUNTS = bytes(
     wasmtime.wat2wasm("""(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))

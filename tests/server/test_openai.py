@@ -183,7 +183,10 @@ def test_tools(client: openai.OpenAI) -> None:
         stream=True,
     )
     calls = [it for chunk in streamed for c in chunk.choices for it in c.delta.tool_calls or ()]
-    assert [it.function.name for it in calls] == ["weather"]
+    assert [it.function.name for it in calls if it.id] == ["weather"]
+    assert {it.index for it in calls} == {0}
+    assert set(json.loads("".join(it.function.arguments or "" for it in calls))) == {"city"}
+    assert len(calls) > 3  # arguments come as they are made
     followed: list[Any] = [
         *messages,
         {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
@@ -269,3 +272,19 @@ def check_biases(client: openai.OpenAI, model: Model) -> None:
     for bad in ({"-1": 1}, {"x": 1}, {str(model.n_vocab): 1}, {"5": 101}):
         with pytest.raises(openai.BadRequestError):
             ask(client, logit_bias=bad)
+
+
+def test_text_streams_at_once_where_tools_are_given(client: openai.OpenAI) -> None:
+    streamed = ask(client, tools=[WEATHER], stream=True, max_tokens=12)
+    pieces = [it.delta.content for chunk in streamed for it in chunk.choices if it.delta.content]
+    assert len(pieces) > 4
+    whole = ask(client, tools=[WEATHER], max_tokens=12).choices[0].message
+    assert "".join(pieces) == whole.content
+    assert whole.tool_calls is None
+
+
+def test_choices_of_one_seed_differ(client: openai.OpenAI) -> None:
+    made = [ask(client, n=3, seed=5, temperature=1.5, max_tokens=12).choices for _ in range(2)]
+    texts = [[choice.message.content for choice in choices] for choices in made]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) == 3

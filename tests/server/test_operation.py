@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from isthmus.errors import SettingsError
-from isthmus.server.keys import Keys, new_key, read_keys
+from isthmus.server.keys.keys import Keys, new_key, read_keys
 from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import wasmtime
 
-from isthmus.server.keys import new_key
-from isthmus.server.slots import Slots
+from isthmus.server.generation.slots import Slots
+from isthmus.server.keys.keys import new_key
 from tests.server.conftest import Serving
 
 SECRET = "The code of the vault is 401 887, and nobody may know it. " * 4

@@ -23,12 +23,12 @@ from isthmus.errors import (
     SnapshotInvalid,
     SnapshotNotFound,
 )
-from isthmus.server import folder, history
-from isthmus.server.agents import Agents, NewMessage
-from isthmus.server.folder import Folder
-from isthmus.server.record import Record, Turn
+from isthmus.server.agents.routes import Agents, NewMessage
+from isthmus.server.agents.shelf import Shelf
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Shelf
+from isthmus.server.storage import folder, history
+from isthmus.server.storage.folder import Folder
+from isthmus.server.storage.record import Record, Turn
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.wasm import loading
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from isthmus.server.keys import new_key
+from isthmus.server.keys.keys import new_key
 from isthmus.units import GIB, MIB
 from tests.server.conftest import Serving
 from tests.server.siege import ATTACKS, begin, tree_nbytes, wat

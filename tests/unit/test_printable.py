@@ -15,7 +15,7 @@ import pytest
 import isthmus.cli
 from isthmus.errors import GuestInvalid
 from isthmus.printable import LineFormatter, printable, printable_json, printing
-from isthmus.server.log import JsonFormatter
+from isthmus.server.http.log import JsonFormatter
 
 HARMLESS = "Grüße, 你好, emoji 👩‍👧 and فارسی\u200cها: it's \\x1b"
 KINDS = ("Cc", "Zl", "Zp", "Cs")

@@ -15,7 +15,7 @@ from isthmus import download
 from isthmus.cli.restoring import target
 from isthmus.errors import DownloadError, SettingsError, SnapshotError
 from isthmus.runtime import Runtime
-from isthmus.server.keys import new_key, remove_key
+from isthmus.server.keys.keys import new_key, remove_key
 from isthmus.snapshot import Store, save_file
 from isthmus.snapshot.atomic import AtomicFile
 from tests.crash.test_kill import Memory

@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     try:
         from isthmus.server.app import create_app  # noqa: PLC0415 - needs optional dependencies
-        from isthmus.server.listening import serve  # noqa: PLC0415
-        from isthmus.server.log import use_format  # noqa: PLC0415
+        from isthmus.server.http.listening import serve  # noqa: PLC0415
+        from isthmus.server.http.log import use_format  # noqa: PLC0415
         from isthmus.server.settings import ServerSettings  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(f"{_INSTALL} ({error})") from None
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     arguments.width = arguments.width or "many"
     arguments.lora = [_named_adapter(text) for text in arguments.lora]
-    running = settings.slots + settings.live
+    running = 2 * settings.slots + settings.live  # stored responses have slots of their own
     if settings.keys is not None:
         running *= 2  # a key that has no place gets a spare one
     capacity = Capacity(running=running, memory_nbytes=settings.memory_nbytes)
@@ -112,7 +112,8 @@ wants the interpreter several times for each token, so by default each could tak
 
 def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
     """`--new-key`, `--remove-key`, `--list-keys`."""
-    from isthmus.server.keys import KeyLimits, new_key, read_keys, remove_key  # noqa: PLC0415
+    from isthmus.server.http.key import KeyLimits  # noqa: PLC0415
+    from isthmus.server.keys.keys import new_key, read_keys, remove_key  # noqa: PLC0415
 
     if path is None:
         raise SettingsError("say by --keys FILE which file of keys is meant")
@@ -143,7 +144,7 @@ def _named_adapter(text: str) -> str:
 
 
 def _say_ready(host: str, port: int, models: dict[str, Model], runtime: Runtime) -> None:
-    from isthmus.server.log import tell  # noqa: PLC0415
+    from isthmus.server.http.log import tell  # noqa: PLC0415
 
     url = f"http://{host}:{port}"
     nbytes = runtime.memory_limit_nbytes

@@ -4,17 +4,24 @@ A control token in a content, as `<|im_end|>`, gets a seam inside: a character t
 the texts. The template writes it where the content goes, trimmed, split or quoted as JSON, and the
 tokenizer reads no control token across it and takes it away. So the model sees the same text, and
 only what the template itself writes gives control tokens. What the template might complete to one,
-as `im_end` in `<|{{ role }}|>`, gets a seam at its ends; all else stays as it is. Words inside of
-calls and tools, which templates compare (`type == 'function'`), stay as they are.
+as `im_end` in `<|{{ role }}|>`, gets a seam at its ends; all else stays as it is.
+
+Templates compare some texts with their own words: `type == 'function'` in a call, or
+`reasoning_effort == 'low'`. So words that the template itself has, but for roles, stay as they are
+inside of calls, tools and parts. So do roles of messages that are known here, and variables that
+are what the template compares them with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from isthmus.errors import TokenError
+from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.conversation import Conversation
 from isthmus.model.specials import Specials
 
 ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
@@ -30,44 +37,51 @@ class ChatGuard:
         self._controls = controls
 
     def guarded(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        template: str,
-        check: Callable[[], None],
-    ) -> tuple[list[dict[str, Any]], list[Any] | None, str]:
-        """Messages and tools with seams in them, and the character that those are.
+        self, said: Conversation, template: ChatTemplate, check: Callable[[], None]
+    ) -> tuple[Conversation, str]:
+        """A conversation with seams in it, and the character that those are.
 
-        `template` is the template's source. `check` is called for each message, and may raise.
-        TokenError for texts that have half a character, or all characters that seams can be.
+        `check` is called for each message, and may raise. TokenError for texts that have half a
+        character, or all characters that seams can be.
         """
-        seam = _unused((template, *_texts([messages, tools])))
+        variables = dict(said.variables)
+        seam = _unused((template.source, *_texts([said.messages, said.tools, variables])))
+        words, compared = _words(template), template.vocabulary.compared_with
         made = []
-        for message in messages:
+        for message in said.messages:
             check()
-            made.append({name: self._field(name, it, seam) for name, it in message.items()})
-        return made, None if tools is None else [self._value(it, seam) for it in tools], seam
+            fields = message.items()
+            made.append(
+                {self._text(it, seam, words): self._field(it, of, seam, words) for it, of in fields}
+            )
+        for name, it in variables.items():
+            own = compared(name) if isinstance(it, str) else words
+            variables[name] = self._value(it, seam, own)
+        tools = None if said.tools is None else [self._value(it, seam, words) for it in said.tools]
+        return replace(said, messages=made, tools=tools, variables=variables), seam
 
-    def _field(self, name: str, value: Any, seam: str) -> Any:
-        if not isinstance(value, str):
-            return self._value(value, seam)
-        if name == "role" and value in ROLES:
-            return value
-        data = value.encode(errors="replace")
-        if data and any(data in it for it in self._controls.texts):  # as `s` in `<{{ name }}>`
-            return seam + self._text(value, seam)
-        return self._text(value, seam)
-
-    def _value(self, value: Any, seam: str) -> Any:
+    def _field(self, name: str, value: Any, seam: str, words: Collection[str]) -> Any:
+        """A field of a message: texts are what somebody said, but for roles."""
         if isinstance(value, str):
-            return self._text(value, seam)
+            return self._text(value, seam, ROLES if name == "role" else ())
+        return self._value(value, seam, words)
+
+    def _value(self, value: Any, seam: str, own: Collection[str]) -> Any:
+        """What JSON can hold, with seams; `own` are the template's words, which stay."""
+        if isinstance(value, str):
+            return self._text(value, seam, own)
         if isinstance(value, Mapping):
-            return {self._value(key, seam): self._value(it, seam) for key, it in value.items()}
+            return {
+                self._value(name, seam, own): self._value(it, seam, () if name == "text" else own)
+                for name, it in value.items()
+            }
         if isinstance(value, (list, tuple)):
-            return [self._value(it, seam) for it in value]
+            return [self._value(it, seam, own) for it in value]
         return value
 
-    def _text(self, text: str, seam: str) -> str:
+    def _text(self, text: str, seam: str, own: Collection[str]) -> str:
+        if text in own and text.isidentifier():
+            return text
         core = text.strip()
         try:
             data = core.encode()
@@ -78,14 +92,24 @@ class ChatGuard:
         if not data:
             return text
         made = seam.join(part.decode() for part in self._controls.parted(data))
-        if any(data[:n] in self._tails for n in range(1, min(len(data), self._longest) + 1)):
+        if data in self._joined or self._meets(self._tails, data, ends=False):
             made = seam + made
-        if any(data[-n:] in self._heads for n in range(1, min(len(data), self._longest) + 1)):
+        if self._meets(self._heads, data, ends=True):
             made += seam
         if made == core:
             return text
         before = len(text) - len(text.lstrip())
         return text[:before] + made + text[before + len(core) :]
+
+    def _meets(self, known: frozenset[bytes], data: bytes, *, ends: bool) -> bool:
+        """Whether a text begins, or ends, with one of `known`."""
+        lengths = range(1, min(len(data), self._longest) + 1)
+        return any((data[-n:] if ends else data[:n]) in known for n in lengths)
+
+    @cached_property
+    def _joined(self) -> bytes:
+        """All control tokens, between bytes that no text has."""
+        return b"\xff".join(self._controls.texts)
 
     @cached_property
     def _longest(self) -> int:
@@ -102,10 +126,29 @@ class ChatGuard:
         return frozenset(it[n:] for it in self._controls.texts for n in range(1, len(it)))
 
 
+def _words(template: ChatTemplate) -> frozenset[str]:
+    """Words of a template that may be inside of calls, tools and parts: no roles."""
+    return template.vocabulary.words - (ROLES - {"function"})
+
+
+def restored(text: str, seam: str) -> str:
+    """A rendered text, with seams that the template wrote as escapes as what they are: Python's
+    text of a list, and JSON in ASCII, write them so."""
+    return text.replace("\\" + _escape(seam), seam)
+
+
+def _escape(seam: str) -> str:
+    """What follows the backslash of a seam's escape."""
+    return f"u{ord(seam):04x}"
+
+
 def _unused(texts: Iterable[str]) -> str:
     left = list(_SEAMS)
     for text in texts:
-        left = [it for it in left if it not in text] if not text.isascii() else left
+        if not text.isascii():
+            left = [it for it in left if it not in text]
+        if "ufd" in text:
+            left = [it for it in left if _escape(it) not in text]
     if not left:
         raise TokenError("the conversation has all of U+FDD0 to U+FDEF, which are no characters")
     return left[0]

@@ -1,79 +1,93 @@
-"""A model's own chat template: Jinja, written by strangers, so it runs sandboxed."""
+"""A model's own chat template: Jinja, written by strangers, so it runs sandboxed.
+
+A template sees what Transformers' `apply_chat_template` gives one: `messages`, `tools`,
+`documents`, `add_generation_prompt`, the texts of special tokens, and the caller's variables.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from isthmus.errors import IsthmusError, TemplateError
 from isthmus.model.checks import nothing
-from isthmus.model.gguf import GgufFile
-from isthmus.model.template_budget import Budget
-from isthmus.model.template_sandbox import BUDGET, BoundedEnvironment
-from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.template_budget import BUDGET, UNITS, Budget
+from isthmus.model.template_clock import NO_CLOCK
+from isthmus.model.template_sandbox import CLOCK, BoundedEnvironment
+from isthmus.model.template_tree import Vocabulary, vocabulary_of
 
 Message = dict[str, Any]
 
 MOST_SOURCE = 1 << 18
 """Characters of a template; the longest that is known has 25,000."""
+OPENED_THOUGHTS = (
+    "<think>",
+    "<thinking>",
+    "<thought>",
+    "<reasoning>",
+    "<seed:think>",
+    "[THINK]",
+    "<|START_THINKING|>",
+    "<|begin_of_thought|>",
+    "<|inner_prefix|>",
+    "<|channel|>analysis<|message|>",
+    "<|channel>thought",
+)
+"""Texts after which models think."""
 _MOST_COMPLAINT = 500
 
 
 class ChatTemplate:
-    """A compiled template of `source`. `bos` and `eos` are the texts of those tokens."""
+    """A compiled template of `source`. `bos` and `eos` are the texts of those tokens, `special`
+    those of others by the names that templates have for them, as `pad_token`."""
 
-    def __init__(self, source: str, *, bos: str, eos: str) -> None:
+    def __init__(
+        self, source: str, *, bos: str, eos: str, special: Mapping[str, str] | None = None
+    ) -> None:
         self.source = source
-        self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._tokens = {**(special or {}), "bos_token": bos, "eos_token": eos}
         if len(source) > MOST_SOURCE:
             raise TemplateError(
                 f"the model's chat template has {len(source)} characters; up to {MOST_SOURCE} are "
                 "taken"
             )
         try:
-            self._template = BoundedEnvironment().from_string(source)
+            environment = BoundedEnvironment()
+            tree = environment.parse(source)
+            self.vocabulary: Vocabulary = vocabulary_of(tree)
+            """The words that the template itself has."""
+            self._template = environment.from_string(tree)
         except Exception as error:  # of the compiler too: it may be nested too deeply
             raise TemplateError(
                 f"the model's chat template is not usable: {_shown(error)}"
             ) from None
 
-    @classmethod
-    def of(cls, file: GgufFile, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """A file's template, if it has one. Raises TemplateError if that does not compile."""
-        source = file.metadata.get("tokenizer.chat_template")
-        if not source or not isinstance(source, str):
-            return None
-
-        def text(token: int) -> str:
-            found = b"" if token < 0 else tokenizer.decode([token], render_special=True)
-            return found.decode(errors="replace")
-
-        return cls(source, bos=text(tokenizer.bos), eos=text(tokenizer.eos))
-
     def render(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool,
-        tools: Sequence[dict[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        now: datetime = NO_CLOCK,
         check: Callable[[], None] = nothing,
+        units: int = UNITS,
     ) -> str:
         """The conversation as the text that the model was trained on.
 
         `messages` are dicts with `role` and `content`; `tools` are functions that the model may
-        call, for templates that know of them. `check` is called now and then, and may raise. The
-        same messages give the same text at any time: templates get no clock. Raises TemplateError
-        if the template refuses them, or takes too many steps or too much memory for them.
+        call, for templates that know of them; `variables` are further names of the template. `now`
+        is the time that it is told. `check` is called now and then, and may raise. `units` are what
+        the rendering may cost beside what grows with the conversation. The same arguments give the
+        same text at any time. Raises TemplateError if the template refuses them, or takes too many
+        steps or too much memory for them.
         """
-        given = {"messages": list(messages), "tools": tools}
+        given = {"messages": list(messages), "tools": tools, **(variables or {})}
+        own = {"add_generation_prompt": add_generation_prompt, CLOCK: now, **self._tokens}
         try:
-            budget = Budget(given, check)
-            text = self._template.render(
-                add_generation_prompt=add_generation_prompt,
-                **given,
-                **self._tokens,
-                **{BUDGET: budget},
-            )
+            own[BUDGET] = Budget(given, check, units)
+            text = self._template.render({"documents": None, **given, **own})
             text.encode()  # half of a surrogate pair is no text
         except IsthmusError:
             raise
@@ -82,6 +96,14 @@ class ChatTemplate:
                 f"the chat template refused the conversation: {_shown(error)}"
             ) from None
         return text
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a rendered prompt ends inside a thought that it has opened itself, as by `<think>`.
+
+    The answer to such a prompt begins with the thought, and has its end but not its begin.
+    """
+    return prompt[-64:].rstrip().endswith(OPENED_THOUGHTS)
 
 
 def _shown(error: Exception) -> str:

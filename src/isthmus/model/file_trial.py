@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from isthmus.errors import ModelError, TemplateError
-from isthmus.model.chat_template import ChatTemplate
 from isthmus.model.gguf import GgufFile
+from isthmus.model.template_set import TemplateSet
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.native.loader import Library, open_known
 
@@ -74,10 +74,13 @@ def _tokenize(tokenizer: Tokenizer) -> None:
 
 def _render(file: GgufFile, tokenizer: Tokenizer) -> None:
     """A template may refuse the conversation, which shows when it is used."""
-    try:
-        template = ChatTemplate.of(file, tokenizer)
-        if template is not None:
+    templates = TemplateSet.of(file, tokenizer)
+    if templates is None:
+        return
+    for with_tools in (False, True):
+        try:
+            traits = templates.chosen(with_tools=with_tools)
             conversation = [{"role": "user", "content": "Hi"}]
-            template.render(conversation, add_generation_prompt=True)
-    except TemplateError:
-        pass
+            traits.template.render(conversation, add_generation_prompt=True)
+        except TemplateError:
+            pass

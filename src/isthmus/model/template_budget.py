@@ -17,13 +17,17 @@ from collections.abc import (
     Sized,
     ValuesView,
 )
-from typing import Any
+from typing import Any, cast
+
+from jinja2.runtime import Context
 
 from isthmus.errors import TemplateError
 
+BUDGET = " budget"
+"""The budget's name in a rendering's context; no template can say a name with a space."""
 STEP = 16
 """Units that an operation or an element of a list costs; a character that is made costs one."""
-_BASE = 8 << 20
+UNITS = 8 << 20
 """Units for every rendering: half a million steps, which take about a second."""
 _FOR_EACH = 64
 """Units for each character of the conversation; templates that people use need about five."""
@@ -37,14 +41,19 @@ _WIDE = re.compile(r"[#0\- +\d.]*(?:\*|\d{4})")
 _CONTAINERS = (list, tuple, dict, set, frozenset, KeysView, ItemsView, ValuesView)
 
 
+def budget_of(context: Context) -> Budget:
+    """The budget of a rendering."""
+    return cast("Budget", context.parent[BUDGET])
+
+
 class Budget:
     """What is left for one rendering, and who may end it earlier."""
 
-    def __init__(self, conversation: object, check: Callable[[], None]) -> None:
+    def __init__(self, conversation: object, check: Callable[[], None], units: int = UNITS) -> None:
         self._check = check
         self._left = self._to_check = 1 << 62
         most = sum(self._sizes(conversation))
-        self._left = _BASE + _FOR_EACH * most
+        self._left = units + _FOR_EACH * most
         self._to_check = _UNITS_BETWEEN_CHECKS
 
     def spend(self, units: int) -> None:
@@ -129,10 +138,28 @@ class Budget:
         self.write(items)
         self.spend(len(items) * len(separator))
 
+    def indent(self, value: object, width: int) -> None:
+        """Pays for the spaces of a value's JSON, of which each line has `width` for each level."""
+        elements, _ = self._sizes(value)
+        self.spend(elements // STEP * width * self._depth(value))
+
     def search(self, text: str, *wanted: object) -> None:
         """Pays for looking for texts in a text, which may compare each with each."""
         length = sum(sum(self._sizes(it)) for it in wanted)
         self.spend(STEP + (len(text) // _CHARACTERS_READ + 1) * (length + 1))
+
+    def _depth(self, value: object) -> int:
+        """How many lists are around the innermost one; its walk is paid for by `_sizes`."""
+        deepest, todo = 0, [iter((value,))]
+        while todo:
+            for item in todo[-1]:
+                if isinstance(item, _CONTAINERS):
+                    todo.append(iter(_items(item)))
+                    deepest = max(deepest, len(todo))
+                    break
+            else:
+                todo.pop()
+        return deepest
 
     def _sizes(self, value: object) -> tuple[int, int]:
         """Units for all elements of a value, and characters of all texts, at any depth.

@@ -1,4 +1,5 @@
-"""Changes a template's syntax tree so that the template pays for what it does.
+"""Changes a template's syntax tree so that the template pays for what it does, and reads from it
+which words the template has.
 
 The filters that this puts in are `BoundedEnvironment`'s. Their names hold a space, so that no
 template can say them.
@@ -6,14 +7,41 @@ template can say them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
+_NAMED = (nodes.Name, nodes.NSRef)
 LOOP, BODY, SEEN, MADE, CONCAT = " loop", " body", " seen", " made", " concat"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that a template has."""
+
+    words: frozenset[str]
+    """Its string constants, and the names of fields that it reads."""
+    names: frozenset[str]
+    """Variables that it reads or sets."""
+    _compared: Mapping[str, frozenset[str]]
+    _read_by: Mapping[str, frozenset[str]]
+    """Variables that are set to what a variable says."""
+
+    def compared_with(self, variable: str) -> frozenset[str]:
+        """Constants with which the template compares a variable, or one that is set by it."""
+        found: set[str] = set()
+        seen, todo = {variable}, [variable]
+        while todo:
+            name = todo.pop()
+            found |= self._compared.get(name, frozenset())
+            more = self._read_by.get(name, frozenset()) - seen
+            seen |= more
+            todo += more
+        return frozenset(found)
 
 
 def paying(tree: nodes.Template, environment: jinja2.Environment) -> nodes.Template:
@@ -21,6 +49,35 @@ def paying(tree: nodes.Template, environment: jinja2.Environment) -> nodes.Templ
     changed = cast("nodes.Template", _Paying().visit(tree))
     changed.set_environment(environment)
     return changed
+
+
+def vocabulary_of(tree: nodes.Template) -> Vocabulary:
+    """The words of a template's tree."""
+    fields = (it.attr for it in tree.find_all(nodes.Getattr))
+    compared: dict[str, set[str]] = {}
+    read_by: dict[str, set[str]] = {}
+    for it in tree.find_all(nodes.Compare):
+        constants = _constants(it)
+        for name in _names(it) if constants else ():
+            compared.setdefault(name, set()).update(constants)
+    for node in tree.find_all(nodes.Assign):
+        for name in _names(node.node):
+            read_by.setdefault(name, set()).update(_names(node.target))
+    return Vocabulary(
+        frozenset((*_constants(tree), *fields)),
+        frozenset(_names(tree)),
+        {name: frozenset(it) for name, it in compared.items()},
+        {name: frozenset(it) for name, it in read_by.items()},
+    )
+
+
+def _constants(node: nodes.Node) -> set[str]:
+    return {it.value for it in node.find_all(nodes.Const) if isinstance(it.value, str)}
+
+
+def _names(node: nodes.Node) -> set[str]:
+    """Names in a node, itself included."""
+    return {it.name for it in (node, *node.find_all(_NAMED)) if isinstance(it, _NAMED)}
 
 
 class _Paying(NodeTransformer):

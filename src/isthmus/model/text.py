@@ -1,18 +1,37 @@
-"""What a model reads and writes as text: its tokenizer and its chat template."""
+"""What a model reads and writes as text: its tokenizer and its chat templates."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from isthmus.errors import ModelUnsupported, TemplateError
-from isthmus.model.chat_guard import ChatGuard
-from isthmus.model.chat_template import ChatTemplate, Message
+from isthmus.errors import ModelUnsupported
+from isthmus.model.chat_guard import ChatGuard, restored
+from isthmus.model.chat_template import opens_thought
 from isthmus.model.checks import nothing
+from isthmus.model.conversation import Conversation, prepared
 from isthmus.model.gguf import GgufFile
+from isthmus.model.template_clock import NO_CLOCK
+from isthmus.model.template_set import TemplateSet
 from isthmus.model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """A conversation as a model reads it."""
+
+    ids: list[int]
+    """Token ids, up to where the model is to answer."""
+    text: str
+    """The same as text."""
+    warnings: tuple[str, ...]
+    """Sentences about what the template leaves out, for whoever asked."""
+    opens_thought: bool
+    """Whether the answer begins inside a thought, since the template has opened it."""
 
 
 class TextModel(ABC):
@@ -23,21 +42,17 @@ class TextModel(ABC):
 
     def __init__(self) -> None:
         self._tokenizer: Tokenizer | None = None
-        self._template: ChatTemplate | TemplateError | None = None
-        """The error of a template that does not compile is raised when it is used."""
+        self._templates: TemplateSet | None = None
 
     @abstractmethod
     def _require_open(self) -> None:
         """Raises ModelClosed."""
 
     def _use_tokenizer(self, tokenizer: Tokenizer | None) -> None:
-        """Reads and writes text with it, and with the file's chat template."""
+        """Reads and writes text with it, and with the file's chat templates."""
         self._tokenizer = tokenizer
         if tokenizer is not None:
-            try:
-                self._template = ChatTemplate.of(self.file, tokenizer)
-            except TemplateError as error:
-                self._template = error
+            self._templates = TemplateSet.of(self.file, tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -55,54 +70,96 @@ class TextModel(ABC):
     @property
     def has_chat_template(self) -> bool:
         """Whether the file has a chat template."""
-        return self._template is not None
+        return self._templates is not None
+
+    @property
+    def chat_templates(self) -> TemplateSet:
+        """The file's chat templates; ModelUnsupported if it has none."""
+        if self._templates is None:
+            raise ModelUnsupported(f"{self.path} has no chat template")
+        return self._templates
 
     def format_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
-        tools: Sequence[dict[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        now: datetime = NO_CLOCK,
         check: Callable[[], None] = nothing,
     ) -> str:
         """A conversation as the text that the model was trained on.
 
-        `messages` are dicts with `role` and `content`; `tools` as OpenAI writes them. `check` is
-        called now and then, and may raise. Raises TemplateError where there is no template or it
-        refuses them.
+        `messages` and `tools` are as OpenAI writes them; `isthmus.model.conversation` says what
+        becomes of them. `variables` are further names for the template, as `enable_thinking`;
+        they have to be JSON, and cannot be names that a template has already. `now` is the wall
+        clock's time that the template is told. `check` is called now and then, and may raise.
+        Raises TemplateError if the template refuses the conversation, or it is none, SettingsError
+        for variables that cannot be, ModelUnsupported for a model without a template.
         """
-        return self._usable_template().render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, check=check
+        asked = Conversation(messages, tools or None, variables or {})
+        traits = self.chat_templates.chosen(with_tools=asked.tools is not None)
+        ready, _ = prepared(asked, traits, check)
+        return traits.template.render(
+            ready.messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=ready.tools,
+            variables=ready.variables,
+            now=now,
+            check=check,
         )
 
-    def chat_tokens(
+    def render_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[dict[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        now: datetime = NO_CLOCK,
         most: int | None = None,
         check: Callable[[], None] = nothing,
-    ) -> list[int]:
-        """Token ids of a conversation, up to where the model is to answer.
+    ) -> RenderedChat:
+        """A conversation for the model to go on with, and what is to be known of it.
 
-        Only the template gives control tokens: whatever the messages and the tools say is text. The
-        arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
+        Only the template gives control tokens: whatever messages, tools and variables say is text.
+        The arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
         """
-        template, tokenizer = self._usable_template(), self.tokenizer
-        guarded = ChatGuard(tokenizer.controls).guarded(messages, tools, template.source, check)
-        text = template.render(
-            guarded[0], add_generation_prompt=True, tools=guarded[1], check=check
+        asked = Conversation(messages, tools or None, variables or {})
+        traits, tokenizer = (
+            self.chat_templates.chosen(with_tools=asked.tools is not None),
+            self.tokenizer,
         )
+        template = traits.template
+        ready, warnings = prepared(asked, traits, check)
+        guarded, seam = ChatGuard(tokenizer.controls).guarded(ready, template, check)
+        text = template.render(
+            guarded.messages,
+            add_generation_prompt=True,
+            tools=guarded.tools,
+            variables=guarded.variables,
+            now=now,
+            check=check,
+        )
+        text = restored(text, seam)
         ids = tokenizer.encode(
-            text, add_special=True, parse_special=True, seam=guarded[2], most=most, check=check
+            text, add_special=True, parse_special=True, seam=seam, most=most, check=check
         )
         if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
             del ids[0]  # the template wrote it too
-        return ids
+        return RenderedChat(ids, text.replace(seam, ""), warnings, opens_thought(text))
 
-    def _usable_template(self) -> ChatTemplate:
-        if self._template is None:
-            raise ModelUnsupported(f"{self.path} has no chat template")
-        if isinstance(self._template, TemplateError):
-            raise self._template
-        return self._template
+    def chat_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        now: datetime = NO_CLOCK,
+        most: int | None = None,
+        check: Callable[[], None] = nothing,
+    ) -> list[int]:
+        """The token ids of `render_chat`."""
+        return self.render_chat(
+            messages, tools=tools, variables=variables, now=now, most=most, check=check
+        ).ids

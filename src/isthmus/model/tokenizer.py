@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
@@ -145,17 +145,24 @@ class Tokenizer(Owned):
 class Detokenizer:
     """Turns a stream of tokens into text, piece by piece, never cutting a UTF-8 character.
 
-    Bytes that are no UTF-8 become U+FFFD, as soon as that is certain.
+    Bytes that are no UTF-8 become U+FFFD, as soon as that is certain. Of control tokens those in
+    `rendered` are text; all others give none.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, rendered: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._rendered = frozenset(rendered)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, tokens: int | Sequence[int]) -> str:
         """The text that is complete with these tokens; it may be empty."""
         batch = [tokens] if isinstance(tokens, int) else tokens
+        if not self._rendered.isdisjoint(batch):
+            return "".join(self._decoder.decode(self._piece(token)) for token in batch)
         return self._decoder.decode(self._tokenizer.decode(batch))
+
+    def _piece(self, token: int) -> bytes:
+        return self._tokenizer.decode([token], render_special=token in self._rendered)
 
     def finish(self) -> str:
         """What is left: U+FFFD for a character that was begun and not finished."""

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from importlib import resources
-from typing import Any
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any, Literal, TypedDict
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
-from isthmus.server import errors
-from isthmus.server.admission import OPEN
-from isthmus.server.agents import Agents
-from isthmus.server.completion import Completer
-from isthmus.server.embeddings import Embeddings
-from isthmus.server.endpoint import Endpoint, document
-from isthmus.server.errors import HttpError
-from isthmus.server.guard import Guard
-from isthmus.server.keys import Keys
-from isthmus.server.openai import OpenAi
-from isthmus.server.quota import Quotas
-from isthmus.server.replies import Health
+from isthmus.server.agents.routes import Agents
+from isthmus.server.agents.shelf import Shelf
+from isthmus.server.agents.transfer import Transfer
+from isthmus.server.anthropic import errors as anthropic_errors
+from isthmus.server.anthropic.messages import Messages
+from isthmus.server.anthropic.models import Models
+from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.writer import Writer
+from isthmus.server.http import errors
+from isthmus.server.http.endpoint import Endpoint, document
+from isthmus.server.http.entry import Shape
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.texts import Texts
+from isthmus.server.keys.admission import OPEN
+from isthmus.server.keys.guard import Guard
+from isthmus.server.keys.keys import Keys
+from isthmus.server.keys.quota import Quotas
+from isthmus.server.ollama import errors as ollama_errors
+from isthmus.server.ollama.routes import Ollama
+from isthmus.server.openai.chat import Chat
+from isthmus.server.openai.completions import Completions
+from isthmus.server.openai.embeddings import Embeddings
+from isthmus.server.page import page
+from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
-from isthmus.server.shelf import Shelf
-from isthmus.server.texts import Texts
-from isthmus.server.transfer import Transfer
+
+
+class Health(TypedDict):
+    """That the server answers."""
+
+    status: Literal["ok"]
+    models: list[str]
 
 
 def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> Starlette:
@@ -46,23 +61,23 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     async def life(_app: Starlette) -> AsyncIterator[None]:
         completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
         texts = Texts()
-        openai = OpenAi(completers, settings, texts)
-        app.router.routes.extend(openai.routes())
+        writer = Writer(completers, settings, texts)
+        for api in (Models, Chat, Completions, Messages, Ollama):
+            app.router.routes.extend(api(writer).routes())
         app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
-        keeping = asyncio.ensure_future(quotas.keep())
+        responses = open_responses(writer, shelf, settings, quotas.charge)
+        app.router.routes.extend(responses.routes())
+        keeping = [asyncio.ensure_future(it) for it in (quotas.keep(), responses.keep())]
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.to_thread(openai.close)
+            for task in keeping:
+                task.cancel()
+            await responses.close()
+            await asyncio.to_thread(writer.close)
             await asyncio.to_thread(texts.close)
             await quotas.save()
             await shelf.close()
-
-    async def page(_request: Request) -> Response:
-        """A page to look at."""
-        file = resources.files("isthmus.server") / "page.html"
-        return HTMLResponse(file.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
 
     async def metrics(_request: Request) -> Response:
         """Counters, gauges and histograms for Prometheus."""
@@ -80,7 +95,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
 
     app = Starlette(
         routes=[
-            Endpoint("GET", "/", page, gives=("text/html",)),
+            *page.routes(),
             Endpoint("GET", "/healthz", health, gives=(Health,)),
             Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
             Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
@@ -93,18 +108,16 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
-    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas)
+    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas, shape_of=_shape_of)
     return app
 
 
+def _shape_of(scope: MutableMapping[str, Any]) -> Shape | None:
+    """How errors of a request are told: as the API tells them that it asks; None for OpenAI's."""
+    return anthropic_errors.shape_of(scope) or ollama_errors.shape_of(scope)
+
+
 _HANDLED = (HttpError, IsthmusError, msgspec.DecodeError, ClientDisconnect)
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; "
-    "frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 async def _no_route(request: Request, _error: Exception) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 
 from isthmus import abi
@@ -28,6 +29,7 @@ from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, HostAddr, format_n
 
 MAX_CHAT_MESSAGES = 64 * KIB
 MAX_DETOKENIZE = MIB
+_EPOCH = datetime(1970, 1, 1)
 _SPAN_ALIGNMENT = 4096
 _TENSOR_ALIGNMENT = 32
 _EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
@@ -150,11 +152,13 @@ class ModelFunctions:
         wanted = flags_of(ChatFlag, flags)
         if n_messages > MAX_CHAT_MESSAGES:
             raise GuestFault(Errno.EINVAL)
+        now = _EPOCH + timedelta(microseconds=c.clock.now_ns // 1000)
 
         def render() -> int:
             text = opened.format_chat(
                 self._read_messages(messages_ptr, n_messages),
                 add_generation_prompt=ChatFlag.ADD_GENERATION_PROMPT in wanted,
+                now=now,
                 check=c.message.check_going_on,
             )
             return c.fill(text_ptr, text_cap, text.encode())

@@ -1,18 +1,14 @@
 /*
  * complete: continues a list of tokens, one request after another; for servers.
  *
- * A message is a line of `key=value` words, the prompt's ids after it, as 32-bit numbers, and the
- * source of a grammar where there is one:
- *
- *   max_tokens=64 temperature=0.7 top_k=0 top_p=1 min_p=0 repeat_penalty=1 seed=7 logprobs=5
- *   grammar=1 grammar_nbytes=17 ignore_eos=0 bias=ID:NUMBER,ID:NUMBER\n
- *   [ids][source]
+ * A message is a line of `word=value`, the prompt's token ids, and the source of a grammar if there
+ * is one. abi/complete.toml describes the words; words.h is generated from it.
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
  * ones as `ID:LOGPROB`. The last line is `end REASON CACHED`: stop (the model or the grammar ended
  * it) or length (max_tokens, the context or a limit), and how many tokens of the prompt were not
- * computed again. Only max_tokens has no default. Biases are added to the logits
- * of their tokens; with ignore_eos=1 a token that ends the text is one like all others.
+ * computed again. Biases are added to the logits of their tokens; with ignore_eos=1 a token that
+ * ends the text is one like all others.
  *
  * The session keeps the tokens that a prompt has in common with the one before, as far as every bit
  * of the answer stays the same whatever was there before. How a prompt is cut into chunks changes
@@ -21,24 +17,40 @@
  * to SMALL tokens, it says with fine=N that the first N tokens are to be prefilled in those: they
  * are kept token by token. Beyond that small chunks would be slower.
  *
- * With grammar=KIND, a grammar_kind of the ABI, the answer follows the grammar.
+ * With grammar=KIND, a grammar_kind of the ABI, the answer follows the grammar. With thinking=N a
+ * thought of N tokens is closed: the answer gets the tokens `close`, and goes on from there.
+ *
  * Options: model, n_ctx, fine=0, a multiple of BLOCK.
  */
 #include "agent.h"
+#include "words.h"
 
 #define BLOCK 128
 #define SMALL 63
 #define MOST_LOGPROBS 20
+#define MOST_IDS 32 /* in each list of tokens about thoughts */
 
 static agent_session_t session;
 static uint32_t n_prefilled; /* tokens at the beginning of the session that may be kept */
-static char *bias_text;      /* of the last request that had any */
 static uint32_t n_fine;      /* tokens at the beginning of a prompt, prefilled in small chunks */
 
 typedef struct {
+    int32_t ids[MOST_IDS];
+    uint32_t n;
+} ids_t;
+
+/* Whether the answer is inside a thought, and what is to be done about it. */
+typedef struct {
+    ids_t opens, closes, close;
+    int64_t most, n; /* tokens that a thought may have, or -1; tokens that it has */
+    int32_t is_open;
+    uint32_t n_closing; /* tokens of `close` that are still to come */
+} thought_t;
+
+typedef struct {
+    complete_words_t words;
     isthmus_sampler_t sampler;
-    int64_t max_tokens, logprobs, grammar, grammar_nbytes, ignore_eos;
-    const char *bias; /* ID:NUMBER,ID:NUMBER, or NULL */
+    thought_t thought;
     const int32_t *ids;
     uint32_t n_ids;
     const char *source; /* of the grammar */
@@ -46,106 +58,87 @@ typedef struct {
 
 /* ---------------------------------------------------------------------------------- request */
 
-static int32_t set_number(const char *word, uint32_t nbytes, const char *key, double low,
-                          double high, float *value)
+/* Reads one `word=value` into its place. Returns 0, or -ISTHMUS_EINVAL. */
+static int32_t read_word(const char *text, uint32_t nbytes, complete_words_t *words)
 {
-    uint32_t n = (uint32_t)strlen(key);
-    double number;
-    if (nbytes <= n || memcmp(word, key, n) != 0)
+    uint32_t n_name = (uint32_t)strcspn(text, "="), n_value = nbytes - n_name - 1;
+    if (n_name >= nbytes)
+        return -ISTHMUS_EINVAL;
+    const char *value = text + n_name + 1;
+    for (uint32_t i = 0; i < sizeof COMPLETE_WORDS / sizeof *COMPLETE_WORDS; i++) {
+        const word_t *word = COMPLETE_WORDS + i;
+        void *place = (char *)words + word->offset;
+        if (strlen(word->name) != n_name || memcmp(word->name, text, n_name) != 0)
+            continue;
+        if (word->kind == WORD_INT)
+            return agent_parse_int(value, n_value, word->low, word->high, place);
+        if (word->kind == WORD_FLOAT)
+            return agent_parse_float(value, n_value, word->least, word->most, place);
+        *(const char **)place = value;
         return 0;
-    AGENT_TRY(agent_parse_float(word + n, nbytes - n, low, high, &number));
-    *value = (float)number;
-    return 1;
+    }
+    return -ISTHMUS_EINVAL;
 }
 
-static int32_t set_integer(const char *word, uint32_t nbytes, const char *key, int64_t low,
-                           int64_t high, int64_t *value)
+/* Reads ids, separated by commas, until a space. No text gives none. */
+static int32_t read_ids(const char *text, ids_t *ids)
 {
-    uint32_t n = (uint32_t)strlen(key);
-    if (nbytes <= n || memcmp(word, key, n) != 0)
-        return 0;
-    AGENT_TRY(agent_parse_int(word + n, nbytes - n, low, high, value));
-    return 1;
-}
-
-/* Copies the biases: the ids are moved to where they were. */
-static int32_t keep_bias(const char *text, uint32_t nbytes)
-{
-    free(bias_text);
-    if (!(bias_text = malloc(nbytes + 1)))
-        return -ISTHMUS_ENOMEM;
-    memcpy(bias_text, text, nbytes);
-    bias_text[nbytes] = '\0';
+    while (text && *text > ' ') {
+        int64_t token;
+        uint32_t nbytes = (uint32_t)strcspn(text, ", ");
+        if (ids->n == MOST_IDS)
+            return -ISTHMUS_EINVAL;
+        AGENT_TRY(agent_parse_int(text, nbytes, 0, session.n_vocab - 1, &token));
+        ids->ids[ids->n++] = (int32_t)token;
+        text += nbytes + (text[nbytes] == ',');
+    }
     return 0;
 }
 
-/* Reads one `key=value`. Returns 1, or a negative errno. */
-static int32_t read_word(const char *word, uint32_t nbytes, request_t *request)
+static int32_t read_thought(const complete_words_t *words, thought_t *thought)
 {
-    isthmus_sampler_t *sampler = &request->sampler;
-    int64_t top_k = sampler->top_k, last_n = sampler->repeat_last_n, seed = 0;
-    int32_t found;
-    AGENT_SET(found, set_integer(word, nbytes, "seed=", INT64_MIN, INT64_MAX, &seed));
-    if (found)
-        sampler->rng_state = (uint64_t)seed;
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "top_k=", 0, INT32_MAX, &top_k));
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "repeat_last_n=", 0, INT32_MAX, &last_n));
-    sampler->top_k = (uint32_t)top_k;
-    sampler->repeat_last_n = (uint32_t)last_n;
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "max_tokens=", 0, INT32_MAX,
-                                     &request->max_tokens));
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "logprobs=", 0, MOST_LOGPROBS,
-                                     &request->logprobs));
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "grammar=", 0, INT32_MAX, &request->grammar));
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "grammar_nbytes=", 0, INT32_MAX,
-                                     &request->grammar_nbytes));
-    if (!found)
-        AGENT_SET(found, set_integer(word, nbytes, "ignore_eos=", 0, 1, &request->ignore_eos));
-    if (!found && nbytes > 5 && memcmp(word, "bias=", 5) == 0) {
-        AGENT_TRY(keep_bias(word + 5, nbytes - 5));
-        request->bias = bias_text;
-        found = 1;
-    }
-    if (!found)
-        AGENT_SET(found, set_number(word, nbytes, "temperature=", 0, 100, &sampler->temperature));
-    if (!found)
-        AGENT_SET(found, set_number(word, nbytes, "top_p=", 0, 1, &sampler->top_p));
-    if (!found)
-        AGENT_SET(found, set_number(word, nbytes, "min_p=", 0, 1, &sampler->min_p));
-    if (!found)
-        AGENT_SET(found, set_number(word, nbytes, "repeat_penalty=", 0.01, 100,
-                                    &sampler->repeat_penalty));
-    return found ? found : -ISTHMUS_EINVAL;
+    AGENT_TRY(read_ids(words->opens, &thought->opens));
+    AGENT_TRY(read_ids(words->closes, &thought->closes));
+    AGENT_TRY(read_ids(words->close, &thought->close));
+    thought->most = thought->close.n ? words->thinking : -1;
+    thought->is_open = (int32_t)words->in_thought;
+    return 0;
 }
 
-/* Reads the message; the ids stay where they are, moved to where an int32_t may lie. */
+static isthmus_sampler_t sampler_of(const complete_words_t *words)
+{
+    return (isthmus_sampler_t){
+        .temperature = (float)words->temperature,
+        .top_k = (uint32_t)words->top_k,
+        .top_p = (float)words->top_p,
+        .min_p = (float)words->min_p,
+        .repeat_penalty = (float)words->repeat_penalty,
+        .repeat_last_n = (uint32_t)words->repeat_last_n,
+        .rng_state = (uint64_t)words->seed,
+    };
+}
+
+/* Reads the message, which stays where it is. */
 static int32_t read_request(char *message, uint32_t nbytes, request_t *request)
 {
     char *end = memchr(message, '\n', nbytes);
     const char *cursor = message, *word;
-    uint32_t word_nbytes;
-    if (!end)
+    uint32_t word_nbytes, head;
+    if (!end || (head = (uint32_t)(end + 1 - message)) % sizeof *request->ids != 0)
         return -ISTHMUS_EINVAL;
     *end = '\0';
-    *request = (request_t){.sampler = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64},
-                           .logprobs = -1};
-    AGENT_TRY(isthmus_random(&request->sampler.rng_state, sizeof request->sampler.rng_state));
+    *request = (request_t){.words = COMPLETE_DEFAULTS};
     while ((word_nbytes = agent_word(&cursor, &word)) > 0)
-        AGENT_TRY(read_word(word, word_nbytes, request));
-    uint32_t head = (uint32_t)(end + 1 - message);
-    memmove(message, message + head, nbytes - head);
-    if (request->grammar_nbytes > nbytes - head)
+        AGENT_TRY(read_word(word, word_nbytes, &request->words));
+    AGENT_TRY(read_thought(&request->words, &request->thought));
+    request->sampler = sampler_of(&request->words);
+    uint32_t source_nbytes = (uint32_t)request->words.grammar_nbytes;
+    if (source_nbytes > nbytes - head)
         return -ISTHMUS_EINVAL;
-    uint32_t ids_nbytes = nbytes - head - (uint32_t)request->grammar_nbytes;
-    request->ids = (const int32_t *)(const void *)message;
+    uint32_t ids_nbytes = nbytes - head - source_nbytes;
+    request->ids = (const int32_t *)(const void *)(message + head);
     request->n_ids = ids_nbytes / (uint32_t)sizeof *request->ids;
-    request->source = message + ids_nbytes;
+    request->source = message + head + ids_nbytes;
     return request->n_ids == 0 || ids_nbytes % sizeof *request->ids ? -ISTHMUS_EINVAL : 0;
 }
 
@@ -245,10 +238,10 @@ static int32_t write_line(const request_t *request, const float *logits, int32_t
 {
     agent_candidate_t top[MOST_LOGPROBS];
     agent_text_append_int(line, token);
-    if (request->logprobs >= 0) {
+    if (request->words.logprobs >= 0) {
         double all = log_sum(logits);
-        uint32_t n = request->logprobs
-            ? agent_top_k(logits, session.n_vocab, top, (uint32_t)request->logprobs)
+        uint32_t n = request->words.logprobs
+            ? agent_top_k(logits, session.n_vocab, top, (uint32_t)request->words.logprobs)
             : 0;
         agent_text_append_string(line, " ");
         agent_text_append_float(line, logits[token] - all);
@@ -262,28 +255,79 @@ static int32_t write_line(const request_t *request, const float *logits, int32_t
     return agent_text_append_string(line, "\n");
 }
 
+/* Whether a token, after those that the session has, completes the list. */
+static int32_t completes(const ids_t *ids, int32_t token)
+{
+    uint32_t before = ids->n - 1;
+    return ids->n > 0 && ids->ids[before] == token && session.n_tokens >= before
+        && memcmp(session.tokens + session.n_tokens - before, ids->ids,
+                  before * sizeof *ids->ids) == 0;
+}
+
+/* Notes a token of the answer, before the session has it. */
+static void think(thought_t *thought, int32_t token)
+{
+    if (thought->is_open && completes(&thought->closes, token)) {
+        thought->is_open = 0;
+    } else if (!thought->is_open && completes(&thought->opens, token)) {
+        thought->is_open = 1;
+        thought->n = 0;
+    } else if (thought->is_open) {
+        thought->n++;
+    }
+}
+
+/* Whether the next token is one that closes a thought; then it is in `*token`. */
+static int32_t closing(thought_t *thought, int32_t *token)
+{
+    if (!thought->n_closing) {
+        if (!thought->is_open || thought->most < 0 || thought->n < thought->most)
+            return 0;
+        thought->n_closing = thought->close.n;
+        thought->is_open = 0;
+    }
+    *token = thought->close.ids[thought->close.n - thought->n_closing--];
+    return 1;
+}
+
+/* Chooses the next token. Returns 1, or 0 if the answer ends here. */
+static int32_t choose(request_t *request, int32_t grammar, float *logits, int32_t *token)
+{
+    int32_t more, flags;
+    if (closing(&request->thought, token)) {
+        AGENT_TRY(agent_grammar_accept(grammar, *token));
+        return 1;
+    }
+    AGENT_TRY(apply_bias(logits, request->words.bias));
+    AGENT_SET(more, agent_grammar_mask(grammar, &session));
+    if (!more)
+        return 0;
+    AGENT_SET(*token, agent_session_sample(&session, &request->sampler));
+    AGENT_SET(flags, isthmus_token_flags(session.model, *token));
+    if (flags & ISTHMUS_TOKEN_EOG && !request->words.ignore_eos)
+        return 0;
+    AGENT_TRY(agent_grammar_accept(grammar, *token));
+    think(&request->thought, *token);
+    return 1;
+}
+
 /* Emits tokens until there is a reason to end, which it returns in `*reason`. */
 static int32_t generate(request_t *request, int32_t grammar, const char **reason)
 {
-    int32_t token, flags, more, status;
-    for (int64_t i = 0; i < request->max_tokens && session.n_tokens < session.n_ctx; i++) {
+    int32_t token, more, status;
+    int64_t most = request->words.max_tokens;
+    for (int64_t i = 0; i < most && session.n_tokens < session.n_ctx; i++) {
         AGENT_TEXT_FREED agent_text_t line = {0};
         float *logits;
         AGENT_TRY(agent_logits(&session, &logits));
-        AGENT_TRY(apply_bias(logits, request->bias));
-        AGENT_SET(more, agent_grammar_mask(grammar, &session));
         *reason = "stop";
+        AGENT_SET(more, choose(request, grammar, logits, &token));
         if (!more)
             return 0;
-        AGENT_SET(token, agent_session_sample(&session, &request->sampler));
-        AGENT_SET(flags, isthmus_token_flags(session.model, token));
-        if (flags & ISTHMUS_TOKEN_EOG && !request->ignore_eos)
-            return 0;
-        AGENT_TRY(agent_grammar_accept(grammar, token));
         AGENT_TRY(write_line(request, logits, token, &line));
         *reason = "length";
         status = agent_emit(line.bytes);
-        if (status == 0 && i + 1 < request->max_tokens)
+        if (status == 0 && i + 1 < most)
             status = agent_decode(&session, token);
         if (status == -ISTHMUS_ECANCELED || status == -ISTHMUS_ELIMIT)
             return 0;
@@ -299,10 +343,10 @@ static int32_t answer(request_t *request)
     int32_t n_cached;
     AGENT_TEXT_FREED agent_text_t line = {0};
     AGENT_GRAMMAR_CLOSED int32_t grammar = 0;
-    if (request->grammar)
-        AGENT_SET(grammar, isthmus_grammar_open(session.model, (uint32_t)request->grammar,
+    if (request->words.grammar)
+        AGENT_SET(grammar, isthmus_grammar_open(session.model, (uint32_t)request->words.grammar,
                                                 request->source,
-                                                (uint32_t)request->grammar_nbytes));
+                                                (uint32_t)request->words.grammar_nbytes));
     AGENT_SET(n_cached, prefill_prompt(request));
     AGENT_TRY(generate(request, grammar, &reason));
     agent_text_append_string(&line, "end ");

@@ -1,0 +1,97 @@
+"""The chat templates of a file: one, or several of which tools decide.
+
+1. `tokenizer.chat_template`: the usual template, also called `default`
+2. `tokenizer.chat_template.NAME`: others by their names; `tool_use` is for conversations with tools
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from isthmus.errors import TemplateError
+from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.gguf import GgufFile
+from isthmus.model.template_traits import Traits
+from isthmus.model.tokenizer import Tokenizer
+
+_KEY = "tokenizer.chat_template"
+_TOKENS = {
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "sep_token": "tokenizer.ggml.seperator_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "mask_token": "tokenizer.ggml.mask_token_id",
+}
+"""Special tokens beside bos and eos that templates can name, and where files have their ids."""
+
+
+@dataclass(frozen=True)
+class TemplateSet:
+    """Templates with what they do, by name: `default`, `tool_use`, or one of both.
+
+    A template that does not compile is its error, which is raised when it is chosen.
+    """
+
+    templates: Mapping[str, Traits | TemplateError]
+    others: tuple[str, ...] = ()
+    """Names of templates that nothing chooses."""
+
+    @classmethod
+    def of(cls, file: GgufFile, tokenizer: Tokenizer) -> TemplateSet | None:
+        """A file's templates; None if it has none."""
+        sources = dict(_sources(file))
+        if not sources:
+            return None
+        tokens = _tokens(file, tokenizer)
+        chosen = {name: sources.pop(name) for name in ("default", "tool_use") if name in sources}
+        made: dict[str, Traits | TemplateError] = {
+            name: _compiled(source, tokens) for name, source in chosen.items()
+        }
+        return cls(made, tuple(sources))
+
+    def chosen(self, *, with_tools: bool) -> Traits:
+        """The template for a conversation; TemplateError for none, or one that is not usable."""
+        found = self.templates.get("default")
+        if with_tools:
+            found = self.templates.get("tool_use", found)
+        if found is None:
+            names = ", ".join(repr(it[:40]) for it in (*self.templates, *self.others)[:8])
+            raise TemplateError(f"the model has chat templates {names}, and none called 'default'")
+        if isinstance(found, TemplateError):
+            raise found
+        return found
+
+
+def _sources(file: GgufFile) -> dict[str, str]:
+    found = {}
+    for key, value in file.metadata.items():
+        if key.startswith(f"{_KEY}.") and isinstance(value, str) and value:
+            found[key.removeprefix(f"{_KEY}.")] = value
+    usual = file.metadata.get(_KEY)
+    return found | ({"default": usual} if usual and isinstance(usual, str) else {})
+
+
+def _compiled(source: str, tokens: Mapping[str, str]) -> Traits | TemplateError:
+    special = {name: text for name, text in tokens.items() if name not in ("bos", "eos")}
+    try:
+        return Traits(ChatTemplate(source, bos=tokens["bos"], eos=tokens["eos"], special=special))
+    except TemplateError as error:
+        return error
+
+
+def _tokens(file: GgufFile, tokenizer: Tokenizer) -> dict[str, str]:
+    text = _texts_of(tokenizer)
+    found = {"bos": text(tokenizer.bos), "eos": text(tokenizer.eos)}
+    for name, key in _TOKENS.items():
+        token = file.metadata.get(key)
+        if isinstance(token, int) and 0 <= token < tokenizer.n_tokens:
+            found[name] = text(token)
+    return found
+
+
+def _texts_of(tokenizer: Tokenizer) -> Callable[[int], str]:
+    def text(token: int) -> str:
+        found = b"" if token < 0 else tokenizer.decode([token], render_special=True)
+        return found.decode(errors="replace")
+
+    return text

@@ -1,0 +1,1 @@
+"""Durable agents: made, asked, forked, looked at, moved as files."""

@@ -1,0 +1,138 @@
+"""What the routes of agents answer, as types, and how they are made; see `openai/replies.py`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+import msgspec
+
+from isthmus.server.storage.record import Origin, Record, Turn
+
+
+class AgentSummary(TypedDict):
+    """An agent without its turns."""
+
+    object: Literal["agent"]
+    id: str
+    name: str
+    guest: str
+    models: dict[str, str]
+    args: dict[str, str]
+    limits: dict[str, Any]
+    seed: int
+    created: float
+    owner: str | None
+    origin: Origin | None
+    position: int
+
+
+class Agent(AgentSummary):
+    """An agent and its turns."""
+
+    turns: list[Turn]
+
+
+class AgentList(TypedDict):
+    """All agents, newest first."""
+
+    object: Literal["list"]
+    data: list[AgentSummary]
+
+
+class Deleted(TypedDict):
+    """Which agent is no more."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class AgentUsage(TypedDict):
+    """Tokens of a message and its answer."""
+
+    total_tokens: int
+
+
+class Told(TypedDict):
+    """A message that is done."""
+
+    agent: str
+    position: int
+    output: str
+    usage: AgentUsage
+    seconds: float
+    checkpoint_nbytes: int
+
+
+class SessionMap(TypedDict):
+    """Where a session lies: offsets and lengths in bytes."""
+
+    begin: int
+    logits: tuple[int, int]
+    kv: tuple[int, int]
+    n_tokens: int
+    n_ctx: int
+
+
+class MemoryMap(TypedDict):
+    """What lies where in an agent's memory. Ranges are (first chunk, how many)."""
+
+    id: str
+    position: int
+    nbytes: int
+    chunk_nbytes: int
+    used: list[tuple[int, int]]
+    changed: list[tuple[int, int]]
+    shared: list[tuple[int, int]]
+    stack: tuple[int, int] | None
+    """(begin, nbytes), as `data`; null where the module does not tell."""
+    data: tuple[int, int] | None
+    sessions: list[SessionMap]
+
+
+class GuestCard(TypedDict):
+    """A guest that agents can be made from."""
+
+    id: str
+    kind: str
+
+
+class GuestList(TypedDict):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[GuestCard]
+
+
+def told(record: Record, turn: Turn) -> Told:
+    """A message that is done, as callers are told."""
+    return {
+        "agent": record.id,
+        "position": turn.position,
+        "output": turn.output,
+        "usage": {"total_tokens": turn.n_tokens},
+        "seconds": turn.seconds,
+        "checkpoint_nbytes": turn.nbytes_written,
+    }
+
+
+def summary(record: Record) -> AgentSummary:
+    """An agent without its turns, as callers are told."""
+    return {
+        "object": "agent",
+        "id": record.id,
+        "name": record.name,
+        "guest": record.guest,
+        "models": record.models,
+        "args": record.args,
+        "limits": record.limits,
+        "seed": record.seed,
+        "created": record.created,
+        "owner": record.owner,
+        "origin": msgspec.to_builtins(record.origin),
+        "position": record.position,
+    }
+
+
+def whole(record: Record, turns: list[Turn]) -> Agent:
+    """An agent and its turns, as callers are told."""
+    return {**summary(record), "turns": turns}

@@ -1,0 +1,381 @@
+"""`/v1/agents`: sandboxed agents that are durable, forkable and looked at.
+
+An agent's state is its id: a client sends only what is new, and may say by `previous` which
+position it believes the agent to be at, so that nothing happens twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from isthmus.actor.usage import Usage
+from isthmus.config import Limits
+from isthmus.errors import SettingsError
+from isthmus.server.agents.held import Held
+from isthmus.server.agents.memory_map import map_memory
+from isthmus.server.agents.replies import (
+    Agent,
+    AgentList,
+    Deleted,
+    GuestCard,
+    GuestList,
+    MemoryMap,
+    Told,
+    summary,
+    told,
+    whole,
+)
+from isthmus.server.agents.shelf import Shelf
+from isthmus.server.generation.answering import Answer
+from isthmus.server.http.endpoint import BINARY, Endpoint, read_json, read_query
+from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.events import EVENTS, event, respond, unless_left
+from isthmus.server.http.fair import Room
+from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.record import Record, Turn
+from isthmus.snapshot.report import Difference, Inspection, diff, inspect
+from isthmus.units import MOST_NBYTES_32
+
+_Position = Annotated[int, Meta(ge=0, le=2**53)]
+Name = Meta(max_length=200)
+
+
+class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What makes an agent."""
+
+    name: Annotated[str, Name] = ""
+    guest: str = "chat"
+    model: str | None = None
+    """For guests that ask for one, named default."""
+    models: dict[str, str] = {}
+    """For guests that ask for several: the server's by the guest's names."""
+    args: dict[str, str] = {}
+    limits: dict[str, float | int | str | None] = {}
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+
+
+class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an agent is told."""
+
+    input: str
+    previous: _Position | None = None
+    """The position that the agent must be at; 409 otherwise."""
+    stream: bool = False
+
+
+class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What makes a fork."""
+
+    name: Annotated[str, Name] = ""
+    position: _Position | None = None
+    """By default where the agent is now."""
+
+
+class Which(Struct, kw_only=True):
+    """Which snapshot of an agent: the last, or that of a position."""
+
+    at: _Position | None = None
+
+
+class WhichTwo(Which, kw_only=True):
+    """Which two snapshots: of the agent, or of it and another."""
+
+    other: str | None = None
+    other_at: _Position | None = None
+
+
+_JSON = "application/json"
+_new_agent = msgspec.json.Decoder(NewAgent)
+_new_message = msgspec.json.Decoder(NewMessage)
+_new_fork = msgspec.json.Decoder(NewFork)
+
+
+class Agents:
+    """The routes, over a shelf."""
+
+    def __init__(self, shelf: Shelf, settings: ServerSettings) -> None:
+        self._shelf = shelf
+        self._settings = settings
+        self._room = Room(settings.live, settings.waiting)
+        """For messages that are handled: stateless requests wait for none of them."""
+
+    def routes(self) -> list[Endpoint]:
+        """For Starlette."""
+        one = "/v1/agents/{id}"
+        return [
+            Endpoint("GET", "/v1/agents", self.list_all, gives=(AgentList,)),
+            Endpoint("POST", "/v1/agents", self.create, takes=NewAgent, gives=(Agent,), status=201),
+            Endpoint("GET", one, self.get, gives=(Agent,)),
+            Endpoint("DELETE", one, self.delete, gives=(Deleted,)),
+            Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
+            Endpoint("POST", f"{one}/fork", self.fork, takes=NewFork, gives=(Agent,), status=201),
+            Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
+            Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
+            Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
+            Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
+            Endpoint(
+                "POST", "/v1/guests", self.bring, takes=BINARY, gives=(GuestCard,), status=201
+            ),
+            Endpoint("DELETE", "/v1/guests/{id}", self.remove, gives=(Deleted,)),
+        ]
+
+    # ------------------------------------------------------------------ agents
+
+    async def list_all(self, _request: Request) -> Response:
+        """All agents, newest first."""
+        records = list(self._shelf.visible().values())
+
+        def tell() -> bytes:
+            newest = sorted(records, key=lambda it: -it.created)
+            listed: AgentList = {"object": "list", "data": [summary(it) for it in newest]}
+            return msgspec.json.encode(listed)
+
+        return Response(await self._shelf.in_thread(tell), media_type=_JSON)
+
+    async def create(self, request: Request) -> Response:
+        """A new agent."""
+        asked = await read_json(request, _new_agent, b"{}")
+        models = dict(asked.models)
+        model = asked.model or (None if models else next(iter(self._shelf.models), None))
+        if model is not None:
+            models.setdefault("default", model)
+        for name in models.values():
+            if name not in self._shelf.models:
+                known = ", ".join(self._shelf.models)
+                raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
+        limits = {"output_nbytes": self._settings.output_nbytes, **asked.limits}
+        _require_limits(limits, self._settings.output_nbytes)
+        trained = [self._shelf.models[name].hparams.n_ctx_train for name in models.values()]
+        args = {"n_ctx": str(min([self._settings.n_ctx, *trained])), **asked.args}
+        record = await self._shelf.create(asked.name, asked.guest, models, args, limits, asked.seed)
+        return JSONResponse(whole(record, []), 201)
+
+    async def get(self, request: Request) -> Response:
+        """An agent and its turns."""
+        return await self._tell_all(self._record(request), 200)
+
+    async def _tell_all(self, record: Record, status: int) -> Response:
+        """An agent and its turns: some MiB of JSON, which are made beside the event loop."""
+        turns = await self._shelf.turns(record)
+        text = await self._shelf.in_thread(lambda: msgspec.json.encode(whole(record, turns)))
+        return Response(text, status, media_type=_JSON)
+
+    async def delete(self, request: Request) -> Response:
+        """Removes an agent and its snapshots."""
+        record = self._own(request)
+        await self._shelf.delete(record.id)
+        deleted: Deleted = {"id": record.id, "deleted": True}
+        return JSONResponse(deleted)
+
+    async def fork(self, request: Request) -> Response:
+        """A new agent that is what this one is, or was."""
+        asked = await read_json(request, _new_fork, b"{}")
+        record = self._own(request)
+        name = asked.name or f"{record.name or record.id}, forked"
+        position = record.position if asked.position is None else asked.position
+        async with self._shelf.holding(self._who_was_at(record, position).id) as held:
+            _require_position(held.record, position)
+            made = await self._shelf.fork(held.record, position, name)
+        return await self._tell_all(made, 201)
+
+    def _who_was_at(self, record: Record, position: int) -> Record:
+        """The agent itself, or of those that it was forked from the one that was there."""
+        while record.origin is not None and position < record.origin.position:
+            if record.origin.id not in self._shelf.visible():
+                break
+            record = self._shelf.record(record.origin.id)
+        return record
+
+    # ------------------------------------------------------------------ messages
+
+    async def send(self, request: Request) -> Response:
+        """Has the agent answer; the answer is told as done once it is on the disk."""
+        asked = await read_json(request, _new_message)
+        record = self._own(request)
+        if asked.stream:
+            return await respond(request, self._stream(record.id, asked))
+        return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
+
+    async def _tell(self, id_: str, asked: NewMessage) -> Told:
+        async with self._answering(id_, asked) as (held, items):
+            async for item in items:
+                if isinstance(item, Turn):
+                    return told(held.record, item)
+        raise AssertionError("an answer without an end")
+
+    async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
+        async with self._answering(id_, asked) as (held, items):
+            async for item in items:
+                if isinstance(item, Turn):
+                    yield event(told(held.record, item), "done")
+                else:
+                    yield event({"text": item}, "delta")
+
+    @asynccontextmanager
+    async def _answering(
+        self, id_: str, asked: NewMessage
+    ) -> AsyncIterator[tuple[Held, AsyncGenerator[str | Turn]]]:
+        """The agent, held, and its answer, once there is a place for one more message."""
+        async with (
+            self._shelf.holding(id_) as held,
+            self._room.place(current().owner),
+            aclosing(self._answer(held, asked)) as items,
+        ):
+            yield held, items
+
+    async def _answer(self, held: Held, asked: NewMessage) -> AsyncGenerator[str | Turn]:
+        """The pieces of the answer, and the turn once it is done. What fails leaves no trace."""
+        if asked.previous is not None and asked.previous != held.record.position:
+            raise HttpError(
+                409,
+                f"the agent is at {held.record.position}, not at {asked.previous}",
+                code="position",
+                param="previous",
+            )
+        done = False
+        try:
+            actor = await held.actor()
+            before = actor.usage
+            allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
+            answer = Answer(actor, asked.input, min(it for it in allowed_s if it is not None))
+            try:
+                async for piece in answer:
+                    yield piece
+                reply = answer.reply
+            finally:
+                await answer.close()
+                _count(before, actor.usage)
+            turn = Turn(
+                position=held.record.position + 1,
+                at=time.time(),
+                input=asked.input,
+                output=reply.text,
+                n_tokens=reply.n_tokens,
+                seconds=reply.seconds,
+                nbytes_written=0,
+            )
+            turn = await held.commit(actor, turn)
+            done = True
+            yield turn
+        finally:
+            if not done:
+                await held.discard()
+
+    # ------------------------------------------------------------------ looking
+
+    async def inspect(self, request: Request) -> Response:
+        """What a snapshot holds."""
+        record, position = self.find(request, read_query(request, Which).at)
+        shelf = self._shelf
+        found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
+        return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
+
+    async def diff(self, request: Request) -> Response:
+        """How two agents, or two positions of one, differ."""
+        record = self._record(request)
+        asked = read_query(request, WhichTwo)
+        other = self._shelf.record(asked.other or record.id)
+        at, other_at = _position(record, asked.at), _position(other, asked.other_at)
+        shelf = self._shelf
+        found = await shelf.in_thread(
+            lambda: diff(shelf.snapshot(record, at), shelf.snapshot(other, other_at))
+        )
+        return JSONResponse(
+            {**msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str), "same": found.same}
+        )
+
+    async def memory(self, request: Request) -> Response:
+        """A map of the linear memory: what lies where, what changed last, what forks share."""
+        record, position = self.find(request, read_query(request, Which).at)
+        return JSONResponse(
+            await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
+        )
+
+    # ------------------------------------------------------------------ guests
+
+    async def guests(self, _request: Request) -> Response:
+        """The guests that agents can be made from."""
+        found = self._shelf.guests()
+        data: list[GuestCard] = [{"id": name, "kind": kind} for name, kind in found.items()]
+        listed: GuestList = {"object": "list", "data": data}
+        return JSONResponse(listed)
+
+    async def bring(self, request: Request) -> Response:
+        """A WebAssembly module as the body: kept by its hash."""
+        wasm = await request.body()
+        digest = await self._shelf.made(lambda: self._shelf.add_guest(wasm))
+        card: GuestCard = {"id": digest, "kind": "brought"}
+        return JSONResponse(card, 201)
+
+    async def remove(self, request: Request) -> Response:
+        """Removes a guest that was brought, unless agents use it."""
+        digest = request.path_params["id"]
+        await self._shelf.in_thread(lambda: self._shelf.remove_guest(digest))
+        deleted: Deleted = {"id": digest, "deleted": True}
+        return JSONResponse(deleted)
+
+    def find(self, request: Request, position: int | None) -> tuple[Record, int]:
+        """The agent of the path, and which of its positions is meant. SnapshotNotFound,
+        SettingsError."""
+        record = self._record(request)
+        return record, _position(record, position)
+
+    def _own(self, request: Request) -> Record:
+        """The agent of the path, to be changed. HttpError 409 for one that responses are."""
+        record = self._record(request)
+        if record.kind != "agent":
+            said = f"agent {record.id} is a {record.kind}: use the routes of those"
+            raise HttpError(409, said, code="not_an_agent")
+        return record
+
+    def _record(self, request: Request) -> Record:
+        record = self._shelf.record(request.path_params["id"])
+        current().agent = record.id
+        return record
+
+
+def _require_limits(asked: dict[str, Any], most: int) -> None:
+    """SettingsError where they are none, or would let an answer fill the server's memory."""
+    try:
+        limits = Limits(**asked)
+    except TypeError as error:
+        raise SettingsError(f"limits: {error}") from None
+    if limits.output_nbytes is None or limits.output_nbytes > most:
+        raise SettingsError(f"output_nbytes is {limits.output_nbytes}: give {most} or less")
+    if limits.weight > 1 and current().key is not None:
+        raise SettingsError(f"weight is {limits.weight}: agents of a key have 1 at most")
+    if limits.memory_nbytes > MOST_NBYTES_32:
+        raise SettingsError(
+            f"memory_nbytes is {limits.memory_nbytes}: give {MOST_NBYTES_32} or less; agents of a "
+            "server have 4 GiB at most"
+        )
+
+
+def _position(record: Record, asked: int | None) -> int:
+    if asked is None:
+        return record.position
+    _require_position(record, asked)
+    return asked
+
+
+def _require_position(record: Record, position: int) -> None:
+    first = record.origin.position if record.origin is not None else 0
+    if not first <= position <= record.position:
+        raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
+
+
+def _count(before: Usage, after: Usage) -> None:
+    """Notes the tokens that a message has cost, whatever became of it."""
+    entry = current()
+    entry.tokens_in += after.tokens_in - before.tokens_in
+    entry.tokens_out += after.tokens_out - before.tokens_out

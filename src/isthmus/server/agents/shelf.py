@@ -1,0 +1,397 @@
+"""Agents that outlive the server: a record and a snapshot of each message, where `Home` keeps them.
+
+A message is done when the record names its snapshot, and only then its caller hears so. Whatever
+ends before (an error, a caller who leaves, kill -9) has not happened: the agent's next message
+begins at the snapshot that the record names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from isthmus.actor import Actor
+from isthmus.actor.snapshot import limits_of
+from isthmus.config import Limits
+from isthmus.errors import (
+    GuestInvalid,
+    SettingsError,
+    SnapshotError,
+    SnapshotInvalid,
+    SnapshotNotFound,
+)
+from isthmus.model import Model
+from isthmus.runtime import Runtime, bundled_guests
+from isthmus.server.agents.guests import BroughtGuests, bundled_name
+from isthmus.server.agents.held import Held
+from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.fair import Threads
+from isthmus.server.http.key import Key
+from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.home import open_home
+from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
+from isthmus.snapshot import Snapshot
+
+_log = logging.getLogger("isthmus.server")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_AT_A_TIME = 32
+"""Threads that wait for the disk or the network. Requests without an agent need none of them."""
+_MADE_AT_A_TIME = 16
+"""Threads that wait for new agents to begin. A guest that somebody brought may hold each of them
+for `Capacity.initialize_s`; whatever else needs a thread has others."""
+_MOST_TO_MAKE = 256
+"""New agents that begin, or wait to; further ones are refused."""
+_T = TypeVar("_T")
+
+
+class Shelf:
+    """See the module. Used by one event loop."""
+
+    def __init__(
+        self, runtime: Runtime, models: dict[str, Model], settings: ServerSettings
+    ) -> None:
+        self.runtime = runtime
+        self.models = models
+        self._settings = settings
+        self._home = open_home(settings)
+        self.store = self._home.store
+        self.folder = self.store.folder.parent
+        """On the local disk, and nobody else's."""
+        self._threads = Threads(_AT_A_TIME, "isthmus-shelf")
+        self._makers = Threads(_MADE_AT_A_TIME, "isthmus-making", waiting=_MOST_TO_MAKE)
+        self._live: OrderedDict[str, Actor] = OrderedDict()
+        """Actors in memory, the one used last at the end."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._n_making: Counter[str] = Counter()
+        """Agents that are no records yet, by their owner."""
+        try:
+            self.records = {record.id: record for record in self._home.records()}
+        except BaseException:
+            self._home.close()
+            raise
+        self._guests_lock = threading.Lock()
+        self._brought = BroughtGuests(
+            self._home, self.folder / "guests.json", settings, lambda: list(self.records.values())
+        )
+
+    # ------------------------------------------------------------------ one agent
+
+    def record(self, id_: str) -> Record:
+        """What is known of an agent. SnapshotNotFound."""
+        found = self.records.get(id_)
+        if found is None or not self._may_see(found):
+            raise SnapshotNotFound(f"there is no agent {id_}")
+        return found
+
+    def visible(self) -> dict[str, Record]:
+        """The agents that exist for whoever asks, by id, without those that responses are."""
+        seen = {id_: it for id_, it in self.records.items() if it.kind == "agent"}
+        return {id_: it for id_, it in seen.items() if self._may_see(it)}
+
+    def is_held(self, id_: str) -> bool:
+        """Whether somebody uses an agent at this moment."""
+        lock = self._locks.get(id_)
+        return lock is not None and lock.locked()
+
+    def _may_see(self, record: Record) -> bool:
+        owner = current().owner
+        return self._settings.share_agents or owner is None or record.owner in (None, owner)
+
+    async def turns(self, record: Record) -> list[Turn]:
+        """An agent's turns until where the record is, as far as they are kept."""
+        return await self.in_thread(lambda: self._home.turns(record))
+
+    @contextlib.asynccontextmanager
+    async def holding(self, id_: str) -> AsyncIterator[Held]:
+        """An agent for one user alone; others wait. SnapshotNotFound."""
+        self.record(id_)
+        lock = self._locks.setdefault(id_, asyncio.Lock())
+        await lock.acquire()
+        held = None
+        try:
+            held = Held(self, self.record(id_))
+            yield held
+        finally:
+            if held is None:
+                lock.release()
+            else:
+                held.when_free(lock.release)
+
+    async def live(self, record: Record) -> Actor:
+        """The actor, brought back from its last snapshot if it is not in memory."""
+        actor = self._live.get(record.id)
+        if actor is None or actor.state == "closed":
+            actor = await self.in_thread(lambda: self._restore(record, record.position))
+            self._live[record.id] = actor
+        self._live.move_to_end(record.id)
+        await self._close_idle()
+        return actor
+
+    async def create(
+        self,
+        name: str,
+        guest: str,
+        models: dict[str, str],
+        args: dict[str, str],
+        limits: dict[str, Any],
+        seed: int | None,
+    ) -> Record:
+        """A new agent, saved before anybody hears of it."""
+        record = Record(
+            id=new_id(),
+            name=name,
+            guest=guest,
+            models=models,
+            args=args,
+            limits=limits,
+            seed=secrets.randbits(63) if seed is None else seed,
+            created=time.time(),
+        )
+        return await self._settle(record, lambda: self._spawn(record), self.made)
+
+    async def fork(self, source: Record, position: int, name: str) -> Record:
+        """An agent that is what another one was at a position."""
+        record = msgspec.structs.replace(
+            source,
+            id=new_id(),
+            name=name,
+            created=time.time(),
+            origin=Origin(id=source.id, position=position),
+            position=position,
+        )
+        turns = [turn for turn in await self.turns(source) if turn.position <= position]
+        make = partial(self._restore, source, position)
+        return await self._settle(record, make, self.in_thread, turns)
+
+    async def adopt(
+        self, name: str, snapshot: Snapshot, models: dict[str, str], require: str
+    ) -> Record:
+        """An agent that is what a snapshot from elsewhere holds. Its positions begin at 0.
+
+        SnapshotError where that cannot be restored as exactly as `require` says.
+        """
+        manifest = snapshot.manifest
+        limits = limits_of(manifest).stricter(Limits(output_nbytes=self._settings.output_nbytes))
+        record = Record(
+            id=new_id(),
+            name=name,
+            guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
+            models=models,
+            args=dict(_pair(it) for it in manifest.actor.args),
+            limits=asdict(limits),
+            seed=int(manifest.actor.seed),
+            created=time.time(),
+        )
+        if not -(2**63) <= record.seed < 2**64:
+            raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
+        given = self._given(record)
+        restore = partial(
+            self.runtime.restore,
+            snapshot.path,
+            models=given,
+            require=require,
+            limits=limits,
+            label=record.id,
+        )
+        return await self._settle(record, restore, self.made)
+
+    async def delete(self, id_: str) -> None:
+        """Removes an agent. What only its snapshots used goes later."""
+        async with self.holding(id_):
+            await self.forget(id_)
+            await self.in_thread(lambda: self._home.remove(self.record(id_)))
+            del self.records[id_]
+        self._locks.pop(id_, None)
+
+    async def forget(self, id_: str) -> None:
+        """Gives its memory back; it is on the disk."""
+        actor = self._live.pop(id_, None)
+        if actor is not None:
+            await self.in_thread(actor.close)
+
+    async def in_thread(self, what: Callable[[], _T]) -> _T:
+        """Does what waits for the disk or the network."""
+        return await self._threads.do(current().owner, what)
+
+    def bring(self, record: Record, position: int) -> None:
+        """Has one of an agent's snapshots in `store`, to be restored. SnapshotNotFound."""
+        self._home.bring(record, position)
+
+    def snapshot(self, record: Record, position: int) -> Snapshot:
+        """One of an agent's snapshots, to be looked at. SnapshotNotFound."""
+        self._home.bring(record, position, memory=False)
+        return self.store.open(name_of(record.id, position))
+
+    # ------------------------------------------------------------------ guests
+
+    def guests(self) -> dict[str, str]:
+        """Bundled guests by name, and those that were brought by hash."""
+        brought = dict.fromkeys(self._brought.names(current().owner), "brought")
+        return {**dict.fromkeys(bundled_guests(), "bundled"), **brought}
+
+    def add_guest(self, wasm: bytes) -> str:
+        """Keeps a guest that compiles; returns its hash. GuestInvalid."""
+        digest = self.runtime.load_guest(wasm).sha256
+        with self._guests_lock:
+            self._brought.add(wasm, digest, current().owner)
+        return digest
+
+    def remove_guest(self, digest: str) -> None:
+        """Removes a guest that was brought, for whoever asks. HttpError 404, 409."""
+        with self._guests_lock:
+            gone = self._brought.remove(digest, current().owner)
+        if gone:
+            self.runtime.forget_guest(digest)
+
+    def load_guest(self, name: str) -> Any:
+        """A compiled guest by name or hash. GuestInvalid."""
+        if name in bundled_guests():
+            return self.runtime.load_guest(name)
+        owner = current().owner
+        with self._guests_lock:
+            wasm = self._brought.get(name, owner) if _SHA256.fullmatch(name) else None
+        if wasm is None:
+            known = ", ".join(bundled_guests())
+            raise GuestInvalid(f"there is no guest {name!r}: give {known}, or bring one")
+        return self.runtime.load_guest(wasm)
+
+    # ------------------------------------------------------------------ the home
+
+    def write(self, record: Record, turns: Sequence[Turn]) -> None:
+        """The moment at which something has happened."""
+        self._home.commit(record, turns)
+        self.records[record.id] = record
+
+    def wait(self) -> None:
+        """Returns once all is removed that deleted agents have left."""
+        self._home.wait()
+
+    async def close(self) -> None:
+        """Gives all memory back; everything is kept already. Agents that begin are cut off."""
+        await self.in_thread(self.runtime.end_beginnings)
+        for id_ in list(self._live):
+            await self.forget(id_)
+        await asyncio.to_thread(self._makers.close)
+        await asyncio.to_thread(self._threads.close)  # nothing is under way then
+        await asyncio.to_thread(self._home.close)
+
+    # ------------------------------------------------------------------ actors
+
+    async def _settle(
+        self,
+        record: Record,
+        make: Callable[[], Actor],
+        run: Callable[[Callable[[], Actor]], Awaitable[Actor]],
+        turns: Sequence[Turn] = (),
+    ) -> Record:
+        """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
+        record = msgspec.structs.replace(record, owner=current().owner)
+        with self._making(current().key):
+            return await self.keep(record, await run(make), turns)
+
+    async def keep(self, record: Record, actor: Actor, turns: Sequence[Turn] = ()) -> Record:
+        """A new agent, which is what an actor is. That is closed if it cannot be saved."""
+        try:
+            await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
+            await self.in_thread(lambda: self.write(record, turns))
+        except BaseException:
+            await self.in_thread(actor.close)
+            raise
+        self._live[record.id] = actor
+        await self._close_idle()
+        return self.record(record.id)
+
+    async def start(self, record: Record, source: Record | None = None, position: int = 0) -> Actor:
+        """An actor for an agent that is not kept yet: what another agent was at a position, or a
+        fresh one, also if that one's snapshot cannot be used."""
+        if source is not None:
+            try:
+                return await self.in_thread(lambda: self._restore(source, position, record.id))
+            except SnapshotError as error:
+                _log.info("%s begins afresh: %s", record.id, error)
+        return await self.made(lambda: self._spawn(record))
+
+    async def renew(self, record: Record) -> Actor:
+        """A fresh actor in place of what an agent was; its holder saves it with the next turn."""
+        await self.forget(record.id)
+        actor = await self.made(lambda: self._spawn(record))
+        self._live[record.id] = actor
+        return actor
+
+    async def made(self, make: Callable[[], _T]) -> _T:
+        """Compiles a guest, or makes an actor whose guest may run meanwhile.
+
+        Overloaded if too many wait to begin.
+        """
+        return await self._makers.do(current().owner, make)
+
+    @contextlib.contextmanager
+    def _making(self, key: Key | None) -> Iterator[None]:
+        """HttpError 429 where a key's owner has, or is being made, as many agents as it may."""
+        if key is None or key.limits.agents is None:
+            yield
+            return
+        mine = [it for it in self.records.values() if it.owner == key.name]
+        n_owned = sum(record.kind == "agent" for record in mine)
+        if n_owned + self._n_making[key.name] >= key.limits.agents:
+            raise HttpError(
+                429,
+                f"this key allows {key.limits.agents} agents: delete one first",
+                code="too_many_agents",
+                kind="insufficient_quota",
+            )
+        self._n_making[key.name] += 1
+        try:
+            yield
+        finally:
+            self._n_making[key.name] -= 1
+
+    def _given(self, record: Record) -> dict[str, Model]:
+        missing = [name for name in record.models.values() if name not in self.models]
+        if missing:
+            raise SettingsError(
+                f"agent {record.id} needs the model {missing[0]}, which this server does not have"
+            )
+        return {name: self.models[model] for name, model in record.models.items()}
+
+    def _spawn(self, record: Record) -> Actor:
+        return self.runtime.spawn(
+            self.load_guest(record.guest),
+            models=self._given(record),
+            args=record.args,
+            limits=Limits(**record.limits),
+            seed=record.seed,
+            label=record.id,
+        )
+
+    def _restore(self, record: Record, position: int, label: str | None = None) -> Actor:
+        self.bring(record, position)
+        path = self.store.path(name_of(record.id, position))
+        return self.runtime.restore(path, models=self._given(record), label=label or record.id)
+
+    async def _close_idle(self) -> None:
+        """Keeps the ones used last in memory."""
+        for id_ in list(self._live):
+            if len(self._live) <= self._settings.live:
+                return
+            lock = self._locks.get(id_)
+            if lock is None or not lock.locked():
+                await self.forget(id_)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    name, _, value = option.partition("=")
+    return name, value

@@ -1,0 +1,131 @@
+"""From a list of token ids to text, by sandboxed agents that are kept for the next request.
+
+`slots.py` chooses the agent. The guest `complete` keeps only what leaves every bit of an answer the
+same, whichever agent gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from isthmus.abi import TokenFlag
+from isthmus.actor import Actor
+from isthmus.config import Limits
+from isthmus.errors import ContextFull
+from isthmus.model import Model
+from isthmus.model.forms import Form, recognised
+from isthmus.runtime import Runtime
+from isthmus.server.generation.answering import Answer
+from isthmus.server.generation.request import End, Request, Token, read_tokens
+from isthmus.server.generation.slots import Slot, Slots
+from isthmus.server.http.entry import current
+from isthmus.server.http.fair import Room
+from isthmus.server.settings import ServerSettings
+from isthmus.widening import fitting_guest
+
+_GUEST = "complete"
+_FINE = 512
+"""Tokens at the beginning of a prompt that are prefilled in small chunks, where any cut has the
+same bits. After more context the kernels for large ones are faster: twice at 3,000 tokens."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an agent that completes requests is made of, beside its model."""
+
+    guest: str
+    """A bundled guest."""
+    sha256: str
+    """The hash of that."""
+    args: Mapping[str, str]
+    limits: Limits
+
+
+class Completer:
+    """The agents that complete requests for one model."""
+
+    def __init__(self, runtime: Runtime, model: Model, settings: ServerSettings) -> None:
+        self.model = model
+        self.n_ctx = min(settings.n_ctx, model.hparams.n_ctx_train)
+        self._runtime = runtime
+        self._settings = settings
+        fitting = fitting_guest(_GUEST, model, self.n_ctx, Limits(), settings.memory64)
+        self._guest_name, self._limits = fitting
+        self._guest = runtime.load_guest(self._guest_name)
+        self._slots = Slots(self._spawn, settings.slots)
+        self._room = Room(settings.slots, settings.waiting)
+        self._forms: dict[str, Form] = {}
+        """By the source of the chat template; a model has few."""
+
+    def require_room(self) -> None:
+        """Overloaded if a request could not even wait."""
+        self._room.require(current().owner)
+
+    def require_fitting(self, prompt: Sequence[int], room: int = 1) -> None:
+        """ContextFull for a prompt after which there is no room for an answer of `room` tokens."""
+        if len(prompt) + room > self.n_ctx:
+            raise ContextFull(f"the prompt has {len(prompt)} tokens; the context has {self.n_ctx}")
+
+    def form(self, *, with_tools: bool) -> Form:
+        """The form in which the model writes calls and thoughts, told by its chat template."""
+        source = self.model.chat_templates.chosen(with_tools=with_tools).template.source
+        if source not in self._forms:
+            self._forms[source] = recognised(source)
+        return self._forms[source]
+
+    def controls(self, form: Form) -> dict[str, int]:
+        """Ids of the control tokens that the form is written with, by their texts."""
+        tokenizer = self.model.tokenizer
+        found = {it: tokenizer.encode(it, parse_special=True) for it in form.controls}
+        return {
+            text: ids[0]
+            for text, ids in found.items()
+            if len(ids) == 1 and tokenizer.flags(ids[0]) & TokenFlag.CONTROL
+        }
+
+    async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
+        """The answer, token by token, and how it ended. Raises IsthmusError."""
+        self.require_fitting(request.prompt)
+        async with self._slot(request) as slot:
+            answer = Answer(slot.actor, request.message(), self._settings.deadline_s)
+            entry = current()
+            entry.count_prompt(request.prompt)
+            try:
+                async for item in read_tokens(self.model, answer, request):
+                    entry.tokens_out += isinstance(item, Token) and item.id >= 0
+                    yield item
+            finally:
+                await answer.close()
+
+    @asynccontextmanager
+    async def _slot(self, request: Request) -> AsyncIterator[Slot]:
+        owner = current().owner
+        async with self._room.place(owner):
+            whose = None if self._settings.share_beginnings else owner
+            slot = await self._slots.take(whose, np.array(request.prompt))
+            try:
+                yield slot
+            finally:
+                await asyncio.shield(self._slots.put_back(slot))
+
+    def recipe(self) -> Recipe:
+        """What its agents are made of. The first time it tries the model's kernels: call it in a
+        thread."""
+        fine = _FINE if self.model.exact_cuts else 0
+        args = {"n_ctx": str(self.n_ctx), "fine": str(fine)}
+        return Recipe(self._guest_name, self._guest.sha256, args, self._limits)
+
+    def _spawn(self) -> Actor:
+        """A fresh agent."""
+        _ = self.model.packs  # tried out now, and not when many ask for the first time
+        return self._runtime.spawn(
+            self._guest,
+            models={"default": self.model},
+            args=self.recipe().args,
+            limits=self._limits,
+        )

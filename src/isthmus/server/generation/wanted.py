@@ -1,0 +1,114 @@
+"""What a request wants of a model: one type that the shapes of every API are translated to.
+
+::
+
+    chat completions ─┐                                        ┌─► chunks, choices
+    responses ────────┼─► Wanted ─► Writer ─► Prepared ─► Steps ┼─► items, events
+    messages ─────────┘                                        └─► blocks, events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from isthmus.abi import GrammarKind
+from isthmus.errors import SettingsError
+
+
+class ToolChoice(Enum):
+    """Whether the model calls a tool."""
+
+    NONE = "none"
+    """It is told of no tool."""
+    AUTO = "auto"
+    """It decides."""
+    REQUIRED = "required"
+    """It calls at least one, or the one that `Wanted.tool` names."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    """A JSON schema of an object; None for a function without parameters."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tool as chat templates take it, which is as OpenAI's chat completions write it."""
+        function: dict[str, Any] = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        if self.parameters is not None:
+            function["parameters"] = dict(self.parameters)
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How each token is chosen."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    """Candidates that are left; 0 for all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    """None for another one each time."""
+    bias: Mapping[str, float] = field(default_factory=dict)
+    """What is added to the logits of tokens, whose ids are texts, as JSON has them."""
+    ignore_eos: bool = False
+    """Whether the answer goes on after a token that ends a text."""
+
+
+MOST_STOPS = 16
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """See the module. SettingsError if its parts contradict each other."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    """The conversation, oldest first, with the keys of OpenAI's chat completions: `role`, `content`
+    (a text or a list of parts), `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. What was
+    not given is absent."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    tool: str | None = None
+    """The name of the tool that must be called."""
+    parallel: bool = True
+    """Whether several tools may be called in one answer."""
+    grammar: tuple[GrammarKind, str] | None = None
+    """What the answer follows: a kind and its source."""
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    """Tokens of the answer, thoughts included; None for the server's default."""
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends."""
+    logprobs: int | None = None
+    """How many of the most probable tokens are told beside each; None for no logprobs at all."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, such as `enable_thinking`."""
+    thinking: int | None = None
+    """Tokens of a thought, after which it is closed; None for no bound."""
+    truncate: bool = False
+    """Whether the oldest turns are left out if the conversation does not fit into the context."""
+
+    def __post_init__(self) -> None:
+        if len(self.stop) > MOST_STOPS or not all(self.stop):
+            raise SettingsError(f"stop: give at most {MOST_STOPS} texts, none of them empty")
+        if self.tool_choice is ToolChoice.REQUIRED:
+            if self.grammar is not None:
+                raise SettingsError("give a grammar or format, or require a tool: not both")
+            if not self.tools or self.tool not in (None, *(it.name for it in self.tools)):
+                raise SettingsError("tool_choice wants a tool that is not among tools")
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice is ToolChoice.NONE else self.tools

@@ -1,0 +1,233 @@
+"""From what is wanted of a model to an answer that can be computed.
+
+A `Writer` has conversations written down by the model's chat template and tokenized, in threads
+(`http/texts.py`), and has grammars tried out in a process of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+from starlette.requests import Request as HttpRequest
+
+from isthmus.abi import GrammarKind
+from isthmus.errors import Cancelled, ContextFull, SettingsError
+from isthmus.model import Model
+from isthmus.model.forms import Form
+from isthmus.model.text import RenderedChat
+from isthmus.printable import printable
+from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.prepared import Prepared, Reading
+from isthmus.server.generation.request import Request, ThoughtBound
+from isthmus.server.generation.turns import Messages, without_oldest
+from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
+from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.fair import Threads
+from isthmus.server.http.texts import Check, Texts, require_room
+from isthmus.server.settings import ServerSettings
+
+_log = logging.getLogger("isthmus.server")
+_TRIALS_AT_A_TIME = 2
+"""Grammars that are tried out at the same time: seconds each, in a process of its own."""
+_MOST_TOLD = 256
+"""Warnings about conversations that the log gets."""
+_MOST_DIGITS = 10
+"""Digits of a token id that are read."""
+_Served = TypeVar("_Served")
+
+
+class Writer:
+    """See the module. Owns the threads that wait for grammars. Used by one event loop."""
+
+    def __init__(
+        self, completers: Mapping[str, Completer], settings: ServerSettings, texts: Texts
+    ) -> None:
+        self.completers = completers
+        """The models that requests may name."""
+        self._settings = settings
+        self.n_ctx = max((it.n_ctx for it in completers.values()), default=0)
+        """Tokens of the longest context of all models."""
+        self.texts = texts
+        """Threads for work that grows with a request's texts."""
+        self._told: set[tuple[str, str]] = set()
+        """Warnings that the log has, each with its model."""
+        self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
+
+    def close(self) -> None:
+        """Waits for the threads, which use models."""
+        self._trials.close()
+
+    def completer(self, name: str) -> Completer:
+        """The agents of a model that makes text. HttpError 404, 400."""
+        completer = chosen(self.completers, name)
+        if not completer.model.generates:
+            said = f"the model {name} makes embeddings and no text: POST /v1/embeddings"
+            raise HttpError(400, said, code="unsupported", param="model")
+        return completer
+
+    async def prepare(self, http: HttpRequest, model: str, wanted: Wanted) -> Prepared:
+        """What is wanted of the model that a request names.
+
+        The request's body must have been read. Raises HttpError, IsthmusError: Overloaded if there
+        is no room, ContextFull if the conversation does not fit, TemplateError, GrammarError.
+        """
+        completer = self.completer(model)
+        completer.require_room()
+        prepared = await self.texts.of(
+            http, lambda check: self._prepared(model, completer, wanted, check)
+        )
+        await self.require_grammar(completer.model, prepared.request.grammar)
+        return prepared
+
+    async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
+        """Tokens of the prompt that a conversation becomes. Raises as `prepare`."""
+        completer = self.completer(model)
+        chat = await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
+        return len(chat.ids)
+
+    async def require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
+        """GrammarError, Overloaded. What one owner has tried keeps no other from trying."""
+        if grammar is None:
+            return
+        gone = threading.Event()
+
+        def check() -> None:
+            if gone.is_set():
+                raise Cancelled("the caller left")
+
+        try:
+            await self._trials.do(
+                current().owner, partial(model.grammars.require, *grammar, check=check)
+            )
+        finally:
+            gone.set()
+
+    def request(
+        self,
+        completer: Completer,
+        prompt: Sequence[int],
+        wanted: Wanted,
+    ) -> Request:
+        """A prompt with the wishes of a request. SettingsError, TokenError, ContextFull."""
+        model = completer.model
+        for token in (min(prompt), max(prompt)) if prompt else ():
+            model.require_token(token)
+        if not prompt:
+            raise SettingsError("the prompt is empty")
+        completer.require_fitting(prompt)
+        _require_biases(model, wanted.sampling)
+        return Request(
+            prompt=prompt,
+            max_tokens=wanted.max_tokens or self._settings.max_tokens,
+            sampling=wanted.sampling,
+            logprobs=wanted.logprobs,
+            stop=wanted.stop,
+            grammar=wanted.grammar,
+        )
+
+    def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
+        """In a thread."""
+        chat = self._rendered(completer, wanted, check)
+        form = completer.form(with_tools=bool(wanted.offered))
+        controls = completer.controls(form)
+        ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
+        if wanted.tool_choice is ToolChoice.REQUIRED:
+            grammar = form.grammar(
+                [it.as_dict() for it in wanted.tools],
+                wanted.tool,
+                wanted.parallel and wanted.tool is None,
+                in_thought=in_thought,
+                may_think=True,
+                ids=controls,
+            )
+        elif in_thought and grammar is not None and form.thought is not None:
+            ids = [*ids, *_tokens(completer.model, form.thought.close_text)]
+            in_thought = False  # the grammar is the answer's, and says nothing of thoughts
+        request = replace(
+            self.request(completer, ids, wanted),
+            grammar=grammar,
+            thought=_bound(completer.model, form, wanted, in_thought),
+            rendered=frozenset(controls.values()),
+        )
+        self._tell_once(name, chat.warnings)
+        return Prepared(name, completer, request, Reading(form, wanted, in_thought), chat.warnings)
+
+    def _tell_once(self, name: str, warnings: Sequence[str]) -> None:
+        """Logs what a model's template leaves out, the first time that it does."""
+        for said in warnings:
+            if len(self._told) < _MOST_TOLD and (name, said) not in self._told:
+                self._told.add((name, said))
+                _log.warning("%s: %s", name, printable(said))
+
+    def _rendered(self, completer: Completer, wanted: Wanted, check: Check) -> RenderedChat:
+        """The conversation as the model reads it, without its oldest turns if they may be left out.
+
+        Then the answer has room for the tokens that it may have, or for a quarter of the context;
+        if the last turn alone leaves less, the answer has what it leaves.
+        """
+        if not wanted.truncate:
+            return _render(completer, wanted, wanted.messages, check)
+        room = min(wanted.max_tokens or self._settings.max_tokens, completer.n_ctx // 4)
+
+        def render(messages: Messages) -> RenderedChat:
+            chat = _render(completer, wanted, messages, check)
+            completer.require_fitting(chat.ids, room)
+            return chat
+
+        try:
+            return without_oldest(wanted.messages, render)
+        except ContextFull:
+            room = 1
+            return without_oldest(wanted.messages, render)
+
+
+def chosen(models: Mapping[str, _Served], name: str) -> _Served:
+    """What serves the model that a request names. HttpError 404."""
+    if name not in models:
+        said = f"there is no model {name!r}; there is {', '.join(models)}"
+        raise HttpError(404, said, code="model_not_found", param="model")
+    current().model = name
+    return models[name]
+
+
+def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Check) -> RenderedChat:
+    require_room(len(messages), completer.n_ctx)
+    return completer.model.render_chat(
+        messages,
+        tools=[it.as_dict() for it in wanted.offered] or None,
+        variables=wanted.variables,
+        now=datetime.now().astimezone(),
+        most=completer.n_ctx,
+        check=check,
+    )
+
+
+def _require_biases(model: Model, sampling: Sampling) -> None:
+    for text in sampling.bias:
+        if not text.isascii() or not text.isdecimal() or not _is_token(model, text):
+            raise SettingsError(f"logit_bias: {text[:20]!r} is no id of {model.n_vocab} tokens")
+
+
+def _is_token(model: Model, text: str) -> bool:
+    return len(text) <= _MOST_DIGITS and int(text) < model.n_vocab
+
+
+def _tokens(model: Model, text: str) -> list[int]:
+    """A text of the model's own form, with its control tokens."""
+    return model.tokenizer.encode(text, parse_special=True)
+
+
+def _bound(model: Model, form: Form, wanted: Wanted, in_thought: bool) -> ThoughtBound | None:
+    thought = form.thought
+    if wanted.thinking is None or thought is None or wanted.grammar is not None:
+        return None
+    texts = (thought.begins, thought.ends, thought.close_text)
+    opens, closes, close = (_tokens(model, it) for it in texts)
+    return ThoughtBound(wanted.thinking, in_thought, opens, closes, close)

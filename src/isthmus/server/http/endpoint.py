@@ -1,0 +1,179 @@
+"""Routes that say what they take and give, and the OpenAPI document that follows from them.
+
+An endpoint's summary is the first line of its handler's docstring; its schemas are those of the
+types that the handler decodes and returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Container, Iterable
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from isthmus.server.http.errors import ErrorReply, HttpError
+
+Content: TypeAlias = "type | str"
+"""A type, as JSON; or the media type of something else."""
+BINARY = "application/octet-stream"
+_TEMPLATE = "#/components/schemas/{name}"
+_T = TypeVar("_T")
+
+
+class Endpoint(Route):
+    """A path and a method, with one handler."""
+
+    fails: tuple[type, ...] = (ErrorReply,)
+    """The bodies that errors have."""
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        handler: Callable[[Request], Awaitable[Response]],
+        *,
+        query: type[msgspec.Struct] | None = None,
+        takes: Content | None = None,
+        gives: tuple[Content, ...],
+        status: int = 200,
+    ) -> None:
+        super().__init__(path, handler, methods=[method])
+        self.method = method
+        self.query = query
+        self.takes = takes
+        """The body, which may be left out where all of its fields may."""
+        self.gives, self.status = gives, status
+
+    @property
+    def types(self) -> list[Any]:
+        """Those of its bodies that are JSON, errors among them."""
+        contents = (self.takes, *self.gives, *self.fails)
+        return [it for it in contents if it is not None and not isinstance(it, str)]
+
+
+async def read_json(
+    request: Request,
+    decoder: msgspec.json.Decoder[_T],
+    empty: bytes = b"",
+    most: int | None = None,
+) -> _T:
+    """The body, decoded; `empty` stands for one that is not there. Raises as `read_body` and
+    `decode_json`."""
+    return decode_json(await read_body(request, most) or empty, decoder)
+
+
+async def read_body(request: Request, most: int | None = None) -> bytes:
+    """The body. HttpError 400 for one of more than `most` bytes, which could not fit into any
+    context: it is not decoded."""
+    body = await request.body()
+    if most is not None and len(body) > most:
+        said = f"the body has {len(body)} bytes; what fits into the context has at most {most}"
+        raise HttpError(400, said, code="context_length_exceeded")
+    return body
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
+    """A body, decoded.
+
+    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, or is
+    nested more deeply than can be read.
+    """
+    try:
+        return decoder.decode(body)
+    except UnicodeDecodeError as error:
+        said = f"the body is not UTF-8: byte {error.start} of a text cannot be read"
+    except RecursionError:
+        said = "the body is nested too deeply"
+    raise HttpError(400, said, code="invalid_json")
+
+
+def read_query(request: Request, kind: type[_T]) -> _T:
+    """What stands behind the `?`. msgspec.ValidationError names what is wrong."""
+    return msgspec.convert(dict(request.query_params), kind, strict=False)
+
+
+def document(
+    routes: Iterable[BaseRoute], version: str, keyless: Container[str] | None
+) -> dict[str, Any]:
+    """OpenAPI 3.1: https://spec.openapis.org/oas/v3.1.1.html
+
+    `keyless` are the paths that need no key; None where none does.
+    """
+    endpoints = [it for it in routes if isinstance(it, Endpoint)]
+    types = dict.fromkeys(kind for it in endpoints for kind in it.types)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
+    schema_of = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for it in endpoints:
+        operation = _operation(it, schema_of)
+        if keyless is not None and it.path not in keyless:
+            operation["security"] = [{"key": []}]
+        paths.setdefault(it.path_format, {})[it.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Isthmus", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(it: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    said = (it.endpoint.__doc__ or "").split("\n")[0]
+    failed = _response("what went wrong", it.fails, schema_of)
+    found: dict[str, Any] = {
+        "summary": said,
+        "operationId": it.endpoint.__qualname__.rpartition("<locals>.")[2].replace(".", "-"),
+        "parameters": [*_path_parameters(it), *_query_parameters(it)],
+        "responses": {
+            str(it.status): _response("done", it.gives, schema_of),
+            "4XX": failed,
+            "5XX": failed,
+        },
+    }
+    if it.takes is not None:
+        fields = [] if isinstance(it.takes, str) else msgspec.structs.fields(it.takes)
+        found["requestBody"] = {
+            "required": isinstance(it.takes, str) or any(field.required for field in fields),
+            "content": _content((it.takes,), schema_of),
+        }
+    return found
+
+
+def _path_parameters(it: Endpoint) -> list[dict[str, Any]]:
+    schema = {"type": "string", "minLength": 1}
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name in it.param_convertors
+    ]
+
+
+def _query_parameters(it: Endpoint) -> list[dict[str, Any]]:
+    if it.query is None:
+        return []
+    _, components = msgspec.json.schema_components([it.query])
+    schema = components[it.query.__name__]
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": of}
+        for name, of in schema["properties"].items()
+    ]
+
+
+def _response(
+    said: str, contents: tuple[Content, ...], schema_of: dict[Any, Any]
+) -> dict[str, Any]:
+    return {"description": said, "content": _content(contents, schema_of)}
+
+
+def _content(contents: tuple[Content, ...], schema_of: dict[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {it: {"schema": {}} for it in contents if isinstance(it, str)}
+    schemas = [schema_of[it] for it in contents if not isinstance(it, str)]
+    if schemas:
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        found["application/json"] = {"schema": schema}
+    return found

@@ -1,0 +1,106 @@
+"""What is known of a request while it is answered: for the log, and for its key's limits.
+
+Whoever learns something of it writes it down at `current()`, which each request has of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, MutableMapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from isthmus.server.http.key import Key
+from isthmus.server.http.log import tell
+
+Shape: TypeAlias = Callable[[int, Any], tuple[int, Any]]
+"""Makes an error's status and body, as OpenAI's clients expect them, those of another API."""
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass
+class Entry:
+    """One request. Texts of prompts and answers have no place here, nor have keys."""
+
+    id: str
+    """The client's X-Request-ID if it is a sane one, else ours."""
+    method: str
+    path: str
+    """As it came, percent-encoded, without the query."""
+    key: Key | None = None
+    """Who asks; None where no keys are, or they are not needed."""
+    agent: str | None = None
+    model: str | None = None
+    status: int = 0
+    """0 where nothing was answered."""
+    answered: bool = False
+    """Whether all of the answer was sent."""
+    nbytes_in: int = 0
+    nbytes_out: int = 0
+    """Of the bodies."""
+    tokens_in: int = 0
+    """Of prompts, computed or remembered."""
+    tokens_out: int = 0
+    error: str | None = None
+    """The error's code, or its type where it has no code."""
+    began: float = field(default_factory=time.monotonic)
+    shape: Shape | None = None
+    """How errors are told; None for OpenAI's shape."""
+    prompts: set[int] = field(default_factory=set)
+    """Of those that are counted, the `id`."""
+
+    @staticmethod
+    def of(scope: MutableMapping[str, Any]) -> Entry:
+        """The beginning of one."""
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        id_ = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        path = scope["raw_path"].decode("latin-1")
+        return Entry(id_, scope["method"], path)
+
+    def count_prompt(self, prompt: Sequence[int]) -> None:
+        """Counts its tokens: once, for all choices that there may be of it."""
+        if id(prompt) not in self.prompts:
+            self.prompts.add(id(prompt))
+            self.tokens_in += len(prompt)
+
+    @property
+    def owner(self) -> str | None:
+        """The key's name."""
+        return None if self.key is None else self.key.name
+
+    def write(self) -> None:
+        """The line in the log."""
+        seconds = round(time.monotonic() - self.began, 6)
+        tell(
+            "request",
+            f"{self.method} {self.path} {self.status} {seconds:.3f}s {self.owner or '-'}",
+            id=self.id,
+            key=self.owner,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            bytes_in=self.nbytes_in,
+            bytes_out=self.nbytes_out,
+            seconds=seconds,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            agent=self.agent,
+            model=self.model,
+            error=self.error,
+        )
+
+
+_current: ContextVar[Entry] = ContextVar("entry")
+
+
+def begin(entry: Entry) -> None:
+    """From here on `current` is this one, in this task and those that it starts."""
+    _current.set(entry)
+
+
+def current() -> Entry:
+    """The request that is being answered; one that nobody reads, outside of any."""
+    return _current.get(None) or Entry("-", "-", "-")

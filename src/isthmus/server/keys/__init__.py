@@ -1,0 +1,1 @@
+"""API keys, and how much the owner of each may ask for."""

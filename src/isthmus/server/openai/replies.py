@@ -1,0 +1,183 @@
+"""What OpenAI's routes answer, as types.
+
+mypy holds those who write answers to them, `/openapi.json` tells callers, and a test compares the
+two with what comes over the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class ModelCard(TypedDict):
+    """A model that requests may name."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    n_ctx: int
+    makes_text: bool
+    n_embd: int | None
+    """The width of its embeddings; null where it makes none."""
+
+
+class ModelList(TypedDict):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class PromptDetails(TypedDict):
+    """Of a prompt."""
+
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Embedding(TypedDict):
+    """Of one text: numbers, or base64 of them as 32-bit floats, little-endian."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(TypedDict):
+    """Tokens of a request that has no answer of its own."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(TypedDict):
+    """`/v1/embeddings`."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class TextLogprobs(TypedDict):
+    """As `/v1/completions` tells them."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class TextAnswer(TypedDict):
+    """A choice of `/v1/completions` without its index."""
+
+    text: str
+    finish_reason: str
+    logprobs: TextLogprobs | None
+
+
+class TextChoice(TextAnswer):
+    """A choice of `/v1/completions`."""
+
+    index: int
+
+
+class Head(TypedDict):
+    """What both kinds of completion begin with."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: None
+    usage: Usage
+
+
+class TextCompletion(Head):
+    """`/v1/completions`."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+
+
+class TopLogprob(TypedDict):
+    """A token, and the logarithm of its probability."""
+
+    token: str
+    logprob: float | None
+    bytes: list[int]
+
+
+class ChatLogprob(TopLogprob):
+    """The same, and what else might have come."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    """As `/v1/chat/completions` tells them."""
+
+    content: list[ChatLogprob]
+
+
+class CalledFunction(TypedDict):
+    """Which function, and with which arguments, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A function that the model calls."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class _Message(TypedDict):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+
+
+class AnsweredMessage(_Message, total=False):
+    """What the model said."""
+
+    reasoning_content: str
+    """What it thought before."""
+    tool_calls: list[ToolCall]
+
+
+class ChatAnswer(TypedDict):
+    """A choice of `/v1/chat/completions` without its index."""
+
+    message: AnsweredMessage
+    finish_reason: str
+    logprobs: ChatLogprobs | None
+
+
+class ChatChoice(ChatAnswer):
+    """A choice of `/v1/chat/completions`."""
+
+    index: int
+
+
+class _Completion(Head):
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+
+
+class ChatCompletion(_Completion, total=False):
+    """`/v1/chat/completions`."""
+
+    warnings: list[str]
+    """What of the conversation the chat template leaves out."""
