@@ -263,7 +263,7 @@ def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> 
 
 ADAPTERS = [{"file_name": "x.gguf", "sha256": "0" * 64, "scale": 1.0}]
 LIES: dict[str, tuple[list[object], str]] = {
-    "format_version": ([0, 4], "format version"),
+    "format_version": ([0, 3, 4, 5], "format version"),
     "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
     "memory.n_chunks": ([8, 2**32], "another type or shape|malformed"),
     "sessions.0.ptr": ([266_241, 589_824, 2**32 - 1], "memory"),
@@ -288,6 +288,10 @@ LIES: dict[str, tuple[list[object], str]] = {
     "actor.tools": ([["rm"]], "tool 'rm'"),
     "models": ([[]], "does not describe"),
     "models.0.adapters": ([ADAPTERS, [5], ADAPTERS * 9], "that of adapters|malformed"),
+    "models.0.width": (
+        ["9-128", "4", "0-4", "many", 4, "9-128\n"],
+        "what it holds is of 4|malformed",
+    ),
     "globals": ([[]], "globals"),
     "globals.0.index": ([1], "globals"),
     "globals.0.type": (["i64", "f32", "x"], "globals"),

@@ -24,8 +24,10 @@ from isthmus.units import MIB, MOST_NBYTES_64, format_nbytes
 FORMAT_VERSION = 2
 FORMAT_VERSION_3 = 3
 """Of a snapshot with adapters or a 64-bit memory; any other stays readable for older releases."""
-READABLE_VERSIONS = (1, 2, 3)
-"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories."""
+FORMAT_VERSION_4 = 4
+"""Of a snapshot with a model in another class of width than that of a step by itself."""
+READABLE_VERSIONS = (1, 2, 3, 4)
+"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 no widths."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -122,6 +124,8 @@ class ModelRecord(Record, frozen=True):
     repack: bool
     adapters: Annotated[tuple[AdapterRecord, ...], Meta(max_length=8)] = ()
     """Those of every session of it."""
+    width: Annotated[str, Meta(pattern="^([1-9][0-9]{0,3}-[1-9][0-9]{0,3}|[1-9][0-9]{0,3})?$")] = ""
+    """The class of its steps, such as 9-128; empty for that of a step by itself."""
 
     @property
     def added(self) -> list[tuple[str, float]]:
@@ -248,6 +252,9 @@ class Manifest(Record, frozen=True):
             del held["memory"]["is_64"]
             for model in held["models"]:
                 del model["adapters"]
+        if self.format_version < FORMAT_VERSION_4:
+            for model in held["models"]:
+                del model["width"]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -296,6 +303,8 @@ def _most_nbytes(part: str) -> int:
 
 def version_for(models: tuple[ModelRecord, ...], *, is_64: bool) -> int:
     """The oldest format version that can say all of it."""
+    if any(it.width for it in models):
+        return FORMAT_VERSION_4
     return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
 
 
@@ -322,10 +331,11 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    needs_3 = version_for(manifest.models, is_64=manifest.memory.is_64) == FORMAT_VERSION_3
-    if (version == FORMAT_VERSION_3) != needs_3:
+    needed = version_for(manifest.models, is_64=manifest.memory.is_64)
+    if version != needed and max(version, needed) >= FORMAT_VERSION_3:
         raise SnapshotInvalid(
-            "format version 3, and no other, is that of adapters and of a 64-bit memory"
+            f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
+            "that of adapters and of a 64-bit memory, 4 that of classes of width"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

@@ -325,18 +325,19 @@ class ModelFunctions:
     # ------------------------------------------------------------------ parts
 
     async def _append_many(self, session: Session, tokens: array[int], logits: HostAddr) -> None:
-        """Several tokens of one session, with the bits of as many single ones: one step if that is
-        exact (`Model.batches`), else one for each. On any error none of them is appended."""
+        """Several tokens of one session, with the bits of as many single ones: as many steps as the
+        model's class needs (`Model.rows_at_once`). On any error none of them is appended."""
         message, n_before = self._c.message, session.n_tokens
-        if len(tokens) == 1 or session.model.batches:
-            await Decode(message, Step(session, tokens, logits))
-            return
+        most = session.model.rows_at_once if len(tokens) > 1 else 1
         row_nbytes = 4 * session.layout.n_vocab
+        if most > 1:
+            self._c.binding.cover(logits, row_nbytes * (len(tokens) - 1))
         try:
-            for i, token in enumerate(tokens):
+            for i in range(0, len(tokens), most):
                 if i > 0:
                     session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
-                await Decode(message, Step(session, (token,)))
+                step = Step(session, tokens[i : i + most], logits + row_nbytes * i)
+                await Decode(message, step)
         except BaseException:
             session.truncate(n_before)
             raise
