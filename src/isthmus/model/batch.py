@@ -40,11 +40,14 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
+from isthmus.model.batch_top import BatchTop
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, N_CTX_MULTIPLE, KvLayout
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.top import Top
 from isthmus.native._ggml import GgmlType
 from isthmus.units import HostAddr
 
@@ -86,9 +89,11 @@ class Rows:
     attend to all of them.
     """
 
-    def __init__(self, steps: Sequence[Step], *, join: bool) -> None:
+    def __init__(
+        self, steps: Sequence[Step], *, join: bool, tops: Sequence[Top | None] = ()
+    ) -> None:
         """The rows of these steps. Each is a run by itself; with `join`, runs are as long as they
-        can be."""
+        can be. `tops`: where each step's candidates go, those after its last token."""
         sessions = [step.session for step in steps for _ in step.tokens]
         self.n = len(sessions)
         self.runs = (1,) * self.n
@@ -104,6 +109,8 @@ class Rows:
         self.positions = _ordered([it for step in steps for it in step.positions()], order)
         self.logits = _ordered([it for step in steps for it in step.places()], order)
         """Host address of each row's logits."""
+        self.tops = _of_rows(steps, tops, order) if any(tops) else [None] * self.n
+        """Where each row's candidates go."""
         self.n_ctx = np.array([it.layout.n_ctx for it in sessions], dtype=np.int64)
         """Rows of each session's cache."""
 
@@ -118,6 +125,16 @@ class Rows:
 
 def _ordered(values: list[int], order: list[int]) -> npt.NDArray[np.int64]:
     return np.array(values, dtype=np.int64)[order]
+
+
+def _of_rows(
+    steps: Sequence[Step], tops: Sequence[Top | None], order: list[int]
+) -> list[Top | None]:
+    """Where the candidates of each row go: of a step's last row to its own place."""
+    each: list[Top | None] = []
+    for step, top in zip(steps, tops, strict=True):
+        each += [*[None] * (len(step.tokens) - 1), top]
+    return [each[row] for row in order]
 
 
 def _joined(sessions: list[Session]) -> tuple[list[int], tuple[int, ...]]:
@@ -147,7 +164,8 @@ class Batch(Pass):
     ) -> None:
         """`layout` is that of any session of the model, `n_ctx` the largest context of one."""
         n = sum(runs)
-        super().__init__(device.library, h, n, n_ctx, h.n_layer * (h.nodes_per_layer + 12 * n) + 64)
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n) + 64 + N_TOP_NODES
+        super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
         inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab)
@@ -178,6 +196,7 @@ class Batch(Pass):
         """The position of each row's last token, up to which its masks show cache rows."""
         self._elements = np.zeros(n, dtype=np.int64)
         """The element of each row's mask that shows its last token."""
+        self._top: BatchTop | None = None
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
@@ -218,8 +237,17 @@ class Batch(Pass):
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
+    def place_candidates(self, candidates: int, top: BatchTop) -> None:
+        """Has the device write f32 [2, k, n] to where `top`, which becomes the batch's, says."""
+        self._top = top
+        pairs = self.reshape(candidates, 2, top.k * top.n)
+        everywhere = self._all_addresses(GgmlType.F32, 2, _FLOAT)
+        self.output(self._scatter(everywhere, pairs, top.rows(self)))
+
     def write(self, rows: Rows) -> None:
         """Sets everything for these rows, whose runs are the batch's."""
+        if self._top is not None:
+            self._top.write(rows.tops)
         inputs, positions, n_kv = self.inputs, rows.positions, rows.n_kv
         if rows.sessions != self._sessions or (n_kv != self._n_kv).any():
             self._move(rows, n_kv)
@@ -263,6 +291,8 @@ class Batch(Pass):
     def close(self) -> None:
         super().close()
         self.inputs.close()
+        if self._top is not None:
+            self._top.close()
 
     def _move(self, rows: Rows, n_kv: npt.NDArray[np.int64]) -> None:
         """Points each run's keys, values and masks to its sessions, whose first `n_kv` cache rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.batch import Batch, Rows, Step
+from isthmus.model.batch_top import BatchTop, n_found
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.session import Session
 from isthmus.model.standing import Standing
@@ -20,8 +21,8 @@ class Batches:
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
         self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
-        self._graphs: dict[tuple[tuple[int, ...], object], Batch] = {}
-        """By lengths of runs and batch key, the one used last at the end."""
+        self._graphs: dict[tuple[tuple[int, ...], object, int], Batch] = {}
+        """By lengths of runs, batch key and number of candidates, the one used last at the end."""
         self._standing: Standing | None = None
         """The batch of the last step, unless it failed."""
 
@@ -35,7 +36,8 @@ class Batches:
             return standing
         for step in steps:
             step.session.require_room(len(step.tokens))
-        rows = Rows(steps, join=join)
+            self._builder.expire_top(step.session)
+        rows = Rows(steps, join=join, tops=[self._builder.top_of(it.session) for it in steps])
         batch = self._graph(rows)
         batch.write(rows)
         return Standing(batch, rows, steps)
@@ -61,7 +63,8 @@ class Batches:
     def _graph(self, rows: Rows) -> Batch:
         """The graph for such runs, built if there is none or it is too small."""
         runs, n_ctx, one = rows.runs, int(rows.n_ctx.max()), rows.sessions[0]
-        key = (runs, self._builder.batch_key(one))
+        k = n_found(rows.tops, one.layout.n_vocab)
+        key = (runs, self._builder.batch_key(one), k)
         batch = self._graphs.pop(key, None)
         if batch is not None and (
             batch.n_ctx < n_ctx or batch.generation != self._memory.generation
@@ -69,16 +72,22 @@ class Batches:
             batch.close()
             batch = None
         if batch is None:
-            batch = self._build(one, runs, n_ctx)
+            batch = self._build(one, runs, n_ctx, k)
         self._graphs[key] = batch
         while len(self._graphs) > _MOST_GRAPHS:
             self._graphs.pop(next(iter(self._graphs))).close()
         return batch
 
-    def _build(self, one: Session, runs: tuple[int, ...], n_ctx: int) -> Batch:
+    def _build(self, one: Session, runs: tuple[int, ...], n_ctx: int, k: int) -> Batch:
+        """A batch that finds `k` candidates for each row, 0 for none."""
         builder = self._builder
         batch = Batch(builder.device, builder.hparams, one.layout, runs, n_ctx)
         batch.inputs.buffer.order_with(builder.backend.handle)
-        batch.place_logits(builder.architecture.build(batch))
+        logits = builder.architecture.build(batch)
+        batch.place_logits(logits)
+        everywhere = builder.device.everywhere
+        if k and everywhere is not None:
+            top = BatchTop(builder.device, everywhere, batch.n, k)
+            batch.place_candidates(builder.finder.find(batch, logits, batch.n, k), top)
         builder.place(batch, ("batch", max(runs) > 1), self._memory)
         return batch

@@ -99,6 +99,12 @@ class Context:
         if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
             raise GuestFault(Errno.EBUSY)
 
+    def require_no_top(self, ptr: int, nbytes: int) -> None:
+        """GuestFault(EBUSY) if any of the bytes belongs to a session's candidates."""
+        tops = [it.top for it in self.handles.all(Session) if it.top is not None]
+        if any(it.ptr < ptr + nbytes and ptr < it.ptr + it.nbytes for it in tops):
+            raise GuestFault(Errno.EBUSY)
+
     def fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
         self.memory.check(ptr, cap)

@@ -4,7 +4,7 @@
  * Messages, of which the first that needs it opens a session of the option n_ctx tokens:
  *   prefill N [seed]   appends N pseudo-random token ids       answers `length=L`
  *   tokens T1 T2 ...   appends exactly these                   answers `length=L`
- *   decode N           greedily appends N tokens, argmax here  answers `length=L`
+ *   decode N           samples and appends N tokens            answers `length=L`
  *   sequence N         the same, emits each id as it comes     answers the ids: `T1 T2 ... TN`
  *   emit N             the same, emits each token's text as `chat` does, until the model ends
  *                      its turn                                answers the text
@@ -16,23 +16,30 @@
  *   trap N             writes N to its memory, then traps
  *   spin               computes until it is cut off, and calls nothing; opens no session
  *
- * Options: model, n_ctx, ahead=0: bytes of memory, never touched, that the session lies behind. The export nop(i32) -> i32 gives its argument back.
+ * Options: model, n_ctx, temperature=0, top_k=0, top_p=1, min_p=0, repeat_penalty=1,
+ * repeat_last_n=64, seed; ask=0, or 1: the device is asked for the most probable tokens; ahead=0:
+ * bytes of memory, never touched, that the session lies behind. The export nop(i32) -> i32 gives its
+ * argument back.
  */
 #include "agent.h"
 
 static agent_session_t session;
+static isthmus_sampler_t sampler = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64};
 
 static int32_t open_session(void)
 {
     int32_t model;
-    int64_t ahead = 0;
+    int64_t ahead = 0, ask = 0;
     if (session.handle)
         return 0;
+    AGENT_TRY(agent_sampler_options(&sampler));
+    AGENT_TRY(agent_option_int("ask", 0, 1, &ask));
     AGENT_SET(model, agent_model_open());
     AGENT_TRY(agent_option_int("ahead", 0, PTRDIFF_MAX, &ahead));
     if (ahead && !pages_take((size_t)ahead))
         return -ISTHMUS_ENOMEM;
-    return agent_session_open_by_option(&session, model);
+    AGENT_TRY(agent_session_open_by_option(&session, model));
+    return ask ? agent_session_top_k(&session, agent_sampler_top_k(&sampler, session.n_vocab)) : 0;
 }
 
 static int32_t answer(const char *key, int64_t value)
@@ -80,10 +87,8 @@ static int32_t prefill_words(const char *words)
 
 static int32_t decode_next(void)
 {
-    float *logits;
     int32_t token;
-    AGENT_TRY(agent_logits(&session, &logits));
-    AGENT_SET(token, agent_argmax(logits, session.n_vocab));
+    AGENT_SET(token, agent_session_sample(&session, &sampler));
     return agent_decode(&session, token);
 }
 
@@ -110,10 +115,8 @@ static int32_t emit(int64_t n_tokens)
 {
     AGENT_TEXT_FREED agent_text_t said = {0};
     for (int64_t i = 0; i < n_tokens; i++) {
-        float *logits;
         int32_t token, flags;
-        AGENT_TRY(agent_logits(&session, &logits));
-        AGENT_SET(token, agent_argmax(logits, session.n_vocab));
+        AGENT_SET(token, agent_session_sample(&session, &sampler));
         AGENT_SET(flags, isthmus_token_flags(session.model, token));
         if (flags & ISTHMUS_TOKEN_EOG)
             return 0;

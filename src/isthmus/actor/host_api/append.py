@@ -1,0 +1,56 @@
+"""Steps of several tokens of one guest, with the bits of as many single ones.
+
+They are one pass if that is exact (`Model.batches`), else one pass for each token. On any error no
+session has more tokens than before; those that were computed have lost their logits.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from isthmus.actor.ask import Decode
+from isthmus.actor.host_api.context import Context
+from isthmus.model import Session
+from isthmus.model.batch import Step
+from isthmus.units import HostAddr
+
+
+async def append_many(
+    context: Context, session: Session, tokens: array[int], logits: HostAddr
+) -> None:
+    """Appends several tokens to one session.
+
+    The logits after each token but the last go to `logits`, f32 [n_tokens - 1, n_vocab].
+    """
+    message, n_before = context.message, session.n_tokens
+    if len(tokens) == 1 or session.model.batches:
+        await Decode(message, Step(session, tokens, logits))
+        return
+    row_nbytes = 4 * session.layout.n_vocab
+    try:
+        for i, token in enumerate(tokens):
+            if i > 0:
+                session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
+            await Decode(message, Step(session, (token,)))
+    except BaseException:
+        session.truncate(n_before)
+        raise
+
+
+async def append_each(context: Context, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
+    """Appends a token to each of different sessions of one model."""
+    model, message = sessions[0].model, context.message
+    steps = [Step(it, (token,)) for it, token in zip(sessions, tokens, strict=True)]
+    n_kinds = len({model.executor.batch_key(it) for it in sessions})
+    if len(steps) == 1 or (n_kinds == 1 and model.batches):
+        await Decode(message, *steps)
+        return
+    lengths = [it.n_tokens for it in sessions]
+    try:
+        for step in steps:
+            await Decode(message, step)
+    except BaseException:
+        for session, n_before in zip(sessions, lengths, strict=True):
+            session.truncate(n_before)
+        raise
