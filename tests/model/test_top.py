@@ -12,9 +12,12 @@ import pytest
 
 from isthmus.config import DeviceSettings, ModelSettings
 from isthmus.device import Device
+from isthmus.device.buffer import Binding
+from isthmus.device.copied import CopiedBinding
 from isthmus.device.cpu import CpuDevice
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import DeviceFailed
+from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.model.batch import Step
 from isthmus.model.parts import Chunk, finish
@@ -36,6 +39,23 @@ class FindingDevice(CpuDevice):
     @property
     def finds_top(self) -> bool:
         return True
+
+
+class CopyingDevice(CpuDevice):
+    """The processor, which computes on copies of what guests have."""
+
+    finds = True
+
+    @property
+    def finds_top(self) -> bool:
+        return self.finds
+
+    @property
+    def everywhere(self) -> None:
+        return None
+
+    def bind(self, region: Region) -> Binding:
+        return CopiedBinding(self.allocate, region, self.counters, 128 * MIB)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +248,28 @@ def test_a_device_that_finds_none_says_so_before_its_first_pass(device: Device, 
                 view.memory[:] = np.array([(1.0, 5), (0.5, 6)], PAIR).tobytes()
             each()
             assert candidates(sessions[0])["token"][0] == -1
+
+
+def test_candidates_are_fetched_from_a_copy(library: Library, path: Path) -> None:
+    device = CopyingDevice(library, DeviceSettings(threads=2))
+    with several(device, path, 1) as (model, (session,)):
+        session.leave_top(20, PLACE)
+        for tokens in ([1, 2, 3], [4], [5, 6]):
+            model.prefill(session, tokens)
+            require_found(session)
+    device.close()
+
+
+def test_none_are_fetched_if_none_were_found(library: Library, path: Path) -> None:
+    """What the copy holds there is older than what the guest was told."""
+    device = CopyingDevice(library, DeviceSettings(threads=2))
+    device.finds = False
+    with several(device, path, 1) as (model, (session,)):
+        session.leave_top(2, PLACE)
+        for tokens in ([1, 2, 3], [4]):
+            model.prefill(session, tokens)
+            assert candidates(session)["token"][0] == -1
+    device.close()
 
 
 def test_a_device_without_a_kernel_finds_none(

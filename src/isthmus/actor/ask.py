@@ -37,8 +37,8 @@ class Ask:
 
 
 class Decode(Ask):
-    """Steps of different sessions with one batch key: up to `plan.MOST` tokens, of ids that were
-    checked."""
+    """A step of one session, of up to `plan.MOST` tokens; or as many steps of one token each, of
+    different sessions with one batch key. Token ids were checked."""
 
     __slots__ = ("n_tokens", "share", "steps")
 
@@ -46,7 +46,7 @@ class Decode(Ask):
         self.message = message
         self.share = message.share
         self.steps = steps
-        self.n_tokens = sum([len(step.tokens) for step in steps])
+        self.n_tokens = len(steps) if len(steps) > 1 else len(steps[0].tokens)
 
     @property
     def model(self) -> Model:

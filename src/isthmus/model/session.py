@@ -173,8 +173,8 @@ class Session:
                 self.binding.fetch(place, n * layout.row_nbytes)
         if with_logits:
             self.binding.fetch(self.base, 4 * layout.n_vocab)
-            if self.top is not None:
-                self.binding.fetch(self.top.address, self.top.nbytes)
+            if (top := self.model.executor.builder.top_of(self)) is not None:
+                self.binding.fetch(top.address, top.nbytes)
 
     def close(self) -> None:
         """Lets go of the guest's bytes; a second call does nothing."""
