@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,10 +108,10 @@ class Context:
 
     def fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
-        self.memory.check(ptr, cap)
-        if len(data) <= cap:
-            self.memory.write(ptr, data)
-        return len(data)
+        address, nbytes = self.memory.check(ptr, cap), len(data)
+        if nbytes <= cap:
+            ctypes.memmove(address, data, nbytes)
+        return nbytes
 
     def fill_soon(self, ptr: int, cap: int, data: bytes) -> int | Aside[int]:
         """As `fill`, on another thread if the data is large."""

@@ -121,11 +121,12 @@ class ModelFunctions:
         require_bits(flags, _RENDER_SPECIAL)
         if n_tokens > MAX_DETOKENIZE:
             raise GuestFault(Errno.EINVAL)
-        decode = partial(tokenizer.decode, render_special=flags != 0)
         if n_tokens > _SHORT_TOKENS:
+            decode = partial(tokenizer.decode, render_special=flags != 0)
             many = partial(self._detokenize_many, decode, tokens_ptr, n_tokens, text_ptr, text_cap)
             return Aside(c.message, many)
-        return c.fill(text_ptr, text_cap, decode(c.memory.read_i32_array(tokens_ptr, n_tokens)))
+        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
+        return c.fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=flags != 0))
 
     def _detokenize_many(
         self,
