@@ -14,6 +14,7 @@ import pytest
 
 from isthmus import Actor, Model, Runtime
 from isthmus.device.cpu import CpuDevice
+from isthmus.server.generation.words import Words
 from isthmus.snapshot import open_snapshot
 from tests.tiny_gguf import TinyLlama
 
@@ -240,3 +241,34 @@ def test_chat_says_the_same(
     asked = talk()
     monkeypatch.setattr(type(model.executor.builder.finder), "can_find", False)
     assert talk() == asked
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        Words(),
+        Words(logprobs=5),
+        Words(temperature=0.9, top_k=30, top_p=0.95),
+        Words(temperature=0.9, top_k=30, repeat_penalty=1.2, repeat_last_n=16),
+        Words(temperature=0.9),
+        Words(bias="7:5,300:-100,12:2"),
+        Words(temperature=0.9, top_k=5, bias="7:100"),
+        Words(temperature=0.9, top_k=5, ignore_eos=1),
+    ],
+    ids=str,
+)
+def test_complete_says_the_same(
+    finding: Runtime, model: Model, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request asks for what its own sampler needs; an agent that has served others as well."""
+    given = replace(words, max_tokens=24, seed=11)
+    prompts = [np.arange(n, dtype="<i4") for n in (3, 40, 130)]
+
+    def answers() -> list[str]:
+        with finding.spawn("complete", models={"default": model}, args={"n_ctx": 512}) as actor:
+            actor.send(Words(max_tokens=2).line() + prompts[0].tobytes())
+            return [actor.send(given.line() + it.tobytes()).text for it in prompts]
+
+    asked = answers()
+    monkeypatch.setattr(type(model.executor.builder.finder), "can_find", False)
+    assert answers() == asked
