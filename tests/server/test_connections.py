@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import wasmtime
 
-from isthmus.server.http import guard
 from isthmus.server.http.entry import Entry
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.listening import raise_open_files
+from isthmus.server.keys import guard
 from isthmus.units import MIB
 from tests.server.conftest import Serving
 from tests.server.process import watching

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from isthmus.errors import Cancelled, TemplateError
-from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.chat_template import ChatTemplate, opens_thought
 from tests.tiny_gguf import CHATML
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -47,6 +47,24 @@ def test_tokens_and_filters_that_templates_use() -> None:
 def test_refusals_and_escapes_are_errors(source: str) -> None:
     with pytest.raises(TemplateError, match="refused the conversation"):
         render(source)
+
+
+def test_filters_that_are_refused_may_be_mentioned() -> None:
+    """In a branch that is not taken; an unknown filter would make the template unusable."""
+    assert render("{% if 0 %}{{ 'a' | random }}{{ 'a' | pprint }}{% endif %}b") == "b"
+    with pytest.raises(TemplateError, match="'random' is not available"):
+        render("{{ [1] | random }}")
+
+
+def test_variables_of_the_caller() -> None:
+    template = ChatTemplate("{{ x }}{{ y.z }}{{ bos_token }}", bos="<s>", eos="")
+    given = {"x": 1, "y": {"z": "a"}, "bos_token": "forged"}
+    assert template.render([], add_generation_prompt=False, variables=given) == "1a<s>"
+
+
+def test_other_special_tokens() -> None:
+    template = ChatTemplate("{{ pad_token }}{{ x }}", bos="", eos="", special={"pad_token": "<p>"})
+    assert template.render([], add_generation_prompt=False) == "<p>"
 
 
 def test_template_that_does_not_compile() -> None:
@@ -128,6 +146,39 @@ COSTLY = {
     "a loop that calls itself": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
     "a search for half of a text": '{% set x = "a" * 400000 %}'
     '{{ (x + "b").rfind("b" + x) }}{{ x.strip("b" * 400000 + "a") }}' * 50,
+    "ljust by a width of its own": "{{ 'a'.rjust(999999999) }}",
+    "center by a filter's name": "{{ 'a' | center(width=999999999) }}",
+    "batches": "{{ [1] | batch(999999999, 0) | list }}",
+    "batches by name": "{{ [1] | batch(linecount=999999999, fill_with=0) | list }}",
+    "slices by name": "{{ [1] | slice(slices=999999999, fill_with=0) | list }}",
+    "slices": "{{ [1] | slice(999999999) | list }}",
+    "a sum of lists": "{% set x = range(20000) | batch(1) | list %}{{ x | sum(start=[]) }}",
+    "a sum of lists by position": "{% set x = range(20000) | batch(1) | list %}"
+    "{{ x | sum(none, []) | length }}",
+    "a width in a field": "{{ '{:>{}}'.format(1, 999999999) }}",
+    "a width in a field of a field": "{{ '{:{w}}'.format(1, w=999999999) }}",
+    "a text, doubled by format": '{% set x = "a" %}'
+    + DOUBLINGS.replace("DOUBLE", "'{0}{0}'.format(x)"),
+    "a mapping, doubled by copy and update": "{% set x = dict(a=1) %}"
+    + DOUBLINGS.replace("DOUBLE", "dict(a=x, b=x.copy())")
+    + "{{ x | tojson }}",
+    "a mapping of keys": "{% for i in range(99999) %}{% set x = dict.fromkeys(range(99999), i) %}"
+    "{% endfor %}",
+    "indented JSON of deep lists": "{% set n = namespace(x=1) %}{% for i in range(300) %}"
+    "{% set n.x = [n.x] %}{% endfor %}" + "{% set y = n.x | tojson(indent=64) %}" * 2000,
+    "JSON that is indented by a long text": "{{ [[1]] | tojson(indent='x' * 4000000) }}" * 9,
+    "JSON with long separators": "{% set x = range(4000) | list %}"
+    "{{ x | tojson(separators=('a' * 100000, 'b')) | length }}",
+    "JSON that is sorted": "{% set x = dict.fromkeys(range(90000), 1) %}"
+    + "{% set y = x | tojson(sort_keys=true) %}" * 90,
+    "JSON of ASCII": "{% set x = 'é' * 400000 %}" + "{% set y = x | tojson(true) %}" * 900,
+    "a time of a width": "{{ strftime_now('%999999999d') }}",
+    "many times": "{% for i in range(99999) %}{% for j in range(99) %}"
+    "{% set x = strftime_now('%c' * 100) %}{% endfor %}{% endfor %}",
+    "generation blocks that are nested": "{% macro m(n) %}{% generation %}{% if n %}{{ m(n - 1) }}"
+    "{{ m(n - 1) }}{% endif %}{% endgeneration %}{% endmacro %}{{ m(64) }}",
+    "a filter that is not there": "{{ 'a b' | wordwrap(1) }}",
+    "another text each time": "{{ [1, 2, 3] | random }}",
     "a text in many parts": '{% set x = "a" * 4000000 %}{{ x.split("a") | length }}',
     "all of lipsum": "{{ lipsum(n=99999999) }}",
     "a rounded number": "{{ 5 | round(-999999999) }}",
@@ -217,3 +268,20 @@ def test_filters_and_methods_that_templates_use() -> None:
     plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     plain.filters["tojson"] = lambda value, indent: json.dumps(value, indent=indent)
     assert render(source) == plain.from_string(source).render(messages=MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opens"),
+    [
+        ("<|im_start|>assistant\n<think>\n", True),
+        ("<|Assistant|><think>", True),
+        ("[THINK]", True),
+        ("<seed:think>\n\n", True),
+        ("<|start|>assistant<|channel|>analysis<|message|>", True),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
+        ("what is <think>?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("", False),
+    ],
+)
+def test_prompts_that_end_in_a_thought(prompt: str, opens: bool) -> None:
+    assert opens_thought(prompt) is opens

@@ -7,9 +7,9 @@ only what the template itself writes gives control tokens. What the template mig
 as `im_end` in `<|{{ role }}|>`, gets a seam at its ends; all else stays as it is.
 
 Templates compare some texts with their own words: `type == 'function'` in a call, or
-`reasoning_effort == 'low'`. So words that the template itself has stay as they are inside of calls,
-tools and parts, as do roles that are known here, and variables that are what the template compares
-them with.
+`reasoning_effort == 'low'`. So words that the template itself has, but for roles, stay as they are
+inside of calls, tools and parts. So do roles of messages that are known here, and variables that
+are what the template compares them with.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ChatGuard:
         """
         variables = dict(said.variables)
         seam = _unused((template.source, *_texts([said.messages, said.tools, variables])))
-        words, compared = template.vocabulary.words, template.vocabulary.compared_with
+        words, compared = _words(template), template.vocabulary.compared_with
         made = []
         for message in said.messages:
             check()
@@ -80,6 +80,8 @@ class ChatGuard:
         return value
 
     def _text(self, text: str, seam: str, own: Collection[str]) -> str:
+        if text in own and text.isidentifier():
+            return text
         core = text.strip()
         try:
             data = core.encode()
@@ -87,7 +89,7 @@ class ChatGuard:
             raise TokenError(
                 "a text of the conversation has half a character, like \\ud800: leave it out"
             ) from None
-        if not data or (text in own and text.isidentifier()):
+        if not data:
             return text
         made = seam.join(part.decode() for part in self._controls.parted(data))
         if data in self._joined or self._meets(self._tails, data, ends=False):
@@ -124,10 +126,29 @@ class ChatGuard:
         return frozenset(it[n:] for it in self._controls.texts for n in range(1, len(it)))
 
 
+def _words(template: ChatTemplate) -> frozenset[str]:
+    """Words of a template that may be inside of calls, tools and parts: no roles."""
+    return template.vocabulary.words - (ROLES - {"function"})
+
+
+def restored(text: str, seam: str) -> str:
+    """A rendered text, with seams that the template wrote as escapes as what they are: Python's
+    text of a list, and JSON in ASCII, write them so."""
+    return text.replace("\\" + _escape(seam), seam)
+
+
+def _escape(seam: str) -> str:
+    """What follows the backslash of a seam's escape."""
+    return f"u{ord(seam):04x}"
+
+
 def _unused(texts: Iterable[str]) -> str:
     left = list(_SEAMS)
     for text in texts:
-        left = [it for it in left if it not in text] if not text.isascii() else left
+        if not text.isascii():
+            left = [it for it in left if it not in text]
+        if "ufd" in text:
+            left = [it for it in left if _escape(it) not in text]
     if not left:
         raise TokenError("the conversation has all of U+FDD0 to U+FDEF, which are no characters")
     return left[0]

@@ -84,18 +84,10 @@ class ChatTemplate:
         steps or too much memory for them.
         """
         given = {"messages": list(messages), "tools": tools, **(variables or {})}
+        own = {"add_generation_prompt": add_generation_prompt, CLOCK: now, **self._tokens}
         try:
-            budget = Budget(given, check, units)
-            text = self._template.render(
-                {
-                    "documents": None,
-                    "add_generation_prompt": add_generation_prompt,
-                    **given,
-                    **self._tokens,
-                    BUDGET: budget,
-                    CLOCK: now,
-                }
-            )
+            own[BUDGET] = Budget(given, check, units)
+            text = self._template.render({"documents": None, **given, **own})
             text.encode()  # half of a surrogate pair is no text
         except IsthmusError:
             raise

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +46,8 @@ INSTRUCTIONS = ("system", "developer")
 """Roles whose messages are instructions."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of reasoning; the first one that is given counts."""
+_OTHER_REASONING = ("reasoning", "thought", "tool_plan")
+"""Names of reasoning that few templates have."""
 _TEXT_PARTS = {
     "text": "text",
     "input_text": "text",
@@ -112,6 +115,8 @@ def _require_variables(variables: Mapping[str, Any]) -> None:
 
 def _require_plain(value: Any, what: str) -> None:
     """TemplateError for what JSON does not have, or what is nested too deeply."""
+    if isinstance(value, dict) and all(type(it) is str for it in value.values()):
+        return  # as most messages are
     todo = [iter((value,))]
     while todo:
         for item in todo[-1]:
@@ -145,9 +150,7 @@ def _message(given: Mapping[str, Any], number: int, traits: Traits) -> Message:
     if not isinstance(content, str | list | tuple | None):
         raise TemplateError(f"the content of message {number} is neither text nor a list of parts")
     if message["role"] == "assistant":
-        reasoning = next((message[name] for name in _REASONING if name in message), None)
-        if reasoning is not None:
-            message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
+        message = _with_reasoning(message, traits)
         if not message.get("tool_calls"):
             message.pop("tool_calls", None)
         else:
@@ -156,6 +159,19 @@ def _message(given: Mapping[str, Any], number: int, traits: Traits) -> Message:
         message["tool_call_id"] = _short_id(message["tool_call_id"])
     if "content" not in message and "tool_calls" not in message:
         message["content"] = ""
+    return message
+
+
+def _with_reasoning(message: Message, traits: Traits) -> Message:
+    """A message whose reasoning has the names that Transformers gives it, or those of its own that
+    the template reads instead."""
+    reasoning = next((message[name] for name in _REASONING if name in message), None)
+    if reasoning is None:
+        return message
+    usual, words = ("thinking", "reasoning_content"), traits.template.vocabulary.words
+    message = {"thinking": reasoning, **message, "reasoning_content": reasoning}
+    if words.isdisjoint(usual):
+        message = {name: reasoning for name in _OTHER_REASONING if name in words} | message
     return message
 
 
@@ -168,8 +184,9 @@ def _with_calls(message: Message, number: int, traits: Traits) -> Message:
     if message.get("content"):
         return message
     given = Content.EMPTY if "content" in message else Content.ABSENT
-    wanted = (given, *Content) if traits.call_contents else (given,)
-    return next((it for it in wanted if it in traits.call_contents), given).written(message)
+    wanted = (given, *Content)
+    taken = (it for it in wanted if it in traits.call_contents)
+    return next(taken, Content.EMPTY).written(message)  # a template that drops calls wants a text
 
 
 def _call(given: Mapping[str, Any], traits: Traits) -> Message:
@@ -192,7 +209,7 @@ def _arguments(given: Any, traits: Traits) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        found = json.loads(given, parse_constant=_refuse_constant)
+        found = json.loads(given, parse_constant=_refuse_constant, parse_float=_finite)
         _require_plain(found, "arguments")
     except (ValueError, RecursionError, TemplateError):
         return given
@@ -201,6 +218,13 @@ def _arguments(given: Any, traits: Traits) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} has no JSON once it is a number")
+    return number
 
 
 def _short_id(name: str) -> str:

@@ -168,8 +168,13 @@ def _before_center(budget: Budget, value: Any, width: Any = 80, *_: Any, **__: A
     return str(value)
 
 
-def _before_batch(budget: Budget, value: Any, count: Any, *_: Any, **__: Any) -> Any:
-    budget.spend(STEP * max(0, int(count)))
+def _before_batch(budget: Budget, value: Any, linecount: Any, *_: Any, **__: Any) -> Any:
+    budget.spend(STEP * max(0, int(linecount)))
+    return value
+
+
+def _before_slice(budget: Budget, value: Any, slices: Any, *_: Any, **__: Any) -> Any:
+    budget.spend(STEP * max(0, int(slices)))
     return value
 
 
@@ -217,7 +222,7 @@ _BEFORE: dict[str, Callable[..., Any]] = {
     "join": _before_join,
     "replace": _before_replace,
     "round": _before_round,
-    "slice": _before_batch,
+    "slice": _before_slice,
     "sort": _before_sort,
     "sum": _before_sum,
     "tojson": _before_tojson,

@@ -16,7 +16,9 @@ from isthmus.errors import TemplateError
 from isthmus.model.chat_template import ChatTemplate
 
 _UNITS = 1 << 20
-"""Units for one question, a tenth of a second at most; templates that people use need 5,000."""
+"""Units for one question, a tenth of a second at most; the templates of tests need up to 33,000."""
+_MOST_FATES, _MOST_ROLE = 64, 64
+"""Roles times forms of contents that are remembered, and characters of such a role."""
 _MARK, _OTHER_MARK = "qzmarka", "qzmarkb"
 _KEY, _VALUE = "qzkeya", "qzvaluea"
 _NAME = "qzfunctiona"
@@ -53,10 +55,9 @@ class Content(Enum):
 
     def written(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The message with such a content."""
-        rest = {name: it for name, it in message.items() if name != "content"}
         if self is Content.ABSENT:
-            return rest
-        return {**rest, "content": "" if self is Content.EMPTY else None}
+            return {name: it for name, it in message.items() if name != "content"}
+        return {**message, "content": "" if self is Content.EMPTY else None}
 
 
 class Traits:
@@ -65,7 +66,7 @@ class Traits:
     def __init__(self, template: ChatTemplate) -> None:
         self.template = template
         self._fates: dict[tuple[str, bool], Fate] = {}
-        """Of the roles that are known here, as text and as parts."""
+        """By role, and whether the content is in parts."""
 
     # ------------------------------------------------------------------ roles
 
@@ -115,7 +116,7 @@ class Traits:
         found = self._fates.get((role, in_parts))
         if found is None:
             found = self._probed(role, in_parts)
-            if role in _BEFORE:
+            if len(role) <= _MOST_ROLE and len(self._fates) < _MOST_FATES:
                 self._fates[role, in_parts] = found
         return found
 
@@ -190,11 +191,12 @@ class Traits:
         return False, frozenset()
 
     def _shows_call(self, is_text: bool, content: Content) -> bool:
+        """Whether a call is shown, not as Python would write it, and no content beside it."""
         text = self._rendered([_USER, self._call(is_text, content)], [_TOOL])
-        if text is None or not all(it in text for it in (_KEY, _VALUE)):
+        if text is None or not all(it in text for it in (_NAME, _KEY, _VALUE)):
             return False
-        called = text.rpartition(_NAME)[2]
-        return _VALUE in called and f"'{_KEY}':" not in called and "None" not in text
+        usual = self._rendered([_USER], [_TOOL]) or ""
+        return f"'{_KEY}': '{_VALUE}'" not in text and text.count("None") <= usual.count("None")
 
     @cached_property
     def _usual_content(self) -> Content:

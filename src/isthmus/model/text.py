@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import ModelUnsupported
-from isthmus.model.chat_guard import ChatGuard
+from isthmus.model.chat_guard import ChatGuard, restored
 from isthmus.model.chat_template import opens_thought
 from isthmus.model.checks import nothing
 from isthmus.model.conversation import Conversation, prepared
@@ -141,6 +141,7 @@ class TextModel(ABC):
             now=now,
             check=check,
         )
+        text = restored(text, seam)
         ids = tokenizer.encode(
             text, add_special=True, parse_special=True, seam=seam, most=most, check=check
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 
 from isthmus.model.forms.lark import Lark, Wanted
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
+
+NAME = re.compile(r"[\w.:/\-]*")
+"""A function's name, as far as it goes."""
 
 
 class Calls(ABC):

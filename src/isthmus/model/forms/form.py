@@ -64,12 +64,14 @@ class Form:
         several: bool = False,
         *,
         in_thought: bool = False,
+        may_think: bool = False,
         ids: Mapping[str, int] | None = None,
     ) -> tuple[GrammarKind, str]:
         """The kind and source of a grammar whose texts are calls, in this form, of one of the tools
         or the one called `name`, with arguments by their schemas.
 
-        `in_thought`: the thought that the prompt has opened is finished first. `ids` has the token
+        `in_thought`: the thought that the prompt has opened is finished first. `may_think`: a
+        thought may come first, if the prompt has opened none. `ids` has the token
         of each of `controls` that is a control token; other markers are spelled. Where no grammar
         says the form, the texts are bare JSON objects, or a list of them. SettingsError if there is
         no such tool, or a schema is nested too deeply.
@@ -79,13 +81,17 @@ class Form:
             raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
         lark, wanted = Lark(ids), Wanted(functions, several)
         try:
-            calls = self.calls.grammar(lark, wanted) if self.calls else None
-            calls = calls or (FORCED_LIST if several else FORCED).grammar(lark, wanted)
+            own = self.calls.grammar(lark, wanted) if self.calls else None
+            if own is None:
+                lark = Lark(ids)
+                own = (FORCED_LIST if several else FORCED).grammar(lark, wanted)
         except RecursionError:
             raise SettingsError("the schema of a tool is nested too deeply") from None
-        if in_thought and self.thought:
-            calls = f"{lark.free(self.thought.ends)} {lark.text(self.thought.between)} {calls}"
-        return GrammarKind.LARK, lark.source(calls)
+        if self.thought and (in_thought or may_think):
+            rest = f"{lark.free(self.thought.ends)} {lark.text(self.thought.between)}"
+            whole = f"{lark.text(self.thought.open_text)} {rest}"
+            own = f"{rest if in_thought else f'({whole})?'} {own}"
+        return GrammarKind.LARK, lark.source(own)
 
 
 def opens_thought(form: Form, prompt: str) -> bool:

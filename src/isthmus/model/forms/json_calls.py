@@ -9,7 +9,7 @@ from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.lark import Function, Lark, Wanted, moved
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
-from isthmus.model.forms.values import JSON, read_string, read_value
+from isthmus.model.forms.values import JSON, Sink, read_string, read_value
 
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
@@ -40,7 +40,8 @@ class JsonCalls(Calls):
     between: str = "\n"
     """What a grammar writes between blocks."""
     starts_bare: bool = False
-    """Whether a block at the beginning of an answer needs no marker."""
+    """Whether a block at the beginning of an answer needs no marker. Such calls may have semicolons
+    between them, as those of Llama 3.2 have."""
 
     @property
     def begins(self) -> tuple[str, ...]:
@@ -60,36 +61,35 @@ class JsonCalls(Calls):
         yield from tape.take_any(self.opens)
         yield from tape.spaces()
         listed = yield from tape.take("[")
-        while True:
+        if (yield from self.read_calls(tape, out, listed)):
+            if listed:
+                yield from tape.take("]")
             yield from tape.spaces()
+            yield from tape.take(self.closes)
+            out.leave()
+
+    def read_calls(self, tape: Tape, out: Out, listed: bool) -> Reading[bool]:
+        """Reads calls up to what ends a list of them; False where one is none or broken."""
+        between = "," if listed else ";"
+        while True:
             tape.mark()
+            yield from tape.spaces()
             if not (yield from _CallReader(tape, out, self).read()):
                 out.fail()
-                return
-            if not out.end():
-                tape.mark()  # what comes between this and the next is text as well
+                return False
+            out.end()
+            tape.mark()
             yield from tape.spaces()
-            # bare calls of Llama 3.2 have semicolons between them
-            if not (yield from tape.take("," if listed else ";")):
-                break
-        if not tape.marked:
-            yield from self._close(tape, listed)
-        else:
-            out.text(tape.unmark())
-
-    def _close(self, tape: Tape, listed: bool) -> Reading[None]:
-        if listed:
-            yield from tape.take("]")
-        yield from tape.spaces()
-        if self.closes:
-            yield from tape.take(self.closes)
+            more = yield from tape.take(between)
+            if not more and (listed or not (yield from tape.comes("{"))):
+                return True
 
     # ------------------------------------------------------------------------------ grammar
 
-    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+    def grammar(self, lark: Lark, wanted: Wanted) -> str:
         call = lark.any_of([lark.json(self._schema(it)) for it in wanted.functions])
-        begin = (self.opens[0] if self.opens else "") + self.before
-        end = self.after + self.closes
+        begin = "" if self.starts_bare else self.opens[0] + self.before
+        end = "" if self.starts_bare else self.after + self.closes
         if self.listed:
             calls = lark.repeated(lark.rule(call), ", ", wanted.several)
             return f"{lark.text(begin + '[')} {calls} {lark.text(']' + end)}"
@@ -163,7 +163,7 @@ class _CallReader:
     def _arguments(self) -> Reading[bool]:
         """Reads an object, or a text that holds one, as some models write it."""
         self._argued = True
-        sink = self._out.arguments
+        sink: Sink = self._out.arguments
         if not self._named:
             self._began = []
             sink = self._began.append

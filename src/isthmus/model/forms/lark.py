@@ -1,5 +1,8 @@
 """Grammars in llguidance's dialect of Lark, put together from literals, free text and JSON schemas.
 
+Its lexer takes the longest literal that may come: where both "\\n" and "\\n</a>" may, "\\n<b>" is
+refused. So a literal that begins like another one has another character after it.
+
 https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
 
@@ -7,15 +10,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from isthmus.config import MAX_GRAMMAR_NBYTES
+from isthmus.errors import SettingsError
 
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 _CLOSED = {"additionalProperties": False}
 _SHARED = ("$defs", "definitions")
-_REFERENCES = ("#/$defs/", "#/definitions/")
+_DEFINITIONS = ("#/$defs/", "#/definitions/")
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,9 @@ class Lark:
         """`ids` has the token of each text that is one control token; others are spelled."""
         self._ids = dict(ids or {})
         self._rules: list[str] = []
+        self._n_rules = self._n_chars = 0
+        self._of_schema: dict[int, str] = {}
+        """Names of rules, by the identities of the schemas, which outlive the grammar."""
         longest = sorted(self._ids, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, longest)) or "(?!)")
 
@@ -74,10 +83,30 @@ class Lark:
         return "\n".join([f"start: {start}", *self._rules, ""])
 
     def rule(self, body: str, attributes: str = "") -> str:
-        """A new rule; returns its name."""
-        name = f"r{len(self._rules)}"
-        self._rules.append(f"{name}{attributes}: {body}")
+        """A new rule; returns its name. SettingsError if the grammar becomes larger than one may
+        be: a small schema can refer to a large one in many places."""
+        self._n_rules += 1
+        name = f"r{self._n_rules}"
+        self._add(f"{name}{attributes}: {body}")
         return name
+
+    def rule_of(self, schema: Mapping[str, Any], body: Callable[[], str | None]) -> str | None:
+        """The rule of a schema, made once, which may refer to itself; None if `body` is."""
+        name = self._of_schema.get(id(schema))
+        if name is None:
+            self._n_rules += 1
+            name = self._of_schema[id(schema)] = f"r{self._n_rules}"
+            said = body()
+            if said is None:
+                return None
+            self._add(f"{name}: {said}")
+        return name
+
+    def _add(self, rule: str) -> None:
+        self._rules.append(rule)
+        self._n_chars += len(rule)
+        if self._n_chars > MAX_GRAMMAR_NBYTES:
+            raise SettingsError("the schemas of the tools are too large for a grammar")
 
     def text(self, literal: str) -> str:
         """A literal, with its control tokens as tokens."""
@@ -100,6 +129,20 @@ class Lark:
         if end in self._ids:
             return f"{self.rule(pattern)} {self.text(end)}"
         return self.rule(pattern, f"[suffix={self._quoted(end)}]")
+
+    def members(self, required: Sequence[str], optional: Sequence[str], between: str) -> str:
+        """All that are required, and any of the optional ones after them, in order."""
+        comma = self.text(between)
+        if required:
+            rest = [f"({comma} {it})?" for it in optional]
+            return f" {comma} ".join(required) + "".join(f" {it}" for it in rest)
+        if not optional:
+            return ""
+        following, choices = "", []
+        for member in reversed(optional):
+            choices.append(f"{member} {following}".strip())
+            following = self.rule(f"({comma} {member})? {following}".strip())
+        return f"({' | '.join(reversed(choices))})?"
 
     def repeated(self, item: str, between: str, several: bool) -> str:
         """An item, or several with a literal between them."""
@@ -133,15 +176,23 @@ def moved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def part(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """A part of a schema, by itself; None if it refers to more than the root's definitions."""
+    references = _references(schema)
+    if not references:
+        return dict(schema)
     shared = {key: root[key] for key in _SHARED if key in root}
-    waiting: list[Any] = [schema, shared]
+    if not all(it.startswith(_DEFINITIONS) for it in references | _references(shared)):
+        return None
+    return {**shared, **schema}
+
+
+def _references(schema: Mapping[str, Any]) -> set[str]:
+    found, waiting = set(), [schema]
     while waiting:
-        it = waiting.pop()
+        it: Any = waiting.pop()
         if isinstance(it, Mapping):
-            reference = it.get("$ref")
-            if isinstance(reference, str) and not reference.startswith(_REFERENCES):
-                return None
+            if isinstance(it.get("$ref"), str):
+                found.add(it["$ref"])
             waiting += it.values()
         elif isinstance(it, list):
             waiting += it
-    return {**shared, **schema}
+    return found

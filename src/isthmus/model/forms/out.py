@@ -95,6 +95,13 @@ class Out:
         self.name = None
         return True
 
+    def leave(self) -> None:
+        """Ends a block. What was read since the mark is a part of the form if a call came before
+        it, and a part of the text otherwise."""
+        kept = self._tape.unmark()
+        if not self.after_marker:
+            self.text(kept)
+
     def fail(self) -> None:
         """Ends what is broken or cut off."""
         self.end(whole=False)

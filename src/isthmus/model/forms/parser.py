@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.events import Event
 from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.out import Out
@@ -56,7 +57,7 @@ class Parser:
 
     @property
     def n_looked_at(self) -> int:
-        """Characters that were copied or searched until now: it tells the time that a text takes."""
+        """Characters that were copied or searched until now: a measure of the time it takes."""
         return self._tape.n_looked_at
 
     # ------------------------------------------------------------------------------ reading
@@ -87,13 +88,19 @@ class Parser:
             self._out.marker()
             self._stops = self._stops_with(self._wraps[wrap])
             return True
-        calls = FORCED if self._forced else self._calls
-        char = yield from self._tape.peek()
-        if calls and char and char in calls.bare:
-            yield from calls.read(self._tape, self._out)
-            return self._out.after_marker
+        calls = None
+        if not (yield from self._tape.comes(self._stops.texts)):
+            calls = self._bare((yield from self._tape.peek()))
+        if calls:
+            return (yield from self._call(calls))
         self._out.text(self._tape.unmark())
         return False
+
+    def _bare(self, char: str) -> Calls | None:
+        """The notation that may begin with a character, without a marker."""
+        if self._calls and char and char in self._calls.bare:
+            return self._calls
+        return FORCED if self._forced and char and char in FORCED.bare else None
 
     def _marked(self, stop: str) -> Reading[bool]:
         """What a marker begins. Returns whether the text after it is at a beginning again."""
@@ -106,9 +113,17 @@ class Parser:
             yield from self._tape.take(stop)
             yield from self._think()
             return True
-        if self._calls:
-            self._tape.mark()
-            yield from self._calls.read(self._tape, self._out)
+        if self._calls is None:
+            return False
+        self._tape.mark()
+        return (yield from self._call(self._calls))
+
+    def _call(self, calls: Calls) -> Reading[bool]:
+        """A block of calls. Returns whether one came last. Where the text is cut off within a
+        marker of it, that much of the marker is no text."""
+        yield from calls.read(self._tape, self._out)
+        if self._out.after_marker:
+            self._tape.skip_end(calls.markers)
         return self._out.after_marker
 
     def _think(self) -> Reading[None]:

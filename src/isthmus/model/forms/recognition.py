@@ -39,6 +39,8 @@ class CallForm:
     name: str
     models: str
     """Some that write it, for people."""
+    example: str
+    """A call of `f` with the text "v" as its argument `k`."""
     calls: Calls
     signs: tuple[Signs, ...]
     """Any of these tells it."""
@@ -49,6 +51,7 @@ class ThoughtForm:
     """A row of the table of thoughts."""
 
     name: str
+    models: str
     thought: Thought
     signs: tuple[Signs, ...]
 

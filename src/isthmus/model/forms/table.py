@@ -1,24 +1,11 @@
-"""The forms that are known, as data. The first row whose signs a template has is its form."""
+"""Which form a chat template is written for, by the tables of calls and of thoughts."""
 
 from __future__ import annotations
 
+from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.form import Form
-from isthmus.model.forms.json_calls import JsonCalls
-from isthmus.model.forms.recognition import CallForm, ThoughtForm, WrapForm, fitting, signs
-from isthmus.model.forms.thought import Thought
-
-CALLS: tuple[CallForm, ...] = (
-    CallForm(
-        "hermes",
-        "Hermes, Qwen 2.5 and 3, SmolLM 3, Granite 4, EXAONE 4",
-        JsonCalls(opens=("<tool_call>",), closes="</tool_call>", before="\n", after="\n"),
-        signs("<tool_call>"),
-    ),
-)
-THOUGHTS: tuple[ThoughtForm, ...] = (
-    ThoughtForm("think", Thought("<think>", "</think>"), signs("<think>")),
-)
-WRAPS: tuple[WrapForm, ...] = ()
+from isthmus.model.forms.recognition import fitting
+from isthmus.model.forms.thought_forms import THOUGHTS, WRAPS
 
 PLAIN = Form("plain")
 """Of a template without tools and thoughts: an answer is text."""

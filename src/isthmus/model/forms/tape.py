@@ -1,8 +1,8 @@
 """A text that comes in pieces, read as if it were there.
 
 A reader is a generator: it yields wherever it needs more text than has come, and is resumed after
-the next piece. Each character is looked at a bounded number of times: text that was read is never put
-together with what comes after it, and what is not read yet is shorter than the longest marker.
+the next piece. Each character is looked at a bounded number of times: text that was read is never
+put together with what comes after it, and what is not read yet is shorter than a marker.
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ class Tape:
         self.n_looked_at += len(text)
         return text
 
+    def ends_within(self, literals: Iterable[str]) -> bool:
+        """Whether the text is over, and what is unread of it may be the beginning of a literal."""
+        return self.ended and any(it.startswith(self._text[self._at :]) for it in literals)
+
+    def skip_end(self, literals: Iterable[str]) -> None:
+        """Reads what is left of a text that is over, if that may be the beginning of a literal."""
+        if self.ends_within(literals):
+            self._at = len(self._text)
+
     def peek(self) -> Reading[str]:
         """The next character, which stays unread; empty at the end of the text."""
         while self._at == len(self._text) and not self.ended:
@@ -98,6 +107,12 @@ class Tape:
             if self.ended or not literal.startswith(have):
                 return False
             yield
+
+    def comes(self, literals: Iterable[str]) -> Reading[str]:
+        """The first of these literals that comes next, which stays unread; empty if none does."""
+        found = yield from self.take_any(literals)
+        self._at -= len(found)
+        return found
 
     def take_any(self, literals: Iterable[str]) -> Reading[str]:
         """The first of these literals that comes next, read; empty if none does."""

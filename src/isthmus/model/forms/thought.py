@@ -13,6 +13,8 @@ class Thought:
     ends: str
     opening: str = ""
     """What opens a thought in a prompt; empty: `begins` and a line break."""
+    before_end: str = "\n"
+    """What models write between a thought and `ends`."""
     between: str = "\n\n"
     """What models write between a thought and an answer."""
     anywhere: bool = False
@@ -27,4 +29,4 @@ class Thought:
     @property
     def close_text(self) -> str:
         """The text that closes a thought which is cut short, so that the answer comes next."""
-        return f"\n{self.ends}{self.between}"
+        return f"{self.before_end}{self.ends}{self.between}"

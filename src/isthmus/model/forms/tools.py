@@ -43,10 +43,16 @@ class Tools:
         schema = _mapping(root.get("properties")).get(parameter)
         if schema is None:
             schema = root.get("additionalProperties")
-        return frozenset(_types(root, _mapping(schema)))
+        return types_in(root, _mapping(schema))
 
     def _schema(self, name: str) -> Mapping[str, Any]:
         return (self._schemas or {}).get(name, {})
+
+
+def types_in(root: Mapping[str, Any], schema: Mapping[str, Any]) -> frozenset[str]:
+    """JSON types that a schema, which may refer to a root's definitions, allows; empty if it does
+    not say."""
+    return frozenset(_types(root, schema))
 
 
 def _types(root: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:

@@ -61,11 +61,17 @@ PYTHON = Notation(
 )
 """Literals of Python, without arithmetic and sets."""
 BARE = Notation(
-    quotes={'<|"|>': '<|"|>', "<escape>": "<escape>", '"': '"'},
-    raw=frozenset({'<|"|>', "<escape>"}),
+    quotes={'<|"|>': '<|"|>', '"': '"'},
+    raw=frozenset({'<|"|>'}),
     bare=True,
 )
 """Gemma's own: `{key:<|"|>text<|"|>,other:[1,true]}`."""
+ESCAPE = Notation(
+    quotes={"<escape>": "<escape>", '"': '"'},
+    raw=frozenset({"<escape>"}),
+    bare=True,
+)
+"""FunctionGemma's: the same with other quotes."""
 
 
 def read_value(tape: Tape, notation: Notation, out: Sink) -> Reading[bool]:
@@ -87,6 +93,18 @@ def read_string(tape: Tape, notation: Notation) -> Reading[str | None]:
 def escaped(text: str) -> str:
     """A text as it stands between the quotes of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def word_value(word: str) -> str | None:
+    """A constant or a number as JSON has it; None if the word is neither."""
+    return _CONSTANTS.get(word) or number(word)
+
+
+def in_python(value: object) -> str:
+    """A decoded JSON value as PYTHON writes it."""
+    if value is None or isinstance(value, bool):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def number(word: str) -> str | None:
@@ -168,7 +186,7 @@ class _Reader:
             return True
         pattern = _BARE if self._notation.bare else _WORD
         word = (yield from self._tape.word(pattern, _MOST_WORD)).strip()
-        text = _CONSTANTS.get(word) or number(word)
+        text = word_value(word)
         if text is None and word and self._notation.bare:
             text = json.dumps(word, ensure_ascii=False)
         self._out(text or word)

@@ -1,0 +1,230 @@
+"""Calls as elements: a function's name, then each parameter with its key and its value as text.
+
+A value is text unless the tool's schema says otherwise, so readers need the schemas: `5` is the
+text "5" for a parameter of type string, and the number 5 for one of type integer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from isthmus.model.forms.calls import NAME, Calls
+from isthmus.model.forms.lark import Function, Lark, Wanted, part
+from isthmus.model.forms.out import Out
+from isthmus.model.forms.tape import SPACES, Reading, Stops, Tape
+from isthmus.model.forms.tools import type_of, types_in
+from isthmus.model.forms.value_grammar import lengths
+from isthmus.model.forms.values import escaped
+
+_MOST_NAME = 300
+_KEY = re.compile(r"[^<>\"\n]*")
+_SPACE = re.compile(f"[{SPACES}]*")
+TEXT = frozenset({"string"})
+ANY: frozenset[str] = frozenset()
+BY_SCHEMA = None
+_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
+
+
+@dataclass(frozen=True)
+class XmlCalls(Calls):
+    """`SECTION CALL name NAME_ENDS (PARAMETER key KEY_ENDS value PARAMETER_ENDS)* CALL_ENDS`."""
+
+    call: str
+    name_ends: str
+    parameter: str
+    key_ends: tuple[tuple[str, frozenset[str] | None], ...]
+    """What may come between key and value, and the types that it tells; a grammar writes the first,
+    or the first that tells the right types."""
+    parameter_ends: str
+    call_ends: str
+    value: str = ""
+    """What begins a value, if anything does."""
+    section: tuple[str, ...] = ()
+    """What may begin a block of calls; a grammar writes the first."""
+    section_ends: str = ""
+    padded: bool = False
+    """Whether a value has a line break on both sides, which is no part of it."""
+    after_section: str = "\n"
+    after_name: str = "\n"
+    after_parameter: str = "\n"
+    after_call: str = "\n"
+    between: str = ""
+    """What a grammar writes at these places, the last between calls, or between sections of one
+    call; a reader skips white space."""
+    one_call: bool = False
+    """Whether a section has one call."""
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        return (*self.section, self.call)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        ends = (self.name_ends, self.parameter_ends, self.call_ends, self.section_ends, self.value)
+        keys = (it for it, _ in self.key_ends)
+        return tuple(it for it in (*self.begins, self.parameter, *ends, *keys) if it.strip())
+
+    # ------------------------------------------------------------------------------ reading
+
+    def read(self, tape: Tape, out: Out) -> Reading[None]:
+        yield from tape.take_any(self.section)
+        while True:
+            tape.mark()
+            yield from tape.spaces()
+            if not (yield from tape.take(self.call)):
+                break
+            yield from tape.spaces()
+            if not (yield from self._call(tape, out)):
+                out.fail()
+                return
+            out.end()
+        yield from tape.take(self.section_ends)
+        out.leave()
+
+    def _call(self, tape: Tape, out: Out) -> Reading[bool]:
+        name = yield from tape.word(NAME, _MOST_NAME)
+        yield from tape.spaces()
+        named = yield from tape.take(self.name_ends)
+        yield from tape.spaces()
+        ends = (self.parameter, self.call_ends)
+        if not name or not named or not (yield from tape.comes(ends)):
+            return False
+        out.begin(name)
+        out.arguments("{")
+        first = True
+        while (yield from tape.take(self.parameter)):
+            out.arguments("" if first else ", ")
+            first = False
+            if not (yield from self._parameter(tape, out)):
+                return False
+            yield from tape.spaces()
+        if not (yield from tape.take(self.call_ends)):
+            return False
+        out.arguments("}")
+        return True
+
+    def _parameter(self, tape: Tape, out: Out) -> Reading[bool]:
+        key = (yield from tape.word(_KEY, _MOST_NAME)).strip()
+        end = yield from tape.take_any(it for it, _ in self.key_ends)
+        if self.value:
+            yield from tape.spaces()
+        if not key or not end or not (yield from tape.take(self.value)):
+            return False
+        types = dict(self.key_ends)[end]
+        if types is BY_SCHEMA:
+            types = out.tools.types(out.name or "", key)
+        out.arguments(json.dumps(key, ensure_ascii=False) + ": ")
+        if types == TEXT:
+            out.arguments('"')
+            whole = yield from self._value(tape, lambda it: out.arguments(escaped(it)))
+            out.arguments('"' if whole else "")
+            return whole
+        pieces: list[str] = []
+        whole = yield from self._value(tape, pieces.append)
+        if whole:
+            out.arguments(converted("".join(pieces), types))
+        return whole
+
+    def _value(self, tape: Tape, out: Callable[[str], object]) -> Reading[bool]:
+        """Reads a value and what ends it. An end marker after which no part of a call comes is a
+        part of the value."""
+        inside = _Unpadded(out) if self.padded else out
+        stops = Stops([self.parameter_ends])
+        after = [self.parameter, self.call_ends]
+        while (yield from tape.until(stops, inside)):
+            yield from tape.take(self.parameter_ends)
+            gap: list[str] = []
+            yield from tape.run(_SPACE, gap.append)
+            if (yield from tape.comes(after)) or tape.ends_within(after):
+                return True
+            inside("".join([self.parameter_ends, *gap]))
+        return False
+
+    # ------------------------------------------------------------------------------ grammar
+
+    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+        calls = [self._call_rule(lark, it) for it in wanted.functions]
+        good = [it for it in calls if it is not None]
+        if len(good) < len(calls):
+            return None
+        begin = lark.text(self.section[0] + self.after_section) if self.section else ""
+        end = lark.text(self.section_ends)
+        call = lark.rule(lark.any_of(good))
+        if self.one_call:
+            return lark.repeated(lark.rule(f"{begin} {call} {end}"), self.between, wanted.several)
+        return f"{begin} {lark.repeated(call, self.between, wanted.several)} {end}".strip()
+
+    def _call_rule(self, lark: Lark, function: Function) -> str | None:
+        head = self.call + function.name + self.name_ends + self.after_name
+        parts = [lark.text(head)]
+        for key, schema in function.properties.items():
+            value = self._parameter_rule(lark, function, key, schema)
+            if value is None:
+                return None
+            parts.append(value if key in function.required else f"({value})?")
+        return lark.rule(" ".join([*parts, lark.text(self.call_ends + self.after_call)]))
+
+    def _parameter_rule(
+        self, lark: Lark, function: Function, key: str, schema: object
+    ) -> str | None:
+        whole = part(function.parameters, schema if isinstance(schema, dict) else {})
+        if whole is None:
+            return None
+        types = types_in(function.parameters, whole)
+        text = "string" in types
+        pad = "\n" if self.padded else ""
+        fits = [it for it, told in self.key_ends if told is BY_SCHEMA or (told == TEXT) == text]
+        begin = f"\n{self.value}" if self.value else pad
+        head = lark.text(self.parameter + key + fits[0] + begin)
+        end = pad + self.parameter_ends
+        values = whole.get("enum")
+        if text and isinstance(values, list):
+            said = [it if isinstance(it, str) else json.dumps(it) for it in values]
+            value = f"{lark.any_of([lark.text(it) for it in said])} {lark.text(end)}"
+        elif text:
+            value = lark.free(end, *lengths(whole))
+        else:
+            value = f"{lark.json(whole)} {lark.text(end)}"
+        return lark.rule(f"{head} {value} {lark.text(self.after_parameter)}".strip())
+
+
+def converted(text: str, types: frozenset[str]) -> str:
+    """A value as JSON, of one of these types if it can be; ANY if nobody says which. What is
+    of no such type is a text."""
+    word = text.strip()
+    word = _CONSTANTS.get(word, word)
+    try:
+        value = json.loads(word, parse_constant=_refused)
+        found = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+    kind = type_of(value)
+    fits = kind in types or (kind == "integer" and "number" in types) or "string" not in types
+    if types == ANY or (fits and kind != "string"):
+        return found
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _refused(word: str) -> None:
+    raise ValueError(word)
+
+
+class _Unpadded:
+    """A value without the line break at its beginning and the one at its end."""
+
+    def __init__(self, out: Callable[[str], object]) -> None:
+        self._out = out
+        self._first = True
+        self._held = ""
+
+    def __call__(self, piece: str) -> None:
+        if self._first:
+            self._first = False
+            piece = piece.removeprefix("\n")
+        piece = self._held + piece
+        self._held = "\n" if piece.endswith("\n") else ""
+        if said := piece.removesuffix("\n"):
+            self._out(said)
