@@ -242,7 +242,7 @@ class Reopen:
             )
         except IsthmusError as error:
             raise SnapshotInvalid(f"a session of the snapshot cannot be opened: {error}") from None
-        session.leave_top(it.top_k, GuestPtr(it.top_ptr))
+        session.resume_top(it.top_k, GuestPtr(it.top_ptr))
         return session
 
     def _replay(self, it: OpenedSession, model: Model) -> Session:
@@ -250,7 +250,7 @@ class Reopen:
         layout = self._layout(it)
         ptr = it.ptr if layout.nbytes <= it.layout.nbytes else self.grow(layout.nbytes)
         session = model.open_session(self.region, self.binding, GuestPtr(ptr), layout)
-        session.leave_top(min(it.top_k, layout.n_vocab), GuestPtr(it.top_ptr))
+        session.resume_top(min(it.top_k, layout.n_vocab), GuestPtr(it.top_ptr))
         try:
             if it.tokens:
                 self.prefill(session, it.tokens)

@@ -107,11 +107,16 @@ class Session:
         `k` is at most `top.MOST_TOP` and n_vocab, `ptr` a multiple of `top.TOP_ALIGNMENT` with room
         for k pairs. Passes use them if `GraphBuilder.top_of` says so. The memory stays as it is.
         """
-        if self.top is not None and (self.top.k, self.top.ptr) == (k, ptr):
+        before = (self.top.k, self.top.ptr) if self.top is not None else (0, ptr)
+        if before == (k, ptr):
             return
         executor = self.model.executor
         if executor.builder.finder.can_find:  # otherwise no graph knows of it
             executor.forget(self)
+        self.resume_top(k, ptr)
+
+    def resume_top(self, k: int, ptr: GuestPtr) -> None:
+        """As `leave_top`, for a session that was in no pass yet."""
         place = self._region.address(ptr, PAIR_NBYTES * k) if k else None
         self.top = Top(k, ptr, place) if place is not None else None
 
