@@ -330,7 +330,8 @@ def test_lies_about_the_width_of_memory(
     [
         (2, lambda session: 4, "do not lie"),
         (2, lambda session: 2**32 - 32, "do not lie"),
-        (256, lambda session: 2**40, "do not lie"),
+        (256, lambda session: 2**39, "do not lie"),
+        (256, lambda session: 2**40, "malformed"),
         (257, lambda session: 4096, "malformed"),
         (2, lambda session: session, "lie in a session"),
         (256, lambda session: session - 32, "lie in a session"),
