@@ -647,6 +647,20 @@ AGENT_API int32_t agent_decode_batch(agent_session_t *const *sessions, const int
     return 0;
 }
 
+/* Makes a session hold the first n_tokens of another one of its model, and nothing else. */
+AGENT_API int32_t agent_session_copy(agent_session_t *session, const agent_session_t *source,
+                                     uint32_t n_tokens)
+{
+    if (n_tokens > session->n_ctx)
+        return -ISTHMUS_ECONTEXT;
+    agent_begin_pass_(session);
+    session->n_tokens = 0; /* so it is if the copy is given up */
+    AGENT_TRY(isthmus_session_copy(session->handle, source->handle, n_tokens));
+    memcpy(session->tokens, source->tokens, n_tokens * sizeof *session->tokens);
+    session->n_tokens = n_tokens;
+    return 0;
+}
+
 /* Forgets all tokens after the first n_tokens. */
 AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
 {

@@ -11,6 +11,7 @@ import wasmtime
 
 from isthmus import Limits, Model, Runtime
 from isthmus.abi import Errno
+from isthmus.device.cpu import CpuDevice
 from isthmus.errors import DeviceFailed
 from isthmus.model.batch import Step
 from tests.attacks.proxy import Proxy, proxy_wat
@@ -188,3 +189,26 @@ def test_a_device_that_fails_takes_no_step(
     assert not any(it.has_logits for it in many.sessions)
     assert many.step([(it, 5) for it in many.handles]) == 0
     many.proxy.actor.close()
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_branches_of_one_agent_are_those_of_its_forks(
+    shared: Runtime, model: Model, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the SDK: beams that are sampled and stepped together say what each would say alone."""
+    monkeypatch.setattr(CpuDevice, "finds_top", found)
+    args = ["n_ctx=256", "temperature=0", "repeat_penalty=1.2", "ask=1"]
+    limits = Limits(sessions=8)
+    with shared.spawn(
+        "bench", models={"default": model}, args=args, seed=1, limits=limits
+    ) as actor:
+        actor.send("prefill 20 3")
+        assert (actor.sessions[0].top is not None) == found
+        branches = actor.send("branch 4 12").text.split("\n")
+        assert len({*branches}) == 4
+        for fork, said in zip(actor.fork(4), branches, strict=True):
+            first, rest = said.split(" ", 1)
+            fork.send(f"tokens {first}")
+            assert fork.send("sequence 11").text == rest
+            fork.close()
+        assert len(actor.sessions) == 1

@@ -11,6 +11,8 @@
  *   hash N             the same as decode                      answers `hash=H`, FNV-1a of the
  *                                                              bits of all logits on the way
  *   next 1             the token that decode would append      answers `token=T`
+ *   branch N M         goes on in N ways, each from another of the N most probable tokens, with M
+ *                      tokens each, all together      answers their ids, a line for each way
  *   truncate N         forgets all tokens after the first N    answers `length=L`
  *   hostcall N         calls session_length N times            answers `calls=N`
  *   trap N             writes N to its memory, then traps
@@ -22,6 +24,8 @@
  * argument back.
  */
 #include "agent.h"
+
+#define MOST_BRANCHES 32
 
 static agent_session_t session;
 static isthmus_sampler_t sampler = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64};
@@ -151,6 +155,65 @@ static int32_t next(void)
     return answer("token=", agent_argmax(logits, session.n_vocab));
 }
 
+static int32_t open_branches(agent_session_t *branches, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        AGENT_TRY(agent_session_open(&branches[i], session.model, session.n_ctx));
+        AGENT_TRY(agent_session_top_k(&branches[i], session.n_top));
+        AGENT_TRY(agent_session_copy(&branches[i], &session, session.n_tokens));
+    }
+    return 0;
+}
+
+static int32_t grow_branches(agent_session_t *branches, uint32_t n, int64_t n_tokens)
+{
+    agent_session_t *sessions[MOST_BRANCHES];
+    agent_candidate_t top[MOST_BRANCHES];
+    int32_t tokens[MOST_BRANCHES];
+    float *logits;
+    AGENT_TRY(agent_logits(&session, &logits));
+    if (agent_top_k(logits, session.n_vocab, top, n) < n)
+        return -ISTHMUS_EINVAL;
+    for (int64_t at = 0; at < n_tokens; at++) {
+        for (uint32_t i = 0; i < n; i++) {
+            sessions[i] = &branches[i];
+            tokens[i] = top[i].token;
+            if (at > 0)
+                AGENT_SET(tokens[i], agent_session_sample(&branches[i], &sampler));
+        }
+        AGENT_TRY(agent_decode_batch(sessions, tokens, n));
+    }
+    return 0;
+}
+
+static int32_t answer_branches(const agent_session_t *branches, uint32_t n)
+{
+    AGENT_TEXT_FREED agent_text_t text = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        agent_text_append(&text, "\n", i > 0);
+        for (uint32_t at = session.n_tokens; at < branches[i].n_tokens; at++) {
+            agent_text_append(&text, " ", at > session.n_tokens);
+            agent_text_append_int(&text, branches[i].tokens[at]);
+        }
+    }
+    return agent_reply_text(&text);
+}
+
+static int32_t branch(int64_t n, int64_t n_tokens)
+{
+    agent_session_t branches[MOST_BRANCHES] = {0};
+    if (n < 1 || n > MOST_BRANCHES)
+        return -ISTHMUS_EINVAL;
+    int32_t status = open_branches(branches, (uint32_t)n);
+    if (status == 0)
+        status = grow_branches(branches, (uint32_t)n, n_tokens);
+    if (status == 0)
+        status = answer_branches(branches, (uint32_t)n);
+    for (int64_t i = 0; i < n; i++)
+        AGENT_TRY(agent_session_close(&branches[i]));
+    return status;
+}
+
 static int32_t call_host(int64_t n_calls)
 {
     for (int64_t i = 0; i < n_calls; i++)
@@ -201,6 +264,8 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
         return hash(n);
     if (agent_equals(verb, verb_nbytes, "next"))
         return next();
+    if (agent_equals(verb, verb_nbytes, "branch"))
+        return branch(n, seed);
     if (agent_equals(verb, verb_nbytes, "trap")) {
         session.n_tokens = (uint32_t)n;
         __builtin_trap();
