@@ -4,8 +4,8 @@ Each step of the null device takes so many milliseconds and computes nothing, wi
 lock released, as a card does. All agents decode greedily at the same time, from random logits of
 their own. Each guest looks through its logits; or the device finds the most probable tokens
 (`Case.found`), which then lie where a card would leave them, and finding takes no time. What a
-token takes beyond the device's step is the host's: guests, host calls, scheduling, writing the batch
-and delivering text.
+token takes beyond the device's step is the host's: guests, host calls, scheduling, writing the
+batch and delivering text.
 
 Agents are forks of one that has a session, so that none has handled a message before. The check:
 each says the tokens that its logits ask for, as many as it was asked for.
