@@ -51,7 +51,7 @@ test-load: $(VENV)/.dev ## two thousand connections to the server at once; says 
 test-siege: $(VENV)/.dev ## five minutes of all attacks on a server at once, and an honest client; SIEGE_WITHOUT=NAME,… leaves some out
 	$(BIN)/pytest -m long -s tests/server/test_siege.py
 
-test-clients: $(VENV)/.dev ## langchain-openai and llm, each installed by itself, against the server
+test-clients: $(VENV)/.dev ## sixteen clients, each installed by itself, against the server; CLIENTS=FOLDER keeps what is installed
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m long tests/clients
 

@@ -159,6 +159,8 @@ class TinyModel:
     rope_factors: bool = False
     rope_scaling: dict[str, object] = field(default_factory=dict)
     with_tokenizer: bool = False
+    chat_template: str = ""
+    """By default CHATML."""
     pre_tokenizer: str = "gpt-2"
     extra_tensors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -259,7 +261,7 @@ class TinyModel:
         w.add_token_merges([f"{tokens[3 + 64]} {tokens[3 + 65]}"])
         w.add_bos_token_id(0)
         w.add_eos_token_id(2)
-        w.add_chat_template(CHATML)
+        w.add_chat_template(self.chat_template or CHATML)
 
     def _write_wordpiece(self, w: gguf.GGUFWriter) -> None:
         """Letters at the beginning of a word and inside, and a few words."""

@@ -1,5 +1,5 @@
-"""Writes docs/cli.md from the command line's own help, and in docs/models.md what is between marks
-from the architectures' own descriptions; `--check` compares instead."""
+"""Writes docs/cli.md from the command line's own help, and what is between marks in docs/models.md
+and docs/server.md from the code's own tables; `--check` compares instead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import textwrap
 from pathlib import Path
 
 from isthmus.model.architectures import architectures, family_of
+from isthmus.model.forms.call_forms import CALLS
+from isthmus.model.forms.thought_forms import THOUGHTS
 from isthmus.native._ggml import GgmlType
+from isthmus.server.anthropic.fields import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -43,11 +46,29 @@ def render_cli() -> str:
 def render_models() -> str:
     """docs/models.md."""
     page = (DOCS / "models.md").read_text()
-    for name, text in (("architectures", _architectures()), ("weights", _weights())):
-        page = re.sub(
-            rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\1{text}\2", page, flags=re.S
-        )
+    tables = {
+        "architectures": _architectures(),
+        "weights": _weights(),
+        "calls": _calls(),
+        "thoughts": _thoughts(),
+    }
+    for name, text in tables.items():
+        page = _put(page, name, text)
     return page
+
+
+def render_server() -> str:
+    """docs/server.md."""
+    from isthmus.server.responses.table import render_table  # noqa: PLC0415 - an extra's
+
+    page = _put((DOCS / "server.md").read_text(), "messages", as_markdown())
+    return _put(page, "responses", render_table())
+
+
+def _put(page: str, name: str, text: str) -> str:
+    """The page with a text between the marks of that name."""
+    marks = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", re.S)
+    return marks.sub(lambda found: f"{found[1]}{text}{found[2]}", page)
 
 
 def _architectures() -> str:
@@ -58,12 +79,34 @@ def _architectures() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def _calls() -> str:
+    rows = [("form", "models", "a call"), ("---", "---", "---")]
+    rows += [(f"`{it.name}`", it.models, _code(it.example)) for it in CALLS]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _thoughts() -> str:
+    rows = [("form", "models", "a thought"), ("---", "---", "---")]
+    for it in THOUGHTS:
+        written = f"{it.thought.begins} … {it.thought.ends}"
+        rows.append((f"`{it.name}`", it.models, _code(written)))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _code(text: str) -> str:
+    """A text as code in a table, on one line."""
+    fence = "``" if "`" in text else "`"
+    space = " " if "`" in text else ""
+    shown = text.replace("\n", " ↵ ").replace("|", "\\|")
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
 def _weights() -> str:
     names = ", ".join(kind.name for kind in GgmlType if kind not in (GgmlType.I32, GgmlType.I64))
     return textwrap.fill(names, 100) + "\n"
 
 
-PAGES = {"cli.md": render_cli, "models.md": render_models}
+PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}
 
 
 def main() -> int:

@@ -1,82 +1,118 @@
-"""Clients that people use, unmodified, each in an environment of its own (`make test-clients`)."""
+"""Clients that people use, unmodified, each in an environment of its own (`make test-clients`).
+
+`CLIENTS=FOLDER make test-clients` keeps the environments there, and takes those that it finds.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
+from tests.clients.clients import CLIENTS, Client
+from tests.clients.plays import plays
+from tests.clients.scripted import ScriptedModel
 from tests.server.conftest import Serving
 
 pytestmark = [pytest.mark.long, pytest.mark.model]
-LANGCHAIN = """
-import sys
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+SCRIPTS = Path(__file__).parent / "scripts"
+PIP = ("pip", "install", "--quiet", "--disable-pip-version-check")
+NPM = ("npm", "install", "--silent", "--no-fund", "--no-audit")
 
-model = ChatOpenAI(base_url=sys.argv[1], api_key="x", model="smollm2", temperature=0, max_tokens=80)
-whole = model.invoke("What is an isthmus?")
-assert whole.usage_metadata["output_tokens"] > 5
-assert "".join(it.content for it in model.stream("What is an isthmus?")) == whole.content
 
-class Person(BaseModel):
-    name: str
-    age: int
+def cases() -> Iterator[ParameterSet]:
+    """All features of all clients, by the APIs that they are for."""
+    for client in CLIENTS:
+        for route, feature in client.cases():
+            name = f"{client.name}-{route}-{feature}"
+            yield pytest.param(client, route, feature, id=name)
 
-assert isinstance(
-    model.with_structured_output(Person, method="json_schema").invoke("Bob is 30."), Person
-)
 
-@tool
-def weather(city: str) -> str:
-    "The weather of a city."
-    return "sunny"
+class Environments:
+    """A folder with an environment for each client, made when it is first asked for."""
 
-[call] = model.bind_tools([weather], tool_choice="weather").invoke("Weather in Paris?").tool_calls
-assert (call["name"], set(call["args"])) == ("weather", {"city"})
-print("good")
-"""
-LLM_MODELS = """\
-- model_id: smol
-  model_name: smollm2
-  api_base: "{url}/v1"
-"""
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def command(self, client: Client) -> list[str]:
+        """The program and the script, which lies where Node finds what it imports."""
+        folder = self.folder / client.name
+        ready = folder / "ready"
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _install(folder, client)
+            ready.touch()
+        if not client.is_npm:
+            return [str(folder / "bin" / "python"), str(SCRIPTS / client.script)]
+        for script in SCRIPTS.glob("*.mjs"):
+            shutil.copy(script, folder)
+        return ["node", str(folder / client.script)]
+
+
+def _install(folder: Path, client: Client) -> None:
+    if client.is_npm:
+        subprocess.run([*NPM, "--prefix", str(folder), *client.packages], check=True)
+        return
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = str(folder / "bin" / "python")
+    subprocess.run([python, "-m", *PIP, *client.packages], check=True)
+
+
+@pytest.fixture(scope="module")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
+    kept = os.environ.get("CLIENTS")
+    return Environments(Path(kept).absolute() if kept else tmp_path_factory.mktemp("clients"))
 
 
 @pytest.fixture(scope="module")
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    serving = Serving(tmp_path_factory.mktemp("data"), "--model", f"smollm2={smollm2}")
+    folder = tmp_path_factory.mktemp("server")
+    scripted = ScriptedModel(plays()).write(folder / "scripted.gguf")
+    models = ("--model", f"smollm2={smollm2}", "--model", f"scripted={scripted}")
+    serving = Serving(folder / "data", "--n-ctx", "131072", "--log-format", "json", *models)
     yield serving
     assert serving.stop() == 0
 
 
-def installed(folder: Path, package: str) -> Path:
-    """A new environment with a package; its folder of programs."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, package], check=True)
-    return folder / "bin"
+def requests(server: Serving, model: str) -> list[dict]:
+    """What the log says of all finished requests to a model."""
+    log = server.data.parent / f"{server.data.name}.log"
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [it for it in lines if it["event"] == "request" and it["model"] == model]
 
 
-def test_langchain(server: Serving, tmp_path: Path) -> None:
-    programs = installed(tmp_path / "environment", "langchain-openai>=1.7")
-    command = [str(programs / "python"), "-c", LANGCHAIN, f"{server.url}/v1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout == "good\n", done.stderr
+def require_cancelled(server: Serving, n_before: int) -> None:
+    """The only request since then ended because its caller left, and not at its end."""
+    deadline = time.monotonic() + 60
+    while len(found := requests(server, "scripted")[n_before:]) < 1:
+        assert time.monotonic() < deadline, "the request goes on without its caller"
+        time.sleep(0.05)
+    assert [it["error"] for it in found] == ["cancelled"]
 
 
-def test_llm(server: Serving, tmp_path: Path) -> None:
-    programs = installed(tmp_path / "environment", "llm>=0.36")
-    home = tmp_path / "llm"
-    home.mkdir()
-    (home / "extra-openai-models.yaml").write_text(LLM_MODELS.format(url=server.url))
-    environment = {**os.environ, "LLM_USER_PATH": str(home), "OPENAI_API_KEY": "x"}
-    command = [str(programs / "llm"), "-m", "smol", "-o", "max_tokens", "20", "What is an isthmus?"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) > 3
+@pytest.mark.parametrize(("client", "route", "feature"), list(cases()))
+def test_client(
+    server: Serving,
+    environments: Environments,
+    tmp_path: Path,
+    client: Client,
+    route: str,
+    feature: str,
+) -> None:
+    n_before = len(requests(server, "scripted"))
+    command = [*environments.command(client), server.url, route, feature]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300
+    )
+    assert done.stdout == "good\n", done.stdout + done.stderr
+    if feature == "cancel":
+        require_cancelled(server, n_before)

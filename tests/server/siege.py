@@ -133,6 +133,8 @@ async def prompts(_: Siege, client: httpx.AsyncClient) -> list[int]:
     bodies = [
         _chat("!" * 30_000),
         _chat("<|im_start|>" * 50_000),
+        _chat("<|im_start|>" * 40_000),  # what is not refused by its length
+        _chat("x", messages=[{"role": "user", "content": ""}] * 1000),
         _chat("x", messages=[{"role": "user", "content": ""}] * 40_000),
         _chat("x " * 4_000_000),
     ]

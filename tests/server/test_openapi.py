@@ -34,6 +34,12 @@ NOT_SAID = ("positive_data_acceptance",)
 BODIES = {
     "max_tokens": st.integers(1, 8),
     "max_completion_tokens": st.integers(1, 8),
+    "max_output_tokens": st.integers(1, 8),
+    "tools": st.sampled_from([None, [], [{"type": "function", "name": "f"}], [{"type": "x"}]]),
+    "include": st.sampled_from([None, [], ["reasoning.encrypted_content"], ["x"]]),
+    "items": st.sampled_from([[{"role": "user", "content": "hello"}], [{"type": "x"}], []]),
+    "conversation": st.none(),
+    "previous_response_id": st.sampled_from([None, None, None, "resp_x"]),
     "n": st.integers(1, 2),
     "prompt": st.sampled_from(
         ["", "hello", [1, 2], ["a", "b"], [[1], [5, 6]], [-1], [2**40], ["a", 1]]
@@ -144,12 +150,16 @@ def fuzz(serving: Serving, n_examples: int, fit: Callable[[Any, Any], None] | No
     return answers
 
 
-def fitting(ids: list[str], models: list[str]) -> Callable[[Any, Any], None]:
-    """Changes requests so that they name what there is."""
+def fitting(
+    ids: list[str], models: list[str], named: dict[str, list[str]]
+) -> Callable[[Any, Any], None]:
+    """Changes requests so that they name what there is: agents, models, and other things by a part
+    of their path."""
 
     def fit(case: Any, data: Any) -> None:
         for name, value in case.path_parameters.items() if case.method != "DELETE" else ():
-            known = models if name == "model" else ids
+            known = next((it for path, it in named.items() if path in case.path), ids)
+            known = {"model": models, "item": named["items"]}.get(name, known)
             case.path_parameters[name] = data.draw(st.sampled_from([*known, value]))
         for name in ("at", "other_at"):
             if name in case.query:
@@ -164,7 +174,8 @@ def fitting(ids: list[str], models: list[str]) -> Callable[[Any, Any], None]:
                 case.body["model"] = models[0]
                 if "input" in case.body:
                     case.body["input"] = data.draw(BODIES["prompt"])
-            if {"messages", "prompt"} & case.body.keys():
+            counts = case.operation.path.endswith("/count_tokens")
+            if {"messages", "prompt"} & case.body.keys() and not counts:
                 case.body["max_tokens"] = data.draw(BODIES["max_tokens"])
 
     return fit
@@ -177,14 +188,28 @@ def test_whatever_is_sent_is_answered_as_the_document_says(small_server: Serving
     assert small_server.get("/healthz")["status"] == "ok"
 
 
+def others(serving: Serving) -> dict[str, list[str]]:
+    """Ids of a response of the background, a conversation and its item."""
+    asked = {"model": "tiny", "input": "hi", "max_output_tokens": 4, "background": True}
+    item = {"role": "user", "content": "hi", "id": "mine"}
+    return {
+        "responses": [serving.post("/v1/responses", asked)["id"]],
+        "conversations": [serving.post("/v1/conversations", {"items": [item]})["id"]],
+        "items": ["mine"],
+    }
+
+
 def test_what_names_models_and_agents_too(small_server: Serving) -> None:
     ids = [new_agent(small_server, seed=n) for n in range(2)]
     for id_ in ids * 2:
         tell(small_server, id_, "hello")
-    answers = fuzz(small_server, 20, fitting(ids, ["tiny"]))
+    answers = fuzz(small_server, 20, fitting(ids, ["tiny"], others(small_server)))
     done = {label for label, status in answers if status < 300}
     assert {label for label, _ in answers} - done == {
         "DELETE /v1/agents/{id}",  # of those that are not there
+        "DELETE /v1/conversations/{id}",
+        "DELETE /v1/conversations/{id}/items/{item}",
+        "DELETE /v1/responses/{id}",
         "DELETE /v1/guests/{id}",
         "POST /v1/guests",  # of bytes that are no WebAssembly
         "POST /v1/agents/restore",  # of bytes that are no snapshot
@@ -196,5 +221,5 @@ def test_what_names_models_and_agents_too(small_server: Serving) -> None:
 def test_a_thousand_of_each(small_server: Serving) -> None:
     ids = [new_agent(small_server, seed=n) for n in range(2)]
     fuzz(small_server, 1000, None)
-    fuzz(small_server, 300, fitting(ids, ["tiny"]))
+    fuzz(small_server, 300, fitting(ids, ["tiny"], others(small_server)))
     assert small_server.get("/healthz")["status"] == "ok"

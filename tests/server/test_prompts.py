@@ -77,6 +77,39 @@ def test_what_cannot_fit_is_refused(tiny_server: Serving, path: str, body: dict[
     assert tiny_server.client.get("/v1/models").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "nbytes"), [("chat/completions", 600_000), ("completions", 3_900_000)]
+)
+def test_a_body_that_cannot_fit_is_not_decoded(
+    tiny_server: Serving, path: str, nbytes: int
+) -> None:
+    """Otherwise it would be said that this is no JSON."""
+    answers = [
+        tiny_server.client.post(f"/v1/{path}", content=b"{" * n) for n in (nbytes // 2, nbytes)
+    ]
+    assert [it.status_code for it in answers] == [400, 400]
+    codes = [it.json()["error"]["code"] for it in answers]
+    assert codes == ["invalid_json", "context_length_exceeded"]
+
+
+def test_the_longest_grammar_fits_into_a_body(tiny_server: Serving) -> None:
+    """Although each of its characters is escaped."""
+    grammar = 'root ::= "' + "\\n" * 80_000 + '"'
+    answer = chat(tiny_server, [{"role": "user", "content": "x"}], grammar=grammar)
+    assert len(answer.request.content) > 240_000
+    assert answer.json().get("error", {}).get("code") != "context_length_exceeded", answer.text
+
+
+def test_more_messages_than_tokens_are_refused_before_they_are_rendered(
+    tiny_server: Serving,
+) -> None:
+    answer = chat(tiny_server, [{"role": "user", "content": ""}] * 1025)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "1025 messages" in error["message"]
+
+
 HALF = b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}],"prompt":"\\ud800",'
 HALF += b'"input":"\\ud800"}'
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -112,6 +113,46 @@ def test_killed_under_load_and_started_with_an_empty_cache(
     assert restless.stop() == 0
 
 
+def test_responses_go_on_from_an_empty_cache(
+    url: str, bucket: Bucket, tiny_q8: Path, tmp_path: Path
+) -> None:
+    def chain(serving: Serving, id_: str | None, *texts: str) -> list[dict[str, Any]]:
+        told = []
+        for text in texts:
+            asked = {"model": "tiny", "input": text, "max_output_tokens": 8, "temperature": 0}
+            told.append(serving.post("/v1/responses", {**asked, "previous_response_id": id_}))
+            id_ = told[-1]["id"]
+        return told
+
+    calm = Serving(tmp_path / "calm", "--model", f"tiny={tiny_q8}", "--n-ctx", "1024")
+    expected = [it["output"][0]["content"] for it in chain(calm, None, "one", "two", "three")]
+    assert calm.stop() == 0
+
+    serving = Elsewhere(url, tmp_path / "served", tiny_q8)
+    first, second = chain(serving, None, "one", "two")
+    serving.kill()
+    serving.start()
+    (third,) = chain(serving, second["id"], "three")
+    assert [it["output"][0]["content"] for it in (first, second, third)] == expected
+    assert third["usage"]["input_tokens_details"]["cached_tokens"] > 0
+    (fork,) = chain(serving, first["id"], "two")
+    assert fork["output"][0]["content"] == expected[1]
+
+    body = {"model": "tiny", "input": "x", "previous_response_id": fork["id"], "stream": True}
+    with serving.client.stream("POST", "/v1/responses", json=body) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        bucket.wire.cut()
+        rest = "\n".join(lines)
+    assert "event: response.failed" in rest
+    assert "response.completed" not in rest
+    assert '"code":"storage"' in rest
+    bucket.wire.mend()
+    assert len(serving.get(f"/v1/responses/{fork['id']}/input_items")["data"]) == 3
+    assert chain(serving, fork["id"], "on")
+    assert serving.stop() == 0
+
+
 def test_a_connection_that_breaks(url: str, bucket: Bucket, tiny_q8: Path, tmp_path: Path) -> None:
     calm = Serving(tmp_path / "calm", "--model", f"tiny={tiny_q8}", "--n-ctx", "1024")
     id_ = new_agent(calm, seed=5)
@@ -206,6 +247,7 @@ def test_a_store_that_ignores_conditions_is_refused_at_the_start(
 STOPPED = """
 import asyncio, os, signal, sys
 from pathlib import Path
+from typing import Any
 from isthmus import Runtime
 from isthmus.errors import StorageError
 from isthmus.server.storage.objects import Objects

@@ -117,6 +117,31 @@ def test_without_tools_every_call_is_text(name: str) -> None:
     assert whole(FORMS[name].parser([]), text) == [Text(text)]
 
 
+def test_without_tools_channels_and_thoughts_are_told_apart_nevertheless() -> None:
+    text = "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>So"
+    form = recognised("<|start|><|channel|>analysis<|message|>")
+    assert whole(form.parser([]), text) == [Reasoning("Hm"), Text("So")]
+    assert whole(HERMES.parser([]), "<think>Hm</think>So") == [Reasoning("Hm"), Text("So")]
+
+
+def test_what_may_begin_a_call_and_does_not_is_text_after_a_thought() -> None:
+    form = recognised("<|start|><|channel|>analysis<|message|>")
+    text = "<|channel|>analysis<|message|>Hm<|end|> to be"
+    assert in_pieces(form.parser(TOOLS), text) == [Reasoning("Hm"), Text("to be")]
+    llama = Form("", FORMS["llama3"].calls, THINK)
+    for rest in ("[", "{", '{"a": 1}', "[x"):
+        assert whole(llama.parser(TOOLS), f"<think>Hm</think> {rest}") == [
+            Reasoning("Hm"),
+            Text(rest),
+        ]
+
+
+def test_a_model_whose_template_tells_no_form_may_call_as_hermes_does() -> None:
+    text = f"Well. {WRITERS['hermes']([('weather', {'city': 'x'})])}"
+    assert called(whole(PLAIN.parser(TOOLS), text)) == [("weather", {"city": "x"})]
+    assert whole(PLAIN.parser([]), text) == [Text(text)]
+
+
 @ALL
 def test_if_nobody_knows_the_tools_any_function_is_called(name: str) -> None:
     arguments = {"city": "x", "days": 3, "tags": ["a"]}
@@ -137,13 +162,7 @@ def test_arguments_come_while_they_are_written() -> None:
     parser = HERMES.parser(TOOLS)
     assert parser.feed('<tool_call>{"name": "weather", "arguments": {"city": "Os') == [
         CallBegins(0, "weather"),
-        Arguments(0, "{"),
-        Arguments(0, '"'),
-        Arguments(0, "city"),
-        Arguments(0, '"'),
-        Arguments(0, ": "),
-        Arguments(0, '"'),
-        Arguments(0, "Os"),
+        Arguments(0, '{"city": "Os'),
     ]
     assert parser.feed("l") == [Arguments(0, "l")]
 
@@ -244,6 +263,22 @@ def test_python_by_place_and_with_all_its_quotes() -> None:
         ("weather", {"city": "a'A", "days": 5, "share": 105.0, "tags": ["x", "y"], "note": None}),
         ("weather", {"city": 'q"u', "exact": True}),
     ]
+
+
+def test_arguments_that_are_no_object_are_not_whole() -> None:
+    for said in ('"hello"', '"[1]"', '"5"', '""'):
+        events = whole(HERMES.parser(TOOLS), f'<tool_call>{{"name": "weather", "arguments": {said}')
+        assert events == [CallBegins(0, "weather"), Arguments(0, said), CallEnds(0, whole=False)]
+
+
+def test_json_between_the_markers_of_elements() -> None:
+    for name in ("qwen3-coder", "seed", "minimax-m2"):
+        form = FORMS[name]
+        begin, end = form.calls.begins[0], form.calls.section_ends
+        text = f'{begin}\n{{"name": "weather", "arguments": {{"city": "a"}}}}\n{end} so'
+        events = in_pieces(form.parser(TOOLS), text)
+        assert called(events) == [("weather", {"city": "a"})]
+        assert events[3:] == [Text("so")]
 
 
 def test_an_end_marker_within_a_value_is_a_part_of_it() -> None:

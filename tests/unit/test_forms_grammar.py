@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from isthmus.errors import SettingsError
 from isthmus.model import grammar_source
 from isthmus.model.forms import PLAIN, Form, Reasoning, Thought
 from isthmus.model.forms.thought_forms import THOUGHTS
-from tests.unit.forms_text import FORMS, WRITERS, Call, called, in_pieces, whole
+from tests.unit.forms_text import BARE, FORMS, WRITERS, Call, called, in_pieces, whole
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -47,6 +48,7 @@ TOOLS = [
 OPEN = [{"name": "note", "parameters": {"type": "object", "properties": {
     "text": {"type": "string"}, "n": {"type": ["integer", "null"]}, "any": {}},
     "required": ["text"]}}]  # fmt: skip
+pytestmark = pytest.mark.slow  # each takes less, all together half a minute
 ALL = pytest.mark.parametrize("name", sorted(WRITERS))
 THINK = Thought("<think>", "</think>")
 
@@ -219,6 +221,39 @@ def test_control_tokens_are_written_as_tokens() -> None:
     assert '"[TOOL_CALLS]stop[ARGS]" r1' in spelled
 
 
+@ALL
+def test_calls_with_their_control_tokens_are_let_through(name: str) -> None:
+    """0xFF stands for each control token: as a byte, no text has it."""
+    form = FORMS[name]
+    ids = {it: 0xFF for it in form.controls if it[0] in "<[｜" and it[-1] in ">]｜"}
+    longest = sorted(ids, key=len, reverse=True)
+    text = laid_out(name, [("weather", {"city": "Å<>", "days": 3}), ("stop", {})])
+    data = re.sub("|".join(map(re.escape, longest)) or "(?!)", "\0", text).encode()
+    tokens = [it or 0xFF for it in data]
+    assert (0xFF in tokens) == bool(ids) or name in BARE
+    going = matcher(form.grammar(TOOLS, several=True, ids=ids))
+    assert going.try_consume_tokens(tokens) == len(tokens)
+    assert going.is_accepting()
+
+
+@ALL
+def test_odd_names_keys_and_values_are_forced_in_some_way(name: str) -> None:
+    words = ["", "<|end|>", "[ARGS]", '<|"|>', "a\nb", '"', "\\", "</parameter>"]
+    properties = {"a b": {"enum": words}, '"k" <x>,:': {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    rng, form = np.random.default_rng(8), FORMS[name]
+    for function in ("f", "f g(<|end|>)"):
+        tools = [{"name": function, "parameters": schema}]
+        grammar = form.grammar(tools, ids={it: 0xFF for it in form.controls if it == "[ARGS]"})
+        assert complaint(*grammar) == ""
+    for function in ("f", "f g(<|end|>)"):
+        tools = [{"name": function, "parameters": schema}]
+        text = write(form.grammar(tools), rng)
+        ((called_name, arguments),) = called(whole(form.parser(tools, forced=True), text))
+        assert called_name == function
+        jsonschema.validate(arguments, schema)
+
+
 def test_a_model_without_calls_writes_bare_json() -> None:
     rng = np.random.default_rng(2)
     for several in (False, True):
@@ -245,8 +280,34 @@ def test_references_within_a_schema_hold_where_it_is_put(name: str) -> None:
 
 def test_a_schema_that_is_too_deep_is_refused() -> None:
     schema: dict[str, Any] = {"type": "string"}
-    for _ in range(3000):
+    for _ in range(2000):
         schema = {"type": "object", "properties": {"a": schema}}
-    for name in sorted(WRITERS):
+    for name in ("hermes", "gemma4", "glm", "lfm2", "harmony", "kimi-k2"):
         with pytest.raises(SettingsError, match="too deeply"):
             FORMS[name].grammar([{"name": "f", "parameters": schema}])
+
+
+def test_schemas_that_refer_to_large_ones_in_many_places_are_refused() -> None:
+    large = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(500)}}
+    schema = {
+        "type": "object",
+        "properties": {f"q{n}": {"$ref": "#/$defs/large"} for n in range(500)},
+        "$defs": {"large": large},
+    }
+    for name in ("glm", "lfm2"):
+        with pytest.raises(SettingsError, match="too large"):
+            FORMS[name].grammar([{"name": "f", "parameters": schema}])
+
+
+def test_a_schema_that_refers_to_itself_is_one_rule() -> None:
+    of = {"type": "array", "items": {"$ref": "#/$defs/tree"}}
+    tree = {"type": "object", "properties": {"v": {"type": "integer"}, "of": of}}
+    schema: dict[str, Any] = {"type": "object", "properties": {"t": {"$ref": "#/$defs/tree"}}}
+    schema["$defs"] = {"tree": tree}
+    tools = [{"name": "f", "parameters": schema}]
+    arguments = {"t": {"v": 1, "of": [{"of": [{"v": 2}, {}]}]}}
+    for name in sorted(WRITERS):
+        grammar = FORMS[name].grammar(tools)
+        assert complaint(*grammar) == ""
+        assert accepts(grammar, laid_out(name, [("f", arguments)])), name
+    assert len(FORMS["gemma4"].grammar(tools)[1]) < 1000

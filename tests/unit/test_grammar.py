@@ -79,6 +79,19 @@ def test_every_text_follows_its_grammar(
     assert n_complete >= 15
 
 
+def test_a_lark_grammar_names_tokens_by_their_ids(model: Model) -> None:
+    control, other = model.tokenizer.encode("<|im_start|>", parse_special=True)[0], 300
+    (a,) = model.tokenizer.encode("a")
+    grammar = model.grammars.open(LARK, f'start: <[{control}]> "a" <[{other}]>')
+    for token in (control, a, other):
+        logits = np.zeros(model.n_vocab, dtype=np.float32)
+        grammar.mask(logits)
+        assert np.flatnonzero(np.isfinite(logits)).tolist() == [token]
+        grammar.accept(token)
+    with pytest.raises(GrammarError):
+        model.grammars.open(LARK, f"start: <[{model.n_vocab}]>")
+
+
 def test_the_mask_forbids_in_place_and_changes_nothing_else(model: Model) -> None:
     grammar = model.grammars.open(REGEX, "[ab]c")
     logits = np.arange(model.n_vocab, dtype=np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 import threading
@@ -19,6 +21,15 @@ from isthmus.units import MIB
 _LIMITS = TrialLimits(cpu_s=1, memory_nbytes=64 * MIB)
 _SCRIPT = """\
 import ctypes, os, sys
+
+NICENESS_AT_IMPORT = os.nice(0)
+
+def niceness(job):
+    return f"{NICENESS_AT_IMPORT} {os.nice(0)}".encode()
+
+def hide(job):
+    os.closerange(3, 64)
+    spin(job)
 
 def double(job):
     print("this is not the result")
@@ -63,6 +74,12 @@ def test_a_result_comes_back_whole(script: Path) -> None:
     assert try_out(script, "double", job, _LIMITS) == Outcome(Ending.DONE, job * 2)
 
 
+def test_a_child_has_a_low_priority_from_its_imports_on(script: Path) -> None:
+    outcome = try_out(script, "niceness", b"", _LIMITS)
+    least = os.nice(0)
+    assert [int(it) > least or least == 19 for it in outcome.result.split()] == [True, True]
+
+
 @pytest.mark.parametrize("function", ["fill", "recurse", "fail", "end", "crash"])
 def test_a_crash_is_an_ending(script: Path, function: str) -> None:
     assert try_out(script, function, b"", _LIMITS).ending is Ending.CRASHED
@@ -80,6 +97,18 @@ def test_a_result_that_is_too_long_is_none(script: Path) -> None:
 
 def test_a_busy_machine_is_told_apart(script: Path) -> None:
     assert try_out(script, "spin", b"", replace(_LIMITS, wall_s=0.1)).ending is Ending.BUSY
+
+
+def test_a_child_that_closes_its_files_has_not_ended(script: Path) -> None:
+    """It would be killed, and be said to be out of time."""
+    assert try_out(script, "hide", b"", replace(_LIMITS, wall_s=0.5)).ending is Ending.BUSY
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts of one thread are Linux's")
+def test_whoever_waits_sleeps(script: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    assert try_out(script, "spin", b"", replace(_LIMITS, wall_s=1.0)).ending is Ending.BUSY
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 100
 
 
 def test_whoever_waits_may_leave(script: Path) -> None:

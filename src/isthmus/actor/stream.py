@@ -79,6 +79,11 @@ class Stream(Iterator[str]):
             message.is_cut_off = True
             self._look_at(message)
 
+    def abandon(self) -> None:
+        """Asks the guest to stop, as `close` does, and waits for nothing: a `deliver` callback, if
+        there is one, is still told the outcome."""
+        _abandon(self._message, self._look_at)
+
     def __enter__(self) -> Stream:
         return self
 

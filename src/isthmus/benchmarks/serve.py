@@ -2,6 +2,9 @@
 
 Both run in processes of their own, with as many slots as the most clients; they are asked in turns,
 by the same clients, with prompts that neither has seen. A token counts when it arrives.
+
+The fewest clients ask our server once more in each turn, with a tool that the model may call: text
+must come as early then, although it might be the beginning of a call.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +36,14 @@ _PROMPT = (
     "Request {nonce}: a traveller who crosses the isthmus asks the ferryman for advice. Tell the "
     "story of what he answers, in as many words as you can, beginning with the weather."
 )
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 _RIVAL = """
 import sys, time, xllamacpp
 params = xllamacpp.CommonParams()
@@ -83,11 +95,15 @@ def bench_serve(runtime: Runtime, model: Model, plan: Plan, progress: Callable[[
             asyncio.run(_ask_all(url, 2, "warm up"))
         for n in plan.sizes:
             rounds: dict[str, list[_Round]] = {name: [] for name in urls}
+            with_tools: list[_Round] = []
             for turn in range(plan.repeats):
                 for name in urls if turn % 2 else reversed(list(urls)):
                     rounds[name].append(asyncio.run(_ask_all(urls[name], n, f"{n}.{turn}")))
+                if n == min(plan.sizes):
+                    asked = _ask_all(urls["ours"], n, f"{n}.{turn}.tool", [_TOOL])
+                    with_tools.append(asyncio.run(asked))
                 progress()
-            results.append(_result(n, rounds))
+            results.append({**_result(n, rounds), **_tools_result(rounds["ours"], with_tools)})
     return {**describe_run(runtime.device.info), "model": model.path.name, "results": results}
 
 
@@ -107,6 +123,14 @@ def _result(n: int, rounds: dict[str, list[_Round]]) -> Record:
                 key = f"{whose}_{what.removesuffix('_s')}_p{percent}_ms"
                 record[key] = 1e3 * float(np.percentile(values, percent))
     return {**record, "samples_tokens_per_s": speeds}
+
+
+def _tools_result(without: list[_Round], with_tools: list[_Round]) -> Record:
+    """How much later the first text comes if the model may call a tool."""
+    if not with_tools:
+        return {}
+    first = [[float(np.median(it.first_s)) for it in each] for each in (with_tools, without)]
+    return {"ours_first_with_tools_ratio": median_ratio(*first)}
 
 
 @contextlib.contextmanager
@@ -130,15 +154,15 @@ def _started(command: list[str]) -> Iterator[str]:
         process.stdout.close()
 
 
-async def _ask_all(url: str, n: int, nonce: str) -> _Round:
+async def _ask_all(url: str, n: int, nonce: str, tools: Sequence[dict[str, Any]] = ()) -> _Round:
     seen = _Round()
     start = time.perf_counter()
-    await asyncio.gather(*(_ask(url, f"{nonce}.{client}", seen) for client in range(n)))
+    await asyncio.gather(*(_ask(url, f"{nonce}.{client}", tools, seen) for client in range(n)))
     seen.seconds = time.perf_counter() - start
     return seen
 
 
-async def _ask(url: str, nonce: str, seen: _Round) -> None:
+async def _ask(url: str, nonce: str, tools: Sequence[dict[str, Any]], seen: _Round) -> None:
     """One streaming client, by hand: it is to cost the machine as little as can be."""
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -150,6 +174,7 @@ async def _ask(url: str, nonce: str, seen: _Round) -> None:
             "temperature": 0,
             "stream": True,
             "ignore_eos": True,
+            **({"tools": tools} if tools else {}),
         }
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     use_format(settings.log_format)
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     arguments.lora = [_named_adapter(text) for text in arguments.lora]
-    running = settings.slots + settings.live
+    running = 2 * settings.slots + settings.live  # stored responses have slots of their own
     if settings.keys is not None:
         running *= 2  # a key that has no place gets a spare one
     capacity = Capacity(running=running, memory_nbytes=settings.memory_nbytes)

@@ -23,6 +23,11 @@ _MOST_GBNF_RULES = 1000
 """The converter looks at all rules again for each that turns out to be a terminal."""
 _MOST_COMPLAINT = 500
 
+_LARK_TOKEN = re.compile(r"<\[[0-9]+\]>")
+_NO_TEXT = 0xFF
+"""Stands for each token that a Lark grammar names by its id, where no vocabulary is known: a byte
+that no text has."""
+
 _COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """A small model that may write spaces between any two words writes little else."""
 
@@ -111,6 +116,8 @@ class _Bytes:
 
 def _try(kind: str, source: str) -> str:
     """What is wrong with a source; empty where nothing was found."""
+    if kind == "lark":
+        source = _LARK_TOKEN.sub(f"<[{_NO_TEXT}]>", source)
     try:
         grammar = compile_source(kind, source)
     except (ValueError, RuntimeError) as error:

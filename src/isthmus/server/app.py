@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -19,21 +19,27 @@ from isthmus.runtime import Runtime
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.transfer import Transfer
+from isthmus.server.anthropic import errors as anthropic_errors
+from isthmus.server.anthropic.messages import Messages
+from isthmus.server.anthropic.models import Models
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
 from isthmus.server.http.endpoint import Endpoint, document
+from isthmus.server.http.entry import Shape
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.texts import Texts
 from isthmus.server.keys.admission import OPEN
 from isthmus.server.keys.guard import Guard
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
+from isthmus.server.ollama import errors as ollama_errors
+from isthmus.server.ollama.routes import Ollama
 from isthmus.server.openai.chat import Chat
 from isthmus.server.openai.completions import Completions
 from isthmus.server.openai.embeddings import Embeddings
-from isthmus.server.openai.models import Models
 from isthmus.server.page import page
+from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
 
 
@@ -56,14 +62,18 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
         completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
         texts = Texts()
         writer = Writer(completers, settings, texts)
-        for routes in (Models(writer), Chat(writer), Completions(writer)):
-            app.router.routes.extend(routes.routes())
+        for api in (Models, Chat, Completions, Messages, Ollama):
+            app.router.routes.extend(api(writer).routes())
         app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
-        keeping = asyncio.ensure_future(quotas.keep())
+        responses = open_responses(writer, shelf, settings, quotas.charge)
+        app.router.routes.extend(responses.routes())
+        keeping = [asyncio.ensure_future(it) for it in (quotas.keep(), responses.keep())]
         try:
             yield
         finally:
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
+            await responses.close()
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(texts.close)
             await quotas.save()
@@ -98,8 +108,13 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
-    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas)
+    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas, shape_of=_shape_of)
     return app
+
+
+def _shape_of(scope: MutableMapping[str, Any]) -> Shape | None:
+    """How errors of a request are told: as the API tells them that it asks; None for OpenAI's."""
+    return anthropic_errors.shape_of(scope) or ollama_errors.shape_of(scope)
 
 
 _HANDLED = (HttpError, IsthmusError, msgspec.DecodeError, ClientDisconnect)

@@ -34,9 +34,18 @@ _WHOLE: dict[str, tuple[int, int | None]] = {
     "output_nbytes": (KIB, None),
     "guests": (0, None),
     "guests_nbytes": (0, None),
+    "responses": (1, None),
 }
 """The least and the most that a setting may be."""
-_SECONDS = ("deadline_s", "lease_s", "head_s", "idle_s", "stalled_s", "guest_kept_s")
+_SECONDS = (
+    "deadline_s",
+    "lease_s",
+    "head_s",
+    "idle_s",
+    "stalled_s",
+    "guest_kept_s",
+    "responses_kept_s",
+)
 _CHOICES = {"log_format": ("line", "json")}
 
 
@@ -80,6 +89,11 @@ class ServerSettings:
     """Bytes of those."""
     guest_kept_s: float = 604_800.0
     """After which a guest is removed that was brought and no agent uses: a week."""
+    responses: int = 1000
+    """Responses that the owner of a key has stored; all together without keys. Of more, the chains
+    and conversations go that were used longest ago."""
+    responses_kept_s: float = 2_592_000.0
+    """After which a chain of responses goes that nobody went on with: 30 days."""
     live: int = 64
     """Agents kept in memory; others lie on the disk until their next message."""
     max_tokens: int = 512

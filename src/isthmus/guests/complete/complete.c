@@ -295,8 +295,10 @@ static int32_t closing(thought_t *thought, int32_t *token)
 static int32_t choose(request_t *request, int32_t grammar, float *logits, int32_t *token)
 {
     int32_t more, flags;
-    if (closing(&request->thought, token))
+    if (closing(&request->thought, token)) {
+        AGENT_TRY(agent_grammar_accept(grammar, *token));
         return 1;
+    }
     AGENT_TRY(apply_bias(logits, request->words.bias));
     AGENT_SET(more, agent_grammar_mask(grammar, &session));
     if (!more)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 
 from isthmus.model.forms.lark import Lark, Wanted
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
-
-NAME = re.compile(r"[\w.:/\-]*")
-"""A function's name, as far as it goes."""
 
 
 class Calls(ABC):
@@ -30,6 +26,11 @@ class Calls(ABC):
     def bare(self) -> str:
         """Characters that may begin a block at the beginning of an answer, without a marker."""
         return ""
+
+    @property
+    def quotes_names(self) -> bool:
+        """Whether names may have any character."""
+        return False
 
     @property
     def thinks(self) -> bool:

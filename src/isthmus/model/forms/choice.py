@@ -30,6 +30,10 @@ class Choice(Calls):
         return tuple(dict.fromkeys((*self.json.markers, *self.other.markers)))
 
     @property
+    def quotes_names(self) -> bool:
+        return self.writes_json
+
+    @property
     def bare(self) -> str:
         return self.json.bare
 

@@ -1,4 +1,4 @@
-"""What a parser makes of a model's text: parts of an answer, in the order in which they came."""
+"""Events of a parser: parts of a model's answer, in the order in which they came."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.lark import Lark, Wanted, functions_of
-from isthmus.model.forms.parser import FORCED, FORCED_LIST, Parser
+from isthmus.model.forms.parser import FORCED, FORCED_LIST, UNKNOWN, Parser
 from isthmus.model.forms.thought import Thought
 from isthmus.model.forms.tools import Tools
 
-_TOKEN = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+_TOKENS = tuple(map(re.compile, (r"<[^<>\s]+>", r"\[[A-Z_/]+\]", r"｜[^｜<>\s]+｜")))
 """Control tokens that are only a part of a marker."""
 
 
@@ -25,7 +25,8 @@ class Form:
 
     name: str
     calls: Calls | None = None
-    """None for a model whose template knows no tools."""
+    """None if the template tells none: then a parser takes those of Hermes, and a grammar writes
+    bare JSON."""
     thought: Thought | None = None
     """None for a model that does not think, or not between markers."""
     wraps: tuple[tuple[str, str], ...] = ()
@@ -36,12 +37,12 @@ class Form:
         """Texts that a parser must see where a vocabulary has them as control tokens. All other
         control tokens are rendered as nothing."""
         markers = [it for wrap in self.wraps for it in wrap]
-        if self.calls:
-            markers += self.calls.markers
+        markers += (self.calls or UNKNOWN).markers
         if self.thought:
             markers += [self.thought.begins, self.thought.ends]
         markers = [it.strip() for it in markers]
-        return frozenset([*markers, *(it for text in markers for it in _TOKEN.findall(text))])
+        tokens = [it for text in markers for kind in _TOKENS for it in kind.findall(text)]
+        return frozenset([*markers, *tokens])
 
     def parser(
         self,
@@ -71,17 +72,18 @@ class Form:
         or the one called `name`, with arguments by their schemas.
 
         `in_thought`: the thought that the prompt has opened is finished first. `may_think`: a
-        thought may come first, if the prompt has opened none. `ids` has the token
-        of each of `controls` that is a control token; other markers are spelled. Where no grammar
-        says the form, the texts are bare JSON objects, or a list of them. SettingsError if there is
-        no such tool, or a schema is nested too deeply.
+        thought may come first, if the prompt has opened none. `ids` has the token of each of
+        `controls` that is a control token; other markers are spelled. If no grammar says the form,
+        the texts are bare JSON objects, or a list of them. SettingsError if there is no such tool,
+        or schemas are nested too deeply or too large.
         """
         functions = functions_of(tools, name)
         if not functions:
             raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
         lark, wanted = Lark(ids), Wanted(functions, several)
         try:
-            own = self.calls.grammar(lark, wanted) if self.calls else None
+            fits = self.calls is not None and (wanted.plain or self.calls.quotes_names)
+            own = self.calls.grammar(lark, wanted) if self.calls and fits else None
             if own is None:
                 lark = Lark(ids)
                 own = (FORCED_LIST if several else FORCED).grammar(lark, wanted)

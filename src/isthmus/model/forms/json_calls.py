@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,20 +26,22 @@ class JsonCalls(Calls):
     """
 
     opens: tuple[str, ...] = ()
-    """What begins a block; the first is what a grammar writes. Empty: only bare calls."""
+    """Markers that begin a block; a grammar writes the first. Empty: only bare calls."""
     closes: str = ""
+    """Marker that ends a block, if any does; a reader does without."""
     before: str = ""
-    """What a grammar writes between the marker and the JSON; a reader skips white space."""
+    """White space between the marker and the JSON in a grammar; a reader skips any."""
     after: str = ""
-    """What a grammar writes between the JSON and the end."""
+    """White space between the JSON and the end in a grammar."""
     name: str = "name"
     arguments: str = "arguments"
+    """Keys of the name and of the arguments in a grammar."""
     listed: bool = False
     """Whether a block holds a list of calls: then there is one block, otherwise one for each."""
     keyed: bool = False
     """Whether a call is `{NAME: {…}}`."""
     between: str = "\n"
-    """What a grammar writes between blocks."""
+    """Text between blocks in a grammar."""
     starts_bare: bool = False
     """Whether a block at the beginning of an answer needs no marker. Such calls may have semicolons
     between them, as those of Llama 3.2 have."""
@@ -50,6 +53,10 @@ class JsonCalls(Calls):
     @property
     def markers(self) -> tuple[str, ...]:
         return (*self.opens, *([self.closes] if self.closes else []))
+
+    @property
+    def quotes_names(self) -> bool:
+        return True
 
     @property
     def bare(self) -> str:
@@ -170,12 +177,7 @@ class _CallReader:
         char = yield from self._tape.peek()
         if char == '"':
             text = yield from read_string(self._tape, JSON)
-            if text is None:
-                return False
-            inner = Tape()
-            inner.feed(text.strip())
-            inner.ended = True
-            return (yield from read_value(inner, JSON, sink))
+            return text is not None and (yield from _read_text(text, sink))
         if char == "{":
             return (yield from read_value(self._tape, JSON, sink))
         if char == "n" and (yield from self._tape.take("null")):
@@ -187,6 +189,17 @@ class _CallReader:
         if self._named and not self._argued:
             self._out.arguments("{}")
         return self._named
+
+
+def _read_text(text: str, sink: Sink) -> Reading[bool]:
+    """Reads an object in a text of its own; False if it holds something else."""
+    inner = Tape()
+    inner.feed(text.strip())
+    inner.ended = True
+    if (yield from inner.comes("{")):
+        return (yield from read_value(inner, JSON, sink))
+    sink(json.dumps(text, ensure_ascii=False))
+    return False
 
 
 def _nowhere(_: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from isthmus.config import MAX_GRAMMAR_NBYTES
 from isthmus.errors import SettingsError
+from isthmus.model.forms.tools import NAME
 
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -53,6 +54,11 @@ class Wanted:
     """At least one."""
     several: bool
     """Whether more than one call may be made."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether all names are such that they end where a form's next character comes."""
+        return all(NAME.fullmatch(it.name) for it in self.functions)
 
 
 def functions_of(tools: Sequence[Mapping[str, Any]], name: str | None) -> tuple[Function, ...]:
@@ -116,19 +122,25 @@ class Lark:
             at = found.end()
         return " ".join(it for it in [*parts, self._quoted(literal[at:])] if it)
 
+    def spelled(self, text: str) -> str:
+        """A text of a caller's, which has no control tokens, whatever it says."""
+        return self._quoted(text) or '""'
+
     def json(self, schema: Mapping[str, Any]) -> str:
         """A JSON value of a schema."""
         return self.rule("%json " + json.dumps({**schema, "x-guidance": _LAYOUT}))
 
     def free(self, end: str, least: int = 0, most: int | None = None) -> str:
-        """Any text of so many characters without `end` in it, and `end`."""
+        """Any text of so many characters, and `end`, which is not in the text. If there is a
+        control token in `end`, its first one ends the text."""
         count = (
             "*" if least == 0 and most is None else f"{{{least},{'' if most is None else most}}}"
         )
-        pattern = f"/(?s:.{count})/"
-        if end in self._ids:
-            return f"{self.rule(pattern)} {self.text(end)}"
-        return self.rule(pattern, f"[suffix={self._quoted(end)}]")
+        control = self._controls.search(end)
+        if control is None:
+            return self.rule(f"/(?s:.{count})/", f"[suffix={self._quoted(end)}]")
+        before, rest = end[: control.start()], end[control.start() :]
+        return f"{self.rule(f'/(?s:.{count}){_pattern(before)}/')} {self.text(rest)}"
 
     def members(self, required: Sequence[str], optional: Sequence[str], between: str) -> str:
         """All that are required, and any of the optional ones after them, in order."""
@@ -159,6 +171,11 @@ class Lark:
     @staticmethod
     def _quoted(literal: str) -> str:
         return json.dumps(literal, ensure_ascii=False) if literal else ""
+
+
+def _pattern(literal: str) -> str:
+    """A literal as a regular expression between slashes."""
+    return re.escape(literal).replace("\\\n", r"\n").replace("/", r"\/")
 
 
 def moved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:

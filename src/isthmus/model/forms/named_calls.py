@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from isthmus.model.forms.calls import NAME, Calls
+from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.lark import Lark, Wanted
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
+from isthmus.model.forms.tools import NAME
 from isthmus.model.forms.value_grammar import value_in
 from isthmus.model.forms.values import JSON, Notation, read_value
 
@@ -22,28 +23,31 @@ class NamedCalls(Calls):
     """`SECTION CALL PREFIX name MIDDLE {…} END CALL … SECTION_END`."""
 
     call: str
-    """What begins each call."""
+    """Marker that begins each call."""
     middle: tuple[str, ...] = ("",)
-    """What stands between name and arguments; a reader takes any, a grammar writes the first."""
+    """Markers between name and arguments; a reader takes any, a grammar writes the first."""
     ends: str = ""
-    """What ends each call; a reader does without."""
+    """Marker that ends each call; a reader does without."""
     section: tuple[str, ...] = ()
-    """What may begin a block of calls; a grammar writes the first."""
+    """Markers that may begin a block of calls; a grammar writes the first."""
     section_ends: str = ""
+    """Marker that ends a block; a reader does without."""
     prefix: str = ""
+    """Text before each name; a reader does without."""
     numbered: bool = False
     """Whether a name has a colon and its call's number after it."""
     call_id: str = ""
-    """What may begin an id between the name and `middle`."""
+    """Marker that may begin an id between the name and `middle`."""
     after_name: str = ""
-    """What a grammar writes between a name and `middle`; a reader skips white space."""
+    """White space between a name and `middle` in a grammar; a reader skips any."""
     before: str = ""
-    """What stands between `middle` and the arguments, in a grammar; a reader skips white space."""
+    """White space between `middle` and the arguments in a grammar; a reader skips any."""
     after: str = ""
-    """What stands between the arguments and `ends`."""
+    """Text between the arguments and `ends`; a reader does without."""
     between: str = ""
-    """What a grammar writes between calls."""
+    """White space between calls in a grammar; a reader skips any."""
     notation: Notation = JSON
+    """Notation of the arguments."""
     or_json: bool = False
     """Whether objects or a list with names in them may come after `call`, too."""
     writes_list: bool = False

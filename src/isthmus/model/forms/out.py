@@ -1,4 +1,4 @@
-"""Where readers of a model's text put what they find.
+"""Events that readers find in a model's text, and the white space around them.
 
 White space between a text, a thought and calls belongs to the form, not to the answer: at the end
 of a text it is held until something else comes, and dropped if that is a thought or a call.
@@ -6,7 +6,15 @@ of a text it is held until something else comes, and dropped if that is a though
 
 from __future__ import annotations
 
-from isthmus.model.forms.events import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
+from isthmus.model.forms.events import (
+    Arguments,
+    CallBegins,
+    CallEnds,
+    Event,
+    Reasoning,
+    Text,
+    joined,
+)
 from isthmus.model.forms.tape import SPACES, Tape
 from isthmus.model.forms.tools import Tools
 
@@ -30,9 +38,9 @@ class Out:
         self._spaces: list[str] = []
 
     def drain(self) -> list[Event]:
-        """What came since it was last asked."""
+        """Events since it was last asked, joined."""
         events, self._events = self._events, []
-        return events
+        return joined(events)
 
     def text(self, piece: str) -> None:
         """Part of the answer's text."""

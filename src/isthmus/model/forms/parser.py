@@ -14,8 +14,11 @@ from isthmus.model.forms.tools import Tools
 if TYPE_CHECKING:
     from isthmus.model.forms.form import Form
 
+UNKNOWN = JsonCalls(opens=("<tool_call>",), closes="</tool_call>")
+"""Calls that are read if a template tells no notation: more models were trained on these than on
+others, and people describe them in their prompts."""
 FORCED = JsonCalls(starts_bare=True)
-"""The calls that a grammar forces where it cannot say the model's own form."""
+"""Calls that a grammar forces if it cannot say the model's own form."""
 FORCED_LIST = JsonCalls(starts_bare=True, listed=True)
 """The same, where there may be several."""
 
@@ -30,7 +33,8 @@ class Parser:
 
     def __init__(self, form: Form, tools: Tools, in_thought: bool, forced: bool) -> None:
         in_thought = in_thought and form.thought is not None
-        self._calls = form.calls if tools.any else None
+        calls = form.calls or UNKNOWN
+        self._calls = calls if tools.any or calls.thinks else None
         self._thought = form.thought
         self._wraps = dict(form.wraps)
         self._forced = forced
@@ -74,8 +78,8 @@ class Parser:
         self._out.end_text()
 
     def _beginning(self) -> Reading[bool]:
-        """What is special at the beginning of an answer, and after a thought or a call. Returns
-        whether something was, so that more of it may come."""
+        """Reads what may stand at the beginning of an answer, and after a thought or a call only.
+        Returns whether something did, so that more may come."""
         self._tape.mark()
         yield from self._tape.spaces()
         if self._thought and (yield from self._tape.take(self._thought.begins)):
@@ -103,7 +107,7 @@ class Parser:
         return FORCED if self._forced and char and char in FORCED.bare else None
 
     def _marked(self, stop: str) -> Reading[bool]:
-        """What a marker begins. Returns whether the text after it is at a beginning again."""
+        """Reads what a marker begins. Returns whether the text is at a beginning again."""
         if stop in self._wraps.values():
             yield from self._tape.take(stop)
             self._out.marker()
@@ -119,15 +123,16 @@ class Parser:
         return (yield from self._call(self._calls))
 
     def _call(self, calls: Calls) -> Reading[bool]:
-        """A block of calls. Returns whether one came last. Where the text is cut off within a
-        marker of it, that much of the marker is no text."""
+        """Reads a block of calls. Returns whether something was read and a call came last. If the
+        text is cut off within a marker, that much of the marker is no text."""
+        n_read = self._tape.n_read
         yield from calls.read(self._tape, self._out)
         if self._out.after_marker:
             self._tape.skip_end(calls.markers)
-        return self._out.after_marker
+        return self._out.after_marker and self._tape.n_read > n_read
 
     def _think(self) -> Reading[None]:
-        """A thought, from after its first marker on."""
+        """Reads a thought, whose first marker was read."""
         stop = yield from self._tape.until(self._thought_stops, self._out.reasoning)
         yield from self._tape.take(stop)
         self._out.marker()

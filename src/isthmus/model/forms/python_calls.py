@@ -6,11 +6,12 @@ import json
 import re
 from dataclasses import dataclass
 
-from isthmus.model.forms.calls import NAME, Calls
+from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.lark import Function, Lark, Wanted
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
+from isthmus.model.forms.tools import NAME
 from isthmus.model.forms.value_grammar import value_in
 from isthmus.model.forms.values import PYTHON, read_value, word_value
 
@@ -24,14 +25,15 @@ class PythonCalls(Calls):
     """`OPEN [name(key=value), …] CLOSE`, or calls in lines of their own."""
 
     opens: tuple[str, ...] = ()
-    """What begins a block; a grammar writes the first. Empty: only bare calls."""
+    """Markers that begin a block; a grammar writes the first. Empty: only bare calls."""
     closes: str = ""
+    """Marker that ends a block; a reader does without."""
     listed: bool = True
     """Whether a grammar writes a list; a reader takes lists and lines."""
     starts_bare: bool = False
     """Whether a list at the beginning of an answer needs no marker."""
     suffix: str = ""
-    """What a reader ignores at the end of a name."""
+    """End of a name that a reader ignores."""
 
     @property
     def begins(self) -> tuple[str, ...]:
@@ -79,13 +81,13 @@ class PythonCalls(Calls):
             if (yield from tape.comes(ends)) or tape.ends_within(ends):
                 return True
 
-    def _call(self, tape: Tape, out: Out) -> Reading[bool]:
+    def _call(self, tape: Tape, out: Out, printed: bool = False) -> Reading[bool]:
         name = yield from tape.word(NAME, _MOST_NAME)
         yield from tape.spaces()
         if not name or not (yield from tape.take("(")):
             return False
-        if name == "print" and out.tools.known(name) is None:
-            good = yield from self._call(tape, out)  # Gemma prints what a call returns
+        if name == "print" and not printed and out.tools.known(name) is None:
+            good = yield from self._call(tape, out, printed=True)  # as Gemma does
             yield from tape.spaces()
             return good and (yield from tape.take(")"))
         out.begin(name.removesuffix(self.suffix))

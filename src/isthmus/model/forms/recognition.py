@@ -12,7 +12,7 @@ from isthmus.model.forms.thought import Thought
 
 @dataclass(frozen=True)
 class Signs:
-    """What tells a form by a template's source: all of these texts, and none of those."""
+    """Texts that tell a form: a template's source has all of `has`, and none of `lacks`."""
 
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from isthmus.model.forms.recognition import fitting
 from isthmus.model.forms.thought_forms import THOUGHTS, WRAPS
 
 PLAIN = Form("plain")
-"""Of a template without tools and thoughts: an answer is text."""
+"""Form of a template without tools and thoughts."""
 
 
 def recognised(template: str) -> Form:

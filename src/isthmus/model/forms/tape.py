@@ -8,7 +8,7 @@ put together with what comes after it, and what is not read yet is shorter than 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -29,8 +29,8 @@ class Stops:
         self._most = max(map(len, self.texts), default=1) - 1
 
     def find(self, text: str, at: int) -> tuple[int, str]:
-        """Where the first stop is, and which. Without one: from where on text may be the beginning
-        of a stop, and an empty text."""
+        """Place of the first stop, and the stop. Without one, the place from which on the text may
+        be the beginning of a stop, and an empty text."""
         found = self._pattern.search(text, at)
         if found is not None:
             return found.start(), found.group()
@@ -45,11 +45,13 @@ class Tape:
 
     def __init__(self) -> None:
         self._text = ""
-        """What came last, with what was not read before."""
+        """Text that came last, with what was not read before."""
         self._at = 0
+        self._n_before = 0
+        """Characters that were read of what came before `_text`."""
         self._mark: int | None = None
         self._kept: list[str] = []
-        """What was read since the mark, up to the beginning of `_text`."""
+        """Text that was read since the mark, up to the beginning of `_text`."""
         self.ended = False
         self.n_looked_at = 0
         """Characters that were copied or searched, which tests compare with those that came."""
@@ -59,9 +61,15 @@ class Tape:
         if self._mark is not None:
             self._kept.append(self._text[self._mark : self._at])
             self._mark = 0
+        self._n_before += self._at
         self._text = self._text[self._at :] + piece
         self._at = 0
         self.n_looked_at += len(self._text)
+
+    @property
+    def n_read(self) -> int:
+        """Characters that were read until now."""
+        return self._n_before + self._at
 
     def mark(self) -> None:
         """Keeps what is read from here on. An older mark stays."""
@@ -82,11 +90,14 @@ class Tape:
         self.n_looked_at += len(text)
         return text
 
-    def ends_within(self, literals: Iterable[str]) -> bool:
+    def ends_within(self, literals: Sequence[str]) -> bool:
         """Whether the text is over, and what is unread of it may be the beginning of a literal."""
-        return self.ended and any(it.startswith(self._text[self._at :]) for it in literals)
+        n_left = len(self._text) - self._at
+        if not self.ended or n_left > max(map(len, literals), default=0):
+            return False
+        return any(it.startswith(self._text[self._at :]) for it in literals)
 
-    def skip_end(self, literals: Iterable[str]) -> None:
+    def skip_end(self, literals: Sequence[str]) -> None:
         """Reads what is left of a text that is over, if that may be the beginning of a literal."""
         if self.ends_within(literals):
             self._at = len(self._text)
@@ -137,7 +148,7 @@ class Tape:
         yield from self.run(_SPACE, _nowhere)
 
     def word(self, pattern: re.Pattern[str], most: int) -> Reading[str]:
-        """What `run` reads, as one text; empty if that has more than `most` characters."""
+        """Text that `run` reads, as one; empty if it has more than `most` characters."""
         pieces: list[str] = []
         yield from self.run(pattern, pieces.append)
         text = "".join(pieces)

@@ -12,11 +12,11 @@ class Thought:
     begins: str
     ends: str
     opening: str = ""
-    """What opens a thought in a prompt; empty: `begins` and a line break."""
+    """Text that opens a thought in a prompt; empty: `begins` and a line break."""
     before_end: str = "\n"
-    """What models write between a thought and `ends`."""
+    """Text that models write between a thought and `ends`."""
     between: str = "\n\n"
-    """What models write between a thought and an answer."""
+    """Text that models write between `ends` and an answer."""
     anywhere: bool = False
     """Whether a thought may begin within a text: only if the markers are control tokens, so that
     a user cannot make the model write about them."""

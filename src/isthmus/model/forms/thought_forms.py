@@ -79,6 +79,12 @@ THOUGHTS: tuple[ThoughtForm, ...] = (
         signs("Here is my thought process:"),
     ),
     ThoughtForm(
+        "apriel",
+        "Apriel 1.5",
+        Thought("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", between="\n"),
+        signs("[BEGIN FINAL RESPONSE]"),
+    ),
+    ThoughtForm(
         "exaone-deep", "EXAONE Deep", Thought("<thought>", "</thought>"), signs("<thought>")
     ),
     ThoughtForm(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+NAME = re.compile(r"[\w.:/\-]*")
+"""A function's name, as far as it goes where it is not in quotes."""
+_MOST_NAME = 300
 _PREFIX = "functions."
 """Some forms write it before each name."""
 
@@ -29,7 +33,7 @@ class Tools:
     def known(self, name: str) -> str | None:
         """The function that a model means by a name; None if there is none."""
         if self._schemas is None:
-            return name.removeprefix(_PREFIX) or None
+            return name.removeprefix(_PREFIX) if _may_be_name(name) else None
         plain = name.removeprefix(_PREFIX)
         return next((it for it in (name, plain) if it in self._schemas), None)
 
@@ -47,6 +51,10 @@ class Tools:
 
     def _schema(self, name: str) -> Mapping[str, Any]:
         return (self._schemas or {}).get(name, {})
+
+
+def _may_be_name(name: str) -> bool:
+    return 0 < len(name) <= _MOST_NAME and NAME.fullmatch(name) is not None
 
 
 def types_in(root: Mapping[str, Any], schema: Mapping[str, Any]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from isthmus.model.forms.lark import Lark, part
 from isthmus.model.forms.tools import resolved, types_in
-from isthmus.model.forms.values import PYTHON, Notation, in_python
+from isthmus.model.forms.values import BARE_WORD, PYTHON, Notation, in_python
 
 Schema = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def value_in(notation: Notation, lark: Lark, root: Schema, schema: Schema) -> st
 def _python(lark: Lark, root: Schema, schema: Schema) -> str | None:
     if "enum" in schema or "const" in schema:
         values = schema.get("enum") or [schema.get("const")]
-        return lark.any_of([lark.text(in_python(it)) for it in values])
+        return lark.any_of([lark.spelled(in_python(it)) for it in values])
     types = types_in(root, schema)
     if types == {"boolean"}:
         return lark.any_of([lark.text("True"), lark.text("False")])
@@ -42,20 +42,29 @@ def _bare(
         schema = resolved(root, schema["$ref"])
     types = types_in(root, schema)
     if types == {"string"}:
-        return _bare_string(notation, lark, schema)
-    if types == {"object"} and isinstance(schema.get("properties"), Mapping):
+        return _bare_string(notation, lark, schema) or lark.json(whole)
+    if types == {"object"} and all(map(BARE_WORD.fullmatch, _keys(schema))):
         return lark.rule_of(schema, lambda: _bare_object(notation, lark, root, schema))
     if types == {"array"} and isinstance(schema.get("items"), Mapping):
         return lark.rule_of(schema, lambda: _bare_array(notation, lark, root, schema))
     return lark.json(whole)
 
 
-def _bare_string(notation: Notation, lark: Lark, schema: Schema) -> str:
+def _keys(schema: Schema) -> list[str]:
+    """Names of an object's properties; one that cannot be written bare if it has none."""
+    properties = schema.get("properties")
+    return [*properties] if isinstance(properties, Mapping) else ["{}"]
+
+
+def _bare_string(notation: Notation, lark: Lark, schema: Schema) -> str | None:
     quote = next(iter(notation.quotes))
     values = schema.get("enum")
-    if isinstance(values, list):
-        return lark.any_of([lark.text(f"{quote}{it}{quote}") for it in values])
-    return f"{lark.text(quote)} {lark.free(quote, *lengths(schema))}"
+    if not isinstance(values, list):
+        return f"{lark.text(quote)} {lark.free(quote, *lengths(schema))}"
+    if any(quote in str(it) for it in values):
+        return None
+    said = lark.any_of([lark.spelled(str(it)) for it in values])
+    return f"{lark.text(quote)} {said} {lark.text(quote)}"
 
 
 def _bare_array(notation: Notation, lark: Lark, root: Schema, schema: Schema) -> str | None:

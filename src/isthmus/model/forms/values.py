@@ -20,7 +20,8 @@ MOST_DEPTH = 128
 _MOST_WORD = 300
 """Characters of a number: Python reads integers of 4,300 digits at most."""
 _WORD = re.compile(r"[A-Za-z0-9_+.\-]*")
-_BARE = re.compile(r"[^,:\[\]{}()\"'<>\r\n]*")
+BARE_WORD = re.compile(r"[^,:\[\]{}()\"'<>\r\n]*")
+"""A key or a text without quotes, as far as it goes."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _HEX = re.compile(r"[0-9A-Fa-f]*")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
@@ -46,7 +47,7 @@ class Notation:
 
     @cached_property
     def stops(self) -> dict[str, Stops]:
-        """Where a text is interrupted, by its beginning."""
+        """Places where a text is interrupted, by its beginning."""
         return {
             begin: Stops([end] if begin in self.raw else [end, "\\"])
             for begin, end in self.quotes.items()
@@ -130,7 +131,7 @@ class _Reader:
         self._notation = notation
         self._out = out
         self._open: list[str] = []
-        """What ends each bracket, innermost last."""
+        """Ends of the brackets, innermost last."""
 
     def read(self) -> Reading[bool]:
         while True:
@@ -171,7 +172,7 @@ class _Reader:
         if not (yield from self.string()):
             if not self._notation.bare:
                 return False
-            key = (yield from self._tape.word(_BARE, _MOST_WORD)).strip()
+            key = (yield from self._tape.word(BARE_WORD, _MOST_WORD)).strip()
             if not key:
                 return False
             self._out(json.dumps(key, ensure_ascii=False))
@@ -184,7 +185,7 @@ class _Reader:
     def _scalar(self) -> Reading[bool]:
         if (yield from self.string()):
             return True
-        pattern = _BARE if self._notation.bare else _WORD
+        pattern = BARE_WORD if self._notation.bare else _WORD
         word = (yield from self._tape.word(pattern, _MOST_WORD)).strip()
         text = word_value(word)
         if text is None and word and self._notation.bare:

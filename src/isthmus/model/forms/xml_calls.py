@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from isthmus.model.forms.calls import NAME, Calls
+from isthmus.model.forms.calls import Calls
+from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.lark import Function, Lark, Wanted, part
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import SPACES, Reading, Stops, Tape
-from isthmus.model.forms.tools import type_of, types_in
+from isthmus.model.forms.tools import NAME, type_of, types_in
 from isthmus.model.forms.value_grammar import lengths
 from isthmus.model.forms.values import escaped
 
@@ -36,14 +37,14 @@ class XmlCalls(Calls):
     name_ends: str
     parameter: str
     key_ends: tuple[tuple[str, frozenset[str] | None], ...]
-    """What may come between key and value, and the types that it tells; a grammar writes the first,
-    or the first that tells the right types."""
+    """Texts that may come between key and value, and the types that each tells; a grammar writes
+    the first that tells the right ones."""
     parameter_ends: str
     call_ends: str
     value: str = ""
-    """What begins a value, if anything does."""
+    """Marker that begins a value, if any does."""
     section: tuple[str, ...] = ()
-    """What may begin a block of calls; a grammar writes the first."""
+    """Markers that may begin a block of calls; a grammar writes the first."""
     section_ends: str = ""
     padded: bool = False
     """Whether a value has a line break on both sides, which is no part of it."""
@@ -52,8 +53,8 @@ class XmlCalls(Calls):
     after_parameter: str = "\n"
     after_call: str = "\n"
     between: str = ""
-    """What a grammar writes at these places, the last between calls, or between sections of one
-    call; a reader skips white space."""
+    """White space at these places in a grammar, the last between calls, or between sections of one
+    call; a reader skips any."""
     one_call: bool = False
     """Whether a section has one call."""
 
@@ -70,7 +71,11 @@ class XmlCalls(Calls):
     # ------------------------------------------------------------------------------ reading
 
     def read(self, tape: Tape, out: Out) -> Reading[None]:
-        yield from tape.take_any(self.section)
+        section = yield from tape.take_any(self.section)
+        yield from tape.spaces()
+        if section and (yield from tape.comes("{")):  # as the same models write now and then
+            yield from JsonCalls(closes=self.section_ends).read(tape, out)
+            return
         while True:
             tape.mark()
             yield from tape.spaces()
@@ -171,7 +176,7 @@ class XmlCalls(Calls):
         self, lark: Lark, function: Function, key: str, schema: object
     ) -> str | None:
         whole = part(function.parameters, schema if isinstance(schema, dict) else {})
-        if whole is None:
+        if whole is None or not _KEY.fullmatch(key):
             return None
         types = types_in(function.parameters, whole)
         text = "string" in types
@@ -183,7 +188,7 @@ class XmlCalls(Calls):
         values = whole.get("enum")
         if text and isinstance(values, list):
             said = [it if isinstance(it, str) else json.dumps(it) for it in values]
-            value = f"{lark.any_of([lark.text(it) for it in said])} {lark.text(end)}"
+            value = f"{lark.any_of([lark.spelled(it) for it in said])} {lark.text(end)}"
         elif text:
             value = lark.free(end, *lengths(whole))
         else:

@@ -9,6 +9,7 @@ agent has used it for a while.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from isthmus.runtime import bundled_guests
 from isthmus.server.http.errors import HttpError, not_found
 from isthmus.server.http.fair import Owner
 from isthmus.server.settings import ServerSettings
@@ -147,3 +149,12 @@ def _read(path: Path) -> dict[str, _Brought]:
     with contextlib.suppress(OSError, msgspec.DecodeError):
         return _decoder.decode(path.read_bytes())
     return {}
+
+
+def bundled_name(sha256: str) -> str | None:
+    """The bundled guest whose module has that hash; None if there is none."""
+    found = bundled_guests().items()
+    return next(
+        (name for name, path in found if hashlib.sha256(path.read_bytes()).hexdigest() == sha256),
+        None,
+    )

@@ -1,10 +1,12 @@
-"""What the routes of agents answer, as types; see `openai/replies.py`."""
+"""What the routes of agents answer, as types, and how they are made; see `openai/replies.py`."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from isthmus.server.storage.record import Origin, Turn
+import msgspec
+
+from isthmus.server.storage.record import Origin, Record, Turn
 
 
 class AgentSummary(TypedDict):
@@ -99,3 +101,38 @@ class GuestList(TypedDict):
 
     object: Literal["list"]
     data: list[GuestCard]
+
+
+def told(record: Record, turn: Turn) -> Told:
+    """A message that is done, as callers are told."""
+    return {
+        "agent": record.id,
+        "position": turn.position,
+        "output": turn.output,
+        "usage": {"total_tokens": turn.n_tokens},
+        "seconds": turn.seconds,
+        "checkpoint_nbytes": turn.nbytes_written,
+    }
+
+
+def summary(record: Record) -> AgentSummary:
+    """An agent without its turns, as callers are told."""
+    return {
+        "object": "agent",
+        "id": record.id,
+        "name": record.name,
+        "guest": record.guest,
+        "models": record.models,
+        "args": record.args,
+        "limits": record.limits,
+        "seed": record.seed,
+        "created": record.created,
+        "owner": record.owner,
+        "origin": msgspec.to_builtins(record.origin),
+        "position": record.position,
+    }
+
+
+def whole(record: Record, turns: list[Turn]) -> Agent:
+    """An agent and its turns, as callers are told."""
+    return {**summary(record), "turns": turns}

@@ -20,23 +20,26 @@ from starlette.responses import JSONResponse, Response
 from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
+from isthmus.server.agents.held import Held
 from isthmus.server.agents.memory_map import map_memory
 from isthmus.server.agents.replies import (
     Agent,
     AgentList,
-    AgentSummary,
     Deleted,
     GuestCard,
     GuestList,
     MemoryMap,
     Told,
+    summary,
+    told,
+    whole,
 )
-from isthmus.server.agents.shelf import Held, Shelf
+from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.answering import Answer
-from isthmus.server.http.endpoint import BINARY, EVENTS, Endpoint, read_json, read_query
+from isthmus.server.http.endpoint import BINARY, Endpoint, read_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.events import event, respond, unless_left
+from isthmus.server.http.events import EVENTS, event, respond, unless_left
 from isthmus.server.http.fair import Room
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn
@@ -134,7 +137,7 @@ class Agents:
 
         def tell() -> bytes:
             newest = sorted(records, key=lambda it: -it.created)
-            listed: AgentList = {"object": "list", "data": [_summary(it) for it in newest]}
+            listed: AgentList = {"object": "list", "data": [summary(it) for it in newest]}
             return msgspec.json.encode(listed)
 
         return Response(await self._shelf.in_thread(tell), media_type=_JSON)
@@ -169,7 +172,7 @@ class Agents:
 
     async def delete(self, request: Request) -> Response:
         """Removes an agent and its snapshots."""
-        record = self._record(request)
+        record = self._own(request)
         await self._shelf.delete(record.id)
         deleted: Deleted = {"id": record.id, "deleted": True}
         return JSONResponse(deleted)
@@ -177,7 +180,7 @@ class Agents:
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
         asked = await read_json(request, _new_fork, b"{}")
-        record = self._record(request)
+        record = self._own(request)
         name = asked.name or f"{record.name or record.id}, forked"
         position = record.position if asked.position is None else asked.position
         async with self._shelf.holding(self._who_was_at(record, position).id) as held:
@@ -198,7 +201,7 @@ class Agents:
     async def send(self, request: Request) -> Response:
         """Has the agent answer; the answer is told as done once it is on the disk."""
         asked = await read_json(request, _new_message)
-        record = self._record(request)
+        record = self._own(request)
         if asked.stream:
             return await respond(request, self._stream(record.id, asked))
         return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
@@ -207,14 +210,14 @@ class Agents:
         async with self._answering(id_, asked) as (held, items):
             async for item in items:
                 if isinstance(item, Turn):
-                    return _told(held.record, item)
+                    return told(held.record, item)
         raise AssertionError("an answer without an end")
 
     async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
         async with self._answering(id_, asked) as (held, items):
             async for item in items:
                 if isinstance(item, Turn):
-                    yield event(_told(held.record, item), "done")
+                    yield event(told(held.record, item), "done")
                 else:
                     yield event({"text": item}, "delta")
 
@@ -327,6 +330,14 @@ class Agents:
         record = self._record(request)
         return record, _position(record, position)
 
+    def _own(self, request: Request) -> Record:
+        """The agent of the path, to be changed. HttpError 409 for one that responses are."""
+        record = self._record(request)
+        if record.kind != "agent":
+            said = f"agent {record.id} is a {record.kind}: use the routes of those"
+            raise HttpError(409, said, code="not_an_agent")
+        return record
+
     def _record(self, request: Request) -> Record:
         record = self._shelf.record(request.path_params["id"])
         current().agent = record.id
@@ -368,36 +379,3 @@ def _count(before: Usage, after: Usage) -> None:
     entry = current()
     entry.tokens_in += after.tokens_in - before.tokens_in
     entry.tokens_out += after.tokens_out - before.tokens_out
-
-
-def _told(record: Record, turn: Turn) -> Told:
-    return {
-        "agent": record.id,
-        "position": turn.position,
-        "output": turn.output,
-        "usage": {"total_tokens": turn.n_tokens},
-        "seconds": turn.seconds,
-        "checkpoint_nbytes": turn.nbytes_written,
-    }
-
-
-def _summary(record: Record) -> AgentSummary:
-    return {
-        "object": "agent",
-        "id": record.id,
-        "name": record.name,
-        "guest": record.guest,
-        "models": record.models,
-        "args": record.args,
-        "limits": record.limits,
-        "seed": record.seed,
-        "created": record.created,
-        "owner": record.owner,
-        "origin": msgspec.to_builtins(record.origin),
-        "position": record.position,
-    }
-
-
-def whole(record: Record, turns: list[Turn]) -> Agent:
-    """An agent and its turns, as callers are told."""
-    return {**_summary(record), "turns": turns}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
+import logging
 import re
 import secrets
 import threading
@@ -28,21 +28,24 @@ from isthmus.config import Limits
 from isthmus.errors import (
     GuestInvalid,
     SettingsError,
+    SnapshotError,
     SnapshotInvalid,
     SnapshotNotFound,
 )
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
-from isthmus.server.agents.guests import BroughtGuests
+from isthmus.server.agents.guests import BroughtGuests, bundled_name
+from isthmus.server.agents.held import Held
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.http.key import Key
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
-from isthmus.server.storage.record import Origin, Record, Turn, name_of
+from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
 from isthmus.snapshot import Snapshot
 
+_log = logging.getLogger("isthmus.server")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AT_A_TIME = 32
 """Threads that wait for the disk or the network. Requests without an agent need none of them."""
@@ -52,49 +55,6 @@ for `Capacity.initialize_s`; whatever else needs a thread has others."""
 _MOST_TO_MAKE = 256
 """New agents that begin, or wait to; further ones are refused."""
 _T = TypeVar("_T")
-
-
-class Held:
-    """An agent that its holder alone uses."""
-
-    def __init__(self, shelf: Shelf, record: Record) -> None:
-        self._shelf = shelf
-        self._commit: asyncio.Task[Turn] | None = None
-        self.record = record
-
-    async def actor(self) -> Actor:
-        """In memory, brought back if it is not."""
-        return await self._shelf.live(self.record)
-
-    async def commit(self, actor: Actor, turn: Turn) -> Turn:
-        """Saves the actor and then the record: the turn is done.
-
-        Once begun it goes on, also if the caller is cancelled, and nobody else holds the agent
-        before it has ended.
-        """
-        self._commit = asyncio.ensure_future(self._write(actor, turn))
-        return await asyncio.shield(self._commit)
-
-    def when_free(self, release: Callable[[], None]) -> None:
-        """Calls `release` now, or as soon as what is being saved is saved."""
-        if self._commit is None or self._commit.done():
-            release()
-        else:
-            self._commit.add_done_callback(lambda _: release())
-
-    async def _write(self, actor: Actor, turn: Turn) -> Turn:
-        name = name_of(self.record.id, turn.position)
-        shelf = self._shelf
-        saved = await shelf.in_thread(lambda: actor.snapshot(shelf.store, name=name))
-        turn = msgspec.structs.replace(turn, nbytes_written=saved.nbytes_written)
-        record = msgspec.structs.replace(self.record, position=turn.position)
-        await shelf.in_thread(lambda: shelf.write(record, [turn]))
-        self.record = shelf.record(record.id)
-        return turn
-
-    async def discard(self) -> None:
-        """What is in memory is not what the record says: it begins anew at the next use."""
-        await self._shelf.forget(self.record.id)
 
 
 class Shelf:
@@ -137,8 +97,14 @@ class Shelf:
         return found
 
     def visible(self) -> dict[str, Record]:
-        """The agents that exist for whoever asks, by id."""
-        return {id_: it for id_, it in self.records.items() if self._may_see(it)}
+        """The agents that exist for whoever asks, by id, without those that responses are."""
+        seen = {id_: it for id_, it in self.records.items() if it.kind == "agent"}
+        return {id_: it for id_, it in seen.items() if self._may_see(it)}
+
+    def is_held(self, id_: str) -> bool:
+        """Whether somebody uses an agent at this moment."""
+        lock = self._locks.get(id_)
+        return lock is not None and lock.locked()
 
     def _may_see(self, record: Record) -> bool:
         owner = current().owner
@@ -185,7 +151,7 @@ class Shelf:
     ) -> Record:
         """A new agent, saved before anybody hears of it."""
         record = Record(
-            id=_new_id(),
+            id=new_id(),
             name=name,
             guest=guest,
             models=models,
@@ -200,7 +166,7 @@ class Shelf:
         """An agent that is what another one was at a position."""
         record = msgspec.structs.replace(
             source,
-            id=_new_id(),
+            id=new_id(),
             name=name,
             created=time.time(),
             origin=Origin(id=source.id, position=position),
@@ -219,11 +185,10 @@ class Shelf:
         """
         manifest = snapshot.manifest
         limits = limits_of(manifest).stricter(Limits(output_nbytes=self._settings.output_nbytes))
-        bundled = (it for it in bundled_guests() if _sha256_of(it) == manifest.guest.sha256)
         record = Record(
-            id=_new_id(),
+            id=new_id(),
             name=name,
-            guest=next(bundled, manifest.guest.sha256),
+            guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
             models=models,
             args=dict(_pair(it) for it in manifest.actor.args),
             limits=asdict(limits),
@@ -335,16 +300,36 @@ class Shelf:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
         record = msgspec.structs.replace(record, owner=current().owner)
         with self._making(current().key):
-            actor = await run(make)
-            try:
-                await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
-                await self.in_thread(lambda: self.write(record, turns))
-            except BaseException:
-                await self.in_thread(actor.close)
-                raise
+            return await self.keep(record, await run(make), turns)
+
+    async def keep(self, record: Record, actor: Actor, turns: Sequence[Turn] = ()) -> Record:
+        """A new agent, which is what an actor is. That is closed if it cannot be saved."""
+        try:
+            await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
+            await self.in_thread(lambda: self.write(record, turns))
+        except BaseException:
+            await self.in_thread(actor.close)
+            raise
         self._live[record.id] = actor
         await self._close_idle()
         return self.record(record.id)
+
+    async def start(self, record: Record, source: Record | None = None, position: int = 0) -> Actor:
+        """An actor for an agent that is not kept yet: what another agent was at a position, or a
+        fresh one, also if that one's snapshot cannot be used."""
+        if source is not None:
+            try:
+                return await self.in_thread(lambda: self._restore(source, position, record.id))
+            except SnapshotError as error:
+                _log.info("%s begins afresh: %s", record.id, error)
+        return await self.made(lambda: self._spawn(record))
+
+    async def renew(self, record: Record) -> Actor:
+        """A fresh actor in place of what an agent was; its holder saves it with the next turn."""
+        await self.forget(record.id)
+        actor = await self.made(lambda: self._spawn(record))
+        self._live[record.id] = actor
+        return actor
 
     async def made(self, make: Callable[[], _T]) -> _T:
         """Compiles a guest, or makes an actor whose guest may run meanwhile.
@@ -359,7 +344,8 @@ class Shelf:
         if key is None or key.limits.agents is None:
             yield
             return
-        n_owned = sum(record.owner == key.name for record in self.records.values())
+        mine = [it for it in self.records.values() if it.owner == key.name]
+        n_owned = sum(record.kind == "agent" for record in mine)
         if n_owned + self._n_making[key.name] >= key.limits.agents:
             raise HttpError(
                 429,
@@ -391,10 +377,10 @@ class Shelf:
             label=record.id,
         )
 
-    def _restore(self, record: Record, position: int) -> Actor:
+    def _restore(self, record: Record, position: int, label: str | None = None) -> Actor:
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
-        return self.runtime.restore(path, models=self._given(record), label=record.id)
+        return self.runtime.restore(path, models=self._given(record), label=label or record.id)
 
     async def _close_idle(self) -> None:
         """Keeps the ones used last in memory."""
@@ -406,15 +392,6 @@ class Shelf:
                 await self.forget(id_)
 
 
-def _sha256_of(guest: str) -> str:
-    return hashlib.sha256(bundled_guests()[guest].read_bytes()).hexdigest()
-
-
 def _pair(option: str) -> tuple[str, str]:
     name, _, value = option.partition("=")
     return name, value
-
-
-def _new_id() -> str:
-    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
-    return "".join(secrets.choice(alphabet) for _ in range(12))

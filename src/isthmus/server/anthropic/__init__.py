@@ -1,1 +1,1 @@
-"""Anthropic's API: messages."""
+"""Anthropic's API: messages, over the same core as OpenAI's."""

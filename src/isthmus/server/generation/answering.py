@@ -93,10 +93,31 @@ class Answer:
             if outcome is not None:
                 raise outcome
 
+    async def finish(self) -> Reply:
+        """The whole answer once it has ended. Pieces that nobody has taken are dropped."""
+        while True:
+            _, outcome = self._take()
+            if isinstance(outcome, Reply):
+                self._reply = outcome
+                return outcome
+            if outcome is not None:
+                raise outcome
+            await self._came.wait()
+
     async def close(self) -> None:
-        """Has the guest stop if it has not ended, and waits for it."""
+        """Has the guest stop if it has not ended, and waits for it.
+
+        Nearly every answer of a completion is closed a moment before its guest returns, and a guest
+        that does not listen is waited for for seconds. So no thread waits.
+        """
         if not self._stream.ended:
-            await asyncio.shield(asyncio.to_thread(self._stream.close))
+            self._stream.abandon()
+            await asyncio.shield(self._end())
+
+    async def _end(self) -> None:
+        while self._outcome is None:
+            await self._came.wait()
+            self._take()
 
     def _take(self) -> tuple[str, Reply | BaseException | None]:
         with self._lock:

@@ -7,8 +7,9 @@ same, whichever agent gives it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,18 @@ _FINE = 512
 same bits. After more context the kernels for large ones are faster: twice at 3,000 tokens."""
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What an agent that completes requests is made of, beside its model."""
+
+    guest: str
+    """A bundled guest."""
+    sha256: str
+    """The hash of that."""
+    args: Mapping[str, str]
+    limits: Limits
+
+
 class Completer:
     """The agents that complete requests for one model."""
 
@@ -41,8 +54,9 @@ class Completer:
         self.n_ctx = min(settings.n_ctx, model.hparams.n_ctx_train)
         self._runtime = runtime
         self._settings = settings
-        guest, self._limits = fitting_guest(_GUEST, model, self.n_ctx, Limits(), settings.memory64)
-        self._guest = runtime.load_guest(guest)
+        fitting = fitting_guest(_GUEST, model, self.n_ctx, Limits(), settings.memory64)
+        self._guest_name, self._limits = fitting
+        self._guest = runtime.load_guest(self._guest_name)
         self._slots = Slots(self._spawn, settings.slots)
         self._room = Room(settings.slots, settings.waiting)
         self._forms: dict[str, Form] = {}
@@ -52,9 +66,9 @@ class Completer:
         """Overloaded if a request could not even wait."""
         self._room.require(current().owner)
 
-    def require_fitting(self, prompt: Sequence[int]) -> None:
-        """ContextFull for a prompt after which there is no room for an answer."""
-        if len(prompt) >= self.n_ctx:
+    def require_fitting(self, prompt: Sequence[int], room: int = 1) -> None:
+        """ContextFull for a prompt after which there is no room for an answer of `room` tokens."""
+        if len(prompt) + room > self.n_ctx:
             raise ContextFull(f"the prompt has {len(prompt)} tokens; the context has {self.n_ctx}")
 
     def form(self, *, with_tools: bool) -> Form:
@@ -99,12 +113,19 @@ class Completer:
             finally:
                 await asyncio.shield(self._slots.put_back(slot))
 
+    def recipe(self) -> Recipe:
+        """What its agents are made of. The first time it tries the model's kernels: call it in a
+        thread."""
+        fine = _FINE if self.model.exact_cuts else 0
+        args = {"n_ctx": str(self.n_ctx), "fine": str(fine)}
+        return Recipe(self._guest_name, self._guest.sha256, args, self._limits)
+
     def _spawn(self) -> Actor:
         """A fresh agent."""
         _ = self.model.packs  # tried out now, and not when many ask for the first time
         return self._runtime.spawn(
             self._guest,
             models={"default": self.model},
-            args={"n_ctx": self.n_ctx, "fine": _FINE if self.model.exact_cuts else 0},
+            args=self.recipe().args,
             limits=self._limits,
         )

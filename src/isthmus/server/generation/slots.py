@@ -21,7 +21,7 @@ from isthmus.actor import Actor
 from isthmus.errors import Overloaded
 from isthmus.server.http.fair import Owner
 
-_WORTH_A_FORK = 8
+WORTH_A_FORK = 8
 """Tokens in common that are computed in the time that a fork takes."""
 
 
@@ -35,9 +35,7 @@ class Slot:
 
     def n_common(self, prompt: np.ndarray) -> int:
         """Tokens at the beginning that both prompts have."""
-        n = min(len(prompt), len(self.prompt))
-        differs = prompt[:n] != self.prompt[:n]
-        return int(differs.argmax()) if differs.any() else n
+        return n_common(self.prompt, prompt)
 
 
 class Slots:
@@ -97,7 +95,7 @@ class Slots:
         n = best.n_common(prompt)
         others = [slot for slot in (*free, self._roots.get(best.owner)) if slot not in (None, best)]
         have = any(slot is not None and slot.n_common(prompt) >= n / 2 for slot in others)
-        return n >= _WORTH_A_FORK and not have and self._most > 1
+        return n >= WORTH_A_FORK and not have and self._most > 1
 
     async def _plant(self, parent: Slot) -> None:
         """Keeps a fork of an agent for those who come while it is busy, if there is room for it."""
@@ -125,7 +123,7 @@ class Slots:
             await self._close_oldest(besides=parent)
         self._n += 1
         try:
-            if parent is not None and parent.n_common(prompt) >= _WORTH_A_FORK:
+            if parent is not None and parent.n_common(prompt) >= WORTH_A_FORK:
                 return await asyncio.to_thread(_fork, parent)
             return Slot(await asyncio.to_thread(self._spawn), owner)
         except BaseException:
@@ -141,6 +139,13 @@ class Slots:
             self._idle.remove(oldest)
             self._n -= 1
             await asyncio.to_thread(oldest.actor.close)
+
+
+def n_common(prompt: np.ndarray, other: np.ndarray) -> int:
+    """Tokens at the beginning that two prompts have in common."""
+    n = min(len(prompt), len(other))
+    differs = prompt[:n] != other[:n]
+    return int(differs.argmax()) if differs.any() else n
 
 
 def _fork(parent: Slot) -> Slot:

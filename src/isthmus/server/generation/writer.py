@@ -6,6 +6,7 @@ A `Writer` has conversations written down by the model's chat template and token
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,23 +17,27 @@ from typing import TypeVar
 from starlette.requests import Request as HttpRequest
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import Cancelled, SettingsError
+from isthmus.errors import Cancelled, ContextFull, SettingsError
 from isthmus.model import Model
 from isthmus.model.forms import Form
 from isthmus.model.text import RenderedChat
+from isthmus.printable import printable
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared, Reading
 from isthmus.server.generation.request import Request, ThoughtBound
-from isthmus.server.generation.turns import without_oldest
+from isthmus.server.generation.turns import Messages, without_oldest
 from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
-from isthmus.server.http.texts import Check, Texts
+from isthmus.server.http.texts import Check, Texts, require_room
 from isthmus.server.settings import ServerSettings
 
+_log = logging.getLogger("isthmus.server")
 _TRIALS_AT_A_TIME = 2
 """Grammars that are tried out at the same time: seconds each, in a process of its own."""
+_MOST_TOLD = 256
+"""Warnings about conversations that the log gets."""
 _MOST_DIGITS = 10
 """Digits of a token id that are read."""
 _Served = TypeVar("_Served")
@@ -47,8 +52,12 @@ class Writer:
         self.completers = completers
         """The models that requests may name."""
         self._settings = settings
+        self.n_ctx = max((it.n_ctx for it in completers.values()), default=0)
+        """Tokens of the longest context of all models."""
         self.texts = texts
         """Threads for work that grows with a request's texts."""
+        self._told: set[tuple[str, str]] = set()
+        """Warnings that the log has, each with its model."""
         self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
 
     def close(self) -> None:
@@ -80,7 +89,7 @@ class Writer:
     async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
         """Tokens of the prompt that a conversation becomes. Raises as `prepare`."""
         completer = self.completer(model)
-        chat = await self.texts.of(http, lambda check: _rendered(completer, wanted, check))
+        chat = await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
         return len(chat.ids)
 
     async def require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
@@ -125,7 +134,7 @@ class Writer:
 
     def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
         """In a thread."""
-        chat = _rendered(completer, wanted, check)
+        chat = self._rendered(completer, wanted, check)
         form = completer.form(with_tools=bool(wanted.offered))
         controls = completer.controls(form)
         ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
@@ -135,6 +144,7 @@ class Writer:
                 wanted.tool,
                 wanted.parallel and wanted.tool is None,
                 in_thought=in_thought,
+                may_think=True,
                 ids=controls,
             )
         elif in_thought and grammar is not None and form.thought is not None:
@@ -143,10 +153,39 @@ class Writer:
         request = replace(
             self.request(completer, ids, wanted),
             grammar=grammar,
-            thought=None if grammar else _bound(completer.model, form, wanted, in_thought),
+            thought=_bound(completer.model, form, wanted, in_thought),
             rendered=frozenset(controls.values()),
         )
+        self._tell_once(name, chat.warnings)
         return Prepared(name, completer, request, Reading(form, wanted, in_thought), chat.warnings)
+
+    def _tell_once(self, name: str, warnings: Sequence[str]) -> None:
+        """Logs what a model's template leaves out, the first time that it does."""
+        for said in warnings:
+            if len(self._told) < _MOST_TOLD and (name, said) not in self._told:
+                self._told.add((name, said))
+                _log.warning("%s: %s", name, printable(said))
+
+    def _rendered(self, completer: Completer, wanted: Wanted, check: Check) -> RenderedChat:
+        """The conversation as the model reads it, without its oldest turns if they may be left out.
+
+        Then the answer has room for the tokens that it may have, or for a quarter of the context;
+        if the last turn alone leaves less, the answer has what it leaves.
+        """
+        if not wanted.truncate:
+            return _render(completer, wanted, wanted.messages, check)
+        room = min(wanted.max_tokens or self._settings.max_tokens, completer.n_ctx // 4)
+
+        def render(messages: Messages) -> RenderedChat:
+            chat = _render(completer, wanted, messages, check)
+            completer.require_fitting(chat.ids, room)
+            return chat
+
+        try:
+            return without_oldest(wanted.messages, render)
+        except ContextFull:
+            room = 1
+            return without_oldest(wanted.messages, render)
 
 
 def chosen(models: Mapping[str, _Served], name: str) -> _Served:
@@ -158,22 +197,16 @@ def chosen(models: Mapping[str, _Served], name: str) -> _Served:
     return models[name]
 
 
-def _rendered(completer: Completer, wanted: Wanted, check: Check) -> RenderedChat:
-    """The conversation as the model reads it, without its oldest turns if they may be left out."""
-
-    def render(messages: Sequence[Mapping[str, object]]) -> RenderedChat:
-        return completer.model.render_chat(
-            messages,
-            tools=[it.as_dict() for it in wanted.offered] or None,
-            variables=wanted.variables,
-            now=datetime.now().astimezone(),
-            most=completer.n_ctx,
-            check=check,
-        )
-
-    if not wanted.truncate:
-        return render(wanted.messages)
-    return without_oldest(wanted.messages, render)
+def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Check) -> RenderedChat:
+    require_room(len(messages), completer.n_ctx)
+    return completer.model.render_chat(
+        messages,
+        tools=[it.as_dict() for it in wanted.offered] or None,
+        variables=wanted.variables,
+        now=datetime.now().astimezone(),
+        most=completer.n_ctx,
+        check=check,
+    )
 
 
 def _require_biases(model: Model, sampling: Sampling) -> None:
@@ -193,7 +226,7 @@ def _tokens(model: Model, text: str) -> list[int]:
 
 def _bound(model: Model, form: Form, wanted: Wanted, in_thought: bool) -> ThoughtBound | None:
     thought = form.thought
-    if wanted.thinking is None or thought is None:
+    if wanted.thinking is None or thought is None or wanted.grammar is not None:
         return None
     texts = (thought.begins, thought.ends, thought.close_text)
     opens, closes, close = (_tokens(model, it) for it in texts)

@@ -19,13 +19,15 @@ from isthmus.server.http.errors import ErrorReply, HttpError
 Content: TypeAlias = "type | str"
 """A type, as JSON; or the media type of something else."""
 BINARY = "application/octet-stream"
-EVENTS = "text/event-stream"
 _TEMPLATE = "#/components/schemas/{name}"
 _T = TypeVar("_T")
 
 
 class Endpoint(Route):
     """A path and a method, with one handler."""
+
+    fails: tuple[type, ...] = (ErrorReply,)
+    """The bodies that errors have."""
 
     def __init__(
         self,
@@ -47,18 +49,38 @@ class Endpoint(Route):
 
     @property
     def types(self) -> list[Any]:
-        """Those of its bodies that are JSON."""
-        contents = (self.takes, *self.gives)
+        """Those of its bodies that are JSON, errors among them."""
+        contents = (self.takes, *self.gives, *self.fails)
         return [it for it in contents if it is not None and not isinstance(it, str)]
 
 
-async def read_json(request: Request, decoder: msgspec.json.Decoder[_T], empty: bytes = b"") -> _T:
-    """The body, decoded; `empty` stands for one that is not there.
+async def read_json(
+    request: Request,
+    decoder: msgspec.json.Decoder[_T],
+    empty: bytes = b"",
+    most: int | None = None,
+) -> _T:
+    """The body, decoded; `empty` stands for one that is not there. Raises as `read_body` and
+    `decode_json`."""
+    return decode_json(await read_body(request, most) or empty, decoder)
+
+
+async def read_body(request: Request, most: int | None = None) -> bytes:
+    """The body. HttpError 400 for one of more than `most` bytes, which could not fit into any
+    context: it is not decoded."""
+    body = await request.body()
+    if most is not None and len(body) > most:
+        said = f"the body has {len(body)} bytes; what fits into the context has at most {most}"
+        raise HttpError(400, said, code="context_length_exceeded")
+    return body
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
+    """A body, decoded.
 
     msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, or is
     nested more deeply than can be read.
     """
-    body = await request.body() or empty
     try:
         return decoder.decode(body)
     except UnicodeDecodeError as error:
@@ -81,7 +103,7 @@ def document(
     `keyless` are the paths that need no key; None where none does.
     """
     endpoints = [it for it in routes if isinstance(it, Endpoint)]
-    types = dict.fromkeys(kind for it in endpoints for kind in (*it.types, ErrorReply))
+    types = dict.fromkeys(kind for it in endpoints for kind in it.types)
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -103,7 +125,7 @@ def document(
 
 def _operation(it: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
     said = (it.endpoint.__doc__ or "").split("\n")[0]
-    failed = _response("what went wrong", (ErrorReply,), schema_of)
+    failed = _response("what went wrong", it.fails, schema_of)
     found: dict[str, Any] = {
         "summary": said,
         "operationId": it.endpoint.__qualname__.rpartition("<locals>.")[2].replace(".", "-"),
@@ -149,9 +171,9 @@ def _response(
 
 
 def _content(contents: tuple[Content, ...], schema_of: dict[Any, Any]) -> dict[str, Any]:
-    return {
-        it if isinstance(it, str) else "application/json": {
-            "schema": {} if isinstance(it, str) else schema_of[it]
-        }
-        for it in contents
-    }
+    found: dict[str, Any] = {it: {"schema": {}} for it in contents if isinstance(it, str)}
+    schemas = [schema_of[it] for it in contents if not isinstance(it, str)]
+    if schemas:
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        found["application/json"] = {"schema": schema}
+    return found

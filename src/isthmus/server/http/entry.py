@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from isthmus.server.http.key import Key
 from isthmus.server.http.log import tell
 
+Shape: TypeAlias = Callable[[int, Any], tuple[int, Any]]
+"""Makes an error's status and body, as OpenAI's clients expect them, those of another API."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -45,6 +47,8 @@ class Entry:
     error: str | None = None
     """The error's code, or its type where it has no code."""
     began: float = field(default_factory=time.monotonic)
+    shape: Shape | None = None
+    """How errors are told; None for OpenAI's shape."""
     prompts: set[int] = field(default_factory=set)
     """Of those that are counted, the `id`."""
 

@@ -150,7 +150,14 @@ def respond_to(error: Exception) -> Response:
         headers["x-should-retry"] = "false"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body, status, headers=headers)
+    status, told = shaped(status, body)
+    return JSONResponse(told, status, headers=headers)
+
+
+def shaped(status: int, body: ErrorReply) -> tuple[int, object]:
+    """The status and the body in the shape of the API that is asked."""
+    shape = current().shape
+    return (status, body) if shape is None else shape(status, body)
 
 
 def note(body: ErrorReply) -> None:

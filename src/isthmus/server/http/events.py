@@ -1,4 +1,4 @@
-"""Server-sent events."""
+"""Server-sent events, and lines of JSON."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
-from isthmus.server.http.errors import body_of, note
+from isthmus.server.http.errors import body_of, note, shaped
 
 _T = TypeVar("_T")
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
+"""Media types."""
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
@@ -23,11 +25,19 @@ def event(data: object, name: str | None = None) -> bytes:
     return head + b"data: " + _encode(data) + b"\n\n"
 
 
-async def respond(request: Request, events: AsyncIterator[bytes]) -> StreamingResponse:
-    """A stream of events. What fails before the first of them is an ordinary error response."""
+def line(data: object) -> bytes:
+    """A line of JSON."""
+    return _encode(data) + b"\n"
+
+
+async def respond(
+    request: Request, events: AsyncIterator[bytes], kind: str = EVENTS
+) -> StreamingResponse:
+    """A stream of events, or of lines if `kind` is LINES. What fails before the first of them is an
+    ordinary error response."""
     first = await unless_left(request, anext(events, b""))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_told(first, events), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_told(first, events, kind), media_type=kind, headers=headers)
 
 
 async def unless_left(request: Request, work: Awaitable[_T]) -> _T:
@@ -45,15 +55,16 @@ async def unless_left(request: Request, work: Awaitable[_T]) -> _T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _told(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _told(first: bytes, events: AsyncIterator[bytes], kind: str) -> AsyncIterator[bytes]:
     """The events; an error among them is an event too, since the status was told already."""
     try:
         yield first
         async for each in events:
             yield each
     except Exception as error:
-        _, body = body_of(error)
+        status, body = body_of(error)
         note(body)
-        yield event(body, "error")
+        told = shaped(status, body)[1]
+        yield line(told) if kind == LINES else event(told, "error")
     finally:
         await events.aclose()  # type: ignore[attr-defined]

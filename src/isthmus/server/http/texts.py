@@ -1,7 +1,8 @@
 """Work on a request's texts that grows with them: templates and tokens, in threads of its own.
 
 The event loop and the threads for agents serve other callers meanwhile. A caller who leaves, and a
-server that ends, end it between two pieces of text.
+server that ends, end it between two pieces of text. What cannot fit into the context is refused by
+its length first (`most_nbytes`, `require_room`), since all threads share one interpreter.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from isthmus.errors import Cancelled, SettingsError
+from isthmus.errors import Cancelled, ContextFull, SettingsError
 from isthmus.server.http.entry import current
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.fair import Threads
+from isthmus.units import KIB
 
 _T = TypeVar("_T")
 Check = Callable[[], None]
@@ -26,6 +28,11 @@ _AT_A_TIME = 4
 _STINT_S, _PAUSE_S = 0.002, 0.001
 """Seconds of work on a text after which others have the interpreter, and for how long they have it.
 A long text would otherwise delay each token of everybody by some milliseconds."""
+
+_TOKEN_NBYTES = 64
+"""Bytes of a body for each token of its prompts, at most. Texts of people take 4 to 12, escaped."""
+_OTHER_NBYTES = 512 * KIB
+"""Bytes of a body beside its prompts, at most: a grammar or schema with its quotes escaped."""
 
 
 class Texts:
@@ -65,3 +72,16 @@ class Texts:
             ) from None
         finally:
             left.set()
+
+
+def most_nbytes(n_tokens: int) -> int:
+    """Bytes of the longest JSON body whose prompts can have up to `n_tokens` tokens."""
+    return _OTHER_NBYTES + _TOKEN_NBYTES * n_tokens
+
+
+def require_room(n_messages: int, n_ctx: int) -> None:
+    """ContextFull for a conversation of more messages than tokens: each becomes one or more."""
+    if n_messages > n_ctx:
+        raise ContextFull(
+            f"the conversation has {n_messages} messages; the context has {n_ctx} tokens"
+        )

@@ -21,7 +21,10 @@ from isthmus.server.keys.keys import Keys
 OPEN = ("/healthz", "/", "/openapi.json")
 """Paths that need no key."""
 METRICS = "/metrics"
-_SINGLE = (b"host", b"origin", b"authorization", b"content-length", b"content-type")
+_SINGLE = (
+    *(b"host", b"origin", b"authorization", b"x-api-key"),
+    *(b"content-length", b"content-type"),
+)
 """Headers that may come once: of two, a proxy might obey one and this server the other."""
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 _OURS = ("localhost", "127.0.0.1", "[::1]")
@@ -49,14 +52,31 @@ class Admission:
             return None
         if scope["path"] in OPEN:
             return None
-        kind, _, key = heads.get(b"authorization", "").partition(" ")
-        known = self._keys.find(key.strip()) if kind.lower() == "bearer" else None
+        key = _key(heads)
+        known = None if key is None else self._keys.find(key)
         if known is None:
             raise HttpError(401, "give an API key of this server", code="invalid_api_key")
         if scope["path"] == METRICS and not known.limits.metrics:
             said = "this key may not read what is counted of all: only one of --limit metrics=1 may"
             raise HttpError(403, said, code="metrics")
         return known
+
+
+def _key(heads: dict[bytes, str]) -> str | None:
+    """The key of a request, as OpenAI's clients send it or as Anthropic's do.
+
+    HttpError 400 for two that differ: a proxy might judge by the other one.
+    """
+    kind, _, bearer = heads.get(b"authorization", "").partition(" ")
+    given = {
+        bearer.strip() if kind.lower() == "bearer" else "",
+        heads.get(b"x-api-key", "").strip(),
+    }
+    given.discard("")
+    if len(given) > 1:
+        said = "authorization and x-api-key have different keys: give one"
+        raise HttpError(400, said, code="invalid_http")
+    return next(iter(given), None)
 
 
 def claimed_nbytes(scope: MutableMapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from isthmus.server.http.entry import Entry, begin
+from isthmus.server.http.entry import Entry, Shape, begin
 from isthmus.server.http.errors import HttpError, respond_to
 from isthmus.server.keys.admission import Admission, claimed_nbytes
 from isthmus.server.keys.keys import Keys
@@ -31,7 +31,8 @@ _Receive = Callable[[], Awaitable[_Message]]
 
 
 class Guard:
-    """See the module; an ASGI middleware around `app`. `keys` and `quotas` come together."""
+    """See the module; an ASGI middleware around `app`. `keys` and `quotas` come together.
+    `shape_of` says how a request's errors are told; None for OpenAI's shape."""
 
     def __init__(
         self,
@@ -39,11 +40,13 @@ class Guard:
         settings: ServerSettings,
         keys: Keys | None,
         quotas: Quotas,
+        shape_of: Callable[[_Message], Shape | None] = lambda _: None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._admission = Admission(settings.host, keys)
         self._quotas = quotas
+        self._shape_of = shape_of
         self._room = Room(settings.bodies_nbytes)
 
     async def __call__(self, scope: _Message, receive: _Receive, send: Any) -> None:
@@ -51,6 +54,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         entry = Entry.of(scope)
+        entry.shape = self._shape_of(scope)
         begin(entry)
         body = _Body(receive, entry, *self._body_limits(scope["path"]))
         answer = _Answer(send, entry, self._headers)
@@ -83,7 +87,7 @@ class Guard:
 
     def _headers(self, entry: Entry) -> dict[str, str]:
         left = {} if entry.key is None else self._quotas.headers(entry.key)
-        return {"x-request-id": entry.id, **left}
+        return {"x-request-id": entry.id, "request-id": entry.id, **left}
 
 
 class _Answer:

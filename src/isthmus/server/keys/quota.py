@@ -74,6 +74,11 @@ class Quotas:
             self._n_running[key.name] -= 1
             self._spend(key.name, entry.tokens_in + entry.tokens_out)
 
+    def charge(self, entry: Entry) -> None:
+        """Counts the tokens of what went on after its request had ended."""
+        if entry.owner is not None:
+            self._spend(entry.owner, entry.tokens_in + entry.tokens_out)
+
     def headers(self, key: Key) -> dict[str, str]:
         """What is left, as OpenAI's API tells it."""
         found: dict[str, str] = {}

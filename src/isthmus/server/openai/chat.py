@@ -7,7 +7,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import EVENTS, Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.events import EVENTS
+from isthmus.server.http.texts import most_nbytes
 from isthmus.server.openai.answers import Answers
 from isthmus.server.openai.choices import ChatChoice
 from isthmus.server.openai.replies import ChatCompletion
@@ -31,7 +33,7 @@ class Chat:
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
-        asked = await read_json(http, _decoder)
+        asked = await read_json(http, _decoder, most=most_nbytes(self._writer.n_ctx))
         prepared = await self._writer.prepare(http, asked.model, wanted_of(asked))
         each = [prepared.numbered(index) for index in range(asked.n or 1)]
         return await Answers(asked, each, ChatChoice).respond(http)

@@ -17,6 +17,7 @@ from isthmus.server.generation.request import End, Token
 from isthmus.server.openai.replies import (
     AnsweredMessage,
     ChatAnswer,
+    ChatLogprob,
     ChatLogprobs,
     TextAnswer,
     TextLogprobs,
@@ -161,19 +162,18 @@ class ChatChoice:
     def _logprobs(self, told: list[Token]) -> ChatLogprobs | None:
         if not told:
             return None
-        return {
-            "content": [
-                {
-                    **self._logprob(token.id, token.logprob),
-                    "top_logprobs": [self._logprob(a, b) for a, b in token.top],
-                }
-                for token in told
-            ]
-        }
+        return {"content": [logprob_of(self._model, token) for token in told]}
 
-    def _logprob(self, token: int, logprob: float | None) -> TopLogprob:
-        data = self._model.tokenizer.decode([token], render_special=True)
-        return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
+
+def logprob_of(model: Model, token: Token) -> ChatLogprob:
+    """A token and what else might have come, with the logarithms of their probabilities."""
+    top = [_logprob(model, id_, logprob) for id_, logprob in token.top]
+    return {**_logprob(model, token.id, token.logprob), "top_logprobs": top}
+
+
+def _logprob(model: Model, token: int, logprob: float | None) -> TopLogprob:
+    data = model.tokenizer.decode([token], render_special=True)
+    return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
 
 
 def _call(name: str) -> ToolCall:

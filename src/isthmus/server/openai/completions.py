@@ -14,8 +14,9 @@ from isthmus.model import Model
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import EVENTS, Endpoint, read_json
-from isthmus.server.http.texts import Check
+from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.events import EVENTS
+from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.openai.answers import Answers
 from isthmus.server.openai.choices import TextChoice
 from isthmus.server.openai.replies import TextCompletion
@@ -42,8 +43,8 @@ class Completions:
 
     async def complete(self, http: HttpRequest) -> Response:
         """Text goes on."""
-        asked = await read_json(http, _decoder)
         writer = self._writer
+        asked = await read_json(http, _decoder, most=most_nbytes(writer.n_ctx * _MOST_PROMPTS))
         completer = writer.completer(asked.model)
         completer.require_room()
         if asked.echo:

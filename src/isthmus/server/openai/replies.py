@@ -171,8 +171,13 @@ class ChatChoice(ChatAnswer):
     index: int
 
 
-class ChatCompletion(Head):
-    """`/v1/chat/completions`."""
-
+class _Completion(Head):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+
+
+class ChatCompletion(_Completion, total=False):
+    """`/v1/chat/completions`."""
+
+    warnings: list[str]
+    """What of the conversation the chat template leaves out."""

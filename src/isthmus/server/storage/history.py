@@ -22,7 +22,8 @@ written with every message, a smaller one makes more files."""
 TEXT_CHARACTERS = 256 * KIB
 """Characters of one input or output that are kept; the caller was told all of them."""
 KEPT_NBYTES = 8 * MIB
-"""Bytes of segments that an agent keeps; the oldest go first. A page shows all of them at once."""
+"""Bytes of segments that an agent keeps; the oldest go first. A page shows all of them at once. A
+chain of responses keeps all of them, and is not continued beyond that."""
 
 _turns = msgspec.json.Decoder(tuple[Turn, ...])
 Data = dict[Segment, bytes]
@@ -49,7 +50,8 @@ def with_turns(
             segments.append(segment)
             new[segment] = data
         tail = []
-    while len(segments) > 1 and sum(it.nbytes for it in segments) > KEPT_NBYTES:
+    may_drop = record.kind == "agent"
+    while may_drop and len(segments) > 1 and sum(it.nbytes for it in segments) > KEPT_NBYTES:
         segments.pop(0)
     full = msgspec.structs.replace(full, turns=tuple(tail), segments=tuple(segments))
     return full, {it: data for it, data in new.items() if it in segments}

@@ -7,7 +7,8 @@ with the agent, is read when it is asked for.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+import secrets
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -38,6 +39,9 @@ class Turn(Struct, frozen=True, kw_only=True):
     """By its snapshot."""
     n_left_out: int = 0
     """Characters of input and output that are not kept."""
+    kept: str | None = None
+    """JSON of what the turn is, where that is no message with a text: see `responses/chain.py`. It
+    is kept whole."""
 
 
 class Segment(Struct, frozen=True, kw_only=True):
@@ -86,6 +90,15 @@ class Record(Struct, frozen=True, kw_only=True):
     """The name of the key that made it; None where there were no keys."""
     origin: Origin | None = None
     position: int = 0
+    kind: Literal["agent", "response", "conversation"] = "agent"
+    """What it is made for: messages of its own, a chain of responses, or a conversation of them."""
+    used: float = 0.0
+    """When its last turn was done, in seconds since 1970; 0 in records of earlier releases."""
+
+    @property
+    def n_own(self) -> int:
+        """Turns that it has had itself: without those of the agent that it was forked from."""
+        return self.position - (0 if self.origin is None else self.origin.position)
 
     @property
     def snapshot(self) -> str:
@@ -111,6 +124,12 @@ class FullRecord(Record, frozen=True, kw_only=True):
     def brief(self) -> Record:
         """What is kept in memory."""
         return Record(**{name: getattr(self, name) for name in Record.__struct_fields__})
+
+
+def new_id() -> str:
+    """An id that no agent has."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+    return "".join(secrets.choice(alphabet) for _ in range(12))
 
 
 def name_of(id_: str, position: int) -> str:

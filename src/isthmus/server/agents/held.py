@@ -1,0 +1,59 @@
+"""An agent that its holder alone uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from isthmus.actor import Actor
+from isthmus.server.storage.record import Record, Turn, name_of
+
+if TYPE_CHECKING:
+    from isthmus.server.agents.shelf import Shelf
+
+
+class Held:
+    """An agent that its holder alone uses."""
+
+    def __init__(self, shelf: Shelf, record: Record) -> None:
+        self._shelf = shelf
+        self._commit: asyncio.Task[Turn] | None = None
+        self.record = record
+        """What is known of the agent; its holder may change what the next turn is saved with."""
+
+    async def actor(self) -> Actor:
+        """In memory, brought back if it is not."""
+        return await self._shelf.live(self.record)
+
+    async def commit(self, actor: Actor, turn: Turn) -> Turn:
+        """Saves the actor and then the record: the turn is done.
+
+        Once begun it goes on, also if the caller is cancelled, and nobody else holds the agent
+        before it has ended.
+        """
+        self._commit = asyncio.ensure_future(self._write(actor, turn))
+        return await asyncio.shield(self._commit)
+
+    def when_free(self, release: Callable[[], None]) -> None:
+        """Calls `release` now, or as soon as what is being saved is saved."""
+        if self._commit is None or self._commit.done():
+            release()
+        else:
+            self._commit.add_done_callback(lambda _: release())
+
+    async def _write(self, actor: Actor, turn: Turn) -> Turn:
+        name = name_of(self.record.id, turn.position)
+        shelf = self._shelf
+        saved = await shelf.in_thread(lambda: actor.snapshot(shelf.store, name=name))
+        turn = msgspec.structs.replace(turn, nbytes_written=saved.nbytes_written)
+        record = msgspec.structs.replace(self.record, position=turn.position, used=turn.at)
+        await shelf.in_thread(lambda: shelf.write(record, [turn]))
+        self.record = shelf.record(record.id)
+        return turn
+
+    async def discard(self) -> None:
+        """What is in memory is not what the record says: it begins anew at the next use."""
+        await self._shelf.forget(self.record.id)

@@ -1,0 +1,116 @@
+"""`/v1/messages` and `/v1/messages/count_tokens`, as Anthropic has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from isthmus.model import Model
+from isthmus.server.anthropic.answer import MessageAnswer
+from isthmus.server.anthropic.refusals import refusal_of, require_unique_keys
+from isthmus.server.anthropic.replies import Message, MessagesErrorReply, TokenCount
+from isthmus.server.anthropic.requests import CountRequest, MessagesRequest
+from isthmus.server.anthropic.translate import Translated, translate
+from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.prepared import Prepared
+from isthmus.server.generation.wanted import Wanted
+from isthmus.server.generation.writer import Writer
+from isthmus.server.http.endpoint import Endpoint, decode_json, read_body
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.events import EVENTS
+from isthmus.server.http.texts import Check, most_nbytes
+
+_Asked = TypeVar("_Asked", bound=CountRequest)
+_messages_decoder = msgspec.json.Decoder(MessagesRequest)
+_count_decoder = msgspec.json.Decoder(CountRequest)
+
+
+class _Endpoint(Endpoint):
+    fails = (MessagesErrorReply,)
+
+
+class Messages:
+    """The routes, over the server's writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def routes(self) -> list[Endpoint]:
+        """For Starlette."""
+        create, count = "/v1/messages", "/v1/messages/count_tokens"
+        gives = (Message, EVENTS)
+        return [
+            _Endpoint("POST", create, self.create, takes=MessagesRequest, gives=gives),
+            _Endpoint("POST", count, self.count, takes=CountRequest, gives=(TokenCount,)),
+        ]
+
+    async def create(self, http: HttpRequest) -> Response:
+        """A conversation goes on."""
+        asked, told = await self._read(http, _messages_decoder)
+        prepared = await self._writer.prepare(http, asked.model, told.wanted)
+        if told.prefill:
+            prepared = await self._continued(http, prepared, told.prefill)
+        answer = MessageAnswer(prepared, hides_thoughts=told.hides_thoughts)
+        return await answer.respond(http, stream=bool(asked.stream))
+
+    async def count(self, http: HttpRequest) -> Response:
+        """Tokens of a conversation that fits, without an answer to it."""
+        asked, told = await self._read(http, _count_decoder)
+        n_tokens = await self._writer.count(http, asked.model, told.wanted)
+        if told.prefill:
+            completer = self._writer.completer(asked.model)
+            n_tokens += len(await self._ids(http, completer, told.prefill, completer.n_ctx))
+        counted: TokenCount = {"input_tokens": n_tokens}
+        return JSONResponse(counted)
+
+    async def _read(
+        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked]
+    ) -> tuple[_Asked, Translated]:
+        """The request, and what it wants. HttpError 400, SettingsError."""
+        body = await read_body(http, most_nbytes(self._writer.n_ctx))
+
+        def read(_check: Check) -> tuple[_Asked, Translated]:
+            try:
+                asked = decode_json(body, decoder)
+            except msgspec.ValidationError as error:
+                raise refusal_of(error, body) from None
+            require_unique_keys(body)
+            told = translate(asked)
+            model = self._writer.completer(asked.model).model
+            return asked, replace(told, wanted=_with_known_variables(told.wanted, model))
+
+        return await self._writer.texts.of(http, read)
+
+    async def _continued(self, http: HttpRequest, prepared: Prepared, text: str) -> Prepared:
+        """An answer that goes on from a text, which stands where its first tokens would.
+
+        HttpError 400 if the model begins with a thought, ContextFull.
+        """
+        if prepared.reading is not None and prepared.reading.in_thought:
+            said = "this model thinks before it answers: no answer can be begun for it"
+            raise HttpError(400, said, code="unsupported", param="messages")
+        completer, request = prepared.completer, prepared.request
+        most = completer.n_ctx - len(request.prompt)
+        prompt = [*request.prompt, *await self._ids(http, completer, text, most)]
+        completer.require_fitting(prompt)
+        return replace(prepared, request=replace(request, prompt=prompt))
+
+    async def _ids(
+        self, http: HttpRequest, completer: Completer, text: str, most: int
+    ) -> Sequence[int]:
+        """Token ids of the beginning of an answer; control tokens in it are text. ContextFull."""
+        encode = completer.model.tokenizer.encode
+        return await self._writer.texts.of(http, lambda check: encode(text, most=most, check=check))
+
+
+def _with_known_variables(wanted: Wanted, model: Model) -> Wanted:
+    """The same without the names of thinking that other models' templates have."""
+    template = model.chat_templates.chosen(with_tools=bool(wanted.offered)).template
+    known = template.vocabulary.names
+    variables = {name: it for name, it in wanted.variables.items() if name in known}
+    return replace(wanted, variables=variables)

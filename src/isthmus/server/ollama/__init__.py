@@ -1,0 +1,1 @@
+"""Ollama's API: chat and generate, and what its clients ask about models."""

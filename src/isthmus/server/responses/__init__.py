@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: each stored response is a position of a durable agent."""
