@@ -149,6 +149,11 @@ class Pass(Graph, ABC):
         """How many columns a matrix has: less than `n` once outputs were selected."""
         return int(self.describe(x).ne[1])
 
+    def column(self, x: int, number: int) -> int:
+        """[ne0, 1]: one column of a matrix."""
+        shape = self.describe(x)
+        return self.view_2d(x, (shape.ne[0], 1), shape.nb[1], number * shape.nb[1])
+
     def outputs(self, layer: int, *tensors: int) -> tuple[int, ...]:
         """The tensors, and behind the last layer only those columns that `select_outputs` takes."""
         if layer < self.hparams.n_layer - 1:

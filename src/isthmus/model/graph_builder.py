@@ -61,7 +61,8 @@ class GraphBuilder:
         if with_logits:  # otherwise only what the KV cache needs becomes part of the graph
             graph.place_logits(logits)
             if (top := self.top_of(session)) is not None:
-                graph.place_top(self.finder.find(graph, logits, 1, top.k), session, top)
+                candidates = self.finder.find(graph, graph.column(logits, 0), 1, top.k)
+                graph.place_top(candidates, session, top)
         self.place(graph, n > 1, memory)
         return graph
 

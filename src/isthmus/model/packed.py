@@ -145,19 +145,14 @@ class Packed(Pass):
             session = part.chunk.session
             place = self.tensor(GgmlType.F32, session.layout.n_vocab)
             session.binding.place(place, session.base)
-            self.output(self.set_rows(place, self._column(logits, i), self._zero))
+            self.output(self.set_rows(place, self.column(logits, i), self._zero))
 
     def find_tops(self, logits: int, finder: TopFinder, tops: Sequence[Top | None]) -> None:
         """Has the device find the candidates of each session that asks for some."""
         for i, (part, top) in enumerate(zip(self._places.parts, tops, strict=True)):
             if top is not None:
-                candidates = finder.find(self, self._column(logits, i), 1, top.k)
+                candidates = finder.find(self, self.column(logits, i), 1, top.k)
                 self.place_top(candidates, part.chunk.session, top)
-
-    def _column(self, x: int, number: int) -> int:
-        """[ne0, 1]: one column of a matrix."""
-        shape = self.describe(x)
-        return self.view_2d(x, (shape.ne[0], 1), shape.nb[1], number * shape.nb[1])
 
     def _is_whole(self, x: int) -> bool:
         """Whether a matrix has a column for each token. Behind `select_outputs` there is one for

@@ -117,8 +117,13 @@ class Session:
 
     def resume_top(self, k: int, ptr: GuestPtr) -> None:
         """As `leave_top`, for a session that was in no pass yet."""
-        place = self._region.address(ptr, PAIR_NBYTES * k) if k else None
-        self.top = Top(k, ptr, place) if place is not None else None
+        if not k:
+            self.top = None
+            return
+        top = self.top = Top(k, ptr, self._region.address(ptr, PAIR_NBYTES * k))
+        if self.model.device.finds_top:  # batches write there, though no tensor is placed there
+            self.binding.address(top.address)
+            self.binding.address(HostAddr(top.address + top.nbytes - 1))
 
     def truncate(self, n_tokens: int) -> None:
         """Forgets all tokens after the first `n_tokens`, and the logits."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from isthmus.actor.ask import Decode
 from isthmus.actor.host_api.context import Context
+from isthmus.actor.plan import MOST
 from isthmus.model import Session
 from isthmus.model.batch import Step
 from isthmus.units import HostAddr
@@ -40,16 +41,14 @@ async def append_many(
 
 async def append_each(context: Context, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
     """Appends a token to each of different sessions of one model."""
-    model, message = sessions[0].model, context.message
+    model = sessions[0].model
     steps = [Step(it, (token,)) for it, token in zip(sessions, tokens, strict=True)]
     n_kinds = len({model.executor.batch_key(it) for it in sessions})
-    if len(steps) == 1 or (n_kinds == 1 and model.batches):
-        await Decode(message, *steps)
-        return
+    most = MOST if len(steps) > 1 and n_kinds == 1 and model.batches else 1
     lengths = [it.n_tokens for it in sessions]
     try:
-        for step in steps:
-            await Decode(message, step)
+        for at in range(0, len(steps), most):
+            await Decode(context.message, *steps[at : at + most])
     except BaseException:
         for session, n_before in zip(sessions, lengths, strict=True):
             session.truncate(n_before)
