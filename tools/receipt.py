@@ -36,8 +36,9 @@ MODELS = (
 QUESTIONS = {
     "decode": ["--sizes", "1024,8192"],
     "prefill": ["--sizes", "512,4096,8192"],
-    "agents": ["--sizes", "1,2,4,8,16,32,64", "--inexact"],
-    "agents, exact": ["--sizes", "1,8"],
+    "agents": ["--sizes", "1,8,16,32,64,128"],
+    "agents, alone": ["--sizes", "1,4", "--width", "alone"],
+    "agents, inexact": ["--sizes", "1,8,32,64", "--inexact"],
     "snapshot": ["--sizes", "1024,8192"],
 }
 ALL = ("verify", "memory", *dict.fromkeys(name.split(",")[0] for name in QUESTIONS))
@@ -70,7 +71,8 @@ FIGURES = {
         "logits_relative_error",
     ),
     "agents": ("agents", "ratio", "ours_tokens_per_s", "llama_cpp_tokens_per_s", "identical"),
-    "agents, exact": ("agents", "ratio", "ours_tokens_per_s", "identical"),
+    "agents, alone": ("agents", "ratio", "ours_tokens_per_s", "identical"),
+    "agents, inexact": ("agents", "ratio", "ours_tokens_per_s", "identical"),
     "snapshot": (
         "tokens",
         "faster_than_prefill",

@@ -6,6 +6,7 @@ A setting's field says its unit and its range; `__post_init__` refuses what is o
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,7 @@ from typing import Any
 from isthmus.errors import SettingsError
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
 
+_WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
 ON_FAILURE = ("keep", "undo", "close")
@@ -245,6 +247,9 @@ class ModelSettings:
     """Copy weights into the order that the processor's fastest kernels want, if there is one."""
     exact: bool = True
     """Compute agents together only where that changes no bit of what each would get alone."""
+    width: str = "alone"
+    """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
+    bounds such as 9-128. See `model/widths.py`; without effect unless `exact`."""
 
     def __post_init__(self) -> None:
         _require(
@@ -253,4 +258,8 @@ class ModelSettings:
         _require(
             1 <= self.prefill_chunk <= 4096,
             f"prefill_chunk is {self.prefill_chunk}: give 1 to 4096",
+        )
+        _require(
+            isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
+            f"width is {self.width!r}: give alone, many, or a class of the model such as 9-128",
         )

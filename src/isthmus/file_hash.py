@@ -32,12 +32,25 @@ class FileHashes:
 
     def get(self, path: Path, kind: str, compute: Callable[[Path], str]) -> str:
         """Another hash of a file, 64 hexadecimal digits; `kind` names it. Raises OSError."""
+        return self.recall(path, kind, compute, _is_digest)
+
+    def recall(
+        self,
+        path: Path,
+        kind: str,
+        compute: Callable[[Path], str],
+        accept: Callable[[str], bool],
+    ) -> str:
+        """What was found out about a file, a text that `accept` says is one; `kind` names it.
+
+        Raises OSError, and what `compute` raises.
+        """
         found = path.stat()
         name = f"{kind}-{file_identity(found)}"
         settled = time.time_ns() - found.st_mtime_ns > _SETTLED_NS
         kept = self._folder / name if self._folder and settled else None
         known = _read(kept) if kept else None
-        if known is not None:
+        if known is not None and accept(known):
             return known
         computed = compute(path)
         if kept:
@@ -60,12 +73,15 @@ def file_sha256(path: Path) -> str:
     return total.hexdigest()
 
 
+def _is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
 def _read(path: Path) -> str | None:
     try:
-        text = path.read_text()
+        return path.read_text()
     except (OSError, UnicodeDecodeError):
         return None
-    return text if _DIGEST.fullmatch(text) else None
 
 
 def _write(path: Path, computed: str) -> None:

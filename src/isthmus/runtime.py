@@ -167,6 +167,7 @@ class Runtime:
         deterministic: bool = False,
         repack: bool = False,
         exact: bool = True,
+        width: str = "alone",
     ) -> Model:
         """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
 
@@ -176,8 +177,13 @@ class Runtime:
         tokens in one submission; `deterministic` gives the same bits whatever the thread count, the
         chunk or the mix of prefill and decode, and is slower; `repack` copies weights into the
         order of the processor's fastest kernels, where there are any; `exact=False` has agents
-        decode together also where that changes bits (`Model.exact_batching` tells). Raises
-        ModelNotFound, ModelFileError, ModelUnsupported, SettingsError.
+        decode together also where that changes bits.
+
+        `width` is the class of all steps, which decides their bits on devices that have several
+        (`Model.widths`): `alone` has those of a step by itself, which libllama computes too, and
+        takes a few agents at once; `many` takes up to 128, and costs an agent that is alone up to
+        twice as long for a token. Raises ModelNotFound, ModelFileError, ModelUnsupported,
+        SettingsError.
         """
         self._require_open()
         settings = ModelSettings(
@@ -186,6 +192,7 @@ class Runtime:
             deterministic=deterministic,
             repack=repack,
             exact=exact,
+            width=width,
         )
         path = _model_path(path, self._cache)
         model = self._keep(Model(self.device, path, settings, self._hashes))

@@ -263,7 +263,7 @@ def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> 
 
 ADAPTERS = [{"file_name": "x.gguf", "sha256": "0" * 64, "scale": 1.0}]
 LIES: dict[str, tuple[list[object], str]] = {
-    "format_version": ([0, 4, 5], "format version"),
+    "format_version": ([0, 3, 4, 5], "format version"),
     "sessions.0.top_k": ([1, 257, -1], "of candidates|malformed"),
     "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
     "memory.n_chunks": ([8, 2**32], "another type or shape|malformed"),
@@ -289,6 +289,10 @@ LIES: dict[str, tuple[list[object], str]] = {
     "actor.tools": ([["rm"]], "tool 'rm'"),
     "models": ([[]], "does not describe"),
     "models.0.adapters": ([ADAPTERS, [5], ADAPTERS * 9], "that of adapters|malformed"),
+    "models.0.width": (
+        ["9-128", "4", "0-4", "many", 4, "9-128\n"],
+        "what it holds is of 4|malformed",
+    ),
     "globals": ([[]], "globals"),
     "globals.0.index": ([1], "globals"),
     "globals.0.type": (["i64", "f32", "x"], "globals"),
@@ -344,7 +348,7 @@ def test_lies_about_candidates(
     forgery.manifest["format_version"] = 4
     forgery.manifest["memory"]["is_64"] = False
     for model in forgery.manifest["models"]:
-        model["adapters"] = []
+        model["adapters"], model["width"] = [], ""
     forgery.put("sessions.0.top_k", k)
     forgery.put("sessions.0.top_ptr", ptr(forgery.manifest["sessions"][0]["ptr"]))
     world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, match)

@@ -63,7 +63,7 @@ def at_once(runtime: Runtime) -> Iterator[None]:
 
 @pytest.mark.parametrize("n", [2, 5, 12])
 def test_together_as_alone(shared: Runtime, model: Model, n: int) -> None:
-    assert model.exact_batching
+    assert len(model.widths.classes) == 1
     lengths = [20 + 31 * i % 230 for i in range(n)]
     actors = [spawn(shared, model, length) for length in lengths]
     submissions = shared.device.counters.submissions
@@ -199,7 +199,7 @@ def test_sessions_of_different_length_and_kv_type(shared: Runtime, quantised: Pa
 def test_not_exact_if_one_wants_speed(shared: Runtime, tmp_path: Path) -> None:
     path = TinyLlama(with_tokenizer=True, quantisation="F16", n_embd=256, n_ff=512)
     model = shared.load_model(path.write(tmp_path / "f16.gguf"), exact=False)
-    assert not model.exact_batching
+    assert len(model.widths.classes) > 1
     actors = [spawn(shared, model, 20 + i) for i in range(4)]
     before = shared.device.counters.submissions
     together(actors, "decode 40")

@@ -177,7 +177,7 @@ def test_devices_tells_what_is_there_and_what_is_missing() -> None:
     report = json.loads(isthmus("devices", "--json").stdout)
     by_name = {it["name"]: it for it in report["devices"]}
     assert by_name["cpu"]["sharing"] == "same"
-    assert "q8_0" in by_name["cpu"]["exact_batching"]
+    assert by_name["cpu"]["widths"]["q8_0"] == "1-32"
     assert "without CUDA" in report["missing"]["cuda"]
     table = isthmus("devices").stdout
     assert "no vulkan device: " in table

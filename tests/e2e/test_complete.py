@@ -106,7 +106,7 @@ def test_the_probe_finds_cuts_that_matter(
     model._exactness._known.clear()
     assert not model.exact_cuts
     assert not model.exact_packing
-    assert model.exact_batching
+    assert len(model.widths.classes) == 1
     monkeypatch.undo()
     model._exactness._known.clear()
 

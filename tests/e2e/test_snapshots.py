@@ -9,11 +9,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from isthmus import Actor, Limits, Model, Runtime
+from isthmus.cli.restoring import _load
 from isthmus.device.cpu import CpuDevice
 from isthmus.errors import (
     ActorBusy,
@@ -26,6 +28,7 @@ from isthmus.errors import (
 )
 from isthmus.memory import Region
 from isthmus.memory.pagemap import touched_chunks
+from isthmus.model.widths import Width
 from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.report import diff, inspect, lineage
 from isthmus.units import OS_PAGE
@@ -190,6 +193,35 @@ def test_levels(shared: Runtime, model: Model, actor: Actor, tiny: Path, tmp_pat
     with restored(shared, path, smaller) as again:
         assert again.restored is not None
         assert again.restored.level == "state-exact"
+
+
+def test_a_snapshot_names_the_class_of_its_steps(shared: Runtime, tmp_path: Path) -> None:
+    """F16 products have other bits for one column than for several, on a processor too."""
+    file = TinyLlama(with_tokenizer=True, quantisation="F16", n_embd=256, n_ff=512)
+    path = file.write(tmp_path / "f16.gguf")
+    many, alone = (shared.load_model(path, width=width) for width in ("many", "alone"))
+    with shared.spawn("bench", models={"default": many}, args=["n_ctx=256"], seed=1) as actor:
+        actor.send("prefill 20 1")
+        saved = actor.snapshot(tmp_path / "a.safetensors")
+        record = open_snapshot(saved.path).manifest.models[0]
+        assert (record.width, open_snapshot(saved.path).manifest.format_version) == ("2-32", 4)
+        with restored(shared, saved.path, many) as again:
+            assert again.restored is not None
+            assert (again.restored.level, again.restored.reasons) == ("exact", ())
+            assert digest(again) == digest(actor)
+            assert again.send("hash 20").text == actor.send("hash 20").text
+    with restored(shared, saved.path, alone) as other:
+        assert other.restored is not None
+        assert other.restored.level == "state-exact"
+        assert "its steps were of width 2-32, are of alone" in other.restored.reasons[0]
+        back = other.snapshot(tmp_path / "b.safetensors")
+        assert open_snapshot(back.path).manifest.format_version == 2
+    with pytest.raises(SnapshotMismatch, match="width 2-32"):
+        restored(shared, saved.path, alone, require="exact")
+    with Runtime(device="cpu", threads=1) as runtime:
+        assert _load(runtime, str(path), record, None).width == Width(2, 32)
+        elsewhere = msgspec.structs.replace(record, width="9-128")  # as a card wrote it
+        assert _load(runtime, str(path), elsewhere, None).width == Width(2, 32)
 
 
 def test_another_model_prefills_the_tokens_again(

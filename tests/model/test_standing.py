@@ -14,7 +14,10 @@ from isthmus.device import Device, open_device
 from isthmus.errors import ContextFull, DeviceFailed
 from isthmus.model import Model, Session
 from isthmus.model.batch import Batch, Rows, Step
+from isthmus.model.batch_inputs import IDLE
+from isthmus.model.joining import Joining
 from isthmus.model.mask import MASKED
+from isthmus.model.widths import Width
 from isthmus.native.loader import Library
 from tests.model.test_architectures import N_CTX, several
 from tests.tiny_gguf import TinyModel
@@ -30,7 +33,9 @@ def any_device(request: pytest.FixtureRequest, library: Library) -> Iterator[Dev
 
 
 def rows_of(model: Model, steps: list[Step]) -> Rows:
-    return Rows(steps, join=model.executor.joins_sequences)
+    rows = model.executor._batches._try_rows(steps)
+    assert rows is not None
+    return rows
 
 
 def require_as_written_anew(model: Model, rows: Rows) -> None:
@@ -39,13 +44,21 @@ def require_as_written_anew(model: Model, rows: Rows) -> None:
     standing = executor._batches._standing
     assert standing is not None
     batch = standing.batch
-    layout = rows.sessions[0].layout
-    with Batch(model.device, model.hparams, layout, rows.runs, batch.n_ctx) as anew:
+    layout = next(it.layout for it in rows.sessions if it)
+    joining = executor._batches.joining
+    with Batch(model.device, model.hparams, layout, rows.shape, batch.n_ctx, joining) as anew:
         anew.write(rows)
         for name in ("tokens", "positions", "cache_rows", "logits_rows"):
             found, wanted = getattr(batch.inputs, name), getattr(anew.inputs, name)
+            if name.endswith("rows"):  # nobody's are in each batch's own memory
+                found, wanted = found[..., rows.live], wanted[..., rows.live]
             assert found.tobytes() == wanted.tobytes(), name
-        for row, n_kv in enumerate(np.repeat(rows.n_kv, rows.runs)):
+        require_nobody_in_own_memory(batch, rows)
+        runs = rows.shape.runs
+        for row, n_kv in enumerate(np.repeat(rows.n_kv(joining), runs)):
+            if row not in rows.live:
+                assert (batch.inputs.masks[:, row, :n_kv] == MASKED).all(), f"nobody's row {row}"
+                continue
             found, wanted = batch.inputs.masks[:, row, :n_kv], anew.inputs.masks[:, row, :n_kv]
             assert found.tobytes() == wanted.tobytes(), f"the masks of row {row}"
             distance = rows.positions[row] - np.arange(n_kv)
@@ -58,6 +71,17 @@ def require_as_written_anew(model: Model, rows: Rows) -> None:
         for name in ("ne", "nb"):
             found, wanted = getattr(batch._masks, name), getattr(anew._masks, name)
             assert found.tobytes() == wanted.tobytes(), f"{name} of the masks"
+
+
+def require_nobody_in_own_memory(batch: Batch, rows: Rows) -> None:
+    """What rows of nobody write lies in the batch's inputs, which no guest can reach."""
+    nobody = np.setdiff1d(np.arange(rows.n), rows.live)
+    inputs, base = batch.inputs, batch._everywhere.base
+    caches = inputs.cache_rows[:, nobody] * batch._step + base
+    logits = inputs.logits_rows[nobody] * 4 + base
+    begin, end = inputs.address(IDLE), inputs.buffer.base + inputs.buffer.nbytes
+    assert ((caches >= begin) & (caches + batch._row_nbytes <= logits.min(initial=end))).all()
+    assert ((logits >= begin) & (logits + 4 * 300 <= end)).all()
 
 
 def change_something(model: Model, chosen: list[Session], pool: list[Session]) -> None:
@@ -97,7 +121,8 @@ def test_inputs_are_those_of_a_batch_written_anew(
     monkeypatch.setattr(Batch, "advance", counted)
     path = TinyModel(name, n_layer=2).write(tmp_path / "m.gguf")
     with several(any_device, path, N_SESSIONS, ModelSettings(exact=False)) as (model, pool):
-        model.executor.joins_sequences = join
+        joining = Joining(vector=False) if join else None
+        model.executor.use(Width(1, 32), joining, single_steps=True)
         chosen = pool[:3]
         for _ in range(N_STEPS):
             if random.random() < 0.15:

@@ -298,3 +298,24 @@ def test_a_step_that_fails_finds_none_that_a_guest_could_take(
         assert not session.has_logits
         model.decode(session, 1)
         require_found(session)
+
+
+def test_beside_rows_of_nobody(finding: Device, tmp_path: Path) -> None:
+    """In a class that fills steps and prompts, candidates are those of the session's own row."""
+    path = TinyModel("llama", quantisation="F16", n_embd=256, n_vocab=2048).write(tmp_path / "f16")
+    with several(finding, path, 3, ModelSettings(width="many")) as (model, sessions):
+        assert model.executor._batches.width.least > 1
+        for session, k in zip(sessions, (2, 0, 41), strict=True):
+            session.leave_top(k, PLACE)
+        model.prefill(sessions[0], [*range(40)])
+        require_found(sessions[0])
+        tokens = [np.arange(3 + i, dtype=np.int32) for i in range(3)]
+        chunks = [Chunk(it, ids, last=True) for it, ids in zip(sessions, tokens, strict=True)]
+        for chunk in chunks:
+            finish(finding.compute_thread, model.executor.append([chunk]))
+        for step in range(12):
+            chosen = sessions if step % 3 else sessions[:1]
+            model.executor.decode_batch([Step(it, [step]) for it in chosen])
+            for session in chosen:
+                if session.top is not None:
+                    require_found(session)

@@ -20,6 +20,7 @@ from isthmus.metrics import Metrics
 from isthmus.model.batch import Step
 from isthmus.model.pack_probe import MOST
 from isthmus.model.parts import JOB_S, Chunk
+from isthmus.model.widths import Width
 
 Jobs = Generator[None, None, None]
 JOB_S_AND_A_BIT = 1.001 * JOB_S
@@ -57,11 +58,15 @@ class Crowd:
             batch_key=lambda session: session.key,
             append=self._append,
             decode_batch=self._decode_batch,
-            joins_sequences=False,
             is_prefilling=False,
         )
         self.model: Any = SimpleNamespace(
-            name="m", batches=batches, packs=packs, executor=self.executor, is_embedding=False
+            name="m",
+            rows_at_once=plan.MOST if batches else 1,
+            packing=lambda n_tokens: Width(2, MOST) if packs else None,
+            prompts_at_once=plan.MOST,
+            executor=self.executor,
+            is_embedding=False,
         )
         self.queue = ModelQueue(self.model, self.metrics)
         self._names: dict[Message, str] = {}
@@ -207,7 +212,7 @@ def test_one_by_one_if_bits_would_change(clock: Clock) -> None:
 
 def test_nobody_asks_whether_one_can_go_with_itself(clock: Clock) -> None:
     crowd = Crowd(clock)
-    del crowd.model.batches  # a probe that takes long
+    del crowd.model.rows_at_once  # a probe that takes long
     crowd.step("a")
     assert crowd.answered() == "a"
 

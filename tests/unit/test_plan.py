@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -13,6 +13,7 @@ from isthmus.actor import plan
 from isthmus.actor.shares import Share, Shares
 from isthmus.model.pack_probe import MOST as MOST_PACKED
 from isthmus.model.parts import JOB_S
+from isthmus.model.widths import Width, Widths
 
 Ask = Any
 """What `plan` looks at: a share, tokens, a key, and for prompts a chunk."""
@@ -136,15 +137,27 @@ def test_a_prompt_that_goes_alone_takes_nobody_along() -> None:
 
 
 def test_each_alone_if_bits_would_change() -> None:
-    assert all_passes([ask(20) for _ in range(3)], packs=False) == ["a", "b", "c"]
+    assert all_passes([ask(20) for _ in range(3)], class_of=lambda _: None) == ["a", "b", "c"]
 
 
 def test_whether_prompts_pack_is_asked_only_if_there_are_others() -> None:
-    def packs() -> bool:
+    def refuse(*_: object) -> NoReturn:
         raise AssertionError("the probe takes long")
 
     for asks in ([ask(20)], [ask(20, alone=True), ask(20)]):
-        assert plan.pack(asks, Shares(), key_of, packs=packs) == asks[:1]
+        assert plan.pack(asks, Shares(), key_of, class_of=refuse, most=refuse) == asks[:1]
+
+
+def test_prompts_of_one_class_are_one_pass_within_it() -> None:
+    """As on a card, where a pass of 9 to 128 tokens has bits of its own, and one of 5 to 8."""
+    sizes = [40, 5, 60, 20, 3, 100, 29, 2]
+    passes = ["acd", "b", "e", "f", "g", "h"]
+    assert all_passes([ask(n) for n in sizes], class_of=class_on_a_card) == passes
+
+
+def test_a_pass_has_only_as_many_prompts_as_there_can_be_outputs() -> None:
+    asks = [ask(10) for _ in range(10)]
+    assert all_passes(asks, class_of=class_on_a_card, most=4) == ["abcd", "efgh", "ij"]
 
 
 def test_a_pass_has_only_so_many_prompts() -> None:
@@ -157,16 +170,31 @@ def test_prompts_pay_by_weight() -> None:
     heavy, light = ask(200, share=Share(4.0)), ask(200)
     order = []
     for _ in range(10):
-        [taken] = plan.pack([light, heavy], shares, key_of, packs=lambda: False)
+        [taken] = plan.pack(
+            [light, heavy], shares, key_of, class_of=lambda _: None, most=lambda: plan.MOST
+        )
         order.append(taken)
     assert order.count(heavy) == 8
 
 
-def all_passes(asks: Sequence[Ask], *, packs: bool = True) -> list[str]:
+def class_on_a_processor(it: Ask) -> Width | None:
+    return Width(1, MOST_PACKED) if it.n_tokens < MOST_PACKED else None
+
+
+def class_on_a_card(it: Ask) -> Width | None:
+    return Widths((Width(1, 4), Width(5, 8), Width(9, 128))).of(it.n_tokens)
+
+
+def all_passes(
+    asks: Sequence[Ask],
+    *,
+    class_of: Callable[[Ask], Width | None] = class_on_a_processor,
+    most: int = plan.MOST,
+) -> list[str]:
     """The passes that compute all prompts, each as the letters of its own."""
     shares, waiting, passes = Shares(), list(asks), []
     while waiting:
-        taken = plan.pack(waiting, shares, key_of, packs=lambda: packs)
+        taken = plan.pack(waiting, shares, key_of, class_of=class_of, most=lambda: most)
         passes.append("".join(chr(ord("a") + asks.index(it)) for it in taken))
         waiting = [it for it in waiting if it not in taken]
     return passes

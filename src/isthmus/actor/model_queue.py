@@ -39,7 +39,6 @@ class ModelQueue:
         self._model = model
         self._metrics = metrics.of_model(model.name)
         self._retried = metrics.batches_retried
-        self._most = plan.MOST_JOINED if model.executor.joins_sequences else plan.MOST
         self._decodes: list[Decode] = []
         self._prompts: list[Prompt] = []
         self._pass: _Pass | None = None
@@ -158,11 +157,12 @@ class ModelQueue:
             self._decode_shares.serve(asks)
             self._decodes = []
             return asks
-        if not self._model.batches:
-            self._most = 1
         key_of = self._model.executor.batch_key
         chosen = plan.batch(
-            asks, self._decode_shares, self._most, lambda ask: key_of(ask.steps[0].session)
+            asks,
+            self._decode_shares,
+            self._model.rows_at_once,
+            lambda ask: key_of(ask.steps[0].session),
         )
         if len(chosen) == len(asks):
             self._decodes = []
@@ -235,7 +235,8 @@ class ModelQueue:
             self._prompts,
             self._prompt_shares,
             lambda ask: key_of(ask.chunk.session) if ask.chunk else None,
-            packs=lambda: self._has_kernels and model.packs,
+            class_of=lambda ask: model.packing(ask.n_tokens) if self._has_kernels else None,
+            most=lambda: model.prompts_at_once,
         )
         chunks = [ask.chunk for ask in asks if ask.chunk]
         jobs = asks[0].begin() if len(asks) == 1 else model.executor.append(chunks)

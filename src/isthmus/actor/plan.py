@@ -15,13 +15,11 @@ from collections.abc import Callable, Hashable, Sequence
 
 from isthmus.actor.ask import Decode, Prompt
 from isthmus.actor.shares import Shares
-from isthmus.model.pack_probe import MOST as MOST_PACKED
 from isthmus.model.parts import JOB_S
+from isthmus.model.widths import Width
 
 MOST = 32
-"""Tokens in one batch, and in one step of a session."""
-MOST_JOINED = 128
-"""Tokens in one batch if attention of several sessions is one kernel."""
+"""Tokens in one step of a session."""
 _LONGEST_BURST_S = 0.5
 """Seconds that those who decode wait while several prompts are computed."""
 _SHORT_BURST_S = 0.35
@@ -61,25 +59,29 @@ def pack(
     shares: Shares,
     key_of: Callable[[Prompt], Hashable],
     *,
-    packs: Callable[[], bool],
+    class_of: Callable[[Prompt], Width | None],
+    most: Callable[[], int],
 ) -> list[Prompt]:
     """The prompts that the next pass computes; charges them.
 
-    The prompt of the actor that has used least, and as many others of its key as fit, if `packs()`
-    says that the model may compute several at once. That is asked only if there are others.
+    The prompt of the actor that has used least, and as many others of its key and class as fit in
+    the class, `most()` at most. The class of a prompt that is computed alone is None. Both are
+    asked only if there are others.
     """
     by_use = sorted(asks, key=lambda ask: shares.of(ask.share))
     taken = by_use[:1]
     first = taken[0]
-    if first.chunk is not None and by_use[1:] and packs():
-        room, key = MOST_PACKED - first.n_tokens, key_of(first)
+    width = class_of(first) if first.chunk is not None and by_use[1:] else None
+    if width is not None:
+        room, key, n_most = width.most - first.n_tokens, key_of(first), most()
         for ask in by_use[1:]:
+            if len(taken) >= n_most:
+                break
             if ask.chunk is None or ask.n_tokens > room or key_of(ask) != key:
                 continue
-            taken.append(ask)
-            room -= ask.n_tokens
-            if len(taken) == MOST:
-                break
+            if class_of(ask) == width:
+                taken.append(ask)
+                room -= ask.n_tokens
     shares.serve(taken)
     return taken
 

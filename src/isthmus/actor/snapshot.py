@@ -140,6 +140,7 @@ def _model_record(name: str, model: Model) -> ModelRecord:
             AdapterRecord(it.adapter.path.name, it.adapter.sha256, it.scale)
             for it in model.adaptation.applied
         ),
+        width=model.width_name,
     )
 
 
@@ -360,6 +361,11 @@ def _settings_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
             yield f"model {then.name!r}: {name} was {before}, is {after}"
+    if then.width != now.width:
+        yield (
+            f"model {then.name!r}: its steps were of width {then.width or 'alone'}, are of "
+            f"{now.width or 'alone'} (load_model(width=), or --width, says which)"
+        )
 
 
 def _device_differences(manifest: Manifest, now: DeviceRecord) -> Iterator[str]:

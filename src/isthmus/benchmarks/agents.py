@@ -42,7 +42,7 @@ def bench_agents(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
     """Tokens per second of all agents together, and the time between tokens of one."""
-    exact = model.exact_batching  # tried out now, and not in the first batch
+    n_rows = model.rows_at_once  # tried out now, and not in the first batch
     solo = [_solo(runtime, model, seed) for seed in range(max(plan.sizes))]
     results = []
     for n in plan.sizes:
@@ -65,14 +65,17 @@ def bench_agents(
     return {
         **describe_run(runtime.device.info),
         "model": model.path.name,
-        "exact_batching": exact,
+        "exact": model.settings.exact,
+        "width": str(model.width) if model.settings.exact else "none",
+        "widths": str(model.widths),
+        "rows_at_once": n_rows,
         "results": results,
     }
 
 
 def require_as_alone(report: Record) -> None:
     """Raises VerificationFailed where an agent got other bits than alone, if it must not."""
-    if report["exact_batching"] and not all(it["identical"] for it in report["results"]):
+    if report["exact"] and not all(it["identical"] for it in report["results"]):
         raise VerificationFailed("an agent's logits are not those of its solo run")
 
 

@@ -59,6 +59,8 @@ ratios are ours / theirs in tokens per second: more is better"""
 _MOST_COLUMNS = 10
 _HOST = "host"
 """The question that no model and no device answers, but a null device of its own."""
+_OF_MANY = ("agents", "newcomer", "serve")
+"""The questions about many agents, whose models are loaded for many."""
 _BenchOne = Callable[[Runtime, Model, Plan, Callable[[], None]], Record]
 _Bench = Callable[[Runtime, dict[str, Model], Plan, Callable[[], None]], Record]
 
@@ -131,6 +133,8 @@ def _measured(arguments: argparse.Namespace) -> Record:
     if not arguments.model:
         names = ("default", "draft") if arguments.question == "speculate" else ("default",)
         arguments.model = [f"{name}={fetched_model('smollm2')}" for name in names]
+    if arguments.question in _OF_MANY:
+        arguments.width = arguments.width or "many"
     measure, sizes = BENCHMARKS[arguments.question]
     sizes = whole_numbers("--sizes", arguments.sizes) if arguments.sizes else sizes
     plan = Plan(arguments.repeats, sizes, arguments.text, arguments.n_ctx)

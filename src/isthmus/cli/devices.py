@@ -11,7 +11,7 @@ from isthmus.cli.table import format_table
 from isthmus.config import DeviceSettings, Environment
 from isthmus.device import Device, DeviceInfo, device_kinds, open_device
 from isthmus.errors import DeviceError
-from isthmus.model.batch_probe import exact_types
+from isthmus.model.width_probe import widths_of_types
 from isthmus.native.loader import Library, open_library
 from isthmus.units import format_nbytes
 
@@ -35,8 +35,8 @@ class Found:
     """A device that opens."""
 
     info: DeviceInfo
-    exact_batching: tuple[str, ...]
-    """Weight types whose agents can be batched without changing a bit."""
+    widths: dict[str, str]
+    """By type of weights: the classes of steps within which no bit depends on other agents."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,8 +68,8 @@ def _look(library: Library) -> tuple[list[Found], dict[str, str]]:
 
 def _examine(device: Device) -> Found:
     with device.new_backend() as backend:
-        exact = exact_types(device, backend) if device.sharing != "none" else []
-    return Found(device.info, tuple(name.lower() for name in exact))
+        widths = widths_of_types(device, backend) if device.sharing != "none" else {}
+    return Found(device.info, {name: str(each) for name, each in widths.items()})
 
 
 def _report(
@@ -82,7 +82,7 @@ def _report(
             "ggml": library.version,
             "llama_cpp": library.llama_version,
         },
-        "devices": [{**asdict(it.info), "exact_batching": it.exact_batching} for it in found],
+        "devices": [{**asdict(it.info), "widths": it.widths} for it in found],
         "missing": dict(missing),
     }
 
@@ -94,7 +94,7 @@ def _print(library: Library, found: Sequence[Found], missing: Mapping[str, str])
             it.info.name,
             it.info.sharing,
             format_nbytes(it.info.memory_nbytes),
-            " ".join(it.exact_batching) or "no",
+            " ".join(name for name, each in it.widths.items() if "-" in each) or "no",
             it.info.description,
         )
         for it in found

@@ -76,7 +76,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--inexact",
         action="store_true",
-        help="let agents decode together where that changes bits: the throughput of GPUs",
+        help="let agents decode together where that changes bits",
+    )
+    group.add_argument(
+        "--width",
+        metavar="CLASS",
+        help="the class of all steps, on devices where bits depend on how many agents share one: "
+        "alone has libllama's bits and takes few agents at once, many takes up to 128 and costs a "
+        "lone agent up to twice the time, bounds such as 9-128 name any (default: many for serve "
+        "and bench agents, otherwise alone)",
     )
     group.add_argument(
         "--repack", action="store_true", help="copy weights into the fastest kernels' order"
@@ -276,6 +284,7 @@ def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Mo
         kv_type=arguments.kv_type or ModelSettings.kv_type,
         deterministic=arguments.deterministic,
         exact=not arguments.inexact,
+        width=arguments.width or ModelSettings.width,
         repack=arguments.repack,
     )
 

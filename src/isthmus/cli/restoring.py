@@ -120,14 +120,25 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
 
 
 def _load(runtime: Runtime, path: str, record: ModelRecord, kv_type: str | None) -> Model:
-    """A model, computed as it was when the snapshot was made."""
-    return runtime.load_model(
-        model_path(path),
-        kv_type=kv_type or record.kv_type,
-        prefill_chunk=record.prefill_chunk,
-        deterministic=record.deterministic,
-        repack=record.repack,
-    )
+    """A model, computed as it was when the snapshot was made; of another class of width if the
+    device has none with these bounds."""
+
+    def load(width: str) -> Model:
+        return runtime.load_model(
+            model_path(path),
+            kv_type=kv_type or record.kv_type,
+            prefill_chunk=record.prefill_chunk,
+            deterministic=record.deterministic,
+            repack=record.repack,
+            width=width,
+        )
+
+    if not record.width:
+        return load("alone")
+    try:
+        return load(record.width)
+    except SettingsError:
+        return load("many")
 
 
 def _adapted(

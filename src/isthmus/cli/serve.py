@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     use_format(settings.log_format)
     arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
+    arguments.width = arguments.width or "many"
     arguments.lora = [_named_adapter(text) for text in arguments.lora]
     running = 2 * settings.slots + settings.live  # stored responses have slots of their own
     if settings.keys is not None:

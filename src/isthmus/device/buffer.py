@@ -94,6 +94,10 @@ class Binding:
         begin, segment = self._segment(host, 1)
         return DeviceAddr(segment.base + (host - begin))
 
+    def cover(self, host: HostAddr, nbytes: int) -> None:
+        """Has the device address these bytes, in which kernels work though no tensor is placed."""
+        self._segment(host, nbytes)
+
     def send(self, host: HostAddr, nbytes: int) -> None:
         """Has the device see what was written at `host`; nothing to do in the same memory."""
 

@@ -13,15 +13,15 @@ One graph for each B serves all sessions: keys, values and masks are tensors of 
 are moved from session to session by writing their addresses and lengths. Between two steps of the
 same sessions only positions, cache rows and an element of each mask change; see `standing.py`.
 
-Where bits need not be those of single steps, sessions whose caches lie at equal distances, as those
-of agents of one kind often do, are a run: one kernel computes attention for all of it, since the
-distance is a stride like any other. With a kernel for each session a card has too little to do.
+Where a device can, sessions whose caches lie at equal distances, as those of agents of one kind
+often do, are a run, to which one kernel attends: see `joining.py`. Where bits depend on the number
+of rows, rows of nobody fill the pass: see `widths.py`.
 
 ::
 
     inputs │ tokens, positions i32 [B] │ cache rows i64 [2 · n_layer, B] │ logits rows i64 [B] │
            │ masks f16 [1 or 2, B, n_ctx] │ seen f32 [B, n_embd_q] │ logits f32 [B, n_vocab]
-                                     ▲ results of attention, side by side: one product takes them
+           │ what rows of nobody write    ▲ results of attention, side by side: one product takes
 
 New keys and values, and at the end the logits, are written into the guests' memories by the device:
 `set_rows` into one tensor that covers every address, in steps of a few bytes.
@@ -40,9 +40,10 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
-from isthmus.model.batch_top import BatchTop
+from isthmus.model.batch_top import BatchTop, by_row
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
+from isthmus.model.joining import Joining, Run
 from isthmus.model.kv_cache import KV_ALIGNMENT, N_CTX_MULTIPLE, KvLayout
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
@@ -53,6 +54,8 @@ from isthmus.units import HostAddr
 
 _FLOAT = 4
 """Bytes of a logit, and the steps in which logits have a place."""
+Index = slice | npt.NDArray[np.int64]
+"""Rows of an array."""
 
 
 @dataclass(slots=True)
@@ -83,92 +86,104 @@ class Step:
 
 
 class Rows:
-    """Arrays of what each row of a batch is; `n` rows in `runs`.
+    """Arrays of what each row of a batch is: the rows of runs, then those of nobody.
 
-    A run is a series of rows whose sessions' caches lie at equal distances, so that one kernel can
-    attend to all of them.
+    Rows of nobody, in runs as well, write to where no guest can see it and read no cache.
     """
 
     def __init__(
-        self, steps: Sequence[Step], *, join: bool, tops: Sequence[Top | None] = ()
+        self,
+        steps: Sequence[Step],
+        runs: Sequence[Run],
+        idle: int = 0,
+        tops: Sequence[Top | None] = (),
     ) -> None:
-        """The rows of these steps. Each is a run by itself; with `join`, runs are as long as they
-        can be. `tops`: where each step's candidates go, those after its last token."""
+        """`runs` are those of the steps' tokens, in order; `idle` rows of nobody follow. `tops`:
+        where each step's candidates go, those after its last token."""
         sessions = [step.session for step in steps for _ in step.tokens]
-        self.n = len(sessions)
-        self.runs = (1,) * self.n
-        """Rows of each run."""
-        order = list(range(self.n))
-        if join:
-            order, self.runs = _joined(sessions)
-            sessions = [sessions[row] for row in order]
+        places = [row for run in runs for row in run.rows] + [None] * idle
+        self.n = len(places)
+        self.runs, self.idle = tuple(runs), idle
+        self.live = np.array([i for i, row in enumerate(places) if row is not None], dtype=np.int64)
+        """Places that are somebody's."""
+        order = [row for row in places if row is not None]
         self.order = order
-        """The number of each row's token, in the order of the steps."""
-        self.sessions = sessions
-        self.tokens = np.array([it for step in steps for it in step.tokens], dtype=np.int32)[order]
-        self.positions = _ordered([it for step in steps for it in step.positions()], order)
-        self.logits = _ordered([it for step in steps for it in step.places()], order)
+        """The number of the token at each of these places, in the order of the steps."""
+        self.sessions = [None if row is None else sessions[row] for row in places]
+        self.tokens = np.zeros(self.n, dtype=np.int32)
+        self.tokens[self.live] = [it for step in steps for it in step.tokens]
+        self.tokens[self.live] = self.tokens[self.live][order]
+        self.positions = self._spread([it for step in steps for it in step.positions()], -1)
+        """-1 of nobody."""
+        self.logits = self._spread([it for step in steps for it in step.places()], 0)
         """Host address of each row's logits."""
-        self.tops = _of_rows(steps, tops, order) if any(tops) else [None] * self.n
+        self.tops: list[Top | None] = [None] * self.n
         """Where each row's candidates go."""
-        self.n_ctx = np.array([it.layout.n_ctx for it in sessions], dtype=np.int64)
+        if any(tops):
+            self.tops = by_row(tops, [len(it.tokens) for it in steps], places)
+        self.n_ctx = self._spread([it.layout.n_ctx for it in sessions], 0)
         """Rows of each session's cache."""
 
     @property
-    def n_kv(self) -> npt.NDArray[np.int64]:
+    def shape(self) -> Shape:
+        """What the batch's graph depends on."""
+        return Shape(tuple(len(run.rows) for run in self.runs), self.idle)
+
+    def n_kv(self, joining: Joining | None) -> npt.NDArray[np.int64]:
         """i64 [runs]: the cache rows that attention reads, as `rows_read` has it."""
         enough = -(self.positions + 1) // N_CTX_MULTIPLE * -N_CTX_MULTIPLE
-        starts = [0, *accumulate(self.runs[:-1])]
-        most: npt.NDArray[np.int64] = np.maximum.reduceat(np.minimum(enough, self.n_ctx), starts)
+        least = joining.least_kv if joining else 0
+        floors = np.repeat([least * run.joined for run in self.runs], self.shape.runs)
+        enough = np.maximum(enough[: len(floors)], floors)
+        enough = np.minimum(enough, self.n_ctx[: len(floors)])
+        starts = [0, *accumulate(self.shape.runs[:-1])]
+        most: npt.NDArray[np.int64] = np.maximum.reduceat(enough, starts)
         return most
 
-
-def _ordered(values: list[int], order: list[int]) -> npt.NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)[order]
-
-
-def _of_rows(
-    steps: Sequence[Step], tops: Sequence[Top | None], order: list[int]
-) -> list[Top | None]:
-    """Where the candidates of each row go: of a step's last row to its own place."""
-    each: list[Top | None] = []
-    for step, top in zip(steps, tops, strict=True):
-        each += [*[None] * (len(step.tokens) - 1), top]
-    return [each[row] for row in order]
+    def _spread(self, values: list[int], nobody: int) -> npt.NDArray[np.int64]:
+        spread = np.full(self.n, nobody, dtype=np.int64)
+        spread[self.live] = np.array(values, dtype=np.int64)[self.order]
+        return spread
 
 
-def _joined(sessions: list[Session]) -> tuple[list[int], tuple[int, ...]]:
-    """The order of rows in which runs are as long as can be, and their lengths."""
-    runs: list[list[int]] = []
-    for row in sorted(range(len(sessions)), key=lambda row: sessions[row].base):
-        if runs and _continues([sessions[it] for it in runs[-1][-2:]], sessions[row]):
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    runs.sort(key=len, reverse=True)  # so that there are few kinds of graphs
-    return [row for run in runs for row in run], tuple(map(len, runs))
+@dataclass(frozen=True)
+class Shape:
+    """What the graph of a batch depends on, beside the model."""
 
+    runs: tuple[int, ...]
+    """Rows of each run."""
+    idle: int = 0
+    """Rows of nobody behind them."""
 
-def _continues(last: list[Session], session: Session) -> bool:
-    """Whether a session extends a run: its cache is as far from the run's last one as that is from
-    the one before. `last` are the run's last two sessions, or its only one."""
-    distance = (last[1] if len(last) > 1 else session).base - last[0].base
-    return session.base == last[-1].base + distance and session.layout == last[-1].layout
+    @property
+    def n(self) -> int:
+        """All rows."""
+        return sum(self.runs) + self.idle
 
 
 class Batch(Pass):
     """A pass over `n` tokens of sessions of one model. Owns its inputs."""
 
     def __init__(
-        self, device: Device, h: Hparams, layout: KvLayout, runs: tuple[int, ...], n_ctx: int
+        self,
+        device: Device,
+        h: Hparams,
+        layout: KvLayout,
+        shape: Shape,
+        n_ctx: int,
+        joining: Joining | None = None,
     ) -> None:
-        """`layout` is that of any session of the model, `n_ctx` the largest context of one."""
-        n = sum(runs)
+        """`layout` is that of any session of the model, `n_ctx` the largest context of one.
+
+        `joining` made the runs; None if each has one row.
+        """
+        n, runs = shape.n, shape.runs
         n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n) + 64 + N_TOP_NODES
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
-        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab)
+        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab, layout.row_nbytes)
+        self._joining = joining
         self._everywhere = everywhere
         self._row_nbytes = layout.row_nbytes
         self._step = math.gcd(layout.row_nbytes, KV_ALIGNMENT)
@@ -188,6 +203,10 @@ class Batch(Pass):
         self._masks = self._describe_masks(everywhere)
         self._addresses = np.zeros((2 * h.n_layer, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
+        self._live: Index = slice(None)
+        """The rows that are somebody's."""
+        self._moves = np.ones(n, dtype=np.int64)
+        """By how many cache rows each moves on with a token: 0 of nobody."""
         self._sessions: list[Session | None] = [None] * n
         """The session of each row."""
         self._n_kv = np.zeros(len(runs), dtype=np.int64)
@@ -195,7 +214,7 @@ class Batch(Pass):
         self._positions = np.full(n, -1, dtype=np.int64)
         """The position of each row's last token, up to which its masks show cache rows."""
         self._elements = np.zeros(n, dtype=np.int64)
-        """The element of each row's mask that shows its last token."""
+        """The element of each live row's mask that shows its last token."""
         self._top: BatchTop | None = None
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
 
@@ -245,35 +264,38 @@ class Batch(Pass):
         self.output(self._scatter(everywhere, pairs, top.rows(self)))
 
     def write(self, rows: Rows) -> None:
-        """Sets everything for these rows, whose runs are the batch's."""
+        """Sets everything for these rows, whose shape is the batch's."""
         if self._top is not None:
             self._top.write(rows.tops)
-        inputs, positions, n_kv = self.inputs, rows.positions, rows.n_kv
+        inputs, n_kv = self.inputs, rows.n_kv(self._joining)
+        positions, at = rows.positions, np.maximum(rows.positions, 0)
         if rows.sessions != self._sessions or (n_kv != self._n_kv).any():
             self._move(rows, n_kv)
             self.changed()
-        for row in np.flatnonzero(positions != self._positions + 1).tolist():
+        others = (positions != self._positions + 1) & ((positions >= 0) | (self._positions >= 0))
+        for row in np.flatnonzero(others).tolist():
             self._show(row, int(self._positions[row]), int(positions[row]) - 1)
         self._positions[:] = positions
-        self._elements[:] = self._row_numbers * self.n_ctx + positions
+        self._elements = (self._row_numbers * self.n_ctx + positions)[self._live]
         self._show_last()
         inputs.tokens[:] = rows.tokens
-        inputs.positions[:] = positions
-        inputs.cache_rows[:] = (self._addresses + positions * self._row_nbytes) // self._step
-        inputs.logits_rows[:] = (rows.logits - self._everywhere.base) // _FLOAT
+        inputs.positions[:] = at
+        inputs.cache_rows[:] = (self._addresses + at * self._row_nbytes) // self._step
+        logits = np.where(positions < 0, inputs.idle_logits, rows.logits)
+        inputs.logits_rows[:] = (logits - self._everywhere.base) // _FLOAT
         inputs.push()
 
     def advance(self, tokens: npt.NDArray[np.int32]) -> None:
-        """Sets everything for the token after the last one of each row.
+        """Sets everything for the token after the last one of each live row.
 
         The inputs are those that `write` would set. Each row is the only one of its session, which
         has appended the row's last token since; no row needs more cache rows than are read.
         """
         inputs = self.inputs
-        inputs.tokens[:] = tokens
-        inputs.positions += 1
-        inputs.cache_rows += self._row_nbytes // self._step
-        self._positions += 1
+        inputs.tokens[self._live] = tokens
+        inputs.positions += self._moves.astype(np.int32)
+        inputs.cache_rows += self._moves * (self._row_nbytes // self._step)
+        self._positions += self._moves
         self._elements += 1
         self._show_last()
         inputs.push()
@@ -282,7 +304,8 @@ class Batch(Pass):
     def n_steps_left(self) -> int:
         """How often the batch can `advance` until a row needs more cache rows than are read."""
         ends = np.repeat(self._n_kv, [len(run) for run in self._runs])
-        return int((ends - self._positions).min()) - 1
+        left = ends - self._positions[: len(ends)]
+        return int(left[self._positions[: len(ends)] >= 0].min()) - 1
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close."""
@@ -298,33 +321,41 @@ class Batch(Pass):
         """Points each run's keys, values and masks to its sessions, whose first `n_kv` cache rows
         are read."""
         self._sessions, self._n_kv = [*rows.sessions], n_kv
-        bases = np.array([it.base + it.layout.kv_offset for it in rows.sessions], dtype=np.int64)
+        self._live = slice(None) if len(rows.live) == rows.n else rows.live
+        self._moves = (rows.positions >= 0).astype(np.int64)
+        bases = [it.base + it.layout.kv_offset if it else 0 for it in rows.sessions]
         planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
-        addresses = bases + planes * (rows.n_ctx * self._row_nbytes)
+        addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
+        addresses[:, rows.positions < 0] = self.inputs.idle_cache_row
         shape, starts = (len(planes), len(self._runs)), [run.start for run in self._runs]
         self._planes.data.reshape(shape)[:] = addresses[:, starts]
         self._planes.ne[:, 1].reshape(shape)[:] = n_kv
         distances = self._planes.nb[:, 3].reshape(shape)
-        for index, run in enumerate(self._runs):
-            if len(run) > 1:
-                distances[:, index] = bases[run.start + 1] - bases[run.start]
+        for index, run in enumerate(rows.runs):
+            if len(run.rows) > 1:
+                distances[:, index] = run.distance
         self._addresses[:] = addresses - self._everywhere.base
         self._masks.ne[:, 0].reshape(-1, len(self._runs))[:] = n_kv
-        self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = 2 * n_kv
+        joined = np.array([run.joined for run in rows.runs])
+        apart = 2 * n_kv
+        if self._joining is not None:
+            apart = np.where(joined, self._joining.mask_stride(n_kv), apart)
+        self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = apart
         self._masks.nb[:, 2] = self._masks.nb[:, 1]
 
     def _show(self, row: int, before: int, last: int) -> None:
         """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
         for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
             mask[row, first_seen(before, window) : before + 1] = MASKED
-            mask[row, first_seen(last, window) : last + 1] = 0
+            mask[row, first_seen(last, window) : max(0, last + 1)] = 0
 
     def _show_last(self) -> None:
-        """Has each row see its own cache row, and no longer the one that its window leaves."""
+        """Has each live row see its own cache row, and no longer the one that its window leaves."""
+        positions = self._positions[self._live]
         for mask, window in zip(self._flat_masks, self.inputs.windows, strict=True):
             mask[self._elements] = 0
             if window is not None:
-                left = self._positions >= window
+                left = positions >= window
                 mask[self._elements[left] - window] = MASKED
 
     def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:

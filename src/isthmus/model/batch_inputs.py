@@ -20,6 +20,8 @@ from isthmus.units import DeviceAddr, align_up
 _ALIGNMENT = 256
 SEEN = 5
 """Index of attention's results among the inputs."""
+IDLE = 7
+"""Index of what rows of nobody write: a row of a cache, and behind it logits."""
 
 
 class Leaves:
@@ -47,17 +49,22 @@ class Leaves:
 class BatchInputs:
     """Owns the memory that a batch's kernels use for addresses and results; see the module."""
 
-    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int) -> None:
-        floats = (4 * n * h.n_embd_q, 4 * n * n_vocab)
+    def __init__(
+        self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int, row_nbytes: int
+    ) -> None:
+        """For `n` rows of sessions with up to `n_ctx` cache rows of `row_nbytes`."""
+        self._row_nbytes = align_up(row_nbytes, _ALIGNMENT)
+        written = (4 * n * h.n_embd_q, 4 * n * n_vocab, self._row_nbytes + 4 * n_vocab)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Rows that a token sees by each mask, its own included; None for all before it."""
         masks = (len(self.windows), n, n_ctx)
-        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *floats)
+        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *written)
         self.offsets = [0]
         for size in sizes:
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
         self.n_ctx = n_ctx
         self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
+        self.buffer.clear()  # of rows of nobody, attention writes nothing
         self.tokens = self._array(np.int32, 0, n)
         self.positions = self._array(np.int32, 1, n)
         self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
@@ -72,6 +79,16 @@ class BatchInputs:
     def address(self, index: int, offset: int = 0) -> DeviceAddr:
         """Where input number `index` lies."""
         return DeviceAddr(self.buffer.base + self.offsets[index] + offset)
+
+    @property
+    def idle_cache_row(self) -> DeviceAddr:
+        """Where rows of nobody write keys and values."""
+        return self.address(IDLE)
+
+    @property
+    def idle_logits(self) -> DeviceAddr:
+        """Where they write logits."""
+        return self.address(IDLE, self._row_nbytes)
 
     def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
         """A tensor of `graph` at an address of these."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isthmus.device.graph import GraphAllocator
-from isthmus.model.batch import Batch, Rows, Step
+from isthmus.model.batch import Batch, Rows, Shape, Step
 from isthmus.model.batch_top import BatchTop, n_found
 from isthmus.model.graph_builder import GraphBuilder
+from isthmus.model.joining import Joining, try_runs
+from isthmus.model.kv_cache import rows_read
 from isthmus.model.session import Session
 from isthmus.model.standing import Standing
+from isthmus.model.widths import MOST_ROWS, Width
 
 _MOST_GRAPHS = 8
 """Batches that are kept. One of 64 rows takes some megabytes and 10 ms to build."""
@@ -21,15 +24,18 @@ class Batches:
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
         self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
-        self._graphs: dict[tuple[tuple[int, ...], object, int], Batch] = {}
-        """By lengths of runs, batch key and number of candidates, the one used last at the end."""
+        self._graphs: dict[tuple[Shape, object, int], Batch] = {}
+        """By shape, batch key and number of candidates, the one used last at the end."""
+        self.width = Width(1, MOST_ROWS)
+        """The class of every pass."""
+        self.joining: Joining | None = None
         self._standing: Standing | None = None
         """The batch of the last step, unless it failed."""
 
-    def begin(self, steps: Sequence[Step], *, join: bool) -> Standing:
+    def begin(self, steps: Sequence[Step]) -> Standing | None:
         """A batch with the inputs of these steps, of sessions with the same batch key.
 
-        `join` as in `Rows`. Raises ContextFull if a session has no room.
+        None if they are more than one pass has room for. Raises ContextFull if a session has none.
         """
         standing, self._standing = self._standing, None
         if standing is not None and standing.try_advance(steps):
@@ -37,7 +43,9 @@ class Batches:
         for step in steps:
             step.session.require_room(len(step.tokens))
             self._builder.expire_top(step.session)
-        rows = Rows(steps, join=join, tops=[self._builder.top_of(it.session) for it in steps])
+        rows = self._try_rows(steps)
+        if rows is None:
+            return None
         batch = self._graph(rows)
         batch.write(rows)
         return Standing(batch, rows, steps)
@@ -60,11 +68,25 @@ class Batches:
             batch.close()
         self._memory.close()
 
+    def _try_rows(self, steps: Sequence[Step]) -> Rows | None:
+        """The rows of these steps, filled with rows of nobody up to the least that the class has.
+
+        None if they are more than the most.
+        """
+        sessions = [step.session for step in steps for _ in step.tokens]
+        n_kv = [rows_read(step.session.n_ctx, it + 1) for step in steps for it in step.positions()]
+        runs = try_runs(sessions, n_kv, self.joining, self.width.most)
+        if runs is None or len(sessions) > self.width.most:
+            return None
+        idle = max(0, self.width.least - sum(len(run.rows) for run in runs))
+        return Rows(steps, runs, idle, [self._builder.top_of(it.session) for it in steps])
+
     def _graph(self, rows: Rows) -> Batch:
-        """The graph for such runs, built if there is none or it is too small."""
-        runs, n_ctx, one = rows.runs, int(rows.n_ctx.max()), rows.sessions[0]
+        """The graph of such a shape, built if there is none or it is too small."""
+        shape, n_ctx = rows.shape, int(rows.n_ctx.max())
+        one = next(it for it in rows.sessions if it is not None)
         k = n_found(rows.tops, one.layout.n_vocab)
-        key = (runs, self._builder.batch_key(one), k)
+        key = (shape, self._builder.batch_key(one), k)
         batch = self._graphs.pop(key, None)
         if batch is not None and (
             batch.n_ctx < n_ctx or batch.generation != self._memory.generation
@@ -72,16 +94,16 @@ class Batches:
             batch.close()
             batch = None
         if batch is None:
-            batch = self._build(one, runs, n_ctx, k)
+            batch = self._build(one, shape, n_ctx, k)
         self._graphs[key] = batch
         while len(self._graphs) > _MOST_GRAPHS:
             self._graphs.pop(next(iter(self._graphs))).close()
         return batch
 
-    def _build(self, one: Session, runs: tuple[int, ...], n_ctx: int, k: int) -> Batch:
+    def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
         """A batch that finds `k` candidates for each row, 0 for none."""
         builder = self._builder
-        batch = Batch(builder.device, builder.hparams, one.layout, runs, n_ctx)
+        batch = Batch(builder.device, builder.hparams, one.layout, shape, n_ctx, self.joining)
         batch.inputs.buffer.order_with(builder.backend.handle)
         logits = builder.architecture.build(batch)
         batch.place_logits(logits)
@@ -89,5 +111,5 @@ class Batches:
         if k and everywhere is not None:
             top = BatchTop(builder.device, everywhere, batch.n, k)
             batch.place_candidates(builder.finder.find(batch, logits, batch.n, k), top)
-        builder.place(batch, ("batch", max(runs) > 1), self._memory)
+        builder.place(batch, ("batch", max(shape.runs) > 1), self._memory)
         return batch

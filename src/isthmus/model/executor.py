@@ -26,11 +26,14 @@ from isthmus.model.batches import Batches
 from isthmus.model.checks import nothing
 from isthmus.model.forward import Forward
 from isthmus.model.graph_builder import GraphBuilder
+from isthmus.model.joining import Joining
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.parts import Chunk, Jobs, finish
 from isthmus.model.prefill_graphs import PrefillGraphs
 from isthmus.model.session import Session
-from isthmus.native._ggml import GgmlType
+from isthmus.model.standing import Standing
+from isthmus.model.widths import Width
+from isthmus.units import HostAddr
 
 _Result = TypeVar("_Result")
 _MOST_GRAPHS = 8
@@ -57,10 +60,8 @@ class Executor:
         self._decode_memory = GraphAllocator(device.library, device.buffer_type)
         self._batches = Batches(self.builder)
         self.kv_type = KV_TYPES[settings.kv_type]
-        f16 = self.kv_type == GgmlType.F16
-        # Other KV types may add a conversion after attention, so its result cannot be placed.
-        self.joins_sequences = device.joins_sequences and f16 and not settings.exact
-        """Whether sessions at equal distances share a kernel of attention; see `batch`."""
+        self.always_batches = False
+        """Whether a single token is a batch as well; see `use`."""
         self._decode_inputs = self.builder.new_inputs(1, N_CTX_MULTIPLE)
         self._masked: tuple[Session, int, int] | None = None
         """What the decode inputs' masks were written for: the session, the cache rows that they
@@ -73,6 +74,16 @@ class Executor:
         """Held from the beginning of a pass of prefill to its end."""
         self._in_pass: tuple[Session, ...] = ()
         """The sessions of that pass."""
+
+    def use(self, width: Width, joining: Joining | None, *, single_steps: bool) -> None:
+        """Has every pass from now on be of a class, and says how sessions share attention.
+
+        `single_steps`: a single token of a session that is alone is computed without both. Before
+        the first pass, or while every pass has had the bits of such a token.
+        """
+        self._batches.width, self._batches.joining = width, joining
+        self.builder.n_outputs = 1 if single_steps else width.least
+        self.always_batches = not single_steps
 
     # ------------------------------------------------------------------ prefill
 
@@ -163,7 +174,10 @@ class Executor:
     def _append_one(self, chunk: Chunk) -> Generator[None, None, None]:
         session, n = chunk.session, len(chunk.tokens)
         if n == 1:
-            self._decode(session, int(chunk.tokens[0]))
+            if self.always_batches:
+                self._compute_batch([Step(session, chunk.tokens.tolist())])
+            else:
+                self._decode(session, int(chunk.tokens[0]))
             return
         graph = self._prefill_graphs.of(chunk)
         yield from self._jobs.compute(self._backend, graph, n, graph.cuts, session.binding)
@@ -180,6 +194,9 @@ class Executor:
 
     def decode(self, session: Session, token: int) -> None:
         """Appends one token; afterwards the session has the next logits."""
+        if self.always_batches:
+            self._run(lambda: self._decode_batch([Step(session, [token])]))
+            return
         session.require_room(1)
         self._require_intact()
         session.has_logits = False
@@ -191,12 +208,13 @@ class Executor:
         self.counters.tokens_decoded += 1
 
     def decode_batch(self, steps: Sequence[Step]) -> None:
-        """Appends tokens to each of several different sessions, in one pass.
+        """Appends tokens to each of several different sessions, in one pass, or in several if the
+        class has no room for all (`use`).
 
-        Afterwards each session has its next logits, or, on an error, none of them has. The bits
-        are those of single tokens, one after the other, if `Exactness.batching`. A call costs least
-        if it has the sessions of the call before, in the same order, and a token for each. Raises
-        ContextFull before anything is computed.
+        Afterwards each session has its next logits, or, on an error, none of them has, and each has
+        the tokens that it had. The bits are those of single tokens, one after the other, in the
+        same class. A call costs least if it has the sessions of the call before, in the same order,
+        and a token for each. Raises ContextFull before anything is computed.
         """
         if len(steps) == 1 and len(steps[0].tokens) == 1:
             self.decode(steps[0].session, steps[0].tokens[0])
@@ -247,18 +265,50 @@ class Executor:
 
     def _decode_batch(self, steps: Sequence[Step]) -> None:
         self._require_intact()
-        standing = self._batches.begin(steps, join=self.joins_sequences)
-        batch = standing.batch
+        standing = self._compute_batch(steps)
+        if standing is None:
+            self._decode_in_halves(steps)
+            return
+        self._batches.end(standing, steps)
+        self.counters.tokens_decoded += sum(len(step.tokens) for step in steps)
+
+    def _compute_batch(self, steps: Sequence[Step]) -> Standing | None:
+        """Computes one pass; None if it has no room for these steps. Appends no token."""
+        standing = self._batches.begin(steps)
+        if standing is None:
+            return None
         try:
-            batch.inputs.buffer.flush()
-            self._backend.compute(batch.pointer, *standing.memories)
+            standing.batch.inputs.buffer.flush()
+            self._backend.compute(standing.batch.pointer, *standing.memories)
             self._require_intact()
         except BaseException:
             for step in steps:
                 step.session.has_logits = False
             raise
-        self._batches.end(standing, steps)
-        self.counters.tokens_decoded += batch.n
+        return standing
+
+    def _decode_in_halves(self, steps: Sequence[Step]) -> None:
+        """As `_decode_batch`, in two passes or more."""
+        n_before = [step.session.n_tokens for step in steps]
+        try:
+            if len(steps) > 1:
+                middle = len(steps) // 2
+                self._decode_batch(steps[:middle])
+                self._decode_batch(steps[middle:])
+            else:
+                self._decode_step_in_halves(steps[0])
+        except BaseException:
+            for step, n_tokens in zip(steps, n_before, strict=True):
+                step.session.truncate(n_tokens)
+                step.session.has_logits = False
+            raise
+
+    def _decode_step_in_halves(self, step: Step) -> None:
+        session, middle = step.session, len(step.tokens) // 2
+        self._decode_batch([Step(session, step.tokens[:middle], step.logits)])
+        row_nbytes = 4 * session.layout.n_vocab
+        session.copy_logits(HostAddr(step.logits + (middle - 1) * row_nbytes))
+        self._decode_batch([Step(session, step.tokens[middle:], step.logits + middle * row_nbytes)])
 
     def _decode(self, session: Session, token: int) -> None:
         position = len(session.tokens)

@@ -35,26 +35,30 @@ class Inputs:
 
     ::
 
-        tokens i32 [n] │ positions i32 [n] │ rows i64 [n] │ output i32 [1] │ zero i64 [1]
+        tokens i32 [n] │ positions i32 [n] │ rows i64 [n] │ outputs i32 [1 or more] │ zero i64 [1]
         masks f16 [n_kv, n]
 
     No guest can reach these bytes: kernels use them as addresses.
     """
 
-    def __init__(self, device: Device, n_tokens: int, n_ctx: int, window: int | None) -> None:
-        """`window`: tokens that windowed layers see; None where the model has none."""
+    def __init__(
+        self, device: Device, n_tokens: int, n_ctx: int, window: int | None, n_outputs: int = 1
+    ) -> None:
+        """`window`: tokens that windowed layers see; None where the model has none. `n_outputs`:
+        columns after the last attention, all of them the last token's."""
         self.n_tokens = n_tokens
         self.n_ctx = n_ctx
         windows = (None,) if window is None else (None, window)
         masks = [2 * n_tokens * n_ctx] * len(windows)
         self.offsets = [0]
-        for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4, 8, *masks):
+        for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4 * n_outputs, 8, *masks):
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
         self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
         self.tokens = self._array(np.int32, 0, n_tokens)
         self.positions = self._array(np.int32, 1, n_tokens)
         self.rows = self._array(np.int64, 2, n_tokens)
-        self.output = self._array(np.int32, 3, 1)
+        self.n_outputs = n_outputs
+        self.outputs = self._array(np.int32, 3, n_outputs)
         self._array(np.int64, 4, 1)[:] = 0
         self.logits_are_far = device.logits_are_far
         self.masks = [
@@ -228,7 +232,7 @@ class Forward(Pass):
         self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
         self._caches: list[int] = []
         """The views of the cache that attention reads: `n_kv` rows of each layer's."""
-        self._last = inputs.place(self, 3, GgmlType.I32, 1) if n > 1 else 0
+        self._last = inputs.place(self, 3, GgmlType.I32, inputs.n_outputs) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
 
@@ -269,10 +273,15 @@ class Forward(Pass):
     def place_logits(self, logits: int) -> None:
         """Has the device write them where the guest reads them, in the session's memory.
 
-        The last product does it, or, where that is far, one more kernel that writes a row at once.
+        The last product does it, or, where that is far or has several columns, one more kernel that
+        writes a row at once.
         """
-        far = self.inputs.logits_are_far
-        place = self.tensor(GgmlType.F32, self.session.layout.n_vocab) if far else logits
+        n_vocab = self.session.layout.n_vocab
+        several = self.columns_of(logits) > 1
+        far = self.inputs.logits_are_far or several
+        if several:
+            logits = self.view_2d(logits, (n_vocab, 1), self.describe(logits).nb[1], 0)
+        place = self.tensor(GgmlType.F32, n_vocab) if far else logits
         self.session.binding.place(place, self.session.base)
         if far:
             zero = self.inputs.place(self, 4, GgmlType.I64, 1)
@@ -286,7 +295,7 @@ class Forward(Pass):
         inputs.tokens[:n] = tokens
         inputs.positions[:n] = np.arange(first, first + n, dtype=np.int32)
         inputs.rows[:n] = np.arange(first, first + n, dtype=np.int64)
-        inputs.output[0] = n - 1
+        inputs.outputs[:] = n - 1
         inputs.push()
 
     def write_token(self, token: int, position: int) -> None:

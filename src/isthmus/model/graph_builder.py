@@ -23,6 +23,9 @@ class GraphBuilder:
         self.backend = backend
         self.counters = Counters()
         self.finder = TopFinder(device, architecture.n_vocab)
+        self.n_outputs = 1
+        """Columns that a prompt's last one is repeated to, so that what comes after the last
+        attention is of the model's class."""
         self._computable: set[object] = set()
         """The kinds of graphs that the device has kernels for."""
 
@@ -42,7 +45,8 @@ class GraphBuilder:
 
     def new_inputs(self, n_tokens: int, n_ctx: int) -> Inputs:
         """Inputs for passes over up to `n_tokens` tokens of one session with `n_ctx` rows."""
-        inputs = Inputs(self.device, n_tokens, n_ctx, self.hparams.window_tokens)
+        n_outputs, window = self.n_outputs, self.hparams.window_tokens
+        inputs = Inputs(self.device, n_tokens, n_ctx, window, n_outputs)
         inputs.buffer.order_with(self.backend.handle)
         return inputs
 

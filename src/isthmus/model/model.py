@@ -27,7 +27,7 @@ from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.embedder import Embedder
 from isthmus.model.embedding import EmbeddingModel
-from isthmus.model.exactness import Exactness
+from isthmus.model.exactness import Exactness, ask_anew
 from isthmus.model.executor import Executor
 from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.grammar import Grammars
@@ -35,13 +35,14 @@ from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.opening import open_gguf
 from isthmus.model.session import Session
+from isthmus.model.sharing import SharingModel
 from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
 from isthmus.units import GuestPtr
 
 
-class Model(TextModel, EmbeddingModel):
+class Model(TextModel, EmbeddingModel, SharingModel):
     """An opened model. Shared by all actors that were given it; safe to use from several threads.
 
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
@@ -106,31 +107,6 @@ class Model(TextModel, EmbeddingModel):
         return self._hashes.get(
             self.path, "tokenizer", lambda path: metadata_sha256(library, path, "tokenizer.")
         )
-
-    @property
-    def exact_batching(self) -> bool:
-        """Whether a step in a batch has the bits of a step alone here: tried out when asked for."""
-        return self._exactness.batching
-
-    @property
-    def exact_cuts(self) -> bool:
-        """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
-        return self._exactness.cuts
-
-    @property
-    def exact_packing(self) -> bool:
-        """Whether a prompt in one pass with others has the bits of one alone here: tried out."""
-        return self._exactness.packing
-
-    @property
-    def batches(self) -> bool:
-        """Whether decode steps of several sessions run as one: see `ModelSettings.exact`."""
-        return self.executor.can_batch and (not self.settings.exact or self._exactness.batching)
-
-    @property
-    def packs(self) -> bool:
-        """Whether prompts of several sessions run as one pass: see `ModelSettings.exact`."""
-        return self.executor.can_batch and (not self.settings.exact or self._exactness.packing)
 
     @property
     def counters(self) -> Counters:
@@ -333,9 +309,12 @@ class Model(TextModel, EmbeddingModel):
         executor = self.executor = Executor(device, architecture, settings, self._require_intact)
         stack.callback(executor.close)
         adapters = [it.adapter.weights for it in self.adaptation.applied]
-        self._exactness = Exactness(executor.builder, executor.kv_type, self.weights, adapters)
+        builder, recall = executor.builder, self._recall if device.sharing != "none" else ask_anew
+        self._exactness = Exactness(builder, executor.kv_type, self.weights, adapters, recall)
         self._embedder = Embedder(device, architecture, settings, self.name, self._require_intact)
         stack.callback(self._embedder.close)
+        if self.generates:
+            self._take_class()
 
     def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
         weights = Weights(self.device, self.file)

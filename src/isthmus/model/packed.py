@@ -60,7 +60,10 @@ class _Part:
 class Places:
     """Where each input of a pass over these chunks lies; see the module."""
 
-    def __init__(self, h: Hparams, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, h: Hparams, chunks: Sequence[Chunk], n_outputs: int = 1) -> None:
+        """`n_outputs`: the least columns after the last attention, as of a prompt alone."""
+        self.n_outputs = max(n_outputs, len(chunks))
+        self.fills_outputs = n_outputs > 1
         sizes = [len(it.tokens) for it in chunks]
         self.parts = [
             _Part(it, end - size, rows_read(it.session.n_ctx, it.session.n_tokens + size))
@@ -71,7 +74,7 @@ class Places:
         """Of each mask: the rows that a token sees, its own among them."""
         masks = [2 * part.n * part.n_kv for _ in self.windows for part in self.parts]
         self.offsets = [0]
-        for size in (4 * n, 4 * n, 8 * n, 4 * len(chunks), 8, *masks, 4 * n * h.n_embd_q):
+        for size in (4 * n, 4 * n, 8 * n, 4 * self.n_outputs, 8, *masks, 4 * n * h.n_embd_q):
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
 
     @property
@@ -106,7 +109,7 @@ class Packed(Pass):
         self.tokens = self._place(GgmlType.I32, 0, 0, n)
         self.positions = self._place(GgmlType.I32, 1, 0, n)
         self._rows = [self._place(GgmlType.I64, 2, 8 * it.first, it.n) for it in places.parts]
-        self._last = self._place(GgmlType.I32, 3, 0, n_parts)
+        self._last = self._place(GgmlType.I32, 3, 0, places.n_outputs)
         self._zero = self._place(GgmlType.I64, 4, 0, 1)
         self._masks = [
             self._place(GgmlType.F16, index, 0, part.n_kv, part.n)
@@ -155,9 +158,10 @@ class Packed(Pass):
                 self.place_top(candidates, part.chunk.session, top)
 
     def _is_whole(self, x: int) -> bool:
-        """Whether a matrix has a column for each token. Behind `select_outputs` there is one for
-        each session, and alone there would be a single one."""
-        return self.columns_of(x) == self.n
+        """Whether a matrix is multiplied as that of a prompt alone: it has a column for each token.
+        Behind `select_outputs` there is one for each session, and alone there would be a single
+        one, unless they are filled up."""
+        return self._places.fills_outputs or self.columns_of(x) == self.n
 
     def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
         """Attention of one session's columns, written beside that of the others."""
@@ -196,6 +200,7 @@ class Packed(Pass):
         self._input(1, np.int32, n)[:] = positions
         self._input(2, np.int64, n)[:] = positions
         last = [part.first + part.n - 1 for part in places.parts]
+        last += last[-1:] * (places.n_outputs - len(last))
         self._input(3, np.int32, len(last))[:] = last
         self._input(4, np.int64, 1)[:] = 0
         for index, part, window in places.masks():

@@ -55,7 +55,7 @@ class PrefillGraphs:
     def packed(self, chunks: Sequence[Chunk]) -> Packed:
         """A graph of chunks of several sessions, with its inputs written; the caller closes it."""
         builder = self._builder
-        places = Places(builder.hparams, chunks)
+        places = Places(builder.hparams, chunks, builder.n_outputs)
         inputs = self._packed_inputs
         if inputs is None or inputs.nbytes < places.nbytes:
             if inputs is not None:

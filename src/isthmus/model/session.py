@@ -59,6 +59,8 @@ class Session:
         self._hold = region.hold("a session")
         self._region = region
         self.closed = False
+        if model.executor.can_batch:  # a batch writes here by address, and places no tensor
+            binding.cover(self.base, layout.nbytes)
         binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
         binding.send(self.base, layout.nbytes)
 
@@ -122,8 +124,7 @@ class Session:
             return
         top = self.top = Top(k, ptr, self._region.address(ptr, PAIR_NBYTES * k))
         if self.model.device.finds_top:  # batches write there, though no tensor is placed there
-            self.binding.address(top.address)
-            self.binding.address(HostAddr(top.address + top.nbytes - 1))
+            self.binding.cover(top.address, top.nbytes)
 
     def truncate(self, n_tokens: int) -> None:
         """Forgets all tokens after the first `n_tokens`, and the logits."""

@@ -29,7 +29,7 @@ class Standing:
     def __init__(self, batch: Batch, rows: Rows, steps: Sequence[Step]) -> None:
         """The batch was written with these rows of the steps."""
         self.batch = batch
-        bindings = dict.fromkeys(session.binding for session in rows.sessions)
+        bindings = dict.fromkeys(step.session.binding for step in steps)
         self.memories = [binding for binding in bindings if binding.lends]
         """For `Backend.compute`; asking those that lend nothing would take 0.1 µs each."""
         self._sessions = [step.session for step in steps]
@@ -41,7 +41,7 @@ class Standing:
         self._n_left = 0
         """Steps that are left until the batch has to be written anew."""
         self._order = np.array(rows.order)
-        if rows.n == len(steps):
+        if len(rows.order) == len(steps):
             self._new_tokens = [step.tokens[0] for step in steps]
             self._lengths = [len(tokens) + 1 for tokens in self._token_lists]
             self._n_left = batch.n_steps_left

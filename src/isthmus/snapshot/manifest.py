@@ -25,10 +25,11 @@ FORMAT_VERSION = 2
 FORMAT_VERSION_3 = 3
 """Of a snapshot with adapters or a 64-bit memory; any other stays readable for older releases."""
 FORMAT_VERSION_4 = 4
-"""Of a snapshot with a session that asks for candidates; any other stays readable as before."""
+"""Of a snapshot with a model in another class of width than that of a step by itself, or with a
+session that asks for candidates; any other stays readable as before."""
 READABLE_VERSIONS = (1, 2, 3, 4)
 """Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, and 1 to 3 have no
-candidates."""
+widths and no candidates."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -125,6 +126,8 @@ class ModelRecord(Record, frozen=True):
     repack: bool
     adapters: Annotated[tuple[AdapterRecord, ...], Meta(max_length=8)] = ()
     """Those of every session of it."""
+    width: Annotated[str, Meta(pattern="^([1-9][0-9]{0,3}-[1-9][0-9]{0,3}|[1-9][0-9]{0,3})?$")] = ""
+    """The class of its steps, such as 9-128; empty for that of a step by itself."""
 
     @property
     def added(self) -> list[tuple[str, float]]:
@@ -255,6 +258,8 @@ class Manifest(Record, frozen=True):
             for model in held["models"]:
                 del model["adapters"]
         if self.format_version < FORMAT_VERSION_4:
+            for model in held["models"]:
+                del model["width"]
             for session in held["sessions"]:
                 del session["top_k"], session["top_ptr"]
         return msgspec.json.encode(held).decode()
@@ -307,7 +312,7 @@ def version_for(
     models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
 ) -> int:
     """The oldest format version that can say all of it."""
-    if any(it.top_k for it in sessions):
+    if any(it.width for it in models) or any(it.top_k for it in sessions):
         return FORMAT_VERSION_4
     return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
 
@@ -338,8 +343,8 @@ def decode_manifest(text: str) -> Manifest:
     needed = version_for(manifest.models, manifest.sessions, is_64=manifest.memory.is_64)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
-            "format version 3 is that of adapters and of a 64-bit memory, 4 that of candidates, "
-            f"and each of nothing else: this is {version}, and what it says needs {needed}"
+            f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
+            "that of adapters and of a 64-bit memory, 4 that of classes of width and of candidates"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

@@ -1,6 +1,6 @@
 """Steps of several tokens of one guest, with the bits of as many single ones.
 
-They are one pass if that is exact (`Model.batches`), else one pass for each token. On any error no
+They are as many passes as the model's class needs (`Model.rows_at_once`). On any error no
 session has more tokens than before; those that were computed have lost their logits.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from isthmus.actor.ask import Decode
 from isthmus.actor.host_api.context import Context
-from isthmus.actor.plan import MOST
 from isthmus.model import Session
 from isthmus.model.batch import Step
 from isthmus.units import HostAddr
@@ -25,15 +24,16 @@ async def append_many(
     The logits after each token but the last go to `logits`, f32 [n_tokens - 1, n_vocab].
     """
     message, n_before = context.message, session.n_tokens
-    if len(tokens) == 1 or session.model.batches:
-        await Decode(message, Step(session, tokens, logits))
-        return
+    most = session.model.rows_at_once if len(tokens) > 1 else 1
     row_nbytes = 4 * session.layout.n_vocab
+    if most > 1:
+        context.binding.cover(logits, row_nbytes * (len(tokens) - 1))
     try:
-        for i, token in enumerate(tokens):
+        for i in range(0, len(tokens), most):
             if i > 0:
                 session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
-            await Decode(message, Step(session, (token,)))
+            step = Step(session, tokens[i : i + most], logits + row_nbytes * i)
+            await Decode(message, step)
     except BaseException:
         session.truncate(n_before)
         raise
@@ -44,7 +44,7 @@ async def append_each(context: Context, sessions: Sequence[Session], tokens: Seq
     model = sessions[0].model
     steps = [Step(it, (token,)) for it, token in zip(sessions, tokens, strict=True)]
     n_kinds = len({model.executor.batch_key(it) for it in sessions})
-    most = MOST if len(steps) > 1 and n_kinds == 1 and model.batches else 1
+    most = model.rows_at_once if len(steps) > 1 and n_kinds == 1 else 1
     lengths = [it.n_tokens for it in sessions]
     try:
         for at in range(0, len(steps), most):
