@@ -40,7 +40,7 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
-from isthmus.model.batch_top import BatchTop
+from isthmus.model.batch_top import BatchTop, by_row
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import KV_ALIGNMENT, N_CTX_MULTIPLE, KvLayout
@@ -109,8 +109,10 @@ class Rows:
         self.positions = _ordered([it for step in steps for it in step.positions()], order)
         self.logits = _ordered([it for step in steps for it in step.places()], order)
         """Host address of each row's logits."""
-        self.tops = _of_rows(steps, tops, order) if any(tops) else [None] * self.n
+        self.tops: list[Top | None] = [None] * self.n
         """Where each row's candidates go."""
+        if any(tops):
+            self.tops = by_row(tops, [len(it.tokens) for it in steps], order)
         self.n_ctx = np.array([it.layout.n_ctx for it in sessions], dtype=np.int64)
         """Rows of each session's cache."""
 
@@ -125,16 +127,6 @@ class Rows:
 
 def _ordered(values: list[int], order: list[int]) -> npt.NDArray[np.int64]:
     return np.array(values, dtype=np.int64)[order]
-
-
-def _of_rows(
-    steps: Sequence[Step], tops: Sequence[Top | None], order: list[int]
-) -> list[Top | None]:
-    """Where the candidates of each row go: of a step's last row to its own place."""
-    each: list[Top | None] = []
-    for step, top in zip(steps, tops, strict=True):
-        each += [*[None] * (len(step.tokens) - 1), top]
-    return [each[row] for row in order]
 
 
 def _joined(sessions: list[Session]) -> tuple[list[int], tuple[int, ...]]:

@@ -31,6 +31,20 @@ def n_found(tops: Sequence[Top | None], n_vocab: int) -> int:
     return min(n_vocab, next(size for size in _SIZES if size >= most)) if most else 0
 
 
+def by_row(
+    tops: Sequence[Top | None], n_tokens: Sequence[int], order: Sequence[int | None]
+) -> list[Top | None]:
+    """Where the candidates of each row go: only those of a step's last token go anywhere.
+
+    `tops` and `n_tokens` are those of steps, `order` has the number of each row's token in the
+    order of the steps, None for a row of nobody.
+    """
+    each: list[Top | None] = []
+    for top, n in zip(tops, n_tokens, strict=True):
+        each += [*[None] * (n - 1), top]
+    return [None if token is None else each[token] for token in order]
+
+
 class BatchTop:
     """Owns the places of `n` rows with `k` candidates each; see the module."""
 
