@@ -12,7 +12,8 @@
  *   models     agent_model_open, agent_tokenize, agent_detokenize, agent_chat_template
  *   sessions   agent_session_*   memory, handle and token ids of one sequence
  *   grammars   agent_grammar_*   what a text must follow, and who ends it
- *   sampling   agent_sampler_*, agent_sample, agent_argmax: in the guest, from logits in place
+ *   sampling   agent_sampler_*, agent_sample, agent_argmax: in the guest, from logits in place,
+ *              or from the device's candidates (agent_session_top_k)
  */
 #ifndef ISTHMUS_AGENT_H
 #define ISTHMUS_AGENT_H
@@ -507,7 +508,20 @@ typedef struct {
     uint32_t n_ctx;   /* tokens that it can hold */
     uint32_t n_vocab; /* number of logits */
     float *logits;    /* where they lie; NULL where the host must be asked whether there are any */
+    int32_t edited;   /* whether logits were changed since the last pass, by a grammar for instance */
+    uint32_t n_top;   /* candidates that the device finds in each pass; 0: it was not asked */
+    isthmus_candidate_t *top;
+    void *top_room; /* from malloc: what `top` lies in */
 } agent_session_t;
+
+/* To be called before a pass. Returns where the logits lie, which is known again after it. */
+AGENT_API float *agent_begin_pass_(agent_session_t *session)
+{
+    float *logits = session->logits;
+    session->logits = NULL;
+    session->edited = 0;
+    return logits;
+}
 
 /* Closes the session and frees its memory. */
 AGENT_API int32_t agent_session_close(agent_session_t *session)
@@ -516,6 +530,7 @@ AGENT_API int32_t agent_session_close(agent_session_t *session)
         AGENT_TRY(isthmus_session_close(session->handle));
     pages_give(session->bytes, session->nbytes);
     free(session->tokens);
+    free(session->top_room);
     *session = (agent_session_t){0};
     return 0;
 }
@@ -551,7 +566,7 @@ AGENT_API int32_t agent_session_reopen(agent_session_t *session)
     int32_t model = session->model;
     uint32_t n_ctx = session->n_ctx;
     AGENT_TRY(isthmus_model_info(model, &info));
-    session->handle = 0;
+    session->handle = 0; /* and what it asked the device for is forgotten */
     AGENT_TRY(agent_session_close(session));
     return agent_session_open(session, model,
                               n_ctx < (uint32_t)info.n_ctx_train ? n_ctx
@@ -573,8 +588,7 @@ AGENT_API int32_t agent_prefill(agent_session_t *session, const int32_t *tokens,
 {
     if (n_tokens > session->n_ctx - session->n_tokens)
         return -ISTHMUS_ECONTEXT;
-    float *logits = session->logits;
-    session->logits = NULL;
+    float *logits = agent_begin_pass_(session);
     AGENT_TRY(isthmus_prefill(session->handle, tokens, n_tokens));
     session->logits = logits;
     memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
@@ -587,8 +601,7 @@ AGENT_API int32_t agent_decode(agent_session_t *session, int32_t token)
 {
     if (session->n_tokens == session->n_ctx)
         return -ISTHMUS_ECONTEXT;
-    float *logits = session->logits;
-    session->logits = NULL;
+    float *logits = agent_begin_pass_(session);
     AGENT_TRY(isthmus_decode(session->handle, token));
     session->logits = logits;
     session->tokens[session->n_tokens++] = token;
@@ -604,10 +617,47 @@ AGENT_API int32_t agent_decode_many(agent_session_t *session, const int32_t *tok
 {
     if (n_tokens > session->n_ctx - session->n_tokens)
         return -ISTHMUS_ECONTEXT;
-    session->logits = NULL;
+    agent_begin_pass_(session);
     AGENT_TRY(isthmus_decode_many(session->handle, tokens, n_tokens, logits));
     memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
     session->n_tokens += n_tokens;
+    return 0;
+}
+
+/*
+ * Appends a token to each of up to 32 sessions of one model, with the bits of agent_decode for each,
+ * in one pass where the model allows that. On an error the sessions hold what they held.
+ */
+AGENT_API int32_t agent_decode_batch(agent_session_t *const *sessions, const int32_t *tokens,
+                                     uint32_t n_sessions)
+{
+    isthmus_step_t steps[32];
+    if (n_sessions > sizeof steps / sizeof *steps)
+        return -ISTHMUS_EINVAL;
+    for (uint32_t i = 0; i < n_sessions; i++) {
+        if (sessions[i]->n_tokens == sessions[i]->n_ctx)
+            return -ISTHMUS_ECONTEXT;
+        steps[i] = (isthmus_step_t){(uint32_t)sessions[i]->handle, tokens[i]};
+    }
+    for (uint32_t i = 0; i < n_sessions; i++)
+        agent_begin_pass_(sessions[i]);
+    AGENT_TRY(isthmus_decode_batch(steps, n_sessions));
+    for (uint32_t i = 0; i < n_sessions; i++)
+        sessions[i]->tokens[sessions[i]->n_tokens++] = tokens[i];
+    return 0;
+}
+
+/* Makes a session hold the first n_tokens of another one of its model, and nothing else. */
+AGENT_API int32_t agent_session_copy(agent_session_t *session, const agent_session_t *source,
+                                     uint32_t n_tokens)
+{
+    if (n_tokens > session->n_ctx)
+        return -ISTHMUS_ECONTEXT;
+    agent_begin_pass_(session);
+    session->n_tokens = 0; /* so it is if the copy is given up */
+    AGENT_TRY(isthmus_session_copy(session->handle, source->handle, n_tokens));
+    memcpy(session->tokens, source->tokens, n_tokens * sizeof *session->tokens);
+    session->n_tokens = n_tokens;
     return 0;
 }
 
@@ -630,6 +680,40 @@ AGENT_API int32_t agent_logits(agent_session_t *session, float **logits)
     if (!address)
         AGENT_SET(address, isthmus_logits(session->handle));
     *logits = session->logits = (float *)(uintptr_t)address;
+    return 0;
+}
+
+#define AGENT_MOST_TOP 256
+
+/*
+ * Has the device find the k most probable tokens in each pass from now on, if it does that sooner
+ * than a scan of the logits; 0 ends it. agent_session_sample then needs no logits in most cases.
+ * Whoever changes logits in place sets `edited` of the session, until the next pass.
+ */
+AGENT_API int32_t agent_session_top_k(agent_session_t *session, uint32_t k)
+{
+    int32_t finds = 0;
+    if (k == session->n_top)
+        return 0;
+    isthmus_candidate_t *top = NULL;
+    void *room = k ? malloc(k * sizeof *top + 31) : NULL;
+    if (k && !room)
+        return -ISTHMUS_ENOMEM;
+    if (room) {
+        top = (isthmus_candidate_t *)(((uintptr_t)room + 31) & ~(uintptr_t)31);
+        finds = isthmus_session_top_k(session->handle, k, top);
+    }
+    if (finds == 0)
+        finds = isthmus_session_top_k(session->handle, k = 0, NULL);
+    if (finds < 0 || k == 0) {
+        free(room);
+        AGENT_TRY(finds);
+        room = top = NULL;
+    }
+    free(session->top_room);
+    session->top_room = room;
+    session->top = top;
+    session->n_top = k;
     return 0;
 }
 
@@ -671,11 +755,12 @@ AGENT_API int32_t agent_grammar_open_by_option(int32_t model)
  * Masks the session's logits, where there is a grammar. Returns 1, or 0 where the text is complete:
  * it may only end.
  */
-AGENT_API int32_t agent_grammar_mask(int32_t grammar, const agent_session_t *session)
+AGENT_API int32_t agent_grammar_mask(int32_t grammar, agent_session_t *session)
 {
     int32_t n;
     if (!grammar)
         return 1;
+    session->edited = 1;
     AGENT_SET(n, isthmus_grammar_mask(grammar, session->handle));
     return n > 0;
 }
@@ -750,10 +835,7 @@ AGENT_API int32_t agent_argmax(const float *values, uint32_t n)
     return best;
 }
 
-typedef struct {
-    float logit;
-    int32_t token;
-} agent_candidate_t;
+typedef isthmus_candidate_t agent_candidate_t;
 
 /* Whether a candidate ranks behind another: less probable, or equal and of a higher id. */
 AGENT_API int32_t agent_ranks_behind(agent_candidate_t a, agent_candidate_t b)
@@ -869,16 +951,87 @@ AGENT_API int32_t agent_sample(float *logits, uint32_t n_vocab, const int32_t *r
     return token;
 }
 
+/*
+ * How many candidates of the device decide what the sampler draws, for agent_session_top_k; 0 if no
+ * number of them does. One more than are drawn from: those that equal the last one decide nothing.
+ */
+AGENT_API uint32_t agent_sampler_top_k(const isthmus_sampler_t *sampler, uint32_t n_vocab)
+{
+    uint64_t k = sampler->temperature == 0 ? 1 : sampler->top_k;
+    if (k == 0 || !(sampler->repeat_penalty >= 1))
+        return 0; /* all tokens are drawn from, or a token that is no candidate may become one */
+    k += 1 + (sampler->repeat_penalty > 1 ? (uint64_t)sampler->repeat_last_n : 0);
+    k = k < n_vocab ? k : n_vocab;
+    return k <= AGENT_MOST_TOP ? (uint32_t)k : 0;
+}
+
+/*
+ * The session's candidates after the repetition penalty that surely rank before all other tokens, in
+ * the order of agent_top_k. A penalty of 1 or more makes no other token exceed the last candidate.
+ * Returns how many; 0 if there are none, or one is not a number.
+ */
+AGENT_API uint32_t agent_sure_candidates(const agent_session_t *session, const int32_t *recent,
+                                         uint32_t n_recent, float penalty, agent_candidate_t *top)
+{
+    uint32_t n = 0, n_top = session->n_top;
+    if (n_top == 0 || session->edited || session->top[0].token < 0)
+        return 0;
+    float least = n_top == session->n_vocab ? -__builtin_inff() : session->top[n_top - 1].logit;
+    for (uint32_t i = 0; i < n_top; i++) {
+        agent_candidate_t it = session->top[i];
+        uint32_t at = 0;
+        if (it.logit != it.logit)
+            return 0;
+        while (at < n_recent && recent[at] != it.token)
+            at++;
+        if (at < n_recent)
+            it.logit = it.logit > 0 ? it.logit / penalty : it.logit * penalty;
+        if (!(it.logit > least))
+            continue;
+        for (at = n++; at > 0 && agent_ranks_behind(top[at - 1], it); at--)
+            top[at] = top[at - 1];
+        top[at] = it;
+    }
+    return n;
+}
+
+/*
+ * Draws from the device's candidates if that gives the token that all logits would give. Returns 1
+ * with the token in `*token`, or 0: then the logits have to be read.
+ */
+AGENT_API int32_t agent_sample_top(const agent_session_t *session, const int32_t *recent,
+                                   uint32_t n_recent, isthmus_sampler_t *sampler, int32_t *token)
+{
+    agent_candidate_t top[AGENT_MOST_TOP];
+    double weights[AGENT_MOST_TOP];
+    uint32_t k = sampler->temperature == 0 ? 1 : sampler->top_k;
+    k = k < session->n_vocab ? k : session->n_vocab;
+    if (k == 0 || k > session->n_top || !(sampler->repeat_penalty >= 1))
+        return 0;
+    if (sampler->repeat_penalty == 1)
+        n_recent = 0;
+    if (agent_sure_candidates(session, recent, n_recent, sampler->repeat_penalty, top) < k)
+        return 0;
+    if (sampler->temperature == 0)
+        return *token = top[0].token, 1;
+    if (top[0].logit > __FLT_MAX__)
+        return -ISTHMUS_EINVAL;
+    *token = agent_draw(top, k, sampler, weights);
+    return 1;
+}
+
 /* Draws a session's next token in the guest. Does not append it. */
 AGENT_API int32_t agent_session_sample(agent_session_t *session, isthmus_sampler_t *sampler)
 {
     float *logits;
+    int32_t token, drawn;
     AGENT_TRY(agent_logits(session, &logits));
     uint32_t n_recent = sampler->repeat_last_n;
     if (n_recent > session->n_tokens)
         n_recent = session->n_tokens;
     const int32_t *recent = session->tokens + session->n_tokens - n_recent;
-    return agent_sample(logits, session->n_vocab, recent, n_recent, sampler);
+    AGENT_SET(drawn, agent_sample_top(session, recent, n_recent, sampler, &token));
+    return drawn ? token : agent_sample(logits, session->n_vocab, recent, n_recent, sampler);
 }
 
 /*

@@ -227,6 +227,24 @@ typedef struct {
 } isthmus_tensor_t;
 _Static_assert(sizeof(isthmus_tensor_t) == (sizeof(void *) == 8 ? 40 : 32), "isthmus_tensor_t");
 
+/* One of the most probable tokens of a step, as session_top_k leaves them. */
+typedef struct {
+    /* what the model says of it */
+    float logit;
+    /* its id; -1 in the first candidate: there are none, so read the logits */
+    int32_t token;
+} isthmus_candidate_t;
+_Static_assert(sizeof(isthmus_candidate_t) == 8, "isthmus_candidate_t");
+
+/* A token that decode_batch appends to a session. */
+typedef struct {
+    /* handle of an open session */
+    uint32_t session;
+    /* a token id */
+    int32_t token;
+} isthmus_step_t;
+_Static_assert(sizeof(isthmus_step_t) == 8, "isthmus_step_t");
+
 /* One step of compute. Tensors are given by offsets of isthmus_tensor_t. */
 typedef struct {
     /* an op */
@@ -378,7 +396,7 @@ int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
  *   -ISTHMUS_EINVAL: n_ctx is 0 or too large, or nbytes too small
  *   -ISTHMUS_EALIGN: ptr is not 4,096-byte aligned
  *   -ISTHMUS_EFAULT: the bytes do not lie in memory
- *   -ISTHMUS_EBUSY: they overlap an open session
+ *   -ISTHMUS_EBUSY: they overlap an open session, or the room that session_top_k gave one
  *   -ISTHMUS_ELIMIT: too many sessions, or more KV bytes than this actor may have
  */
 ISTHMUS_IMPORT("session_open")
@@ -462,6 +480,50 @@ int32_t isthmus_decode(int32_t session, int32_t token);
 ISTHMUS_IMPORT("decode_many")
 int32_t isthmus_decode_many(int32_t session, const int32_t *tokens_ptr, uint32_t n_tokens,
                             float *logits_ptr);
+
+/*
+ * Appends one token to each of several sessions of one model, as if each were decoded: the same
+ * bits, in one pass where the model's weights allow that. For branches of one thought: beams,
+ * votes, trees. On an error each session holds what it held, and may have lost its logits.
+ *   steps_ptr: an array of isthmus_step_t, 4-byte aligned
+ *   n_steps: 1 to 32
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EFAULT: the steps do not lie in memory
+ *   -ISTHMUS_EALIGN: steps_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: n_steps is 0 or more than 32, a session is there twice, or sessions are of
+ *       several models
+ *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
+ *   -ISTHMUS_ECONTEXT: the context of a session is full
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("decode_batch")
+int32_t isthmus_decode_batch(const isthmus_step_t *steps_ptr, uint32_t n_steps);
+
+/*
+ * From now on each prefill, decode, decode_many and decode_batch also leaves the k most probable
+ * tokens at candidates_ptr, best first, until the session is closed or another call ends it. The
+ * device finds them in the same pass. No token exceeds one that is there; equal ones are in no
+ * order, and some of those that equal the last one may be missing: whoever needs the order of a
+ * scan asks for one more than it uses. They are the model's: what the guest or a grammar does to
+ * the logits afterwards does not change them, and where a logit is not a number they mean nothing.
+ * Until the next such call, after session_copy, and on a device that does not find them sooner than
+ * a guest does, the first token is -1: then the guest reads the logits. A fork and a snapshot keep
+ * asking.
+ *   session: an open session
+ *   k: how many: 1 to 256 and at most n_vocab; 0 for none, whatever the pointer is
+ *   candidates_ptr: room for isthmus_candidate_t[k], 32-byte aligned, in no open session
+ * Returns 1 if the device finds them; 0 if it does not, or k is 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EINVAL: k is more than 256 or more than n_vocab
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ *   -ISTHMUS_EALIGN: candidates_ptr is not 32-byte aligned
+ *   -ISTHMUS_EBUSY: the room overlaps an open session
+ */
+ISTHMUS_IMPORT("session_top_k")
+int32_t isthmus_session_top_k(int32_t session, uint32_t k, isthmus_candidate_t *candidates_ptr);
 
 /*
  * Tells where the logits of a session lie: n_vocab values of type f32, which the guest reads in

@@ -204,6 +204,28 @@ TENSOR_64 = Struct("<IIQIIIIIxxxx")
 """40 bytes: the same where linear memory is 64-bit."""
 
 
+class Candidate(NamedTuple):
+    """One of the most probable tokens of a step, as session_top_k leaves them."""
+
+    logit: float
+    token: int
+
+
+CANDIDATE = Struct("<fi")
+"""8 bytes: the fields of Candidate."""
+
+
+class Step(NamedTuple):
+    """A token that decode_batch appends to a session."""
+
+    session: int
+    token: int
+
+
+STEP = Struct("<Ii")
+"""8 bytes: the fields of Step."""
+
+
 class Operation(NamedTuple):
     """One step of compute. Tensors are given by offsets of isthmus_tensor_t."""
 
@@ -434,6 +456,30 @@ HOST_FUNCTIONS = (
             Errno.EIO,
             Errno.ECANCELED,
         ),
+    ),
+    HostFunction(
+        "model",
+        "decode_batch",
+        (Param("steps_ptr", "ptr"), Param("n_steps", "count")),
+        "status",
+        (
+            Errno.EBADF,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.EINVAL,
+            Errno.ETOKEN,
+            Errno.ECONTEXT,
+            Errno.ELIMIT,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
+    ),
+    HostFunction(
+        "model",
+        "session_top_k",
+        (Param("session", "handle"), Param("k", "count"), Param("candidates_ptr", "ptr")),
+        "size",
+        (Errno.EBADF, Errno.EINVAL, Errno.EFAULT, Errno.EALIGN, Errno.EBUSY),
     ),
     HostFunction(
         "model",

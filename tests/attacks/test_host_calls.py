@@ -136,6 +136,7 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     handle = next(n for n in opened.numbers() if opened.get(n, object) is session)
     proxy.write(512, struct.pack("<2i", 5, 6))
     proxy.write(2048, struct.pack("<2i", 5, 320))
+    proxy.write(8192, struct.pack("<8i", handle, 5, handle, 6, model, 7, handle, 320))
     before = proxy.read(0, 1 << 16), list(session.tokens)
     for name, arguments in (
         ("prefill", (handle, MEMORY_NBYTES - 2, 4)),
@@ -160,6 +161,25 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
         ("decode_many", (handle, 512, 2, session.ptr - 4 * 319)),
         ("decode_many", (handle, 512, 2, SESSION_B)),
         ("decode_many", (handle, 2048, 2, 4096)),
+        ("decode_batch", (8192, 0)),
+        ("decode_batch", (8192, 33)),
+        ("decode_batch", (8192, 0x8000_0000)),
+        ("decode_batch", (8194, 1)),
+        ("decode_batch", (MEMORY_NBYTES - 8, 2)),
+        ("decode_batch", (0xFFFF_FFFC, 1)),
+        ("decode_batch", (8192, 2)),  # the same session twice
+        ("decode_batch", (8200, 2)),  # a session and a model
+        ("decode_batch", (8216, 1)),  # no such token
+        ("session_top_k", (model, 2, 4096)),
+        ("session_top_k", (handle, 257, 4096)),
+        ("session_top_k", (handle, 0x8000_0000, 4096)),
+        ("session_top_k", (handle, 0xFFFF_FFFF, 4096)),
+        ("session_top_k", (handle, 2, 4096 + 8)),
+        ("session_top_k", (handle, 5, MEMORY_NBYTES - 32)),
+        ("session_top_k", (handle, 256, 0xFFFF_FFE0)),
+        ("session_top_k", (handle, 2, session.ptr)),
+        ("session_top_k", (handle, 2, SESSION_B + 32)),
+        ("session_top_k", (handle, 5, session.ptr - 32)),
         ("session_open", (model, 256, session.ptr + 4096, 1 << 20)),
         ("session_open", (model, 256, SESSION_A + 1, 1 << 20)),
         ("truncate", (handle, 1 << 30)),
@@ -173,6 +193,16 @@ def test_refused_calls_change_nothing(proxy: Proxy) -> None:
     ):
         assert proxy.call(name, *arguments) < 0, name
     assert (proxy.read(0, 1 << 16), list(session.tokens)) == before
+
+
+def test_no_session_opens_over_the_place_of_candidates(proxy: Proxy) -> None:
+    close_sessions(proxy)
+    model = proxy.open_model()
+    session = proxy.open_session(model, SESSION_A)
+    assert proxy.call("session_top_k", session, 4, SESSION_B + 4096) in (0, 1)
+    assert proxy.open_session(model, SESSION_B) == -Errno.EBUSY
+    assert proxy.call("session_top_k", session, 0, 0xFFFF_FFFF) == 0
+    assert proxy.open_session(model, SESSION_B) > 0
 
 
 def test_an_embedding_is_written_in_place(proxy: Proxy) -> None:

@@ -264,6 +264,7 @@ def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> 
 ADAPTERS = [{"file_name": "x.gguf", "sha256": "0" * 64, "scale": 1.0}]
 LIES: dict[str, tuple[list[object], str]] = {
     "format_version": ([0, 3, 4, 5], "format version"),
+    "sessions.0.top_k": ([1, 257, -1], "of candidates|malformed"),
     "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
     "memory.n_chunks": ([8, 2**32], "another type or shape|malformed"),
     "sessions.0.ptr": ([266_241, 589_824, 2**32 - 1], "memory"),
@@ -326,6 +327,31 @@ def test_lies_about_the_width_of_memory(
     for model in forgery.manifest["models"]:
         model["adapters"] = []
     world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, "not of the kind", **given)
+
+
+@pytest.mark.parametrize(
+    ("k", "ptr", "match"),
+    [
+        (2, lambda session: 4, "do not lie"),
+        (2, lambda session: 2**32 - 32, "do not lie"),
+        (256, lambda session: 2**39, "do not lie"),
+        (256, lambda session: 2**40, "malformed"),
+        (257, lambda session: 4096, "malformed"),
+        (2, lambda session: session, "lie in a session"),
+        (256, lambda session: session - 32, "lie in a session"),
+    ],
+)
+def test_lies_about_candidates(
+    world: World, tmp_path: Path, k: int, ptr: Callable[[int], int], match: str
+) -> None:
+    forgery = Forgery(world.good)
+    forgery.manifest["format_version"] = 4
+    forgery.manifest["memory"]["is_64"] = False
+    for model in forgery.manifest["models"]:
+        model["adapters"], model["width"] = [], ""
+    forgery.put("sessions.0.top_k", k)
+    forgery.put("sessions.0.top_ptr", ptr(forgery.manifest["sessions"][0]["ptr"]))
+    world.refuse(forgery.write(tmp_path / "lie"), SnapshotError, match)
 
 
 Change = Callable[[Forgery], object]

@@ -92,6 +92,17 @@ def _empty_messages() -> bytes:
     return b"".join(found)
 
 
+def _changing_their_minds() -> bytes:
+    """Candidates that are asked for and no longer, between two steps, each time elsewhere."""
+    found = [*_opened(), *text(4096, struct.pack("<Ii", 2, 5))]
+    for n in range(2000):
+        found.append(call("session_top_k", 2, n % 257, 4 * AREA + 32 * n, results=1))
+        if n % 20 == 0:
+            found.append(call("decode", 2, 5, results=1))
+            found.append(call("decode_batch", 4096, 1))
+    return b"".join(found)
+
+
 def _repeated(name: str, n: int, *arguments: int) -> Callable[[], bytes]:
     """The same call again and again; its first argument is the model, if it takes one."""
     takes = abi.HOST_FUNCTIONS[_NAMES.index(name)].params[0].type == "handle"
@@ -109,6 +120,7 @@ class Fuzz(Surface):
         "random-1-mib": _repeated("random", 20_000, 3 * AREA, 1 << 20),
         "log-in-a-loop": _repeated("log", 20_000, 2, 64, 7),
         "embed-in-a-loop": _repeated("embed", 20_000, 1, 3 * AREA, 200, 0, 4 * AREA, 1000),
+        "changing-their-minds": _changing_their_minds,
         "open-4-gib": _repeated("session_open", 500, 1, 2**31, AREA, 2**32 - 1),
     }
     cpu_s = 20.0

@@ -17,6 +17,7 @@ N_CTX = 256
 _MODEL, _SESSIONS = 1, (2, 3)
 """Handles, which are given in this order."""
 _TOKENS, _SAMPLER, _SOURCE, _LOGITS = 4096, 8192, 12_288, 4 * AREA
+_STEPS, _CANDIDATES = 16_384, 20_480
 _GRAMMAR = b'root ::= "the " [a-z]+'
 
 
@@ -45,7 +46,9 @@ class Script:
             found += self._prefill(which)
         for _ in range(self.rng.randrange(1, 6)):
             makers = (self._prefill, self._decode, self._many, self._truncate, self._copy)
-            found += self.rng.choice((*makers, self._sample, self._follow))(which)
+            found += self.rng.choice((*makers, self._sample, self._follow, self._both, self._ask))(
+                which
+            )
         return b"".join(found)
 
     def _room(self, which: int, n: int) -> list[bytes]:
@@ -83,6 +86,21 @@ class Script:
         found = [*self._made_room(which, n), *self._ids(n)]
         self.lengths[which] += n
         return [*found, call("decode_many", _SESSIONS[which], _TOKENS, n, _LOGITS)]
+
+    def _both(self, which: int) -> list[bytes]:
+        """A step of each session, in one call."""
+        sessions = [which, 1 - which]
+        found = [record for it in sessions for record in self._made_room(it, 1)]
+        steps = b""
+        for it in sessions:
+            self.lengths[it] += 1
+            steps += abi.STEP.pack(_SESSIONS[it], self.rng.randrange(3, 300))
+        return [*found, *text(_STEPS, steps), call("decode_batch", _STEPS, 2)]
+
+    def _ask(self, which: int) -> list[bytes]:
+        """Candidates from the next step on, or none any longer."""
+        place = _CANDIDATES + 4096 * which
+        return [call("session_top_k", _SESSIONS[which], self.rng.choice([0, 2, 41]), place)]
 
     def _truncate(self, which: int) -> list[bytes]:
         length = self.rng.randrange(1, self.lengths[which])

@@ -25,6 +25,8 @@ STRUCTS: dict[str, tuple[Struct, tuple[str, ...]]] = {
     "chat_message": (abi.CHAT_MESSAGE, abi.ChatMessage._fields),
     "sampler": (abi.SAMPLER, abi.Sampler._fields),
     "tensor": (abi.TENSOR, abi.Tensor._fields),
+    "candidate": (abi.CANDIDATE, abi.Candidate._fields),
+    "step": (abi.STEP, abi.Step._fields),
     "operation": (abi.OPERATION, abi.Operation._fields),
 }
 CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {

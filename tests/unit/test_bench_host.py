@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from isthmus.benchmarks import host
@@ -20,10 +22,16 @@ from isthmus.runtime import Runtime
 from isthmus.units import MIB
 
 PLAN = HostPlan(
-    repeats=1, sizes=(2,), steps_ms=(0.0, 0.1), emits=(True, False), vocabularies=(512,), n_tokens=3
+    repeats=1,
+    sizes=(2,),
+    steps_ms=(0.0, 0.1),
+    emits=(True, False),
+    vocabularies=(512,),
+    founds=(False,),
+    n_tokens=3,
 )
 KEYS = {
-    *("agents", "step_ms", "emit", "n_vocab", "host_us", "mean_batch", "p50_ms", "p99_ms"),
+    *("agents", "step_ms", "emit", "n_vocab", "found", "host_us", "mean_batch", "p50_ms", "p99_ms"),
     *("threads", "message_kib", "samples_host_us"),
 }
 _NBYTES = 64 * MIB
@@ -44,6 +52,19 @@ def test_rows_and_answers() -> None:
         assert len(row["samples_host_us"]) == 1
 
 
+def test_where_the_device_finds_the_tokens() -> None:
+    report = bench_host(replace(PLAN, steps_ms=(0.0,), founds=(True,)), lambda: None)
+    assert [(it["found"], it["emit"]) for it in report["results"]] == [(True, True), (True, False)]
+
+
+def test_candidates_are_what_agents_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "argmax", lambda _logits: 7)  # of candidates only
+    report = bench_host(replace(PLAN, steps_ms=(0.0,), founds=(True,)), lambda: None)
+    assert len(report["results"]) == 2
+    with pytest.raises(VerificationFailed, match="decode token 7"):
+        bench_host(replace(PLAN, founds=(False,)), lambda: None)
+
+
 def test_a_wrong_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "token_text", lambda token: f"v{token} ")
     with pytest.raises(VerificationFailed, match="decode token"):
@@ -60,15 +81,16 @@ def test_runaway() -> None:
 
 def test_which_rows() -> None:
     plan = HostPlan(sizes=(8, 64), steps_ms=(0.0, 5.0), emits=(True,), vocabularies=(10, 20))
+    plan = replace(plan, founds=(True,))
     assert plan.cases() == [
-        Case(8, 5.0, True, 10),
-        Case(64, 5.0, True, 10),
-        Case(64, 0.0, True, 10),
-        Case(64, 0.0, True, 20),
-        Case(64, 5.0, True, 20),
+        Case(8, 5.0, True, 10, True),
+        Case(64, 5.0, True, 10, True),
+        Case(64, 0.0, True, 10, True),
+        Case(64, 0.0, True, 20, True),
+        Case(64, 5.0, True, 20, True),
     ]
     every = HostPlan(sizes=(8, 64), steps_ms=(0.0, 5.0), vocabularies=(10, 20), every=True)
-    assert len({*every.cases()}) == 16
+    assert len({*every.cases()}) == 32
     assert HostPlan(repeats=7).repeats_of(Case(1000, 5.0, True, 10)) == 2
     assert HostPlan(repeats=1).repeats_of(Case(1000, 5.0, True, 10)) == 1
 

@@ -77,6 +77,13 @@ class Crowd:
         self.queue.add(ask)
         return ask
 
+    def branches(self, name: str, n: int) -> Decode:
+        """Has one ask for a step of each of several sessions."""
+        sessions = [self._session(f"{name}{i}", 0) for i in range(n)]
+        ask = Decode(self._message(name), *(Step(it, [1]) for it in sessions))
+        self.queue.add(ask)
+        return ask
+
     def prompt(self, name: str, n_tokens: int, *, key: int = 0, packable: bool = True) -> Prompt:
         """Has one ask for a prompt."""
         chunk = Chunk(self._session(name, key), np.zeros(n_tokens, np.int32), last=True)
@@ -172,6 +179,28 @@ def test_whoever_does_not_fit_is_in_the_next_step(clock: Clock) -> None:
     for i in range(plan.MOST + 3):
         crowd.step(chr(ord("a") + i))
     assert [len(crowd.work()), len(crowd.work())] == [plan.MOST, 3]
+
+
+def test_steps_of_several_sessions_of_one_are_in_one_pass(clock: Clock) -> None:
+    crowd = Crowd(clock)
+    crowd.step("a")
+    assert crowd.branches("b", 3).n_tokens == 3
+    crowd.step("c")
+    assert crowd.answered() == "abc"
+    assert crowd.computed == ["ab0b1b2c"]
+
+
+def test_whoever_steps_many_sessions_pays_for_each(clock: Clock) -> None:
+    crowd = Crowd(clock)
+    for _ in range(2):
+        crowd.branches("b", plan.MOST)
+        crowd.step("a")
+        crowd.step("c")
+        assert [sorted(crowd.answered()) for _ in range(2)] in (
+            [["b"], ["a", "c"]],
+            [["a", "c"], ["b"]],
+        )
+    assert crowd.queue._decode_shares.of(crowd.shares["b"]) == 2 * plan.MOST
 
 
 def test_one_by_one_if_bits_would_change(clock: Clock) -> None:

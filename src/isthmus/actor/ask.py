@@ -37,20 +37,21 @@ class Ask:
 
 
 class Decode(Ask):
-    """One step of one session: up to `plan.MOST` tokens, of ids that were checked."""
+    """A step of one session, of up to `plan.MOST` tokens; or as many steps of one token each, of
+    different sessions with one batch key. Token ids were checked."""
 
-    __slots__ = ("n_tokens", "share", "step")
+    __slots__ = ("n_tokens", "share", "steps")
 
-    def __init__(self, message: Message, step: Step) -> None:
+    def __init__(self, message: Message, *steps: Step) -> None:
         self.message = message
         self.share = message.share
-        self.step = step
-        self.n_tokens = len(step.tokens)
+        self.steps = steps
+        self.n_tokens = len(steps) if len(steps) > 1 else len(steps[0].tokens)
 
     @property
     def model(self) -> Model:
         """The model that computes it."""
-        return self.step.session.model
+        return self.steps[0].session.model
 
 
 class Prompt(Ask):

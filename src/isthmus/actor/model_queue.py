@@ -162,7 +162,7 @@ class ModelQueue:
             asks,
             self._decode_shares,
             self._model.rows_at_once,
-            lambda ask: key_of(ask.step.session),
+            lambda ask: key_of(ask.steps[0].session),
         )
         if len(chosen) == len(asks):
             self._decodes = []
@@ -174,7 +174,7 @@ class ModelQueue:
     def _compute(self, asks: list[Decode]) -> list[Answer]:
         """Computes a step. If the device fails, each ask is tried alone: only the guilty fail."""
         try:
-            self._model.executor.decode_batch([ask.step for ask in asks])
+            self._model.executor.decode_batch([step for ask in asks for step in ask.steps])
         except DeviceFailed as error:
             if len(asks) == 1:
                 return [Answer(asks[0].message, None, error)]

@@ -96,10 +96,11 @@ def describe(
     for grammar in state.grammars:
         parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
         parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
+    sessions = tuple(_session_record(it, granted.models[it.model]) for it in state.sessions)
     return Draft.make(
         memory,
         parts,
-        format_version=version_for(models, is_64=guest.is_64),
+        format_version=version_for(models, sessions, is_64=guest.is_64),
         is_64=guest.is_64,
         isthmus=version,
         created_ns=time.time_ns(),
@@ -108,7 +109,7 @@ def describe(
         globals=tuple(GlobalRecord(it.index, it.type, it.bits.hex()) for it in state.globals),  # type: ignore[arg-type]
         models=models,
         handles=tuple(_handle_records(state.opened)),
-        sessions=tuple(_session_record(it, granted.models[it.model]) for it in state.sessions),
+        sessions=sessions,
         grammars=tuple(
             GrammarRecord(it.handle, it.model, it.kind.name.lower(), len(it.tokens))  # type: ignore[arg-type]
             for it in state.grammars
@@ -165,6 +166,8 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         kv_offset=layout.kv_offset,
         n_tokens=len(it.tokens),
         has_logits=it.has_logits,
+        top_k=it.top_k,
+        top_ptr=it.top_ptr,
     )
 
 
@@ -237,7 +240,16 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
         row_nbytes=record.row_nbytes,
         kv_offset=record.kv_offset,
     )
-    return OpenedSession(record.handle, record.model, record.ptr, layout, tokens, record.has_logits)
+    return OpenedSession(
+        record.handle,
+        record.model,
+        record.ptr,
+        layout,
+        tokens,
+        record.has_logits,
+        record.top_k,
+        record.top_ptr,
+    )
 
 
 def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:

@@ -27,6 +27,7 @@ from isthmus.errors import (
 from isthmus.memory import Region
 from isthmus.model import Grammar, KvLayout, Model, Session
 from isthmus.model.kv_cache import SPAN_ALIGNMENT
+from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue
 
@@ -58,6 +59,9 @@ class OpenedSession:
     layout: KvLayout
     tokens: array[int]
     has_logits: bool
+    top_k: int = 0
+    """Candidates that lie at `top_ptr` after each pass; 0: the guest asks for none."""
+    top_ptr: int = 0
 
     @property
     def end(self) -> int:
@@ -118,10 +122,7 @@ def read_handles(handles: HandleTable) -> tuple[Opened, ...]:
     for handle in handles.numbers():
         thing, name = handles.get(handle, object), handles.model_of(handle)
         if isinstance(thing, Session):
-            tokens = thing.tokens[:]
-            opened.append(
-                OpenedSession(handle, name, thing.ptr, thing.layout, tokens, thing.has_logits)
-            )
+            opened.append(_describe(handle, name, thing))
         elif isinstance(thing, Grammar):
             opened.append(OpenedGrammar(handle, name, thing.kind, thing.source, thing.tokens[:]))
         elif isinstance(thing, Weight):
@@ -129,6 +130,12 @@ def read_handles(handles: HandleTable) -> tuple[Opened, ...]:
         elif isinstance(thing, Model):
             opened.append(OpenedModel(handle, name))
     return tuple(opened)
+
+
+def _describe(handle: int, model: str, session: Session) -> OpenedSession:
+    top = session.top
+    opened = handle, model, session.ptr, session.layout, session.tokens[:], session.has_logits
+    return OpenedSession(*opened, top.k, top.ptr) if top else OpenedSession(*opened)
 
 
 @dataclass(frozen=True)
@@ -182,6 +189,7 @@ class Reopen:
         for it in sessions:
             if it.ptr % SPAN_ALIGNMENT or it.end > self.region.nbytes:
                 raise SnapshotInvalid("a session of the snapshot does not lie in its memory")
+            self._check_top(it, sessions)
         kv_nbytes = sum(self._layout(it).kv_nbytes for it in sessions)
         if len(sessions) > self.limits.sessions:
             raise SnapshotMismatch(
@@ -192,6 +200,16 @@ class Reopen:
                 f"the snapshot's sessions take {kv_nbytes} bytes; "
                 f"{self.limits.kv_nbytes} are allowed"
             )
+
+    def _check_top(self, it: OpenedSession, sessions: Sequence[OpenedSession]) -> None:
+        """SnapshotInvalid unless the candidates have a place that a guest could have given them."""
+        end = it.top_ptr + PAIR_NBYTES * it.top_k
+        if it.top_k > min(MOST_TOP, it.layout.n_vocab):
+            raise SnapshotInvalid("a session of the snapshot asks for too many candidates")
+        if it.top_ptr % TOP_ALIGNMENT or end > self.region.nbytes:
+            raise SnapshotInvalid("candidates of the snapshot do not lie in its memory")
+        if it.top_k and any(each.ptr < end and it.top_ptr < each.end for each in sessions):
+            raise SnapshotInvalid("candidates of the snapshot lie in a session")
 
     def _layout(self, it: OpenedSession) -> KvLayout:
         """The session's, or the one that it will have."""
@@ -214,7 +232,7 @@ class Reopen:
 
     def _resume(self, it: OpenedSession, model: Model) -> Session:
         try:
-            return model.resume_session(
+            session = model.resume_session(
                 self.region,
                 self.binding,
                 GuestPtr(it.ptr),
@@ -224,12 +242,15 @@ class Reopen:
             )
         except IsthmusError as error:
             raise SnapshotInvalid(f"a session of the snapshot cannot be opened: {error}") from None
+        session.resume_top(it.top_k, GuestPtr(it.top_ptr))
+        return session
 
     def _replay(self, it: OpenedSession, model: Model) -> Session:
         """The same tokens with another model or another type of KV cache."""
         layout = self._layout(it)
         ptr = it.ptr if layout.nbytes <= it.layout.nbytes else self.grow(layout.nbytes)
         session = model.open_session(self.region, self.binding, GuestPtr(ptr), layout)
+        session.resume_top(min(it.top_k, layout.n_vocab), GuestPtr(it.top_ptr))
         try:
             if it.tokens:
                 self.prefill(session, it.tokens)

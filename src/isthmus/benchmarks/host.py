@@ -1,9 +1,11 @@
 """What does everything but the device cost? Many agents on a device that only sleeps.
 
 Each step of the null device takes so many milliseconds and computes nothing, with the interpreter's
-lock released, as a card does. All agents decode at the same time, from random logits of their own,
-with argmax in the guest. What a token takes beyond the device's step is the host's: guests, host
-calls, scheduling, writing the batch and delivering text.
+lock released, as a card does. All agents decode greedily at the same time, from random logits of
+their own. Each guest looks through its logits; or the device finds the most probable tokens
+(`Case.found`), which then lie where a card would leave them, and finding takes no time. What a
+token takes beyond the device's step is the host's: guests, host calls, scheduling, writing the
+batch and delivering text.
 
 Agents are forks of one that has a session, so that none has handled a message before. The check:
 each says the tokens that its logits ask for, as many as it was asked for.
@@ -65,6 +67,8 @@ class Case:
     emit: bool
     """Whether each token's text is emitted to the caller."""
     n_vocab: int
+    found: bool = False
+    """Whether the device finds the most probable tokens, so that no guest looks through logits."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,18 @@ class HostPlan:
     steps_ms: tuple[float, ...] = STEPS_MS
     emits: tuple[bool, ...] = (True, False)
     vocabularies: tuple[int, ...] = VOCABULARIES
+    founds: tuple[bool, ...] = (False, True)
     every: bool = False
     """Whether every combination is a row. Otherwise sizes vary with the longest step, the first of
-    `emits` and the first vocabulary, and everything else varies with 64 agents."""
+    `emits` and `founds` and the first vocabulary, and everything else varies with 64 agents."""
     n_tokens: int = N_TOKENS
 
     def cases(self) -> list[Case]:
         """The rows, in order."""
-        rest = [(step, emit, n) for n, emit, step in self._rest()]
+        rest = [(step, emit, n, found) for found, n, emit, step in self._rest()]
         if self.every:
             return [Case(agents, *it) for agents, it in product(self.sizes, rest)]
-        usual = (max(self.steps_ms), self.emits[0], self.vocabularies[0])
+        usual = (max(self.steps_ms), self.emits[0], self.vocabularies[0], self.founds[0])
         middle = _MIDDLE if _MIDDLE in self.sizes else self.sizes[0]
         cases = [Case(agents, *usual) for agents in self.sizes]
         return cases + [Case(middle, *it) for it in rest if it != usual]
@@ -101,8 +106,8 @@ class HostPlan:
         """How often the benchmark advances."""
         return sum(map(self.repeats_of, self.cases()))
 
-    def _rest(self) -> Iterator[tuple[int, bool, float]]:
-        return product(self.vocabularies, self.emits, self.steps_ms)
+    def _rest(self) -> Iterator[tuple[bool, int, bool, float]]:
+        return product(self.founds, self.vocabularies, self.emits, self.steps_ms)
 
 
 def bench_host(plan: HostPlan, progress: Callable[[], None]) -> Record:
@@ -171,6 +176,7 @@ def _measure(crew: _Crew, repeats: int, progress: Callable[[], None]) -> Record:
         "step_ms": crew.case.step_ms,
         "emit": crew.case.emit,
         "n_vocab": crew.case.n_vocab,
+        "found": crew.case.found,
         "host_us": statistics.median(samples),
         "mean_batch": statistics.mean(batches),
         "p50_ms": float(p50),
@@ -237,8 +243,9 @@ class _Crew:
         self._runtime = runtime
         self._each = n_tokens
         limits = room_for(model, _N_CTX)
+        args = [f"n_ctx={_N_CTX}", f"ask={case.found:d}"]
         self._seed = runtime.spawn(
-            "bench", models={"default": model}, args=[f"n_ctx={_N_CTX}"], seed=0, limits=limits
+            "bench", models={"default": model}, args=args, seed=0, limits=limits
         )
         self._seed.send("tokens 1")
         self._logits = np.random.default_rng(0).random(case.n_vocab, np.float32)
@@ -319,13 +326,22 @@ class _Crew:
             actor.send("tokens 1")
 
     def _put_logits(self, actor: Actor, turn: int) -> int:
-        """Writes random logits into an agent's memory, other ones for each turn; their argmax."""
+        """Writes random logits into an agent's memory, other ones for each turn, and the candidates
+        that a device would find. Returns their argmax."""
         logits = np.roll(self._logits, 1 + turn * 977)
         logits[0] = 0.0  # it would end the model's turn
-        ptr = actor.sessions[0].logits_ptr
-        with actor.region.view(ptr, logits.nbytes) as view:
+        session = actor.sessions[0]
+        with actor.region.view(session.logits_ptr, logits.nbytes) as view:
             np.frombuffer(view.memory, np.float32)[:] = logits
-        return int(np.argmax(logits))
+        best = int(np.argmax(logits))
+        if self.case.found:
+            top = session.top
+            assert top is not None, "the guest asks for candidates"
+            with actor.region.view(top.ptr, top.nbytes) as view:
+                pairs = np.frombuffer(view.memory, [("logit", "<f4"), ("token", "<i4")])
+                pairs["logit"] = logits[best] - np.arange(top.k)
+                pairs["token"] = (best + np.arange(top.k)) % len(logits)
+        return best
 
     def _ask(self, actors: list[Actor], n_tokens: int) -> _Answers:
         """Has agents decode so many tokens each, from now on."""

@@ -41,6 +41,11 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
         help="only with, or only without, the text of each token (default: both)",
     )
     group.add_argument(
+        "--found",
+        action=argparse.BooleanOptionalAction,
+        help="only where the device finds the tokens, or only where guests do (default: both)",
+    )
+    group.add_argument(
         "--every",
         action="store_true",
         help="every combination, not only all sizes at the longest step, and all else at 64 agents",
@@ -81,6 +86,7 @@ def _plan(arguments: argparse.Namespace) -> HostPlan:
         steps_ms=_steps_ms(arguments.steps_ms) if arguments.steps_ms else STEPS_MS,
         emits=(True, False) if arguments.emit is None else (arguments.emit,),
         vocabularies=vocabularies or VOCABULARIES,
+        founds=(False, True) if arguments.found is None else (arguments.found,),
         every=arguments.every,
         n_tokens=arguments.n_tokens,
     )

@@ -212,6 +212,11 @@ class Device(ABC):
         return False
 
     @property
+    def finds_top(self) -> bool:
+        """Whether it finds the most probable tokens sooner than guests do; see `model/top.py`."""
+        return False
+
+    @property
     def has_own_memory(self) -> bool:
         """Whether `allocate` takes memory that is not the process's."""
         return True

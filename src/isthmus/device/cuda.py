@@ -161,6 +161,10 @@ class CudaDevice(Device):
         return True
 
     @property
+    def finds_top(self) -> bool:
+        return True
+
+    @property
     def logits_are_far(self) -> bool:
         return self.sharing in ("managed", "registered")
 

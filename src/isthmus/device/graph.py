@@ -161,6 +161,22 @@ class Graph(TensorContext):
         """I32 [k, ne1]: where each row has its k largest elements, the largest first."""
         return int(self.library.ggml_argsort_top_k(self._context, a, k))
 
+    def largest(self, a: int, k: int) -> int:
+        """I32 [k, ne1]: where each row has k elements that no other one exceeds, in any order."""
+        return int(self.library.ggml_top_k(self._context, a, k))
+
+    def descending(self, a: int) -> int:
+        """I32 [ne0, ne1]: the order in which each row descends; equal elements in any order."""
+        return int(self.library.ggml_argsort(self._context, a, _ggml.SORT_DESCENDING))
+
+    def piece_maxima(self, a: int, width: int) -> int:
+        """[ne0 / width, ne1]: the greatest of each `width` elements of a row; NaN is passed over.
+
+        An element of minus infinity counts as the least finite number.
+        """
+        pool = self.library.ggml_pool_2d
+        return int(pool(self._context, a, _ggml.POOL_MAX, width, 1, width, 1, 0.0, 0.0))
+
     def layer_norm(self, a: int, epsilon: float) -> int:
         """Each row less its mean, divided by its standard deviation."""
         return int(self.library.ggml_norm(self._context, a, epsilon))
@@ -208,6 +224,10 @@ class Graph(TensorContext):
     def join_columns(self, a: int, b: int) -> int:
         """The columns of a, then those of b."""
         return int(self.library.ggml_concat(self._context, a, b, 1))
+
+    def pairs(self, a: int, b: int) -> int:
+        """[2, ne1, ne2]: each element of a [1, ne1, ne2] and the one of b at the same place."""
+        return int(self.library.ggml_concat(self._context, a, b, 0))
 
     def get_rows(self, a: int, rows: int) -> int:
         """F32 [ne0, n]: the rows of a that `rows` (I32 [n]) names."""

@@ -43,6 +43,10 @@ class NullDevice(CpuDevice):
     def joins_sequences(self) -> bool:
         return True  # there are no bits that could be others
 
+    @property
+    def finds_top(self) -> bool:
+        return True  # as a card does; the candidates are those that somebody wrote there
+
     def new_backend(self, deterministic: bool = False) -> Backend:
         return NullBackend(self, self._new_ggml_backend())
 

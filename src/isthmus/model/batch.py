@@ -40,12 +40,15 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.model.batch_inputs import SEEN, BatchInputs, Leaves
+from isthmus.model.batch_top import BatchTop, by_row
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
 from isthmus.model.joining import Joining, Run
 from isthmus.model.kv_cache import KV_ALIGNMENT, N_CTX_MULTIPLE, KvLayout
 from isthmus.model.mask import MASKED, first_seen
 from isthmus.model.session import Session
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.top import Top
 from isthmus.native._ggml import GgmlType
 from isthmus.units import HostAddr
 
@@ -88,8 +91,15 @@ class Rows:
     Rows of nobody, in runs as well, write to where no guest can see it and read no cache.
     """
 
-    def __init__(self, steps: Sequence[Step], runs: Sequence[Run], idle: int = 0) -> None:
-        """`runs` are those of the steps' tokens, in order; `idle` rows of nobody follow."""
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        runs: Sequence[Run],
+        idle: int = 0,
+        tops: Sequence[Top | None] = (),
+    ) -> None:
+        """`runs` are those of the steps' tokens, in order; `idle` rows of nobody follow. `tops`:
+        where each step's candidates go, those after its last token."""
         sessions = [step.session for step in steps for _ in step.tokens]
         places = [row for run in runs for row in run.rows] + [None] * idle
         self.n = len(places)
@@ -107,6 +117,10 @@ class Rows:
         """-1 of nobody."""
         self.logits = self._spread([it for step in steps for it in step.places()], 0)
         """Host address of each row's logits."""
+        self.tops: list[Top | None] = [None] * self.n
+        """Where each row's candidates go."""
+        if any(tops):
+            self.tops = by_row(tops, [len(it.tokens) for it in steps], places)
         self.n_ctx = self._spread([it.layout.n_ctx for it in sessions], 0)
         """Rows of each session's cache."""
 
@@ -164,7 +178,8 @@ class Batch(Pass):
         `joining` made the runs; None if each has one row.
         """
         n, runs = shape.n, shape.runs
-        super().__init__(device.library, h, n, n_ctx, h.n_layer * (h.nodes_per_layer + 12 * n) + 64)
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n) + 64 + N_TOP_NODES
+        super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
         inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab, layout.row_nbytes)
@@ -207,6 +222,7 @@ class Batch(Pass):
         """The position of each row's last token, up to which its masks show cache rows."""
         self._elements = np.zeros(n, dtype=np.int64)
         """The element of each live row's mask that shows its last token."""
+        self._top: BatchTop | None = None
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         h = self.hparams
@@ -246,8 +262,17 @@ class Batch(Pass):
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
+    def place_candidates(self, candidates: int, top: BatchTop) -> None:
+        """Has the device write f32 [2, k, n] to where `top`, which becomes the batch's, says."""
+        self._top = top
+        pairs = self.reshape(candidates, 2, top.k * top.n)
+        everywhere = self._all_addresses(GgmlType.F32, 2, _FLOAT)
+        self.output(self._scatter(everywhere, pairs, top.rows(self)))
+
     def write(self, rows: Rows) -> None:
         """Sets everything for these rows, whose shape is the batch's."""
+        if self._top is not None:
+            self._top.write(rows.tops)
         inputs, n_kv = self.inputs, rows.n_kv(self._joining)
         positions, at = rows.positions, np.maximum(rows.positions, 0)
         if rows.sessions != self._sessions or (n_kv != self._n_kv).any():
@@ -295,6 +320,8 @@ class Batch(Pass):
     def close(self) -> None:
         super().close()
         self.inputs.close()
+        if self._top is not None:
+            self._top.close()
 
     def _move(self, rows: Rows, n_kv: npt.NDArray[np.int64]) -> None:
         """Points each run's keys, values and masks to its sessions, whose first `n_kv` cache rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.batch import Batch, Rows, Shape, Step
+from isthmus.model.batch_top import BatchTop, n_found
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.joining import Joining, try_runs
 from isthmus.model.kv_cache import rows_read
@@ -23,8 +24,8 @@ class Batches:
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
         self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
-        self._graphs: dict[tuple[Shape, object], Batch] = {}
-        """By shape and batch key, the one used last at the end."""
+        self._graphs: dict[tuple[Shape, object, int], Batch] = {}
+        """By shape, batch key and number of candidates, the one used last at the end."""
         self.width = Width(1, MOST_ROWS)
         """The class of every pass."""
         self.joining: Joining | None = None
@@ -41,6 +42,7 @@ class Batches:
             return standing
         for step in steps:
             step.session.require_room(len(step.tokens))
+            self._builder.expire_top(step.session)
         rows = self._try_rows(steps)
         if rows is None:
             return None
@@ -75,7 +77,8 @@ class Batches:
         runs = try_runs(sessions, self._far(steps), self.joining, self.width.most)
         if runs is None or len(sessions) > self.width.most:
             return None
-        return Rows(steps, runs, max(0, self.width.least - sum(len(run.rows) for run in runs)))
+        idle = max(0, self.width.least - sum(len(run.rows) for run in runs))
+        return Rows(steps, runs, idle, [self._builder.top_of(it.session) for it in steps])
 
     def _far(self, steps: Sequence[Step]) -> set[int]:
         """The rows, by number, that need more cache rows than a run may read."""
@@ -89,7 +92,8 @@ class Batches:
         """The graph of such a shape, built if there is none or it is too small."""
         shape, n_ctx = rows.shape, int(rows.n_ctx.max())
         one = next(it for it in rows.sessions if it is not None)
-        key = (shape, self._builder.batch_key(one))
+        k = n_found(rows.tops, one.layout.n_vocab)
+        key = (shape, self._builder.batch_key(one), k)
         batch = self._graphs.pop(key, None)
         if batch is not None and (
             batch.n_ctx < n_ctx or batch.generation != self._memory.generation
@@ -97,16 +101,22 @@ class Batches:
             batch.close()
             batch = None
         if batch is None:
-            batch = self._build(one, shape, n_ctx)
+            batch = self._build(one, shape, n_ctx, k)
         self._graphs[key] = batch
         while len(self._graphs) > _MOST_GRAPHS:
             self._graphs.pop(next(iter(self._graphs))).close()
         return batch
 
-    def _build(self, one: Session, shape: Shape, n_ctx: int) -> Batch:
+    def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
+        """A batch that finds `k` candidates for each row, 0 for none."""
         builder = self._builder
         batch = Batch(builder.device, builder.hparams, one.layout, shape, n_ctx, self.joining)
         batch.inputs.buffer.order_with(builder.backend.handle)
-        batch.place_logits(builder.architecture.build(batch))
+        logits = builder.architecture.build(batch)
+        batch.place_logits(logits)
+        everywhere = builder.device.everywhere
+        if k and everywhere is not None:
+            top = BatchTop(builder.device, everywhere, batch.n, k)
+            batch.place_candidates(builder.finder.find(batch, logits, batch.n, k), top)
         builder.place(batch, ("batch", max(shape.runs) > 1), self._memory)
         return batch

@@ -156,6 +156,7 @@ class Executor:
         for chunk in chunks:
             if chunk.last or len(chunk.tokens) == 1:  # otherwise the old logits stay
                 chunk.session.has_logits = False
+                self.builder.expire_top(chunk.session)
         self._in_pass = tuple(chunk.session for chunk in chunks)
         try:
             if len(chunks) > 1:
@@ -199,6 +200,7 @@ class Executor:
         session.require_room(1)
         self._require_intact()
         session.has_logits = False
+        self.builder.expire_top(session)
         self._run(lambda: self._decode(session, token))
         self._require_intact()
         session.tokens.append(token)
@@ -241,6 +243,7 @@ class Executor:
         self._decode_inputs.close()
         self._prefill_graphs.close()
         self._decode_memory.close()
+        self.builder.finder.close()
         self._backend.close()
 
     def _run(self, job: Callable[[], _Result]) -> _Result:

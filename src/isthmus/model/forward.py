@@ -19,6 +19,8 @@ from isthmus.device.graph import Graph
 from isthmus.model.hparams import Hparams, Rope
 from isthmus.model.mask import Mask
 from isthmus.model.session import Session
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.top import Top
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import DeviceAddr, align_up
@@ -151,6 +153,11 @@ class Pass(Graph, ABC):
         """How many columns a matrix has: less than `n` once outputs were selected."""
         return int(self.describe(x).ne[1])
 
+    def column(self, x: int, number: int) -> int:
+        """[ne0, 1]: one column of a matrix."""
+        shape = self.describe(x)
+        return self.view_2d(x, (shape.ne[0], 1), shape.nb[1], number * shape.nb[1])
+
     def outputs(self, layer: int, *tensors: int) -> tuple[int, ...]:
         """The tensors, and behind the last layer only those columns that `select_outputs` takes."""
         if layer < self.hparams.n_layer - 1:
@@ -191,6 +198,11 @@ class Pass(Graph, ABC):
         head_nbytes = self.library.ggml_row_size(session.layout.dtype, h.head_dim)
         return self.view_3d(cache, (h.head_dim, n_kv, h.n_head_kv), (strides[1], head_nbytes), 0)
 
+    def place_top(self, candidates: int, session: Session, top: Top) -> None:
+        """Has the device write a session's candidates where the guest reads them."""
+        session.binding.place(candidates, top.address)
+        self.output(candidates)
+
     @abstractmethod
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
         """Writes k and v to the cache, then attention of q over it: [n_embd_q, n].
@@ -209,7 +221,8 @@ class Forward(Pass):
     def __init__(self, session: Session, inputs: Inputs, n: int, n_kv: int) -> None:
         h = session.model.hparams
         library = session.model.device.library
-        super().__init__(library, h, n, session.n_ctx, h.nodes_per_layer * h.n_layer + 64)
+        n_nodes = h.nodes_per_layer * h.n_layer + 64 + N_TOP_NODES
+        super().__init__(library, h, n, session.n_ctx, n_nodes)
         self.session = session
         self.n_kv = n_kv
         self.inputs = inputs

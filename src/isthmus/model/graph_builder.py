@@ -9,6 +9,7 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.forward import Forward, Inputs, Pass
 from isthmus.model.session import Session
+from isthmus.model.top import Top, TopFinder
 
 
 class GraphBuilder:
@@ -21,6 +22,7 @@ class GraphBuilder:
         self.hparams = architecture.hparams
         self.backend = backend
         self.counters = Counters()
+        self.finder = TopFinder(device, architecture.n_vocab)
         self.n_outputs = 1
         """Columns that a prompt's last one is repeated to, so that what comes after the last
         attention is of the model's class."""
@@ -30,6 +32,16 @@ class GraphBuilder:
     def batch_key(self, session: Session) -> object:
         """Sessions with the same key can be in one batch."""
         return session.n_ctx > self.hparams.rope.n_ctx_original
+
+    def top_of(self, session: Session) -> Top | None:
+        """Where the session's candidates go; None if it asks for none, or guests are quicker."""
+        return session.top if session.top is not None and self.finder.can_find else None
+
+    def expire_top(self, session: Session) -> None:
+        """To be called before a pass: candidates of an earlier one, found on another device before
+        the session was restored, are those of the next logits no longer."""
+        if session.top is not None and not self.finder.can_find:
+            session.top.expire()
 
     def new_inputs(self, n_tokens: int, n_ctx: int) -> Inputs:
         """Inputs for passes over up to `n_tokens` tokens of one session with `n_ctx` rows."""
@@ -52,6 +64,9 @@ class GraphBuilder:
         logits = self.architecture.build(graph)
         if with_logits:  # otherwise only what the KV cache needs becomes part of the graph
             graph.place_logits(logits)
+            if (top := self.top_of(session)) is not None:
+                candidates = self.finder.find(graph, graph.column(logits, 0), 1, top.k)
+                graph.place_top(candidates, session, top)
         self.place(graph, n > 1, memory)
         return graph
 

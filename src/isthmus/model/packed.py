@@ -28,6 +28,8 @@ from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import rows_read
 from isthmus.model.mask import show
 from isthmus.model.parts import Chunk
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.top import Top, TopFinder
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 
@@ -98,7 +100,8 @@ class Packed(Pass):
     def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
         n_parts, n = len(places.parts), places.n
         n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
-        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 12 * n_parts + 64
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 64
+        n_nodes += (12 + N_TOP_NODES) * n_parts
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         self._places, self._inputs = places, inputs
         self.cuts: list[int] = []
@@ -141,14 +144,18 @@ class Packed(Pass):
 
     def place_logits(self, logits: int) -> None:
         """Has the device write each column to where it belongs, in its guest's memory."""
-        width = self.describe(logits).nb[1]
         for i, part in enumerate(self._places.parts):
             session = part.chunk.session
-            n_vocab = session.layout.n_vocab
-            place = self.tensor(GgmlType.F32, n_vocab)
+            place = self.tensor(GgmlType.F32, session.layout.n_vocab)
             session.binding.place(place, session.base)
-            column = self.view_2d(logits, (n_vocab, 1), width, i * width)
-            self.output(self.set_rows(place, column, self._zero))
+            self.output(self.set_rows(place, self.column(logits, i), self._zero))
+
+    def find_tops(self, logits: int, finder: TopFinder, tops: Sequence[Top | None]) -> None:
+        """Has the device find the candidates of each session that asks for some."""
+        for i, (part, top) in enumerate(zip(self._places.parts, tops, strict=True)):
+            if top is not None:
+                candidates = finder.find(self, self.column(logits, i), 1, top.k)
+                self.place_top(candidates, part.chunk.session, top)
 
     def _is_whole(self, x: int) -> bool:
         """Whether a matrix is multiplied as that of a prompt alone: it has a column for each token.

@@ -63,7 +63,10 @@ class PrefillGraphs:
             self._packed_inputs = None  # if there is no memory for larger ones
             inputs = self._packed_inputs = builder.device.allocate_inputs(places.nbytes)
         graph = Packed(builder.device, builder.hparams, places, inputs)
-        graph.place_logits(builder.architecture.build(graph))
+        logits = builder.architecture.build(graph)
+        graph.place_logits(logits)
+        tops = [builder.top_of(chunk.session) for chunk in chunks]
+        graph.find_tops(logits, builder.finder, tops)
         builder.place(graph, "packed", self._memory)
         return graph
 

@@ -26,6 +26,7 @@ from isthmus.errors import ContextFull, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
 from isthmus.model.kv_cache import KvCache, KvLayout
+from isthmus.model.top import PAIR_NBYTES, Top
 from isthmus.units import MIB, GuestPtr, HostAddr
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Session:
         self.tokens: array[int] = array("i")
         """Token ids in the cache: the same array for as long as the session is open."""
         self.has_logits = False
+        self.top: Top | None = None
+        """Where the guest wants the most probable tokens of each pass; see `leave_top`."""
         self.decode_graph: Forward | None = None
         """The executor's: the graph that decodes this session's next token."""
         self._hold = region.hold("a session")
@@ -100,6 +103,29 @@ class Session:
                 f"no room for {n_tokens} more; open the session with a larger n_ctx, or truncate it"
             )
 
+    def leave_top(self, k: int, ptr: GuestPtr) -> None:
+        """From the next pass on, k candidates go to `ptr` in the guest's memory; 0 ends it.
+
+        `k` is at most `top.MOST_TOP` and n_vocab, `ptr` a multiple of `top.TOP_ALIGNMENT` with room
+        for k pairs. Passes use them if `GraphBuilder.top_of` says so. The memory stays as it is.
+        """
+        before = (self.top.k, self.top.ptr) if self.top is not None else (0, ptr)
+        if before == (k, ptr):
+            return
+        executor = self.model.executor
+        if executor.builder.finder.can_find:  # otherwise no graph knows of it
+            executor.forget(self)
+        self.resume_top(k, ptr)
+
+    def resume_top(self, k: int, ptr: GuestPtr) -> None:
+        """As `leave_top`, for a session that was in no pass yet."""
+        if not k:
+            self.top = None
+            return
+        top = self.top = Top(k, ptr, self._region.address(ptr, PAIR_NBYTES * k))
+        if self.model.device.finds_top:  # batches write there, though no tensor is placed there
+            self.binding.cover(top.address, top.nbytes)
+
     def truncate(self, n_tokens: int) -> None:
         """Forgets all tokens after the first `n_tokens`, and the logits."""
         if not 0 <= n_tokens <= self.n_tokens:
@@ -138,6 +164,8 @@ class Session:
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:
             ctypes.memmove(self.base, source.base, 4 * self.layout.n_vocab)
+        if self.top is not None:
+            self.top.expire()
         self.tokens.extend(source.tokens[:n_tokens])
         self.has_logits = whole
 
@@ -156,6 +184,8 @@ class Session:
                 self.binding.fetch(place, n * layout.row_nbytes)
         if with_logits:
             self.binding.fetch(self.base, 4 * layout.n_vocab)
+            if (top := self.model.executor.builder.top_of(self)) is not None:
+                self.binding.fetch(top.address, top.nbytes)
 
     def close(self) -> None:
         """Lets go of the guest's bytes; a second call does nothing."""

@@ -81,6 +81,10 @@ class DeviceType(IntEnum):
 BUFFER_USAGE_WEIGHTS = 1
 PRECISION_F32 = 10
 """`GGML_PREC_F32`."""
+POOL_MAX = 0
+"""`GGML_OP_POOL_MAX`."""
+SORT_DESCENDING = 1
+"""`GGML_SORT_ORDER_DESC`."""
 
 
 class Tensor(c.Structure):
@@ -228,6 +232,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_soft_max_ext": (_P, [_P, _P, _P, _f32, _f32]),
     "ggml_argmax": (_P, [_P, _P]),
     "ggml_argsort_top_k": (_P, [_P, _P, _i32]),
+    "ggml_top_k": (_P, [_P, _P, _i32]),
+    "ggml_argsort": (_P, [_P, _P, _i32]),
+    "ggml_pool_2d": (_P, [_P, _P] + [_i32] * 5 + [_f32] * 2),
     "ggml_cast": (_P, [_P, _P, _i32]),
     "ggml_cpy": (_P, [_P, _P, _P]),
     "ggml_cont": (_P, [_P, _P]),

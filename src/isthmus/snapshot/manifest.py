@@ -25,9 +25,11 @@ FORMAT_VERSION = 2
 FORMAT_VERSION_3 = 3
 """Of a snapshot with adapters or a 64-bit memory; any other stays readable for older releases."""
 FORMAT_VERSION_4 = 4
-"""Of a snapshot with a model in another class of width than that of a step by itself."""
+"""Of a snapshot with a model in another class of width than that of a step by itself, or with a
+session that asks for candidates; any other stays readable as before."""
 READABLE_VERSIONS = (1, 2, 3, 4)
-"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 no widths."""
+"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, and 1 to 3 have no
+widths and no candidates."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -155,6 +157,9 @@ class SessionRecord(Record, frozen=True):
     kv_offset: Count
     n_tokens: Count
     has_logits: bool
+    top_k: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Most probable tokens that lie at `top_ptr` after each pass; 0 for none."""
+    top_ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)] = 0
 
 
 class GrammarRecord(Record, frozen=True):
@@ -255,6 +260,8 @@ class Manifest(Record, frozen=True):
         if self.format_version < FORMAT_VERSION_4:
             for model in held["models"]:
                 del model["width"]
+            for session in held["sessions"]:
+                del session["top_k"], session["top_ptr"]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -301,9 +308,11 @@ def _most_nbytes(part: str) -> int:
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
 
 
-def version_for(models: tuple[ModelRecord, ...], *, is_64: bool) -> int:
+def version_for(
+    models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
+) -> int:
     """The oldest format version that can say all of it."""
-    if any(it.width for it in models):
+    if any(it.width for it in models) or any(it.top_k for it in sessions):
         return FORMAT_VERSION_4
     return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
 
@@ -331,11 +340,11 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    needed = version_for(manifest.models, is_64=manifest.memory.is_64)
-    if version != needed and max(version, needed) >= FORMAT_VERSION_3:
+    needed = version_for(manifest.models, manifest.sessions, is_64=manifest.memory.is_64)
+    if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
-            "that of adapters and of a 64-bit memory, 4 that of classes of width"
+            "that of adapters and of a 64-bit memory, 4 that of classes of width and of candidates"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

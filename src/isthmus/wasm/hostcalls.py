@@ -233,5 +233,6 @@ class GuestMemory:
 
     def read_i32_array(self, ptr: GuestPtr | int, n: int) -> array[int]:
         """`n` signed 32-bit integers, [n], at a multiple of 4 bytes."""
-        self.check_aligned(ptr, 4 * n, 4)
+        if ptr & 3:
+            raise GuestFault(Errno.EALIGN)
         return array("i", self.read(ptr, 4 * n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,12 +100,18 @@ class Context:
         if any(s.ptr < ptr + nbytes and ptr < s.ptr + s.layout.nbytes for s in sessions):
             raise GuestFault(Errno.EBUSY)
 
+    def require_no_top(self, ptr: int, nbytes: int) -> None:
+        """GuestFault(EBUSY) if any of the bytes belongs to a session's candidates."""
+        tops = [it.top for it in self.handles.all(Session) if it.top is not None]
+        if any(it.ptr < ptr + nbytes and ptr < it.ptr + it.nbytes for it in tops):
+            raise GuestFault(Errno.EBUSY)
+
     def fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
-        self.memory.check(ptr, cap)
-        if len(data) <= cap:
-            self.memory.write(ptr, data)
-        return len(data)
+        address, nbytes = self.memory.check(ptr, cap), len(data)
+        if nbytes <= cap:
+            ctypes.memmove(address, data, nbytes)
+        return nbytes
 
     def fill_soon(self, ptr: int, cap: int, data: bytes) -> int | Aside[int]:
         """As `fill`, on another thread if the data is large."""

@@ -11,6 +11,7 @@ from functools import partial
 from isthmus import abi
 from isthmus.abi import ChatFlag, DetokenizeFlag, EmbedFlag, Errno, ModelFlag, TokenizeFlag
 from isthmus.actor.ask import Aside, Decode, Prompt
+from isthmus.actor.host_api.append import append_each, append_many
 from isthmus.actor.host_api.context import (
     MAX_NAME_NBYTES,
     MAX_TEXT_NBYTES,
@@ -25,7 +26,8 @@ from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
 from isthmus.model.batch import Step
 from isthmus.model.hparams import Pooling
-from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, HostAddr, format_nbytes
+from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
+from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
 
 MAX_CHAT_MESSAGES = 64 * KIB
 MAX_DETOKENIZE = MIB
@@ -119,11 +121,12 @@ class ModelFunctions:
         require_bits(flags, _RENDER_SPECIAL)
         if n_tokens > MAX_DETOKENIZE:
             raise GuestFault(Errno.EINVAL)
-        decode = partial(tokenizer.decode, render_special=flags != 0)
         if n_tokens > _SHORT_TOKENS:
+            decode = partial(tokenizer.decode, render_special=flags != 0)
             many = partial(self._detokenize_many, decode, tokens_ptr, n_tokens, text_ptr, text_cap)
             return Aside(c.message, many)
-        return c.fill(text_ptr, text_cap, decode(c.memory.read_i32_array(tokens_ptr, n_tokens)))
+        tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
+        return c.fill(text_ptr, text_cap, tokenizer.decode(tokens, render_special=flags != 0))
 
     def _detokenize_many(
         self,
@@ -182,6 +185,7 @@ class ModelFunctions:
             raise GuestFault(Errno.EINVAL)
         c.memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
         c.require_no_session(ptr, nbytes)
+        c.require_no_top(ptr, nbytes)
         sessions = c.handles.all(Session)
         kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
         c.limit("sessions", len(sessions) + 1, c.limits.sessions)
@@ -245,11 +249,48 @@ class ModelFunctions:
         opened.require_room(n_tokens)
         start = time.perf_counter_ns()
         try:
-            await self._append_many(opened, tokens, logits)
+            await append_many(c, opened, tokens, logits)
         finally:
             c.counters.host_ns += time.perf_counter_ns() - start
         c.message.tokens_out += n_tokens
         return 0
+
+    async def decode_batch(self, steps_ptr: int, n_steps: int) -> int:
+        c = self._c
+        if not 1 <= n_steps <= MOST:
+            raise GuestFault(Errno.EINVAL)
+        c.memory.check_aligned(steps_ptr, abi.STEP.size * n_steps, 4)
+        numbers = c.memory.read_i32_array(steps_ptr, 2 * n_steps)
+        sessions, tokens = [c.session(it) for it in numbers[::2]], numbers[1::2]
+        models = {it.model for it in sessions}
+        if len({*sessions}) < n_steps or len(models) > 1:
+            raise GuestFault(Errno.EINVAL)
+        c.require_tokens(0, n_steps)
+        models.pop().require_tokens(tokens)
+        for opened in sessions:
+            opened.require_room(1)
+        start = time.perf_counter_ns()
+        try:
+            await append_each(c, sessions, tokens)
+        finally:
+            c.counters.host_ns += time.perf_counter_ns() - start
+        c.message.tokens_out += n_steps
+        return 0
+
+    def session_top_k(self, session: int, k: int, candidates_ptr: int) -> int:
+        c = self._c
+        opened = c.session(session)
+        if k > min(MOST_TOP, opened.layout.n_vocab):
+            raise GuestFault(Errno.EINVAL)
+        nbytes = PAIR_NBYTES * k
+        if k:
+            c.memory.check_aligned(candidates_ptr, nbytes, TOP_ALIGNMENT)
+            c.require_no_session(candidates_ptr, nbytes)
+        opened.leave_top(k, GuestPtr(candidates_ptr))
+        if opened.top is None:
+            return 0
+        opened.top.expire()
+        return int(opened.model.executor.builder.finder.can_find)
 
     def logits(self, session: int) -> int:
         opened = self._c.session(session)
@@ -323,24 +364,6 @@ class ModelFunctions:
         return count
 
     # ------------------------------------------------------------------ parts
-
-    async def _append_many(self, session: Session, tokens: array[int], logits: HostAddr) -> None:
-        """Several tokens of one session, with the bits of as many single ones: as many steps as the
-        model's class needs (`Model.rows_at_once`). On any error none of them is appended."""
-        message, n_before = self._c.message, session.n_tokens
-        most = session.model.rows_at_once if len(tokens) > 1 else 1
-        row_nbytes = 4 * session.layout.n_vocab
-        if most > 1:
-            self._c.binding.cover(logits, row_nbytes * (len(tokens) - 1))
-        try:
-            for i in range(0, len(tokens), most):
-                if i > 0:
-                    session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
-                step = Step(session, tokens[i : i + most], logits + row_nbytes * i)
-                await Decode(message, step)
-        except BaseException:
-            session.truncate(n_before)
-            raise
 
     def _read_messages(self, ptr: int, count: int) -> list[dict[str, str]]:
         memory = self._c.memory

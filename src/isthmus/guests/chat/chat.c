@@ -336,6 +336,8 @@ static int32_t answer(const char *message, uint32_t nbytes)
     AGENT_TRY(grammar); /* before anything is computed */
     AGENT_TRY(add_turn("user", message, nbytes));
     AGENT_TRY(write_script(&script));
+    uint32_t k = grammar || sample_on_host ? 0 : agent_sampler_top_k(&sampler, session.n_vocab);
+    AGENT_TRY(agent_session_top_k(&session, k));
     AGENT_TRY(prefill_script(&script));
     AGENT_TRY(generate(grammar));
     uint32_t prompt = script.text.nbytes;

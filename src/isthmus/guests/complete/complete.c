@@ -202,6 +202,7 @@ static int32_t apply_bias(float *logits, const char *bias)
         n_number = (uint32_t)strcspn(bias, ", ");
         AGENT_TRY(agent_parse_float(bias, n_number, -100, 100, &number));
         logits[token] += (float)number;
+        session.edited = 1;
         bias += n_number + (bias[n_number] == ',');
     }
     return 0;
@@ -347,6 +348,8 @@ static int32_t answer(request_t *request)
         AGENT_SET(grammar, isthmus_grammar_open(session.model, (uint32_t)request->words.grammar,
                                                 request->source,
                                                 (uint32_t)request->words.grammar_nbytes));
+    uint32_t k = agent_sampler_top_k(&request->sampler, session.n_vocab);
+    AGENT_TRY(agent_session_top_k(&session, grammar || request->words.bias ? 0 : k));
     AGENT_SET(n_cached, prefill_prompt(request));
     AGENT_TRY(generate(request, grammar, &reason));
     agent_text_append_string(&line, "end ");

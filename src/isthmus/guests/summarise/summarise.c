@@ -96,6 +96,8 @@ static int32_t start(void)
     AGENT_TRY(isthmus_model_info(model, &info));
     if (!session.handle)
         AGENT_TRY(agent_session_open_by_option(&session, model));
+    uint32_t k = sample_on_host ? 0 : agent_sampler_top_k(&sampler, session.n_vocab);
+    AGENT_TRY(agent_session_top_k(&session, k));
     AGENT_TRY(prefill_instruction());
     started = 1;
     return 0;

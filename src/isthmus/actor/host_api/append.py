@@ -1,0 +1,55 @@
+"""Steps of several tokens of one guest, with the bits of as many single ones.
+
+They are as many passes as the model's class needs (`Model.rows_at_once`). On any error no
+session has more tokens than before; those that were computed have lost their logits.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from isthmus.actor.ask import Decode
+from isthmus.actor.host_api.context import Context
+from isthmus.model import Session
+from isthmus.model.batch import Step
+from isthmus.units import HostAddr
+
+
+async def append_many(
+    context: Context, session: Session, tokens: array[int], logits: HostAddr
+) -> None:
+    """Appends several tokens to one session.
+
+    The logits after each token but the last go to `logits`, f32 [n_tokens - 1, n_vocab].
+    """
+    message, n_before = context.message, session.n_tokens
+    most = session.model.rows_at_once if len(tokens) > 1 else 1
+    row_nbytes = 4 * session.layout.n_vocab
+    if most > 1:
+        context.binding.cover(logits, row_nbytes * (len(tokens) - 1))
+    try:
+        for i in range(0, len(tokens), most):
+            if i > 0:
+                session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
+            step = Step(session, tokens[i : i + most], logits + row_nbytes * i)
+            await Decode(message, step)
+    except BaseException:
+        session.truncate(n_before)
+        raise
+
+
+async def append_each(context: Context, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
+    """Appends a token to each of different sessions of one model."""
+    model = sessions[0].model
+    steps = [Step(it, (token,)) for it, token in zip(sessions, tokens, strict=True)]
+    n_kinds = len({model.executor.batch_key(it) for it in sessions})
+    most = model.rows_at_once if len(steps) > 1 and n_kinds == 1 else 1
+    lengths = [it.n_tokens for it in sessions]
+    try:
+        for at in range(0, len(steps), most):
+            await Decode(context.message, *steps[at : at + most])
+    except BaseException:
+        for session, n_before in zip(sessions, lengths, strict=True):
+            session.truncate(n_before)
+        raise
