@@ -97,5 +97,8 @@ class Form:
 
 
 def opens_thought(form: Form, prompt: str) -> bool:
-    """Whether a prompt ends in a thought that it has just opened."""
+    """Whether a rendered prompt ends in a thought that it has opened itself, as by `<think>`.
+
+    The answer to such a prompt begins with the thought, and has its end but not its beginning.
+    """
     return form.thought is not None and prompt.rstrip().endswith(form.thought.begins.rstrip())
