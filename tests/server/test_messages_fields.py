@@ -9,7 +9,6 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from isthmus.errors import SettingsError
 from isthmus.server.anthropic.fields import (
     BLOCKS,
     FIELDS,
@@ -19,7 +18,7 @@ from isthmus.server.anthropic.fields import (
     Support,
     as_markdown,
 )
-from isthmus.server.anthropic.refusals import refusal_of, require_unique_keys
+from isthmus.server.anthropic.refusals import refusal_of
 from isthmus.server.anthropic.requests import (
     Block,
     CountRequest,
@@ -27,6 +26,7 @@ from isthmus.server.anthropic.requests import (
     MessagesRequest,
     ToolReferenceBlock,
 )
+from isthmus.server.http.endpoint import require_unique_keys
 from isthmus.server.http.errors import HttpError
 
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
@@ -132,12 +132,13 @@ def test_keys_that_are_given_twice() -> None:
         b'{"x":[{"b":{"a":1,"b":2,"\\u0061":3}}]}',
         b'{"a":1,"b":{},"a":[]}',
     ):
-        with pytest.raises(SettingsError, match="the key 'a' is given twice"):
+        with pytest.raises(HttpError, match="the key 'a' is given twice"):
             require_unique_keys(body)
     require_unique_keys(b'{"a":{"a":[{"a":1},{"a":2}]},"b":[1e999,' + b"9" * 10_000 + b"]}")
 
 
 def test_the_docs_have_the_table() -> None:
     page = DOCS.read_text()
-    begin, end = page.index("<!-- messages:"), page.index("<!-- end -->")
+    begin = page.index("<!-- messages:")
+    end = page.index("<!-- end -->", begin)
     assert page[begin:end].partition("-->\n")[2] == as_markdown()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 
 import msgspec
 from msgspec import Struct
 
-from isthmus.errors import SettingsError
 from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TOOLS, Row, Support, find
-from isthmus.server.http.errors import HttpError
+from isthmus.server.http.errors import HttpError, fault_of
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _TAG = re.compile(r"Invalid value '(?P<name>[^']*)'")
@@ -31,8 +28,8 @@ _tools_decoder = msgspec.json.Decoder(_AnyTools)
 
 def refusal_of(error: msgspec.ValidationError, body: bytes) -> HttpError:
     """Why a body is none of this API's, with the part that is wrong: HttpError 400."""
-    text, _, where = str(error).partition(" - at `")
-    where = where.rstrip("`").removeprefix("$").removeprefix(".")
+    text, where = fault_of(error)
+    where = where.removeprefix(".")
     if tool := _refused_tool(where, body):
         return HttpError(400, tool.said, code="unsupported", param=f"{_tool_at(where)}.type")
     if unknown := _UNKNOWN.match(text):
@@ -65,18 +62,3 @@ def _refused_tool(where: str, body: bytes) -> Row | None:
         return None
     row = None if kind is None else find(TOOLS, kind)
     return row if row is not None and row.support is Support.REFUSED else None
-
-
-def require_unique_keys(body: bytes) -> None:
-    """SettingsError for an object that has a key twice: it could be read in two ways.
-
-    The body must be JSON. RecursionError if it is nested too deeply.
-    """
-    json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> None:
-    """An object that is not needed any more."""
-    if len(pairs) != len({key for key, _ in pairs}):
-        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise SettingsError(f"the key {twice[:40]!r} is given twice in one object")
