@@ -7,7 +7,13 @@ from typing import Any
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
-from isthmus.server.generation.wanted import Sampling, Tool, Wanted
+from isthmus.server.generation.wanted import (
+    Sampling,
+    Tool,
+    Wanted,
+    schema_grammar,
+    thinking_variables,
+)
 from isthmus.server.ollama.requests import (
     Call,
     ChatMessage,
@@ -93,12 +99,10 @@ def _grammar_of(form: Form | None) -> tuple[GrammarKind, str] | None:
     if not form:
         return None
     schema = {"type": "object"} if form == "json" else form
-    return GrammarKind.JSON_SCHEMA, json.dumps(schema)
+    return schema_grammar(schema)
 
 
 def _variables_of(think: Think | None) -> dict[str, Any]:
-    if think is None:
-        return {}
-    if isinstance(think, bool):
-        return {"enable_thinking": think}
-    return {"enable_thinking": think != "none", "reasoning_effort": think}
+    if think is None or isinstance(think, bool):
+        return thinking_variables(thinks=think)
+    return thinking_variables(thinks=think != "none", effort=think)
