@@ -7,8 +7,9 @@ import re
 import msgspec
 from msgspec import Struct
 
-from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TOOLS, Row, Support, find
+from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TOOLS
 from isthmus.server.http.errors import HttpError, fault_of
+from isthmus.server.http.support import Row, Support, row_of_tool
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _TAG = re.compile(r"Invalid value '(?P<name>[^']*)'")
@@ -34,10 +35,10 @@ def refusal_of(error: msgspec.ValidationError, body: bytes) -> HttpError:
         return HttpError(400, tool.said, code="unsupported", param=f"{_tool_at(where)}.type")
     if unknown := _UNKNOWN.match(text):
         where = f"{where}.{unknown['name']}".removeprefix(".")
-        return _refusal(where, find(FIELDS, where), "there is no such field")
+        return _refusal(where, FIELDS.get(where), "there is no such field")
     if where.endswith("].type") and (tag := _TAG.match(text)):
-        return _refusal(where, find(BLOCKS, tag["name"]), text)
-    return _refusal(where, find(FIELDS, where), text)
+        return _refusal(where, BLOCKS.get(tag["name"]), text)
+    return _refusal(where, FIELDS.get(where), text)
 
 
 def _refusal(where: str, row: Row | None, text: str) -> HttpError:
@@ -60,5 +61,5 @@ def _refused_tool(where: str, body: bytes) -> Row | None:
         kind = _tools_decoder.decode(body).tools[int(found["index"])].type
     except (msgspec.DecodeError, IndexError, RecursionError):
         return None
-    row = None if kind is None else find(TOOLS, kind)
+    row = None if kind is None else row_of_tool(TOOLS, kind)
     return row if row is not None and row.support is Support.REFUSED else None

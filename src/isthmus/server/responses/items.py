@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from isthmus.server.http.errors import HttpError
+from isthmus.server.responses.fields import ITEMS
 from isthmus.server.responses.requests import converted
-from isthmus.server.responses.table import ITEMS
 
 Item: TypeAlias = "dict[str, Any]"
 MakeId: TypeAlias = "Callable[[str, int], str]"

@@ -12,7 +12,8 @@ from starlette.requests import Request as HttpRequest
 
 from isthmus.server.http.endpoint import read_body, read_json, require_unique_keys
 from isthmus.server.http.errors import HttpError, fault_of
-from isthmus.server.responses.table import FIELDS, How
+from isthmus.server.http.support import Support
+from isthmus.server.responses.fields import FIELDS
 
 _T = TypeVar("_T")
 Items = list[dict[str, Any]]
@@ -67,7 +68,7 @@ class CountRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ResponseRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
-    """`/v1/responses`. `table.FIELDS` says what becomes of each field."""
+    """`/v1/responses`. `fields.FIELDS` says what becomes of each field."""
 
     store: bool | None = None
     background: bool | None = None
@@ -160,7 +161,7 @@ async def read(
 
 def _refuse(name: str) -> None:
     row = FIELDS.get(name)
-    if row is None or row.how is not How.REFUSED:
+    if row is None or row.support is not Support.REFUSED:
         said = f"there is no field {name[:80]!r} here"
         raise HttpError(400, said, code="unknown_parameter", param=name[:80])
     said = f"{name} is not supported: {row.said}"

@@ -16,8 +16,9 @@ from msgspec import Struct
 from isthmus.abi import GrammarKind
 from isthmus.server.generation.wanted import Tool, ToolChoice
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.support import Row, Support, row_of_tool
+from isthmus.server.responses.fields import TOOLS
 from isthmus.server.responses.requests import converted
-from isthmus.server.responses.table import TOOLS, How, kind_of_tool
 
 INPUT = "input"
 """The one argument of a custom tool."""
@@ -115,11 +116,11 @@ class _Gathered:
     def add(self, given: Mapping[str, Any], where: str, namespace: str | None = None) -> None:
         """One more tool, or those of a namespace."""
         kind = given.get("type")
-        row = TOOLS.get(kind_of_tool(kind)) if isinstance(kind, str) else None
+        row = _row(given)
         if row is None:
             said = f"tools of type {str(kind)[:80]!r} are not supported; there are function, custom"
             raise HttpError(400, said, code="unsupported_tool", param=where)
-        if row.how is How.LEFT_OUT:
+        if row.support is Support.LEFT_OUT:
             self.warnings.append(f"the tool {kind} was left out: {row.said}")
         elif kind == "function":
             self._function(converted(given, _Function, where, _CODE), where, namespace)
@@ -194,9 +195,14 @@ def _allowed(offer: Offer, given: Mapping[str, Any]) -> Choice:
 
 
 def _is_left_out(tool: Any) -> bool:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    row = TOOLS.get(kind_of_tool(kind)) if isinstance(kind, str) else None
-    return row is not None and row.how is How.LEFT_OUT
+    row = _row(tool) if isinstance(tool, dict) else None
+    return row is not None and row.support is Support.LEFT_OUT
+
+
+def _row(tool: Mapping[str, Any]) -> Row | None:
+    """What becomes of a tool; None if nobody knows its kind."""
+    kind = tool.get("type")
+    return row_of_tool(TOOLS, kind) if isinstance(kind, str) else None
 
 
 def _named(offer: Offer, given: Any) -> str:
