@@ -27,7 +27,7 @@ class RenderedChat:
     ids: list[int]
     """Token ids, up to where the model is to answer."""
     text: str
-    """The same as text."""
+    """The conversation as text, up to the same place."""
     warnings: tuple[str, ...]
     """Sentences about what the template leaves out, for whoever asked."""
     opens_thought: bool

@@ -109,7 +109,7 @@ class Messages:
 
 
 def _with_known_variables(wanted: Wanted, model: Model) -> Wanted:
-    """The same without the names of thinking that other models' templates have."""
+    """What is wanted, without variables that the model's template does not read."""
     template = model.chat_templates.chosen(with_tools=bool(wanted.offered)).template
     known = template.vocabulary.names
     variables = {name: it for name, it in wanted.variables.items() if name in known}

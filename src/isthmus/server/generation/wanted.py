@@ -24,11 +24,11 @@ class ToolChoice(Enum):
     """Whether the model calls a tool."""
 
     NONE = "none"
-    """It is told of no tool."""
+    """The model is told of no tool."""
     AUTO = "auto"
-    """It decides."""
+    """The model decides."""
     REQUIRED = "required"
-    """It calls at least one, or the one that `Wanted.tool` names."""
+    """The model calls at least one tool, or the one that `Wanted.tool` names."""
 
 
 @dataclass(frozen=True)

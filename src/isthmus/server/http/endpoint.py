@@ -51,7 +51,7 @@ class Endpoint(Route):
 
     @property
     def types(self) -> list[Any]:
-        """Those of its bodies that are JSON, errors among them."""
+        """Types of its bodies that are JSON, errors among them."""
         contents = (self.takes, *self.gives, *self.fails)
         return [it for it in contents if it is not None and not isinstance(it, str)]
 

@@ -132,7 +132,7 @@ class Room:
             self._taken[owner] += nbytes
 
     def give_back(self, owner: str | None, nbytes: int) -> None:
-        """Those of a request that has ended."""
+        """Frees the bytes of a request that has ended."""
         self._left += nbytes
         if owner is not None:
             self._taken[owner] -= nbytes

@@ -19,7 +19,7 @@ from isthmus.server.ollama.requests import (
     ChatMessage,
     ChatRequest,
     Common,
-    Form,
+    Format,
     GenerateRequest,
     Options,
     Think,
@@ -39,7 +39,7 @@ def chat_wanted(asked: ChatRequest, n_ctx: int) -> Wanted:
 
 
 def generate_wanted(asked: GenerateRequest, n_ctx: int) -> Wanted:
-    """The same for a prompt: one question, after the instructions if there are any."""
+    """What a prompt wants: an answer to it, after the instructions if there are any."""
     if asked.images or asked.suffix:
         what = "images are" if asked.images else "suffix is"
         raise SettingsError(f"{what} not supported")
@@ -95,10 +95,10 @@ def _sampling_of(options: Options) -> Sampling:
     )
 
 
-def _grammar_of(form: Form | None) -> tuple[GrammarKind, str] | None:
-    if not form:
+def _grammar_of(given: Format | None) -> tuple[GrammarKind, str] | None:
+    if not given:
         return None
-    schema = {"type": "object"} if form == "json" else form
+    schema = {"type": "object"} if given == "json" else given
     return schema_grammar(schema)
 
 

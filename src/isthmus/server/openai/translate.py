@@ -17,8 +17,13 @@ from isthmus.server.generation.wanted import (
     schema_grammar,
     thinking_variables,
 )
-from isthmus.server.openai.requests import ChatMessage, ChatRequest, Common, ResponseFormat
-from isthmus.server.openai.requests import ToolChoice as NamedTool
+from isthmus.server.openai.requests import (
+    ChatMessage,
+    ChatRequest,
+    Common,
+    NamedTool,
+    ResponseFormat,
+)
 
 
 def wanted_of(asked: ChatRequest) -> Wanted:

@@ -84,7 +84,7 @@ class Output:
         self._blank = ""
         """White space that has come since an item ended: it begins a message if text follows."""
         self._logprobs: list[ChatLogprob] = []
-        """Of tokens whose text has not been told."""
+        """Logarithms of the probability of tokens whose text has not been told."""
 
     def feed(self, step: Step) -> Iterator[Told]:
         """Events of one step."""
