@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Callable, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from isthmus.server.http.ids import random_id
 from isthmus.server.http.key import Key
 from isthmus.server.http.log import tell
 
@@ -56,7 +56,7 @@ class Entry:
     def of(scope: MutableMapping[str, Any]) -> Entry:
         """The beginning of one."""
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        id_ = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        id_ = given if _SANE_ID.fullmatch(given) else random_id("req_", 32)
         path = scope["raw_path"].decode("latin-1")
         return Entry(id_, scope["method"], path)
 
