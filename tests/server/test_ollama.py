@@ -10,7 +10,7 @@ import pytest
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Reasoning, Text
-from isthmus.server.ollama.answer import Gathering
+from isthmus.server.ollama.answer import Reading
 from isthmus.server.ollama.requests import (
     Call,
     CalledFunction,
@@ -157,10 +157,10 @@ def test_what_a_prompt_cannot_have(more: dict[str, Any]) -> None:
 
 
 def test_calls_are_told_when_they_are_whole() -> None:
-    gathering = Gathering()
-    assert gathering.take([Text("a"), Reasoning("b"), Text("c")]) == ("ac", "b", [])
-    assert gathering.take([CallBegins(0, "f"), Arguments(0, '{"x": ')]) == ("", "", [])
-    _, _, [call] = gathering.take([Arguments(0, "1}"), CallEnds(0)])
+    reading = Reading()
+    assert reading.take([Text("a"), Reasoning("b"), Text("c")]) == ("ac", "b", [])
+    assert reading.take([CallBegins(0, "f"), Arguments(0, '{"x": ')]) == ("", "", [])
+    _, _, [call] = reading.take([Arguments(0, "1}"), CallEnds(0)])
     assert call["function"] == {"name": "f", "arguments": {"x": 1}}
     cut = [CallBegins(1, "f"), Arguments(1, '{"x'), CallEnds(1, whole=False)]
-    assert gathering.take(cut) == ("", "", [])
+    assert reading.take(cut) == ("", "", [])

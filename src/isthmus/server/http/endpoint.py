@@ -92,6 +92,11 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     raise HttpError(400, said, code="invalid_json")
 
 
+def read_query(request: Request, kind: type[_T]) -> _T:
+    """What stands behind the `?`. msgspec.ValidationError names what is wrong."""
+    return msgspec.convert(dict(request.query_params), kind, strict=False)
+
+
 def require_unique_keys(body: bytes) -> None:
     """HttpError 400 for an object that has a key twice, since it could be read in two ways, and for
     what is no JSON, or is nested too deeply to be looked at."""
@@ -109,11 +114,6 @@ def _unique(pairs: list[tuple[str, object]]) -> None:
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         said = f"the key {twice[:40]!r} is given twice in one object"
         raise HttpError(400, said, code="invalid_json")
-
-
-def read_query(request: Request, kind: type[_T]) -> _T:
-    """What stands behind the `?`. msgspec.ValidationError names what is wrong."""
-    return msgspec.convert(dict(request.query_params), kind, strict=False)
 
 
 def document(

@@ -22,7 +22,7 @@ Tell = Callable[[str, str, list[dict[str, Any]]], dict[str, Any]]
 """Text, thought and calls as the body of a chat or of a generated text."""
 
 
-class Gathering:
+class Reading:
     """Takes an answer's events; calls are told when they are whole."""
 
     def __init__(self) -> None:
@@ -87,12 +87,12 @@ class OllamaAnswer:
                 yield line({**self._body(*item), "done": False})
 
     async def _items(self) -> AsyncIterator[End | tuple[str, str, list[dict[str, Any]]]]:
-        gathering = Gathering()
+        reading = Reading()
         async with aclosing(self._prepared.steps()) as items:
             async for item in items:
                 if self._first is None:
                     self._first = time.perf_counter_ns()
-                yield item if isinstance(item, End) else gathering.take(item.events)
+                yield item if isinstance(item, End) else reading.take(item.events)
 
     def _body(self, text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
         head = {"model": self._prepared.model, "created_at": timestamp(time.time())}
