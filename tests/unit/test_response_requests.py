@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from isthmus.server.http.errors import HttpError, body_of
-from isthmus.server.http.support import Support, as_markdown, row_of_tool
+from isthmus.server.http.support import Support, as_markdown, kind_of_tool
 from isthmus.server.responses.fields import FIELDS, TABLES, TOOLS
 from isthmus.server.responses.jobs import Job, Jobs
 from isthmus.server.responses.requests import CountRequest, ResponseRequest, read
@@ -97,10 +97,10 @@ def test_a_long_body_is_looked_through_too() -> None:
 
 
 def test_dated_tools_are_known_by_their_names() -> None:
-    assert row_of_tool(TOOLS, "web_search_2025_08_26") is TOOLS["web_search"]
-    assert row_of_tool(TOOLS, "web_search_preview") is TOOLS["web_search_preview"]
-    assert row_of_tool(TOOLS, "function") is TOOLS["function"]
-    assert row_of_tool(TOOLS, "web_searching") is None
+    assert kind_of_tool(TOOLS, "web_search_2025_08_26") == "web_search"
+    assert kind_of_tool(TOOLS, "web_search_preview") == "web_search_preview"
+    assert kind_of_tool(TOOLS, "function") == "function"
+    assert kind_of_tool(TOOLS, "web_searching") == "web_searching"
 
 
 # ------------------------------------------------------------------ the background

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TOOLS
 from isthmus.server.http.errors import HttpError, fault_of
-from isthmus.server.http.support import Row, Support, row_of_tool
+from isthmus.server.http.support import Row, Support, kind_of_tool
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _TAG = re.compile(r"Invalid value '(?P<name>[^']*)'")
@@ -61,5 +61,5 @@ def _refused_tool(where: str, body: bytes) -> Row | None:
         kind = _tools_decoder.decode(body).tools[int(found["index"])].type
     except (msgspec.DecodeError, IndexError, RecursionError):
         return None
-    row = None if kind is None else row_of_tool(TOOLS, kind)
+    row = None if kind is None else TOOLS.get(kind_of_tool(TOOLS, kind))
     return row if row is not None and row.support is Support.REFUSED else None

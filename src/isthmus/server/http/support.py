@@ -57,16 +57,16 @@ def refused(said: str) -> Row:
     return Row(Support.REFUSED, said)
 
 
-def row_of_tool(tools: Table, kind: str) -> Row | None:
-    """The row of a kind of tool; None if there is none.
+def kind_of_tool(tools: Table, kind: str) -> str:
+    """The name of the row of a kind of tool; the kind itself if there is none.
 
     A kind may end with a date that its row does not have, or with anything for the `*` of its row.
     """
-    row = tools.get(kind) or tools.get(_DATE.sub("", kind))
-    if row is not None:
-        return row
-    stems = {name[:-1]: it for name, it in tools.items() if name.endswith("*")}
-    return next((it for stem, it in stems.items() if kind.startswith(stem)), None)
+    for name in (kind, _DATE.sub("", kind)):
+        if name in tools:
+            return name
+    starred = (it for it in tools if it.endswith("*") and kind.startswith(it[:-1]))
+    return next(starred, kind)
 
 
 def as_markdown(tables: Mapping[str, Table]) -> str:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from isthmus.abi import GrammarKind
 from isthmus.server.generation.wanted import Tool, ToolChoice
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.support import Row, Support, row_of_tool
+from isthmus.server.http.support import Row, Support, kind_of_tool
 from isthmus.server.responses.fields import TOOLS
 from isthmus.server.responses.requests import converted
 
@@ -202,7 +202,7 @@ def _is_left_out(tool: Any) -> bool:
 def _row(tool: Mapping[str, Any]) -> Row | None:
     """What becomes of a tool; None if nobody knows its kind."""
     kind = tool.get("type")
-    return row_of_tool(TOOLS, kind) if isinstance(kind, str) else None
+    return TOOLS.get(kind_of_tool(TOOLS, kind)) if isinstance(kind, str) else None
 
 
 def _named(offer: Offer, given: Any) -> str:
