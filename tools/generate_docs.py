@@ -14,7 +14,6 @@ from isthmus.model.architectures import architectures, family_of
 from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
 from isthmus.native._ggml import GgmlType
-from isthmus.server.anthropic.fields import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -59,10 +58,13 @@ def render_models() -> str:
 
 def render_server() -> str:
     """docs/server.md."""
-    from isthmus.server.responses.table import render_table  # noqa: PLC0415 - an extra's
+    # the server's rooms need an extra
+    from isthmus.server.anthropic import fields as messages  # noqa: PLC0415
+    from isthmus.server.http.support import as_markdown  # noqa: PLC0415
+    from isthmus.server.responses import fields as responses  # noqa: PLC0415
 
-    page = _put((DOCS / "server.md").read_text(), "messages", as_markdown())
-    return _put(page, "responses", render_table())
+    page = _put((DOCS / "server.md").read_text(), "messages", as_markdown(messages.TABLES))
+    return _put(page, "responses", as_markdown(responses.TABLES))
 
 
 def _put(page: str, name: str, text: str) -> str:

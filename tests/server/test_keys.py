@@ -19,6 +19,7 @@ from isthmus.errors import SettingsError
 from isthmus.server.http.entry import Entry
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.key import Key, KeyLimits
+from isthmus.server.keys.guard import COUNTED
 from isthmus.server.keys.keys import Keys, new_key, read_keys, remove_key
 from isthmus.server.keys.quota import Quotas
 from tests.server.conftest import Serving
@@ -263,6 +264,22 @@ def test_429_as_openais_clients_know_it(
         pytest.raises(openai.RateLimitError, match="2 requests a minute"),
     ):
         ours.models.list()
+
+
+def test_requests_of_every_api_count(
+    serving: Callable[..., tuple[Serving, httpx.Client]],
+) -> None:
+    _, client = serving("rpm=3")
+    for left, path in ((2, "/v1/models"), (1, "/api/tags"), (0, "/api/version")):
+        assert client.get(path).headers["x-ratelimit-remaining-requests"] == str(left)
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"):
+        assert client.post(path, json={}).status_code == 429
+    described = client.get("/openapi.json").json()["paths"]
+    needing_a_key = {
+        path for path, it in described.items() if any("security" in each for each in it.values())
+    }
+    assert len(needing_a_key) > 20
+    assert {it for it in needing_a_key if not it.startswith(COUNTED)} == {"/metrics"}
 
 
 def test_tokens_outlive_a_restart(serving: Callable[..., tuple[Serving, httpx.Client]]) -> None:

@@ -9,17 +9,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from isthmus.errors import SettingsError
-from isthmus.server.anthropic.fields import (
-    BLOCKS,
-    FIELDS,
-    TOOL_FIELDS,
-    TOOLS,
-    Row,
-    Support,
-    as_markdown,
-)
-from isthmus.server.anthropic.refusals import refusal_of, require_unique_keys
+from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TABLES, TOOL_FIELDS, TOOLS
+from isthmus.server.anthropic.refusals import refusal_of
 from isthmus.server.anthropic.requests import (
     Block,
     CountRequest,
@@ -27,15 +18,17 @@ from isthmus.server.anthropic.requests import (
     MessagesRequest,
     ToolReferenceBlock,
 )
+from isthmus.server.http.endpoint import require_unique_keys
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.support import Support, Table, as_markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
 PLAIN = {"model": "m", "max_tokens": 7, "messages": [{"role": "user", "content": "hi"}]}
 DATED = "20260318"
 
 
-def names(rows: tuple[Row, ...], *supports: Support) -> set[str]:
-    return {row.name for row in rows if row.support in supports}
+def names(rows: Table, *supports: Support) -> set[str]:
+    return {name for name, row in rows.items() if row.support in supports}
 
 
 def refused(**more: Any) -> HttpError:
@@ -69,7 +62,7 @@ def test_fields_that_are_refused(name: str) -> None:
     for value in ("x", ["x"], {"x": 1}, 1):
         error = refused(**{name: value})
         assert (error.status, error.param) == (400, name)
-        assert str(error) == next(row.said for row in FIELDS if row.name == name)
+        assert str(error) == FIELDS[name].said
 
 
 @pytest.mark.parametrize("name", sorted(names(BLOCKS, Support.REFUSED)))
@@ -77,7 +70,7 @@ def test_blocks_that_are_refused(name: str) -> None:
     block = {"type": name, "source": {"type": "url", "url": "http://x"}}
     error = refused(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, block]}])
     assert (error.status, error.param) == (400, "messages[0].content[1].type")
-    assert str(error) == next(row.said for row in BLOCKS if row.name == name)
+    assert str(error) == BLOCKS[name].said
 
 
 @pytest.mark.parametrize("name", sorted(names(TOOLS, Support.REFUSED)))
@@ -91,7 +84,7 @@ def test_kinds_of_tools_that_are_refused(name: str) -> None:
     ):
         error = refused(tools=[{"name": "mine", "input_schema": {}}, tool])
         assert (error.status, error.param) == (400, "tools[1].type")
-        assert str(error) == next(row.said for row in TOOLS if row.name == name)
+        assert str(error) == TOOLS[name].said
 
 
 @pytest.mark.parametrize(
@@ -132,12 +125,13 @@ def test_keys_that_are_given_twice() -> None:
         b'{"x":[{"b":{"a":1,"b":2,"\\u0061":3}}]}',
         b'{"a":1,"b":{},"a":[]}',
     ):
-        with pytest.raises(SettingsError, match="the key 'a' is given twice"):
+        with pytest.raises(HttpError, match="the key 'a' is given twice"):
             require_unique_keys(body)
     require_unique_keys(b'{"a":{"a":[{"a":1},{"a":2}]},"b":[1e999,' + b"9" * 10_000 + b"]}")
 
 
 def test_the_docs_have_the_table() -> None:
     page = DOCS.read_text()
-    begin, end = page.index("<!-- messages:"), page.index("<!-- end -->")
-    assert page[begin:end].partition("-->\n")[2] == as_markdown()
+    begin = page.index("<!-- messages:")
+    end = page.index("<!-- end -->", begin)
+    assert page[begin:end].partition("-->\n")[2] == as_markdown(TABLES)

@@ -75,7 +75,8 @@ def test_streamed_as_whole(client: openai.OpenAI) -> None:
 
 
 def test_the_helper_that_adds_events_up(client: openai.OpenAI) -> None:
-    with client.responses.stream(model="smollm2", input="Say hi.", max_output_tokens=64) as stream:
+    asked = {"model": "smollm2", "input": "Say hi.", "max_output_tokens": 64, "temperature": 0}
+    with client.responses.stream(**asked) as stream:  # greedy: it ends by itself
         done = stream.get_final_response()
     assert done.status == "completed"
     assert done.output_text == client.responses.retrieve(done.id).output_text

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from isthmus.errors import Cancelled, TemplateError
-from isthmus.model.chat_template import ChatTemplate, opens_thought
+from isthmus.model.chat_template import ChatTemplate
 from tests.tiny_gguf import CHATML
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -268,20 +268,3 @@ def test_filters_and_methods_that_templates_use() -> None:
     plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     plain.filters["tojson"] = lambda value, indent: json.dumps(value, indent=indent)
     assert render(source) == plain.from_string(source).render(messages=MESSAGES)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "opens"),
-    [
-        ("<|im_start|>assistant\n<think>\n", True),
-        ("<|Assistant|><think>", True),
-        ("[THINK]", True),
-        ("<seed:think>\n\n", True),
-        ("<|start|>assistant<|channel|>analysis<|message|>", True),
-        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
-        ("what is <think>?<|im_end|>\n<|im_start|>assistant\n", False),
-        ("", False),
-    ],
-)
-def test_prompts_that_end_in_a_thought(prompt: str, opens: bool) -> None:
-    assert opens_thought(prompt) is opens

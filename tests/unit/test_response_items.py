@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from isthmus.server.http.errors import HttpError
+from isthmus.server.responses.fields import ITEMS
 from isthmus.server.responses.ids import (
     Nowhere,
     Place,
@@ -16,7 +17,6 @@ from isthmus.server.responses.ids import (
     place_of_response,
 )
 from isthmus.server.responses.items import items_of, with_ids
-from isthmus.server.responses.table import ITEMS
 
 USER = {"type": "input_text", "text": "hello"}
 SAID = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}

@@ -11,9 +11,10 @@ import pytest
 from starlette.requests import Request
 
 from isthmus.server.http.errors import HttpError, body_of
+from isthmus.server.http.support import Support, as_markdown, kind_of_tool
+from isthmus.server.responses.fields import FIELDS, TABLES, TOOLS
 from isthmus.server.responses.jobs import Job, Jobs
 from isthmus.server.responses.requests import CountRequest, ResponseRequest, read
-from isthmus.server.responses.table import FIELDS, How, kind_of_tool, render_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
 
@@ -28,14 +29,16 @@ def reading(body: bytes, kind: Any = ResponseRequest) -> Any:
 
 def test_the_table_has_all_fields_and_no_others() -> None:
     read_fields = {it.name for it in msgspec.structs.fields(ResponseRequest)}
-    assert {name for name, it in FIELDS.items() if it.how is not How.REFUSED} == read_fields
+    assert {name for name, it in FIELDS.items() if it.support is not Support.REFUSED} == read_fields
 
 
 def test_the_documentation_has_the_table() -> None:
-    assert render_table() in DOCS.read_text()
+    assert as_markdown(TABLES) in DOCS.read_text()
 
 
-@pytest.mark.parametrize("name", [name for name, it in FIELDS.items() if it.how is How.REFUSED])
+@pytest.mark.parametrize(
+    "name", [name for name, it in FIELDS.items() if it.support is Support.REFUSED]
+)
 def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
     with pytest.raises(HttpError) as refused:
         reading(msgspec.json.encode({"model": "m", name: {}}))
@@ -94,9 +97,10 @@ def test_a_long_body_is_looked_through_too() -> None:
 
 
 def test_dated_tools_are_known_by_their_names() -> None:
-    assert kind_of_tool("web_search_2025_08_26") == "web_search"
-    assert kind_of_tool("web_search_preview") == "web_search_preview"
-    assert kind_of_tool("function") == "function"
+    assert kind_of_tool(TOOLS, "web_search_2025_08_26") == "web_search"
+    assert kind_of_tool(TOOLS, "web_search_preview") == "web_search_preview"
+    assert kind_of_tool(TOOLS, "function") == "function"
+    assert kind_of_tool(TOOLS, "web_searching") == "web_searching"
 
 
 # ------------------------------------------------------------------ the background

@@ -10,10 +10,11 @@ from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.server.generation.wanted import ToolChoice
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.support import Support
 from isthmus.server.responses.arguments import InputReader
+from isthmus.server.responses.fields import TOOLS
 from isthmus.server.responses.items import items_of
 from isthmus.server.responses.requests import Reasoning, ResponseRequest, TextConfig
-from isthmus.server.responses.table import TOOLS, How
 from isthmus.server.responses.tools import Offer, Origin, choice_of, offer_of
 from isthmus.server.responses.translate import plan_of, require_sensible
 
@@ -41,7 +42,9 @@ def test_functions_namespaces_and_custom_tools() -> None:
     assert offer.warnings == ()
 
 
-@pytest.mark.parametrize("kind", [name for name, it in TOOLS.items() if it.how is How.LEFT_OUT])
+@pytest.mark.parametrize(
+    "kind", [name for name, it in TOOLS.items() if it.support is Support.LEFT_OUT]
+)
 def test_what_a_server_would_run_is_left_out_with_a_warning(kind: str) -> None:
     offer = offer_of([F, {"type": kind}, {"type": f"{kind}_2025_08_26"}])
     assert list(offer.tools) == ["f"]

@@ -1,4 +1,4 @@
-"""`isthmus serve`: an OpenAI-compatible endpoint and durable agents, over HTTP."""
+"""`isthmus serve`: APIs of OpenAI, Anthropic and Ollama, and durable agents, over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.units import format_nbytes
 
-HELP = "serve models and durable agents over HTTP, as OpenAI's API does"
+HELP = "serve models by the APIs of OpenAI, Anthropic and Ollama, and durable agents"
 EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents

@@ -21,20 +21,6 @@ Message = dict[str, Any]
 
 MOST_SOURCE = 1 << 18
 """Characters of a template; the longest that is known has 25,000."""
-OPENED_THOUGHTS = (
-    "<think>",
-    "<thinking>",
-    "<thought>",
-    "<reasoning>",
-    "<seed:think>",
-    "[THINK]",
-    "<|START_THINKING|>",
-    "<|begin_of_thought|>",
-    "<|inner_prefix|>",
-    "<|channel|>analysis<|message|>",
-    "<|channel>thought",
-)
-"""Texts after which models think."""
 _MOST_COMPLAINT = 500
 
 
@@ -96,14 +82,6 @@ class ChatTemplate:
                 f"the chat template refused the conversation: {_shown(error)}"
             ) from None
         return text
-
-
-def opens_thought(prompt: str) -> bool:
-    """Whether a rendered prompt ends inside a thought that it has opened itself, as by `<think>`.
-
-    The answer to such a prompt begins with the thought, and has its end but not its begin.
-    """
-    return prompt[-64:].rstrip().endswith(OPENED_THOUGHTS)
 
 
 def _shown(error: Exception) -> str:

@@ -35,7 +35,7 @@ _CHARACTERS_READ = 16
 """Characters that one unit reads."""
 _UNITS_BETWEEN_CHECKS = 1 << 18
 _MOST_BITS = 4096
-"""Of a number: more than any template needs, and no work to compute with."""
+"""Bits of a number: more than any template needs, and no work to compute with."""
 _WIDE = re.compile(r"[#0\- +\d.]*(?:\*|\d{4})")
 """Flags, width and precision of a conversion that are given elsewhere, or are in the thousands."""
 _CONTAINERS = (list, tuple, dict, set, frozenset, KeysView, ItemsView, ValuesView)
@@ -87,7 +87,7 @@ class Budget:
             self.spend(STEP * len(value))
 
     def steps(self, values: Iterable[Any], units: int = STEP) -> Iterator[Any]:
-        """The same values, each paid for when it is taken."""
+        """Values, each paid for when it is taken."""
         for value in values:
             self.spend(units)
             yield value

@@ -14,6 +14,7 @@ from typing import Any
 
 from isthmus.errors import TemplateError
 from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.forms import Form, recognised
 
 _UNITS = 1 << 20
 """Units for one question, a tenth of a second at most; the templates of tests need up to 33,000."""
@@ -67,6 +68,11 @@ class Traits:
         self.template = template
         self._fates: dict[tuple[str, bool], Fate] = {}
         """By role, and whether the content is in parts."""
+
+    @cached_property
+    def form(self) -> Form:
+        """The form in which the template's models write calls and thoughts."""
+        return recognised(self.template.source)
 
     # ------------------------------------------------------------------ roles
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from isthmus.errors import ModelUnsupported
 from isthmus.model.chat_guard import ChatGuard, restored
-from isthmus.model.chat_template import opens_thought
 from isthmus.model.checks import nothing
 from isthmus.model.conversation import Conversation, prepared
+from isthmus.model.forms import opens_thought
 from isthmus.model.gguf import GgufFile
 from isthmus.model.template_clock import NO_CLOCK
 from isthmus.model.template_set import TemplateSet
@@ -27,7 +27,7 @@ class RenderedChat:
     ids: list[int]
     """Token ids, up to where the model is to answer."""
     text: str
-    """The same as text."""
+    """The conversation as text, up to the same place."""
     warnings: tuple[str, ...]
     """Sentences about what the template leaves out, for whoever asked."""
     opens_thought: bool
@@ -147,7 +147,8 @@ class TextModel(ABC):
         )
         if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
             del ids[0]  # the template wrote it too
-        return RenderedChat(ids, text.replace(seam, ""), warnings, opens_thought(text))
+        thinks = opens_thought(traits.form, text)  # a control token that users say has a seam in it
+        return RenderedChat(ids, text.replace(seam, ""), warnings, thinks)
 
     def chat_tokens(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -56,18 +57,46 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
     shelf = Shelf(runtime, models, settings)
     quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
     agents = Agents(shelf, settings)
+    served = _Served(runtime, models, settings, shelf, quotas)
+    app = Starlette(
+        routes=[
+            *page.routes(),
+            *_about(runtime, models, settings),
+            *Transfer(shelf, agents).routes(),
+            *agents.routes(),
+        ],
+        lifespan=served.life,
+        exception_handlers={404: _no_route, 405: _no_method},
+    )
+    app.router.redirect_slashes = False  # the address would be made of the Host header
+    for kind in _HANDLED:
+        app.add_exception_handler(kind, errors.handle)
+    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas, shape_of=_shape_of)
+    return app
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What is there from the server's start to its end."""
+
+    runtime: Runtime
+    models: dict[str, Model]
+    settings: ServerSettings
+    shelf: Shelf
+    quotas: Quotas
 
     @contextlib.asynccontextmanager
-    async def life(_app: Starlette) -> AsyncIterator[None]:
-        completers = {name: Completer(runtime, model, settings) for name, model in models.items()}
-        texts = Texts()
+    async def life(self, app: Starlette) -> AsyncIterator[None]:
+        """Adds the routes that need models, and closes what they use at the end."""
+        models, settings, texts = self.models, self.settings, Texts()
+        completers = {name: Completer(self.runtime, it, settings) for name, it in models.items()}
         writer = Writer(completers, settings, texts)
         for api in (Models, Chat, Completions, Messages, Ollama):
             app.router.routes.extend(api(writer).routes())
-        app.router.routes.extend(Embeddings(runtime, models, settings, texts).routes())
-        responses = open_responses(writer, shelf, settings, quotas.charge)
+        app.router.routes.extend(Embeddings(self.runtime, models, settings, texts).routes())
+        responses = open_responses(writer, self.shelf, settings, self.quotas.charge)
         app.router.routes.extend(responses.routes())
-        keeping = [asyncio.ensure_future(it) for it in (quotas.keep(), responses.keep())]
+        keeping = [asyncio.ensure_future(it) for it in (self.quotas.keep(), responses.keep())]
         try:
             yield
         finally:
@@ -76,40 +105,32 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
             await responses.close()
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(texts.close)
-            await quotas.save()
-            await shelf.close()
+            await self.quotas.save()
+            await self.shelf.close()
 
-    async def metrics(_request: Request) -> Response:
-        """Counters, gauges and histograms for Prometheus."""
-        return PlainTextResponse(runtime.metrics(), media_type="text/plain; version=0.0.4")
+
+def _about(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> list[Endpoint]:
+    """Routes about the server itself."""
 
     async def health(_request: Request) -> Response:
         """That the server answers."""
         said: Health = {"status": "ok", "models": list(models)}
         return JSONResponse(said)
 
-    async def described(_request: Request) -> Response:
+    async def metrics(_request: Request) -> Response:
+        """Counters, gauges and histograms for Prometheus."""
+        return PlainTextResponse(runtime.metrics(), media_type="text/plain; version=0.0.4")
+
+    async def described(request: Request) -> Response:
         """This document."""
         keyless = OPEN if settings.keys is not None else None
-        return JSONResponse(document(app.router.routes, __version__, keyless))
+        return JSONResponse(document(request.app.router.routes, __version__, keyless))
 
-    app = Starlette(
-        routes=[
-            *page.routes(),
-            Endpoint("GET", "/healthz", health, gives=(Health,)),
-            Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
-            Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
-            *Transfer(shelf, agents).routes(),
-            *agents.routes(),
-        ],
-        lifespan=life,
-        exception_handlers={404: _no_route, 405: _no_method},
-    )
-    app.router.redirect_slashes = False  # the address would be made of the Host header
-    for kind in _HANDLED:
-        app.add_exception_handler(kind, errors.handle)
-    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas, shape_of=_shape_of)
-    return app
+    return [
+        Endpoint("GET", "/healthz", health, gives=(Health,)),
+        Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
+        Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
+    ]
 
 
 def _shape_of(scope: MutableMapping[str, Any]) -> Shape | None:

@@ -97,9 +97,9 @@ class ServerSettings:
     live: int = 64
     """Agents kept in memory; others lie on the disk until their next message."""
     max_tokens: int = 512
-    """Of an answer, where the request does not say."""
+    """Tokens of an answer, if the request does not say."""
     deadline_s: float = 600.0
-    """Of each request."""
+    """Seconds that a request may take."""
     body_nbytes: int = 16 * MIB
     """Largest body of a request, guests that are brought among them; see `upload_nbytes`."""
     json_nbytes: int = 4 * MIB

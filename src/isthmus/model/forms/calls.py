@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from isthmus.model.forms.lark import Lark, Wanted
+from isthmus.model.forms.lark import Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
 
@@ -45,5 +45,5 @@ class Calls(ABC):
         """
 
     @abstractmethod
-    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+    def grammar(self, lark: Lark, wanted: WantedCalls) -> str | None:
         """The expression of an answer with the wanted calls; None if no grammar says it."""

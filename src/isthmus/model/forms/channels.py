@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from isthmus.model.forms.calls import Calls
-from isthmus.model.forms.lark import Lark, Wanted
+from isthmus.model.forms.lark import Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Stops, Tape
 from isthmus.model.forms.values import JSON, read_value
@@ -80,7 +80,7 @@ class Channels(Calls):
         yield from tape.take_any(_ENDS)
         out.leave()
 
-    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+    def grammar(self, lark: Lark, wanted: WantedCalls) -> str | None:
         head = f"{CHANNEL}commentary to=functions."
         calls = [
             f"{lark.text(f'{head}{it.name} {CONSTRAIN}json{MESSAGE}')} {lark.json(it.parameters)}"

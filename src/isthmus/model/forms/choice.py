@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
-from isthmus.model.forms.lark import Lark, Wanted
+from isthmus.model.forms.lark import Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.python_calls import PythonCalls
 from isthmus.model.forms.tape import Reading, Tape
@@ -43,6 +43,6 @@ class Choice(Calls):
         which = self.json if (yield from tape.comes("{")) else self.other
         yield from which.read(tape, out)
 
-    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+    def grammar(self, lark: Lark, wanted: WantedCalls) -> str | None:
         which = self.json if self.writes_json else self.other
         return which.grammar(lark, wanted)

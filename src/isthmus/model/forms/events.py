@@ -50,7 +50,7 @@ Event = Text | Reasoning | CallBegins | Arguments | CallEnds
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
-    """The same events with neighbours of one kind as one event."""
+    """Events, with neighbours of one kind as one event."""
     runs: list[tuple[Event, list[str]]] = []
     for event in events:
         if isinstance(event, (CallBegins, CallEnds)):

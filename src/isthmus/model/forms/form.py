@@ -10,7 +10,7 @@ from typing import Any
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model.forms.calls import Calls
-from isthmus.model.forms.lark import Lark, Wanted, functions_of
+from isthmus.model.forms.lark import Lark, WantedCalls, functions_of
 from isthmus.model.forms.parser import FORCED, FORCED_LIST, UNKNOWN, Parser
 from isthmus.model.forms.thought import Thought
 from isthmus.model.forms.tools import Tools
@@ -80,7 +80,7 @@ class Form:
         functions = functions_of(tools, name)
         if not functions:
             raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
-        lark, wanted = Lark(ids), Wanted(functions, several)
+        lark, wanted = Lark(ids), WantedCalls(functions, several)
         try:
             fits = self.calls is not None and (wanted.plain or self.calls.quotes_names)
             own = self.calls.grammar(lark, wanted) if self.calls and fits else None
@@ -97,5 +97,8 @@ class Form:
 
 
 def opens_thought(form: Form, prompt: str) -> bool:
-    """Whether a prompt ends in a thought that it has just opened."""
+    """Whether a rendered prompt ends in a thought that it has opened itself, as by `<think>`.
+
+    The answer to such a prompt begins with the thought, and has its end but not its beginning.
+    """
     return form.thought is not None and prompt.rstrip().endswith(form.thought.begins.rstrip())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isthmus.model.forms.calls import Calls
-from isthmus.model.forms.lark import Function, Lark, Wanted, moved
+from isthmus.model.forms.lark import Function, Lark, WantedCalls, moved
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
 from isthmus.model.forms.values import JSON, Sink, read_string, read_value
@@ -93,7 +93,7 @@ class JsonCalls(Calls):
 
     # ------------------------------------------------------------------------------ grammar
 
-    def grammar(self, lark: Lark, wanted: Wanted) -> str:
+    def grammar(self, lark: Lark, wanted: WantedCalls) -> str:
         call = lark.any_of([lark.json(self._schema(it)) for it in wanted.functions])
         begin = "" if self.starts_bare else self.opens[0] + self.before
         end = "" if self.starts_bare else self.after + self.closes

@@ -47,7 +47,7 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedCalls:
     """The calls that an answer must consist of."""
 
     functions: tuple[Function, ...]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
-from isthmus.model.forms.lark import Lark, Wanted
+from isthmus.model.forms.lark import Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
 from isthmus.model.forms.tools import NAME
@@ -111,7 +111,7 @@ class NamedCalls(Calls):
 
     # ------------------------------------------------------------------------------ grammar
 
-    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+    def grammar(self, lark: Lark, wanted: WantedCalls) -> str | None:
         if self.writes_list:
             return JsonCalls(opens=(self.call,), listed=True).grammar(lark, wanted)
         calls = []

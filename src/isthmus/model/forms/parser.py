@@ -20,7 +20,7 @@ others, and people describe them in their prompts."""
 FORCED = JsonCalls(starts_bare=True)
 """Calls that a grammar forces if it cannot say the model's own form."""
 FORCED_LIST = JsonCalls(starts_bare=True, listed=True)
-"""The same, where there may be several."""
+"""Calls that a grammar forces in that case if there may be several."""
 
 
 class Parser:

@@ -76,11 +76,6 @@ class Tape:
         if self._mark is None:
             self._mark, self._kept = self._at, []
 
-    @property
-    def marked(self) -> bool:
-        """Whether there is a mark."""
-        return self._mark is not None
-
     def unmark(self) -> str:
         """Removes the mark; returns what was read since."""
         if self._mark is None:

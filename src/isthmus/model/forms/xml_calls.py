@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
-from isthmus.model.forms.lark import Function, Lark, Wanted, part
+from isthmus.model.forms.lark import Function, Lark, WantedCalls, part
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import SPACES, Reading, Stops, Tape
 from isthmus.model.forms.tools import NAME, type_of, types_in
@@ -150,7 +150,7 @@ class XmlCalls(Calls):
 
     # ------------------------------------------------------------------------------ grammar
 
-    def grammar(self, lark: Lark, wanted: Wanted) -> str | None:
+    def grammar(self, lark: Lark, wanted: WantedCalls) -> str | None:
         calls = [self._call_rule(lark, it) for it in wanted.functions]
         good = [it for it in calls if it is not None]
         if len(good) < len(calls):

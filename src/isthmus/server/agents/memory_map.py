@@ -11,7 +11,7 @@ from isthmus.wasm import layout_of
 
 
 def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
-    """Of an agent at a position. SnapshotNotFound, SnapshotInvalid, StorageError."""
+    """The map of an agent at a position. SnapshotNotFound, SnapshotInvalid, StorageError."""
     now = shelf.snapshot(record, position)
     before = _chunks_before(shelf, record, position)
     chunks = now.chunks
@@ -43,8 +43,8 @@ def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
 
 
 def _chunks_before(shelf: Shelf, record: Record, position: int) -> dict[int, bytes]:
-    """Of the position before, which may be one of the agent that this one was forked from, if
-    that is still there."""
+    """Chunks of the position before, by their numbers. That position may be one of the agent that
+    this one was forked from, if that is still there."""
     origin, source = record.origin, record
     if origin is not None and position <= origin.position:
         if origin.id not in shelf.visible():

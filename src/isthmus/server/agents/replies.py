@@ -97,7 +97,7 @@ class GuestCard(TypedDict):
 
 
 class GuestList(TypedDict):
-    """All of them."""
+    """All guests that agents can be made from."""
 
     object: Literal["list"]
     data: list[GuestCard]

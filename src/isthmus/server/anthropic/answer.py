@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 
@@ -21,6 +20,7 @@ from isthmus.server.anthropic.replies import (
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End
 from isthmus.server.http.events import event, respond, unless_left
+from isthmus.server.http.ids import random_id
 
 _SILENT = 64
 """Steps without an event, after which one says that the answer goes on."""
@@ -32,7 +32,7 @@ class MessageAnswer:
     def __init__(self, prepared: Prepared, *, hides_thoughts: bool) -> None:
         self._prepared = prepared
         self._blocks = Blocks(hides_thoughts=hides_thoughts)
-        self._id = f"msg_{uuid.uuid4().hex}"
+        self._id = random_id("msg_", 32)
         self._n_thought = 0
         """Tokens of thoughts."""
 

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +23,7 @@ from isthmus.server.anthropic.replies import (
     Delta,
 )
 from isthmus.server.anthropic.signature import signature_of
+from isthmus.server.http.ids import random_id
 
 
 class _Open:
@@ -107,8 +107,7 @@ class Blocks:
 
     def _begin_call(self, name: str) -> list[BlockEvent]:
         told = self.finish()
-        id_ = f"toolu_{uuid.uuid4().hex[:24]}"
-        return told + self._begin(AnsweredToolUse(id_, name, {}))
+        return told + self._begin(AnsweredToolUse(random_id("toolu_"), name, {}))
 
     def _is_open(self, kind: type[AnsweredBlock]) -> bool:
         return self._open is not None and isinstance(self._open.block, kind)

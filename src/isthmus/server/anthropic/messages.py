@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.model import Model
 from isthmus.server.anthropic.answer import MessageAnswer
-from isthmus.server.anthropic.refusals import refusal_of, require_unique_keys
+from isthmus.server.anthropic.refusals import refusal_of
 from isthmus.server.anthropic.replies import Message, MessagesErrorReply, TokenCount
 from isthmus.server.anthropic.requests import CountRequest, MessagesRequest
 from isthmus.server.anthropic.translate import Translated, translate
@@ -20,7 +20,7 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, decode_json, read_body
+from isthmus.server.http.endpoint import Endpoint, decode_json, read_body, require_unique_keys
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS
 from isthmus.server.http.texts import Check, most_nbytes
@@ -109,7 +109,7 @@ class Messages:
 
 
 def _with_known_variables(wanted: Wanted, model: Model) -> Wanted:
-    """The same without the names of thinking that other models' templates have."""
+    """What is wanted, without variables that the model's template does not read."""
     template = model.chat_templates.chosen(with_tools=bool(wanted.offered)).template
     known = template.vocabulary.names
     variables = {name: it for name, it in wanted.variables.items() if name in known}

@@ -64,7 +64,7 @@ class Models(models.Models):
         return JSONResponse(page)
 
     async def model(self, request: HttpRequest) -> Response:
-        """One of them."""
+        """A model that requests may name."""
         if not speaks_anthropic(request.scope):
             return await super().model(request)
         name = request.path_params["model"]

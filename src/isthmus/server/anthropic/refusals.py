@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 
 import msgspec
 from msgspec import Struct
 
-from isthmus.errors import SettingsError
-from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TOOLS, Row, Support, find
-from isthmus.server.http.errors import HttpError
+from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TOOLS
+from isthmus.server.http.errors import HttpError, fault_of
+from isthmus.server.http.support import Row, Support, kind_of_tool
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _TAG = re.compile(r"Invalid value '(?P<name>[^']*)'")
@@ -31,16 +29,16 @@ _tools_decoder = msgspec.json.Decoder(_AnyTools)
 
 def refusal_of(error: msgspec.ValidationError, body: bytes) -> HttpError:
     """Why a body is none of this API's, with the part that is wrong: HttpError 400."""
-    text, _, where = str(error).partition(" - at `")
-    where = where.rstrip("`").removeprefix("$").removeprefix(".")
+    text, where = fault_of(error)
+    where = where.removeprefix(".")
     if tool := _refused_tool(where, body):
         return HttpError(400, tool.said, code="unsupported", param=f"{_tool_at(where)}.type")
     if unknown := _UNKNOWN.match(text):
         where = f"{where}.{unknown['name']}".removeprefix(".")
-        return _refusal(where, find(FIELDS, where), "there is no such field")
+        return _refusal(where, FIELDS.get(where), "there is no such field")
     if where.endswith("].type") and (tag := _TAG.match(text)):
-        return _refusal(where, find(BLOCKS, tag["name"]), text)
-    return _refusal(where, find(FIELDS, where), text)
+        return _refusal(where, BLOCKS.get(tag["name"]), text)
+    return _refusal(where, FIELDS.get(where), text)
 
 
 def _refusal(where: str, row: Row | None, text: str) -> HttpError:
@@ -63,20 +61,5 @@ def _refused_tool(where: str, body: bytes) -> Row | None:
         kind = _tools_decoder.decode(body).tools[int(found["index"])].type
     except (msgspec.DecodeError, IndexError, RecursionError):
         return None
-    row = None if kind is None else find(TOOLS, kind)
+    row = None if kind is None else TOOLS.get(kind_of_tool(TOOLS, kind))
     return row if row is not None and row.support is Support.REFUSED else None
-
-
-def require_unique_keys(body: bytes) -> None:
-    """SettingsError for an object that has a key twice: it could be read in two ways.
-
-    The body must be JSON. RecursionError if it is nested too deeply.
-    """
-    json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> None:
-    """An object that is not needed any more."""
-    if len(pairs) != len({key for key, _ in pairs}):
-        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise SettingsError(f"the key {twice[:40]!r} is given twice in one object")

@@ -50,11 +50,11 @@ class MessageUsage(TypedDict):
     """Tokens of a request."""
 
     input_tokens: int
-    """Of the prompt, without those that were remembered."""
+    """Tokens of the prompt that were computed."""
     cache_creation_input_tokens: int
     """Always 0: remembering costs nothing."""
     cache_read_input_tokens: int
-    """Of the prompt, that were remembered."""
+    """Tokens of the prompt that were remembered."""
     output_tokens: int
     output_tokens_details: TokensDetails
 

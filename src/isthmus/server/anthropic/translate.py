@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,14 @@ from isthmus.server.anthropic.requests import (
     ThinkingDisabled,
     ThinkingEnabled,
 )
-from isthmus.server.generation.wanted import Sampling, Tool, ToolChoice, Wanted
+from isthmus.server.generation.wanted import (
+    Sampling,
+    Tool,
+    ToolChoice,
+    Wanted,
+    schema_grammar,
+    thinking_variables,
+)
 from isthmus.server.http.errors import HttpError
 
 _CHOICES = {
@@ -110,16 +116,14 @@ def _is_parallel(asked: CountRequest) -> bool:
 def _grammar(asked: CountRequest) -> tuple[GrammarKind, str] | None:
     config = asked.output_config
     given = (None if config is None else config.format) or asked.output_format
-    return None if given is None else (GrammarKind.JSON_SCHEMA, json.dumps(given.schema))
+    return None if given is None else schema_grammar(given.schema)
 
 
 def _variables(asked: CountRequest) -> dict[str, Any]:
     """What the chat template is told of thinking, under the names that templates have for it."""
-    found: dict[str, Any] = {}
-    if asked.thinking is not None:
-        thinks = not isinstance(asked.thinking, ThinkingDisabled)
-        found |= {"enable_thinking": thinks, "thinking": thinks}
-    if asked.output_config is not None and asked.output_config.effort is not None:
-        effort = asked.output_config.effort
-        found["reasoning_effort"] = _EFFORTS.get(effort, effort)
-    return found
+    effort = None if asked.output_config is None else asked.output_config.effort
+    known = None if effort is None else _EFFORTS.get(effort, effort)
+    if asked.thinking is None:
+        return thinking_variables(effort=known)
+    thinks = not isinstance(asked.thinking, ThinkingDisabled)
+    return {**thinking_variables(thinks=thinks, effort=known), "thinking": thinks}

@@ -18,7 +18,7 @@ from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import ContextFull
 from isthmus.model import Model
-from isthmus.model.forms import Form, recognised
+from isthmus.model.forms import Form
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.request import End, Request, Token, read_tokens
@@ -59,8 +59,6 @@ class Completer:
         self._guest = runtime.load_guest(self._guest_name)
         self._slots = Slots(self._spawn, settings.slots)
         self._room = Room(settings.slots, settings.waiting)
-        self._forms: dict[str, Form] = {}
-        """By the source of the chat template; a model has few."""
 
     def require_room(self) -> None:
         """Overloaded if a request could not even wait."""
@@ -73,10 +71,7 @@ class Completer:
 
     def form(self, *, with_tools: bool) -> Form:
         """The form in which the model writes calls and thoughts, told by its chat template."""
-        source = self.model.chat_templates.chosen(with_tools=with_tools).template.source
-        if source not in self._forms:
-            self._forms[source] = recognised(source)
-        return self._forms[source]
+        return self.model.chat_templates.chosen(with_tools=with_tools).form
 
     def controls(self, form: Form) -> dict[str, int]:
         """Ids of the control tokens that the form is written with, by their texts."""

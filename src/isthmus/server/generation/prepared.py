@@ -47,7 +47,7 @@ class Prepared:
     """Sentences about what the model does not get of the conversation, for whoever asked."""
 
     def numbered(self, index: int) -> Prepared:
-        """The same for one of several choices: if there is a seed, each has another one."""
+        """This answer as one of several choices: if there is a seed, each has another one."""
         sampling = self.request.sampling
         if not index or sampling.seed is None:
             return self

@@ -50,7 +50,7 @@ class Slots:
         """Never asked: forks of an owner's root begin with what its prompts have in common. The
         one used last at the end."""
         self._choosing = asyncio.Lock()
-        """Of who takes an idle agent or makes one: nobody takes one that is being forked."""
+        """Held while an idle agent is taken or made: nobody takes one that is being forked."""
         self._n = 0
         """Agents that are idle or in use, without the roots."""
 

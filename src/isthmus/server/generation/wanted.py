@@ -4,11 +4,13 @@
 
     chat completions ─┐                                        ┌─► chunks, choices
     responses ────────┼─► Wanted ─► Writer ─► Prepared ─► Steps ┼─► items, events
-    messages ─────────┘                                        └─► blocks, events
+    messages ─────────┤                                        ├─► blocks, events
+    ollama ───────────┘                                        └─► objects, lines
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,11 +24,11 @@ class ToolChoice(Enum):
     """Whether the model calls a tool."""
 
     NONE = "none"
-    """It is told of no tool."""
+    """The model is told of no tool."""
     AUTO = "auto"
-    """It decides."""
+    """The model decides."""
     REQUIRED = "required"
-    """It calls at least one, or the one that `Wanted.tool` names."""
+    """The model calls at least one tool, or the one that `Wanted.tool` names."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,20 @@ class Wanted:
     def offered(self) -> tuple[Tool, ...]:
         """The tools that the model is told of."""
         return () if self.tool_choice is ToolChoice.NONE else self.tools
+
+
+def schema_grammar(schema: Mapping[str, Any]) -> tuple[GrammarKind, str]:
+    """The kind and source of a grammar of JSON that follows a schema."""
+    return GrammarKind.JSON_SCHEMA, json.dumps(schema)
+
+
+def thinking_variables(
+    *, thinks: bool | None = None, effort: str | None = None
+) -> dict[str, bool | str]:
+    """Variables of a chat template for a wish to think more or less; None for no such wish.
+
+    Templates of models whose thoughts can only be had or not read `enable_thinking`; those of
+    gpt-oss and others read `reasoning_effort`.
+    """
+    found: dict[str, bool | str] = {} if effort is None else {"reasoning_effort": effort}
+    return found if thinks is None else {**found, "enable_thinking": thinks}

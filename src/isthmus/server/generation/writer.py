@@ -115,7 +115,7 @@ class Writer:
         prompt: Sequence[int],
         wanted: Wanted,
     ) -> Request:
-        """A prompt with the wishes of a request. SettingsError, TokenError, ContextFull."""
+        """A prompt to be answered as is wanted. SettingsError, TokenError, ContextFull."""
         model = completer.model
         for token in (min(prompt), max(prompt)) if prompt else ():
             model.require_token(token)

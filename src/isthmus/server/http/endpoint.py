@@ -6,6 +6,8 @@ types that the handler decodes and returns.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Any, TypeAlias, TypeVar
 
@@ -49,7 +51,7 @@ class Endpoint(Route):
 
     @property
     def types(self) -> list[Any]:
-        """Those of its bodies that are JSON, errors among them."""
+        """Types of its bodies that are JSON, errors among them."""
         contents = (self.takes, *self.gives, *self.fails)
         return [it for it in contents if it is not None and not isinstance(it, str)]
 
@@ -93,6 +95,25 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
 def read_query(request: Request, kind: type[_T]) -> _T:
     """What stands behind the `?`. msgspec.ValidationError names what is wrong."""
     return msgspec.convert(dict(request.query_params), kind, strict=False)
+
+
+def require_unique_keys(body: bytes) -> None:
+    """HttpError 400 for an object that has a key twice, since it could be read in two ways, and for
+    what is no JSON, or is nested too deeply to be looked at."""
+    try:
+        json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    except RecursionError:
+        raise HttpError(400, "the body is nested too deeply", code="invalid_json") from None
+    except ValueError as error:
+        raise HttpError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    """An object that is not needed any more."""
+    if len(pairs) != len({key for key, _ in pairs}):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        said = f"the key {twice[:40]!r} is given twice in one object"
+        raise HttpError(400, said, code="invalid_json")
 
 
 def document(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Callable, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from isthmus.server.http.ids import random_id
 from isthmus.server.http.key import Key
 from isthmus.server.http.log import tell
 
@@ -29,7 +29,7 @@ class Entry:
     """The client's X-Request-ID if it is a sane one, else ours."""
     method: str
     path: str
-    """As it came, percent-encoded, without the query."""
+    """The path as it came, percent-encoded, without the query."""
     key: Key | None = None
     """Who asks; None where no keys are, or they are not needed."""
     agent: str | None = None
@@ -40,9 +40,9 @@ class Entry:
     """Whether all of the answer was sent."""
     nbytes_in: int = 0
     nbytes_out: int = 0
-    """Of the bodies."""
+    """Bytes of the answer's body; `nbytes_in` are those of the request's."""
     tokens_in: int = 0
-    """Of prompts, computed or remembered."""
+    """Tokens of prompts, computed or remembered."""
     tokens_out: int = 0
     error: str | None = None
     """The error's code, or its type where it has no code."""
@@ -50,13 +50,13 @@ class Entry:
     shape: Shape | None = None
     """How errors are told; None for OpenAI's shape."""
     prompts: set[int] = field(default_factory=set)
-    """Of those that are counted, the `id`."""
+    """The `id` of each prompt that is counted already."""
 
     @staticmethod
     def of(scope: MutableMapping[str, Any]) -> Entry:
         """The beginning of one."""
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        id_ = given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        id_ = given if _SANE_ID.fullmatch(given) else random_id("req_", 32)
         path = scope["raw_path"].decode("latin-1")
         return Entry(id_, scope["method"], path)
 

@@ -39,7 +39,7 @@ class Room:
 
     @property
     def n_waiting(self) -> int:
-        """Those who wait, of all owners."""
+        """How many wait, of all owners."""
         return sum(map(len, self._lines.values()))
 
     def require(self, owner: Owner) -> None:

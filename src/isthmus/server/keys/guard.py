@@ -20,8 +20,8 @@ RESTORE = "/v1/agents/restore"
 """Takes bodies that are not kept in memory."""
 BRING = "/v1/guests"
 """Takes modules; all other bodies are JSON."""
-_COUNTED = "/v1/"
-"""Requests to what begins so count for their key's limits."""
+COUNTED = ("/v1/", "/api/")
+"""Beginnings of the paths whose requests count for their key's limits: those of all APIs."""
 _BODY_S = 30.0
 _BODY_PACE = 16_384
 """A body has so many seconds, and one more for each so many bytes that have come."""
@@ -81,7 +81,7 @@ class Guard:
         return min(self._settings.body_nbytes, self._settings.json_nbytes), self._room
 
     def _spending(self, entry: Entry, path: str) -> contextlib.AbstractContextManager[None]:
-        if entry.key is None or not path.startswith(_COUNTED):
+        if entry.key is None or not path.startswith(COUNTED):
             return contextlib.nullcontext()
         return self._quotas.spending(entry.key, entry)
 
@@ -132,7 +132,7 @@ class Room:
             self._taken[owner] += nbytes
 
     def give_back(self, owner: str | None, nbytes: int) -> None:
-        """Those of a request that has ended."""
+        """Frees the bytes of a request that has ended."""
         self._left += nbytes
         if owner is not None:
             self._taken[owner] -= nbytes

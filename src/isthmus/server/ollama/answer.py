@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasonin
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.request import End
 from isthmus.server.http.events import LINES, line, respond, unless_left
+from isthmus.server.http.ids import random_id
 
 Tell = Callable[[str, str, list[dict[str, Any]]], dict[str, Any]]
 """Text, thought and calls as the body of a chat or of a generated text."""
@@ -49,7 +49,7 @@ class Reading:
     def _call(self, index: int) -> dict[str, Any]:
         arguments = json.loads("".join(self._arguments.pop(index)) or "{}")
         function = {"name": self._names[index], "arguments": arguments}
-        return {"id": f"call_{uuid.uuid4().hex[:24]}", "function": function}
+        return {"id": random_id("call_"), "function": function}
 
 
 class OllamaAnswer:

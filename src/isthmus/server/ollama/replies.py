@@ -78,7 +78,7 @@ class GenerateReply(_Generated, total=False):
 
 
 class Details(TypedDict):
-    """Of a model's file."""
+    """What is known of a model by its file."""
 
     parent_model: str
     format: Literal["gguf"]

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 _Share = Annotated[float, Meta(ge=0, le=1)]
 Think = bool | Literal["none", "minimal", "low", "medium", "high"]
-Form = Literal["", "json"] | dict[str, Any]
+Format = Literal["", "json"] | dict[str, Any]
 
 
 class Options(Struct, kw_only=True, frozen=True):
@@ -75,7 +75,7 @@ class Common(Struct, kw_only=True):
 
     model: str
     stream: bool = True
-    format: Form | None = None
+    format: Format | None = None
     options: Options = Options()
     think: Think | None = None
     keep_alive: str | float | None = None
@@ -104,4 +104,4 @@ class ShowRequest(Struct, kw_only=True):
 
     model: str = ""
     name: str = ""
-    """The same in earlier versions."""
+    """What `model` is called in earlier versions."""

@@ -7,13 +7,19 @@ from typing import Any
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
-from isthmus.server.generation.wanted import Sampling, Tool, Wanted
+from isthmus.server.generation.wanted import (
+    Sampling,
+    Tool,
+    Wanted,
+    schema_grammar,
+    thinking_variables,
+)
 from isthmus.server.ollama.requests import (
     Call,
     ChatMessage,
     ChatRequest,
     Common,
-    Form,
+    Format,
     GenerateRequest,
     Options,
     Think,
@@ -33,7 +39,7 @@ def chat_wanted(asked: ChatRequest, n_ctx: int) -> Wanted:
 
 
 def generate_wanted(asked: GenerateRequest, n_ctx: int) -> Wanted:
-    """The same for a prompt: one question, after the instructions if there are any."""
+    """What a prompt wants: an answer to it, after the instructions if there are any."""
     if asked.images or asked.suffix:
         what = "images are" if asked.images else "suffix is"
         raise SettingsError(f"{what} not supported")
@@ -89,16 +95,14 @@ def _sampling_of(options: Options) -> Sampling:
     )
 
 
-def _grammar_of(form: Form | None) -> tuple[GrammarKind, str] | None:
-    if not form:
+def _grammar_of(given: Format | None) -> tuple[GrammarKind, str] | None:
+    if not given:
         return None
-    schema = {"type": "object"} if form == "json" else form
-    return GrammarKind.JSON_SCHEMA, json.dumps(schema)
+    schema = {"type": "object"} if given == "json" else given
+    return schema_grammar(schema)
 
 
 def _variables_of(think: Think | None) -> dict[str, Any]:
-    if think is None:
-        return {}
-    if isinstance(think, bool):
-        return {"enable_thinking": think}
-    return {"enable_thinking": think != "none", "reasoning_effort": think}
+    if think is None or isinstance(think, bool):
+        return thinking_variables(thinks=think)
+    return thinking_variables(thinks=think != "none", effort=think)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End
 from isthmus.server.http.events import DONE, event, respond, unless_left
+from isthmus.server.http.ids import random_id
 from isthmus.server.openai.choices import ChatChoice, TextChoice
 from isthmus.server.openai.replies import Usage
 from isthmus.server.openai.requests import Common
@@ -34,7 +34,7 @@ class Answers:
         self._asked = asked
         self._each = each
         self._kind = kind
-        self._id = kind.prefix + uuid.uuid4().hex
+        self._id = random_id(kind.prefix, 32)
         self._head = {"created": int(time.time()), "model": asked.model, "system_fingerprint": None}
         self._warnings = list(dict.fromkeys(said for it in each for said in it.warnings))
 

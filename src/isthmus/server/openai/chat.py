@@ -14,7 +14,7 @@ from isthmus.server.openai.answers import Answers
 from isthmus.server.openai.choices import ChatChoice
 from isthmus.server.openai.replies import ChatCompletion
 from isthmus.server.openai.requests import ChatRequest
-from isthmus.server.openai.wishes import wanted_of
+from isthmus.server.openai.translate import wanted_of
 
 _decoder = msgspec.json.Decoder(ChatRequest)
 

@@ -6,7 +6,6 @@ streamed.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from isthmus.model import Model
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End, Token
+from isthmus.server.http.ids import random_id
 from isthmus.server.openai.replies import (
     AnsweredMessage,
     ChatAnswer,
@@ -177,8 +177,11 @@ def _logprob(model: Model, token: int, logprob: float | None) -> TopLogprob:
 
 
 def _call(name: str) -> ToolCall:
-    call_id = f"call_{uuid.uuid4().hex[:24]}"
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+    return {
+        "id": random_id("call_"),
+        "type": "function",
+        "function": {"name": name, "arguments": ""},
+    }
 
 
 def _text_of(step: Step) -> str:

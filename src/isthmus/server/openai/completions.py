@@ -21,7 +21,7 @@ from isthmus.server.openai.answers import Answers
 from isthmus.server.openai.choices import TextChoice
 from isthmus.server.openai.replies import TextCompletion
 from isthmus.server.openai.requests import CompletionRequest
-from isthmus.server.openai.wishes import sampling_of, stops_of
+from isthmus.server.openai.translate import sampling_of, stops_of
 
 _MOST_PROMPTS = 32
 _MAX_TOKENS = 16

@@ -33,7 +33,7 @@ from isthmus.server.settings import ServerSettings
 _GUEST = "embed"
 _MOST_TEXTS = 2048
 _MOST_TOKENS = 300_000
-"""Of one request: both as OpenAI has them."""
+"""Texts and tokens of one request: both as OpenAI has them."""
 
 
 class EmbeddingRequest(Struct, kw_only=True):

@@ -33,7 +33,7 @@ class Models:
         return JSONResponse(listed)
 
     async def model(self, request: HttpRequest) -> Response:
-        """One of them."""
+        """A model that requests may name."""
         chosen(self._completers, request.path_params["model"])
         return JSONResponse(self._card(request.path_params["model"]))
 

@@ -23,14 +23,14 @@ class ModelCard(TypedDict):
 
 
 class ModelList(TypedDict):
-    """All of them."""
+    """All models that requests may name."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
 class PromptDetails(TypedDict):
-    """Of a prompt."""
+    """What is known of a prompt's tokens."""
 
     cached_tokens: int
 
@@ -45,7 +45,7 @@ class Usage(TypedDict):
 
 
 class Embedding(TypedDict):
-    """Of one text: numbers, or base64 of them as 32-bit floats, little-endian."""
+    """The embedding of one text: numbers, or base64 of them as 32-bit floats, little-endian."""
 
     object: Literal["embedding"]
     index: int
@@ -69,7 +69,7 @@ class EmbeddingList(TypedDict):
 
 
 class TextLogprobs(TypedDict):
-    """As `/v1/completions` tells them."""
+    """Tokens and their logarithms of the probability, as `/v1/completions` tells them."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -117,13 +117,13 @@ class TopLogprob(TypedDict):
 
 
 class ChatLogprob(TopLogprob):
-    """The same, and what else might have come."""
+    """A token, and what else might have come."""
 
     top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(TypedDict):
-    """As `/v1/chat/completions` tells them."""
+    """Tokens and their logarithms of the probability, as `/v1/chat/completions` tells them."""
 
     content: list[ChatLogprob]
 

@@ -92,13 +92,13 @@ class Tool(Struct, kw_only=True):
 
 
 class FunctionName(Struct):
-    """Of the tool that must be called."""
+    """The name of the tool that must be called."""
 
     name: str
 
 
-class ToolChoice(Struct, kw_only=True):
-    """`tool_choice` that names one."""
+class NamedTool(Struct, kw_only=True):
+    """`tool_choice` that names a tool."""
 
     type: Literal["function"] = "function"
     function: FunctionName
@@ -113,7 +113,7 @@ class ChatRequest(Common, kw_only=True):
     top_logprobs: _TopLogprobs | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None

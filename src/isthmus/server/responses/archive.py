@@ -50,7 +50,7 @@ class Basis:
     position: int = 0
     """Where that agent was."""
     turns: Sequence[Turn] = ()
-    """Those until there, for a fork."""
+    """That agent's turns until there, for a fork."""
     is_last: bool = False
     """Whether nothing was said in that agent since."""
 

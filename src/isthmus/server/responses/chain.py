@@ -89,8 +89,7 @@ class Stored:
     input: list[Item]
     """Its own items, without those of responses before it."""
     _items: list[Item | None]
-    """Those of the conversation, to which more may have been added since, or which may have been
-    removed."""
+    """Items of the conversation. More may have been added since, and some may have been removed."""
     _n_before: int
     position: int
     """Where the agent was when it was done."""

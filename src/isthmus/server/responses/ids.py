@@ -18,6 +18,8 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from isthmus.server.http.ids import random_id
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _PLACE = re.compile(r"(?P<agent>[a-z0-9]{12})(?P<word>[a-z0-9]{8})(?P<position>[1-9][0-9]{0,14})")
 _RESPONSE = re.compile(rf"resp_{_PLACE.pattern}", re.ASCII)
@@ -70,11 +72,11 @@ class Nowhere:
     """Ids of a response that is not kept."""
 
     def __init__(self) -> None:
-        self.response = f"resp_{secrets.token_hex(24)}"
+        self.response = random_id("resp_", 48)
 
     def output(self, kind: str, _n: int) -> str:
         """The id of an item of its output."""
-        return f"{PREFIXES[kind]}_{secrets.token_hex(16)}"
+        return random_id(f"{PREFIXES[kind]}_", 32)
 
     input = output
 

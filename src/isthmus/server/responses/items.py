@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from isthmus.server.http.errors import HttpError
-from isthmus.server.responses.table import ITEMS
+from isthmus.server.responses.fields import ITEMS
+from isthmus.server.responses.requests import converted
 
 Item: TypeAlias = "dict[str, Any]"
 MakeId: TypeAlias = "Callable[[str, int], str]"
@@ -120,18 +121,12 @@ def _item(given: Item, where: str) -> Item:
         if id_ is None:
             raise HttpError(400, "a reference needs the id of an item", param=f"{where}.id")
         return {"type": kind, "id": id_}
-    fields = _converted(given, kind, where)
+    fields = _fields(given, kind, where)
     return {"id": id_, "type": kind, **fields}
 
 
-def _converted(given: Item, kind: str, where: str) -> Item:
-    try:
-        checked = msgspec.convert(given, _STRUCTS[kind])
-    except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `")
-        param = where + place.rstrip("`").removeprefix("$")
-        raise HttpError(400, text, code="invalid_item", param=param) from None
-    fields: Item = msgspec.structs.asdict(checked)
+def _fields(given: Item, kind: str, where: str) -> Item:
+    fields: Item = msgspec.structs.asdict(converted(given, _STRUCTS[kind], where, "invalid_item"))
     if "content" in fields and kind == "message":
         fields["content"] = _parts(fields["content"], fields["role"], f"{where}.content")
     elif isinstance(fields.get("output"), list):

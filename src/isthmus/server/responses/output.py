@@ -18,7 +18,6 @@ custom_tool_call        custom_tool_call_input.delta …, custom_tool_call_input
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -26,6 +25,7 @@ from typing import Any, Protocol, TypeAlias
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.server.generation.prepared import Step
 from isthmus.server.generation.request import End, Token
+from isthmus.server.http.ids import random_id
 from isthmus.server.openai.replies import ChatLogprob
 from isthmus.server.responses.arguments import InputReader
 from isthmus.server.responses.items import Item
@@ -84,7 +84,7 @@ class Output:
         self._blank = ""
         """White space that has come since an item ended: it begins a message if text follows."""
         self._logprobs: list[ChatLogprob] = []
-        """Of tokens whose text has not been told."""
+        """Logarithms of the probability of tokens whose text has not been told."""
 
     def feed(self, step: Step) -> Iterator[Told]:
         """Events of one step."""
@@ -259,7 +259,7 @@ class _Call:
         self.item: Item = {
             "id": "",
             "type": origin.kind,
-            "call_id": f"call_{secrets.token_hex(12)}",
+            "call_id": random_id("call_"),
             "name": origin.name,
             self._key: "",
             "status": "in_progress",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request as HttpRequest
 
-from isthmus.server.http.endpoint import read_body, read_json
-from isthmus.server.http.errors import HttpError
-from isthmus.server.responses.table import FIELDS, How
+from isthmus.server.http.endpoint import read_body, read_json, require_unique_keys
+from isthmus.server.http.errors import HttpError, fault_of
+from isthmus.server.http.support import Support
+from isthmus.server.responses.fields import FIELDS
 
 _T = TypeVar("_T")
 Items = list[dict[str, Any]]
@@ -68,7 +68,7 @@ class CountRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ResponseRequest(CountRequest, kw_only=True, forbid_unknown_fields=True):
-    """`/v1/responses`. `table.FIELDS` says what becomes of each field."""
+    """`/v1/responses`. `fields.FIELDS` says what becomes of each field."""
 
     store: bool | None = None
     background: bool | None = None
@@ -153,35 +153,26 @@ async def read(
         if name not in known:
             _refuse(name)
     if len(body) <= _SMALL_NBYTES:
-        require_single(body)
+        require_unique_keys(body)
     else:
-        await asyncio.to_thread(require_single, body)
+        await asyncio.to_thread(require_unique_keys, body)
     return await read_json(http, msgspec.json.Decoder(kind), empty)
 
 
 def _refuse(name: str) -> None:
     row = FIELDS.get(name)
-    if row is None or row.how is not How.REFUSED:
+    if row is None or row.support is not Support.REFUSED:
         said = f"there is no field {name[:80]!r} here"
         raise HttpError(400, said, code="unknown_parameter", param=name[:80])
     said = f"{name} is not supported: {row.said}"
     raise HttpError(400, said, code="unsupported_parameter", param=name)
 
 
-def require_single(body: bytes) -> None:
-    """HttpError 400 if an object has a name twice, or is nested too deeply to be looked at."""
+def converted(given: Mapping[str, Any], kind: type[_T], where: str, code: str) -> _T:
+    """A part of a body as a type. HttpError 400 with `code` and the place within the body, in which
+    the part is at `where`."""
     try:
-        json.loads(body, object_pairs_hook=_single)
-    except RecursionError:
-        raise HttpError(400, "the body is nested too deeply", code="invalid_json") from None
-    except ValueError as error:
-        raise HttpError(400, f"the body is not JSON: {error}", code="invalid_json") from None
-
-
-def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice, _ = (Counter(name for name, _ in pairs) - Counter(found.keys())).popitem()
-        said = f"an object has the name {twice[:80]!r} twice"
-        raise HttpError(400, said, code="invalid_json", param=twice[:80])
-    return found
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        text, place = fault_of(error)
+        raise HttpError(400, text, code=code, param=f"{where}{place}") from None

@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import msgspec
 from msgspec import Struct
 
 from isthmus.abi import GrammarKind
 from isthmus.server.generation.wanted import Tool, ToolChoice
 from isthmus.server.http.errors import HttpError
-from isthmus.server.responses.table import TOOLS, How, kind_of_tool
+from isthmus.server.http.support import Row, Support, kind_of_tool
+from isthmus.server.responses.fields import TOOLS
+from isthmus.server.responses.requests import converted
 
 INPUT = "input"
 """The one argument of a custom tool."""
+_CODE = "invalid_tool"
 _SYNTAXES = {"lark": GrammarKind.LARK, "regex": GrammarKind.REGEX}
 
 
@@ -114,20 +116,20 @@ class _Gathered:
     def add(self, given: Mapping[str, Any], where: str, namespace: str | None = None) -> None:
         """One more tool, or those of a namespace."""
         kind = given.get("type")
-        row = TOOLS.get(kind_of_tool(kind)) if isinstance(kind, str) else None
+        row = _row(given)
         if row is None:
             said = f"tools of type {str(kind)[:80]!r} are not supported; there are function, custom"
             raise HttpError(400, said, code="unsupported_tool", param=where)
-        if row.how is How.LEFT_OUT:
+        if row.support is Support.LEFT_OUT:
             self.warnings.append(f"the tool {kind} was left out: {row.said}")
         elif kind == "function":
-            self._function(_convert(given, _Function, where), where, namespace)
+            self._function(converted(given, _Function, where, _CODE), where, namespace)
         elif kind == "custom":
-            self._custom(_convert(given, _Custom, where), where, namespace)
+            self._custom(converted(given, _Custom, where, _CODE), where, namespace)
         elif namespace is not None:
             raise HttpError(400, "a namespace has no namespaces", param=where)
         else:
-            found = _convert(given, _Namespace, where)
+            found = converted(given, _Namespace, where, _CODE)
             for n, tool in enumerate(found.tools):
                 self.add(tool, f"{where}.tools[{n}]", found.name)
 
@@ -153,24 +155,15 @@ class _Gathered:
     def _put(self, tool: Tool, origin: Origin, where: str) -> None:
         if not tool.name or tool.name in self.tools:
             said = f"two tools are called {tool.name!r}" if tool.name else "a tool needs a name"
-            raise HttpError(400, said, code="invalid_tool", param=f"{where}.name")
+            raise HttpError(400, said, code=_CODE, param=f"{where}.name")
         self.tools[tool.name], self.origins[tool.name] = tool, origin
 
 
 def _grammar_of(it: _Format, where: str) -> tuple[GrammarKind, str]:
     if it.type != "grammar" or it.syntax not in _SYNTAXES:
         said = f"a format is text, or a grammar in {' or '.join(_SYNTAXES)}"
-        raise HttpError(400, said, code="invalid_tool", param=f"{where}.format")
+        raise HttpError(400, said, code=_CODE, param=f"{where}.format")
     return _SYNTAXES[it.syntax], it.definition
-
-
-def _convert(given: Mapping[str, Any], kind: Any, where: str) -> Any:
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `")
-        param = where + place.rstrip("`").removeprefix("$")
-        raise HttpError(400, text, code="invalid_tool", param=param) from None
 
 
 # ---------------------------------------------------------------------------------- choices
@@ -202,9 +195,14 @@ def _allowed(offer: Offer, given: Mapping[str, Any]) -> Choice:
 
 
 def _is_left_out(tool: Any) -> bool:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    row = TOOLS.get(kind_of_tool(kind)) if isinstance(kind, str) else None
-    return row is not None and row.how is How.LEFT_OUT
+    row = _row(tool) if isinstance(tool, dict) else None
+    return row is not None and row.support is Support.LEFT_OUT
+
+
+def _row(tool: Mapping[str, Any]) -> Row | None:
+    """What becomes of a tool; None if nobody knows its kind."""
+    kind = tool.get("type")
+    return TOOLS.get(kind_of_tool(TOOLS, kind)) if isinstance(kind, str) else None
 
 
 def _named(offer: Offer, given: Any) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from isthmus.abi import GrammarKind
-from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
+from isthmus.server.generation.wanted import ToolChoice, Wanted, schema_grammar
 from isthmus.server.http.errors import HttpError
-from isthmus.server.openai.wishes import schema_grammar, variables_of
+from isthmus.server.openai.translate import sampling_of, variables_of
 from isthmus.server.responses.items import Item
 from isthmus.server.responses.messages import messages_of
 from isthmus.server.responses.requests import CountRequest, ResponseRequest, TextConfig
@@ -94,24 +94,11 @@ def _answer(asked: ResponseRequest, choice: Choice) -> dict[str, Any]:
     wants_logprobs = LOGPROBS in (asked.include or ())
     return {
         "grammar": grammar,
-        "sampling": _sampling_of(asked),
+        "sampling": sampling_of(asked),
         "max_tokens": asked.max_output_tokens,
         "logprobs": (asked.top_logprobs or 0) if wants_logprobs else None,
         "thinking": asked.thinking_budget,
     }
-
-
-def _sampling_of(asked: ResponseRequest) -> Sampling:
-    return Sampling(
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_k=asked.top_k or 0,
-        top_p=asked.top_p or 1.0,
-        min_p=asked.min_p or 0.0,
-        repeat_penalty=asked.repeat_penalty or 1.0,
-        seed=asked.seed,
-        bias=asked.logit_bias or {},
-        ignore_eos=asked.ignore_eos,
-    )
 
 
 def _grammar_of(asked: ResponseRequest, is_text: bool) -> tuple[GrammarKind, str] | None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
-from isthmus.server.generation.wanted import Sampling, Tool, ToolChoice, Wanted
-from isthmus.server.openai.requests import ChatMessage, ChatRequest, Common, ResponseFormat
-from isthmus.server.openai.requests import ToolChoice as NamedTool
+from isthmus.server.generation.wanted import (
+    Sampling,
+    Tool,
+    ToolChoice,
+    Wanted,
+    schema_grammar,
+    thinking_variables,
+)
+from isthmus.server.openai.requests import (
+    ChatMessage,
+    ChatRequest,
+    Common,
+    NamedTool,
+    ResponseFormat,
+)
 
 
 def wanted_of(asked: ChatRequest) -> Wanted:
@@ -45,7 +56,29 @@ def message_of(message: ChatMessage) -> Mapping[str, Any]:
     return plain
 
 
-def sampling_of(asked: Common) -> Sampling:
+class Sampled(Protocol):
+    """A request that says how tokens are chosen, in the fields that OpenAI's API and this server
+    have for it; None for each that it leaves out."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def min_p(self) -> float | None: ...
+    @property
+    def repeat_penalty(self) -> float | None: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def logit_bias(self) -> dict[str, float] | None: ...
+    @property
+    def ignore_eos(self) -> bool: ...
+
+
+def sampling_of(asked: Sampled) -> Sampling:
     """How tokens are chosen."""
     return Sampling(
         temperature=1.0 if asked.temperature is None else asked.temperature,
@@ -65,20 +98,9 @@ def stops_of(asked: Common) -> tuple[str, ...]:
 
 
 def variables_of(effort: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Variables of the chat template: a wish to think more or less, in the words of templates.
-
-    Models whose thoughts can only be had or not read `enable_thinking`; gpt-oss and others read
-    `reasoning_effort`. What a request gives by itself goes first.
-    """
-    found: dict[str, Any] = {}
-    if effort is not None:
-        found = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
-    return found | dict(given or {})
-
-
-def schema_grammar(schema: Mapping[str, Any]) -> tuple[GrammarKind, str]:
-    """The grammar of a JSON schema."""
-    return GrammarKind.JSON_SCHEMA, json.dumps(schema)
+    """Variables of the chat template: those of an effort, and over them what a request gives."""
+    thinks = None if effort is None else effort != "none"
+    return {**thinking_variables(thinks=thinks, effort=effort), **(given or {})}
 
 
 def _choice_of(asked: ChatRequest) -> tuple[ToolChoice, str | None]:
