@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -24,6 +23,7 @@ from isthmus.server.anthropic.replies import (
     Delta,
 )
 from isthmus.server.anthropic.signature import signature_of
+from isthmus.server.generation.called import arguments_of
 
 
 class _Open:
@@ -147,9 +147,6 @@ def _input_delta(text: str) -> Delta:
 
 
 def _input(text: str) -> dict[str, Any]:
-    """A call's input. Empty for one that was cut off: half of a command is none."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """A call's input. Empty for one that was cut off, or cannot be told: half of a command is
+    none."""
+    return arguments_of(text) or {}
