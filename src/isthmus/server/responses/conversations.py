@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.texts import most_nbytes
 from isthmus.server.responses.archive import Archive, locked
 from isthmus.server.responses.bounds import Bounds
 from isthmus.server.responses.chain import Added, Chain, Described, Removed, as_turn
@@ -45,6 +47,11 @@ class Conversations:
     def _shelf(self) -> Shelf:
         return self._archive.shelf
 
+    @property
+    def _most_nbytes(self) -> int:
+        """Bytes of the longest body whose items could fit into a context."""
+        return most_nbytes(self._writer.n_ctx)
+
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         all_, one = "/v1/conversations", "/v1/conversations/{id}"
@@ -63,8 +70,8 @@ class Conversations:
 
     async def create(self, http: HttpRequest) -> Response:
         """A new conversation."""
-        asked = await read(http, NewConversation, b"{}")
-        given = items_of(asked.items or [], "items")
+        asked = await read(http, NewConversation, b"{}", self._most_nbytes)
+        given = await asyncio.to_thread(items_of, asked.items or [], "items")
         record = await self._new_record()
         turns = [as_turn(Described(asked.metadata or {}), 1, record.created)]
         if given:
@@ -104,10 +111,10 @@ class Conversations:
 
     async def update(self, http: HttpRequest) -> Response:
         """Gives a conversation other metadata."""
-        asked = await read(http, ConversationUpdate)
-        record, _ = await self._find(http)
+        asked = await read(http, ConversationUpdate, most=self._most_nbytes)
+        record, chain = await self._find(http)
         metadata = asked.metadata or {}
-        await self._archive.add(record, Described(metadata))
+        await self._archive.change(record, chain, Described(metadata))
         return JSONResponse(_told(record, metadata))
 
     async def delete(self, http: HttpRequest) -> Response:
@@ -133,14 +140,15 @@ class Conversations:
 
     async def add_items(self, http: HttpRequest) -> Response:
         """Adds items to a conversation."""
-        asked = await read(http, NewItems)
+        asked = await read(http, NewItems, most=self._most_nbytes)
         record, chain = await self._find(http)
-        given = await self._archive.resolved(items_of(asked.items, "items"), chain.items)
+        own = await asyncio.to_thread(items_of, asked.items, "items")
+        given = await self._archive.resolved(own, chain.items)
         items = with_ids(given, Place.at(record.id, record.position + 1).input)
         known = {it["id"] for it in chain.items}
         if any(it["id"] in known for it in items):
             raise HttpError(400, "the conversation has an item of that id", param="items")
-        await self._archive.add(record, Added(items))
+        await self._archive.change(record, chain, Added(items))
         return JSONResponse(page_of(items, Page(limit=len(items), order="asc")))
 
     async def item(self, http: HttpRequest) -> Response:
@@ -152,7 +160,7 @@ class Conversations:
         """Removes an item from a conversation."""
         record, chain = await self._find(http)
         item = _item(chain, http.path_params["item"])
-        await self._archive.add(record, Removed(item["id"]))
+        await self._archive.change(record, chain, Removed(item["id"]))
         return JSONResponse(_told(record, chain.metadata))
 
     async def _find(self, http: HttpRequest) -> tuple[Record, Chain]:

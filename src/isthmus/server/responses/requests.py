@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request as HttpRequest
 
+from isthmus.server.http.depth import is_deep
 from isthmus.server.http.endpoint import read_body, read_json
 from isthmus.server.http.errors import HttpError
 from isthmus.server.responses.table import FIELDS, How
@@ -169,13 +170,16 @@ def _refuse(name: str) -> None:
 
 
 def require_single(body: bytes) -> None:
-    """HttpError 400 if an object has a name twice, or is nested too deeply to be looked at."""
+    """HttpError 400 if an object has a name twice, or is nested too deeply to be told again."""
     try:
-        json.loads(body, object_pairs_hook=_single)
+        found = json.loads(body, object_pairs_hook=_single)
+        too_deep = is_deep(found)
     except RecursionError:
-        raise HttpError(400, "the body is nested too deeply", code="invalid_json") from None
+        too_deep = True
     except ValueError as error:
         raise HttpError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    if too_deep:
+        raise HttpError(400, "the body is nested too deeply", code="invalid_json")
 
 
 def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Responses:
         if asked.background:
             job = await self._creating.start(order)
             if asked.stream:
-                return await respond(http, _told(job.made, job.follow()))
+                return await respond(http, job.follow())
             return JSONResponse(job.made.response)
         made = Made()
         if asked.stream:
@@ -97,7 +97,7 @@ class Responses:
         if not asked.stream:
             return JSONResponse(self._response(stored, job))
         if job is not None:
-            return await respond(http, _told(job.made, job.follow(asked.starting_after)))
+            return await respond(http, job.follow(asked.starting_after))
         return await respond(http, _last_event(self._response(stored, job), stored))
 
     async def delete(self, http: HttpRequest) -> Response:
@@ -159,12 +159,6 @@ async def _streamed(made: Made, events: AsyncGenerator[Event, None]) -> AsyncIte
             note(body_of(error)[1])
             last = made.fails(error)
             yield event(last, last["type"])
-
-
-async def _told(made: Made, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    """The events of a job, for one of those who look."""
-    async for each in events:
-        yield event(each, each["type"])
 
 
 async def _last_event(response: ModelResponse, stored: Stored) -> AsyncIterator[bytes]:

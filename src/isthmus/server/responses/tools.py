@@ -109,7 +109,7 @@ class _Gathered:
     def __init__(self) -> None:
         self.tools: dict[str, Tool] = {}
         self.origins: dict[str, Origin] = {}
-        self.warnings: list[str] = []
+        self.warnings: dict[str, None] = {}
 
     def add(self, given: Mapping[str, Any], where: str, namespace: str | None = None) -> None:
         """One more tool, or those of a namespace."""
@@ -119,7 +119,7 @@ class _Gathered:
             said = f"tools of type {str(kind)[:80]!r} are not supported; there are function, custom"
             raise HttpError(400, said, code="unsupported_tool", param=where)
         if row.how is How.LEFT_OUT:
-            self.warnings.append(f"the tool {kind} was left out: {row.said}")
+            self.warnings[f"the tool {kind_of_tool(str(kind))} was left out: {row.said}"] = None
         elif kind == "function":
             self._function(_convert(given, _Function, where), where, namespace)
         elif kind == "custom":
