@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from isthmus.server.http.depth import MOST_DEPTH, is_deep
+from isthmus.server.http.endpoint import decode_json
 from isthmus.server.http.errors import HttpError
 from isthmus.server.responses import archive
+from isthmus.server.responses.bounds import Bounds
 from isthmus.server.responses.chain import Added, Chain, as_turn
 from isthmus.server.responses.jobs import Job, Jobs
+from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.record import Record
 from isthmus.units import MIB
 from tests.server.conftest import Serving
 
@@ -174,6 +179,46 @@ def test_bodies_that_wait_in_the_background_are_bounded(tiny_q8: Path, tmp_path:
             serving.post(f"/v1/responses/{it.json()['id']}/cancel")
     assert serving.client.post("/v1/responses", json=given).status_code == 200
     assert serving.stop() == 0
+
+
+def test_a_body_of_many_parts_is_not_decoded() -> None:
+    decoder = msgspec.json.Decoder(list[dict[str, int]])
+    assert len(decode_json(b"[" + b"{}," * 200_000 + b"{}]", decoder)) == 200_001
+    with pytest.raises(HttpError, match="lists and objects"):
+        decode_json(b"[" + b"{}," * 300_000 + b"{}]", decoder)
+
+
+class _Counting(dict[str, Record]):
+    """Records that count how often all of them are looked at."""
+
+    n_looks = 0
+
+    def values(self) -> Any:
+        self.n_looks += 1
+        return super().values()
+
+
+def test_one_more_response_has_no_other_owner_looked_at() -> None:
+    one = Record(
+        id="a" * 12, name="", guest="complete", models={}, args={}, limits={}, seed=1, created=0.0
+    )
+    records = _Counting(
+        {str(n): msgspec.structs.replace(one, owner=str(n), kind="response") for n in range(50)}
+    )
+    shelf: Any = type("_Shelf", (), {"records": records})
+
+    async def work() -> None:
+        bounds = Bounds(shelf, ServerSettings(responses_kept_s=1e12))
+        keeping = asyncio.ensure_future(bounds.keep())
+        while records.n_looks < 52:
+            await asyncio.sleep(0)
+        for n in range(3):
+            await asyncio.sleep(0.01)
+            assert records.n_looks == 52 + n
+            bounds.note("7")
+        keeping.cancel()
+
+    asyncio.run(work())
 
 
 def test_an_agent_has_few_arguments(serving: Serving) -> None:

@@ -21,6 +21,10 @@ Content: TypeAlias = "type | str"
 BINARY = "application/octet-stream"
 _TEMPLATE = "#/components/schemas/{name}"
 _T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+_MOST_PARTS = 262_144
+"""Brackets that open a list or an object in a body, those in its texts among them: they are read in
+50 ms, in which the event loop does nothing else. A text of as many fits into few contexts."""
 
 
 class Endpoint(Route):
@@ -78,9 +82,12 @@ async def read_body(request: Request, most: int | None = None) -> bytes:
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     """A body, decoded.
 
-    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, or is
-    nested more deeply than can be read.
+    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, is nested
+    more deeply than can be read, or has more lists and objects than can be read while others wait.
     """
+    if (n_parts := body.count(b"{") + body.count(b"[")) > _MOST_PARTS:
+        said = f"the body has {n_parts} lists and objects; {_MOST_PARTS} are read"
+        raise HttpError(400, said, code="invalid_json")
     try:
         return decoder.decode(body)
     except UnicodeDecodeError as error:
@@ -88,6 +95,12 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     except RecursionError:
         said = "the body is nested too deeply"
     raise HttpError(400, said, code="invalid_json")
+
+
+def as_json(body: object) -> Response:
+    """A body as JSON, written by msgspec: what is long keeps the event loop a fifth of the time
+    that Starlette's JSONResponse does."""
+    return Response(_encode(body), media_type="application/json")
 
 
 def read_query(request: Request, kind: type[_T]) -> _T:

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, read_query
+from isthmus.server.http.endpoint import Endpoint, as_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.texts import most_nbytes
@@ -81,7 +81,7 @@ class Conversations:
         record = msgspec.structs.replace(record, position=len(turns))
         record = await self._shelf.keep(record, actor, turns)
         self._bounds.note(record.owner)
-        return JSONResponse(_told(record, asked.metadata or {}))
+        return as_json(_told(record, asked.metadata or {}))
 
     async def _new_record(self) -> Record:
         """An agent for the model of the first response, if that is the server's first model."""
@@ -107,7 +107,7 @@ class Conversations:
     async def get(self, http: HttpRequest) -> Response:
         """A conversation without its items."""
         record, chain = await self._find(http)
-        return JSONResponse(_told(record, chain.metadata))
+        return as_json(_told(record, chain.metadata))
 
     async def update(self, http: HttpRequest) -> Response:
         """Gives a conversation other metadata."""
@@ -115,7 +115,7 @@ class Conversations:
         record, chain = await self._find(http)
         metadata = asked.metadata or {}
         await self._archive.change(record, chain, Described(metadata))
-        return JSONResponse(_told(record, metadata))
+        return as_json(_told(record, metadata))
 
     async def delete(self, http: HttpRequest) -> Response:
         """Removes a conversation, with the responses that belong to it."""
@@ -128,7 +128,7 @@ class Conversations:
             "object": "conversation.deleted",
             "deleted": True,
         }
-        return JSONResponse(deleted)
+        return as_json(deleted)
 
     # ------------------------------------------------------------------ items
 
@@ -136,7 +136,7 @@ class Conversations:
         """The items of a conversation."""
         page = read_query(http, Page)
         _, chain = await self._find(http)
-        return JSONResponse(page_of(chain.items, page))
+        return as_json(page_of(chain.items, page))
 
     async def add_items(self, http: HttpRequest) -> Response:
         """Adds items to a conversation."""
@@ -149,19 +149,19 @@ class Conversations:
         if any(it["id"] in known for it in items):
             raise HttpError(400, "the conversation has an item of that id", param="items")
         await self._archive.change(record, chain, Added(items))
-        return JSONResponse(page_of(items, Page(limit=len(items), order="asc")))
+        return as_json(page_of(items, Page(limit=len(items), order="asc")))
 
     async def item(self, http: HttpRequest) -> Response:
         """One item of a conversation."""
         _, chain = await self._find(http)
-        return JSONResponse(_item(chain, http.path_params["item"]))
+        return as_json(_item(chain, http.path_params["item"]))
 
     async def delete_item(self, http: HttpRequest) -> Response:
         """Removes an item from a conversation."""
         record, chain = await self._find(http)
         item = _item(chain, http.path_params["item"])
         await self._archive.change(record, chain, Removed(item["id"]))
-        return JSONResponse(_told(record, chain.metadata))
+        return as_json(_told(record, chain.metadata))
 
     async def _find(self, http: HttpRequest) -> tuple[Record, Chain]:
         record, chain, _ = await self._archive.conversation(http.path_params["id"])
