@@ -15,10 +15,12 @@ import pytest
 
 from isthmus.server.http.depth import MOST_DEPTH, is_deep
 from isthmus.server.http.endpoint import decode_json
+from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError
 from isthmus.server.responses import archive
 from isthmus.server.responses.bounds import Bounds
 from isthmus.server.responses.chain import Added, Chain, as_turn
+from isthmus.server.responses.creating import Creating, Order
 from isthmus.server.responses.jobs import Job, Jobs
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record
@@ -162,23 +164,29 @@ def test_events_of_jobs_that_have_ended_are_bounded() -> None:
     assert 0 < sum(it.nbytes for it in kept) <= 64 * MIB
 
 
-def test_bodies_that_wait_in_the_background_are_bounded(tiny_q8: Path, tmp_path: Path) -> None:
-    config = tmp_path / "server.toml"
-    config.write_text("bodies_nbytes = 1_000_000\nslots = 1\n")
-    options = ("--model", f"tiny={tiny_q8}", "--n-ctx", "1024", "--config", str(config))
-    serving = Serving(tmp_path / "data", *options)
-    large = {"client_metadata": {"a": "x" * 300_000}}
-    long = {"max_output_tokens": 900, "ignore_eos": True, "background": True}
-    given = {**asked("count", **large), **long}
-    done = [serving.client.post("/v1/responses", json=given) for _ in range(5)]
-    statuses = [it.status_code for it in done]
-    assert statuses[:2] == [200, 200]
-    assert set(statuses[3:]) == {503}
-    for it in done:
-        if it.is_success:
-            serving.post(f"/v1/responses/{it.json()['id']}/cancel")
-    assert serving.client.post("/v1/responses", json=given).status_code == 200
-    assert serving.stop() == 0
+def test_bodies_that_wait_in_the_background_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
+    settings = ServerSettings(bodies_nbytes=100_000)
+    ended = asyncio.Event()
+
+    async def work(_self: Creating, _order: Order, job: Job) -> None:
+        job.tell({"type": "response.created"})
+        await ended.wait()
+        job.end()
+
+    async def flood() -> None:
+        creating = Creating(nothing, nothing, nothing, settings, lambda _: None, lambda _: None)
+        begin(Entry("1", "POST", "/v1/responses", nbytes_in=30_000))
+        jobs = [await creating.start(nothing) for _ in range(3)]
+        with pytest.raises(HttpError, match="try again later"):
+            await creating.start(nothing)
+        ended.set()
+        await asyncio.gather(*(it.task for it in jobs if it.task is not None))
+        await creating.start(nothing)
+        await creating.jobs.close()
+
+    monkeypatch.setattr(Creating, "_work", work)
+    asyncio.run(flood())
 
 
 def test_a_body_of_many_parts_is_not_decoded() -> None:
@@ -219,6 +227,15 @@ def test_one_more_response_has_no_other_owner_looked_at() -> None:
         keeping.cancel()
 
     asyncio.run(work())
+
+
+def test_numbers_that_are_nearly_none(serving: Serving) -> None:
+    for number in (5e-324, 1e-320, 1e-45, 1e-38):
+        more = {"temperature": number, "top_p": number, "min_p": number}
+        done = [serving.post("/v1/responses", asked("x", **more)) for _ in range(2)]
+        assert done[0]["usage"]["output_tokens"] == 2
+        texts = [json.dumps(it["output"][0]["content"]) for it in done]
+        assert texts[0] == texts[1]
 
 
 def test_an_agent_has_few_arguments(serving: Serving) -> None:
