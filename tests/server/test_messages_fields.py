@@ -139,5 +139,6 @@ def test_keys_that_are_given_twice() -> None:
 
 def test_the_docs_have_the_table() -> None:
     page = DOCS.read_text()
-    begin, end = page.index("<!-- messages:"), page.index("<!-- end -->")
+    begin = page.index("<!-- messages:")
+    end = page.index("<!-- end -->", begin)
     assert page[begin:end].partition("-->\n")[2] == as_markdown()
