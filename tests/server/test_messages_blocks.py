@@ -112,6 +112,11 @@ def test_half_a_command_is_none() -> None:
     for cut in ('{"command": "rm -rf /tmp', "", "[1]", "[" * 100_000):
         _, content = told([CallBegins(0, "bash"), Arguments(0, cut), CallEnds(0, whole=False)])
         assert [it["input"] for it in content] == [{}]
+    for odd in ('{"x": NaN}', '{"x": 1e999}'):
+        _, content = told([CallBegins(0, "bash"), Arguments(0, odd), CallEnds(0)])
+        assert [it["input"] for it in content] == [{}]
+    _, content = told([CallBegins(0, "bash"), Arguments(0, r'{"x": "\ud800"}'), CallEnds(0)])
+    assert [it["input"] for it in content] == [{"x": "\ufffd"}]
     _, content = told([CallBegins(0, "bash"), Arguments(0, '{"command": "ls')])
     assert [it["input"] for it in content] == [{}]
 

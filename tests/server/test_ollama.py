@@ -164,3 +164,18 @@ def test_calls_are_told_when_they_are_whole() -> None:
     assert call["function"] == {"name": "f", "arguments": {"x": 1}}
     cut = [CallBegins(1, "f"), Arguments(1, '{"x'), CallEnds(1, whole=False)]
     assert reading.take(cut) == ("", "", [])
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "-Infinity", "1e999", "9" * 5000, "[" * 990 + "]" * 990, "[" * 10**5]
+)
+def test_a_call_that_json_cannot_tell_is_none(text: str) -> None:
+    call = [CallBegins(0, "f"), Arguments(0, f'{{"x": {text}}}'), CallEnds(0)]
+    assert Reading().take(call) == ("", "", [])
+
+
+def test_half_a_character_of_a_call_is_replaced() -> None:
+    text = r'{"a": "\ud83d\ude00 \ud83d \\ud83d", "\udc00": 1}'
+    _, _, [told] = Reading().take([CallBegins(0, "f"), Arguments(0, text), CallEnds(0)])
+    wanted = {"a": "\U0001f600 \ufffd \\ud83d", "\ufffd": 1}
+    assert told["function"]["arguments"] == wanted

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from isthmus.errors import Cancelled, IsthmusError, SettingsError, TemplateError
+from isthmus.model import conversation
 from isthmus.model.chat_template import ChatTemplate
 from isthmus.model.conversation import MOST_DEPTH, Conversation, prepared, text_of
 from isthmus.model.template_traits import Traits
@@ -213,6 +214,22 @@ def test_later_instructions_keep_their_place_if_the_template_shows_them_there() 
     assert [it["role"] for it in messages_of(asked)] == ["user", "assistant", "system", "user"]
     assert messages_of([system("A"), *asked], "smollm3")[0] == system("A\n\nB")
     assert messages_of(asked, "smollm3")[0] == system("B")
+
+
+def test_many_later_instructions_are_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_read, read = 0, conversation.text_of
+
+    def counting(content: Any) -> str:
+        nonlocal n_read
+        n_read += len(text := read(content))
+        return text
+
+    monkeypatch.setattr(conversation, "text_of", counting)
+    asked = [USER, *(system("x" * 10) for _ in range(1000))]
+    first, *rest = messages_of(asked, "smollm3")
+    assert first == system("\n\n".join(["x" * 10] * 1000))
+    assert rest == [USER]
+    assert n_read == 10_000
 
 
 def test_templates_without_a_system_role_have_instructions_in_the_first_turn() -> None:

@@ -47,6 +47,13 @@ def ids(items: list[dict[str, Any]]) -> list[str]:
     return [it["id"] for it in items]
 
 
+def test_an_item_is_removed_twice_and_one_id_is_that_of_two() -> None:
+    """As earlier releases kept them."""
+    same = Added([item("x")])
+    chain = chain_of(same, Added([item("y")]), same, Removed("x"), Removed("x"))
+    assert ids(chain.items) == ["y"]
+
+
 def test_a_chain() -> None:
     chain = chain_of(answered("a"), answered("b", "incomplete"), answered("c"))
     assert ids(chain.items) == ["a-in", "a-out", "b-in", "b-out", "c-in", "c-out"]

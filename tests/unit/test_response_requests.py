@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def test_whoever_looks_at_a_job_gets_what_was_and_what_comes() -> None:
         job.tell(numbered(1))
 
         async def numbers(after: int | None) -> list[int]:
-            return [it["sequence_number"] async for it in job.follow(after)]
+            told = [it.partition(b"data: ")[2] async for it in job.follow(after)]
+            return [json.loads(it)["sequence_number"] for it in told]
 
         looking = [asyncio.ensure_future(numbers(after)) for after in (None, 0, 5)]
         await asyncio.sleep(0)

@@ -288,6 +288,7 @@ def _instructed(messages: list[Message], traits: Traits) -> list[Message]:
     if not (traits.has_system or traits.has_developer):
         return _in_first_turn(messages, traits)
     made: list[Message] = []
+    joined: list[Message] = []
     head = _length_of_head(messages)
     for number, given in enumerate(messages):
         role = _role(given["role"], traits)
@@ -296,10 +297,10 @@ def _instructed(messages: list[Message], traits: Traits) -> list[Message]:
             made.append(message)
         elif number < head:
             keeps = traits.takes_second_instruction and not is_moved and made[-1]["role"] == role
-            _append_or_join(made, message, keeps)
+            _append_or_join(made, joined, message, keeps)
         else:
-            _append_or_join(made, message, traits.takes_later_instruction)
-    return made
+            _append_or_join(made, joined, message, traits.takes_later_instruction)
+    return _with_joined(made, joined)
 
 
 def _length_of_head(messages: list[Message]) -> int:
@@ -317,19 +318,25 @@ def _role(role: str, traits: Traits) -> str:
     return role
 
 
-def _append_or_join(made: list[Message], message: Message, keeps: bool) -> None:
-    """Puts an instruction behind the others, or into the first message if that is one."""
+def _append_or_join(
+    made: list[Message], joined: list[Message], message: Message, keeps: bool
+) -> None:
+    """Puts an instruction behind the others, or among those that join the first one."""
     if keeps:
         made.append(message)
-    elif made[0]["role"] in INSTRUCTIONS:
-        made[0] = _joined(made[0], message)
     else:
-        made.insert(0, message)
+        joined.append(message)
 
 
-def _joined(first: Message, second: Message) -> Message:
-    texts = [text_of(it.get("content")) for it in (first, second)]
-    return {**first, "content": "\n\n".join(it for it in texts if it)}
+def _with_joined(made: list[Message], joined: list[Message]) -> list[Message]:
+    """The messages with some instructions in the first one, or before it if that is none."""
+    if joined and made[0]["role"] not in INSTRUCTIONS:
+        made, joined = [joined[0], *made], joined[1:]
+    if not joined:
+        return made
+    first, *rest = made
+    texts = [text_of(it.get("content")) for it in (first, *joined)]
+    return [{**first, "content": "\n\n".join(it for it in texts if it)}, *rest]
 
 
 def _in_first_turn(messages: list[Message], traits: Traits) -> list[Message]:

@@ -48,6 +48,7 @@ from isthmus.units import MOST_NBYTES_32
 
 _Position = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Meta(max_length=200)
+_Texts = Annotated[dict[str, str], Meta(max_length=256)]
 
 
 class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -57,10 +58,10 @@ class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
     guest: str = "chat"
     model: str | None = None
     """For guests that ask for one, named default."""
-    models: dict[str, str] = {}
+    models: _Texts = {}
     """For guests that ask for several: the server's by the guest's names."""
-    args: dict[str, str] = {}
-    limits: dict[str, float | int | str | None] = {}
+    args: _Texts = {}
+    limits: Annotated[dict[str, float | int | str | None], Meta(max_length=64)] = {}
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
 
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ from isthmus.server.anthropic.replies import (
     Delta,
 )
 from isthmus.server.anthropic.signature import signature_of
+from isthmus.server.generation.called import arguments_of
 from isthmus.server.http.ids import random_id
 
 
@@ -146,9 +146,6 @@ def _input_delta(text: str) -> Delta:
 
 
 def _input(text: str) -> dict[str, Any]:
-    """A call's input. Empty for one that was cut off: half of a command is none."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """A call's input. Empty for one that was cut off, or cannot be told: half of a command is
+    none."""
+    return arguments_of(text) or {}

@@ -14,6 +14,9 @@ from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.wanted import Sampling
 from isthmus.server.generation.words import Words
 
+_LEAST = 1.2e-38
+"""The least positive number that the guest reads: its numbers have 32 bits."""
+
 
 @dataclass(frozen=True)
 class ThoughtBound:
@@ -57,11 +60,11 @@ class Request:
         sampling, thought = self.sampling, self.thought
         words = Words(
             max_tokens=self.max_tokens,
-            temperature=float(sampling.temperature),
+            temperature=_written(sampling.temperature),
             top_k=sampling.top_k,
-            top_p=float(sampling.top_p),
-            min_p=float(sampling.min_p),
-            repeat_penalty=float(sampling.repeat_penalty),
+            top_p=_written(sampling.top_p),
+            min_p=_written(sampling.min_p),
+            repeat_penalty=_written(sampling.repeat_penalty),
             seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
             logprobs=-1 if self.logprobs is None else self.logprobs,
             ignore_eos=int(sampling.ignore_eos),
@@ -173,3 +176,8 @@ def _overlap(text: str, stop: str) -> int:
         if text.endswith(stop[:n]):
             return n
     return 0
+
+
+def _written(number: float) -> float:
+    """A number of a request that is not negative, as the guest reads it."""
+    return max(float(number), _LEAST) if number > 0 else float(number)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from isthmus.server.http.depth import is_deep
 from isthmus.server.http.errors import ErrorReply, HttpError
 
 Content: TypeAlias = "type | str"
@@ -23,6 +24,10 @@ Content: TypeAlias = "type | str"
 BINARY = "application/octet-stream"
 _TEMPLATE = "#/components/schemas/{name}"
 _T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+_MOST_PARTS = 262_144
+"""Brackets that open a list or an object in a body, those in its texts among them: they are read in
+50 ms, in which the event loop does nothing else. A text of as many fits into few contexts."""
 
 
 class Endpoint(Route):
@@ -80,9 +85,12 @@ async def read_body(request: Request, most: int | None = None) -> bytes:
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     """A body, decoded.
 
-    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, or is
-    nested more deeply than can be read.
+    msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, is nested
+    more deeply than can be read, or has more lists and objects than can be read while others wait.
     """
+    if (n_parts := body.count(b"{") + body.count(b"[")) > _MOST_PARTS:
+        said = f"the body has {n_parts} lists and objects; {_MOST_PARTS} are read"
+        raise HttpError(400, said, code="invalid_json")
     try:
         return decoder.decode(body)
     except UnicodeDecodeError as error:
@@ -92,6 +100,12 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     raise HttpError(400, said, code="invalid_json")
 
 
+def as_json(body: object) -> Response:
+    """A body as JSON, written by msgspec: what is long keeps the event loop a fifth of the time
+    that Starlette's JSONResponse does."""
+    return Response(_encode(body), media_type="application/json")
+
+
 def read_query(request: Request, kind: type[_T]) -> _T:
     """What stands behind the `?`. msgspec.ValidationError names what is wrong."""
     return msgspec.convert(dict(request.query_params), kind, strict=False)
@@ -99,21 +113,26 @@ def read_query(request: Request, kind: type[_T]) -> _T:
 
 def require_unique_keys(body: bytes) -> None:
     """HttpError 400 for an object that has a key twice, since it could be read in two ways, and for
-    what is no JSON, or is nested too deeply to be looked at."""
+    what is no JSON, or is nested too deeply to be written again."""
     try:
-        json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+        found = json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+        too_deep = is_deep(found)
     except RecursionError:
-        raise HttpError(400, "the body is nested too deeply", code="invalid_json") from None
+        too_deep = True
     except ValueError as error:
         raise HttpError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    if too_deep:
+        raise HttpError(400, "the body is nested too deeply", code="invalid_json")
 
 
-def _unique(pairs: list[tuple[str, object]]) -> None:
-    """An object that is not needed any more."""
-    if len(pairs) != len({key for key, _ in pairs}):
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of these pairs."""
+    found = dict(pairs)
+    if len(pairs) != len(found):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         said = f"the key {twice[:40]!r} is given twice in one object"
         raise HttpError(400, said, code="invalid_json")
+    return found
 
 
 def document(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -13,6 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
+from isthmus.server.generation.called import arguments_of
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.request import End
 from isthmus.server.http.events import LINES, line, respond, unless_left
@@ -43,13 +43,16 @@ class Reading:
                 case Arguments(index, said):
                     self._arguments[index].append(said)
                 case CallEnds(index, whole):
-                    calls += [self._call(index)] if whole else []
+                    calls += self._call(index) if whole else []
         return "".join(text), "".join(thought), calls
 
-    def _call(self, index: int) -> dict[str, Any]:
-        arguments = json.loads("".join(self._arguments.pop(index)) or "{}")
+    def _call(self, index: int) -> list[dict[str, Any]]:
+        """The call; none if its arguments cannot be told."""
+        arguments = arguments_of("".join(self._arguments.pop(index)))
+        if arguments is None:
+            return []
         function = {"name": self._names[index], "arguments": arguments}
-        return {"id": random_id("call_"), "function": function}
+        return [{"id": random_id("call_"), "function": function}]
 
 
 class OllamaAnswer:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from isthmus.actor import Actor
@@ -37,6 +37,8 @@ from isthmus.server.storage.record import Record, Turn
 _log = logging.getLogger("isthmus.server")
 _MOST_REFERRED_TO = 64
 """Chains and conversations whose items one request refers to: each is read as a whole."""
+_REFERRED_NBYTES = 2 * KEPT_NBYTES
+"""Bytes of those, about: a response keeps a copy of what it refers to."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Archive:
     async def within(self, id_: str) -> Basis:
         """What a response of a conversation goes on from. HttpError 404."""
         record, chain, turns = await self.conversation(id_)
-        _require_kept(chain.nbytes)
+        _require_kept(chain.nbytes, "conversation")
         return Basis(chain.items, record, record.position, turns, True)
 
     async def resolved(self, items: Sequence[Item], before: Sequence[Item]) -> list[Item]:
@@ -118,26 +120,28 @@ class Archive:
         if len(agents) > _MOST_REFERRED_TO:
             said = f"items of {len(agents)} chains are referred to: {_MOST_REFERRED_TO} may be"
             raise HttpError(400, said, param="input")
-        for agent in agents:
-            known |= await self._items(agent)
+        known |= await self._referred(agents, set(ids))
         for id_ in ids:
             if id_ not in known:
                 said = f"Item with id '{id_[:120]}' not found; `store: false` keeps none."
                 raise HttpError(404, said, code="item_not_found", param="input")
         return [known[it["id"]] if it["type"] == "item_reference" else it for it in items]
 
-    async def _items(self, agent: str) -> dict[str, Item]:
-        """All items of a chain or conversation that can be referred to, by their ids."""
-        found = await self._chain(agent)
-        if found is None:
-            return {}
-        record, chain, _ = found
-        items = chain.items if record.kind == "conversation" else []
-        for id_, stored in chain.responses.items():
-            place = place_of_response(id_)
-            if not stored.is_deleted and place is not None and place.agent == agent:
-                items += [*stored.input, *stored.response["output"]]
-        return {it["id"]: it for it in items}
+    async def _referred(self, agents: Iterable[str], ids: Container[str]) -> dict[str, Item]:
+        """The items with these ids in chains and conversations, by their ids. HttpError 400."""
+        items: dict[str, Item] = {}
+        nbytes = 0
+        for agent in agents:
+            found = await self._chain(agent)
+            if found is None:
+                continue
+            record, chain, _ = found
+            nbytes += chain.nbytes
+            if nbytes > _REFERRED_NBYTES:
+                said = f"chains with more than {_REFERRED_NBYTES} bytes of items are referred to"
+                raise HttpError(400, said, param="input")
+            items |= {it["id"]: it for it in _items(record, chain) if it["id"] in ids}
+        return items
 
     async def _chain(self, agent: str) -> tuple[Record, Chain, list[Turn]] | None:
         """An agent that responses are, if it is there for whoever asks."""
@@ -152,11 +156,20 @@ class Archive:
 
     # ------------------------------------------------------------------ changing
 
+    async def change(self, record: Record, chain: Chain, kept: Kept) -> None:
+        """A change of a conversation that was `chain`. HttpError 409 if it is another one now, 400
+        if it is as long as one may be."""
+        _require_kept(chain.nbytes, "conversation")
+        await self.add(record, kept)
+
     async def add(self, record: Record, kept: Kept) -> None:
-        """One more turn, in which nothing is computed. HttpError 409 if the agent is used."""
+        """One more turn, in which nothing is computed. HttpError 409 if the agent is used, or was
+        since the record was read."""
         if self.shelf.is_held(record.id):
             raise locked(record)
         async with self.shelf.holding(record.id) as held:
+            if held.record.position != record.position:
+                raise locked(record)
             turn = as_turn(kept, held.record.position + 1, time.time())
             await held.commit(await brought_back(self.shelf, held), turn)
 
@@ -190,17 +203,27 @@ async def brought_back(shelf: Shelf, held: Held) -> Actor:
         return await shelf.renew(held.record)
 
 
+def _items(record: Record, chain: Chain) -> list[Item]:
+    """All items of a chain or conversation that can be referred to."""
+    items = chain.items if record.kind == "conversation" else []
+    for id_, stored in chain.responses.items():
+        place = place_of_response(id_)
+        if not stored.is_deleted and place is not None and place.agent == record.id:
+            items += [*stored.input, *stored.response["output"]]
+    return items
+
+
 def locked(record: Record) -> HttpError:
     """What is told of an agent that somebody else uses: 409."""
     said = f"this {record.kind} is used by another request: try again when that is done"
     return HttpError(409, said, code=f"{record.kind}_locked", retry_s=1)
 
 
-def _require_kept(nbytes: int) -> None:
+def _require_kept(nbytes: int, param: str = "previous_response_id") -> None:
     """HttpError 400 for a chain that is as long as one may be."""
     if nbytes > KEPT_NBYTES:
         said = (
             f"the conversation has {nbytes} bytes of items, and {KEPT_NBYTES} are kept at most: "
             "begin another one with those of its items that matter"
         )
-        raise HttpError(400, said, code="conversation_too_long", param="previous_response_id")
+        raise HttpError(400, said, code="conversation_too_long", param=param)

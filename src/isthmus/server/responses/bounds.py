@@ -7,6 +7,7 @@ last, so a chain that somebody goes on with stays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -37,16 +38,18 @@ class Bounds:
 
     async def keep(self) -> None:
         """Removes what is too much or too old, until it is cancelled."""
+        due = 0.0
         while True:
-            await self.remove_old(time.time())
-            self._owners.update(it.owner for it in self._responses())
+            if time.monotonic() >= due:
+                await self.remove_old(time.time())
+                self._owners.update(it.owner for it in self._responses())
+                due = time.monotonic() + _LOOKED_EVERY_S
             while self._owners:
                 await self.remove_excess(self._owners.pop())
+                await asyncio.sleep(0)  # a look takes as long as there are responses of all owners
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), _LOOKED_EVERY_S)
-            except asyncio.TimeoutError:
-                continue
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), due - time.monotonic())
 
     async def remove_old(self, now: float) -> None:
         """Removes chains that nobody went on with for as long as they are kept."""

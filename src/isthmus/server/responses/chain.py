@@ -119,8 +119,8 @@ class Chain:
     position: int = 0
     """Where the conversation changed last."""
     _items: list[Item | None] = field(default_factory=list)
-    _places: dict[str, int] = field(default_factory=dict)
-    """Where in the list each item is, by its id."""
+    _places: dict[str, list[int]] = field(default_factory=dict)
+    """Where in the list the items of each id are: several in chains of earlier releases."""
 
     @property
     def items(self) -> list[Item]:
@@ -152,7 +152,7 @@ class Chain:
             case Added(items):
                 self._append(items, position)
             case Removed(id_):
-                self._items[self._places.pop(id_)] = None
+                self._remove(id_)
                 self.position = position
             case Described(metadata):
                 self.metadata = metadata
@@ -170,9 +170,14 @@ class Chain:
 
     def _append(self, items: list[Item], position: int) -> None:
         for item in items:
-            self._places[item["id"]] = len(self._items)
+            self._places.setdefault(item["id"], []).append(len(self._items))
             self._items.append(item)
         self.position = position
+
+    def _remove(self, id_: str) -> None:
+        """Removes an item; nothing if it was removed before, by two requests at once."""
+        for place in self._places.pop(id_, ()):
+            self._items[place] = None
 
     def find(self, id_: str) -> Stored | None:
         """A response; None if it is not there any more, or never was."""

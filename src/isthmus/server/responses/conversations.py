@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from dataclasses import asdict
@@ -9,13 +10,14 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, read_query
+from isthmus.server.http.endpoint import Endpoint, as_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.texts import most_nbytes
 from isthmus.server.responses.archive import Archive, locked
 from isthmus.server.responses.bounds import Bounds
 from isthmus.server.responses.chain import Added, Chain, Described, Removed, as_turn
@@ -45,6 +47,11 @@ class Conversations:
     def _shelf(self) -> Shelf:
         return self._archive.shelf
 
+    @property
+    def _most_nbytes(self) -> int:
+        """Bytes of the longest body whose items could fit into a context."""
+        return most_nbytes(self._writer.n_ctx)
+
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         all_, one = "/v1/conversations", "/v1/conversations/{id}"
@@ -63,8 +70,8 @@ class Conversations:
 
     async def create(self, http: HttpRequest) -> Response:
         """A new conversation."""
-        asked = await read(http, NewConversation, b"{}")
-        given = items_of(asked.items or [], "items")
+        asked = await read(http, NewConversation, b"{}", self._most_nbytes)
+        given = await asyncio.to_thread(items_of, asked.items or [], "items")
         record = await self._new_record()
         turns = [as_turn(Described(asked.metadata or {}), 1, record.created)]
         if given:
@@ -74,7 +81,7 @@ class Conversations:
         record = msgspec.structs.replace(record, position=len(turns))
         record = await self._shelf.keep(record, actor, turns)
         self._bounds.note(record.owner)
-        return JSONResponse(_told(record, asked.metadata or {}))
+        return as_json(_told(record, asked.metadata or {}))
 
     async def _new_record(self) -> Record:
         """An agent for the model of the first response, if that is the server's first model."""
@@ -100,15 +107,15 @@ class Conversations:
     async def get(self, http: HttpRequest) -> Response:
         """A conversation without its items."""
         record, chain = await self._find(http)
-        return JSONResponse(_told(record, chain.metadata))
+        return as_json(_told(record, chain.metadata))
 
     async def update(self, http: HttpRequest) -> Response:
         """Gives a conversation other metadata."""
-        asked = await read(http, ConversationUpdate)
-        record, _ = await self._find(http)
+        asked = await read(http, ConversationUpdate, most=self._most_nbytes)
+        record, chain = await self._find(http)
         metadata = asked.metadata or {}
-        await self._archive.add(record, Described(metadata))
-        return JSONResponse(_told(record, metadata))
+        await self._archive.change(record, chain, Described(metadata))
+        return as_json(_told(record, metadata))
 
     async def delete(self, http: HttpRequest) -> Response:
         """Removes a conversation, with the responses that belong to it."""
@@ -121,7 +128,7 @@ class Conversations:
             "object": "conversation.deleted",
             "deleted": True,
         }
-        return JSONResponse(deleted)
+        return as_json(deleted)
 
     # ------------------------------------------------------------------ items
 
@@ -129,31 +136,32 @@ class Conversations:
         """The items of a conversation."""
         page = read_query(http, Page)
         _, chain = await self._find(http)
-        return JSONResponse(page_of(chain.items, page))
+        return as_json(page_of(chain.items, page))
 
     async def add_items(self, http: HttpRequest) -> Response:
         """Adds items to a conversation."""
-        asked = await read(http, NewItems)
+        asked = await read(http, NewItems, most=self._most_nbytes)
         record, chain = await self._find(http)
-        given = await self._archive.resolved(items_of(asked.items, "items"), chain.items)
+        own = await asyncio.to_thread(items_of, asked.items, "items")
+        given = await self._archive.resolved(own, chain.items)
         items = with_ids(given, Place.at(record.id, record.position + 1).input)
         known = {it["id"] for it in chain.items}
         if any(it["id"] in known for it in items):
             raise HttpError(400, "the conversation has an item of that id", param="items")
-        await self._archive.add(record, Added(items))
-        return JSONResponse(page_of(items, Page(limit=len(items), order="asc")))
+        await self._archive.change(record, chain, Added(items))
+        return as_json(page_of(items, Page(limit=len(items), order="asc")))
 
     async def item(self, http: HttpRequest) -> Response:
         """One item of a conversation."""
         _, chain = await self._find(http)
-        return JSONResponse(_item(chain, http.path_params["item"]))
+        return as_json(_item(chain, http.path_params["item"]))
 
     async def delete_item(self, http: HttpRequest) -> Response:
         """Removes an item from a conversation."""
         record, chain = await self._find(http)
         item = _item(chain, http.path_params["item"])
-        await self._archive.add(record, Removed(item["id"]))
-        return JSONResponse(_told(record, chain.metadata))
+        await self._archive.change(record, chain, Removed(item["id"]))
+        return as_json(_told(record, chain.metadata))
 
     async def _find(self, http: HttpRequest) -> tuple[Record, Chain]:
         record, chain, _ = await self._archive.conversation(http.path_params["id"])

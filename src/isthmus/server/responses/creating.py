@@ -14,6 +14,7 @@ from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.entry import Entry, begin, current
 from isthmus.server.http.fair import Room
+from isthmus.server.keys.guard import Room as Bodies
 from isthmus.server.responses.archive import Archive, Basis
 from isthmus.server.responses.chain import Answered, Begun, Ended
 from isthmus.server.responses.draft import Draft, Drafts, prompt_of
@@ -83,6 +84,8 @@ class Creating:
         self._added = added
         self._room = Room(settings.slots, settings.waiting)
         """For stored responses: stateless requests wait for none of them."""
+        self._bodies = Bodies(settings.bodies_nbytes)
+        """Those of requests in the background, which wait after their callers were answered."""
         self.jobs = Jobs()
 
     # ------------------------------------------------------------------ what is asked
@@ -140,7 +143,7 @@ class Creating:
             self._drafts.begun(order.basis, order.asked.model, recipe) as draft,
         ):
             made.response = order.frame(draft.place.response)
-            own = with_ids(order.items, draft.place.input)
+            own = with_ids(order.items, draft.place.input, order.basis.items)
 
             async def keep(response: ModelResponse, last_event: int) -> None:
                 await draft.commit(Answered(own, {**response}, last_event))
@@ -179,9 +182,12 @@ class Creating:
     # ------------------------------------------------------------------ in the background
 
     async def start(self, order: Order) -> Job:
-        """A response that goes on by itself, once it is kept that it has begun."""
+        """A response that goes on by itself, once it is kept that it has begun. HttpError 503."""
         job = Job(current().owner)
-        self.jobs.run(job, self._work(order, job))
+        nbytes = current().nbytes_in
+        self._bodies.take(job.owner, nbytes)
+        task = self.jobs.run(job, self._work(order, job))
+        task.add_done_callback(lambda _: self._bodies.give_back(job.owner, nbytes))
         await job.begun()
         return job
 
@@ -206,7 +212,7 @@ class Creating:
         made = job.made
         made.response = order.frame(draft.place.response)
         events = list(made.begins("queued"))
-        own = with_ids(order.items, draft.place.input)
+        own = with_ids(order.items, draft.place.input, order.basis.items)
         await draft.commit(Begun(own, {**made.response}))
         self.jobs.add(job)
         for event in events:

@@ -83,10 +83,12 @@ def items_of(given: str | Sequence[Item], param: str = "input") -> list[Item]:
     return found
 
 
-def with_ids(items: Sequence[Item], make_id: MakeId) -> list[Item]:
-    """The items, each with an id."""
+def with_ids(items: Sequence[Item], make_id: MakeId, before: Sequence[Item] = ()) -> list[Item]:
+    """The items, each with an id that no item `before` them has: pages go on after an id, and what
+    is removed is named by it."""
+    taken = {None, *(it["id"] for it in before)}
     return [
-        it if it["id"] is not None else {**it, "id": make_id(it["type"], n)}
+        {**it, "id": make_id(it["type"], n)} if it["id"] in taken else it
         for n, it in enumerate(items)
     ]
 

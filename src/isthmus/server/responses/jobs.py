@@ -10,11 +10,15 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+from isthmus.server.http.events import event as encoded
 from isthmus.server.http.fair import Owner
 from isthmus.server.responses.making import Event, Made
+from isthmus.units import MIB
 
 _MOST_ENDED = 64
 """Jobs that have ended, whose events are remembered."""
+_ENDED_NBYTES = 64 * MIB
+"""Bytes of those events, as they are told."""
 
 
 class Job:
@@ -29,7 +33,9 @@ class Job:
         self.is_keeping = False
         """Whether it is done, and being kept: it cannot be cancelled any more."""
         self.has_ended = False
-        self._events: list[Event] = []
+        self.nbytes = 0
+        """Bytes of its events."""
+        self._events: list[bytes] = []
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -45,7 +51,8 @@ class Job:
 
     def tell(self, event: Event) -> None:
         """One more event has happened."""
-        self._events.append(event)
+        self._events.append(encoded(event, event["type"]))
+        self.nbytes += len(self._events[-1])
         self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -72,8 +79,9 @@ class Job:
                 self.task.cancel()
             await asyncio.wait([self.task])
 
-    async def follow(self, after: int | None = None) -> AsyncIterator[Event]:
-        """Its events, those that were and those to come, after the one of that number."""
+    async def follow(self, after: int | None = None) -> AsyncIterator[bytes]:
+        """Its events as they are sent, those that were and those to come, after the one of that
+        number."""
         at = 0 if after is None else after + 1
         while True:
             changed = self._changed
@@ -97,18 +105,23 @@ class Jobs:
         """By the ids of the responses, the one begun last at the end."""
         self._running: set[Job] = set()
 
-    def run(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, job: Job, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
         """Begins the work of a job."""
         job.task = asyncio.ensure_future(work)
         self._running.add(job)
         job.task.add_done_callback(lambda _: self._running.discard(job))
+        return job.task
 
     def add(self, job: Job) -> None:
         """A job whose response has an id."""
         self._jobs[job.id] = job
-        ended = [id_ for id_, it in self._jobs.items() if it.has_ended]
-        for id_ in ended[: max(0, len(ended) - _MOST_ENDED)]:
+        ended = [(id_, it.nbytes) for id_, it in self._jobs.items() if it.has_ended]
+        nbytes = sum(it for _, it in ended)
+        for n, (id_, its) in enumerate(ended):
+            if len(ended) - n <= _MOST_ENDED and nbytes <= _ENDED_NBYTES:
+                return
             del self._jobs[id_]
+            nbytes -= its
 
     def find(self, id_: str) -> Job | None:
         """The job of a response; None if there is none, or its events are forgotten."""

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, read_query
+from isthmus.server.http.endpoint import Endpoint, as_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError, body_of, note
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
@@ -67,12 +67,12 @@ class Responses:
         if asked.background:
             job = await self._creating.start(order)
             if asked.stream:
-                return await respond(http, _told(job.made, job.follow()))
-            return JSONResponse(job.made.response)
+                return await respond(http, job.follow())
+            return as_json(job.made.response)
         made = Made()
         if asked.stream:
             return await respond(http, _streamed(made, self._creating.events(order, made)))
-        return JSONResponse(await unless_left(http, self._whole(order, made)))
+        return as_json(await unless_left(http, self._whole(order, made)))
 
     async def _whole(self, order: Order, made: Made) -> ModelResponse:
         async with aclosing(self._creating.events(order, made)) as events:
@@ -84,7 +84,7 @@ class Responses:
         _, _, plan = await self._creating.planned(asked)
         n_tokens = await self._writer.count(http, asked.model, plan.wanted)
         counted: InputTokens = {"object": "response.input_tokens", "input_tokens": n_tokens}
-        return JSONResponse(counted)
+        return as_json(counted)
 
     # ------------------------------------------------------------------ one response
 
@@ -95,9 +95,9 @@ class Responses:
         stored = await self._find(http)
         job = self._jobs.find(stored.response["id"])
         if not asked.stream:
-            return JSONResponse(self._response(stored, job))
+            return as_json(self._response(stored, job))
         if job is not None:
-            return await respond(http, _told(job.made, job.follow(asked.starting_after)))
+            return await respond(http, job.follow(asked.starting_after))
         return await respond(http, _last_event(self._response(stored, job), stored))
 
     async def delete(self, http: HttpRequest) -> Response:
@@ -110,7 +110,7 @@ class Responses:
         await self._archive.delete(id_)
         self._jobs.forget(id_)
         deleted: DeletedResponse = {"id": id_, "object": "response", "deleted": True}
-        return JSONResponse(deleted)
+        return as_json(deleted)
 
     async def cancel(self, http: HttpRequest) -> Response:
         """Ends a response that runs in the background."""
@@ -121,12 +121,12 @@ class Responses:
         job = self._jobs.find(stored.response["id"])
         if job is not None:
             await job.cancel()
-        return JSONResponse(self._response(await self._find(http), job))
+        return as_json(self._response(await self._find(http), job))
 
     async def input_items(self, http: HttpRequest) -> Response:
         """The items of a response's input, those of responses before it among them."""
         stored = await self._find(http)
-        return JSONResponse(page_of([*stored.before, *stored.input], read_query(http, Page)))
+        return as_json(page_of([*stored.before, *stored.input], read_query(http, Page)))
 
     async def _find(self, http: HttpRequest) -> Stored:
         record, stored = await self._archive.find(http.path_params["id"])
@@ -159,12 +159,6 @@ async def _streamed(made: Made, events: AsyncGenerator[Event, None]) -> AsyncIte
             note(body_of(error)[1])
             last = made.fails(error)
             yield event(last, last["type"])
-
-
-async def _told(made: Made, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    """The events of a job, for one of those who look."""
-    async for each in events:
-        yield event(each, each["type"])
 
 
 async def _last_event(response: ModelResponse, stored: Stored) -> AsyncIterator[bytes]:

@@ -111,7 +111,7 @@ class _Gathered:
     def __init__(self) -> None:
         self.tools: dict[str, Tool] = {}
         self.origins: dict[str, Origin] = {}
-        self.warnings: list[str] = []
+        self.warnings: dict[str, None] = {}
 
     def add(self, given: Mapping[str, Any], where: str, namespace: str | None = None) -> None:
         """One more tool, or those of a namespace."""
@@ -121,7 +121,8 @@ class _Gathered:
             said = f"tools of type {str(kind)[:80]!r} are not supported; there are function, custom"
             raise HttpError(400, said, code="unsupported_tool", param=where)
         if row.support is Support.LEFT_OUT:
-            self.warnings.append(f"the tool {kind} was left out: {row.said}")
+            name = kind_of_tool(TOOLS, str(kind))
+            self.warnings[f"the tool {name} was left out: {row.said}"] = None
         elif kind == "function":
             self._function(converted(given, _Function, where, _CODE), where, namespace)
         elif kind == "custom":
