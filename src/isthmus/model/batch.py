@@ -225,6 +225,7 @@ class Batch(Pass):
         self._top: BatchTop | None = None
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        h = self.hparams
         for tensor in (q, v, k):
             self.expand(tensor)
         self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[2 * layer]))
