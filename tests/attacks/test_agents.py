@@ -33,6 +33,7 @@ from isthmus.errors import (
     SnapshotError,
 )
 from isthmus.model import exactness
+from isthmus.model.widths import Widths
 from isthmus.units import WASM_PAGE
 from tests.tiny_gguf import TinyLlama
 
@@ -89,17 +90,19 @@ def talking(runtime: Runtime, path: Path, n: int, **how: Any) -> list[Actor]:
 # ---------------------------------------------------------------------------------- steps
 
 
-def test_whoever_waits_hears_of_a_probe_that_fails(
-    runtime: Runtime, q8: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_probe_that_fails_leaves_each_agent_alone(
+    runtime: Runtime, q8: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def failing(*_: object) -> bool:
+    def failing(*_: object) -> Widths:
         raise DeviceFailed("no memory")
 
-    monkeypatch.setattr(exactness, "batches_exactly", failing)
+    alone = [actor.send("sequence 30").text for actor in talking(runtime, q8, 2)]
+    monkeypatch.setattr(exactness, "widths_of", failing)
     actors = talking(runtime, q8, 2)
-    for stream in [actor.stream("sequence 300") for actor in actors]:
-        with pytest.raises(Exception, match=r"EIO|no memory"):
-            list(stream)
+    together = ["".join(it) for it in [actor.stream("sequence 30") for actor in actors]]
+    assert together == alone
+    assert actors[0].sessions[0].model.widths == Widths()
+    assert any("no memory" in it.message for it in caplog.records)
 
 
 def test_a_model_does_not_close_under_its_sessions(runtime: Runtime, q8: Path) -> None:
