@@ -69,6 +69,8 @@ class Sampling:
 
 
 MOST_STOPS = 16
+AS_MANY_AS_FIT = 2**31 - 1
+"""`Wanted.max_tokens` of an answer that only the context bounds."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ FIELDS: Table = {
         "`effort` goes to the chat template; with `summary`, or `generate_summary`, thoughts are "
         "told as one, whole; no effect: `context`, `mode`"
     ),
-    "max_output_tokens": done("thoughts included; by default the server's `max_tokens`"),
+    "max_output_tokens": done("thoughts included; by default as many as fit into the context"),
     "temperature": done("0 to 2; 1 by default"),
     "top_p": done("1 by default"),
     "top_logprobs": done("0 to 20, with `message.output_text.logprobs` in `include`"),
