@@ -126,11 +126,8 @@ class TextModel(ABC):
         The arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
         """
         asked = Conversation(messages, tools or None, variables or {})
-        traits, tokenizer = (
-            self.chat_templates.chosen(with_tools=asked.tools is not None),
-            self.tokenizer,
-        )
-        template = traits.template
+        traits = self.chat_templates.chosen(with_tools=asked.tools is not None)
+        template, tokenizer = traits.template, self.tokenizer
         ready, warnings = prepared(asked, traits, check)
         guarded, seam = ChatGuard(tokenizer.controls).guarded(ready, template, check)
         text = template.render(
