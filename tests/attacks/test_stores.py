@@ -13,11 +13,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from isthmus.errors import IsthmusError, SnapshotError, SnapshotInvalid, SnapshotNotFound
-from isthmus.snapshot import Draft, MemorySource, Snapshot, Store, open_snapshot, packs
+from isthmus.snapshot import (
+    Draft,
+    MemorySource,
+    Snapshot,
+    Store,
+    collection,
+    open_snapshot,
+    packs,
+)
 from isthmus.snapshot.atomic import AtomicFile
 from isthmus.snapshot.database import locked
 from isthmus.snapshot.index import IndexStale
@@ -47,6 +56,11 @@ def memory() -> Memory:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def clock_with(sleep: Callable[[float], None]) -> SimpleNamespace:
+    """A `time` for one module: other threads sleep as they always do."""
+    return SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
 
 
 def n_packs(store: Store) -> int:
@@ -108,7 +122,7 @@ def test_a_saver_never_waits_for_a_whole_collection(
         saved.append(f"while{len(saved)}")
         Store(store.folder).save(small(memory, 50), saved[-1])
 
-    monkeypatch.setattr("isthmus.snapshot.collection.time.sleep", between)
+    monkeypatch.setattr(collection, "time", clock_with(between))
     store.gc()
     assert len(saved) >= 10
     for name in saved:
@@ -210,7 +224,7 @@ def test_an_index_that_another_process_makes_anew(
     store.delete("n0")
     other = Store(store.folder)
 
-    def anew(_: object = None) -> None:
+    def anew(_: float = 0.0) -> None:
         other._index.discard()
         other.save(small(memory, 9), "other")
 
@@ -218,7 +232,7 @@ def test_an_index_that_another_process_makes_anew(
         anew()
     else:
         monkeypatch.setattr("isthmus.snapshot.collection._STEP_S", 0.0)
-        monkeypatch.setattr("isthmus.snapshot.collection.time.sleep", anew)
+        monkeypatch.setattr(collection, "time", clock_with(anew))
     store.gc(quick=True)
     monkeypatch.undo()
     assert {"n1", "n2", "n3", "n4"} <= set(store.names())
