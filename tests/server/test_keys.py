@@ -82,7 +82,7 @@ def test_a_file_without_limits_stays_valid(tmp_path: Path) -> None:
         (f"ada {'a' * 64} rpm", "'rpm' is no limit: give rpm= a whole number, 1 or more"),
         (f"ada {'a' * 64} rpm=0", "1 or more"),
         (f"ada {'a' * 64} rpm=x", "a whole number"),
-        (f"ada {'a' * 64} speed=1", "concurrent=N, rpm=N, tpd=N, agents=N, metrics=N"),
+        (f"ada {'a' * 64} speed=1", "concurrent=N, rpm=N, tpd=N, agents=N, disk=N, metrics=N"),
         (f"ada {'a' * 64} rpm=1 rpm=2", "once at most"),
         (f"bob {'a' * 64} rpm=7", "bob has other limits in a line before"),
     ],

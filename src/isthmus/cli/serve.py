@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KIND=N",
         help="of the new key, repeat for more: concurrent (requests at a time), rpm (requests a "
-        "minute), tpd (tokens a day), agents, metrics (1: may read /metrics)",
+        "minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read /metrics)",
     )
     group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
     group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")

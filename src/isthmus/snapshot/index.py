@@ -149,6 +149,24 @@ class Index:
             )
             return [KnownPack(*row) for row in rows]
 
+    def packs_needed(self, beginnings: Iterable[bytes]) -> set[int]:
+        """The ids of packs that snapshots need whose names begin with one of these."""
+        with self._reading() as db:
+            return {
+                pack
+                for it in beginnings
+                for (pack,) in db.execute(
+                    "SELECT DISTINCT pack FROM snapshot JOIN need ON need.snapshot = snapshot.id"
+                    " WHERE name >= ? AND name < ?",
+                    (it, it + b"\xff"),
+                )
+            }
+
+    def nbytes_of_packs(self) -> int:
+        """Bytes of all packs together."""
+        with self._reading() as db:
+            return int(db.execute("SELECT TOTAL(nbytes) FROM pack").fetchone()[0])
+
     def recall(self) -> None:
         """Forgets what was remembered in memory, since a pack of it is gone."""
         with self._access.lock:

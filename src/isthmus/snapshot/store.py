@@ -94,6 +94,26 @@ class Store:
         names = (it.removesuffix(SUFFIX) for it in found if it.endswith(SUFFIX))
         return sorted(filter(_NAME.fullmatch, names))
 
+    def nbytes_of(self, beginnings: Iterable[str]) -> int:
+        """Bytes that snapshots take, files and packs, whose names begin with one of these texts.
+
+        A pack that several of them need counts once, and whole.
+        """
+        return self._with_index(lambda: self._nbytes_of(tuple(beginnings)))
+
+    def _nbytes_of(self, beginnings: tuple[str, ...]) -> int:
+        with self._locked(fcntl.LOCK_SH):
+            packs = self._index.packs(self._index.packs_needed(map(os.fsencode, beginnings)))
+        nbytes = sum(pack.nbytes for pack in packs)
+        for name in self.names():
+            if name.startswith(beginnings):
+                nbytes += max(0, _nbytes_of(self.path(name)))
+        return nbytes
+
+    def nbytes_of_packs(self) -> int:
+        """Bytes of all packs that are known."""
+        return self._with_index(self._index.nbytes_of_packs)
+
     def save(self, draft: Draft, name: str | None = None, key: bytes | None = None) -> Saved:
         """Writes the chunks that are new, then the snapshot, replacing one of the same name.
 

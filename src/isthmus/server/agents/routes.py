@@ -227,6 +227,7 @@ class Agents:
         self, id_: str, asked: NewMessage
     ) -> AsyncIterator[tuple[Held, AsyncGenerator[str | Turn]]]:
         """The agent, held, and its answer, once there is a place for one more message."""
+        await self._shelf.disk.require(current().key)
         async with (
             self._shelf.holding(id_) as held,
             self._room.place(current().owner),

@@ -34,6 +34,7 @@ from isthmus.errors import (
 )
 from isthmus.model import Model
 from isthmus.runtime import Runtime, bundled_guests
+from isthmus.server.agents.disk import DiskShares
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
 from isthmus.server.http.entry import current
@@ -82,6 +83,7 @@ class Shelf:
         except BaseException:
             self._home.close()
             raise
+        self.disk = DiskShares(self.store, self.records.values, self._threads)
         self._guests_lock = threading.Lock()
         self._brought = BroughtGuests(
             self._home, self.folder / "guests.json", settings, lambda: list(self.records.values())
@@ -299,13 +301,15 @@ class Shelf:
     ) -> Record:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
         record = msgspec.structs.replace(record, owner=current().owner)
+        await self.disk.require(current().key)
         with self._making(current().key):
             return await self.keep(record, await run(make), turns)
 
     async def keep(self, record: Record, actor: Actor, turns: Sequence[Turn] = ()) -> Record:
         """A new agent, which is what an actor is. That is closed if it cannot be saved."""
         try:
-            await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
+            saved = await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
+            self.disk.add(record.owner, saved.nbytes_written)
             await self.in_thread(lambda: self.write(record, turns))
         except BaseException:
             await self.in_thread(actor.close)

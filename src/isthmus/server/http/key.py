@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from isthmus.errors import SettingsError
 
-_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0, "metrics": 0}
+_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0, "disk": 0, "metrics": 0}
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class KeyLimits:
     """Tokens of a day in UTC, of prompts and answers together."""
     agents: int | None = None
     """Agents that it has made and not deleted."""
+    disk: int | None = None
+    """Bytes on the disk that its agents and responses take; None for half of the disk."""
     metrics: int | None = None
     """1 if its owner may read `/metrics`, which counts what all owners do."""
 

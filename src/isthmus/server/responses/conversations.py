@@ -71,6 +71,7 @@ class Conversations:
     async def create(self, http: HttpRequest) -> Response:
         """A new conversation."""
         asked = await read(http, NewConversation, b"{}", self._most_nbytes)
+        await self._shelf.disk.require(current().key)
         given = await asyncio.to_thread(items_of, asked.items or [], "items")
         record = await self._new_record()
         turns = [as_turn(Described(asked.metadata or {}), 1, record.created)]
@@ -141,6 +142,7 @@ class Conversations:
     async def add_items(self, http: HttpRequest) -> Response:
         """Adds items to a conversation."""
         asked = await read(http, NewItems, most=self._most_nbytes)
+        await self._shelf.disk.require(current().key)
         record, chain = await self._find(http)
         own = await asyncio.to_thread(items_of, asked.items, "items")
         given = await self._archive.resolved(own, chain.items)

@@ -101,6 +101,8 @@ class Creating:
     async def order(self, http: HttpRequest, asked: ResponseRequest) -> Order:
         """What is asked, ready to be computed. Raises as `Writer.prepare`."""
         require_sensible(asked)
+        if asked.store is not False:
+            await self._archive.shelf.disk.require(current().key)
         basis, own, plan = await self.planned(asked)
         prepared = await self._writer.prepare(http, asked.model, plan.wanted)
         if asked.store is not False:
