@@ -80,10 +80,10 @@ class Ready:
             heavy.clear()
             self._advance(together)
             return
-        until = time.monotonic() + _LONG_S
+        until = time.thread_time() + _LONG_S
         for _ in range(len(heavy)):
             self._advance_timed(heavy.popleft())
-            if time.monotonic() >= until and self._others_ask():
+            if time.thread_time() >= until and self._others_ask():
                 return
 
     def _advance_timed(self, answer: Answer) -> None:
