@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from isthmus.errors import Cancelled, SettingsError
+from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.texts import Check, Texts
 from tests.server.conftest import Serving
 
@@ -160,12 +162,48 @@ def test_a_caller_who_leaves_ends_the_work() -> None:
     asyncio.run(main())
 
 
-def test_what_is_nested_too_deeply_is_refused() -> None:
+@pytest.mark.parametrize("nbytes", [100, 100_000])
+def test_what_is_nested_too_deeply_is_refused(nbytes: int) -> None:
     def work(_check: Check) -> object:
         return work(_check)
 
     async def main() -> None:
+        begin(request_of(nbytes))
         with pytest.raises(SettingsError, match="nested"):
             await Texts().of(http(asyncio.Event()), work)
+
+    asyncio.run(main())
+
+
+def request_of(nbytes: int) -> Entry:
+    """A request whose body was read."""
+    return Entry("-", "POST", "/", nbytes_in=nbytes)
+
+
+@pytest.mark.parametrize(("nbytes", "n_here"), [(100, 1), (100_000, 0)])
+def test_short_texts_wait_for_no_thread(nbytes: int, n_here: int) -> None:
+    async def main() -> None:
+        begin(request_of(nbytes))
+        done_by = await Texts().of(http(asyncio.Event()), lambda _: threading.get_ident())
+        assert (done_by == threading.get_ident()) == n_here
+
+    asyncio.run(main())
+
+
+def test_what_takes_long_goes_to_a_thread_however_short_it_is() -> None:
+    tried: list[int] = []
+
+    def work(check: Check) -> str:
+        tried.append(threading.get_ident())
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            check()
+        return "done"
+
+    async def main() -> None:
+        begin(request_of(100))
+        assert await Texts().of(http(asyncio.Event()), work) == "done"
+        assert tried[0] == threading.get_ident() != tried[1]
+        assert len(tried) == 2
 
     asyncio.run(main())

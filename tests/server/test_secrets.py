@@ -189,7 +189,7 @@ def test_an_agent_that_is_being_chosen_is_not_closed() -> None:
         made: list[FakeActor] = []
         slots = Slots(lambda: FakeActor(made), 2)  # type: ignore[arg-type, return-value]
         prompt = np.arange(12)
-        others = [await slots.take(name, prompt) for name in ("bob", "cy")]
+        others = [await slots.take("bob", prompt) for _ in range(2)]
         slot = await slots.take("ada", prompt)
         made[-1].state = "running"  # its caller left, and the guest has not heard of it
         await slots.put_back(slot)
@@ -218,6 +218,45 @@ def test_an_agent_that_was_cut_off_after_its_caller_left_is_not_chosen() -> None
             assert slot.actor.state == "idle"
             await slots.put_back(slot)
             made[-1].state = "closed"
-        assert slots._n <= 2
+        assert slots._n_of.total() <= 2
+
+    asyncio.run(run())
+
+
+def test_an_owner_keeps_an_agent_that_others_do_not_flood_away() -> None:
+    """Nor does a request that has an agent wait for others' that are made."""
+
+    async def run() -> None:
+        made: list[FakeActor] = []
+        may_spawn = threading.Event()
+        may_spawn.set()
+
+        def spawn() -> Any:
+            assert may_spawn.wait(20)
+            return FakeActor(made)
+
+        slots = Slots(spawn, 2)
+        prompt = np.arange(4)
+        mine = await slots.take("ada", prompt)
+        await slots.put_back(mine)
+        for _ in range(3):
+            floods = [await slots.take("bob", np.arange(n, n + 4)) for n in range(3)]
+            for slot in floods:
+                await slots.put_back(slot)
+            assert mine.actor.state == "idle"
+            assert sum(it.state != "closed" for it in made) == 2
+        may_spawn.clear()
+        making = [asyncio.ensure_future(slots.take(it, prompt)) for it in ("cy", "dee")]
+        await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(slots.take("ada", prompt), 10) is mine
+        await asyncio.wait_for(slots.put_back(mine), 10)
+        may_spawn.set()
+        for it in making:
+            await slots.put_back(await it)
+        several = [await slots.take(f"key {n}", prompt) for n in range(4)]
+        assert sum(it.state != "closed" for it in made) == 4  # no more than the spare ones
+        assert mine.actor.state == "closed"
+        for slot in several:
+            await slots.put_back(slot)
 
     asyncio.run(run())

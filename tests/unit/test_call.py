@@ -192,7 +192,9 @@ def test_an_error_thrown_between_two_slices_ends_the_call(instance: Instance) ->
 
 def test_straight_code_that_only_makes_host_calls_is_sliced(engine: Engine, guest: Guest) -> None:
     def slow(_n: int) -> int:
-        time.sleep(0.001)
+        end = time.thread_time() + 0.001
+        while time.thread_time() < end:
+            pass
         return 0
 
     with spawn(engine, guest, {"session_close": slow}) as instance:
@@ -210,6 +212,20 @@ def test_straight_code_that_only_makes_host_calls_is_sliced(engine: Engine, gues
         with pytest.raises(Cancelled):
             instance.call("many", check=unwanted)
         assert made <= instance.counters.host_calls < made + 300
+
+
+def test_time_without_a_processor_counts_for_no_slice(engine: Engine, guest: Guest) -> None:
+    """Otherwise a guest that computes for microseconds would be slow whenever others compute."""
+
+    def descheduled(_n: int) -> int:
+        time.sleep(3 * SLICE_S)
+        return 0
+
+    with spawn(engine, guest, {"session_close": descheduled}) as instance:
+        _, running = begun(instance, "sum", 8)
+        with pytest.raises(StopIteration) as ended:
+            running.send(None)
+        assert ended.value.value == 0
 
 
 def test_a_host_function_that_waited_begins_a_new_slice(instance: Instance) -> None:

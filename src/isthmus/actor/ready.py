@@ -16,7 +16,8 @@ from isthmus.actor.ask import Answer
 _LONG_S = 0.01
 """Seconds of a turn in which all go on; if they take longer, each is timed from then on."""
 _HEAVY_S = 0.0003
-"""Seconds of computing between two asks after which a guest keeps nobody else waiting."""
+"""Seconds of a processor between two asks after which a guest keeps nobody else waiting. A thread
+that waits for a processor or for the interpreter says nothing of its guest."""
 _UNTIMED = 256
 """Turns without a clock after one in which no guest was heavy: one by one nobody helps them."""
 
@@ -79,14 +80,14 @@ class Ready:
             heavy.clear()
             self._advance(together)
             return
-        until = time.monotonic() + _LONG_S
+        until = time.thread_time() + _LONG_S
         for _ in range(len(heavy)):
             self._advance_timed(heavy.popleft())
-            if time.monotonic() >= until and self._others_ask():
+            if time.thread_time() >= until and self._others_ask():
                 return
 
     def _advance_timed(self, answer: Answer) -> None:
-        start = time.monotonic()
+        start = time.thread_time()
         self._advance([answer])
-        answer.message.is_heavy = is_heavy = time.monotonic() - start > _HEAVY_S
+        answer.message.is_heavy = is_heavy = time.thread_time() - start > _HEAVY_S
         self._times |= is_heavy

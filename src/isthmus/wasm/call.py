@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from isthmus.wasm.instance import Instance
 
 SLICE_S = 0.005
-"""Seconds that a guest runs before others may go on. Looked at after each host call, and at each
-tick of the watchdog, which is 10 ms, in code that makes none."""
+"""Seconds of a processor that a guest has before others may go on. Looked at after each host call,
+and at each tick of the watchdog, which is 10 ms, in code that makes none. Time in which its thread
+waits for a processor or for the interpreter does not count: on a busy machine every guest would
+use up its slices."""
 
 _TRAPS = {
     wasmtime.TrapCode.STACK_OVERFLOW: "stack overflow",
@@ -52,7 +54,7 @@ _TRAPS = {
     wasmtime.TrapCode.UNREACHABLE: "unreachable",
 }
 
-_monotonic = time.monotonic
+_monotonic, _thread_time = time.monotonic, time.thread_time
 
 
 class SliceOver:
@@ -98,7 +100,7 @@ class Call:
         arguments, results = host_calls.arguments, host_calls.results
         require_room()
         try:
-            slice_end, has_waited = _monotonic() + SLICE_S, False
+            slice_end, used_up, has_waited = *_new_slice(), False
             while not fiber.resume():
                 if (number := fiber.wants) is None:
                     check()
@@ -110,12 +112,12 @@ class Call:
                             try:
                                 result = await result
                             finally:
-                                if (now := _monotonic()) >= slice_end:
+                                if _monotonic() >= slice_end:
                                     fiber.renew_epoch()
                                     if has_waited:  # no epoch suspends it if all its calls wait
                                         check()
                                     has_waited = not has_waited
-                                slice_end = now + SLICE_S
+                                slice_end, used_up = _new_slice()
                         if word := results[number]:
                             fiber.words[word] = result
                         else:
@@ -124,9 +126,7 @@ class Call:
                         if not self._give_errno(number, error):
                             raise
                 if _monotonic() >= slice_end:
-                    await SLICE_OVER
-                    check()
-                    slice_end = _monotonic() + SLICE_S
+                    slice_end, used_up = await self._rest(used_up)
             return self._result()
         finally:
             self.close()
@@ -138,6 +138,14 @@ class Call:
         """
         self._fiber.require_idle()
         self._finalizer()
+
+    async def _rest(self, used_up: float) -> tuple[float, float]:
+        """Lets others go on if the slice is used up; the rest of the slice, or a new one."""
+        if (left := used_up - _thread_time()) > 0:
+            return _monotonic() + left, used_up
+        await SLICE_OVER
+        self._check()
+        return _new_slice()
 
     def _give_errno(self, number: int, error: BaseException) -> bool:
         """Gives the guest an error's errno. False if the error is not one for the guest."""
@@ -158,6 +166,12 @@ class Call:
         if failure.code == wasmtime.TrapCode.OUT_OF_FUEL:
             raise LimitExceeded(f"{guest.name} ran out of fuel", "fuel")
         raise trapped(guest, failure)
+
+
+def _new_slice() -> tuple[float, float]:
+    """The earliest end of a slice on the clock, and its end on that of the thread's processor
+    time, which is another one after each wait."""
+    return _monotonic() + SLICE_S, _thread_time() + SLICE_S
 
 
 def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:

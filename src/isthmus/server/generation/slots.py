@@ -7,13 +7,17 @@ What an agent remembers of a prompt belongs to the owner who sent it: how many t
 remembered, and how fast the answer came, would tell anybody else what that prompt was. So only the
 owner's own agents are compared with a prompt. An agent is never handed on to another owner: the one
 that was used longest ago is closed, whatever it remembers, and a fresh one takes its place.
+
+An owner keeps its last agent while there are spare ones, as many as others: what one owner floods
+costs nobody else the agent that remembers its prompts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -39,7 +43,8 @@ class Slot:
 
 
 class Slots:
-    """See the module. Used by one event loop. `spawn` makes an agent; `most` may be idle."""
+    """See the module. Used by one event loop. `spawn` makes an agent. There are `most`, or up to
+    twice as many if owners would have none otherwise."""
 
     def __init__(self, spawn: Callable[[], Actor], most: int) -> None:
         self._spawn = spawn
@@ -49,46 +54,80 @@ class Slots:
         self._roots: OrderedDict[Owner, Slot] = OrderedDict()
         """Never asked: forks of an owner's root begin with what its prompts have in common. The
         one used last at the end."""
-        self._choosing = asyncio.Lock()
-        """Held while an idle agent is taken or made: nobody takes one that is being forked."""
-        self._n = 0
+        self._making = asyncio.Lock()
+        """Held while agents are made, forked and closed."""
+        self._parent: Slot | None = None
+        """An idle agent that is being forked, and is not to be taken."""
+        self._n_of: Counter[Owner] = Counter()
         """Agents that are idle or in use, without the roots."""
 
     async def take(self, owner: Owner, prompt: np.ndarray) -> Slot:
-        """An agent for a prompt, to be put back. Raises what spawning an agent raises."""
-        async with self._choosing:
-            self._drop_closed()
-            free = [it for it in self._idle if it.owner == owner and it.actor.state != "running"]
-            best = max(free, key=lambda slot: slot.n_common(prompt), default=None)
-            if best is not None and self._is_last(best, free, prompt):
-                await self._plant(best)
-            if best is None or self._loses(best, prompt):
-                slot = await self._make(owner, prompt, free)
-            else:
-                slot = best if best.n_common(prompt) else free[0]
-                self._idle.remove(slot)
+        """An agent for a prompt, to be put back. Raises what spawning an agent raises.
+
+        An agent that is idle, and need not be forked, waits for no agent of others that is made.
+        """
+        slot = self._take_idle(owner, prompt)
+        if slot is None:
+            async with self._making:
+                slot = self._take_idle(owner, prompt) or await self._fork_or_make(owner, prompt)
         slot.prompt = prompt
         return slot
 
     async def put_back(self, slot: Slot) -> None:
-        """Keeps an agent for the next request of its owner; one too many is closed."""
+        """Keeps an agent for the next request of its owner. Those that are too many are closed; an
+        owner who has a single one waits for none of that."""
         if slot.actor.state == "closed":
-            self._n -= 1
+            self._n_of[slot.owner] -= 1
             return
         self._idle.append(slot)
-        if self._n > self._most:
-            async with self._choosing:
-                await self._close_oldest()
+        if self._n_of[slot.owner] > 1 and self._surplus() is not None:
+            async with self._making:
+                await self._close_surplus()
 
-    def _drop_closed(self) -> None:
-        """Forgets agents that were cut off after they were put back: their callers had left."""
-        left = [it for it in self._idle if it.actor.state != "closed"]
-        self._n -= len(self._idle) - len(left)
-        self._idle = left
+    def _free(self, owner: Owner) -> list[Slot]:
+        """The owner's agents that can be taken; forgets those that were cut off after they were put
+        back, since their callers had left."""
+        closed = [it for it in self._idle if it.actor.state == "closed"]
+        for slot in closed:
+            self._idle.remove(slot)
+            self._n_of[slot.owner] -= 1
+        able = (it for it in self._idle if it.owner == owner and it is not self._parent)
+        return [it for it in able if it.actor.state != "running"]
+
+    def _take_idle(self, owner: Owner, prompt: np.ndarray) -> Slot | None:
+        """An idle agent for a prompt; None if one must be forked or made first."""
+        free = self._free(owner)
+        best = _best(free, prompt)
+        if best is None or self._is_last(best, free, prompt) or self._loses(best, prompt):
+            return None
+        slot = best if best.n_common(prompt) else free[0]
+        self._idle.remove(slot)
+        return slot
+
+    async def _fork_or_make(self, owner: Owner, prompt: np.ndarray) -> Slot:
+        """What `take` gives if `_take_idle` gives nothing."""
+        free = self._free(owner)
+        best = _best(free, prompt)
+        if best is not None and self._is_last(best, free, prompt):
+            with self._forking(best):
+                await self._plant(best)
+        if best is None or best not in self._idle or self._loses(best, prompt):
+            return await self._make(owner, prompt)
+        self._idle.remove(best)
+        return best
+
+    @contextmanager
+    def _forking(self, parent: Slot | None) -> Iterator[None]:
+        """Keeps an agent from being taken or closed; to be used while `_making` is held."""
+        self._parent = parent
+        try:
+            yield
+        finally:
+            self._parent = None
 
     def _loses(self, slot: Slot, prompt: np.ndarray) -> bool:
         """Whether an agent would forget much that a new one need not."""
-        return self._n < self._most and slot.n_common(prompt) < len(slot.prompt) / 2
+        return self._n_of.total() < self._most and slot.n_common(prompt) < len(slot.prompt) / 2
 
     def _is_last(self, best: Slot, free: list[Slot], prompt: np.ndarray) -> bool:
         """Whether nobody idle has what this one has of the prompt, once it is asked."""
@@ -112,33 +151,46 @@ class Slots:
             if slot is not None:
                 await asyncio.to_thread(slot.actor.close)
 
-    async def _make(self, owner: Owner, prompt: np.ndarray, free: list[Slot]) -> Slot:
+    async def _make(self, owner: Owner, prompt: np.ndarray) -> Slot:
         """One more agent: a fork of the owner's that has most of the prompt, or a fresh one."""
-        root = self._roots.get(owner)
+        root, free = self._roots.get(owner), self._free(owner)
         if root is not None and root.actor.state != "closed":
             self._roots.move_to_end(owner)
             free = [root, *free]
-        parent = max(free, key=lambda slot: slot.n_common(prompt), default=None)
-        if self._n >= self._most:
-            await self._close_oldest(besides=parent)
-        self._n += 1
-        try:
-            if parent is not None and parent.n_common(prompt) >= WORTH_A_FORK:
-                return await asyncio.to_thread(_fork, parent)
-            return Slot(await asyncio.to_thread(self._spawn), owner)
-        except BaseException:
-            self._n -= 1
-            raise
+        parent = _best(free, prompt)
+        with self._forking(parent):
+            self._n_of[owner] += 1
+            try:
+                await self._close_surplus()
+                if parent is not None and parent.n_common(prompt) >= WORTH_A_FORK:
+                    return await asyncio.to_thread(_fork, parent)
+                return Slot(await asyncio.to_thread(self._spawn), owner)
+            except BaseException:
+                self._n_of[owner] -= 1
+                raise
 
-    async def _close_oldest(self, besides: Slot | None = None) -> None:
-        """Closes the idle agent that was used longest ago, whosever it is. Nobody may choose one
-        meanwhile."""
-        able = (it for it in self._idle if it is not besides and it.actor.state != "running")
-        oldest = next(able, None)
-        if oldest is not None:
-            self._idle.remove(oldest)
-            self._n -= 1
-            await asyncio.to_thread(oldest.actor.close)
+    def _surplus(self) -> Slot | None:
+        """An idle agent that is one too many: the one that was used longest ago of owners who have
+        more than one, or of all owners if there are no spare ones left."""
+        if (n := self._n_of.total()) <= self._most:
+            return None
+        for it in self._idle:
+            is_spare = self._n_of[it.owner] == 1 and n <= 2 * self._most
+            if not is_spare and it is not self._parent and it.actor.state != "running":
+                return it
+        return None
+
+    async def _close_surplus(self) -> None:
+        """Closes the agents that are too many. Nobody may fork one meanwhile."""
+        while (slot := self._surplus()) is not None:
+            self._idle.remove(slot)
+            self._n_of[slot.owner] -= 1
+            await asyncio.to_thread(slot.actor.close)
+
+
+def _best(slots: list[Slot], prompt: np.ndarray) -> Slot | None:
+    """The one that has most of the prompt; the first of several."""
+    return max(slots, key=lambda slot: slot.n_common(prompt), default=None)
 
 
 def n_common(prompt: np.ndarray, other: np.ndarray) -> int:

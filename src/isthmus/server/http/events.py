@@ -50,9 +50,10 @@ async def unless_left(request: Request, work: Awaitable[_T]) -> _T:
             raise ClientDisconnect
         return task.result()
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        gone.cancel()  # awaiting its end would cost three turns of the event loop
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _told(first: bytes, events: AsyncIterator[bytes], kind: str) -> AsyncIterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -48,7 +49,10 @@ def serve(app: Starlette, settings: ServerSettings, ready: Callable[[str, int], 
         timeout_keep_alive=cast("int", settings.idle_s),  # any number will do
     )
     server = _Server(config, ready)
-    server.run()
+    try:
+        server.run()
+    finally:
+        gc.unfreeze()
     tell("stopped", "stopped")
     return 0 if server.started else 1
 
@@ -98,6 +102,8 @@ class _Server(uvicorn.Server):
                 "choose another --port, or 0 for any that is free"
             ) from None
         if self.started:
+            gc.collect()
+            gc.freeze()  # a full collection would stop every thread to look at all that stays
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._ready(host, port)
 

@@ -1,12 +1,15 @@
-"""Work on a request's texts that grows with them: templates and tokens, in threads of its own.
+"""Work on a request's texts that grows with them: templates and tokens.
 
-The event loop and the threads for agents serve other callers meanwhile. A caller who leaves, and a
-server that ends, end it between two pieces of text. What cannot fit into the context is refused by
+Threads do it, so that the event loop serves other callers meanwhile. A caller who leaves, and a
+server that ends, end it between two pieces of text. Texts of a short request are done at once, in
+the event loop: each way to a thread and back waits for all who want the interpreter, for longer
+than such a text takes. What cannot fit into the context is refused by
 its length first (`most_nbytes`, `require_room`), since all threads share one interpreter.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -29,10 +32,16 @@ _STINT_S, _PAUSE_S = 0.002, 0.001
 """Seconds of work on a text after which others have the interpreter, and for how long they have it.
 A long text would otherwise delay each token of everybody by some milliseconds."""
 
+_SHORT_NBYTES = 2048
+"""Bytes of a body whose texts are done in the event loop, for up to `_STINT_S`."""
 _TOKEN_NBYTES = 64
 """Bytes of a body for each token of its prompts, at most. Texts of people take 4 to 12, escaped."""
 _OTHER_NBYTES = 512 * KIB
 """Bytes of a body beside its prompts, at most: a grammar or schema with its quotes escaped."""
+
+
+class _TooLong(Cancelled):
+    """It takes longer than the event loop may wait."""
 
 
 class Texts:
@@ -42,11 +51,14 @@ class Texts:
         self._threads = Threads(_AT_A_TIME, "isthmus-texts")
 
     async def of(self, http: Request, work: Callable[[Check], _T]) -> _T:
-        """What `work` gives, in a thread; ClientDisconnect where the caller leaves before.
+        """What `work` gives; ClientDisconnect where the caller leaves before.
 
         `work` is given what it should call between two pieces: it raises Cancelled once nobody
-        waits.
+        waits, or if the work is to begin once more, in a thread.
         """
+        if 0 < current().nbytes_in <= _SHORT_NBYTES:
+            with contextlib.suppress(_TooLong):
+                return _done_here(work)
         return await unless_left(http, self._in_thread(work))
 
     def close(self) -> None:
@@ -65,13 +77,28 @@ class Texts:
                 since = time.monotonic()
 
         try:
-            return await self._threads.do(current().owner, partial(work, check))
-        except RecursionError:
-            raise SettingsError(
-                "the request is nested too deeply: give lists in fewer lists"
-            ) from None
+            return await self._threads.do(current().owner, partial(_shallow, work, check))
         finally:
             left.set()
+
+
+def _done_here(work: Callable[[Check], _T]) -> _T:
+    """What `work` gives, at once; _TooLong."""
+    end = time.thread_time() + _STINT_S
+
+    def check() -> None:
+        if time.thread_time() > end:
+            raise _TooLong("others wait for the event loop")
+
+    return _shallow(work, check)
+
+
+def _shallow(work: Callable[[Check], _T], check: Check) -> _T:
+    """What `work` gives. SettingsError if it goes through more lists in lists than it can."""
+    try:
+        return work(check)
+    except RecursionError:
+        raise SettingsError("the request is nested too deeply: give lists in fewer lists") from None
 
 
 def most_nbytes(n_tokens: int) -> int:
