@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the librar
 test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m page tests/server
+
+test-proxies: $(VENV)/.dev ## the blocks of docs/server.md for nginx and Caddy, which must be installed (nginx-light, caddy)
+	$(BIN)/pytest -m proxies tests/server
 
 test-load: $(VENV)/.dev ## two thousand connections to the server at once; says what it measured
 	$(BIN)/isthmus pull smollm2

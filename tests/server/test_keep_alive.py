@@ -155,12 +155,12 @@ def test_an_answer_that_nobody_takes_ends_its_events() -> None:
 
 
 @pytest.fixture(scope="module")
-def narrow(tiny_q8: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def narrow(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server that computes one request at a time."""
     folder = tmp_path_factory.mktemp("narrow")
     config = folder / "server.toml"
-    config.write_text("silent_s = 0.1\nslots = 1\nn_ctx = 32768\nmax_tokens = 8\n")
-    serving = Serving(folder / "data", "--model", f"tiny={tiny_q8}", "--config", str(config))
+    config.write_text("silent_s = 0.1\nslots = 1\nn_ctx = 65536\nmax_tokens = 8\n")
+    serving = Serving(folder / "data", "--model", f"tiny={tiny_long}", "--config", str(config))
     yield serving
     assert serving.stop() == 0
 
@@ -193,7 +193,7 @@ def test_who_waits_for_a_slot_hears_that_it_goes_on(narrow: Serving, path: str) 
     assert b"\ndata: {" in said or path == "/api/chat"
 
 
-_ENDLESS = {"max_tokens": 32000, "ignore_eos": True}
+_ENDLESS = {"max_tokens": 64000, "ignore_eos": True}
 
 
 class _Asking:
