@@ -28,7 +28,7 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hu
 	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
-	$(BIN)/pytest -m attacks -s tests/fuzz
+	$(BIN)/pytest -m attacks -s tests/fuzz tests/attacks
 
 test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap and time out for SOAK_SECONDS (600), from SOAK_SEED
 	$(BIN)/pytest -m long -s tests/soak
