@@ -2,8 +2,8 @@
 
 Every function of abi/host.toml is called 2,500 times, and by `make test-attacks` 10,000 times, with
 arguments that are meant to hurt: negative, past the end, wrapping, enormous, misaligned, freed,
-another kind's. Before each call, memory holds descriptors that are nearly good, so that not only the
-first check is tried.
+another kind. Before each call, memory holds descriptors that are nearly good, so that not only
+the first check is tried.
 """
 
 from __future__ import annotations
