@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hu
 	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
-	$(BIN)/pytest -m attacks -s tests/fuzz
+	$(BIN)/pytest -m attacks -s tests/fuzz tests/attacks
 
 test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap and time out for SOAK_SECONDS (600), from SOAK_SEED
 	$(BIN)/pytest -m long -s tests/soak
@@ -43,6 +43,9 @@ test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the librar
 test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m page tests/server
+
+test-proxies: $(VENV)/.dev ## the blocks of docs/server.md for nginx and Caddy, which must be installed (nginx-light, caddy)
+	$(BIN)/pytest -m proxies tests/server
 
 test-load: $(VENV)/.dev ## two thousand connections to the server at once; says what it measured
 	$(BIN)/isthmus pull smollm2

@@ -87,6 +87,13 @@ def tiny_q8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(path)
 
 
+@pytest.fixture(scope="session")
+def tiny_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose answers may be long enough to keep a slot for as long as a test wants."""
+    path = tmp_path_factory.mktemp("long") / "tiny.gguf"
+    return TinyLlama(with_tokenizer=True, quantisation="Q8_0", n_ctx=65536).write(path)
+
+
 @pytest.fixture(scope="module")
 def tiny_server(tiny_q8: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     data = tmp_path_factory.mktemp("data")

@@ -13,6 +13,7 @@ from isthmus.server.http.errors import HttpError
 from isthmus.server.keys import admission
 from isthmus.server.keys.admission import OPEN, Admission
 from isthmus.server.keys.keys import Keys, new_key
+from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 from tests.server.raw import exchange, request
 
@@ -81,12 +82,12 @@ def test_the_path_is_the_routers_whatever_the_address_is_built_of(tmp_path: Path
     """With a starlette that builds `request.url` of any Host, and with those to come."""
     keys = tmp_path / "keys"
     key = new_key(keys, "ada")
-    judge = Admission("127.0.0.1", Keys(keys))
+    judge = Admission(ServerSettings(), Keys(keys))
     for host in HOSTS:
         heads = (
             [] if host is None else [(b"host", host if isinstance(host, bytes) else host.encode())]
         )
-        scope: dict[str, Any] = {"type": "http", "path": KEYED, "headers": heads}
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": KEYED, "headers": heads}
         with pytest.raises(HttpError) as caught:
             judge.admit(scope)
         assert caught.value.status == 401

@@ -57,7 +57,7 @@ def test_every_line_is_an_object(logged: Serving) -> None:
     assert found[0]["models"] == ["tiny"]
     completed, made, told, nowhere, malformed, unknown, stranger, left = requests
     assert set(completed) == {
-        *("time", "level", "event", "id", "key", "method", "path", "status", "bytes_in"),
+        *("time", "level", "event", "id", "key", "client", "method", "path", "status", "bytes_in"),
         *("bytes_out", "seconds", "tokens_in", "tokens_out", "agent", "model", "error"),
     }
     assert (completed["key"], completed["method"]) == ("ada", "POST")

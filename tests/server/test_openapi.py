@@ -182,9 +182,9 @@ def fitting(
 
 
 def test_whatever_is_sent_is_answered_as_the_document_says(small_server: Serving) -> None:
-    answers = fuzz(small_server, 20, None)
+    answers = fuzz(small_server, 8, None)
     assert answers.total() > 300
-    assert answers[("POST /v1/agents", 400)] > 10
+    assert answers[("POST /v1/agents", 400)] >= 4
     assert small_server.get("/healthz")["status"] == "ok"
 
 

@@ -51,10 +51,10 @@ def test_settings(tmp_path: Path) -> None:
 def test_every_setting_can_be_in_the_file_and_is_judged(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     for it in dataclasses.fields(ServerSettings):
-        file.write_text(f"{it.name} = []\n")
+        file.write_text(f"{it.name} = [[]]\n")
         with pytest.raises(SettingsError) as caught:
             ServerSettings.make(file, {})
-        assert str(caught.value).startswith(f"{file}: {it.name} is []: give ")
+        assert str(caught.value).startswith(f"{file}: {it.name} is [[]]: give ")
 
 
 def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:

@@ -66,6 +66,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--slots", type=int, metavar="N", help="stateless requests at a time (default: 16)"
     )
+    group.add_argument(
+        "--origins",
+        nargs="+",
+        metavar="ORIGIN",
+        help="of other sites whose pages may use the server, as https://app.example.org; * for all",
+    )
+    group.add_argument(
+        "--hosts", nargs="+", metavar="NAME", help="of the server, as llm.example.org (a proxy's)"
+    )
+    group.add_argument(
+        "--proxies",
+        nargs="+",
+        metavar="ADDRESS",
+        help="whose X-Forwarded-For is believed and logged (default: nobody's)",
+    )
     group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
     add_model_options(parser)
     add_device_options(parser)

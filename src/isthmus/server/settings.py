@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -43,10 +44,27 @@ _SECONDS = (
     "head_s",
     "idle_s",
     "stalled_s",
+    "silent_s",
     "guest_kept_s",
     "responses_kept_s",
 )
 _CHOICES = {"log_format": ("line", "json")}
+_LISTS = {
+    "origins": re.compile(
+        r"\*|null|[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9._-]*(\[[0-9a-f:]+\])?(:([0-9]{1,5}|\*))?", re.I
+    ),
+    "hosts": re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.I),
+    "proxies": re.compile(r"[0-9a-f:./]+", re.I),
+}
+"""What an element of a list must look like."""
+_ELEMENTS = {
+    "origins": "a list of origins without a path, such as https://app.example.org, "
+    "https://*.example.org and http://localhost:*; or of * for all",
+    "hosts": "a list of names without a port, such as llm.example.org and *.example.org; or of *",
+    "proxies": "a list of addresses and networks, such as 10.0.0.7 and 172.16.0.0/12",
+}
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+"""Ports that a browser leaves out of an origin."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,16 @@ class ServerSettings:
     """For which a connection is kept between two requests."""
     stalled_s: float = 60.0
     """After which a client is cut off that takes nothing of its answer."""
+    silent_s: float = 10.0
+    """After which a stream of events that has nothing to say yet says that it goes on, so that no
+    proxy takes it for dead."""
+    origins: tuple[str, ...] = ()
+    """Other origins whose pages may use the server; `*` for those of everybody."""
+    hosts: tuple[str, ...] = ()
+    """Names that the server has, beside this machine's own: requests for others are refused. By
+    default those of this machine alone, and with keys any."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose X-Forwarded-For is believed; it is in the log."""
     log_format: str = "line"
     """`line` for people, `json` for programs: one object for each request and event."""
 
@@ -128,6 +156,8 @@ class ServerSettings:
         for it in fields(self):
             if said := _problem(it.name, getattr(self, it.name)):
                 raise SettingsError(said)
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(_usual(it) for it in getattr(self, name)))
         for name in ("data", "cache", "keys"):
             value = getattr(self, name)
             object.__setattr__(self, name, _place(value) if value is not None else None)
@@ -179,6 +209,9 @@ def _problem(name: str, value: object) -> str | None:
     elif name in ("memory64", "share_beginnings", "share_agents"):
         allowed = "true or false"
         good = isinstance(value, bool) or (name == "memory64" and value is None)
+    elif name in _LISTS:
+        allowed = _ELEMENTS[name]
+        good = isinstance(value, (list, tuple)) and all(_fits(name, it) for it in value)
     elif name in _CHOICES:
         allowed = " or ".join(_CHOICES[name])
         good = value in _CHOICES[name]
@@ -187,6 +220,24 @@ def _problem(name: str, value: object) -> str | None:
         none = name in ("cache", "keys") and value is None
         good = none or isinstance(value, Path) or (isinstance(value, str) and value != "")
     return None if good else f"{name} is {value!r}: give {allowed}"
+
+
+def _fits(name: str, element: object) -> bool:
+    """Whether it may be in the list of that name."""
+    if not isinstance(element, str) or not _LISTS[name].fullmatch(element):
+        return False
+    if name == "proxies":
+        try:
+            ipaddress.ip_network(element)
+        except ValueError:
+            return False
+    return not element.endswith("://")
+
+
+def _usual(text: str) -> str:
+    """A name or an origin as browsers write it."""
+    text = text.lower()
+    return text.removesuffix(_DEFAULT_PORTS.get(text.partition("://")[0], ""))
 
 
 def _place(value: str | Path) -> str | Path:

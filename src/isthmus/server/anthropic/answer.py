@@ -22,8 +22,7 @@ from isthmus.server.generation.request import End
 from isthmus.server.http.events import event, respond, unless_left
 from isthmus.server.http.ids import random_id
 
-_SILENT = 64
-"""Steps without an event, after which one says that the answer goes on."""
+_PING = event({"type": "ping"}, "ping")
 
 
 class MessageAnswer:
@@ -39,7 +38,7 @@ class MessageAnswer:
     async def respond(self, http: HttpRequest, *, stream: bool) -> Response:
         """The response, as the request wants it."""
         if stream:
-            return await respond(http, self._stream())
+            return await respond(http, self._stream(), goes_on=_PING)
         told = await unless_left(http, self._collect())
         return Response(msgspec.json.encode(told), media_type="application/json")
 
@@ -54,16 +53,13 @@ class MessageAnswer:
     async def _stream(self) -> AsyncIterator[bytes]:
         """Events; the first two come with the first token, so that until then errors have a
         status."""
-        begun, n_silent = False, 0
+        begun = False
         async with aclosing(self._prepared.steps()) as items:
             async for item in items:
                 if not begun:
                     begun = True
                     yield _told(self._begins())
                 told = self._ends(item) if isinstance(item, End) else self._take(item)
-                n_silent = 0 if told else n_silent + 1
-                if n_silent and n_silent % _SILENT == 0:
-                    told = [{"type": "ping"}]
                 if told:
                     yield _told(told)
 

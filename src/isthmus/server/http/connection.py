@@ -11,13 +11,16 @@ sends what is no HTTP      400 and the end
 is one too many            503 with Retry-After, and the end a second later at the most
 =========================  =================================================================
 
+These answers have the headers that a page needs to read them, if `origins` names its origin and its
+head came that far.
+
 How long a body may take is judged where bodies are read, in `guard`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import h11
@@ -25,6 +28,7 @@ import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from isthmus.server.http.errors import RETRY_S, HttpError, body_of
+from isthmus.server.http.origins import Origins
 from isthmus.server.settings import ServerSettings
 
 _LINGER_S = 1.0
@@ -34,10 +38,16 @@ _LINGER_S = 1.0
 class Connection(H11Protocol):
     """See the module. Lives in the event loop, which owns it."""
 
-    def __init__(self, settings: ServerSettings, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, settings: ServerSettings, origins: Origins, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._settings = settings
-        self._refused = False
+        self._origins = origins
+        self._came = b""
+        """The bytes that came last of a head; kept only where what is told depends on them."""
+        self._refused = self._was_told = False
+        """Whether it is one too many, and has heard so."""
         self._head_timer = _Timer(self.loop)
         self._stall_timer = _Timer(self.loop)
 
@@ -58,9 +68,13 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes what came; a head that is complete is not waited for any more."""
         if self._refused:
+            if not self._was_told:
+                self._tell_refused(data)
             return
+        self._came = data if self._origins.given else b""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
+            self._came = b""
             self._head_timer.stop()
         elif not self._head_timer.runs:
             self._await_head()
@@ -76,6 +90,7 @@ class Connection(H11Protocol):
 
     def _head_is_late(self) -> None:
         if self.conn.trailing_data[0]:
+            self._came = bytes(self.conn.trailing_data[0])
             said = f"the request's head did not come within {self._settings.head_s:g} seconds"
             self._end_with(HttpError(408, said, code="timeout"))
         else:
@@ -85,15 +100,26 @@ class Connection(H11Protocol):
         """Closing at once would lose the answer: what the client sends meanwhile must be read."""
         self._refused = True
         self.connections.discard(self)
+        if self._origins.given:  # what is answered depends on a head that has not come yet
+            self._head_timer.start(_LINGER_S, self._tell_refused, b"")
+        else:
+            self._tell_refused(b"")
+
+    def _tell_refused(self, head: bytes) -> None:
+        """Answers, by what came of a head."""
+        self._was_told = True
         said = f"the server has {self._settings.connections} connections already; try again later"
-        self.transport.write(_response(HttpError(503, said, code="overloaded")))
+        self._write(HttpError(503, said, code="overloaded"), head)
         self.transport.write_eof()
         self._head_timer.start(_LINGER_S, self.transport.abort)
 
     def _end_with(self, error: HttpError) -> None:
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_response(error))
+            self._write(error, self._came)
         self.transport.close()
+
+    def _write(self, error: HttpError, head: bytes) -> None:
+        self.transport.write(_response(error, self._origins.headers_for(head)))
 
     # ------------------------------------------------------------------ readers
 
@@ -142,8 +168,8 @@ class _Timer:
             self._handle = None
 
 
-def _response(error: HttpError) -> bytes:
-    """An answer to a request that was not read."""
+def _response(error: HttpError, headers: Mapping[str, str]) -> bytes:
+    """An answer to a request that was not read, with further headers."""
     status, body = body_of(error)
     data = msgspec.json.encode(body)
     head = [
@@ -152,5 +178,6 @@ def _response(error: HttpError) -> bytes:
         f"content-length: {len(data)}",
         "connection: close",
         *([f"retry-after: {RETRY_S}"] if status == 503 else []),
+        *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + data

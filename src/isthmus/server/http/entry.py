@@ -5,6 +5,8 @@ Whoever learns something of it writes it down at `current()`, which each request
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 import time
 from collections.abc import Callable, MutableMapping, Sequence
@@ -32,6 +34,10 @@ class Entry:
     """The path as it came, percent-encoded, without the query."""
     key: Key | None = None
     """Who asks; None where no keys are, or they are not needed."""
+    client: str | None = None
+    """Its address: the connection's, or what a trusted proxy says."""
+    origin: str | None = None
+    """The Origin header, which browsers send; not in the log."""
     agent: str | None = None
     model: str | None = None
     status: int = 0
@@ -49,16 +55,20 @@ class Entry:
     began: float = field(default_factory=time.monotonic)
     shape: Shape | None = None
     """How errors are told; None for OpenAI's shape."""
+    silent_s: float = 10.0
+    """Seconds of silence after which a stream of events says that it goes on."""
     prompts: set[int] = field(default_factory=set)
     """The `id` of each prompt that is counted already."""
 
     @staticmethod
     def of(scope: MutableMapping[str, Any]) -> Entry:
         """The beginning of one."""
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        heads = dict(scope["headers"])
+        given = heads.get(b"x-request-id", b"").decode("latin-1")
         id_ = given if _SANE_ID.fullmatch(given) else random_id("req_", 32)
+        origin = heads[b"origin"].decode("latin-1") if b"origin" in heads else None
         path = scope["raw_path"].decode("latin-1")
-        return Entry(id_, scope["method"], path)
+        return Entry(id_, scope["method"], path, client=_client_of(scope), origin=origin)
 
     def count_prompt(self, prompt: Sequence[int]) -> None:
         """Counts its tokens: once, for all choices that there may be of it."""
@@ -79,6 +89,7 @@ class Entry:
             f"{self.method} {self.path} {self.status} {seconds:.3f}s {self.owner or '-'}",
             id=self.id,
             key=self.owner,
+            client=self.client,
             method=self.method,
             path=self.path,
             status=self.status,
@@ -91,6 +102,13 @@ class Entry:
             model=self.model,
             error=self.error,
         )
+
+
+def _client_of(scope: MutableMapping[str, Any]) -> str | None:
+    """The address of a client; None for what a proxy says that is none."""
+    with contextlib.suppress(ValueError, TypeError):
+        return str(ipaddress.ip_address(scope["client"][0]))
+    return None
 
 
 _current: ContextVar[Entry] = ContextVar("entry")

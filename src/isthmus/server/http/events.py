@@ -1,21 +1,33 @@
-"""Server-sent events, and lines of JSON."""
+"""Server-sent events, and lines of JSON.
+
+A stream of events that is silent for a while says that it goes on, so that no proxy takes it for
+dead: by a comment, which readers of events pass over, or by an event of its API that means nothing.
+The status and the headers are sent with the first of either. So an error has a status of its own
+unless it comes after that. Lines have nothing that all of their readers would pass over.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
+from isthmus.server.http.entry import current
 from isthmus.server.http.errors import body_of, note, shaped
 
 _T = TypeVar("_T")
 EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 """Media types."""
 DONE = b"data: [DONE]\n\n"
+GOES_ON = b": still working\n\n"
+"""A comment."""
+_HEADERS = {"Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no"}
+"""For caches, and for nginx."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -31,13 +43,24 @@ def line(data: object) -> bytes:
 
 
 async def respond(
-    request: Request, events: AsyncIterator[bytes], kind: str = EVENTS
+    request: Request,
+    events: AsyncIterator[bytes],
+    kind: str = EVENTS,
+    *,
+    goes_on: bytes = GOES_ON,
 ) -> StreamingResponse:
-    """A stream of events, or of lines if `kind` is LINES. What fails before the first of them is an
-    ordinary error response."""
-    first = await unless_left(request, anext(events, b""))
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_told(first, events, kind), media_type=kind, headers=headers)
+    """A stream of events, or of lines if `kind` is LINES. What fails before the first of them, and
+    before the stream has to say by `goes_on` that it goes on, is an ordinary error response."""
+    silent_s = current().silent_s if kind == EVENTS else None
+    first = asyncio.ensure_future(anext(events, b""))
+    try:
+        await unless_left(request, asyncio.wait({first}, timeout=silent_s))
+    except BaseException:
+        await _end(first, events)
+        raise
+    if first.done():
+        first.result()
+    return _Stream(first, events, kind, (silent_s, goes_on))
 
 
 async def unless_left(request: Request, work: Awaitable[_T]) -> _T:
@@ -56,10 +79,70 @@ async def unless_left(request: Request, work: Awaitable[_T]) -> _T:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _told(first: bytes, events: AsyncIterator[bytes], kind: str) -> AsyncIterator[bytes]:
+class _Stream(StreamingResponse):
+    """The response of `respond`. `first` is under way, or done."""
+
+    def __init__(
+        self,
+        first: asyncio.Future[bytes],
+        events: AsyncIterator[bytes],
+        kind: str,
+        silence: tuple[float | None, bytes],
+    ) -> None:
+        super().__init__(_told(first, events, kind), media_type=kind, headers=_HEADERS)
+        self._first = first
+        self._events = events
+        self._silent_s, self._goes_on = silence
+        self._said_at = -math.inf
+        """The event loop's time when something was sent last."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """For ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # also if nothing was taken of it
+            await _end(self._first, self._events)
+
+    async def stream_response(self, send: Any) -> None:
+        """Sends what comes, and what fills silences."""
+        loop = asyncio.get_running_loop()
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        if self._first.done():
+            self._said_at = loop.time()
+        filling = asyncio.ensure_future(self._fill_silences(send))
+        try:
+            async for chunk in self.body_iterator:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._said_at = loop.time()
+        finally:
+            filling.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _fill_silences(self, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+        while self._silent_s is not None:
+            left_s = self._said_at + self._silent_s - loop.time()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+                continue
+            await send({"type": "http.response.body", "body": self._goes_on, "more_body": True})
+            self._said_at = loop.time()
+
+
+async def _end(work: asyncio.Future[bytes], events: AsyncIterator[bytes]) -> None:
+    """Waits until the first event is not under way any more, and no other will come."""
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await events.aclose()  # type: ignore[attr-defined]
+
+
+async def _told(
+    first: asyncio.Future[bytes], events: AsyncIterator[bytes], kind: str
+) -> AsyncIterator[bytes]:
     """The events; an error among them is an event too, since the status was told already."""
     try:
-        yield first
+        yield await first
         async for each in events:
             yield each
     except Exception as error:
@@ -67,5 +150,3 @@ async def _told(first: bytes, events: AsyncIterator[bytes], kind: str) -> AsyncI
         note(body)
         told = shaped(status, body)[1]
         yield line(told) if kind == LINES else event(told, "error")
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from isthmus.errors import SettingsError
 from isthmus.server.http.connection import Connection
 from isthmus.server.http.log import tell
+from isthmus.server.http.origins import Origins
 from isthmus.server.settings import ServerSettings
 
 _log = logging.getLogger("isthmus.server")
@@ -40,7 +41,11 @@ def serve(app: Starlette, settings: ServerSettings, ready: Callable[[str, int], 
         app,
         host=settings.host,
         port=settings.port,
-        http=cast("type[asyncio.Protocol]", partial(Connection, settings)),
+        http=cast(
+            "type[asyncio.Protocol]", partial(Connection, settings, Origins(settings.origins))
+        ),
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
         ws="none",
         log_config=None,
         log_level="warning",

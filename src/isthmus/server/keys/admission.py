@@ -4,19 +4,26 @@ A request's path is `scope["path"]`, from which the router chooses its route. Th
 where a client believes to be and never becomes part of a path: `request.url` is made of it, so
 nothing here, or in a handler, reads `request.url`.
 
-A browser's page from elsewhere may not ask: it could reach a server on the user's own machine. So
-the Host must be ours if there are no keys, and an Origin must be the Host.
+A page from elsewhere may not ask unless the setting `origins` names its origin: it could reach a
+server on the user's own machine. A stranger's name that resolves to that machine (DNS rebinding)
+would make his page one of ours. So the Host must be one of ours: without keys always, with keys if
+the setting `hosts` says which those are. Programs set an Origin too; with a key they may.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import MutableMapping
 from typing import Any
 
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.key import Key
+from isthmus.server.http.origins import Origins, is_preflight
 from isthmus.server.keys.keys import Keys
+from isthmus.server.settings import ServerSettings
+
+_log = logging.getLogger("isthmus.server")
 
 OPEN = ("/healthz", "/", "/openapi.json")
 """Paths that need no key."""
@@ -28,29 +35,33 @@ _SINGLE = (
 """Headers that may come once: of two, a proxy might obey one and this server the other."""
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 _OURS = ("localhost", "127.0.0.1", "[::1]")
+_SITE = b"sec-fetch-site"
+"""A header that browsers add, and no page can."""
+_SHOWN = 200
+"""Characters of a header that an error tells."""
 _MOST_DIGITS = 18
 """Digits of the longest Content-Length that is read."""
 
 
 class Admission:
-    """See the module. `host` is where the server listens; without keys everybody there may ask."""
+    """See the module. Without keys everybody may ask who reaches the server."""
 
-    def __init__(self, host: str, keys: Keys | None) -> None:
-        self._hosts = (*_OURS, host.lower(), f"[{host.lower()}]")
+    def __init__(self, settings: ServerSettings, keys: Keys | None) -> None:
+        host = settings.host.lower()
+        self._names = {*_OURS, host, f"[{host}]", *settings.hosts}
+        self._any_host = "*" in settings.hosts or (keys is not None and not settings.hosts)
+        self._origins = Origins(settings.origins)
         self._keys = keys
+        self._hinted = False
+        """Whether the log has said how a page of another origin is let in."""
 
     def admit(self, scope: MutableMapping[str, Any]) -> Key | None:
         """The key that a request has; None if it needs none. HttpError 400, 401, 403."""
         heads = _heads(scope)
-        host, origin = heads.get(b"host", ""), heads.get(b"origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            raise HttpError(403, "pages of other sites may not use this server")
-        if self._keys is None:
-            found = _HOST.fullmatch(host)
-            if found is None or found["name"].lower() not in self._hosts:
-                raise HttpError(403, f"this server is not {host}")
-            return None
-        if scope["path"] in OPEN:
+        self._require_host(heads.get(b"host", ""))
+        preflight = is_preflight(scope)
+        self._require_origin(heads, preflight=preflight)
+        if self._keys is None or preflight or scope["path"] in OPEN:
             return None
         key = _key(heads)
         known = None if key is None else self._keys.find(key)
@@ -60,6 +71,36 @@ class Admission:
             said = "this key may not read what is counted of all: only one of --limit metrics=1 may"
             raise HttpError(403, said, code="metrics")
         return known
+
+    def _require_host(self, host: str) -> None:
+        """HttpError 403 for a name that is none of ours."""
+        if self._any_host:
+            return
+        found = _HOST.fullmatch(host)
+        name = "" if found is None else found["name"].lower()
+        if name not in self._names and not any(
+            it.startswith("*.") and name.endswith(it[1:]) for it in self._names
+        ):
+            said = f"this server is not {host[:_SHOWN]}: the setting hosts says which names it has"
+            raise HttpError(403, said, code="host")
+
+    def _require_origin(self, heads: dict[bytes, str], *, preflight: bool) -> None:
+        """HttpError 403 for a page of another origin that is not named."""
+        origin = heads.get(b"origin")
+        if origin is None or self._origins.allows(origin):
+            return
+        is_own = origin.partition("://")[2] == heads.get(b"host", "") and not preflight
+        by_program = self._keys is not None and _SITE not in heads and not preflight
+        if is_own or by_program:
+            return
+        if not self._hinted:
+            self._hinted = True
+            _log.warning(
+                "a page of another origin was turned away: the setting origins names those whose "
+                "pages may use this server"
+            )
+        said = f"pages of {origin[:_SHOWN]} may not use this server: name it in the setting origins"
+        raise HttpError(403, said, code="origin")
 
 
 def _key(heads: dict[bytes, str]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from isthmus.server.http.entry import Entry, Shape, begin
 from isthmus.server.http.errors import HttpError, respond_to
+from isthmus.server.http.origins import Origins, answer_preflight, is_preflight
 from isthmus.server.keys.admission import Admission, claimed_nbytes
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
@@ -44,7 +45,8 @@ class Guard:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._admission = Admission(settings.host, keys)
+        self._admission = Admission(settings, keys)
+        self._origins = Origins(settings.origins)
         self._quotas = quotas
         self._shape_of = shape_of
         self._room = Room(settings.bodies_nbytes)
@@ -55,6 +57,7 @@ class Guard:
             return
         entry = Entry.of(scope)
         entry.shape = self._shape_of(scope)
+        entry.silent_s = self._settings.silent_s
         begin(entry)
         body = _Body(receive, entry, *self._body_limits(scope["path"]))
         answer = _Answer(send, entry, self._headers)
@@ -62,6 +65,9 @@ class Guard:
             with body:
                 entry.key = self._admission.admit(scope)
                 body.require(claimed_nbytes(scope))
+                if is_preflight(scope):
+                    await answer_preflight(scope)(scope, receive, answer.send)
+                    return
                 with self._spending(entry, scope["path"]):
                     await self._app(scope, body.receive, answer.send)
         except Exception as error:
@@ -85,15 +91,19 @@ class Guard:
             return contextlib.nullcontext()
         return self._quotas.spending(entry.key, entry)
 
-    def _headers(self, entry: Entry) -> dict[str, str]:
+    def _headers(self, entry: Entry, named: list[str]) -> dict[str, str]:
+        """What is added to an answer that has headers of these names."""
         left = {} if entry.key is None else self._quotas.headers(entry.key)
-        return {"x-request-id": entry.id, "request-id": entry.id, **left}
+        found = {"x-request-id": entry.id, "request-id": entry.id, **left}
+        return {**found, **self._origins.headers(entry.origin, [*named, *found])}
 
 
 class _Answer:
     """Sends an answer, and notes what it was."""
 
-    def __init__(self, send: Any, entry: Entry, headers: Callable[[Entry], dict[str, str]]) -> None:
+    def __init__(
+        self, send: Any, entry: Entry, headers: Callable[[Entry, list[str]], dict[str, str]]
+    ) -> None:
         self._send = send
         self._entry = entry
         self._headers = headers
@@ -104,9 +114,10 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.begun = True
             self._entry.status = message["status"]
-            more = self._headers(self._entry).items()
-            extra = [(name.encode(), value.encode()) for name, value in more]
-            message = {**message, "headers": [*message.get("headers", ()), *extra]}
+            headers = list(message.get("headers", ()))
+            more = self._headers(self._entry, [name.decode() for name, _ in headers])
+            headers += [(name.encode(), value.encode("latin-1")) for name, value in more.items()]
+            message = {**message, "headers": headers}
         else:
             self._entry.answered = not message.get("more_body", False)
         self._entry.nbytes_out += len(message.get("body", b""))
