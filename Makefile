@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
+JOBS ?= 2
 
 .PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
 
@@ -16,9 +17,9 @@ demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (down
 quick: check ## check, and the quick unit tests on tiny models: half a minute, nothing to download
 	$(BIN)/pytest -q -m 'not slow and not model' tests/unit
 
-test: $(VENV)/.dev ## run the whole test suite
+test: $(VENV)/.dev ## run the whole test suite, by JOBS (2) processes that each take the next file
 	$(BIN)/isthmus pull smollm2
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a real model (minutes)
 	$(BIN)/isthmus pull smollm2
@@ -28,7 +29,7 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hu
 	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
-	$(BIN)/pytest -m attacks -s tests/fuzz
+	$(BIN)/pytest -m attacks -s tests/fuzz tests/attacks
 
 test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap and time out for SOAK_SECONDS (600), from SOAK_SEED
 	$(BIN)/pytest -m long -s tests/soak

@@ -29,7 +29,8 @@ from isthmus.units import WASM_PAGE
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
 
-N_CALLS = 10_000
+FEW_BATCHES, ALL_BATCHES = 6, 40
+"""Batches of calls of each function in `make test`, and in `make test-attacks`."""
 BATCH = 250
 MEMORY_NBYTES = PAGES * 65_536
 SESSION_A, SESSION_B = 1 << 20, 2 << 20
@@ -102,10 +103,26 @@ def argument(rng: random.Random, words: list[int], handles: list[int], kind: str
     return rng.choice((rng.choice(words), rng.randrange(0, 8), rng.randrange(512, 2560)))
 
 
-@settings(deadline=None, max_examples=N_CALLS // BATCH, suppress_health_check=list(HealthCheck))
+EACH_FUNCTION = pytest.mark.parametrize("function", abi.HOST_FUNCTIONS, ids=lambda f: f.name)
+
+
+@settings(deadline=None, max_examples=FEW_BATCHES, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-@pytest.mark.parametrize("function", abi.HOST_FUNCTIONS, ids=lambda f: f.name)
+@EACH_FUNCTION
 def test_any_arguments(function: abi.HostFunction, proxy: Proxy, data: st.DataObject) -> None:
+    call_with_anything(function, proxy, data)
+
+
+@pytest.mark.attacks
+@pytest.mark.long
+@settings(deadline=None, max_examples=ALL_BATCHES, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@EACH_FUNCTION
+def test_ten_thousand_calls(function: abi.HostFunction, proxy: Proxy, data: st.DataObject) -> None:
+    call_with_anything(function, proxy, data)
+
+
+def call_with_anything(function: abi.HostFunction, proxy: Proxy, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 2**32))
     rng = random.Random(seed)
     words = data.draw(st.lists(WORDS, min_size=8, max_size=32))
@@ -121,10 +138,6 @@ def test_any_arguments(function: abi.HostFunction, proxy: Proxy, data: st.DataOb
         assert result >= 0 or result in documented, (arguments, Errno(-result))
     assert proxy.actor.state == "idle"
     proxy.actor.region.address(0, MEMORY_NBYTES)  # type: ignore[arg-type]
-
-
-def test_enough_calls_were_made() -> None:
-    assert (N_CALLS // BATCH) * BATCH >= 10_000
 
 
 def test_refused_calls_change_nothing(proxy: Proxy) -> None:
