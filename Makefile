@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools
+JOBS ?= 2
 
 .PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-embed test-templates goldens check setup guests generate bless bench docs size clean
 
@@ -16,9 +17,9 @@ demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (down
 quick: check ## check, and the quick unit tests on tiny models: half a minute, nothing to download
 	$(BIN)/pytest -q -m 'not slow and not model' tests/unit
 
-test: $(VENV)/.dev ## run the whole test suite
+test: $(VENV)/.dev ## run the whole test suite, by JOBS (2) processes that each take the next file
 	$(BIN)/isthmus pull smollm2
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a real model (minutes)
 	$(BIN)/isthmus pull smollm2

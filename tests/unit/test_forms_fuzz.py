@@ -85,7 +85,7 @@ def test_any_text_is_taken_apart_soundly_and_the_same_however_it_comes(name: str
     rng = random.Random(name)
     n_calls = 0
     for form in with_thoughts(name):
-        for _ in range(80):
+        for _ in range(30):
             text, forced, in_thought = made(form, rng), rng.random() < 0.2, rng.random() < 0.2
             parser = partial(form.parser, TOOLS, in_thought=in_thought, forced=forced)
             events = whole(parser(), text)
@@ -102,7 +102,7 @@ def test_any_text_is_taken_apart_soundly_and_the_same_however_it_comes(name: str
 @ALL
 def test_texts_without_markers_come_as_they_are(name: str) -> None:
     rng, form = random.Random(name), Form(name, FORMS[name].calls, THINK)
-    for _ in range(60):
+    for _ in range(30):
         text = "".join(rng.choice(WORDS) for _ in range(rng.randrange(30)))
         if name in BARE and text.strip()[:1] in ("{", "["):
             text = f"x{text}"
