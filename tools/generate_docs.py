@@ -61,10 +61,15 @@ def render_server() -> str:
     # the server's rooms need an extra
     from isthmus.server.anthropic import fields as messages  # noqa: PLC0415
     from isthmus.server.http.support import as_markdown  # noqa: PLC0415
+    from isthmus.server.ollama import fields as ollama  # noqa: PLC0415
+    from isthmus.server.openai import fields as openai  # noqa: PLC0415
     from isthmus.server.responses import fields as responses  # noqa: PLC0415
 
-    page = _put((DOCS / "server.md").read_text(), "messages", as_markdown(messages.TABLES))
-    return _put(page, "responses", as_markdown(responses.TABLES))
+    page = (DOCS / "server.md").read_text()
+    rooms = {"openai": openai, "responses": responses, "messages": messages, "ollama": ollama}
+    for name, room in rooms.items():
+        page = _put(page, name, as_markdown(room.TABLES))
+    return page
 
 
 def _put(page: str, name: str, text: str) -> str:

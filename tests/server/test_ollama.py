@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import SettingsError
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Reasoning, Text
 from isthmus.server.ollama.answer import Reading
 from isthmus.server.ollama.requests import (
@@ -137,23 +137,37 @@ def test_what_a_chat_wants() -> None:
         format="json",
         think="low",
     )
-    wanted = chat_wanted(asked, 99)
+    wanted = chat_wanted(asked)
     answer, result = wanted.messages
     [call] = answer["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"a": "é"}
     assert answer["reasoning_content"] == "hm"
     assert result == {"role": "tool", "content": "4", "name": "f"}
-    assert wanted.max_tokens == 99
+    assert wanted.max_tokens is None
     assert (wanted.sampling.top_k, wanted.sampling.repeat_penalty) == (0, 0.01)
     assert wanted.stop == ("x",)
     assert wanted.grammar == (GrammarKind.JSON_SCHEMA, '{"type": "object"}')
     assert wanted.variables == {"enable_thinking": True, "reasoning_effort": "low"}
 
 
-@pytest.mark.parametrize("more", [{"suffix": "x"}, {"images": ["x"]}])
-def test_what_a_prompt_cannot_have(more: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="not supported"):
-        generate_wanted(GenerateRequest(model="m", prompt="x", **more), 99)
+def test_what_is_null_is_as_if_it_were_not_there() -> None:
+    nothing = {it.name: None for it in msgspec.structs.fields(Options)}
+    message = [ChatMessage(role="user", content="x")]
+    given = ChatRequest(model="m", messages=message, options=Options(**nothing))
+    assert chat_wanted(given) == chat_wanted(ChatRequest(model="m", messages=message))
+    sampling = chat_wanted(given).sampling
+    assert (sampling.temperature, sampling.top_k, sampling.repeat_penalty) == (0.8, 40, 1.1)
+
+
+def test_how_tokens_are_chosen() -> None:
+    options = Options(
+        top_p=0, seed=-1, repeat_last_n=-1, presence_penalty=1, frequency_penalty=-3, num_predict=0
+    )
+    wanted = generate_wanted(GenerateRequest(model="m", prompt="x", options=options))
+    sampling = wanted.sampling
+    assert (sampling.top_p, sampling.seed, sampling.repeat_last_n) == (0, None, 2**31 - 1)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -3)
+    assert wanted.max_tokens is None
 
 
 def test_calls_are_told_when_they_are_whole() -> None:

@@ -25,7 +25,6 @@ _WHOLE: dict[str, tuple[int, int | None]] = {
     "slots": (1, None),
     "waiting": (0, None),
     "live": (1, None),
-    "max_tokens": (1, None),
     "connections": (1, None),
     "body_nbytes": (KIB, None),
     "bodies_nbytes": (KIB, None),
@@ -38,6 +37,8 @@ _WHOLE: dict[str, tuple[int, int | None]] = {
     "responses": (1, None),
 }
 """The least and the most that a setting may be."""
+_BOUNDS = {"memory_nbytes": MIB, "max_tokens": 1}
+"""The least that a setting may be which may also be absent."""
 _SECONDS = (
     "deadline_s",
     "lease_s",
@@ -114,8 +115,9 @@ class ServerSettings:
     """After which a chain of responses goes that nobody went on with: 30 days."""
     live: int = 64
     """Agents kept in memory; others lie on the disk until their next message."""
-    max_tokens: int = 512
-    """Tokens of an answer, if the request does not say."""
+    max_tokens: int | None = None
+    """Tokens of an answer at most, whatever its request says; by default as many as the context has
+    room for."""
     deadline_s: float = 600.0
     """Seconds that a request may take."""
     body_nbytes: int = 16 * MIB
@@ -203,9 +205,9 @@ def _problem(name: str, value: object) -> str | None:
     elif name in _SECONDS:
         allowed = "seconds, more than 0"
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-    elif name == "memory_nbytes":
-        good = value is None or (type(value) is int and value >= MIB)
-        allowed = f"a whole number, {MIB} or more"
+    elif name in _BOUNDS:
+        good = value is None or (type(value) is int and value >= _BOUNDS[name])
+        allowed = f"a whole number, {_BOUNDS[name]} or more"
     elif name in ("memory64", "share_beginnings", "share_agents"):
         allowed = "true or false"
         good = isinstance(value, bool) or (name == "memory64" and value is None)

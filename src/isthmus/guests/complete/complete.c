@@ -5,10 +5,16 @@
  * is one. abi/complete.toml describes the words; words.h is generated from it.
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
- * ones as `ID:LOGPROB`. The last line is `end REASON CACHED`: stop (the model or the grammar ended
- * it) or length (max_tokens, the context or a limit), and how many tokens of the prompt were not
- * computed again. Biases are added to the logits of their tokens; with ignore_eos=1 a token that
- * ends the text is one like all others.
+ * ones as `ID:LOGPROB`. These are the model's own: biases, penalties, grammars and the sampler
+ * change what is drawn, and not what is told. The last line is `end REASON CACHED`: stop (the model
+ * or the grammar ended it) or length (max_tokens, the context or a limit), and how many tokens of
+ * the prompt were not computed again. Biases are added to the logits of their tokens; presence and
+ * frequency penalties are for the tokens of the answer; with ignore_eos=1 a token that ends the
+ * text is one like all others.
+ *
+ * With score_prompt=1 the prompt's tokens come first, as `prompt ID LOGPROB` and so on; the first
+ * one has the logprob `null`. They are decoded for it, in a session that is emptied before and
+ * after, so the answer has the bits that it has without.
  *
  * The session keeps the tokens that a prompt has in common with the one before, as far as every bit
  * of the answer stays the same whatever was there before. How a prompt is cut into chunks changes
@@ -28,6 +34,8 @@
 #define BLOCK 128
 #define SMALL 63
 #define MOST_LOGPROBS 20
+#define MOST_SCORED 32             /* tokens of the prompt that are scored in one pass */
+#define SCORES_NBYTES (8u << 20)   /* of their logits, where as many fit */
 #define MOST_IDS 32 /* in each list of tokens about thoughts */
 
 static agent_session_t session;
@@ -47,10 +55,20 @@ typedef struct {
     uint32_t n_closing; /* tokens of `close` that are still to come */
 } thought_t;
 
+/* How often the answer has each of its tokens. */
+typedef struct {
+    struct {
+        int32_t token;
+        uint32_t n;
+    } *each; /* from malloc; NULL where nobody wants to know */
+    uint32_t n, cap;
+} tally_t;
+
 typedef struct {
     complete_words_t words;
     isthmus_sampler_t sampler;
     thought_t thought;
+    tally_t tally;
     const int32_t *ids;
     uint32_t n_ids;
     const char *source; /* of the grammar */
@@ -233,13 +251,13 @@ static double log_sum(const float *logits)
     return most + logarithm(sum);
 }
 
-/* Writes a token's line; with the most probable ones as the model has them, before any mask. */
+/* Writes a token's line; with the model's own logits, if they are told. */
 static int32_t write_line(const request_t *request, const float *logits, int32_t token,
                           agent_text_t *line)
 {
     agent_candidate_t top[MOST_LOGPROBS];
     agent_text_append_int(line, token);
-    if (request->words.logprobs >= 0) {
+    if (logits) {
         double all = log_sum(logits);
         uint32_t n = request->words.logprobs
             ? agent_top_k(logits, session.n_vocab, top, (uint32_t)request->words.logprobs)
@@ -255,6 +273,50 @@ static int32_t write_line(const request_t *request, const float *logits, int32_t
     }
     return agent_text_append_string(line, "\n");
 }
+
+/* --------------------------------------------------------------------------------- penalties */
+
+/* Whether the answer's own tokens change what is drawn. */
+static int32_t penalises(const complete_words_t *words)
+{
+    return words->presence_penalty != 0 || words->frequency_penalty != 0;
+}
+
+/* Notes a token of the answer. */
+static int32_t count(tally_t *tally, int32_t token)
+{
+    uint32_t at = 0;
+    while (at < tally->n && tally->each[at].token != token)
+        at++;
+    if (at == tally->n) {
+        if (tally->n == tally->cap) {
+            uint32_t cap = 2 * tally->cap + 64;
+            void *each = realloc(tally->each, cap * sizeof *tally->each);
+            if (!each)
+                return -ISTHMUS_ENOMEM;
+            tally->each = each;
+            tally->cap = cap;
+        }
+        tally->n++;
+        tally->each[at].token = token;
+        tally->each[at].n = 0;
+    }
+    tally->each[at].n++;
+    return 0;
+}
+
+/* Subtracts the penalties of tokens that the answer has. */
+static void apply_penalties(const request_t *request, float *logits)
+{
+    const tally_t *tally = &request->tally;
+    for (uint32_t i = 0; i < tally->n; i++)
+        logits[tally->each[i].token] -= (float)(request->words.presence_penalty
+                                                + tally->each[i].n
+                                                      * request->words.frequency_penalty);
+    session.edited |= tally->n > 0;
+}
+
+/* ----------------------------------------------------------------------------------- answer */
 
 /* Whether a token, after those that the session has, completes the list. */
 static int32_t completes(const ids_t *ids, int32_t token)
@@ -299,6 +361,7 @@ static int32_t choose(request_t *request, int32_t grammar, float *logits, int32_
         AGENT_TRY(agent_grammar_accept(grammar, *token));
         return 1;
     }
+    apply_penalties(request, logits);
     AGENT_TRY(apply_bias(logits, request->words.bias));
     AGENT_SET(more, agent_grammar_mask(grammar, &session));
     if (!more)
@@ -317,15 +380,23 @@ static int32_t generate(request_t *request, int32_t grammar, const char **reason
 {
     int32_t token, more, status;
     int64_t most = request->words.max_tokens;
+    size_t nbytes = request->words.logprobs < 0 ? 0 : session.n_vocab * sizeof(float);
+    AGENT_FREED float *own = nbytes ? malloc(nbytes) : NULL; /* logits as the model has them */
+    if (nbytes && !own)
+        return -ISTHMUS_ENOMEM;
     for (int64_t i = 0; i < most && session.n_tokens < session.n_ctx; i++) {
         AGENT_TEXT_FREED agent_text_t line = {0};
         float *logits;
         AGENT_TRY(agent_logits(&session, &logits));
+        if (own)
+            memcpy(own, logits, nbytes);
         *reason = "stop";
         AGENT_SET(more, choose(request, grammar, logits, &token));
         if (!more)
             return 0;
-        AGENT_TRY(write_line(request, logits, token, &line));
+        if (penalises(&request->words))
+            AGENT_TRY(count(&request->tally, token));
+        AGENT_TRY(write_line(request, own, token, &line));
         *reason = "length";
         status = agent_emit(line.bytes);
         if (status == 0 && i + 1 < most)
@@ -338,10 +409,53 @@ static int32_t generate(request_t *request, int32_t grammar, const char **reason
     return 0;
 }
 
+static int32_t forget(void)
+{
+    n_prefilled = 0;
+    return agent_truncate(&session, 0);
+}
+
+/* Emits the line of the prompt's token `at`, which these logits foretold; NULL for the first. */
+static int32_t emit_scored(const request_t *request, const float *logits, uint32_t at)
+{
+    AGENT_TEXT_FREED agent_text_t line = {0};
+    agent_text_append_string(&line, "prompt ");
+    if (logits) {
+        AGENT_TRY(write_line(request, logits, request->ids[at], &line));
+    } else {
+        agent_text_append_int(&line, request->ids[at]);
+        AGENT_TRY(agent_text_append_string(&line, " null\n"));
+    }
+    return agent_emit(line.bytes);
+}
+
+/* Emits the prompt's tokens. Leaves the session empty. */
+static int32_t score_prompt(const request_t *request)
+{
+    uint32_t row = session.n_vocab, most = SCORES_NBYTES / (uint32_t)sizeof(float) / row + 1, n;
+    most = min_u32(MOST_SCORED, most < 2 ? 2 : most);
+    AGENT_FREED float *rows = malloc((most - 1) * (size_t)row * sizeof *rows);
+    if (!rows)
+        return -ISTHMUS_ENOMEM;
+    if (request->n_ids > session.n_ctx)
+        return -ISTHMUS_ECONTEXT;
+    AGENT_TRY(forget());
+    AGENT_TRY(emit_scored(request, NULL, 0));
+    for (uint32_t at = 0; at + 1 < request->n_ids; at += n) {
+        float *last;
+        n = min_u32(most, request->n_ids - 1 - at);
+        AGENT_TRY(agent_decode_many(&session, request->ids + at, n, rows));
+        AGENT_TRY(agent_logits(&session, &last));
+        for (uint32_t i = 0; i < n; i++)
+            AGENT_TRY(emit_scored(request, i + 1 < n ? rows + (size_t)i * row : last, at + i + 1));
+    }
+    return forget();
+}
+
 static int32_t answer(request_t *request)
 {
     const char *reason = "length";
-    int32_t n_cached;
+    int32_t n_cached = 0;
     AGENT_TEXT_FREED agent_text_t line = {0};
     AGENT_GRAMMAR_CLOSED int32_t grammar = 0;
     if (request->words.grammar)
@@ -349,8 +463,12 @@ static int32_t answer(request_t *request)
                                                 request->source,
                                                 (uint32_t)request->words.grammar_nbytes));
     uint32_t k = agent_sampler_top_k(&request->sampler, session.n_vocab);
-    AGENT_TRY(agent_session_top_k(&session, grammar || request->words.bias ? 0 : k));
-    AGENT_SET(n_cached, prefill_prompt(request));
+    int32_t edits = grammar || request->words.bias || penalises(&request->words);
+    AGENT_TRY(agent_session_top_k(&session, edits ? 0 : k));
+    if (request->words.score_prompt)
+        AGENT_TRY(score_prompt(request));
+    if (request->words.max_tokens > 0 || !request->words.score_prompt)
+        AGENT_SET(n_cached, prefill_prompt(request));
     AGENT_TRY(generate(request, grammar, &reason));
     agent_text_append_string(&line, "end ");
     agent_text_append_string(&line, reason);
@@ -376,6 +494,7 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
     }
     AGENT_TRY(read_request(message, (uint32_t)nbytes, &request));
     int32_t status = answer(&request);
+    free(request.tally.each);
     if (status < 0)
         n_prefilled = min_u32(n_prefilled, session.n_tokens);
     return status;

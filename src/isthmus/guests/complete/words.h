@@ -20,10 +20,16 @@ typedef struct {
     double repeat_penalty;
     /* how many of the last tokens count as recent */
     int64_t repeat_last_n;
+    /* subtracted from the logit of each token that the answer has already */
+    double presence_penalty;
+    /* subtracted from the logit of a token as often as the answer has it already */
+    double frequency_penalty;
     /* of the random numbers of this answer */
     int64_t seed;
     /* most probable tokens that are told beside each; -1 for no logprobs at all */
     int64_t logprobs;
+    /* 1 tells the prompt's tokens before those of the answer, with their logprobs */
+    int64_t score_prompt;
     /* 1 takes a token that ends the text for one like all others */
     int64_t ignore_eos;
     /* numbers that are added to the logits of tokens */
@@ -62,8 +68,11 @@ static const complete_words_t COMPLETE_DEFAULTS = {
     .min_p = 0.0,
     .repeat_penalty = 1.0,
     .repeat_last_n = 64,
+    .presence_penalty = 0.0,
+    .frequency_penalty = 0.0,
     .seed = 0,
     .logprobs = -1,
+    .score_prompt = 0,
     .ignore_eos = 0,
     .grammar = 0,
     .grammar_nbytes = 0,
@@ -73,14 +82,17 @@ static const complete_words_t COMPLETE_DEFAULTS = {
 
 static const word_t COMPLETE_WORDS[] = {
     {.name = "max_tokens", .kind = WORD_INT, .offset = offsetof(complete_words_t, max_tokens), .low = 0, .high = 2147483647},
-    {.name = "temperature", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, temperature), .least = 0.0, .most = 100.0},
+    {.name = "temperature", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, temperature), .least = 0.0, .most = 1e+38},
     {.name = "top_k", .kind = WORD_INT, .offset = offsetof(complete_words_t, top_k), .low = 0, .high = 2147483647},
     {.name = "top_p", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, top_p), .least = 0.0, .most = 1.0},
     {.name = "min_p", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, min_p), .least = 0.0, .most = 1.0},
     {.name = "repeat_penalty", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, repeat_penalty), .least = 0.01, .most = 100.0},
     {.name = "repeat_last_n", .kind = WORD_INT, .offset = offsetof(complete_words_t, repeat_last_n), .low = 0, .high = 2147483647},
+    {.name = "presence_penalty", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, presence_penalty), .least = -100.0, .most = 100.0},
+    {.name = "frequency_penalty", .kind = WORD_FLOAT, .offset = offsetof(complete_words_t, frequency_penalty), .least = -100.0, .most = 100.0},
     {.name = "seed", .kind = WORD_INT, .offset = offsetof(complete_words_t, seed), .low = INT64_MIN, .high = INT64_MAX},
     {.name = "logprobs", .kind = WORD_INT, .offset = offsetof(complete_words_t, logprobs), .low = -1, .high = 20},
+    {.name = "score_prompt", .kind = WORD_INT, .offset = offsetof(complete_words_t, score_prompt), .low = 0, .high = 1},
     {.name = "ignore_eos", .kind = WORD_INT, .offset = offsetof(complete_words_t, ignore_eos), .low = 0, .high = 1},
     {.name = "bias", .kind = WORD_TEXT, .offset = offsetof(complete_words_t, bias)},
     {.name = "grammar", .kind = WORD_INT, .offset = offsetof(complete_words_t, grammar), .low = 0, .high = 2147483647},

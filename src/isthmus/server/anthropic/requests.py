@@ -173,7 +173,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     max_tokens: _Count
     stop_sequences: list[str] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = None

@@ -60,6 +60,11 @@ class Completer:
         self._slots = Slots(self._spawn, settings.slots)
         self._room = Room(settings.slots, settings.waiting)
 
+    @property
+    def most_answers(self) -> int:
+        """Answers that one request can have: more could not even wait, whoever else asks."""
+        return self._settings.slots + self._settings.waiting
+
     def require_room(self) -> None:
         """Overloaded if a request could not even wait."""
         self._room.require(current().owner)
@@ -85,14 +90,17 @@ class Completer:
 
     async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
         """The answer, token by token, and how it ended. Raises IsthmusError."""
-        self.require_fitting(request.prompt)
+        self.require_fitting(request.prompt, min(1, request.max_tokens))
         async with self._slot(request) as slot:
             answer = Answer(slot.actor, request.message(), self._settings.deadline_s)
             entry = current()
             entry.count_prompt(request.prompt)
+            n_told = 0
             try:
                 async for item in read_tokens(self.model, answer, request):
-                    entry.tokens_out += isinstance(item, Token) and item.id >= 0
+                    n_new = item.n_tokens - n_told if isinstance(item, End) else item.is_new
+                    entry.tokens_out += n_new
+                    n_told += n_new
                     yield item
             finally:
                 await answer.close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from isthmus.model.forms import Event, Form, Parser, Text
+from isthmus.model.forms import Event, Form, Parser, Reasoning, Text
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.request import End, Request, Token
 from isthmus.server.generation.wanted import ToolChoice, Wanted
@@ -21,6 +21,11 @@ class Step:
     token: Token | None
     """None for what becomes known at the end."""
     events: tuple[Event, ...]
+
+    @property
+    def is_thought(self) -> bool:
+        """Whether its token is one of a thought."""
+        return self.token is not None and any(isinstance(it, Reasoning) for it in self.events)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import GuestFailed
@@ -14,8 +16,8 @@ from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.wanted import Sampling
 from isthmus.server.generation.words import Words
 
-_LEAST = 1.2e-38
-"""The least positive number that the guest reads: its numbers have 32 bits."""
+_LEAST, _MOST = 1.2e-38, 1e38
+"""The least and the greatest positive numbers that the guest reads: its numbers have 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Request:
     grammar: tuple[GrammarKind, str] | None = None
     """What the answer follows."""
     thought: ThoughtBound | None = None
+    scores_prompt: bool = False
+    """Whether the prompt's tokens are told before those of the answer, with their logprobs."""
     rendered: Collection[int] = ()
     """Control tokens that are told as text; all others are left out."""
 
@@ -65,10 +69,14 @@ class Request:
             top_p=_written(sampling.top_p),
             min_p=_written(sampling.min_p),
             repeat_penalty=_written(sampling.repeat_penalty),
+            repeat_last_n=sampling.repeat_last_n,
+            presence_penalty=_written(sampling.presence_penalty),
+            frequency_penalty=_written(sampling.frequency_penalty),
             seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
             logprobs=-1 if self.logprobs is None else self.logprobs,
             ignore_eos=int(sampling.ignore_eos),
-            bias=",".join(f"{token}:{number:.9g}" for token, number in sampling.bias.items()),
+            score_prompt=int(self.scores_prompt),
+            bias=",".join(f"{id_}:{_written(it):.9g}" for id_, it in sampling.bias.items()),
             grammar=kind,
             grammar_nbytes=len(source),
             thinking=-1 if thought is None else thought.most,
@@ -94,7 +102,16 @@ class Token:
     text: str
     """What became complete with it; a character's last token completes it."""
     logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
+    top: tuple[tuple[int, float | None], ...] = ()
+    start: int = 0
+    """Characters of the answer that are complete before it."""
+    of_prompt: bool = False
+    """Whether it is a token of the prompt, which has no text here. The first one has no logprob."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model has made it."""
+        return self.id >= 0 and not self.of_prompt
 
 
 @dataclass(frozen=True)
@@ -111,63 +128,92 @@ class End:
 
 
 async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:
-    """The guest's lines as tokens, with text that never cuts a character, up to a stop text."""
+    """The guest's lines as tokens, with text that never cuts a character, up to a stop text.
+
+    A token is held back while it may belong to a stop text, and dropped if it does.
+    """
     detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), _Stops(request.stop)
     n_tokens, n_cached, rest = 0, 0, ""
     async for piece in answer:
         *lines, rest = (rest + piece).split("\n")
         for line in lines:
             words = line.split(" ")
+            if words[0] == "prompt":
+                yield _token(words[1:], of_prompt=True)
+                continue
             if words[0] == "end":
                 n_cached = int(words[2])
-                text = stops.finish(detokenizer.finish())
-                if text:
-                    yield Token(-1, text)
+                for token in stops.finish(detokenizer.finish()):
+                    yield token
                 reason = "length" if words[1] == "length" else "stop"
                 reason = "stop" if stops.found else reason
                 yield End(reason, n_tokens, n_cached, stops.found)
                 return
             n_tokens += 1
-            token = _token(words, stops.push(detokenizer.push(int(words[0]))))
-            yield token
+            for token in stops.push(_token(words, detokenizer.push(int(words[0])))):
+                yield token
             if stops.found:
                 yield End("stop", n_tokens, n_cached, stops.found)
                 return
     raise GuestFailed(0)
 
 
-def _token(words: list[str], text: str) -> Token:
+def _token(words: list[str], text: str = "", *, of_prompt: bool = False) -> Token:
     if len(words) == 1:
         return Token(int(words[0]), text)
     pairs = (word.split(":") for word in words[2:])
-    return Token(int(words[0]), text, float(words[1]), tuple((int(a), float(b)) for a, b in pairs))
+    top = tuple((int(a), _number(b)) for a, b in pairs)
+    return Token(int(words[0]), text, _number(words[1]), top, of_prompt=of_prompt)
+
+
+def _number(text: str) -> float | None:
+    """A number of the guest, which writes `null` for one that is not finite."""
+    return None if text == "null" else float(text)
 
 
 class _Stops:
-    """Holds back text that may be the beginning of a stop text, and ends at the first that is."""
+    """Holds back tokens that may be the beginning of a stop text, and ends at the first that is."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
-        self._held = ""
+        self._held: deque[Token] = deque()
+        self._text = ""
+        """The text of those."""
+        self._end = 0
+        """Characters of the answer so far."""
         self.found: str | None = None
 
-    def push(self, text: str) -> str:
+    def push(self, token: Token) -> list[Token]:
         """What can be told now."""
+        token = replace(token, start=self._end)
+        self._end += len(token.text)
         if not self._stops:
-            return text
-        self._held += text
-        places = [(at, it) for it in self._stops if (at := self._held.find(it)) >= 0]
+            return [token]
+        self._held.append(token)
+        self._text += token.text
+        places = [(at, it) for it in self._stops if (at := self._text.find(it)) >= 0]
         if places:
             at, self.found = min(places)
-            return self._held[:at]
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
-        told = self._held[: len(self._held) - keep]
-        self._held = self._held[len(told) :]
-        return told
+            return self._until(self._end - len(self._text) + at)
+        keep = max(_overlap(self._text, stop) for stop in self._stops)
+        ends = [it.start + len(it.text) if it.text else self._end + 1 for it in self._held]
+        n_told = max((n for n, end in enumerate(ends, 1) if end <= self._end - keep), default=0)
+        return self._take(n_told)
 
-    def finish(self, text: str) -> str:
-        """What was held back, at the end."""
-        return self.push(text) + ("" if self.found is not None else self._held)
+    def finish(self, text: str) -> list[Token]:
+        """What was held back, at the end, and a text that no token completes."""
+        told = self.push(Token(-1, text)) if text else []
+        return told if self.found is not None else [*told, *self._take(len(self._held))]
+
+    def _take(self, n: int) -> list[Token]:
+        taken = [self._held.popleft() for _ in range(n)]
+        self._text = self._text[sum(len(it.text) for it in taken) :]
+        return taken
+
+    def _until(self, end: int) -> list[Token]:
+        """What begins before the stop text; the text of the last may be cut by it."""
+        begun = [it for it in self._held if it.start < end]
+        return [replace(it, text=it.text[: end - it.start]) for it in begun]
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -179,5 +225,6 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def _written(number: float) -> float:
-    """A number of a request that is not negative, as the guest reads it."""
-    return max(float(number), _LEAST) if number > 0 else float(number)
+    """A number of a request, as the guest reads it."""
+    size = min(max(abs(number), _LEAST), _MOST) if number else 0.0
+    return math.copysign(size, number)

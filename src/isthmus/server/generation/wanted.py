@@ -60,6 +60,12 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """Tokens before the next one that `repeat_penalty` is for."""
+    presence_penalty: float = 0.0
+    """What is subtracted from the logit of each token that the answer has already."""
+    frequency_penalty: float = 0.0
+    """What is subtracted as often as the answer has the token."""
     seed: int | None = None
     """None for another one each time."""
     bias: Mapping[str, float] = field(default_factory=dict)
@@ -69,8 +75,6 @@ class Sampling:
 
 
 MOST_STOPS = 16
-AS_MANY_AS_FIT = 2**31 - 1
-"""`Wanted.max_tokens` of an answer that only the context bounds."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Wanted:
     """What the answer follows: a kind and its source."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
-    """Tokens of the answer, thoughts included; None for the server's default."""
+    """Tokens of the answer, thoughts included; None for as many as the context has room for."""
     stop: tuple[str, ...] = ()
     """Texts before which the answer ends."""
     logprobs: int | None = None

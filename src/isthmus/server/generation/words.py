@@ -26,10 +26,16 @@ class Words:
     """Divide positive, multiply negative logits of recent tokens by it."""
     repeat_last_n: int = 64
     """How many of the last tokens count as recent."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of each token that the answer has already."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit of a token as often as the answer has it already."""
     seed: int = 0
     """Of the random numbers of this answer."""
     logprobs: int = -1
     """Most probable tokens that are told beside each; -1 for no logprobs at all."""
+    score_prompt: int = 0
+    """1 tells the prompt's tokens before those of the answer, with their logprobs."""
     ignore_eos: int = 0
     """1 takes a token that ends the text for one like all others."""
     bias: str = ""

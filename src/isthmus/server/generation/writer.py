@@ -38,6 +38,8 @@ _TRIALS_AT_A_TIME = 2
 """Grammars that are tried out at the same time: seconds each, in a process of its own."""
 _MOST_TOLD = 256
 """Warnings about conversations that the log gets."""
+_AS_MANY_AS_FIT = 2**31 - 1
+"""`Request.max_tokens` of an answer that only the context bounds."""
 _MOST_DIGITS = 10
 """Digits of a token id that are read."""
 _Served = TypeVar("_Served")
@@ -116,21 +118,26 @@ class Writer:
         wanted: Wanted,
     ) -> Request:
         """A prompt to be answered as is wanted. SettingsError, TokenError, ContextFull."""
-        model = completer.model
+        model, max_tokens = completer.model, self._max_tokens(wanted)
         for token in (min(prompt), max(prompt)) if prompt else ():
             model.require_token(token)
         if not prompt:
             raise SettingsError("the prompt is empty")
-        completer.require_fitting(prompt)
+        completer.require_fitting(prompt, min(1, max_tokens))
         _require_biases(model, wanted.sampling)
         return Request(
             prompt=prompt,
-            max_tokens=wanted.max_tokens or self._settings.max_tokens,
+            max_tokens=max_tokens,
             sampling=wanted.sampling,
             logprobs=wanted.logprobs,
             stop=wanted.stop,
             grammar=wanted.grammar,
         )
+
+    def _max_tokens(self, wanted: Wanted) -> int:
+        """Tokens that an answer may have, if the context has room for them."""
+        bounds = (wanted.max_tokens, self._settings.max_tokens)
+        return min((it for it in bounds if it is not None), default=_AS_MANY_AS_FIT)
 
     def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
         """In a thread."""
@@ -174,7 +181,7 @@ class Writer:
         """
         if not wanted.truncate:
             return _render(completer, wanted, wanted.messages, check)
-        room = min(wanted.max_tokens or self._settings.max_tokens, completer.n_ctx // 4)
+        room = min(self._max_tokens(wanted), completer.n_ctx // 4)
 
         def render(messages: Messages) -> RenderedChat:
             chat = _render(completer, wanted, messages, check)
@@ -212,7 +219,8 @@ def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Che
 def _require_biases(model: Model, sampling: Sampling) -> None:
     for text in sampling.bias:
         if not text.isascii() or not text.isdecimal() or not _is_token(model, text):
-            raise SettingsError(f"logit_bias: {text[:20]!r} is no id of {model.n_vocab} tokens")
+            said = f"logit_bias: {text[:20]!r} is no id of {model.n_vocab} tokens"
+            raise HttpError(400, said, param="logit_bias")
 
 
 def _is_token(model: Model, text: str) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from isthmus.server.http.depth import is_deep
 from isthmus.server.http.errors import ErrorReply, HttpError
+from isthmus.server.http.support import Table
 
 Content: TypeAlias = "type | str"
 """A type, as JSON; or the media type of something else."""
@@ -35,6 +37,8 @@ class Endpoint(Route):
 
     fails: tuple[type, ...] = (ErrorReply,)
     """The bodies that errors have."""
+    tables: Mapping[type, Table] = MappingProxyType({})
+    """What becomes of the fields of bodies, by their types."""
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(pairs) != len(found):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         said = f"the key {twice[:40]!r} is given twice in one object"
-        raise HttpError(400, said, code="invalid_json")
+        raise HttpError(400, said, code="invalid_json", param=twice[:40])
     return found
 
 
@@ -146,6 +150,8 @@ def document(
     types = dict.fromkeys(kind for it in endpoints for kind in it.types)
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     schema_of = dict(zip(types, schemas, strict=True))
+    for it in endpoints:
+        _describe(it, schema_of, components)
     paths: dict[str, dict[str, Any]] = {}
     for it in endpoints:
         operation = _operation(it, schema_of)
@@ -161,6 +167,18 @@ def document(
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _describe(it: Endpoint, schema_of: dict[Any, Any], components: dict[str, Any]) -> None:
+    """Puts what becomes of each field into the schema of a body."""
+    rows = {} if it.takes is None or isinstance(it.takes, str) else it.tables.get(it.takes, {})
+    if not rows:
+        return
+    name = schema_of[it.takes]["$ref"].rpartition("/")[2]
+    for field, schema in components[name]["properties"].items():
+        row = rows[field]
+        said = f"{row.support.value}: {row.said}" if row.said else row.support.value
+        schema.setdefault("description", said)
 
 
 def _operation(it: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ that bodies are decoded into.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,13 @@ class Row:
     support: Support
     said: str = ""
     """What is done, or why nothing is; callers are told why something is refused or left out."""
+    silent: tuple[object, ...] = ()
+    """Values beside null with which a field that is refused says nothing, and is accepted."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it is 400."""
+        return self.support is Support.REFUSED
 
 
 Table: TypeAlias = "Mapping[str, Row]"
@@ -52,9 +60,9 @@ def left_out(said: str) -> Row:
     return Row(Support.LEFT_OUT, said)
 
 
-def refused(said: str) -> Row:
-    """A row of what is 400."""
-    return Row(Support.REFUSED, said)
+def refused(said: str, *silent: object) -> Row:
+    """A row of what is 400, unless it has one of the values that say nothing."""
+    return Row(Support.REFUSED, said, silent)
 
 
 def kind_of_tool(tools: Table, kind: str) -> str:
@@ -76,5 +84,10 @@ def as_markdown(tables: Mapping[str, Table]) -> str:
 
 def _rendered(title: str, rows: Table) -> str:
     lines = [f"| {title} | what becomes of it | |", "| --- | --- | --- |"]
-    lines += [f"| `{name}` | {row.support.value} | {row.said} |" for name, row in rows.items()]
+    lines += [f"| `{name}` | {row.support.value} | {_said(row)} |" for name, row in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def _said(row: Row) -> str:
+    values = ", ".join(f"`{json.dumps(it)}`" for it in row.silent)
+    return f"{row.said}; {values} says nothing, and is accepted" if values else row.said

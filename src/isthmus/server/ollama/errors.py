@@ -18,5 +18,6 @@ def shape_of(scope: MutableMapping[str, Any]) -> Shape | None:
 def as_ollama(status: int, body: ErrorReply) -> tuple[int, OllamaError]:
     """The status and the body of an error that was made for OpenAI's clients."""
     error = body["error"]
-    where = "" if error["param"] is None else f"{error['param']}: "
+    param = error["param"]
+    where = "" if param is None or param in error["message"] else f"{param}: "
     return status, {"error": where + error["message"]}

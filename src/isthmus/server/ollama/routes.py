@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -15,10 +16,19 @@ from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer, chosen
-from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.events import LINES
+from isthmus.server.http.strict import Tables, read_strictly
 from isthmus.server.http.texts import most_nbytes
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
+from isthmus.server.ollama.fields import (
+    CHAT,
+    CHAT_TABLES,
+    GENERATE,
+    GENERATE_TABLES,
+    SHOW,
+    SHOW_TABLES,
+)
 from isthmus.server.ollama.models import listed, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
@@ -42,6 +52,7 @@ _Asked = TypeVar("_Asked", bound=Common)
 
 class _Endpoint(Endpoint):
     fails = (OllamaError,)
+    tables = MappingProxyType({ChatRequest: CHAT, GenerateRequest: GENERATE, ShowRequest: SHOW})
 
 
 class Ollama:
@@ -63,19 +74,21 @@ class Ollama:
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on, told as Ollama tells it."""
-        asked, completer = await self._read(http, _chat)
+        asked, _ = await self._read(http, _chat, CHAT_TABLES)
         if not asked.messages:  # clients ask so whether a model is there
             return JSONResponse(_loaded(asked.model, as_message("", "", [])))
-        wanted = chat_wanted(asked, completer.n_ctx)
+        wanted = chat_wanted(asked)
         prepared = await self._writer.prepare(http, self._name(asked.model), wanted)
-        return await OllamaAnswer(prepared, as_message).respond(http, stream=asked.stream)
+        return await OllamaAnswer(prepared, as_message).respond(
+            http, stream=asked.stream is not False
+        )
 
     async def generate(self, http: HttpRequest) -> Response:
         """A prompt is answered, told as Ollama tells it."""
-        asked, completer = await self._read(http, _generate)
+        asked, completer = await self._read(http, _generate, GENERATE_TABLES)
         if not asked.prompt:
             return JSONResponse(_loaded(asked.model, as_response("", "", [])))
-        wanted = generate_wanted(asked, completer.n_ctx)
+        wanted = generate_wanted(asked)
         name = self._name(asked.model)
         if not asked.raw:
             prepared = await self._writer.prepare(http, name, wanted)
@@ -83,7 +96,9 @@ class Ollama:
             if asked.system:
                 raise SettingsError("system: a raw prompt has no instructions beside it")
             prepared = await self._raw(http, name, completer, asked)
-        return await OllamaAnswer(prepared, as_response).respond(http, stream=asked.stream)
+        return await OllamaAnswer(prepared, as_response).respond(
+            http, stream=asked.stream is not False
+        )
 
     async def tags(self, _http: HttpRequest) -> Response:
         """The models that requests may name, as Ollama lists them."""
@@ -93,8 +108,8 @@ class Ollama:
 
     async def show(self, http: HttpRequest) -> Response:
         """A model's file, its chat template and what it is able to do."""
-        asked = await read_json(http, _show)
-        name = self._name(asked.model or asked.name)
+        asked = await read_strictly(http, _show, SHOW_TABLES)
+        name = self._name(asked.model or asked.name or "")
         return JSONResponse(shown(name, chosen(self._writer.completers, name)))
 
     async def version(self, _http: HttpRequest) -> Response:
@@ -103,9 +118,9 @@ class Ollama:
         return JSONResponse(told)
 
     async def _read(
-        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked]
+        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked], tables: Tables
     ) -> tuple[_Asked, Completer]:
-        asked = await read_json(http, decoder, most=most_nbytes(self._writer.n_ctx))
+        asked = await read_strictly(http, decoder, tables, most_nbytes(self._writer.n_ctx))
         return asked, self._writer.completer(self._name(asked.model))
 
     def _name(self, model: str) -> str:
@@ -121,10 +136,10 @@ class Ollama:
         prompt = await self._writer.texts.of(
             http,
             lambda check: model.tokenizer.encode(
-                asked.prompt, add_special=True, most=completer.n_ctx, check=check
+                asked.prompt or "", add_special=True, most=completer.n_ctx, check=check
             ),
         )
-        wanted = generate_wanted(asked, completer.n_ctx)
+        wanted = generate_wanted(asked)
         await self._writer.require_grammar(model, wanted.grammar)
         return Prepared(name, completer, self._writer.request(completer, prompt, wanted))
 

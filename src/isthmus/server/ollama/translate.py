@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import SettingsError
 from isthmus.server.generation.wanted import (
     Sampling,
     Tool,
@@ -25,49 +24,48 @@ from isthmus.server.ollama.requests import (
     Think,
 )
 
+_TEMPERATURE, _TOP_K, _TOP_P, _REPEAT_PENALTY, _LAST_N = 0.8, 40, 0.9, 1.1, 64
+"""What Ollama has if a request does not say."""
 _LEAST_PENALTY = 0.01
+_ALL = 2**31 - 1
+"""`Sampling.repeat_last_n` for all tokens."""
 
 
-def chat_wanted(asked: ChatRequest, n_ctx: int) -> Wanted:
-    """What a chat wants of a model with `n_ctx` tokens of context. SettingsError."""
-    messages = [_message_of(number, it) for number, it in enumerate(asked.messages)]
+def chat_wanted(asked: ChatRequest) -> Wanted:
+    """What a chat wants of a model. SettingsError."""
+    messages = [_message_of(number, it) for number, it in enumerate(asked.messages or ())]
     tools = [
         Tool(it.function.name, it.function.description, it.function.parameters)
         for it in asked.tools or ()
     ]
-    return _wanted(asked, messages, tuple(tools), n_ctx)
+    return _wanted(asked, messages, tuple(tools))
 
 
-def generate_wanted(asked: GenerateRequest, n_ctx: int) -> Wanted:
+def generate_wanted(asked: GenerateRequest) -> Wanted:
     """What a prompt wants: an answer to it, after the instructions if there are any."""
-    if asked.images or asked.suffix:
-        what = "images are" if asked.images else "suffix is"
-        raise SettingsError(f"{what} not supported")
     said = {"system": asked.system, "user": asked.prompt}
     messages = [{"role": role, "content": text} for role, text in said.items() if text]
-    return _wanted(asked, messages, (), n_ctx)
+    return _wanted(asked, messages, ())
 
 
-def _wanted(
-    asked: Common, messages: list[dict[str, Any]], tools: tuple[Tool, ...], n_ctx: int
-) -> Wanted:
-    options = asked.options
+def _wanted(asked: Common, messages: list[dict[str, Any]], tools: tuple[Tool, ...]) -> Wanted:
+    options = asked.options or Options()
+    n_tokens = options.num_predict or 0
     return Wanted(
         messages=tuple(messages),
         tools=tools,
         grammar=_grammar_of(asked.format),
         sampling=_sampling_of(options),
-        max_tokens=options.num_predict if options.num_predict > 0 else n_ctx,
+        max_tokens=n_tokens if n_tokens > 0 else None,
         stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ()),
         variables=_variables_of(asked.think),
+        truncate=bool(asked.truncate),
     )
 
 
 def _message_of(number: int, it: ChatMessage) -> dict[str, Any]:
     """A turn as the core has it: calls get the ids by which results name them, in order."""
-    if it.images:
-        raise SettingsError("images are not supported")
-    found: dict[str, Any] = {"role": it.role, "content": it.content}
+    found: dict[str, Any] = {"role": it.role, "content": it.content or ""}
     if it.thinking:
         found["reasoning_content"] = it.thinking
     if it.tool_calls:
@@ -80,19 +78,28 @@ def _message_of(number: int, it: ChatMessage) -> dict[str, Any]:
 
 
 def _call_of(number: int, n: int, call: Call) -> dict[str, Any]:
-    function = {"name": call.function.name, "arguments": json.dumps(call.function.arguments)}
+    function = {"name": call.function.name, "arguments": json.dumps(call.function.arguments or {})}
     return {"id": call.id or f"call_{number}_{n}", "type": "function", "function": function}
 
 
 def _sampling_of(options: Options) -> Sampling:
+    last_n = _LAST_N if options.repeat_last_n is None else options.repeat_last_n
+    penalty = _given(options.repeat_penalty, _REPEAT_PENALTY)
     return Sampling(
-        temperature=options.temperature,
-        top_k=max(options.top_k, 0),
-        top_p=options.top_p or 1.0,
-        min_p=options.min_p,
-        repeat_penalty=max(options.repeat_penalty, _LEAST_PENALTY),
-        seed=options.seed,
+        temperature=_given(options.temperature, _TEMPERATURE),
+        top_k=max(_TOP_K if options.top_k is None else options.top_k, 0),
+        top_p=_given(options.top_p, _TOP_P),
+        min_p=_given(options.min_p, 0.0),
+        repeat_penalty=max(penalty, _LEAST_PENALTY),
+        repeat_last_n=last_n if last_n >= 0 else _ALL,
+        presence_penalty=_given(options.presence_penalty, 0.0),
+        frequency_penalty=_given(options.frequency_penalty, 0.0),
+        seed=options.seed if options.seed is not None and options.seed >= 0 else None,
     )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _grammar_of(given: Format | None) -> tuple[GrammarKind, str] | None:

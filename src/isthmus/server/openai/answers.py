@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import DONE, event, respond, unless_left
 from isthmus.server.http.ids import random_id
 from isthmus.server.openai.choices import ChatChoice, TextChoice
@@ -23,18 +25,23 @@ _T = TypeVar("_T")
 
 
 class Answers:
-    """One request's answers, each by one Prepared and told as one kind of choice."""
+    """One request's answers, each by one Prepared and told as one choice."""
 
     def __init__(
         self,
         asked: Common,
         each: Sequence[Prepared],
-        kind: type[TextChoice] | type[ChatChoice],
+        choices: Sequence[TextChoice | ChatChoice],
+        n_made: int = 1,
+        n_told: int = 1,
     ) -> None:
         self._asked = asked
         self._each = each
-        self._kind = kind
-        self._id = random_id(kind.prefix, 32)
+        self._choices = choices
+        self._kind = type(choices[0])
+        self._n_made, self._n_told = n_made, n_told
+        """Of each `n_made` choices the best `n_told` are told. In a stream all are."""
+        self._id = random_id(self._kind.prefix, 32)
         self._head = {"created": int(time.time()), "model": asked.model, "system_fingerprint": None}
         self._warnings = list(dict.fromkeys(said for it in each for said in it.warnings))
 
@@ -42,10 +49,25 @@ class Answers:
         """The response, as the request wants it."""
         if self._asked.stream:
             return await respond(http, self._stream())
-        works = [self._collect(index, it) for index, it in enumerate(self._each)]
-        done = await unless_left(http, _gather(works))
-        usage = self._usage({index: end for index, (_, end) in enumerate(done)})
-        return JSONResponse(self._told(self._kind.object, [choice for choice, _ in done], usage))
+        pairs = zip(self._each, self._choices, strict=True)
+        works = [_collect(prepared, choice) for prepared, choice in pairs]
+        ends = dict(enumerate(await unless_left(http, _gather(works))))
+        choices = [
+            {"index": place, **self._choices[index].whole(ends[index])}
+            for place, index in enumerate(self._best())
+        ]
+        return JSONResponse(self._told(self._kind.object, choices, self._usage(ends)))
+
+    def _best(self) -> list[int]:
+        """Which choices are told: of each prompt's the most probable, for each token."""
+        if self._n_told == self._n_made:
+            return [*range(len(self._each))]
+        found = []
+        for first in range(0, len(self._each), self._n_made):
+            group = range(first, first + self._n_made)
+            ranked = sorted(group, key=lambda it: self._choices[it].mean_logprob, reverse=True)
+            found += ranked[: self._n_told]
+        return found
 
     def _told(self, kind: str, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         told = {"id": self._id, "object": kind, **self._head, "choices": choices, "usage": usage}
@@ -53,24 +75,21 @@ class Answers:
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         head = {"id": self._id, "object": self._kind.chunk, **self._head}
-        return event({**head, "choices": choices, **more})
+        usage: dict[str, Any] = {"usage": None} if self._tells_usage else {}
+        return event({**head, "choices": choices, **usage, **more})
 
-    async def _collect(self, index: int, prepared: Prepared) -> tuple[dict[str, Any], End]:
-        choice = self._kind(prepared)
-        async with aclosing(prepared.steps()) as items:
-            async for item in items:
-                if isinstance(item, End):
-                    return {"index": index, **choice.whole(item)}, item
-                choice.add(item)
-        raise AssertionError("an answer without an end")
+    @property
+    def _tells_usage(self) -> bool:
+        """Whether a stream ends with the tokens of all choices."""
+        options = self._asked.stream_options
+        return options is not None and bool(options.include_usage)
 
     async def _stream(self) -> AsyncIterator[bytes]:
         """Events of all choices as they come."""
-        choices = [self._kind(prepared) for prepared in self._each]
         ends: dict[int, End] = {}
         more: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
         async for index, item in _merged(self._each):
-            choice = choices[index]
+            choice = self._choices[index]
             if item is None:
                 parts = choice.begins()
             elif isinstance(item, End):
@@ -81,7 +100,7 @@ class Answers:
             for part in parts:
                 yield self._chunk([{"index": index, **part}], **more)
                 more = {}
-        if self._asked.stream_options is not None and self._asked.stream_options.include_usage:
+        if self._tells_usage:
             yield self._chunk([], usage=self._usage(ends))
         yield DONE
 
@@ -99,7 +118,28 @@ class Answers:
             "completion_tokens": n_answer,
             "total_tokens": n_prompt + n_answer,
             "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(it.n_thought for it in self._choices)
+            },
         }
+
+
+def require_places(completer: Completer, n_answers: int, param: str) -> None:
+    """HttpError 400 for more answers than could be computed and wait together."""
+    most = completer.most_answers
+    if n_answers > most:
+        said = f"{param}: the request wants {n_answers} answers; the server has room for {most}"
+        raise HttpError(400, said, param=param)
+
+
+async def _collect(prepared: Prepared, choice: TextChoice | ChatChoice) -> End:
+    """Has the choice take all steps."""
+    async with aclosing(prepared.steps()) as items:
+        async for item in items:
+            if isinstance(item, End):
+                return item
+            choice.add(item)
+    raise AssertionError("an answer without an end")
 
 
 async def _gather(works: list[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.events import EVENTS
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import most_nbytes
-from isthmus.server.openai.answers import Answers
+from isthmus.server.openai.answers import Answers, require_places
 from isthmus.server.openai.choices import ChatChoice
+from isthmus.server.openai.fields import CHAT, CHAT_TABLES
 from isthmus.server.openai.replies import ChatCompletion
 from isthmus.server.openai.requests import ChatRequest
 from isthmus.server.openai.translate import wanted_of
 
 _decoder = msgspec.json.Decoder(ChatRequest)
+
+
+class _Endpoint(Endpoint):
+    tables = MappingProxyType({ChatRequest: CHAT})
 
 
 class Chat:
@@ -29,11 +37,14 @@ class Chat:
         """For Starlette."""
         gives = (ChatCompletion, EVENTS)
         path = "/v1/chat/completions"
-        return [Endpoint("POST", path, self.chat, takes=ChatRequest, gives=gives)]
+        return [_Endpoint("POST", path, self.chat, takes=ChatRequest, gives=gives)]
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
-        asked = await read_json(http, _decoder, most=most_nbytes(self._writer.n_ctx))
+        most = most_nbytes(self._writer.n_ctx)
+        asked = await read_strictly(http, _decoder, CHAT_TABLES, most)
+        n = asked.n or 1
+        require_places(self._writer.completer(asked.model), n, "n")
         prepared = await self._writer.prepare(http, asked.model, wanted_of(asked))
-        each = [prepared.numbered(index) for index in range(asked.n or 1)]
-        return await Answers(asked, each, ChatChoice).respond(http)
+        each = [prepared.numbered(index) for index in range(n)]
+        return await Answers(asked, each, [ChatChoice(it) for it in each]).respond(http)

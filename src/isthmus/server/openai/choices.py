@@ -6,11 +6,14 @@ streamed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from isthmus.model import Model
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
+from isthmus.model.tokenizer import Detokenizer
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End, Token
 from isthmus.server.http.ids import random_id
@@ -27,51 +30,96 @@ from isthmus.server.openai.replies import (
 
 
 class TextChoice:
-    """A choice of `/v1/completions`."""
+    """A choice of `/v1/completions`. `echo` is the prompt's text, if that is told first."""
 
     object = "text_completion"
     chunk = "text_completion"
     prefix = "cmpl-"
+    n_thought = 0
+    """Tokens of thoughts: there are none."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(
+        self, prepared: Prepared, *, echo: str | None = None, tells_logprobs: bool = True
+    ) -> None:
         self._model = prepared.completer.model
+        self._prompt = prepared.request.prompt
+        self._echo = echo or ""
+        self._tells_logprobs = tells_logprobs
         self._text: list[str] = []
         self._tokens: list[Token] = []
+        self._sum = 0.0
+        self._n_tokens = 0
+        self._n_scored = 0
+        """Tokens of the prompt that came."""
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of the answer's tokens."""
+        return self._sum / self._n_tokens if self._n_tokens else 0.0
 
     def add(self, step: Step) -> None:
         """Takes one more step."""
         self._text.append(_text_of(step))
-        self._tokens += _told(step)
+        for token in _told(step):
+            self._tokens.append(token)
+            if not token.of_prompt:
+                self._sum += -math.inf if token.logprob is None else token.logprob
+                self._n_tokens += 1
 
     def whole(self, end: End) -> TextAnswer:
         """The choice at its end, without its index."""
-        text, logprobs = "".join(self._text), self._logprobs(self._tokens)
+        text, logprobs = self._echo + "".join(self._text), self._logprobs(self._tokens)
         return {"text": text, "finish_reason": end.reason, "logprobs": logprobs}
 
     def begins(self) -> list[dict[str, Any]]:
         """What is told before the first step."""
-        return []
+        return [_text_part(self._echo, None)] if self._echo else []
 
     def parts(self, step: Step) -> list[dict[str, Any]]:
         """What one more step adds."""
         text, told = _text_of(step), _told(step)
-        if not text and not told:
-            return []
-        return [{"text": text, "finish_reason": None, "logprobs": self._logprobs(told)}]
+        return [_text_part(text, self._logprobs(told))] if text or told else []
 
     def ends(self, end: End) -> list[dict[str, Any]]:
         """What is told after the last step."""
         return [{"text": "", "finish_reason": end.reason, "logprobs": None}]
 
     def _logprobs(self, told: list[Token]) -> TextLogprobs | None:
-        if not told:
+        if not told or not self._tells_logprobs:
             return None
         return {
             "tokens": [_shown(self._model, token.id) for token in told],
             "token_logprobs": [token.logprob for token in told],
-            "top_logprobs": [{_shown(self._model, a): b for a, b in token.top} for token in told],
-            "text_offset": [],
+            "top_logprobs": [self._top(token) for token in told],
+            "text_offset": [self._offset(token) for token in told],
         }
+
+    def _top(self, token: Token) -> dict[str, float | None] | None:
+        """The most probable tokens, and the one that is there, by their texts."""
+        if token.logprob is None:
+            return None
+        found: dict[str, float | None] = {}
+        for id_, logprob in (*token.top, (token.id, token.logprob)):
+            found.setdefault(_shown(self._model, id_), logprob)
+        return found
+
+    def _offset(self, token: Token) -> int:
+        """Where the token begins in the choice's text."""
+        if not token.of_prompt:
+            return len(self._echo) + token.start
+        at = self._offsets[self._n_scored]
+        self._n_scored += 1
+        return at
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """Where the prompt's tokens begin in its text. Tokens at its beginning that are not there,
+        such as one that begins each text, begin at 0."""
+        ends, detokenizer = [0], Detokenizer(self._model.tokenizer, frozenset(self._prompt))
+        for token in self._prompt:
+            ends.append(ends[-1] + len(detokenizer.push(token)))
+        more = ends[-1] + len(detokenizer.finish()) - len(self._echo)
+        return [max(it - more, 0) for it in ends]
 
 
 class ChatChoice:
@@ -87,9 +135,18 @@ class ChatChoice:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._tokens: list[Token] = []
+        self.n_thought = 0
+        """Tokens of thoughts."""
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of the answer's tokens, if they are told."""
+        told = [it.logprob for it in self._tokens if it.logprob is not None]
+        return sum(told) / len(told) if told else 0.0
 
     def add(self, step: Step) -> None:
         """Takes one more step."""
+        self.n_thought += step.is_thought
         self._tokens += _told(step)
         for event in step.events:
             self._note(event)
@@ -115,6 +172,7 @@ class ChatChoice:
 
     def parts(self, step: Step) -> list[dict[str, Any]]:
         """What one more step adds."""
+        self.n_thought += step.is_thought
         deltas, told = [*self._deltas(step)], _told(step)
         if told and not deltas:
             deltas = [{"content": ""}]
@@ -162,7 +220,7 @@ class ChatChoice:
     def _logprobs(self, told: list[Token]) -> ChatLogprobs | None:
         if not told:
             return None
-        return {"content": [logprob_of(self._model, token) for token in told]}
+        return {"content": [logprob_of(self._model, token) for token in told], "refusal": None}
 
 
 def logprob_of(model: Model, token: Token) -> ChatLogprob:
@@ -190,8 +248,18 @@ def _text_of(step: Step) -> str:
 
 def _told(step: Step) -> list[Token]:
     """The step's token, if its logarithm of the probability is wanted."""
-    return [step.token] if step.token is not None and step.token.logprob is not None else []
+    token = step.token
+    return [token] if token is not None and (token.of_prompt or token.logprob is not None) else []
+
+
+def _text_part(text: str, logprobs: TextLogprobs | None) -> dict[str, Any]:
+    return {"text": text, "finish_reason": None, "logprobs": logprobs}
 
 
 def _shown(model: Model, token: int) -> str:
-    return model.tokenizer.decode([token], render_special=True).decode(errors="replace")
+    """The text of a token; its bytes if they are no characters, so that no two look alike."""
+    data = model.tokenizer.decode([token], render_special=True)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{it:02x}" for it in data)

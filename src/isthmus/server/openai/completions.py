@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model import Model
+from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import Check, most_nbytes
-from isthmus.server.openai.answers import Answers
+from isthmus.server.openai.answers import Answers, require_places
 from isthmus.server.openai.choices import TextChoice
+from isthmus.server.openai.fields import COMPLETION_TABLES, COMPLETIONS
 from isthmus.server.openai.replies import TextCompletion
 from isthmus.server.openai.requests import CompletionRequest
-from isthmus.server.openai.translate import sampling_of, stops_of
+from isthmus.server.openai.translate import (
+    grammar_of,
+    require_sensible,
+    sampling_of,
+    stops_of,
+)
 
 _MOST_PROMPTS = 32
 _MAX_TOKENS = 16
 """Tokens of an answer if the request does not say, as OpenAI has it."""
 _decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+class _Endpoint(Endpoint):
+    tables = MappingProxyType({CompletionRequest: COMPLETIONS})
 
 
 class Completions:
@@ -39,37 +53,85 @@ class Completions:
         """For Starlette."""
         gives = (TextCompletion, EVENTS)
         path = "/v1/completions"
-        return [Endpoint("POST", path, self.complete, takes=CompletionRequest, gives=gives)]
+        return [_Endpoint("POST", path, self.complete, takes=CompletionRequest, gives=gives)]
 
     async def complete(self, http: HttpRequest) -> Response:
         """Text goes on."""
         writer = self._writer
-        asked = await read_json(http, _decoder, most=most_nbytes(writer.n_ctx * _MOST_PROMPTS))
+        most = most_nbytes(writer.n_ctx * _MOST_PROMPTS)
+        asked = await read_strictly(http, _decoder, COMPLETION_TABLES, most)
+        n_made, n_told = _numbers_of(asked)
         completer = writer.completer(asked.model)
         completer.require_room()
-        if asked.echo:
-            raise SettingsError("echo is not supported")
-        model, n_ctx = completer.model, completer.n_ctx
-        prompts = await writer.texts.of(
-            http,
-            lambda check: token_lists(model, asked.prompt, "prompt", _MOST_PROMPTS, n_ctx, check),
-        )
-        wanted = _wanted_of(asked)
-        await writer.require_grammar(model, wanted.grammar)
-        requests = [writer.request(completer, prompt, wanted) for prompt in prompts]
-        prepared = [Prepared(asked.model, completer, request) for request in requests]
-        each = [it.numbered(index) for it in prepared for index in range(asked.n or 1)]
-        return await Answers(asked, each, TextChoice).respond(http)
+        prompts = await writer.texts.of(http, lambda check: _prompts(completer, asked, check))
+        param = "n" if asked.best_of is None else "best_of"
+        require_places(completer, len(prompts) * n_made, param)
+        wanted = _wanted_of(asked, is_ranked=n_made > n_told)
+        await writer.require_grammar(completer.model, wanted.grammar)
+        each: list[Prepared] = []
+        choices: list[TextChoice] = []
+        for prompt in prompts:
+            request = writer.request(completer, prompt.ids, wanted)
+            scores = bool(asked.echo) and asked.logprobs is not None
+            prepared = Prepared(asked.model, completer, replace(request, scores_prompt=scores))
+            for index in range(n_made):
+                each.append(prepared.numbered(index))
+                choices.append(_choice_of(asked, each[-1], prompt))
+        return await Answers(asked, each, choices, n_made, n_told).respond(http)
 
 
-def _wanted_of(asked: CompletionRequest) -> Wanted:
+class _Prompt(NamedTuple):
+    ids: list[int]
+    text: str | None
+    """What was given; None for ids."""
+
+
+def _prompts(completer: Completer, asked: CompletionRequest, check: Check) -> list[_Prompt]:
+    """The prompts. An empty text becomes the token with which texts begin, or else end."""
+    tokenizer = completer.model.tokenizer
+    given = "" if asked.prompt is None else asked.prompt
+    lists = token_lists(completer.model, given, "prompt", _MOST_PROMPTS, completer.n_ctx, check)
+    texts = [given] if isinstance(given, str) else given
+    begin = [it for it in (tokenizer.bos, tokenizer.eos) if it >= 0][:1]
+    if isinstance(texts[0], int):
+        return [_Prompt(lists[0], None)]
+    return [
+        _Prompt(ids or begin, text) if isinstance(text, str) else _Prompt(ids, None)
+        for ids, text in zip(lists, texts, strict=True)
+    ]
+
+
+def _choice_of(asked: CompletionRequest, prepared: Prepared, prompt: _Prompt) -> TextChoice:
+    echo = None
+    if asked.echo:
+        tokenizer = prepared.completer.model.tokenizer
+        given = tokenizer.decode(prompt.ids, render_special=True).decode(errors="replace")
+        echo = given if prompt.text is None else prompt.text
+    return TextChoice(prepared, echo=echo, tells_logprobs=asked.logprobs is not None)
+
+
+def _numbers_of(asked: CompletionRequest) -> tuple[int, int]:
+    """How many answers each prompt has, and how many of them are told. HttpError 400."""
+    require_sensible(asked)
+    n = asked.n or 1
+    n_made = n if asked.best_of is None else asked.best_of
+    if n_made < n:
+        raise HttpError(400, f"best_of: it is less than n, {n}", param="best_of")
+    if n_made > n and asked.stream:
+        said = "best_of: which answer is the best is known at the end: do not stream it"
+        raise HttpError(400, said, param="best_of")
+    return n_made, n
+
+
+def _wanted_of(asked: CompletionRequest, *, is_ranked: bool) -> Wanted:
+    logprobs = 0 if is_ranked and asked.logprobs is None else asked.logprobs
     return Wanted(
         messages=(),
-        grammar=None if asked.grammar is None else (GrammarKind.GBNF, asked.grammar),
+        grammar=grammar_of(asked),
         sampling=sampling_of(asked),
-        max_tokens=asked.max_tokens or _MAX_TOKENS,
+        max_tokens=_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
         stop=stops_of(asked),
-        logprobs=asked.logprobs,
+        logprobs=logprobs,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -20,14 +20,17 @@ from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.writer import chosen
-from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.fair import Room
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import Check, Texts
 from isthmus.server.openai.completions import token_lists
+from isthmus.server.openai.fields import EMBEDDING_TABLES, EMBEDDINGS
 from isthmus.server.openai.replies import EmbeddingList
+from isthmus.server.openai.requests import EmbeddingRequest
 from isthmus.server.settings import ServerSettings
 
 _GUEST = "embed"
@@ -36,16 +39,11 @@ _MOST_TOKENS = 300_000
 """Texts and tokens of one request: both as OpenAI has them."""
 
 
-class EmbeddingRequest(Struct, kw_only=True):
-    """`/v1/embeddings`."""
-
-    model: str
-    input: str | list[str | int | list[int]]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
-
-
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
+
+
+class _Endpoint(Endpoint):
+    tables = MappingProxyType({EmbeddingRequest: EMBEDDINGS})
 
 
 class _Agents:
@@ -108,11 +106,11 @@ class Embeddings:
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         takes, gives = EmbeddingRequest, (EmbeddingList,)
-        return [Endpoint("POST", "/v1/embeddings", self.embed, takes=takes, gives=gives)]
+        return [_Endpoint("POST", "/v1/embeddings", self.embed, takes=takes, gives=gives)]
 
     async def embed(self, http: HttpRequest) -> Response:
         """Texts become vectors of length 1."""
-        asked = await read_json(http, _decoder)
+        asked = await read_strictly(http, _decoder, EMBEDDING_TABLES)
         agents = chosen(self._agents, asked.model)
         _require_able(agents.model, asked)
         texts = await self._texts.of(http, lambda check: _tokens(agents.model, asked.input, check))

@@ -35,13 +35,21 @@ class PromptDetails(TypedDict):
     cached_tokens: int
 
 
+class AnswerDetails(TypedDict):
+    """What is known of the answers' tokens."""
+
+    reasoning_tokens: int
+
+
 class Usage(TypedDict):
-    """Tokens of a request."""
+    """Tokens of a request. Cached tokens are a part of the prompt's, those of thoughts a part of
+    the answers'."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: AnswerDetails
 
 
 class Embedding(TypedDict):
@@ -69,12 +77,17 @@ class EmbeddingList(TypedDict):
 
 
 class TextLogprobs(TypedDict):
-    """Tokens and their logarithms of the probability, as `/v1/completions` tells them."""
+    """Tokens and their logarithms of the probability, as `/v1/completions` tells them.
+
+    A token whose bytes are no characters is written as `bytes:\\xe2\\x80`.
+    """
 
     tokens: list[str]
     token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float]]
+    """Null for the first token of a prompt."""
+    top_logprobs: list[dict[str, float | None] | None]
     text_offset: list[int]
+    """Characters of `text` before each token."""
 
 
 class TextAnswer(TypedDict):
@@ -126,6 +139,7 @@ class ChatLogprobs(TypedDict):
     """Tokens and their logarithms of the probability, as `/v1/chat/completions` tells them."""
 
     content: list[ChatLogprob]
+    refusal: None
 
 
 class CalledFunction(TypedDict):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import SettingsError
 from isthmus.server.generation.wanted import (
     Sampling,
     Tool,
@@ -17,28 +16,38 @@ from isthmus.server.generation.wanted import (
     schema_grammar,
     thinking_variables,
 )
+from isthmus.server.http.errors import HttpError
 from isthmus.server.openai.requests import (
+    AllowedTools,
     ChatMessage,
     ChatRequest,
     Common,
     NamedTool,
+    RefusalPart,
     ResponseFormat,
+    TextPart,
 )
+
+_ALL = 2**31 - 1
+"""`Sampling.repeat_last_n` for all tokens."""
 
 
 def wanted_of(asked: ChatRequest) -> Wanted:
-    """What a chat completion wants. SettingsError if its parts contradict each other."""
-    choice, tool = _choice_of(asked)
+    """What a chat completion wants. HttpError 400, or SettingsError, if its parts contradict each
+    other."""
+    require_sensible(asked)
+    if asked.top_logprobs and not asked.logprobs:
+        _refuse("top_logprobs", "logprobs must be true for it")
+    if None not in (most := {asked.max_completion_tokens, asked.max_tokens}) and len(most) > 1:
+        _refuse("max_tokens", "it is another number than max_completion_tokens: give one")
+    choice = _choice_of(asked)
     return Wanted(
         messages=tuple(map(message_of, asked.messages)),
-        tools=tuple(
-            Tool(it.function.name, it.function.description, it.function.parameters)
-            for it in asked.tools or ()
-        ),
-        tool_choice=choice,
-        tool=tool,
+        tools=choice.tools,
+        tool_choice=choice.how,
+        tool=choice.name,
         parallel=asked.parallel_tool_calls is not False,
-        grammar=_grammar_of(asked),
+        grammar=grammar_of(asked, response_format=_format_grammar(asked.response_format)),
         sampling=sampling_of(asked),
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         stop=stops_of(asked),
@@ -48,12 +57,32 @@ def wanted_of(asked: ChatRequest) -> Wanted:
     )
 
 
+def require_sensible(asked: Common) -> None:
+    """HttpError 400 for wishes that cannot be had together."""
+    if asked.stream_options is not None and not asked.stream:
+        _refuse("stream_options", "stream must be true for it")
+    if asked.repetition_penalty is not None and asked.repeat_penalty is not None:
+        _refuse("repetition_penalty", "give repeat_penalty or repetition_penalty: not both")
+
+
 def message_of(message: ChatMessage) -> Mapping[str, Any]:
     """A turn with what was given of it, null included."""
-    found = msgspec.structs.asdict(message)
-    given = {name: it for name, it in found.items() if it is not msgspec.UNSET}
-    plain: dict[str, Any] = msgspec.to_builtins(given)
-    return plain
+    names = ("role", "name", "tool_calls", "tool_call_id", "reasoning_content")
+    given = {name: getattr(message, name) for name in names}
+    found = {name: it for name, it in given.items() if it is not msgspec.UNSET}
+    if message.reasoning is not None:
+        found.setdefault("reasoning_content", message.reasoning)
+    if isinstance(message.content, list):
+        found["content"] = [{"type": "text", "text": _text_of(it)} for it in message.content]
+    elif not message.content and message.refusal is not None:
+        found["content"] = message.refusal
+    elif message.content is not msgspec.UNSET:
+        found["content"] = message.content
+    return found
+
+
+def _text_of(part: TextPart | RefusalPart) -> str:
+    return part.text if isinstance(part, TextPart) else part.refusal
 
 
 class Sampled(Protocol):
@@ -71,24 +100,30 @@ class Sampled(Protocol):
     @property
     def repeat_penalty(self) -> float | None: ...
     @property
+    def presence_penalty(self) -> float | None: ...
+    @property
+    def frequency_penalty(self) -> float | None: ...
+    @property
     def seed(self) -> int | None: ...
     @property
     def logit_bias(self) -> dict[str, float] | None: ...
     @property
-    def ignore_eos(self) -> bool: ...
+    def ignore_eos(self) -> bool | None: ...
 
 
 def sampling_of(asked: Sampled) -> Sampling:
     """How tokens are chosen."""
     return Sampling(
         temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_k=asked.top_k or 0,
-        top_p=asked.top_p or 1.0,
+        top_k=max(asked.top_k or 0, 0),
+        top_p=1.0 if asked.top_p is None else asked.top_p,
         min_p=asked.min_p or 0.0,
-        repeat_penalty=asked.repeat_penalty or 1.0,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
         seed=asked.seed,
         bias=asked.logit_bias or {},
-        ignore_eos=asked.ignore_eos,
+        ignore_eos=bool(asked.ignore_eos),
+        **_repeating(asked),
     )
 
 
@@ -97,31 +132,77 @@ def stops_of(asked: Common) -> tuple[str, ...]:
     return (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
 
 
+def grammar_of(
+    asked: Common, **others: tuple[GrammarKind, str] | None
+) -> tuple[GrammarKind, str] | None:
+    """What the answer follows: what one of the fields says, `others` among them. HttpError 400 if
+    several do."""
+    schemas = {"json_schema": asked.json_schema, "guided_json": asked.guided_json}
+    texts = {
+        "grammar": (GrammarKind.GBNF, asked.grammar),
+        "guided_regex": (GrammarKind.REGEX, asked.guided_regex),
+    }
+    given = {name: it for name, it in others.items() if it is not None}
+    given |= {name: schema_grammar(it) for name, it in schemas.items() if it is not None}
+    given |= {name: (kind, it) for name, (kind, it) in texts.items() if it is not None}
+    if len(given) > 1:
+        first, second = [*given][:2]
+        _refuse(second, f"give {first} or {second}: not both")
+    return next(iter(given.values()), None)
+
+
 def variables_of(effort: str | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Variables of the chat template: those of an effort, and over them what a request gives."""
     thinks = None if effort is None else effort != "none"
     return {**thinking_variables(thinks=thinks, effort=effort), **(given or {})}
 
 
-def _choice_of(asked: ChatRequest) -> tuple[ToolChoice, str | None]:
+class _Choice(NamedTuple):
+    tools: tuple[Tool, ...]
+    how: ToolChoice
+    name: str | None = None
+    """The tool that must be called."""
+
+
+def _choice_of(asked: ChatRequest) -> _Choice:
+    tools = tuple(
+        Tool(it.function.name, it.function.description, it.function.parameters)
+        for it in asked.tools or ()
+    )
     choice = asked.tool_choice
     if isinstance(choice, NamedTool):
-        return ToolChoice.REQUIRED, choice.function.name
-    return ToolChoice(choice or "auto"), None
+        return _Choice(tools, ToolChoice.REQUIRED, choice.function.name)
+    if isinstance(choice, AllowedTools):
+        allowed = {it.function.name for it in choice.allowed_tools.tools}
+        if unknown := sorted(allowed - {it.name for it in tools}):
+            said = f"{unknown[0][:80]!r} is not among tools"
+            _refuse("tool_choice.allowed_tools.tools", said)
+        kept = tuple(it for it in tools if it.name in allowed)
+        return _Choice(kept, ToolChoice(choice.allowed_tools.mode))
+    return _Choice(tools, ToolChoice(choice or "auto"))
 
 
-def _grammar_of(asked: ChatRequest) -> tuple[GrammarKind, str] | None:
-    schema = None if asked.response_format is None else _schema_of(asked.response_format)
-    if asked.grammar is None:
-        return None if schema is None else schema_grammar(schema)
-    if schema is not None:
-        raise SettingsError("give grammar or response_format: not both")
-    return GrammarKind.GBNF, asked.grammar
-
-
-def _schema_of(it: ResponseFormat) -> dict[str, Any] | None:
-    if it.type == "text":
+def _format_grammar(it: ResponseFormat | None) -> tuple[GrammarKind, str] | None:
+    if it is None or it.type == "text":
         return None
     if it.type == "json_schema" and it.json_schema is None:
-        raise SettingsError("response_format of json_schema needs json_schema")
-    return it.json_schema.schema if it.json_schema else {"type": "object"}
+        _refuse("response_format.json_schema", "a format of json_schema needs it")
+    schema = None if it.json_schema is None else it.json_schema.schema
+    if it.type == "json_object":
+        return schema_grammar({"type": "object"} if schema is None else schema)
+    return schema_grammar(schema or {})
+
+
+def _repeating(asked: Sampled) -> dict[str, Any]:
+    """The parts of `Sampling` about recent tokens that come again."""
+    found: dict[str, Any] = {"repeat_penalty": asked.repeat_penalty or 1.0}
+    if not isinstance(asked, Common):
+        return found
+    if asked.repetition_penalty is not None:
+        return {"repeat_penalty": asked.repetition_penalty, "repeat_last_n": _ALL}
+    n = asked.repeat_last_n
+    return found if n is None else {**found, "repeat_last_n": _ALL if n < 0 else n}
+
+
+def _refuse(param: str, said: str) -> NoReturn:
+    raise HttpError(400, f"{param}: {said}", param=param)

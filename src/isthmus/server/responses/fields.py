@@ -50,6 +50,8 @@ FIELDS: Table = {
     "top_k": done("ours, as in chat completions"),
     "min_p": done("ours, as in chat completions"),
     "repeat_penalty": done("ours, as in chat completions"),
+    "presence_penalty": done("ours, as in chat completions"),
+    "frequency_penalty": done("ours, as in chat completions"),
     "logit_bias": done("ours, as in chat completions"),
     "ignore_eos": done("ours, as in chat completions"),
     "grammar": done("ours, as in chat completions: GBNF that the answer follows"),

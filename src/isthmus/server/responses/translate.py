@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from isthmus.abi import GrammarKind
-from isthmus.server.generation.wanted import (
-    AS_MANY_AS_FIT,
-    ToolChoice,
-    Wanted,
-    schema_grammar,
-)
+from isthmus.server.generation.wanted import ToolChoice, Wanted, schema_grammar
 from isthmus.server.http.errors import HttpError
 from isthmus.server.openai.translate import sampling_of, variables_of
 from isthmus.server.responses.items import Item
@@ -100,7 +95,7 @@ def _answer(asked: ResponseRequest, choice: Choice) -> dict[str, Any]:
     return {
         "grammar": grammar,
         "sampling": sampling_of(asked),
-        "max_tokens": asked.max_output_tokens or AS_MANY_AS_FIT,
+        "max_tokens": asked.max_output_tokens,
         "logprobs": (asked.top_logprobs or 0) if wants_logprobs else None,
         "thinking": asked.thinking_budget,
     }
