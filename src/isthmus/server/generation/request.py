@@ -65,6 +65,7 @@ class Request:
             top_p=_written(sampling.top_p),
             min_p=_written(sampling.min_p),
             repeat_penalty=_written(sampling.repeat_penalty),
+            repeat_last_n=sampling.repeat_last_n,
             seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
             logprobs=-1 if self.logprobs is None else self.logprobs,
             ignore_eos=int(sampling.ignore_eos),

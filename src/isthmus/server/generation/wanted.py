@@ -60,6 +60,8 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """How many of the last tokens count as repeated."""
     seed: int | None = None
     """None for another one each time."""
     bias: Mapping[str, float] = field(default_factory=dict)

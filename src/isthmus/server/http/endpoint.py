@@ -147,8 +147,13 @@ def document(
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
+    named: Counter[str] = Counter()
     for it in endpoints:
         operation = _operation(it, schema_of)
+        name = operation["operationId"]
+        named[name] += 1
+        if named[name] > 1:  # a handler may have several paths
+            operation["operationId"] = f"{name}-{named[name]}"
         if keyless is not None and it.path not in keyless:
             operation["security"] = [{"key": []}]
         paths.setdefault(it.path_format, {})[it.method.lower()] = operation

@@ -18,7 +18,7 @@ from isthmus.server.http.errors import HttpError
 from isthmus.server.http.key import Key
 from isthmus.server.keys.keys import Keys
 
-OPEN = ("/healthz", "/", "/openapi.json")
+OPEN = ("/healthz", "/health", "/v1/health", "/", "/openapi.json")
 """Paths that need no key."""
 METRICS = "/metrics"
 _SINGLE = (

@@ -99,6 +99,28 @@ class GenerateRequest(Common, kw_only=True):
     raw: bool = False
 
 
+class EmbedRequest(Struct, kw_only=True):
+    """`/api/embed`."""
+
+    model: str
+    input: str | list[str] = []
+    truncate: bool | None = None
+    """Whether a text that is too long is cut at its end: true by default."""
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    options: dict[str, Any] | None = None
+    """Without effect: an embedding has none."""
+    keep_alive: str | float | None = None
+
+
+class EmbeddingsRequest(Struct, kw_only=True):
+    """`/api/embeddings`, which is older."""
+
+    model: str
+    prompt: str = ""
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+
+
 class ShowRequest(Struct, kw_only=True):
     """`/api/show`."""
 

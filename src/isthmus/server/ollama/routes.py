@@ -13,22 +13,35 @@ from starlette.responses import JSONResponse, Response
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.embedders import Embedders
+from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer, chosen
 from isthmus.server.http.endpoint import Endpoint, read_json
 from isthmus.server.http.events import LINES
-from isthmus.server.http.texts import most_nbytes
+from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
-from isthmus.server.ollama.models import listed, shown
+from isthmus.server.ollama.embed import Embed
+from isthmus.server.ollama.models import listed, running, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
+    EmbeddingsReply,
+    EmbedReply,
     GenerateReply,
     LocalModels,
     OllamaError,
+    RunningModels,
     Shown,
     Version,
 )
-from isthmus.server.ollama.requests import ChatRequest, Common, GenerateRequest, ShowRequest
+from isthmus.server.ollama.requests import (
+    ChatRequest,
+    Common,
+    EmbeddingsRequest,
+    EmbedRequest,
+    GenerateRequest,
+    ShowRequest,
+)
 from isthmus.server.ollama.translate import chat_wanted, generate_wanted
 
 _VERSION = "0.13.0"
@@ -47,8 +60,9 @@ class _Endpoint(Endpoint):
 class Ollama:
     """The routes."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, embedders: Embedders) -> None:
         self._writer = writer
+        self._embed = Embed(embedders, self._name)
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -56,7 +70,16 @@ class Ollama:
         return [
             _Endpoint("POST", "/api/chat", self.chat, takes=ChatRequest, gives=chat),
             _Endpoint("POST", "/api/generate", self.generate, takes=GenerateRequest, gives=text),
+            _Endpoint(
+                *("POST", "/api/embed", self._embed.embed), takes=EmbedRequest, gives=(EmbedReply,)
+            ),
+            _Endpoint(
+                *("POST", "/api/embeddings", self._embed.embed_one),
+                takes=EmbeddingsRequest,
+                gives=(EmbeddingsReply,),
+            ),
             _Endpoint("GET", "/api/tags", self.tags, gives=(LocalModels,)),
+            _Endpoint("GET", "/api/ps", self.running, gives=(RunningModels,)),
             _Endpoint("POST", "/api/show", self.show, takes=ShowRequest, gives=(Shown,)),
             _Endpoint("GET", "/api/version", self.version, gives=(Version,)),
         ]
@@ -77,11 +100,12 @@ class Ollama:
             return JSONResponse(_loaded(asked.model, as_response("", "", [])))
         wanted = generate_wanted(asked, completer.n_ctx)
         name = self._name(asked.model)
-        if not asked.raw:
+        if not asked.raw and not asked.suffix:
             prepared = await self._writer.prepare(http, name, wanted)
         else:
             if asked.system:
-                raise SettingsError("system: a raw prompt has no instructions beside it")
+                what = "raw prompt" if asked.raw else "prompt with a suffix"
+                raise SettingsError(f"system: a {what} has no instructions beside it")
             prepared = await self._raw(http, name, completer, asked)
         return await OllamaAnswer(prepared, as_response).respond(http, stream=asked.stream)
 
@@ -89,6 +113,12 @@ class Ollama:
         """The models that requests may name, as Ollama lists them."""
         models = await asyncio.to_thread(listed, self._writer.completers)
         found: LocalModels = {"models": models}
+        return JSONResponse(found)
+
+    async def running(self, _http: HttpRequest) -> Response:
+        """The models that are loaded, as Ollama lists them."""
+        models = await asyncio.to_thread(running, self._writer.completers)
+        found: RunningModels = {"models": models}
         return JSONResponse(found)
 
     async def show(self, http: HttpRequest) -> Response:
@@ -118,12 +148,16 @@ class Ollama:
     ) -> Prepared:
         """A prompt without the chat template; control tokens in it are text."""
         model: Model = completer.model
-        prompt = await self._writer.texts.of(
-            http,
-            lambda check: model.tokenizer.encode(
-                asked.prompt, add_special=True, most=completer.n_ctx, check=check
-            ),
-        )
+        if asked.suffix:
+            require_infill(model, "suffix")
+
+        def ids(check: Check) -> list[int]:
+            if asked.suffix:
+                return gap_prompt(completer, asked.prompt, asked.suffix, check)
+            encode = model.tokenizer.encode
+            return encode(asked.prompt, add_special=True, most=completer.n_ctx, check=check)
+
+        prompt = await self._writer.texts.of(http, ids)
         wanted = generate_wanted(asked, completer.n_ctx)
         await self._writer.require_grammar(model, wanted.grammar)
         return Prepared(name, completer, self._writer.request(completer, prompt, wanted))

@@ -40,9 +40,8 @@ def chat_wanted(asked: ChatRequest, n_ctx: int) -> Wanted:
 
 def generate_wanted(asked: GenerateRequest, n_ctx: int) -> Wanted:
     """What a prompt wants: an answer to it, after the instructions if there are any."""
-    if asked.images or asked.suffix:
-        what = "images are" if asked.images else "suffix is"
-        raise SettingsError(f"{what} not supported")
+    if asked.images:
+        raise SettingsError("images are not supported")
     said = {"system": asked.system, "user": asked.prompt}
     messages = [{"role": role, "content": text} for role, text in said.items() if text]
     return _wanted(asked, messages, (), n_ctx)

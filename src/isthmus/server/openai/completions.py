@@ -11,6 +11,8 @@ from starlette.responses import Response
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
 from isthmus.model import Model
+from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
@@ -49,11 +51,10 @@ class Completions:
         completer.require_room()
         if asked.echo:
             raise SettingsError("echo is not supported")
-        model, n_ctx = completer.model, completer.n_ctx
-        prompts = await writer.texts.of(
-            http,
-            lambda check: token_lists(model, asked.prompt, "prompt", _MOST_PROMPTS, n_ctx, check),
-        )
+        model = completer.model
+        if asked.suffix:
+            require_infill(model, "suffix")
+        prompts = await writer.texts.of(http, lambda check: _prompts(completer, asked, check))
         wanted = _wanted_of(asked)
         await writer.require_grammar(model, wanted.grammar)
         requests = [writer.request(completer, prompt, wanted) for prompt in prompts]
@@ -73,6 +74,25 @@ def _wanted_of(asked: CompletionRequest) -> Wanted:
     )
 
 
+def _prompts(completer: Completer, asked: CompletionRequest, check: Check) -> list[list[int]]:
+    """The ids of each prompt; of a gap if there is a suffix."""
+    given, suffix = asked.prompt, asked.suffix
+    if not suffix:
+        most = _MOST_PROMPTS
+        return token_lists(completer.model, given, "prompt", most, completer.n_ctx, check)
+    prompts = listed(given, "prompt", _MOST_PROMPTS)
+    return [gap_prompt(completer, it, suffix, check) for it in prompts]
+
+
+def listed(given: str | list[Any], param: str, most: int) -> list[str | list[int]]:
+    """Up to `most` texts or lists of ids, of which one may be given by itself. SettingsError."""
+    if isinstance(given, str) or (given and all(isinstance(it, int) for it in given)):
+        given = [given]
+    if not 1 <= len(given) <= most or any(isinstance(it, int) for it in given):
+        raise SettingsError(f"{param}: give a text, a list of ids, or 1 to {most} of them")
+    return given
+
+
 def token_lists(
     model: Model, given: str | list[Any], param: str, most: int, n_ctx: int | None, check: Check
 ) -> list[list[int]]:
@@ -80,12 +100,8 @@ def token_lists(
 
     Control tokens in a text are text. ContextFull for one of more than `n_ctx` tokens.
     """
-    if isinstance(given, str) or (given and all(isinstance(it, int) for it in given)):
-        given = [given]
-    if not 1 <= len(given) <= most or any(isinstance(it, int) for it in given):
-        raise SettingsError(f"{param}: give a text, a list of ids, or 1 to {most} of them")
     encode = model.tokenizer.encode
     return [
         encode(it, add_special=True, most=n_ctx, check=check) if isinstance(it, str) else it
-        for it in given
+        for it in listed(given, param, most)
     ]

@@ -128,3 +128,5 @@ class CompletionRequest(Common, kw_only=True):
     prompt: str | list[str | int | list[int]]
     logprobs: _TopLogprobs | None = None
     echo: bool | None = None
+    suffix: str | None = None
+    """What comes after the answer, for models that fill gaps."""

@@ -1,0 +1,120 @@
+"""`/api/embed` and `/api/embeddings`, as Ollama has them, by the agents of `/v1/embeddings`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from isthmus.errors import SettingsError
+from isthmus.model import Model
+from isthmus.server.generation.embedders import (
+    MOST_TEXTS,
+    Embedders,
+    EmbeddingAgents,
+    require_texts,
+)
+from isthmus.server.http.endpoint import as_json, read_json
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.texts import Check
+from isthmus.server.ollama.replies import EmbeddingsReply, EmbedReply
+from isthmus.server.ollama.requests import EmbeddingsRequest, EmbedRequest
+
+_embed = msgspec.json.Decoder(EmbedRequest)
+_embeddings = msgspec.json.Decoder(EmbeddingsRequest)
+
+
+class Embed:
+    """The handlers. `name` gives what the server calls a model."""
+
+    def __init__(self, embedders: Embedders, name: Callable[[str], str]) -> None:
+        self._embedders = embedders
+        self._name = name
+
+    async def embed(self, http: HttpRequest) -> Response:
+        """Texts become vectors of length 1, told as Ollama tells them."""
+        began = time.perf_counter_ns()
+        asked = await read_json(http, _embed)
+        agents = self._agents(asked.model, asked.dimensions)
+        given = [asked.input] if isinstance(asked.input, str) else asked.input
+        made, n_tokens = await self._made(http, agents, given, "input", asked.truncate is not False)
+
+        def answer() -> Response:
+            told: EmbedReply = {
+                "model": asked.model,
+                "embeddings": [_numbers(it) for it in made],
+                "total_duration": time.perf_counter_ns() - began,
+                "load_duration": 0,
+                "prompt_eval_count": n_tokens,
+            }
+            return as_json(told)
+
+        return await asyncio.to_thread(answer)
+
+    async def embed_one(self, http: HttpRequest) -> Response:
+        """A text becomes a vector of length 1, told as earlier releases of Ollama tell it."""
+        asked = await read_json(http, _embeddings)
+        agents = self._agents(asked.model, None)
+        made, _ = await self._made(http, agents, [asked.prompt], "prompt", True)
+        told: EmbeddingsReply = {"embedding": _numbers(made[0]) if made else []}
+        return as_json(told)
+
+    def _agents(self, model: str, dimensions: int | None) -> EmbeddingAgents:
+        agents = self._embedders.chosen(self._name(model))
+        agents.require_able(model, dimensions)
+        return agents
+
+    async def _made(
+        self,
+        http: HttpRequest,
+        agents: EmbeddingAgents,
+        given: Sequence[str],
+        param: str,
+        truncate: bool,
+    ) -> tuple[list[bytes], int]:
+        """The embeddings of texts and the number of their tokens; none of nothing, by which
+        clients have a model loaded."""
+        if not [it for it in given if it] and len(given) < 2:
+            return [], 0
+        ids = await self._embedders.texts.of(
+            http, lambda check: _tokens(agents.model, given, param, truncate, check)
+        )
+        return await agents.embed(http, ids), sum(map(len, ids))
+
+
+def _tokens(
+    model: Model, given: Sequence[str], param: str, truncate: bool, check: Check
+) -> list[list[int]]:
+    """The checked ids of each text. HttpError 400 at one that is empty."""
+    if len(given) > MOST_TEXTS:
+        raise SettingsError(f"{param}: give up to {MOST_TEXTS} texts, not {len(given)}")
+    most, found = model.hparams.n_ctx_train, []
+    for number, text in enumerate(given):
+        if not text:
+            raise HttpError(400, "the text is empty", param=f"{param}[{number}]")
+        encode = _cut if truncate else _whole
+        found.append(encode(model, text, most, check))
+    require_texts(model, found, param)
+    return found
+
+
+def _whole(model: Model, text: str, most: int, check: Check) -> list[int]:
+    return model.tokenizer.encode(text, add_special=True, most=most, check=check)
+
+
+def _cut(model: Model, text: str, most: int, check: Check) -> list[int]:
+    """The ids of a text, without those at its end that do not fit."""
+    tokenizer = model.tokenizer
+    head, tail = tokenizer.ends
+    ids = tokenizer.encode(text, check=check)[: most - len(head) - len(tail)]
+    return [*head, *ids, *tail]
+
+
+def _numbers(data: bytes) -> list[float]:
+    numbers: list[float] = np.frombuffer(data, np.float32).tolist()
+    return numbers
