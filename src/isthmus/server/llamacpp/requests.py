@@ -66,7 +66,10 @@ class PromptObject(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 Prompts: TypeAlias = str | PromptObject | list[str | _Id | PromptObject | list[str | _Id]]
-Biases: TypeAlias = Annotated[list[list[Any]] | dict[str, Any], Meta(max_length=300)]
+_MOST_BIASES = Meta(max_length=300)
+_Biases: TypeAlias = (
+    Annotated[list[list[Any]], _MOST_BIASES] | Annotated[dict[str, Any], _MOST_BIASES]
+)
 
 
 class Sampled(_Body, kw_only=True):
@@ -86,7 +89,7 @@ class Sampled(_Body, kw_only=True):
     repeat_last_n: _Count | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     ignore_eos: bool | None = None
-    logit_bias: Biases | None = None
+    logit_bias: _Biases | None = None
     samplers: list[str] | str | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
