@@ -61,10 +61,19 @@ def render_server() -> str:
     # the server's rooms need an extra
     from isthmus.server.anthropic import fields as messages  # noqa: PLC0415
     from isthmus.server.http.support import as_markdown  # noqa: PLC0415
+    from isthmus.server.llamacpp import fields as llamacpp  # noqa: PLC0415
     from isthmus.server.responses import fields as responses  # noqa: PLC0415
 
-    page = _put((DOCS / "server.md").read_text(), "messages", as_markdown(messages.TABLES))
-    return _put(page, "responses", as_markdown(responses.TABLES))
+    page = (DOCS / "server.md").read_text()
+    tables = {
+        "messages": messages.TABLES,
+        "responses": responses.TABLES,
+        "llamacpp": llamacpp.TABLES,
+        "rerank": llamacpp.RERANK_TABLES,
+    }
+    for name, each in tables.items():
+        page = _put(page, name, as_markdown(each))
+    return page
 
 
 def _put(page: str, name: str, text: str) -> str:

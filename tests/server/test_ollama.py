@@ -150,7 +150,7 @@ def test_what_a_chat_wants() -> None:
     assert wanted.variables == {"enable_thinking": True, "reasoning_effort": "low"}
 
 
-@pytest.mark.parametrize("more", [{"suffix": "x"}, {"images": ["x"]}])
+@pytest.mark.parametrize("more", [{"images": ["x"]}])
 def test_what_a_prompt_cannot_have(more: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="not supported"):
         generate_wanted(GenerateRequest(model="m", prompt="x", **more), 99)

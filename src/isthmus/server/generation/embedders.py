@@ -4,12 +4,12 @@ request."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from starlette.requests import Request as HttpRequest
 
 from isthmus.actor import Actor
-from isthmus.errors import SettingsError
+from isthmus.errors import ContextFull, SettingsError
 from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
@@ -19,7 +19,7 @@ from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.fair import Room
-from isthmus.server.http.texts import Texts
+from isthmus.server.http.texts import Check, Texts
 from isthmus.server.settings import ServerSettings
 
 _GUEST = "embed"
@@ -121,3 +121,41 @@ def require_texts(model: Model, texts: Sequence[Sequence[int]], param: str) -> N
         raise SettingsError(f"{param}: all texts together have more than {MOST_TOKENS} tokens")
     for tokens in texts:
         model.require_embeddable(tokens)
+
+
+def ids_of(
+    model: Model, texts: Iterable[tuple[str, str]], check: Check, *, truncate: bool = False
+) -> list[list[int]]:
+    """The checked ids of texts that come with their places in the request; in a thread.
+
+    HttpError 400 at one that is empty, or too long unless `truncate` cuts it at its end.
+    """
+    found: list[list[int]] = []
+    left = MOST_TOKENS
+    for where, text in texts:
+        if not text:
+            raise HttpError(400, "the text is empty", param=where)
+        try:
+            ids = (_cut if truncate else _whole)(model, text, check)
+            model.require_embeddable(ids)
+        except ContextFull as error:
+            said, code = str(error), "context_length_exceeded"
+            raise HttpError(400, said, code=code, param=where) from None
+        left -= len(ids)
+        if left < 0:
+            said = f"all texts up to this one have more than {MOST_TOKENS} tokens"
+            raise HttpError(400, said, param=where)
+        found.append(ids)
+    return found
+
+
+def _whole(model: Model, text: str, check: Check) -> list[int]:
+    most = model.hparams.n_ctx_train
+    return model.tokenizer.encode(text, add_special=True, most=most, check=check)
+
+
+def _cut(model: Model, text: str, check: Check) -> list[int]:
+    """The ids of a text, without those at its end that do not fit."""
+    head, tail = model.tokenizer.ends
+    room = model.hparams.n_ctx_train - len(head) - len(tail)
+    return [*head, *model.tokenizer.encode(text, check=check)[:room], *tail]

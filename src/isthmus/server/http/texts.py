@@ -29,7 +29,7 @@ _STINT_S, _PAUSE_S = 0.002, 0.001
 """Seconds of work on a text after which others have the interpreter, and for how long they have it.
 A long text would otherwise delay each token of everybody by some milliseconds."""
 
-_TOKEN_NBYTES = 64
+TOKEN_NBYTES = 64
 """Bytes of a body for each token of its prompts, at most. Texts of people take 4 to 12, escaped."""
 _OTHER_NBYTES = 512 * KIB
 """Bytes of a body beside its prompts, at most: a grammar or schema with its quotes escaped."""
@@ -76,7 +76,7 @@ class Texts:
 
 def most_nbytes(n_tokens: int) -> int:
     """Bytes of the longest JSON body whose prompts can have up to `n_tokens` tokens."""
-    return _OTHER_NBYTES + _TOKEN_NBYTES * n_tokens
+    return _OTHER_NBYTES + TOKEN_NBYTES * n_tokens
 
 
 def require_room(n_messages: int, n_ctx: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -15,7 +15,7 @@ from isthmus.server.generation.infill import begin_of, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.http.texts import TOKEN_NBYTES, Check, most_nbytes
 from isthmus.server.llamacpp.answer import Answers, Telling
 from isthmus.server.llamacpp.fields import COMPLETION, INFILL
 from isthmus.server.llamacpp.prompts import MOST_PROMPTS, Reader
@@ -68,11 +68,11 @@ class Completion:
 
         def read_gap(check: Check) -> _Read:
             reader = Reader(completer.model.tokenizer, check, _MOST_TOKENS)
-            gap = _gap(completer, asked, reader)
+            gap, is_cut = _gap(completer, asked, reader)
             fitting = gap.cut(completer.n_ctx - _spare(completer.n_ctx, n_predict(asked)))
             tokens = completer.model.tokenizer.infill
             prompt = fitting.prompt(tokens, suffix_first=asked.spm_infill)
-            return _Read([prompt], wanted_of(asked, reader), is_cut=fitting != gap)
+            return _Read([prompt], wanted_of(asked, reader), is_cut=is_cut or fitting != gap)
 
         return await self._answer(http, name, asked, read_gap)
 
@@ -104,13 +104,30 @@ def _spare(n_ctx: int, most: int | None) -> int:
     return n_ctx // 4 if most is None else min(max(most, 1), n_ctx // 2)
 
 
-def _gap(completer: Completer, asked: InfillRequest, reader: Reader) -> Gap:
-    tokens = completer.model.tokenizer.infill
-    files = [OtherFile(it.filename, it.text) for it in asked.input_extra or ()]
+def _gap(completer: Completer, asked: InfillRequest, reader: Reader) -> tuple[Gap, bool]:
+    """What is around a gap, and whether something is left out of it already: what is too far from
+    the gap to fit is not even tokenized."""
+    tokens, most = completer.model.tokenizer.infill, TOKEN_NBYTES * completer.n_ctx
+    before, after = asked.input_prefix, asked.input_suffix
+    near_before = before[-most:] if isinstance(before, str) else before
+    near_after = after[:most] if isinstance(after, str) else after
+    given = [OtherFile(it.filename, it.text) for it in asked.input_extra or ()]
+    files = [*_last(given, most)][::-1]
     begun = [] if asked.prompt is None else reader.mixed(asked.prompt, "prompt")
-    return Gap(
-        [*reader.mixed(asked.input_prefix, "input_prefix"), *begun],
-        reader.mixed(asked.input_suffix, "input_suffix"),
+    gap = Gap(
+        [*reader.mixed(near_before, "input_prefix"), *begun],
+        reader.mixed(near_after, "input_suffix"),
         other_files(tokens, files, reader.text),
         begin_of(completer.model),
     )
+    return gap, (near_before, near_after, files) != (before, after, given)
+
+
+def _last(files: Sequence[OtherFile], most: int) -> Iterator[OtherFile]:
+    """The last files, from the last one on, with up to `most` characters together; the text of the
+    first of them may be cut at its beginning."""
+    for it in reversed(files):
+        if most <= 0:
+            return
+        yield replace(it, text=it.text[-most:])
+        most -= len(it.text) + len(it.name)

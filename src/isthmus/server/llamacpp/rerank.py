@@ -16,11 +16,9 @@ import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from isthmus.model import Model
-from isthmus.server.generation.embedders import MOST_TEXTS, Embedders, require_texts
+from isthmus.server.generation.embedders import MOST_TEXTS, Embedders, ids_of
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.texts import Check
 from isthmus.server.llamacpp.fields import RERANK
 from isthmus.server.llamacpp.replies import Ranked, Ranking
 from isthmus.server.llamacpp.requests import RerankRequest, read
@@ -49,9 +47,9 @@ class Reranking:
         agents.require_able(name)
         given = [it if isinstance(it, str) else it.text for it in asked.documents]
         _require_count(given)
-        ids = await embedders.texts.of(
-            http, lambda check: _tokens(agents.model, asked.query, given, check)
-        )
+        documents = [(f"documents[{number}]", it) for number, it in enumerate(given)]
+        named = [("query", asked.query), *documents]
+        ids = await embedders.texts.of(http, lambda check: ids_of(agents.model, named, check))
         made = await agents.embed(http, ids)
         work = partial(_ranking, asked, name, given, made, sum(map(len, ids)))
         return await asyncio.to_thread(work)
@@ -62,18 +60,6 @@ def _require_count(documents: Sequence[str]) -> None:
     if not 1 <= len(documents) <= most:
         said = f"give 1 to {most} documents, not {len(documents)}"
         raise HttpError(400, said, param="documents")
-
-
-def _tokens(model: Model, query: str, documents: Sequence[str], check: Check) -> list[list[int]]:
-    """The checked ids of the query, then of each document."""
-    named = [("query", query), *((f"documents[{n}]", it) for n, it in enumerate(documents))]
-    most, found = model.hparams.n_ctx_train, []
-    for where, text in named:
-        if not text:
-            raise HttpError(400, "the text is empty", param=where)
-        found.append(model.tokenizer.encode(text, add_special=True, most=most, check=check))
-    require_texts(model, found, "documents")
-    return found
 
 
 def _ranking(

@@ -12,16 +12,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from isthmus.errors import SettingsError
-from isthmus.model import Model
 from isthmus.server.generation.embedders import (
     MOST_TEXTS,
     Embedders,
     EmbeddingAgents,
-    require_texts,
+    ids_of,
 )
 from isthmus.server.http.endpoint import as_json, read_json
-from isthmus.server.http.errors import HttpError
-from isthmus.server.http.texts import Check
 from isthmus.server.ollama.replies import EmbeddingsReply, EmbedReply
 from isthmus.server.ollama.requests import EmbeddingsRequest, EmbedRequest
 
@@ -81,38 +78,13 @@ class Embed:
         clients have a model loaded."""
         if not [it for it in given if it] and len(given) < 2:
             return [], 0
+        if len(given) > MOST_TEXTS:
+            raise SettingsError(f"{param}: give up to {MOST_TEXTS} texts, not {len(given)}")
+        named = [(f"{param}[{number}]", it) for number, it in enumerate(given)]
         ids = await self._embedders.texts.of(
-            http, lambda check: _tokens(agents.model, given, param, truncate, check)
+            http, lambda check: ids_of(agents.model, named, check, truncate=truncate)
         )
         return await agents.embed(http, ids), sum(map(len, ids))
-
-
-def _tokens(
-    model: Model, given: Sequence[str], param: str, truncate: bool, check: Check
-) -> list[list[int]]:
-    """The checked ids of each text. HttpError 400 at one that is empty."""
-    if len(given) > MOST_TEXTS:
-        raise SettingsError(f"{param}: give up to {MOST_TEXTS} texts, not {len(given)}")
-    most, found = model.hparams.n_ctx_train, []
-    for number, text in enumerate(given):
-        if not text:
-            raise HttpError(400, "the text is empty", param=f"{param}[{number}]")
-        encode = _cut if truncate else _whole
-        found.append(encode(model, text, most, check))
-    require_texts(model, found, param)
-    return found
-
-
-def _whole(model: Model, text: str, most: int, check: Check) -> list[int]:
-    return model.tokenizer.encode(text, add_special=True, most=most, check=check)
-
-
-def _cut(model: Model, text: str, most: int, check: Check) -> list[int]:
-    """The ids of a text, without those at its end that do not fit."""
-    tokenizer = model.tokenizer
-    head, tail = tokenizer.ends
-    ids = tokenizer.encode(text, check=check)[: most - len(head) - len(tail)]
-    return [*head, *ids, *tail]
 
 
 def _numbers(data: bytes) -> list[float]:
