@@ -18,6 +18,10 @@ CHATML = (
 )
 Quantise = Callable[[np.ndarray, gguf.GGMLQuantizationType], np.ndarray]
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+FIRST_SPECIAL = len(SPECIAL) + 256
+"""The id of the first of `TinyModel.more_special`."""
+INFILL = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|repo_name|>", "<|file_sep|>")
+"""Tokens that mark a gap in a text, by names that libllama knows."""
 WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "an", "isthmus", "is", "land", "bridge", "sea", "cat", "sleep", "two")
 WORD_ENDS = ("ing", "ed", "es", "ges")
@@ -168,6 +172,11 @@ class TinyModel:
     without_tokens: tuple[str, ...] = ()
     """Special tokens that a WordPiece does not name."""
     overrides: dict[str, Any] = field(default_factory=dict)
+    more_special: tuple[str, ...] = ()
+    """Control tokens after the bytes of a byte-pair vocabulary: the first is FIRST_SPECIAL."""
+    token_ids: dict[str, int] = field(default_factory=dict)
+    """`tokenizer.ggml.NAME_token_id` by that name."""
+    adds_bos: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -251,16 +260,21 @@ class TinyModel:
         """A byte-level BPE without merges: each byte is a token, then the special ones."""
         from gguf.vocab import bytes_to_unicode  # type: ignore[attr-defined]
 
-        tokens = [*SPECIAL, *bytes_to_unicode().values()]
+        tokens = [*SPECIAL, *bytes_to_unicode().values(), *self.more_special]
         tokens += [f"[unused{n}]" for n in range(self.n_vocab - len(tokens))]
         control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+        special = {*SPECIAL, *self.more_special}
         w.add_tokenizer_model("gpt2")
         w.add_tokenizer_pre(self.pre_tokenizer)
         w.add_token_list(tokens)
-        w.add_token_types([control] * len(SPECIAL) + [normal] * (self.n_vocab - len(SPECIAL)))
+        w.add_token_types([control if it in special else normal for it in tokens])
         w.add_token_merges([f"{tokens[3 + 64]} {tokens[3 + 65]}"])
         w.add_bos_token_id(0)
         w.add_eos_token_id(2)
+        for name, token in self.token_ids.items():
+            w.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
+        if self.adds_bos is not None:
+            w.add_add_bos_token(self.adds_bos)
         w.add_chat_template(self.chat_template or CHATML)
 
     def _write_wordpiece(self, w: gguf.GGUFWriter) -> None:

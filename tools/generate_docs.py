@@ -61,14 +61,22 @@ def render_server() -> str:
     # the server's rooms need an extra
     from isthmus.server.anthropic import fields as messages  # noqa: PLC0415
     from isthmus.server.http.support import as_markdown  # noqa: PLC0415
+    from isthmus.server.llamacpp import fields as llamacpp  # noqa: PLC0415
     from isthmus.server.ollama import fields as ollama  # noqa: PLC0415
     from isthmus.server.openai import fields as openai  # noqa: PLC0415
     from isthmus.server.responses import fields as responses  # noqa: PLC0415
 
     page = (DOCS / "server.md").read_text()
-    rooms = {"openai": openai, "responses": responses, "messages": messages, "ollama": ollama}
-    for name, room in rooms.items():
-        page = _put(page, name, as_markdown(room.TABLES))
+    tables = {
+        "openai": openai.TABLES,
+        "responses": responses.TABLES,
+        "messages": messages.TABLES,
+        "ollama": ollama.TABLES,
+        "llamacpp": llamacpp.TABLES,
+        "rerank": llamacpp.RERANK_TABLES,
+    }
+    for name, each in tables.items():
+        page = _put(page, name, as_markdown(each))
     return page
 
 

@@ -153,3 +153,158 @@ def test_an_encoder_asked_for_text(client: openai.OpenAI, serving: Serving) -> N
     assert "embeddings and no text" in done.json()["error"]["message"]
     made = client.embeddings.create(model="bert", input="Hello")  # it goes on
     assert len(made.data) == 1
+
+
+# ------------------------------------------------------------------ reranking
+
+DOCUMENTS = ["A cat sleeps.", {"text": "The isthmus is a land bridge."}, "Two seas!"]
+
+
+def rerank(serving: Serving, **more: Any) -> dict[str, Any]:
+    asked = {"model": "bert", "query": "a land bridge", "documents": DOCUMENTS, **more}
+    return serving.post("/v1/rerank", asked)
+
+
+@pytest.mark.parametrize("name", ["bert", "nomic", "both"])
+def test_the_order_is_that_of_the_cosines(
+    name: str, serving: Serving, files: dict[str, Path]
+) -> None:
+    texts = ["a land bridge", *(it if isinstance(it, str) else it["text"] for it in DOCUMENTS)]
+    with Runtime(device="cpu") as runtime:
+        query, *documents = runtime.load_model(files[name]).embed(texts)
+        encode = runtime.load_model(files[name]).tokenizer.encode
+        n_tokens = sum(len(encode(it, add_special=True)) for it in texts)
+    cosines = [float(query @ it) for it in documents]
+    told = rerank(serving, model=name)
+    assert [it["index"] for it in told["results"]] == [*np.argsort(cosines)[::-1]]
+    for it in told["results"]:
+        assert it.keys() == {"index", "relevance_score"}
+        assert it["relevance_score"] == pytest.approx(cosines[it["index"]], abs=1e-6)
+    assert told["usage"] == {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    assert (told["model"], told["object"]) == (name, "list")
+
+
+def test_as_many_as_are_wanted(serving: Serving) -> None:
+    whole = rerank(serving)["results"]
+    assert rerank(serving, top_n=2)["results"] == whole[:2]
+    assert rerank(serving, top_n=2**31 - 1)["results"] == whole
+    shown = rerank(serving, return_documents=True)["results"]
+    assert [it.pop("document")["text"] for it in shown] == [
+        it if isinstance(it, str) else it["text"] for it in (DOCUMENTS[r["index"]] for r in whole)
+    ]
+    assert shown == whole
+    for path in ("/rerank", "/reranking", "/v1/reranking"):
+        body = {"query": "a land bridge", "documents": DOCUMENTS}  # the first model answers
+        assert serving.post(path, body)["results"] == whole
+    assert rerank(serving, documents=["Two seas!"] * 3)["results"] == [
+        {"index": n, "relevance_score": whole_score(whole, 2)} for n in range(3)
+    ]
+
+
+def whole_score(results: list[dict[str, Any]], index: int) -> float:
+    return next(it["relevance_score"] for it in results if it["index"] == index)
+
+
+@pytest.mark.parametrize(
+    ("said", "where", "body"),
+    [
+        ("makes no embeddings", "model", {"model": "tiny"}),
+        ("of tokens, not of texts", "model", {"model": "tokens"}),
+        ("give 1 to 2047 documents, not 0", "documents", {"documents": []}),
+        ("not 100000", "documents", {"documents": ["x"] * 100_000}),
+        ("the text is empty", "documents[1]", {"documents": ["x", ""]}),
+        ("the text is empty", "documents[0]", {"documents": [{"text": ""}]}),
+        ("the text is empty", "query", {"query": ""}),
+        ("Expected", "documents[0]", {"documents": [["x"]]}),
+        ("Expected", "documents[0]", {"documents": [5]}),
+        ("required field `text`", "documents[0]", {"documents": [{"title": "x"}]}),
+        ("Expected `str`", "query", {"query": ["x"]}),
+        ("Expected `int` >= 1", "top_n", {"top_n": 0}),
+        ("Expected `int", "top_n", {"top_n": 1.5}),
+        ("Expected `int", "top_n", {"top_n": 2**63}),
+        ("tiny embeds at most 600", "documents[1]", {"documents": ["x", "cat " * 600]}),
+        ("more than 300000 tokens", "documents[597]", {"documents": ["cat " * 500] * 700}),
+        ("never cut in silence", "truncation", {"truncation": True}),
+        ("give them as `documents`", "texts", {"texts": ["x"]}),
+        ("no field 'nonsense'", "nonsense", {"nonsense": 1}),
+    ],
+)
+def test_what_cannot_be_ranked(
+    said: str, where: str | None, body: dict[str, Any], serving: Serving
+) -> None:
+    asked = {"model": "bert", "query": "x", "documents": ["x"], **body}
+    done = serving.client.post("/v1/rerank", json=asked)
+    assert done.status_code == 400, done.text
+    error = done.json()["error"]
+    assert said in error["message"]
+    assert error["param"] == where
+    if where == "model":
+        assert error["code"] == "unsupported"
+
+
+def test_scores_that_are_no_numbers(serving: Serving) -> None:
+    for body in (b'{"query": NaN, "documents": ["x"]}', b'{"query": "x", "documents": [NaN]}'):
+        assert serving.client.post("/rerank", content=body).status_code == 400
+
+
+# ------------------------------------------------------------------ Ollama's
+
+
+@pytest.mark.parametrize("name", ["bert", "nomic:latest"])
+def test_ollamas_embeddings(name: str, serving: Serving, wanted: Any) -> None:
+    vectors = wanted[name.removesuffix(":latest")]
+    told = serving.post("/api/embed", {"model": name, "input": TEXTS, "keep_alive": "5m"})
+    assert (np.array(told["embeddings"], np.float32) == vectors).all()
+    assert told["model"] == name
+    assert told["total_duration"] > 0
+    assert told["prompt_eval_count"] > len(TEXTS)
+    one = serving.post("/api/embed", {"model": name, "input": TEXTS[1]})
+    assert one["embeddings"] == [told["embeddings"][1]]
+    older = serving.post("/api/embeddings", {"model": name, "prompt": TEXTS[1]})
+    assert older == {"embedding": told["embeddings"][1]}
+
+
+def test_texts_that_ollama_cuts(serving: Serving) -> None:
+    """[CLS] and [SEP] stay around as many tokens as fit."""
+    long = {"model": "bert", "input": ["cat " * 700, "cat " * 598]}
+    told = serving.post("/api/embed", long)
+    assert told["embeddings"][0] == told["embeddings"][1]
+    assert told["prompt_eval_count"] == 1200
+    done = serving.client.post("/api/embed", json={**long, "truncate": False})
+    assert done.status_code == 400
+    assert "more than 600 tokens" in done.json()["error"] or "at most 600" in done.json()["error"]
+
+
+def test_nothing_to_embed_loads_a_model(serving: Serving) -> None:
+    for nothing in ("", []):
+        told = serving.post("/api/embed", {"model": "bert", "input": nothing})
+        assert told["embeddings"] == []
+    assert serving.post("/api/embeddings", {"model": "bert"}) == {"embedding": []}
+
+
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        ("makes no embeddings", {"model": "tiny"}),
+        ("input[1]: the text is empty", {"input": ["x", ""]}),
+        ("have 128, and are not shortened", {"dimensions": 64}),
+        ("up to 2048 texts, not 100000", {"input": ["x"] * 100_000}),
+        ("Expected", {"input": [["x"]]}),
+        ("Expected", {"input": [1, 2]}),
+        ("Expected", {"dimensions": 0}),
+        ("not shortened", {"dimensions": 2**63}),
+    ],
+)
+def test_what_ollama_cannot_embed(said: str, body: dict[str, Any], serving: Serving) -> None:
+    done = serving.client.post("/api/embed", json={"model": "bert", "input": "x", **body})
+    assert done.status_code == 400, done.text
+    assert said in done.json()["error"]
+    assert serving.client.post("/api/embed", json={"model": "x"}).status_code == 404
+
+
+def test_models_that_are_loaded(serving: Serving) -> None:
+    listed = {it["name"]: it for it in serving.get("/api/tags")["models"]}
+    running = {it["name"]: it for it in serving.get("/api/ps")["models"]}
+    assert running.keys() == listed.keys() == MODELS.keys()
+    assert running["tiny"]["digest"] == listed["tiny"]["digest"]
+    assert running["tiny"]["context_length"] == 512

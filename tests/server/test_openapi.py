@@ -24,11 +24,11 @@ from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 from tests.server.test_agents import new_agent, tell
-from tests.tiny_gguf import TinyLlama
+from tests.tiny_gguf import INFILL, TinyLlama
 
 Answers: TypeAlias = "Counter[tuple[str, int]]"
 """How often each operation was answered with each status."""
-KEYLESS = {"/", "/healthz", "/openapi.json"}
+KEYLESS = {"/", "/healthz", "/health", "/v1/health", "/openapi.json"}
 NOT_SAID = ("positive_data_acceptance",)
 """What is well-formed may be refused all the same: a schema names no guests, models, positions."""
 BODIES = {
@@ -111,9 +111,10 @@ def test_it_is_served_without_a_key(tiny_q8: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """With a model that makes text and embeddings."""
+    """With a model that makes text and embeddings, and fills gaps."""
     data = tmp_path_factory.mktemp("data")
-    able = TinyLlama(with_tokenizer=True, quantisation="Q8_0", overrides={"pooling_type": 3})
+    more: Any = {"overrides": {"pooling_type": 3}, "more_special": INFILL}
+    able = TinyLlama(with_tokenizer=True, quantisation="Q8_0", **more)
     path = able.write(tmp_path_factory.mktemp("able") / "tiny.gguf")
     serving = Serving(data, "--model", f"tiny={path}", "--n-ctx", "128")
     yield serving

@@ -65,7 +65,7 @@ class TextEncoder:
             raise TokenError(f"the text has {len(data)} bytes; {_MOST_NBYTES} can be tokenized")
         if most is not None:
             self._require_room(data.replace(removed, b"") if removed else data, most)
-        head, tail = self._ends if add_special else ([], [])
+        head, tail = self.ends if add_special else ([], [])
         ids, unchecked = [*head], 0
         for piece in (self._all if parse_special else self._plain).cut(data, check):
             if isinstance(piece, int):
@@ -87,6 +87,14 @@ class TextEncoder:
     def controls(self) -> Specials:
         """The tokens that only a template or a program writes, and no user."""
         return Specials(it for it in self._specials if it.control)
+
+    @cached_property
+    def ends(self) -> tuple[list[int], list[int]]:
+        """What comes before and after a text with `add_special`."""
+        ids = self._call(b"", add_special=True)
+        library, vocabulary = self._library, self._vocabulary
+        begins = self._kind == _WPM or library.llama_vocab_get_add_bos(vocabulary)
+        return (ids[:1], ids[1:]) if begins else ([], ids)
 
     @cached_property
     def _all(self) -> Specials:
@@ -152,14 +160,6 @@ class TextEncoder:
             strips_left=bool(attribute & _STRIPS_LEFT),
             strips_right=bool(attribute & _STRIPS_RIGHT),
         )
-
-    @cached_property
-    def _ends(self) -> tuple[list[int], list[int]]:
-        """What comes before and after a text with `add_special`."""
-        ids = self._call(b"", add_special=True)
-        library, vocabulary = self._library, self._vocabulary
-        begins = self._kind == _WPM or library.llama_vocab_get_add_bos(vocabulary)
-        return (ids[:1], ids[1:]) if begins else ([], ids)
 
     # ------------------------------------------------------------------ bounds
 

@@ -11,6 +11,7 @@ from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile
+from isthmus.model.infill import InfillTokens
 from isthmus.model.specials import Specials
 from isthmus.model.text_encoder import TextEncoder
 from isthmus.model.vocabulary import has_tokenizer, require_sound_vocabulary
@@ -53,6 +54,8 @@ class Tokenizer(Owned):
         self.bos: int = library.llama_vocab_bos(self._vocabulary)
         self.eos: int = library.llama_vocab_eos(self._vocabulary)
         self.eot: int = library.llama_vocab_eot(self._vocabulary)
+        self.infill = InfillTokens.of(library, self._vocabulary)
+        """Those with which a gap in a text is filled."""
         self.adds_bos = bool(library.llama_vocab_get_add_bos(self._vocabulary))
         adds_eos = library.llama_vocab_get_add_eos(self._vocabulary)
         lacks = (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0)
@@ -94,6 +97,11 @@ class Tokenizer(Owned):
     def controls(self) -> Specials:
         """The tokens that only a template or a program writes, and no user."""
         return self._texts.controls
+
+    @property
+    def ends(self) -> tuple[list[int], list[int]]:
+        """What `add_special` puts before and after a text."""
+        return self._texts.ends
 
     def decode(self, tokens: Sequence[int], *, render_special: bool = False) -> bytes:
         """The text of tokens, as UTF-8 that may begin or end inside a character."""

@@ -24,6 +24,7 @@ from isthmus.server.anthropic import errors as anthropic_errors
 from isthmus.server.anthropic.messages import Messages
 from isthmus.server.anthropic.models import Models
 from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
 from isthmus.server.http.endpoint import Endpoint, document
@@ -34,6 +35,9 @@ from isthmus.server.keys.admission import OPEN
 from isthmus.server.keys.guard import Guard
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
+from isthmus.server.llamacpp import errors as llamacpp_errors
+from isthmus.server.llamacpp.rerank import Reranking
+from isthmus.server.llamacpp.routes import LlamaCpp
 from isthmus.server.ollama import errors as ollama_errors
 from isthmus.server.ollama.routes import Ollama
 from isthmus.server.openai.chat import Chat
@@ -91,9 +95,13 @@ class _Served:
         models, settings, texts = self.models, self.settings, Texts()
         completers = {name: Completer(self.runtime, it, settings) for name, it in models.items()}
         writer = Writer(completers, settings, texts)
-        for api in (Models, Chat, Completions, Messages, Ollama):
+        embedders = Embedders(self.runtime, models, settings, texts)
+        for api in (Models, Chat, Completions, Messages):
             app.router.routes.extend(api(writer).routes())
-        app.router.routes.extend(Embeddings(self.runtime, models, settings, texts).routes())
+        for embedding in (Embeddings, Reranking):
+            app.router.routes.extend(embedding(embedders).routes())
+        app.router.routes.extend(Ollama(writer, embedders).routes())
+        app.router.routes.extend(LlamaCpp(writer, settings).routes())
         responses = open_responses(writer, self.shelf, settings, self.quotas.charge)
         app.router.routes.extend(responses.routes())
         keeping = [asyncio.ensure_future(it) for it in (self.quotas.keep(), responses.keep())]
@@ -135,7 +143,8 @@ def _about(runtime: Runtime, models: dict[str, Model], settings: ServerSettings)
 
 def _shape_of(scope: MutableMapping[str, Any]) -> Shape | None:
     """How errors of a request are told: as the API tells them that it asks; None for OpenAI's."""
-    return anthropic_errors.shape_of(scope) or ollama_errors.shape_of(scope)
+    apis = (anthropic_errors, ollama_errors, llamacpp_errors)
+    return next((it for api in apis if (it := api.shape_of(scope)) is not None), None)
 
 
 _HANDLED = (HttpError, IsthmusError, msgspec.DecodeError, ClientDisconnect)

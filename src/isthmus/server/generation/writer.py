@@ -66,6 +66,11 @@ class Writer:
         """Waits for the threads, which use models."""
         self._trials.close()
 
+    @property
+    def first(self) -> str:
+        """The name of the model that answers where a request may leave it out. HttpError 404."""
+        return first(self.completers)
+
     def completer(self, name: str) -> Completer:
         """The agents of a model that makes text. HttpError 404, 400."""
         completer = chosen(self.completers, name)
@@ -88,11 +93,14 @@ class Writer:
         await self.require_grammar(completer.model, prepared.request.grammar)
         return prepared
 
+    async def render(self, http: HttpRequest, model: str, wanted: Wanted) -> RenderedChat:
+        """The prompt that a conversation becomes. Raises as `prepare`."""
+        completer = self.completer(model)
+        return await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
+
     async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
         """Tokens of the prompt that a conversation becomes. Raises as `prepare`."""
-        completer = self.completer(model)
-        chat = await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
-        return len(chat.ids)
+        return len((await self.render(http, model, wanted)).ids)
 
     async def require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
         """GrammarError, Overloaded. What one owner has tried keeps no other from trying."""
@@ -202,6 +210,13 @@ def chosen(models: Mapping[str, _Served], name: str) -> _Served:
         raise HttpError(404, said, code="model_not_found", param="model")
     current().model = name
     return models[name]
+
+
+def first(models: Mapping[str, object]) -> str:
+    """The name of the first model. HttpError 404 if there is none."""
+    for name in models:
+        return name
+    raise HttpError(404, "there is no model", code="model_not_found", param="model")
 
 
 def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Check) -> RenderedChat:

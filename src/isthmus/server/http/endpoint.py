@@ -153,8 +153,13 @@ def document(
     for it in endpoints:
         _describe(it, schema_of, components)
     paths: dict[str, dict[str, Any]] = {}
+    named: Counter[str] = Counter()
     for it in endpoints:
         operation = _operation(it, schema_of)
+        name = operation["operationId"]
+        named[name] += 1
+        if named[name] > 1:  # a handler may have several paths
+            operation["operationId"] = f"{name}-{named[name]}"
         if keyless is not None and it.path not in keyless:
             operation["security"] = [{"key": []}]
         paths.setdefault(it.path_format, {})[it.method.lower()] = operation

@@ -34,7 +34,7 @@ A long text would otherwise delay each token of everybody by some milliseconds."
 
 _SHORT_NBYTES = 2048
 """Bytes of a body whose texts are done in the event loop, for up to `_STINT_S`."""
-_TOKEN_NBYTES = 64
+TOKEN_NBYTES = 64
 """Bytes of a body for each token of its prompts, at most. Texts of people take 4 to 12, escaped."""
 _OTHER_NBYTES = 512 * KIB
 """Bytes of a body beside its prompts, at most: a grammar or schema with its quotes escaped."""
@@ -103,7 +103,7 @@ def _shallow(work: Callable[[Check], _T], check: Check) -> _T:
 
 def most_nbytes(n_tokens: int) -> int:
     """Bytes of the longest JSON body whose prompts can have up to `n_tokens` tokens."""
-    return _OTHER_NBYTES + _TOKEN_NBYTES * n_tokens
+    return _OTHER_NBYTES + TOKEN_NBYTES * n_tokens
 
 
 def require_room(n_messages: int, n_ctx: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from isthmus.server.http.entry import Entry, Shape, begin
 from isthmus.server.http.errors import HttpError, respond_to
 from isthmus.server.http.origins import Origins, answer_preflight, is_preflight
-from isthmus.server.keys.admission import Admission, claimed_nbytes
+from isthmus.server.keys.admission import METRICS, OPEN, Admission, claimed_nbytes
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
 from isthmus.server.settings import ServerSettings
@@ -21,8 +21,8 @@ RESTORE = "/v1/agents/restore"
 """Takes bodies that are not kept in memory."""
 BRING = "/v1/guests"
 """Takes modules; all other bodies are JSON."""
-COUNTED = ("/v1/", "/api/")
-"""Beginnings of the paths whose requests count for their key's limits: those of all APIs."""
+FREE = (*OPEN, METRICS)
+"""Paths whose requests do not count for their key's limits; those of all APIs do."""
 _BODY_S = 30.0
 _BODY_PACE = 16_384
 """A body has so many seconds, and one more for each so many bytes that have come."""
@@ -87,7 +87,7 @@ class Guard:
         return min(self._settings.body_nbytes, self._settings.json_nbytes), self._room
 
     def _spending(self, entry: Entry, path: str) -> contextlib.AbstractContextManager[None]:
-        if entry.key is None or not path.startswith(COUNTED):
+        if entry.key is None or path in FREE:
             return contextlib.nullcontext()
         return self._quotas.spending(entry.key, entry)
 

@@ -33,7 +33,7 @@ GENERATE: Table = {
     **_COMMON,
     "system": done("instructions; not beside `raw`"),
     "raw": done("the prompt as it is, without the chat template"),
-    "suffix": refused("this server completes texts at their end", ""),
+    "suffix": done("what comes after a gap, for models that fill gaps; `prompt` is before it"),
     "images": refused(_NO_IMAGES, []),
     "template": refused("the model's own is used", ""),
     "context": refused("give the conversation to `/api/chat`", []),
@@ -42,6 +42,24 @@ GENERATE: Table = {
     "steps": refused("answers are texts", 0),
 }
 """`/api/generate`."""
+
+EMBED: Table = {
+    "model": done("with or without `:latest`; 404 if this server does not have it"),
+    "input": done("a text, or up to 2,048; none has no embedding"),
+    "truncate": done("true by default: a text that is too long is cut at its end; else 400"),
+    "dimensions": done("may only say what the model has"),
+    "options": without_effect("an embedding has none"),
+    "keep_alive": without_effect("models stay loaded"),
+}
+"""`/api/embed`."""
+
+EMBEDDINGS: Table = {
+    "model": done("with or without `:latest`; 404 if this server does not have it"),
+    "prompt": done("a text, cut at its end if it is too long; none has no embedding"),
+    "options": without_effect("an embedding has none"),
+    "keep_alive": without_effect("models stay loaded"),
+}
+"""`/api/embeddings`, which is older."""
 
 SHOW: Table = {
     "model": done("with or without `:latest`"),
@@ -101,6 +119,8 @@ _PARTS = {"messages[]": MESSAGE, "options": OPTIONS}
 CHAT_TABLES = {"": CHAT, **_PARTS}
 GENERATE_TABLES = {"": GENERATE, **_PARTS}
 SHOW_TABLES = {"": SHOW}
+EMBED_TABLES = {"": EMBED}
+EMBEDDINGS_TABLES = {"": EMBEDDINGS}
 """By the place that they are about, for those who read bodies."""
 
 TABLES = {
@@ -108,6 +128,8 @@ TABLES = {
     "field of a message": MESSAGE,
     "field of `/api/generate`": GENERATE,
     "field of `options`": OPTIONS,
+    "field of `/api/embed`": EMBED,
+    "field of `/api/embeddings`": EMBEDDINGS,
     "field of `/api/show`": SHOW,
 }
 """All of them, as docs/server.md has them."""

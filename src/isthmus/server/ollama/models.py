@@ -9,14 +9,37 @@ from math import prod
 from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
 from isthmus.server.ollama.answer import timestamp
-from isthmus.server.ollama.replies import Details, LocalModel, Shown
+from isthmus.server.ollama.replies import Details, LocalModel, RunningModel, Shown
 
+_NEVER = "9999-12-31T23:59:59Z"
+_ON_HOST = ("cpu", "null")
+"""Devices that compute in the host's memory."""
 _BILLION, _MILLION = 10**9, 10**6
 
 
 def listed(completers: Mapping[str, Completer]) -> list[LocalModel]:
     """All models. Their files may have to be read for their hashes: not in the event loop."""
     return [_local(name, it.model) for name, it in completers.items()]
+
+
+def running(completers: Mapping[str, Completer]) -> list[RunningModel]:
+    """All models, since they stay loaded. Not in the event loop, as `listed`."""
+    found: list[RunningModel] = []
+    for name, it in completers.items():
+        local = _local(name, it.model)
+        found.append(
+            {
+                "name": local["name"],
+                "model": local["model"],
+                "size": local["size"],
+                "digest": local["digest"],
+                "details": local["details"],
+                "expires_at": _NEVER,
+                "size_vram": 0 if it.model.device.name in _ON_HOST else local["size"],
+                "context_length": it.n_ctx,
+            }
+        )
+    return found
 
 
 def shown(name: str, completer: Completer) -> Shown:

@@ -77,6 +77,23 @@ class GenerateReply(_Generated, total=False):
     thinking: str
 
 
+class EmbedReply(TypedDict):
+    """`/api/embed`."""
+
+    model: str
+    embeddings: list[list[float]]
+    """Each of length 1."""
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class EmbeddingsReply(TypedDict):
+    """`/api/embeddings`."""
+
+    embedding: list[float]
+
+
 class Details(TypedDict):
     """What is known of a model by its file."""
 
@@ -103,6 +120,27 @@ class LocalModels(TypedDict):
     """`/api/tags`."""
 
     models: list[LocalModel]
+
+
+class RunningModel(TypedDict):
+    """A model that is loaded."""
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: Details
+    expires_at: str
+    """When it leaves: a time so far away that it stands for never."""
+    size_vram: int
+    """Bytes of it on a device with memory of its own."""
+    context_length: int
+
+
+class RunningModels(TypedDict):
+    """`/api/ps`."""
+
+    models: list[RunningModel]
 
 
 class Shown(TypedDict):

@@ -125,8 +125,31 @@ class GenerateRequest(Common, kw_only=True):
     """`/api/generate`."""
 
     prompt: str | None = None
+    suffix: str | None = None
+    """What comes after the answer, for models that fill gaps."""
     system: str | None = None
     raw: bool | None = None
+
+
+class EmbedRequest(_Part, kw_only=True):
+    """`/api/embed`."""
+
+    model: str
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    """Whether a text that is too long is cut at its end: true by default."""
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+
+
+class EmbeddingsRequest(_Part, kw_only=True):
+    """`/api/embeddings`, which is older."""
+
+    model: str
+    prompt: str | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
 
 
 class ShowRequest(_Part, kw_only=True):

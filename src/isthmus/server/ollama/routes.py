@@ -14,31 +14,46 @@ from starlette.responses import JSONResponse, Response
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.embedders import Embedders
+from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer, chosen
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.events import LINES
 from isthmus.server.http.strict import Tables, read_strictly
-from isthmus.server.http.texts import most_nbytes
+from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
+from isthmus.server.ollama.embed import Embed
 from isthmus.server.ollama.fields import (
     CHAT,
     CHAT_TABLES,
+    EMBED,
+    EMBEDDINGS,
     GENERATE,
     GENERATE_TABLES,
     SHOW,
     SHOW_TABLES,
 )
-from isthmus.server.ollama.models import listed, shown
+from isthmus.server.ollama.models import listed, running, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
+    EmbeddingsReply,
+    EmbedReply,
     GenerateReply,
     LocalModels,
     OllamaError,
+    RunningModels,
     Shown,
     Version,
 )
-from isthmus.server.ollama.requests import ChatRequest, Common, GenerateRequest, ShowRequest
+from isthmus.server.ollama.requests import (
+    ChatRequest,
+    Common,
+    EmbeddingsRequest,
+    EmbedRequest,
+    GenerateRequest,
+    ShowRequest,
+)
 from isthmus.server.ollama.translate import chat_wanted, generate_wanted
 
 _VERSION = "0.13.0"
@@ -52,14 +67,23 @@ _Asked = TypeVar("_Asked", bound=Common)
 
 class _Endpoint(Endpoint):
     fails = (OllamaError,)
-    tables = MappingProxyType({ChatRequest: CHAT, GenerateRequest: GENERATE, ShowRequest: SHOW})
+    tables = MappingProxyType(
+        {
+            ChatRequest: CHAT,
+            GenerateRequest: GENERATE,
+            EmbedRequest: EMBED,
+            EmbeddingsRequest: EMBEDDINGS,
+            ShowRequest: SHOW,
+        }
+    )
 
 
 class Ollama:
     """The routes."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, embedders: Embedders) -> None:
         self._writer = writer
+        self._embed = Embed(embedders, self._name)
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -67,7 +91,16 @@ class Ollama:
         return [
             _Endpoint("POST", "/api/chat", self.chat, takes=ChatRequest, gives=chat),
             _Endpoint("POST", "/api/generate", self.generate, takes=GenerateRequest, gives=text),
+            _Endpoint(
+                *("POST", "/api/embed", self._embed.embed), takes=EmbedRequest, gives=(EmbedReply,)
+            ),
+            _Endpoint(
+                *("POST", "/api/embeddings", self._embed.embed_one),
+                takes=EmbeddingsRequest,
+                gives=(EmbeddingsReply,),
+            ),
             _Endpoint("GET", "/api/tags", self.tags, gives=(LocalModels,)),
+            _Endpoint("GET", "/api/ps", self.running, gives=(RunningModels,)),
             _Endpoint("POST", "/api/show", self.show, takes=ShowRequest, gives=(Shown,)),
             _Endpoint("GET", "/api/version", self.version, gives=(Version,)),
         ]
@@ -86,15 +119,16 @@ class Ollama:
     async def generate(self, http: HttpRequest) -> Response:
         """A prompt is answered, told as Ollama tells it."""
         asked, completer = await self._read(http, _generate, GENERATE_TABLES)
-        if not asked.prompt:
+        if not asked.prompt and not asked.suffix:
             return JSONResponse(_loaded(asked.model, as_response("", "", [])))
         wanted = generate_wanted(asked)
         name = self._name(asked.model)
-        if not asked.raw:
+        if not asked.raw and not asked.suffix:
             prepared = await self._writer.prepare(http, name, wanted)
         else:
             if asked.system:
-                raise SettingsError("system: a raw prompt has no instructions beside it")
+                what = "raw prompt" if asked.raw else "prompt with a suffix"
+                raise SettingsError(f"system: a {what} has no instructions beside it")
             prepared = await self._raw(http, name, completer, asked)
         return await OllamaAnswer(prepared, as_response).respond(
             http, stream=asked.stream is not False
@@ -104,6 +138,12 @@ class Ollama:
         """The models that requests may name, as Ollama lists them."""
         models = await asyncio.to_thread(listed, self._writer.completers)
         found: LocalModels = {"models": models}
+        return JSONResponse(found)
+
+    async def running(self, _http: HttpRequest) -> Response:
+        """The models that are loaded, as Ollama lists them."""
+        models = await asyncio.to_thread(running, self._writer.completers)
+        found: RunningModels = {"models": models}
         return JSONResponse(found)
 
     async def show(self, http: HttpRequest) -> Response:
@@ -133,12 +173,17 @@ class Ollama:
     ) -> Prepared:
         """A prompt without the chat template; control tokens in it are text."""
         model: Model = completer.model
-        prompt = await self._writer.texts.of(
-            http,
-            lambda check: model.tokenizer.encode(
-                asked.prompt or "", add_special=True, most=completer.n_ctx, check=check
-            ),
-        )
+        if asked.suffix:
+            require_infill(model, "suffix")
+
+        def ids(check: Check) -> list[int]:
+            given = asked.prompt or ""
+            if asked.suffix:
+                return gap_prompt(completer, given, asked.suffix, check)
+            encode = model.tokenizer.encode
+            return encode(given, add_special=True, most=completer.n_ctx, check=check)
+
+        prompt = await self._writer.texts.of(http, ids)
         wanted = generate_wanted(asked)
         await self._writer.require_grammar(model, wanted.grammar)
         return Prepared(name, completer, self._writer.request(completer, prompt, wanted))

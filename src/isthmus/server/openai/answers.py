@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.server.generation.completer import Completer
-from isthmus.server.generation.prepared import Prepared, Step
+from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.request import End
+from isthmus.server.generation.together import gathered, merged
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import DONE, event, respond, unless_left
 from isthmus.server.http.ids import random_id
 from isthmus.server.openai.choices import ChatChoice, TextChoice
 from isthmus.server.openai.replies import Usage
 from isthmus.server.openai.requests import Common
-
-_T = TypeVar("_T")
 
 
 class Answers:
@@ -51,7 +49,7 @@ class Answers:
             return await respond(http, self._stream())
         pairs = zip(self._each, self._choices, strict=True)
         works = [_collect(prepared, choice) for prepared, choice in pairs]
-        ends = dict(enumerate(await unless_left(http, _gather(works))))
+        ends = dict(enumerate(await unless_left(http, gathered(works))))
         choices = [
             {"index": place, **self._choices[index].whole(ends[index])}
             for place, index in enumerate(self._best())
@@ -88,7 +86,7 @@ class Answers:
         """Events of all choices as they come."""
         ends: dict[int, End] = {}
         more: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
-        async for index, item in _merged(self._each):
+        async for index, item in merged(self._each):
             choice = self._choices[index]
             if item is None:
                 parts = choice.begins()
@@ -140,62 +138,3 @@ async def _collect(prepared: Prepared, choice: TextChoice | ChatChoice) -> End:
                 return item
             choice.add(item)
     raise AssertionError("an answer without an end")
-
-
-async def _gather(works: list[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """All results; where one fails the others are ended."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        await _end(tasks)
-        raise
-
-
-async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _merged(each: Sequence[Prepared]) -> AsyncGenerator[tuple[int, Step | End | None]]:
-    """What all give, as it comes: None first, then the steps, then the end of each."""
-    if len(each) == 1:
-        async with aclosing(_numbered(0, each[0])) as items:
-            async for item in items:
-                yield item
-        return
-    queue: asyncio.Queue[tuple[int, Step | End | None] | Exception] = asyncio.Queue()
-
-    async def feed(index: int, prepared: Prepared) -> None:
-        try:
-            async with aclosing(_numbered(index, prepared)) as items:
-                async for item in items:
-                    queue.put_nowait(item)
-        except Exception as error:
-            queue.put_nowait(error)
-
-    tasks = [asyncio.ensure_future(feed(i, prepared)) for i, prepared in enumerate(each)]
-    left = len(tasks)
-    try:
-        while left:
-            came = await queue.get()
-            if isinstance(came, Exception):
-                raise came
-            left -= isinstance(came[1], End)
-            yield came
-    finally:
-        await _end(tasks)
-
-
-async def _numbered(
-    index: int, prepared: Prepared
-) -> AsyncGenerator[tuple[int, Step | End | None]]:
-    """What one gives, with its number."""
-    begun = False
-    async with aclosing(prepared.steps()) as items:
-        async for item in items:
-            if not begun:
-                yield index, None
-                begun = True
-            yield index, item

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
@@ -63,6 +64,8 @@ class Completions:
         n_made, n_told = _numbers_of(asked)
         completer = writer.completer(asked.model)
         completer.require_room()
+        if asked.suffix:
+            require_infill(completer.model, "suffix")
         prompts = await writer.texts.of(http, lambda check: _prompts(completer, asked, check))
         param = "n" if asked.best_of is None else "best_of"
         require_places(completer, len(prompts) * n_made, param)
@@ -87,9 +90,13 @@ class _Prompt(NamedTuple):
 
 
 def _prompts(completer: Completer, asked: CompletionRequest, check: Check) -> list[_Prompt]:
-    """The prompts. An empty text becomes the token with which texts begin, or else end."""
+    """The prompts; those of gaps if there is a suffix. An empty text becomes the token with which
+    texts begin, or else end."""
     tokenizer = completer.model.tokenizer
     given = "" if asked.prompt is None else asked.prompt
+    if asked.suffix:
+        gaps = listed(given, "prompt", _MOST_PROMPTS)
+        return [_Prompt(gap_prompt(completer, it, asked.suffix, check), None) for it in gaps]
     lists = token_lists(completer.model, given, "prompt", _MOST_PROMPTS, completer.n_ctx, check)
     texts = [given] if isinstance(given, str) else given
     begin = [it for it in (tokenizer.bos, tokenizer.eos) if it >= 0][:1]
@@ -135,6 +142,15 @@ def _wanted_of(asked: CompletionRequest, *, is_ranked: bool) -> Wanted:
     )
 
 
+def listed(given: str | list[Any], param: str, most: int) -> list[str | list[int]]:
+    """Up to `most` texts or lists of ids, of which one may be given by itself. SettingsError."""
+    if isinstance(given, str) or (given and all(isinstance(it, int) for it in given)):
+        given = [given]
+    if not 1 <= len(given) <= most or any(isinstance(it, int) for it in given):
+        raise SettingsError(f"{param}: give a text, a list of ids, or 1 to {most} of them")
+    return given
+
+
 def token_lists(
     model: Model, given: str | list[Any], param: str, most: int, n_ctx: int | None, check: Check
 ) -> list[list[int]]:
@@ -142,12 +158,8 @@ def token_lists(
 
     Control tokens in a text are text. ContextFull for one of more than `n_ctx` tokens.
     """
-    if isinstance(given, str) or (given and all(isinstance(it, int) for it in given)):
-        given = [given]
-    if not 1 <= len(given) <= most or any(isinstance(it, int) for it in given):
-        raise SettingsError(f"{param}: give a text, a list of ids, or 1 to {most} of them")
     encode = model.tokenizer.encode
     return [
         encode(it, add_special=True, most=n_ctx, check=check) if isinstance(it, str) else it
-        for it in given
+        for it in listed(given, param, most)
     ]

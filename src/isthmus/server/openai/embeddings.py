@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -13,31 +12,16 @@ import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from isthmus.actor import Actor
 from isthmus.errors import SettingsError
 from isthmus.model import Model
-from isthmus.model.hparams import Pooling
-from isthmus.runtime import Runtime
-from isthmus.server.generation.answering import Answer
-from isthmus.server.generation.writer import chosen
+from isthmus.server.generation.embedders import MOST_TEXTS, Embedders, require_texts
 from isthmus.server.http.endpoint import Endpoint
-from isthmus.server.http.entry import current
-from isthmus.server.http.errors import HttpError
-from isthmus.server.http.events import unless_left
-from isthmus.server.http.fair import Room
 from isthmus.server.http.strict import read_strictly
-from isthmus.server.http.texts import Check, Texts
+from isthmus.server.http.texts import Check
 from isthmus.server.openai.completions import token_lists
 from isthmus.server.openai.fields import EMBEDDING_TABLES, EMBEDDINGS
 from isthmus.server.openai.replies import EmbeddingList
 from isthmus.server.openai.requests import EmbeddingRequest
-from isthmus.server.settings import ServerSettings
-
-_GUEST = "embed"
-_MOST_TEXTS = 2048
-_MOST_TOKENS = 300_000
-"""Texts and tokens of one request: both as OpenAI has them."""
-
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
@@ -46,62 +30,11 @@ class _Endpoint(Endpoint):
     tables = MappingProxyType({EmbeddingRequest: EMBEDDINGS})
 
 
-class _Agents:
-    """The agents that embed for one model: each has one request at a time."""
-
-    def __init__(self, runtime: Runtime, model: Model, settings: ServerSettings) -> None:
-        self.model = model
-        self._runtime = runtime
-        self._settings = settings
-        self._idle: list[Actor] = []
-        self._room = Room(settings.slots, settings.waiting)
-
-    async def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
-        """The embedding of each, f32. Raises IsthmusError."""
-        async with self._room.place(current().owner):
-            actor = await self._take()
-            try:
-                return [await self._ask(actor, tokens) for tokens in texts]
-            finally:
-                if actor.state != "closed":
-                    self._idle.append(actor)
-
-    async def _take(self) -> Actor:
-        """An idle agent: one that a caller left may be busy for another moment."""
-        self._idle = [actor for actor in self._idle if actor.state != "closed"]
-        free = [actor for actor in self._idle if actor.state != "running"]
-        if not free:
-            return await asyncio.to_thread(self._spawn)
-        self._idle.remove(free[-1])
-        return free[-1]
-
-    async def _ask(self, actor: Actor, tokens: Sequence[int]) -> bytes:
-        message = b"".join(token.to_bytes(4, "little") for token in tokens)
-        answer = Answer(actor, message, self._settings.deadline_s)
-        try:
-            async for _ in answer:
-                pass
-            return answer.reply.data
-        finally:
-            await answer.close()
-
-    def _spawn(self) -> Actor:
-        args = {"input": "ids", "output": "f32"}
-        return self._runtime.spawn(_GUEST, models={"default": self.model}, args=args)
-
-
 class Embeddings:
     """The route, over the agents of each model."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        models: dict[str, Model],
-        settings: ServerSettings,
-        texts: Texts,
-    ) -> None:
-        self._texts = texts
-        self._agents = {name: _Agents(runtime, model, settings) for name, model in models.items()}
+    def __init__(self, embedders: Embedders) -> None:
+        self._embedders = embedders
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -111,36 +44,21 @@ class Embeddings:
     async def embed(self, http: HttpRequest) -> Response:
         """Texts become vectors of length 1."""
         asked = await read_strictly(http, _decoder, EMBEDDING_TABLES)
-        agents = chosen(self._agents, asked.model)
-        _require_able(agents.model, asked)
-        texts = await self._texts.of(http, lambda check: _tokens(agents.model, asked.input, check))
-        for tokens in texts:
-            current().count_prompt(tokens)
-        made = await unless_left(http, agents.embed(texts))
+        agents = self._embedders.chosen(asked.model)
+        agents.require_able(asked.model, asked.dimensions)
+        texts = await self._embedders.texts.of(
+            http, lambda check: _tokens(agents.model, asked.input, check)
+        )
+        made = await agents.embed(http, texts)
         return await asyncio.to_thread(_answer, asked, made, sum(map(len, texts)))
-
-
-def _require_able(model: Model, asked: EmbeddingRequest) -> None:
-    """Refuses what this model cannot do, or only worse than it was asked for."""
-    pooling, n_embd = model.hparams.pooling, model.hparams.n_embd
-    if pooling is None or pooling is Pooling.NONE:
-        what = "no embeddings" if pooling is None else "embeddings of tokens, not of texts"
-        said = f"the model {asked.model} makes {what}"
-        raise HttpError(400, said, code="unsupported", param="model")
-    if asked.dimensions not in (None, n_embd):
-        said = f"dimensions: the embeddings of {asked.model} have {n_embd}, and are not shortened"
-        raise HttpError(400, said, code="unsupported", param="dimensions")
 
 
 def _tokens(model: Model, given: str | list[Any], check: Check) -> list[list[int]]:
     """The checked ids of each text."""
     if "" in (given, *(given if isinstance(given, list) else ())):
         raise SettingsError("input: a text is empty")
-    texts = token_lists(model, given, "input", _MOST_TEXTS, model.hparams.n_ctx_train, check)
-    if sum(map(len, texts)) > _MOST_TOKENS:
-        raise SettingsError(f"input: all texts together have more than {_MOST_TOKENS} tokens")
-    for tokens in texts:
-        model.require_embeddable(tokens)
+    texts = token_lists(model, given, "input", MOST_TEXTS, model.hparams.n_ctx_train, check)
+    require_texts(model, texts, "input")
     return texts
 
 

@@ -73,7 +73,7 @@ COMPLETIONS: Table = {
         "written `bytes:\\xe2`"
     ),
     "max_tokens": done("0 or more; 16 if not given"),
-    "suffix": refused("this server completes texts at their end", ""),
+    "suffix": done("what comes after a gap, for models that fill gaps; not beside `echo`"),
     **OURS,
     **refused_foreign("prompt"),
 }

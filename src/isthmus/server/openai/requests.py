@@ -216,6 +216,8 @@ class CompletionRequest(Common, kw_only=True):
     logprobs: _TopLogprobs | None = None
     echo: bool | None = None
     best_of: _Choices | None = None
+    suffix: str | None = None
+    """What comes after the answer, for models that fill gaps."""
 
 
 class EmbeddingRequest(_Part, kw_only=True):

@@ -1,0 +1,161 @@
+"""From texts to embeddings, by sandboxed agents of the guest `embed` that are kept for the next
+request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from starlette.requests import Request as HttpRequest
+
+from isthmus.actor import Actor
+from isthmus.errors import ContextFull, SettingsError
+from isthmus.model import Model
+from isthmus.model.hparams import Pooling
+from isthmus.runtime import Runtime
+from isthmus.server.generation.answering import Answer
+from isthmus.server.generation.writer import chosen, first
+from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.events import unless_left
+from isthmus.server.http.fair import Room
+from isthmus.server.http.texts import Check, Texts
+from isthmus.server.settings import ServerSettings
+
+_GUEST = "embed"
+MOST_TEXTS = 2048
+MOST_TOKENS = 300_000
+"""Texts and tokens of one request: both as OpenAI has them."""
+
+
+class EmbeddingAgents:
+    """The agents that embed for one model: each has one request at a time."""
+
+    def __init__(self, runtime: Runtime, model: Model, settings: ServerSettings) -> None:
+        self.model = model
+        self._runtime = runtime
+        self._settings = settings
+        self._idle: list[Actor] = []
+        self._room = Room(settings.slots, settings.waiting)
+
+    def require_able(self, name: str, dimensions: int | None = None) -> None:
+        """HttpError 400 for what this model cannot do, or only worse than it was asked for.
+
+        `name` is the model's in the request; `dimensions` those that were asked for.
+        """
+        pooling, n_embd = self.model.hparams.pooling, self.model.hparams.n_embd
+        if pooling is None or pooling is Pooling.NONE:
+            what = "no embeddings" if pooling is None else "embeddings of tokens, not of texts"
+            said = f"the model {name} makes {what}"
+            raise HttpError(400, said, code="unsupported", param="model")
+        if dimensions not in (None, n_embd):
+            said = f"dimensions: the embeddings of {name} have {n_embd}, and are not shortened"
+            raise HttpError(400, said, code="unsupported", param="dimensions")
+
+    async def embed(self, http: HttpRequest, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        """The embedding of each, f32 of length 1. Raises IsthmusError, ClientDisconnect.
+
+        The request's body must have been read, and the ids checked (`require_texts`).
+        """
+        for tokens in texts:
+            current().count_prompt(tokens)
+        return await unless_left(http, self._embed(texts))
+
+    async def _embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        async with self._room.place(current().owner):
+            actor = await self._take()
+            try:
+                return [await self._ask(actor, tokens) for tokens in texts]
+            finally:
+                if actor.state != "closed":
+                    self._idle.append(actor)
+
+    async def _take(self) -> Actor:
+        """An idle agent: one that a caller left may be busy for another moment."""
+        self._idle = [actor for actor in self._idle if actor.state != "closed"]
+        free = [actor for actor in self._idle if actor.state != "running"]
+        if not free:
+            return await asyncio.to_thread(self._spawn)
+        self._idle.remove(free[-1])
+        return free[-1]
+
+    async def _ask(self, actor: Actor, tokens: Sequence[int]) -> bytes:
+        message = b"".join(token.to_bytes(4, "little") for token in tokens)
+        answer = Answer(actor, message, self._settings.deadline_s)
+        try:
+            async for _ in answer:
+                pass
+            return answer.reply.data
+        finally:
+            await answer.close()
+
+    def _spawn(self) -> Actor:
+        args = {"input": "ids", "output": "f32"}
+        return self._runtime.spawn(_GUEST, models={"default": self.model}, args=args)
+
+
+class Embedders:
+    """Those of each model, and the threads in which texts become tokens."""
+
+    def __init__(
+        self, runtime: Runtime, models: dict[str, Model], settings: ServerSettings, texts: Texts
+    ) -> None:
+        self.texts = texts
+        self._known = {
+            name: EmbeddingAgents(runtime, model, settings) for name, model in models.items()
+        }
+
+    @property
+    def first(self) -> str:
+        """The name of the model that answers where a request may leave it out. HttpError 404."""
+        return first(self._known)
+
+    def chosen(self, name: str) -> EmbeddingAgents:
+        """The one of the model that a request names. HttpError 404."""
+        return chosen(self._known, name)
+
+
+def require_texts(model: Model, texts: Sequence[Sequence[int]], param: str) -> None:
+    """Raises SettingsError, TokenError, ContextFull for ids that cannot be embedded."""
+    if sum(map(len, texts)) > MOST_TOKENS:
+        raise SettingsError(f"{param}: all texts together have more than {MOST_TOKENS} tokens")
+    for tokens in texts:
+        model.require_embeddable(tokens)
+
+
+def ids_of(
+    model: Model, texts: Iterable[tuple[str, str]], check: Check, *, truncate: bool = False
+) -> list[list[int]]:
+    """The checked ids of texts that come with their places in the request; in a thread.
+
+    HttpError 400 at one that is empty, or too long unless `truncate` cuts it at its end.
+    """
+    found: list[list[int]] = []
+    left = MOST_TOKENS
+    for where, text in texts:
+        if not text:
+            raise HttpError(400, "the text is empty", param=where)
+        try:
+            ids = (_cut if truncate else _whole)(model, text, check)
+            model.require_embeddable(ids)
+        except ContextFull as error:
+            said, code = str(error), "context_length_exceeded"
+            raise HttpError(400, said, code=code, param=where) from None
+        left -= len(ids)
+        if left < 0:
+            said = f"all texts up to this one have more than {MOST_TOKENS} tokens"
+            raise HttpError(400, said, param=where)
+        found.append(ids)
+    return found
+
+
+def _whole(model: Model, text: str, check: Check) -> list[int]:
+    most = model.hparams.n_ctx_train
+    return model.tokenizer.encode(text, add_special=True, most=most, check=check)
+
+
+def _cut(model: Model, text: str, check: Check) -> list[int]:
+    """The ids of a text, without those at its end that do not fit."""
+    head, tail = model.tokenizer.ends
+    room = model.hparams.n_ctx_train - len(head) - len(tail)
+    return [*head, *model.tokenizer.encode(text, check=check)[:room], *tail]

@@ -1,0 +1,64 @@
+"""`/props` and `/health`: what the server tells of itself."""
+
+from __future__ import annotations
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from isthmus import __version__
+from isthmus.model import Tokenizer
+from isthmus.server.generation.completer import Completer
+from isthmus.server.generation.writer import Writer, chosen
+from isthmus.server.http.endpoint import read_query
+from isthmus.server.llamacpp.replies import Health, Props
+from isthmus.server.llamacpp.requests import Which
+from isthmus.server.llamacpp.translate import DEFAULTS, settings_of
+from isthmus.server.settings import ServerSettings
+
+
+class About:
+    """The handlers."""
+
+    def __init__(self, writer: Writer, settings: ServerSettings) -> None:
+        self._writer = writer
+        self._settings = settings
+
+    async def health(self, _http: HttpRequest) -> Response:
+        """That the server answers, as llama.cpp's tells it."""
+        told: Health = {"status": "ok"}
+        return JSONResponse(told)
+
+    async def props(self, http: HttpRequest) -> Response:
+        """A model, and what holds for a completion that says nothing else."""
+        name = read_query(http, Which).model or self._writer.first
+        completer = chosen(self._writer.completers, name)
+        return JSONResponse(self._props(name, completer))
+
+    def _props(self, name: str, completer: Completer) -> Props:
+        model = completer.model
+        tokenizer = model.tokenizer if model.has_tokenizer else None
+        params = {**settings_of(DEFAULTS), "n_predict": -1, "max_tokens": -1, "stop": []}
+        templates = model.chat_templates if model.has_chat_template else None
+        template = templates.chosen(with_tools=False).template.source if templates else ""
+        return {
+            "default_generation_settings": {"params": params, "n_ctx": completer.n_ctx},
+            "total_slots": self._settings.slots,
+            "model_alias": name,
+            "model_path": model.path.name,
+            "modalities": {"vision": False, "audio": False, "video": False},
+            "endpoint_slots": False,
+            "endpoint_props": False,
+            "endpoint_metrics": True,
+            "chat_template": template,
+            "bos_token": _text(tokenizer, "bos"),
+            "eos_token": _text(tokenizer, "eos"),
+            "build_info": f"isthmus {__version__}",
+            "is_sleeping": False,
+        }
+
+
+def _text(tokenizer: Tokenizer | None, name: str) -> str:
+    token = -1 if tokenizer is None else getattr(tokenizer, name)
+    if tokenizer is None or token < 0:
+        return ""
+    return tokenizer.decode([token], render_special=True).decode(errors="replace")

@@ -1,0 +1,113 @@
+"""`/tokenize`, `/detokenize`, `/apply-template`: texts, tokens and prompts, without an answer."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from isthmus.model import Tokenizer
+from isthmus.server.generation.writer import Writer, chosen
+from isthmus.server.http.endpoint import as_json
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.llamacpp.fields import APPLY_TEMPLATE, DETOKENIZE, TOKENIZE
+from isthmus.server.llamacpp.prompts import Reader, require_token
+from isthmus.server.llamacpp.replies import Content, Templated
+from isthmus.server.llamacpp.requests import (
+    DetokenizeRequest,
+    TemplateRequest,
+    TokenizeRequest,
+    read,
+)
+from isthmus.server.openai.translate import wanted_of
+from isthmus.units import MIB
+
+_MOST_TOKENS = 300_000
+"""Tokens of one request, as many as `/v1/embeddings` takes; more than most contexts have."""
+_MOST_NBYTES = 16 * MIB
+"""Bytes of a text that tokens become: a token may stand for 64 KiB."""
+_CHECKED = 4096
+"""Tokens between two checks."""
+_encode = msgspec.json.Encoder().encode
+_tokenize = msgspec.json.Decoder(TokenizeRequest)
+_detokenize = msgspec.json.Decoder(DetokenizeRequest)
+_template = msgspec.json.Decoder(TemplateRequest)
+
+
+class Tokens:
+    """The handlers."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def tokenize(self, http: HttpRequest) -> Response:
+        """A text becomes tokens."""
+        texts = self._writer.texts
+        asked = await read(http, texts, _tokenize, TOKENIZE)
+        tokenizer = self._tokenizer(asked.model)
+
+        def answer(check: Check) -> Response:
+            reader = Reader(tokenizer, check, _MOST_TOKENS, asked.parse_special)
+            ids = reader.mixed(asked.content, "content", add_special=asked.add_special)
+            return as_json({"tokens": _with_pieces(tokenizer, ids) if asked.with_pieces else ids})
+
+        return await texts.of(http, answer)
+
+    async def detokenize(self, http: HttpRequest) -> Response:
+        """Tokens become a text."""
+        texts = self._writer.texts
+        asked = await read(http, texts, _detokenize, DETOKENIZE)
+        tokenizer = self._tokenizer(asked.model)
+
+        def answer(check: Check) -> Response:
+            content: Content = {"content": _text(tokenizer, asked.tokens, check)}
+            return as_json(content)
+
+        return await texts.of(http, answer)
+
+    async def apply_template(self, http: HttpRequest) -> Response:
+        """A conversation becomes the prompt that a model would read."""
+        most = most_nbytes(self._writer.n_ctx)
+        asked = await read(http, self._writer.texts, _template, APPLY_TEMPLATE, most)
+        model = asked.model or self._writer.first
+        chat = await self._writer.render(http, model, wanted_of(asked))
+        told: Templated = {"prompt": chat.text}
+        if chat.warnings:
+            told["warnings"] = list(chat.warnings)
+        return JSONResponse(told)
+
+    def _tokenizer(self, model: str | None) -> Tokenizer:
+        return chosen(self._writer.completers, model or self._writer.first).model.tokenizer
+
+
+def _with_pieces(tokenizer: Tokenizer, ids: list[int]) -> list[msgspec.Raw]:
+    """The tokens with their pieces, as JSON: each is written once, however often it occurs."""
+    known = {it: msgspec.Raw(_encode({"id": it, "piece": _piece(tokenizer, it)})) for it in {*ids}}
+    return [known[it] for it in ids]
+
+
+def _piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
+    data = tokenizer.decode([token], render_special=True)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
+
+
+def _text(tokenizer: Tokenizer, tokens: list[int], check: Check) -> str:
+    """The tokens' text, with U+FFFD for bytes that are no UTF-8. HttpError 400 at a token that is
+    in no vocabulary, or that there are too many of."""
+    if len(tokens) > _MOST_TOKENS:
+        said = f"give up to {_MOST_TOKENS} tokens, not {len(tokens)}"
+        raise HttpError(400, said, code="context_length_exceeded", param="tokens")
+    data = bytearray()
+    for begin in range(0, len(tokens), _CHECKED):
+        for at, token in enumerate(tokens[begin : begin + _CHECKED], begin):
+            require_token(tokenizer, token, f"tokens[{at}]")
+            data += tokenizer.decode([token], render_special=True)
+            if len(data) > _MOST_NBYTES:
+                said = f"the text has more than {_MOST_NBYTES} bytes"
+                raise HttpError(400, said, code="context_length_exceeded", param=f"tokens[{at}]")
+        check()
+    return data.decode(errors="replace")
