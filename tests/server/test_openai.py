@@ -223,7 +223,7 @@ def test_what_is_refused(client: openai.OpenAI) -> None:
         {"messages": []},
         {"temperature": -1},
         {"max_tokens": 0},
-        {"n": 99},
+        {"n": 129},
         {"messages": [{"role": "user", "content": 5}]},
         {"stop": ["a"] * 17},
         {"seed": 2**70},

@@ -41,6 +41,7 @@ BODIES = {
     "conversation": st.none(),
     "previous_response_id": st.sampled_from([None, None, None, "resp_x"]),
     "n": st.integers(1, 2),
+    "best_of": st.integers(1, 2),
     "prompt": st.sampled_from(
         ["", "hello", [1, 2], ["a", "b"], [[1], [5, 6]], [-1], [2**40], ["a", 1]]
     ),

@@ -363,6 +363,27 @@ def test_bytes_that_are_no_characters(tiny_server: Serving) -> None:
     assert all(len(it) >= 20 for it in logprobs_of(many)["top_logprobs"])  # none looks like another
 
 
+def test_the_token_that_ends_an_answer_is_told_with_its_logprob(
+    tiny_server: Serving, model: Model
+) -> None:
+    """So a harness that asks for one token more than it wants can count on one."""
+    how: dict[str, Any] = {"max_tokens": 1, "logprobs": 1, "echo": True}
+    ends = {"logit_bias": {str(model.tokenizer.eos): 100}}
+    made = ask(tiny_server, **how, **ends)
+    [choice] = made["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (PROMPT, "stop")
+    assert made["usage"]["completion_tokens"] == 0
+    told, other = logprobs_of(choice), logprobs_of(ask(tiny_server, **how)["choices"][0])
+    assert told["token_logprobs"][:-1] == other["token_logprobs"][:-1]
+    eos = model.tokenizer.decode([model.tokenizer.eos], render_special=True)
+    assert told["tokens"][-1] == eos.decode()
+    assert told["text_offset"][-1] == len(PROMPT)
+    parts = [it["choices"][0] for it in chunks(tiny_server, **how, **ends)]
+    assert [n for it in parts if it["logprobs"] for n in it["logprobs"]["tokens"]] == told["tokens"]
+    chat = ask(tiny_server, CHAT, max_tokens=2, logprobs=True, **ends)
+    assert chat["choices"][0]["logprobs"] is None
+
+
 def test_a_prompt_that_is_null_or_empty(tiny_server: Serving, model: Model) -> None:
     begin = model.tokenizer.bos if model.tokenizer.bos >= 0 else model.tokenizer.eos
     wanted = ask(tiny_server, prompt=[begin], max_tokens=4)["choices"]

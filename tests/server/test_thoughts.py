@@ -35,21 +35,27 @@ def asked(**more: Any) -> dict[str, Any]:
 
 
 def test_what_is_thought_is_no_answer(thinker: Serving) -> None:
-    [choice] = thinker.post("/v1/chat/completions", asked())["choices"]
+    made = thinker.post("/v1/chat/completions", asked())
+    [choice] = made["choices"]
     assert choice["message"]["reasoning_content"]
     assert choice["message"]["content"] == ""
     assert choice["finish_reason"] == "length"
+    told = made["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert 50 < told <= made["usage"]["completion_tokens"] == 100
 
 
 def test_a_thought_is_closed_when_its_tokens_are_used_up(thinker: Serving) -> None:
     [free] = thinker.post("/v1/chat/completions", asked())["choices"]
-    [choice] = thinker.post("/v1/chat/completions", asked(thinking_budget=BOUND))["choices"]
+    closed = thinker.post("/v1/chat/completions", asked(thinking_budget=BOUND))
+    [choice] = closed["choices"]
     message = choice["message"]
     begins = message["reasoning_content"].rstrip("\n\ufffd")
     assert 0 < len(begins) < len(free["message"]["reasoning_content"]) / 2
     assert free["message"]["reasoning_content"].startswith(begins)
     assert "think" not in message["content"]
     assert len(message["content"]) > BOUND
+    usage = closed["usage"]["completion_tokens_details"]
+    assert 0 < usage["reasoning_tokens"] <= BOUND + 3
     [choice] = thinker.post("/v1/chat/completions", asked(thinking_budget=0))["choices"]
     assert "reasoning_content" not in choice["message"]
     assert choice["message"]["content"]

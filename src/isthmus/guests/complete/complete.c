@@ -12,6 +12,8 @@
  * frequency penalties are for the tokens of the answer; with ignore_eos=1 a token that ends the
  * text is one like all others.
  *
+ * Where a token ended the answer, it is told with logprobs as `eog ID LOGPROB` and so on.
+ *
  * With score_prompt=1 the prompt's tokens come first, as `prompt ID LOGPROB` and so on; the first
  * one has the logprob `null`. They are decoded for it, in a session that is emptied before and
  * after, so the answer has the bits that it has without.
@@ -353,7 +355,7 @@ static int32_t closing(thought_t *thought, int32_t *token)
     return 1;
 }
 
-/* Chooses the next token. Returns 1, or 0 if the answer ends here. */
+/* Chooses the next token. Returns 1, or 0 if the answer ends here: with `*token`, if it is set. */
 static int32_t choose(request_t *request, int32_t grammar, float *logits, int32_t *token)
 {
     int32_t more, flags;
@@ -375,6 +377,16 @@ static int32_t choose(request_t *request, int32_t grammar, float *logits, int32_
     return 1;
 }
 
+/* Emits a token's line after what kind of token it is. */
+static int32_t emit_line(const request_t *request, const char *kind, const float *logits,
+                         int32_t token)
+{
+    AGENT_TEXT_FREED agent_text_t line = {0};
+    agent_text_append_string(&line, kind);
+    AGENT_TRY(write_line(request, logits, token, &line));
+    return agent_emit(line.bytes);
+}
+
 /* Emits tokens until there is a reason to end, which it returns in `*reason`. */
 static int32_t generate(request_t *request, int32_t grammar, const char **reason)
 {
@@ -387,13 +399,14 @@ static int32_t generate(request_t *request, int32_t grammar, const char **reason
     for (int64_t i = 0; i < most && session.n_tokens < session.n_ctx; i++) {
         AGENT_TEXT_FREED agent_text_t line = {0};
         float *logits;
+        token = -1;
         AGENT_TRY(agent_logits(&session, &logits));
         if (own)
             memcpy(own, logits, nbytes);
         *reason = "stop";
         AGENT_SET(more, choose(request, grammar, logits, &token));
         if (!more)
-            return 0;
+            return own && token >= 0 ? emit_line(request, "eog ", own, token) : 0;
         if (penalises(&request->words))
             AGENT_TRY(count(&request->tally, token));
         AGENT_TRY(write_line(request, own, token, &line));
@@ -415,17 +428,13 @@ static int32_t forget(void)
     return agent_truncate(&session, 0);
 }
 
-/* Emits the line of the prompt's token `at`, which these logits foretold; NULL for the first. */
-static int32_t emit_scored(const request_t *request, const float *logits, uint32_t at)
+/* Emits the line of the prompt's first token, which nothing foretold. */
+static int32_t emit_first(int32_t token)
 {
     AGENT_TEXT_FREED agent_text_t line = {0};
     agent_text_append_string(&line, "prompt ");
-    if (logits) {
-        AGENT_TRY(write_line(request, logits, request->ids[at], &line));
-    } else {
-        agent_text_append_int(&line, request->ids[at]);
-        AGENT_TRY(agent_text_append_string(&line, " null\n"));
-    }
+    agent_text_append_int(&line, token);
+    AGENT_TRY(agent_text_append_string(&line, " null\n"));
     return agent_emit(line.bytes);
 }
 
@@ -440,14 +449,15 @@ static int32_t score_prompt(const request_t *request)
     if (request->n_ids > session.n_ctx)
         return -ISTHMUS_ECONTEXT;
     AGENT_TRY(forget());
-    AGENT_TRY(emit_scored(request, NULL, 0));
+    AGENT_TRY(emit_first(request->ids[0]));
     for (uint32_t at = 0; at + 1 < request->n_ids; at += n) {
         float *last;
         n = min_u32(most, request->n_ids - 1 - at);
         AGENT_TRY(agent_decode_many(&session, request->ids + at, n, rows));
         AGENT_TRY(agent_logits(&session, &last));
         for (uint32_t i = 0; i < n; i++)
-            AGENT_TRY(emit_scored(request, i + 1 < n ? rows + (size_t)i * row : last, at + i + 1));
+            AGENT_TRY(emit_line(request, "prompt ", i + 1 < n ? rows + (size_t)i * row : last,
+                                request->ids[at + i + 1]));
     }
     return forget();
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from isthmus.model.forms import Event, Form, Parser, Reasoning, Text
 from isthmus.server.generation.completer import Completer
-from isthmus.server.generation.request import End, Request, Token
+from isthmus.server.generation.request import End, Place, Request, Token
 from isthmus.server.generation.wanted import ToolChoice, Wanted
 
 _SEEDS = 2**64
@@ -72,6 +72,8 @@ class Prepared:
         async with aclosing(tokens) as items:
             async for item in items:
                 if isinstance(item, Token):
+                    if item.place is Place.END and parser is not None:
+                        continue  # no API tells it of a conversation
                     text = item.text
                     plain = (Text(text),) if text else ()
                     yield Step(item, plain if parser is None else tuple(parser.feed(text)))

@@ -7,6 +7,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import GuestFailed
@@ -93,6 +94,16 @@ def _ids(tokens: Iterable[int]) -> str:
     return ",".join(map(str, tokens))
 
 
+class Place(Enum):
+    """Where a token stands."""
+
+    PROMPT = "prompt"
+    """It has no text here. The first one has no logprob."""
+    ANSWER = "answer"
+    END = "eog"
+    """It ended the answer, has no text, and is told only with its logprob."""
+
+
 @dataclass(frozen=True)
 class Token:
     """One token of an answer."""
@@ -105,13 +116,12 @@ class Token:
     top: tuple[tuple[int, float | None], ...] = ()
     start: int = 0
     """Characters of the answer that are complete before it."""
-    of_prompt: bool = False
-    """Whether it is a token of the prompt, which has no text here. The first one has no logprob."""
+    place: Place = Place.ANSWER
 
     @property
     def is_new(self) -> bool:
         """Whether the model has made it."""
-        return self.id >= 0 and not self.of_prompt
+        return self.id >= 0 and self.place is Place.ANSWER
 
 
 @dataclass(frozen=True)
@@ -134,16 +144,20 @@ async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIt
     """
     detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), _Stops(request.stop)
     n_tokens, n_cached, rest = 0, 0, ""
+    ending: list[Token] = []
     async for piece in answer:
         *lines, rest = (rest + piece).split("\n")
         for line in lines:
             words = line.split(" ")
-            if words[0] == "prompt":
-                yield _token(words[1:], of_prompt=True)
+            if words[0] == Place.PROMPT.value:
+                yield _token(words[1:], place=Place.PROMPT)
+                continue
+            if words[0] == Place.END.value:
+                ending = [_token(words[1:], place=Place.END)]
                 continue
             if words[0] == "end":
                 n_cached = int(words[2])
-                for token in stops.finish(detokenizer.finish()):
+                for token in stops.finish(detokenizer.finish(), ending):
                     yield token
                 reason = "length" if words[1] == "length" else "stop"
                 reason = "stop" if stops.found else reason
@@ -158,12 +172,12 @@ async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIt
     raise GuestFailed(0)
 
 
-def _token(words: list[str], text: str = "", *, of_prompt: bool = False) -> Token:
+def _token(words: list[str], text: str = "", *, place: Place = Place.ANSWER) -> Token:
     if len(words) == 1:
         return Token(int(words[0]), text)
     pairs = (word.split(":") for word in words[2:])
     top = tuple((int(a), _number(b)) for a, b in pairs)
-    return Token(int(words[0]), text, _number(words[1]), top, of_prompt=of_prompt)
+    return Token(int(words[0]), text, _number(words[1]), top, place=place)
 
 
 def _number(text: str) -> float | None:
@@ -200,10 +214,14 @@ class _Stops:
         n_told = max((n for n, end in enumerate(ends, 1) if end <= self._end - keep), default=0)
         return self._take(n_told)
 
-    def finish(self, text: str) -> list[Token]:
-        """What was held back, at the end, and a text that no token completes."""
+    def finish(self, text: str, ending: Iterable[Token] = ()) -> list[Token]:
+        """What was held back, at the end, a text that no token completes, and the token that ended
+        the answer."""
         told = self.push(Token(-1, text)) if text else []
-        return told if self.found is not None else [*told, *self._take(len(self._held))]
+        if self.found is not None:
+            return told
+        last = [replace(it, start=self._end) for it in ending]
+        return [*told, *self._take(len(self._held)), *last]
 
     def _take(self, n: int) -> list[Token]:
         taken = [self._held.popleft() for _ in range(n)]

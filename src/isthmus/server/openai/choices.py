@@ -15,7 +15,7 @@ from isthmus.model import Model
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.model.tokenizer import Detokenizer
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Token
+from isthmus.server.generation.request import End, Place, Token
 from isthmus.server.http.ids import random_id
 from isthmus.server.openai.replies import (
     AnsweredMessage,
@@ -62,7 +62,7 @@ class TextChoice:
         self._text.append(_text_of(step))
         for token in _told(step):
             self._tokens.append(token)
-            if not token.of_prompt:
+            if token.place is not Place.PROMPT:
                 self._sum += -math.inf if token.logprob is None else token.logprob
                 self._n_tokens += 1
 
@@ -105,7 +105,7 @@ class TextChoice:
 
     def _offset(self, token: Token) -> int:
         """Where the token begins in the choice's text."""
-        if not token.of_prompt:
+        if token.place is not Place.PROMPT:
             return len(self._echo) + token.start
         at = self._offsets[self._n_scored]
         self._n_scored += 1
@@ -249,7 +249,9 @@ def _text_of(step: Step) -> str:
 def _told(step: Step) -> list[Token]:
     """The step's token, if its logarithm of the probability is wanted."""
     token = step.token
-    return [token] if token is not None and (token.of_prompt or token.logprob is not None) else []
+    if token is None or (token.logprob is None and token.place is not Place.PROMPT):
+        return []
+    return [token]
 
 
 def _text_part(text: str, logprobs: TextLogprobs | None) -> dict[str, Any]:
