@@ -1,0 +1,145 @@
+"""From a JSON schema to rules of a grammar, and sentences about what they do not enforce.
+
+::
+
+    Document ─► Terms ─► scalars, arrays, objects ─► expressions ─► Rules
+    parts and   without alternatives                 what can never
+    references  in place                             end is left out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from isthmus.errors import GrammarError
+from isthmus.model.schemas.arrays import Arrays
+from isthmus.model.schemas.document import Document, Node, refuse
+from isthmus.model.schemas.evaluation import TYPES, Own
+from isthmus.model.schemas.expression import (
+    NEVER,
+    Expression,
+    Ref,
+    Text,
+    Written,
+    any_of,
+)
+from isthmus.model.schemas.keywords import KEYWORDS, Force
+from isthmus.model.schemas.objects import Objects
+from isthmus.model.schemas.rules import Rules
+from isthmus.model.schemas.scalars import json_rule, literal, number_of_term, string_of
+from isthmus.model.schemas.terms import Conjunction, Term, Terms
+
+_MOST_WARNINGS = 32
+_PLAIN = {"type", "nullable", "$ref", "$dynamicRef", "$recursiveRef", "$defs", "definitions"}
+_PLAIN |= {"$id", "$anchor", "$schema", "allOf", "anyOf", "oneOf"}
+"""Keywords that say no more of a term, once it is one."""
+_SAYING = {it for it, row in KEYWORDS.items() if row.force is not Force.ANNOTATION} - _PLAIN
+
+
+class Compiler:
+    """See the module. Writes into `rules`; each schema once, however often it is named."""
+
+    def __init__(self, rules: Rules, root: Any, name: str = "") -> None:
+        """`name` comes before the JSON pointers of complaints. GrammarError."""
+        self._rules = rules
+        self._warnings: dict[str, None] = {}
+        self._bodies: dict[int, Expression] = {}
+        self._numbers: dict[object, int] = {}
+        self._waiting: list[tuple[int, Conjunction]] = []
+        try:
+            self._document = Document(root, name)
+        except RecursionError:
+            raise GrammarError(f"{name}#: schemas are nested too deeply") from None
+        self.terms = Terms(self._document, self.warn)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what is not enforced, each with a JSON pointer."""
+        return tuple(self._warnings)
+
+    def warn(self, node: Node, said: str) -> None:
+        """Names what is not enforced."""
+        if len(self._warnings) < _MOST_WARNINGS:
+            self._warnings[f"{node.at}: {said}"] = None
+
+    def add(self, *keys: str) -> str:
+        """The rule of the schema at these keys. GrammarError, which tells where."""
+        node = self._document.root.child(*keys)
+        try:
+            start = self.ref((node,))
+            while self._waiting:
+                number, together = self._waiting.pop()
+                self._bodies[number] = self._body(together)
+            written = self._written(start)
+        except RecursionError:
+            refuse(node, "schemas are nested too deeply")
+        if written is None:
+            refuse(node, "no value follows the schema, or none that ends")
+        return written
+
+    def _written(self, start: Expression) -> str | None:
+        if not isinstance(start, Ref):
+            return self._rules.same(getattr(start, "body", '""'))
+        return Written(self._rules, self._bodies).write(start.number)
+
+    def ref(self, together: Conjunction) -> Expression:
+        """The rule of schemas that hold together."""
+        together = tuple(dict.fromkeys(it for it in together if it.value is not True))
+        if not together:
+            return json_rule({})
+        if together not in self._numbers:
+            number = self._numbers[together] = len(self._numbers)
+            self._waiting.append((number, together))
+        return Ref(self._numbers[together])
+
+    def rule(self, body: Callable[[], Expression], key: object) -> Expression:
+        """A rule that is made once."""
+        if key not in self._numbers:
+            number = self._numbers[key] = len(self._numbers)
+            self._bodies[number] = body()
+        return Ref(self._numbers[key])
+
+    def _body(self, together: Conjunction) -> Expression:
+        options: list[Expression] = []
+        for term in self.terms.of(together):
+            self._document.spend(together[0], 5)
+            options += self._options(term)
+        return any_of(options) if options else NEVER
+
+    def _options(self, term: Term) -> list[Expression]:
+        if not term.parts:
+            return [json_rule({})]
+        node = term.parts[0].node
+        if term.values is not None:
+            for it in term.parts:
+                if {"unevaluatedProperties", "unevaluatedItems"} & set(it.node.fields):
+                    self.warn(it.node, "unevaluated… is not enforced for listed values")
+            return [literal(node, it) for it in term.values]
+        said = {key for it in term.parts for key in it.node.fields if _says(key)}
+        if not said and term.types == set(TYPES) and not term.is_whole:
+            return [json_rule({})]
+        return [self._of_type(kind, term, bool(said)) for kind in TYPES if kind in term.types]
+
+    def _of_type(self, kind: str, term: Term, says: bool) -> Expression:
+        if kind == "null":
+            return NEVER if self._is_unwanted(term, None) else Text("null")
+        if kind == "boolean":
+            wanted = [it for it in (True, False) if not self._is_unwanted(term, it)]
+            return any_of([Text(str(it).lower()) for it in wanted])
+        if kind == "number":
+            return number_of_term(term, self.warn)
+        if kind == "string":
+            return string_of(term, self.warn)
+        if not says:
+            return json_rule({"type": kind})
+        return (Arrays if kind == "array" else Objects)(self, term).expression()
+
+    @staticmethod
+    def _is_unwanted(term: Term, value: bool | None) -> bool:
+        unwanted = (x for it in term.parts for x in it.node.fields.get(Own.NOT_VALUES, ()))
+        return any(it is value for it in unwanted)
+
+
+def _says(key: object) -> bool:
+    return isinstance(key, Own) or key in _SAYING
