@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from isthmus.model.model import Model
     from isthmus.model.tokenizer import Tokenizer
 
-_TRIAL = TrialLimits(
-    cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20, result_nbytes=2 << 20
-)
+_TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20, result_nbytes=2 << 20)
 """An eighth of the stack that a thread of the host has: what fits there fits here."""
 _MOST_KNOWN = 256
 _MOST_KEPT = 16 << 20
@@ -49,7 +47,12 @@ class Grammar:
     """See the module. Made by `Grammars.open`; used by one thread at a time."""
 
     def __init__(
-        self, grammars: Grammars, kind: GrammarKind, source: str, tried: Tried, tokens: Sequence[int]
+        self,
+        grammars: Grammars,
+        kind: GrammarKind,
+        source: str,
+        tried: Tried,
+        tokens: Sequence[int],
     ) -> None:
         """GrammarError where llguidance takes neither the source nor these tokens."""
         self.model = grammars.model

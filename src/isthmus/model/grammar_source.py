@@ -141,14 +141,12 @@ def try_out(job: bytes) -> bytes:
     What costs too much ends the process.
     """
     found = json.loads(job)
-    kind, source, warnings = found["kind"], found["source"], ()
-    if kind == "json_schema":
-        try:
-            made = prepared(source)
-        except GrammarError as error:
-            return json.dumps({"problem": shortened(str(error))}).encode()
-        kind, source, warnings = "lark", made.lark, made.warnings
-        told = {"lark": source, "warnings": warnings}
-    else:
-        told = {}
-    return json.dumps({"problem": _try(kind, source), **told}).encode()
+    kind, source = found["kind"], found["source"]
+    if kind != "json_schema":
+        return json.dumps({"problem": _try(kind, source)}).encode()
+    try:
+        made = prepared(source)
+    except GrammarError as error:
+        return json.dumps({"problem": shortened(str(error))}).encode()
+    told = {"problem": _try("lark", made.lark), "lark": made.lark, "warnings": made.warnings}
+    return json.dumps(told).encode()

@@ -1,7 +1,7 @@
 """JSON schemas as clients send them, made into grammars before llguidance sees them.
 
-A text that the grammar allows follows the schema, and one that follows it is allowed, but for what a
-warning names and for how it is laid out: keys in the schema's order, one space after commas and
+A text that the grammar allows follows the schema, and one that follows it is allowed, but for what
+a warning names and for how it is laid out: keys in the schema's order, one space after commas and
 colons, numbers and strings in their plainest spelling.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from isthmus.model.schemas.document import Node
@@ -34,7 +33,7 @@ class Maker(Protocol):
 
     def warn(self, node: Node, said: str) -> None: ...
     def ref(self, together: Conjunction) -> Expression: ...
-    def rule(self, body: Callable[[], Expression], key: object) -> Expression: ...
+    def rule(self, body: Expression) -> Expression: ...
 
 
 class Arrays:
@@ -69,7 +68,7 @@ class Arrays:
             self._warn(self._unique, "uniqueItems is not enforced")
         if contained is not None:
             return self._with(contained)
-        return self._items(0)
+        return self._items()
 
     def _item(self, index: int) -> Conjunction:
         found: list[Node] = []
@@ -84,16 +83,18 @@ class Arrays:
                     found.append(it.node.child("unevaluatedItems"))
         return tuple(dict.fromkeys(found))
 
-    def _items(self, index: int) -> Expression:
-        """Items from an index on."""
-        if index == self._n_prefix:
-            most = None if self._most is None else max(0, self._most - index)
-            return _listed(self._rest, max(0, self._least - index), most, index > 0)
-        if self._most is not None and index >= self._most:
-            return EMPTY
-        comma = [COMMA] if index else []
-        found = seq(*comma, self._maker.ref(self._item(index)), self._items(index + 1))
-        return found if index < self._least else maybe(found)
+    def _items(self) -> Expression:
+        """Items by their places, and then equal ones."""
+        n = self._n_prefix if self._most is None else min(self._n_prefix, self._most)
+        most = None if self._most is None else self._most - n
+        found: Expression = EMPTY
+        if most != 0:
+            found = _listed(self._rest, max(0, self._least - n), most, n > 0)
+        for index in range(n - 1, -1, -1):
+            comma = [COMMA] if index else []
+            found = seq(*comma, self._maker.ref(self._item(index)), found)
+            found = self._maker.rule(found if index < self._least else maybe(found))
+        return found
 
     @property
     def _rest(self) -> Expression:
@@ -115,8 +116,8 @@ class Arrays:
             if count_of(it.node, "minContains", 1) > 0:
                 found.append(it.node.child("contains"))
         far = self._least > _MOST_PLACES or (self._most or 0) > _MOST_PLACES
-        for it in found[1:] if self._n_prefix == 0 and not far else found:
-            self._warn(it, "contains is not enforced with what is beside it")
+        for wanted in found[1:] if self._n_prefix == 0 and not far else found:
+            self._warn(wanted, "contains is not enforced with what is beside it")
         return found[0] if found and self._n_prefix == 0 and not far else None
 
     def _with(self, wanted: Node) -> Expression:
@@ -147,16 +148,18 @@ class Arrays:
         said = [literal(node, it) for it in values]
         most = len(values) if self._most is None else self._most
 
+        made: dict[frozenset[int], Expression] = {}
+
         def after(used: frozenset[int]) -> Expression:
-            def body() -> Expression:
+            if used not in made:
                 options = [
                     seq(*([COMMA] if used else []), said[n], after(used | {n}))
                     for n in range(len(said))
                     if n not in used and len(used) < most
                 ]
-                return any_of([*options, *([EMPTY] if len(used) >= self._least else [])])
-
-            return self._maker.rule(body, (self._term, used))
+                options += [EMPTY] if len(used) >= self._least else []
+                made[used] = self._maker.rule(any_of(options))
+            return made[used]
 
         return after(frozenset())
 

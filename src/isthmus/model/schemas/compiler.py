@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from isthmus.errors import GrammarError
@@ -45,7 +44,8 @@ class Compiler:
         self._rules = rules
         self._warnings: dict[str, None] = {}
         self._bodies: dict[int, Expression] = {}
-        self._numbers: dict[object, int] = {}
+        self._numbers: dict[Conjunction, int] = {}
+        self._n_numbers = 0
         self._waiting: list[tuple[int, Conjunction]] = []
         try:
             self._document = Document(root, name)
@@ -89,16 +89,16 @@ class Compiler:
         if not together:
             return json_rule({})
         if together not in self._numbers:
-            number = self._numbers[together] = len(self._numbers)
-            self._waiting.append((number, together))
+            self._n_numbers += 1
+            self._numbers[together] = self._n_numbers
+            self._waiting.append((self._n_numbers, together))
         return Ref(self._numbers[together])
 
-    def rule(self, body: Callable[[], Expression], key: object) -> Expression:
-        """A rule that is made once."""
-        if key not in self._numbers:
-            number = self._numbers[key] = len(self._numbers)
-            self._bodies[number] = body()
-        return Ref(self._numbers[key])
+    def rule(self, body: Expression) -> Expression:
+        """A rule of its own, for an expression that is used in several places or is long."""
+        self._n_numbers += 1
+        self._bodies[self._n_numbers] = body
+        return Ref(self._n_numbers)
 
     def _body(self, together: Conjunction) -> Expression:
         options: list[Expression] = []

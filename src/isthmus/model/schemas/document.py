@@ -201,7 +201,7 @@ def _children(node: Node) -> Iterator[Node]:
 
 
 def _base_of(value: Any, base: str) -> str:
-    if not isinstance(value, Mapping) or "$ref" in value and _is_old(value):
+    if not isinstance(value, Mapping) or ("$ref" in value and _is_old(value)):
         return base
     own = value.get("$id", value.get("id"))
     if not isinstance(own, str) or own.startswith("#"):

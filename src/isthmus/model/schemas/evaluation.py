@@ -69,7 +69,9 @@ def types_of(node: Node) -> set[str] | None:
     said = node.fields.get("type")
     if said is None:
         return None
-    found = set(said) if isinstance(said, list) and all(isinstance(x, str) for x in said) else {said}
+    found = (
+        set(said) if isinstance(said, list) and all(isinstance(x, str) for x in said) else {said}
+    )
     if node.fields.get("nullable") is True:
         found.add("null")
     for it in found:
@@ -171,9 +173,9 @@ class Evaluation:
             return False
         if "pattern" in fields and not self.matches(node, pattern_of(node), value):
             return False
-        if fields.get("format") in FORMATS:
-            if not self.matches(node, FORMATS[fields["format"]], value):
-                return False
+        form = FORMATS.get(str(fields.get("format")))
+        if form is not None and not self.matches(node, form, value):
+            return False
         unwanted = fields.get(Own.NOT_PATTERN)
         return unwanted is None or not self.matches(node, unwanted, value)
 
@@ -199,9 +201,9 @@ class Evaluation:
         if not least <= n <= most or not all(it in value for it in fields.get("required", ())):
             return False
         for key, it in value.items():
-            if "propertyNames" in fields:
-                if not self.follows(key, node.child("propertyNames"), depth):
-                    return False
+            names = [node.child("propertyNames")] if "propertyNames" in fields else []
+            if not all(self.follows(key, x, depth) for x in names):
+                return False
             if not all(self.follows(it, x, depth) for x in self.members_of(node, key)):
                 return False
         return all(

@@ -151,20 +151,21 @@ class Written:
 
     def _said(self, it: Expression) -> str:
         """An expression that ends; empty if only nothing is left of it."""
-        if isinstance(it, Text):
-            return json.dumps(it.text, ensure_ascii=False)
-        if isinstance(it, Terminal):
-            return self._rules.terminal(it.body)
-        if isinstance(it, Rule):
-            return self._rules.same(it.body)
-        if isinstance(it, Ref):
-            return self._name(it.number)
+        if isinstance(it, (Text, Terminal, Rule, Ref)):
+            return self._leaf(it)
         if isinstance(it, Seq):
             return " ".join(filter(None, map(self._said, it.parts)))
         if isinstance(it, AnyOf):
             said = dict.fromkeys(self._said(x) or '""' for x in it.options if _ends(x, self._good))
             return f"({' | '.join(said)})" if len(said) > 1 else next(iter(said))
         return self._repeated(it)
+
+    def _leaf(self, it: Text | Terminal | Rule | Ref) -> str:
+        if isinstance(it, Text):
+            return json.dumps(it.text, ensure_ascii=False)
+        if isinstance(it, Terminal):
+            return self._rules.terminal(it.body)
+        return self._rules.same(it.body) if isinstance(it, Rule) else self._name(it.number)
 
     def _repeated(self, it: Repeat) -> str:
         if it.most == 0 or not _ends(it.part, self._good):

@@ -78,9 +78,7 @@ KEYWORDS: Mapping[str, Keyword] = {
         "other documents, and circles that do not end, are refused",
         "a text",
     ),
-    "$dynamicRef": Keyword(
-        _IN, "as `$ref`; refused if several anchors have the name", "a text"
-    ),
+    "$dynamicRef": Keyword(_IN, "as `$ref`; refused if several anchors have the name", "a text"),
     "$recursiveRef": Keyword(_IN, "as `$ref`", "a text"),
     "$defs": Keyword(_IN, "", "an object of schemas"),
     "definitions": Keyword(_IN, "", "an object of schemas"),
@@ -91,7 +89,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "anyOf": Keyword(_IN, "", "a list of schemas, not empty"),
     "oneOf": Keyword(
         _PART,
-        "exactly, if its schemas exclude each other or their opposites can be said; else as `anyOf`",
+        "exactly if its schemas exclude each other or their opposites can be said; else as `anyOf`",
         "a list of schemas, not empty",
     ),
     "not": Keyword(_PART, "as far as the opposite can be said: see below", "a schema"),
@@ -104,7 +102,8 @@ KEYWORDS: Mapping[str, Keyword] = {
     "exclusiveMaximum": Keyword(_IN, "a number, or true as in draft 4"),
     "multipleOf": Keyword(
         _PART,
-        "up to 4,294,967,295 and 9 decimal places, with bounds within ±2^53",
+        "up to 1,000 without the point, such as 1000, 0.25 and 0.001, with bounds within ±2^53; of a "
+        "greater one, a divisor",
         "a number greater than 0",
     ),
     "minLength": Keyword(_IN, "in characters"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import TypeAlias
 
 from isthmus.model.schemas.arrays import Maker
 from isthmus.model.schemas.document import Node
@@ -26,6 +27,8 @@ _MOST_PATTERNS = 4
 _MOST_COUNTED = 2000
 """Rules that count keys."""
 _ENDLESS = 2**53
+_Member: TypeAlias = "tuple[Expression, bool]"
+"""A key with its value, and whether it must be there."""
 
 
 class Objects:
@@ -123,7 +126,7 @@ class Objects:
 
     # ------------------------------------------------------------------------------- order
 
-    def _inside(self, members: list[tuple[Expression, bool]], other: Expression | None) -> Expression:
+    def _inside(self, members: list[_Member], other: Expression | None) -> Expression:
         n_required = sum(is_required for _, is_required in members)
         endless = other is not None
         if self._most < n_required or (not endless and self._least > len(members)):
@@ -138,62 +141,41 @@ class Objects:
         if (len(members) + 1) * (min(cap, len(members)) + 1) > _MOST_COUNTED:
             self._maker.warn(self._nodes[0], "minProperties and maxProperties are not enforced")
             return self._plain(members, other)
-        return self._counted(members, other, 0, 0)
+        return self._counted(members, other)
 
-    def _plain(self, members: list[tuple[Expression, bool]], other: Expression | None) -> Expression:
+    def _plain(self, members: list[_Member], other: Expression | None) -> Expression:
         """Members in order, any number of which may be left out if they are not required."""
-        tail = EMPTY if other is None else Repeat(seq(COMMA, other))
+        tail = _tail(other, 0, None, True)
         first = next((n for n, it in enumerate(members) if it[1]), None)
         if first is not None:
             before = [maybe(seq(it, COMMA)) for it, _ in members[:first]]
             return seq(*before, members[first][0], *_after(members[first + 1 :]), tail)
-        return self._begun(members, other, 0)
+        begun = _tail(other, 0, None, False)
+        for it, _ in reversed(members):
+            begun = self._maker.rule(any_of([seq(it, tail), begun]))
+            tail = self._maker.rule(seq(maybe(seq(COMMA, it)), tail))
+        return begun
 
-    def _begun(
-        self, members: list[tuple[Expression, bool]], other: Expression | None, at: int
-    ) -> Expression:
-        """Members from `at` on, none of which is required, when nothing is written yet."""
-        tail = EMPTY if other is None else Repeat(seq(COMMA, other))
-        if at == len(members):
-            return EMPTY if other is None else maybe(seq(other, tail))
+    def _counted(self, members: list[_Member], other: Expression | None) -> Expression:
+        """Members in order, as many as there may be together with the others."""
 
-        def rest(start: int) -> Expression:
-            if start == len(members):
-                return tail
-            again = maybe(seq(COMMA, members[start][0]))
-            return self._maker.rule(lambda: seq(again, rest(start + 1)), (self._term, "rest", start))
-
-        def body(start: int) -> Expression:
-            if start == len(members):
-                return EMPTY if other is None else maybe(seq(other, tail))
-            whole = seq(members[start][0], rest(start + 1))
-            return any_of([whole, self._maker.rule(lambda: body(start + 1), (self._term, start + 1))])
-
-        return body(at)
-
-    def _counted(
-        self, members: list[tuple[Expression, bool]], other: Expression | None, at: int, n: int
-    ) -> Expression:
-        """Members from `at` on after `n` that are written."""
-        if at == len(members):
-            least = max(0, self._least - n)
+        def end(n: int) -> Expression:
             most = None if self._most == _ENDLESS else max(0, self._most - n)
-            return _tail(other, least, most, n > 0)
+            return _tail(other, max(0, self._least - n), most, n > 0)
 
-        def body() -> Expression:
+        after = [end(n) for n in range(len(members) + 1)]
+        for at in range(len(members) - 1, -1, -1):
             it, is_required = members[at]
-            comma = [COMMA] if n else []
-            options = []
-            if n < self._most:
-                options.append(seq(*comma, it, self._counted(members, other, at + 1, n + 1)))
-            if not is_required:
-                options.append(self._counted(members, other, at + 1, n))
-            return any_of(options)
-
-        return self._maker.rule(body, (self._term, "counted", at, n))
+            before = []
+            for n in range(at + 1):
+                options = [seq(*([COMMA] if n else []), it, after[n + 1])] if n < self._most else []
+                options += [] if is_required else [after[n]]
+                before.append(self._maker.rule(any_of(options)))
+            after = before
+        return after[0]
 
 
-def _after(members: list[tuple[Expression, bool]]) -> list[Expression]:
+def _after(members: list[_Member]) -> list[Expression]:
     said = ((seq(COMMA, it), is_required) for it, is_required in members)
     return [it if is_required else maybe(it) for it, is_required in said]
 

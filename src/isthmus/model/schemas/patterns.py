@@ -162,22 +162,27 @@ class _Reader:
             raise PatternError(r"a \ at the end")
         if char in _CLASSES:
             return _CLASSES[char] if in_class else f"[{_CLASSES[char]}]"
-        if char in _CONTROLS and not self._text[self.at : self.at + 1].isdecimal():
-            return _CONTROLS[char]
-        if char == "b" and in_class:
-            return r"\x08"
         if found := _PROPERTY.match(self._text, self.at - 1):
             self.at = found.end()
             return f"\\{found.group()}"
+        said = self._escaped(char, in_class)
+        if said is None and char.isalnum():
+            raise PatternError(rf"\{char} in a pattern is not supported")
+        return said or _literal(char)
+
+    def _escaped(self, char: str, in_class: bool) -> str | None:
+        """A character that an escape stands for; None if it stands for itself."""
+        if char == "b" and in_class:
+            return r"\x08"
+        if char in _CONTROLS and not self._text[self.at : self.at + 1].isdecimal():
+            return _CONTROLS[char]
         if char == "c" and re.match("[A-Za-z]", self._text[self.at :]):
             self.at += 1
             return f"\\x{ord(self._text[self.at - 1].upper()) - 64:02x}"
         if found := _HEX.match(self._text, self.at - 1):
             self.at = found.end()
             return _literal(self._character(int("".join(filter(None, found.groups())), 16)))
-        if char.isalnum():
-            raise PatternError(rf"\{char} in a pattern is not supported")
-        return _literal(char)
+        return None
 
     def _character(self, code: int) -> str:
         low = re.compile(r"\\u(D[C-F][0-9A-F]{2})", re.IGNORECASE).match(self._text, self.at)

@@ -41,7 +41,8 @@ _PLAIN = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 _FRACTION = r"-?(0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*"
 _EXACT = 2**53
 _MOST_DIGITS = 400
-_MOST_MULTIPLE = 2**32 - 1
+_MOST_MULTIPLE = 1000
+"""Greatest number whose multiples are told from others digit by digit: a state for each rest."""
 _MOST_PLACES = 9
 
 Warn = Callable[[Node, str], None]
@@ -272,9 +273,13 @@ def _multiples(said: _Numbers, warn: Warn) -> Expression:
     least, most = _edges(said)
     if least is not None and most is not None and least > most + 1:
         return NEVER
-    if scaled.denominator != 1 or scaled > _MOST_MULTIPLE or said.values or said.not_whole:
+    if scaled.denominator != 1 or said.values or said.not_whole:
         warn(said.node, "multipleOf is not enforced with what is beside it")
         return _whole(said) if said.is_whole else _real(said)
+    if scaled > _MOST_MULTIPLE:
+        near = next(n for n in range(_MOST_MULTIPLE, 0, -1) if scaled % n == 0)
+        multiple = Fraction(near, 10**places)
+        warn(said.node, f"of multipleOf, multiples of {float(multiple):.9g} are enforced")
     schema: dict[str, Any] = {"type": "integer" if said.is_whole else "number"}
     schema["multipleOf"] = int(multiple) if said.is_whole else float(multiple)
     for name, bound, sign in (("Minimum", said.least, -1), ("Maximum", said.most, 1)):
