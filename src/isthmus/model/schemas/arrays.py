@@ -76,10 +76,12 @@ class Arrays:
             schema = item_of(it.node, index)
             found += [schema] if schema is not None else []
             if "unevaluatedItems" in it.node.fields:
-                beside = [x.node for x in self._term.parts if it.node in x.within or x is it]
+                beside = self._maker.terms.beside(self._term, it)
                 if any("contains" in x.fields for x in beside):
                     self._warn(it.node, "unevaluatedItems is not enforced beside contains")
-                elif all(item_of(x, index) is None for x in beside):
+                elif not self._maker.terms.is_settled(self._term, it, "unevaluatedItems") and all(
+                    item_of(x, index) is None for x in beside
+                ):
                     found.append(it.node.child("unevaluatedItems"))
         return tuple(dict.fromkeys(found))
 

@@ -74,7 +74,7 @@ class Node:
         value, at = self.value, self.at
         for key in keys:
             value, at = value[key], f"{at}/{escaped(str(key))}"
-        return Node(value, at, self.base)
+        return Node(value, at, _base_of(value, self.base))
 
     def made(self, value: Any, keyword: str = "") -> Node:
         """A schema that stands for a part of this one."""
@@ -115,7 +115,7 @@ class Document:
             refuse(node, f"{keyword} is no text")
         if keyword == "$dynamicRef" and self._dynamic.get(reference.partition("#")[2], 0) > 1:
             refuse(node, "a $dynamicRef with several anchors of that name is not supported")
-        uri, fragment = urldefrag(urljoin(node.base, reference))
+        uri, fragment = urldefrag(_joined(node.base, reference))
         shown = printable(reference[:_MOST_SHOWN])
         if not fragment.startswith("/") and f"{uri}#{fragment}" in self._by_uri:
             return self._by_uri[f"{uri}#{fragment}"]
@@ -163,7 +163,7 @@ class Document:
     def _name(self, node: Node) -> None:
         own = node.fields.get("$id", node.fields.get("id"))
         if isinstance(own, str):
-            self._by_uri.setdefault(urljoin(node.base, own).rstrip("#") + "#", node)
+            self._by_uri.setdefault(_joined(node.base, own).rstrip("#") + "#", node)
             if own.startswith("#"):
                 self._by_uri[f"{node.base}{own}"] = node
         if node.at == self.root.at:
@@ -206,10 +206,15 @@ def _base_of(value: Any, base: str) -> str:
     own = value.get("$id", value.get("id"))
     if not isinstance(own, str) or own.startswith("#"):
         return base
+    return urldefrag(_joined(base, own))[0]
+
+
+def _joined(base: str, reference: str) -> str:
+    """A reference as a URI; a URN may be a base for fragments."""
     try:
-        return urldefrag(urljoin(base, own))[0]
+        return base + reference if reference.startswith("#") else urljoin(base, reference)
     except ValueError:
-        return base
+        return reference
 
 
 def _is_old(root: Any) -> bool:

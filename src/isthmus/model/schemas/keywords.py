@@ -89,7 +89,8 @@ KEYWORDS: Mapping[str, Keyword] = {
     "anyOf": Keyword(_IN, "", "a list of schemas, not empty"),
     "oneOf": Keyword(
         _PART,
-        "exactly if its schemas exclude each other or their opposites can be said; else as `anyOf`",
+        "exactly if its schemas exclude each other or have opposites that can be said; else as "
+        "`anyOf`",
         "a list of schemas, not empty",
     ),
     "not": Keyword(_PART, "as far as the opposite can be said: see below", "a schema"),
@@ -131,7 +132,9 @@ KEYWORDS: Mapping[str, Keyword] = {
     "contains": Keyword(_PART, "at least one, without `prefixItems`", "a schema"),
     "minContains": Keyword(_PART, "0 and 1"),
     "maxContains": Keyword(Force.WARNED),
-    "unevaluatedItems": Keyword(Force.WARNED, "", "a schema"),
+    "unevaluatedItems": Keyword(
+        _PART, "as `unevaluatedProperties`, without `contains`", "a schema"
+    ),
     "properties": Keyword(_IN, "written in the schema's order", "an object of schemas"),
     "required": Keyword(_IN, "", "a list of texts"),
     "additionalProperties": Keyword(

@@ -89,7 +89,7 @@ class Negation:
         if "anyOf" in fields:
             yield node.made({"allOf": [{"not": it} for it in fields["anyOf"]]}, "anyOf")
         if "not" in fields:
-            yield node.child("not")
+            yield node.made({"allOf": [fields["not"]]}, "not")
         if "oneOf" in fields:
             yield self._wide(node, "oneOf", True)
         if "if" in fields:

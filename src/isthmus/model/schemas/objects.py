@@ -111,8 +111,9 @@ class Objects:
         for it in self._term.parts:
             found += _own(it.node, matched)
             if "unevaluatedProperties" in it.node.fields:
-                beside = [x.node for x in self._term.parts if it.node in x.within or x is it]
-                if not any(_own(x, matched) for x in beside):
+                beside = self._maker.terms.beside(self._term, it)
+                settled = self._maker.terms.is_settled(self._term, it, "unevaluatedProperties")
+                if not settled and not any(_own(x, matched) for x in beside):
                     found.append(it.node.child("unevaluatedProperties"))
         return tuple(dict.fromkeys(found))
 

@@ -19,13 +19,15 @@ _COUNT = re.compile(r"\{(\d{1,5})(,(\d{0,5}))?\}")
 _NAME = re.compile(r"\?P?<[A-Za-z_]\w*>|\?:")
 _HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z_=]{1,60}\}")
+_SPACE = r"\t\n\x0b\x0c\r\x20\u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}"
+_SPACE += r"\u{3000}\u{feff}"
 _CLASSES = {
     "d": "0-9",
     "w": "A-Za-z0-9_",
-    "s": r"\s",
+    "s": _SPACE,
     "D": "[^0-9]",
     "W": "[^A-Za-z0-9_]",
-    "S": r"[^\s]",
+    "S": f"[^{_SPACE}]",
 }
 _CONTROLS = {"t": r"\t", "n": r"\n", "r": r"\r", "f": r"\x0c", "v": r"\x0b", "0": r"\x00"}
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~/ ")

@@ -35,6 +35,8 @@ class Placed:
 
     node: Node
     within: tuple[Node, ...]
+    is_opposite: bool = False
+    """Whether it comes from an opposite: then `unevaluated…` takes no notice of it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Terms:
         self._warn = warn
         self.evaluation = Evaluation(document)
         self._negation = Negation(document, warn)
+        self._opposites: set[Node] = set()
         self._known: dict[Conjunction, tuple[Term, ...]] = {}
         self._kept_nodes: dict[tuple[Node, tuple[str, str]], list[tuple[Node, ...]]] = {}
 
@@ -104,11 +107,31 @@ class Terms:
                 continue
             seen.add(node)
             parts.append(placed)
-            inside = (*placed.within, node)
-            pending += [Placed(it, inside) for it in reversed(list(self._applied(node)))]
+            pending += [self._inside(placed, it) for it in reversed(list(self._applied(node)))]
             for options in self._choices(node):
-                choices.append([tuple(Placed(x, inside) for x in it) for it in options])
+                choices.append([tuple(self._inside(placed, x) for x in it) for it in options])
         return tuple(parts)
+
+    def _inside(self, placed: Placed, node: Node) -> Placed:
+        is_opposite = placed.is_opposite or node in self._opposites
+        return Placed(node, (*placed.within, placed.node), is_opposite)
+
+    def beside(self, term: Term, one: Placed) -> list[Node]:
+        """The schemas of a term whose properties and items count for `unevaluated…` of one."""
+        return [
+            it.node
+            for it in term.parts
+            if (one.node in it.within or it is one) and not it.is_opposite
+        ]
+
+    def is_settled(self, term: Term, one: Placed, keyword: str) -> bool:
+        """Whether a schema inside of one says what becomes of all that is unevaluated."""
+        return any(x is not one.node and keyword in x.fields for x in self.beside(term, one))
+
+    def _opposite_of(self, node: Node) -> list[Node]:
+        found = self._negation.of(node)
+        self._opposites.update(found)
+        return found
 
     def _applied(self, node: Node) -> Iterator[Node]:
         """Schemas that hold with one."""
@@ -126,9 +149,9 @@ class Terms:
         if "oneOf" in fields:
             yield self._one_of(node)
         if "not" in fields:
-            yield [(it,) for it in self._negation.of(node.child("not"))]
+            yield [(it,) for it in self._opposite_of(node.child("not"))]
         if "if" in fields and ("then" in fields or "else" in fields):
-            unless = self._negation.of(node.child("if"))
+            unless = self._opposite_of(node.child("if"))
             then = (node.child("then"),) if "then" in fields else ()
             other = (node.child("else"),) if "else" in fields else ()
             yield [(node.child("if"), *then), *((it, *other) for it in unless)]
@@ -252,8 +275,9 @@ class Terms:
         for it in term.parts:
             found += self.evaluation.members_of(it.node, key)
             if "unevaluatedProperties" in it.node.fields:
-                beside = [x.node for x in term.parts if it.node in x.within or x is it]
-                if not any(self.evaluation.members_of(x, key) for x in beside):
+                beside = self.beside(term, it)
+                settled = self.is_settled(term, it, "unevaluatedProperties")
+                if not settled and not any(self.evaluation.members_of(x, key) for x in beside):
                     found.append(it.node.child("unevaluatedProperties"))
         return tuple(dict.fromkeys(found))
 
