@@ -12,9 +12,24 @@ from dataclasses import dataclass
 
 from isthmus.errors import GrammarError
 from isthmus.model.schemas.compiler import Compiler
+from isthmus.model.schemas.objects import Member, members_of
 from isthmus.model.schemas.rules import LARGE_NBYTES, Rules
 
-__all__ = ["Compiler", "Prepared", "Rules", "prepared"]
+__all__ = [
+    "Compiler",
+    "Conjunction",
+    "Member",
+    "Prepared",
+    "Rules",
+    "Strings",
+    "Term",
+    "members_of",
+    "prepared",
+    "strings_of",
+]
+
+from isthmus.model.schemas.scalars import Strings, strings_of
+from isthmus.model.schemas.terms import Conjunction, Term
 
 
 @dataclass(frozen=True)

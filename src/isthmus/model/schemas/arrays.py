@@ -24,6 +24,8 @@ _MOST_UNIQUE = 8
 _MOST_PLACES = 32
 """Items among which one is looked for that `contains` wants."""
 _ENDLESS = 2**53
+EQUAL_ITEMS: frozenset[object] = frozenset(("items", "minItems", "maxItems"))
+"""Keywords of arrays whose items are all alike, if `items` is no list."""
 
 
 class Maker(Protocol):
@@ -57,6 +59,12 @@ class Arrays:
             if any(type_of(x) == "array" for x in it.node.fields.get(Own.NOT_VALUES, ())):
                 self._warn(it.node, "arrays that are not wanted cannot be left out")
         return seq(Text("["), self._inside(), Text("]"))
+
+    def equal(self) -> tuple[Conjunction, int, int | None] | None:
+        """The schemas of each item, and how many there may be; None if there can be none."""
+        if self._n_prefix or (self._most is not None and self._least > self._most):
+            return None
+        return self._item(0), self._least, self._most
 
     def _inside(self) -> Expression:
         if self._most == 0:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from isthmus.errors import GrammarError
-from isthmus.model.schemas.arrays import Arrays
+from isthmus.model.schemas.arrays import EQUAL_ITEMS, Arrays
 from isthmus.model.schemas.document import Document, Node, refuse
 from isthmus.model.schemas.evaluation import TYPES, Own
 from isthmus.model.schemas.expression import (
@@ -23,17 +23,12 @@ from isthmus.model.schemas.expression import (
     Written,
     any_of,
 )
-from isthmus.model.schemas.keywords import KEYWORDS, Force
 from isthmus.model.schemas.objects import Objects
 from isthmus.model.schemas.rules import Rules
 from isthmus.model.schemas.scalars import json_rule, literal, number_of_term, string_of
 from isthmus.model.schemas.terms import Conjunction, Term, Terms
 
 _MOST_WARNINGS = 32
-_PLAIN = {"type", "nullable", "$ref", "$dynamicRef", "$recursiveRef", "$defs", "definitions"}
-_PLAIN |= {"$id", "$anchor", "$schema", "allOf", "anyOf", "oneOf"}
-"""Keywords that say no more of a term, once it is one."""
-_SAYING = {it for it, row in KEYWORDS.items() if row.force is not Force.ANNOTATION} - _PLAIN
 
 
 class Compiler:
@@ -44,6 +39,7 @@ class Compiler:
         self._rules = rules
         self._warnings: dict[str, None] = {}
         self._bodies: dict[int, Expression] = {}
+        self._writer = Written(rules, self._bodies)
         self._numbers: dict[Conjunction, int] = {}
         self._n_numbers = 0
         self._waiting: list[tuple[int, Conjunction]] = []
@@ -63,14 +59,21 @@ class Compiler:
         if len(self._warnings) < _MOST_WARNINGS:
             self._warnings[f"{node.at}: {said}"] = None
 
-    def add(self, *keys: str) -> str:
-        """The rule of the schema at these keys. GrammarError, which tells where."""
-        node = self._document.root.child(*keys)
+    @property
+    def start(self) -> Conjunction:
+        """The whole schema."""
+        return (self._document.root,)
+
+    def add(self, together: Conjunction | None = None) -> str:
+        """The rule of schemas that hold together, or of the whole one. GrammarError, which tells
+        where."""
+        together = self.start if together is None else together
+        node = (*together, self._document.root)[0]
         try:
-            start = self.ref((node,))
+            start = self.ref(together)
             while self._waiting:
-                number, together = self._waiting.pop()
-                self._bodies[number] = self._body(together)
+                number, each = self._waiting.pop()
+                self._bodies[number] = self._body(each)
             written = self._written(start)
         except RecursionError:
             refuse(node, "schemas are nested too deeply")
@@ -78,14 +81,24 @@ class Compiler:
             refuse(node, "no value follows the schema, or none that ends")
         return written
 
+    @staticmethod
+    def plain(together: Conjunction) -> Conjunction:
+        """Schemas without those that say nothing."""
+        return tuple(dict.fromkeys(it for it in together if it.value is not True))
+
+    def equal_items(self, term: Term) -> tuple[Conjunction, int, int | None] | None:
+        """The schemas of each item of arrays, and how many there may be; None if items are not
+        alike, or more is said of them."""
+        return Arrays(self, term).equal() if term.says <= EQUAL_ITEMS else None
+
     def _written(self, start: Expression) -> str | None:
         if not isinstance(start, Ref):
             return self._rules.same(getattr(start, "body", '""'))
-        return Written(self._rules, self._bodies).write(start.number)
+        return self._writer.write(start.number)
 
     def ref(self, together: Conjunction) -> Expression:
         """The rule of schemas that hold together."""
-        together = tuple(dict.fromkeys(it for it in together if it.value is not True))
+        together = self.plain(together)
         if not together:
             return json_rule({})
         if together not in self._numbers:
@@ -116,7 +129,7 @@ class Compiler:
                 if {"unevaluatedProperties", "unevaluatedItems"} & set(it.node.fields):
                     self.warn(it.node, "unevaluated… is not enforced for listed values")
             return [literal(node, it) for it in term.values]
-        said = {key for it in term.parts for key in it.node.fields if _says(key)}
+        said = term.says
         if not said and term.types == set(TYPES) and not term.is_whole:
             return [json_rule({})]
         return [self._of_type(kind, term, bool(said)) for kind in TYPES if kind in term.types]
@@ -139,7 +152,3 @@ class Compiler:
     def _is_unwanted(term: Term, value: bool | None) -> bool:
         unwanted = (x for it in term.parts for x in it.node.fields.get(Own.NOT_VALUES, ()))
         return any(it is value for it in unwanted)
-
-
-def _says(key: object) -> bool:
-    return isinstance(key, Own) or key in _SAYING

@@ -128,13 +128,14 @@ class Written:
 
     def __init__(self, rules: Rules, bodies: Mapping[int, Expression]) -> None:
         self._rules, self._bodies = rules, bodies
-        self._good = ending(bodies)
+        self._good: set[int] = set()
         self._names: dict[int, str] = {}
         self._waiting: list[int] = []
 
     def write(self, number: int) -> str | None:
         """The name of a rule, after it and all that it refers to are written; None if it has no
         text."""
+        self._good = ending(self._bodies)
         if number not in self._good:
             return None
         name = self._name(number)

@@ -103,8 +103,8 @@ KEYWORDS: Mapping[str, Keyword] = {
     "exclusiveMaximum": Keyword(_IN, "a number, or true as in draft 4"),
     "multipleOf": Keyword(
         _PART,
-        "up to 1,000 without the point, such as 1000, 0.25 and 0.001, with bounds within ±2^53; of a "
-        "greater one, a divisor",
+        "up to 1,000 without the point, such as 1000, 0.25 and 0.001, with bounds within ±2^53; "
+        "of a greater one, a divisor",
         "a number greater than 0",
     ),
     "minLength": Keyword(_IN, "in characters"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
@@ -55,6 +56,17 @@ class Objects:
             return NEVER
         good = [(it, key in self._required) for key, it in members if it is not None]
         return seq(Text("{"), self._inside(good, self._others()), Text("}"))
+
+    def members(self) -> list[Member] | None:
+        """Named keys that may have a value; None if one must be there and has none."""
+        found = []
+        for key in self._keys:
+            together = self._maker.terms.member(self._term, key)
+            if self._maker.terms.of(tuple(it for it in together if it.value is not True)):
+                found.append(Member(key, together, key in self._required))
+            elif key in self._required:
+                return None
+        return found
 
     def _named(self) -> list[str]:
         keys: dict[str, None] = {}
@@ -200,3 +212,26 @@ def _own(node: Node, matched: set[str]) -> list[Node]:
     if not found and "additionalProperties" in node.fields:
         found.append(node.child("additionalProperties"))
     return found
+
+
+@dataclass(frozen=True)
+class Member:
+    """A key of an object, for notations that are not JSON."""
+
+    key: str
+    together: Conjunction
+    """The schemas of its value."""
+    is_required: bool
+
+
+_MEMBERS: frozenset[object] = frozenset(
+    ("properties", "required", "additionalProperties", "unevaluatedProperties")
+)
+
+
+def members_of(maker: Maker, term: Term) -> list[Member] | None:
+    """The named keys of a term's objects; None if more is said of them. What is not named is left
+    out."""
+    if term.values is not None or not term.says <= _MEMBERS:
+        return None
+    return Objects(maker, term).members()

@@ -14,15 +14,21 @@ from isthmus.model.schemas.document import Document, Node, refuse
 from isthmus.model.schemas.evaluation import (
     TYPES,
     Evaluation,
+    Own,
     key_of,
     type_of,
     types_of,
 )
+from isthmus.model.schemas.keywords import KEYWORDS, Force
 from isthmus.model.schemas.negation import Negation
 
 Conjunction: TypeAlias = "tuple[Node, ...]"
 """Schemas that hold together."""
 _Option: TypeAlias = "tuple[Placed, ...]"
+_PLAIN = {"type", "nullable", "$ref", "$dynamicRef", "$recursiveRef", "$defs", "definitions"}
+_PLAIN |= {"$id", "$anchor", "$schema", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"}
+"""Keywords that say no more of a term, once it is one."""
+_SAYING = {it for it, row in KEYWORDS.items() if row.force is not Force.ANNOTATION} - _PLAIN
 _MOST_OPPOSITES = 12
 """Alternatives of one opposite, beyond which overlapping schemas of `oneOf` are named instead."""
 _MOST_CHECKED = 60
@@ -50,6 +56,11 @@ class Term:
     """Whether numbers must be whole."""
     values: tuple[Any, ...] | None
     """All values that there are, if `const` or `enum` lists them."""
+
+    @property
+    def says(self) -> frozenset[object]:
+        """The keywords that say more of a value than its types."""
+        return frozenset(key for it in self.parts for key in it.node.fields if _says(key))
 
 
 class Terms:
@@ -285,3 +296,7 @@ class Terms:
 def required_of(term: Term) -> dict[str, None]:
     """Keys that an object of a term must have, in order."""
     return {key: None for it in term.parts for key in it.node.fields.get("required", ())}
+
+
+def _says(key: object) -> bool:
+    return isinstance(key, Own) or key in _SAYING
