@@ -7,7 +7,7 @@ generator. After `SHORT` bytes, what closes the text is preferred.
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import jsonschema
@@ -63,7 +63,14 @@ def walk(matcher: llguidance.LLMatcher, rng: np.random.Generator) -> str | None:
 
 def exact(text: str) -> Any:
     """JSON whose numbers are as they were written."""
-    return json.loads(text, parse_float=Decimal)
+    return json.loads(text, parse_float=_number)
+
+
+def _number(text: str) -> Decimal | float:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent of many digits
+        return float(text)
 
 
 def validator_of(schema: Any) -> Any:

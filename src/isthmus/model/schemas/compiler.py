@@ -25,7 +25,7 @@ from isthmus.model.schemas.expression import (
 )
 from isthmus.model.schemas.objects import Objects
 from isthmus.model.schemas.rules import Rules
-from isthmus.model.schemas.scalars import json_rule, literal, number_of_term, string_of
+from isthmus.model.schemas.scalars import json_rule, listed, number_of_term, string_of
 from isthmus.model.schemas.terms import Conjunction, Term, Terms
 
 _MOST_WARNINGS = 32
@@ -128,7 +128,7 @@ class Compiler:
             for it in term.parts:
                 if {"unevaluatedProperties", "unevaluatedItems"} & set(it.node.fields):
                     self.warn(it.node, "unevaluated… is not enforced for listed values")
-            return [literal(node, it) for it in term.values]
+            return listed(node, term.values)
         said = term.says
         if not said and term.types == set(TYPES) and not term.is_whole:
             return [json_rule({})]

@@ -92,6 +92,7 @@ class Evaluation:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._matching = Matching()
+        self._listed: dict[tuple[Node, str | Own], frozenset[str]] = {}
 
     def follows(self, value: Any, node: Node, depth: int = 0) -> bool:
         """Whether a value follows a schema, but for `unevaluated…`, which are left out."""
@@ -120,9 +121,19 @@ class Evaluation:
             return False
         if "const" in fields and key_of(value) != key_of(fields["const"]):
             return False
-        if "enum" in fields and key_of(value) not in {key_of(it) for it in fields["enum"]}:
+        if "enum" in fields and key_of(value) not in self._keys_of(node, "enum"):
             return False
-        return key_of(value) not in {key_of(it) for it in fields.get(Own.NOT_VALUES, ())}
+        return Own.NOT_VALUES not in fields or key_of(value) not in self._keys_of(
+            node, Own.NOT_VALUES
+        )
+
+    def _keys_of(self, node: Node, keyword: str | Own) -> frozenset[str]:
+        """The values that a keyword lists."""
+        if (node, keyword) not in self._listed:
+            values = node.fields[keyword]
+            self._document.spend(node, len(values))
+            self._listed[node, keyword] = frozenset(map(key_of, values))
+        return self._listed[node, keyword]
 
     def _fits_others(self, value: Any, node: Node, depth: int) -> bool:
         def of(keyword: str) -> list[bool]:

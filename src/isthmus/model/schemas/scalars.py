@@ -67,6 +67,16 @@ def literal(node: Node, value: Any) -> Expression:
     return Text(json.dumps(value))
 
 
+def listed(node: Node, values: Sequence[Any]) -> list[Expression]:
+    """Values as alternatives; those that are no lists or objects are one terminal."""
+    said = [literal(node, it) for it in values]
+    words = [it for it in said if isinstance(it, Text)]
+    rest = [it for it in said if not isinstance(it, Text)]
+    if len(words) < 2:
+        return [*words, *rest]
+    return [Terminal(" | ".join(json.dumps(x.text, ensure_ascii=False) for x in words)), *rest]
+
+
 def quoted(node: Node, text: str) -> Text:
     """A text in quotes. GrammarError if UTF-8 cannot have it."""
     try:

@@ -170,7 +170,7 @@ class Terms:
             for key, wanted in fields.get(keyword, {}).items():
                 more = {"required": wanted} if isinstance(wanted, list) else wanted
                 absent = {"properties": {key: False}}
-                both = {"required": [key], "allOf": [more]}
+                both = {"properties": {key: True}, "required": [key], "allOf": [more]}
                 yield self._kept(node, (keyword, key), [absent, both])
 
     def _kept(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -49,8 +49,14 @@ class Entry:
     began: float = field(default_factory=time.monotonic)
     shape: Shape | None = None
     """How errors are told; None for OpenAI's shape."""
+    warnings: dict[str, None] = field(default_factory=dict)
+    """What the answer warns of, in order, for its header."""
     prompts: set[int] = field(default_factory=set)
     """The `id` of each prompt that is counted already."""
+
+    def warn(self, said: Iterable[str]) -> None:
+        """Has the answer's header tell these sentences too."""
+        self.warnings |= dict.fromkeys(said)
 
     @staticmethod
     def of(scope: MutableMapping[str, Any]) -> Entry:

@@ -16,6 +16,7 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer, chosen
 from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.entry import current
 from isthmus.server.http.events import LINES
 from isthmus.server.http.texts import most_nbytes
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
@@ -125,8 +126,10 @@ class Ollama:
             ),
         )
         wanted = generate_wanted(asked, completer.n_ctx)
-        await self._writer.require_grammar(model, wanted.grammar)
-        return Prepared(name, completer, self._writer.request(completer, prompt, wanted))
+        said = await self._writer.require_grammar(model, wanted.grammar)
+        current().warn(said)
+        request = self._writer.request(completer, prompt, wanted)
+        return Prepared(name, completer, request, warnings=said)
 
 
 def _loaded(model: str, body: dict[str, object]) -> dict[str, object]:

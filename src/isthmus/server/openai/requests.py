@@ -67,6 +67,7 @@ class JsonSchema(Struct, kw_only=True):
 
     name: str = ""
     schema: dict[str, Any] = {}
+    strict: bool | None = None
 
 
 class ResponseFormat(Struct, kw_only=True):
@@ -82,6 +83,7 @@ class Function(Struct, kw_only=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(Struct, kw_only=True):

@@ -32,13 +32,19 @@ def wanted_of(asked: ChatRequest) -> Wanted:
     return Wanted(
         messages=tuple(map(message_of, asked.messages)),
         tools=tuple(
-            Tool(it.function.name, it.function.description, it.function.parameters)
+            Tool(
+                it.function.name,
+                it.function.description,
+                it.function.parameters,
+                it.function.strict is True,
+            )
             for it in asked.tools or ()
         ),
         tool_choice=choice,
         tool=tool,
         parallel=asked.parallel_tool_calls is not False,
         grammar=_grammar_of(asked),
+        strict=_is_strict(asked.response_format),
         sampling=sampling_of(asked),
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         stop=stops_of(asked),
@@ -117,6 +123,10 @@ def _grammar_of(asked: ChatRequest) -> tuple[GrammarKind, str] | None:
     if schema is not None:
         raise SettingsError("give grammar or response_format: not both")
     return GrammarKind.GBNF, asked.grammar
+
+
+def _is_strict(it: ResponseFormat | None) -> bool:
+    return it is not None and it.json_schema is not None and it.json_schema.strict is True
 
 
 def _schema_of(it: ResponseFormat) -> dict[str, Any] | None:

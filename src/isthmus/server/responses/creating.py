@@ -102,6 +102,7 @@ class Creating:
         """What is asked, ready to be computed. Raises as `Writer.prepare`."""
         require_sensible(asked)
         basis, own, plan = await self.planned(asked)
+        current().warn(plan.warnings)
         prepared = await self._writer.prepare(http, asked.model, plan.wanted)
         if asked.store is not False:
             self._room.require(current().owner)
