@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
-from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict, Union
+from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
 from uuid import UUID
 
 import pydantic
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, RootModel, TypeAdapter
+from typing_extensions import TypedDict
 
 
 class Colour(Enum):
