@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import SettingsError
+from isthmus.errors import GrammarError, SettingsError
 from isthmus.model import grammar_source
 from isthmus.model.forms import PLAIN, Form, Reasoning, Thought
 from isthmus.model.forms.thought_forms import THOUGHTS
+from isthmus.model.schemas.patterns import Bytes
 from tests.unit.forms_text import BARE, FORMS, WRITERS, Call, called, in_pieces, whole
 
 SCHEMA: dict[str, Any] = {
@@ -55,12 +56,12 @@ THINK = Thought("<think>", "</think>")
 
 def complaint(kind: GrammarKind, source: str) -> str:
     job = json.dumps({"kind": kind.name.lower(), "source": source}).encode()
-    return json.loads(grammar_source.try_out(job))
+    return json.loads(grammar_source.try_out(job))["problem"]
 
 
 @cache
 def vocabulary() -> llguidance.LLTokenizer:
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(grammar_source._Bytes()), n_vocab=257)
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()), n_vocab=257)
 
 
 def matcher(grammar: tuple[GrammarKind, str]) -> llguidance.LLMatcher:
@@ -283,7 +284,7 @@ def test_a_schema_that_is_too_deep_is_refused() -> None:
     for _ in range(2000):
         schema = {"type": "object", "properties": {"a": schema}}
     for name in ("hermes", "gemma4", "glm", "lfm2", "harmony", "kimi-k2"):
-        with pytest.raises(SettingsError, match="too deeply"):
+        with pytest.raises(GrammarError, match="deep"):
             FORMS[name].grammar([{"name": "f", "parameters": schema}])
 
 
@@ -295,7 +296,7 @@ def test_schemas_that_refer_to_large_ones_in_many_places_are_refused() -> None:
         "$defs": {"large": large},
     }
     for name in ("glm", "lfm2"):
-        with pytest.raises(SettingsError, match="too large"):
+        with pytest.raises(GrammarError, match="too large"):
             FORMS[name].grammar([{"name": "f", "parameters": schema}])
 
 

@@ -15,6 +15,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,23 +29,30 @@ from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import GrammarError, LimitExceeded, ModelUnsupported
 from isthmus.model import grammar_source
 from isthmus.model.checks import nothing
-from isthmus.model.grammar_source import compile_source, complaint, parser_limits, shortened
+from isthmus.model.grammar_source import compile_source, complaint, parser_limits
 from isthmus.trial import Ending, TrialLimits, try_out
 
 if TYPE_CHECKING:
     from isthmus.model.model import Model
     from isthmus.model.tokenizer import Tokenizer
 
-_TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20)
+_TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20, result_nbytes=2 << 20)
 """An eighth of the stack that a thread of the host has: what fits there fits here."""
 _MOST_KNOWN = 256
+_MOST_KEPT = 16 << 20
+"""Characters of all that is known of sources."""
 
 
 class Grammar:
     """See the module. Made by `Grammars.open`; used by one thread at a time."""
 
     def __init__(
-        self, grammars: Grammars, kind: GrammarKind, source: str, tokens: Sequence[int] = ()
+        self,
+        grammars: Grammars,
+        kind: GrammarKind,
+        source: str,
+        tried: Tried,
+        tokens: Sequence[int],
     ) -> None:
         """GrammarError where llguidance takes neither the source nor these tokens."""
         self.model = grammars.model
@@ -52,6 +60,7 @@ class Grammar:
         self.source = source
         self.tokens = array("i", tokens)
         self._grammars = grammars
+        self._tried = tried
         self._matcher: llguidance.LLMatcher | None = self._make()
 
     def mask(self, logits: npt.NDArray[np.float32]) -> int:
@@ -89,7 +98,7 @@ class Grammar:
         return self._matcher
 
     def _make(self) -> llguidance.LLMatcher:
-        matcher = self._grammars.matcher(self.kind, self.source)
+        matcher = self._grammars.matcher(self.kind, self._tried.lark or self.source)
         if matcher.try_consume_tokens(self.tokens.tolist()) != len(self.tokens):
             raise GrammarError("the tokens that it accepted do not follow the grammar")
         self._require_sound(matcher)
@@ -124,18 +133,28 @@ class Grammars:
         `check` is called while it waits and may raise. Raises GrammarError, with the parser's
         message; ModelUnsupported for a model without a tokenizer, or a token that ends a text.
         """
-        self.require(kind, source, check)
-        return Grammar(self, kind, source, tokens)
+        tried = self._tried(kind, source, check)
+        return Grammar(self, kind, source, tried, tokens)
 
-    def require(self, kind: GrammarKind, source: str, check: Callable[[], None] = nothing) -> None:
-        """What `open` raises for such a source, if anything."""
+    def require(
+        self, kind: GrammarKind, source: str, check: Callable[[], None] = nothing
+    ) -> tuple[str, ...]:
+        """Sentences about what of a JSON schema is not enforced. Raises what `open` raises for such
+        a source."""
+        return self._tried(kind, source, check).warnings
+
+    def _tried(self, kind: GrammarKind, source: str, check: Callable[[], None]) -> Tried:
         _ = self.vocabulary
-        if problem := self._trials.complaint(kind, source, check):
-            raise GrammarError(f"the {_shown(kind)} cannot be followed: {problem}")
+        tried = self._trials.outcome(kind, source, check)
+        if tried.problem:
+            raise GrammarError(f"the {_shown(kind)} cannot be followed: {tried.problem}")
+        return tried
 
     def matcher(self, kind: GrammarKind, source: str) -> llguidance.LLMatcher:
-        """A matcher at its beginning, of a source that was tried."""
-        grammar = compile_source(kind.name.lower(), source)
+        """A matcher at its beginning, of a source that was tried. A JSON schema's source is the
+        grammar that it was made into."""
+        name = "lark" if kind is GrammarKind.JSON_SCHEMA else kind.name.lower()
+        grammar = compile_source(name, source)
         return llguidance.LLMatcher(
             self.vocabulary.tokenizer, grammar, log_level=0, limits=parser_limits()
         )
@@ -197,20 +216,37 @@ def _encode(tokenizer: Tokenizer, text: bytes) -> list[int]:
         return []
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of a source that was tried out."""
+
+    problem: str = ""
+    """What is wrong with it; empty where it can be used."""
+    lark: str = ""
+    """The grammar that a JSON schema was made into; empty for every other kind."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what that does not enforce."""
+
+    @property
+    def n_chars(self) -> int:
+        return len(self.problem) + len(self.lark) + sum(map(len, self.warnings))
+
+
 class Trials:
     """Sources that were tried out in a process of their own, and what came of it."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[GrammarKind, bytes], str] = OrderedDict()
+        self._known: OrderedDict[tuple[GrammarKind, bytes], Tried] = OrderedDict()
+        self._n_chars = 0
         self._lock = threading.Lock()
 
-    def complaint(self, kind: GrammarKind, source: str, check: Callable[[], None]) -> str:
-        """What is wrong with a source; empty where it can be used."""
+    def outcome(self, kind: GrammarKind, source: str, check: Callable[[], None]) -> Tried:
+        """What came of a source."""
         data = source.encode(errors="surrogatepass")
         if not source.strip() or "\0" in source:
-            return "it is empty, or has a zero byte in it"
+            return Tried("it is empty, or has a zero byte in it")
         if len(data) > MAX_GRAMMAR_NBYTES:
-            return f"it has {len(data)} bytes; {MAX_GRAMMAR_NBYTES} are allowed"
+            return Tried(f"it has {len(data)} bytes; {MAX_GRAMMAR_NBYTES} are allowed")
         key = (kind, hashlib.sha256(data).digest())
         with self._lock:
             if key in self._known:
@@ -218,22 +254,26 @@ class Trials:
                 return self._known[key]
         found = _try(kind, source, check)
         with self._lock:
-            self._known[key] = found
-            while len(self._known) > _MOST_KNOWN:
-                self._known.popitem(last=False)
+            if key not in self._known:
+                self._known[key] = found
+                self._n_chars += found.n_chars
+            while len(self._known) > _MOST_KNOWN or self._n_chars > _MOST_KEPT:
+                self._n_chars -= self._known.popitem(last=False)[1].n_chars
         return found
 
 
-def _try(kind: GrammarKind, source: str, check: Callable[[], None]) -> str:
+def _try(kind: GrammarKind, source: str, check: Callable[[], None]) -> Tried:
     job = json.dumps({"kind": kind.name.lower(), "source": source}).encode()
     outcome = try_out(Path(grammar_source.__file__), "try_out", job, _TRIAL, check)
     if outcome.ending is Ending.DONE:
-        return shortened(str(json.loads(outcome.result)))
+        found = json.loads(outcome.result)
+        return Tried(found["problem"], found.get("lark", ""), tuple(found.get("warnings", ())))
     if outcome.ending is Ending.BUSY:
         raise GrammarError("the machine is too busy to try the grammar out; try again later")
+    where = "#: " if kind is GrammarKind.JSON_SCHEMA else ""
     if outcome.ending is Ending.OUT_OF_TIME:
-        return f"it takes more than {_TRIAL.cpu_s} s to prepare; make it simpler"
-    return "it is too large, or too deeply nested, to be prepared; make it simpler"
+        return Tried(f"{where}it takes more than {_TRIAL.cpu_s} s to prepare; make it simpler")
+    return Tried(f"{where}it is too large, or too deeply nested, to be prepared; make it simpler")
 
 
 def _shown(kind: GrammarKind) -> str:

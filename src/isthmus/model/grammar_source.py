@@ -5,17 +5,22 @@ stack, which ends the process, and some JSON schemas keep it busy for minutes. S
 not seen before is tried in a process of its own (`try_out`, which `Trials` has run by
 `isthmus.trial`), with little stack, memory and time. What survives there can be opened here.
 
-This file is also what that process runs: it imports nothing of this package.
+JSON schemas are made into grammars by `isthmus.model.schemas`, in that process first.
+
+This file is also what that process runs.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import llguidance
 from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from isthmus.errors import GrammarError
+from isthmus.model.schemas import prepared
+from isthmus.model.schemas.patterns import Bytes
 
 _TRIAL_TEXTS = 4
 _TRIAL_STEPS = 32
@@ -28,9 +33,6 @@ _NO_TEXT = 0xFF
 """Stands for each token that a Lark grammar names by its id, where no vocabulary is known: a byte
 that no text has."""
 
-_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""A small model that may write spaces between any two words writes little else."""
-
 _GBNF_WORD = re.compile(
     r'"(?:\\.|[^"\\])*" | \[(?:\\.|[^\]\\])*\] | \#[^\r\n]* | ::= | \.', re.VERBOSE | re.DOTALL
 )
@@ -38,13 +40,11 @@ _GBNF_CODE_POINT = re.compile(r"(\\\\)|\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})",
 
 
 def compile_source(kind: str, source: str) -> str:
-    """What llguidance makes a matcher of. `kind` is json_schema, gbnf, regex or lark.
+    """What llguidance makes a matcher of. `kind` is gbnf, regex or lark.
 
     ValueError, with the parser's message, where it says at once that the source is none.
     """
     make = llguidance.LLMatcher
-    if kind == "json_schema":
-        return make.grammar_from_json_schema(source, defaults=_COMPACT)
     if kind == "regex":
         return make.grammar_from_regex(source)
     return make.grammar_from_lark(_lark_of_gbnf(source) if kind == "gbnf" else source)
@@ -102,18 +102,6 @@ def _character(code: re.Match[str]) -> str:
 # ---------------------------------------------------------------------------------- the trial
 
 
-class _Bytes:
-    """A vocabulary of all bytes, since a trial knows no model."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    special_token_ids = (256,)
-    tokens = (*(bytes([it]) for it in range(256)), b"<end>")
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
 def _try(kind: str, source: str) -> str:
     """What is wrong with a source; empty where nothing was found."""
     if kind == "lark":
@@ -122,7 +110,7 @@ def _try(kind: str, source: str) -> str:
         grammar = compile_source(kind, source)
     except (ValueError, RuntimeError) as error:
         return shortened(str(error))
-    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), n_vocab=257)
+    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()), n_vocab=257)
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=parser_limits())
     if problem := complaint(matcher):
         return problem
@@ -147,9 +135,18 @@ def _write(matcher: llguidance.LLMatcher, text: int) -> None:
 
 
 def try_out(job: bytes) -> bytes:
-    """Tries a source, {"kind", "source"} as JSON; returns what is wrong with it, as JSON.
+    """Tries a source, {"kind", "source"} as JSON; returns {"problem", "lark", "warnings"}: what is
+    wrong with it, and a JSON schema as a grammar, with what that does not enforce.
 
     What costs too much ends the process.
     """
     found = json.loads(job)
-    return json.dumps(_try(found["kind"], found["source"])).encode()
+    kind, source = found["kind"], found["source"]
+    if kind != "json_schema":
+        return json.dumps({"problem": _try(kind, source)}).encode()
+    try:
+        made = prepared(source)
+    except GrammarError as error:
+        return json.dumps({"problem": shortened(str(error))}).encode()
+    told = {"problem": _try("lark", made.lark), "lark": made.lark, "warnings": made.warnings}
+    return json.dumps(told).encode()

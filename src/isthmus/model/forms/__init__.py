@@ -23,6 +23,7 @@ from isthmus.model.forms.events import (
     joined,
 )
 from isthmus.model.forms.form import Form, opens_thought
+from isthmus.model.forms.lark import SchemaCheck
 from isthmus.model.forms.parser import Parser
 from isthmus.model.forms.table import PLAIN, recognised
 from isthmus.model.forms.thought import Thought
@@ -36,6 +37,7 @@ __all__ = [
     "Form",
     "Parser",
     "Reasoning",
+    "SchemaCheck",
     "Text",
     "Thought",
     "joined",

@@ -83,7 +83,7 @@ class Channels(Calls):
     def grammar(self, lark: Lark, wanted: WantedCalls) -> str | None:
         head = f"{CHANNEL}commentary to=functions."
         calls = [
-            f"{lark.text(f'{head}{it.name} {CONSTRAIN}json{MESSAGE}')} {lark.json(it.parameters)}"
+            f"{lark.text(f'{head}{it.name} {CONSTRAIN}json{MESSAGE}')} {lark.json(it)}"
             for it in wanted.functions
         ]
         call = lark.rule(" | ".join(calls))

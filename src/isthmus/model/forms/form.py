@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import SettingsError
+from isthmus.errors import GrammarError, SettingsError
 from isthmus.model.forms.calls import Calls
-from isthmus.model.forms.lark import Lark, WantedCalls, functions_of
+from isthmus.model.forms.lark import Lark, SchemaCheck, WantedCalls, functions_of
 from isthmus.model.forms.parser import FORCED, FORCED_LIST, UNKNOWN, Parser
 from isthmus.model.forms.thought import Thought
 from isthmus.model.forms.tools import Tools
@@ -67,6 +67,7 @@ class Form:
         in_thought: bool = False,
         may_think: bool = False,
         ids: Mapping[str, int] | None = None,
+        check: SchemaCheck | None = None,
     ) -> tuple[GrammarKind, str]:
         """The kind and source of a grammar whose texts are calls, in this form, of one of the tools
         or the one called `name`, with arguments by their schemas.
@@ -74,10 +75,12 @@ class Form:
         `in_thought`: the thought that the prompt has opened is finished first. `may_think`: a
         thought may come first, if the prompt has opened none. `ids` has the token of each of
         `controls` that is a control token; other markers are spelled. If no grammar says the form,
-        the texts are bare JSON objects, or a list of them. SettingsError if there is no such tool,
-        or schemas are nested too deeply or too large.
+        the texts are bare JSON objects, or a list of them. `check` gets to know what of the schemas
+        is not enforced. SettingsError if there is no such tool; GrammarError if a schema cannot be
+        followed.
         """
-        functions = functions_of(tools, name)
+        check = check or SchemaCheck()
+        functions = functions_of(tools, name, check.strict)
         if not functions:
             raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
         lark, wanted = Lark(ids), WantedCalls(functions, several)
@@ -88,7 +91,8 @@ class Form:
                 lark = Lark(ids)
                 own = (FORCED_LIST if several else FORCED).grammar(lark, wanted)
         except RecursionError:
-            raise SettingsError("the schema of a tool is nested too deeply") from None
+            raise GrammarError("the schema of a tool is nested too deeply") from None
+        check.warnings += lark.warnings()
         if self.thought and (in_thought or may_think):
             rest = f"{lark.free(self.thought.ends)} {lark.text(self.thought.between)}"
             whole = f"{lark.text(self.thought.open_text)} {rest}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from isthmus.model.forms.calls import Calls
-from isthmus.model.forms.lark import Function, Lark, WantedCalls, moved
+from isthmus.model.forms.lark import Function, Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
 from isthmus.model.forms.values import JSON, Sink, read_string, read_value
@@ -94,7 +93,7 @@ class JsonCalls(Calls):
     # ------------------------------------------------------------------------------ grammar
 
     def grammar(self, lark: Lark, wanted: WantedCalls) -> str:
-        call = lark.any_of([lark.json(self._schema(it)) for it in wanted.functions])
+        call = lark.any_of([self._call_rule(lark, it) for it in wanted.functions])
         begin = "" if self.starts_bare else self.opens[0] + self.before
         end = "" if self.starts_bare else self.after + self.closes
         if self.listed:
@@ -103,17 +102,12 @@ class JsonCalls(Calls):
         block = f"{lark.text(begin)} {lark.rule(call)} {lark.text(end)}".strip()
         return lark.repeated(lark.rule(block), self.between, wanted.several)
 
-    def _schema(self, function: Function) -> dict[str, Any]:
-        key = function.name if self.keyed else self.arguments
-        at = "#/properties/" + key.replace("~", "~0").replace("/", "~1")
-        parts: dict[str, Any] = {} if self.keyed else {self.name: {"const": function.name}}
-        parts[key] = moved(function.parameters, at)
-        return {
-            "type": "object",
-            "properties": parts,
-            "required": list(parts),
-            "additionalProperties": False,
-        }
+    def _call_rule(self, lark: Lark, function: Function) -> str:
+        name, arguments = lark.in_json(function.name), lark.json(function)
+        if self.keyed:
+            return lark.rule(f'"{{" {name} ": " {arguments} "}}"')
+        keys = [lark.spelled(json.dumps(it) + ": ") for it in (self.name, self.arguments)]
+        return lark.rule(f'"{{" {keys[0]} {name} ", " {keys[1]} {arguments} "}}"')
 
 
 class _CallReader:

@@ -10,40 +10,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from isthmus.config import MAX_GRAMMAR_NBYTES
-from isthmus.errors import SettingsError
+from isthmus.errors import GrammarError
 from isthmus.model.forms.tools import NAME
+from isthmus.model.schemas import Compiler, Conjunction, Rules
 
-_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
-_CLOSED = {"additionalProperties": False}
-_SHARED = ("$defs", "definitions")
-_DEFINITIONS = ("#/$defs/", "#/definitions/")
+_UNTYPED = frozenset(("type", "$ref", "allOf", "anyOf", "oneOf", "enum", "const"))
+"""Keywords of which one says that arguments are an object, as it has to be."""
+_CLOSED = {"unevaluatedProperties": False}
+_OPEN = ("additionalProperties", "unevaluatedProperties")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Function:
     """A function that may be called."""
 
     name: str
     parameters: Mapping[str, Any]
     """Its JSON schema: an object."""
+    strict: bool = False
+    """Whether a schema that cannot be enforced whole is refused."""
 
-    @property
-    def properties(self) -> dict[str, Any]:
-        """The schema of each parameter, by name."""
-        found = self.parameters.get("properties")
-        return dict(found) if isinstance(found, Mapping) else {}
 
-    @property
-    def required(self) -> set[str]:
-        """Names of the parameters that must be given."""
-        found = self.parameters.get("required")
-        return {str(it) for it in found} if isinstance(found, list) else set()
+@dataclass
+class SchemaCheck:
+    """What becomes of schemas of tools that cannot be enforced whole."""
+
+    strict: frozenset[str] = frozenset()
+    """Names of the tools for which that is an error."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences about what is not enforced."""
 
 
 @dataclass(frozen=True)
@@ -61,58 +61,52 @@ class WantedCalls:
         return all(NAME.fullmatch(it.name) for it in self.functions)
 
 
-def functions_of(tools: Sequence[Mapping[str, Any]], name: str | None) -> tuple[Function, ...]:
-    """The functions among tools, or the one of this name."""
+def functions_of(
+    tools: Sequence[Mapping[str, Any]], name: str | None, strict: Iterable[str] = ()
+) -> tuple[Function, ...]:
+    """The functions among tools, or the one of this name. `strict`: names of those that are."""
     found = [it.get("function", it) for it in tools]
+    names = frozenset(strict)
     return tuple(
-        Function(str(it["name"]), {**_CLOSED, **(it.get("parameters") or _NO_PARAMETERS)})
+        Function(
+            str(it["name"]), _closed(it.get("parameters") or _NO_PARAMETERS), it["name"] in names
+        )
         for it in found
         if name in (None, it["name"])
     )
 
 
-class Lark:
+def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Parameters that are an object, of which no more are given than are named."""
+    more: dict[str, Any] = {} if any(it in parameters for it in _OPEN) else _CLOSED
+    return {**parameters, **more, **({} if "type" in parameters else {"type": "object"})}
+
+
+class Lark(Rules):
     """A grammar that is being written."""
 
     def __init__(self, ids: Mapping[str, int] | None = None) -> None:
         """`ids` has the token of each text that is one control token; others are spelled."""
+        super().__init__()
         self._ids = dict(ids or {})
-        self._rules: list[str] = []
-        self._n_rules = self._n_chars = 0
-        self._of_schema: dict[int, str] = {}
-        """Names of rules, by the identities of the schemas, which outlive the grammar."""
+        self._compilers: dict[Function, Compiler] = {}
         longest = sorted(self._ids, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, longest)) or "(?!)")
 
-    def source(self, start: str) -> str:
-        """The grammar's source, where a text is `start`, an expression."""
-        return "\n".join([f"start: {start}", *self._rules, ""])
+    def compiler(self, function: Function) -> Compiler:
+        """What makes rules of a function's schemas."""
+        if function not in self._compilers:
+            name = f"tool {function.name[:60]}: "
+            self._compilers[function] = Compiler(self, function.parameters, name)
+        return self._compilers[function]
 
-    def rule(self, body: str, attributes: str = "") -> str:
-        """A new rule; returns its name. SettingsError if the grammar becomes larger than one may
-        be: a small schema can refer to a large one in many places."""
-        self._n_rules += 1
-        name = f"r{self._n_rules}"
-        self._add(f"{name}{attributes}: {body}")
-        return name
-
-    def rule_of(self, schema: Mapping[str, Any], body: Callable[[], str | None]) -> str | None:
-        """The rule of a schema, made once, which may refer to itself; None if `body` is."""
-        name = self._of_schema.get(id(schema))
-        if name is None:
-            self._n_rules += 1
-            name = self._of_schema[id(schema)] = f"r{self._n_rules}"
-            said = body()
-            if said is None:
-                return None
-            self._add(f"{name}: {said}")
-        return name
-
-    def _add(self, rule: str) -> None:
-        self._rules.append(rule)
-        self._n_chars += len(rule)
-        if self._n_chars > MAX_GRAMMAR_NBYTES:
-            raise SettingsError("the schemas of the tools are too large for a grammar")
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what of the schemas is not enforced. GrammarError if one of a strict
+        function is not."""
+        for function, compiler in self._compilers.items():
+            if function.strict and compiler.warnings:
+                raise GrammarError(f"strict: {compiler.warnings[0]}")
+        return tuple(said for it in self._compilers.values() for said in it.warnings)
 
     def text(self, literal: str) -> str:
         """A literal, with its control tokens as tokens."""
@@ -126,9 +120,13 @@ class Lark:
         """A text of a caller's, which has no control tokens, whatever it says."""
         return self._quoted(text) or '""'
 
-    def json(self, schema: Mapping[str, Any]) -> str:
-        """A JSON value of a schema."""
-        return self.rule("%json " + json.dumps({**schema, "x-guidance": _LAYOUT}))
+    def in_json(self, text: str) -> str:
+        """A text of a caller's, in JSON's quotes."""
+        return self._quoted(json.dumps(text, ensure_ascii=False))
+
+    def json(self, function: Function, together: Conjunction | None = None) -> str:
+        """The JSON of a function's arguments, or of a part of them."""
+        return self.compiler(function).add(together)
 
     def free(self, end: str, least: int = 0, most: int | None = None) -> str:
         """Any text of so many characters, and `end`, which is not in the text. If there is a
@@ -176,40 +174,3 @@ class Lark:
 def _pattern(literal: str) -> str:
     """A literal as a regular expression between slashes."""
     return re.escape(literal).replace("\\\n", r"\n").replace("/", r"\/")
-
-
-def moved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """A schema whose references hold at another place: `path` is where it is put, `#/…`."""
-
-    def within(it: dict[str, Any]) -> dict[str, Any]:
-        reference = it.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#"):
-            return {**it, "$ref": path + reference[1:]}
-        return it
-
-    found: dict[str, Any] = json.loads(json.dumps(schema), object_hook=within)
-    return found
-
-
-def part(root: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A part of a schema, by itself; None if it refers to more than the root's definitions."""
-    references = _references(schema)
-    if not references:
-        return dict(schema)
-    shared = {key: root[key] for key in _SHARED if key in root}
-    if not all(it.startswith(_DEFINITIONS) for it in references | _references(shared)):
-        return None
-    return {**shared, **schema}
-
-
-def _references(schema: Mapping[str, Any]) -> set[str]:
-    found, waiting = set(), [schema]
-    while waiting:
-        it: Any = waiting.pop()
-        if isinstance(it, Mapping):
-            if isinstance(it.get("$ref"), str):
-                found.add(it["$ref"])
-            waiting += it.values()
-        elif isinstance(it, list):
-            waiting += it
-    return found

@@ -11,7 +11,7 @@ from isthmus.model.forms.lark import Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
 from isthmus.model.forms.tools import NAME
-from isthmus.model.forms.value_grammar import value_in
+from isthmus.model.forms.value_grammar import Values
 from isthmus.model.forms.values import JSON, Notation, read_value
 
 _MOST_NAME = 300
@@ -116,9 +116,7 @@ class NamedCalls(Calls):
             return JsonCalls(opens=(self.call,), listed=True).grammar(lark, wanted)
         calls = []
         for it in wanted.functions:
-            arguments = value_in(self.notation, lark, it.parameters, it.parameters)
-            if arguments is None:
-                return None
+            arguments = Values(self.notation, lark, it).whole()
             calls.append(f"{self._head(lark, it.name)} {arguments}")
         call = lark.rule(f"{lark.any_of(calls)} {lark.text(self.after + self.ends)}".strip())
         begin = lark.text(self.section[0] if self.section else "")

@@ -12,7 +12,7 @@ from isthmus.model.forms.lark import Function, Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Tape
 from isthmus.model.forms.tools import NAME
-from isthmus.model.forms.value_grammar import value_in
+from isthmus.model.forms.value_grammar import Values
 from isthmus.model.forms.values import PYTHON, read_value, word_value
 
 _MOST_NAME = 300
@@ -143,14 +143,15 @@ class PythonCalls(Calls):
         return f"{lark.text(begin + opening)} {block} {lark.text(closing + self.closes)}"
 
     def _call_rule(self, lark: Lark, function: Function) -> str | None:
-        required: list[str] = []
-        optional: list[str] = []
-        for key, schema in function.properties.items():
-            each = schema if isinstance(schema, dict) else {}
-            value = value_in(PYTHON, lark, function.parameters, each)
-            if value is None or not key.isidentifier():
+        values = Values(PYTHON, lark, function)
+        said = []
+        for shape in values.shapes():
+            if shape is None or not all(it.key.isidentifier() for it in shape):
                 return None
-            member = f"{lark.text(f'{key}=')} {value}"
-            (required if key in function.required else optional).append(member)
-        members = lark.members(required, optional, ", ")
-        return lark.rule(f"{lark.text(f'{function.name}(')} {members} {lark.text(')')}")
+            parts: tuple[list[str], list[str]] = ([], [])
+            for it in shape:
+                member = f"{lark.text(f'{it.key}=')} {values.of(it.together)}"
+                parts[0 if it.is_required else 1].append(member)
+            members = lark.members(*parts, ", ")
+            said.append(f"{lark.text(f'{function.name}(')} {members} {lark.text(')')}")
+        return lark.rule(lark.any_of(said))

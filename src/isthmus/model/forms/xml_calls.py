@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.json_calls import JsonCalls
-from isthmus.model.forms.lark import Function, Lark, WantedCalls, part
+from isthmus.model.forms.lark import Function, Lark, WantedCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import SPACES, Reading, Stops, Tape
-from isthmus.model.forms.tools import NAME, type_of, types_in
-from isthmus.model.forms.value_grammar import lengths
-from isthmus.model.forms.values import escaped
+from isthmus.model.forms.tools import NAME, type_of
+from isthmus.model.forms.value_grammar import Values, text_until
+from isthmus.model.forms.values import JSON, escaped
+from isthmus.model.schemas import Compiler, Member, Term
 
 _MOST_NAME = 300
 _KEY = re.compile(r"[^<>\"\n]*")
@@ -164,36 +165,56 @@ class XmlCalls(Calls):
 
     def _call_rule(self, lark: Lark, function: Function) -> str | None:
         head = self.call + function.name + self.name_ends + self.after_name
-        parts = [lark.text(head)]
-        for key, schema in function.properties.items():
-            value = self._parameter_rule(lark, function, key, schema)
-            if value is None:
+        values = Values(JSON, lark, function)
+        said = []
+        for shape in values.shapes():
+            if shape is None or not all(_KEY.fullmatch(it.key) for it in shape):
                 return None
-            parts.append(value if key in function.required else f"({value})?")
-        return lark.rule(" ".join([*parts, lark.text(self.call_ends + self.after_call)]))
+            parts = [lark.text(head)]
+            for it in shape:
+                value = self._parameter_rule(lark, function, values, it)
+                if value is None:
+                    return None
+                parts.append(value if it.is_required else f"({value})?")
+            said.append(" ".join([*parts, lark.text(self.call_ends + self.after_call)]))
+        return lark.rule(lark.any_of(said))
 
     def _parameter_rule(
-        self, lark: Lark, function: Function, key: str, schema: object
+        self, lark: Lark, function: Function, values: Values, it: Member
     ) -> str | None:
-        whole = part(function.parameters, schema if isinstance(schema, dict) else {})
-        if whole is None or not _KEY.fullmatch(key):
-            return None
-        types = types_in(function.parameters, whole)
-        text = "string" in types
+        compiler = lark.compiler(function)
+        terms = compiler.terms.of(compiler.plain(it.together))
+        text = any("string" in x.types for x in terms)
         pad = "\n" if self.padded else ""
-        fits = [it for it, told in self.key_ends if told is BY_SCHEMA or (told == TEXT) == text]
+        fits = [x for x, told in self.key_ends if told is BY_SCHEMA or (told == TEXT) == text]
         begin = f"\n{self.value}" if self.value else pad
-        head = lark.text(self.parameter + key + fits[0] + begin)
+        head = lark.text(self.parameter + it.key + fits[0] + begin)
         end = pad + self.parameter_ends
-        values = whole.get("enum")
-        if text and isinstance(values, list):
-            said = [it if isinstance(it, str) else json.dumps(it) for it in values]
-            value = f"{lark.any_of([lark.spelled(it) for it in said])} {lark.text(end)}"
-        elif text:
-            value = lark.free(end, *lengths(whole))
+        if text:
+            said = [_text(compiler, lark, x, end) for x in terms]
+            if any(x is None for x in said):
+                return None
+            value = lark.any_of(list(dict.fromkeys(x for x in said if x is not None)))
         else:
-            value = f"{lark.json(whole)} {lark.text(end)}"
+            value = f"{values.of(it.together)} {lark.text(end)}"
         return lark.rule(f"{head} {value} {lark.text(self.after_parameter)}".strip())
+
+
+def _text(compiler: Compiler, lark: Lark, term: Term, end: str) -> str | None:
+    """A value that may be a text, in the spelling that a reader takes for what it is."""
+    if term.values is not None and not all(isinstance(it, str) for it in term.values):
+        said = [it if isinstance(it, str) else json.dumps(it) for it in term.values]
+        if any(end in it for it in said):
+            return None
+        return f"{lark.any_of([lark.spelled(it) for it in said])} {lark.text(end)}"
+    if term.types == {"string"} or term.values is not None:
+        return text_until(lark, compiler.warn, term, end)
+    if term.says:
+        node = term.parts[0].node
+        compiler.warn(
+            node, "in this model's form, what may be a text or something else is any text"
+        )
+    return lark.free(end)
 
 
 def converted(text: str, types: frozenset[str]) -> str:

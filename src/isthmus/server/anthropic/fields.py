@@ -105,7 +105,7 @@ TOOL_FIELDS: Table = {
     "input_schema": done(),
     "type": done("`custom` or null"),
     "cache_control": without_effect("see above"),
-    "strict": without_effect("a call that must be made follows its schema in any case"),
+    "strict": done("a call that must be made is refused if its schema cannot be enforced whole"),
     "defer_loading": without_effect("the model is told of every tool at once"),
     "eager_input_streaming": without_effect("input is streamed as it comes in any case"),
     "allowed_callers": without_effect("the model calls tools, and no code does"),

@@ -105,7 +105,7 @@ def _tools(given: Sequence[CustomTool]) -> tuple[Tool, ...]:
     names = Counter(it.name for it in given)
     if twice := next((name for name, n in names.items() if n > 1), None):
         raise HttpError(400, f"two tools have the name {twice!r}", param="tools")
-    return tuple(Tool(it.name, it.description, it.input_schema) for it in given)
+    return tuple(Tool(it.name, it.description, it.input_schema, it.strict is True) for it in given)
 
 
 def _is_parallel(asked: CountRequest) -> bool:

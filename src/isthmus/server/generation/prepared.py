@@ -49,7 +49,8 @@ class Prepared:
     reading: Reading | None = None
     """None if all of the answer is text."""
     warnings: tuple[str, ...] = ()
-    """Sentences about what the model does not get of the conversation, for whoever asked."""
+    """Sentences about what the model does not get of the conversation, and what of a JSON schema is
+    not enforced, for whoever asked."""
 
     def numbered(self, index: int) -> Prepared:
         """This answer as one of several choices: if there is a seed, each has another one."""

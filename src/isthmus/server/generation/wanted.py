@@ -39,6 +39,8 @@ class Tool:
     description: str | None = None
     parameters: Mapping[str, Any] | None = None
     """A JSON schema of an object; None for a function without parameters."""
+    strict: bool = False
+    """Whether a call that must be made is refused if the schema cannot be enforced whole."""
 
     def as_dict(self) -> dict[str, Any]:
         """The tool as chat templates take it, which is as OpenAI's chat completions write it."""
@@ -93,6 +95,8 @@ class Wanted:
     """Whether several tools may be called in one answer."""
     grammar: tuple[GrammarKind, str] | None = None
     """What the answer follows: a kind and its source."""
+    strict: bool = False
+    """Whether an answer is refused if the JSON schema that it follows cannot be enforced whole."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """Tokens of the answer, thoughts included; None for as many as the context has room for."""

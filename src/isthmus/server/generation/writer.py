@@ -17,9 +17,9 @@ from typing import TypeVar
 from starlette.requests import Request as HttpRequest
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import Cancelled, ContextFull, SettingsError
+from isthmus.errors import Cancelled, ContextFull, GrammarError, SettingsError
 from isthmus.model import Model
-from isthmus.model.forms import Form
+from isthmus.model.forms import Form, SchemaCheck
 from isthmus.model.text import RenderedChat
 from isthmus.printable import printable
 from isthmus.server.generation.completer import Completer
@@ -90,8 +90,12 @@ class Writer:
         prepared = await self.texts.of(
             http, lambda check: self._prepared(model, completer, wanted, check)
         )
-        await self.require_grammar(completer.model, prepared.request.grammar)
-        return prepared
+        said = await self.require_grammar(
+            completer.model, prepared.request.grammar, strict=wanted.strict
+        )
+        warnings = (*prepared.warnings, *said)
+        current().warn(warnings)
+        return replace(prepared, warnings=warnings)
 
     async def render(self, http: HttpRequest, model: str, wanted: Wanted) -> RenderedChat:
         """The prompt that a conversation becomes. Raises as `prepare`."""
@@ -102,10 +106,13 @@ class Writer:
         """Tokens of the prompt that a conversation becomes. Raises as `prepare`."""
         return len((await self.render(http, model, wanted)).ids)
 
-    async def require_grammar(self, model: Model, grammar: tuple[GrammarKind, str] | None) -> None:
-        """GrammarError, Overloaded. What one owner has tried keeps no other from trying."""
+    async def require_grammar(
+        self, model: Model, grammar: tuple[GrammarKind, str] | None, *, strict: bool = False
+    ) -> tuple[str, ...]:
+        """Sentences about what of a JSON schema is not enforced. GrammarError, if there is one and
+        it is strict as well; Overloaded. What one owner has tried keeps no other from trying."""
         if grammar is None:
-            return
+            return ()
         gone = threading.Event()
 
         def check() -> None:
@@ -113,11 +120,14 @@ class Writer:
                 raise Cancelled("the caller left")
 
         try:
-            await self._trials.do(
+            said = await self._trials.do(
                 current().owner, partial(model.grammars.require, *grammar, check=check)
             )
         finally:
             gone.set()
+        if strict and said:
+            raise GrammarError(f"the JSON schema is strict and cannot be enforced whole: {said[0]}")
+        return said
 
     def request(
         self,
@@ -153,6 +163,7 @@ class Writer:
         form = completer.form(with_tools=bool(wanted.offered))
         controls = completer.controls(form)
         ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
+        schemas = SchemaCheck(frozenset(it.name for it in wanted.tools if it.strict))
         if wanted.tool_choice is ToolChoice.REQUIRED:
             grammar = form.grammar(
                 [it.as_dict() for it in wanted.tools],
@@ -161,6 +172,7 @@ class Writer:
                 in_thought=in_thought,
                 may_think=True,
                 ids=controls,
+                check=schemas,
             )
         elif in_thought and grammar is not None and form.thought is not None:
             ids = [*ids, *_tokens(completer.model, form.thought.close_text)]
@@ -172,7 +184,8 @@ class Writer:
             rendered=frozenset(controls.values()),
         )
         self._tell_once(name, chat.warnings)
-        return Prepared(name, completer, request, Reading(form, wanted, in_thought), chat.warnings)
+        warnings = (*chat.warnings, *schemas.warnings)
+        return Prepared(name, completer, request, Reading(form, wanted, in_thought), warnings)
 
     def _tell_once(self, name: str, warnings: Sequence[str]) -> None:
         """Logs what a model's template leaves out, the first time that it does."""

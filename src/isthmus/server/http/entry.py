@@ -9,7 +9,7 @@ import contextlib
 import ipaddress
 import re
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -57,8 +57,14 @@ class Entry:
     """How errors are told; None for OpenAI's shape."""
     silent_s: float = 10.0
     """Seconds of silence after which a stream of events says that it goes on."""
+    warnings: dict[str, None] = field(default_factory=dict)
+    """What the answer warns of, in order, for its header."""
     prompts: set[int] = field(default_factory=set)
     """The `id` of each prompt that is counted already."""
+
+    def warn(self, said: Iterable[str]) -> None:
+        """Has the answer's header tell these sentences too."""
+        self.warnings |= dict.fromkeys(said)
 
     @staticmethod
     def of(scope: MutableMapping[str, Any]) -> Entry:

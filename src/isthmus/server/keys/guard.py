@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from isthmus.printable import printable
 from isthmus.server.http.entry import Entry, Shape, begin
 from isthmus.server.http.errors import HttpError, respond_to
 from isthmus.server.http.origins import Origins, answer_preflight, is_preflight
@@ -23,6 +24,8 @@ BRING = "/v1/guests"
 """Takes modules; all other bodies are JSON."""
 FREE = (*OPEN, METRICS)
 """Paths whose requests do not count for their key's limits; those of all APIs do."""
+_MOST_WARNED = 2000
+"""Characters of the header that tells warnings; the body has all of them."""
 _BODY_S = 30.0
 _BODY_PACE = 16_384
 """A body has so many seconds, and one more for each so many bytes that have come."""
@@ -94,8 +97,15 @@ class Guard:
     def _headers(self, entry: Entry, named: list[str]) -> dict[str, str]:
         """What is added to an answer that has headers of these names."""
         left = {} if entry.key is None else self._quotas.headers(entry.key)
-        found = {"x-request-id": entry.id, "request-id": entry.id, **left}
+        warned = {"x-isthmus-warning": in_header(entry.warnings)} if entry.warnings else {}
+        found = {"x-request-id": entry.id, "request-id": entry.id, **warned, **left}
         return {**found, **self._origins.headers(entry.origin, [*named, *found])}
+
+
+def in_header(warnings: Iterable[str]) -> str:
+    """Warnings as one line of printable ASCII, cut where it becomes long for a header."""
+    said = "; ".join(map(printable, warnings)).encode("ascii", "backslashreplace").decode()
+    return said if len(said) <= _MOST_WARNED else said[:_MOST_WARNED] + "..."
 
 
 class _Answer:

@@ -15,11 +15,13 @@ from isthmus.server.generation.infill import begin_of, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
+from isthmus.server.http.entry import current
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import TOKEN_NBYTES, Check, most_nbytes
 from isthmus.server.llamacpp.answer import Answers, Telling
 from isthmus.server.llamacpp.fields import COMPLETION, INFILL
 from isthmus.server.llamacpp.prompts import MOST_PROMPTS, Reader
-from isthmus.server.llamacpp.requests import CompletionRequest, InfillRequest, Sampled, read
+from isthmus.server.llamacpp.requests import CompletionRequest, InfillRequest, Sampled
 from isthmus.server.llamacpp.translate import n_predict, wanted_of
 from isthmus.units import MIB
 
@@ -50,7 +52,7 @@ class Completion:
     async def complete(self, http: HttpRequest) -> Response:
         """A text goes on, as llama.cpp's server tells it."""
         most = most_nbytes(self._writer.n_ctx * MOST_PROMPTS)
-        asked = await read(http, self._writer.texts, _completion, COMPLETION, most)
+        asked = await read_strictly(http, _completion, {"": COMPLETION}, most)
         name, completer = self._completer(asked)
 
         def read_prompts(check: Check) -> _Read:
@@ -62,7 +64,7 @@ class Completion:
 
     async def infill(self, http: HttpRequest) -> Response:
         """A gap in a text is filled, as llama.cpp's server tells it."""
-        asked = await read(http, self._writer.texts, _infill, INFILL, _INFILL_NBYTES)
+        asked = await read_strictly(http, _infill, {"": INFILL}, _INFILL_NBYTES)
         name, completer = self._completer(asked)
         require_infill(completer.model, "model")
 
@@ -81,16 +83,16 @@ class Completion:
     ) -> Response:
         writer, completer = self._writer, self._writer.completer(name)
         found = await writer.texts.of(http, read_all)
-        await writer.require_grammar(completer.model, found.wanted.grammar)
-        most = n_predict(asked)
-        each = []
-        for prompt in found.prompts:
-            request = writer.request(completer, prompt, found.wanted)
-            request = request if most is None else replace(request, max_tokens=most)
-            each.append(Prepared(name, completer, request))
+        said = await writer.require_grammar(completer.model, found.wanted.grammar)
+        warnings = (*found.warnings, *said)
+        current().warn(warnings)
+        each = [
+            Prepared(name, completer, writer.request(completer, prompt, found.wanted))
+            for prompt in found.prompts
+        ]
         n = asked.n_cmpl or asked.n or 1
         numbered = [it.numbered(index) for it in each for index in range(n)]
-        return await Answers(numbered, Telling(asked, found.warnings, found.is_cut)).respond(http)
+        return await Answers(numbered, Telling(asked, warnings, found.is_cut)).respond(http)
 
     def _completer(self, asked: Sampled) -> tuple[str, Completer]:
         name = asked.model or self._writer.first

@@ -26,6 +26,7 @@ _KINDS = {
 _CODES = {
     "context_length_exceeded": "exceed_context_size_error",
     "unsupported": "not_supported_error",
+    "unsupported_parameter": "not_supported_error",
 }
 
 

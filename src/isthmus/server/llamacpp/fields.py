@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from isthmus.server.http.support import Table, done, refused, without_effect
-from isthmus.server.openai.requests import ChatRequest
+from isthmus.server.openai.fields import CHAT, CHAT_TABLES
 
 _MODEL = done("a model of this server; by default the first one")
 _ALONE = "for each token the most probable ones are told as the model has them, before any sampler"
 _SAMPLER = "this server has no such sampler"
-_LATER = "this sampler is not among those of this route"
 
 TOKENIZE: Table = {
     "model": _MODEL,
@@ -43,9 +40,9 @@ _NOTHING_IS_MADE = without_effect("no answer is made")
 APPLY_TEMPLATE: Table = {
     **_TEMPLATE_DONE,
     **{
-        it.encode_name: _NOTHING_IS_MADE
-        for it in msgspec.structs.fields(ChatRequest)
-        if it.encode_name not in _TEMPLATE_DONE
+        name: row if row.is_refused else _NOTHING_IS_MADE
+        for name, row in CHAT.items()
+        if name not in _TEMPLATE_DONE
     },
 }
 """`/apply-template`."""
@@ -72,6 +69,8 @@ COMPLETION: Table = {
     "min_p": done("0.05 by default"),
     "repeat_penalty": done("1 by default"),
     "repeat_last_n": done("64 by default; 0 for no token, -1 for all"),
+    "presence_penalty": done("0 by default; for tokens of the answer"),
+    "frequency_penalty": done("0 by default; for tokens of the answer"),
     "seed": done("-1 and 4294967295, by default, for another one each time"),
     "ignore_eos": done(),
     "logit_bias": done(
@@ -95,18 +94,16 @@ COMPLETION: Table = {
     "timings_per_token": without_effect("`timings` are told at the end"),
     "return_progress": without_effect("a prompt is read in one go"),
     "sse_ping_interval": without_effect("the server's own holds"),
-    "typical_p": refused(_SAMPLER),
-    "top_n_sigma": refused(_SAMPLER),
-    "dynatemp_range": refused(_SAMPLER),
-    "mirostat": refused(_SAMPLER),
-    "xtc_probability": refused(_SAMPLER),
-    "dry_multiplier": refused(_SAMPLER),
-    "adaptive_target": refused(_SAMPLER),
-    "presence_penalty": refused(_LATER),
-    "frequency_penalty": refused(_LATER),
-    "min_keep": refused("samplers keep one token at least"),
-    "post_sampling_probs": refused(_ALONE),
-    "lora": refused("an adapter is a model of its own: name it as `model`"),
+    "typical_p": refused(_SAMPLER, 1),
+    "top_n_sigma": refused(_SAMPLER, -1, 0),
+    "dynatemp_range": refused(_SAMPLER, 0),
+    "mirostat": refused(_SAMPLER, 0),
+    "xtc_probability": refused(_SAMPLER, 0),
+    "dry_multiplier": refused(_SAMPLER, 0),
+    "adaptive_target": refused(_SAMPLER, -1),
+    "min_keep": refused("samplers keep one token at least", 0, 1),
+    "post_sampling_probs": refused(_ALONE, False),
+    "lora": refused("an adapter is a model of its own: name it as `model`", []),
     "dynatemp_exponent": without_effect("belongs to a sampler that is not there"),
     "mirostat_tau": without_effect("the same"),
     "mirostat_eta": without_effect("the same"),
@@ -117,7 +114,7 @@ COMPLETION: Table = {
     "dry_sequence_breakers": without_effect("the same"),
     "adaptive_decay": without_effect("the same"),
 }
-"""`/completion`. What is refused may be given with the value that changes nothing (`NEUTRAL`)."""
+"""`/completion`."""
 
 INFILL: Table = {
     "input_prefix": done("what is before the gap: a text, or a list of texts and ids"),
@@ -128,22 +125,6 @@ INFILL: Table = {
     **{name: row for name, row in COMPLETION.items() if name not in ("prompt", "parse_special")},
 }
 """`/infill`."""
-
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    "typical_p": (1,),
-    "top_n_sigma": (-1, 0),
-    "dynatemp_range": (0,),
-    "mirostat": (0,),
-    "xtc_probability": (0,),
-    "dry_multiplier": (0,),
-    "adaptive_target": (-1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "min_keep": (0, 1),
-    "post_sampling_probs": (False,),
-    "lora": ([],),
-}
-"""Values of fields that are refused otherwise, with which they change nothing."""
 
 RERANK: Table = {
     "model": done("a model that makes embeddings; by default the first one"),
@@ -162,6 +143,8 @@ RERANK: Table = {
 }
 """`/v1/rerank`."""
 
+TEMPLATE_TABLES = {**CHAT_TABLES, "": APPLY_TEMPLATE}
+"""`APPLY_TEMPLATE` and what is in its fields."""
 TABLES = {
     "field of `/completion`": COMPLETION,
     "field of `/infill`, beside those of `/completion`": {

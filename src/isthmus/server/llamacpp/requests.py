@@ -6,21 +6,12 @@ tools/server/README.md.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
-import msgspec
 from msgspec import Meta, Struct
-from starlette.requests import Request as HttpRequest
 
-from isthmus.server.http.endpoint import decode_json, read_body, require_unique_keys
-from isthmus.server.http.errors import HttpError, fault_of
-from isthmus.server.http.support import Support, Table
-from isthmus.server.http.texts import Check, Texts
-from isthmus.server.llamacpp.fields import NEUTRAL
 from isthmus.server.openai.requests import ChatRequest
 
-_T = TypeVar("_T")
 _Id = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Count = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Answers = Annotated[int, Meta(ge=1, le=32)]
@@ -87,6 +78,8 @@ class Sampled(_Body, kw_only=True):
     min_p: _Share | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     repeat_last_n: _Count | None = None
+    presence_penalty: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-100, le=100)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     ignore_eos: bool | None = None
     logit_bias: _Biases | None = None
@@ -107,18 +100,6 @@ class Sampled(_Body, kw_only=True):
     timings_per_token: bool | None = None
     return_progress: bool | None = None
     sse_ping_interval: float | None = None
-    typical_p: float | None = None
-    top_n_sigma: float | None = None
-    dynatemp_range: float | None = None
-    mirostat: int | None = None
-    xtc_probability: float | None = None
-    dry_multiplier: float | None = None
-    adaptive_target: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    min_keep: int | None = None
-    post_sampling_probs: bool | None = None
-    lora: list[Any] | None = None
     dynatemp_exponent: float | None = None
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
@@ -175,51 +156,3 @@ class Which(Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str | None = None
     """By default the first one."""
-
-
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
-
-
-async def read(
-    http: HttpRequest,
-    texts: Texts,
-    decoder: msgspec.json.Decoder[_T],
-    table: Table,
-    most: int | None = None,
-) -> _T:
-    """A request's body, read in a thread. HttpError 400 says where something is wrong, of a field
-    that is not done in the words of its table."""
-    body = await read_body(http, most)
-
-    def decoded(_check: Check) -> _T:
-        try:
-            found = decode_json(body, decoder)
-        except msgspec.ValidationError as error:
-            raise _refusal(error, table) from None
-        require_unique_keys(body)
-        _require_neutral(found, table)
-        return found
-
-    return await texts.of(http, decoded)
-
-
-def _refusal(error: msgspec.ValidationError, table: Table) -> HttpError:
-    text, where = fault_of(error)
-    where = where.removeprefix(".")
-    found = _UNKNOWN.match(text)
-    if found is None or where:
-        return HttpError(400, text, param=where or None)
-    name = found["name"]
-    row = table.get(name)
-    if row is None or row.support is not Support.REFUSED:
-        said = f"there is no field {name[:80]!r} here"
-        return HttpError(400, said, code="unknown_parameter", param=name[:80])
-    return HttpError(400, row.said, code="unsupported", param=name)
-
-
-def _require_neutral(asked: object, table: Table) -> None:
-    """HttpError 400 for a field that is refused and would change something."""
-    for name, values in NEUTRAL.items():
-        value = getattr(asked, name, None)
-        if value is not None and name in table and value not in values:
-            raise HttpError(400, table[name].said, code="unsupported", param=name)

@@ -19,9 +19,10 @@ from starlette.responses import JSONResponse, Response
 from isthmus.server.generation.embedders import MOST_TEXTS, Embedders, ids_of
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.llamacpp.fields import RERANK
 from isthmus.server.llamacpp.replies import Ranked, Ranking
-from isthmus.server.llamacpp.requests import RerankRequest, read
+from isthmus.server.llamacpp.requests import RerankRequest
 
 _PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 _decoder = msgspec.json.Decoder(RerankRequest)
@@ -41,7 +42,7 @@ class Reranking:
     async def rerank(self, http: HttpRequest) -> Response:
         """Documents are put in the order of their nearness to a query."""
         embedders = self._embedders
-        asked = await read(http, embedders.texts, _decoder, RERANK)
+        asked = await read_strictly(http, _decoder, {"": RERANK})
         name = asked.model or embedders.first
         agents = embedders.chosen(name)
         agents.require_able(name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.events import EVENTS
 from isthmus.server.llamacpp.completion import Completion
+from isthmus.server.llamacpp.fields import APPLY_TEMPLATE, COMPLETION, DETOKENIZE, INFILL, TOKENIZE
 from isthmus.server.llamacpp.props import About
 from isthmus.server.llamacpp.replies import (
     CompletionReply,
@@ -30,6 +33,15 @@ from isthmus.server.settings import ServerSettings
 
 class _Endpoint(Endpoint):
     fails = (LlamaError,)
+    tables = MappingProxyType(
+        {
+            CompletionRequest: COMPLETION,
+            InfillRequest: INFILL,
+            TokenizeRequest: TOKENIZE,
+            DetokenizeRequest: DETOKENIZE,
+            TemplateRequest: APPLY_TEMPLATE,
+        }
+    )
 
 
 class LlamaCpp:

@@ -10,15 +10,15 @@ from isthmus.model import Tokenizer
 from isthmus.server.generation.writer import Writer, chosen
 from isthmus.server.http.endpoint import as_json
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import Check, most_nbytes
-from isthmus.server.llamacpp.fields import APPLY_TEMPLATE, DETOKENIZE, TOKENIZE
+from isthmus.server.llamacpp.fields import DETOKENIZE, TEMPLATE_TABLES, TOKENIZE
 from isthmus.server.llamacpp.prompts import Reader, require_token
 from isthmus.server.llamacpp.replies import Content, Templated
 from isthmus.server.llamacpp.requests import (
     DetokenizeRequest,
     TemplateRequest,
     TokenizeRequest,
-    read,
 )
 from isthmus.server.openai.translate import wanted_of
 from isthmus.units import MIB
@@ -44,7 +44,7 @@ class Tokens:
     async def tokenize(self, http: HttpRequest) -> Response:
         """A text becomes tokens."""
         texts = self._writer.texts
-        asked = await read(http, texts, _tokenize, TOKENIZE)
+        asked = await read_strictly(http, _tokenize, {"": TOKENIZE})
         tokenizer = self._tokenizer(asked.model)
 
         def answer(check: Check) -> Response:
@@ -57,7 +57,7 @@ class Tokens:
     async def detokenize(self, http: HttpRequest) -> Response:
         """Tokens become a text."""
         texts = self._writer.texts
-        asked = await read(http, texts, _detokenize, DETOKENIZE)
+        asked = await read_strictly(http, _detokenize, {"": DETOKENIZE})
         tokenizer = self._tokenizer(asked.model)
 
         def answer(check: Check) -> Response:
@@ -69,7 +69,7 @@ class Tokens:
     async def apply_template(self, http: HttpRequest) -> Response:
         """A conversation becomes the prompt that a model would read."""
         most = most_nbytes(self._writer.n_ctx)
-        asked = await read(http, self._writer.texts, _template, APPLY_TEMPLATE, most)
+        asked = await read_strictly(http, _template, TEMPLATE_TABLES, most)
         model = asked.model or self._writer.first
         chat = await self._writer.render(http, model, wanted_of(asked))
         told: Templated = {"prompt": chat.text}

@@ -29,7 +29,7 @@ def wanted_of(asked: Sampled, reader: Reader) -> Wanted:
         messages=(),
         grammar=grammar if asked.json_schema is None else schema_grammar(asked.json_schema),
         sampling=_sampling_of(asked, _biases(asked, reader)),
-        max_tokens=None,
+        max_tokens=n_predict(asked),
         stop=tuple(filter(None, stop)),
         logprobs=asked.n_probs or None,
     )
@@ -51,6 +51,8 @@ def settings_of(sampling: Sampling) -> dict[str, Any]:
         "min_p": sampling.min_p,
         "repeat_penalty": sampling.repeat_penalty,
         "repeat_last_n": -1 if sampling.repeat_last_n == _MOST_LAST else sampling.repeat_last_n,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
         "ignore_eos": sampling.ignore_eos,
     }
 
@@ -67,6 +69,8 @@ def _sampling_of(asked: Sampled, biases: dict[str, float]) -> Sampling:
         "top_p": min(top_p, 1.0) if top_p > 0 else 1.0,
         "min_p": _given(asked.min_p, DEFAULTS.min_p),
         "repeat_penalty": _given(asked.repeat_penalty, DEFAULTS.repeat_penalty),
+        "presence_penalty": _given(asked.presence_penalty, 0.0),
+        "frequency_penalty": _given(asked.frequency_penalty, 0.0),
     }
     for name in _unnamed(asked.samplers):
         sampling[name] = getattr(_NONE, name)
@@ -81,12 +85,13 @@ def _sampling_of(asked: Sampled, biases: dict[str, float]) -> Sampling:
 
 _NONE = Sampling()
 """What changes nothing."""
+_PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
 _SAMPLERS = {
     "temperature": ("temperature", "t"),
     "top_k": ("top_k", "top-k", "k"),
     "top_p": ("top_p", "top-p", "nucleus", "p"),
     "min_p": ("min_p", "min-p", "m"),
-    "repeat_penalty": ("penalties", "e"),
+    **dict.fromkeys(_PENALTIES, ("penalties", "e")),
 }
 """Samplers, with what llama.cpp calls them; as a text, each is a letter."""
 

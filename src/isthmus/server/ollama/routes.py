@@ -19,6 +19,7 @@ from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer, chosen
 from isthmus.server.http.endpoint import Endpoint
+from isthmus.server.http.entry import current
 from isthmus.server.http.events import LINES
 from isthmus.server.http.strict import Tables, read_strictly
 from isthmus.server.http.texts import Check, most_nbytes
@@ -185,8 +186,10 @@ class Ollama:
 
         prompt = await self._writer.texts.of(http, ids)
         wanted = generate_wanted(asked)
-        await self._writer.require_grammar(model, wanted.grammar)
-        return Prepared(name, completer, self._writer.request(completer, prompt, wanted))
+        said = await self._writer.require_grammar(model, wanted.grammar)
+        current().warn(said)
+        request = self._writer.request(completer, prompt, wanted)
+        return Prepared(name, completer, request, warnings=said)
 
 
 def _loaded(model: str, body: dict[str, object]) -> dict[str, object]:

@@ -18,6 +18,7 @@ from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
+from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS
 from isthmus.server.http.strict import read_strictly
@@ -70,13 +71,15 @@ class Completions:
         param = "n" if asked.best_of is None else "best_of"
         require_places(completer, len(prompts) * n_made, param)
         wanted = _wanted_of(asked, is_ranked=n_made > n_told)
-        await writer.require_grammar(completer.model, wanted.grammar)
+        said = await writer.require_grammar(completer.model, wanted.grammar)
+        current().warn(said)
         each: list[Prepared] = []
         choices: list[TextChoice] = []
         for prompt in prompts:
             request = writer.request(completer, prompt.ids, wanted)
             scores = bool(asked.echo) and asked.logprobs is not None
-            prepared = Prepared(asked.model, completer, replace(request, scores_prompt=scores))
+            request = replace(request, scores_prompt=scores)
+            prepared = Prepared(asked.model, completer, request, warnings=said)
             for index in range(n_made):
                 each.append(prepared.numbered(index))
                 choices.append(_choice_of(asked, each[-1], prompt))

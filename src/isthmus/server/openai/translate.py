@@ -48,6 +48,7 @@ def wanted_of(asked: ChatRequest) -> Wanted:
         tool=choice.name,
         parallel=asked.parallel_tool_calls is not False,
         grammar=grammar_of(asked, response_format=_format_grammar(asked.response_format)),
+        strict=_is_strict(asked.response_format),
         sampling=sampling_of(asked),
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         stop=stops_of(asked),
@@ -166,7 +167,12 @@ class _Choice(NamedTuple):
 
 def _choice_of(asked: ChatRequest) -> _Choice:
     tools = tuple(
-        Tool(it.function.name, it.function.description, it.function.parameters)
+        Tool(
+            it.function.name,
+            it.function.description,
+            it.function.parameters,
+            it.function.strict is True,
+        )
         for it in asked.tools or ()
     )
     choice = asked.tool_choice
@@ -180,6 +186,10 @@ def _choice_of(asked: ChatRequest) -> _Choice:
         kept = tuple(it for it in tools if it.name in allowed)
         return _Choice(kept, ToolChoice(choice.allowed_tools.mode))
     return _Choice(tools, ToolChoice(choice or "auto"))
+
+
+def _is_strict(it: ResponseFormat | None) -> bool:
+    return it is not None and it.json_schema is not None and it.json_schema.strict is True
 
 
 def _format_grammar(it: ResponseFormat | None) -> tuple[GrammarKind, str] | None:

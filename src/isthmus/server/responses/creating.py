@@ -104,6 +104,7 @@ class Creating:
         if asked.store is not False:
             await self._archive.shelf.disk.require(current().key)
         basis, own, plan = await self.planned(asked)
+        current().warn(plan.warnings)
         prepared = await self._writer.prepare(http, asked.model, plan.wanted)
         if asked.store is not False:
             self._room.require(current().owner)

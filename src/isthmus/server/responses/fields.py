@@ -83,7 +83,10 @@ ITEMS: Table = {
 """By `type`. All other items, images, audio and files are refused."""
 
 TOOLS: Table = {
-    "function": done("`strict` or not: if a call is required, its arguments follow the schema"),
+    "function": done(
+        "if a call is required, its arguments follow the schema; with `strict`, one that cannot be "
+        "enforced whole is refused"
+    ),
     "custom": done(
         "a function with one text, `input`; a grammar is told to the model, and enforced if "
         "`tool_choice` names the tool"

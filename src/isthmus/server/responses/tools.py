@@ -72,6 +72,7 @@ class _Function(Struct, kw_only=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class _Format(Struct, kw_only=True):
@@ -135,7 +136,8 @@ class _Gathered:
                 self.add(tool, f"{where}.tools[{n}]", found.name)
 
     def _function(self, it: _Function, where: str, namespace: str | None) -> None:
-        tool = Tool(flat_name(it.name, namespace), it.description, it.parameters)
+        name, is_strict = flat_name(it.name, namespace), it.strict is True
+        tool = Tool(name, it.description, it.parameters, is_strict)
         self._put(tool, Origin(it.name, namespace), where)
 
     def _custom(self, it: _Custom, where: str, namespace: str | None) -> None:

@@ -94,6 +94,7 @@ def _answer(asked: ResponseRequest, choice: Choice) -> dict[str, Any]:
     wants_logprobs = LOGPROBS in (asked.include or ())
     return {
         "grammar": grammar,
+        "strict": bool(asked.text and (asked.text.format or {}).get("strict") is True),
         "sampling": sampling_of(asked),
         "max_tokens": asked.max_output_tokens,
         "logprobs": (asked.top_logprobs or 0) if wants_logprobs else None,
