@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from isthmus.actor import Actor
 from isthmus.errors import Overloaded
+from isthmus.server.http.entry import in_thread
 from isthmus.server.http.fair import Owner
 
 WORTH_A_FORK = 8
@@ -100,7 +102,7 @@ class Slots:
     async def _plant(self, parent: Slot) -> None:
         """Keeps a fork of an agent for those who come while it is busy, if there is room for it."""
         try:
-            root = await asyncio.to_thread(_fork, parent)
+            root = await in_thread(partial(_fork, parent))
         except Overloaded:
             return
         root.prompt = parent.prompt
@@ -124,8 +126,8 @@ class Slots:
         self._n += 1
         try:
             if parent is not None and parent.n_common(prompt) >= WORTH_A_FORK:
-                return await asyncio.to_thread(_fork, parent)
-            return Slot(await asyncio.to_thread(self._spawn), owner)
+                return await in_thread(partial(_fork, parent))
+            return Slot(await in_thread(self._spawn), owner)
         except BaseException:
             self._n -= 1
             raise

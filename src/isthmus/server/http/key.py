@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from isthmus.errors import SettingsError
 
-_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0, "metrics": 0}
+_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0, "metrics": 0, "models": 0}
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class KeyLimits:
     """Agents that it has made and not deleted."""
     metrics: int | None = None
     """1 if its owner may read `/metrics`, which counts what all owners do."""
+    models: int | None = None
+    """1 if its owner may say which models come and go: pull, load and unload them."""
 
     @staticmethod
     def parse(words: Iterable[str]) -> KeyLimits:

@@ -20,7 +20,7 @@ RESTORE = "/v1/agents/restore"
 """Takes bodies that are not kept in memory."""
 BRING = "/v1/guests"
 """Takes modules; all other bodies are JSON."""
-COUNTED = ("/v1/", "/api/")
+COUNTED = ("/v1/", "/api/", "/models")
 """Beginnings of the paths whose requests count for their key's limits: those of all APIs."""
 _BODY_S = 30.0
 _BODY_PACE = 16_384
@@ -59,7 +59,7 @@ class Guard:
         body = _Body(receive, entry, *self._body_limits(scope["path"]))
         answer = _Answer(send, entry, self._headers)
         try:
-            with body:
+            with body, entry.working():
                 entry.key = self._admission.admit(scope)
                 body.require(claimed_nbytes(scope))
                 with self._spending(entry, scope["path"]):

@@ -79,7 +79,8 @@ class Common(Struct, kw_only=True):
     options: Options = Options()
     think: Think | None = None
     keep_alive: str | float | None = None
-    """Without effect: models stay loaded."""
+    """How long the model stays after its last use: seconds, or a duration such as 5m; 0 for not at
+    all, below 0 for ever."""
 
 
 class ChatRequest(Common, kw_only=True):
@@ -97,6 +98,15 @@ class GenerateRequest(Common, kw_only=True):
     suffix: str = ""
     images: list[str] | None = None
     raw: bool = False
+
+
+class PullRequest(Struct, kw_only=True):
+    """`/api/pull`."""
+
+    model: str = ""
+    name: str = ""
+    """What `model` is called in earlier versions."""
+    stream: bool = True
 
 
 class ShowRequest(Struct, kw_only=True):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import TypeVar
+from collections.abc import AsyncIterator
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -14,21 +13,30 @@ from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
-from isthmus.server.generation.writer import Writer, chosen
+from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint, read_json
-from isthmus.server.http.events import LINES
+from isthmus.server.http.events import LINES, line, respond, unless_left
 from isthmus.server.http.texts import most_nbytes
+from isthmus.server.models.pulls import Pulling, Pulls
+from isthmus.server.models.rights import may_manage, require_manager
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
-from isthmus.server.ollama.models import listed, shown
+from isthmus.server.ollama.models import listed, running, seconds_of, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
     GenerateReply,
     LocalModels,
     OllamaError,
+    RunningModels,
     Shown,
     Version,
 )
-from isthmus.server.ollama.requests import ChatRequest, Common, GenerateRequest, ShowRequest
+from isthmus.server.ollama.requests import (
+    ChatRequest,
+    Common,
+    GenerateRequest,
+    PullRequest,
+    ShowRequest,
+)
 from isthmus.server.ollama.translate import chat_wanted, generate_wanted
 
 _VERSION = "0.13.0"
@@ -36,8 +44,8 @@ _VERSION = "0.13.0"
 _TAG = ":latest"
 _chat = msgspec.json.Decoder(ChatRequest)
 _generate = msgspec.json.Decoder(GenerateRequest)
+_pull = msgspec.json.Decoder(PullRequest)
 _show = msgspec.json.Decoder(ShowRequest)
-_Asked = TypeVar("_Asked", bound=Common)
 
 
 class _Endpoint(Endpoint):
@@ -47,8 +55,10 @@ class _Endpoint(Endpoint):
 class Ollama:
     """The routes."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, pulls: Pulls) -> None:
         self._writer = writer
+        self._models = writer.models
+        self._pulls = pulls
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -57,24 +67,32 @@ class Ollama:
             _Endpoint("POST", "/api/chat", self.chat, takes=ChatRequest, gives=chat),
             _Endpoint("POST", "/api/generate", self.generate, takes=GenerateRequest, gives=text),
             _Endpoint("GET", "/api/tags", self.tags, gives=(LocalModels,)),
+            _Endpoint("GET", "/api/ps", self.running, gives=(RunningModels,)),
+            _Endpoint("POST", "/api/pull", self.pull, takes=PullRequest, gives=(Pulling, LINES)),
             _Endpoint("POST", "/api/show", self.show, takes=ShowRequest, gives=(Shown,)),
             _Endpoint("GET", "/api/version", self.version, gives=(Version,)),
         ]
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on, told as Ollama tells it."""
-        asked, completer = await self._read(http, _chat)
-        if not asked.messages:  # clients ask so whether a model is there
-            return JSONResponse(_loaded(asked.model, as_message("", "", [])))
+        asked = await read_json(http, _chat, most=most_nbytes(self._writer.n_ctx))
+        if not asked.messages:
+            return await self._told_of(http, asked, as_message("", "", []))
+        begun = time.perf_counter_ns()
+        completer = await self._completer(http, asked)
+        load_ns = time.perf_counter_ns() - begun
         wanted = chat_wanted(asked, completer.n_ctx)
         prepared = await self._writer.prepare(http, self._name(asked.model), wanted)
-        return await OllamaAnswer(prepared, as_message).respond(http, stream=asked.stream)
+        return await OllamaAnswer(prepared, as_message, load_ns).respond(http, stream=asked.stream)
 
     async def generate(self, http: HttpRequest) -> Response:
         """A prompt is answered, told as Ollama tells it."""
-        asked, completer = await self._read(http, _generate)
+        asked = await read_json(http, _generate, most=most_nbytes(self._writer.n_ctx))
         if not asked.prompt:
-            return JSONResponse(_loaded(asked.model, as_response("", "", [])))
+            return await self._told_of(http, asked, as_response("", "", []))
+        begun = time.perf_counter_ns()
+        completer = await self._completer(http, asked)
+        load_ns = time.perf_counter_ns() - begun
         wanted = generate_wanted(asked, completer.n_ctx)
         name = self._name(asked.model)
         if not asked.raw:
@@ -83,35 +101,74 @@ class Ollama:
             if asked.system:
                 raise SettingsError("system: a raw prompt has no instructions beside it")
             prepared = await self._raw(http, name, completer, asked)
-        return await OllamaAnswer(prepared, as_response).respond(http, stream=asked.stream)
+        return await OllamaAnswer(prepared, as_response, load_ns).respond(http, stream=asked.stream)
 
     async def tags(self, _http: HttpRequest) -> Response:
         """The models that requests may name, as Ollama lists them."""
-        models = await asyncio.to_thread(listed, self._writer.completers)
-        found: LocalModels = {"models": models}
+        found: LocalModels = {"models": listed(await self._models.files.cards())}
+        return JSONResponse(found)
+
+    async def running(self, _http: HttpRequest) -> Response:
+        """The models that are in memory, as Ollama lists them."""
+        found: RunningModels = {"models": running(self._models.files.all())}
         return JSONResponse(found)
 
     async def show(self, http: HttpRequest) -> Response:
         """A model's file, its chat template and what it is able to do."""
         asked = await read_json(http, _show)
         name = self._name(asked.model or asked.name)
-        return JSONResponse(shown(name, chosen(self._writer.completers, name)))
+        resident = self._models.files.known(name)
+        card = await self._models.files.card(resident)
+        templates = await self._models.files.templates(resident)
+        return JSONResponse(shown(name, resident, card, templates))
+
+    async def pull(self, http: HttpRequest) -> Response:
+        """Fetches a model that `isthmus pull` knows by name, told as Ollama tells it."""
+        asked = await read_json(http, _pull)
+        require_manager()
+        name = (asked.model or asked.name).removesuffix(_TAG)
+        if asked.stream:
+            return await respond(http, self._pulling(name), LINES)
+        return JSONResponse(await unless_left(http, self._pulled(name)))
+
+    async def _pulling(self, name: str) -> AsyncIterator[bytes]:
+        async for word in self._pulls.follow(name):
+            yield line(word)
+
+    async def _pulled(self, name: str) -> Pulling:
+        last: Pulling = {}
+        async for word in self._pulls.follow(name):
+            last = word
+        return last
 
     async def version(self, _http: HttpRequest) -> Response:
         """The release of Ollama whose API this is."""
         told: Version = {"version": _VERSION}
         return JSONResponse(told)
 
-    async def _read(
-        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked]
-    ) -> tuple[_Asked, Completer]:
-        asked = await read_json(http, decoder, most=most_nbytes(self._writer.n_ctx))
-        return asked, self._writer.completer(self._name(asked.model))
+    async def _completer(self, http: HttpRequest, asked: Common) -> Completer:
+        """The agents of the model, which stays for as long as the request wants."""
+        name, stays_s = self._name(asked.model), _stays_s(asked)
+        completer = await self._writer.completer(http, name)
+        if stays_s is not None and may_manage():
+            self._models.keep_for(name, stays_s)
+        return completer
+
+    async def _told_of(self, http: HttpRequest, asked: Common, body: dict[str, object]) -> Response:
+        """What is answered if nothing is asked: clients load a model so, or have it leave."""
+        leaves = _stays_s(asked) == 0
+        if leaves:
+            require_manager()
+            await self._models.unload(self._name(asked.model))
+        else:
+            await self._completer(http, asked)
+        head = {"model": asked.model, "created_at": timestamp(time.time())}
+        done = {"done": True, "done_reason": "unload" if leaves else "load"}
+        return JSONResponse({**head, **body, **done})
 
     def _name(self, model: str) -> str:
         """The server's name of a model, to which Ollama's clients add a tag."""
-        known = self._writer.completers
-        return model.removesuffix(_TAG) if model not in known else model
+        return model if self._models.files.find(model) else model.removesuffix(_TAG)
 
     async def _raw(
         self, http: HttpRequest, name: str, completer: Completer, asked: GenerateRequest
@@ -129,7 +186,7 @@ class Ollama:
         return Prepared(name, completer, self._writer.request(completer, prompt, wanted))
 
 
-def _loaded(model: str, body: dict[str, object]) -> dict[str, object]:
-    """What is answered where nothing is asked: clients load a model so, which is loaded already."""
-    head = {"model": model, "created_at": timestamp(time.time())}
-    return {**head, **body, "done": True, "done_reason": "load"}
+def _stays_s(asked: Common) -> float | None:
+    """Seconds for which the request wants its model to stay; None if it does not say.
+    SettingsError."""
+    return None if asked.keep_alive is None else seconds_of(asked.keep_alive)

@@ -45,7 +45,7 @@ class Completions:
         """Text goes on."""
         writer = self._writer
         asked = await read_json(http, _decoder, most=most_nbytes(writer.n_ctx * _MOST_PROMPTS))
-        completer = writer.completer(asked.model)
+        completer = await writer.completer(http, asked.model)
         completer.require_room()
         if asked.echo:
             raise SettingsError("echo is not supported")

@@ -19,13 +19,14 @@ from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
-from isthmus.server.generation.writer import chosen
 from isthmus.server.http.endpoint import Endpoint, read_json
-from isthmus.server.http.entry import current
+from isthmus.server.http.entry import current, in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.fair import Room
 from isthmus.server.http.texts import Check, Texts
+from isthmus.server.models.models import Models
+from isthmus.server.models.resident import Served
 from isthmus.server.openai.completions import token_lists
 from isthmus.server.openai.replies import EmbeddingList
 from isthmus.server.settings import ServerSettings
@@ -51,8 +52,8 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 class _Agents:
     """The agents that embed for one model: each has one request at a time."""
 
-    def __init__(self, runtime: Runtime, model: Model, settings: ServerSettings) -> None:
-        self.model = model
+    def __init__(self, runtime: Runtime, served: Served, settings: ServerSettings) -> None:
+        self.model = served.model
         self._runtime = runtime
         self._settings = settings
         self._idle: list[Actor] = []
@@ -73,7 +74,7 @@ class _Agents:
         self._idle = [actor for actor in self._idle if actor.state != "closed"]
         free = [actor for actor in self._idle if actor.state != "running"]
         if not free:
-            return await asyncio.to_thread(self._spawn)
+            return await in_thread(self._spawn)
         self._idle.remove(free[-1])
         return free[-1]
 
@@ -95,15 +96,10 @@ class _Agents:
 class Embeddings:
     """The route, over the agents of each model."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        models: dict[str, Model],
-        settings: ServerSettings,
-        texts: Texts,
-    ) -> None:
+    def __init__(self, models: Models, settings: ServerSettings, texts: Texts) -> None:
+        self._models = models
+        self._settings = settings
         self._texts = texts
-        self._agents = {name: _Agents(runtime, model, settings) for name, model in models.items()}
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -113,7 +109,9 @@ class Embeddings:
     async def embed(self, http: HttpRequest) -> Response:
         """Texts become vectors of length 1."""
         asked = await read_json(http, _decoder)
-        agents = chosen(self._agents, asked.model)
+        served = await self._models.use(asked.model, http)
+        runtime, settings = self._models.runtime, self._settings
+        agents = served.find(_Agents) or served.keep(_Agents(runtime, served, settings))
         _require_able(agents.model, asked)
         texts = await self._texts.of(http, lambda check: _tokens(agents.model, asked.input, check))
         for tokens in texts:
