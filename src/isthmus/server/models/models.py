@@ -143,15 +143,20 @@ class Models:
             for it in residents:
                 current().use(it)
         except asyncio.TimeoutError:
-            busy = ", ".join(it.name for it in self.files.all() if it.n_users)
-            said = f"there was no room for the model {ticket.names} in {wait_s:g} s"
-            raise Overloaded(f"{said}: {busy or 'others'} are in use; try again later") from None
+            raise Overloaded(self._why_late(ticket)) from None
         finally:
             self._line.remove(ticket)
             if ticket.is_granted:
                 for it in residents:
                     it.give_back()
             self._advance()
+
+    def _why_late(self, ticket: Ticket) -> str:
+        said = f"the model {ticket.names} was not in memory after {self._settings.deadline_s:g} s"
+        if any(it.state is State.LOADING for it in ticket.residents):
+            return f"{said}: it is still being loaded; try again later"
+        busy = ", ".join(it.name for it in self.files.all() if it.n_users)
+        return f"{said}: there was no room, {busy or 'others'} were in use; try again later"
 
     def _is_idle(self, resident: Resident) -> None:
         """Nobody uses a model, perhaps."""
