@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from isthmus.server.http.key import KeyLimits
+from isthmus.server.keys.keys import new_key
 from isthmus.units import MIB
 from tests.server.conftest import Serving
 from tests.server.test_agents import new_agent, tell
@@ -228,30 +228,13 @@ def test_models_that_are_not_loaded_are_described(serving: Serving) -> None:
     assert set(states(serving).values()) == {"unloaded"}
 
 
-def test_a_file_that_is_none_is_told_and_hurts_nobody(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.gguf").write_bytes(b"GGUF and so on")
-    (tmp_path / "a.gguf").write_bytes((folder / "a.gguf").read_bytes())
-    serving = Serving(tmp_path / "data", "--models", str(tmp_path))
-    cards = {it["id"]: it for it in serving.get("/v1/models")["data"]}
-    assert cards["bad"]["status"]["failed"]
-    answers = [chat(serving, "bad") for _ in range(2)]
-    for answer in answers:
-        assert answer.status_code == 500
-        assert answer.json()["error"]["code"] == "model_failed"
-        assert str(tmp_path) not in answer.text
-    assert text_of(chat(serving, "a"))
-    assert serving.stop() == 0
-
-
 # ------------------------------------------------------------------ keys and pulls
 
 
 def test_keys_that_may_not_say_which_models_come_and_go(folder: Path, tmp_path: Path) -> None:
-    keys, heads = tmp_path / "keys", {}
-    for name, more in (("ada", ("--limit", "models=1")), ("eve", ())):
-        command = [sys.executable, "-m", "isthmus", "serve", "--keys", str(keys), "--new-key", name]
-        done = subprocess.run([*command, *more], capture_output=True, check=True, text=True)
-        heads[name] = {"Authorization": f"Bearer {done.stdout.strip()}"}
+    keys = tmp_path / "keys"
+    made = {"ada": new_key(keys, "ada", KeyLimits(models=1)), "eve": new_key(keys, "eve")}
+    heads = {name: {"Authorization": f"Bearer {key}"} for name, key in made.items()}
     serving = Serving(tmp_path / "data", "--models", str(folder), "--keys", str(keys), *ONE)
 
     def post(who: str, path: str, **body: Any) -> int:
@@ -268,13 +251,17 @@ def test_keys_that_may_not_say_which_models_come_and_go(folder: Path, tmp_path: 
     assert serving.stop() == 0
 
 
-def test_a_pull_without_a_network_says_so(
+def test_files_that_are_none_and_pulls_without_a_network_are_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path / "cache"))
     for name, value in {"INDEX_URL": "http://127.0.0.1:9/", "RETRIES": "0", "TIMEOUT": "1"}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    serving = Serving(tmp_path / "data", "--models", str(folder), *ONE)
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "bad.gguf").write_bytes(b"GGUF and so on")
+    (models / "a.gguf").write_bytes((folder / "a.gguf").read_bytes())
+    serving = Serving(tmp_path / "data", "--models", str(models))
     answer = serving.client.post("/v1/models/pull", json={"model": "smollm2"})
     assert answer.status_code == 502
     assert "Check the network" in answer.json()["error"]["message"]
@@ -282,5 +269,13 @@ def test_a_pull_without_a_network_says_so(
     assert "pulling" in json.loads(lines[0])["status"]
     assert "Check the network" in json.loads(lines[-1])["error"]
     assert serving.client.post("/api/pull", json={"model": "http://x/y"}).status_code == 404
-    assert states(serving) == {"a": "unloaded", "b": "unloaded"}
+    cards = {it["id"]: it for it in serving.get("/v1/models")["data"]}
+    assert list(cards) == ["a", "bad"]
+    assert cards["bad"]["status"]["failed"]
+    for _ in range(2):
+        failed = chat(serving, "bad")
+        assert failed.status_code == 500
+        assert failed.json()["error"]["code"] == "model_failed"
+        assert str(tmp_path) not in failed.text
+    assert text_of(chat(serving, "a"))
     assert serving.stop() == 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from isthmus import Runtime
+from isthmus.download import Progress
 from isthmus.errors import (
     DeviceFailed,
     ModelBusy,
@@ -30,6 +31,7 @@ from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
 from isthmus.server.models.models import Models
 from isthmus.server.models.opener import Opener
+from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.resident import State
 from isthmus.server.ollama.models import seconds_of
 from isthmus.server.settings import ServerSettings
@@ -532,3 +534,46 @@ def test_nothing_is_used_outside_of_a_request() -> None:
 
     asyncio.run(run(use()))
     assert KeyLimits.parse(["models=1"]).models == 1
+
+
+# ------------------------------------------------------------------ pulls
+
+
+def test_a_pull_is_told_and_then_served(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, n_pulls = threading.Event(), 0
+
+    def pull(source: str, cache: Path, _report: object, progress: Progress) -> Path:
+        nonlocal n_pulls
+        n_pulls += 1
+        progress(40, 100)
+        assert gate.wait(30)
+        assert source == "smollm2"
+        return folder / "a.gguf"
+
+    monkeypatch.setattr("isthmus.server.models.pulls.pull", pull)
+
+    async def work(models: Models) -> None:
+        pulls = Pulls(models)
+        said: list[list[Pulling]] = [[], []]
+
+        async def follow(mine: list[Pulling]) -> None:
+            async for word in pulls.follow("smollm2"):
+                mine.append(word)
+
+        both = [asyncio.ensure_future(follow(it)) for it in said]
+        await until(lambda: all("completed" in mine[-1] for mine in said if mine) and said[0] != [])
+        gate.set()
+        await asyncio.gather(*both)
+        for mine in said:
+            assert mine[0]["digest"].startswith("sha256:")
+            assert mine[-1] == {"status": "success"}
+        known = [word for mine in said for word in mine if "total" in word]
+        assert {(word["completed"], word["total"]) for word in known} == {(40, 100)}
+        assert n_pulls == 1
+        assert await ask(models, "smollm2")
+        with pytest.raises(HttpError, match="smollm2 can"):
+            await anext(pulls.follow("hf:a/b/c"))
+
+    with_models(null_runtime, tmp_path, work)
