@@ -58,8 +58,10 @@ class Catalog:
                 raise SettingsError(f"the alias {alias!r} is of another alias, {name!r}")
 
     def add(self, source: Source) -> None:
-        """Knows one more file, unless it is known already."""
-        if not any(it.path == source.path for it in self.sources()):
+        """Knows one more file, unless it or its name is known already."""
+        known = self.sources()
+        names = {name for it in known for name in it.names}
+        if source.name not in names and not any(it.path == source.path for it in known):
             self.given = [*self.given, source]
 
     def sources(self) -> list[Source]:

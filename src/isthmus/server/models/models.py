@@ -188,6 +188,7 @@ class Models:
                     self._make_room(it, ticket.residents)
                     return False
                 it.state, it.error = State.LOADING, None
+                it.keep_alive_s = self.files.keep_alive_s(it.source)
                 self._start(self._load(it))
         return True
 
@@ -235,7 +236,6 @@ class Models:
             resident.state = State.UNLOADED
             self._line.fail(resident, lambda: failed(resident))
         else:
-            resident.keep_alive_s = self.files.keep_alive_s(resident.source)
             self._loaded(resident, models, time.monotonic() - begun)
         self._changed.set()
         self._advance()
