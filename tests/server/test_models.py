@@ -16,6 +16,7 @@ from isthmus import Runtime
 from isthmus.download import Progress
 from isthmus.errors import (
     DeviceFailed,
+    DownloadError,
     ModelBusy,
     ModelClosed,
     ModelFileError,
@@ -24,7 +25,7 @@ from isthmus.errors import (
 )
 from isthmus.model import Model
 from isthmus.server.http.entry import Entry, begin, current, in_thread
-from isthmus.server.http.errors import HttpError
+from isthmus.server.http.errors import HttpError, body_of
 from isthmus.server.http.key import Key, KeyLimits
 from isthmus.server.models.card import Card
 from isthmus.server.models.catalog import Catalog, Source
@@ -537,6 +538,12 @@ def test_nothing_is_used_outside_of_a_request() -> None:
 
 
 # ------------------------------------------------------------------ pulls
+
+
+def test_a_pull_that_fails_is_no_fault_of_the_caller() -> None:
+    status, body = body_of(DownloadError("cannot fetch it. Check the network"))
+    assert (status, body["error"]["code"]) == (502, "download")
+    assert "network" in body["error"]["message"]
 
 
 def test_a_pull_is_told_and_then_served(
