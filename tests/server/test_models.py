@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from argparse import Namespace
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 
 from isthmus import Runtime
+from isthmus.cli.serving import catalog_of
 from isthmus.download import Progress
 from isthmus.errors import (
     DeviceFailed,
     DownloadError,
+    IsthmusError,
     ModelBusy,
     ModelClosed,
     ModelFileError,
@@ -584,3 +587,56 @@ def test_a_pull_is_told_and_then_served(
             await anext(pulls.follow("hf:a/b/c"))
 
     with_models(null_runtime, tmp_path, work)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def given(**said: Any) -> Namespace:
+    return Namespace(**{"model": [], "lora": [], "alias": [], **said})
+
+
+def test_the_models_of_options_and_settings(folder: Path, tmp_path: Path) -> None:
+    a, b, c = (str(folder / f"{it}.gguf") for it in NAMES)
+    lora = tmp_path / "poet.gguf"
+    lora.write_bytes(b"")
+    settings = ServerSettings(
+        models={"late": b, "early": {"file": c, "load": True}}, aliases={"x": "late"}
+    )
+    options = given(
+        model=[a], lora=[str(lora), f"two={lora}:0.5", f"late={lora}"], alias=["gpt-4o=a", "x=a"]
+    )
+    found = catalog_of(options, settings)
+    poet = ((str(lora), 1.0),)
+    assert [(it.path, dict(it.names), it.at_start) for it in found.sources()] == [
+        (Path(a), {"a": (), "poet": poet, "two": ((str(lora), 0.5),)}, True),
+        (Path(b), {"late": poet}, False),
+        (Path(c), {"early": ()}, True),
+    ]
+    assert found.aliases == {"gpt-4o": "a", "x": "a"}
+    whole = catalog_of(given(), ServerSettings(models_folder=folder))
+    assert [it.name for it in whole.sources()] == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "said"),
+    [
+        ({"alias": ["x"]}, {}, "NAME=MODEL"),
+        ({"alias": ["=x"]}, {}, "NAME=MODEL"),
+        ({"model": ["a=a.gguf", "a=b.gguf"]}, {}, "used twice"),
+        ({"model": ["a=a.gguf"]}, {"models": {"a": "b.gguf"}}, "among the options"),
+        ({"lora": ["p=a.gguf"]}, {}, "give --model too"),
+        ({}, {"models": {"a": "none.gguf"}}, "there is no file none.gguf"),
+        ({}, {"models_folder": "none"}, "no such folder"),
+    ],
+)
+def test_options_that_cannot_be(
+    options: dict[str, Any],
+    settings: dict[str, Any],
+    said: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(IsthmusError, match=said):
+        catalog_of(given(**options), ServerSettings(**{"models_folder": folder, **settings}))
