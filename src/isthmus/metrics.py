@@ -97,6 +97,11 @@ class Metrics:
             "batches_retried",
             "Steps and prompts of several that the device failed, computed one by one then",
         )
+        self.model_loads = counter("model_loads", "Models that were opened with their weights")
+        self.model_unloads = counter("model_unloads", "Models that were closed before the runtime")
+        self.model_load = histogram(
+            "model_load_seconds", "Opening one model with its weights", _SECONDS
+        )
         self.evictions = counter(
             "evictions", "Idle actors whose memory was saved to a file and given back"
         )

@@ -111,12 +111,14 @@ class Runtime:
         environment = Environment.read() if environment is None else environment
         if snapshot_key is not None:
             require_key(snapshot_key)
-        self._hashes = FileHashes(environment.cache / "hashes")
+        self.file_hashes = FileHashes(environment.cache / "hashes")
+        """What is known of files by their contents, kept from process to process."""
         explicit = environment.ggml if library is None else str(library)
         self._capacity = capacity or Capacity()
         self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
         self._pid = os.getpid()
-        self._cache = environment.cache
+        self.cache = environment.cache
+        """The folder of compiled guests, fetched models and what is known of files."""
         self._metrics = Metrics()
         self._past = Counters()
         """Counts of actors that are closed."""
@@ -148,11 +150,12 @@ class Runtime:
                 eviction_path=self._evicted.new_path,
                 adopt=self._adopt,
                 beginnings=Beginnings(self._capacity),
-                hashes=self._hashes,
+                hashes=self.file_hashes,
                 version=_version(),
                 snapshot_key=snapshot_key,
             )
             stack.callback(self._evicted.close)
+            stack.callback(self._close_models)
             self._stack = stack.pop_all()
         self._publish()
 
@@ -194,10 +197,39 @@ class Runtime:
             exact=exact,
             width=width,
         )
-        path = _model_path(path, self._cache)
-        model = self._keep(Model(self.device, path, settings, self._hashes))
-        self._weights.append((model, model.weights.host_nbytes))
+        path = _model_path(path, self.cache)
+        begun = time.monotonic()
+        model = self._keep(Model(self.device, path, settings, self.file_hashes))
+        with self._lock:
+            self._weights.append((model, model.weights.host_nbytes))
+        self._metrics.model_loads.inc()
+        self._metrics.model_load.observe(time.monotonic() - begun)
         return model
+
+    def unload_model(self, model: Model) -> None:
+        """Closes a model, and before it the models with adapters over it and all actors that were
+        given one of them; a second call does nothing.
+
+        What runs in those actors is cut off. Raises RegionBusy while somebody looks at an actor's
+        memory, ModelBusy while an actor begins with the model: call it again then.
+        """
+        with self._lock:
+            doomed = [it for it in self._models if it.base is model]
+            doomed += [model] if model in self._models else []
+        actors = [it for it in self.actors if any(it.uses(one) for one in doomed)]
+        for actor in actors:  # all of them first: guests that compute for long take turns
+            actor.cancel()
+        for actor in actors:
+            actor.close()
+        for it in doomed:
+            self._close_model(it)
+        with self._lock:
+            self._past = Counters.total([self._past, *(it.counters for it in doomed)])
+            self._models = [it for it in self._models if it not in doomed]
+            self._weights = [(it, n) for it, n in self._weights if it not in doomed]
+            self._sweep()
+        if doomed:
+            self._metrics.model_unloads.inc()
 
     def load_adapter(self, path: str | Path, model: Model) -> Adapter:
         """Opens a LoRA adapter, a GGUF file, for a model; `adapt` uses it.
@@ -229,9 +261,12 @@ class Runtime:
 
     def _keep(self, model: Model) -> Model:
         """Has it counted, and closed before whatever was opened earlier."""
-        self._stack.callback(self._close_model, model)
-        self._models.append(model)
-        return model
+        with self._lock:
+            if not self._closed:
+                self._models.append(model)
+                return model
+        model.close()
+        raise ActorClosed("the runtime is closed")
 
     def load_guest(self, guest: str | Path | bytes) -> Guest:
         """Compiles a guest, once for each content: a path, the bytes of a module, or the name of a
@@ -367,9 +402,22 @@ class Runtime:
         )
         read_limit = partial(getattr, platform.budget, "limit_nbytes")
         metrics.gauge("memory_limit_bytes", "What all actors may have of that together", read_limit)
+        metrics.gauge(
+            "models_loaded", "Models that are open, those with adapters too", self._n_models
+        )
+        metrics.gauge(
+            "models_bytes", "Bytes of the weights of all open models", self._models_nbytes
+        )
         read_waiting = partial(getattr, platform.loop.places, "n_waiting")
         metrics.gauge("messages_waiting", "Messages that wait for a place", read_waiting)
         metrics.counts(lambda: self.counters().snapshot())
+
+    def _n_models(self) -> int:
+        return len(self._models)
+
+    def _models_nbytes(self) -> int:
+        """Bytes of weights, wherever they are."""
+        return sum(it.weights.nbytes for it, _ in tuple(self._weights) if not it.closed)
 
     def _n(self, state: str) -> int:
         return sum(actor.state == state for actor in self.actors)
@@ -390,6 +438,11 @@ class Runtime:
         gone = set(closed)
         self._actors = [actor for actor in self._actors if actor not in gone]
         self._most_kept = _FEW_ACTORS + 2 * len(self._actors)
+
+    def _close_models(self) -> None:
+        """The newest first: one with adapters is newer than its base."""
+        for model in reversed(self._models):
+            self._close_model(model)
 
     def _close_model(self, model: Model) -> None:
         self._platform.loop.forget(model)

@@ -265,6 +265,38 @@ def test_answers_are_kept_for_a_file(
     assert asked == 2
 
 
+@pytest.mark.parametrize(
+    ("question", "probe"), [("cuts", "cuts_exactly"), ("packing", "packs_exactly")]
+)
+def test_what_cuts_and_packs_change_is_kept_for_a_file(
+    question: str,
+    probe: str,
+    device: Device,
+    quantised: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    def count(*_given: object) -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    monkeypatch.setattr(exactness, probe, count)
+    monkeypatch.setattr("isthmus.file_hash._SETTLED_NS", 0)
+    for _ in range(3):
+        with closing(Model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
+            assert getattr(model._exactness, question) is False
+            assert getattr(model._exactness, question) is False
+    assert asked == 1
+    [kept] = (it for it in tmp_path.iterdir() if it.name.startswith(("cuts-", "packs-")))
+    kept.write_text("perhaps")
+    with closing(Model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
+        assert getattr(model._exactness, question) is False
+    assert asked == 2
+
+
 # ---------------------------------------------------------------------------------- runs
 
 

@@ -1,4 +1,4 @@
-"""What a process holds, from outside."""
+"""What a process holds, from outside; and a server that has no models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from isthmus import Runtime
+from isthmus.server.models.catalog import Catalog
+from isthmus.server.models.models import Models
+from isthmus.server.settings import ServerSettings
+
+
+def no_models(runtime: Runtime) -> Models:
+    """A server's models, of which there are none."""
+    return Models(runtime, Catalog(), ServerSettings())
 
 
 def resident_nbytes(pid: int) -> int:

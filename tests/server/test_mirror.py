@@ -28,6 +28,7 @@ from isthmus.server.storage.lease import Lease
 from isthmus.server.storage.mirror import Mirror
 from isthmus.server.storage.objects import Objects
 from isthmus.server.storage.record import Record
+from tests.server.process import no_models
 
 COUNTS = bytes(
     wasmtime.wat2wasm("""(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
@@ -51,7 +52,7 @@ class Place:
         self._n += 1
         folder = self._folder / (cache or f"cache-{self._n}")
         settings = ServerSettings(data=self.url, cache=folder, lease_s=0.6)
-        return Shelf(self._runtime, {}, settings)
+        return Shelf(no_models(self._runtime), settings)
 
     def names(self, folder: str) -> set[str]:
         return set(Objects(self.url).names(folder))

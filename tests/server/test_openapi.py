@@ -23,6 +23,7 @@ from isthmus.server.app import create_app
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
+from tests.server.process import no_models
 from tests.server.test_agents import new_agent, tell
 from tests.tiny_gguf import INFILL, TinyLlama
 
@@ -58,7 +59,7 @@ BODIES = {
 def test_every_route_is_in_the_document_and_conversely(
     null_runtime: Runtime, tmp_path: Path, tiny_server: Serving
 ) -> None:
-    app = create_app(null_runtime, {}, ServerSettings(data=tmp_path))
+    app = create_app(no_models(null_runtime), ServerSettings(data=tmp_path))
 
     async def started() -> list[Any]:
         async with app.router.lifespan_context(app):

@@ -31,6 +31,7 @@ from isthmus.server.storage.folder import Folder
 from isthmus.server.storage.record import Record, Turn
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.wasm import loading
+from tests.server.process import no_models
 
 COUNTS = """(module (import "isthmus" "reply" (func $r (param i32 i32) (result i32)))
   (memory (export "memory") 1) (data (i32.const 8) "@")
@@ -43,7 +44,7 @@ def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
     null_runtime: Runtime, tmp_path: Path
 ) -> None:
     settings = ServerSettings(data=tmp_path)
-    shelf = Shelf(null_runtime, {}, settings)
+    shelf = Shelf(no_models(null_runtime), settings)
     saving, go_on = threading.Event(), threading.Event()
     write = shelf.write
 
@@ -83,13 +84,13 @@ def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
 
 def test_what_never_happened_is_swept_at_the_start(null_runtime: Runtime, tmp_path: Path) -> None:
     settings = ServerSettings(data=tmp_path)
-    shelf = Shelf(null_runtime, {}, settings)
+    shelf = Shelf(no_models(null_runtime), settings)
     with null_runtime.spawn(bytes(wasmtime.wat2wasm(COUNTS))) as actor:
         actor.snapshot(shelf.store, name="aaaaaaaaaaaa.1")
     packs = tmp_path / "store" / "packs"
     assert list(packs.iterdir())
     asyncio.run(shelf.close())
-    again = Shelf(null_runtime, {}, settings)
+    again = Shelf(no_models(null_runtime), settings)
     assert again.store.names() == []
     again.wait()
     assert list(packs.iterdir()) == []
@@ -97,7 +98,7 @@ def test_what_never_happened_is_swept_at_the_start(null_runtime: Runtime, tmp_pa
 
 
 def test_a_seed_that_no_record_holds_is_refused(null_runtime: Runtime, tmp_path: Path) -> None:
-    shelf = Shelf(null_runtime, {}, ServerSettings(data=tmp_path / "data"))
+    shelf = Shelf(no_models(null_runtime), ServerSettings(data=tmp_path / "data"))
     with null_runtime.spawn(bytes(wasmtime.wat2wasm(COUNTS))) as actor:
         snapshot = open_snapshot(actor.snapshot(tmp_path / "a.safetensors").path)
     manifest, replace = snapshot.manifest, msgspec.structs.replace
@@ -129,7 +130,7 @@ def test_modules_that_compile_for_long_leave_threads_to_others(
 
     async def live() -> int:
         settings = ServerSettings(data=tmp_path)
-        shelf = Shelf(null_runtime, {}, settings)
+        shelf = Shelf(no_models(null_runtime), settings)
         agents = Agents(shelf, settings)
         module = bytes(wasmtime.wat2wasm(COUNTS))
         bringing = [

@@ -26,6 +26,7 @@ from isthmus.server.settings import ServerSettings
 from tests.server import test_mirror as mirrored
 from tests.server.bucket import NAME, Bucket
 from tests.server.conftest import Serving
+from tests.server.process import no_models
 from tests.server.test_agents import N_MESSAGES, new_agent, outputs, tell
 
 LEASE_S = 3
@@ -265,7 +266,7 @@ def stopped(objects, name, *rest):
 
 async def main():
     with Runtime(device="null", threads=1) as runtime:
-        shelf = Shelf(runtime, {}, ServerSettings(data=url, cache=Path(cache), lease_s=2.0))
+        shelf = Shelf(no_models(runtime), ServerSettings(data=url, cache=Path(cache), lease_s=2.0))
         id_ = await new(shelf)
         print(id_, await tell(shelf, id_), flush=True)
         setattr(Objects, what, stopped)
@@ -303,7 +304,7 @@ def test_a_server_that_is_stopped_before_its_write_and_wakes_after_a_takeover(
                 await shelf.close()
 
             asyncio.run(heir())
-            after = Shelf(null_runtime, {}, settings)
+            after = Shelf(no_models(null_runtime), settings)
             turns = after._home.turns(after.record(id_))
             assert [turn.output for turn in turns] == list("ABCDE")
             asyncio.run(after.close())

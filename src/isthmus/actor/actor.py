@@ -31,7 +31,7 @@ from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
 from isthmus.errors import ActorBusy, Cancelled, SettingsError
 from isthmus.memory import Region
-from isthmus.model import Session
+from isthmus.model import Model, Session
 from isthmus.snapshot import Saved, Store
 from isthmus.snapshot.store import target_of
 from isthmus.wasm import Guest, Instance
@@ -84,6 +84,10 @@ class Actor:
     def state(self) -> str:
         """`idle`, `running`, `held`, `evicting`, `evicted` or `closed`; see `life.py`."""
         return self._life.state.value
+
+    def uses(self, model: Model) -> bool:
+        """Whether it was given this model."""
+        return any(it is model for it in self._granted.models.values())
 
     @property
     def n_messages(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from isthmus.config import (
@@ -279,8 +280,12 @@ def named_models(texts: list[str]) -> dict[str, str]:
 
 def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Model:
     """One model, computed as the options say."""
-    return runtime.load_model(
-        model_path(path),
+    return runtime.load_model(model_path(path), **asdict(model_settings(arguments)))
+
+
+def model_settings(arguments: argparse.Namespace) -> ModelSettings:
+    """How models are computed."""
+    return ModelSettings(
         kv_type=arguments.kv_type or ModelSettings.kv_type,
         deterministic=arguments.deterministic,
         exact=not arguments.inexact,

@@ -7,28 +7,30 @@ import logging
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isthmus.cli.options import (
     add_device_options,
     add_memory64_option,
     add_model_options,
-    fetched_model,
-    open_models,
+    model_settings,
     open_runtime,
-    parse_lora,
 )
+from isthmus.cli.serving import catalog_of
 from isthmus.cli.table import format_table
 from isthmus.config import Capacity
 from isthmus.errors import SettingsError
-from isthmus.model import Model
-from isthmus.runtime import Runtime
 from isthmus.units import format_nbytes
+
+if TYPE_CHECKING:
+    from isthmus.server.models.models import Models
 
 HELP = "serve models by the APIs of OpenAI, Anthropic and Ollama, and durable agents"
 EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents
   isthmus serve --model base.gguf --lora poet=poet.gguf --lora lawyer=lawyer.gguf:0.8
+  isthmus serve --models ~/models --keep-alive 600 --alias gpt-4o=Qwen3-8B-Q4_K_M
   isthmus serve --data s3://bucket/agents
   isthmus serve --keys keys.txt --new-key ada --limit rpm=60 --limit tpd=100000
   isthmus serve --host 0.0.0.0 --keys keys.txt
@@ -54,14 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KIND=N",
         help="of the new key, repeat for more: concurrent (requests at a time), rpm (requests a "
-        "minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read /metrics)",
+        "minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read /metrics), models "
+        "(1: may pull, load and unload models)",
     )
     group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
     group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")
     group.add_argument(
         "--log-format", choices=("line", "json"), help="for people or programs (default: line)"
     )
-    group.add_argument("--n-ctx", type=int, metavar="N", help="tokens of context (default: 4096)")
+    group.add_argument(
+        "--n-ctx", type=int, metavar="N", help="tokens of context (default: the model's)"
+    )
     add_memory64_option(group)
     group.add_argument(
         "--slots", type=int, metavar="N", help="stateless requests at a time (default: 16)"
@@ -82,6 +87,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose X-Forwarded-For is believed and logged (default: nobody's)",
     )
     group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
+    group.add_argument(
+        "--models",
+        dest="models_folder",
+        metavar="FOLDER",
+        help="its GGUF files are loaded when a request asks for them (default, without --model: "
+        "what isthmus pull fetched)",
+    )
+    group.add_argument(
+        "--models-nbytes", type=int, metavar="N", help="bytes of weights in memory together"
+    )
+    group.add_argument(
+        "--keep-alive",
+        dest="keep_alive_s",
+        type=float,
+        metavar="S",
+        help="seconds for which a model stays that was loaded for a request; -1 for ever "
+        "(default: 300)",
+    )
+    group.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL",
+        help="a further name of a model; repeat for more",
+    )
     add_model_options(parser)
     add_device_options(parser)
 
@@ -92,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         from isthmus.server.app import create_app  # noqa: PLC0415 - needs optional dependencies
         from isthmus.server.http.listening import serve  # noqa: PLC0415
         from isthmus.server.http.log import use_format  # noqa: PLC0415
+        from isthmus.server.models.models import Models  # noqa: PLC0415
         from isthmus.server.settings import ServerSettings  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(f"{_INSTALL} ({error})") from None
@@ -107,17 +138,17 @@ def run(arguments: argparse.Namespace) -> int:
     # it warns of each write to a caller who has just left
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     use_format(settings.log_format)
-    arguments.model = [_named(text) for text in arguments.model or (_fetched(),)]
     arguments.width = arguments.width or "many"
-    arguments.lora = [_named_adapter(text) for text in arguments.lora]
     running = 2 * settings.slots + settings.live  # stored responses have slots of their own
     if settings.keys is not None:
         running *= 2  # a key that has no place gets a spare one
     capacity = Capacity(running=running, memory_nbytes=settings.memory_nbytes)
+    catalog = catalog_of(arguments, settings)
     with open_runtime(arguments, capacity) as runtime:
-        models = open_models(runtime, arguments)
-        app = create_app(runtime, models, settings)
-        return serve(app, settings, lambda host, port: _say_ready(host, port, models, runtime))
+        models = Models(runtime, catalog, settings, model_settings(arguments))
+        models.load_at_start()
+        app = create_app(models, settings)
+        return serve(app, settings, lambda host, port: _say_ready(host, port, models))
 
 
 _SWITCH_S = 0.0005
@@ -143,30 +174,20 @@ def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fetched() -> str:
-    return f"smollm2={fetched_model('smollm2')}"
-
-
-def _named(text: str) -> str:
-    """`[NAME=]PATH` with a name: the file's, where none is given."""
-    return text if "=" in text else f"{Path(text).stem}={text}"
-
-
-def _named_adapter(text: str) -> str:
-    """`[NAME=]PATH[:SCALE]` with a name: a model of its own, called as its file."""
-    name, path, scale = parse_lora(text)
-    return f"{name or Path(path).stem}={path}:{scale}"
-
-
-def _say_ready(host: str, port: int, models: dict[str, Model], runtime: Runtime) -> None:
+def _say_ready(host: str, port: int, models: Models) -> None:
     from isthmus.server.http.log import tell  # noqa: PLC0415
 
     url = f"http://{host}:{port}"
-    nbytes = runtime.memory_limit_nbytes
+    nbytes, files = models.runtime.memory_limit_nbytes, models.files.all()
+    loaded = [name for it in files for name in it.served]
+    others = [name for it in files if not it.served for name in it.source.names]
+    waiting = f", and on demand {', '.join(others)}" if others else ""
     tell(
         "listening",
-        f"serving {', '.join(models)} on {url}; agents may have {format_nbytes(nbytes)} of memory",
+        f"serving {', '.join(loaded) or 'no model yet'}{waiting} on {url}; agents may have "
+        f"{format_nbytes(nbytes)} of memory, models {format_nbytes(models.limit_nbytes)}",
         url=url,
-        models=list(models),
+        models=[*loaded, *others],
         memory_nbytes=nbytes,
+        models_nbytes=models.limit_nbytes,
     )

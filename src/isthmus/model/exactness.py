@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TypeVar
 
@@ -29,6 +29,8 @@ from isthmus.native._ggml import GgmlType
 _log = logging.getLogger("isthmus")
 _Answer = TypeVar("_Answer")
 _NONE = "none"
+_SAID = ("no", "yes")
+"""Answers of probes that are kept, by their truth."""
 Recall = Callable[[str, Callable[[], str], Callable[[str], bool]], str]
 """(question, answer it, is this an answer) -> the answer that is kept, or a new one."""
 
@@ -58,7 +60,7 @@ class Exactness:
         self._kv_type = kv_type
         self._weights, self._adapters = weights, adapters
         self._recall = recall
-        self._known: dict[Callable[[], bool], bool] = {}
+        self._known: dict[str, bool] = {}
 
     @cached_property
     def widths(self) -> Widths:
@@ -95,12 +97,12 @@ class Exactness:
     @property
     def cuts(self) -> bool:
         """Whether a prompt has the same bits in any chunks of 2 to 63 tokens."""
-        return self.batching and self._try_out(self._cuts)
+        return self.batching and self._try_out("cuts", self._cuts)
 
     @property
     def packing(self) -> bool:
         """Whether a prompt in one pass with any others has the bits of one alone."""
-        return self.batching and self._try_out(self._packs)
+        return self.batching and self._try_out("packs", self._packs)
 
     @property
     def _computes_nothing(self) -> bool:
@@ -111,10 +113,20 @@ class Exactness:
     def _most(self) -> int:
         return MOST_ROWS if self._device.has_own_memory else MOST_ON_HOST
 
-    def _try_out(self, probe: Callable[[], bool]) -> bool:
-        if probe not in self._known:
-            self._known[probe] = self._device.compute_thread.run(probe)
-        return self._known[probe]
+    def _try_out(self, question: str, probe: Callable[[], bool]) -> bool:
+        """What a probe says. It is kept for the file, since agents of other models wait while it
+        runs; but not if it depends on adapters, which are files of their own."""
+        if question not in self._known:
+            run = partial(self._device.compute_thread.run, probe)
+            self._known[question] = run() if self._adapters else self._kept(question, run)
+        return self._known[question]
+
+    def _kept(self, question: str, probe: Callable[[], bool]) -> bool:
+        try:
+            text = self._recall(question, lambda: _SAID[probe()], lambda it: it in _SAID)
+        except OSError:  # the file is gone, and its weights are mapped
+            return probe()
+        return text == _SAID[True]
 
     def _answer(
         self, question: str, ask: Callable[[], str], accept: Callable[[str], bool]

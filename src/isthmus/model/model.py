@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -65,6 +66,8 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         """The model whose weights it computes with; None where they are its own."""
         self.adaptation = adaptation or Adaptation()
         self._hashes = hashes or FileHashes()
+        self._lock = threading.Lock()
+        """Held while a session is added, or the model is found to have none and closed."""
         self._sessions: WeakSet[Session] = WeakSet()
         self._adapted: WeakSet[Model] = WeakSet()
         self._adapters: set[Adapter] = set()
@@ -233,8 +236,10 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     def _session(
         self, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
     ) -> Session:
-        session = Session(self, region, binding, ptr, layout)
-        self._sessions.add(session)
+        with self._lock:
+            self._require_open()  # it may have been closed while the bytes were cleared
+            session = Session(self, region, binding, ptr, layout)
+            self._sessions.add(session)
         return session
 
     def _require_open(self) -> None:
@@ -278,15 +283,16 @@ class Model(TextModel, EmbeddingModel, SharingModel):
 
     def close(self) -> None:
         """Frees everything; a second call does nothing. ModelBusy while sessions of it are open."""
-        n_open = sum(not session.closed for session in self._sessions)
-        if n_open:
-            raise ModelBusy(
-                f"{n_open} sessions of the model {self.name} are open: close the actors that have "
-                "them first"
-            )
-        if any(not it._closed for it in self._adapted):
-            raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
-        self._closed = True
+        with self._lock:
+            n_open = sum(not session.closed for session in self._sessions)
+            if n_open:
+                raise ModelBusy(
+                    f"{n_open} sessions of the model {self.name} are open: close the actors that "
+                    "have them first"
+                )
+            if any(not it._closed for it in self._adapted):
+                raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
+            self._closed = True
         self._stack.close()
 
     def _require_intact(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from isthmus.errors import TemplateError
 from isthmus.model.chat_template import ChatTemplate
-from isthmus.model.gguf import GgufFile
+from isthmus.model.gguf import TOKENS_KEY, GgufFile
 from isthmus.model.template_traits import Traits
 from isthmus.model.tokenizer import Tokenizer
 
@@ -39,10 +39,31 @@ class TemplateSet:
     @classmethod
     def of(cls, file: GgufFile, tokenizer: Tokenizer) -> TemplateSet | None:
         """A file's templates; None if it has none."""
+        text = _texts_of(tokenizer)
+        return cls._made(file, text, text(tokenizer.bos), text(tokenizer.eos))
+
+    @classmethod
+    def of_header(cls, file: GgufFile) -> TemplateSet | None:
+        """A file's templates without its tokenizer: special tokens have the texts that the header
+        says."""
+        tokens = file.metadata.get(TOKENS_KEY)
+        texts = tokens if isinstance(tokens, list) else []
+
+        def text(token: int) -> str:
+            return texts[token] if 0 <= token < len(texts) else ""
+
+        bos, eos = (file.metadata.get(f"tokenizer.ggml.{it}_token_id", -1) for it in ("bos", "eos"))
+        known = (text(it) if isinstance(it, int) else "" for it in (bos, eos))
+        return cls._made(file, text, *known)
+
+    @classmethod
+    def _made(
+        cls, file: GgufFile, text: Callable[[int], str], bos: str, eos: str
+    ) -> TemplateSet | None:
         sources = dict(_sources(file))
         if not sources:
             return None
-        tokens = _tokens(file, tokenizer)
+        tokens = {"bos": bos, "eos": eos, **_special(file, text)}
         chosen = {name: sources.pop(name) for name in ("default", "tool_use") if name in sources}
         made: dict[str, Traits | TemplateError] = {
             name: _compiled(source, tokens) for name, source in chosen.items()
@@ -79,19 +100,17 @@ def _compiled(source: str, tokens: Mapping[str, str]) -> Traits | TemplateError:
         return error
 
 
-def _tokens(file: GgufFile, tokenizer: Tokenizer) -> dict[str, str]:
-    text = _texts_of(tokenizer)
-    found = {"bos": text(tokenizer.bos), "eos": text(tokenizer.eos)}
-    for name, key in _TOKENS.items():
-        token = file.metadata.get(key)
-        if isinstance(token, int) and 0 <= token < tokenizer.n_tokens:
-            found[name] = text(token)
-    return found
+def _special(file: GgufFile, text: Callable[[int], str]) -> dict[str, str]:
+    """Texts of the special tokens beside bos and eos that the file has."""
+    ids = {name: file.metadata.get(key) for name, key in _TOKENS.items()}
+    found = {name: text(id_) for name, id_ in ids.items() if isinstance(id_, int)}
+    return {name: it for name, it in found.items() if it}
 
 
 def _texts_of(tokenizer: Tokenizer) -> Callable[[int], str]:
     def text(token: int) -> str:
-        found = b"" if token < 0 else tokenizer.decode([token], render_special=True)
-        return found.decode(errors="replace")
+        if not 0 <= token < tokenizer.n_tokens:
+            return ""
+        return tokenizer.decode([token], render_special=True).decode(errors="replace")
 
     return text

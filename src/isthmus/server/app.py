@@ -15,15 +15,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
-from isthmus.model import Model
-from isthmus.runtime import Runtime
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.transfer import Transfer
 from isthmus.server.anthropic import errors as anthropic_errors
 from isthmus.server.anthropic.messages import Messages
-from isthmus.server.anthropic.models import Models
-from isthmus.server.generation.completer import Completer
+from isthmus.server.anthropic.models import ListedModels
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
@@ -38,6 +35,8 @@ from isthmus.server.keys.quota import Quotas
 from isthmus.server.llamacpp import errors as llamacpp_errors
 from isthmus.server.llamacpp.rerank import Reranking
 from isthmus.server.llamacpp.routes import LlamaCpp
+from isthmus.server.models.models import Models
+from isthmus.server.models.pulls import Pulls
 from isthmus.server.ollama import errors as ollama_errors
 from isthmus.server.ollama.routes import Ollama
 from isthmus.server.openai.chat import Chat
@@ -55,17 +54,17 @@ class Health(TypedDict):
     models: list[str]
 
 
-def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> Starlette:
+def create_app(models: Models, settings: ServerSettings) -> Starlette:
     """Everything that the server answers. `models` are those that requests may name."""
     keys = Keys(settings.keys) if settings.keys is not None else None
-    shelf = Shelf(runtime, models, settings)
+    shelf = Shelf(models, settings)
     quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
     agents = Agents(shelf, settings)
-    served = _Served(runtime, models, settings, shelf, quotas)
+    served = _Served(models, settings, shelf, quotas)
     app = Starlette(
         routes=[
             *page.routes(),
-            *_about(runtime, models, settings),
+            *_about(models, settings),
             *Transfer(shelf, agents).routes(),
             *agents.routes(),
         ],
@@ -83,8 +82,7 @@ def create_app(runtime: Runtime, models: dict[str, Model], settings: ServerSetti
 class _Served:
     """What is there from the server's start to its end."""
 
-    runtime: Runtime
-    models: dict[str, Model]
+    models: Models
     settings: ServerSettings
     shelf: Shelf
     quotas: Quotas
@@ -93,18 +91,20 @@ class _Served:
     async def life(self, app: Starlette) -> AsyncIterator[None]:
         """Adds the routes that need models, and closes what they use at the end."""
         models, settings, texts = self.models, self.settings, Texts()
-        completers = {name: Completer(self.runtime, it, settings) for name, it in models.items()}
-        writer = Writer(completers, settings, texts)
-        embedders = Embedders(self.runtime, models, settings, texts)
-        for api in (Models, Chat, Completions, Messages):
+        writer = Writer(models, settings, texts)
+        embedders = Embedders(models, settings, texts)
+        pulls = Pulls(models)
+        for api in (Chat, Completions, Messages):
             app.router.routes.extend(api(writer).routes())
         for embedding in (Embeddings, Reranking):
             app.router.routes.extend(embedding(embedders).routes())
-        app.router.routes.extend(Ollama(writer, embedders).routes())
+        app.router.routes.extend(ListedModels(models, pulls).routes())
+        app.router.routes.extend(Ollama(writer, embedders, pulls).routes())
         app.router.routes.extend(LlamaCpp(writer, settings).routes())
         responses = open_responses(writer, self.shelf, settings, self.quotas.charge)
         app.router.routes.extend(responses.routes())
-        keeping = [asyncio.ensure_future(it) for it in (self.quotas.keep(), responses.keep())]
+        kept = (self.quotas.keep(), responses.keep(), models.keep())
+        keeping = [asyncio.ensure_future(it) for it in kept]
         try:
             yield
         finally:
@@ -115,19 +115,20 @@ class _Served:
             await asyncio.to_thread(texts.close)
             await self.quotas.save()
             await self.shelf.close()
+            await models.close()
 
 
-def _about(runtime: Runtime, models: dict[str, Model], settings: ServerSettings) -> list[Endpoint]:
+def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:
     """Routes about the server itself."""
 
     async def health(_request: Request) -> Response:
         """That the server answers."""
-        said: Health = {"status": "ok", "models": list(models)}
+        said: Health = {"status": "ok", "models": models.files.names()}
         return JSONResponse(said)
 
     async def metrics(_request: Request) -> Response:
         """Counters, gauges and histograms for Prometheus."""
-        return PlainTextResponse(runtime.metrics(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(models.runtime.metrics(), media_type="text/plain; version=0.0.4")
 
     async def described(request: Request) -> Response:
         """This document."""

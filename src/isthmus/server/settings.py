@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _WHOLE: dict[str, tuple[int, int | None]] = {
     "responses": (1, None),
 }
 """The least and the most that a setting may be."""
-_BOUNDS = {"memory_nbytes": MIB, "max_tokens": 1}
+_BOUNDS = {"memory_nbytes": MIB, "models_nbytes": MIB, "max_tokens": 1}
 """The least that a setting may be which may also be absent."""
 _SECONDS = (
     "deadline_s",
@@ -84,8 +84,24 @@ class ServerSettings:
     """For which a URL stays a server's that has died without giving it back."""
     keys: Path | None = None
     """File of hashed API keys (`isthmus serve --new-key`); without it everybody may ask."""
-    n_ctx: int = 4096
-    """Tokens of context of each stateless request, and of agents that say nothing else."""
+    n_ctx: int | None = None
+    """Tokens of context of each stateless request, and of agents that say nothing else. By default
+    what the model was trained for, halved until the memory of `slots` requests is at most half of
+    `memory_nbytes`, and each fits into a 32-bit memory; but 4,096 if the model has them."""
+    models: Mapping[str, object] = field(default_factory=dict)
+    """Models by name: a file, or a table with `file` and `load`. With `load = true` one is loaded
+    at the start and stays, others when a request asks for them."""
+    models_folder: Path | None = None
+    """Folder whose GGUF files are models that are loaded when a request asks for them. By default,
+    if no model is named, the one where `isthmus pull` keeps what it fetched."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names of models, each with the name that it stands for."""
+    models_nbytes: int | None = None
+    """Bytes of the weights that are in memory together; by default three quarters of what the
+    machine has left at the start, or of a device's own memory."""
+    keep_alive_s: float = 300.0
+    """Seconds for which a model stays that was loaded for a request, after its last use; 0 for
+    none, -1 until another one needs its room."""
     slots: int = 16
     """Stateless requests that are computed at the same time."""
     memory64: bool | None = None
@@ -160,11 +176,13 @@ class ServerSettings:
                 raise SettingsError(said)
         for name in _LISTS:
             object.__setattr__(self, name, tuple(_usual(it) for it in getattr(self, name)))
-        for name in ("data", "cache", "keys"):
+        for name in ("data", "cache", "keys", "models_folder"):
             value = getattr(self, name)
             object.__setattr__(self, name, _place(value) if value is not None else None)
-        if isinstance(self.cache, str) or isinstance(self.keys, str):
-            raise SettingsError("cache and keys are local files: only data may be a URL")
+        if any(isinstance(it, str) for it in (self.cache, self.keys, self.models_folder)):
+            raise SettingsError(
+                "cache, keys and models_folder are local files: only data may be a URL"
+            )
         if self.cache is not None and isinstance(self.data, Path):
             raise SettingsError(f"cache is for agents at a URL, and data is the folder {self.data}")
         if not self._is_loopback() and self.keys is None:
@@ -197,6 +215,8 @@ class ServerSettings:
 
 def _problem(name: str, value: object) -> str | None:
     """Why a setting cannot be that, and what it may be; None where it can."""
+    if name == "n_ctx" and value is None:
+        return None
     if name in _WHOLE:
         least, most = _WHOLE[name]
         good = isinstance(value, int) and not isinstance(value, bool)
@@ -208,6 +228,13 @@ def _problem(name: str, value: object) -> str | None:
     elif name in _BOUNDS:
         good = value is None or (type(value) is int and value >= _BOUNDS[name])
         allowed = f"a whole number, {_BOUNDS[name]} or more"
+    elif name == "keep_alive_s":
+        good = isinstance(value, (int, float)) and type(value) is not bool and -1 <= value < 1e9
+        allowed = "seconds, 0 for none, -1 for ever"
+        good = good and (value >= 0 or value == -1)  # type: ignore[operator]
+    elif name in _TABLES:
+        allowed, is_line = _TABLES[name]
+        good = isinstance(value, Mapping) and all(map(is_line, value.items()))
     elif name in ("memory64", "share_beginnings", "share_agents"):
         allowed = "true or false"
         good = isinstance(value, bool) or (name == "memory64" and value is None)
@@ -219,7 +246,7 @@ def _problem(name: str, value: object) -> str | None:
         good = value in _CHOICES[name]
     else:
         allowed = "a text, which is not empty"
-        none = name in ("cache", "keys") and value is None
+        none = name in ("cache", "keys", "models_folder") and value is None
         good = none or isinstance(value, Path) or (isinstance(value, str) and value != "")
     return None if good else f"{name} is {value!r}: give {allowed}"
 
@@ -240,6 +267,28 @@ def _usual(text: str) -> str:
     """A name or an origin as browsers write it."""
     text = text.lower()
     return text.removesuffix(_DEFAULT_PORTS.get(text.partition("://")[0], ""))
+
+
+def _is_model(pair: tuple[object, object]) -> bool:
+    """Whether a line of `models` is one."""
+    name, said = pair
+    table = said if isinstance(said, Mapping) else {"file": said}
+    file, load = table.get("file"), table.get("load", False)
+    known = table.keys() <= {"file", "load"} and isinstance(load, bool)
+    return bool(name) and known and isinstance(file, str) and bool(file)
+
+
+def _is_alias(pair: tuple[object, object]) -> bool:
+    """Whether a line of `aliases` is one."""
+    alias, model = pair
+    return bool(alias) and isinstance(model, str) and bool(model)
+
+
+_TABLES: dict[str, tuple[str, Callable[[tuple[object, object]], bool]]] = {
+    "models": ('a table: NAME = "FILE", or NAME = { file = "FILE", load = true }', _is_model),
+    "aliases": ('a table: NAME = "MODEL"', _is_alias),
+}
+"""Settings that are tables: what they may be, and whether a line is good."""
 
 
 def _place(value: str | Path) -> str | Path:

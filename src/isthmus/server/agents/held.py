@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.actor import Actor
+from isthmus.server.http.entry import current
 from isthmus.server.storage.record import Record, Turn, name_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Held:
         before it has ended.
         """
         self._commit = asyncio.ensure_future(self._write(actor, turn))
+        current().work_until(self._commit)
         return await asyncio.shield(self._commit)
 
     def when_free(self, release: Callable[[], None]) -> None:

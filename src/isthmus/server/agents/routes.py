@@ -146,18 +146,18 @@ class Agents:
     async def create(self, request: Request) -> Response:
         """A new agent."""
         asked = await read_json(request, _new_agent, b"{}")
-        models = dict(asked.models)
-        model = asked.model or (None if models else next(iter(self._shelf.models), None))
+        models, files = dict(asked.models), self._shelf.models.files
+        model = asked.model or (None if models else next(iter(files.names()), None))
         if model is not None:
             models.setdefault("default", model)
-        for name in models.values():
-            if name not in self._shelf.models:
-                known = ", ".join(self._shelf.models)
-                raise HttpError(404, f"there is no model {name!r}; there is {known}", param="model")
+        models = {name: files.real_name(it) for name, it in models.items()}
+        found = [files.known(it) for it in models.values()]
+        for it in found:
+            await files.card(it)
         limits = {"output_nbytes": self._settings.output_nbytes, **asked.limits}
         _require_limits(limits, self._settings.output_nbytes)
-        trained = [self._shelf.models[name].hparams.n_ctx_train for name in models.values()]
-        args = {"n_ctx": str(min([self._settings.n_ctx, *trained])), **asked.args}
+        n_ctx = min((it.n_ctx for it in found), default=None)
+        args = asked.args if n_ctx is None else {"n_ctx": str(n_ctx), **asked.args}
         record = await self._shelf.create(asked.name, asked.guest, models, args, limits, asked.seed)
         return JSONResponse(whole(record, []), 201)
 
@@ -228,12 +228,13 @@ class Agents:
     ) -> AsyncIterator[tuple[Held, AsyncGenerator[str | Turn]]]:
         """The agent, held, and its answer, once there is a place for one more message."""
         await self._shelf.disk.require(current().key)
-        async with (
-            self._shelf.holding(id_) as held,
-            self._room.place(current().owner),
-            aclosing(self._answer(held, asked)) as items,
-        ):
-            yield held, items
+        async with self._shelf.holding(id_) as held:
+            await self._shelf.given(held.record)  # nobody waits for a model in a place
+            async with (
+                self._room.place(current().owner),
+                aclosing(self._answer(held, asked)) as items,
+            ):
+                yield held, items
 
     async def _answer(self, held: Held, asked: NewMessage) -> AsyncGenerator[str | Turn]:
         """The pieces of the answer, and the turn once it is done. What fails leaves no trace."""

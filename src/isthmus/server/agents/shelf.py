@@ -33,7 +33,7 @@ from isthmus.errors import (
     SnapshotNotFound,
 )
 from isthmus.model import Model
-from isthmus.runtime import Runtime, bundled_guests
+from isthmus.runtime import bundled_guests
 from isthmus.server.agents.disk import DiskShares
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
@@ -41,6 +41,7 @@ from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.http.key import Key
+from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
 from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
@@ -61,11 +62,10 @@ _T = TypeVar("_T")
 class Shelf:
     """See the module. Used by one event loop."""
 
-    def __init__(
-        self, runtime: Runtime, models: dict[str, Model], settings: ServerSettings
-    ) -> None:
-        self.runtime = runtime
+    def __init__(self, models: Models, settings: ServerSettings) -> None:
+        self.runtime = models.runtime
         self.models = models
+        models.when_left.append(self._drop_closed)
         self._settings = settings
         self._home = open_home(settings)
         self.store = self._home.store
@@ -134,9 +134,10 @@ class Shelf:
 
     async def live(self, record: Record) -> Actor:
         """The actor, brought back from its last snapshot if it is not in memory."""
+        given = await self.given(record)
         actor = self._live.get(record.id)
         if actor is None or actor.state == "closed":
-            actor = await self.in_thread(lambda: self._restore(record, record.position))
+            actor = await self.in_thread(lambda: self._restore(record, record.position, given))
             self._live[record.id] = actor
         self._live.move_to_end(record.id)
         await self._close_idle()
@@ -162,7 +163,8 @@ class Shelf:
             seed=secrets.randbits(63) if seed is None else seed,
             created=time.time(),
         )
-        return await self._settle(record, lambda: self._spawn(record), self.made)
+        given = await self.given(record)
+        return await self._settle(record, lambda: self._spawn(record, given), self.made)
 
     async def fork(self, source: Record, position: int, name: str) -> Record:
         """An agent that is what another one was at a position."""
@@ -175,7 +177,7 @@ class Shelf:
             position=position,
         )
         turns = [turn for turn in await self.turns(source) if turn.position <= position]
-        make = partial(self._restore, source, position)
+        make = partial(self._restore, source, position, await self.given(source))
         return await self._settle(record, make, self.in_thread, turns)
 
     async def adopt(
@@ -199,7 +201,7 @@ class Shelf:
         )
         if not -(2**63) <= record.seed < 2**64:
             raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
-        given = self._given(record)
+        given = await self.given(record)
         restore = partial(
             self.runtime.restore,
             snapshot.path,
@@ -321,17 +323,21 @@ class Shelf:
     async def start(self, record: Record, source: Record | None = None, position: int = 0) -> Actor:
         """An actor for an agent that is not kept yet: what another agent was at a position, or a
         fresh one, also if that one's snapshot cannot be used."""
+        given = await self.given(record)
         if source is not None:
             try:
-                return await self.in_thread(lambda: self._restore(source, position, record.id))
+                return await self.in_thread(
+                    lambda: self._restore(source, position, given, record.id)
+                )
             except SnapshotError as error:
                 _log.info("%s begins afresh: %s", record.id, error)
-        return await self.made(lambda: self._spawn(record))
+        return await self.made(lambda: self._spawn(record, given))
 
     async def renew(self, record: Record) -> Actor:
         """A fresh actor in place of what an agent was; its holder saves it with the next turn."""
+        given = await self.given(record)
         await self.forget(record.id)
-        actor = await self.made(lambda: self._spawn(record))
+        actor = await self.made(lambda: self._spawn(record, given))
         self._live[record.id] = actor
         return actor
 
@@ -363,28 +369,41 @@ class Shelf:
         finally:
             self._n_making[key.name] -= 1
 
-    def _given(self, record: Record) -> dict[str, Model]:
-        missing = [name for name in record.models.values() if name not in self.models]
-        if missing:
-            raise SettingsError(
-                f"agent {record.id} needs the model {missing[0]}, which this server does not have"
-            )
-        return {name: self.models[model] for name, model in record.models.items()}
+    async def given(self, record: Record) -> dict[str, Model]:
+        """The models of an agent, in memory until the current request has ended.
 
-    def _spawn(self, record: Record) -> Actor:
+        Raises SettingsError for one that this server does not have, and as `Models.use_all`.
+        """
+        for name in record.models.values():
+            if self.models.files.find(name) is None:
+                raise SettingsError(
+                    f"agent {record.id} needs the model {name}, which this server does not have"
+                )
+        served = await self.models.use_all(list(record.models.values()))
+        return {name: it.model for name, it in zip(record.models, served, strict=True)}
+
+    def _spawn(self, record: Record, given: dict[str, Model]) -> Actor:
         return self.runtime.spawn(
             self.load_guest(record.guest),
-            models=self._given(record),
+            models=given,
             args=record.args,
             limits=Limits(**record.limits),
             seed=record.seed,
             label=record.id,
         )
 
-    def _restore(self, record: Record, position: int, label: str | None = None) -> Actor:
+    def _restore(
+        self, record: Record, position: int, given: dict[str, Model], label: str | None = None
+    ) -> Actor:
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
-        return self.runtime.restore(path, models=self._given(record), label=label or record.id)
+        return self.runtime.restore(path, models=given, label=label or record.id)
+
+    def _drop_closed(self) -> None:
+        """Forgets actors whose models have left; they are on the disk."""
+        for id_, actor in list(self._live.items()):
+            if actor.state == "closed":
+                del self._live[id_]
 
     async def _close_idle(self) -> None:
         """Keeps the ones used last in memory."""

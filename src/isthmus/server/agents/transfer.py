@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from isthmus.errors import SettingsError, SnapshotError, SnapshotMismatch
-from isthmus.model import Model
 from isthmus.server.agents.replies import Agent, whole
 from isthmus.server.agents.routes import Agents, Name, Which
 from isthmus.server.agents.shelf import Shelf
@@ -27,6 +26,7 @@ from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Room
 from isthmus.server.keys.guard import RESTORE
+from isthmus.server.models.files import ModelFiles
 from isthmus.server.storage.record import Record
 from isthmus.snapshot import Export, Manifest, Snapshot, open_snapshot
 
@@ -111,9 +111,11 @@ class Transfer:
     async def _adopt(self, path: Path, asked: Restoring) -> Record:
         shelf = self._shelf
         snapshot = await shelf.in_thread(lambda: open_snapshot(path))
-        models = await shelf.in_thread(
-            lambda: _models_of(snapshot.manifest, shelf.models, asked.model)
-        )
+        files = shelf.models.files
+        otherwise = asked.model and files.real_name(asked.model)
+        if otherwise is not None:
+            files.known(otherwise)
+        models = await shelf.in_thread(lambda: _models_of(snapshot.manifest, files, otherwise))
         name = asked.name or f"{snapshot.manifest.guest.name}, restored"
         return await shelf.adopt(name, snapshot, models, asked.require)
 
@@ -140,29 +142,17 @@ class Transfer:
             ) from None
 
 
-def _models_of(
-    manifest: Manifest, models: dict[str, Model], otherwise: str | None
-) -> dict[str, str]:
+def _models_of(manifest: Manifest, files: ModelFiles, otherwise: str | None) -> dict[str, str]:
     """The server's models, by the guest's names: those with the same weights and adapters, or
-    `otherwise`.
-
-    SnapshotMismatch where there is none; HttpError 404 where `otherwise` is none.
-    """
-    if otherwise is not None and otherwise not in models:
-        raise HttpError(404, f"there is no model {otherwise!r}; there is {', '.join(models)}")
+    `otherwise`. The files are hashed, and not loaded. SnapshotMismatch where there is none."""
     found = {}
     for it in manifest.models:
-        same = (
-            name
-            for name, here in models.items()
-            if here.weights_sha256 == it.weights_sha256 and here.adaptation.added == it.added
-        )
-        name = next(same, otherwise)
+        name = files.find_same(it.weights_sha256, it.added) or otherwise
         if name is None:
             raise SnapshotMismatch(
                 f"the agent's model {it.name!r} is {it.file_name}, SHA-256 "
                 f"{it.weights_sha256[:12]}…, with {len(it.added) or 'no'} adapters, which is none "
-                f"of this server's: {', '.join(models)} "
+                f"of this server's: {', '.join(files.names())} "
                 "(model=NAME and require=replayed take another one)"
             )
         found[it.name] = name

@@ -63,7 +63,7 @@ class Messages:
         asked, told = await self._read(http, _count_decoder)
         n_tokens = await self._writer.count(http, asked.model, told.wanted)
         if told.prefill:
-            completer = self._writer.completer(asked.model)
+            completer = await self._writer.completer(http, asked.model)
             n_tokens += len(await self._ids(http, completer, told.prefill, completer.n_ctx))
         counted: TokenCount = {"input_tokens": n_tokens}
         return JSONResponse(counted)
@@ -80,11 +80,16 @@ class Messages:
             except msgspec.ValidationError as error:
                 raise refusal_of(error, body) from None
             require_unique_keys(body)
-            told = translate(asked)
-            model = self._writer.completer(asked.model).model
-            return asked, replace(told, wanted=_with_known_variables(told.wanted, model))
+            return asked, translate(asked)
 
-        return await self._writer.texts.of(http, read)
+        asked, told = await self._writer.texts.of(http, read)
+        model = (await self._writer.completer(http, asked.model)).model
+        if told.wanted.variables:
+            wanted = await self._writer.texts.of(
+                http, lambda _: _with_known_variables(told.wanted, model)
+            )
+            told = replace(told, wanted=wanted)
+        return asked, told
 
     async def _continued(self, http: HttpRequest, prepared: Prepared, text: str) -> Prepared:
         """An answer that goes on from a text, which stands where its first tokens would.

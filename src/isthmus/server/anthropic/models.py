@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.server.anthropic.errors import speaks_anthropic
 from isthmus.server.anthropic.replies import MessagesErrorReply, ModelInfo, ModelPage
-from isthmus.server.generation.writer import Writer, chosen
 from isthmus.server.http.endpoint import Endpoint, read_query
 from isthmus.server.http.errors import ErrorReply, not_found
+from isthmus.server.models.models import Models
+from isthmus.server.models.pulls import Pulls
 from isthmus.server.openai import models
 from isthmus.server.openai.replies import ModelCard, ModelList
 
@@ -32,31 +33,33 @@ class _Endpoint(Endpoint):
     fails = (ErrorReply, MessagesErrorReply)
 
 
-class Models(models.Models):
+class ListedModels(models.ListedModels):
     """The routes, over the server's models."""
 
-    def __init__(self, writer: Writer) -> None:
-        super().__init__(writer)
-        self._writer = writer
+    def __init__(self, models: Models, pulls: Pulls) -> None:
+        super().__init__(models, pulls)
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         path, listed, one = "/v1/models", (ModelList, ModelPage), (ModelCard, ModelInfo)
-        return [
+        both = [
             _Endpoint("GET", path, self.models, query=PageQuery, gives=listed),
             _Endpoint("GET", path + "/{model:path}", self.model, gives=one),
         ]
+        told = [it.path for it in both]
+        return [*(it for it in super().routes() if it.path not in told), *both]
 
     async def models(self, request: HttpRequest) -> Response:
         """The models that requests may name."""
         query = read_query(request, PageQuery)
         if not speaks_anthropic(request.scope):
             return await super().models(request)
-        names = list(self._writer.completers)
-        shown, has_more = page_of(names, query)
+        found = await self._models.files.cards()
+        n_ctx = {name: it.n_ctx for it, _ in found for name in it.source.names}
+        shown, has_more = page_of(list(n_ctx), query)
         page: ModelPage = {
-            "data": [self._info(name) for name in shown],
+            "data": [self._info(name, n_ctx[name]) for name in shown],
             "has_more": has_more,
             "first_id": shown[0] if shown else None,
             "last_id": shown[-1] if shown else None,
@@ -68,11 +71,11 @@ class Models(models.Models):
         if not speaks_anthropic(request.scope):
             return await super().model(request)
         name = request.path_params["model"]
-        chosen(self._writer.completers, name)
-        return JSONResponse(self._info(name))
+        resident = self._models.files.known(name)
+        await self._models.files.card(resident)
+        return JSONResponse(self._info(name, resident.n_ctx))
 
-    def _info(self, name: str) -> ModelInfo:
-        n_ctx = self._writer.completers[name].n_ctx
+    def _info(self, name: str, n_ctx: int) -> ModelInfo:
         return {
             "type": "model",
             "id": name,

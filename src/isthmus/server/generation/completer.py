@@ -17,7 +17,6 @@ from isthmus.abi import TokenFlag
 from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import ContextFull
-from isthmus.model import Model
 from isthmus.model.forms import Form
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
@@ -25,6 +24,7 @@ from isthmus.server.generation.request import End, Request, Token, read_tokens
 from isthmus.server.generation.slots import Slot, Slots
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Room
+from isthmus.server.models.resident import Served
 from isthmus.server.settings import ServerSettings
 from isthmus.widening import fitting_guest
 
@@ -47,11 +47,13 @@ class Recipe:
 
 
 class Completer:
-    """The agents that complete requests for one model."""
+    """The agents that complete requests for one model, as long as that is in memory."""
 
-    def __init__(self, runtime: Runtime, model: Model, settings: ServerSettings) -> None:
-        self.model = model
-        self.n_ctx = min(settings.n_ctx, model.hparams.n_ctx_train)
+    def __init__(self, runtime: Runtime, served: Served, settings: ServerSettings) -> None:
+        self.name = served.name
+        """The server's name of the model."""
+        self.model = model = served.model
+        self.n_ctx = served.n_ctx
         self._runtime = runtime
         self._settings = settings
         fitting = fitting_guest(_GUEST, model, self.n_ctx, Limits(), settings.memory64)

@@ -3,7 +3,6 @@ request."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 from starlette.requests import Request as HttpRequest
@@ -14,12 +13,12 @@ from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
-from isthmus.server.generation.writer import chosen, first
-from isthmus.server.http.entry import current
+from isthmus.server.http.entry import current, in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.fair import Room
 from isthmus.server.http.texts import Check, Texts
+from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 
 _GUEST = "embed"
@@ -75,7 +74,7 @@ class EmbeddingAgents:
         self._idle = [actor for actor in self._idle if actor.state != "closed"]
         free = [actor for actor in self._idle if actor.state != "running"]
         if not free:
-            return await asyncio.to_thread(self._spawn)
+            return await in_thread(self._spawn)
         self._idle.remove(free[-1])
         return free[-1]
 
@@ -95,24 +94,23 @@ class EmbeddingAgents:
 
 
 class Embedders:
-    """Those of each model, and the threads in which texts become tokens."""
+    """Those of each model in memory, and the threads in which texts become tokens."""
 
-    def __init__(
-        self, runtime: Runtime, models: dict[str, Model], settings: ServerSettings, texts: Texts
-    ) -> None:
+    def __init__(self, models: Models, settings: ServerSettings, texts: Texts) -> None:
+        self.models = models
         self.texts = texts
-        self._known = {
-            name: EmbeddingAgents(runtime, model, settings) for name, model in models.items()
-        }
+        self._settings = settings
 
-    @property
-    def first(self) -> str:
-        """The name of the model that answers where a request may leave it out. HttpError 404."""
-        return first(self._known)
+    async def chosen(self, http: HttpRequest, name: str) -> EmbeddingAgents:
+        """The one of the model that a request names, which is loaded if it is not in memory.
 
-    def chosen(self, name: str) -> EmbeddingAgents:
-        """The one of the model that a request names. HttpError 404."""
-        return chosen(self._known, name)
+        The request's body must have been read. Raises HttpError 404, and as `Models.use`.
+        """
+        served = await self.models.use(name, http)
+        runtime, settings = self.models.runtime, self._settings
+        return served.find(EmbeddingAgents) or served.keep(
+            EmbeddingAgents(runtime, served.model, settings)
+        )
 
 
 def require_texts(model: Model, texts: Sequence[Sequence[int]], param: str) -> None:

@@ -18,11 +18,13 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
 from isthmus.actor import Actor
 from isthmus.errors import Overloaded
+from isthmus.server.http.entry import in_thread
 from isthmus.server.http.fair import Owner
 
 WORTH_A_FORK = 8
@@ -139,7 +141,7 @@ class Slots:
     async def _plant(self, parent: Slot) -> None:
         """Keeps a fork of an agent for those who come while it is busy, if there is room for it."""
         try:
-            root = await asyncio.to_thread(_fork, parent)
+            root = await in_thread(partial(_fork, parent))
         except Overloaded:
             return
         root.prompt = parent.prompt
@@ -163,8 +165,8 @@ class Slots:
             try:
                 await self._close_surplus()
                 if parent is not None and parent.n_common(prompt) >= WORTH_A_FORK:
-                    return await asyncio.to_thread(_fork, parent)
-                return Slot(await asyncio.to_thread(self._spawn), owner)
+                    return await in_thread(partial(_fork, parent))
+                return Slot(await in_thread(self._spawn), owner)
             except BaseException:
                 self._n_of[owner] -= 1
                 raise

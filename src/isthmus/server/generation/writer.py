@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 
@@ -27,10 +26,11 @@ from isthmus.server.generation.prepared import Prepared, Reading
 from isthmus.server.generation.request import Request, ThoughtBound
 from isthmus.server.generation.turns import Messages, without_oldest
 from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
-from isthmus.server.http.entry import current
+from isthmus.server.http.entry import current, in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.http.texts import Check, Texts, require_room
+from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 
 _log = logging.getLogger("isthmus.server")
@@ -42,20 +42,15 @@ _AS_MANY_AS_FIT = 2**31 - 1
 """`Request.max_tokens` of an answer that only the context bounds."""
 _MOST_DIGITS = 10
 """Digits of a token id that are read."""
-_Served = TypeVar("_Served")
 
 
 class Writer:
     """See the module. Owns the threads that wait for grammars. Used by one event loop."""
 
-    def __init__(
-        self, completers: Mapping[str, Completer], settings: ServerSettings, texts: Texts
-    ) -> None:
-        self.completers = completers
-        """The models that requests may name."""
+    def __init__(self, models: Models, settings: ServerSettings, texts: Texts) -> None:
+        self.models = models
+        """Those that requests may name."""
         self._settings = settings
-        self.n_ctx = max((it.n_ctx for it in completers.values()), default=0)
-        """Tokens of the longest context of all models."""
         self.texts = texts
         """Threads for work that grows with a request's texts."""
         self._told: set[tuple[str, str]] = set()
@@ -67,17 +62,25 @@ class Writer:
         self._trials.close()
 
     @property
-    def first(self) -> str:
-        """The name of the model that answers where a request may leave it out. HttpError 404."""
-        return first(self.completers)
+    def n_ctx(self) -> int:
+        """Tokens of the longest context of all models."""
+        return self.models.files.n_ctx
 
-    def completer(self, name: str) -> Completer:
-        """The agents of a model that makes text. HttpError 404, 400."""
-        completer = chosen(self.completers, name)
-        if not completer.model.generates:
+    async def completer(self, http: HttpRequest, name: str) -> Completer:
+        """The agents of a model that makes text, which is loaded if it is not in memory.
+
+        It stays there until the request has ended. The request's body must have been read. Raises
+        HttpError 404, 400, and as `Models.use`.
+        """
+        served = await self.models.use(name, http)
+        found = served.find(Completer)
+        if found is not None:
+            return found
+        if not served.model.generates:
             said = f"the model {name} makes embeddings and no text: POST /v1/embeddings"
             raise HttpError(400, said, code="unsupported", param="model")
-        return completer
+        make = partial(Completer, self.models.runtime, served, self._settings)
+        return served.keep(await in_thread(make))
 
     async def prepare(self, http: HttpRequest, model: str, wanted: Wanted) -> Prepared:
         """What is wanted of the model that a request names.
@@ -85,7 +88,7 @@ class Writer:
         The request's body must have been read. Raises HttpError, IsthmusError: Overloaded if there
         is no room, ContextFull if the conversation does not fit, TemplateError, GrammarError.
         """
-        completer = self.completer(model)
+        completer = await self.completer(http, model)
         completer.require_room()
         prepared = await self.texts.of(
             http, lambda check: self._prepared(model, completer, wanted, check)
@@ -99,7 +102,7 @@ class Writer:
 
     async def render(self, http: HttpRequest, model: str, wanted: Wanted) -> RenderedChat:
         """The prompt that a conversation becomes. Raises as `prepare`."""
-        completer = self.completer(model)
+        completer = await self.completer(http, model)
         return await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
 
     async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
@@ -214,22 +217,6 @@ class Writer:
         except ContextFull:
             room = 1
             return without_oldest(wanted.messages, render)
-
-
-def chosen(models: Mapping[str, _Served], name: str) -> _Served:
-    """What serves the model that a request names. HttpError 404."""
-    if name not in models:
-        said = f"there is no model {name!r}; there is {', '.join(models)}"
-        raise HttpError(404, said, code="model_not_found", param="model")
-    current().model = name
-    return models[name]
-
-
-def first(models: Mapping[str, object]) -> str:
-    """The name of the first model. HttpError 404 if there is none."""
-    for name in models:
-        return name
-    raise HttpError(404, "there is no model", code="model_not_found", param="model")
 
 
 def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Check) -> RenderedChat:

@@ -5,14 +5,16 @@ Whoever learns something of it writes it down at `current()`, which each request
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import re
 import time
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from isthmus.server.http.ids import random_id
 from isthmus.server.http.key import Key
@@ -20,7 +22,18 @@ from isthmus.server.http.log import tell
 
 Shape: TypeAlias = Callable[[int, Any], tuple[int, Any]]
 """Makes an error's status and body, as OpenAI's clients expect them, those of another API."""
+_T = TypeVar("_T")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class Lease(Protocol):
+    """What a request uses, and others wait for: a model in memory."""
+
+    def take(self) -> None:
+        """Begins one use."""
+
+    def give_back(self) -> None:
+        """Ends one use."""
 
 
 @dataclass
@@ -61,6 +74,9 @@ class Entry:
     """What the answer warns of, in order, for its header."""
     prompts: set[int] = field(default_factory=set)
     """The `id` of each prompt that is counted already."""
+    _leases: dict[Lease, None] = field(default_factory=dict, init=False)
+    """What it uses until it, and all that works for it, has ended; see `working`."""
+    _n_working: int = field(default=0, init=False)
 
     def warn(self, said: Iterable[str]) -> None:
         """Has the answer's header tell these sentences too."""
@@ -81,6 +97,42 @@ class Entry:
         if id(prompt) not in self.prompts:
             self.prompts.add(id(prompt))
             self.tokens_in += len(prompt)
+
+    def uses(self, lease: Lease) -> bool:
+        """Whether the request uses it already."""
+        return lease in self._leases
+
+    def use(self, lease: Lease) -> None:
+        """Uses something until the request, and all that works for it, has ended."""
+        if not self._n_working:
+            raise RuntimeError("nothing works for this request that could end")
+        if lease not in self._leases:
+            lease.take()
+            self._leases[lease] = None
+
+    @contextmanager
+    def working(self, parent: Entry | None = None) -> Iterator[None]:
+        """While open, what the request uses stays; what `parent` uses is used too."""
+        self._n_working += 1
+        for lease in () if parent is None else parent._leases:
+            self.use(lease)
+        try:
+            yield
+        finally:
+            self._end()
+
+    def work_until(self, done: asyncio.Future[Any]) -> None:
+        """Has what the request uses stay until something has ended that works for it."""
+        if self._n_working:
+            self._n_working += 1
+            done.add_done_callback(lambda _: self._end())
+
+    def _end(self) -> None:
+        self._n_working -= 1
+        if not self._n_working:
+            leases, self._leases = self._leases, {}
+            for lease in leases:
+                lease.give_back()
 
     @property
     def owner(self) -> str | None:
@@ -123,6 +175,15 @@ _current: ContextVar[Entry] = ContextVar("entry")
 def begin(entry: Entry) -> None:
     """From here on `current` is this one, in this task and those that it starts."""
     _current.set(entry)
+
+
+async def in_thread(work: Callable[[], _T]) -> _T:
+    """What `work` gives, in a thread. It goes on if its caller leaves; what the request uses stays
+    until it has ended."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    current().work_until(task)
+    task.add_done_callback(lambda it: it.cancelled() or it.exception())  # is told if anybody waits
+    return await asyncio.shield(task)
 
 
 def current() -> Entry:

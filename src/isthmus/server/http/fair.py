@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from isthmus.errors import Overloaded
+from isthmus.server.http.entry import current
 
 Owner: TypeAlias = "str | None"
 _T = TypeVar("_T")
@@ -131,7 +132,8 @@ class Threads:
         self._room = Room(n_threads, waiting)
 
     async def do(self, owner: Owner, what: Callable[[], _T]) -> _T:
-        """What `what` returns. Overloaded. A caller who leaves has its place until that ends."""
+        """What `what` returns. Overloaded. A caller who leaves has its place until that ends, and
+        what the request uses stays until then."""
         await self._room.take(owner)
         try:
             work = asyncio.get_running_loop().run_in_executor(
@@ -140,6 +142,7 @@ class Threads:
         except BaseException:
             self._room.give_back(owner)
             raise
+        current().work_until(work)
         work.add_done_callback(lambda done: self._end(owner, done))
         return await asyncio.shield(work)
 

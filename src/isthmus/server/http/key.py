@@ -7,7 +7,15 @@ from dataclasses import dataclass, fields
 
 from isthmus.errors import SettingsError
 
-_LEAST = {"concurrent": 1, "rpm": 1, "tpd": 1, "agents": 0, "disk": 0, "metrics": 0}
+_LEAST = {
+    "concurrent": 1,
+    "rpm": 1,
+    "tpd": 1,
+    "agents": 0,
+    "disk": 0,
+    "metrics": 0,
+    "models": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class KeyLimits:
     """Bytes on the disk that its agents and responses take; None for half of the disk."""
     metrics: int | None = None
     """1 if its owner may read `/metrics`, which counts what all owners do."""
+    models: int | None = None
+    """1 if its owner may say which models come and go: pull, load and unload them."""
 
     @staticmethod
     def parse(words: Iterable[str]) -> KeyLimits:

@@ -3,7 +3,8 @@
 What guests say is `isthmus.guest[AGENT]: …` in a line, and has the event `guest` in an object.
 
 An object has `time` (UTC), `level`, `event` and what belongs to it. `request` has the fields of
-`entry.Entry`; `listening`, `stopping`, `stopped`, `keys` say their facts; `log` has a `message`.
+`entry.Entry`; `listening`, `model_loaded`, `model_unloaded`, `stopping`, `stopped`, `keys` say
+their facts; `log` has a `message`.
 Nothing that a client said is in any of them, but paths without their query.
 """
 

@@ -65,7 +65,7 @@ class Guard:
         body = _Body(receive, entry, *self._body_limits(scope["path"]))
         answer = _Answer(send, entry, self._headers)
         try:
-            with body:
+            with body, entry.working():
                 entry.key = self._admission.admit(scope)
                 body.require(claimed_nbytes(scope))
                 if is_preflight(scope):

@@ -53,19 +53,19 @@ class Completion:
         """A text goes on, as llama.cpp's server tells it."""
         most = most_nbytes(self._writer.n_ctx * MOST_PROMPTS)
         asked = await read_strictly(http, _completion, {"": COMPLETION}, most)
-        name, completer = self._completer(asked)
+        name, completer = await self._completer(http, asked)
 
         def read_prompts(check: Check) -> _Read:
             reader = Reader(completer.model.tokenizer, check, completer.n_ctx, asked.parse_special)
             prompts = reader.prompts(asked.prompt)
             return _Read(prompts, wanted_of(asked, reader), reader.warnings())
 
-        return await self._answer(http, name, asked, read_prompts)
+        return await self._answer(http, (name, completer), asked, read_prompts)
 
     async def infill(self, http: HttpRequest) -> Response:
         """A gap in a text is filled, as llama.cpp's server tells it."""
         asked = await read_strictly(http, _infill, {"": INFILL}, _INFILL_NBYTES)
-        name, completer = self._completer(asked)
+        name, completer = await self._completer(http, asked)
         require_infill(completer.model, "model")
 
         def read_gap(check: Check) -> _Read:
@@ -76,12 +76,16 @@ class Completion:
             prompt = fitting.prompt(tokens, suffix_first=asked.spm_infill)
             return _Read([prompt], wanted_of(asked, reader), is_cut=is_cut or fitting != gap)
 
-        return await self._answer(http, name, asked, read_gap)
+        return await self._answer(http, (name, completer), asked, read_gap)
 
     async def _answer(
-        self, http: HttpRequest, name: str, asked: Sampled, read_all: Callable[[Check], _Read]
+        self,
+        http: HttpRequest,
+        model: tuple[str, Completer],
+        asked: Sampled,
+        read_all: Callable[[Check], _Read],
     ) -> Response:
-        writer, completer = self._writer, self._writer.completer(name)
+        writer, (name, completer) = self._writer, model
         found = await writer.texts.of(http, read_all)
         said = await writer.require_grammar(completer.model, found.wanted.grammar)
         warnings = (*found.warnings, *said)
@@ -94,9 +98,9 @@ class Completion:
         numbered = [it.numbered(index) for it in each for index in range(n)]
         return await Answers(numbered, Telling(asked, warnings, found.is_cut)).respond(http)
 
-    def _completer(self, asked: Sampled) -> tuple[str, Completer]:
-        name = asked.model or self._writer.first
-        completer = self._writer.completer(name)
+    async def _completer(self, http: HttpRequest, asked: Sampled) -> tuple[str, Completer]:
+        name = asked.model or self._writer.models.files.first()
+        completer = await self._writer.completer(http, name)
         completer.require_room()
         return name, completer
 

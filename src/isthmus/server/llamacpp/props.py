@@ -7,12 +7,12 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus import __version__
 from isthmus.model import Tokenizer
-from isthmus.server.generation.completer import Completer
-from isthmus.server.generation.writer import Writer, chosen
+from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import read_query
 from isthmus.server.llamacpp.replies import Health, Props
 from isthmus.server.llamacpp.requests import Which
 from isthmus.server.llamacpp.translate import DEFAULTS, settings_of
+from isthmus.server.models.resident import Served
 from isthmus.server.settings import ServerSettings
 
 
@@ -30,20 +30,20 @@ class About:
 
     async def props(self, http: HttpRequest) -> Response:
         """A model, and what holds for a completion that says nothing else."""
-        name = read_query(http, Which).model or self._writer.first
-        completer = chosen(self._writer.completers, name)
-        return JSONResponse(self._props(name, completer))
+        models = self._writer.models
+        served = await models.use(read_query(http, Which).model or models.files.first())
+        return JSONResponse(self._props(served))
 
-    def _props(self, name: str, completer: Completer) -> Props:
-        model = completer.model
+    def _props(self, served: Served) -> Props:
+        model = served.model
         tokenizer = model.tokenizer if model.has_tokenizer else None
         params = {**settings_of(DEFAULTS), "n_predict": -1, "max_tokens": -1, "stop": []}
         templates = model.chat_templates if model.has_chat_template else None
         template = templates.chosen(with_tools=False).template.source if templates else ""
         return {
-            "default_generation_settings": {"params": params, "n_ctx": completer.n_ctx},
+            "default_generation_settings": {"params": params, "n_ctx": served.n_ctx},
             "total_slots": self._settings.slots,
-            "model_alias": name,
+            "model_alias": served.name,
             "model_path": model.path.name,
             "modalities": {"vision": False, "audio": False, "video": False},
             "endpoint_slots": False,

@@ -43,8 +43,8 @@ class Reranking:
         """Documents are put in the order of their nearness to a query."""
         embedders = self._embedders
         asked = await read_strictly(http, _decoder, {"": RERANK})
-        name = asked.model or embedders.first
-        agents = embedders.chosen(name)
+        name = asked.model or embedders.models.files.first()
+        agents = await embedders.chosen(http, name)
         agents.require_able(name)
         given = [it if isinstance(it, str) else it.text for it in asked.documents]
         _require_count(given)

@@ -7,7 +7,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.model import Tokenizer
-from isthmus.server.generation.writer import Writer, chosen
+from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import as_json
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.strict import read_strictly
@@ -45,7 +45,7 @@ class Tokens:
         """A text becomes tokens."""
         texts = self._writer.texts
         asked = await read_strictly(http, _tokenize, {"": TOKENIZE})
-        tokenizer = self._tokenizer(asked.model)
+        tokenizer = await self._tokenizer(http, asked.model)
 
         def answer(check: Check) -> Response:
             reader = Reader(tokenizer, check, _MOST_TOKENS, asked.parse_special)
@@ -58,7 +58,7 @@ class Tokens:
         """Tokens become a text."""
         texts = self._writer.texts
         asked = await read_strictly(http, _detokenize, {"": DETOKENIZE})
-        tokenizer = self._tokenizer(asked.model)
+        tokenizer = await self._tokenizer(http, asked.model)
 
         def answer(check: Check) -> Response:
             content: Content = {"content": _text(tokenizer, asked.tokens, check)}
@@ -70,15 +70,16 @@ class Tokens:
         """A conversation becomes the prompt that a model would read."""
         most = most_nbytes(self._writer.n_ctx)
         asked = await read_strictly(http, _template, TEMPLATE_TABLES, most)
-        model = asked.model or self._writer.first
+        model = asked.model or self._writer.models.files.first()
         chat = await self._writer.render(http, model, wanted_of(asked))
         told: Templated = {"prompt": chat.text}
         if chat.warnings:
             told["warnings"] = list(chat.warnings)
         return JSONResponse(told)
 
-    def _tokenizer(self, model: str | None) -> Tokenizer:
-        return chosen(self._writer.completers, model or self._writer.first).model.tokenizer
+    async def _tokenizer(self, http: HttpRequest, model: str | None) -> Tokenizer:
+        models = self._writer.models
+        return (await models.use(model or models.files.first(), http)).model.tokenizer
 
 
 def _with_pieces(tokenizer: Tokenizer, ids: list[int]) -> list[msgspec.Raw]:

@@ -56,11 +56,13 @@ class Reading:
 
 
 class OllamaAnswer:
-    """See the module. `tell` writes what came into the body."""
+    """See the module. `tell` writes what came into the body; `load_ns` are the nanoseconds until
+    the model was in memory."""
 
-    def __init__(self, prepared: Prepared, tell: Tell) -> None:
+    def __init__(self, prepared: Prepared, tell: Tell, load_ns: int) -> None:
         self._prepared = prepared
         self._tell = tell
+        self._load_ns = load_ns
         self._began = time.perf_counter_ns()
         self._first: int | None = None
         """When the first token came."""
@@ -107,8 +109,8 @@ class OllamaAnswer:
         found = {
             "done": True,
             "done_reason": end.reason,
-            "total_duration": now - self._began,
-            "load_duration": 0,
+            "total_duration": self._load_ns + now - self._began,
+            "load_duration": self._load_ns,
             "prompt_eval_count": len(self._prepared.request.prompt),
             "prompt_eval_duration": first - self._began,
             "eval_count": end.n_tokens,

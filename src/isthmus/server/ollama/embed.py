@@ -39,7 +39,7 @@ class Embed:
         """Texts become vectors of length 1, told as Ollama tells them."""
         began = time.perf_counter_ns()
         asked = await read_strictly(http, _embed, EMBED_TABLES)
-        agents = self._agents(asked.model, asked.dimensions)
+        agents = await self._agents(http, asked.model, asked.dimensions)
         given = [asked.input] if isinstance(asked.input, str) else asked.input or []
         made, n_tokens = await self._made(http, agents, given, "input", asked.truncate is not False)
 
@@ -58,13 +58,15 @@ class Embed:
     async def embed_one(self, http: HttpRequest) -> Response:
         """A text becomes a vector of length 1, told as earlier releases of Ollama tell it."""
         asked = await read_strictly(http, _embeddings, EMBEDDINGS_TABLES)
-        agents = self._agents(asked.model, None)
+        agents = await self._agents(http, asked.model, None)
         made, _ = await self._made(http, agents, [asked.prompt or ""], "prompt", True)
         told: EmbeddingsReply = {"embedding": _numbers(made[0]) if made else []}
         return as_json(told)
 
-    def _agents(self, model: str, dimensions: int | None) -> EmbeddingAgents:
-        agents = self._embedders.chosen(self._name(model))
+    async def _agents(
+        self, http: HttpRequest, model: str, dimensions: int | None
+    ) -> EmbeddingAgents:
+        agents = await self._embedders.chosen(http, self._name(model))
         agents.require_able(model, dimensions)
         return agents
 

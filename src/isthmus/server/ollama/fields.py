@@ -14,7 +14,7 @@ _COMMON: Table = {
     "format": done("`json`, or a schema that the answer follows"),
     "options": done("see below"),
     "think": done("a truth value or an effort, for chat templates that read it"),
-    "keep_alive": without_effect("models stay loaded"),
+    "keep_alive": done("how long the model stays after its last use, if the key may say so"),
     "truncate": done("true leaves out the oldest turns that do not fit; else 400"),
     "shift": refused("an answer ends when the context is full: nothing of it is forgotten", False),
     "logprobs": refused("give `/v1/chat/completions`", False),
@@ -49,7 +49,7 @@ EMBED: Table = {
     "truncate": done("true by default: a text that is too long is cut at its end; else 400"),
     "dimensions": done("may only say what the model has"),
     "options": without_effect("an embedding has none"),
-    "keep_alive": without_effect("models stay loaded"),
+    "keep_alive": without_effect("the server's `keep_alive_s` holds"),
 }
 """`/api/embed`."""
 
@@ -57,9 +57,17 @@ EMBEDDINGS: Table = {
     "model": done("with or without `:latest`; 404 if this server does not have it"),
     "prompt": done("a text, cut at its end if it is too long; none has no embedding"),
     "options": without_effect("an embedding has none"),
-    "keep_alive": without_effect("models stay loaded"),
+    "keep_alive": without_effect("the server's `keep_alive_s` holds"),
 }
 """`/api/embeddings`, which is older."""
+
+PULL: Table = {
+    "model": done("a name that `isthmus pull` knows"),
+    "name": done("what `model` is called in earlier versions"),
+    "stream": done("true by default: lines of JSON that tell the progress"),
+    "insecure": refused("models are fetched by HTTPS", False),
+}
+"""`/api/pull`."""
 
 SHOW: Table = {
     "model": done("with or without `:latest`"),
@@ -118,6 +126,7 @@ OPTIONS: Table = {
 _PARTS = {"messages[]": MESSAGE, "options": OPTIONS}
 CHAT_TABLES = {"": CHAT, **_PARTS}
 GENERATE_TABLES = {"": GENERATE, **_PARTS}
+PULL_TABLES = {"": PULL}
 SHOW_TABLES = {"": SHOW}
 EMBED_TABLES = {"": EMBED}
 EMBEDDINGS_TABLES = {"": EMBEDDINGS}
@@ -130,6 +139,7 @@ TABLES = {
     "field of `options`": OPTIONS,
     "field of `/api/embed`": EMBED,
     "field of `/api/embeddings`": EMBEDDINGS,
+    "field of `/api/pull`": PULL,
     "field of `/api/show`": SHOW,
 }
 """All of them, as docs/server.md has them."""

@@ -1,13 +1,16 @@
-"""What Ollama's clients are told of models."""
+"""What Ollama's clients are told of models: by their files' headers, whether loaded or not."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from math import prod
+import re
+import time
+from collections.abc import Iterable
 
-from isthmus.model import Model
-from isthmus.server.generation.completer import Completer
+from isthmus.errors import SettingsError, TemplateError
+from isthmus.model.forms import Form
+from isthmus.model.template_set import TemplateSet
+from isthmus.server.models.card import Card
+from isthmus.server.models.resident import FOREVER, Resident, State
 from isthmus.server.ollama.answer import timestamp
 from isthmus.server.ollama.replies import Details, LocalModel, RunningModel, Shown
 
@@ -15,88 +18,101 @@ _NEVER = "9999-12-31T23:59:59Z"
 _ON_HOST = ("cpu", "null")
 """Devices that compute in the host's memory."""
 _BILLION, _MILLION = 10**9, 10**6
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT = "|".join(_UNITS_S)
+_DURATION = re.compile(rf"[+-]?(?:\d{{1,12}}(?:\.\d{{0,9}})?(?:{_UNIT}))+|[+-]?\d{{1,12}}")
+_PART = re.compile(rf"(\d+(?:\.\d*)?)({_UNIT})?")
+_MOST_S = 1e9
+_NEVER_S = 100 * 365 * 86_400
+"""When a model is said to leave that stays: in a hundred years."""
 
 
-def listed(completers: Mapping[str, Completer]) -> list[LocalModel]:
-    """All models. Their files may have to be read for their hashes: not in the event loop."""
-    return [_local(name, it.model) for name, it in completers.items()]
+def seconds_of(keep_alive: str | float) -> float:
+    """Seconds of a duration as Go writes it, `1h30m`, or of a number; FOREVER below 0.
+
+    SettingsError for what is none.
+    """
+    if isinstance(keep_alive, str):
+        text = keep_alive.strip()
+        if not _DURATION.fullmatch(text):
+            raise SettingsError(f"keep_alive: {text[:20]!r} is no duration, such as 5m, 0 or -1")
+        parts = _PART.findall(text)
+        seconds = sum(float(n) * _UNITS_S[unit or "s"] for n, unit in parts)
+        return FOREVER if text.startswith("-") else min(seconds, _MOST_S)
+    return FOREVER if keep_alive < 0 else min(keep_alive, _MOST_S)
 
 
-def running(completers: Mapping[str, Completer]) -> list[RunningModel]:
-    """All models, since they stay loaded. Not in the event loop, as `listed`."""
-    found: list[RunningModel] = []
-    for name, it in completers.items():
-        local = _local(name, it.model)
-        found.append(
-            {
-                "name": local["name"],
-                "model": local["model"],
-                "size": local["size"],
-                "digest": local["digest"],
-                "details": local["details"],
-                "expires_at": _NEVER,
-                "size_vram": 0 if it.model.device.name in _ON_HOST else local["size"],
-                "context_length": it.n_ctx,
-            }
-        )
-    return found
+def listed(found: Iterable[tuple[Resident, Card]]) -> list[LocalModel]:
+    """All models."""
+    return [_local(name, card) for it, card in found for name in it.source.names]
 
 
-def shown(name: str, completer: Completer) -> Shown:
+def running(residents: Iterable[Resident]) -> list[RunningModel]:
+    """The models that are in memory."""
+    return [
+        _running(name, it, it.card)
+        for it in residents
+        if it.state is State.LOADED and it.card is not None
+        for name in it.source.names
+    ]
+
+
+def shown(name: str, resident: Resident, card: Card, templates: TemplateSet | None) -> Shown:
     """One model."""
-    model = completer.model
-    kind = model.hparams.architecture
+    kind = card.hparams.architecture
     return {
         "modelfile": f"# {name}, served by Isthmus",
-        "parameters": f"num_ctx {completer.n_ctx}",
-        "template": _template(model),
-        "details": _details(model),
+        "parameters": f"num_ctx {resident.n_ctx}",
+        "template": _template(templates),
+        "details": _details(card),
         "model_info": {
             "general.architecture": kind,
-            "general.parameter_count": _n_parameters(model),
-            f"{kind}.block_count": model.hparams.n_layer,
-            f"{kind}.context_length": model.hparams.n_ctx_train,
-            f"{kind}.embedding_length": model.hparams.n_embd,
+            "general.parameter_count": card.n_parameters,
+            f"{kind}.block_count": card.hparams.n_layer,
+            f"{kind}.context_length": card.hparams.n_ctx_train,
+            f"{kind}.embedding_length": card.hparams.n_embd,
         },
-        "capabilities": _capabilities(completer),
-        "modified_at": timestamp(model.path.stat().st_mtime),
+        "capabilities": _capabilities(card, templates),
+        "modified_at": timestamp(card.changed),
     }
 
 
-def _local(name: str, model: Model) -> LocalModel:
-    status = model.path.stat()
+def _local(name: str, card: Card) -> LocalModel:
     return {
         "name": name,
         "model": name,
-        "modified_at": timestamp(status.st_mtime),
-        "size": status.st_size,
-        "digest": model.weights_sha256,
-        "details": _details(model),
+        "modified_at": timestamp(card.changed),
+        "size": card.file_nbytes,
+        "digest": card.digest,
+        "details": _details(card),
     }
 
 
-def _details(model: Model) -> Details:
-    kind = model.hparams.architecture
+def _running(name: str, resident: Resident, card: Card) -> RunningModel:
+    stays_s = resident.keep_alive_s if resident.keep_alive_s >= 0 else _NEVER_S
+    since = 0.0 if resident.n_users else time.monotonic() - resident.used
+    return {
+        "name": name,
+        "model": name,
+        "size": resident.nbytes,
+        "digest": card.digest,
+        "details": _details(card),
+        "expires_at": timestamp(time.time() + stays_s - since),
+        "size_vram": resident.nbytes if resident.model.weights.uploaded else 0,
+        "context_length": resident.n_ctx,
+    }
+
+
+def _details(card: Card) -> Details:
+    kind = card.hparams.architecture
     return {
         "parent_model": "",
         "format": "gguf",
         "family": kind,
         "families": [kind],
-        "parameter_size": _size(_n_parameters(model)),
-        "quantization_level": _type_of_most(model),
+        "parameter_size": _size(card.n_parameters),
+        "quantization_level": card.quantisation,
     }
-
-
-def _n_parameters(model: Model) -> int:
-    return sum(prod(it.shape) for it in model.file.tensors.values())
-
-
-def _type_of_most(model: Model) -> str:
-    """The type of most weights."""
-    counted: Counter[str] = Counter()
-    for it in model.file.tensors.values():
-        counted[it.dtype.name] += prod(it.shape)
-    return counted.most_common(1)[0][0].upper()
 
 
 def _size(n_parameters: int) -> str:
@@ -105,18 +121,26 @@ def _size(n_parameters: int) -> str:
     return f"{n_parameters / _MILLION:.2f}M"
 
 
-def _template(model: Model) -> str:
-    if not model.has_chat_template:
+def _template(templates: TemplateSet | None) -> str:
+    """The usual template; empty if there is none that can be used."""
+    try:
+        return "" if templates is None else templates.chosen(with_tools=False).template.source
+    except TemplateError:
         return ""
-    return model.chat_templates.chosen(with_tools=False).template.source
 
 
-def _capabilities(completer: Completer) -> list[str]:
-    model = completer.model
-    found = ["completion"] if model.generates else []
-    found += ["embedding"] if model.embeds else []
-    if model.generates and model.has_chat_template:
-        form = completer.form(with_tools=True)
+def _capabilities(card: Card, templates: TemplateSet | None) -> list[str]:
+    found = ["completion"] if card.generates else []
+    found += ["embedding"] if card.embeds else []
+    form = _form(templates) if card.generates else None
+    if form is not None:
         found += ["tools"] if form.calls is not None else []
         found += ["thinking"] if form.thought is not None else []
     return found
+
+
+def _form(templates: TemplateSet | None) -> Form | None:
+    try:
+        return None if templates is None else templates.chosen(with_tools=True).form
+    except TemplateError:
+        return None

@@ -38,11 +38,11 @@ class OllamaMessage(_Said, total=False):
 
 
 class _Ended(TypedDict, total=False):
-    done_reason: Literal["stop", "length", "load"]
+    done_reason: Literal["stop", "length", "load", "unload"]
     total_duration: int
     """Nanoseconds from the request to its end."""
     load_duration: int
-    """0: models are loaded before anybody asks."""
+    """Nanoseconds until the model was in memory."""
     prompt_eval_count: int
     """Tokens of the prompt."""
     prompt_eval_duration: int
@@ -116,24 +116,19 @@ class LocalModel(TypedDict):
     details: Details
 
 
-class LocalModels(TypedDict):
-    """`/api/tags`."""
-
-    models: list[LocalModel]
-
-
 class RunningModel(TypedDict):
-    """A model that is loaded."""
+    """A model in memory."""
 
     name: str
     model: str
     size: int
+    """Bytes of its weights."""
     digest: str
     details: Details
     expires_at: str
-    """When it leaves: a time so far away that it stands for never."""
+    """When it leaves unless it is used."""
     size_vram: int
-    """Bytes of it on a device with memory of its own."""
+    """Bytes of its weights in a device's own memory."""
     context_length: int
 
 
@@ -141,6 +136,12 @@ class RunningModels(TypedDict):
     """`/api/ps`."""
 
     models: list[RunningModel]
+
+
+class LocalModels(TypedDict):
+    """`/api/tags`."""
+
+    models: list[LocalModel]
 
 
 class Shown(TypedDict):

@@ -111,6 +111,8 @@ class Common(_Part, kw_only=True):
     options: Options | None = None
     think: Think | None = None
     keep_alive: str | float | None = None
+    """How long the model stays after its last use: seconds, or a duration such as 5m; 0 for not at
+    all, below 0 for ever."""
     truncate: bool | None = None
 
 
@@ -150,6 +152,15 @@ class EmbeddingsRequest(_Part, kw_only=True):
     prompt: str | None = None
     options: dict[str, Any] | None = None
     keep_alive: str | float | None = None
+
+
+class PullRequest(_Part, kw_only=True):
+    """`/api/pull`."""
+
+    model: str | None = None
+    name: str | None = None
+    """What `model` is called in earlier versions."""
+    stream: bool | None = None
 
 
 class ShowRequest(_Part, kw_only=True):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import AsyncIterator
 from types import MappingProxyType
-from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -17,12 +16,14 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
-from isthmus.server.generation.writer import Writer, chosen
+from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.entry import current
-from isthmus.server.http.events import LINES
-from isthmus.server.http.strict import Tables, read_strictly
+from isthmus.server.http.events import LINES, line, respond, unless_left
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.models.pulls import Pulling, Pulls
+from isthmus.server.models.rights import may_manage, require_manager
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
 from isthmus.server.ollama.embed import Embed
 from isthmus.server.ollama.fields import (
@@ -32,10 +33,12 @@ from isthmus.server.ollama.fields import (
     EMBEDDINGS,
     GENERATE,
     GENERATE_TABLES,
+    PULL,
+    PULL_TABLES,
     SHOW,
     SHOW_TABLES,
 )
-from isthmus.server.ollama.models import listed, running, shown
+from isthmus.server.ollama.models import listed, running, seconds_of, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
     EmbeddingsReply,
@@ -53,6 +56,7 @@ from isthmus.server.ollama.requests import (
     EmbeddingsRequest,
     EmbedRequest,
     GenerateRequest,
+    PullRequest,
     ShowRequest,
 )
 from isthmus.server.ollama.translate import chat_wanted, generate_wanted
@@ -62,8 +66,8 @@ _VERSION = "0.13.0"
 _TAG = ":latest"
 _chat = msgspec.json.Decoder(ChatRequest)
 _generate = msgspec.json.Decoder(GenerateRequest)
+_pull = msgspec.json.Decoder(PullRequest)
 _show = msgspec.json.Decoder(ShowRequest)
-_Asked = TypeVar("_Asked", bound=Common)
 
 
 class _Endpoint(Endpoint):
@@ -74,6 +78,7 @@ class _Endpoint(Endpoint):
             GenerateRequest: GENERATE,
             EmbedRequest: EMBED,
             EmbeddingsRequest: EMBEDDINGS,
+            PullRequest: PULL,
             ShowRequest: SHOW,
         }
     )
@@ -82,8 +87,10 @@ class _Endpoint(Endpoint):
 class Ollama:
     """The routes."""
 
-    def __init__(self, writer: Writer, embedders: Embedders) -> None:
+    def __init__(self, writer: Writer, embedders: Embedders, pulls: Pulls) -> None:
         self._writer = writer
+        self._models = writer.models
+        self._pulls = pulls
         self._embed = Embed(embedders, self._name)
 
     def routes(self) -> list[Endpoint]:
@@ -102,26 +109,33 @@ class Ollama:
             ),
             _Endpoint("GET", "/api/tags", self.tags, gives=(LocalModels,)),
             _Endpoint("GET", "/api/ps", self.running, gives=(RunningModels,)),
+            _Endpoint("POST", "/api/pull", self.pull, takes=PullRequest, gives=(Pulling, LINES)),
             _Endpoint("POST", "/api/show", self.show, takes=ShowRequest, gives=(Shown,)),
             _Endpoint("GET", "/api/version", self.version, gives=(Version,)),
         ]
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on, told as Ollama tells it."""
-        asked, _ = await self._read(http, _chat, CHAT_TABLES)
-        if not asked.messages:  # clients ask so whether a model is there
-            return JSONResponse(_loaded(asked.model, as_message("", "", [])))
-        wanted = chat_wanted(asked)
-        prepared = await self._writer.prepare(http, self._name(asked.model), wanted)
-        return await OllamaAnswer(prepared, as_message).respond(
-            http, stream=asked.stream is not False
-        )
+        most = most_nbytes(self._writer.n_ctx)
+        asked = await read_strictly(http, _chat, CHAT_TABLES, most)
+        if not asked.messages:
+            return await self._told_of(http, asked, as_message("", "", []))
+        begun = time.perf_counter_ns()
+        await self._completer(http, asked)
+        load_ns = time.perf_counter_ns() - begun
+        prepared = await self._writer.prepare(http, self._name(asked.model), chat_wanted(asked))
+        answer = OllamaAnswer(prepared, as_message, load_ns)
+        return await answer.respond(http, stream=asked.stream is not False)
 
     async def generate(self, http: HttpRequest) -> Response:
         """A prompt is answered, told as Ollama tells it."""
-        asked, completer = await self._read(http, _generate, GENERATE_TABLES)
+        most = most_nbytes(self._writer.n_ctx)
+        asked = await read_strictly(http, _generate, GENERATE_TABLES, most)
         if not asked.prompt and not asked.suffix:
-            return JSONResponse(_loaded(asked.model, as_response("", "", [])))
+            return await self._told_of(http, asked, as_response("", "", []))
+        begun = time.perf_counter_ns()
+        completer = await self._completer(http, asked)
+        load_ns = time.perf_counter_ns() - begun
         wanted = generate_wanted(asked)
         name = self._name(asked.model)
         if not asked.raw and not asked.suffix:
@@ -131,43 +145,75 @@ class Ollama:
                 what = "raw prompt" if asked.raw else "prompt with a suffix"
                 raise SettingsError(f"system: a {what} has no instructions beside it")
             prepared = await self._raw(http, name, completer, asked)
-        return await OllamaAnswer(prepared, as_response).respond(
-            http, stream=asked.stream is not False
-        )
+        answer = OllamaAnswer(prepared, as_response, load_ns)
+        return await answer.respond(http, stream=asked.stream is not False)
 
     async def tags(self, _http: HttpRequest) -> Response:
         """The models that requests may name, as Ollama lists them."""
-        models = await asyncio.to_thread(listed, self._writer.completers)
-        found: LocalModels = {"models": models}
+        found: LocalModels = {"models": listed(await self._models.files.cards())}
         return JSONResponse(found)
 
     async def running(self, _http: HttpRequest) -> Response:
-        """The models that are loaded, as Ollama lists them."""
-        models = await asyncio.to_thread(running, self._writer.completers)
-        found: RunningModels = {"models": models}
+        """The models that are in memory, as Ollama lists them."""
+        found: RunningModels = {"models": running(self._models.files.all())}
         return JSONResponse(found)
 
     async def show(self, http: HttpRequest) -> Response:
         """A model's file, its chat template and what it is able to do."""
         asked = await read_strictly(http, _show, SHOW_TABLES)
         name = self._name(asked.model or asked.name or "")
-        return JSONResponse(shown(name, chosen(self._writer.completers, name)))
+        resident = self._models.files.known(name)
+        card = await self._models.files.card(resident)
+        templates = await self._models.files.templates(resident)
+        return JSONResponse(shown(name, resident, card, templates))
+
+    async def pull(self, http: HttpRequest) -> Response:
+        """Fetches a model that `isthmus pull` knows by name, told as Ollama tells it."""
+        asked = await read_strictly(http, _pull, PULL_TABLES)
+        require_manager()
+        name = (asked.model or asked.name or "").removesuffix(_TAG)
+        if asked.stream is not False:
+            return await respond(http, self._pulling(name), LINES)
+        return JSONResponse(await unless_left(http, self._pulled(name)))
+
+    async def _pulling(self, name: str) -> AsyncIterator[bytes]:
+        async for word in self._pulls.follow(name):
+            yield line(word)
+
+    async def _pulled(self, name: str) -> Pulling:
+        last: Pulling = {}
+        async for word in self._pulls.follow(name):
+            last = word
+        return last
 
     async def version(self, _http: HttpRequest) -> Response:
         """The release of Ollama whose API this is."""
         told: Version = {"version": _VERSION}
         return JSONResponse(told)
 
-    async def _read(
-        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked], tables: Tables
-    ) -> tuple[_Asked, Completer]:
-        asked = await read_strictly(http, decoder, tables, most_nbytes(self._writer.n_ctx))
-        return asked, self._writer.completer(self._name(asked.model))
+    async def _completer(self, http: HttpRequest, asked: Common) -> Completer:
+        """The agents of the model, which stays for as long as the request wants."""
+        name, stays_s = self._name(asked.model), _stays_s(asked)
+        completer = await self._writer.completer(http, name)
+        if stays_s is not None and may_manage():
+            self._models.keep_for(name, stays_s)
+        return completer
+
+    async def _told_of(self, http: HttpRequest, asked: Common, body: dict[str, object]) -> Response:
+        """What is answered if nothing is asked: clients load a model so, or have it leave."""
+        leaves = _stays_s(asked) == 0
+        if leaves:
+            require_manager()
+            await self._models.unload(self._name(asked.model))
+        else:
+            await self._completer(http, asked)
+        head = {"model": asked.model, "created_at": timestamp(time.time())}
+        done = {"done": True, "done_reason": "unload" if leaves else "load"}
+        return JSONResponse({**head, **body, **done})
 
     def _name(self, model: str) -> str:
         """The server's name of a model, to which Ollama's clients add a tag."""
-        known = self._writer.completers
-        return model.removesuffix(_TAG) if model not in known else model
+        return model if self._models.files.find(model) else model.removesuffix(_TAG)
 
     async def _raw(
         self, http: HttpRequest, name: str, completer: Completer, asked: GenerateRequest
@@ -192,7 +238,7 @@ class Ollama:
         return Prepared(name, completer, request, warnings=said)
 
 
-def _loaded(model: str, body: dict[str, object]) -> dict[str, object]:
-    """What is answered where nothing is asked: clients load a model so, which is loaded already."""
-    head = {"model": model, "created_at": timestamp(time.time())}
-    return {**head, **body, "done": True, "done_reason": "load"}
+def _stays_s(asked: Common) -> float | None:
+    """Seconds for which the request wants its model to stay; None if it does not say.
+    SettingsError."""
+    return None if asked.keep_alive is None else seconds_of(asked.keep_alive)

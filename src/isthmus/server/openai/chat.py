@@ -44,7 +44,7 @@ class Chat:
         most = most_nbytes(self._writer.n_ctx)
         asked = await read_strictly(http, _decoder, CHAT_TABLES, most)
         n = asked.n or 1
-        require_places(self._writer.completer(asked.model), n, "n")
+        require_places(await self._writer.completer(http, asked.model), n, "n")
         prepared = await self._writer.prepare(http, asked.model, wanted_of(asked))
         each = [prepared.numbered(index) for index in range(n)]
         return await Answers(asked, each, [ChatChoice(it) for it in each]).respond(http)

@@ -63,7 +63,7 @@ class Completions:
         most = most_nbytes(writer.n_ctx * _MOST_PROMPTS)
         asked = await read_strictly(http, _decoder, COMPLETION_TABLES, most)
         n_made, n_told = _numbers_of(asked)
-        completer = writer.completer(asked.model)
+        completer = await writer.completer(http, asked.model)
         completer.require_room()
         if asked.suffix:
             require_infill(completer.model, "suffix")

@@ -44,7 +44,7 @@ class Embeddings:
     async def embed(self, http: HttpRequest) -> Response:
         """Texts become vectors of length 1."""
         asked = await read_strictly(http, _decoder, EMBEDDING_TABLES)
-        agents = self._embedders.chosen(asked.model)
+        agents = await self._embedders.chosen(http, asked.model)
         agents.require_able(asked.model, asked.dimensions)
         texts = await self._embedders.texts.of(
             http, lambda check: _tokens(agents.model, asked.input, check)

@@ -85,7 +85,7 @@ EMBEDDINGS: Table = {
     "encoding_format": done("`float`, or `base64` of 32-bit floats"),
     "dimensions": done("what the model has: few models are trained to be cut short"),
     "user": without_effect(f"the key says whose request it is; {_TOLD_NOWHERE}"),
-    "keep_alive": without_effect("models stay loaded"),
+    "keep_alive": without_effect("the server's `keep_alive_s` holds"),
     "truncate_prompt_tokens": refused("what does not fit is 400: cut it"),
     "input_type": refused("texts are embedded as they are: write the prefix that the model wants"),
 }

@@ -9,6 +9,27 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 
+class _State(TypedDict):
+    value: Literal["unloaded", "loading", "loaded"]
+
+
+class ModelStatus(_State, total=False):
+    """Whether a model is in memory."""
+
+    failed: bool
+    """That it could not be loaded when it was asked for last."""
+    error: str
+    """Why."""
+
+
+class ModelChanged(TypedDict):
+    """That a model was loaded, or leaves."""
+
+    success: Literal[True]
+    model: str
+    status: ModelStatus
+
+
 class ModelCard(TypedDict):
     """A model that requests may name."""
 
@@ -20,6 +41,11 @@ class ModelCard(TypedDict):
     makes_text: bool
     n_embd: int | None
     """The width of its embeddings; null where it makes none."""
+    status: ModelStatus
+    nbytes: int
+    """Bytes of its weights."""
+    aliases: list[str]
+    """Further names of it."""
 
 
 class ModelList(TypedDict):

@@ -73,7 +73,7 @@ class Conversations:
         asked = await read(http, NewConversation, b"{}", self._most_nbytes)
         await self._shelf.disk.require(current().key)
         given = await asyncio.to_thread(items_of, asked.items or [], "items")
-        record = await self._new_record()
+        record = await self._new_record(http)
         turns = [as_turn(Described(asked.metadata or {}), 1, record.created)]
         if given:
             items = with_ids(given, Place.at(record.id, 2).input)
@@ -84,18 +84,20 @@ class Conversations:
         self._bounds.note(record.owner)
         return as_json(_told(record, asked.metadata or {}))
 
-    async def _new_record(self) -> Record:
+    async def _new_record(self, http: HttpRequest) -> Record:
         """An agent for the model of the first response, if that is the server's first model."""
-        able = [name for name, it in self._writer.completers.items() if it.model.generates]
-        if not able:
+        cards = await self._writer.models.files.cards()
+        name = next((it.name for it, card in cards if card.generates), None)
+        if name is None:
             raise HttpError(400, "no model of this server makes text", code="unsupported")
-        recipe = await self._shelf.in_thread(self._writer.completer(able[0]).recipe)
+        completer = await self._writer.completer(http, name)
+        recipe = await self._shelf.in_thread(completer.recipe)
         now = time.time()
         return Record(
             id=new_id(),
             name="",
             guest=recipe.guest,
-            models={"default": able[0]},
+            models={"default": name},
             args=dict(recipe.args),
             limits=asdict(recipe.limits),
             seed=secrets.randbits(63),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -12,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.entry import Entry, begin, current
+from isthmus.server.http.entry import Entry, begin, current, in_thread
 from isthmus.server.http.fair import Room
 from isthmus.server.keys.guard import Room as Bodies
 from isthmus.server.responses.archive import Archive, Basis
@@ -140,10 +141,11 @@ class Creating:
                 yield event
 
     async def _stored(self, order: Order, made: Made) -> AsyncGenerator[Event, None]:
-        recipe = await asyncio.to_thread(order.prepared.completer.recipe)
+        completer = order.prepared.completer
+        recipe = await in_thread(completer.recipe)
         async with (
             self._room.place(current().owner),
-            self._drafts.begun(order.basis, order.asked.model, recipe) as draft,
+            self._drafts.begun(order.basis, completer.name, recipe) as draft,
         ):
             made.response = order.frame(draft.place.response)
             own = with_ids(order.items, draft.place.input, order.basis.items)
@@ -189,18 +191,23 @@ class Creating:
         job = Job(current().owner)
         nbytes = current().nbytes_in
         self._bodies.take(job.owner, nbytes)
-        task = self.jobs.run(job, self._work(order, job))
+        with contextlib.ExitStack() as stack:  # what the request uses stays until the job ends
+            entry = replace(current(), tokens_in=0, tokens_out=0, prompts=set())
+            stack.enter_context(entry.working(current()))
+            task = self.jobs.run(job, self._work(order, job, entry))
+            release = stack.pop_all().close
+        task.add_done_callback(lambda _: release())
         task.add_done_callback(lambda _: self._bodies.give_back(job.owner, nbytes))
         await job.begun()
         return job
 
-    async def _work(self, order: Order, job: Job) -> None:
+    async def _work(self, order: Order, job: Job, entry: Entry) -> None:
         """The whole work of a job. What fails before it has begun is told to its request."""
-        entry = replace(current(), tokens_in=0, tokens_out=0, prompts=set())
         begin(entry)
+        completer = order.prepared.completer
         try:
-            recipe = await asyncio.to_thread(order.prepared.completer.recipe)
-            async with self._drafts.begun(order.basis, order.asked.model, recipe) as draft:
+            recipe = await in_thread(completer.recipe)
+            async with self._drafts.begun(order.basis, completer.name, recipe) as draft:
                 await self._begin(order, job, draft)
                 await self._run(order, job, draft)
         except Exception as error:

@@ -191,6 +191,7 @@ class Draft:
             turns = [*self._basis.turns, turn]
             self._actor = None  # it is the shelf's
             keeping = asyncio.ensure_future(self._shelf.keep(record, actor, turns))
+            current().work_until(keeping)
             self.record = await asyncio.shield(keeping)
             holding = self._shelf.holding(self.record.id)
             self._held = await self._stack.enter_async_context(holding)

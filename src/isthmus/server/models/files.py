@@ -1,0 +1,206 @@
+"""The files that a server knows, each with its card and its state, found by name or alias."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from isthmus.errors import IsthmusError
+from isthmus.model.template_set import TemplateSet
+from isthmus.runtime import Runtime
+from isthmus.server.http.entry import in_thread
+from isthmus.server.http.errors import HttpError
+from isthmus.server.models.card import Card, templates_of
+from isthmus.server.models.catalog import Catalog, Source
+from isthmus.server.models.memory import default_n_ctx
+from isthmus.server.models.resident import FOREVER, Resident, State
+from isthmus.server.settings import ServerSettings
+
+_log = logging.getLogger("isthmus.server")
+_MOST_N_CTX = 131_072
+"""Tokens that a body may be as long as while there are files that have not been read."""
+_MOST_NAMED = 20
+"""Names in an error."""
+
+
+class ModelFiles:
+    """See the module. Used by one event loop. `idle` is told of files that nobody uses any more."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        catalog: Catalog,
+        settings: ServerSettings,
+        kv_type: str,
+        idle: Callable[[Resident], None],
+    ) -> None:
+        self._runtime = runtime
+        self._catalog = catalog
+        self._settings = settings
+        self._kv_type = kv_type
+        self._idle = idle
+        self._agent_nbytes = runtime.memory_limit_nbytes // 2 // settings.slots
+        """Memory of one stateless request, if all have half of what there was before any model was
+        loaded: contexts do not depend on what else is in memory."""
+        self._by_name: dict[str, Resident] = {}
+        self.scan()
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Further names, each with the name that it stands for."""
+        return self._catalog.aliases
+
+    def all(self) -> list[Resident]:
+        """All files as of the last scan."""
+        return list(dict.fromkeys(self._by_name.values()))
+
+    def names(self) -> list[str]:
+        """The names of all models, as of the last scan."""
+        return list(self._by_name)
+
+    def first(self) -> str:
+        """The name of the model that answers if a request may leave it out. HttpError 404."""
+        for name in self._by_name:
+            return name
+        raise HttpError(404, "there is no model", code="model_not_found", param="model")
+
+    def real_name(self, name: str) -> str:
+        """The name that an alias stands for, or the name itself."""
+        return name if name in self._by_name else self.aliases.get(name, name)
+
+    def get(self, real_name: str) -> Resident | None:
+        """The file of a name, without a look at the disk."""
+        return self._by_name.get(real_name)
+
+    def find(self, name: str) -> Resident | None:
+        """The file of a name or an alias; None if there is none now."""
+        found = self.get(self.real_name(name))
+        if found is None or found.state is State.UNLOADED:
+            self.scan()
+            found = self.get(self.real_name(name))
+        return found
+
+    def known(self, name: str) -> Resident:
+        """As `find`. HttpError 404."""
+        found = self.find(name)
+        if found is None:
+            names = self.names()
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            said = f"there is no model {name!r}; there is {', '.join(names[:_MOST_NAMED])}{more}"
+            raise HttpError(404, said, code="model_not_found", param="model")
+        return found
+
+    def scan(self) -> None:
+        """Looks which files there are. What is in memory is known until it has left."""
+        found: dict[str, Resident] = {}
+        for source in self._catalog.sources():
+            known = self._by_name.get(source.name)
+            if known is None or (known.source != source and known.state is State.UNLOADED):
+                known = Resident(source, self._idle)
+                known.keep_alive_s = self.keep_alive_s(source)
+            found |= dict.fromkeys(known.source.names, known)
+        inside = {n: it for n, it in self._by_name.items() if it.state is not State.UNLOADED}
+        self._by_name = found | inside
+
+    def add(self, source: Source) -> None:
+        """Knows one more file."""
+        self._catalog.add(source)
+        self.scan()
+
+    def keep_alive_s(self, source: Source) -> float:
+        """How long a model stays that nobody uses, if no request says otherwise."""
+        return FOREVER if source.at_start else self._settings.keep_alive_s
+
+    # ------------------------------------------------------------------ cards
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of the longest context of all models, as far as is known."""
+        files = self._by_name.values()
+        unread = any(it.card is None and it.error is None for it in files)
+        return max([it.n_ctx for it in files] + [_MOST_N_CTX] * unread, default=0)
+
+    def find_same(self, weights_sha256: str, added: Sequence[tuple[str, float]]) -> str | None:
+        """The name of the model that computes what these files do: its own, and adapters with
+        their scales, each by its SHA-256. Files are read for their hashes: in a thread."""
+        hashes = self._runtime.file_hashes
+        for it in self.all():
+            with contextlib.suppress(OSError):
+                if hashes.sha256(it.source.path) != weights_sha256:
+                    continue
+                for name, adapters in it.source.names.items():
+                    own = [(hashes.sha256(Path(path).expanduser()), s) for path, s in adapters if s]
+                    if own == list(added):
+                        return name
+        return None
+
+    async def cards(self) -> list[tuple[Resident, Card]]:
+        """All files there are, with what their headers say, but for those that cannot be read."""
+        self.scan()
+        found = self.all()
+        await in_thread(lambda: self._read(found))
+        return [(it, it.card) for it in found if it.card is not None]
+
+    async def card(self, resident: Resident) -> Card:
+        """What a file's header says. HttpError 500 if it cannot be read."""
+        if not _is_read(resident):
+            await in_thread(lambda: self._read([resident]))
+        if resident.card is None:
+            raise failed(resident)
+        return resident.card
+
+    async def templates(self, resident: Resident) -> TemplateSet | None:
+        """A file's chat templates, by its header. HttpError 500 if it cannot be read."""
+        runtime, path = self._runtime, resident.source.path
+        try:
+            return await in_thread(lambda: templates_of(runtime.library, path, runtime.file_hashes))
+        except IsthmusError as error:
+            self.note(resident, error)
+            raise failed(resident) from None
+
+    def read(self, resident: Resident) -> Card:
+        """What the header says of the file that is there now. In a thread. IsthmusError."""
+        card = resident.card
+        if card is None or not card.is_of(resident.source.path):
+            runtime, path = self._runtime, resident.source.path
+            card = Card.read(runtime.library, path, runtime.file_hashes, self._kv_type)
+            resident.card, resident.nbytes = card, card.nbytes
+            resident.n_ctx = self._n_ctx_of(card)
+        return card
+
+    def _read(self, residents: Iterable[Resident]) -> None:
+        for it in residents:
+            if _is_read(it):
+                continue
+            try:
+                self.read(it)
+            except IsthmusError as error:
+                it.card = None
+                self.note(it, error)
+
+    def _n_ctx_of(self, card: Card) -> int:
+        if self._settings.n_ctx is not None:
+            return min(self._settings.n_ctx, card.hparams.n_ctx_train)
+        return default_n_ctx(card, self._agent_nbytes)
+
+    def note(self, resident: Resident, error: Exception) -> None:
+        """Keeps and logs why a model cannot be had. The server's folders are no caller's
+        business."""
+        known, path = isinstance(error, IsthmusError), resident.source.path
+        _log.error("cannot load %s: %s", resident.name, error, exc_info=None if known else error)
+        said = str(error).replace(str(path), path.name) if known else "the server's log says why"
+        resident.error = f"the model {resident.name} cannot be loaded: {said}"
+
+
+def failed(resident: Resident) -> HttpError:
+    """What is told of a model that cannot be had."""
+    return HttpError(500, resident.error or "", code="model_failed", param="model")
+
+
+def _is_read(resident: Resident) -> bool:
+    """Whether its card is known, and is the file's."""
+    if resident.card is None:
+        return False
+    return resident.state is not State.UNLOADED or resident.card.is_of(resident.source.path)
