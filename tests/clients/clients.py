@@ -74,6 +74,16 @@ CLIENTS = (
     Client(
         "aider_python.py", ("aider-chat>=0.86",), {"chat": ("hello", "stream", "tools", "cancel")}
     ),
+    Client(
+        "ollama_python.py",
+        ("ollama>=0.6.3",),
+        {"ollama": ("hello", "stream", "structured", "embed", "loaded", "gap", "cancel")},
+    ),
+    Client(
+        "llamacpp_client_python.py",
+        ("llamacpp_client>=0.2.3",),
+        {"llamacpp": ("hello", "stream", "plain")},
+    ),
     Client("codex_npm.mjs", ("@openai/codex@>=0.171",), {"responses": ("hello", "tools")}),
     Client(
         "claude_code_npm.mjs",

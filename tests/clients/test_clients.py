@@ -21,6 +21,7 @@ from tests.clients.clients import CLIENTS, Client
 from tests.clients.plays import plays
 from tests.clients.scripted import ScriptedModel
 from tests.server.conftest import Serving
+from tests.tiny_gguf import INFILL, TinyModel
 
 pytestmark = [pytest.mark.long, pytest.mark.model]
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -77,7 +78,10 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("server")
     scripted = ScriptedModel(plays()).write(folder / "scripted.gguf")
-    models = ("--model", f"smollm2={smollm2}", "--model", f"scripted={scripted}")
+    encoder = TinyModel("bert", with_tokenizer=True).write(folder / "embed.gguf")
+    filling = TinyModel(with_tokenizer=True, more_special=INFILL).write(folder / "gaps.gguf")
+    named = {"smollm2": smollm2, "scripted": scripted, "embed": encoder, "gaps": filling}
+    models = [it for name, path in named.items() for it in ("--model", f"{name}={path}")]
     serving = Serving(folder / "data", "--n-ctx", "131072", "--log-format", "json", *models)
     yield serving
     assert serving.stop() == 0

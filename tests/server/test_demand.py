@@ -103,6 +103,18 @@ def test_two_models_for_which_there_is_no_room_together_in_turn_by_eight(serving
     assert re.search(r"unloaded [ab] in \d+\.\d\d s \(memory\)", log_of(serving))
 
 
+def test_an_agent_of_a_model_that_left_goes_on_with_the_same_bytes(serving: Serving) -> None:
+    first, second = (new_agent(serving, model="a", seed=7) for _ in range(2))
+    expected = [tell(serving, first, it)["output"] for it in ("one", "two")]
+    assert tell(serving, second, "one")["output"] == expected[0]
+    text_of(chat(serving, "b"))
+    assert states(serving) == {"a": "unloaded", "b": "loaded"}
+    assert tell(serving, second, "two")["output"] == expected[1]
+    for id_ in (first, second):
+        serving.client.delete(f"/v1/agents/{id_}")
+
+
+@pytest.mark.long
 def test_agents_of_a_model_that_left_go_on_with_the_same_bytes_also_after_kill_9(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +263,7 @@ def test_keys_that_may_not_say_which_models_come_and_go(folder: Path, tmp_path: 
     assert serving.stop() == 0
 
 
+@pytest.mark.long
 def test_files_that_are_none_and_pulls_without_a_network_are_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

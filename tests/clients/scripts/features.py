@@ -11,9 +11,11 @@ from collections.abc import Callable
 URL = sys.argv[1]
 """The server, without a path."""
 ROUTE = sys.argv[2]
-"""The API that the client is to use: `chat`, `responses`, `messages` or `ollama`."""
+"""The API that the client is to use: `chat`, `responses`, `messages`, `ollama` or `llamacpp`."""
 MODEL, SCRIPTED = "smollm2", "scripted"
 """A small model that talks, and one that calls `weather` for Paris, then for Rome."""
+EMBED, GAPS = "embed", "gaps"
+"""Tiny models with random weights: one makes embeddings, one fills gaps in texts."""
 QUESTION = "What is an isthmus?"
 TASK = "How is the weather in Paris and in Rome?"
 CODE_TASK = "Write code that tells the weather of Paris and of Rome."

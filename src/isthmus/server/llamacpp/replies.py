@@ -39,7 +39,7 @@ class TokenPiece(TypedDict):
 class Tokens(TypedDict):
     """`/tokenize`."""
 
-    tokens: list[int] | list[TokenPiece]
+    tokens: list[int | TokenPiece]
 
 
 class Content(TypedDict):
