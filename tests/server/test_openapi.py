@@ -227,6 +227,8 @@ def test_what_names_models_and_agents_too(small_server: Serving) -> None:
         "DELETE /v1/guests/{id}",
         "POST /v1/guests",  # of bytes that are no WebAssembly
         "POST /v1/agents/restore",  # of bytes that are no snapshot
+        "POST /v1/models/pull",  # of names that the catalogue does not have
+        "POST /api/pull",
     }
     assert small_server.get("/healthz")["status"] == "ok"
 
