@@ -13,6 +13,7 @@ from pathlib import Path
 from isthmus.model.architectures import architectures, family_of
 from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
+from isthmus.model.schemas import keywords
 from isthmus.native._ggml import GgmlType
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +65,8 @@ def render_server() -> str:
     from isthmus.server.responses import fields as responses  # noqa: PLC0415
 
     page = _put((DOCS / "server.md").read_text(), "messages", as_markdown(messages.TABLES))
-    return _put(page, "responses", as_markdown(responses.TABLES))
+    page = _put(page, "responses", as_markdown(responses.TABLES))
+    return _put(page, "schemas", keywords.as_markdown())
 
 
 def _put(page: str, name: str, text: str) -> str:

@@ -206,6 +206,11 @@ EXACT: dict[str, Case] = {
         ["12-a&]", "axb"],
         ["1-a", "1"],
     ),
+    "lookaheads": (
+        {**TEXT, "pattern": "^(?!\\.)(?!.*\\.\\.)(?=.{2,4}$)[a-z.]*$"},
+        ["a.b", "ab"],
+        [".a", "a..b", "a", "abcde"],
+    ),
     "no set operations": ({**TEXT, "pattern": "^[a-d&&c-z]$"}, ["a", "z", "&"], ["1", ""]),
     "dates": (
         {**TEXT, "format": "date"},
@@ -252,6 +257,7 @@ WARNED = [
         "#/oneOf/0",
     ),
     ({"not": {"patternProperties": {"^a": INT}}}, "#/not: the opposite of patternProperties"),
+    ({**TEXT, "format": "date", "pattern": "a(?=b)"}, "#: the pattern is not enforced"),
     ({"contains": INT, "minContains": 2}, "#: of minContains, 1"),
     ({"contains": INT, "maxContains": 2}, "#: maxContains"),
     ({"type": "object", "minProperties": 2}, "#: minProperties"),
