@@ -180,7 +180,7 @@ def test_what_of_a_schema_is_not_enforced(client: openai.OpenAI) -> None:
     tool: Any = {"name": "f", "parameters": schema}
     tools: Any = [{"type": "function", "function": tool}]
     told = ask(client, tools=tools, tool_choice="required", max_tokens=2)
-    assert told.warnings == [f"tool f: {said}"]
+    assert told.warnings[-1] == f"tool f: {said}"
     tool["strict"] = True
     with pytest.raises(openai.BadRequestError, match=said):
         ask(client, tools=tools, tool_choice="required")
