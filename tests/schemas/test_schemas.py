@@ -84,7 +84,7 @@ EXACT: dict[str, Case] = {
         [[], ["a", "a"]],
     ),
     "contains": (
-        {"type": "array", "contains": {"const": 1}, "minItems": 2},
+        {"type": "array", "items": INT, "contains": {"const": 1}, "minItems": 2},
         [[1, 2], [2, 1], [5, 6, 1]],
         [[1], [2, 3]],
     ),
@@ -205,6 +205,15 @@ EXACT: dict[str, Case] = {
         {**TEXT, "pattern": "^\\d{2,3}-[a-z&b\\]]+$|x"},
         ["12-a&]", "axb"],
         ["1-a", "1"],
+    ),
+    "what a dependent key evaluates": (
+        {
+            "type": "object",
+            "dependentSchemas": {"a": {"properties": {"b": INT}}, "c": {}},
+            "unevaluatedProperties": False,
+        },
+        [{}],
+        [{"a": 1}, {"c": 1}, {"b": 1}],
     ),
     "lookaheads": (
         {**TEXT, "pattern": "^(?!\\.)(?!.*\\.\\.)(?=.{2,4}$)[a-z.]*$"},
