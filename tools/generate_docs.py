@@ -13,6 +13,7 @@ from pathlib import Path
 from isthmus.model.architectures import architectures, family_of
 from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
+from isthmus.model.schemas import keywords
 from isthmus.native._ggml import GgmlType
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +78,7 @@ def render_server() -> str:
     }
     for name, each in tables.items():
         page = _put(page, name, as_markdown(each))
-    return page
+    return _put(page, "schemas", keywords.as_markdown())
 
 
 def _put(page: str, name: str, text: str) -> str:

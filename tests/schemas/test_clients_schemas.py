@@ -28,8 +28,9 @@ DRAFTS = {
     "draft2019-09": "https://json-schema.org/draft/2019-09/schema",
     "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
 }
-OTHERS_PATTERN = "ECMA 262 \\W"
-"""A case in which the validator's regular expressions are not ECMAScript's."""
+JUDGED_OTHERWISE = ("ecmascript-regex: ", "content: ")
+"""Optional cases in which the validator's regular expressions are not ECMAScript's, and keywords
+that are annotations since draft 2019-09."""
 FROM_CLIENTS = list(of_pydantic())
 
 
@@ -57,7 +58,7 @@ def judged(name: str, schema: Any, n: int, found: Counter[str]) -> Any:
             continue
         if wrong and made.warnings:
             found["outputs that a warning explains"] += 1
-        elif wrong and OTHERS_PATTERN not in name:
+        elif wrong and not name.startswith(JUDGED_OTHERWISE):
             found["wrong"] += 1
             print(f"wrong: {name}: {text[:200]}: {wrong[0].message[:200]}")
     return matcher if not made.warnings else None
@@ -66,7 +67,7 @@ def judged(name: str, schema: Any, n: int, found: Counter[str]) -> Any:
 @pytest.mark.parametrize(("name", "schema"), FROM_CLIENTS, ids=[name for name, _ in FROM_CLIENTS])
 def test_schemas_of_pydantic(name: str, schema: Any) -> None:
     found: Counter[str] = Counter()
-    judged(name, schema, 3, found)
+    judged(name, schema, 2, found)
     assert found["wrong"] == found["refused"] == 0, found
     assert found["outputs"]
 
@@ -108,7 +109,7 @@ def test_json_schemas_own_suite(draft: str, tmp_path: Path) -> None:
             let = any(allows(matcher, text) for text in _texts(it["data"]))
             found["cases"] += 1
             found["valid, not written so"] += it["valid"] and not let
-            if let and not it["valid"]:
+            if let and not it["valid"] and not name.startswith(JUDGED_OTHERWISE):
                 found["wrong"] += 1
                 print(f"wrong: {name}: {it['description']}: {it['data']}")
     print(f"{draft}: {dict(found)}")

@@ -84,7 +84,7 @@ EXACT: dict[str, Case] = {
         [[], ["a", "a"]],
     ),
     "contains": (
-        {"type": "array", "contains": {"const": 1}, "minItems": 2},
+        {"type": "array", "items": INT, "contains": {"const": 1}, "minItems": 2},
         [[1, 2], [2, 1], [5, 6, 1]],
         [[1], [2, 3]],
     ),
@@ -206,6 +206,20 @@ EXACT: dict[str, Case] = {
         ["12-a&]", "axb"],
         ["1-a", "1"],
     ),
+    "what a dependent key evaluates": (
+        {
+            "type": "object",
+            "dependentSchemas": {"a": {"properties": {"b": INT}}, "c": {}},
+            "unevaluatedProperties": False,
+        },
+        [{}],
+        [{"a": 1}, {"c": 1}, {"b": 1}],
+    ),
+    "lookaheads": (
+        {**TEXT, "pattern": "^(?!\\.)(?!.*\\.\\.)(?=.{2,4}$)[a-z.]*$"},
+        ["a.b", "ab"],
+        [".a", "a..b", "a", "abcde"],
+    ),
     "no set operations": ({**TEXT, "pattern": "^[a-d&&c-z]$"}, ["a", "z", "&"], ["1", ""]),
     "dates": (
         {**TEXT, "format": "date"},
@@ -252,6 +266,7 @@ WARNED = [
         "#/oneOf/0",
     ),
     ({"not": {"patternProperties": {"^a": INT}}}, "#/not: the opposite of patternProperties"),
+    ({**TEXT, "format": "date", "pattern": "a(?=b)"}, "#: the pattern is not enforced"),
     ({"contains": INT, "minContains": 2}, "#: of minContains, 1"),
     ({"contains": INT, "maxContains": 2}, "#: maxContains"),
     ({"type": "object", "minProperties": 2}, "#: minProperties"),

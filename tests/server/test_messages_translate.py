@@ -89,7 +89,7 @@ def test_tools() -> None:
         assert told.tools == (TOOL,)
     assert with_tools(type="none").offered == ()
     bare = {"name": "weather", "input_schema": {}, "type": "custom", "strict": True}
-    assert wanted(tools=[bare]).tools == (Tool("weather", None, {}),)
+    assert wanted(tools=[bare]).tools == (Tool("weather", None, {}, strict=True),)
 
 
 @pytest.mark.parametrize(

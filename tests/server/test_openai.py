@@ -164,6 +164,28 @@ def test_json(client: openai.OpenAI) -> None:
         ask(client, response_format=bad)
 
 
+def test_what_of_a_schema_is_not_enforced(client: openai.OpenAI) -> None:
+    tags = {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2}
+    schema = {"type": "object", "properties": {"tags": {**tags, "uniqueItems": True}}}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    said = "#/properties/tags: uniqueItems is not enforced"
+    raw = client.chat.completions.with_raw_response.create(
+        model="smollm2", messages=QUESTION, response_format=form, max_tokens=2
+    )
+    assert raw.headers["x-isthmus-warning"] == said
+    assert raw.parse().warnings == [said]
+    form["json_schema"]["strict"] = True
+    with pytest.raises(openai.BadRequestError, match=said):
+        ask(client, response_format=form)
+    tool: Any = {"name": "f", "parameters": schema}
+    tools: Any = [{"type": "function", "function": tool}]
+    told = ask(client, tools=tools, tool_choice="required", max_tokens=2)
+    assert told.warnings[-1] == f"tool f: {said}"
+    tool["strict"] = True
+    with pytest.raises(openai.BadRequestError, match=said):
+        ask(client, tools=tools, tool_choice="required")
+
+
 def test_tools(client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
     for choice in ("required", {"type": "function", "function": {"name": "weather"}}):

@@ -11,7 +11,7 @@ from typing import Any
 
 from isthmus.model.schemas.document import Document, Node, refuse
 from isthmus.model.schemas.formats import FORMATS
-from isthmus.model.schemas.patterns import Matching, PatternError, whole
+from isthmus.model.schemas.patterns import Matching, Pattern, PatternError, read_pattern, whole
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
 _MOST_DEPTH = 60
@@ -182,8 +182,11 @@ class Evaluation:
         fields = node.fields
         if not count_of(node, "minLength", 0) <= len(value) <= count_of(node, "maxLength", 2**53):
             return False
-        if "pattern" in fields and not self.matches(node, pattern_of(node), value):
-            return False
+        pattern = pattern_of(node) if "pattern" in fields else None
+        if pattern is not None:
+            good = all(self.matches(node, it, value) for it in pattern.wanted)
+            if not good or any(self.matches(node, it, value) for it in pattern.unwanted):
+                return False
         form = FORMATS.get(str(fields.get("format")))
         if form is not None and not self.matches(node, form, value):
             return False
@@ -274,9 +277,16 @@ def count_of(node: Node, keyword: str, default: int) -> int:
     return min(int(value), 2**53)
 
 
-def pattern_of(node: Node) -> str:
-    """The expression of `pattern`. GrammarError."""
-    return expression_of(node, node.fields["pattern"])
+def pattern_of(node: Node) -> Pattern | None:
+    """What `pattern` says; None if it cannot be followed beside a format that is. GrammarError if
+    it cannot be followed otherwise."""
+    pattern = node.fields["pattern"]
+    try:
+        return read_pattern(pattern)
+    except PatternError as error:
+        if node.fields.get("format") in FORMATS:
+            return None
+        refuse(node, f"pattern {json.dumps(pattern)[:100]}: {error}")
 
 
 def expression_of(node: Node, pattern: Any) -> str:

@@ -111,8 +111,9 @@ KEYWORDS: Mapping[str, Keyword] = {
     "maxLength": Keyword(_IN, "in characters"),
     "pattern": Keyword(
         _IN,
-        "regular expressions without lookarounds, references and word boundaries, and with anchors "
-        "at the beginning and the end only; all others are refused",
+        "regular expressions without references and word boundaries, lookaheads right after `^` "
+        "and anchors at the beginning and the end only; others are refused, or named in a warning "
+        "if a `format` beside them is enforced",
         "a text",
     ),
     "format": Keyword(

@@ -139,7 +139,11 @@ class Negation:
     def _strings(self, node: Node) -> Iterator[Node]:
         fields = node.fields
         if "pattern" in fields:
-            yield node.made({"type": "string", Own.NOT_PATTERN: pattern_of(node)}, "pattern")
+            pattern = pattern_of(node)
+            if pattern is None or pattern.unwanted:
+                yield self._wide(node, "pattern", {"type": "string"})
+            for it in () if pattern is None else pattern.wanted:
+                yield node.made({"type": "string", Own.NOT_PATTERN: it}, "pattern")
         if fields.get("format") in FORMATS:
             unwanted = FORMATS[fields["format"]]
             yield node.made({"type": "string", Own.NOT_PATTERN: unwanted}, "format")

@@ -17,6 +17,7 @@ MOST_CHARS = 4096
 _MOST_DEPTH = 50
 _COUNT = re.compile(r"\{(\d{1,5})(,(\d{0,5}))?\}")
 _NAME = re.compile(r"\?P?<[A-Za-z_]\w*>|\?:")
+_LOOKS = re.compile(r"\^\(\?[=!]")
 _HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z_=]{1,60}\}")
 _SPACE = r"\t\n\x0b\x0c\r\x20\u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}"
@@ -53,15 +54,41 @@ class _Group:
         )
 
 
-def whole(pattern: str) -> str:
-    """A pattern as an expression that matches whole texts. PatternError."""
+@dataclass(frozen=True)
+class Pattern:
+    """Expressions that match whole texts: a text matches all that are wanted and no other."""
+
+    wanted: tuple[str, ...]
+    unwanted: tuple[str, ...] = ()
+
+
+def read_pattern(pattern: str) -> Pattern:
+    """A pattern, which may look ahead at its beginning, after `^`. PatternError."""
     if len(pattern) > MOST_CHARS:
         raise PatternError(f"a pattern has more than {MOST_CHARS} characters")
     reader = _Reader(pattern)
+    found: dict[str, list[str]] = {"(?=": [], "(?!": []}
+    if _LOOKS.match(pattern):
+        reader.at = 1
+        while (begin := pattern[reader.at : reader.at + 3]) in found:
+            reader.at += 3
+            found[begin].append(_written(reader.closed(1), False, True))
+    ahead = reader.at > 0
     group = reader.group(0)
     if reader.at < len(pattern):
         raise PatternError("a ) that closes nothing")
-    return _written(group, True, True)
+    if ahead and len(group.options) > 1:
+        raise PatternError("a lookahead before alternatives is not supported")
+    said = _written(group, not ahead, True)
+    return Pattern((said, *found["(?="]), tuple(found["(?!"]))
+
+
+def whole(pattern: str) -> str:
+    """A pattern as one expression that matches whole texts. PatternError."""
+    found = read_pattern(pattern)
+    if len(found.wanted) > 1 or found.unwanted:
+        raise PatternError("a lookahead is not supported here")
+    return found.wanted[0]
 
 
 def _written(group: _Group, left: bool, right: bool) -> str:
@@ -134,7 +161,11 @@ class _Reader:
             if name is None:
                 raise PatternError("lookarounds and flags in a pattern are not supported")
             self.at = name.end()
-        inner = self.group(depth + 1)
+        return self.closed(depth + 1)
+
+    def closed(self, depth: int) -> _Group:
+        """Reads a group with what closes it."""
+        inner = self.group(depth)
         if self.at >= len(self._text):
             raise PatternError("a ( that nothing closes")
         self.at += 1

@@ -141,7 +141,12 @@ def strings_of(term: Term, warn: Warn) -> Strings | None:
         if most < _EXACT:
             found.most = min(most, _EXACT if found.most is None else found.most)
         if "pattern" in fields:
-            found.wanted.append(pattern_of(node))
+            pattern = pattern_of(node)
+            if pattern is None:
+                warn(node, f"the pattern is not enforced, but the format {fields['format']} is")
+            else:
+                found.wanted += pattern.wanted
+                found.unwanted += pattern.unwanted
         if fields.get("format") in FORMATS:
             found.wanted.append(FORMATS[fields["format"]])
         elif fields.get("format") in NOT_FOLLOWED:

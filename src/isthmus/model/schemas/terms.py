@@ -170,7 +170,9 @@ class Terms:
             for key, wanted in fields.get(keyword, {}).items():
                 more = {"required": wanted} if isinstance(wanted, list) else wanted
                 absent = {"properties": {key: False}}
-                both = {"properties": {key: True}, "required": [key], "allOf": [more]}
+                first = node.made({"properties": {key: True}})
+                self._opposites.add(first)  # it says where the key is written, and evaluates none
+                both = {"required": [key], "allOf": [first.value, more]}
                 yield self._kept(node, (keyword, key), [absent, both])
 
     def _kept(
