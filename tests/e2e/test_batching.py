@@ -16,8 +16,8 @@ from isthmus.actor import plan
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
 from isthmus.model import parts as parts_of_prefill
-from isthmus.model.batch import Step
 from isthmus.model.parts import Chunk
+from isthmus.model.rows import Step
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
 

@@ -19,8 +19,8 @@ from isthmus.errors import ModelBusy, ModelFileError, ModelUnsupported, Settings
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.adapter import MOST_ADAPTERS
-from isthmus.model.batch import Step
 from isthmus.model.parts import Chunk, finish
+from isthmus.model.rows import Step
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
 

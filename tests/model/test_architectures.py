@@ -23,9 +23,9 @@ from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session
-from isthmus.model.batch import Step
 from isthmus.model.forward import Pass
 from isthmus.model.parts import Chunk, finish
+from isthmus.model.rows import Step
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr

@@ -21,9 +21,10 @@ from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model import Model, Session, exactness
 from isthmus.model.attention_probe import Kernel, try_joining
-from isthmus.model.batch import Batch, Step
+from isthmus.model.batch import Batch
 from isthmus.model.forward import Scores
 from isthmus.model.joining import Joining, Run, try_runs
+from isthmus.model.rows import Step
 from isthmus.model.width_probe import matrices, widths_of
 from isthmus.model.widths import SINGLE, Width, Widths
 from isthmus.native._ggml import GgmlType, tensor_at

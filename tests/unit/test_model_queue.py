@@ -17,9 +17,9 @@ from isthmus.actor.model_queue import ModelQueue
 from isthmus.actor.shares import Share
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics
-from isthmus.model.batch import Step
 from isthmus.model.pack_probe import MOST
 from isthmus.model.parts import JOB_S, Chunk
+from isthmus.model.rows import Step
 from isthmus.model.widths import Width
 
 Jobs = Generator[None, None, None]

@@ -1,7 +1,6 @@
 """An agent: a guest with its sessions and its life, whether or not it is in memory now.
 
-What takes memory is its `Body`, which it may lose and get again. What stays is here: who it is,
-what it was given, what it used. `life.py` has its states.
+What takes memory is its `Body`, which may be evicted and brought back. `life.py` has its states.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Actor:
 
     def uses(self, model: Model) -> bool:
         """Whether it was given this model."""
-        return any(it is model for it in self._granted.models.values())
+        return model in self._granted.models.values()
 
     @property
     def n_messages(self) -> int:

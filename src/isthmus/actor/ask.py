@@ -18,8 +18,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from isthmus.actor.message import Message
 from isthmus.model import Model
-from isthmus.model.batch import Step
 from isthmus.model.parts import Chunk
+from isthmus.model.rows import Step
 
 _Result = TypeVar("_Result")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isthmus.device.graph import GraphAllocator
-from isthmus.model.batch import Batch, Rows, Shape, Step
+from isthmus.model.batch import Batch
 from isthmus.model.batch_top import BatchTop, n_found
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.joining import Joining, try_runs
 from isthmus.model.kv_cache import rows_read
+from isthmus.model.rows import Rows, Shape, Step
 from isthmus.model.session import Session
 from isthmus.model.standing import Standing
 from isthmus.model.widths import MOST_ROWS, Width

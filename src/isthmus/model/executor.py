@@ -21,7 +21,6 @@ from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.architectures import Architecture
-from isthmus.model.batch import Step
 from isthmus.model.batches import Batches
 from isthmus.model.checks import nothing
 from isthmus.model.forward import Forward
@@ -30,6 +29,7 @@ from isthmus.model.joining import Joining
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.parts import Chunk, Jobs, finish
 from isthmus.model.prefill_graphs import PrefillGraphs
+from isthmus.model.rows import Step
 from isthmus.model.session import Session
 from isthmus.model.standing import Standing
 from isthmus.model.widths import Width

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isthmus.model.batch import Batch, Rows, Step
+from isthmus.model.batch import Batch
+from isthmus.model.rows import Rows, Step
 from isthmus.model.session import Session
 
 

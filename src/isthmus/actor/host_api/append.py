@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from isthmus.actor.ask import Decode
 from isthmus.actor.host_api.context import Context
 from isthmus.model import Session
-from isthmus.model.batch import Step
+from isthmus.model.rows import Step
 from isthmus.units import HostAddr
 
 

@@ -24,8 +24,8 @@ from isthmus.actor.host_api.context import (
 from isthmus.actor.plan import MOST
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
-from isthmus.model.batch import Step
 from isthmus.model.hparams import Pooling
+from isthmus.model.rows import Step
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
 
