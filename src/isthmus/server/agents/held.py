@@ -50,7 +50,7 @@ class Held:
         name = name_of(self.record.id, turn.position)
         shelf = self._shelf
         saved = await shelf.in_thread(lambda: actor.snapshot(shelf.store, name=name))
-        shelf.disk.add(self.record.owner, saved.nbytes_written)
+        shelf.allowances.wrote(self.record.owner, saved.nbytes_written)
         turn = msgspec.structs.replace(turn, nbytes_written=saved.nbytes_written)
         record = msgspec.structs.replace(self.record, position=turn.position, used=turn.at)
         await shelf.in_thread(lambda: shelf.write(record, [turn]))

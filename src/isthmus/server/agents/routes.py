@@ -227,7 +227,7 @@ class Agents:
         self, id_: str, asked: NewMessage
     ) -> AsyncIterator[tuple[Held, AsyncGenerator[str | Turn]]]:
         """The agent, held, and its answer, once there is a place for one more message."""
-        await self._shelf.disk.require(current().key)
+        await self._shelf.allowances.require_disk(current().key)
         async with self._shelf.holding(id_) as held:
             await self._shelf.given(held.record)  # nobody waits for a model in a place
             async with (

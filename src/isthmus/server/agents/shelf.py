@@ -14,8 +14,8 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -34,13 +34,11 @@ from isthmus.errors import (
 )
 from isthmus.model import Model
 from isthmus.runtime import bundled_guests
-from isthmus.server.agents.disk import DiskShares
+from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
 from isthmus.server.http.entry import current
-from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
-from isthmus.server.http.key import Key
 from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
@@ -76,14 +74,12 @@ class Shelf:
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}
-        self._n_making: Counter[str] = Counter()
-        """Agents that are no records yet, by their owner."""
         try:
             self.records = {record.id: record for record in self._home.records()}
         except BaseException:
             self._home.close()
             raise
-        self.disk = DiskShares(self.store, self.records.values, self._threads)
+        self.allowances = Allowances(self.store, self.records.values, self._threads)
         self._guests_lock = threading.Lock()
         self._brought = BroughtGuests(
             self._home, self.folder / "guests.json", settings, lambda: list(self.records.values())
@@ -303,15 +299,15 @@ class Shelf:
     ) -> Record:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
         record = msgspec.structs.replace(record, owner=current().owner)
-        await self.disk.require(current().key)
-        with self._making(current().key):
+        await self.allowances.require_disk(current().key)
+        with self.allowances.making(current().key):
             return await self.keep(record, await run(make), turns)
 
     async def keep(self, record: Record, actor: Actor, turns: Sequence[Turn] = ()) -> Record:
         """A new agent, which is what an actor is. That is closed if it cannot be saved."""
         try:
             saved = await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
-            self.disk.add(record.owner, saved.nbytes_written)
+            self.allowances.wrote(record.owner, saved.nbytes_written)
             await self.in_thread(lambda: self.write(record, turns))
         except BaseException:
             await self.in_thread(actor.close)
@@ -347,27 +343,6 @@ class Shelf:
         Overloaded if too many wait to begin.
         """
         return await self._makers.do(current().owner, make)
-
-    @contextlib.contextmanager
-    def _making(self, key: Key | None) -> Iterator[None]:
-        """HttpError 429 where a key's owner has, or is being made, as many agents as it may."""
-        if key is None or key.limits.agents is None:
-            yield
-            return
-        mine = [it for it in self.records.values() if it.owner == key.name]
-        n_owned = sum(record.kind == "agent" for record in mine)
-        if n_owned + self._n_making[key.name] >= key.limits.agents:
-            raise HttpError(
-                429,
-                f"this key allows {key.limits.agents} agents: delete one first",
-                code="too_many_agents",
-                kind="insufficient_quota",
-            )
-        self._n_making[key.name] += 1
-        try:
-            yield
-        finally:
-            self._n_making[key.name] -= 1
 
     async def given(self, record: Record) -> dict[str, Model]:
         """The models of an agent, in memory until the current request has ended.

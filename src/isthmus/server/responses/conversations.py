@@ -71,7 +71,7 @@ class Conversations:
     async def create(self, http: HttpRequest) -> Response:
         """A new conversation."""
         asked = await read(http, NewConversation, b"{}", self._most_nbytes)
-        await self._shelf.disk.require(current().key)
+        await self._shelf.allowances.require_disk(current().key)
         given = await asyncio.to_thread(items_of, asked.items or [], "items")
         record = await self._new_record(http)
         turns = [as_turn(Described(asked.metadata or {}), 1, record.created)]
@@ -144,7 +144,7 @@ class Conversations:
     async def add_items(self, http: HttpRequest) -> Response:
         """Adds items to a conversation."""
         asked = await read(http, NewItems, most=self._most_nbytes)
-        await self._shelf.disk.require(current().key)
+        await self._shelf.allowances.require_disk(current().key)
         record, chain = await self._find(http)
         own = await asyncio.to_thread(items_of, asked.items, "items")
         given = await self._archive.resolved(own, chain.items)

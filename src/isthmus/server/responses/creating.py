@@ -103,7 +103,7 @@ class Creating:
         """What is asked, ready to be computed. Raises as `Writer.prepare`."""
         require_sensible(asked)
         if asked.store is not False:
-            await self._archive.shelf.disk.require(current().key)
+            await self._archive.shelf.allowances.require_disk(current().key)
         basis, own, plan = await self.planned(asked)
         current().warn(plan.warnings)
         prepared = await self._writer.prepare(http, asked.model, plan.wanted)

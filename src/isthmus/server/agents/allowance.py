@@ -1,4 +1,4 @@
-"""How much of the disk the agents of each key take, and whether they may take more.
+"""What the owner of a key may keep: a number of agents, and bytes of the disk.
 
 The bytes of a key are counted exactly when the key is first seen, and again once they seem to have
 reached its limit. Such a count takes milliseconds for hundreds of snapshots. Between two counts
@@ -8,8 +8,10 @@ each snapshot adds what was written with it, and nothing that is removed is take
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from isthmus.server.http.errors import HttpError
@@ -34,7 +36,7 @@ class _Taken:
     at: float = field(default_factory=time.monotonic)
 
 
-class DiskShares:
+class Allowances:
     """See the module. Used by one event loop. `records` gives all agents that there are."""
 
     def __init__(
@@ -45,8 +47,27 @@ class DiskShares:
         self._threads = threads
         self._taken: dict[str, _Taken] = {}
         self._counting = asyncio.Lock()
+        self._n_making: Counter[str] = Counter()
+        """Agents that are no records yet, by their owner."""
 
-    async def require(self, key: Key | None) -> None:
+    @contextlib.contextmanager
+    def making(self, key: Key | None) -> Iterator[None]:
+        """One more agent of a key, until it is a record. HttpError 429 if it may have no more."""
+        if key is None or key.limits.agents is None:
+            yield
+            return
+        mine = [it for it in self._records() if it.owner == key.name]
+        n_owned = sum(record.kind == "agent" for record in mine)
+        if n_owned + self._n_making[key.name] >= key.limits.agents:
+            said = f"this key allows {key.limits.agents} agents: delete one first"
+            raise HttpError(429, said, code="too_many_agents", kind="insufficient_quota")
+        self._n_making[key.name] += 1
+        try:
+            yield
+        finally:
+            self._n_making[key.name] -= 1
+
+    async def require_disk(self, key: Key | None) -> None:
         """HttpError 429 if the agents of a key take as much of the disk as they may."""
         if key is None:
             return
@@ -63,7 +84,7 @@ class DiskShares:
                 kind="insufficient_quota",
             )
 
-    def add(self, owner: str | None, nbytes: int) -> None:
+    def wrote(self, owner: str | None, nbytes: int) -> None:
         """Notes what was written with a snapshot."""
         if owner in self._taken:
             self._taken[owner].nbytes += nbytes

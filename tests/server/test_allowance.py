@@ -1,4 +1,4 @@
-"""The disk that each key's agents may take."""
+"""What the owner of a key may keep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from isthmus.server.agents.disk import DiskShares
+from isthmus.server.agents.allowance import Allowances
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.http.key import Key, KeyLimits
@@ -74,23 +74,23 @@ def test_nothing_is_counted_for_names_that_only_begin_alike(store: Store) -> Non
 def test_a_count_that_reached_the_limit_is_made_anew(
     store: Store, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isthmus.server.agents.disk._COUNTED_EVERY_S", 0.0)
+    monkeypatch.setattr("isthmus.server.agents.allowance._COUNTED_EVERY_S", 0.0)
     records = [record("aaaaaaaaaaaa", "ada"), record("bbbbbbbbbbbb", "bob")]
-    shares = DiskShares(store, lambda: records, threads)
+    allowances = Allowances(store, lambda: records, threads)
     key = Key("ada", "", KeyLimits(disk=_LIMIT))
 
     async def use() -> None:
-        await shares.require(None)
-        await shares.require(key)
-        shares.add("ada", _LIMIT)
-        await shares.require(key)  # it was counted anew: nothing is there
+        await allowances.require_disk(None)
+        await allowances.require_disk(key)
+        allowances.wrote("ada", _LIMIT)
+        await allowances.require_disk(key)  # it was counted anew: nothing is there
         store.save(Memory().draft(1), "bbbbbbbbbbbb.0")
         (store.folder.parent / "agents" / "aaaaaaaaaaaa.json").write_bytes(bytes(_LIMIT))
-        shares.add("ada", _LIMIT)
+        allowances.wrote("ada", _LIMIT)
         with pytest.raises(HttpError, match=r"may take 3\.0 MiB") as caught:
-            await shares.require(key)
+            await allowances.require_disk(key)
         assert (caught.value.status, caught.value.code) == (429, "disk_quota")
-        await shares.require(Key("bob", "", KeyLimits()))
+        await allowances.require_disk(Key("bob", "", KeyLimits()))
 
     asyncio.run(use())
 
@@ -98,15 +98,15 @@ def test_a_count_that_reached_the_limit_is_made_anew(
 def test_without_a_limit_a_key_has_half_of_the_disk(
     store: Store, threads: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isthmus.server.agents.disk.nbytes_for_agents", lambda _: 8000)
-    shares = DiskShares(store, lambda: [record("aaaaaaaaaaaa", "ada")], threads)
+    monkeypatch.setattr("isthmus.server.agents.allowance.nbytes_for_agents", lambda _: 8000)
+    allowances = Allowances(store, lambda: [record("aaaaaaaaaaaa", "ada")], threads)
     (store.folder.parent / "agents" / "aaaaaaaaaaaa.json").write_bytes(bytes(4000))
 
     async def use() -> None:
         with pytest.raises(HttpError, match="delete some of them"):
-            await shares.require(Key("ada", ""))
-        await shares.require(Key("ada", "", KeyLimits(disk=4001)))
-        await shares.require(Key("bob", ""))
+            await allowances.require_disk(Key("ada", ""))
+        await allowances.require_disk(Key("ada", "", KeyLimits(disk=4001)))
+        await allowances.require_disk(Key("bob", ""))
 
     asyncio.run(use())
 
