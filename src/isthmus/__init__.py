@@ -8,8 +8,9 @@ from isthmus.config import Capacity, Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
 from isthmus.model import Adapter, Model, SamplerSettings
-from isthmus.runtime import Runtime, bundled_guests
+from isthmus.runtime import Runtime
 from isthmus.snapshot import Saved, Store
+from isthmus.sources import bundled_guests
 from isthmus.wasm import Guest
 
 __version__ = "0.1.0"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 from pathlib import Path
 
 from isthmus.actor import Actor, Frozen, Granted, Platform, Spawned
@@ -23,8 +20,15 @@ from isthmus.actor.snapshot import (
     limits_of,
     require_level,
 )
+from isthmus.arguments import (
+    options_of,
+    require_given,
+    require_guest_of,
+    require_memory_for,
+    require_range,
+    require_reach,
+)
 from isthmus.config import (
-    MAX_GUEST_NBYTES,
     Capacity,
     DeviceSettings,
     Environment,
@@ -33,48 +37,29 @@ from isthmus.config import (
 )
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
-from isthmus.download import PACKAGED, cached_model
 from isthmus.errors import (
     ActorClosed,
-    ActorError,
     Cancelled,
     DeadlineExceeded,
-    GuestInvalid,
     IsthmusError,
     ModelNotFound,
     Overloaded,
     SettingsError,
     SnapshotError,
-    SnapshotInvalid,
-    SnapshotMismatch,
 )
 from isthmus.file_hash import FileHashes
 from isthmus.machine import default_memory_nbytes
 from isthmus.metrics import Metrics
 from isthmus.model import Adapter, Model
 from isthmus.native.loader import Library, open_library
+from isthmus.open_models import OpenModels
+from isthmus.roster import Roster, close_all
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
-from isthmus.units import MOST_NBYTES_32, format_nbytes
+from isthmus.sources import bundled_modules, model_path, read_guest
 from isthmus.wasm import Guest
 from isthmus.wasm.engines import Engines
-from isthmus.wasm.names import shown
-
-_log = logging.getLogger("isthmus")
-_FEW_ACTORS = 16
-
-
-def bundled_guests() -> dict[str, Path]:
-    """The guests that come with Isthmus, by name."""
-    folder = Path(str(resources.files("isthmus"))) / "guests"
-    return {path.stem: path for path in sorted(folder.glob("*/*.wasm"))}
-
-
-@cache
-def _bundled_modules() -> frozenset[bytes]:
-    """The modules that come with Isthmus: they need not be compiled in a process of their own."""
-    return frozenset(path.read_bytes() for path in bundled_guests().values())
 
 
 class Runtime:
@@ -120,15 +105,7 @@ class Runtime:
         self.cache = environment.cache
         """The folder of compiled guests, fetched models and what is known of files."""
         self._metrics = Metrics()
-        self._past = Counters()
-        """Counts of actors that are closed."""
-        self._lock = threading.Lock()
-        self._actors: list[Actor] = []
-        """Those that are not closed, and some that are: `_most_kept` at most without a sweep."""
-        self._most_kept = _FEW_ACTORS
-        self._models: list[Model] = []
-        self._weights: list[tuple[Model, int]] = []
-        """Models that have weights of their own, and bytes of the host's memory for them."""
+        self._roster = Roster()
         self._closed = False
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
@@ -140,6 +117,7 @@ class Runtime:
             self.engine = engines.plain
             stack.callback(engines.close)
             loop = Loop(self.device.compute_thread, self._capacity, self._metrics, self._refused)
+            self._models = OpenModels(loop.forget)
             self._platform = Platform(
                 engines,
                 self.device,
@@ -148,14 +126,14 @@ class Runtime:
                 budget=self._budget(),
                 metrics=self._metrics,
                 eviction_path=self._evicted.new_path,
-                adopt=self._adopt,
+                adopt=self._roster.adopt,
                 beginnings=Beginnings(self._capacity),
                 hashes=self.file_hashes,
                 version=_version(),
                 snapshot_key=snapshot_key,
             )
             stack.callback(self._evicted.close)
-            stack.callback(self._close_models)
+            stack.callback(self._models.close)
             self._stack = stack.pop_all()
         self._publish()
 
@@ -197,11 +175,9 @@ class Runtime:
             exact=exact,
             width=width,
         )
-        path = _model_path(path, self.cache)
         begun = time.monotonic()
-        model = self._keep(Model(self.device, path, settings, self.file_hashes))
-        with self._lock:
-            self._weights.append((model, model.weights.host_nbytes))
+        model = Model(self.device, model_path(path, self.cache), settings, self.file_hashes)
+        self._models.add(model, model.weights.host_nbytes)
         self._metrics.model_loads.inc()
         self._metrics.model_load.observe(time.monotonic() - begun)
         return model
@@ -213,21 +189,10 @@ class Runtime:
         What runs in those actors is cut off. Raises RegionBusy while somebody looks at an actor's
         memory, ModelBusy while an actor begins with the model: call it again then.
         """
-        with self._lock:
-            doomed = [it for it in self._models if it.base is model]
-            doomed += [model] if model in self._models else []
-        actors = [it for it in self.actors if any(it.uses(one) for one in doomed)]
-        for actor in actors:  # all of them first: guests that compute for long take turns
-            actor.cancel()
-        for actor in actors:
-            actor.close()
-        for it in doomed:
-            self._close_model(it)
-        with self._lock:
-            self._past = Counters.total([self._past, *(it.counters for it in doomed)])
-            self._models = [it for it in self._models if it not in doomed]
-            self._weights = [(it, n) for it, n in self._weights if it not in doomed]
-            self._sweep()
+        doomed = self._models.over(model)
+        close_all([it for it in self.actors if any(it.uses(one) for one in doomed)])
+        self._models.close_each(doomed)
+        self._roster.sweep()
         if doomed:
             self._metrics.model_unloads.inc()
 
@@ -257,23 +222,14 @@ class Runtime:
         and of other adapters decode in batches of their own. Raises SettingsError.
         """
         self._require_open()
-        return self._keep(model.adapted(adapters))
-
-    def _keep(self, model: Model) -> Model:
-        """Has it counted, and closed before whatever was opened earlier."""
-        with self._lock:
-            if not self._closed:
-                self._models.append(model)
-                return model
-        model.close()
-        raise ActorClosed("the runtime is closed")
+        return self._models.add(model.adapted(adapters))
 
     def load_guest(self, guest: str | Path | bytes) -> Guest:
         """Compiles a guest, once for each content: a path, the bytes of a module, or the name of a
         bundled guest. Raises GuestInvalid with everything that is wrong with it.
         """
         self._require_open()
-        return self._compiled(*_read_guest(guest))
+        return self._compiled(*read_guest(guest))
 
     def forget_guest(self, sha256: str) -> None:
         """Keeps no compiled code of a module in memory any more; actors that use it live on."""
@@ -302,13 +258,13 @@ class Runtime:
         GuestTrapped, DeadlineExceeded, SettingsError and what else its initialisation meets.
         """
         self._require_open()
-        options = _options(args)
-        _require_given(models, tools, limits)
+        options = options_of(args)
+        require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits(), label)
-        _require_reach(compiled, granted.limits)
-        _require_range("seed", seed, -(2**63), 2**64)
-        _require_range("clock_ns", clock_ns, 0, 2**63)
+        require_reach(compiled, granted.limits)
+        require_range("seed", seed, -(2**63), 2**64)
+        require_range("clock_ns", clock_ns, 0, 2**63)
         spawned = Spawned(
             args=options,
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
@@ -351,14 +307,8 @@ class Runtime:
         how = assess(snapshot, self._platform.device_record, granted)
         require_level(how, require)
         compiled = self._guest_of(snapshot, guest)
-        nbytes = snapshot.manifest.memory.nbytes
-        if nbytes > granted.limits.memory_nbytes:
-            raise SnapshotMismatch(
-                f"the snapshot has {format_nbytes(nbytes)} of memory; "
-                f"{format_nbytes(granted.limits.memory_nbytes)} are allowed: give more, by "
-                "--memory or limits=Limits(memory_nbytes=…)"
-            )
-        _require_reach(compiled, granted.limits)
+        require_memory_for(snapshot, granted.limits)
+        require_reach(compiled, granted.limits)
         frozen = Frozen.of(snapshot, how, verified=verify == "full")
         try:
             return Actor(self._platform, compiled, granted, frozen)
@@ -373,26 +323,18 @@ class Runtime:
             guest = self._compiled(wasm, record.name)
         else:
             guest = given if isinstance(given, Guest) else self.load_guest(given)
-        if guest.is_64 != snapshot.manifest.memory.is_64:
-            raise SnapshotInvalid(
-                f"the memory in {snapshot.path} is not of the kind of its guest's"
-            )
-        if guest.sha256 != record.sha256:
-            raise SnapshotMismatch(
-                f"the snapshot is of the guest {record.name} {record.sha256[:12]}…, "
-                f"not of {guest.name} {guest.sha256[:12]}…"
-            )
+        require_guest_of(snapshot, guest)
         return guest
 
     def _compiled(self, wasm: bytes, name: str) -> Guest:
-        return self._platform.engines.compile(wasm, name, trusted=wasm in _bundled_modules())
+        return self._platform.engines.compile(wasm, name, trusted=wasm in bundled_modules())
 
     def _publish(self) -> None:
         """Adds what is kept elsewhere to the metrics."""
         platform, metrics = self._platform, self._metrics
         for state in ("idle", "running", "held", "evicted"):
             metrics.gauge(
-                f"actors_{state}", f"Actors that are {state} now", partial(self._n, state)
+                f"actors_{state}", f"Actors that are {state} now", partial(self._roster.n_in, state)
             )
         read_memory = partial(getattr, platform.budget, "used_nbytes")
         metrics.gauge(
@@ -403,82 +345,25 @@ class Runtime:
         read_limit = partial(getattr, platform.budget, "limit_nbytes")
         metrics.gauge("memory_limit_bytes", "What all actors may have of that together", read_limit)
         metrics.gauge(
-            "models_loaded", "Models that are open, those with adapters too", self._n_models
+            "models_loaded", "Models that are open, those with adapters too", self._models.__len__
         )
         metrics.gauge(
-            "models_bytes", "Bytes of the weights of all open models", self._models_nbytes
+            "models_bytes", "Bytes of the weights of all open models", self._models.nbytes
         )
         read_waiting = partial(getattr, platform.loop.places, "n_waiting")
         metrics.gauge("messages_waiting", "Messages that wait for a place", read_waiting)
         metrics.counts(lambda: self.counters().snapshot())
 
-    def _n_models(self) -> int:
-        return len(self._models)
-
-    def _models_nbytes(self) -> int:
-        """Bytes of weights, wherever they are."""
-        return sum(it.weights.nbytes for it, _ in tuple(self._weights) if not it.closed)
-
-    def _n(self, state: str) -> int:
-        return sum(actor.state == state for actor in self.actors)
-
-    def _adopt(self, actor: object) -> None:
-        assert isinstance(actor, Actor)
-        with self._lock:
-            self._require_open()
-            if len(self._actors) >= self._most_kept:
-                self._sweep()
-            self._actors.append(actor)
-
-    def _sweep(self) -> None:
-        """Lets go of closed actors. Each time for twice as many, or spawning would take a time that
-        grows with the number of actors."""
-        closed = [actor for actor in self._actors if actor.state == "closed"]
-        self._past = Counters.total([self._past, *(actor.counters for actor in closed)])
-        gone = set(closed)
-        self._actors = [actor for actor in self._actors if actor not in gone]
-        self._most_kept = _FEW_ACTORS + 2 * len(self._actors)
-
-    def _close_models(self) -> None:
-        """The newest first: one with adapters is newer than its base."""
-        for model in reversed(self._models):
-            self._close_model(model)
-
-    def _close_model(self, model: Model) -> None:
-        self._platform.loop.forget(model)
-        model.close()
-
     def _budget(self) -> Budget:
         """What actors may have: as somebody said, or what there is, and weights come first then."""
         given = self._capacity.memory_nbytes
         if given is not None:
-            return Budget(given, lambda: 0, self._evict, self._refused)
-        return Budget(default_memory_nbytes(), self._weights_nbytes, self._evict, self._refused)
-
-    def _weights_nbytes(self) -> int:
-        """Bytes of the host's memory that the weights of open models take."""
-        return sum(nbytes for model, nbytes in tuple(self._weights) if not model.closed)
+            return Budget(given, lambda: 0, self._roster.evict, self._refused)
+        weights = self._models.host_nbytes
+        return Budget(default_memory_nbytes(), weights, self._roster.evict, self._refused)
 
     def _refused(self, why: str) -> None:
         self._metrics.refused.labels(why).inc()
-
-    def _evict(self, nbytes: int) -> tuple[int, str]:
-        """Evicts idle actors, least recently used first, until `nbytes` are free.
-
-        Returns how much that gave, and why it was not more.
-        """
-        freed, why = 0, "none is idle that could be evicted"
-        for actor in sorted(self.actors, key=lambda it: it.last_used):
-            if freed >= nbytes:
-                break
-            try:
-                freed += actor.try_evict() if actor.state == "idle" else 0
-            except ActorError:
-                continue  # somebody used it meanwhile
-            except SnapshotError as error:
-                why = f"idle ones cannot be evicted: {error}"
-                _log.warning("%s", why)
-        return freed, why
 
     # ------------------------------------------------------------------ state
 
@@ -490,14 +375,11 @@ class Runtime:
     @property
     def actors(self) -> list[Actor]:
         """The actors that are not closed."""
-        with self._lock:
-            return [actor for actor in self._actors if actor.state != "closed"]
+        return self._roster.actors
 
     def counters(self) -> Counters:
         """Counts of the device, of all models and of all actors, added up."""
-        with self._lock:
-            parts = [self._past, *(actor.counters for actor in self._actors)]
-            parts += [model.counters for model in self._models]
+        parts = [*self._roster.counters(), *self._models.counters()]
         return Counters.total([self.device.counters, *parts])
 
     def metrics(self) -> str:
@@ -513,13 +395,8 @@ class Runtime:
         if os.getpid() != self._pid:
             return
         self._platform.beginnings.close()
-        with self._lock:
-            self._closed = True
-            actors, self._actors = self._actors, []
-        for actor in actors:  # all of them first: guests that compute for long take turns
-            actor.cancel()
-        for actor in actors:
-            actor.close()
+        self._closed = True
+        self._roster.close()
         self._stack.close()
 
     def end_beginnings(self) -> None:
@@ -537,77 +414,7 @@ class Runtime:
             raise ActorClosed("the runtime is closed")
 
 
-def _require_range(name: str, value: int | None, low: int, end: int) -> None:
-    if value is not None and not low <= value < end:
-        raise SettingsError(f"{name} is {value}: give {low} to {end - 1}")
-
-
-def _require_reach(guest: Guest, limits: Limits) -> None:
-    """SettingsError where a guest's pointers cannot reach all that it may have."""
-    if limits.memory_nbytes > MOST_NBYTES_32 and not guest.is_64:
-        raise SettingsError(
-            f"{guest.name} may have {format_nbytes(limits.memory_nbytes)} of memory, and its "
-            "memory is 32-bit: it can have 4 GiB less one wasm page. Use a guest built for "
-            "wasm64, as chat64 and complete64 are, or give less"
-        )
-
-
-def _model_path(given: str | Path, cache: Path) -> Path:
-    """The file that is meant: a path, or the name of a packaged model that was pulled."""
-    path = Path(given).expanduser()
-    if str(given) not in PACKAGED or path.exists():
-        return path
-    found = cached_model(str(given), cache)
-    if found is None:
-        raise ModelNotFound(f"{given} was not fetched yet; run: isthmus pull {given}")
-    return found
-
-
-def _options(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
-    """Options for the guest as `key=value`; SettingsError where they are not."""
-    if isinstance(args, str):
-        raise SettingsError(f"args is {args!r}: give a list of key=value, or a mapping")
-    options = [f"{k}={v}" for k, v in args.items()] if isinstance(args, Mapping) else list(args)
-    for option in options:
-        if not isinstance(option, str) or "=" not in option:
-            raise SettingsError(f"an option for a guest is key=value, not {option!r}")
-    return tuple(options)
-
-
-def _require_given(models: object, tools: object, limits: object) -> None:
-    """SettingsError where somebody mistook what `spawn` takes."""
-    if not isinstance(models or {}, Mapping) or not isinstance(tools or {}, Mapping):
-        raise SettingsError("models and tools are given by name: models={'default': model}")
-    for name, model in (models or {}).items():  # type: ignore[attr-defined]
-        if not isinstance(model, Model):
-            raise SettingsError(f"models[{name!r}] is no Model: Runtime.load_model makes one")
-    if not isinstance(limits, Limits | None):
-        raise SettingsError("limits are isthmus.Limits(…)")
-
-
 def _version() -> str:
     from isthmus import __version__  # noqa: PLC0415 - the package imports this one
 
     return __version__
-
-
-def _read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
-    """A guest's bytes, of a file that is too large only as many as tell it, and its name."""
-    if isinstance(guest, bytes):
-        return guest, "guest"
-    bundled = bundled_guests()
-    if isinstance(guest, str) and guest in bundled:
-        return bundled[guest].read_bytes(), guest
-    path = Path(guest).expanduser()
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_GUEST_NBYTES + 1), shown(path.stem)
-    except IsADirectoryError:
-        raise GuestInvalid(f"{path} is a folder; give the .wasm file in it") from None
-    except FileNotFoundError:
-        raise GuestInvalid(
-            f"there is no guest {str(guest)!r}: neither a file nor one of the bundled guests "
-            f"{', '.join(bundled)}"
-        ) from None
-    except OSError as error:
-        raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None

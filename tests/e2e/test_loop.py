@@ -179,14 +179,14 @@ def test_spawning_looks_at_all_actors_seldom(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What closed ones have used is counted all the same."""
-    sweep, n_sweeps = runtime._sweep, 0
+    sweep, n_sweeps = runtime._roster._sweep, 0
 
     def counted() -> None:
         nonlocal n_sweeps
         n_sweeps += 1
         sweep()
 
-    monkeypatch.setattr(runtime, "_sweep", counted)
+    monkeypatch.setattr(runtime._roster, "_sweep", counted)
     compiled = runtime.load_guest(ECHO)
     for i in range(400):
         actor = runtime.spawn(compiled)
@@ -195,7 +195,7 @@ def test_spawning_looks_at_all_actors_seldom(
             actor.close()
     assert n_sweeps < 10
     assert len(runtime.actors) == 200
-    assert len(runtime._actors) <= 2 * 200 + 16
+    assert len(runtime._roster._actors) <= 2 * 200 + 16
     assert runtime.counters().host_calls == 2 * 400
 
 

@@ -1,0 +1,76 @@
+"""Checks of what a caller gives an actor, or a snapshot of one.
+
+They raise SettingsError; those of snapshots raise SnapshotMismatch and SnapshotInvalid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from isthmus.config import Limits
+from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
+from isthmus.model import Model
+from isthmus.snapshot import Snapshot
+from isthmus.units import MOST_NBYTES_32, format_nbytes
+from isthmus.wasm import Guest
+
+
+def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
+    """Options for a guest, each as `key=value`."""
+    if isinstance(args, str):
+        raise SettingsError(f"args is {args!r}: give a list of key=value, or a mapping")
+    options = [f"{k}={v}" for k, v in args.items()] if isinstance(args, Mapping) else list(args)
+    for option in options:
+        if not isinstance(option, str) or "=" not in option:
+            raise SettingsError(f"an option for a guest is key=value, not {option!r}")
+    return tuple(options)
+
+
+def require_given(models: object, tools: object, limits: object) -> None:
+    """Refuses models, tools and limits of another type."""
+    if not isinstance(models or {}, Mapping) or not isinstance(tools or {}, Mapping):
+        raise SettingsError("models and tools are given by name: models={'default': model}")
+    for name, model in (models or {}).items():  # type: ignore[attr-defined]
+        if not isinstance(model, Model):
+            raise SettingsError(f"models[{name!r}] is no Model: Runtime.load_model makes one")
+    if not isinstance(limits, Limits | None):
+        raise SettingsError("limits are isthmus.Limits(…)")
+
+
+def require_range(name: str, value: int | None, low: int, end: int) -> None:
+    """Refuses a number below `low`, or of `end` or more."""
+    if value is not None and not low <= value < end:
+        raise SettingsError(f"{name} is {value}: give {low} to {end - 1}")
+
+
+def require_reach(guest: Guest, limits: Limits) -> None:
+    """Refuses more memory than the guest's pointers can reach."""
+    if limits.memory_nbytes > MOST_NBYTES_32 and not guest.is_64:
+        raise SettingsError(
+            f"{guest.name} may have {format_nbytes(limits.memory_nbytes)} of memory, and its "
+            "memory is 32-bit: it can have 4 GiB less one wasm page. Use a guest built for "
+            "wasm64, as chat64 and complete64 are, or give less"
+        )
+
+
+def require_guest_of(snapshot: Snapshot, guest: Guest) -> None:
+    """Refuses another guest than the snapshot's."""
+    record = snapshot.manifest.guest
+    if guest.is_64 != snapshot.manifest.memory.is_64:
+        raise SnapshotInvalid(f"the memory in {snapshot.path} is not of the kind of its guest's")
+    if guest.sha256 != record.sha256:
+        raise SnapshotMismatch(
+            f"the snapshot is of the guest {record.name} {record.sha256[:12]}…, "
+            f"not of {guest.name} {guest.sha256[:12]}…"
+        )
+
+
+def require_memory_for(snapshot: Snapshot, limits: Limits) -> None:
+    """Refuses a snapshot that has more memory than its actor may have."""
+    nbytes = snapshot.manifest.memory.nbytes
+    if nbytes > limits.memory_nbytes:
+        raise SnapshotMismatch(
+            f"the snapshot has {format_nbytes(nbytes)} of memory; "
+            f"{format_nbytes(limits.memory_nbytes)} are allowed: give more, by "
+            "--memory or limits=Limits(memory_nbytes=…)"
+        )

@@ -1,0 +1,61 @@
+"""Guests and models as a caller names them: by a name, a path, or the bytes themselves."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from isthmus.config import MAX_GUEST_NBYTES
+from isthmus.download import PACKAGED, cached_model
+from isthmus.errors import GuestInvalid, ModelNotFound
+from isthmus.wasm.names import shown
+
+
+def bundled_guests() -> dict[str, Path]:
+    """The guests that come with Isthmus, by name."""
+    folder = Path(str(resources.files("isthmus"))) / "guests"
+    return {path.stem: path for path in sorted(folder.glob("*/*.wasm"))}
+
+
+@cache
+def bundled_modules() -> frozenset[bytes]:
+    """The modules that come with Isthmus: they need not be compiled in a process of their own."""
+    return frozenset(path.read_bytes() for path in bundled_guests().values())
+
+
+def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
+    """A guest's bytes and its name. GuestInvalid if there is none.
+
+    Of a file that is too large for a guest, only as many bytes are read as tell so.
+    """
+    if isinstance(guest, bytes):
+        return guest, "guest"
+    bundled = bundled_guests()
+    if isinstance(guest, str) and guest in bundled:
+        return bundled[guest].read_bytes(), guest
+    path = Path(guest).expanduser()
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_GUEST_NBYTES + 1), shown(path.stem)
+    except IsADirectoryError:
+        raise GuestInvalid(f"{path} is a folder; give the .wasm file in it") from None
+    except FileNotFoundError:
+        raise GuestInvalid(
+            f"there is no guest {str(guest)!r}: neither a file nor one of the bundled guests "
+            f"{', '.join(bundled)}"
+        ) from None
+    except OSError as error:
+        raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None
+
+
+def model_path(given: str | Path, cache: Path) -> Path:
+    """The file of a model: a path, or the name of a packaged one that was pulled into the folder
+    `cache`. ModelNotFound if it was not."""
+    path = Path(given).expanduser()
+    if str(given) not in PACKAGED or path.exists():
+        return path
+    found = cached_model(str(given), cache)
+    if found is None:
+        raise ModelNotFound(f"{given} was not fetched yet; run: isthmus pull {given}")
+    return found
