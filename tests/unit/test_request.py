@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isthmus.abi import GrammarKind
-from isthmus.server.generation.request import Request, ThoughtBound, _Stops
+from isthmus.server.generation.request import Request, ThoughtBound, Token, _Stops
 from isthmus.server.generation.wanted import Sampling
 from isthmus.server.generation.words import Words
 
@@ -61,8 +61,8 @@ def test_stops_cut_the_text_at_the_first_of_them(text: str) -> None:
     at, which = min(places, default=(len(text), None))
     for n in range(len(text) + 1):
         stops = _Stops(("END", "STOP"))
-        told = ""
+        told: list[Token] = []
         for piece in (text[:n], text[n:]):
-            told += "" if stops.found else stops.push(piece)
-        told += "" if stops.found else stops.finish("")
-        assert (told, stops.found) == (text[:at], which)
+            told += [] if stops.found else stops.push(Token(1, piece))
+        told += [] if stops.found else stops.finish("")
+        assert ("".join(it.text for it in told), stops.found) == (text[:at], which)
