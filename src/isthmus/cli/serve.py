@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     group = parser.add_argument_group(
         "server",
-        "a --config file has these and further settings (docs/server.md, Operation); what is given "
-        "here comes first",
+        "a --config file may have these and more settings; an option overrides the file",
     )
     group.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
     group.add_argument("--host", metavar="ADDRESS", help="(default: 127.0.0.1)")
