@@ -233,6 +233,10 @@ def test_what_is_unknown_is_refused_by_its_name(route: Route) -> None:
     for name in ("nonsense", "Model", "top-p", "", "ü\x00\n", "x" * 5000):
         error = refusal(route, route.body(**{name: None}))
         assert (error.param, error.code) == (route.place(name[:80]), "unknown_parameter")
+    for name in names(route.rows, Support.DONE, Support.WITHOUT_EFFECT):
+        if len(name) > 4:  # one letter less is near enough
+            error = refusal(route, route.body(**{name[:-2] + name[-1]: None}))
+            assert "did you mean " in str(error) or error.code != "unknown_parameter"
 
 
 @EACH_ROUTE

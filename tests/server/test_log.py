@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def test_every_line_is_an_object(logged: Serving) -> None:
     found = entries(logged)
     requests = [it for it in found if it["event"] == "request"]
     events = [it["event"] for it in found if it["event"] != "request"]
-    assert (events[0], events[-2:]) == ("listening", ["stopping", "stopped"])
-    assert found[0]["models"] == ["tiny"]
+    assert (events[:2], events[-2:]) == (["model_loaded", "listening"], ["stopping", "stopped"])
+    assert found[1]["models"] == ["tiny"]
     completed, made, told, nowhere, malformed, unknown, stranger, left = requests
     assert set(completed) == {
         *("time", "level", "event", "id", "key", "client", "method", "path", "status", "bytes_in"),
@@ -95,10 +96,13 @@ def test_request_ids(tiny_server: Serving) -> None:
 def test_a_path_cannot_forge_a_line(tiny_server: Serving) -> None:
     tiny_server.client.get("/v1/models%0aisthmus.server: GET /forged 200")
     log = tiny_server.data.parent / f"{tiny_server.data.name}.log"
+    deadline = time.monotonic() + 30  # the line is written after the answer
+    while "/v1/models%0aisthmus.server" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "/v1/models%0aisthmus.server" in log.read_text()
     assert not any(
         line.startswith("isthmus.server: GET /forged") for line in log.read_text().splitlines()
     )
-    assert "/v1/models%0aisthmus.server" in log.read_text()
 
 
 def test_other_records_are_objects_too() -> None:

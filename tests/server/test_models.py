@@ -422,7 +422,9 @@ def test_a_model_that_cannot_be_closed_stays_and_is_tried_again(
 
 def test_files_come_and_go(null_runtime: Runtime, folder: Path, tmp_path: Path) -> None:
     async def work(models: Models) -> None:
-        with pytest.raises(HttpError, match="there is no model 'a'; there is ") as caught:
+        with pytest.raises(
+            HttpError, match="there is no model 'a'; this server has none"
+        ) as caught:
             models.files.known("a")
         assert caught.value.status == 404
         data = (folder / "a.gguf").read_bytes()
@@ -443,6 +445,40 @@ def test_files_come_and_go(null_runtime: Runtime, folder: Path, tmp_path: Path) 
             await models.use("a")
 
     with_models(null_runtime, tmp_path, work)
+
+
+def test_a_list_tries_no_broken_file_twice(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "bad.gguf"
+    broken.write_bytes(b"GGUF")
+
+    async def work(models: Models) -> None:
+        for _ in range(3):
+            assert await models.files.cards() == []
+        assert caplog.text.count("cannot load bad") == 1
+        resident = models.files.known("bad")
+        assert "bad.gguf" in (resident.error or "")
+        with pytest.raises(HttpError):  # a request for it does try
+            await models.files.card(resident)
+        assert caplog.text.count("cannot load bad") == 2
+        broken.write_bytes((folder / "a.gguf").read_bytes())
+        [(mended, card)] = await models.files.cards()
+        assert (mended.name, card.generates) == ("bad", True)
+
+    with_models(null_runtime, tmp_path, work)
+
+
+def test_an_alias_of_nothing_is_told(
+    null_runtime: Runtime, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = replace(catalog(folder), aliases={"gpt": "a", "ghost": "nobody"})
+    models = Models(null_runtime, known, ServerSettings())
+    said = "there is no model 'nobody', for which the alias 'ghost' stands"
+    with pytest.raises(HttpError, match=f"{said}; this server has a, b, .*gpt$"):
+        models.files.known("ghost")
+    warned = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+    assert warned == ["the alias 'ghost' stands for 'nobody': there is no such model yet"]
 
 
 def test_a_card_says_what_the_model_says(null_runtime: Runtime, folder: Path) -> None:
@@ -628,6 +664,7 @@ def test_the_models_of_options_and_settings(folder: Path, tmp_path: Path) -> Non
         ({"lora": ["p=a.gguf"]}, {}, "give --model too"),
         ({}, {"models": {"a": "none.gguf"}}, "there is no file none.gguf"),
         ({}, {"models_folder": "none"}, "no such folder"),
+        ({}, {"models_folder": __file__}, "it is a file; --model takes one"),
     ],
 )
 def test_options_that_cannot_be(

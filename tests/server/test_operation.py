@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -26,7 +27,13 @@ def test_settings(tmp_path: Path) -> None:
     assert (settings.port, settings.slots, settings.data) == (1234, 3, Path("d"))
     assert ServerSettings.make(file, {"port": 5}).port == 5
     for text, said in (
-        ("prot = 1", "no setting prot"),
+        ("prot = 1", "no setting prot; there are aliases, "),
+        ("keep_alive = 1", "no setting keep_alive: did you mean keep_alive_s?"),
+        ('aliases = { a = "b", c = 1 }', "aliases.c is 1: give a table of lines NAME = "),
+        (
+            'models = { a = { file = "f", laod = true } }',
+            "models.a is {'file': 'f', 'laod': True}: ",
+        ),
         ('port = "x"', "port is 'x'"),
         ("port = 70000", "0 to 65535"),
         ("slots = 0", "slots is 0"),
@@ -41,7 +48,7 @@ def test_settings(tmp_path: Path) -> None:
         ('host = "0.0.0.0"', "give --keys"),
     ):
         file.write_text(text)
-        with pytest.raises(SettingsError, match=said) as caught:
+        with pytest.raises(SettingsError, match=re.escape(said)) as caught:
             ServerSettings.make(file, {})
         assert str(file) in str(caught.value) or "--keys" in said
     with pytest.raises(SettingsError, match="cannot read"):
@@ -112,6 +119,23 @@ def test_bodies_that_are_too_large_or_malformed(tiny_server: Serving) -> None:
     assert tiny_server.client.get("/v1/none").status_code == 404
     assert tiny_server.client.put("/v1/models").status_code == 405
     assert tiny_server.get("/healthz")["status"] == "ok"
+
+
+def test_a_wrong_path_or_method_teaches(tiny_server: Serving) -> None:
+    for path, meant in (
+        ("/chat/completions", ": did you mean /v1/chat/completions?"),
+        ("/v1/v1/chat/completions", ": did you mean /v1/chat/completions?"),
+        ("/v1/chat/completion", ": did you mean /v1/chat/completions?"),
+        ("/slots", ""),
+        ("/" + "x" * 10_000, ""),
+    ):
+        done = tiny_server.client.post(path)
+        assert done.status_code == 404
+        assert done.json()["error"]["message"] == f"there is nothing at {path}{meant}"
+    done = tiny_server.client.get("/v1/chat/completions")
+    assert (done.status_code, done.headers["Allow"]) == (405, "POST")
+    assert done.json()["error"]["message"].endswith("does not take GET; it takes POST")
+    assert tiny_server.client.put("/v1/agents").headers["Allow"] == "GET, HEAD, POST"
 
 
 def test_a_body_that_never_comes_costs_nobody_anything(tiny_server: Serving) -> None:

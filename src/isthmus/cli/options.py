@@ -56,16 +56,17 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model` and how to compute it."""
+def add_model_options(
+    parser: argparse.ArgumentParser, named: str = "a name for the guest (default name: default)"
+) -> None:
+    """`--model` and how to compute it. `named` tells what its name is."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under a name for the guest "
-        "(default name: default); repeat for more",
+        help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under {named}; repeat for more",
     )
     add_lora_option(group)
     group.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (default: f16)")

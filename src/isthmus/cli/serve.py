@@ -25,7 +25,7 @@ from isthmus.units import format_nbytes
 if TYPE_CHECKING:
     from isthmus.server.models.models import Models
 
-HELP = "serve models by the APIs of OpenAI, Anthropic and Ollama, and durable agents"
+HELP = "serve models by the APIs of OpenAI, Anthropic, Ollama and llama.cpp, and durable agents"
 EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents
@@ -42,12 +42,19 @@ _INSTALL = "for serve run: pip install starlette uvicorn llguidance"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
-    group = parser.add_argument_group("server", "each can be a key of the --config file too")
+    group = parser.add_argument_group(
+        "server",
+        "a --config file may have these and more settings; an option overrides the file",
+    )
     group.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
     group.add_argument("--host", metavar="ADDRESS", help="(default: 127.0.0.1)")
     group.add_argument("--port", type=int, metavar="N", help="(default: 8080)")
-    group.add_argument("--data", metavar="FOLDER|URL", help="of the agents (default: isthmus-data)")
-    group.add_argument("--cache", metavar="FOLDER", help="for the agents of a URL")
+    group.add_argument(
+        "--data",
+        metavar="FOLDER|URL",
+        help="where agents and responses are kept (default: isthmus-data)",
+    )
+    group.add_argument("--cache", metavar="FOLDER", help="local copy of the data, if that is a URL")
     group.add_argument("--keys", metavar="FILE", help="hashed API keys: only their owners may ask")
     group.add_argument("--new-key", metavar="NAME", help="make a key, print it once, and end")
     group.add_argument(
@@ -55,14 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KIND=N",
-        help="of the new key, repeat for more: concurrent (requests at a time), rpm (requests a "
-        "minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read /metrics), models "
-        "(1: may pull, load and unload models)",
+        help="a limit of the new key; repeat for more: concurrent (requests at a time), rpm "
+        "(requests a minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read "
+        "/metrics), models (1: may pull, load and unload models)",
     )
     group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
     group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")
     group.add_argument(
-        "--log-format", choices=("line", "json"), help="for people or programs (default: line)"
+        "--log-format",
+        choices=("line", "json"),
+        help="line for people, json for programs (default: line)",
     )
     group.add_argument(
         "--n-ctx", type=int, metavar="N", help="tokens of context (default: the model's)"
@@ -75,34 +84,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--origins",
         nargs="+",
         metavar="ORIGIN",
-        help="of other sites whose pages may use the server, as https://app.example.org; * for all",
+        help="other sites whose pages may use the server, such as https://app.example.org; "
+        "* for all",
     )
     group.add_argument(
-        "--hosts", nargs="+", metavar="NAME", help="of the server, as llm.example.org (a proxy's)"
+        "--hosts",
+        nargs="+",
+        metavar="NAME",
+        help="names of the server, such as llm.example.org: the proxy's",
     )
     group.add_argument(
         "--proxies",
         nargs="+",
         metavar="ADDRESS",
-        help="whose X-Forwarded-For is believed and logged (default: nobody's)",
+        help="proxies whose X-Forwarded-For the log believes (default: none)",
     )
     group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
     group.add_argument(
         "--models",
         dest="models_folder",
         metavar="FOLDER",
-        help="its GGUF files are loaded when a request asks for them (default, without --model: "
-        "what isthmus pull fetched)",
+        help="a folder whose GGUF files are loaded when a request names them (default, without "
+        "--model: what isthmus pull fetched)",
     )
     group.add_argument(
-        "--models-nbytes", type=int, metavar="N", help="bytes of weights in memory together"
+        "--models-nbytes",
+        type=int,
+        metavar="N",
+        help="bytes of weights that may be in memory at a time (default: what the machine allows)",
     )
     group.add_argument(
         "--keep-alive",
         dest="keep_alive_s",
         type=float,
         metavar="S",
-        help="seconds for which a model stays that was loaded for a request; -1 for ever "
+        help="seconds after its last use until a model leaves that a request loaded; -1 for never "
         "(default: 300)",
     )
     group.add_argument(
@@ -110,9 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=MODEL",
-        help="a further name of a model; repeat for more",
+        help="a further name for a model; repeat for more",
     )
-    add_model_options(parser)
+    add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
     add_device_options(parser)
 
 
@@ -127,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise SettingsError(f"{_INSTALL} ({error})") from None
     if arguments.limit and not arguments.new_key:
-        raise SettingsError("--limit is of a new key: give --new-key NAME too")
+        raise SettingsError("--limit is for a new key: give --new-key NAME too")
     known = {it.name for it in fields(ServerSettings)}
     given = {name: value for name, value in vars(arguments).items() if name in known}
     settings = ServerSettings.make(arguments.config, given)
@@ -162,7 +178,7 @@ def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
     from isthmus.server.keys.keys import new_key, read_keys, remove_key  # noqa: PLC0415
 
     if path is None:
-        raise SettingsError("say by --keys FILE which file of keys is meant")
+        raise SettingsError("give --keys FILE, the file that has the keys")
     path = Path(path)
     if arguments.remove_key:
         remove_key(path, arguments.remove_key)

@@ -26,7 +26,8 @@ def catalog_of(arguments: argparse.Namespace, settings: ServerSettings) -> Catal
     if not texts and not settings.models and folder is None:
         texts, folder = [f"{_USUAL}={fetched_model(_USUAL)}"], _cache_folder()
     if folder is not None and not folder.is_dir():
-        raise SettingsError(f"models_folder is {folder}: there is no such folder")
+        wrong = "it is a file; --model takes one" if folder.is_file() else "there is no such folder"
+        raise SettingsError(f"models_folder is {folder}: {wrong}")
     named = {
         name: Source(model_path(path), {name: ()}, at_start=True)
         for name, path in named_models([_named(it) for it in texts]).items()

@@ -12,6 +12,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Match, Route
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
@@ -45,6 +46,7 @@ from isthmus.server.openai.embeddings import Embeddings
 from isthmus.server.page import page
 from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
+from isthmus.spelling import suggestion
 
 
 class Health(TypedDict):
@@ -152,11 +154,17 @@ _HANDLED = (HttpError, IsthmusError, msgspec.DecodeError, ClientDisconnect)
 
 
 async def _no_route(request: Request, _error: Exception) -> Response:
-    return await errors.handle(
-        request, errors.not_found(f"there is nothing at {request.scope['path']}")
-    )
+    path = request.scope["path"]
+    known = [it.path for it in request.app.routes if isinstance(it, Route)]
+    meant = suggestion(path, (it for it in known if "{" not in it))
+    return await errors.handle(request, errors.not_found(f"there is nothing at {path}{meant}"))
 
 
 async def _no_method(request: Request, _error: Exception) -> Response:
-    said = f"{request.scope['path']} does not take {request.method}"
-    return await errors.handle(request, HttpError(405, said))
+    routes = (it for it in request.app.routes if isinstance(it, Route))
+    found = (it.methods or () for it in routes if it.matches(request.scope)[0] is not Match.NONE)
+    allowed = ", ".join(sorted({method for methods in found for method in methods}))
+    said = f"{request.scope['path']} does not take {request.method}; it takes {allowed}"
+    response = await errors.handle(request, HttpError(405, said))
+    response.headers["Allow"] = allowed
+    return response

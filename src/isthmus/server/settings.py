@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import SettingsError
+from isthmus.spelling import suggestion
 from isthmus.units import GIB, KIB, MIB
 
 if sys.version_info >= (3, 11):
@@ -203,9 +204,8 @@ class ServerSettings:
         known = {it.name for it in fields(ServerSettings)}
         said = _read(file) if file is not None else {}
         if unknown := sorted(said.keys() - known):
-            raise SettingsError(
-                f"{file}: there is no setting {unknown[0]}; there are {', '.join(sorted(known))}"
-            )
+            meant = suggestion(unknown[0], known) or f"; there are {', '.join(sorted(known))}"
+            raise SettingsError(f"{file}: there is no setting {unknown[0]}{meant}")
         for name, value in said.items():
             if problem := _problem(name, value):
                 raise SettingsError(f"{file}: {problem}")
@@ -234,7 +234,10 @@ def _problem(name: str, value: object) -> str | None:
         good = good and (value >= 0 or value == -1)  # type: ignore[operator]
     elif name in _TABLES:
         allowed, is_line = _TABLES[name]
-        good = isinstance(value, Mapping) and all(map(is_line, value.items()))
+        lines = value.items() if isinstance(value, Mapping) else ()
+        good = isinstance(value, Mapping) and all(map(is_line, lines))
+        key, value = next((it for it in lines if not is_line(it)), ("", value))
+        name += f".{key}" if key else ""
     elif name in ("memory64", "share_beginnings", "share_agents"):
         allowed = "true or false"
         good = isinstance(value, bool) or (name == "memory64" and value is None)
@@ -285,8 +288,11 @@ def _is_alias(pair: tuple[object, object]) -> bool:
 
 
 _TABLES: dict[str, tuple[str, Callable[[tuple[object, object]], bool]]] = {
-    "models": ('a table: NAME = "FILE", or NAME = { file = "FILE", load = true }', _is_model),
-    "aliases": ('a table: NAME = "MODEL"', _is_alias),
+    "models": (
+        'a table of lines NAME = "FILE" or NAME = { file = "FILE", load = true }',
+        _is_model,
+    ),
+    "aliases": ('a table of lines NAME = "MODEL"', _is_alias),
 }
 """Settings that are tables: what they may be, and whether a line is good."""
 

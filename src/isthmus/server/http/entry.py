@@ -142,9 +142,10 @@ class Entry:
     def write(self) -> None:
         """The line in the log."""
         seconds = round(time.monotonic() - self.began, 6)
+        error = f" {self.error}" if self.error else ""
         tell(
             "request",
-            f"{self.method} {self.path} {self.status} {seconds:.3f}s {self.owner or '-'}",
+            f"{self.method} {self.path} {self.status} {seconds:.3f}s {self.owner or '-'}{error}",
             id=self.id,
             key=self.owner,
             client=self.client,

@@ -16,6 +16,8 @@ _LEAST = {
     "metrics": 0,
     "models": 0,
 }
+_RIGHTS = ("metrics", "models")
+"""Limits that are 1 for those who may do something, else 0."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class KeyLimits:
             name, _, value = word.partition("=")
             if name not in _LEAST or name in found:
                 raise SettingsError(f"{word!r} is no limit: give each of {_KINDS} once at most")
+            if name in _RIGHTS and value not in ("0", "1"):
+                raise SettingsError(f"{word!r} is no limit: give {name}=1, or {name}=0")
             if not value.isdecimal() or int(value) < _LEAST[name]:
-                raise SettingsError(
-                    f"{word!r} is no limit: give {name}= a whole number, {_LEAST[name]} or more"
-                )
+                unit = " of bytes" if name == "disk" else ""
+                allowed = f"a whole number{unit}, {_LEAST[name]} or more"
+                raise SettingsError(f"{word!r} is no limit: give {name}= {allowed}")
             found[name] = int(value)
         return KeyLimits(**found)
 

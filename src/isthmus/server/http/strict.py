@@ -22,6 +22,7 @@ from starlette.requests import Request as HttpRequest
 from isthmus.server.http.endpoint import decode_json, read_body, require_unique_keys
 from isthmus.server.http.errors import HttpError, fault_of
 from isthmus.server.http.support import Row, Table
+from isthmus.spelling import suggestion
 
 Tables: TypeAlias = "Mapping[str, Table]"
 _T = TypeVar("_T")
@@ -95,11 +96,13 @@ def _refusal_of(error: msgspec.ValidationError, tables: Tables) -> HttpError:
     where = where.removeprefix(".")
     if unknown := _UNKNOWN.match(text):
         name = unknown["name"][:_MOST_NAME]
-        row = tables.get(_INDEX.sub("[]", where), {}).get(name)
+        rows = tables.get(_INDEX.sub("[]", where), {})
+        row = rows.get(name)
         where = f"{where}.{name}".removeprefix(".")
         if row is not None and row.is_refused:
             return _unsupported(where, where, row)
-        said = f"there is no field {where} here"
+        taken = [it for it, row in rows.items() if not row.is_refused]
+        said = f"there is no field {where} here{suggestion(name, taken)}"
         return HttpError(400, said, code="unknown_parameter", param=where)
     parent, _, name = where.rpartition(".")
     row = tables.get(_INDEX.sub("[]", parent), {}).get(name)

@@ -89,5 +89,5 @@ def _rendered(title: str, rows: Table) -> str:
 
 
 def _said(row: Row) -> str:
-    values = ", ".join(f"`{json.dumps(it)}`" for it in row.silent)
+    values = " or ".join(f"`{json.dumps(it)}`" for it in row.silent)
     return f"{row.said}; {values} says nothing, and is accepted" if values else row.said

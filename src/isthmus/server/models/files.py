@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from isthmus.errors import IsthmusError
+from isthmus.file_hash import file_identity
 from isthmus.model.template_set import TemplateSet
 from isthmus.runtime import Runtime
 from isthmus.server.http.entry import in_thread
@@ -46,6 +47,9 @@ class ModelFiles:
         loaded: contexts do not depend on what else is in memory."""
         self._by_name: dict[str, Resident] = {}
         self.scan()
+        for alias, name in self.aliases.items():
+            if self.real_name(alias) not in self._by_name:
+                _log.warning("the alias %r stands for %r: there is no such model yet", alias, name)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -86,11 +90,21 @@ class ModelFiles:
         """As `find`. HttpError 404."""
         found = self.find(name)
         if found is None:
-            names = self.names()
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            said = f"there is no model {name!r}; there is {', '.join(names[:_MOST_NAMED])}{more}"
+            said = f"there is no model {self._of(name)}; {self._told()}"
             raise HttpError(404, said, code="model_not_found", param="model")
         return found
+
+    def _of(self, name: str) -> str:
+        """A name for an error, with the alias that stands for it."""
+        real = self.real_name(name)
+        return repr(name) if real == name else f"{real!r}, for which the alias {name!r} stands"
+
+    def _told(self) -> str:
+        """All names for an error, or the first of them."""
+        names = [*self.names(), *(it for it in self.aliases if self.real_name(it) in self._by_name)]
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        told = ", ".join(names[:_MOST_NAMED])
+        return f"this server has {told}{more}" if names else "this server has none"
 
     def scan(self) -> None:
         """Looks which files there are. What is in memory is known until it has left."""
@@ -146,6 +160,7 @@ class ModelFiles:
     async def card(self, resident: Resident) -> Card:
         """What a file's header says. HttpError 500 if it cannot be read."""
         if not _is_read(resident):
+            resident.unreadable = None  # whoever asks for this model has it tried again
             await in_thread(lambda: self._read([resident]))
         if resident.card is None:
             raise failed(resident)
@@ -172,12 +187,13 @@ class ModelFiles:
 
     def _read(self, residents: Iterable[Resident]) -> None:
         for it in residents:
-            if _is_read(it):
+            identity = _identity_of(it.source.path)
+            if _is_read(it) or (it.unreadable is not None and it.unreadable == identity):
                 continue
             try:
                 self.read(it)
             except IsthmusError as error:
-                it.card = None
+                it.card, it.unreadable = None, identity
                 self.note(it, error)
 
     def _n_ctx_of(self, card: Card) -> int:
@@ -197,6 +213,14 @@ class ModelFiles:
 def failed(resident: Resident) -> HttpError:
     """What is told of a model that cannot be had."""
     return HttpError(500, resident.error or "", code="model_failed", param="model")
+
+
+def _identity_of(path: Path) -> str | None:
+    """Which file is there; None if there is none."""
+    try:
+        return file_identity(path.stat())
+    except OSError:
+        return None
 
 
 def _is_read(resident: Resident) -> bool:

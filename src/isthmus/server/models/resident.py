@@ -63,6 +63,9 @@ class Resident:
         self._idle = idle
         self.card: Card | None = None
         """What the file says; None before somebody asked."""
+        self.unreadable: str | None = None
+        """Which file could not be read, as `file_hash` tells one from another: lists of models do
+        not try it again until it changes."""
         self.state = State.UNLOADED
         self.error: str | None = None
         self.served: dict[str, Served] = {}

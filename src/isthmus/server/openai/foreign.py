@@ -21,7 +21,7 @@ OURS: Table = {
     "guided_regex": done("a regular expression that the answer follows, as vLLM has it"),
     "cache_prompt": without_effect("what prompts have in common is found, and changes no bit"),
     "id_slot": without_effect("the agent that has most of the prompt is found by itself"),
-    "keep_alive": without_effect("models stay loaded"),
+    "keep_alive": without_effect("the server's `keep_alive_s` decides; Ollama's API follows it"),
     "mirostat_tau": without_effect(_UNUSED),
     "mirostat_eta": without_effect(_UNUSED),
     "dynatemp_exponent": without_effect(_UNUSED),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from isthmus.server.http.endpoint import read_body, read_json, require_unique_ke
 from isthmus.server.http.errors import HttpError, fault_of
 from isthmus.server.http.support import Support
 from isthmus.server.responses.fields import FIELDS
+from isthmus.spelling import suggestion
 
 _T = TypeVar("_T")
 Items = list[dict[str, Any]]
@@ -153,7 +154,7 @@ async def read(
     known = {it.encode_name for it in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
     for name in found:
         if name not in known:
-            _refuse(name)
+            _refuse(name, known)
     if len(body) <= _SMALL_NBYTES:
         require_unique_keys(body)
     else:
@@ -161,10 +162,10 @@ async def read(
     return await read_json(http, msgspec.json.Decoder(kind), empty)
 
 
-def _refuse(name: str) -> None:
+def _refuse(name: str, known: Iterable[str]) -> None:
     row = FIELDS.get(name)
     if row is None or row.support is not Support.REFUSED:
-        said = f"there is no field {name[:80]!r} here"
+        said = f"there is no field {name[:80]!r} here{suggestion(name, known)}"
         raise HttpError(400, said, code="unknown_parameter", param=name[:80])
     said = f"{name} is not supported: {row.said}"
     raise HttpError(400, said, code="unsupported_parameter", param=name)
