@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from isthmus import Runtime
+from isthmus.server.generation import answering
 from isthmus.server.generation.answering import Answer
-from tests.unit.loop_guests import SPIN, TALKS_ON, require_still
+from tests.unit.loop_guests import DATA, EMIT, SPIN, TALKS_ON, on_message, require_still
+
+SAYS_ASK = on_message("(drop (call $emit (i32.const 8) (i32.const 3))) (i32.const 0)", EMIT, DATA)
 
 
 class NoThreads(ThreadPoolExecutor):
@@ -43,3 +46,33 @@ def test_callers_who_leave_take_no_thread(
     for actor in null_runtime.actors:
         actor.close()
     require_still(null_runtime)
+
+
+def test_others_have_the_event_loop_between_two_pieces(
+    null_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much has come, and however long its reader takes for a piece."""
+    monkeypatch.setattr(answering, "_MOST_CHARACTERS", 1)
+    turns: list[str] = []
+
+    async def main() -> None:
+        answer = Answer(null_runtime.spawn(SAYS_ASK), b"x", 60.0)
+        await asyncio.sleep(0.2)  # all of it has come
+
+        async def others() -> None:
+            while True:
+                turns.append("-")
+                await asyncio.sleep(0)
+
+        beside = asyncio.ensure_future(others())
+        async for piece in answer:
+            turns.append(piece)
+        beside.cancel()
+        await answer.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    for actor in null_runtime.actors:
+        actor.close()
+    said = "".join(turns).strip("-")
+    assert said.replace("-", "") == "ask"
+    assert all(f"{it}-" in said for it in "as")

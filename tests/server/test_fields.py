@@ -3,7 +3,9 @@ each parameter at, beyond and far beyond its bounds, null, of another type, and 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -25,9 +27,11 @@ from openai.types.chat import (
     ChatCompletionUserMessageParam,
 )
 from openai.types.chat import completion_create_params as chat_create_params
+from starlette.requests import Request
 
+from isthmus.server.http.endpoint import written
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.strict import Tables, decode_strictly
+from isthmus.server.http.strict import Tables, decode_strictly, read_wanted
 from isthmus.server.http.support import Support, Table, as_markdown
 from isthmus.server.ollama import fields as ollama
 from isthmus.server.ollama import requests as ollama_requests
@@ -371,3 +375,31 @@ def right_values(kind: inspect.Type) -> Iterator[Any]:
                 yield 1e300
         elif isinstance(it, inspect.LiteralType):
             yield from it.values
+
+
+def test_what_is_long_is_read_translated_and_written_in_a_thread() -> None:
+    """A conversation of 100,000 messages takes a second, and logprobs of a context many."""
+
+    def where(_asked: object) -> threading.Thread:
+        return threading.current_thread()
+
+    async def read(length: int) -> threading.Thread:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b'{"model":"%s"}' % (b"x" * length)}
+
+        http = Request({"type": "http", "method": "POST", "headers": []}, receive)
+        tables = {"": ollama.SHOW}
+        decoder = msgspec.json.Decoder(ollama_requests.ShowRequest)
+        return (await read_wanted(http, decoder, tables, where))[1]
+
+    async def write(*, is_long: bool) -> threading.Thread:
+        found: list[threading.Thread] = []
+        done = await written(lambda: found.append(where(None)), is_long=is_long)
+        assert done.body == b"null"
+        return found[0]
+
+    here = threading.current_thread()
+    assert asyncio.run(read(10)) is here
+    assert asyncio.run(read(100_000)) is not here
+    assert asyncio.run(write(is_long=False)) is here
+    assert asyncio.run(write(is_long=True)) is not here

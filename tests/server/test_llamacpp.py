@@ -6,14 +6,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import msgspec
 import pytest
 
+from isthmus.errors import Cancelled
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.support import Support, Table, as_markdown
 from isthmus.server.llamacpp import fields
 from isthmus.server.llamacpp.errors import PATHS
+from isthmus.server.llamacpp.prompts import Reader
 from isthmus.server.llamacpp.requests import (
     CompletionRequest,
     DetokenizeRequest,
@@ -22,6 +26,7 @@ from isthmus.server.llamacpp.requests import (
     TemplateRequest,
     TokenizeRequest,
 )
+from isthmus.server.llamacpp.translate import wanted_of
 from tests.server.conftest import Serving
 from tests.tiny_gguf import FIRST_SPECIAL, INFILL, TinyModel
 
@@ -163,6 +168,37 @@ def test_tokens_outside_of_the_vocabulary(serving: Serving) -> None:
         error = refused(serving, path, body)
         assert error["param"] == where
         assert "320 is not in the vocabulary of 320" in error["message"]
+
+
+def test_texts_with_a_bias_have_a_bound_too() -> None:
+    """The guest reads all biases for each token."""
+    tokenizer = Mock(encode=lambda text, **_: [ord(it) for it in text])
+    tokenizer.controls.cut.return_value = []
+    reader = Reader(tokenizer, lambda: None, 1000)
+    given = [["".join(map(chr, range(begin, begin + 100))), 1.0] for begin in (0, 200, 400, 400)]
+
+    def asked(*more: Any) -> CompletionRequest:
+        return CompletionRequest(prompt="x", logit_bias=[*given, *more])
+
+    assert len(wanted_of(asked(), reader).sampling.bias) == 300
+    with pytest.raises(HttpError, match="more than 300 tokens") as caught:
+        wanted_of(asked(["\x00", 1.0], ["\u1234", 1.0]), reader)
+    assert caught.value.param == "logit_bias[5]"
+
+
+def test_a_caller_who_leaves_ends_the_work_between_two_texts() -> None:
+    """There may be 300,000 of them, each too short to be interrupted."""
+    left = [3]
+
+    def check() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Cancelled("left")
+
+    tokenizer = Mock(encode=Mock(return_value=[1]), controls=Mock(cut=Mock(return_value=[])))
+    with pytest.raises(Cancelled):
+        Reader(tokenizer, check, 100).mixed(["a"] * 5, "content")
+    assert tokenizer.encode.call_count == 2
 
 
 def test_texts_of_megabytes(serving: Serving) -> None:

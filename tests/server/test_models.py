@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,7 +16,7 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.cli.serving import catalog_of
-from isthmus.download import Progress
+from isthmus.download import PACKAGED, Progress
 from isthmus.errors import (
     DeviceFailed,
     DownloadError,
@@ -26,7 +27,9 @@ from isthmus.errors import (
     Overloaded,
     SettingsError,
 )
+from isthmus.file_hash import file_identity
 from isthmus.model import Model
+from isthmus.native.loader import Library
 from isthmus.server.http.entry import Entry, begin, current, in_thread
 from isthmus.server.http.errors import HttpError, body_of
 from isthmus.server.http.key import Key, KeyLimits
@@ -185,8 +188,7 @@ def test_a_model_leaves_after_its_time_and_not_while_it_is_used(
         assert states(models) == "Luu"
         enough.set()
         [model] = await asking
-        await until(lambda: states(models) == "uuu")
-        assert model.closed
+        await until(lambda: states(models) == "uuu" and model.closed)
         with request():
             await models.use("a")
             models.keep_for("a", 0)
@@ -447,24 +449,77 @@ def test_files_come_and_go(null_runtime: Runtime, folder: Path, tmp_path: Path) 
     with_models(null_runtime, tmp_path, work)
 
 
-def test_a_list_tries_no_broken_file_twice(
-    null_runtime: Runtime, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_name_is_looked_up_without_a_look_at_other_files(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "bad.gguf"
-    broken.write_bytes(b"GGUF")
+    """There may be thousands, and the event loop waits."""
+    data = (folder / "a.gguf").read_bytes()
+    given, pulled = PACKAGED["smollm2"].file_name, tmp_path / "given.gguf"
+    pulled.write_bytes(data)
+    found = Catalog([Source(pulled, {"mine": ()})], tmp_path)
+    monkeypatch.setattr(Path, "iterdir", None)
+    for name in ("new", "smollm2", Path(given).stem, "given", "whole-00001-of-00002"):
+        assert found.find(name) is None
+    for file_name in ("new.gguf", given, "whole-00001-of-00002.gguf"):
+        (tmp_path / file_name).write_bytes(data)
+    assert found.find("new") == Source(tmp_path / "new.gguf", {"new": ()})
+    assert found.find("smollm2") == Source(tmp_path / given, {"smollm2": ()})
+    assert found.find("mine") is found.given[0]
+    for name in ("given", Path(given).stem, "whole-00001-of-00002", "", ".", "..", "x" * 5000):
+        assert found.find(name) is None
+    outside = f"../{tmp_path.name}/new"
+    assert (tmp_path / f"{outside}.gguf").is_file()
+    for name in (outside, str(tmp_path / "new"), "new\0", "\ud800"):
+        assert found.find(name) is None
+
+
+def test_a_file_name_that_is_no_text_is_no_name(folder: Path, tmp_path: Path) -> None:
+    """A list that has it could not be written."""
+    odd = tmp_path / os.fsdecode(b"\xff.gguf")
+    try:
+        odd.write_bytes((folder / "a.gguf").read_bytes())
+    except OSError:
+        pytest.skip("file names are UTF-8 here")
+    assert Catalog(folder=tmp_path).sources() == []
+    assert Catalog(folder=tmp_path).find(odd.stem) is None
+
+
+def test_a_file_is_read_once_however_many_ask_for_lists(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that cannot be read costs seconds: it is tried again once it is another, or later."""
+    bad, read = tmp_path / "bad.gguf", []
+    bad.write_bytes(b"bad")
+    (tmp_path / "a.gguf").write_bytes(b"good")
+    runtime = null_runtime
+    card = Card.read(runtime.library, folder / "a.gguf", runtime.file_hashes, "f16")
+
+    def counted(_library: Library, path: Path, *_more: Any) -> Card:
+        read.append(path.name)
+        if path.read_bytes() != b"good":
+            raise ModelFileError("damaged")
+        return replace(card, identity=file_identity(path.stat()))
+
+    monkeypatch.setattr(Card, "read", staticmethod(counted))
 
     async def work(models: Models) -> None:
-        for _ in range(3):
-            assert await models.files.cards() == []
-        assert caplog.text.count("cannot load bad") == 1
-        resident = models.files.known("bad")
-        assert "bad.gguf" in (resident.error or "")
-        with pytest.raises(HttpError):  # a request for it does try
-            await models.files.card(resident)
-        assert caplog.text.count("cannot load bad") == 2
-        broken.write_bytes((folder / "a.gguf").read_bytes())
-        [(mended, card)] = await models.files.cards()
-        assert (mended.name, card.generates) == ("bad", True)
+        listings = [asyncio.ensure_future(models.files.cards()) for _ in range(5)]
+        await asyncio.sleep(0)
+        listings.pop().cancel()
+        found = await asyncio.gather(*listings)
+        assert {len(it) for it in found} == {1}
+        assert sorted(read) == ["a.gguf", "bad.gguf"]
+        with request(), pytest.raises(HttpError, match="bad cannot be loaded"):
+            await models.use("bad")
+        assert len(read) == 2
+        bad.write_bytes(b"good")
+        assert len(await models.files.cards()) == 2
+        assert len(read) == 3
+        bad.write_bytes(b"damaged")
+        assert len(await models.files.cards()) == 1
+        models.files.known("bad").refuse(until=0.0)
+        await models.files.cards()
+        assert len(read) == 5
 
     with_models(null_runtime, tmp_path, work)
 
@@ -479,6 +534,30 @@ def test_an_alias_of_nothing_is_told(
         models.files.known("ghost")
     warned = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
     assert warned == ["the alias 'ghost' stands for 'nobody': there is no such model yet"]
+
+
+def test_a_file_that_comes_while_others_are_listed_is_known(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, goes_on, real = threading.Event(), threading.Event(), Catalog.sources
+
+    def slow(self: Catalog) -> list[Source]:
+        found = real(self)
+        looked.set()
+        assert goes_on.wait(30)
+        return found
+
+    async def work(models: Models) -> None:
+        monkeypatch.setattr(Catalog, "sources", slow)
+        listing = asyncio.ensure_future(models.files.cards())
+        await until(looked.is_set)
+        (tmp_path / "a.gguf").write_bytes((folder / "a.gguf").read_bytes())
+        resident = models.files.known("a")
+        goes_on.set()
+        await listing
+        assert models.files.get("a") is resident
+
+    with_models(null_runtime, tmp_path, work)
 
 
 def test_a_card_says_what_the_model_says(null_runtime: Runtime, folder: Path) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from isthmus.abi import GrammarKind
-from isthmus.errors import GrammarError, SettingsError
+from isthmus.errors import Cancelled, GrammarError, SettingsError
 from isthmus.model import grammar_source
-from isthmus.model.forms import PLAIN, Form, Reasoning, Thought
+from isthmus.model.forms import PLAIN, Form, Reasoning, SchemaCheck, Thought
 from isthmus.model.forms.thought_forms import THOUGHTS
+from isthmus.model.schemas import rules
 from isthmus.model.schemas.patterns import Bytes
 from tests.unit.forms_text import BARE, FORMS, WRITERS, Call, called, in_pieces, whole
 
@@ -298,6 +299,40 @@ def test_schemas_that_refer_to_large_ones_in_many_places_are_refused() -> None:
     for name in ("glm", "lfm2"):
         with pytest.raises(GrammarError, match="too large"):
             FORMS[name].grammar([{"name": "f", "parameters": schema}])
+
+
+def intricate(n: int) -> dict[str, Any]:
+    """A schema with alternatives of which each combination is one."""
+    one = {f"{i}": {"type": "integer"} for i in range(n)}
+    three = [{"anyOf": [{"required": [f"{i}"]}, {"minProperties": i}, {}]} for i in range(n)]
+    return {"type": "object", "properties": one, "allOf": three}
+
+
+def test_who_no_longer_wants_a_grammar_ends_the_work_on_it() -> None:
+    """The event loop, which has no more than milliseconds for it, among others."""
+    n_steps = 0
+
+    def check() -> None:
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps > 100:
+            raise Cancelled("enough")
+
+    tools = [{"function": {"name": "f", "parameters": intricate(10)}}]
+    with pytest.raises(Cancelled, match="enough"):
+        PLAIN.grammar(tools, check=SchemaCheck(check=check))
+    assert n_steps == 101
+
+
+def test_all_schemas_of_a_grammar_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them takes little time, and little of the grammar."""
+    monkeypatch.setattr(rules, "_MOST_STEPS", 2000)
+    one = {"allOf": [{"enum": list(range(100))}, {"enum": [1]}]}
+    schema = {"type": "object", "properties": {"a": one}}
+    tools = [{"function": {"name": f"f{n}", "parameters": schema}} for n in range(50)]
+    assert PLAIN.grammar(tools[:5], several=True)
+    with pytest.raises(GrammarError, match="too large or too intricate"):
+        PLAIN.grammar(tools, several=True)
 
 
 def test_a_schema_that_refers_to_itself_is_one_rule() -> None:

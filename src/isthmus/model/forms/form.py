@@ -76,19 +76,19 @@ class Form:
         thought may come first, if the prompt has opened none. `ids` has the token of each of
         `controls` that is a control token; other markers are spelled. If no grammar says the form,
         the texts are bare JSON objects, or a list of them. `check` gets to know what of the schemas
-        is not enforced. SettingsError if there is no such tool; GrammarError if a schema cannot be
-        followed.
+        is not enforced, and may end the work. SettingsError if there is no such tool;
+        GrammarError if a schema cannot be followed.
         """
         check = check or SchemaCheck()
         functions = functions_of(tools, name, check.strict)
         if not functions:
             raise SettingsError(f"there is no tool called {name}" if name else "there is no tool")
-        lark, wanted = Lark(ids), WantedCalls(functions, several)
+        lark, wanted = Lark(ids, check.check), WantedCalls(functions, several)
         try:
             fits = self.calls is not None and (wanted.plain or self.calls.quotes_names)
             own = self.calls.grammar(lark, wanted) if self.calls and fits else None
             if own is None:
-                lark = Lark(ids)
+                lark = Lark(ids, check.check)
                 own = (FORCED_LIST if several else FORCED).grammar(lark, wanted)
         except RecursionError:
             raise GrammarError("the schema of a tool is nested too deeply") from None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isthmus.errors import GrammarError
+from isthmus.model.checks import Check, nothing
 from isthmus.model.forms.tools import NAME
 from isthmus.model.schemas import Compiler, Conjunction, Rules
 
@@ -44,6 +45,8 @@ class SchemaCheck:
     """Names of the tools for which that is an error."""
     warnings: list[str] = field(default_factory=list)
     """Sentences about what is not enforced."""
+    check: Check = nothing
+    """Called at each step in which schemas are made into rules."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 class Lark(Rules):
     """A grammar that is being written."""
 
-    def __init__(self, ids: Mapping[str, int] | None = None) -> None:
+    def __init__(self, ids: Mapping[str, int] | None = None, check: Check = nothing) -> None:
         """`ids` has the token of each text that is one control token; others are spelled."""
-        super().__init__()
+        super().__init__(check=check)
         self._ids = dict(ids or {})
         self._compilers: dict[Function, Compiler] = {}
         longest = sorted(self._ids, key=len, reverse=True)

@@ -44,7 +44,7 @@ class Compiler:
         self._n_numbers = 0
         self._waiting: list[tuple[int, Conjunction]] = []
         try:
-            self._document = Document(root, name)
+            self._document = Document(root, rules, name)
         except RecursionError:
             raise GrammarError(f"{name}#: schemas are nested too deeply") from None
         self.terms = Terms(self._document, self.warn)

@@ -12,10 +12,9 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 from isthmus.errors import GrammarError
 from isthmus.model.schemas.keywords import fault_of
+from isthmus.model.schemas.rules import Rules
 from isthmus.printable import printable
 
-_MOST_STEPS = 200_000
-"""Steps of preparing one schema: a few seconds of Python, at most."""
 _MOST_DEPTH = 100
 """Schemas within schemas, by any keyword."""
 _MOST_SHOWN = 200
@@ -92,20 +91,19 @@ def refuse(node: Node, said: str) -> NoReturn:
 
 
 class Document:
-    """A whole schema. Counts what is done with it, so that no schema keeps a thread for long."""
+    """A whole schema. Counts what is done with it among the steps of the grammar's `rules`."""
 
-    def __init__(self, root: Any, name: str = "") -> None:
+    def __init__(self, root: Any, rules: Rules, name: str = "") -> None:
         """`name` comes before each pointer. GrammarError if it is no schema."""
         self.root = Node(_alone(root) if _is_old(root) else root, f"{name}#")
-        self._steps = 0
+        self._rules = rules
         self._by_uri: dict[str, Node] = {}
         self._dynamic: dict[str, int] = {}
         self._index()
 
     def spend(self, node: Node, n: int = 1) -> None:
         """Counts steps. GrammarError if they are too many."""
-        self._steps += n
-        if self._steps > _MOST_STEPS:
+        if not self._rules.can_spend(n):
             refuse(node, "the schema is too large or too intricate; make it simpler")
 
     def resolved(self, node: Node, keyword: str = "$ref") -> Node:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from isthmus.config import MAX_GRAMMAR_NBYTES
 from isthmus.errors import GrammarError
+from isthmus.model.checks import Check, nothing
 
 LARGE_NBYTES = 4 * MAX_GRAMMAR_NBYTES
 """Bytes of a grammar that is made of a schema here, and is no message of a guest."""
+_MOST_STEPS = 200_000
+"""Steps in which all schemas of one grammar are made into rules: about a second."""
 
 
 class Rules:
     """See the module. Names are given in order, so that equal schemas have equal grammars."""
 
-    def __init__(self, most_nbytes: int = MAX_GRAMMAR_NBYTES) -> None:
+    def __init__(self, most_nbytes: int = MAX_GRAMMAR_NBYTES, check: Check = nothing) -> None:
+        """`check` is called at each step of what makes rules of schemas."""
         self._most_nbytes = most_nbytes
+        self._check = check
+        self._n_steps = 0
         self._rules: list[str] = []
         self._n_names = self._n_chars = 0
         self._known: dict[str, str] = {}
@@ -34,6 +40,12 @@ class Rules:
         self._n_chars += len(self._rules[-1])
         if self._n_chars > self._most_nbytes:
             raise GrammarError("the schema is too large for a grammar; make it simpler")
+
+    def can_spend(self, n: int) -> bool:
+        """Counts steps; False if there are too many, so that schemas keep no thread for long."""
+        self._check()
+        self._n_steps += n
+        return self._n_steps <= _MOST_STEPS
 
     def rule(self, body: str, attributes: str = "") -> str:
         """A new rule; returns its name."""

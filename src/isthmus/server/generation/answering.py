@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 
 from isthmus.actor import Actor, Reply
 
-_MOST_CHARACTERS = 65_536
-"""Characters of one piece."""
+_MOST_CHARACTERS = 4096
+"""Characters of one piece: those that read it take milliseconds, and others have the event loop
+between two pieces."""
 
 
 class Courier:
@@ -86,6 +87,8 @@ class Answer:
             await self._came.wait()
             text, outcome = self._take()
             for at in range(0, len(text), _MOST_CHARACTERS):
+                if at:
+                    await asyncio.sleep(0)
                 yield text[at : at + _MOST_CHARACTERS]
             if isinstance(outcome, Reply):
                 self._reply = outcome

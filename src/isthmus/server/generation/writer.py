@@ -166,7 +166,7 @@ class Writer:
         form = completer.form(with_tools=bool(wanted.offered))
         controls = completer.controls(form)
         ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
-        schemas = SchemaCheck(frozenset(it.name for it in wanted.tools if it.strict))
+        schemas = SchemaCheck(frozenset(it.name for it in wanted.tools if it.strict), check=check)
         if wanted.tool_choice is ToolChoice.REQUIRED:
             grammar = form.grammar(
                 [it.as_dict() for it in wanted.tools],

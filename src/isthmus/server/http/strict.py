@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ from isthmus.spelling import suggestion
 
 Tables: TypeAlias = "Mapping[str, Table]"
 _T = TypeVar("_T")
+_Wanted = TypeVar("_Wanted")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _VALUE = re.compile(r"Invalid (?:enum )?value '(?P<name>.*)'", re.DOTALL)
 _INDEX = re.compile(r"\[\d+\]")
@@ -41,10 +42,25 @@ async def read_strictly(
     http: HttpRequest, decoder: msgspec.json.Decoder[_T], tables: Tables, most: int | None = None
 ) -> _T:
     """The body of a request. HttpError 400, with the part of the body that is wrong."""
+    return (await read_wanted(http, decoder, tables, lambda _: None, most))[0]
+
+
+async def read_wanted(
+    http: HttpRequest,
+    decoder: msgspec.json.Decoder[_T],
+    tables: Tables,
+    translate: Callable[[_T], _Wanted],
+    most: int | None = None,
+) -> tuple[_T, _Wanted]:
+    """The body of a request, and what `translate` makes of it. HttpError 400, as
+    `read_strictly`."""
     body = await read_body(http, most)
-    if len(body) <= _SMALL_NBYTES:
-        return decode_strictly(body, decoder, tables)
-    return await asyncio.to_thread(decode_strictly, body, decoder, tables)
+
+    def read() -> tuple[_T, _Wanted]:
+        asked = decode_strictly(body, decoder, tables)
+        return asked, translate(asked)
+
+    return read() if len(body) <= _SMALL_NBYTES else await asyncio.to_thread(read)
 
 
 def decode_strictly(body: bytes, decoder: msgspec.json.Decoder[_T], tables: Tables) -> _T:

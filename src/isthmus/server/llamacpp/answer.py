@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.model import Model
 from isthmus.model.forms import Text
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End, Token
 from isthmus.server.generation.together import gathered, merged
+from isthmus.server.http.endpoint import encoded, written
 from isthmus.server.http.events import event, respond, unless_left
 from isthmus.server.llamacpp.replies import CompletionReply, Prob, Timings, TokenProb
 from isthmus.server.llamacpp.requests import Sampled
@@ -168,18 +169,27 @@ class Answers:
         """The response, as the request wants it: a list if there are several answers."""
         if self._telling.asked.stream:
             return await respond(http, self._stream())
-        works = [self._collect(one) for one in self._ones()]
-        told = await unless_left(http, gathered(works))
-        return JSONResponse(told if len(told) > 1 else told[0])
+        ones = self._ones()
+        ends = await unless_left(http, gathered([self._collect(one) for one in ones]))
+
+        def told() -> object:
+            pairs = zip(ones, ends, strict=True)
+            each = [
+                encoded(self._telling.fields(one.whole(end, streamed=False))) for one, end in pairs
+            ]
+            return each if len(each) > 1 else each[0]
+
+        return await written(told, is_long=bool(self._telling.asked.n_probs))
 
     def _ones(self) -> list[_One]:
         return [_One(index, it, self._telling) for index, it in enumerate(self._each)]
 
-    async def _collect(self, one: _One) -> dict[str, Any]:
+    async def _collect(self, one: _One) -> End:
+        """Has the answer take all steps."""
         async with aclosing(one.prepared.steps()) as items:
             async for item in items:
                 if isinstance(item, End):
-                    return self._telling.fields(one.whole(item, streamed=False))
+                    return item
                 one.take(item)
         raise AssertionError("an answer without an end")
 

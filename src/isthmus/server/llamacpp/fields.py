@@ -75,7 +75,7 @@ COMPLETION: Table = {
     "ignore_eos": done(),
     "logit_bias": done(
         "`[[id, number], …]` or `{id: number}`, from -100 to 100; a text instead of an id stands "
-        "for each of its tokens, and `false` for -100"
+        "for each of its tokens, and `false` for -100; up to 300 tokens in all"
     ),
     "samplers": done("those that it does not name are not applied; their order is always the same"),
     "grammar": done("GBNF; not together with `json_schema`"),

@@ -45,6 +45,7 @@ class Reader:
             return self.text(given, add_special=add_special)
         found: list[int] = []
         for number, it in enumerate(given):
+            self.check()
             if isinstance(it, str):
                 found += self.text(it, add_special=add_special and number == 0)
             else:

@@ -10,7 +10,7 @@ from isthmus.model import Tokenizer
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import as_json
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.strict import read_strictly
+from isthmus.server.http.strict import read_strictly, read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.llamacpp.fields import DETOKENIZE, TEMPLATE_TABLES, TOKENIZE
 from isthmus.server.llamacpp.prompts import Reader, require_token
@@ -69,9 +69,9 @@ class Tokens:
     async def apply_template(self, http: HttpRequest) -> Response:
         """A conversation becomes the prompt that a model would read."""
         most = most_nbytes(self._writer.n_ctx)
-        asked = await read_strictly(http, _template, TEMPLATE_TABLES, most)
+        asked, wanted = await read_wanted(http, _template, TEMPLATE_TABLES, wanted_of, most)
         model = asked.model or self._writer.models.files.first()
-        chat = await self._writer.render(http, model, wanted_of(asked))
+        chat = await self._writer.render(http, model, wanted)
         told: Templated = {"prompt": chat.text}
         if chat.warnings:
             told["warnings"] = list(chat.warnings)

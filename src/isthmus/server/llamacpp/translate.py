@@ -16,6 +16,8 @@ DEFAULTS = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 """What holds for a request that says nothing else, as in llama.cpp."""
 _RANDOM_SEEDS = (-1, 2**32 - 1)
 _MOST_BIAS = 100.0
+_MOST_BIASED = 300
+"""Tokens with a bias, those of texts among them: the guest reads all of them for each token."""
 _MOST_LAST = 2**31 - 1
 
 
@@ -118,6 +120,9 @@ def _biases(asked: Sampled, reader: Reader) -> dict[str, float]:
             raise HttpError(400, "give an id, or a text, and a number", param=where)
         for token in _tokens_of(pair[0], reader, where):
             found[str(token)] = _bias_of(pair[1], where)
+        if len(found) > _MOST_BIASED:
+            said = f"the biases are for more than {_MOST_BIASED} tokens, those of texts among them"
+            raise HttpError(400, said, param=where)
     return found
 
 

@@ -17,6 +17,9 @@ from isthmus.errors import SettingsError
 _SUFFIX = ".gguf"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\Z")
 """The end of the name of a file that is a part of a model."""
+_NO_UTF8 = re.compile("[\ud800-\udfff]")
+"""What Python has for bytes of a file's name that are no characters."""
+_PACKAGED_NAMES = {it.file_name: name for name, it in PACKAGED.items()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Catalog:
     def sources(self) -> list[Source]:
         """All files that there are now: those that were given, then the folder's."""
         taken = {name for it in self.given for name in it.names}
-        paths = {it.path.resolve() for it in self.given}
+        paths = self._given_paths()
         found = [
             Source(path, {name: ()})
             for name, path in _in_folder(self.folder)
@@ -75,14 +78,43 @@ class Catalog:
         ]
         return [*self.given, *found]
 
+    def find(self, name: str) -> Source | None:
+        """The file that has a name now; looks at no other file of the folder."""
+        for it in self.given:
+            if name in it.names:
+                return it
+        path = None if self.folder is None else _path_of(self.folder, name)
+        if path is None or path.resolve() in self._given_paths():
+            return None
+        return Source(path, {name: ()})
+
+    def _given_paths(self) -> set[Path]:
+        return {it.path.resolve() for it in self.given}
+
 
 def _in_folder(folder: Path | None) -> Iterable[tuple[str, Path]]:
     """Names and files of a folder, by name; parts of models that have several files are none."""
     if folder is None:
         return []
-    packaged = {it.file_name: name for name, it in PACKAGED.items()}
     try:
-        paths = sorted(it for it in folder.iterdir() if it.suffix == _SUFFIX and it.is_file())
+        paths = sorted(it for it in folder.iterdir() if _is_model(it))
     except OSError:
         return []
-    return [(packaged.get(it.name, it.stem), it) for it in paths if not _SHARD.search(it.stem)]
+    return [(_PACKAGED_NAMES.get(it.name, it.stem), it) for it in paths]
+
+
+def _path_of(folder: Path, name: str) -> Path | None:
+    """The file of a folder that has a name; None if there is none."""
+    file_name = PACKAGED[name].file_name if name in PACKAGED else f"{name}{_SUFFIX}"
+    path = folder / file_name
+    is_own = path.name == file_name and _PACKAGED_NAMES.get(file_name, name) == name
+    try:
+        return path if is_own and _is_model(path) else None
+    except OSError:  # such as a name that is too long
+        return None
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a file can be named by requests: its name is UTF-8, and it is a whole model."""
+    named = path.suffix == _SUFFIX and not _SHARD.search(path.stem)
+    return named and not _NO_UTF8.search(path.name) and path.is_file()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from isthmus.errors import IsthmusError
-from isthmus.file_hash import file_identity
 from isthmus.model.template_set import TemplateSet
 from isthmus.runtime import Runtime
 from isthmus.server.http.entry import in_thread
@@ -22,8 +23,13 @@ from isthmus.server.settings import ServerSettings
 _log = logging.getLogger("isthmus.server")
 _MOST_N_CTX = 131_072
 """Tokens that a body may be as long as while there are files that have not been read."""
-_MOST_NAMED = 20
-"""Names in an error."""
+_MOST_NAMED, _MOST_SHOWN = 20, 80
+"""Names in an error, and characters of one that a client gave."""
+MANY = 100
+"""Files after which a list of them is long work for the event loop."""
+_AGAIN_S, _READS = 60.0, 30
+"""Seconds after which a file that could not be read is tried again though it is the same, or so
+many times as long as that took: it is tried in a process of its own, for seconds."""
 
 
 class ModelFiles:
@@ -46,6 +52,8 @@ class ModelFiles:
         """Memory of one stateless request, if all have half of what there was before any model was
         loaded: contexts do not depend on what else is in memory."""
         self._by_name: dict[str, Resident] = {}
+        self._listing: asyncio.Future[list[Resident]] | None = None
+        """A listing under way, which goes on if those who wait for it leave."""
         self.scan()
         for alias, name in self.aliases.items():
             if self.real_name(alias) not in self._by_name:
@@ -80,11 +88,24 @@ class ModelFiles:
 
     def find(self, name: str) -> Resident | None:
         """The file of a name or an alias; None if there is none now."""
-        found = self.get(self.real_name(name))
-        if found is None or found.state is State.UNLOADED:
-            self.scan()
-            found = self.get(self.real_name(name))
-        return found
+        real = self.real_name(name)
+        found = self.get(real)
+        if found is not None and found.state is not State.UNLOADED:
+            return found
+        source = self._catalog.find(real)
+        if source is None:
+            self._by_name.pop(real, None)
+            return None
+        self._by_name[real] = self._resident(source)
+        return self._by_name[real]
+
+    def _resident(self, source: Source) -> Resident:
+        """What is known of a file, or a new one."""
+        known = self._by_name.get(source.name)
+        if known is None or (known.source != source and known.state is State.UNLOADED):
+            known = Resident(source, self._idle)
+            known.keep_alive_s = self.keep_alive_s(source)
+        return known
 
     def known(self, name: str) -> Resident:
         """As `find`. HttpError 404."""
@@ -97,7 +118,8 @@ class ModelFiles:
     def _of(self, name: str) -> str:
         """A name for an error, with the alias that stands for it."""
         real = self.real_name(name)
-        return repr(name) if real == name else f"{real!r}, for which the alias {name!r} stands"
+        shown = repr(name[:_MOST_SHOWN])
+        return shown if real == name else f"{real!r}, for which the alias {shown} stands"
 
     def _told(self) -> str:
         """All names for an error, or the first of them."""
@@ -107,13 +129,14 @@ class ModelFiles:
         return f"this server has {told}{more}" if names else "this server has none"
 
     def scan(self) -> None:
-        """Looks which files there are. What is in memory is known until it has left."""
+        """Looks which files there are, on the disk."""
+        self._know(self._catalog.sources())
+
+    def _know(self, sources: Iterable[Source]) -> None:
+        """Knows these files and no others. What is in memory is known until it has left."""
         found: dict[str, Resident] = {}
-        for source in self._catalog.sources():
-            known = self._by_name.get(source.name)
-            if known is None or (known.source != source and known.state is State.UNLOADED):
-                known = Resident(source, self._idle)
-                known.keep_alive_s = self.keep_alive_s(source)
+        for source in sources:
+            known = self._resident(source)
             found |= dict.fromkeys(known.source.names, known)
         inside = {n: it for n, it in self._by_name.items() if it.state is not State.UNLOADED}
         self._by_name = found | inside
@@ -152,15 +175,29 @@ class ModelFiles:
 
     async def cards(self) -> list[tuple[Resident, Card]]:
         """All files there are, with what their headers say, but for those that cannot be read."""
-        self.scan()
-        found = self.all()
-        await in_thread(lambda: self._read(found))
+        while self._listing is not None:  # all requests together take one thread
+            await asyncio.wait([self._listing])
+        self._listing = asyncio.ensure_future(self._look())
+        found = await asyncio.shield(self._listing)
         return [(it, it.card) for it in found if it.card is not None]
+
+    async def _look(self) -> list[Resident]:
+        """All files there are, read."""
+        try:
+            before = self._by_name.keys() | ()
+            sources = await asyncio.to_thread(self._catalog.sources)
+            came = {n: it for n, it in self._by_name.items() if n not in before}
+            self._know(sources)
+            self._by_name = came | self._by_name
+            found = self.all()
+            await asyncio.to_thread(self._read, found)
+            return found
+        finally:
+            self._listing = None
 
     async def card(self, resident: Resident) -> Card:
         """What a file's header says. HttpError 500 if it cannot be read."""
         if not _is_read(resident):
-            resident.unreadable = None  # whoever asks for this model has it tried again
             await in_thread(lambda: self._read([resident]))
         if resident.card is None:
             raise failed(resident)
@@ -187,14 +224,16 @@ class ModelFiles:
 
     def _read(self, residents: Iterable[Resident]) -> None:
         for it in residents:
-            identity = _identity_of(it.source.path)
-            if _is_read(it) or (it.unreadable is not None and it.unreadable == identity):
+            if _is_read(it) or it.is_refused:
                 continue
+            begun = time.monotonic()
             try:
                 self.read(it)
             except IsthmusError as error:
-                it.card, it.unreadable = None, identity
+                it.card = None
                 self.note(it, error)
+                again_s = max(_AGAIN_S, _READS * (time.monotonic() - begun))
+                it.refuse(time.monotonic() + again_s)
 
     def _n_ctx_of(self, card: Card) -> int:
         if self._settings.n_ctx is not None:
@@ -213,14 +252,6 @@ class ModelFiles:
 def failed(resident: Resident) -> HttpError:
     """What is told of a model that cannot be had."""
     return HttpError(500, resident.error or "", code="model_failed", param="model")
-
-
-def _identity_of(path: Path) -> str | None:
-    """Which file is there; None if there is none."""
-    try:
-        return file_identity(path.stat())
-    except OSError:
-        return None
 
 
 def _is_read(resident: Resident) -> bool:

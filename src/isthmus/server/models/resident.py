@@ -17,6 +17,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
+from isthmus.file_hash import file_identity
 from isthmus.model import Model
 from isthmus.server.models.card import Card
 from isthmus.server.models.catalog import Source
@@ -63,11 +64,10 @@ class Resident:
         self._idle = idle
         self.card: Card | None = None
         """What the file says; None before somebody asked."""
-        self.unreadable: str | None = None
-        """Which file could not be read, as `file_hash` tells one from another: lists of models do
-        not try it again until it changes."""
         self.state = State.UNLOADED
         self.error: str | None = None
+        self._refused = ("", 0.0)
+        """Which file could not be read, and until when it is not tried again."""
         self.served: dict[str, Served] = {}
         self.nbytes = 0
         """Bytes of weights: as the card says, or as they are once loaded."""
@@ -101,6 +101,22 @@ class Resident:
         if self.state is not State.LOADED or self.keep_alive_s <= 0:
             return None
         return (time.monotonic() if self.n_users else self.used) + self.keep_alive_s
+
+    def refuse(self, until: float) -> None:
+        """Has the file that is there now not be read again, until then or until it has changed."""
+        self._refused = (self._identity(), until)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the file that is there could not be read, and is not to be tried again yet."""
+        identity, until = self._refused
+        return time.monotonic() < until and self._identity() == identity
+
+    def _identity(self) -> str:
+        try:
+            return file_identity(self.source.path.stat())
+        except OSError:
+            return ""
 
     @property
     def model(self) -> Model:

@@ -16,11 +16,12 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
+from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.entry import current
 from isthmus.server.http.events import LINES, line, respond, unless_left
-from isthmus.server.http.strict import read_strictly
+from isthmus.server.http.strict import read_strictly, read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.rights import may_manage, require_manager
@@ -117,26 +118,25 @@ class Ollama:
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on, told as Ollama tells it."""
         most = most_nbytes(self._writer.n_ctx)
-        asked = await read_strictly(http, _chat, CHAT_TABLES, most)
+        asked, wanted = await read_wanted(http, _chat, CHAT_TABLES, chat_wanted, most)
         if not asked.messages:
             return await self._told_of(http, asked, as_message("", "", []))
         begun = time.perf_counter_ns()
         await self._completer(http, asked)
         load_ns = time.perf_counter_ns() - begun
-        prepared = await self._writer.prepare(http, self._name(asked.model), chat_wanted(asked))
+        prepared = await self._writer.prepare(http, self._name(asked.model), wanted)
         answer = OllamaAnswer(prepared, as_message, load_ns)
         return await answer.respond(http, stream=asked.stream is not False)
 
     async def generate(self, http: HttpRequest) -> Response:
         """A prompt is answered, told as Ollama tells it."""
         most = most_nbytes(self._writer.n_ctx)
-        asked = await read_strictly(http, _generate, GENERATE_TABLES, most)
+        asked, wanted = await read_wanted(http, _generate, GENERATE_TABLES, generate_wanted, most)
         if not asked.prompt and not asked.suffix:
             return await self._told_of(http, asked, as_response("", "", []))
         begun = time.perf_counter_ns()
         completer = await self._completer(http, asked)
         load_ns = time.perf_counter_ns() - begun
-        wanted = generate_wanted(asked)
         name = self._name(asked.model)
         if not asked.raw and not asked.suffix:
             prepared = await self._writer.prepare(http, name, wanted)
@@ -144,7 +144,7 @@ class Ollama:
             if asked.system:
                 what = "raw prompt" if asked.raw else "prompt with a suffix"
                 raise SettingsError(f"system: a {what} has no instructions beside it")
-            prepared = await self._raw(http, name, completer, asked)
+            prepared = await self._raw(http, name, completer, asked, wanted)
         answer = OllamaAnswer(prepared, as_response, load_ns)
         return await answer.respond(http, stream=asked.stream is not False)
 
@@ -216,7 +216,12 @@ class Ollama:
         return model if self._models.files.find(model) else model.removesuffix(_TAG)
 
     async def _raw(
-        self, http: HttpRequest, name: str, completer: Completer, asked: GenerateRequest
+        self,
+        http: HttpRequest,
+        name: str,
+        completer: Completer,
+        asked: GenerateRequest,
+        wanted: Wanted,
     ) -> Prepared:
         """A prompt without the chat template; control tokens in it are text."""
         model: Model = completer.model
@@ -231,7 +236,6 @@ class Ollama:
             return encode(given, add_special=True, most=completer.n_ctx, check=check)
 
         prompt = await self._writer.texts.of(http, ids)
-        wanted = generate_wanted(asked)
         said = await self._writer.require_grammar(model, wanted.grammar)
         current().warn(said)
         request = self._writer.request(completer, prompt, wanted)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.request import End
 from isthmus.server.generation.together import gathered, merged
+from isthmus.server.http.endpoint import encoded, written
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import DONE, event, respond, unless_left
 from isthmus.server.http.ids import random_id
@@ -50,11 +51,19 @@ class Answers:
         pairs = zip(self._each, self._choices, strict=True)
         works = [_collect(prepared, choice) for prepared, choice in pairs]
         ends = dict(enumerate(await unless_left(http, gathered(works))))
+        return await written(lambda: self._whole(ends), is_long=self._tells_logprobs)
+
+    def _whole(self, ends: Mapping[int, End]) -> dict[str, Any]:
+        """All choices as one object; in a thread if there may be many logprobs."""
         choices = [
-            {"index": place, **self._choices[index].whole(ends[index])}
+            encoded({"index": place, **self._choices[index].whole(ends[index])})
             for place, index in enumerate(self._best())
         ]
-        return JSONResponse(self._told(self._kind.object, choices, self._usage(ends)))
+        return self._told(self._kind.object, choices, self._usage(ends))
+
+    @property
+    def _tells_logprobs(self) -> bool:
+        return any(it.request.logprobs is not None for it in self._each)
 
     def _best(self) -> list[int]:
         """Which choices are told: of each prompt's the most probable, for each token."""
@@ -67,7 +76,7 @@ class Answers:
             found += ranked[: self._n_told]
         return found
 
-    def _told(self, kind: str, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+    def _told(self, kind: str, choices: Sequence[object], usage: Usage) -> dict[str, Any]:
         told = {"id": self._id, "object": kind, **self._head, "choices": choices, "usage": usage}
         return {**told, "warnings": self._warnings} if self._warnings else told
 
@@ -102,7 +111,7 @@ class Answers:
             yield self._chunk([], usage=self._usage(ends))
         yield DONE
 
-    def _usage(self, ends: dict[int, End]) -> Usage:
+    def _usage(self, ends: Mapping[int, End]) -> Usage:
         """Tokens of all choices; a prompt that several choices have in common counts once."""
         prompts = {id(it.request.prompt): len(it.request.prompt) for it in self._each}
         n_prompt = sum(prompts.values())

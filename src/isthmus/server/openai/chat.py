@@ -11,7 +11,7 @@ from starlette.responses import Response
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.events import EVENTS
-from isthmus.server.http.strict import read_strictly
+from isthmus.server.http.strict import read_wanted
 from isthmus.server.http.texts import most_nbytes
 from isthmus.server.openai.answers import Answers, require_places
 from isthmus.server.openai.choices import ChatChoice
@@ -42,9 +42,9 @@ class Chat:
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
         most = most_nbytes(self._writer.n_ctx)
-        asked = await read_strictly(http, _decoder, CHAT_TABLES, most)
+        asked, wanted = await read_wanted(http, _decoder, CHAT_TABLES, wanted_of, most)
         n = asked.n or 1
         require_places(await self._writer.completer(http, asked.model), n, "n")
-        prepared = await self._writer.prepare(http, asked.model, wanted_of(asked))
+        prepared = await self._writer.prepare(http, asked.model, wanted)
         each = [prepared.numbered(index) for index in range(n)]
         return await Answers(asked, each, [ChatChoice(it) for it in each]).respond(http)

@@ -14,9 +14,10 @@ from msgspec import Struct
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from isthmus.server.http.endpoint import Endpoint, read_json
+from isthmus.server.http.endpoint import Endpoint, read_json, written
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
 from isthmus.server.models.card import Card
+from isthmus.server.models.files import MANY
 from isthmus.server.models.models import Models
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.resident import Resident, State
@@ -75,10 +76,13 @@ class ListedModels:
     async def models(self, _request: HttpRequest) -> Response:
         """The models that requests may name."""
         found = await self._models.files.cards()
-        cards = [self._card(name, it, card) for it, card in found for name in it.source.names]
-        cards += [self._failed(it) for it in self._models.files.all() if it.card is None]
-        listed: ModelList = {"object": "list", "data": cards}
-        return JSONResponse(listed)
+        failed = [it for it in self._models.files.all() if it.card is None]
+
+        def listed() -> ModelList:
+            cards = [self._card(name, it, card) for it, card in found for name in it.source.names]
+            return {"object": "list", "data": [*cards, *map(self._failed, failed)]}
+
+        return await written(listed, is_long=len(found) + len(failed) > MANY)
 
     async def model(self, request: HttpRequest) -> Response:
         """A model that requests may name."""
