@@ -226,7 +226,7 @@ def whole_score(results: list[dict[str, Any]], index: int) -> float:
         ("more than 300000 tokens", "documents[597]", {"documents": ["cat " * 500] * 700}),
         ("never cut in silence", "truncation", {"truncation": True}),
         ("give them as `documents`", "texts", {"texts": ["x"]}),
-        ("no field 'nonsense'", "nonsense", {"nonsense": 1}),
+        ("no field nonsense", "nonsense", {"nonsense": 1}),
     ],
 )
 def test_what_cannot_be_ranked(
