@@ -159,7 +159,7 @@ def narrow(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A server that computes one request at a time."""
     folder = tmp_path_factory.mktemp("narrow")
     config = folder / "server.toml"
-    config.write_text("silent_s = 0.1\nslots = 1\nn_ctx = 65536\nmax_tokens = 8\n")
+    config.write_text("silent_s = 0.1\nslots = 1\nn_ctx = 65536\n")
     serving = Serving(folder / "data", "--model", f"tiny={tiny_long}", "--config", str(config))
     yield serving
     assert serving.stop() == 0
@@ -167,11 +167,11 @@ def narrow(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 ASKED: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": MESSAGES},
-    "/v1/completions": {"prompt": "hello"},
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 8},
+    "/v1/completions": {"prompt": "hello", "max_tokens": 8},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 8},
-    "/v1/responses": {"input": "hello", "store": False},
-    "/api/chat": {"messages": MESSAGES},
+    "/v1/responses": {"input": "hello", "store": False, "max_output_tokens": 8},
+    "/api/chat": {"messages": MESSAGES, "options": {"num_predict": 8}},
 }
 
 

@@ -236,7 +236,7 @@ def test_completions(client: openai.OpenAI) -> None:
 
 
 def test_what_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="there is smollm2"):
+    with pytest.raises(openai.NotFoundError, match="this server has smollm2"):
         ask(client, model="gpt-7")
     with pytest.raises(openai.BadRequestError, match=r"8192|4096") as error:
         ask(client, messages=[{"role": "user", "content": "word " * 9000}])
