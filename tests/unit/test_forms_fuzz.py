@@ -85,7 +85,7 @@ def test_any_text_is_taken_apart_soundly_and_the_same_however_it_comes(name: str
     rng = random.Random(name)
     n_calls = 0
     for form in with_thoughts(name):
-        for _ in range(80):
+        for _ in range(50):
             text, forced, in_thought = made(form, rng), rng.random() < 0.2, rng.random() < 0.2
             parser = partial(form.parser, TOOLS, in_thought=in_thought, forced=forced)
             events = whole(parser(), text)
@@ -96,7 +96,7 @@ def test_any_text_is_taken_apart_soundly_and_the_same_however_it_comes(name: str
             only_text = all(isinstance(it, Text) for it in events)
             if only_text and form.thought is None and name != "harmony":
                 assert "".join(it.text for it in events if isinstance(it, Text)) == text
-    assert n_calls >= 5
+    assert n_calls >= 2
 
 
 @ALL
