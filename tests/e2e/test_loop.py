@@ -203,14 +203,14 @@ def test_suspended_messages_have_no_thread(runtime: Runtime, model: Model) -> No
     few, many = Talkers(runtime, model, 3), Talkers(runtime, model, 300)
     device, threads = null_device(runtime), {}
     for talkers in (few, many):
-        device.step_s = 0.05
+        device.step_s = 0.5
         streams = talkers.ask(4)
         wait_until(lambda: all(it.sessions[0].n_tokens > 1 for it in talkers.actors))  # noqa: B023
         threads[len(streams)] = threading.active_count()
         assert not any(stream.ended for stream in streams)
         device.step_s = 0.0
         talkers.check(streams, 4)
-    assert threads[300] <= threads[3] + 2
+    assert threads[300] <= threads[3] + 16  # a few wait beside, whatever there is to do
 
 
 def test_only_tools_have_threads(runtime: Runtime, model: Model) -> None:

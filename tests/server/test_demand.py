@@ -184,7 +184,7 @@ def test_states_are_told_and_changed(serving: Serving) -> None:
         assert serving.post(f"{prefix}/unload", {"model": "a"})["success"]  # it is gone already
         missing = serving.client.post(f"{prefix}/load", json={"model": "c"})
         assert missing.status_code == 404
-        assert "there is a, b" in missing.json()["error"]["message"]
+        assert "this server has a, b" in missing.json()["error"]["message"]
         assert serving.client.post(f"{prefix}/load", json={"model": 1}).status_code == 400
     card = serving.get("/v1/models/a")
     assert (card["n_ctx"], card["makes_text"], card["aliases"]) == (N_CTX, True, ["gpt-4o"])

@@ -213,6 +213,7 @@ def others(serving: Serving) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.long
 def test_what_names_models_and_agents_too(small_server: Serving) -> None:
     ids = [new_agent(small_server, seed=n) for n in range(2)]
     for id_ in ids * 2:

@@ -169,7 +169,7 @@ def test_bodies_that_wait_in_the_background_are_bounded(monkeypatch: pytest.Monk
     settings = ServerSettings(bodies_nbytes=100_000)
     ended = asyncio.Event()
 
-    async def work(_self: Creating, _order: Order, job: Job) -> None:
+    async def work(_self: Creating, _order: Order, job: Job, _entry: Entry) -> None:
         job.tell({"type": "response.created"})
         await ended.wait()
         job.end()

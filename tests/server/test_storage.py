@@ -254,6 +254,7 @@ from isthmus.errors import StorageError
 from isthmus.server.storage.objects import Objects
 from isthmus.server.settings import ServerSettings
 from isthmus.server.agents.shelf import Shelf
+from tests.server.process import no_models
 from tests.server.test_mirror import new, tell
 
 url, cache, what = sys.argv[1:]
@@ -295,7 +296,7 @@ def test_a_server_that_is_stopped_before_its_write_and_wakes_after_a_takeover(
             settings = ServerSettings(data=url, cache=tmp_path / "heir", lease_s=LEASE_S)
 
             async def heir() -> None:
-                shelf = await asyncio.to_thread(Shelf, null_runtime, {}, settings)
+                shelf = await asyncio.to_thread(Shelf, no_models(null_runtime), settings)
                 assert [await mirrored.tell(shelf, id_) for _ in range(2)] == ["B", "C"]
                 process.send_signal(signal.SIGCONT)
                 complaint = await asyncio.to_thread(process.communicate)
