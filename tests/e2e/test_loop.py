@@ -203,13 +203,13 @@ def test_suspended_messages_have_no_thread(runtime: Runtime, model: Model) -> No
     few, many = Talkers(runtime, model, 3), Talkers(runtime, model, 300)
     device, threads = null_device(runtime), {}
     for talkers in (few, many):
-        device.step_s = 0.5
-        streams = talkers.ask(4)
+        device.step_s = 0.05
+        streams = talkers.ask(40)
         wait_until(lambda: all(it.sessions[0].n_tokens > 1 for it in talkers.actors))  # noqa: B023
         threads[len(streams)] = threading.active_count()
         assert not any(stream.ended for stream in streams)
         device.step_s = 0.0
-        talkers.check(streams, 4)
+        talkers.check(streams, 40)
     assert threads[300] <= threads[3] + 16  # a few wait beside, whatever there is to do
 
 
