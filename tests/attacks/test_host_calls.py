@@ -309,7 +309,7 @@ def test_code_without_loops_is_ended_between_bulk_instructions(
         "init": "(memory.init $d (i32.const 0) (i32.const 0) (i32.const 4194304))",
     }[what]
     text = f"""(module (memory (export "memory") 256) (data $d "{"x" * (4 << 20)}")
-      (func (export "on_message") (param i32) (result i32) {one * 500} (i32.const 0)))"""
+      (func (export "on_message") (param i32) (result i32) {one * 1500} (i32.const 0)))"""
     actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(text)))
     whole_s = actor.send("x").seconds
     start = time.monotonic()

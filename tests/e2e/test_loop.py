@@ -210,7 +210,7 @@ def test_suspended_messages_have_no_thread(runtime: Runtime, model: Model) -> No
         assert not any(stream.ended for stream in streams)
         device.step_s = 0.0
         talkers.check(streams, 40)
-    assert threads[300] <= threads[3] + 16  # a few wait beside, whatever there is to do
+    assert threads[300] <= threads[3] + 2
 
 
 def test_only_tools_have_threads(runtime: Runtime, model: Model) -> None:

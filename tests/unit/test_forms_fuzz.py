@@ -29,7 +29,7 @@ WORDS = [
 
 def made(form: Form, rng: random.Random) -> str:
     """A text of the form's own markers, beginnings and ends of them, and whatever calls have."""
-    markers = list(form.controls) or ["<x>"]
+    markers = sorted(form.controls) or ["<x>"]  # a set's order is another one in each process
     words = []
     for _ in range(rng.randrange(1, 40)):
         word = rng.choice(markers if rng.random() < 0.4 else WORDS)
@@ -85,7 +85,7 @@ def test_any_text_is_taken_apart_soundly_and_the_same_however_it_comes(name: str
     rng = random.Random(name)
     n_calls = 0
     for form in with_thoughts(name):
-        for _ in range(50):
+        for _ in range(80):
             text, forced, in_thought = made(form, rng), rng.random() < 0.2, rng.random() < 0.2
             parser = partial(form.parser, TOOLS, in_thought=in_thought, forced=forced)
             events = whole(parser(), text)
@@ -96,13 +96,13 @@ def test_any_text_is_taken_apart_soundly_and_the_same_however_it_comes(name: str
             only_text = all(isinstance(it, Text) for it in events)
             if only_text and form.thought is None and name != "harmony":
                 assert "".join(it.text for it in events if isinstance(it, Text)) == text
-    assert n_calls >= 2
+    assert n_calls >= 5
 
 
 @ALL
 def test_texts_without_markers_come_as_they_are(name: str) -> None:
     rng, form = random.Random(name), Form(name, FORMS[name].calls, THINK)
-    for _ in range(30):
+    for _ in range(60):
         text = "".join(rng.choice(WORDS) for _ in range(rng.randrange(30)))
         if name in BARE and text.strip()[:1] in ("{", "["):
             text = f"x{text}"

@@ -25,7 +25,7 @@ def test_the_bundled_guests_stack_lies_below_their_data() -> None:
         assert found.stack == (0, 65536)
         assert found.data is not None
         assert found.data[0] == 65536
-        assert 0 < found.data[1] < (2048 if with_table else 1024)
+        assert 0 < found.data[1] < (1792 if with_table else 1024)
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,15 @@ _MOST_NAME = 80
 
 
 async def read_strictly(
-    http: HttpRequest, decoder: msgspec.json.Decoder[_T], tables: Tables, most: int | None = None
+    http: HttpRequest,
+    decoder: msgspec.json.Decoder[_T],
+    tables: Tables,
+    most: int | None = None,
+    empty: bytes = b"",
 ) -> _T:
-    """The body of a request. HttpError 400, with the part of the body that is wrong."""
-    return (await read_wanted(http, decoder, tables, lambda _: None, most))[0]
+    """The body of a request; `empty` stands for one that is not there. HttpError 400, with the part
+    of the body that is wrong."""
+    return (await read_wanted(http, decoder, tables, lambda _: None, most, empty))[0]
 
 
 async def read_wanted(
@@ -51,10 +56,11 @@ async def read_wanted(
     tables: Tables,
     translate: Callable[[_T], _Wanted],
     most: int | None = None,
+    empty: bytes = b"",
 ) -> tuple[_T, _Wanted]:
     """The body of a request, and what `translate` makes of it. HttpError 400, as
     `read_strictly`."""
-    body = await read_body(http, most)
+    body = await read_body(http, most) or empty
 
     def read() -> tuple[_T, _Wanted]:
         asked = decode_strictly(body, decoder, tables)

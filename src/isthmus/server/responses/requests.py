@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request as HttpRequest
 
-from isthmus.server.http.endpoint import read_body, read_json, require_unique_keys
 from isthmus.server.http.errors import HttpError, fault_of
-from isthmus.server.http.support import Support
+from isthmus.server.http.strict import read_strictly
+from isthmus.server.http.support import done
 from isthmus.server.responses.fields import FIELDS
-from isthmus.spelling import suggestion
 
 _T = TypeVar("_T")
 Items = list[dict[str, Any]]
@@ -24,8 +22,6 @@ _Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16),
 ]
-_SMALL_NBYTES = 65_536
-"""Bytes of a body that the event loop looks through, in a millisecond; others take a thread."""
 
 
 class TextConfig(Struct, kw_only=True):
@@ -145,30 +141,13 @@ async def read(
 ) -> _T:
     """The body of a request; `empty` stands for one that is not there.
 
-    Unlike all other routes, these refuse fields that they do not know, and names that come twice:
-    a wish is followed or named. A body of more than `most` bytes is not decoded. HttpError 400,
-    msgspec.ValidationError.
+    Fields that are refused have their reasons in `FIELDS`. A body of more than `most` bytes is not
+    decoded. HttpError 400.
     """
-    body = await read_body(http, most) or empty
-    found = await read_json(http, msgspec.json.Decoder(dict[str, msgspec.Raw]), empty)
     known = {it.encode_name for it in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
-    for name in found:
-        if name not in known:
-            _refuse(name, known)
-    if len(body) <= _SMALL_NBYTES:
-        require_unique_keys(body)
-    else:
-        await asyncio.to_thread(require_unique_keys, body)
-    return await read_json(http, msgspec.json.Decoder(kind), empty)
-
-
-def _refuse(name: str, known: Iterable[str]) -> None:
-    row = FIELDS.get(name)
-    if row is None or row.support is not Support.REFUSED:
-        said = f"there is no field {name[:80]!r} here{suggestion(name, known)}"
-        raise HttpError(400, said, code="unknown_parameter", param=name[:80])
-    said = f"{name} is not supported: {row.said}"
-    raise HttpError(400, said, code="unsupported_parameter", param=name)
+    refused = {name: row for name, row in FIELDS.items() if row.is_refused}
+    rows = {**refused, **{name: FIELDS.get(name, done()) for name in known}}
+    return await read_strictly(http, msgspec.json.Decoder(kind), {"": rows}, most, empty)
 
 
 def converted(given: Mapping[str, Any], kind: type[_T], where: str, code: str) -> _T:
