@@ -152,8 +152,9 @@ def _n_steps(question: str, plan: Plan) -> int | None:
 def _table(report: Record) -> str:
     """One row for each result, or, where there are too many figures, one for each figure."""
     results = report["results"]
-    heads = [name for name in results[0] if not name.startswith("samples_")]
-    rows = [[_shown(result[name]) for name in heads] for result in results]
+    names = dict.fromkeys(name for result in results for name in result)
+    heads = [name for name in names if not name.startswith("samples_")]
+    rows = [[_shown(result.get(name, "-")) for name in heads] for result in results]
     if len(heads) <= _MOST_COLUMNS:
         return format_table(heads, rows)
     turned = list(zip(heads, *rows, strict=True))
