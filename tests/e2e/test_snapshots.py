@@ -415,17 +415,18 @@ def test_a_hundred_forks_take_little_more_than_one_agent(shared: Runtime, smollm
     written = sum(touched_chunks(it.region, OS_PAGE).size * OS_PAGE for it in (actor, *children))
     assert own > 1000 * actor.sessions[0].layout.token_nbytes
     assert written < 100 * 1_000_000
-    assert total - written < 1.5 * one
+    assert total - written < 1.5 * max(one, own)
     for child in children:
         child.close()
 
 
 def _held_nbytes() -> int:
-    """Bytes of memory in use: what Python and malloc keep free for later is given back first."""
+    """Bytes of memory in use, without mapped files, whose share other processes change: what Python
+    and malloc keep free for later is given back first."""
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
         libc.malloc_trim(0)
-    return resident_nbytes("Pss")
+    return resident_nbytes("Pss_Anon") + resident_nbytes("Pss_Shmem")
 
 
 # ---------------------------------------------------------------------------------- command line

@@ -70,7 +70,7 @@ class Fuzz(Surface):
         "wordpiece-letters": prompt("a" * 200_000, kind="bert"),
     }
     cpu_s = 20.0
-    n_short = 20
+    n_short = 10
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
