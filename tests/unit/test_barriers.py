@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.device.barriers import Barriers
+from isthmus.device.barriers import Barriers, ProcessorTimes
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
 
@@ -40,18 +41,40 @@ def test_a_thread_that_always_runs_spins() -> None:
     assert switch.slept == 0
 
 
-def test_a_thread_without_a_processor_sleeps_and_then_tries_again() -> None:
-    switch = Switch()
-    barriers = Barriers(switch)
+def test_a_thread_without_a_processor_sleeps_until_processors_are_idle() -> None:
+    switch, shares = Switch(), iter([0.5, 0.0, 0.02, 0.3])
+    barriers = Barriers(switch, lambda: next(shares))
     now = 0
     for _ in range(10):
         now += 10 * MS
         barriers.note(now, 10 * MS, 5 * MS)
     assert barriers.sleeping
     assert (switch.slept, switch.woken) == (1, 0)
-    barriers.note(now + 10_000 * MS, MS, 0)  # it slept, which says nothing of others
+    for _ in range(2):  # it slept, which says nothing of others; nothing was idle, which does
+        now += 4000 * MS
+        barriers.note(now, MS, 0)
+        assert barriers.sleeping
+    barriers.note(now + 1000 * MS, MS, 0)  # too soon to ask again
+    assert barriers.sleeping
+    barriers.note(now + 4000 * MS, MS, 0)
     assert not barriers.sleeping
     assert (switch.slept, switch.woken) == (1, 1)
+
+
+def test_the_share_of_time_that_processors_were_idle(tmp_path: Path) -> None:
+    file, mine = tmp_path / "stat", min(os.sched_getaffinity(0))
+    times = ProcessorTimes(file)
+    assert times.idle() == 1.0  # where the system does not say
+
+    def tell(*mine_: int) -> float:
+        counts = " ".join(map(str, mine_))
+        file.write_text(f"cpu  9 9 9 9 9 9 9 9 0 0\ncpu{mine} {counts} 0 0\ncpu9999 5 5 5 5\n")
+        return times.idle()
+
+    tell(100, 0, 50, 800, 10, 0, 0, 0)
+    assert tell(160, 5, 60, 820, 15, 0, 0, 0) == 0.25
+    assert tell(260, 5, 60, 820, 15, 0, 0, 0) == 0.0
+    assert tell(260, 5, 60, 820, 15, 0, 0, 0) == 1.0  # no time has passed
 
 
 def test_closed_barriers_spin() -> None:

@@ -10,12 +10,17 @@ GNU's OpenMP runtime fixes how long workers spin when it is loaded, but it all b
 while it has more threads than there are processors. So a `Reserve` of threads that do nothing is
 held while the machine is contended. The work is shared among the same workers in both states, so
 no bit of a result depends on the state.
+
+Spinning is not tried again while the processors are never idle: on a contended machine a single
+pass that spins may take a second, since it waits a time slice at each of its barriers.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from isthmus.config import DeviceSettings
 from isthmus.native.loader import Library
@@ -26,17 +31,25 @@ of somebody else for contention."""
 _LEAST_RUNNING = 0.9
 """Share of that time that the computing thread must have had a processor. Beside one other busy
 thread for each processor it has about a half, by the scheduler's rules."""
-_SLEEP_S = 3.0
-"""Seconds for which workers sleep at barriers before spinning is tried again. A window that spins
-on a contended machine lasts a hundredth of that."""
+_SLEEP_NS = 3_000_000_000
+"""Nanoseconds for which workers sleep before it is asked whether they may spin again."""
+_LEAST_IDLE = 0.1
+"""Share of the processors' time that must have been idle meanwhile. Workers that sleep leave more
+than that to nobody if nobody wants it."""
 
 
 class Barriers:
     """See the module. `note` is called by one thread at a time, `close` after the last of them."""
 
-    def __init__(self, sleep: Callable[[], Callable[[], None]] | None) -> None:
-        """`sleep` has workers sleep until what it returns is called; None if nothing does."""
+    def __init__(
+        self,
+        sleep: Callable[[], Callable[[], None]] | None,
+        idle: Callable[[], float] | None = None,
+    ) -> None:
+        """`sleep` has workers sleep until what it returns is called; None if nothing does. `idle`
+        is the share of the processors' time that was idle since it was asked last."""
         self._sleep = sleep
+        self._idle = idle or ProcessorTimes().idle
         self._spin: Callable[[], None] | None = None
         self._until_ns = 0
         self._wall_ns = self._running_ns = 0
@@ -53,7 +66,9 @@ class Barriers:
             return
         if self._spin is not None:
             if now_ns >= self._until_ns:
-                self.close()
+                self._until_ns = now_ns + _SLEEP_NS
+                if self._idle() >= _LEAST_IDLE:
+                    self.close()
             return
         self._wall_ns += wall_ns
         self._running_ns += running_ns
@@ -63,13 +78,45 @@ class Barriers:
         self._wall_ns = self._running_ns = 0
         if contended:
             self._spin = self._sleep()
-            self._until_ns = now_ns + int(_SLEEP_S * 1e9)
+            self._until_ns = now_ns + _SLEEP_NS
+            self._idle()
 
     def close(self) -> None:
         """Lets workers spin; a second call does nothing."""
         if self._spin is not None:
             self._spin()
             self._spin = None
+
+
+class ProcessorTimes:
+    """How long the processors that this process may use were idle, by the system's own counts."""
+
+    def __init__(self, file: Path = Path("/proc/stat")) -> None:
+        """`file` is in the form of Linux's proc_stat(5); without it, processors count as idle."""
+        self._file = file
+        self._before = (0, 0)
+
+    def idle(self) -> float:
+        """The share of the time since this was asked last, or since the system began; 0 to 1."""
+        idle, total = self._ticks()
+        before, self._before = self._before, (idle, total)
+        passed = total - before[1]
+        return (idle - before[0]) / passed if passed > 0 else 1.0
+
+    def _ticks(self) -> tuple[int, int]:
+        """Those that were idle, and all of them."""
+        try:
+            lines = self._file.read_text().splitlines()
+        except OSError:
+            return 0, 0
+        idle = total = 0
+        names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        for name, *ticks in map(str.split, lines):
+            if name in names:  # user, nice, system, idle, iowait, irq, softirq, steal
+                counts = [int(it) for it in ticks[:8]]
+                idle += sum(counts[3:5])
+                total += sum(counts)
+        return idle, total
 
 
 def barriers_of(library: Library, n_threads: int) -> Barriers:
