@@ -36,6 +36,7 @@ COMMANDS = (
     "bench",
     "devices",
     "pull",
+    "inspect-model",
 )
 
 
