@@ -26,9 +26,9 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _AT_A_TIME = max(2, (os.cpu_count() or 1) // 2)
 """Children that run at the same time; further jobs wait."""
@@ -38,6 +38,8 @@ _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 _NICENESS = 10
 """Niceness of a child from its first line on: most of a short job's time goes to imports. While all
 processors are busy, a child gets a tenth of what a busy thread gets."""
+_SAID_NBYTES = 4096
+"""Bytes that are kept of what a child said, from its end."""
 _PR_SET_PDEATHSIG = 1
 """prctl(2): a signal for when the process that waits for the job was killed."""
 _CHILD = f"""\
@@ -87,6 +89,8 @@ class Outcome:
 
     ending: Ending
     result: bytes = b""
+    said: str = field(default="", compare=False)
+    """The end of what the child wrote to standard error: a stranger may have chosen the words."""
 
 
 def _nothing() -> None:
@@ -132,7 +136,11 @@ def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> byt
 
 
 def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+    with (
+        tempfile.TemporaryFile() as stdin,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
         stdin.write(given)
         stdin.seek(0)
         alive, held = os.pipe()
@@ -141,7 +149,7 @@ def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
                 [sys.executable, "-I", "-c", _CHILD],
                 stdin=stdin,
                 stdout=stdout,
-                stderr=subprocess.DEVNULL,
+                stderr=stderr,
                 pass_fds=(held,),
             )
             held_here.close()
@@ -150,13 +158,20 @@ def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
                     in_time = _wait(process, alive, end, check)
                 finally:
                     process.kill()
+        said = _end_of(stderr)
         if not in_time:
-            return Outcome(Ending.BUSY)
+            return Outcome(Ending.BUSY, said=said)
         if process.returncode == 0:
             stdout.seek(0)
-            return Outcome(Ending.DONE, stdout.read())
+            return Outcome(Ending.DONE, stdout.read(), said)
     killed = process.returncode in _OUT_OF_TIME
-    return Outcome(Ending.OUT_OF_TIME if killed else Ending.CRASHED)
+    return Outcome(Ending.OUT_OF_TIME if killed else Ending.CRASHED, said=said)
+
+
+def _end_of(file: IO[bytes]) -> str:
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - _SAID_NBYTES))
+    return file.read().decode(errors="replace")
 
 
 def _wait(

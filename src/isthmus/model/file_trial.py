@@ -14,7 +14,8 @@ from isthmus.errors import ModelError, TemplateError
 from isthmus.model.gguf import GgufFile
 from isthmus.model.template_set import TemplateSet
 from isthmus.model.tokenizer import Tokenizer
-from isthmus.native.loader import Library, open_known
+from isthmus.native.child import open_told
+from isthmus.native.loader import Library
 
 _TEXTS = (
     "",
@@ -33,11 +34,9 @@ _opened: list[Library] = []
 
 
 def prepare(library: str) -> None:
-    """Opens the library, {"source", "files"} as JSON, before limits hold: drivers of graphics
-    devices may take many addresses. The devices themselves are hidden from it."""
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "GGML_DISABLE_VULKAN": "1"}
-    found = json.loads(library)
-    _opened.append(open_known(found["source"], found["files"]))
+    """Opens the library that `native.child` told of, before limits hold: drivers of graphics
+    devices may take many addresses."""
+    _opened.append(open_told(library))
 
 
 def try_out(job: bytes) -> bytes:

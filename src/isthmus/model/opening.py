@@ -17,6 +17,7 @@ from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes, file_identity
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile, file_status
+from isthmus.native.child import told
 from isthmus.native.loader import Library
 from isthmus.trial import Ending, TrialLimits, try_out
 from isthmus.units import MIB
@@ -57,8 +58,7 @@ def _kind(library: Library) -> str:
 
 def _tried(library: Library, path: Path, check: Callable[[], None]) -> str:
     """A digest that says nothing but that the file was survived."""
-    used = json.dumps({"source": library.source, "files": [str(it) for it in library.files]})
-    outcome = try_out(_SCRIPT, "try_out", os.fsencode(path), _LIMITS, check, used)
+    outcome = try_out(_SCRIPT, "try_out", os.fsencode(path), _LIMITS, check, told(library))
     if outcome.ending is Ending.BUSY:
         raise ModelFileError(
             f"{path} was not tried, since the machine is too busy: wait a moment and try again"
