@@ -284,6 +284,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_alloc_ctx_tensors_from_buft": (_P, [_P, _P]),
     "ggml_backend_buffer_free": (None, [_P]),
     "ggml_backend_buffer_get_base": (_P, [_P]),
+    "ggml_backend_buffer_get_size": (_size, [_P]),
+    "ggml_backend_buffer_get_type": (_P, [_P]),
     "ggml_backend_buffer_is_host": (_bool, [_P]),
     "ggml_backend_buffer_clear": (None, [_P, c.c_uint8]),
     "ggml_backend_buffer_set_usage": (None, [_P, _i32]),

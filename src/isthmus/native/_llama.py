@@ -1,4 +1,5 @@
-"""The libllama functions and structs that Isthmus uses: the tokenizer, and the rival in benchmarks.
+"""The libllama functions and structs that Isthmus uses: tokenizers, models whose graphs it builds,
+and the rival in benchmarks.
 
 Header: `llama.h` of llama.cpp 0.5 and 0.6-dev. Its parameter structs grow between releases and are
 passed by value, so each has slack at its end, and `loader` checks known defaults before any use.
@@ -112,6 +113,10 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_model_has_decoder": (flag, [_P]),
         "llama_model_get_vocab": (_P, [_P]),
         "llama_model_n_embd": (i32, [_P]),
+        "llama_model_n_embd_out": (i32, [_P]),
+        "llama_model_has_encoder": (flag, [_P]),
+        "llama_model_is_recurrent": (flag, [_P]),
+        "llama_model_is_hybrid": (flag, [_P]),
         "llama_vocab_n_tokens": (i32, [_P]),
         "llama_vocab_type": (c.c_int, [_P]),
         "llama_vocab_get_attr": (c.c_int, [_P, i32]),
@@ -144,6 +149,7 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_get_logits_ith": (_P, [_P, i32]),
         "llama_get_embeddings": (_P, [_P]),
         "llama_get_embeddings_seq": (_P, [_P, i32]),
+        "llama_pooling_type": (c.c_int, [_P]),
         "llama_get_memory": (_P, [_P]),
         "llama_memory_clear": (None, [_P, flag]),
         "llama_memory_seq_rm": (flag, [_P, i32, i32, i32]),

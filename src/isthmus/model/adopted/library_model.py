@@ -1,0 +1,57 @@
+"""A model that libllama has loaded, with its weights mapped, and what it says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from isthmus.config import ModelSettings
+from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.model.gguf import GgufFile
+from isthmus.native.loader import Library
+from isthmus.native.owned import Owned
+
+
+class LibraryModel(Owned):
+    """Owns the model. Safe to use from several threads: nothing of it changes after loading."""
+
+    def __init__(self, library: Library, file: GgufFile, settings: ModelSettings) -> None:
+        """Raises ModelUnsupported if the library does not know the architecture, or knows it and
+        has no way to keep its sessions; ModelFileError for all else that it refuses."""
+        self.library = library
+        self.path = file.path
+        library.llama_backend_init()
+        params = library.llama_model_default_params()
+        no_devices = (ctypes.c_void_p * 1)(None)
+        params.devices = ctypes.addressof(no_devices)
+        params.n_gpu_layers = 0
+        params.use_extra_bufts = settings.repack
+        with library.errors() as complaints:
+            handle = library.llama_model_load_from_file(os.fsencode(file.path), params)
+        if not handle:
+            raise _refusal(file, library, complaints)
+        super().__init__(handle, library.llama_model_free)
+        self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(handle))
+        self.keeps_state = bool(
+            library.llama_model_is_recurrent(handle) or library.llama_model_is_hybrid(handle)
+        )
+        """Whether a session has a state that each token rewrites, so that no token can be taken
+        back."""
+        if library.llama_model_has_encoder(handle):
+            self.close()
+            raise ModelUnsupported(
+                f"{file.path} has an encoder before its decoder, whose result lies in no session: "
+                "give a model that only decodes, or only encodes"
+            )
+
+
+def _refusal(file: GgufFile, library: Library, complaints: list[str]) -> Exception:
+    """Why the library did not load the file."""
+    reason = "; ".join(complaints) or "it cannot be read"
+    if "unknown model architecture" in reason:
+        name = file.metadata.get("general.architecture")
+        return ModelUnsupported(
+            f"{file.path} is of architecture {name!r}, which neither this release nor its library, "
+            f"llama.cpp {library.llama_version}, knows"
+        )
+    return ModelFileError(f"libllama cannot load {file.path}: {reason}")
