@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.native.loader import Candidate, Library
@@ -50,7 +51,7 @@ def last_words(said: str) -> str:
     return printable(next((it.strip() for it in reversed(lines) if it.strip()), ""))[:_MOST]
 
 
-def reason(complaints: list[str], otherwise: str) -> str:
+def reason(complaints: Sequence[str], otherwise: str) -> str:
     """The library's first complaint without the name of the function that made it."""
     if not complaints:
         return otherwise
