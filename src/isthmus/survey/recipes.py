@@ -10,6 +10,8 @@ slash is written as it is.
 
 from __future__ import annotations
 
+import re
+
 
 class I32(tuple[int, ...]):
     """An array of i32; other arrays of whole numbers are u32."""
@@ -168,6 +170,12 @@ _DIFFERENCES: tuple[tuple[str, dict[str, Value]], ...] = (
         "bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3",
         {"/tokenizer.ggml.token_type_count": 2},
     ),
+    (
+        "bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3 modern-bert neo-bert eurobert "
+        "gemma-embedding gemma-embedding2 llama-embed t5encoder",
+        {"pooling_type": 1},
+    ),
+    ("bert nomic-bert", {"attention.causal": False}),
     ("llama4", {"block_count": 4}),
     ("mamba jamba granitehybrid", {"ssm.inner_size": 2 * _N_EMBD}),
     ("plamo2", {"ssm.group_count": 0}),
@@ -272,13 +280,27 @@ _DIFFERENCES: tuple[tuple[str, dict[str, Value]], ...] = (
     ),
 )
 
-ABSENT: dict[str, tuple[str, ...]] = {"rwkv6qwen2": ("time_mix_first",)}
-"""Parts of the names of tensors that a loader takes if they are there, and no file has."""
+_ABSENT = (r"\.(input_)?scale$", r"^cls\b")
+"""Tensors that loaders take if they are there, and most files do not have: factors of quantised
+weights, and the heads of classifiers."""
+_ABSENT_FROM: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("rwkv6qwen2", ("time_mix_first",)),
+    ("bert nomic-bert", ("attn_[qk]_norm", "attn_norm_2")),
+)
 
 _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def has_tensor(architecture: str, name: str) -> bool:
+    """Whether a tensor that the library asks for is in the file."""
+    forms = (
+        *_ABSENT,
+        *(it for names, each in _ABSENT_FROM if architecture in names.split() for it in each),
+    )
+    return not any(re.search(form, name) for form in forms)
 
 
 def metadata(architecture: str) -> dict[str, Value]:
