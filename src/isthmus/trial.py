@@ -104,12 +104,15 @@ def try_out(
     limits: TrialLimits,
     check: Callable[[], None] = _nothing,
     prepare: str = "",
+    *,
+    whole: bool = False,
 ) -> Outcome:
     """Runs `function(job)` of a script in a child process and waits for its end.
 
     With `prepare`, the child first runs the script's `prepare(prepare)`, without limits: for what
     is not the stranger's, such as a library that the job uses. `check` is called while this waits,
-    and may raise: the child is then killed. Raises OSError if no process can be started.
+    and may raise: the child is then killed. `whole`: the packages that the script lies in are
+    imported with what their `__init__.py` does. Raises OSError if no process can be started.
     """
     end = time.monotonic() + limits.wall_s
     while not _places.acquire(timeout=_CHECK_S):
@@ -117,12 +120,12 @@ def try_out(
         if time.monotonic() > end:
             return Outcome(Ending.BUSY)
     try:
-        return _run(_head(script, function, limits, prepare) + job, end, check)
+        return _run(_head(script, function, limits, prepare, whole) + job, end, check)
     finally:
         _places.release()
 
 
-def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> bytes:
+def _head(script: Path, function: str, limits: TrialLimits, prepare: str, whole: bool) -> bytes:
     head = {
         "path": sys.path,
         "trial": __file__,
@@ -130,6 +133,7 @@ def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> byt
         "function": function,
         "limits": asdict(limits),
         "prepare": prepare,
+        "whole": whole,
         "parent": os.getpid(),
     }
     return json.dumps(head).encode() + b"\n"
@@ -205,7 +209,7 @@ def _serve(head: dict[str, Any]) -> None:
     job = sys.stdin.buffer.read()
     out = os.dup(1)
     os.dup2(2, 1)  # a library that prints does not write into the result
-    script = _module(Path(head["script"]))
+    script = _module(Path(head["script"]), whole=head["whole"])
     run = getattr(script, head["function"])
     if head["prepare"]:
         script.prepare(head["prepare"])
@@ -223,20 +227,20 @@ def _serve(head: dict[str, Any]) -> None:
     os._exit(0 if results else 1)
 
 
-def _module(script: Path) -> Any:
-    """A script as the module that it is. Its packages are there without what their `__init__.py`
-    imports, which would take longer than most jobs.
+def _module(script: Path, *, whole: bool) -> Any:
+    """A script as the module that it is. Unless `whole`, its packages are there without what their
+    `__init__.py` imports, which would take longer than most jobs.
     """
     names, folder = [script.stem], script.parent
     while (folder / "__init__.py").exists():
         names, folder = [folder.name, *names], folder.parent
     path = folder
-    for i in range(1, len(names)):
+    for i in range(1, 1 if whole else len(names)):
         path /= names[i - 1]
         package = types.ModuleType(".".join(names[:i]))
         package.__path__ = [str(path)]
         sys.modules[package.__name__] = package
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(folder))  # the folder of the outermost package, or the script's
     return importlib.import_module(".".join(names))
 
 

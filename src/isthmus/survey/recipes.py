@@ -286,6 +286,7 @@ weights, and the heads of classifiers."""
 _ABSENT_FROM: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rwkv6qwen2", ("time_mix_first",)),
     ("bert nomic-bert", ("attn_[qk]_norm", "attn_norm_2")),
+    ("nomic-bert", (r"ffn_\w+\.bias",)),
 )
 
 _CHAT_TEMPLATE = (
