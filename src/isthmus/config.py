@@ -18,6 +18,7 @@ from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
 
 _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
+GRAPHS = ("auto", "own", "adopted")
 SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
@@ -250,6 +251,9 @@ class ModelSettings:
     width: str = "alone"
     """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
     bounds such as 9-128. See `model/widths.py`; without effect unless `exact`."""
+    graph: str = "auto"
+    """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
+    Isthmus where it knows the architecture. See `model/choosing.py`."""
 
     def __post_init__(self) -> None:
         _require(
@@ -263,3 +267,4 @@ class ModelSettings:
             isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
             f"width is {self.width!r}: give alone, many, or a class of the model such as 9-128",
         )
+        _require(self.graph in GRAPHS, f"graph is {self.graph!r}: give {', '.join(GRAPHS)}")

@@ -25,7 +25,7 @@ from isthmus.device import Device
 from isthmus.errors import ActorClosed, IsthmusError, ModelFileError, Overloaded, RegionError
 from isthmus.memory import FileMapping, Region, lease, rescue
 from isthmus.memory.lease import State
-from isthmus.model import Model
+from isthmus.model import Model, open_model
 from isthmus.snapshot import open_snapshot
 from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
 
@@ -62,7 +62,7 @@ def embedding(model: Model) -> np.ndarray:
 @pytest.mark.parametrize("code", [TRUNCATE, OVERWRITE])
 def test_a_model_computes_on_with_what_it_had(device: Device, tmp_path: Path, code: str) -> None:
     path = embedder().write(tmp_path / "x.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     before = embedding(model)
     attacked(path, code)
     assert model.weights._mapping._file.state is State.COPIED
@@ -125,7 +125,7 @@ def test_without_memory_for_a_copy_the_model_fails_and_not_the_process(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = embedder().write(tmp_path / "x.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     embedding(model)
     monkeypatch.setattr(lease, "_free_nbytes", no_memory)
     attacked(path, TRUNCATE)
@@ -138,7 +138,7 @@ def test_adapters_are_saved(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = TinyLlama(with_tokenizer=True)
-    model = Model(device, base.write(tmp_path / "base.gguf"), ModelSettings())
+    model = open_model(device, base.write(tmp_path / "base.gguf"), ModelSettings())
     path = TinyLora(base).write(tmp_path / "lora.gguf")
     adapter = model.load_adapter(path)
     mapping = adapter.weights._mapping
@@ -170,7 +170,7 @@ def test_without_a_lease_a_change_is_seen_before_the_next_pass(
 ) -> None:
     monkeypatch.setattr(lease, "take", refused)
     path = embedder().write(tmp_path / "x.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     embedding(model)
     time.sleep(0.02)  # a file's time has the grain of the kernel's tick
     change(path)

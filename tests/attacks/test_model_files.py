@@ -16,7 +16,7 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelError, ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes
-from isthmus.model import Model, opening
+from isthmus.model import Model, open_model, opening
 from isthmus.model.opening import open_gguf
 from isthmus.model.vocabulary import MOST_SPECIAL
 from isthmus.native.loader import Library
@@ -171,13 +171,13 @@ ENDS_THE_PROCESS = (
 @pytest.fixture(scope="module")
 def model(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     path = TinyLlama().write(tmp_path_factory.mktemp("base") / "base.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     yield model
     model.close()
 
 
 def load(device: Device, path: Path) -> None:
-    Model(device, path, ModelSettings()).close()
+    open_model(device, path, ModelSettings()).close()
 
 
 @pytest.mark.parametrize("name", GOOD)

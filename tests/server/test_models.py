@@ -16,6 +16,7 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.cli.serving import catalog_of
+from isthmus.config import ModelSettings
 from isthmus.download import PACKAGED, Progress
 from isthmus.errors import (
     DeviceFailed,
@@ -492,7 +493,7 @@ def test_a_file_is_read_once_however_many_ask_for_lists(
     bad.write_bytes(b"bad")
     (tmp_path / "a.gguf").write_bytes(b"good")
     runtime = null_runtime
-    card = Card.read(runtime.library, folder / "a.gguf", runtime.file_hashes, "f16")
+    card = Card.read(runtime.library, folder / "a.gguf", runtime.file_hashes, ModelSettings())
 
     def counted(_library: Library, path: Path, *_more: Any) -> Card:
         read.append(path.name)
@@ -562,7 +563,7 @@ def test_a_file_that_comes_while_others_are_listed_is_known(
 
 def test_a_card_says_what_the_model_says(null_runtime: Runtime, folder: Path) -> None:
     path = folder / "a.gguf"
-    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, "f16")
+    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, ModelSettings())
     model = null_runtime.load_model(path)
     try:
         assert card.hparams == model.hparams
@@ -577,7 +578,7 @@ def test_a_context_is_the_models_as_far_as_memory_allows(
     null_runtime: Runtime, folder: Path
 ) -> None:
     path = folder / "a.gguf"
-    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, "f16")
+    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, ModelSettings())
     assert default_n_ctx(card, GIB) == card.hparams.n_ctx_train == 1024
     large = replace(card, hparams=replace(card.hparams, n_ctx_train=131_072), token_nbytes=65_536)
     assert default_n_ctx(large, 64 * GIB) == 32_768  # all that fits into a 32-bit memory

@@ -12,7 +12,7 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelError, ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes
-from isthmus.model import Model
+from isthmus.model import open_model
 from isthmus.model.gguf import GgufFile
 from isthmus.native.loader import Library
 from tests.tiny_gguf import TinyLlama
@@ -26,7 +26,7 @@ class Untried(FileHashes):
 
 
 def load(device: Device, path: Path) -> None:
-    Model(device, path, ModelSettings(), Untried()).close()
+    open_model(device, path, ModelSettings(), Untried()).close()
 
 
 def test_reads_metadata_and_places(library: Library, tiny: Path) -> None:

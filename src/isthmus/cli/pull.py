@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from isthmus.cli.options import say
-from isthmus.config import Environment
+from isthmus.config import Environment, ModelSettings
 from isthmus.download import PACKAGED, pull
 from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
-from isthmus.model.architectures import hparams_of
+from isthmus.model.choosing import shape_of
 from isthmus.model.opening import open_gguf
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         path = pull(source, environment.cache, say)
     hashes = FileHashes(environment.cache / "hashes")
     file = open_gguf(open_library(environment.ggml), path, hashes)
-    shape = hparams_of(file)
+    shape = shape_of(file, ModelSettings())
     kind = printable(shape.architecture)
     say(f"{kind}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
     print(path)

@@ -240,6 +240,11 @@ class Device(ABC):
         return False
 
     @property
+    def adopts(self) -> bool:
+        """Whether libllama's own graphs can compute there over guests' memory."""
+        return False
+
+    @property
     def threadpool(self) -> int:
         """The ggml thread pool that prefill and decode share, or 0 where that means nothing."""
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -97,6 +98,38 @@ _NODES_OF_ADAPTER = 128
 """More than the operations that an adapter adds to a layer."""
 
 
+class Shape(Protocol):
+    """What is known of every model, however it is computed."""
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture` of its file."""
+
+    @property
+    def n_layer(self) -> int:
+        """Blocks, one after the other."""
+
+    @property
+    def n_embd(self) -> int:
+        """Elements of an embedding."""
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens that it was trained for, at most."""
+
+    @property
+    def encoder(self) -> bool:
+        """Whether each token sees all others: such models make embeddings, and no text."""
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How it makes embeddings; None if it makes none."""
+
+    @property
+    def n_embd_kv(self) -> int:
+        """Width of all keys of a token in a layer, about if layers differ."""
+
+
 @dataclass(frozen=True)
 class Hparams:
     """The shape of a transformer, in the field's usual names."""
@@ -184,6 +217,13 @@ class Metadata:
                 f"{self.path}: {self._prefix}.{name} is {value!r}; expected {least} to {most}"
             )
         return value
+
+    def most(self, name: str, default: int) -> int:
+        """The greatest of a whole number for each layer; at least 1."""
+        value = self._value(name)
+        if not isinstance(value, tuple):
+            return self.integer(name, default, least=0) or 1
+        return max((it for it in value if isinstance(it, int)), default=0) or 1
 
     def number(self, name: str, default: float | None = None) -> float:
         """A number that f32 can hold, 0 or of a usual magnitude."""

@@ -11,8 +11,8 @@ from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.file_hash import FileHashes
 from isthmus.model.exactness import Exactness
-from isthmus.model.executor import Executor
 from isthmus.model.joining import Joining
+from isthmus.model.own_executor import OwnExecutor
 from isthmus.model.pack_probe import MOST as MOST_PACKED
 from isthmus.model.widths import MOST_ON_HOST, MOST_ROWS, Width, Widths
 
@@ -26,7 +26,7 @@ class SharingModel:
     device: Device
     path: Path
     settings: ModelSettings
-    executor: Executor
+    executor: OwnExecutor
     _exactness: Exactness
     _hashes: FileHashes
 

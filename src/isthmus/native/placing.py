@@ -196,7 +196,6 @@ class Placing:
         library = self._library
         calls: list[tuple[int, int]] = []
 
-        @_COMPUTE
         def note(backend: int, graph: int) -> int:
             calls.append((backend, graph))
             return 0
@@ -206,7 +205,7 @@ class Placing:
         if placed.backends != [backend]:
             return False
         empty = GraphHead()
-        with _replaced(backend, _COMPUTE_AT, note):
+        with _replaced(backend, _COMPUTE_AT, _COMPUTE(note)):
             library.ggml_backend_graph_compute(backend, c.addressof(empty))
         if calls != [(backend, c.addressof(empty))]:
             return False

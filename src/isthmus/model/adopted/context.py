@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
-from isthmus.errors import DeviceFailed, ModelUnsupported
+from isthmus.errors import DeviceFailed, ModelUnsupported, SettingsError
 from isthmus.model.adopted.layout import AdoptedLayout, Plan
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, SPAN_ALIGNMENT
@@ -139,9 +139,9 @@ class Contexts:
         self._states: tuple[int, ...] | None = None
         self._scratch: Scratch | None = None
         self._lock = threading.Lock()
-        alignment = device.library.ggml_backend_buft_get_alignment(device.buffer_type)
+        self._alignment: int = device.library.ggml_backend_buft_get_alignment(device.buffer_type)
         remainder = device.kv_alignment[1]
-        self._remainder = 0 if remainder % alignment else remainder
+        self._remainder = 0 if remainder % self._alignment else remainder
 
     @property
     def has_memory(self) -> bool:
@@ -161,6 +161,11 @@ class Contexts:
         """Where a session of at least `n_ctx` tokens keeps what."""
         n_ctx = align_up(n_ctx, N_CTX_MULTIPLE)
         return self._plan(n_ctx).layout(n_ctx, self._model.n_vocab, self._remainder)
+
+    def require_remainder(self, remainder: int) -> None:
+        """SettingsError unless a memory can begin there, modulo 4,096."""
+        if not 0 <= remainder < SPAN_ALIGNMENT or remainder % self._alignment:
+            raise SettingsError("the session's memories do not begin where they can")
 
     def open(self, base: HostAddr, layout: AdoptedLayout) -> Context:
         """A context without tokens whose buffers lie in a session's span at `base`.

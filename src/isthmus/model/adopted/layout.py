@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from isthmus.model.kv_cache import SPAN_ALIGNMENT
 from isthmus.native.placing import Placed
@@ -60,6 +61,15 @@ class AdoptedLayout:
     def token_nbytes(self) -> int:
         """What one token takes in the memories, about, if the context is full."""
         return self.kv_nbytes // self.n_ctx
+
+    def record(self) -> dict[str, Any]:
+        """What a snapshot says of it, beside what it says of every session."""
+        return {
+            "n_layer": 0,
+            "row_nbytes": 0,
+            "outputs_nbytes": self.outputs_nbytes,
+            "memories": self.memories,
+        }
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from isthmus.config import ModelSettings
 from isthmus.file_hash import FileHashes, file_identity
-from isthmus.model.architectures import hparams_of
+from isthmus.model.choosing import shape_of
 from isthmus.model.gguf import GgufFile
-from isthmus.model.hparams import Hparams
+from isthmus.model.hparams import Shape
 from isthmus.model.kv_cache import KV_TYPES
 from isthmus.model.opening import open_gguf
 from isthmus.model.template_set import TemplateSet
@@ -28,7 +29,7 @@ class Card:
 
     identity: str
     """Which file was read, as `file_hash` tells one from another."""
-    hparams: Hparams
+    hparams: Shape
     nbytes: int
     """Bytes of all weights."""
     file_nbytes: int
@@ -42,15 +43,20 @@ class Card:
     """Bytes that one token takes in a KV cache."""
 
     @classmethod
-    def read(cls, library: Library, path: Path, hashes: FileHashes, kv_type: str) -> Card:
-        """A file's card. Raises ModelNotFound, ModelFileError, ModelUnsupported."""
+    def read(
+        cls, library: Library, path: Path, hashes: FileHashes, settings: ModelSettings
+    ) -> Card:
+        """The card of a file that is computed with `settings`.
+
+        Raises ModelNotFound, ModelFileError, ModelUnsupported.
+        """
         file, status = open_gguf(library, path, hashes), path.stat()
-        hparams = hparams_of(file)
+        hparams = shape_of(file, settings)
         counted: Counter[str] = Counter()
         for it in file.tensors.values():
             counted[it.dtype.name] += prod(it.shape)
         table = file.tensors.get("token_embd.weight")
-        row_nbytes = int(library.ggml_row_size(KV_TYPES[kv_type], hparams.n_embd_kv))
+        row_nbytes = int(library.ggml_row_size(KV_TYPES[settings.kv_type], hparams.n_embd_kv))
         return cls(
             identity=file.identity,
             hparams=hparams,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from isthmus.config import ModelSettings
 from isthmus.errors import IsthmusError
 from isthmus.model.template_set import TemplateSet
 from isthmus.runtime import Runtime
@@ -33,20 +34,21 @@ many times as long as that took: it is tried in a process of its own, for second
 
 
 class ModelFiles:
-    """See the module. Used by one event loop. `idle` is told of files that nobody uses any more."""
+    """See the module. Used by one event loop. `computed` is how all models are;
+    `idle` is told of files that nobody uses any more."""
 
     def __init__(
         self,
         runtime: Runtime,
         catalog: Catalog,
         settings: ServerSettings,
-        kv_type: str,
+        computed: ModelSettings,
         idle: Callable[[Resident], None],
     ) -> None:
         self._runtime = runtime
         self._catalog = catalog
         self._settings = settings
-        self._kv_type = kv_type
+        self._computed = computed
         self._idle = idle
         self._agent_nbytes = runtime.memory_limit_nbytes // 2 // settings.slots
         """Memory of one stateless request, if all have half of what there was before any model was
@@ -217,7 +219,7 @@ class ModelFiles:
         card = resident.card
         if card is None or not card.is_of(resident.source.path):
             runtime, path = self._runtime, resident.source.path
-            card = Card.read(runtime.library, path, runtime.file_hashes, self._kv_type)
+            card = Card.read(runtime.library, path, runtime.file_hashes, self._computed)
             resident.card, resident.nbytes = card, card.nbytes
             resident.n_ctx = self._n_ctx_of(card)
         return card
