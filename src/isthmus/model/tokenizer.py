@@ -12,6 +12,7 @@ from isthmus.errors import ModelFileError, TokenError
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile
 from isthmus.model.infill import InfillTokens
+from isthmus.model.refusal import refusal
 from isthmus.model.specials import Specials
 from isthmus.model.text_encoder import TextEncoder
 from isthmus.model.vocabulary import has_tokenizer, require_sound_vocabulary
@@ -39,8 +40,7 @@ class Tokenizer(Owned):
         with library.errors() as complaints:
             handle = library.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:
-            reason = complaints[0] if complaints else "it cannot be read"
-            raise ModelFileError(f"{path} has no usable vocabulary: {reason}")
+            raise refusal(library, file, complaints, "has no usable vocabulary")
         super().__init__(handle, library.llama_model_free)
         self._library = library
         self._vocabulary = library.llama_model_get_vocab(handle)

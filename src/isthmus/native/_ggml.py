@@ -315,6 +315,16 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "gguf_get_tensor_offset": (_size, [_P, _i64]),
     "gguf_get_tensor_size": (_size, [_P, _i64]),
     "gguf_get_tensor_ne": (c.POINTER(c.c_int64), [_P, _i64]),
+    "gguf_init_empty": (_P, []),
+    "gguf_set_val_u32": (None, [_P, _str, c.c_uint32]),
+    "gguf_set_val_f32": (None, [_P, _str, _f32]),
+    "gguf_set_val_bool": (None, [_P, _str, _bool]),
+    "gguf_set_val_str": (None, [_P, _str, _str]),
+    "gguf_set_arr_data": (None, [_P, _str, _i32, _P, _size]),
+    "gguf_set_arr_str": (None, [_P, _str, _P, _size]),
+    "gguf_add_tensor": (None, [_P, _P]),
+    "gguf_get_meta_size": (_size, [_P]),
+    "gguf_get_meta_data": (None, [_P, _P]),
 }
 
 CPU_PROCEDURES: dict[str, tuple[Any, list[Any]]] = {

@@ -93,6 +93,8 @@ class Batch(c.Structure):
 
 
 LOG_CALLBACK = c.CFUNCTYPE(None, c.c_int, c.c_char_p, _P)
+SET_TENSOR_DATA = c.CFUNCTYPE(None, _P, _P)
+"""`llama_model_set_tensor_data_t`: fills the tensor that it is given."""
 
 
 def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[Any]]]:
@@ -103,7 +105,9 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_log_set": (None, [LOG_CALLBACK, _P]),
         "llama_model_default_params": (ModelParams, []),
         "llama_model_load_from_file": (_P, [text, ModelParams]),
+        "llama_model_init_from_user": (_P, [_P, SET_TENSOR_DATA, _P, ModelParams]),
         "llama_model_free": (None, [_P]),
+        "llama_model_has_decoder": (flag, [_P]),
         "llama_model_get_vocab": (_P, [_P]),
         "llama_model_n_embd": (i32, [_P]),
         "llama_model_n_embd_out": (i32, [_P]),
@@ -137,6 +141,7 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_set_adapters_lora": (i32, [_P, _P, c.c_size_t, _P]),
         "llama_attach_threadpool": (None, [_P, _P, _P]),
         "llama_batch_get_one": (Batch, [_P, i32]),
+        "llama_encode": (i32, [_P, Batch]),
         "llama_decode": (i32, [_P, Batch]),
         "llama_get_logits_ith": (_P, [_P, i32]),
         "llama_get_embeddings": (_P, [_P]),

@@ -6,8 +6,9 @@ import ctypes
 import os
 
 from isthmus.config import ModelSettings
-from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.errors import ModelUnsupported
 from isthmus.model.gguf import GgufFile
+from isthmus.model.refusal import refusal
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
@@ -29,7 +30,7 @@ class LibraryModel(Owned):
         with library.errors() as complaints:
             handle = library.llama_model_load_from_file(os.fsencode(file.path), params)
         if not handle:
-            raise _refusal(file, library, complaints)
+            raise refusal(library, file, complaints, "cannot be loaded by libllama")
         super().__init__(handle, library.llama_model_free)
         self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(handle))
         self.keeps_state = bool(
@@ -43,15 +44,3 @@ class LibraryModel(Owned):
                 f"{file.path} has an encoder before its decoder, whose result lies in no session: "
                 "give a model that only decodes, or only encodes"
             )
-
-
-def _refusal(file: GgufFile, library: Library, complaints: list[str]) -> Exception:
-    """Why the library did not load the file."""
-    reason = "; ".join(complaints) or "it cannot be read"
-    if "unknown model architecture" in reason:
-        name = file.metadata.get("general.architecture")
-        return ModelUnsupported(
-            f"{file.path} is of architecture {name!r}, which neither this release nor its library, "
-            f"llama.cpp {library.llama_version}, knows"
-        )
-    return ModelFileError(f"libllama cannot load {file.path}: {reason}")
