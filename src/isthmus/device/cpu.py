@@ -91,7 +91,7 @@ class CpuDevice(Device):
 
     @property
     def adopts(self) -> bool:
-        return True
+        return self.sharing == "same"
 
     @property
     def threadpool(self) -> int:
