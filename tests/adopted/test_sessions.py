@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -23,7 +24,7 @@ from isthmus.errors import (
     TokenError,
 )
 from isthmus.memory import Region
-from isthmus.model import Model, Session, open_model
+from isthmus.model import Model, Session, open_model, parts
 from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.layout import AdoptedLayout
@@ -207,10 +208,10 @@ def test_a_state_takes_no_token_back(name: str, device: Device, tiny_file: Files
 def test_a_prompt_that_fails_leaves_the_session_as_it_was(
     name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = Context.append
+    appended = Context._appended
 
-    def failing(context: Context, tokens: np.ndarray, *, with_logits: bool) -> None:
-        append(context, tokens, with_logits=with_logits)
+    def failing(context: Context, n_tokens: int, status: int, with_logits: bool) -> None:
+        appended(context, n_tokens, status, with_logits)
         if with_logits:
             raise DeviceFailed("out of order")
 
@@ -219,10 +220,65 @@ def test_a_prompt_that_fails_leaves_the_session_as_it_was(
         model.prefill(session, PROMPT)
         twin = room.resume(model, session)
         with monkeypatch.context() as patch:
-            patch.setattr(Context, "append", failing)
+            patch.setattr(Context, "_appended", failing)
             with pytest.raises(DeviceFailed, match="out of order"):
                 model.prefill(session, PROMPT[:60])
         assert session.tokens.tolist() == PROMPT
+        assert go_on(model, session) == go_on(model, twin)
+
+
+@EACH
+def test_others_decode_between_two_jobs(
+    name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    expected = logits_of(device, tiny_file(name))
+    with opened(device, tiny_file(name)) as (model, room):
+        prompted, decoding, alone = (room.open(model) for _ in range(3))
+        for it in (decoding, alone):
+            model.prefill(it, NEXT)
+
+        def compute() -> int:
+            n_jobs = 0
+            for chunk in model.executor.chunks(prompted, PROMPT):
+                for _ in model.executor.append([chunk]):
+                    assert model.executor.is_prefilling
+                    model.decode(decoding, n_jobs)
+                    n_jobs += 1
+            return n_jobs
+
+        n_jobs = device.compute_thread.run(compute)
+        assert n_jobs > 3 * model.hparams.n_layer
+        assert [prompted.logits.tobytes(), *go_on(model, prompted)] == expected
+        assert go_on(model, alone, list(range(n_jobs)))[-1] == decoding.logits.tobytes()
+
+
+@EACH
+def test_a_pass_can_be_given_up_between_two_jobs(
+    name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    before = threading.active_count()
+    with opened(device, tiny_file(name)) as (model, room):
+        session = room.open(model)
+        model.prefill(session, PROMPT)
+        twin = room.resume(model, session)
+        with session.restorable():
+            jobs = model.executor.append(model.executor.chunks(session, PROMPT)[:1])
+
+            def begin() -> None:
+                for _ in range(3):
+                    next(jobs)
+
+            device.compute_thread.run(begin)
+            assert threading.active_count() > before
+            with pytest.raises(RuntimeError, match="cannot close while a pass"):
+                session.close()
+            session.closed = False
+            device.compute_thread.run(jobs.close)
+            session.roll_back(len(PROMPT))
+        assert threading.active_count() == before
+        assert not model.executor.is_prefilling
         assert go_on(model, session) == go_on(model, twin)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import ctypes as c
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from weakref import WeakKeyDictionary
 
 from isthmus.errors import LibraryUnsupported
@@ -39,8 +39,11 @@ _COMPUTE = c.CFUNCTYPE(c.c_int, _P, _P)
 _ALLOC_AT, _CLEAR_AT, _TYPE_AT, _INIT_AT, _COMPUTE_AT = 8, 72, 88, 40, 104
 _TRIAL_NBYTES = 4096
 
-Place = Callable[[int, int], int]
-"""(number of the allocation, from 0 on; nbytes) -> its address, or 0 for memory of the library."""
+Place = Callable[[int, int], int | None]
+"""(number of the allocation, from 0 on; nbytes) -> its address; 0 for memory of the library that
+nobody clears, None for memory as if nobody had asked."""
+Compute = Callable[[int, int], int]
+"""(backend, graph) -> status, 0 for success."""
 
 
 class Placed:
@@ -52,8 +55,8 @@ class Placed:
         self.sizes: list[int] = []
         """Bytes of each allocation, in order."""
         self.cleared: set[int] = set()
-        """Numbers of the allocations that libllama wanted cleared: outputs and memories. Nothing
-        was cleared: whoever gives the memory does so."""
+        """Numbers of the allocations that libllama wanted cleared: outputs and memories. It was not
+        done: whoever gives the memory does so."""
         self.backends: list[int] = []
         """The processor's backends of the context."""
         self.errors: list[BaseException] = []
@@ -72,7 +75,7 @@ class Placing:
         self._placed: Placed | None = None
         """What is seen now; None while no context opens."""
         self._alloc, self._clear = _ALLOC(self._on_alloc), _CLEAR(self._on_clear)
-        self._init, self._idle = _INIT(self._on_init), _COMPUTE(lambda _backend, _graph: 0)
+        self._init = _INIT(self._on_init)
         self._library_alloc = _ALLOC(_word(self._type, _ALLOC_AT).value or 0)
         self._library_init = _INIT(_word(self._device, _INIT_AT).value or 0)
         self._require_layouts()
@@ -95,17 +98,25 @@ class Placing:
             raise placed.errors[0]
 
     @contextmanager
-    def computing_nothing(self, backends: Sequence[int]) -> Iterator[None]:
-        """While open, these backends compute no graph, and say that they have."""
+    def taking_over(self, backends: Sequence[int], compute: Compute) -> Iterator[Compute]:
+        """While open, `compute` is called in place of the backends' own function, which is given.
+
+        The backends are of one context; `compute` must not raise.
+        """
         words = [_word(it, _COMPUTE_AT) for it in backends]
         before = [word.value for word in words]
+        callback = _COMPUTE(compute)
         for word in words:
-            word.value = _address(self._idle)
+            word.value = _address(callback)
         try:
-            yield
+            yield _COMPUTE(before[0] or 0)
         finally:
             for word, value in zip(words, before, strict=True):
                 word.value = value
+
+    def computing_nothing(self, backends: Sequence[int]) -> AbstractContextManager[Compute]:
+        """While open, these backends compute no graph, and say that they have."""
+        return self.taking_over(backends, lambda _backend, _graph: 0)
 
     # ------------------------------------------------------------------ what the library calls
 
@@ -123,6 +134,8 @@ class Placing:
         number = len(placed.sizes)
         placed.sizes.append(nbytes)
         address = placed.place(number, nbytes)
+        if address is None:
+            return self._library_alloc(kind, nbytes)  # type: ignore[no-any-return]
         if address:
             buffer = self._over(address, nbytes)
             _word(buffer, _TYPE_AT).value = kind

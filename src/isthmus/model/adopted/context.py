@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,7 +22,9 @@ from isthmus.device.base import Device
 from isthmus.errors import DeviceFailed, ModelUnsupported, SettingsError
 from isthmus.model.adopted.layout import AdoptedLayout, Plan
 from isthmus.model.adopted.library_model import LibraryModel
+from isthmus.model.adopted.parted import computed_in_jobs
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, SPAN_ALIGNMENT
+from isthmus.model.parts import Jobs
 from isthmus.native._llama import Batch
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
@@ -59,12 +61,16 @@ class Context(Owned):
         scratch: Scratch,
         logits: HostAddr,
     ) -> None:
-        """`logits` is where the library is to leave them: it is looked at after each pass."""
+        """`logits` is where the library is to leave them: it is looked at after each pass.
+
+        `scratch` may be another context's as well, but not while one of both is in a pass.
+        """
         library = device.library
         super().__init__(handle, partial(_free, library, scratch))
         self._device = device
         self._library = library
         self._path = model.path
+        self.scratch = scratch
         self._backends = placed.backends
         self._placing = placing_of(library)
         self._memory = library.llama_get_memory(handle)
@@ -82,12 +88,34 @@ class Context(Owned):
 
         Raises DeviceFailed; what the session holds is then undefined.
         """
-        silent = None if with_logits else self._silent.ctypes.data
-        batch = Batch(len(tokens), tokens.ctypes.data, None, None, None, None, silent)
+        batch = self._batch(tokens, with_logits)
         status = self._device.timed(self._library.llama_decode, self.handle, batch)
+        self._appended(len(tokens), status, with_logits)
+
+    def append_in_jobs(
+        self, tokens: npt.NDArray[np.int32], jobs: Jobs, *, with_logits: bool
+    ) -> Generator[None, None, None]:
+        """As `append`, in jobs: see `parted`. Nobody may use its scratch until the last one."""
+        batch = self._batch(tokens, with_logits)
+        status = yield from computed_in_jobs(
+            self._device,
+            self._placing,
+            self._backends,
+            jobs,
+            len(tokens),
+            lambda: self._library.llama_decode(self.handle, batch),
+        )
+        self._appended(len(tokens), status, with_logits)
+
+    def _batch(self, tokens: npt.NDArray[np.int32], with_logits: bool) -> Batch:
+        """Valid as long as the tokens."""
+        silent = None if with_logits else self._silent.ctypes.data
+        return Batch(len(tokens), tokens.ctypes.data, None, None, None, None, silent)
+
+    def _appended(self, n_tokens: int, status: int, with_logits: bool) -> None:
         if status != 0:
             raise DeviceFailed(f"libllama failed on {self._path} with status {status}")
-        self.n_tokens += len(tokens)
+        self.n_tokens += n_tokens
         if with_logits and self._library.llama_get_logits_ith(self.handle, -1) != self._logits:
             raise DeviceFailed(f"libllama left the logits of {self._path} in memory of its own")
 
@@ -126,7 +154,8 @@ def _free(library: Library, _scratch: Scratch, handle: int) -> None:
 class Contexts:
     """Opens contexts of one model, and learns how they are laid out. Safe to use from any thread.
 
-    Only the device's thread computes with them, so they share one scratch.
+    Only the device's thread computes with them, so they share one scratch; those that are opened
+    `apart` have one of their own, so that they can be in a pass while the others are.
     """
 
     def __init__(self, device: Device, model: LibraryModel, settings: ModelSettings) -> None:
@@ -137,7 +166,8 @@ class Contexts:
         self._plans: dict[int, Plan] = {}
         """What was learned, by n_ctx."""
         self._states: tuple[int, ...] | None = None
-        self._scratch: Scratch | None = None
+        self._scratches: dict[bool, Scratch] = {}
+        """By whether contexts are `apart`."""
         self._lock = threading.Lock()
         self._alignment: int = device.library.ggml_backend_buft_get_alignment(device.buffer_type)
         remainder = device.kv_alignment[1]
@@ -167,7 +197,7 @@ class Contexts:
         if not 0 <= remainder < SPAN_ALIGNMENT or remainder % self._alignment:
             raise SettingsError("the session's memories do not begin where they can")
 
-    def open(self, base: HostAddr, layout: AdoptedLayout) -> Context:
+    def open(self, base: HostAddr, layout: AdoptedLayout, *, apart: bool = False) -> Context:
         """A context without tokens whose buffers lie in a session's span at `base`.
 
         Nothing in the span is written. Raises DeviceFailed.
@@ -176,7 +206,7 @@ class Contexts:
         places = {plan.outputs: base}
         for number, offset in zip(plan.memories, layout.offsets, strict=True):
             places[number] = HostAddr(base + offset)
-        scratch = self._scratch_for(plan, places)
+        scratch = self._scratch_for(plan, places, apart)
 
         def place(number: int, nbytes: int) -> int:
             if number >= len(plan.sizes) or plan.sizes[number] != nbytes:
@@ -199,17 +229,21 @@ class Contexts:
                 plan = self._plans[n_ctx] = Plan.of(placed, has_memory=has_memory)
             return plan
 
-    def _scratch_for(self, plan: Plan, places: dict[int, HostAddr]) -> Scratch:
-        """The model's scratch, which grows; has `places` tell where each of its buffers is."""
-        at = 0
-        offsets = {}
+    def is_apart(self, context: Context) -> bool:
+        """Whether the context has the scratch of those that are opened apart now."""
+        return context.scratch is self._scratches.get(True)
+
+    def _scratch_for(self, plan: Plan, places: dict[int, HostAddr], apart: bool) -> Scratch:
+        """A scratch, which grows; has `places` tell where each of the plan's buffers is in it."""
+        end, offsets = 0, {}
         for number in plan.scratch:
-            offsets[number], at = at, align_up(at + plan.sizes[number], SPAN_ALIGNMENT)
-        if self._scratch is None or self._scratch.nbytes < at:
-            self._scratch = Scratch(at)
+            offsets[number], end = end, align_up(end + plan.sizes[number], SPAN_ALIGNMENT)
+        scratch = self._scratches.get(apart)
+        if scratch is None or scratch.nbytes < end:
+            scratch = self._scratches[apart] = Scratch(end)
         for number, offset in offsets.items():
-            places[number] = HostAddr(self._scratch.base + offset)
-        return self._scratch
+            places[number] = HostAddr(scratch.base + offset)
+        return scratch
 
     def _new(self, n_ctx: int, place: Place) -> tuple[int, Placed]:
         model, settings = self._model, self._settings

@@ -13,19 +13,21 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import DeviceFailed
 from isthmus.model.adopted.library_model import LibraryModel
+from isthmus.model.adopted.parted import computed_in_jobs
 from isthmus.model.embedder import Embedder
 from isthmus.model.hparams import Pooling, Shape
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
-from isthmus.model.parts import finish
+from isthmus.model.parts import Jobs, finish
 from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
+from isthmus.native.placing import placing_of
 from isthmus.units import HostAddr, align_up
 
 _FLASH_ATTENTION_ON = 1
 
 
 class AdoptedEmbedder(Embedder):
-    """Owns the context, which grows with the longest text. Each text is one job.
+    """Owns the context, which grows with the longest text.
 
     The embedding is copied to where it is wanted: it is a few kilobytes.
     """
@@ -47,6 +49,9 @@ class AdoptedEmbedder(Embedder):
         self._require_intact = require_intact
         self._context: Owned | None = None
         self._n_ctx = 0
+        self._placing = placing_of(device.library)
+        self._backends: list[int] = []
+        self._jobs = Jobs()
 
     def close(self) -> None:
         if self._context is not None:
@@ -55,9 +60,8 @@ class AdoptedEmbedder(Embedder):
     def _into(
         self, tokens: Sequence[int], _binding: Binding, address: HostAddr, normalised: bool
     ) -> Generator[None, None, None]:
-        found = self._computed(tokens, normalised)
+        found = yield from self._computed(tokens, normalised)
         ctypes.memmove(address, found.ctypes.data, found.nbytes)
-        yield from ()
 
     def _arrays(
         self, texts: Sequence[Sequence[int]], shapes: Sequence[tuple[int, int]], normalised: bool
@@ -65,15 +69,16 @@ class AdoptedEmbedder(Embedder):
         found: list[npt.NDArray[np.float32]] = []
 
         def jobs(tokens: Sequence[int]) -> Generator[None, None, None]:
-            found.append(self._computed(tokens, normalised))
-            yield from ()
+            found.append((yield from self._computed(tokens, normalised)))
 
         for tokens in texts:
             with self._locked():
                 finish(self._device.compute_thread, jobs(tokens))
         return [it.reshape(shape) for it, shape in zip(found, shapes, strict=True)]
 
-    def _computed(self, tokens: Sequence[int], normalised: bool) -> npt.NDArray[np.float32]:
+    def _computed(
+        self, tokens: Sequence[int], normalised: bool
+    ) -> Generator[None, None, npt.NDArray[np.float32]]:
         """The embedding of checked tokens, f32 of its shape, copied."""
         self._require_intact()
         context, library = self._context_for(len(tokens)), self._model.library
@@ -81,7 +86,14 @@ class AdoptedEmbedder(Embedder):
         if memory := library.llama_get_memory(context):
             library.llama_memory_clear(memory, False)
         batch = Batch(len(ids), ids.ctypes.data, None, None, None, None, None)
-        status = self._device.timed(library.llama_decode, context, batch)
+        status = yield from computed_in_jobs(
+            self._device,
+            self._placing,
+            self._backends,
+            self._jobs,
+            len(ids),
+            lambda: library.llama_decode(context, batch),
+        )
         if status != 0:
             raise DeviceFailed(f"libllama failed on {self._model.path} with status {status}")
         found = self._rows(context, len(ids))
@@ -121,12 +133,16 @@ class AdoptedEmbedder(Embedder):
         params.n_threads = params.n_threads_batch = self._device.settings.n_threads
         params.flash_attn_type = _FLASH_ATTENTION_ON
         params.type_k = params.type_v = KV_TYPES[self._settings.kv_type]
-        with library.errors() as complaints:
+        with (
+            library.errors() as complaints,
+            self._placing.open(lambda _number, _nbytes: None) as placed,
+        ):
             handle = library.llama_init_from_model(self._model.handle, params)
         if not handle:
             raise DeviceFailed(
                 f"libllama opens no context for {self._model.path}: {'; '.join(complaints)}"
             )
+        self._backends = placed.backends
         if self._device.threadpool:
             pool = self._device.threadpool
             library.llama_attach_threadpool(handle, pool, pool)

@@ -1,22 +1,23 @@
 """Has libllama compute: each session by a context of its own, one token or one chunk at a time.
 
-A context takes about a megabyte and some milliseconds to open, so that only some are kept: those
-that were used last. All run on the device's thread, and share one scratch.
+A context takes some megabytes, and some milliseconds to open, so only those are kept that were used
+last. All run on the device's thread and share one scratch, but for the one whose prompt is computed
+in jobs: others decode meanwhile, so it has another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import cast
 from weakref import WeakKeyDictionary
 
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.errors import DeviceFailed
-from isthmus.model.adopted.context import Context, Contexts
+from isthmus.model.adopted.context import Context, Contexts, Scratch
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.executor import Executor
-from isthmus.model.parts import Chunk
+from isthmus.model.parts import Chunk, Jobs
 from isthmus.model.rows import Step
 from isthmus.model.session import Session
 from isthmus.units import HostAddr
@@ -42,17 +43,21 @@ class AdoptedExecutor(Executor):
         self._opened: WeakKeyDictionary[Session, Context] = WeakKeyDictionary()
         """The contexts of sessions, the one used last at the end."""
         self._in_pass: Session | None = None
+        self._busy: Scratch | None = None
+        """The scratch of a pass that is under way, between two of its jobs."""
+        self._jobs = Jobs()
         self.counters = Counters()
 
     def _append(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:
-        """One job: libllama ends a chunk that it has begun."""
         (chunk,) = chunks
         session = self._in_pass = chunk.session
         try:
             if chunk.last:  # otherwise the old logits stay
                 self._expire(session)
-            self._pass(session, lambda it: it.append(chunk.tokens, with_logits=chunk.last))
-            yield from ()
+            if len(chunk.tokens) == 1 or self._jobs.fit_one(len(chunk.tokens)):
+                self._pass(session, lambda it: it.append(chunk.tokens, with_logits=chunk.last))
+            else:
+                yield from self._pass_in_jobs(session, chunk)
         finally:
             self._in_pass = None
         session.tokens.extend(chunk.tokens.tolist())
@@ -119,26 +124,48 @@ class AdoptedExecutor(Executor):
             session.top.expire()
 
     def _pass(self, session: Session, compute: Callable[[Context], None]) -> None:
-        """Computes with the session's context."""
+        """Computes with the session's context, in one job."""
+        with self._context_of(session, apart=False) as context:
+            compute(context)
+
+    def _pass_in_jobs(self, session: Session, chunk: Chunk) -> Generator[None, None, None]:
+        """Computes with a context that leaves the others' scratch alone."""
+        with self._context_of(session, apart=True) as context:
+            self._busy = context.scratch
+            try:
+                yield from context.append_in_jobs(chunk.tokens, self._jobs, with_logits=chunk.last)
+            finally:
+                self._busy = None
+
+    @contextlib.contextmanager
+    def _context_of(self, session: Session, *, apart: bool) -> Iterator[Context]:
+        """The session's context, which knows its tokens; thrown away after a pass that failed.
+
+        With `apart` it can be in a pass while others are.
+        """
         adopted = cast("AdoptedSession", session)
         adopted.require_whole()
         self._require_intact()
+        context = self._fitting(adopted, apart)
         try:
-            compute(self._context_of(adopted))
-        except DeviceFailed:
-            self._opened.pop(session).close()
+            if context.n_tokens != len(session.tokens):
+                context.know(session.tokens)
+            yield context
+        except BaseException:
+            context.close()
             adopted.lose()
             raise
+        self._opened[session] = context
         self._require_intact()
 
-    def _context_of(self, session: AdoptedSession) -> Context:
-        """The session's context, which knows its tokens; opened if there is none."""
+    def _fitting(self, session: AdoptedSession, apart: bool) -> Context:
+        """A context of the session, which is no longer among those that are kept."""
         context = self._opened.pop(session, None)
-        if context is None:
-            while len(self._opened) >= _MOST_CONTEXTS:
-                self._opened.pop(next(iter(self._opened.keys()))).close()
-            context = self._contexts.open(session.base, session.layout)
-        self._opened[session] = context
-        if context.n_tokens != len(session.tokens):
-            context.know(session.tokens)
-        return context
+        if context is not None:
+            fits = self._contexts.is_apart(context) if apart else context.scratch is not self._busy
+            if fits:
+                return context
+            context.close()
+        while len(self._opened) >= _MOST_CONTEXTS:
+            self._opened.pop(next(iter(self._opened.keys()))).close()
+        return self._contexts.open(session.base, session.layout, apart=apart)

@@ -48,7 +48,7 @@ class AdoptedSession(Session):
         )
 
     def roll_back(self, n_tokens: int) -> None:
-        if n_tokens < self.n_tokens:
+        if self._lost or n_tokens < self.n_tokens:
             self._put_back(n_tokens)
         super().roll_back(n_tokens)
 
