@@ -29,6 +29,7 @@ from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.model import AdoptedModel
+from isthmus.model.rows import Step
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr, HostAddr
 from tests.adopted.conftest import DENSE, STATEFUL, hashes_for
@@ -258,11 +259,10 @@ def test_a_pass_can_be_given_up_between_two_jobs(
     name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "JOB_S", 0.0)
-    before = threading.active_count()
     with opened(device, tiny_file(name)) as (model, room):
         session = room.open(model)
         model.prefill(session, PROMPT)
-        twin = room.resume(model, session)
+        twin, before = room.resume(model, session), threading.active_count()
         with session.restorable():
             jobs = model.executor.append(model.executor.chunks(session, PROMPT)[:1])
 
@@ -274,12 +274,38 @@ def test_a_pass_can_be_given_up_between_two_jobs(
             assert threading.active_count() > before
             with pytest.raises(RuntimeError, match="cannot close while a pass"):
                 session.close()
-            session.closed = False
             device.compute_thread.run(jobs.close)
             session.roll_back(len(PROMPT))
         assert threading.active_count() == before
         assert not model.executor.is_prefilling
         assert go_on(model, session) == go_on(model, twin)
+
+
+@EACH
+def test_several_tokens_are_as_many_single_ones(
+    name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none of them, if one fails."""
+    with opened(device, tiny_file(name)) as (model, room):
+        one, other, twin = (room.open(model) for _ in range(3))
+        for it in (one, other, twin):
+            model.prefill(it, PROMPT[:50])
+        rows = (ctypes.c_float * (3 * model.n_vocab))()
+        steps = [Step(one, NEXT, ctypes.addressof(rows)), Step(other, NEXT[:1])]
+        expected = go_on(model, twin)
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "copy_logits", failing_copy)
+            with pytest.raises(DeviceFailed, match="no copy"):
+                model.executor.decode_batch(steps)
+        assert one.n_tokens == other.n_tokens == 50
+        model.executor.decode_batch(steps)
+        found = np.frombuffer(rows, np.float32).reshape(3, model.n_vocab)
+        assert [*(it.tobytes() for it in found), one.logits.tobytes()] == expected
+        assert other.logits.tobytes() == expected[0]
+
+
+def failing_copy(_session: Session, _target: HostAddr) -> None:
+    raise DeviceFailed("no copy")
 
 
 @OF_STATE

@@ -179,8 +179,8 @@ class Session(ABC):
         """Lets go of the guest's bytes; a second call does nothing."""
         if self.closed:
             return
-        self.closed = True
         self.model.executor.forget(self)
+        self.closed = True
         self._release()
         self._hold.release()
 

@@ -74,17 +74,23 @@ class AdoptedExecutor(Executor):
 
     def decode_batch(self, steps: Sequence[Step]) -> None:
         """One token after the other: there is no pass over several."""
+        if len(steps) == 1 and len(steps[0].tokens) == 1:
+            self.decode(steps[0].session, steps[0].tokens[0])
+            return
         for step in steps:
             step.session.require_room(len(step.tokens))
         lengths = [step.session.n_tokens for step in steps]
-        try:
+        with contextlib.ExitStack() as stack:
             for step in steps:
-                self._step(step)
-        except BaseException:
-            for step, n_tokens in zip(steps, lengths, strict=True):
-                if step.session.n_tokens > n_tokens:
+                stack.enter_context(step.session.restorable())
+            try:
+                for step in steps:
+                    self._step(step)
+            except BaseException:
+                for step, n_tokens in zip(steps, lengths, strict=True):
                     step.session.truncate(n_tokens)
-            raise
+                    step.session.has_logits = False
+                raise
 
     def _step(self, step: Step) -> None:
         row_nbytes = 4 * step.session.layout.n_vocab
