@@ -7,6 +7,7 @@ file goes the first way if its architecture has a file in `architectures`, and t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.config import ModelSettings
@@ -18,7 +19,7 @@ from isthmus.model.architectures import architectures, hparams_of, name_of
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Shape
 from isthmus.model.model import Model
-from isthmus.model.opening import open_gguf
+from isthmus.model.opening import open_tried
 from isthmus.model.own_model import OwnModel
 
 
@@ -30,9 +31,14 @@ def open_model(
     Raises ModelNotFound, ModelFileError, ModelUnsupported, SettingsError.
     """
     hashes = hashes or FileHashes()
-    file = open_gguf(device.library, path, hashes)
+    file = open_tried(device.library, path, hashes, own=_own(settings)).file
     way = AdoptedModel if is_adopted(file, settings) else OwnModel
     return way(device, file, settings, hashes)
+
+
+def _own(settings: ModelSettings) -> Sequence[str] | None:
+    """Architectures whose files libllama's own graph does not compute; None for all."""
+    return {"own": None, "adopted": (), "auto": architectures()}[settings.graph]
 
 
 def is_adopted(file: GgufFile, settings: ModelSettings) -> bool:

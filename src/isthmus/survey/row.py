@@ -80,9 +80,9 @@ def _word(seen: bool | None) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """How many rows hold, in one line."""
-    counts = {way: sum(row.holds for row in rows if row.way == way) for way in ("own", "adopted")}
-    refused = sum(row.way == "refused" for row in rows)
+    own, adopted = (sum(it.holds and it.way == way for it in rows) for way in ("own", "adopted"))
+    refused = sum(it.way == "refused" for it in rows)
     return (
-        f"{sum(counts.values())} of {len(rows)} architectures hold: {counts['own']} by graphs of "
-        f"our own, {counts['adopted']} by libllama's; {refused} are refused"
+        f"{own + adopted} of {len(rows)} architectures hold: {own} by graphs of ours, {adopted} by "
+        f"libllama's; refused: {refused}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.errors import ModelUnsupported, SettingsError
@@ -46,14 +46,12 @@ def survey(
     progress: Callable[[Row], None],
     check: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Rows of these architectures, by default of all that the library has.
+    """Rows of these architectures.
 
     `progress` is told each row as it comes; `check` is called while this waits, and may raise.
-    Raises SettingsError for a name that the library does not have.
     """
-    require_names(library, names)
     rows = []
-    for name in names or library.architectures():
+    for name in names:
         rows.append(examine(library, name, place, check))
         progress(rows[-1])
     return rows
@@ -96,6 +94,7 @@ def _findings(library: Library, name: str, place: Place, check: Callable[[], Non
         }
         outcome = try_out(_SCRIPT, "check", json.dumps(job).encode(), _LIMITS, check, whole=True)
     if outcome.ending is Ending.DONE:
-        return Findings(**json.loads(outcome.result))
+        findings = Findings(**json.loads(outcome.result))
+        return replace(findings, problem=findings.problem.removeprefix(f"{path} "))
     words = last_words(outcome.said)
     return Findings(problem=f"the process {outcome.ending.value}{f': {words}' if words else ''}")
