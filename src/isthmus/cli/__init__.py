@@ -37,6 +37,7 @@ COMMANDS = (
     "devices",
     "architectures",
     "pull",
+    "inspect-model",
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from isthmus.config import (
+    GRAPHS,
     KV_TYPES,
     ON_FAILURE,
     SHARING,
@@ -69,6 +70,11 @@ def add_model_options(
         help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under {named}; repeat for more",
     )
     add_lora_option(group)
+    add_way_options(group)
+
+
+def add_way_options(group: argparse._ActionsContainer) -> None:
+    """How models are computed."""
     group.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (default: f16)")
     group.add_argument(
         "--deterministic",
@@ -90,6 +96,13 @@ def add_model_options(
     )
     group.add_argument(
         "--repack", action="store_true", help="copy weights into the fastest kernels' order"
+    )
+    group.add_argument(
+        "--graph",
+        choices=GRAPHS,
+        default=ModelSettings.graph,
+        help="what writes the forward pass down: own is Isthmus, adopted is libllama, on the cpu "
+        "and one agent at a time, auto is Isthmus if it knows the architecture (default: auto)",
     )
 
 
@@ -292,6 +305,7 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
         exact=not arguments.inexact,
         width=arguments.width or ModelSettings.width,
         repack=arguments.repack,
+        graph=arguments.graph,
     )
 
 

@@ -10,8 +10,7 @@ from isthmus.config import Environment, ModelSettings
 from isthmus.download import PACKAGED, pull
 from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
-from isthmus.model.choosing import shape_of
-from isthmus.model.opening import open_gguf
+from isthmus.model.choosing import open_file, shape_of
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
 
@@ -46,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         path = pull(source, environment.cache, say)
     hashes = FileHashes(environment.cache / "hashes")
-    file = open_gguf(open_library(environment.ggml), path, hashes)
-    shape = shape_of(file, ModelSettings())
+    shape = shape_of(open_file(open_library(environment.ggml), path, ModelSettings(), hashes))
     kind = printable(shape.architecture)
     say(f"{kind}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
     print(path)

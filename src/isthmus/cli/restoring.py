@@ -131,6 +131,7 @@ def _load(runtime: Runtime, path: str, record: ModelRecord, kv_type: str | None)
             deterministic=record.deterministic,
             repack=record.repack,
             width=width,
+            graph="adopted" if record.graph else "own",
         )
 
     if not record.width:

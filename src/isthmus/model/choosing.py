@@ -7,7 +7,6 @@ file goes the first way if its architecture has a file in `architectures`, and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.config import ModelSettings
@@ -15,12 +14,13 @@ from isthmus.device.base import Device
 from isthmus.file_hash import FileHashes
 from isthmus.model.adopted.model import AdoptedModel
 from isthmus.model.adopted.shape import shape_of_file
-from isthmus.model.architectures import architectures, hparams_of, name_of
-from isthmus.model.gguf import GgufFile
+from isthmus.model.architectures import architectures, hparams_of
 from isthmus.model.hparams import Shape
+from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.model import Model
-from isthmus.model.opening import open_tried
+from isthmus.model.opening import Opened, open_tried
 from isthmus.model.own_model import OwnModel
+from isthmus.native.loader import Library
 
 
 def open_model(
@@ -28,26 +28,39 @@ def open_model(
 ) -> Model:
     """Opens a file as `settings.graph` says. `hashes` keeps those of files from process to process.
 
-    Raises ModelNotFound, ModelFileError, ModelUnsupported, SettingsError.
+    Raises ModelNotFound, ModelFileError, ModelUnsupported, SettingsError, DeviceUnavailable.
     """
     hashes = hashes or FileHashes()
-    file = open_tried(device.library, path, hashes, own=_own(settings)).file
-    way = AdoptedModel if is_adopted(file, settings) else OwnModel
-    return way(device, file, settings, hashes)
+    opened = open_file(device.library, path, settings, hashes)
+    way = OwnModel if opened.graph is None else AdoptedModel
+    return way(device, opened.file, settings, hashes)
 
 
-def _own(settings: ModelSettings) -> Sequence[str] | None:
-    """Architectures whose files libllama's own graph does not compute; None for all."""
-    return {"own": None, "adopted": (), "auto": architectures()}[settings.graph]
+def open_file(library: Library, path: Path, settings: ModelSettings, hashes: FileHashes) -> Opened:
+    """A file that was tried, and what libllama's graph of it is if that is to compute it.
+
+    Raises as `open_tried`.
+    """
+    own = {"auto": architectures(), "adopted": (), "own": None}[settings.graph]
+    return open_tried(library, path, hashes, own=own)
 
 
-def is_adopted(file: GgufFile, settings: ModelSettings) -> bool:
-    """Whether libllama is to run the file's graph. Raises ModelFileError."""
-    if settings.graph == "auto":
-        return name_of(file) not in architectures()
-    return settings.graph == "adopted"
-
-
-def shape_of(file: GgufFile, settings: ModelSettings) -> Shape:
+def shape_of(opened: Opened) -> Shape:
     """The shape that the file's header gives. Raises ModelFileError, ModelUnsupported."""
-    return shape_of_file(file) if is_adopted(file, settings) else hparams_of(file)
+    if opened.graph is None:
+        return hparams_of(opened.file)
+    return shape_of_file(opened.file, generates=opened.graph.generates)
+
+
+def memory_of(library: Library, opened: Opened, settings: ModelSettings) -> tuple[int, int]:
+    """Bytes of a session for each token of its context, and bytes for any context; about.
+
+    (0, 0) for a model without sessions. Raises as `shape_of`.
+    """
+    facts = opened.graph
+    if facts is not None:
+        few, more = facts.session_nbytes(N_CTX_MULTIPLE), facts.session_nbytes(2 * N_CTX_MULTIPLE)
+        return (more - few) // N_CTX_MULTIPLE, 2 * few - more - 4 * facts.n_vocab
+    hparams = hparams_of(opened.file)
+    row_nbytes = int(library.ggml_row_size(KV_TYPES[settings.kv_type], hparams.n_embd_kv))
+    return 2 * hparams.n_layer * row_nbytes, 0

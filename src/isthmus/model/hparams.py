@@ -125,10 +125,6 @@ class Shape(Protocol):
     def pooling(self) -> Pooling | None:
         """How it makes embeddings; None if it makes none."""
 
-    @property
-    def n_embd_kv(self) -> int:
-        """Width of all keys of a token in a layer, about if layers differ."""
-
 
 @dataclass(frozen=True)
 class Hparams:
@@ -218,13 +214,6 @@ class Metadata:
             )
         return value
 
-    def most(self, name: str, default: int) -> int:
-        """The greatest of a whole number for each layer; at least 1."""
-        value = self._value(name)
-        if not isinstance(value, tuple):
-            return self.integer(name, default, least=0) or 1
-        return max((it for it in value if isinstance(it, int)), default=0) or 1
-
     def number(self, name: str, default: float | None = None) -> float:
         """A number that f32 can hold, 0 or of a usual magnitude."""
         value = self._value(name, default)
@@ -291,6 +280,10 @@ class Metadata:
             return Window(n_tokens, tuple(bool(each) for each in pattern))
         period = self.integer("attention.sliding_window_pattern", family.window_period)
         return Window(n_tokens, tuple(i % period < period - 1 for i in range(n_layer)))
+
+    def has(self, name: str) -> bool:
+        """Whether the file says anything of that name."""
+        return self._value(name) is not None
 
     def pooling(self, family: Family) -> Pooling | None:
         """How embeddings are made; a decoder has them where its file says how."""

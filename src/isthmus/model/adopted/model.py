@@ -102,7 +102,6 @@ class AdoptedModel(Model):
     def _open(self, stack: contextlib.ExitStack) -> None:
         self._require_able()
         device, settings = self.device, self.settings
-        self.hparams = shape_of_file(self.file)
         self.weights = self._new_weights(stack)
         self._model = LibraryModel(device.library, self.file, settings)
         stack.callback(self._model.close)
@@ -110,7 +109,7 @@ class AdoptedModel(Model):
         self._use_tokenizer(self._new_tokenizer(stack))
         self.file.require_unchanged()
         self.contexts = Contexts(device, self._model, settings)
-        self._require_kind()
+        self.hparams = shape_of_file(self.file, generates=self.contexts.has_memory)
         chunk, intact = settings.prefill_chunk, self._require_intact
         self.executor = AdoptedExecutor(device, self.contexts, chunk, intact)
         stack.callback(self.executor.close)
@@ -130,14 +129,6 @@ class AdoptedModel(Model):
             raise SettingsError(
                 "deterministic is for graphs that Isthmus writes down (graph='own'): those of "
                 "libllama have no such mode"
-            )
-
-    def _require_kind(self) -> None:
-        """A model without sessions has to be one that makes embeddings."""
-        if self.contexts.has_memory == self.hparams.encoder:
-            raise ModelUnsupported(
-                f"{self.path} is of architecture {self.hparams.architecture!r}, which makes "
-                "neither one token after the other nor embeddings"
             )
 
     def _layout(self, n_ctx: int) -> AdoptedLayout:

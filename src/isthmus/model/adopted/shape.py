@@ -9,12 +9,6 @@ from isthmus.model.architectures import name_of
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Metadata, Pooling
 
-_ENCODERS = (
-    *("bert", "eurobert", "gemma-embedding", "gemma-embedding2", "jina-bert-v2", "jina-bert-v3"),
-    *("modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"),
-)
-"""Architectures for which libllama keeps nothing of a token: each token sees all others."""
-
 
 @dataclass(frozen=True)
 class AdoptedShape:
@@ -26,34 +20,39 @@ class AdoptedShape:
     n_ctx_train: int
     encoder: bool
     pooling: Pooling | None
-    n_embd_kv: int
-    """Width of all keys of a token in a layer, about: layers may differ, and libllama knows."""
 
 
-def shape_of_file(file: GgufFile) -> AdoptedShape:
-    """The shape that a file's metadata gives. Raises ModelFileError, ModelUnsupported."""
+def shape_of_file(file: GgufFile, *, generates: bool) -> AdoptedShape:
+    """The shape that a file's metadata gives, of a model that has sessions if it `generates`.
+
+    Raises ModelFileError; ModelUnsupported for what makes neither text nor embeddings.
+    """
     name = name_of(file)
     metadata = Metadata(file, name)
-    n_embd = metadata.integer("embedding_length")
-    n_head = metadata.most("attention.head_count", 1)
-    head_dim = metadata.most("attention.key_length", max(1, n_embd // n_head))
-    encoder = name in _ENCODERS
+    pooling = _pooling(metadata)
+    if not generates and pooling is None:
+        raise ModelUnsupported(
+            f"{file.path} is of architecture {name!r}, which makes no token after the other, and "
+            f"its file says no {name}.pooling_type, so it makes no embeddings either"
+        )
     return AdoptedShape(
         architecture=name,
         n_layer=metadata.integer("block_count"),
-        n_embd=n_embd,
+        n_embd=metadata.integer("embedding_length"),
         n_ctx_train=metadata.integer("context_length"),
-        encoder=encoder,
-        pooling=_pooling(metadata, encoder=encoder),
-        n_embd_kv=metadata.most("attention.head_count_kv", n_head) * head_dim,
+        encoder=not generates,
+        pooling=pooling,
     )
 
 
-def _pooling(metadata: Metadata, *, encoder: bool) -> Pooling | None:
-    value = metadata.integer("pooling_type", int(Pooling.NONE), least=0)
+def _pooling(metadata: Metadata) -> Pooling | None:
+    """How embeddings are made; None if the file does not say."""
+    if not metadata.has("pooling_type"):
+        return None
+    value = metadata.integer("pooling_type", least=0)
     if value not in set(Pooling):
+        known = ", ".join(f"{it.value} ({it.name.lower()})" for it in Pooling)
         raise ModelUnsupported(
-            f"{metadata.path}: pooling_type {value} is not implemented; known are "
-            f"{', '.join(f'{it.value} ({it.name.lower()})' for it in Pooling)}"
+            f"{metadata.path}: pooling_type {value} is not implemented; known are {known}"
         )
-    return Pooling(value) if value or encoder else None
+    return Pooling(value)

@@ -33,14 +33,15 @@ def vet(library: Library, file: GgufFile) -> GraphFacts:
 
     Raises ModelUnsupported or ModelFileError. What the library does not survive ends the process.
     """
-    settings, shape = ModelSettings(), shape_of_file(file)
+    settings = ModelSettings()
     device = open_device("cpu", library, DeviceSettings(threads=1))
     model = LibraryModel(library, file, settings)
+    contexts = Contexts(device, model, settings)
     tokens = np.arange(_N_PROMPT, dtype=np.int32) % model.n_vocab
+    shape = shape_of_file(file, generates=contexts.has_memory)
     if shape.pooling is not None:
         embedder = AdoptedEmbedder(device, model, shape, settings, file.path.name, nothing)
         embedder.arrays([tokens.tolist()], normalised=False)
-    contexts = Contexts(device, model, settings)
     if not contexts.has_memory:
         return GraphFacts(model.keeps_state, (), (), model.n_vocab)
     layout = contexts.layout(FACTS_N_CTX)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from isthmus.config import ModelSettings
 from isthmus.file_hash import FileHashes, file_identity
-from isthmus.model.choosing import shape_of
+from isthmus.model.choosing import memory_of, open_file, shape_of
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Shape
-from isthmus.model.kv_cache import KV_TYPES
 from isthmus.model.opening import open_gguf
 from isthmus.model.template_set import TemplateSet
 from isthmus.native.loader import Library
@@ -41,6 +40,8 @@ class Card:
     """The type of most weights."""
     token_nbytes: int
     """Bytes that one token takes in a KV cache."""
+    state_nbytes: int
+    """Bytes of a session that a longer context has no more of."""
 
     @classmethod
     def read(
@@ -50,13 +51,13 @@ class Card:
 
         Raises ModelNotFound, ModelFileError, ModelUnsupported.
         """
-        file, status = open_gguf(library, path, hashes), path.stat()
-        hparams = shape_of(file, settings)
+        opened, status = open_file(library, path, settings, hashes), path.stat()
+        file, hparams = opened.file, shape_of(opened)
         counted: Counter[str] = Counter()
         for it in file.tensors.values():
             counted[it.dtype.name] += prod(it.shape)
         table = file.tensors.get("token_embd.weight")
-        row_nbytes = int(library.ggml_row_size(KV_TYPES[settings.kv_type], hparams.n_embd_kv))
+        token_nbytes, state_nbytes = memory_of(library, opened, settings)
         return cls(
             identity=file.identity,
             hparams=hparams,
@@ -66,7 +67,8 @@ class Card:
             n_vocab=0 if table is None else table.shape[-1],
             n_parameters=counted.total(),
             quantisation=counted.most_common(1)[0][0].upper(),
-            token_nbytes=2 * hparams.n_layer * row_nbytes,
+            token_nbytes=token_nbytes,
+            state_nbytes=state_nbytes,
         )
 
     def is_of(self, path: Path) -> bool:
@@ -93,7 +95,8 @@ class Card:
 
     def agent_nbytes(self, n_ctx: int) -> int:
         """Linear memory of a guest with one session of `n_ctx` tokens, or slightly more."""
-        return 4 * self.n_vocab + self.token_nbytes * n_ctx + _BESIDE_NBYTES
+        kept_nbytes = self.state_nbytes + self.token_nbytes * n_ctx
+        return 4 * self.n_vocab + kept_nbytes + _BESIDE_NBYTES
 
 
 def templates_of(library: Library, path: Path, hashes: FileHashes) -> TemplateSet | None:
