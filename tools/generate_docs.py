@@ -104,7 +104,7 @@ def _survey() -> str:
     rows = [("architecture", "way", "models", "makes", "takes tokens back"), ("---",) * 5]
     for it in _surveyed():
         if it.way != "refused":
-            name, way, makes, *_, truncate, models = it.cells()
+            name, way, makes, *_, truncate, _, models = it.cells()
             takes = {"exact": "yes"}.get(truncate, truncate)
             rows.append((f"`{name}`", way if it.holds else f"{way}, WRONG", models, makes, takes))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

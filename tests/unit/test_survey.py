@@ -13,7 +13,7 @@ from isthmus.model.architectures import architectures
 from isthmus.native.loader import Library
 from isthmus.survey.known_models import KNOWN_MODELS
 from isthmus.survey.row import Findings, Row
-from isthmus.survey.survey import Place, examine
+from isthmus.survey.survey import examine
 from isthmus.survey.tiny import tiny_model
 
 
@@ -50,11 +50,11 @@ def test_every_architecture_of_the_library_is_on_record(library: Library) -> Non
 
 
 def test_a_row_is_what_its_record_says() -> None:
-    row = Row("x", "adopted", "X 1", "cpu", Findings("text", True, True, True, None))
+    row = Row("x", "adopted", "X 1", ("cpu",), Findings("text", True, True, True, None))
     record = json.loads(json.dumps(row.as_json()))
     assert record["holds"]
     assert Row.from_json(record) == row
-    assert row.cells() == ("x", "adopted", "text", "exact", "exact", "exact", "no", "X 1")
+    assert row.cells() == ("x", "adopted", "text", "exact", "exact", "exact", "no", "cpu", "X 1")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["architectures", "--only", "lfm2,clip", "--json"]) == 0
     lfm2, clip = (Row.from_json(it) for it in json.loads(capsys.readouterr().out)["rows"])
     assert lfm2.holds
+    assert lfm2.devices == ("cpu",)
     assert (lfm2.way, lfm2.findings.truncate) == ("adopted", None)
     assert (clip.way, clip.holds) == ("refused", False)
     assert main(["architectures", "--only", "qwen-35"]) == 2
@@ -86,7 +87,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_a_model_that_ends_its_process_is_a_refused_row(library: Library) -> None:
-    row = examine(library, "plm", Place())
+    row = examine(library, "plm", ["cpu"])
     assert row.way == "refused"
     assert "GGML_ASSERT" in row.findings.problem
 

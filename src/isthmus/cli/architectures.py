@@ -15,7 +15,7 @@ from isthmus.device import open_device
 from isthmus.errors import VerificationFailed
 from isthmus.native.loader import Library, open_library
 from isthmus.survey.row import HEADS, Row, summary
-from isthmus.survey.survey import Place, require_names, survey
+from isthmus.survey.survey import require_names, survey
 
 HELP = "try every architecture of the library on a tiny model, and show what holds"
 EXAMPLES = """\
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", metavar="NAME,…", help="architectures to try (default: all of the library)"
     )
     parser.add_argument(
-        "--device", default="cpu", metavar="D", help="where models compute (default: cpu)"
+        "--device", default="cpu", metavar="D,…", help="where models compute (default: cpu)"
     )
     parser.add_argument("--ggml", metavar="PATH", help="a ggml library to use")
 
@@ -44,10 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     library = open_library(arguments.ggml or Environment.read().ggml)
     names = arguments.only.split(",") if arguments.only else library.architectures()
     require_names(library, names)
+    devices = arguments.device.split(",")
     with progress_bar("architectures", len(names)) as advance:
-        rows = survey(library, names, Place(arguments.device), lambda _row: advance())
+        rows = survey(library, names, devices, lambda _row: advance())
     if arguments.json:
-        print(json.dumps(_report(library, arguments.device, rows), indent=1))
+        print(json.dumps(_report(library, devices[0], rows), indent=1))
     else:
         print(format_table(HEADS, [row.cells() for row in rows]))
         say(summary(rows))
@@ -58,5 +59,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report(library: Library, device: str, rows: list[Row]) -> dict[str, object]:
-    with closing(open_device(device, library, DeviceSettings(Place.threads))) as opened:
+    with closing(open_device(device, library, DeviceSettings(threads=1))) as opened:
         return {**describe_run(opened.info), "rows": [row.as_json() for row in rows]}
