@@ -97,7 +97,16 @@ def rwkv(*words: str, without: str = "") -> Forged:
     return Forged(kind="rwkv", tokens=[it for it in tokens if it != without])
 
 
+def gemma4(**said: Any) -> Forged:
+    """Byte pairs over the text itself, in which a space is written as in SentencePiece."""
+    given = {"tokenizer.ggml.merges": ["a b", "\u2581 ab"], "tokenizer.ggml.bos_token_id": 1}
+    tokens = [*SPM, "ab", "\u2581ab", "\n", "\n\n"]
+    types = [CONTROL] * 3 + [BYTE] * 256 + [NORMAL] * (len(tokens) - 259)
+    return Forged(kind="gemma4", tokens=tokens, types=types, said=given | said)
+
+
 GOOD = {
+    "gemma4": gemma4,
     "rwkv": lambda: rwkv("ab", "abcd", r"\xc3\xa9"),
     "sentencepiece": lambda: Forged(scores=[0.0] * len(SPM), types=[NORMAL] * len(SPM)),
     "byte-level": bpe,
@@ -114,6 +123,7 @@ BAD: dict[str, Callable[[], TinyModel]] = {
     "one byte token is missing": lambda: Forged(tokens=[it for it in SPM if it != "<0xC3>"]),
     "one token": lambda: Forged(tokens=["a"]),
     "rwkv": lambda: rwkv("aab", without="a"),
+    "gemma4, no token to begin with": lambda: gemma4(**{"tokenizer.ggml.bos_token_id": 1 << 20}),
     "rwkv, no token for a byte": lambda: rwkv(without=r"\xff"),
     "rwkv, a token of many bytes": lambda: rwkv("a" * 5000),
     "rwkv, half an escape": lambda: rwkv(r"\x", "x1", without="x"),
@@ -202,6 +212,16 @@ def test_texts_of_an_rwkv_vocabulary(library: Library, tmp_path: Path) -> None:
     tokenizer = Tokenizer(library, GgufFile(library, path))
     assert tokenizer.encode("abcabcdé") == [257, 1 + ord("c"), 258, 259]
     for text in ("", "\\n\n\t'\"", "日本語 🎉\0", "ab" * 5000):
+        assert tokenizer.decode(tokenizer.encode(text)).decode() == text
+
+
+def test_texts_of_a_gemma4_vocabulary(library: Library, tmp_path: Path) -> None:
+    path = gemma4(**{"tokenizer.ggml.pre": "qwen2"}).write(tmp_path / "x.gguf")
+    tokenizer = Tokenizer(library, GgufFile(library, path))
+    ids = tokenizer.encode("ab ab\n\nc", add_special=True)
+    n = len(SPM)
+    assert ids == [1, n, n + 1, n + 3, SPM.index("c")]
+    for text in ("", "日本語 🎉", "ab  ba\n\n\n\t", "ab" * 5000, " " * 5000):
         assert tokenizer.decode(tokenizer.encode(text)).decode() == text
 
 

@@ -193,6 +193,7 @@ def _unescaped(text: str) -> bytes:
 _KINDS: dict[str, Callable[[GgufFile, Sequence[str]], None]] = {
     "llama": _require_sentencepiece,
     "gpt2": _require_bpe,
+    "gemma4": _require_bpe,
     "bert": _require_wordpiece,
     "t5": _require_unigram,
     "rwkv": _require_rwkv,
