@@ -8,6 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,15 +17,16 @@ import pytest
 from isthmus.errors import ModelError, ModelFileError, ModelUnsupported
 from isthmus.file_hash import FileHashes
 from isthmus.model import opening
-from isthmus.model.adopted.vetting import GraphFacts, vet
+from isthmus.model.adopted.vetting import vet
 from isthmus.model.gguf import GgufFile
+from isthmus.model.graph_facts import GraphFacts
 from isthmus.model.opening import open_tried
 from isthmus.native.loader import Library
 from isthmus.survey.tiny import tiny_model
 from tests.fuzz.parts import Parts, lie
 from tests.tiny_gguf import TinyModel
 
-ARCHITECTURES = ("qwen35", "gemma4", "gpt-oss", "lfm2", "deepseek2", "rwkv7")
+ARCHITECTURES = ("qwen35", "gemma4", "gpt-oss", "modern-bert", "lfm2", "deepseek2", "rwkv7")
 N_SHORT, N_LONG = 4, 200
 
 
@@ -150,6 +152,25 @@ def test_an_abort_of_the_library_is_the_reason(library: Library, tmp_path: Path)
     path = write(library, tmp_path, "plm")
     with pytest.raises(ModelFileError, match=r"ended the process .*ggml\.c:\d+: GGML_ASSERT\("):
         open_tried(library, path, FileHashes(), own=())
+
+
+@pytest.mark.usefixtures("no_child_left")
+def test_a_child_that_takes_too_long_is_ended(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(library, tmp_path, "lfm2")
+    limits = opening._limits_for(path.stat().st_size)
+    monkeypatch.setattr(opening, "_limits_for", lambda _nbytes: replace(limits, wall_s=0.05))
+    with pytest.raises(ModelFileError, match="was not tried, since the machine is too busy"):
+        open_tried(library, path, FileHashes(), own=())
+
+
+def test_a_large_file_has_more_time() -> None:
+    small, large = opening._limits_for(10**6), opening._limits_for(40 * 10**9)
+    assert small.cpu_s == 20
+    assert large.cpu_s > 200
+    assert large.memory_nbytes > 80 * 10**9
+    assert large.wall_s > 1000
 
 
 def test_what_the_library_says_is_the_reason(library: Library, tmp_path: Path) -> None:

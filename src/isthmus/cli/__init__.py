@@ -35,6 +35,7 @@ COMMANDS = (
     "serve",
     "bench",
     "devices",
+    "architectures",
     "pull",
     "inspect-model",
 )

@@ -17,9 +17,9 @@ from typing import Any
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes, file_identity
-from isthmus.model.adopted.vetting import GraphFacts
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile, file_status
+from isthmus.model.graph_facts import GraphFacts
 from isthmus.native.child import last_words, told
 from isthmus.native.loader import Library
 from isthmus.trial import Ending, Outcome, TrialLimits, try_out

@@ -15,6 +15,8 @@ _ABORT = re.compile(r"^(?:\S*/)?(?P<where>[^\s/:]+:\d+: .+)$", re.M)
 """`ggml_abort`: a source file, a line in it, and what did not hold."""
 _EXCEPTION = re.compile(r"^\s+what\(\):\s+(?P<what>.+)$", re.M)
 """What C++ says of an exception that nobody catches."""
+_WRAPPER = "error loading model: "
+"""What the library puts before each reason not to load a file."""
 _MOST = 300
 """Characters of the longest reason."""
 
@@ -55,4 +57,5 @@ def reason(complaints: Sequence[str], otherwise: str) -> str:
     """The library's first complaint without the name of the function that made it."""
     if not complaints:
         return otherwise
-    return printable(complaints[0].partition(": ")[2] or complaints[0])[:_MOST]
+    words = complaints[0].partition(": ")[2] or complaints[0]
+    return printable(words.removeprefix(_WRAPPER))[:_MOST]

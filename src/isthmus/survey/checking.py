@@ -31,15 +31,13 @@ _N_STEPS = 4
 
 
 def check(job: bytes) -> bytes:
-    """Findings as JSON, of {"path", "device", "threads", "library", "folder"} as JSON.
+    """Findings as JSON, of {"path", "device", "library", "folder"} as JSON.
 
     What the library does not survive ends the process.
     """
     os.environ["GGML_NO_BACKTRACE"] = "1"
     asked = json.loads(job)
-    with Runtime(
-        device=asked["device"], threads=asked["threads"], library=asked["library"]
-    ) as runtime:
+    with Runtime(device=asked["device"], threads=1, library=asked["library"]) as runtime:
         try:
             model = runtime.load_model(asked["path"], prefill_chunk=_CHUNK)
             findings = _examine(runtime, model, Path(asked["folder"]))
@@ -49,8 +47,9 @@ def check(job: bytes) -> bytes:
 
 
 def _examine(runtime: Runtime, model: Model, folder: Path) -> Findings:
+    embeddings = _embeddings(runtime, model) if model.hparams.pooling is not None else None
     if not model.generates:
-        return _embeddings(runtime, model)
+        return Findings(makes="embeddings", equal=embeddings)
     talk = _Talk(runtime.spawn("bench", models={"default": model}, args={"n_ctx": _N_CTX}, seed=1))
     talk.prefill(_prompt(model))
     straight = talk.decode(_N_STEPS)
@@ -59,8 +58,8 @@ def _examine(runtime: Runtime, model: Model, folder: Path) -> Findings:
     restored = runtime.restore(saved, models={"default": model})
     further = talk.decode(_N_STEPS)
     return Findings(
-        makes="text",
-        equal=straight == _libllama(runtime, model),
+        makes="text" if embeddings is None else "text, embeddings",
+        equal=straight == _libllama(runtime, model) and embeddings is not False,
         fork=_Talk(fork).decode(_N_STEPS) == further,
         snapshot=_Talk(restored).decode(_N_STEPS) == further,
         truncate=_truncated(talk, further),
@@ -79,12 +78,12 @@ def _truncated(talk: _Talk, further: list[bytes]) -> bool | None:
     return talk.decode(_N_STEPS) == further
 
 
-def _embeddings(runtime: Runtime, model: Model) -> Findings:
+def _embeddings(runtime: Runtime, model: Model) -> bool:
+    """Whether an embedding is the bytes of libllama alone."""
     tokens = _prompt(model)
     (ours,) = model.embed([tokens], normalised=False)
     with Libllama(runtime.device, model.path, _N_CTX, model.settings, embeddings=True) as rival:
-        equal = ours.tobytes() == rival.embed(tokens).tobytes()
-    return Findings(makes="embeddings", equal=equal)
+        return ours.tobytes() == rival.embed(tokens).tobytes()
 
 
 def _libllama(runtime: Runtime, model: Model) -> list[bytes]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from isthmus.errors import ModelUnsupported
 from isthmus.native import _llama
-from isthmus.native._ggml import GgufType, Tensor, tensor_at
+from isthmus.native._ggml import GgmlType, GgufType, Tensor, tensor_at
 from isthmus.native.child import open_told, reason
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
@@ -49,15 +49,19 @@ def make(job: bytes) -> bytes:
 def tiny_file(library: Library, name: str, seed: int) -> bytes:
     """The bytes of a GGUF file. Raises ModelUnsupported with the library's reason."""
     values = metadata(name)
+    tensors: dict[str, bytes] = {}
+    odd: list[str] = []
     with _header(library, values) as asked, _header(library, values) as written:
-        tensors: dict[str, bytes] = {}
 
         def fill(pointer: int, _user_data: int | None) -> None:
             """Takes down a tensor that the library has made; it may make one for two purposes."""
             tensor = tensor_at(pointer)
+            text = tensor.name.decode()
+            if tensor.type != GgmlType.F32:
+                odd.append(text)
+                return
             data = _random(tensor, seed)
             ctypes.memmove(tensor.data, data, len(data))
-            text = tensor.name.decode()
             if text not in tensors and has_tensor(name, text):
                 tensors[text] = data
                 library.gguf_add_tensor(written.handle, pointer)
@@ -65,9 +69,9 @@ def tiny_file(library: Library, name: str, seed: int) -> bytes:
         with _model(library, asked.handle, _llama.SET_TENSOR_DATA(fill)):
             head = ctypes.create_string_buffer(library.gguf_get_meta_size(written.handle))
             library.gguf_get_meta_data(written.handle, head)
-        return head.raw + b"".join(
-            data + bytes(-len(data) % _ALIGNMENT) for data in tensors.values()
-        )
+    if odd:
+        raise ModelUnsupported(f"the recipe gives no values to {odd[0]}, which is not of floats")
+    return head.raw + b"".join(data + bytes(-len(data) % _ALIGNMENT) for data in tensors.values())
 
 
 def _model(library: Library, header: int, fill: ctypes._CFunctionType) -> Owned:
@@ -121,7 +125,7 @@ def _element(array: tuple[object, ...]) -> tuple[GgufType, type[np.generic]]:
 
 
 def _random(tensor: Tensor, seed: int) -> bytes:
-    """A tensor's values, F32, which depend on its name and the seed alone."""
+    """A tensor's values, f32 of its shape, which depend on its name and the seed alone."""
     name = tensor.name.decode()
     shape = [int(it) for it in tensor.ne]
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape[::-1])

@@ -317,16 +317,17 @@ def metadata(architecture: str) -> dict[str, Value]:
         for key, value in values.items()
     }
     head: dict[str, Value] = {"general.architecture": architecture, "general.name": "tiny"}
-    return head | said | _vocabulary(n_vocab)
+    return head | said | _vocabulary(n_vocab, rwkv=architecture in ("rwkv6", "rwkv7"))
 
 
-def _vocabulary(n_tokens: int) -> dict[str, Value]:
-    """A byte-level BPE in which each byte is a token."""
+def _vocabulary(n_tokens: int, *, rwkv: bool) -> dict[str, Value]:
+    """Three control tokens and each byte: a byte-level BPE, or RWKV's kind."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokens = [*special, *_byte_names()]
+    escaped = [repr(bytes([it]))[2:-1] for it in range(256)]
+    tokens = [*special, *(escaped if rwkv else _byte_names())]
     tokens += [f"[unused{it}]" for it in range(n_tokens - len(tokens))]
     return {
-        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.model": "rwkv" if rwkv else "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tuple(tokens),
         "tokenizer.ggml.token_type": I32([3] * len(special) + [1] * (n_tokens - len(special))),

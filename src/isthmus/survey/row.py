@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-HEADS = ("architecture", "way", "makes", "logits", "fork", "snapshot", "truncate", "models")
+HEADS = (
+    *("architecture", "way", "makes", "equal", "fork", "snapshot", "truncate", "devices"),
+    "models",
+)
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Findings:
     """What was seen of one model. None: does not apply, or was not seen."""
 
     makes: str = ""
-    """`text` or `embeddings`."""
+    """`text`, `embeddings`, or both by a comma."""
     equal: bool | None = None
     """Whether logits, or embeddings, are the bytes of libllama alone."""
     fork: bool | None = None
@@ -28,24 +31,31 @@ class Findings:
     """Why nothing was seen."""
 
     @property
+    def makes_text(self) -> bool:
+        """Whether the model has sessions."""
+        return "text" in self.makes
+
+    @property
     def holds(self) -> bool:
         """Whether everything that was seen is as it should be."""
         seen = (self.equal, self.fork, self.snapshot, self.truncate)
-        needed = (self.equal, self.fork, self.snapshot) if self.makes == "text" else (self.equal,)
+        needed = (self.equal, self.fork, self.snapshot) if self.makes_text else (self.equal,)
         return all(needed) and False not in seen
 
 
 @dataclass(frozen=True)
 class Row:
-    """One architecture on one device."""
+    """One architecture."""
 
     name: str
     way: str
     """`own`: computed by a graph of ours. `adopted`: by libllama's. `refused`: not at all."""
     models: str
     """Well-known models of this architecture; empty if none is known for sure."""
-    device: str
+    devices: tuple[str, ...]
+    """Devices on which everything holds."""
     findings: Findings
+    """What was seen on the first device that was asked for."""
 
     @property
     def holds(self) -> bool:
@@ -54,24 +64,25 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, with the verdict."""
-        kept = {"name": self.name, "way": self.way, "models": self.models, "device": self.device}
-        return {**kept, **asdict(self.findings), "holds": self.holds}
+        outside = {"name": self.name, "way": self.way, "models": self.models}
+        seen = asdict(self.findings)
+        return {**outside, **seen, "devices": list(self.devices), "holds": self.holds}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Row:
         """The row that `as_json` gave."""
         found = {key: record[key] for key in Findings.__dataclass_fields__}
-        outside = {key: record[key] for key in ("name", "way", "models", "device")}
-        return cls(**outside, findings=Findings(**found))
+        outside = {key: record[key] for key in ("name", "way", "models")}
+        return cls(**outside, devices=tuple(record["devices"]), findings=Findings(**found))
 
     def cells(self) -> tuple[str, ...]:
         """The row for people, under HEADS."""
         it = self.findings
         if self.way == "refused":
-            return (self.name, self.way, "", "", "", "", "", it.problem)
-        truncate = "no" if it.makes == "text" and it.truncate is None else _word(it.truncate)
+            return (self.name, self.way, "", "", "", "", "", "", it.problem)
+        truncate = "no" if it.makes_text and it.truncate is None else _word(it.truncate)
         seen = (_word(it.equal), _word(it.fork), _word(it.snapshot), truncate)
-        return (self.name, self.way, it.makes, *seen, self.models)
+        return (self.name, self.way, it.makes, *seen, " ".join(self.devices), self.models)
 
 
 def _word(seen: bool | None) -> str:
@@ -80,9 +91,9 @@ def _word(seen: bool | None) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """How many rows hold, in one line."""
-    counts = {way: sum(row.holds for row in rows if row.way == way) for way in ("own", "adopted")}
-    refused = sum(row.way == "refused" for row in rows)
+    own, adopted = (sum(it.holds and it.way == way for it in rows) for way in ("own", "adopted"))
+    refused = sum(it.way == "refused" for it in rows)
     return (
-        f"{sum(counts.values())} of {len(rows)} architectures hold: {counts['own']} by graphs of "
-        f"our own, {counts['adopted']} by libllama's; {refused} are refused"
+        f"{own + adopted} of {len(rows)} architectures hold: {own} by graphs of ours, {adopted} by "
+        f"libllama's; refused: {refused}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from isthmus.errors import ModelUnsupported, SettingsError
@@ -31,30 +31,20 @@ _LIMITS = TrialLimits(
 be."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where architectures are tried."""
-
-    device: str = "cpu"
-    threads: int = 1
-
-
 def survey(
     library: Library,
     names: Sequence[str],
-    place: Place,
+    devices: Sequence[str],
     progress: Callable[[Row], None],
     check: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Rows of these architectures, by default of all that the library has.
+    """Rows of these architectures, tried on each of these devices.
 
     `progress` is told each row as it comes; `check` is called while this waits, and may raise.
-    Raises SettingsError for a name that the library does not have.
     """
-    require_names(library, names)
     rows = []
-    for name in names or library.architectures():
-        rows.append(examine(library, name, place, check))
+    for name in names:
+        rows.append(examine(library, name, devices, check))
         progress(rows[-1])
     return rows
 
@@ -70,17 +60,22 @@ def require_names(library: Library, names: Sequence[str]) -> None:
 
 
 def examine(
-    library: Library, name: str, place: Place, check: Callable[[], None] = lambda: None
+    library: Library, name: str, devices: Sequence[str], check: Callable[[], None] = lambda: None
 ) -> Row:
     """The row of one architecture."""
-    findings = _findings(library, name, place, check)
+    each = {device: _findings(library, name, device, check) for device in devices}
+    first = each[devices[0]]
     own = name in architectures()
-    way = "refused" if findings.problem else "own" if own else "adopted"
-    models = family_of(name).models if own else KNOWN_MODELS.get(name, "")
-    return Row(name, way, models, place.device, findings)
+    return Row(
+        name=name,
+        way="refused" if first.problem else "own" if own else "adopted",
+        models=family_of(name).models if own else KNOWN_MODELS.get(name, ""),
+        devices=tuple(device for device, findings in each.items() if findings.holds),
+        findings=first,
+    )
 
 
-def _findings(library: Library, name: str, place: Place, check: Callable[[], None]) -> Findings:
+def _findings(library: Library, name: str, device: str, check: Callable[[], None]) -> Findings:
     with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
         path = Path(folder) / f"{name}.gguf"
         try:
@@ -90,12 +85,14 @@ def _findings(library: Library, name: str, place: Place, check: Callable[[], Non
         job = {
             "path": str(path),
             "folder": folder,
-            "device": place.device,
-            "threads": place.threads,
+            "device": device,
             "library": str(library.path),
         }
         outcome = try_out(_SCRIPT, "check", json.dumps(job).encode(), _LIMITS, check, whole=True)
     if outcome.ending is Ending.DONE:
-        return Findings(**json.loads(outcome.result))
+        findings = Findings(**json.loads(outcome.result))
+        problem = findings.problem.removeprefix(f"{path} ")
+        problem = problem.removeprefix(f"is of architecture {name!r}, which ")
+        return replace(findings, problem=problem)
     words = last_words(outcome.said)
     return Findings(problem=f"the process {outcome.ending.value}{f': {words}' if words else ''}")
