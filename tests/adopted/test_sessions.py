@@ -200,6 +200,9 @@ def test_a_state_takes_no_token_back(name: str, device: Device, tiny_file: Files
             session.truncate(len(PROMPT) - 1)
         assert session.n_tokens == len(PROMPT)
         expected = go_on(model, session)
+        layout = cast("AdoptedLayout", session.layout)
+        for it in model.contexts.states:
+            ctypes.memset(session.base + layout.offsets[it], 0xFF, layout.memories[it])  # all NaN
         session.truncate(0)
         model.prefill(session, PROMPT)
         assert go_on(model, session) == expected

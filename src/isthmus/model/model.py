@@ -42,6 +42,7 @@ from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
 from isthmus.model.widths import Width, Widths
+from isthmus.native.owned import Owned
 from isthmus.units import GuestPtr
 
 
@@ -347,8 +348,11 @@ class Model(TextModel, EmbeddingModel):
         stack.callback(weights.close)
         return weights
 
-    def _new_tokenizer(self, stack: contextlib.ExitStack) -> Tokenizer | None:
-        tokenizer = Tokenizer.try_open(self.device.library, self.file)
+    def _new_tokenizer(
+        self, stack: contextlib.ExitStack, loaded: Owned | None = None
+    ) -> Tokenizer | None:
+        """`loaded`: libllama's model of the file, if there is one already."""
+        tokenizer = Tokenizer.try_open(self.device.library, self.file, loaded)
         if tokenizer:
             stack.callback(tokenizer.close)
         return tokenizer

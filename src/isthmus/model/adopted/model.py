@@ -40,11 +40,9 @@ class AdoptedModel(Model):
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        found = [
-            "a pass with others: agents decode one after the other",
-            "a device other than the cpu",
-            "LoRA adapters",
-        ]
+        found = ["a device other than the cpu"]
+        if self.generates:
+            found += ["a pass with others: agents decode one after the other", "LoRA adapters"]
         if not self.truncates:
             found.append("taking tokens back: its sessions can only be emptied")
         return tuple(found)
@@ -106,7 +104,7 @@ class AdoptedModel(Model):
         self._model = LibraryModel(device.library, self.file, settings)
         stack.callback(self._model.close)
         self.n_vocab = self._model.n_vocab
-        self._use_tokenizer(self._new_tokenizer(stack))
+        self._use_tokenizer(self._new_tokenizer(stack, self._model))
         self.file.require_unchanged()
         self.contexts = Contexts(device, self._model, settings)
         self.hparams = shape_of_file(self.file, generates=self.contexts.has_memory)

@@ -85,6 +85,8 @@ class AdoptedSession(Session):
         if not self.model.contexts.states or n_tokens >= self.n_tokens:
             return True
         if n_tokens == 0:
+            for address, nbytes in self._states():  # as in a new session: libllama multiplies by 0
+                ctypes.memset(address, 0, nbytes)
             self._lost = False
             return True
         return self._put_back(n_tokens)
