@@ -25,8 +25,8 @@ _PIECE_NBYTES = 256
 
 
 class Tokenizer(Owned):
-    """Owns a model of libllama that was loaded without weights, for its vocabulary; or has that of a
-    model that was loaded with them.
+    """Owns a model of libllama that was loaded without weights, for its vocabulary; or has the
+    vocabulary of one that was loaded with them.
 
     Safe to use from several threads: nothing of it changes after loading.
     """
