@@ -34,7 +34,7 @@ _WEIGHTS_NBYTES_PER_CPU_S = 128 * MIB
 slow processor multiplies 2 GB in a second."""
 _WEIGHTS_NBYTES_PER_WALL_S = 32 * MIB
 """Bytes that a slow disk reads in a second."""
-_VERSION = 2
+_VERSION = 3
 """Grows when `file_trial` tries more than before."""
 _ERRORS = {kind.__name__: kind for kind in (ModelFileError, ModelNotFound, ModelUnsupported)}
 
@@ -116,7 +116,7 @@ def _tried(
     limits = _LIMITS if own is None else _limits_for(file_status(path).st_size)
     outcome = try_out(_SCRIPT, "try_out", job, limits, check, told(library))
     if outcome.ending is not Ending.DONE:
-        raise ModelFileError(_why(path, outcome, limits))
+        raise ModelFileError(_why(path, outcome, limits, computed=own is not None))
     result: dict[str, Any] = json.loads(outcome.result)
     if result["problem"]:
         kind, text = result["problem"]
@@ -134,7 +134,8 @@ def _limits_for(nbytes: int) -> TrialLimits:
     )
 
 
-def _why(path: Path, outcome: Outcome, limits: TrialLimits) -> str:
+def _why(path: Path, outcome: Outcome, limits: TrialLimits, *, computed: bool) -> str:
+    """`computed`: whether libllama was to compute with the file's weights too."""
     if outcome.ending is Ending.BUSY:
         return f"{path} was not tried, since the machine is too busy: wait a moment and try again"
     if outcome.ending is Ending.OUT_OF_TIME:
@@ -142,7 +143,14 @@ def _why(path: Path, outcome: Outcome, limits: TrialLimits) -> str:
             f"{path} keeps the library busy for more than {limits.cpu_s} s, as no good model does"
         )
     words = last_words(outcome.said)
+    said = f" ({words})" if words else ""
+    if computed:
+        return (
+            f"{path} ended the process in which the library tried it{said}: it is damaged or "
+            "malicious, or the library cannot compute it; if a new copy does the same, try another "
+            "version of the library"
+        )
     return (
         f"{path} is damaged or malicious: the library that reads it ended the process in which it "
-        f"was tried{f' ({words})' if words else ''}; fetch the file again"
+        f"was tried{said}; fetch the file again"
     )

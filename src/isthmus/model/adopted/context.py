@@ -224,7 +224,8 @@ class Contexts:
             plan = self._plans.get(n_ctx)
             if plan is None:
                 handle, placed = self._new(n_ctx, lambda _number, _nbytes: 0)
-                has_memory = bool(self._model.library.llama_get_memory(handle))
+                keeps = bool(self._model.library.llama_get_memory(handle))
+                has_memory = keeps and self._model.decodes
                 self._model.library.llama_free(handle)
                 plan = self._plans[n_ctx] = Plan.of(placed, has_memory=has_memory)
             return plan

@@ -38,7 +38,9 @@ class LibraryModel(Owned):
         )
         """Whether a session has a state that each token rewrites, so that no token can be taken
         back."""
-        if library.llama_model_has_encoder(handle):
+        self.decodes = bool(library.llama_model_has_decoder(handle))
+        """Whether one token follows the other: an encoder alone makes embeddings."""
+        if self.decodes and library.llama_model_has_encoder(handle):
             self.close()
             raise ModelUnsupported(
                 f"{file.path} has an encoder before its decoder, whose result lies in no session: "

@@ -24,7 +24,8 @@ from isthmus.native.loader import Library
 from isthmus.units import HostAddr
 
 _N_PROMPT = 5
-"""More than one token: libllama writes another graph then, with other kernels."""
+"""More than one token: libllama writes another graph then, with other kernels, and a third one if
+nobody asks for logits."""
 
 
 def vet(library: Library, file: GgufFile) -> GraphFacts:
@@ -48,6 +49,7 @@ def vet(library: Library, file: GgufFile) -> GraphFacts:
     span = mmap.mmap(-1, layout.nbytes)
     base = HostAddr(ctypes.addressof(ctypes.c_char.from_buffer(span)))
     with contexts.open(base, layout) as context:
+        context.append(tokens, with_logits=False)
         context.append(tokens, with_logits=True)
         context.append_one(0)
     return GraphFacts(model.keeps_state, layout.memories, contexts.states, model.n_vocab)
