@@ -264,6 +264,16 @@ def test_the_command_line_says_what_a_model_lacks(tiny_file: Files) -> None:
 
 
 @pytest.mark.slow
+def test_both_ways_are_measured_beside_libllama(tmp_path: Path) -> None:
+    path = TinyModel(with_tokenizer=True).write(tmp_path / "tiny.gguf")
+    options = ("--device", "cpu", "--sizes", "40", "--repeats", "1", "--json")
+    rows = json.loads(isthmus("bench", "ways", "--model", path, *options).stdout)["results"]
+    assert [it["graph"] for it in rows] == ["own", "adopted", "llama.cpp"]
+    assert all(it["identical"] and it["tokens_per_s"] > 0 for it in rows)
+    assert rows[1]["open_ms"] > 0 < rows[1]["next_token_ms"]
+
+
+@pytest.mark.slow
 def test_a_server_answers_with_an_adopted_model(tiny_file: Files, tmp_path: Path) -> None:
     """And keeps its durable agents, which go on after it was killed."""
     path = tiny_file(DENSE[0])
