@@ -161,6 +161,20 @@ def test_guests_that_take_tokens_back_hear_why_they_cannot(
     assert bench.sessions[0].n_tokens == 20
 
 
+@OF_STATE
+def test_a_summary_begins_with_the_instruction_each_time(
+    name: str, model: Model, shared: Runtime
+) -> None:
+    def fresh() -> Actor:
+        args = ["n_ctx=512", "max_tokens=8", "temperature=0"]
+        return shared.spawn("summarise", models={"default": model}, args=args, seed=1)
+
+    actor = fresh()
+    first = actor.send("One bridge. " * 10).text
+    assert actor.send("Two seas. " * 10).text == fresh().send("Two seas. " * 10).text
+    assert actor.send("One bridge. " * 10).text == first
+
+
 def test_a_snapshot_names_the_library_and_its_memories(
     shared: Runtime, tiny_file: Files, tmp_path: Path
 ) -> None:
