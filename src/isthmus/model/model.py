@@ -40,6 +40,7 @@ from isthmus.model.sharing import SharingModel
 from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
+from isthmus.shards import model_name
 from isthmus.units import GuestPtr
 
 
@@ -75,9 +76,10 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         self.grammars = Grammars(self)
         """Of constrained decoding, over this model's vocabulary."""
         self.device = device
-        self.path = path
         self.settings = settings
         self.file: GgufFile = base.file if base else open_gguf(device.library, path, self._hashes)
+        self.path = self.file.path
+        """Its file, or the first of its shards."""
         n_adapters = len(self.adaptation.applied)
         self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
         self._require_kv_type()
@@ -91,15 +93,18 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     @property
     def name(self) -> str:
         """What the file calls itself, or the file's name; and those of its adapters' files."""
-        own = self._text("general.name") or self.path.stem
+        own = self._text("general.name") or model_name(self.path)
         return "+".join([own, *(it.adapter.path.stem for it in self.adaptation.applied)])
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Of the whole GGUF file, which is read when this is first asked for. ModelFileError where
-        it was replaced since it was opened."""
+        """SHA-256 of the GGUF file, or of its shards as `FileHashes.sha256` has it.
+
+        The files are read when this is first asked for. ModelFileError if one of them was replaced
+        since it was opened.
+        """
         self.file.require_unchanged()
-        return self._hashes.sha256(self.path)
+        return self._hashes.sha256(self.file.files)
 
     @cached_property
     def tokenizer_sha256(self) -> str:

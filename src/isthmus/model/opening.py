@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
-from isthmus.file_hash import FileHashes, file_identity
+from isthmus.file_hash import FileHashes, file_identity, files_identity
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile, file_status
 from isthmus.native.loader import Library
+from isthmus.shards import model_files
 from isthmus.trial import Ending, TrialLimits, try_out
 from isthmus.units import MIB
 
@@ -32,17 +33,20 @@ _ERRORS = {kind.__name__: kind for kind in (ModelFileError, ModelNotFound, Model
 def open_gguf(
     library: Library, path: Path, hashes: FileHashes, check: Callable[[], None] = nothing
 ) -> GgufFile:
-    """A file's header, after the file was tried.
+    """A file's header, or those of a model's shards, after the files were tried.
 
     `check` is called while this waits, and may raise. Raises as `GgufFile`, and ModelFileError if
     the library does not survive the file, or the file changes meanwhile.
     """
-    before = file_identity(file_status(path))
+    files = model_files(path)
+    for it in files:
+        file_status(it)
+    before = files_identity(files)
     try:
-        hashes.get(path, _kind(library), lambda it: _tried(library, it, check))
+        hashes.get(files, _kind(library), lambda first: _tried(library, first, check))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be tried: {error}") from None
-    file = GgufFile(library, path)
+    file = GgufFile(library, files[0])
     if file.identity != before:
         raise ModelFileError(f"{path} changed while it was opened: try again when it is complete")
     return file

@@ -1,4 +1,4 @@
-"""Models that are being fetched: those that `isthmus pull` knows by name, and no others."""
+"""Models that are being fetched, by the names that `isthmus pull` takes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from isthmus.download import PACKAGED, pull
+from isthmus.download import KNOWN, Progress, is_name, pull
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.catalog import Source
 from isthmus.server.models.models import Models
 
 _LOOK_S = 0.2
 """Seconds between two words on how much has come."""
+_MOST_SHOWN = 80
+"""Characters of a name that a client gave."""
 
 
 class Pulling(TypedDict, total=False):
@@ -23,10 +25,10 @@ class Pulling(TypedDict, total=False):
 
     status: str
     digest: str
-    """The file's SHA-256."""
+    """The SHA-256 of the file that is fetched now."""
     total: int
     completed: int
-    """Bytes of what is fetched, and those that have come."""
+    """Bytes of that file, and those that have come."""
 
 
 @dataclass
@@ -34,19 +36,25 @@ class _Pull:
     """One model on its way."""
 
     name: str
-    digest: str
-    completed: int = 0
-    total: int = 0
+    progress: Progress | None = None
+    """None until bytes of a file come."""
     done: asyncio.Future[Path] = field(init=False)
 
-    def look(self, completed: int, total: int) -> None:
+    def watch(self, progress: Progress) -> None:
         """Called by the thread that fetches."""
-        self.completed, self.total = min(completed, total), total
+        self.progress = progress
 
     def word(self) -> Pulling:
         """How far it is."""
-        said: Pulling = {"status": f"pulling {self.digest[:12]}", "digest": f"sha256:{self.digest}"}
-        return {**said, "total": self.total, "completed": self.completed} if self.total else said
+        it = self.progress
+        if it is None:
+            return {"status": "pulling manifest"}
+        return {
+            "status": f"pulling {it.sha256[:12]}",
+            "digest": f"sha256:{it.sha256}",
+            "total": it.nbytes,
+            "completed": it.done,
+        }
 
 
 class Pulls:
@@ -60,10 +68,11 @@ class Pulls:
     async def follow(self, name: str) -> AsyncIterator[Pulling]:
         """Fetches a model, and tells how far that is, until requests may name it.
 
-        HttpError 404 for a name that `isthmus pull` does not know, DownloadError.
+        HttpError 404 for what is no such name, DownloadError.
         """
-        if name not in PACKAGED:
-            said = f"{name!r} cannot be pulled; {', '.join(PACKAGED)} can: other models are files"
+        if not is_name(name):
+            said = f"{name[:_MOST_SHOWN]!r} cannot be pulled; {', '.join(KNOWN)} can, and "
+            said += "hf:ORG/REPO[:QUANT]: other models are files"
             raise HttpError(404, said, code="model_not_found", param="model")
         found = self._under_way.get(name) or self._begin(name)
         while not found.done.done():
@@ -75,8 +84,9 @@ class Pulls:
         yield {"status": "success"}
 
     def _begin(self, name: str) -> _Pull:
-        found = self._under_way[name] = _Pull(name, PACKAGED[name].file_sha256)
-        work = partial(pull, name, self._models.runtime.cache, lambda _: None, found.look)
+        found = self._under_way[name] = _Pull(name)
+        environment = self._models.runtime.environment
+        work = partial(pull, name, environment, lambda _: None, found.watch)
         found.done = asyncio.ensure_future(asyncio.to_thread(work))
         found.done.add_done_callback(lambda _: self._end(found))
         return found
