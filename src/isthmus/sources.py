@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -54,7 +55,7 @@ def model_path(given: str | Path, cache: Path) -> Path:
 
     ModelNotFound if it was not.
     """
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if not isinstance(given, str) or not is_name(given) or path.exists():
         return path
     found = fetched(given, cache)

@@ -49,6 +49,8 @@ def test_any_shard_and_the_folder_name_the_model(
     assert model.path == shards[0]
     assert model.file.files == tuple(shards)
     assert {it.shard for it in model.file.tensors.values()} == {0, 1, 2, 3}
+    metadata = {k: v for k, v in model.file.metadata.items() if not k.startswith("split.")}
+    assert metadata == same.file.metadata
     assert np.array_equal(embedding(model), embedding(same))
     assert model.weights.nbytes == same.weights.nbytes
     assert model.tokenizer.encode("the cat") == same.tokenizer.encode("the cat")

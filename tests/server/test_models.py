@@ -16,6 +16,7 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.cli.serving import catalog_of
+from isthmus.config import Environment
 from isthmus.download import KNOWN, Progress, Watch
 from isthmus.errors import (
     DeviceFailed,
@@ -43,6 +44,7 @@ from isthmus.server.models.resident import State
 from isthmus.server.ollama.models import seconds_of
 from isthmus.server.settings import ServerSettings
 from isthmus.units import GIB, MIB
+from tests.download.hub import FakeHub, served
 from tests.split_gguf import split
 from tests.tiny_gguf import TinyLlama
 
@@ -747,10 +749,29 @@ def test_a_pull_is_told_and_then_served(
         assert {word["digest"] for word in known} == {f"sha256:{'5' * 64}"}
         assert n_pulls == 1
         assert await ask(models, wanted)
-        with pytest.raises(HttpError, match=r"smollm2, .* can, and hf:ORG/REPO"):
+        with pytest.raises(HttpError, match=r"cannot be pulled: give smollm2, .* hf:ORG/REPO"):
             await anext(pulls.follow("http://a/b/c"))
 
     with_models(null_runtime, tmp_path, work)
+
+
+def test_a_pull_from_a_hub_is_served_under_its_name(folder: Path, tmp_path: Path) -> None:
+    hub, cache = FakeHub(), tmp_path / "cache"
+    shards = split(folder / "a.gguf", tmp_path, "a-Q8_0")
+    hub.repos["org/repo"] = {it.name: it.read_bytes() for it in shards}
+
+    async def work(models: Models) -> None:
+        words = [word async for word in Pulls(models).follow("hf:org/repo")]
+        assert words[-1] == {"status": "success"}
+        assert await ask(models, "hf:org/repo")
+        assert await ask(models, "a-Q8_0")
+        assert len(models.files.all()) == 1
+
+    with served(hub):
+        environment = Environment(cache=cache, hub_url=hub.url)
+        with Runtime(device="null", threads=1, environment=environment) as runtime:
+            (cache / "models").mkdir()
+            with_models(runtime, cache / "models", work)
 
 
 # ------------------------------------------------------------------ the command

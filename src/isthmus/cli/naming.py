@@ -6,12 +6,13 @@ taken as such: first all of the text, then what comes after its first `=`, its s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment
-from isthmus.download import KNOWN, fetched, is_name, pull
+from isthmus.download import FORMS, fetched, is_name, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.printable import printable
 from isthmus.shards import first_file, model_name
@@ -35,7 +36,7 @@ def usual_name(path: str) -> str:
     """The name of a model that was given none: the one it is fetched by, or its file's."""
     if is_name(path) and not _exists(path):
         return path
-    return printable(model_name(first_file(Path(path).expanduser())))
+    return printable(model_name(first_file(_expanded(path))))
 
 
 def parse_lora(text: str) -> tuple[str, str, float]:
@@ -58,12 +59,10 @@ def parse_lora(text: str) -> tuple[str, str, float]:
 
 def model_path(text: str) -> Path:
     """The file that a user means: a path, or a model that was fetched by its name."""
-    path = Path(text).expanduser()
     if _exists(text):
-        return first_file(path)
+        return first_file(_expanded(text))
     if not is_name(text):
-        names = ", ".join([*KNOWN, "hf:ORG/REPO[:QUANT]"])
-        raise ModelNotFound(f"there is no file {text}; give a .gguf file, or one of {names}")
+        raise ModelNotFound(f"there is no file {text}; give a .gguf file, {FORMS}")
     found = fetched(text, Environment.read().cache)
     if found is None:
         raise ModelNotFound(f"{text} was not fetched yet; run: isthmus pull {text}")
@@ -106,6 +105,11 @@ def _scale(text: str, rest: str, said: str) -> float:
 
 def _exists(path: str) -> bool:
     try:
-        return bool(path) and Path(path).expanduser().exists()
-    except (OSError, RuntimeError):  # too long a name, or no such user's home
+        return bool(path) and _expanded(path).exists()
+    except OSError:  # such as for too long a name
         return False
+
+
+def _expanded(path: str) -> Path:
+    """The path with `~` for a home; a user that there is not leaves it as it is."""
+    return Path(os.path.expanduser(path))

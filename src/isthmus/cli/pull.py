@@ -8,7 +8,7 @@ from pathlib import Path
 from isthmus.cli.options import say
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment
-from isthmus.download import KNOWN, is_name, pull
+from isthmus.download import FORMS, KNOWN, is_name, pull
 from isthmus.download.quants import PREFERRED
 from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
@@ -74,9 +74,6 @@ def _found(source: str, environment: Environment, revision: str | None) -> Path:
     if local.exists() and revision is None:
         return local.absolute()  # a link's own name tells where the other shards are
     if not is_name(source):
-        raise DownloadError(
-            f"there is no file {source}; give {_NAMES}, hf:ORG/REPO[:QUANT], "
-            "hf:ORG/REPO/FILE.gguf, or the path of a GGUF file"
-        )
+        raise DownloadError(f"there is no file {source}; give the path of one, {FORMS}")
     with download_bars() as (report, watch):
         return pull(source, environment, report, watch, revision)

@@ -16,7 +16,7 @@ from isthmus.config import Environment
 from isthmus.download.hub import Hub
 from isthmus.download.index import Index
 from isthmus.download.known import KNOWN, KNOWN_FILES, SMOLLM2, HubModel, PackagedModel
-from isthmus.download.names import HubName, hub_name, is_name, parse
+from isthmus.download.names import FORMS, HubName, hub_name, is_name, parse
 from isthmus.download.shelf import Origin, Shelf
 from isthmus.download.transfer import Progress, Remote, Transfer, Watch
 from isthmus.errors import DownloadError
@@ -24,6 +24,7 @@ from isthmus.file_hash import file_sha256
 from isthmus.units import MIB, format_nbytes
 
 __all__ = [
+    "FORMS",
     "KNOWN",
     "KNOWN_FILES",
     "SMOLLM2",

@@ -133,7 +133,8 @@ def shown(url: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """Why an attempt failed, in one line."""
-    cause = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    cause = getattr(error, "reason", None) or error
+    cause = getattr(cause, "strerror", None) or cause
     lines = str(cause).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 

@@ -23,6 +23,11 @@ _PART = r"[A-Za-z0-9](?:[\w-]|\.(?!\.)){0,95}"
 _HUB = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^:]+)|:(?P<quant>[\w.-]{{1,64}}))?", re.A
 )
+FORMS = (
+    "smollm2, llama3.2:1b or another name that isthmus pull --help lists, hf:ORG/REPO[:QUANT], "
+    f"hf:ORG/REPO/FILE{SUFFIX}"
+)
+"""The names above, for an error."""
 _LATEST = "latest"
 """The tag that clients of Ollama add to names."""
 
@@ -53,10 +58,7 @@ def parse(text: str) -> KnownModel | HubName:
         return KNOWN[text]
     prefix = _PREFIX.match(text)
     if prefix is None:
-        raise DownloadError(
-            f"cannot pull {text!r}: give {', '.join(KNOWN)}, hf:ORG/REPO[:QUANT], "
-            "hf:ORG/REPO/FILE.gguf, or the path of a file"
-        )
+        raise DownloadError(f"cannot pull {text!r}: give {FORMS}, or the path of a file")
     found = _HUB.fullmatch(text, prefix.end())
     file = found["file"] if found else None
     if found is None or (file is not None and not is_plain(file)):

@@ -40,6 +40,7 @@ from isthmus.model.sharing import SharingModel
 from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
+from isthmus.printable import printable
 from isthmus.shards import model_name
 from isthmus.units import GuestPtr
 
@@ -93,7 +94,7 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     @property
     def name(self) -> str:
         """What the file calls itself, or the file's name; and those of its adapters' files."""
-        own = self._text("general.name") or model_name(self.path)
+        own = self._text("general.name") or printable(model_name(self.path))
         return "+".join([own, *(it.adapter.path.stem for it in self.adaptation.applied)])
 
     @cached_property

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from isthmus.download import KNOWN, Progress, is_name, pull
+from isthmus.download import FORMS, Progress, is_name, pull
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.catalog import Source
 from isthmus.server.models.models import Models
@@ -71,8 +71,7 @@ class Pulls:
         HttpError 404 for what is no such name, DownloadError.
         """
         if not is_name(name):
-            said = f"{name[:_MOST_SHOWN]!r} cannot be pulled; {', '.join(KNOWN)} can, and "
-            said += "hf:ORG/REPO[:QUANT]: other models are files"
+            said = f"{name[:_MOST_SHOWN]!r} cannot be pulled: give {FORMS}; other models are files"
             raise HttpError(404, said, code="model_not_found", param="model")
         found = self._under_way.get(name) or self._begin(name)
         while not found.done.done():
