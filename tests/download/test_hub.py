@@ -259,8 +259,16 @@ def test_no_room_on_the_disk(
     assert hub.files_asked() == []
 
 
-def test_nobody_there(cache: Path) -> None:
+def test_nobody_there(repo: dict[str, bytes], pulled: Pull, cache: Path) -> None:
+    said: list[str] = []
+    path = pulled(f"hf:{REPO}:Q8_0")
     environment = Environment(cache=cache, hub_url="http://127.0.0.1:9")
+    for name in (REPO, f"{REPO}:Q8_0", f"{REPO}/model-Q8_0.gguf"):
+        assert pull(f"hf:{name}", environment, said.append) == path
+    assert "Connection refused); model-Q8_0.gguf is there" in said[0]
+    with pytest.raises(DownloadError, match="Check the network"):
+        pull(f"hf:{REPO}:Q8_0", environment, print, revision="main")
+    path.unlink()
     with pytest.raises(DownloadError, match="Check the network"):
         pull(f"hf:{REPO}", environment, print)
     for url in ("ftp://host/x", "nonsense", "http://[", "http://host:99999999"):
@@ -279,7 +287,7 @@ def test_a_proxy_of_the_environment(
     n_asked = len(hub.asked)
     monkeypatch.setenv("no_proxy", "hub.invalid")
     with pytest.raises(DownloadError, match="Check the network"):
-        pull(f"hf:{REPO}", environment, print)
+        pull(f"hf:{REPO}", environment, print, revision="main")
     assert len(hub.asked) == n_asked
 
 

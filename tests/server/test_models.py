@@ -755,6 +755,34 @@ def test_a_pull_is_told_and_then_served(
     with_models(null_runtime, tmp_path, work)
 
 
+def test_a_server_that_ends_ends_its_pulls(
+    null_runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def pull(_name: str, _environment: object, _report: object, watch: Watch) -> Path:
+        begun.set()
+        while True:
+            watch(Progress("a.gguf", "5" * 64, 40, 100))
+
+    monkeypatch.setattr("isthmus.server.models.pulls.pull", pull)
+
+    async def work(models: Models) -> None:
+        pulls = Pulls(models)
+
+        async def follow() -> None:
+            async for _ in pulls.follow("smollm2"):
+                pass
+
+        following = asyncio.ensure_future(follow())
+        await until(begun.is_set)
+        await pulls.close()
+        with pytest.raises(DownloadError, match="the next pull of smollm2 goes on from here"):
+            await following
+
+    with_models(null_runtime, tmp_path, work)
+
+
 def test_a_pull_from_a_hub_is_served_under_its_name(folder: Path, tmp_path: Path) -> None:
     hub, cache = FakeHub(), tmp_path / "cache"
     shards = split(folder / "a.gguf", tmp_path, "a-Q8_0")

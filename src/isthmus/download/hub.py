@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from isthmus.config import Environment
-from isthmus.download.http import Client, Cut
+from isthmus.download.http import Client
 from isthmus.download.names import HubName, is_plain
 from isthmus.download.quants import PREFERRED, quant_of
 from isthmus.download.transfer import Remote, refusal
@@ -72,7 +72,7 @@ class Hub:
     def find(self, name: HubName, revision: str = "main") -> HubFiles:
         """The files of the model that a name names at a revision: a branch, tag or commit.
 
-        Raises DownloadError.
+        Raises Cut if the hub does not answer, DownloadError.
         """
         listing = self._listing(name, revision)
         if not _COMMIT.fullmatch(listing.sha):
@@ -87,10 +87,6 @@ class Hub:
         try:
             data, _, _ = self.client.read(url, {"Accept": "application/json"})
             return msgspec.json.decode(data, type=_Listing)
-        except Cut as cut:
-            raise DownloadError(
-                f"cannot ask the hub for {name}: {cut}. Check the network"
-            ) from None
         except urllib.error.HTTPError as error:
             what = f"{name.repo} at the revision {revision}"
             raise DownloadError(f"the hub does not give {what}: {refusal(error)}") from None

@@ -7,8 +7,9 @@ without `.gguf` and without a shard's number, aliases. A well-known model has th
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,18 +119,19 @@ def _name_of(path: Path) -> str:
 
 def _path_of(folder: Path, name: str) -> Path | None:
     """The file of a folder that has a name; None if there is none. The folder is not listed."""
-    if name in KNOWN:
-        files = [KNOWN[name].file_name]
-    else:
-        shards = (str(ShardName(name, 1, n)) for n in range(1, MOST_SHARDS + 1))
-        files = [f"{name}{SUFFIX}", *shards]
-    try:
-        return next((it for it in (folder / file for file in files) if _is_of(it, name)), None)
-    except (OSError, ValueError):  # such as a name that is too long, or has a zero byte
+    if "/" in name or _NO_UTF8.search(name):
         return None
+    for file_name in _file_names(name):
+        if os.path.isfile(f"{folder}/{file_name}") and _name_of(folder / file_name) == name:
+            return folder / file_name
+    return None
 
 
-def _is_of(path: Path, name: str) -> bool:
-    """Whether a path is that of the model of a name, and not of what the name leads to."""
-    is_named = _name_of(path) == name and "/" not in name and not _NO_UTF8.search(name)
-    return is_named and path.is_file()
+def _file_names(name: str) -> Iterator[str]:
+    """What the file of a model of that name may be called."""
+    if name in KNOWN:
+        yield KNOWN[name].file_name
+        return
+    yield f"{name}{SUFFIX}"
+    for count in range(1, MOST_SHARDS + 1):
+        yield f"{name}-00001-of-{count:05d}{SUFFIX}"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
 from isthmus.download import FORMS, Progress, is_name, pull
+from isthmus.errors import DownloadError
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.catalog import Source
 from isthmus.server.models.models import Models
 
 _LOOK_S = 0.2
 """Seconds between two words on how much has come."""
+_AT_A_TIME = 2
+"""Models that are fetched at the same time; others wait."""
 _MOST_SHOWN = 80
 """Characters of a name that a client gave."""
 
@@ -38,10 +42,13 @@ class _Pull:
     name: str
     progress: Progress | None = None
     """None until bytes of a file come."""
+    stopped: bool = False
     done: asyncio.Future[Path] = field(init=False)
 
     def watch(self, progress: Progress) -> None:
-        """Called by the thread that fetches."""
+        """Called by the thread that fetches. DownloadError once the pull is to end."""
+        if self.stopped:
+            raise DownloadError(f"the server ends: the next pull of {self.name} goes on from here")
         self.progress = progress
 
     def word(self) -> Pulling:
@@ -64,6 +71,7 @@ class Pulls:
     def __init__(self, models: Models) -> None:
         self._models = models
         self._under_way: dict[str, _Pull] = {}
+        self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-pulls")
 
     async def follow(self, name: str) -> AsyncIterator[Pulling]:
         """Fetches a model, and tells how far that is, until requests may name it.
@@ -86,9 +94,15 @@ class Pulls:
         found = self._under_way[name] = _Pull(name)
         environment = self._models.runtime.environment
         work = partial(pull, name, environment, lambda _: None, found.watch)
-        found.done = asyncio.ensure_future(asyncio.to_thread(work))
+        found.done = asyncio.get_running_loop().run_in_executor(self._threads, work)
         found.done.add_done_callback(lambda _: self._end(found))
         return found
+
+    async def close(self) -> None:
+        """Ends all pulls; what has come of them stays for the next ones."""
+        for it in self._under_way.values():
+            it.stopped = True
+        await asyncio.to_thread(partial(self._threads.shutdown, cancel_futures=True))
 
     def _end(self, found: _Pull) -> None:
         del self._under_way[found.name]
