@@ -187,9 +187,10 @@ def test_the_token_goes_to_the_hub_alone(
 
 
 def test_where_a_hub_may_lead(hub: FakeHub, repo: dict[str, bytes], pulled: Pull) -> None:
-    hub.lie = lambda asked, reply: Reply(302, {"Location": "ftp://127.0.0.1/x"})
-    with pytest.raises(DownloadError):
-        pulled(f"hf:{REPO}")
+    for url in ("ftp://127.0.0.1/x", "file:///etc/passwd", "data:,x"):
+        hub.lie = lambda asked, reply, url=url: Reply(302, {"Location": url})
+        with pytest.raises(DownloadError, match=r"not followed|answers 302"):
+            pulled(f"hf:{REPO}")
     hub.lie = lambda asked, reply: Reply(302, {"Location": f"{asked.path}x"})
     hub.repos[REPO] |= {f"model-Q4_K_M.gguf{'x' * n}": DATA for n in range(20)}
     with pytest.raises(DownloadError, match="redirect"):
@@ -358,3 +359,8 @@ def test_what_cannot_be_chosen(name: HubName, given: list[str], said: str) -> No
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(DownloadError, match="hf:ORG/REPO"):
         parse(name)
+
+
+def test_a_name_that_is_nearly_one() -> None:
+    with pytest.raises(DownloadError, match=r"'llama3\.2': did you mean llama3\.2:[13]b\?"):
+        parse("llama3.2")

@@ -749,8 +749,10 @@ def test_a_pull_is_told_and_then_served(
         assert {word["digest"] for word in known} == {f"sha256:{'5' * 64}"}
         assert n_pulls == 1
         assert await ask(models, wanted)
-        with pytest.raises(HttpError, match=r"cannot be pulled: give smollm2, .* hf:ORG/REPO"):
-            await anext(pulls.follow("http://a/b/c"))
+        for name, said in (("http://a/b/c", "cannot pull 'http://a/b/c'"), ("hf:a", "of the form")):
+            with pytest.raises(HttpError, match=said) as caught:
+                await anext(pulls.follow(name))
+            assert caught.value.status == 404
 
     with_models(null_runtime, tmp_path, work)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment
-from isthmus.download import FORMS, fetched, is_name, pull
+from isthmus.download import FORMS, KNOWN, fetched, is_name, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.printable import printable
 from isthmus.shards import first_file, model_name
+from isthmus.spelling import suggestion
 
 
 def named_models(texts: list[str], default: str | None = "default") -> dict[str, str]:
@@ -62,7 +63,8 @@ def model_path(text: str) -> Path:
     if _exists(text):
         return first_file(_expanded(text))
     if not is_name(text):
-        raise ModelNotFound(f"there is no file {text}; give a .gguf file, {FORMS}")
+        meant = suggestion(text, KNOWN)
+        raise ModelNotFound(f"there is no file {text}{meant or f'; give a .gguf file, {FORMS}'}")
     found = fetched(text, Environment.read().cache)
     if found is None:
         raise ModelNotFound(f"{text} was not fetched yet; run: isthmus pull {text}")

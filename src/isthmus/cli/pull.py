@@ -16,6 +16,7 @@ from isthmus.model.architectures import hparams_of
 from isthmus.model.opening import open_gguf
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
+from isthmus.spelling import suggestion
 from isthmus.units import format_nbytes
 
 HELP = "fetch a model into the cache folder and print its path"
@@ -74,6 +75,9 @@ def _found(source: str, environment: Environment, revision: str | None) -> Path:
     if local.exists() and revision is None:
         return local.absolute()  # a link's own name tells where the other shards are
     if not is_name(source):
-        raise DownloadError(f"there is no file {source}; give the path of one, {FORMS}")
+        meant = suggestion(source, KNOWN)
+        raise DownloadError(
+            f"there is no file {source}{meant or f'; give the path of one, {FORMS}'}"
+        )
     with download_bars() as (report, watch):
         return pull(source, environment, report, watch, revision)

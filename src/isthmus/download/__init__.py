@@ -36,6 +36,7 @@ __all__ = [
     "fetched",
     "ignore",
     "is_name",
+    "parse",
     "pull",
 ]
 

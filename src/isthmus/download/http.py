@@ -107,8 +107,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """The next request; DownloadError if it would leave HTTPS."""
         to = split_url(newurl)
-        if to.scheme != "https" and split_url(req.full_url).scheme == "https":
-            raise DownloadError(f"{shown(req.full_url)} leads to {shown(newurl)}, without HTTPS")
+        allowed = ("https",) if split_url(req.full_url).scheme == "https" else ("http", "https")
+        if to.scheme not in allowed:
+            raise DownloadError(f"{shown(req.full_url)} leads to {shown(newurl)}: not followed")
         next_one = super().redirect_request(req, fp, min(code, 307), msg, headers, newurl)
         if next_one is not None and _origin(to) != self._secret_for:
             next_one.remove_header("Authorization")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from isthmus.download.known import KNOWN, HubModel, KnownModel
 from isthmus.errors import DownloadError
 from isthmus.shards import SUFFIX
+from isthmus.spelling import suggestion
 
 _PREFIX = re.compile(r"hf:|(https://)?(hf\.co|huggingface\.co)/")
 _PART = r"[A-Za-z0-9](?:[\w-]|\.(?!\.)){0,95}"
@@ -28,6 +29,8 @@ FORMS = (
     f"hf:ORG/REPO/FILE{SUFFIX}"
 )
 """The names above, for an error."""
+_MOST_SHOWN = 80
+"""Characters of a name in an error: a client of a server may have given it."""
 _LATEST = "latest"
 """The tag that clients of Ollama add to names."""
 
@@ -56,13 +59,16 @@ def parse(text: str) -> KnownModel | HubName:
     """What a name names. DownloadError if it has none of the forms above."""
     if text in KNOWN:
         return KNOWN[text]
-    prefix = _PREFIX.match(text)
+    prefix, shown = _PREFIX.match(text), text[:_MOST_SHOWN]
     if prefix is None:
-        raise DownloadError(f"cannot pull {text!r}: give {FORMS}, or the path of a file")
+        meant = suggestion(text, KNOWN)
+        raise DownloadError(
+            f"cannot pull {shown!r}{meant or f': give {FORMS}, or the path of a file'}"
+        )
     found = _HUB.fullmatch(text, prefix.end())
     file = found["file"] if found else None
     if found is None or (file is not None and not is_plain(file)):
-        raise DownloadError(f"{text!r} is not of the form hf:ORG/REPO[:QUANT], nor …/FILE{SUFFIX}")
+        raise DownloadError(f"{shown!r} is not of the form hf:ORG/REPO[:QUANT], nor …/FILE{SUFFIX}")
     quant = found["quant"]
     if quant is not None and quant.lower() == _LATEST:
         quant = None

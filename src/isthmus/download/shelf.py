@@ -99,7 +99,10 @@ class Shelf:
             temporary.write_bytes(msgspec.json.encode(origin))
             os.replace(temporary, place)
         for path, name in reversed(files):
-            os.replace(path, self.folder / name)
+            with contextlib.suppress(FileNotFoundError):  # another process has moved the same file
+                os.replace(path, self.folder / name)
+        if not all((self.folder / name).is_file() for _, name in files):
+            raise DownloadError(f"{files[0][1]} was removed while it was fetched: try again")
         return self.folder / files[0][1]
 
     @contextlib.contextmanager
@@ -114,12 +117,10 @@ class Shelf:
                     f"the disk of {self.folder} is full: free some of it, then try again, which "
                     "goes on where it was"
                 ) from None
-            if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-                raise DownloadError(
-                    f"cannot write to {self.folder}: {error.strerror}; set ISTHMUS_CACHE to "
-                    "another folder"
-                ) from None
-            raise
+            raise DownloadError(
+                f"cannot write to {self.folder}: {error.strerror}; set ISTHMUS_CACHE to another "
+                "folder"
+            ) from None
 
     def _of_repository(self, name: HubName) -> Path | None:
         """A file that came from a repository: the one, that of a quantisation, or the preferred."""

@@ -63,13 +63,12 @@ Watch = Callable[[Progress], None]
 
 
 class Transfer:
-    """Fetches files into a folder. `wait` is called with seconds between attempts."""
+    """Fetches files into a folder, which must be there. `watch` may raise, which ends it."""
 
     def __init__(self, client: Client, folder: Path, watch: Watch) -> None:
         self._client = client
         self._folder = folder
         self._watch = watch
-        self.wait: Callable[[float], None] = time.sleep
 
     def missing_nbytes(self, remote: Remote) -> int:
         """Bytes that have yet to come."""
@@ -115,7 +114,7 @@ class Transfer:
                         f"cannot fetch {remote.name}: {cut}. {part.nbytes} of {remote.nbytes} "
                         "bytes are here; check the network, then try again, which goes on there"
                     ) from None
-                self.wait(_WAIT_S * 2 ** (failures - 1))
+                time.sleep(_WAIT_S * 2 ** (failures - 1))
 
     def _go_on(self, remote: Remote, part: _Part) -> None:
         """One request for what is missing. Raises Cut, DownloadError."""

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from isthmus.download import FORMS, Progress, is_name, pull
+from isthmus.download import Progress, parse, pull
 from isthmus.errors import DownloadError
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.catalog import Source
@@ -20,8 +20,6 @@ _LOOK_S = 0.2
 """Seconds between two words on how much has come."""
 _AT_A_TIME = 2
 """Models that are fetched at the same time; others wait."""
-_MOST_SHOWN = 80
-"""Characters of a name that a client gave."""
 
 
 class Pulling(TypedDict, total=False):
@@ -78,9 +76,10 @@ class Pulls:
 
         HttpError 404 for what is no such name, DownloadError.
         """
-        if not is_name(name):
-            said = f"{name[:_MOST_SHOWN]!r} cannot be pulled: give {FORMS}; other models are files"
-            raise HttpError(404, said, code="model_not_found", param="model")
+        try:
+            parse(name)
+        except DownloadError as error:
+            raise HttpError(404, str(error), code="model_not_found", param="model") from None
         found = self._under_way.get(name) or self._begin(name)
         while not found.done.done():
             yield found.word()
