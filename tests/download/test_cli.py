@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_a_file_is_checked_where_it_is(
     assert "lacks 1: tiny-Q4_0-00003-of-00003.gguf" in capsys.readouterr().err
     assert main(["pull", "none.gguf"]) == 2
     assert "there is no file none.gguf" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_text_is_printed_byte_for_byte(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsencode(tmp_path) + b"/\xff.gguf"
+    try:
+        os.symlink(tmp_path / "whole.gguf", odd)
+    except OSError:
+        pytest.skip("file names are UTF-8 here")
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8", "strict"))
+    assert main(["pull", os.fsdecode(odd)]) == 0
+    assert out.getvalue() == odd + b"\n"
 
 
 class Terminal(io.StringIO):

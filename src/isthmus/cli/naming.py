@@ -35,18 +35,18 @@ def named_models(texts: list[str], default: str | None = "default") -> dict[str,
 
 def usual_name(path: str) -> str:
     """The name of a model that was given none: the one it is fetched by, or its file's."""
-    if is_name(path) and not _exists(path):
+    if is_name(path) and not exists(path):
         return path
-    return printable(model_name(first_file(_expanded(path))))
+    return printable(model_name(first_file(expanded(path))))
 
 
 def parse_lora(text: str) -> tuple[str, str, float]:
     """Name, path and scale of `[NAME=]PATH[:SCALE]`; "" for no name."""
     for name, rest in _splits(text):
         path, _, said = rest.rpartition(":")
-        if name != "" and _exists(rest):
+        if name != "" and exists(rest):
             return name or "", rest, 1.0
-        if name != "" and path and _exists(path):
+        if name != "" and path and exists(path):
             return name or "", path, _scale(text, rest, said)
     name, equals, rest = text.rpartition("=")
     path, colon, said = rest.rpartition(":")
@@ -60,8 +60,8 @@ def parse_lora(text: str) -> tuple[str, str, float]:
 
 def model_path(text: str) -> Path:
     """The file that a user means: a path, or a model that was fetched by its name."""
-    if _exists(text):
-        return first_file(_expanded(text))
+    if exists(text):
+        return first_file(expanded(text))
     if not is_name(text):
         meant = suggestion(text, KNOWN)
         raise ModelNotFound(f"there is no file {text}{meant or f'; give a .gguf file, {FORMS}'}")
@@ -81,7 +81,7 @@ def fetched_model(name: str) -> Path:
 def _split(text: str) -> tuple[str | None, str]:
     """Name and path of `[NAME=]PATH`; None for no name. The path need not exist."""
     for name, path in _splits(text):
-        if name != "" and (_exists(path) or is_name(path)):
+        if name != "" and (exists(path) or is_name(path)):
             return name, path
     before, equals, path = text.partition("=")
     return (before, path) if equals else (None, text)
@@ -105,13 +105,14 @@ def _scale(text: str, rest: str, said: str) -> float:
         ) from None
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
+    """Whether there is something at a path."""
     try:
-        return bool(path) and _expanded(path).exists()
+        return bool(path) and expanded(path).exists()
     except OSError:  # such as for too long a name
         return False
 
 
-def _expanded(path: str) -> Path:
+def expanded(path: str) -> Path:
     """The path with `~` for a home; a user that there is not leaves it as it is."""
     return Path(os.path.expanduser(path))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
+from isthmus.cli.naming import exists, expanded
 from isthmus.cli.options import say
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment
@@ -65,15 +68,22 @@ def run(arguments: argparse.Namespace) -> int:
         f"{kind}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context, {nbytes} of "
         f"weights{shards}"
     )
-    print(file.path)
+    _print_path(file.path)
     return 0
+
+
+def _print_path(path: Path) -> None:
+    """The path on a line, byte for byte if it is no text, so that programs can open it."""
+    try:
+        print(path)
+    except UnicodeEncodeError:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 
 def _found(source: str, environment: Environment, revision: str | None) -> Path:
     """The model's file: fetched, or on the disk already, where it is not copied from."""
-    local = Path(source).expanduser()
-    if local.exists() and revision is None:
-        return local.absolute()  # a link's own name tells where the other shards are
+    if exists(source) and revision is None:
+        return expanded(source).absolute()  # a link's own name tells where the other shards are
     if not is_name(source):
         meant = suggestion(source, KNOWN)
         raise DownloadError(
