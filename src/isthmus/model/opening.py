@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
-from isthmus.file_hash import FileHashes, file_identity, files_identity
+from isthmus.file_hash import FileHashes, file_identity, joined_identity
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile, file_status
 from isthmus.native.loader import Library
@@ -39,9 +39,7 @@ def open_gguf(
     the library does not survive the file, or the file changes meanwhile.
     """
     files = model_files(path)
-    for it in files:
-        file_status(it)
-    before = files_identity(files)
+    before = joined_identity([file_identity(file_status(it)) for it in files])
     try:
         hashes.get(files, _kind(library), lambda first: _tried(library, first, check))
     except OSError as error:
