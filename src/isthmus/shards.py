@@ -60,14 +60,14 @@ def model_files(path: Path) -> tuple[Path, ...]:
     Raises ModelNotFound if shards are missing, or a folder does not have exactly one model;
     ModelFileError if a shard's number cannot be.
     """
-    if _is_folder(path):
+    if os.path.isdir(path):
         path = _only_model(path)
     shard = _shard_of(path)
     if shard is None:
         return (path,)
     folder, name = shard
     files = tuple(folder / str(it) for it in name.all())
-    missing = [it.name for it in files if not it.exists()]
+    missing = [it.name for it in files if not os.path.exists(it)]
     if len(missing) == len(files):
         raise ModelNotFound(f"there is no file {path}")
     if missing:
@@ -126,10 +126,3 @@ def _shard_of(path: Path) -> tuple[Path, ShardName] | None:
         except (OSError, ValueError):  # no link, no file, or a zero byte in the name
             return None
     return None
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False

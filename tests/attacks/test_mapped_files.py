@@ -40,7 +40,8 @@ OVERWRITE = "import sys; f = open(sys.argv[1], 'r+b'); f.write(bytes(1 << 20))"
 
 
 @pytest.fixture(autouse=True)
-def with_leases(tmp_path: Path) -> None:
+def with_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_POLL_S", 0.05)
     (tmp_path / "probe").write_bytes(b"x")
     with FileMapping(tmp_path / "probe") as mapping:
         if mapping._file.state is not State.LEASED:

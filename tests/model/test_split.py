@@ -260,8 +260,9 @@ def test_folders(tmp_path: Path) -> None:
         model_files(tmp_path)
     (tmp_path / "b.gguf").unlink()
     assert first_file(tmp_path).name == "a-00001-of-00002.gguf"
-    with pytest.raises(ModelNotFound, match="there is no file"):
-        model_files(tmp_path / "x-00001-of-00002.gguf")
+    for name in ("x", "x" * 300):
+        with pytest.raises(ModelNotFound, match="there is no file"):
+            model_files(tmp_path / f"{name}-00001-of-00002.gguf")
     for path in (tmp_path / "none.gguf", Path("zero\0byte.gguf")):
         assert model_files(path) == (path,)
 
