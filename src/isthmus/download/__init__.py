@@ -44,7 +44,7 @@ Report = Callable[[str], None]
 
 
 def ignore(_progress: Progress) -> None:
-    """Nobody watches."""
+    """A watch that nobody keeps."""
 
 
 def fetched(name: str, cache: Path) -> Path | None:
@@ -59,7 +59,7 @@ def pull(
     watch: Watch = ignore,
     revision: str | None = None,
 ) -> Path:
-    """Fetches a model by one of the names of `names`; returns its file, or its first shard.
+    """The file of a model, or the first of its shards, fetched by one of the names of `names`.
 
     `report` gets lines for the user, `watch` is told how much of each file has come. `revision` is
     a branch, tag or commit of the hub's repository. Raises DownloadError.

@@ -32,14 +32,14 @@ leave lasts for minutes."""
 
 
 class Cut(Exception):
-    """An attempt that another may make good; its text is the reason."""
+    """An attempt that failed, where another may succeed; its text is the reason."""
 
 
 Response = http.client.HTTPResponse
 
 
 class Client:
-    """Sends requests with a secret for one origin. Owns nothing; safe to use from any thread."""
+    """Requests with a secret for one origin. Owns nothing; safe to use from any thread."""
 
     def __init__(self, origin: str, authorization: str | None = None) -> None:
         """`authorization` is the header's value, for `origin`, a URL, and no other."""

@@ -62,7 +62,7 @@ class HubFiles:
 
 
 class Hub:
-    """Asks one hub."""
+    """One hub, for whoever has the environment's token."""
 
     def __init__(self, environment: Environment) -> None:
         self._url = environment.hub_url.rstrip("/")

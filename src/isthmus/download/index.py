@@ -34,7 +34,7 @@ class _Page(Struct):
 
 
 class Index:
-    """Asks one index."""
+    """One index, for whoever its URL names."""
 
     def __init__(self, environment: Environment) -> None:
         """The index's URL may have a user's name and password."""

@@ -56,7 +56,10 @@ def is_name(text: str) -> bool:
 
 
 def parse(text: str) -> KnownModel | HubName:
-    """What a name names. DownloadError if it has none of the forms above."""
+    """The well-known model, or the place on the hub, that a name names.
+
+    DownloadError if it has none of the forms above.
+    """
     if text in KNOWN:
         return KNOWN[text]
     prefix, shown = _PREFIX.match(text), text[:_MOST_SHOWN]

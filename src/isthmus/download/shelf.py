@@ -90,7 +90,7 @@ class Shelf:
             )
 
     def put(self, files: Sequence[tuple[Path, str]], origin: Origin | None = None) -> Path:
-        """Moves files to their names here and returns the first's path. The first comes last, so
+        """The first file's path, after all were moved to their names here. The first comes last, so
         that a model is not seen before it is whole."""
         if origin is not None:
             self._origins.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ class Shelf:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Makes the folders, and says of errors of the disk what to do."""
+        """A block in which the folders are there, and errors of the disk say what to do."""
         try:
             self.pulls.mkdir(parents=True, exist_ok=True)
             yield

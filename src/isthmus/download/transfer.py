@@ -1,4 +1,4 @@
-"""Fetches a file whose length and SHA-256 are known, and goes on where an earlier attempt was cut.
+"""Downloads of files whose length and SHA-256 are known; they go on where they were cut off.
 
 1. What has come lies in HASH.part, and its entity tag in HASH.etag, in a folder of their own.
 2. A request asks for the rest (`Range`), of that entity (`If-Range`). An answer with all of the
@@ -63,7 +63,7 @@ Watch = Callable[[Progress], None]
 
 
 class Transfer:
-    """Fetches files into a folder, which must be there. `watch` may raise, which ends it."""
+    """Downloads into a folder, which must be there. `watch` may raise, which ends one."""
 
     def __init__(self, client: Client, folder: Path, watch: Watch) -> None:
         self._client = client

@@ -52,7 +52,8 @@ class FileGuard:
 
     @contextmanager
     def mapping(self) -> Iterator[None]:
-        """Notes where the files are mapped meanwhile. One at a time in a process."""
+        """A block in which the library maps the files, and by whose end it is known where. One at a
+        time in a process."""
         with lease.mapping:
             before = [it.listed() for it in self._files]
             try:

@@ -72,7 +72,7 @@ class Pulls:
         self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-pulls")
 
     async def follow(self, name: str) -> AsyncIterator[Pulling]:
-        """Fetches a model, and tells how far that is, until requests may name it.
+        """Words on how far the pull of a model is, until requests may name it.
 
         HttpError 404 for what is no such name, DownloadError.
         """
