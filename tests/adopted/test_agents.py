@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -292,17 +293,19 @@ def test_a_server_answers_with_an_adopted_model(tiny_file: Files, tmp_path: Path
     """And keeps its durable agents, which go on after it was killed."""
     path = tiny_file(DENSE[0])
     serving = Serving(tmp_path / "data", "--model", f"it={path}", "--n-ctx", "512")
-    ask = {"model": "it", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
-    ask["temperature"] = 0
-    said = serving.post("/v1/chat/completions", ask)["choices"][0]["message"]["content"]
-    assert said
-    assert serving.post("/v1/chat/completions", ask)["choices"][0]["message"]["content"] == said
-    agent = serving.post("/v1/agents", {"args": {"max_tokens": "12"}, "seed": 1})["id"]
-    serving.post(f"/v1/agents/{agent}/messages", {"input": "Hello"})
-    fork = serving.post(f"/v1/agents/{agent}/fork", {"position": 1})["id"]
-    expected = serving.post(f"/v1/agents/{fork}/messages", {"input": "More"})["output"]
-    serving.kill()
-    serving.start()
-    answer = serving.post(f"/v1/agents/{agent}/messages", {"input": "More"})
-    assert answer["output"] == expected
-    assert serving.stop() == 0
+    with ExitStack() as stack:
+        stack.callback(lambda: serving.process.kill())  # noqa: PLW0108 - `start` makes another
+        ask = {"model": "it", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+        ask["temperature"] = 0
+        said = [serving.post("/v1/chat/completions", ask)["choices"][0]["message"] for _ in "ab"]
+        assert said[0] == said[1]
+        assert said[0]["content"]
+        agent = serving.post("/v1/agents", {"args": {"max_tokens": "12"}, "seed": 1})["id"]
+        serving.post(f"/v1/agents/{agent}/messages", {"input": "Hello"})
+        fork = serving.post(f"/v1/agents/{agent}/fork", {"position": 1})["id"]
+        expected = serving.post(f"/v1/agents/{fork}/messages", {"input": "More"})["output"]
+        serving.kill()
+        serving.start()
+        answer = serving.post(f"/v1/agents/{agent}/messages", {"input": "More"})
+        assert answer["output"] == expected
+        assert serving.stop() == 0
