@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from isthmus.download.quants import PREFERRED
 from isthmus.model.architectures import architectures, family_of
 from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
@@ -54,6 +55,7 @@ def render_models() -> str:
         "survey": _survey(),
         "refused": _refused(),
         "weights": _weights(),
+        "quants": _quants(),
         "calls": _calls(),
         "thoughts": _thoughts(),
     }
@@ -149,6 +151,10 @@ def _code(text: str) -> str:
 def _weights() -> str:
     names = ", ".join(kind.name for kind in GgmlType if kind not in (GgmlType.I32, GgmlType.I64))
     return textwrap.fill(names, 100) + "\n"
+
+
+def _quants() -> str:
+    return textwrap.fill(", ".join(PREFERRED), 100, break_on_hyphens=False) + "\n"
 
 
 PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}

@@ -26,6 +26,7 @@ _OPTIONAL_LIMITS = (
     *("output_nbytes", "fuel", "deadline_s"),
 )
 _MOST_FUEL = 2**63
+_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 MAX_GUEST_NBYTES = 128 * MIB
 """Bytes of a guest's module: what a snapshot carries."""
 MAX_GUEST_GLOBALS = 4096
@@ -73,6 +74,13 @@ class Environment:
     """ISTHMUS_CACHE, or the user's cache folder: models, compiled guests, hashes of files."""
     snapshot_key_file: Path | None = None
     """ISTHMUS_SNAPSHOT_KEY_FILE: the key that the command line signs snapshots with."""
+    hub_url: str = "https://huggingface.co"
+    """HF_ENDPOINT: the Hugging Face hub, or a mirror of it."""
+    hub_token: str | None = field(default=None, repr=False)
+    """HF_TOKEN: the hub's secret for repositories that are private or gated."""
+    index_url: str = field(default="https://pypi.org/simple", repr=False)
+    """UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL, the first that is there: the Python package
+    index. It may have a user's name and password."""
 
     @staticmethod
     def read(variables: Mapping[str, str] | None = None) -> Environment:
@@ -83,7 +91,15 @@ class Environment:
             ggml=variables.get("ISTHMUS_GGML") or None,
             cache=_cache(variables),
             snapshot_key_file=Path(key_file).expanduser() if key_file else None,
+            hub_url=variables.get("HF_ENDPOINT") or Environment.hub_url,
+            hub_token=variables.get("HF_TOKEN") or None,
+            index_url=_first(variables, *_INDEX_VARIABLES) or Environment.index_url,
         )
+
+
+def _first(variables: Mapping[str, str], *names: str) -> str | None:
+    """The value of the first of these that is there and not empty."""
+    return next((found for it in names if (found := variables.get(it))), None)
 
 
 def _cache(variables: Mapping[str, str]) -> Path:

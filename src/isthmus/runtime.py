@@ -102,8 +102,8 @@ class Runtime:
         self._capacity = capacity or Capacity()
         self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
         self._pid = os.getpid()
-        self.cache = environment.cache
-        """The folder of compiled guests, fetched models and what is known of files."""
+        self.environment = environment
+        """What the process's environment said; its `cache` has all that is kept."""
         self._metrics = Metrics()
         self._roster = Roster()
         self._closed = False
@@ -182,7 +182,8 @@ class Runtime:
             graph=graph,
         )
         begun = time.monotonic()
-        model = open_model(self.device, model_path(path, self.cache), settings, self.file_hashes)
+        file = model_path(path, self.environment.cache)
+        model = open_model(self.device, file, settings, self.file_hashes)
         self._models.add(model, model.weights.host_nbytes)
         self._metrics.model_loads.inc()
         self._metrics.model_load.observe(time.monotonic() - begun)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,20 @@ def test_guests_that_take_tokens_back_hear_why_they_cannot(
     assert bench.sessions[0].n_tokens == 20
 
 
+@OF_STATE
+def test_a_summary_begins_with_the_instruction_each_time(
+    name: str, model: Model, shared: Runtime
+) -> None:
+    def fresh() -> Actor:
+        args = ["n_ctx=512", "max_tokens=8", "temperature=0"]
+        return shared.spawn("summarise", models={"default": model}, args=args, seed=1)
+
+    actor = fresh()
+    first = actor.send("One bridge. " * 10).text
+    assert actor.send("Two seas. " * 10).text == fresh().send("Two seas. " * 10).text
+    assert actor.send("One bridge. " * 10).text == first
+
+
 def test_a_snapshot_names_the_library_and_its_memories(
     shared: Runtime, tiny_file: Files, tmp_path: Path
 ) -> None:
@@ -264,21 +279,33 @@ def test_the_command_line_says_what_a_model_lacks(tiny_file: Files) -> None:
 
 
 @pytest.mark.slow
+def test_both_ways_are_measured_beside_libllama(tmp_path: Path) -> None:
+    path = TinyModel(with_tokenizer=True).write(tmp_path / "tiny.gguf")
+    options = ("--device", "cpu", "--sizes", "40", "--repeats", "1", "--json")
+    rows = json.loads(isthmus("bench", "ways", "--model", path, *options).stdout)["results"]
+    assert [it["graph"] for it in rows] == ["own", "adopted", "llama.cpp"]
+    assert all(it["identical"] and it["tokens_per_s"] > 0 for it in rows)
+    assert rows[1]["open_ms"] > 0 < rows[1]["next_token_ms"]
+
+
+@pytest.mark.slow
 def test_a_server_answers_with_an_adopted_model(tiny_file: Files, tmp_path: Path) -> None:
     """And keeps its durable agents, which go on after it was killed."""
     path = tiny_file(DENSE[0])
     serving = Serving(tmp_path / "data", "--model", f"it={path}", "--n-ctx", "512")
-    ask = {"model": "it", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
-    ask["temperature"] = 0
-    said = serving.post("/v1/chat/completions", ask)["choices"][0]["message"]["content"]
-    assert said
-    assert serving.post("/v1/chat/completions", ask)["choices"][0]["message"]["content"] == said
-    agent = serving.post("/v1/agents", {"args": {"max_tokens": "12"}, "seed": 1})["id"]
-    serving.post(f"/v1/agents/{agent}/messages", {"input": "Hello"})
-    fork = serving.post(f"/v1/agents/{agent}/fork", {"position": 1})["id"]
-    expected = serving.post(f"/v1/agents/{fork}/messages", {"input": "More"})["output"]
-    serving.kill()
-    serving.start()
-    answer = serving.post(f"/v1/agents/{agent}/messages", {"input": "More"})
-    assert answer["output"] == expected
-    assert serving.stop() == 0
+    with ExitStack() as stack:
+        stack.callback(lambda: serving.process.kill())  # noqa: PLW0108 - `start` makes another
+        ask = {"model": "it", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+        ask["temperature"] = 0
+        said = [serving.post("/v1/chat/completions", ask)["choices"][0]["message"] for _ in "ab"]
+        assert said[0] == said[1]
+        assert said[0]["content"]
+        agent = serving.post("/v1/agents", {"args": {"max_tokens": "12"}, "seed": 1})["id"]
+        serving.post(f"/v1/agents/{agent}/messages", {"input": "Hello"})
+        fork = serving.post(f"/v1/agents/{agent}/fork", {"position": 1})["id"]
+        expected = serving.post(f"/v1/agents/{fork}/messages", {"input": "More"})["output"]
+        serving.kill()
+        serving.start()
+        answer = serving.post(f"/v1/agents/{agent}/messages", {"input": "More"})
+        assert answer["output"] == expected
+        assert serving.stop() == 0

@@ -446,3 +446,22 @@ def test_logits_lie_where_the_guest_finds_them(device: Device, tiny_file: Files)
         assert (logits == session.logits).all()
         assert session.layout.nbytes < session.layout.kv_nbytes + 4 * model.n_vocab + 4 * 4096
         assert session.base == room.region.address(session.ptr, 0) == HostAddr(session.base)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "qwen35moe", "deepseek32"])
+def test_a_guest_that_writes_into_its_own_memories_harms_nobody_else(
+    name: str, device: Device, tiny_file: Files
+) -> None:
+    """Experts are chosen by what comes of them: infinities and NaN choose some as well."""
+    random = np.random.default_rng(0)
+    with opened(device, tiny_file(name)) as (model, room):
+        hostile, other, twin = (room.open(model) for _ in range(3))
+        for it in (hostile, other, twin):
+            model.prefill(it, PROMPT[:50])
+        expected = go_on(model, twin)
+        nbytes = hostile.layout.nbytes
+        for garbage in (b"\xff" * nbytes, random.bytes(nbytes), b"\x00\x7c" * (nbytes // 2)):
+            ctypes.memmove(hostile.base, garbage, nbytes)
+            model.decode(hostile, 1)
+            model.prefill(hostile, PROMPT[:20])
+        assert go_on(model, other) == expected

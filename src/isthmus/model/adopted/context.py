@@ -181,10 +181,11 @@ class Contexts:
     @property
     def states(self) -> tuple[int, ...]:
         """Which of a session's memories, from 0 on, are states: a longer context has no larger
-        ones. Empty if the model keeps no state."""
+        ones. Empty if the model keeps no state; all of them if sizes do not tell."""
         if self._states is None:
             few, more = self._plan(N_CTX_MULTIPLE), self._plan(2 * N_CTX_MULTIPLE)
-            self._states = few.alike(more) if self._model.keeps_state else ()
+            found = few.alike(more) or tuple(range(len(few.memories)))
+            self._states = found if self._model.keeps_state else ()
         return self._states
 
     def layout(self, n_ctx: int) -> AdoptedLayout:

@@ -88,6 +88,10 @@ class AdoptedModel(Model):
     def adapted(self, adapters: Mapping[Adapter, float]) -> Model:
         self._refuse_adapters()
 
+    def _require_intact(self) -> None:
+        super()._require_intact()
+        self._model.require_intact()
+
     def _refuse_adapters(self) -> NoReturn:
         self._require_open()
         raise ModelUnsupported(

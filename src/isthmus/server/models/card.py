@@ -9,13 +9,15 @@ from math import prod
 from pathlib import Path
 
 from isthmus.config import ModelSettings
-from isthmus.file_hash import FileHashes, file_identity
+from isthmus.errors import IsthmusError
+from isthmus.file_hash import FileHashes, files_identity
 from isthmus.model.choosing import memory_of, open_file, shape_of
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Shape
 from isthmus.model.opening import open_gguf
 from isthmus.model.template_set import TemplateSet
 from isthmus.native.loader import Library
+from isthmus.shards import model_files
 from isthmus.units import MIB
 
 _BESIDE_NBYTES = 65 * MIB
@@ -27,13 +29,13 @@ class Card:
     """See the module."""
 
     identity: str
-    """Which file was read, as `file_hash` tells one from another."""
+    """Which files were read, as `file_hash` tells one from another."""
     hparams: Shape
     nbytes: int
     """Bytes of all weights."""
     file_nbytes: int
     changed: float
-    """When the file was written to last, in seconds since 1970."""
+    """When a file of the model was written to last, in seconds since 1970."""
     n_vocab: int
     n_parameters: int
     quantisation: str
@@ -51,8 +53,9 @@ class Card:
 
         Raises ModelNotFound, ModelFileError, ModelUnsupported.
         """
-        opened, status = open_file(library, path, settings, hashes), path.stat()
+        opened = open_file(library, path, settings, hashes)
         file, hparams = opened.file, shape_of(opened)
+        found = [it.stat() for it in file.files]
         counted: Counter[str] = Counter()
         for it in file.tensors.values():
             counted[it.dtype.name] += prod(it.shape)
@@ -62,8 +65,8 @@ class Card:
             identity=file.identity,
             hparams=hparams,
             nbytes=sum(it.nbytes for it in file.tensors.values()),
-            file_nbytes=status.st_size,
-            changed=status.st_mtime,
+            file_nbytes=sum(it.st_size for it in found),
+            changed=max(it.st_mtime for it in found),
             n_vocab=0 if table is None else table.shape[-1],
             n_parameters=counted.total(),
             quantisation=counted.most_common(1)[0][0].upper(),
@@ -72,10 +75,10 @@ class Card:
         )
 
     def is_of(self, path: Path) -> bool:
-        """Whether the file at the path is still the one that was read."""
+        """Whether the files of the model at the path are still those that were read."""
         try:
-            return file_identity(path.stat()) == self.identity
-        except OSError:
+            return files_identity(model_files(path)) == self.identity
+        except (OSError, IsthmusError):
             return False
 
     @property

@@ -20,6 +20,7 @@ from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
 from isthmus.server.models.resident import FOREVER, Resident, State
 from isthmus.server.settings import ServerSettings
+from isthmus.shards import model_files
 
 _log = logging.getLogger("isthmus.server")
 _MOST_N_CTX = 131_072
@@ -166,8 +167,8 @@ class ModelFiles:
         their scales, each by its SHA-256. Files are read for their hashes: in a thread."""
         hashes = self._runtime.file_hashes
         for it in self.all():
-            with contextlib.suppress(OSError):
-                if hashes.sha256(it.source.path) != weights_sha256:
+            with contextlib.suppress(OSError, IsthmusError):
+                if hashes.sha256(model_files(it.source.path)) != weights_sha256:
                     continue
                 for name, adapters in it.source.names.items():
                     own = [(hashes.sha256(Path(path).expanduser()), s) for path, s in adapters if s]
@@ -245,9 +246,11 @@ class ModelFiles:
     def note(self, resident: Resident, error: Exception) -> None:
         """Keeps and logs why a model cannot be had. The server's folders are no caller's
         business."""
-        known, path = isinstance(error, IsthmusError), resident.source.path
+        known, folder = isinstance(error, IsthmusError), resident.source.path.parent
         _log.error("cannot load %s: %s", resident.name, error, exc_info=None if known else error)
-        said = str(error).replace(str(path), path.name) if known else "the server's log says why"
+        said = "the server's log says why"
+        if known:
+            said = str(error).replace(f"{folder}/", "").replace(str(folder), "its folder")
         resident.error = f"the model {resident.name} cannot be loaded: {said}"
 
 
