@@ -150,7 +150,9 @@ def test_an_own_architecture_is_not_decoded(library: Library, tmp_path: Path) ->
 
 def test_an_abort_of_the_library_is_the_reason(library: Library, tmp_path: Path) -> None:
     path = write(library, tmp_path, "plm")
-    with pytest.raises(ModelFileError, match=r"ended the process in which .*ggml\.c:\d+: GGML_ASSERT\("):
+    with pytest.raises(
+        ModelFileError, match=r"ended the process in which .*ggml\.c:\d+: GGML_ASSERT\("
+    ):
         open_tried(library, path, FileHashes(), own=())
 
 
