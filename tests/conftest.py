@@ -12,7 +12,7 @@ import pytest
 
 from isthmus.config import DeviceSettings, Environment
 from isthmus.device import Device, open_device
-from isthmus.download import cached_model
+from isthmus.download import fetched
 from isthmus.native.loader import Library, open_library
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
@@ -59,7 +59,7 @@ def device(library: Library) -> Iterator[Device]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    path = cached_model("smollm2", Environment.read().cache)
+    path = fetched("smollm2", Environment.read().cache)
     assert path is not None, "run: isthmus pull smollm2 (make test does)"
     return path
 

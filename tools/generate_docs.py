@@ -4,20 +4,24 @@ and docs/server.md from the code's own tables; `--check` compares instead."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 import textwrap
 from pathlib import Path
 
+from isthmus.download.quants import PREFERRED
 from isthmus.model.architectures import architectures, family_of
 from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
 from isthmus.model.schemas import keywords
 from isthmus.native._ggml import GgmlType
+from isthmus.survey.row import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+SURVEY = ROOT / "benchmarks" / "results" / "architectures.json"
 HEAD = """\
 # Command line
 
@@ -48,7 +52,10 @@ def render_models() -> str:
     page = (DOCS / "models.md").read_text()
     tables = {
         "architectures": _architectures(),
+        "survey": _survey(),
+        "refused": _refused(),
         "weights": _weights(),
+        "quants": _quants(),
         "calls": _calls(),
         "thoughts": _thoughts(),
     }
@@ -95,6 +102,30 @@ def _architectures() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def _survey() -> str:
+    rows = [("architecture", "way", "models", "makes", "takes tokens back"), ("---",) * 5]
+    for it in _surveyed():
+        if it.way != "refused":
+            name, way, makes, *_, truncate, _, models = it.cells()
+            takes = {"exact": "yes"}.get(truncate, truncate)
+            rows.append((f"`{name}`", way if it.holds else f"{way}, WRONG", models, makes, takes))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _refused() -> str:
+    rows = [("architecture", "models", "why it is refused"), ("---",) * 3]
+    for it in _surveyed():
+        if it.way == "refused":
+            rows.append((f"`{it.name}`", it.models, it.findings.problem.replace("|", "\\|")))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _surveyed() -> list[Row]:
+    """The rows that `isthmus architectures` gave when it was last run for the record."""
+    record = json.loads(SURVEY.read_text())
+    return sorted((Row.from_json(it) for it in record["rows"]), key=lambda it: it.name)
+
+
 def _calls() -> str:
     rows = [("form", "models", "a call"), ("---", "---", "---")]
     rows += [(f"`{it.name}`", it.models, _code(it.example)) for it in CALLS]
@@ -120,6 +151,10 @@ def _code(text: str) -> str:
 def _weights() -> str:
     names = ", ".join(kind.name for kind in GgmlType if kind not in (GgmlType.I32, GgmlType.I64))
     return textwrap.fill(names, 100) + "\n"
+
+
+def _quants() -> str:
+    return textwrap.fill(", ".join(PREFERRED), 100, break_on_hyphens=False) + "\n"
 
 
 PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}

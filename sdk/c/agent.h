@@ -671,6 +671,21 @@ AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
 }
 
 /*
+ * Forgets all tokens after the first n_tokens, or all of them if the model cannot take tokens back:
+ * some keep a state that each token rewrites. Returns how many are left.
+ */
+AGENT_API int32_t agent_keep(agent_session_t *session, uint32_t n_tokens)
+{
+    int32_t status = agent_truncate(session, n_tokens);
+    if (status == -ISTHMUS_ENOTSUP) {
+        n_tokens = 0;
+        status = agent_truncate(session, 0);
+    }
+    AGENT_TRY(status);
+    return (int32_t)n_tokens;
+}
+
+/*
  * Sets `*logits` to where the session's logits lie: f32[n_vocab], read in place. They stay there, so
  * the host is asked only where there may be none.
  */

@@ -560,6 +560,8 @@ int32_t isthmus_sample(int32_t session, isthmus_sampler_t *sampler_ptr);
  * Returns 0.
  *   -ISTHMUS_EBADF: not an open session
  *   -ISTHMUS_EINVAL: the session holds fewer tokens
+ *   -ISTHMUS_ENOTSUP: the model keeps a state that each token rewrites: only 0 tokens can be kept,
+ *       or all
  */
 ISTHMUS_IMPORT("truncate")
 int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
@@ -571,9 +573,11 @@ int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
  *   n_tokens: at most the source's session_length
  * Returns 0.
  *   -ISTHMUS_EBADF: not an open session
- *   -ISTHMUS_EINVAL: the same session twice, sessions of two models, or more tokens than the source
- *       holds
+ *   -ISTHMUS_EINVAL: the same session twice, sessions of two models, more tokens than the source
+ *       holds, or another n_ctx where a library writes the model's graph down
  *   -ISTHMUS_ECONTEXT: the destination has no room for them
+ *   -ISTHMUS_ENOTSUP: the model keeps a state that each token rewrites: only all tokens can be
+ *       copied
  */
 ISTHMUS_IMPORT("session_copy")
 int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tokens);

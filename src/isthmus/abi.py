@@ -500,14 +500,14 @@ HOST_FUNCTIONS = (
         "truncate",
         (Param("session", "handle"), Param("n_tokens", "count")),
         "status",
-        (Errno.EBADF, Errno.EINVAL),
+        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP),
     ),
     HostFunction(
         "model",
         "session_copy",
         (Param("destination", "handle"), Param("source", "handle"), Param("n_tokens", "count")),
         "status",
-        (Errno.EBADF, Errno.EINVAL, Errno.ECONTEXT),
+        (Errno.EBADF, Errno.EINVAL, Errno.ECONTEXT, Errno.ENOTSUP),
     ),
     HostFunction(
         "model",

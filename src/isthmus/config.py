@@ -18,6 +18,7 @@ from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
 
 _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
+GRAPHS = ("auto", "own", "adopted")
 SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
@@ -25,6 +26,7 @@ _OPTIONAL_LIMITS = (
     *("output_nbytes", "fuel", "deadline_s"),
 )
 _MOST_FUEL = 2**63
+_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 MAX_GUEST_NBYTES = 128 * MIB
 """Bytes of a guest's module: what a snapshot carries."""
 MAX_GUEST_GLOBALS = 4096
@@ -72,6 +74,13 @@ class Environment:
     """ISTHMUS_CACHE, or the user's cache folder: models, compiled guests, hashes of files."""
     snapshot_key_file: Path | None = None
     """ISTHMUS_SNAPSHOT_KEY_FILE: the key that the command line signs snapshots with."""
+    hub_url: str = "https://huggingface.co"
+    """HF_ENDPOINT: the Hugging Face hub, or a mirror of it."""
+    hub_token: str | None = field(default=None, repr=False)
+    """HF_TOKEN: the hub's secret for repositories that are private or gated."""
+    index_url: str = field(default="https://pypi.org/simple", repr=False)
+    """UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL, the first that is there: the Python package
+    index. It may have a user's name and password."""
 
     @staticmethod
     def read(variables: Mapping[str, str] | None = None) -> Environment:
@@ -82,7 +91,15 @@ class Environment:
             ggml=variables.get("ISTHMUS_GGML") or None,
             cache=_cache(variables),
             snapshot_key_file=Path(key_file).expanduser() if key_file else None,
+            hub_url=variables.get("HF_ENDPOINT") or Environment.hub_url,
+            hub_token=variables.get("HF_TOKEN") or None,
+            index_url=_first(variables, *_INDEX_VARIABLES) or Environment.index_url,
         )
+
+
+def _first(variables: Mapping[str, str], *names: str) -> str | None:
+    """The value of the first of these that is there and not empty."""
+    return next((found for it in names if (found := variables.get(it))), None)
 
 
 def _cache(variables: Mapping[str, str]) -> Path:
@@ -250,6 +267,9 @@ class ModelSettings:
     width: str = "alone"
     """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
     bounds such as 9-128. See `model/widths.py`; without effect unless `exact`."""
+    graph: str = "auto"
+    """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
+    Isthmus where it knows the architecture. See `model/choosing.py`."""
 
     def __post_init__(self) -> None:
         _require(
@@ -263,3 +283,4 @@ class ModelSettings:
             isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
             f"width is {self.width!r}: give alone, many, or a class of the model such as 9-128",
         )
+        _require(self.graph in GRAPHS, f"graph is {self.graph!r}: give {', '.join(GRAPHS)}")

@@ -50,7 +50,7 @@ from isthmus.errors import (
 from isthmus.file_hash import FileHashes
 from isthmus.machine import default_memory_nbytes
 from isthmus.metrics import Metrics
-from isthmus.model import Adapter, Model
+from isthmus.model import Adapter, Model, open_model
 from isthmus.native.loader import Library, open_library
 from isthmus.open_models import OpenModels
 from isthmus.roster import Roster, close_all
@@ -102,8 +102,8 @@ class Runtime:
         self._capacity = capacity or Capacity()
         self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
         self._pid = os.getpid()
-        self.cache = environment.cache
-        """The folder of compiled guests, fetched models and what is known of files."""
+        self.environment = environment
+        """What the process's environment said; its `cache` has all that is kept."""
         self._metrics = Metrics()
         self._roster = Roster()
         self._closed = False
@@ -149,6 +149,7 @@ class Runtime:
         repack: bool = False,
         exact: bool = True,
         width: str = "alone",
+        graph: str = "auto",
     ) -> Model:
         """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
 
@@ -163,8 +164,12 @@ class Runtime:
         `width` is the class of all steps, which decides their bits on devices that have several
         (`Model.widths`): `alone` has those of a step by itself, which libllama computes too, and
         takes a few agents at once; `many` takes up to 128, and an agent that is alone about twice
-        as long for a token. Raises ModelNotFound, ModelFileError, ModelUnsupported,
-        SettingsError.
+        as long for a token.
+
+        `graph` says what writes the forward pass down: `own` is Isthmus, `adopted` is libllama,
+        and `auto` is Isthmus if it knows the architecture. What libllama computes runs on the cpu
+        alone, each agent by itself (`Model.lacks`). Raises ModelNotFound, ModelFileError,
+        ModelUnsupported, SettingsError, DeviceUnavailable.
         """
         self._require_open()
         settings = ModelSettings(
@@ -174,9 +179,11 @@ class Runtime:
             repack=repack,
             exact=exact,
             width=width,
+            graph=graph,
         )
         begun = time.monotonic()
-        model = Model(self.device, model_path(path, self.cache), settings, self.file_hashes)
+        file = model_path(path, self.environment.cache)
+        model = open_model(self.device, file, settings, self.file_hashes)
         self._models.add(model, model.weights.host_nbytes)
         self._metrics.model_loads.inc()
         self._metrics.model_load.observe(time.monotonic() - begun)

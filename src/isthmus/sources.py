@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from isthmus.config import MAX_GUEST_NBYTES
-from isthmus.download import PACKAGED, cached_model
+from isthmus.download import fetched, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
 from isthmus.wasm.names import shown
 
@@ -50,12 +51,14 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
 
 
 def model_path(given: str | Path, cache: Path) -> Path:
-    """The file of a model: a path, or the name of a packaged one that was pulled into the folder
-    `cache`. ModelNotFound if it was not."""
-    path = Path(given).expanduser()
-    if str(given) not in PACKAGED or path.exists():
+    """The file of a model: a path, or the name of one that was pulled into the folder `cache`.
+
+    ModelNotFound if it was not.
+    """
+    path = Path(os.path.expanduser(given))
+    if not isinstance(given, str) or not is_name(given) or path.exists():
         return path
-    found = cached_model(str(given), cache)
+    found = fetched(given, cache)
     if found is None:
         raise ModelNotFound(f"{given} was not fetched yet; run: isthmus pull {given}")
     return found

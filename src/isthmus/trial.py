@@ -26,9 +26,9 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _AT_A_TIME = max(2, (os.cpu_count() or 1) // 2)
 """Children that run at the same time; further jobs wait."""
@@ -38,6 +38,8 @@ _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 _NICENESS = 10
 """Niceness of a child from its first line on: most of a short job's time goes to imports. While all
 processors are busy, a child gets a tenth of what a busy thread gets."""
+_SAID_NBYTES = 4096
+"""Bytes that are kept of what a child said, from its end."""
 _PR_SET_PDEATHSIG = 1
 """prctl(2): a signal for when the process that waits for the job was killed."""
 _CHILD = f"""\
@@ -87,6 +89,8 @@ class Outcome:
 
     ending: Ending
     result: bytes = b""
+    said: str = field(default="", compare=False)
+    """The end of what the child wrote to standard error: a stranger may have chosen the words."""
 
 
 def _nothing() -> None:
@@ -100,12 +104,15 @@ def try_out(
     limits: TrialLimits,
     check: Callable[[], None] = _nothing,
     prepare: str = "",
+    *,
+    whole: bool = False,
 ) -> Outcome:
     """Runs `function(job)` of a script in a child process and waits for its end.
 
     With `prepare`, the child first runs the script's `prepare(prepare)`, without limits: for what
     is not the stranger's, such as a library that the job uses. `check` is called while this waits,
-    and may raise: the child is then killed. Raises OSError if no process can be started.
+    and may raise: the child is then killed. `whole`: the packages that the script lies in are
+    imported with what their `__init__.py` does. Raises OSError if no process can be started.
     """
     end = time.monotonic() + limits.wall_s
     while not _places.acquire(timeout=_CHECK_S):
@@ -113,12 +120,12 @@ def try_out(
         if time.monotonic() > end:
             return Outcome(Ending.BUSY)
     try:
-        return _run(_head(script, function, limits, prepare) + job, end, check)
+        return _run(_head(script, function, limits, prepare, whole) + job, end, check)
     finally:
         _places.release()
 
 
-def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> bytes:
+def _head(script: Path, function: str, limits: TrialLimits, prepare: str, whole: bool) -> bytes:
     head = {
         "path": sys.path,
         "trial": __file__,
@@ -126,13 +133,18 @@ def _head(script: Path, function: str, limits: TrialLimits, prepare: str) -> byt
         "function": function,
         "limits": asdict(limits),
         "prepare": prepare,
+        "whole": whole,
         "parent": os.getpid(),
     }
     return json.dumps(head).encode() + b"\n"
 
 
 def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+    with (
+        tempfile.TemporaryFile() as stdin,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
         stdin.write(given)
         stdin.seek(0)
         alive, held = os.pipe()
@@ -141,7 +153,7 @@ def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
                 [sys.executable, "-I", "-c", _CHILD],
                 stdin=stdin,
                 stdout=stdout,
-                stderr=subprocess.DEVNULL,
+                stderr=stderr,
                 pass_fds=(held,),
             )
             held_here.close()
@@ -150,13 +162,20 @@ def _run(given: bytes, end: float, check: Callable[[], None]) -> Outcome:
                     in_time = _wait(process, alive, end, check)
                 finally:
                     process.kill()
+        said = _end_of(stderr)
         if not in_time:
-            return Outcome(Ending.BUSY)
+            return Outcome(Ending.BUSY, said=said)
         if process.returncode == 0:
             stdout.seek(0)
-            return Outcome(Ending.DONE, stdout.read())
+            return Outcome(Ending.DONE, stdout.read(), said)
     killed = process.returncode in _OUT_OF_TIME
-    return Outcome(Ending.OUT_OF_TIME if killed else Ending.CRASHED)
+    return Outcome(Ending.OUT_OF_TIME if killed else Ending.CRASHED, said=said)
+
+
+def _end_of(file: IO[bytes]) -> str:
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - _SAID_NBYTES))
+    return file.read().decode(errors="replace")
 
 
 def _wait(
@@ -190,7 +209,7 @@ def _serve(head: dict[str, Any]) -> None:
     job = sys.stdin.buffer.read()
     out = os.dup(1)
     os.dup2(2, 1)  # a library that prints does not write into the result
-    script = _module(Path(head["script"]))
+    script = _module(Path(head["script"]), whole=head["whole"])
     run = getattr(script, head["function"])
     if head["prepare"]:
         script.prepare(head["prepare"])
@@ -208,20 +227,20 @@ def _serve(head: dict[str, Any]) -> None:
     os._exit(0 if results else 1)
 
 
-def _module(script: Path) -> Any:
-    """A script as the module that it is. Its packages are there without what their `__init__.py`
-    imports, which would take longer than most jobs.
+def _module(script: Path, *, whole: bool) -> Any:
+    """A script as the module that it is. Unless `whole`, its packages are there without what their
+    `__init__.py` imports, which would take longer than most jobs.
     """
     names, folder = [script.stem], script.parent
     while (folder / "__init__.py").exists():
         names, folder = [folder.name, *names], folder.parent
     path = folder
-    for i in range(1, len(names)):
+    for i in range(1, 1 if whole else len(names)):
         path /= names[i - 1]
         package = types.ModuleType(".".join(names[:i]))
         package.__path__ = [str(path)]
         sys.modules[package.__name__] = package
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(folder))  # the folder of the outermost package, or the script's
     return importlib.import_module(".".join(names))
 
 

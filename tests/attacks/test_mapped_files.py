@@ -23,10 +23,13 @@ from isthmus.actor.pages import Pages
 from isthmus.config import Environment, ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ActorClosed, IsthmusError, ModelFileError, Overloaded, RegionError
-from isthmus.memory import FileMapping, Region, lease, rescue
+from isthmus.memory import FileGuard, FileMapping, Region, lease, rescue
 from isthmus.memory.lease import State
-from isthmus.model import Model
+from isthmus.model import Model, open_model
+from isthmus.native import libc
+from isthmus.native.loader import Library
 from isthmus.snapshot import open_snapshot
+from tests.split_gguf import split
 from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
@@ -37,7 +40,8 @@ OVERWRITE = "import sys; f = open(sys.argv[1], 'r+b'); f.write(bytes(1 << 20))"
 
 
 @pytest.fixture(autouse=True)
-def with_leases(tmp_path: Path) -> None:
+def with_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_POLL_S", 0.05)
     (tmp_path / "probe").write_bytes(b"x")
     with FileMapping(tmp_path / "probe") as mapping:
         if mapping._file.state is not State.LEASED:
@@ -62,10 +66,10 @@ def embedding(model: Model) -> np.ndarray:
 @pytest.mark.parametrize("code", [TRUNCATE, OVERWRITE])
 def test_a_model_computes_on_with_what_it_had(device: Device, tmp_path: Path, code: str) -> None:
     path = embedder().write(tmp_path / "x.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     before = embedding(model)
     attacked(path, code)
-    assert model.weights._mapping._file.state is State.COPIED
+    assert model.weights._mappings[0]._file.state is State.COPIED
     assert np.array_equal(embedding(model), before)
     with pytest.raises(ModelFileError, match="was replaced or written to"):
         _ = model.weights_sha256
@@ -125,7 +129,7 @@ def test_without_memory_for_a_copy_the_model_fails_and_not_the_process(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = embedder().write(tmp_path / "x.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     embedding(model)
     monkeypatch.setattr(lease, "_free_nbytes", no_memory)
     attacked(path, TRUNCATE)
@@ -138,10 +142,10 @@ def test_adapters_are_saved(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = TinyLlama(with_tokenizer=True)
-    model = Model(device, base.write(tmp_path / "base.gguf"), ModelSettings())
+    model = open_model(device, base.write(tmp_path / "base.gguf"), ModelSettings())
     path = TinyLora(base).write(tmp_path / "lora.gguf")
     adapter = model.load_adapter(path)
-    mapping = adapter.weights._mapping
+    mapping = adapter.weights._mappings[0]
     before = ctypes.string_at(mapping.base, mapping.nbytes)
     attacked(path, TRUNCATE)
     assert ctypes.string_at(mapping.base, mapping.nbytes) == before
@@ -170,13 +174,163 @@ def test_without_a_lease_a_change_is_seen_before_the_next_pass(
 ) -> None:
     monkeypatch.setattr(lease, "take", refused)
     path = embedder().write(tmp_path / "x.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     embedding(model)
     time.sleep(0.02)  # a file's time has the grain of the kernel's tick
     change(path)
     with pytest.raises(ModelFileError, match="was written to while it was in use"):
         embedding(model)
     model.close()
+
+
+# ---------------------------------------------------------------------------------- shards
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    return split(embedder().write(tmp_path / "x.gguf"), tmp_path)
+
+
+def replaced(path: Path) -> None:
+    (path.parent / "new").write_bytes(b"another")
+    (path.parent / "new").replace(path)
+
+
+@pytest.mark.parametrize("code", [TRUNCATE, OVERWRITE, None])
+def test_a_split_model_computes_on_if_one_shard_changes(
+    device: Device, shards: list[Path], code: str | None
+) -> None:
+    model = Model(device, shards[0], ModelSettings())
+    before = embedding(model)
+    attacked(shards[2], code) if code else replaced(shards[2])
+    states = [it._file.state for it in model.weights._mappings]
+    third = State.COPIED if code else State.LEASED
+    assert states == [State.LEASED, State.LEASED, third, State.LEASED]
+    assert np.array_equal(embedding(model), before)
+    with pytest.raises(ModelFileError, match=r"00003-of-00004\.gguf was replaced or written to"):
+        _ = model.weights_sha256
+    model.close()
+
+
+def test_a_lost_shard_ends_its_model_and_no_other(
+    device: Device, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, other = (Model(device, it, ModelSettings()) for it in (shards[0], tmp_path / "x.gguf"))
+    before = embedding(other)
+    monkeypatch.setattr(lease, "_free_nbytes", no_memory)
+    attacked(shards[1], TRUNCATE)
+    with pytest.raises(ModelFileError, match=r"00002-of-00004\.gguf was written to while"):
+        embedding(model)
+    assert np.array_equal(embedding(other), before)
+    model.close()
+    other.close()
+
+
+# ---------------------------------------------------------------------------------- of a library
+
+
+class Llama:
+    """A model that libllama has mapped by itself, guarded."""
+
+    def __init__(self, library: Library, paths: list[Path]) -> None:
+        self._library, self.guard = library, FileGuard(paths)
+        params = library.llama_model_default_params()
+        params.n_gpu_layers = 0
+        with self.guard.mapping():
+            self._handle = library.llama_model_load_from_file(os.fsencode(paths[0]), params)
+        assert self._handle
+
+    def read(self) -> list[bytes]:
+        """What the library's mappings hold."""
+        return [ctypes.string_at(it.base, it.nbytes) for it in self.guard.ranges]
+
+    def close(self) -> None:
+        self.guard.close()
+        self._library.llama_model_free(self._handle)
+
+
+@pytest.fixture(params=[1, 4])
+def llama(
+    request: pytest.FixtureRequest, library: Library, tmp_path: Path
+) -> Iterator[tuple[Llama, list[Path]]]:
+    """Of a file, and of four shards."""
+    path = TinyLlama(with_tokenizer=True).write(tmp_path / "llama.gguf")
+    paths = [path] if request.param == 1 else split(path, tmp_path, count=request.param)
+    llama = Llama(library, paths)
+    yield llama, paths
+    llama.close()
+
+
+@pytest.mark.parametrize("code", [TRUNCATE, OVERWRITE])
+def test_what_a_library_has_mapped_is_saved(
+    llama: tuple[Llama, list[Path]], code: str, library: Library
+) -> None:
+    found, paths = llama
+    before = found.read()
+    assert len(before) == len(paths)
+    same = Llama(library, paths)
+    attacked(paths[-1], code)
+    assert found.read() == same.read() == before
+    assert found.guard.intact
+    same.close()
+    assert found.read() == before
+
+
+def test_what_a_library_has_mapped_may_be_lost(
+    llama: tuple[Llama, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, paths = llama
+    monkeypatch.setattr(lease, "_free_nbytes", no_memory)
+    attacked(paths[0], TRUNCATE)
+    assert found.guard.changed == paths[0]
+    assert not any(found.read()[0])
+
+
+def test_a_file_that_changes_while_a_library_maps_it(tmp_path: Path) -> None:
+    """The writer waits until it is known what is mapped."""
+    path = tmp_path / "weights"
+    path.write_bytes(b"a" * 8192)
+    guard = FileGuard([path])
+    with guard.mapping():
+        attack = threading.Thread(target=attacked, args=(path, TRUNCATE))
+        attack.start()
+        attack.join(3)
+        assert attack.is_alive()
+        fd = os.open(path, os.O_RDONLY)
+        address = libc.map_file(fd, 8192)
+        os.close(fd)
+    attack.join(PATIENCE_S)
+    assert [it.base for it in guard.ranges] == [address]
+    assert ctypes.string_at(address, 8192) == b"a" * 8192
+    guard.close()
+    libc.unmap(address, 8192)
+
+
+def test_what_the_library_gave_back_is_not_touched(tmp_path: Path) -> None:
+    path, other = tmp_path / "weights", tmp_path / "other"
+    for it in (path, other):
+        it.write_bytes(it.name.encode() * 1024)
+    guard, before = FileGuard([path]), path.read_bytes()
+    with path.open("rb") as file, guard.mapping():
+        address = libc.map_file(file.fileno(), 8192)
+    with other.open("rb") as file:
+        libc.unmap(address, 8192)
+        again = libc.map_file(file.fileno(), 8192)  # as a rule at the same address
+    attacked(path, OVERWRITE)
+    assert ctypes.string_at(again, 5) == b"other"
+    assert path.read_bytes() != before
+    guard.close()
+    guard.close()
+    libc.unmap(again, 8192)
+
+
+def test_a_guard_of_what_is_missing_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"a" * 8192)
+    with pytest.raises(FileNotFoundError):
+        FileGuard([path, tmp_path / "missing"])
+    path.write_bytes(b"b")  # which nobody holds up
+    assert path.read_bytes() == b"b"
 
 
 def test_a_closed_mapping_holds_nobody_up(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelError, ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes
-from isthmus.model import Model, opening
+from isthmus.model import Model, open_model, opening
+from isthmus.model.gguf import GgufFile
 from isthmus.model.opening import open_gguf
+from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.vocabulary import MOST_SPECIAL
 from isthmus.native.loader import Library
 from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
@@ -90,7 +92,22 @@ def unigram(**said: Any) -> Forged:
     )
 
 
+def rwkv(*words: str, without: str = "") -> Forged:
+    tokens = ["<s>", *(repr(bytes([it]))[2:-1] for it in range(256)), *words]
+    return Forged(kind="rwkv", tokens=[it for it in tokens if it != without])
+
+
+def gemma4(**said: Any) -> Forged:
+    """Byte pairs over the text itself, in which a space is written as in SentencePiece."""
+    given = {"tokenizer.ggml.merges": ["a b", "\u2581 ab"], "tokenizer.ggml.bos_token_id": 1}
+    tokens = [*SPM, "ab", "\u2581ab", "\n", "\n\n"]
+    types = [CONTROL] * 3 + [BYTE] * 256 + [NORMAL] * (len(tokens) - 259)
+    return Forged(kind="gemma4", tokens=tokens, types=types, said=given | said)
+
+
 GOOD = {
+    "gemma4": gemma4,
+    "rwkv": lambda: rwkv("ab", "abcd", r"\xc3\xa9"),
     "sentencepiece": lambda: Forged(scores=[0.0] * len(SPM), types=[NORMAL] * len(SPM)),
     "byte-level": bpe,
     "one token": lambda: bpe(tokens=["a"]),
@@ -105,7 +122,11 @@ BAD: dict[str, Callable[[], TinyModel]] = {
     "no byte tokens": lambda: Forged(tokens=["<unk>", "<s>", "</s>", *"abc"]),
     "one byte token is missing": lambda: Forged(tokens=[it for it in SPM if it != "<0xC3>"]),
     "one token": lambda: Forged(tokens=["a"]),
-    "rwkv": lambda: Forged(kind="rwkv"),
+    "rwkv": lambda: rwkv("aab", without="a"),
+    "gemma4, no token to begin with": lambda: gemma4(**{"tokenizer.ggml.bos_token_id": 1 << 20}),
+    "rwkv, no token for a byte": lambda: rwkv(without=r"\xff"),
+    "rwkv, a token of many bytes": lambda: rwkv("a" * 5000),
+    "rwkv, half an escape": lambda: rwkv(r"\x", "x1", without="x"),
     "plamo2": lambda: Forged(kind="plamo2"),
     "hybriddna": lambda: Forged(kind="hybriddna"),
     "a kind that is none": lambda: Forged(kind="\u00e9"),
@@ -171,19 +192,37 @@ ENDS_THE_PROCESS = (
 @pytest.fixture(scope="module")
 def model(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     path = TinyLlama().write(tmp_path_factory.mktemp("base") / "base.gguf")
-    model = Model(device, path, ModelSettings())
+    model = open_model(device, path, ModelSettings())
     yield model
     model.close()
 
 
 def load(device: Device, path: Path) -> None:
-    Model(device, path, ModelSettings()).close()
+    open_model(device, path, ModelSettings()).close()
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_vocabularies_are_taken(name: str, library: Library, tmp_path: Path) -> None:
     path = GOOD[name]().write(tmp_path / "x.gguf")
     assert open_gguf(library, path, FileHashes()).tensors
+
+
+def test_texts_of_an_rwkv_vocabulary(library: Library, tmp_path: Path) -> None:
+    path = GOOD["rwkv"]().write(tmp_path / "x.gguf")
+    tokenizer = Tokenizer(library, GgufFile(library, path))
+    assert tokenizer.encode("abcabcdé") == [257, 1 + ord("c"), 258, 259]
+    for text in ("", "\\n\n\t'\"", "日本語 🎉\0", "ab" * 5000):
+        assert tokenizer.decode(tokenizer.encode(text)).decode() == text
+
+
+def test_texts_of_a_gemma4_vocabulary(library: Library, tmp_path: Path) -> None:
+    path = gemma4(**{"tokenizer.ggml.pre": "qwen2"}).write(tmp_path / "x.gguf")
+    tokenizer = Tokenizer(library, GgufFile(library, path))
+    ids = tokenizer.encode("ab ab\n\nc", add_special=True)
+    n = len(SPM)
+    assert ids == [1, n, n + 1, n + 3, SPM.index("c")]
+    for text in ("", "日本語 🎉", "ab  ba\n\n\n\t", "ab" * 5000, " " * 5000):
+        assert tokenizer.decode(tokenizer.encode(text)).decode() == text
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -335,9 +374,9 @@ def test_adapters_that_lie(name: str, device: Device, model: Model, tmp_path: Pa
 
 
 def test_an_adapter_with_a_vocabulary_that_ends_the_process(model: Model, tmp_path: Path) -> None:
-    said = {"tokenizer.ggml.model": "rwkv", "tokenizer.ggml.tokens": ["a"]}
+    said = {"tokenizer.ggml.model": "plamo2", "tokenizer.ggml.tokens": ["a"]}
     path = TinyLora(TinyLlama(), metadata=said).write(tmp_path / "x.gguf")
-    with pytest.raises(ModelUnsupported, match="tokenizer of kind 'rwkv'"):
+    with pytest.raises(ModelUnsupported, match="tokenizer of kind 'plamo2'"):
         model.load_adapter(path)
 
 

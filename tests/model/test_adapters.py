@@ -17,7 +17,7 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelBusy, ModelFileError, ModelUnsupported, SettingsError
 from isthmus.memory import Region
-from isthmus.model import Model, Session
+from isthmus.model import Model, Session, open_model
 from isthmus.model.adapter import MOST_ADAPTERS
 from isthmus.model.parts import Chunk, finish
 from isthmus.model.rows import Step
@@ -61,7 +61,7 @@ def sessions(device: Device, models: list[Model]) -> Iterator[list[Session]]:
 
 @contextmanager
 def loaded(device: Device, path: Path, settings: ModelSettings = SETTINGS) -> Iterator[Model]:
-    model = Model(device, path, settings)
+    model = open_model(device, path, settings)
     try:
         yield model
     finally:
@@ -346,7 +346,7 @@ def test_truncated_files_and_wrong_uses(device: Device, tmp_path: Path) -> None:
         with pytest.raises(ModelBusy, match="with adapters"):
             model.close()
         with pytest.raises(ModelFileError, match="is an adapter"):
-            Model(device, lora, SETTINGS)
+            open_model(device, lora, SETTINGS)
 
 
 def test_its_hash_is_that_of_the_file_that_was_opened(device: Device, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from isthmus.config import KV_TYPES, ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
-from isthmus.model import Model, Session
+from isthmus.model import Model, Session, open_model
 from isthmus.model.forward import Pass
 from isthmus.model.parts import Chunk, finish
 from isthmus.model.rows import Step
@@ -145,7 +145,7 @@ def several(
 ) -> Iterator[tuple[Model, list[Session]]]:
     """A model and `n` sessions, each in a memory of its own."""
     with ExitStack() as stack:
-        model = Model(device, path, settings or ModelSettings())
+        model = open_model(device, path, settings or ModelSettings())
         stack.callback(model.close)
         sessions = []
         for _ in range(n):
@@ -191,7 +191,7 @@ def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
     with (
         Region.reserve(1 * GIB, nbytes=640 * MIB) as region,
         device.bind(region) as binding,
-        closing(Model(device, files[name], settings)) as model,
+        closing(open_model(device, files[name], settings)) as model,
         ExitStack() as stack,
     ):
         sessions = []
@@ -363,7 +363,7 @@ def test_a_kv_type_whose_blocks_do_not_fit_the_heads(
 ) -> None:
     path = TinyModel(head_dim=80).write(tmp_path / "x.gguf")
     with pytest.raises(ModelUnsupported, match=r"head size that is a multiple of 32.* has 80"):
-        Model(device, path, ModelSettings(kv_type=kv_type))
+        open_model(device, path, ModelSettings(kv_type=kv_type))
 
 
 # ---------------------------------------------------------------------- the weights' types
@@ -506,7 +506,7 @@ def test_what_does_not_fit_is_refused_with_its_reason(
     case, kind, reason = REFUSED[name]
     path = case.write(tmp_path / "x.gguf")
     with pytest.raises(kind, match=reason):
-        Model(device, path, ModelSettings())
+        open_model(device, path, ModelSettings())
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "llama, experts"])

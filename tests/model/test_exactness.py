@@ -13,7 +13,7 @@ from isthmus.benchmarks.rival import Libllama
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.memory import Region
-from isthmus.model import Model, Session
+from isthmus.model import Model, Session, open_model
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLlama
 
@@ -51,7 +51,7 @@ VARIANTS = {
 def opened(
     device: Device, path: Path, settings: ModelSettings, n_ctx: int = 768
 ) -> Iterator[tuple[Model, Session]]:
-    model = Model(device, path, settings)
+    model = open_model(device, path, settings)
     region = Region.reserve(1 * GIB, nbytes=256 * MIB)
     binding = device.bind(region)
     session = model.open_session(region, binding, GuestPtr(4096), model.layout(n_ctx))

@@ -19,7 +19,7 @@ from isthmus.device.cpu import CpuDevice
 from isthmus.errors import ContextFull, DeviceFailed, SettingsError
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
-from isthmus.model import Model, Session, exactness
+from isthmus.model import Model, Session, exactness, open_model
 from isthmus.model.attention_probe import Kernel, try_joining
 from isthmus.model.batch import Batch
 from isthmus.model.forward import Scores
@@ -83,7 +83,7 @@ def test_common_classes_have_every_bound() -> None:
 @pytest.mark.parametrize("width", ["2-7", "33", "9-128"])
 def test_a_class_that_the_model_has_not(width: str, device: Device, halves: Path) -> None:
     with pytest.raises(SettingsError, match=rf"{width}.* are 1, 2-32: give one of them"):
-        Model(device, halves, ModelSettings(width=width))
+        open_model(device, halves, ModelSettings(width=width))
 
 
 @pytest.mark.parametrize("width", ["", "most", "0-4", "-4", "1-", "1-4-5", 4])
@@ -256,13 +256,13 @@ def test_answers_are_kept_for_a_file(
     monkeypatch.setattr(exactness, "widths_of", count)
     monkeypatch.setattr("isthmus.file_hash._SETTLED_NS", 0)
     for _ in range(3):
-        model = Model(device, quantised, ModelSettings(width="many"), FileHashes(tmp_path))
+        model = open_model(device, quantised, ModelSettings(width="many"), FileHashes(tmp_path))
         assert str(model.widths) == "1-32"
         model.close()
     assert asked == 1
     [kept] = tmp_path.glob("steps-*")
     kept.write_text("1-4, 3-99")  # nonsense is no answer
-    Model(device, quantised, ModelSettings(width="many"), FileHashes(tmp_path)).close()
+    open_model(device, quantised, ModelSettings(width="many"), FileHashes(tmp_path)).close()
     assert asked == 2
 
 
@@ -287,13 +287,13 @@ def test_what_cuts_and_packs_change_is_kept_for_a_file(
     monkeypatch.setattr(exactness, probe, count)
     monkeypatch.setattr("isthmus.file_hash._SETTLED_NS", 0)
     for _ in range(3):
-        with closing(Model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
+        with closing(open_model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
             assert getattr(model._exactness, question) is False
             assert getattr(model._exactness, question) is False
     assert asked == 1
     [kept] = (it for it in tmp_path.iterdir() if it.name.startswith(("cuts-", "packs-")))
     kept.write_text("perhaps")
-    with closing(Model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
+    with closing(open_model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
         assert getattr(model._exactness, question) is False
     assert asked == 2
 
@@ -477,7 +477,7 @@ def test_a_context_that_is_full(device: Device, halves: Path) -> None:
 def test_a_batch_finds_memory_that_no_tensor_was_placed_in(device: Device, halves: Path) -> None:
     """On a device that addresses only what it was told of, as one that registers memory."""
     with (
-        closing(Model(device, halves, ModelSettings(width="many"))) as model,
+        closing(open_model(device, halves, ModelSettings(width="many"))) as model,
         Region.reserve(1 * GIB, nbytes=64 * MIB) as region,
         Binding(device.import_memory, region, largest=1 * GIB) as binding,
     ):

@@ -268,8 +268,7 @@ def test_files_that_are_none_and_pulls_without_a_network_are_told(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISTHMUS_CACHE", str(tmp_path / "cache"))
-    for name, value in {"INDEX_URL": "http://127.0.0.1:9/", "RETRIES": "0", "TIMEOUT": "1"}.items():
-        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/")
     models = tmp_path / "models"
     models.mkdir()
     (models / "bad.gguf").write_bytes(b"GGUF and so on")

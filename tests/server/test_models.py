@@ -16,7 +16,8 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.cli.serving import catalog_of
-from isthmus.download import PACKAGED, Progress
+from isthmus.config import Environment, ModelSettings
+from isthmus.download import KNOWN, Progress, Watch
 from isthmus.errors import (
     DeviceFailed,
     DownloadError,
@@ -27,7 +28,7 @@ from isthmus.errors import (
     Overloaded,
     SettingsError,
 )
-from isthmus.file_hash import file_identity
+from isthmus.file_hash import FileHashes, file_identity
 from isthmus.model import Model
 from isthmus.native.loader import Library
 from isthmus.server.http.entry import Entry, begin, current, in_thread
@@ -43,6 +44,8 @@ from isthmus.server.models.resident import State
 from isthmus.server.ollama.models import seconds_of
 from isthmus.server.settings import ServerSettings
 from isthmus.units import GIB, MIB
+from tests.download.hub import FakeHub, served
+from tests.split_gguf import split
 from tests.tiny_gguf import TinyLlama
 
 NAMES = ("a", "b", "c")
@@ -431,7 +434,6 @@ def test_files_come_and_go(null_runtime: Runtime, folder: Path, tmp_path: Path) 
         assert caught.value.status == 404
         data = (folder / "a.gguf").read_bytes()
         (tmp_path / "a.gguf").write_bytes(data)
-        (tmp_path / "whole-00001-of-00002.gguf").write_bytes(data)
         (tmp_path / "bad.gguf").write_bytes(b"GGUF")
         [(resident, card)] = await models.files.cards()
         assert resident.name == "a"
@@ -454,23 +456,67 @@ def test_a_name_is_looked_up_without_a_look_at_other_files(
 ) -> None:
     """There may be thousands, and the event loop waits."""
     data = (folder / "a.gguf").read_bytes()
-    given, pulled = PACKAGED["smollm2"].file_name, tmp_path / "given.gguf"
+    given, pulled = KNOWN["smollm2"].file_name, tmp_path / "given.gguf"
     pulled.write_bytes(data)
     found = Catalog([Source(pulled, {"mine": ()})], tmp_path)
     monkeypatch.setattr(Path, "iterdir", None)
-    for name in ("new", "smollm2", Path(given).stem, "given", "whole-00001-of-00002"):
+    for name in ("new", "smollm2", Path(given).stem, "given", "split"):
         assert found.find(name) is None
-    for file_name in ("new.gguf", given, "whole-00001-of-00002.gguf"):
+    for file_name in ("new.gguf", given, "split-00001-of-00002.gguf", "split-00002-of-00002.gguf"):
         (tmp_path / file_name).write_bytes(data)
     assert found.find("new") == Source(tmp_path / "new.gguf", {"new": ()})
     assert found.find("smollm2") == Source(tmp_path / given, {"smollm2": ()})
+    assert found.find("split") == Source(tmp_path / "split-00001-of-00002.gguf", {"split": ()})
     assert found.find("mine") is found.given[0]
-    for name in ("given", Path(given).stem, "whole-00001-of-00002", "", ".", "..", "x" * 5000):
+    for name in ("given", Path(given).stem, "split-00001-of-00002", "", ".", "..", "x" * 5000):
         assert found.find(name) is None
     outside = f"../{tmp_path.name}/new"
     assert (tmp_path / f"{outside}.gguf").is_file()
     for name in (outside, str(tmp_path / "new"), "new\0", "\ud800"):
         assert found.find(name) is None
+
+
+def test_a_split_model_is_one_entry(null_runtime: Runtime, folder: Path, tmp_path: Path) -> None:
+    shards = split(folder / "a.gguf", tmp_path, "big")
+    split(folder / "a.gguf", tmp_path, "headless")[0].unlink()
+    split(folder / "a.gguf", tmp_path, "holed")[2].unlink()
+
+    async def work(models: Models) -> None:
+        found = await models.files.cards()
+        assert [it.name for it, _ in found] == ["big"]
+        (_, card), data = found[0], Card.read(*_card_of(null_runtime, folder / "a.gguf"))
+        assert card.nbytes == data.nbytes
+        assert card.file_nbytes == sum(it.stat().st_size for it in shards)
+        assert await ask(models, "big")
+        with request(), pytest.raises(HttpError, match="its folder lacks 1: holed-00003"):
+            await models.use("holed")
+        sha256 = null_runtime.file_hashes.sha256(shards)
+        assert models.files.find_same(sha256, []) == "big"
+        os.utime(shards[2], (1, 1))
+        assert not card.is_of(shards[0])
+
+    with_models(null_runtime, tmp_path, work)
+
+
+def _card_of(runtime: Runtime, path: Path) -> tuple[Library, Path, FileHashes, str]:
+    return runtime.library, path, runtime.file_hashes, "f16"
+
+
+def test_a_whole_file_wins_over_shards_of_its_name(folder: Path, tmp_path: Path) -> None:
+    split(folder / "a.gguf", tmp_path, "a")
+    (tmp_path / "a.gguf").write_bytes((folder / "a.gguf").read_bytes())
+    whole, found = Source(tmp_path / "a.gguf", {"a": ()}), Catalog(folder=tmp_path)
+    assert found.sources() == [whole]
+    assert found.find("a") == whole
+
+
+def test_a_file_that_is_pulled_by_another_name_gets_an_alias(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"")
+    found = Catalog(folder=tmp_path, aliases={"x": "a"})
+    for _ in range(2):
+        found.add(Source(tmp_path / "a.gguf", {"hf:org/a:Q8_0": ()}))
+    assert [it.name for it in found.sources()] == ["a"]
+    assert found.aliases == {"x": "a", "hf:org/a:Q8_0": "a"}
 
 
 def test_a_file_name_that_is_no_text_is_no_name(folder: Path, tmp_path: Path) -> None:
@@ -492,7 +538,7 @@ def test_a_file_is_read_once_however_many_ask_for_lists(
     bad.write_bytes(b"bad")
     (tmp_path / "a.gguf").write_bytes(b"good")
     runtime = null_runtime
-    card = Card.read(runtime.library, folder / "a.gguf", runtime.file_hashes, "f16")
+    card = Card.read(runtime.library, folder / "a.gguf", runtime.file_hashes, ModelSettings())
 
     def counted(_library: Library, path: Path, *_more: Any) -> Card:
         read.append(path.name)
@@ -562,7 +608,7 @@ def test_a_file_that_comes_while_others_are_listed_is_known(
 
 def test_a_card_says_what_the_model_says(null_runtime: Runtime, folder: Path) -> None:
     path = folder / "a.gguf"
-    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, "f16")
+    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, ModelSettings())
     model = null_runtime.load_model(path)
     try:
         assert card.hparams == model.hparams
@@ -577,7 +623,7 @@ def test_a_context_is_the_models_as_far_as_memory_allows(
     null_runtime: Runtime, folder: Path
 ) -> None:
     path = folder / "a.gguf"
-    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, "f16")
+    card = Card.read(null_runtime.library, path, null_runtime.file_hashes, ModelSettings())
     assert default_n_ctx(card, GIB) == card.hparams.n_ctx_train == 1024
     large = replace(card, hparams=replace(card.hparams, n_ctx_train=131_072), token_nbytes=65_536)
     assert default_n_ctx(large, 64 * GIB) == 32_768  # all that fits into a 32-bit memory
@@ -664,17 +710,22 @@ def test_a_pull_that_fails_is_no_fault_of_the_caller() -> None:
     assert "network" in body["error"]["message"]
 
 
+@pytest.mark.parametrize("wanted", ["smollm2", "llama3.2:1b", "hf.co/org/repo:Q8_0"])
 def test_a_pull_is_told_and_then_served(
-    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: str,
+    null_runtime: Runtime,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate, n_pulls = threading.Event(), 0
 
-    def pull(source: str, cache: Path, _report: object, progress: Progress) -> Path:
+    def pull(name: str, _environment: object, _report: object, watch: Watch) -> Path:
         nonlocal n_pulls
         n_pulls += 1
-        progress(40, 100)
+        watch(Progress("a.gguf", "5" * 64, 40, 100))
         assert gate.wait(30)
-        assert source == "smollm2"
+        assert name == wanted
         return folder / "a.gguf"
 
     monkeypatch.setattr("isthmus.server.models.pulls.pull", pull)
@@ -684,24 +735,73 @@ def test_a_pull_is_told_and_then_served(
         said: list[list[Pulling]] = [[], []]
 
         async def follow(mine: list[Pulling]) -> None:
-            async for word in pulls.follow("smollm2"):
+            async for word in pulls.follow(wanted):
                 mine.append(word)
 
         both = [asyncio.ensure_future(follow(it)) for it in said]
         await until(lambda: all("completed" in mine[-1] for mine in said if mine) and said[0] != [])
         gate.set()
         await asyncio.gather(*both)
-        for mine in said:
-            assert mine[0]["digest"].startswith("sha256:")
-            assert mine[-1] == {"status": "success"}
+        assert {mine[0]["status"] for mine in said} <= {"pulling manifest", "pulling 555555555555"}
+        assert all(mine[-1] == {"status": "success"} for mine in said)
         known = [word for mine in said for word in mine if "total" in word]
         assert {(word["completed"], word["total"]) for word in known} == {(40, 100)}
+        assert {word["digest"] for word in known} == {f"sha256:{'5' * 64}"}
         assert n_pulls == 1
-        assert await ask(models, "smollm2")
-        with pytest.raises(HttpError, match="smollm2 can"):
-            await anext(pulls.follow("hf:a/b/c"))
+        assert await ask(models, wanted)
+        for name, said in (("http://a/b/c", "cannot pull 'http://a/b/c'"), ("hf:a", "of the form")):
+            with pytest.raises(HttpError, match=said) as caught:
+                await anext(pulls.follow(name))
+            assert caught.value.status == 404
 
     with_models(null_runtime, tmp_path, work)
+
+
+def test_a_server_that_ends_ends_its_pulls(
+    null_runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def pull(_name: str, _environment: object, _report: object, watch: Watch) -> Path:
+        begun.set()
+        while True:
+            watch(Progress("a.gguf", "5" * 64, 40, 100))
+
+    monkeypatch.setattr("isthmus.server.models.pulls.pull", pull)
+
+    async def work(models: Models) -> None:
+        pulls = Pulls(models)
+
+        async def follow() -> None:
+            async for _ in pulls.follow("smollm2"):
+                pass
+
+        following = asyncio.ensure_future(follow())
+        await until(begun.is_set)
+        await pulls.close()
+        with pytest.raises(DownloadError, match="the next pull of smollm2 goes on from here"):
+            await following
+
+    with_models(null_runtime, tmp_path, work)
+
+
+def test_a_pull_from_a_hub_is_served_under_its_name(folder: Path, tmp_path: Path) -> None:
+    hub, cache = FakeHub(), tmp_path / "cache"
+    shards = split(folder / "a.gguf", tmp_path, "a-Q8_0")
+    hub.repos["org/repo"] = {it.name: it.read_bytes() for it in shards}
+
+    async def work(models: Models) -> None:
+        words = [word async for word in Pulls(models).follow("hf:org/repo")]
+        assert words[-1] == {"status": "success"}
+        assert await ask(models, "hf:org/repo")
+        assert await ask(models, "a-Q8_0")
+        assert len(models.files.all()) == 1
+
+    with served(hub):
+        environment = Environment(cache=cache, hub_url=hub.url)
+        with Runtime(device="null", threads=1, environment=environment) as runtime:
+            (cache / "models").mkdir()
+            with_models(runtime, cache / "models", work)
 
 
 # ------------------------------------------------------------------ the command

@@ -19,6 +19,18 @@ def test_environment_names_the_cache() -> None:
     assert Environment.read({"ISTHMUS_GGML": ""}).ggml is None
 
 
+def test_environment_names_the_hub_and_the_index() -> None:
+    usual = Environment.read({"HF_ENDPOINT": "", "HF_TOKEN": ""})
+    assert (usual.hub_url, usual.hub_token) == ("https://huggingface.co", None)
+    assert usual.index_url == "https://pypi.org/simple"
+    said = Environment.read({"HF_ENDPOINT": "http://hub", "HF_TOKEN": "s3cret"})
+    assert (said.hub_url, said.hub_token) == ("http://hub", "s3cret")
+    assert "s3cret" not in repr(said)
+    names = {"PIP_INDEX_URL": "http://pip", "UV_INDEX_URL": "http://old"}
+    assert Environment.read(names).index_url == "http://old"
+    assert Environment.read({**names, "UV_DEFAULT_INDEX": "http://uv"}).index_url == "http://uv"
+
+
 @pytest.mark.parametrize(
     "make",
     [

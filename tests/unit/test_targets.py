@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from isthmus import download
 from isthmus.cli.restoring import target
+from isthmus.config import Environment
+from isthmus.download import SMOLLM2, pull
 from isthmus.errors import DownloadError, SettingsError, SnapshotError
 from isthmus.runtime import Runtime
 from isthmus.server.keys.keys import new_key, remove_key
@@ -160,9 +161,9 @@ def test_keys_are_not_put_where_nothing_is_kept(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["a folder", "a pipe"])
 def test_a_model_is_not_fetched_over_what_is_no_file(kind: str, tmp_path: Path) -> None:
-    place = tmp_path / "models" / download.SMOLLM2.file_name
+    place = tmp_path / "models" / SMOLLM2.file_name
     place.parent.mkdir()
     SPECIAL[kind](place)
     with pytest.raises(DownloadError, match="exists and is no file"):
-        download.pull("smollm2", tmp_path, lambda _: None)
+        pull("smollm2", Environment(cache=tmp_path), print)
     assert not place.is_file()

@@ -54,6 +54,10 @@ def recurse(job):
 def fail(job):
     raise ValueError("no")
 
+def talk(job):
+    while True:
+        sys.stderr.write("words " * 10_000)
+
 def end(job):
     os.abort()
 
@@ -72,6 +76,24 @@ def script(tmp_path: Path) -> Path:
 def test_a_result_comes_back_whole(script: Path) -> None:
     job = bytes(range(256)) * 1000
     assert try_out(script, "double", job, _LIMITS) == Outcome(Ending.DONE, job * 2)
+
+
+def test_packages_are_imported_whole_if_that_is_asked_for(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("version = b'7'\n")
+    script = package / "script.py"
+    script.write_text(
+        "import package\ndef version(job):\n    return getattr(package, 'version', b'none')\n"
+    )
+    assert try_out(script, "version", b"", _LIMITS).result == b"none"
+    assert try_out(script, "version", b"", _LIMITS, whole=True).result == b"7"
+
+
+def test_the_last_words_of_a_child_are_kept(script: Path) -> None:
+    assert try_out(script, "fail", b"", _LIMITS).said.endswith("ValueError: no\n")
+    talkative = replace(_LIMITS, result_nbytes=1 << 16)
+    assert 0 < len(try_out(script, "talk", b"", talkative).said) <= 4096
 
 
 def test_a_child_has_a_low_priority_from_its_imports_on(script: Path) -> None:

@@ -33,8 +33,11 @@ from isthmus.config import Limits
 from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.file_hash import FileHashes
-from isthmus.model import KvLayout, Model
-from isthmus.model.kv_cache import KV_TYPES
+from isthmus.model import Model
+from isthmus.model.adopted.layout import AdoptedLayout
+from isthmus.model.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.layout import Layout
+from isthmus.printable import printable
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
     GUEST_PART,
@@ -128,7 +131,7 @@ def _text(model: Model, tokens: array[int]) -> bytes:
 def _model_record(name: str, model: Model) -> ModelRecord:
     return ModelRecord(
         name=name,
-        file_name=model.path.name,
+        file_name=printable(model.path.name),  # it may be no UTF-8
         architecture=model.hparams.architecture,
         weights_sha256=model.weights_sha256,
         tokenizer_sha256=model.tokenizer_sha256,
@@ -137,10 +140,11 @@ def _model_record(name: str, model: Model) -> ModelRecord:
         deterministic=model.settings.deterministic,
         repack=model.settings.repack,
         adapters=tuple(
-            AdapterRecord(it.adapter.path.name, it.adapter.sha256, it.scale)
+            AdapterRecord(printable(it.adapter.path.name), it.adapter.sha256, it.scale)
             for it in model.adaptation.applied
         ),
         width=model.width_name,
+        graph=model.graph,
     )
 
 
@@ -159,11 +163,10 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         model=it.model,
         ptr=it.ptr,
         n_ctx=layout.n_ctx,
-        n_layer=layout.n_layer,
         n_vocab=layout.n_vocab,
         kv_type=model.settings.kv_type,  # type: ignore[arg-type]
-        row_nbytes=layout.row_nbytes,
         kv_offset=layout.kv_offset,
+        **layout.record(),
         n_tokens=len(it.tokens),
         has_logits=it.has_logits,
         top_k=it.top_k,
@@ -232,23 +235,37 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
     if model.kv_type != record.kv_type:
         raise SnapshotInvalid("a session has another KV type than its model")
     tokens = array("i", snapshot.part(tokens_part(record.handle)))
-    layout = KvLayout(
+    return OpenedSession(
+        record.handle,
+        record.model,
+        record.ptr,
+        _layout_of(record, model),
+        tokens,
+        record.has_logits,
+        record.top_k,
+        record.top_ptr,
+    )
+
+
+def _layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
+    """Where the session kept what, as the way of its model has it."""
+    if bool(record.memories) != bool(model.graph):
+        raise SnapshotInvalid("a session has another layout than its model's graph")
+    if record.memories:
+        outputs_nbytes, remainder = record.outputs_nbytes, record.kv_offset % SPAN_ALIGNMENT
+        layout = AdoptedLayout(
+            record.n_ctx, record.n_vocab, outputs_nbytes, record.memories, remainder
+        )
+        if layout.kv_offset != record.kv_offset:
+            raise SnapshotInvalid("a session's memories do not begin where they can")
+        return layout
+    return KvLayout(
         n_ctx=record.n_ctx,
         n_layer=record.n_layer,
         n_vocab=record.n_vocab,
         dtype=KV_TYPES[record.kv_type],
         row_nbytes=record.row_nbytes,
         kv_offset=record.kv_offset,
-    )
-    return OpenedSession(
-        record.handle,
-        record.model,
-        record.ptr,
-        layout,
-        tokens,
-        record.has_logits,
-        record.top_k,
-        record.top_ptr,
     )
 
 
@@ -342,6 +359,11 @@ def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
         yield (
             f"model {then.name!r}: tokenizer {then.tokenizer_sha256[:12]}… then, "
             f"{now.tokenizer_sha256[:12]}… now"
+        )
+    if then.graph != now.graph:
+        yield (
+            f"model {then.name!r}: its graph was that of {then.graph or 'Isthmus'} and is that of "
+            f"{now.graph or 'Isthmus'} (load_model(graph=), or --graph, says whose)"
         )
     if then.kv_type != now.kv_type:
         yield f"model {then.name!r}: KV cache of {then.kv_type} then, {now.kv_type} now"

@@ -25,8 +25,9 @@ from isthmus.errors import (
     SnapshotMismatch,
 )
 from isthmus.memory import Region
-from isthmus.model import Grammar, KvLayout, Model, Session
+from isthmus.model import Grammar, Model, Session
 from isthmus.model.kv_cache import SPAN_ALIGNMENT
+from isthmus.model.layout import Layout
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue
@@ -56,7 +57,7 @@ class OpenedSession:
     handle: int
     model: str
     ptr: int
-    layout: KvLayout
+    layout: Layout
     tokens: array[int]
     has_logits: bool
     top_k: int = 0
@@ -211,7 +212,7 @@ class Reopen:
         if it.top_k and any(each.ptr < end and it.top_ptr < each.end for each in sessions):
             raise SnapshotInvalid("candidates of the snapshot lie in a session")
 
-    def _layout(self, it: OpenedSession) -> KvLayout:
+    def _layout(self, it: OpenedSession) -> Layout:
         """The session's, or the one that it will have."""
         replaced = it.model in self.replay and it.model not in self.drop
         return self.models[it.model].layout(it.layout.n_ctx) if replaced else it.layout

@@ -62,6 +62,7 @@ class Libllama(Owned):
         params.flash_attn_type = _FLASH_ATTENTION_ON
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.swa_full = swa_full
+        self._params = params
         context = library.llama_init_from_model(model, params)
         if not context:
             raise ModelFileError(f"libllama cannot open a context for {path}")
@@ -73,6 +74,11 @@ class Libllama(Owned):
         self._memory = library.llama_get_memory(context)
         self._one = (ctypes.c_int32 * 1)()
         self._step = _Step(n_sequences)
+
+    def open_context(self) -> None:
+        """Opens one more context, as its own, and closes it."""
+        context = self._library.llama_init_from_model(self._model.handle, self._params)
+        self._library.llama_free(context)
 
     def adapt(self, *adapters: tuple[Path, float]) -> None:
         """Has the next passes add LoRA adapters, which are freed with the model."""

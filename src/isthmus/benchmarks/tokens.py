@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from isthmus.benchmarks.record import (
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
+from isthmus.model.adopted.layout import AdoptedLayout
+from isthmus.model.adopted.model import AdoptedModel
 from isthmus.runtime import Runtime
 from isthmus.units import align_up
 
@@ -45,7 +48,7 @@ def bench_decode(
     """
     results = []
     most = max(1, model.hparams.n_ctx_train - _ROOM)
-    with _Pair(runtime, model, plan) as pair:
+    with Pair(runtime, model, plan) as pair:
         for n_tokens in dict.fromkeys(min(size, most) for size in plan.sizes):
             pair.begin(n_tokens)
             runs = {
@@ -77,7 +80,7 @@ def bench_prefill(
 ) -> Record:
     """Tokens per second of prefill, from an empty session."""
     results = []
-    with _Pair(runtime, model, plan) as pair:
+    with Pair(runtime, model, plan) as pair:
         for n_tokens in plan.sizes:
             pair.begin(n_tokens)
             runs = {
@@ -99,7 +102,7 @@ def bench_prefill(
     return {**describe_run(runtime.device.info), "model": str(model.path.name), "results": results}
 
 
-class _Pair:
+class Pair:
     """Our actor and libllama, brought to the same tokens."""
 
     def __init__(self, runtime: Runtime, model: Model, plan: Plan) -> None:
@@ -154,6 +157,21 @@ class _Pair:
         self._compare()
         return seconds
 
+    def open_rival(self) -> float:
+        """Seconds in which libllama opens a context by itself."""
+        return self._native(self._rival.open_context)
+
+    def open_context(self) -> float:
+        """Seconds in which a context of libllama opens over the agent's session."""
+        (session,) = self.actor.sessions
+        contexts = cast("AdoptedModel", session.model).contexts
+        layout = cast("AdoptedLayout", session.layout)
+        start = time.perf_counter()
+        context = contexts.open(session.base, layout)
+        seconds = time.perf_counter() - start
+        context.close()
+        return seconds
+
     def equal_greedy_tokens(self, n_tokens: int) -> int:
         """How many greedy tokens are the same before the first that differs."""
         self.actor.send(f"truncate {n_tokens - 1}")
@@ -187,7 +205,7 @@ class _Pair:
         self._compare()
         return seconds
 
-    def __enter__(self) -> _Pair:
+    def __enter__(self) -> Pair:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -35,7 +35,9 @@ COMMANDS = (
     "serve",
     "bench",
     "devices",
+    "architectures",
     "pull",
+    "inspect-model",
 )
 
 

@@ -22,11 +22,12 @@ from isthmus.benchmarks.speculate import DRAFTED, bench_speculate, require_same_
 from isthmus.benchmarks.store import AGENTS as STORE_AGENTS
 from isthmus.benchmarks.store import bench_store, require_whole
 from isthmus.benchmarks.tokens import CONTEXTS, bench_decode, bench_prefill, require_identical
+from isthmus.benchmarks.ways import bench_ways, require_same_logits
 from isthmus.cli.bench_host import add_host_options, host_report
+from isthmus.cli.naming import fetched_model
 from isthmus.cli.options import (
     add_device_options,
     add_model_options,
-    fetched_model,
     open_models,
     open_runtime,
     whole_numbers,
@@ -53,6 +54,7 @@ EXAMPLES = """\
   isthmus bench perplexity --text wiki.test.raw --n-ctx 512
   isthmus bench speculate --model default=large.gguf --model draft=small.gguf --sizes 2,4,8
   isthmus bench decode --model model.gguf --threads 8
+  isthmus bench ways --device cpu --sizes 500
 
 ratios are ours / theirs in tokens per second: more is better"""
 
@@ -82,6 +84,7 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
     "serve": (_of_one(bench_serve), CLIENTS),
     "perplexity": (_of_one(bench_perplexity), ()),
     "speculate": (bench_speculate, DRAFTED),
+    "ways": (_of_one(bench_ways), CONTEXTS),
 }
 
 
@@ -93,6 +96,7 @@ _CHECKS: dict[str, Callable[[Record], None]] = {
     "store": require_whole,
     "perplexity": require_same_perplexity,
     "speculate": require_same_tokens,
+    "ways": require_same_logits,
 }
 """What raises VerificationFailed for a report with a wrong answer, by question."""
 
@@ -105,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot), agents (agents, host, store), "
+        help="tokens of context (decode, prefill, snapshot, ways), agents (agents, host, store), "
         "clients, MiB (memory), or tokens that are guessed (speculate), such as 512,2000",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isthmus.actor import Actor
+from isthmus.cli.naming import fetched_model
 from isthmus.cli.options import (
     add_device_options,
     add_grammar_options,
     add_guest_options,
     add_key_option,
     add_model_options,
-    fetched_model,
     guest_args,
     open_models,
     open_runtime,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from isthmus.actor import Reply
-from isthmus.cli.options import add_device_options, fetched_model, open_runtime, say
+from isthmus.cli.naming import fetched_model
+from isthmus.cli.options import add_device_options, open_runtime, say
 from isthmus.model import Model
 from isthmus.units import format_nbytes
 from isthmus.verification import ModelProof, prove_model, resident_nbytes

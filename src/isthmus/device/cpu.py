@@ -90,6 +90,10 @@ class CpuDevice(Device):
         return True
 
     @property
+    def adopts(self) -> bool:
+        return self.sharing == "same"
+
+    @property
     def threadpool(self) -> int:
         return self._threadpool.handle
 

@@ -77,18 +77,9 @@ class Graph(TensorContext):
         `ggml_graph_view` makes them, so they are valid as long as the graph. A ggml whose graphs
         are laid out in another way gets a single part.
         """
-        head = self._head
-        if head is None:
+        if self._head is None:
             return [_ggml.GraphHead.from_address(self.pointer)]
-        parts = []
-        for begin, end in pairwise(dict.fromkeys([0, *cuts, head.n_nodes])):
-            part = _ggml.GraphHead.from_buffer_copy(head)
-            part.size = part.n_leafs = part.uid = 0
-            part.n_nodes = end - begin
-            part.nodes = head.nodes + ctypes.sizeof(ctypes.c_void_p) * begin
-            part.grads = part.grad_accs = part.leafs = None
-            parts.append(part)
-        return parts
+        return parts_of(self.pointer, cuts)
 
     def expand(self, tensor: int) -> None:
         """Makes the tensor, and whatever it needs, part of the graph."""
@@ -314,3 +305,16 @@ class GraphAllocator(Owned):
         if nbytes != self.nbytes:
             self.nbytes = nbytes
             self.generation += 1
+
+
+def parts_of(pointer: int, cuts: Sequence[int]) -> list[_ggml.GraphHead]:
+    """See `Graph.parts`; of any graph whose head is laid out as `GraphHead`."""
+    head, parts = _ggml.GraphHead.from_address(pointer), []
+    for begin, end in pairwise(dict.fromkeys([0, *cuts, head.n_nodes])):
+        part = _ggml.GraphHead.from_buffer_copy(head)
+        part.size = part.n_leafs = part.uid = 0
+        part.n_nodes = end - begin
+        part.nodes = head.nodes + ctypes.sizeof(ctypes.c_void_p) * begin
+        part.grads = part.grad_accs = part.leafs = None
+        parts.append(part)
+    return parts

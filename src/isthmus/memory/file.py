@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from isthmus.file_hash import file_identity
-from isthmus.memory.lease import LeasedFile
+from isthmus.memory.lease import LeasedFile, Range, mapping
 from isthmus.native import libc
 from isthmus.native.owned import Owned
 from isthmus.units import OS_PAGE, HostAddr, align_up
@@ -28,14 +28,20 @@ class FileMapping(Owned):
             self.identity = file_identity(found)
             """Which file is mapped, as `file_hash` tells one from another."""
             self.mapped_nbytes = align_up(self.nbytes, OS_PAGE)
-            address = libc.map_file(fd, self.mapped_nbytes)
+            with mapping:
+                address = libc.map_file(fd, self.mapped_nbytes)
         except BaseException:
             os.close(fd)
             raise
         self.path = path
-        self._file = LeasedFile(fd, address, self.mapped_nbytes, str(path))
-        close = self._file.close
-        super().__init__(address, lambda _base: close())
+        self._file = file = LeasedFile(fd, str(path), [Range(address, self.mapped_nbytes, 0)])
+        nbytes = self.mapped_nbytes
+
+        def close(base: int) -> None:
+            file.close()
+            libc.unmap(base, nbytes)
+
+        super().__init__(address, close)
 
     @property
     def base(self) -> HostAddr:

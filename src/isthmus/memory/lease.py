@@ -22,7 +22,8 @@ import os
 import signal
 import threading
 import time
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 from weakref import WeakSet, ref
 
 from isthmus.errors import RegionError
@@ -52,12 +53,23 @@ class State(enum.Enum):
     """Zeroes: there was no memory, or no time, for a copy."""
 
 
-class LeasedFile:
-    """Owns a descriptor, a mapping of `nbytes` of it at `base`, and the lease if there is one."""
+class Range(NamedTuple):
+    """Addresses that map a file, read-only and shared."""
 
-    def __init__(self, fd: int, base: int, nbytes: int, name: str) -> None:
-        self.base, self.nbytes, self.name = base, nbytes, name
+    base: int
+    nbytes: int
+    """A multiple of the OS page; pages after the file's end are part of it."""
+    offset: int
+    """The first byte's place in the file."""
+
+
+class LeasedFile:
+    """Owns a descriptor and the lease on it, if there is one. Others own the mappings."""
+
+    def __init__(self, fd: int, name: str, ranges: Sequence[Range] = ()) -> None:
+        self.name = name
         self._fd = fd
+        self._ranges = ranges
         self._lock = threading.Lock()
         self._open = True
         self._before = _status(fd)
@@ -79,58 +91,68 @@ class LeasedFile:
                 return False
             if fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
                 return True
-            self.state = self._move_out()
+            ranges = self._mapped()
+            if ranges is None:
+                return True
+            self.state = self._move_out(ranges)
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return False
 
     def close(self) -> None:
-        """Gives mapping, lease and descriptor back."""
+        """Gives lease and descriptor back. The ranges are not touched after that."""
         watch.remove(self)
         with self._lock:
-            self._open = False
-            libc.unmap(self.base, self.nbytes)
-            os.close(self._fd)
+            if self._open:
+                self._open = False
+                os.close(self._fd)
 
-    def _move_out(self) -> State:
+    def _mapped(self) -> Sequence[Range] | None:
+        """The ranges that map the file now; None while that is not known."""
+        return self._ranges
+
+    def _move_out(self, ranges: Sequence[Range]) -> State:
+        """Puts copies in the place of all ranges."""
+        nbytes, end = sum(it.nbytes for it in ranges), time.monotonic() + _PATIENCE_S
         try:
-            if _free_nbytes() < self.nbytes + _SPARE_NBYTES:
+            if _free_nbytes() < nbytes + _SPARE_NBYTES:
                 raise MemoryError
-            libc.replace(self.base, self.nbytes, self._copied())
+            for it in ranges:
+                libc.replace(it.base, it.nbytes, self._copied(it, end))
         except (OSError, MemoryError, TimeoutError, RegionError):
-            libc.blank(self.base, self.nbytes)
+            for it in ranges:
+                libc.blank(it.base, it.nbytes)
             _log.error(
                 "another process writes to %s, which is in use, and there was no memory or time "
                 "for a copy of %s: whoever uses it now fails; load it again",
                 self.name,
-                format_nbytes(self.nbytes),
+                format_nbytes(nbytes),
             )
             return State.LOST
         _log.warning(
             "another process writes to %s, which is in use: its %s were copied to memory of this "
             "process, which goes on with what it had; replace such files by renaming others",
             self.name,
-            format_nbytes(self.nbytes),
+            format_nbytes(nbytes),
         )
         return State.COPIED
 
-    def _copied(self) -> int:
-        """The address of a copy of all bytes."""
-        end = time.monotonic() + _PATIENCE_S
-        address = libc.allocate(self.nbytes)
+    def _copied(self, found: Range, end: float) -> int:
+        """The address of a copy of a range, which must be made by `end`."""
+        address = libc.allocate(found.nbytes)
         try:
-            for offset in range(0, self.nbytes, _PIECE_NBYTES):
+            for at in range(0, found.nbytes, _PIECE_NBYTES):
                 if time.monotonic() > end:
                     raise TimeoutError
-                nbytes = min(_PIECE_NBYTES, self.nbytes - offset)
-                _read(self._fd, address + offset, nbytes, offset)
+                nbytes = min(_PIECE_NBYTES, found.nbytes - at)
+                _read(self._fd, address + at, nbytes, found.offset + at)
         except BaseException:
-            libc.unmap(address, self.nbytes)
+            libc.unmap(address, found.nbytes)
             raise
         return address
 
 
 def _read(fd: int, address: int, nbytes: int, offset: int) -> None:
-    """Reads a piece of a file; what is behind its end stays zero."""
+    """Reads a piece of a file; what is after its end stays zero."""
     target = memoryview((ctypes.c_ubyte * nbytes).from_address(address)).cast("B")
     while target:
         n = os.preadv(fd, [target], offset)
@@ -227,4 +249,6 @@ class Watch:
             self.remove(file)
 
 
+mapping = threading.RLock()
+"""Held while a file is mapped, here or by a library: it tells whose mapping is new."""
 watch = Watch()

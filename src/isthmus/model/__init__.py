@@ -1,6 +1,7 @@
 """Language models: GGUF files, tokenizers, and their forward passes over a session's own memory."""
 
 from isthmus.model.adapter import Adapter
+from isthmus.model.choosing import open_model
 from isthmus.model.grammar import Grammar
 from isthmus.model.kv_cache import KvLayout
 from isthmus.model.model import Model
@@ -17,5 +18,6 @@ __all__ = [
     "SamplerSettings",
     "Session",
     "Tokenizer",
+    "open_model",
     "sample",
 ]

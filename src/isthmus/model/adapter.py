@@ -46,11 +46,11 @@ class Adapter:
     def __init__(
         self, device: Device, path: Path, base: Weights, hparams: Hparams, hashes: FileHashes
     ) -> None:
-        self.path = path
         self._file = open_gguf(device.library, path, hashes)
+        self.path = self._file.path
         self._require_lora(hparams.architecture)
         self._alpha = self._number("adapter.lora.alpha")
-        self.sha256 = hashes.sha256(path)
+        self.sha256 = hashes.sha256(self._file.files)
         """Of the whole file, read now: later there may be another under its name."""
         self._ranks = {name: self._checked(name, base) for name in self._pairs()}
         self.weights = Weights(device, self._file)

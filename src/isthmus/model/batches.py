@@ -10,6 +10,7 @@ from isthmus.model.batch_top import BatchTop, n_found
 from isthmus.model.graph_builder import GraphBuilder
 from isthmus.model.joining import Joining, try_runs
 from isthmus.model.kv_cache import rows_read
+from isthmus.model.own_session import own
 from isthmus.model.rows import Rows, Shape, Step
 from isthmus.model.session import Session
 from isthmus.model.standing import Standing
@@ -111,7 +112,7 @@ class Batches:
     def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
         """A batch that finds `k` candidates for each row, 0 for none."""
         builder = self._builder
-        batch = Batch(builder.device, builder.hparams, one.layout, shape, n_ctx, self.joining)
+        batch = Batch(builder.device, builder.hparams, own(one).layout, shape, n_ctx, self.joining)
         batch.inputs.buffer.order_with(builder.backend.handle)
         logits = builder.architecture.build(batch)
         batch.place_logits(logits)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from isthmus.device.buffer import Binding
 from isthmus.errors import SettingsError
 from isthmus.model.embedder import Embedder
-from isthmus.model.hparams import Hparams
+from isthmus.model.hparams import Shape
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.units import HostAddr
 
@@ -19,7 +19,7 @@ from isthmus.units import HostAddr
 class EmbeddingModel(ABC):
     """The part of a `Model` that is about embeddings."""
 
-    hparams: Hparams
+    hparams: Shape
     _embedder: Embedder
     """The model's, which closes it."""
 

@@ -7,14 +7,15 @@ a model that was not seen before waits for them.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 from isthmus.errors import ModelError, TemplateError
 from isthmus.model.gguf import GgufFile
 from isthmus.model.template_set import TemplateSet
 from isthmus.model.tokenizer import Tokenizer
-from isthmus.native.loader import Library, open_known
+from isthmus.native.child import open_told
+from isthmus.native.loader import Library
 
 _TEXTS = (
     "",
@@ -33,32 +34,38 @@ _opened: list[Library] = []
 
 
 def prepare(library: str) -> None:
-    """Opens the library, {"source", "files"} as JSON, before limits hold: drivers of graphics
-    devices may take many addresses. The devices themselves are hidden from it."""
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "GGML_DISABLE_VULKAN": "1"}
-    found = json.loads(library)
-    _opened.append(open_known(found["source"], found["files"]))
+    """Opens the library that `native.child` told of, before limits hold: drivers of graphics
+    devices may take many addresses."""
+    _opened.append(open_told(library))
 
 
 def try_out(job: bytes) -> bytes:
-    """Opens a file, whose path the job is, and uses its vocabulary and template.
+    """Opens a file and uses all of it that will be used: {"path", "own"} as JSON. `own` are the
+    architectures that libllama's own graph does not compute; null for all.
 
-    Returns what is wrong with it as JSON, [error's name, text]; [] if nothing was found. What the
-    library does not survive ends the process.
+    Returns {"problem", "graph"} as JSON: [error's name, text] or null, and what libllama's own
+    graph of the file is, or null if that will not compute it. What the library does not survive
+    ends the process.
     """
+    asked = json.loads(job)
     try:
-        _open(_opened[0], Path(os.fsdecode(job)))
+        graph = _open(_opened[0], Path(asked["path"]), asked["own"])
     except ModelError as error:
-        return json.dumps([type(error).__name__, str(error)]).encode()
-    return b"[]"
+        return json.dumps({"problem": [type(error).__name__, str(error)], "graph": None}).encode()
+    return json.dumps({"problem": None, "graph": graph}).encode()
 
 
-def _open(library: Library, path: Path) -> None:
+def _open(library: Library, path: Path, own: list[str] | None) -> dict[str, Any] | None:
     file = GgufFile(library, path)
     tokenizer = Tokenizer.try_open(library, file)
     if tokenizer is not None:
         _tokenize(tokenizer)
         _render(file, tokenizer)
+    if own is None or file.metadata.get("general.architecture") in own:
+        return None
+    from isthmus.model.adopted.vetting import vet  # noqa: PLC0415 - most files do without
+
+    return vet(library, file).as_json()
 
 
 def _tokenize(tokenizer: Tokenizer) -> None:

@@ -18,6 +18,7 @@ from isthmus.device.base import Device
 from isthmus.device.graph import Graph
 from isthmus.model.hparams import Hparams, Rope
 from isthmus.model.mask import Mask
+from isthmus.model.own_session import OwnSession
 from isthmus.model.session import Session
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top
@@ -191,7 +192,7 @@ class Pass(Graph, ABC):
         """matrix · x, of one of an adapter's."""
         return self.matmul(matrix, x)
 
-    def cached_heads(self, session: Session, cache: int, n_kv: int) -> int:
+    def cached_heads(self, session: OwnSession, cache: int, n_kv: int) -> int:
         """[head_dim, n_kv, n_head_kv]: a session's keys or values as attention wants them, by a
         view of the first rows of a layer's cache."""
         h, strides = self.hparams, self.describe(cache).nb
@@ -218,7 +219,7 @@ class Pass(Graph, ABC):
 class Forward(Pass):
     """A pass over the next `n` tokens of one session, which sees the first `n_kv` cache rows."""
 
-    def __init__(self, session: Session, inputs: Inputs, n: int, n_kv: int) -> None:
+    def __init__(self, session: OwnSession, inputs: Inputs, n: int, n_kv: int) -> None:
         h = session.model.hparams
         library = session.model.device.library
         n_nodes = h.nodes_per_layer * h.n_layer + 64 + N_TOP_NODES

@@ -6,6 +6,8 @@
 4. padding to `general.alignment` (32 unless given)
 5. the data section
 
+A model may be split into several such files: `shards` finds them, `split` compares what they say.
+
 Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -15,16 +17,18 @@ import ctypes
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
-from isthmus.file_hash import file_identity
+from isthmus.file_hash import file_identity, joined_identity
+from isthmus.model.split import require_one_model
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, GgufType
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
+from isthmus.shards import model_files
 
 Value = bool | int | float | str | tuple[int | float | bool, ...] | list[str]
 
@@ -48,9 +52,11 @@ TOKENS_KEY = "tokenizer.ggml.tokens"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies in the file and what it is."""
+    """Where a tensor lies in its file and what it is."""
 
     name: str
+    shard: int
+    """The file that has it, as its place among the model's files."""
     dtype: GgmlType
     shape: tuple[int, ...]
     """Elements in each dimension, contiguous dimension first, without trailing ones."""
@@ -67,51 +73,80 @@ class ArrayInfo:
     count: int
 
 
-class GgufFile:
-    """The header of a GGUF file, read whole; holds nothing open.
+class Header:
+    """What one file says before its data; holds nothing open. `shard` counts from 0."""
 
-    A file from a stranger may end the process here: `open_gguf` tries it in another one first.
-    Raises ModelNotFound for a missing file or a folder, ModelFileError for one that is not GGUF,
-    truncated or malformed, ModelUnsupported for a weight type that this release does not know.
-    """
-
-    def __init__(self, library: Library, path: Path) -> None:
+    def __init__(self, library: Library, path: Path, shard: int = 0) -> None:
         self.path = path
         found = file_status(path)
         self.identity = file_identity(found)
-        """Which file was read, as `file_hash` tells one from another."""
-        file_nbytes = found.st_size
         with _open(library, path) as header:
             self.version = int(library.gguf_get_version(header.handle))
             self.metadata: Mapping[str, Value] = dict(_metadata(library, header.handle))
             self.arrays: Mapping[str, ArrayInfo] = dict(_arrays(library, header.handle))
-            """Every array of the metadata by its key, those that are not read as well."""
-            self.tensors = {info.name: info for info in _tensors(library, header.handle, path)}
-        for info in self.tensors.values():
+            self.tensors: Sequence[TensorInfo] = [
+                _tensor(library, header.handle, path, shard, index)
+                for index in range(library.gguf_get_n_tensors(header.handle))
+            ]
+        self._require_inside(found.st_size)
+
+    def _require_inside(self, file_nbytes: int) -> None:
+        for info in self.tensors:
             if info.offset + info.nbytes > file_nbytes:
                 raise ModelFileError(
-                    f"{path} is truncated: tensor {info.name} ends at byte "
+                    f"{self.path} is truncated: tensor {info.name} ends at byte "
                     f"{info.offset + info.nbytes} of {file_nbytes}"
                 )
             if info.offset % _MIN_ALIGNMENT:
                 raise ModelFileError(
-                    f"{path}: tensor {info.name} is not aligned to {_MIN_ALIGNMENT} bytes"
+                    f"{self.path}: tensor {info.name} is not aligned to {_MIN_ALIGNMENT} bytes"
                 )
+
+
+class GgufFile:
+    """The headers of a model's files, read whole; holds nothing open.
+
+    The path may name a file, any shard of a model, or the folder of a single model. A file from a
+    stranger may end the process here: `open_gguf` tries it in another one first. Raises
+    ModelNotFound for a missing file or shard, or a folder without a single model; ModelFileError
+    for a file that is not GGUF, truncated or malformed, and for shards that are not one model;
+    ModelUnsupported for a weight type that this release does not know.
+    """
+
+    def __init__(self, library: Library, path: Path) -> None:
+        self.files = model_files(path)
+        """All files of the model, in order."""
+        headers = [Header(library, it, n) for n, it in enumerate(self.files)]
+        require_one_model(headers)
+        first = headers[0]
+        self.path = first.path
+        """The file that has the metadata, and by whose name libllama finds the others."""
+        self.identities = tuple(it.identity for it in headers)
+        """Which files were read, as `file_hash` tells one from another."""
+        self.version, self.metadata, self.arrays = first.version, first.metadata, first.arrays
+        self.tensors = {info.name: info for it in headers for info in it.tensors}
+        """By name. `arrays` has every array of the metadata, those that are not read as well."""
         if not self.tensors:
-            raise ModelFileError(f"{path} has no tensors")
+            raise ModelFileError(f"{self.path} has no tensors")
+
+    @property
+    def identity(self) -> str:
+        """That of all files together."""
+        return joined_identity(self.identities)
 
     def require_unchanged(self) -> None:
-        """ModelFileError if another file is at the path: what is read of it later must be what was
-        opened."""
-        try:
-            found = file_status(self.path)
-        except ModelNotFound as error:
-            raise ModelFileError(f"cannot read {self.path} again: {error}") from None
-        if file_identity(found) != self.identity:
-            raise ModelFileError(
-                f"{self.path} was replaced or written to since it was opened, so what the model "
-                "computes with cannot be told from it: put the file back, or load the new one"
-            )
+        """ModelFileError if another file is at one of the paths: what is read of it later must be
+        what was opened."""
+        for path, identity in zip(self.files, self.identities, strict=True):
+            try:
+                found = file_status(path)
+            except ModelNotFound as error:
+                raise ModelFileError(f"cannot read {path} again: {error}") from None
+            if file_identity(found) != identity:
+                raise ModelFileError(
+                    f"{path} was replaced or written to since it was opened, so what the model "
+                    "computes with cannot be told from it: put the file back, or load the new one"
+                )
 
 
 def metadata_sha256(library: Library, path: Path, prefix: str) -> str:
@@ -135,7 +170,7 @@ def file_status(path: Path) -> os.stat_result:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ModelNotFound(f"cannot read {path}: {error}") from None
     if stat.S_ISDIR(found.st_mode):
-        raise ModelNotFound(f"{path} is a folder; give the .gguf file in it")
+        raise ModelNotFound(f"{path} is a folder; give a .gguf file")
     if not stat.S_ISREG(found.st_mode):
         raise ModelNotFound(f"{path} is a pipe or a device; give a .gguf file")
     return found
@@ -204,25 +239,25 @@ def _text(pointer: int) -> str:
     return ctypes.string_at(pointer).decode(errors="replace")
 
 
-def _tensors(library: Library, header: int, path: Path) -> Iterator[TensorInfo]:
-    data = library.gguf_get_data_offset(header)
-    for index in range(library.gguf_get_n_tensors(header)):
-        name = library.gguf_get_tensor_name(header, index).decode(errors="replace")
-        number = library.gguf_get_tensor_type(header, index)
-        if number not in iter(GgmlType):
-            kind = library.ggml_type_name(number)
-            raise ModelUnsupported(
-                f"{path}: tensor {name} is of type {(kind or b'').decode() or number}, "
-                "which this release does not compute with"
-            )
-        ne = library.gguf_get_tensor_ne(header, index)
-        yield TensorInfo(
-            name=name,
-            dtype=GgmlType(number),
-            shape=_shape([ne[i] for i in range(_ggml.MAX_DIMS)]),
-            offset=data + library.gguf_get_tensor_offset(header, index),
-            nbytes=library.gguf_get_tensor_size(header, index),
+def _tensor(library: Library, header: int, path: Path, shard: int, index: int) -> TensorInfo:
+    name = library.gguf_get_tensor_name(header, index).decode(errors="replace")
+    number = library.gguf_get_tensor_type(header, index)
+    if number not in iter(GgmlType):
+        kind = library.ggml_type_name(number)
+        raise ModelUnsupported(
+            f"{path}: tensor {name} is of type {(kind or b'').decode() or number}, "
+            "which this release does not compute with"
         )
+    ne = library.gguf_get_tensor_ne(header, index)
+    data = library.gguf_get_data_offset(header)
+    return TensorInfo(
+        name=name,
+        shard=shard,
+        dtype=GgmlType(number),
+        shape=_shape([ne[i] for i in range(_ggml.MAX_DIMS)]),
+        offset=data + library.gguf_get_tensor_offset(header, index),
+        nbytes=library.gguf_get_tensor_size(header, index),
+    )
 
 
 def _shape(ne: list[int]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from isthmus.device.graph import GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.forward import Forward, Inputs, Pass
+from isthmus.model.own_session import own
 from isthmus.model.session import Session
 from isthmus.model.top import Top, TopFinder
 
@@ -60,7 +61,7 @@ class GraphBuilder:
         with_logits: bool,
     ) -> Forward:
         """A pass over `n` tokens of one session, placed in `memory`; see `place`."""
-        graph = Forward(session, inputs, n, n_kv)
+        graph = Forward(own(session), inputs, n, n_kv)
         logits = self.architecture.build(graph)
         if with_logits:  # otherwise only what the KV cache needs becomes part of the graph
             graph.place_logits(logits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -95,6 +96,34 @@ class Rope:
 
 _NODES_OF_ADAPTER = 128
 """More than the operations that an adapter adds to a layer."""
+
+
+class Shape(Protocol):
+    """What is known of every model, however it is computed."""
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture` of its file."""
+
+    @property
+    def n_layer(self) -> int:
+        """Blocks, one after the other."""
+
+    @property
+    def n_embd(self) -> int:
+        """Elements of an embedding."""
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens that it was trained for, at most."""
+
+    @property
+    def encoder(self) -> bool:
+        """Whether each token sees all others: such models make embeddings, and no text."""
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How it makes embeddings; None if it makes none."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +280,10 @@ class Metadata:
             return Window(n_tokens, tuple(bool(each) for each in pattern))
         period = self.integer("attention.sliding_window_pattern", family.window_period)
         return Window(n_tokens, tuple(i % period < period - 1 for i in range(n_layer)))
+
+    def has(self, name: str) -> bool:
+        """Whether the file says anything of that name."""
+        return self._value(name) is not None
 
     def pooling(self, family: Family) -> Pooling | None:
         """How embeddings are made; a decoder has them where its file says how."""

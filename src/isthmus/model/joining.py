@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.model.kv_cache import KvLayout
+from isthmus.model.own_session import own
 from isthmus.model.session import Session
 from isthmus.model.widths import MOST_ROWS
 
@@ -117,7 +118,7 @@ def _series(
     by_layout: dict[KvLayout, list[int]] = {}
     for session, rows in by_session.items():
         if len(rows) == 1:
-            by_layout.setdefault(session.layout, []).extend(rows)
+            by_layout.setdefault(own(session).layout, []).extend(rows)
         for at in range(0, len(rows) if len(rows) > 1 else 0, longest):
             yield [*rows[at : at + longest]], 0
     for rows in by_layout.values():

@@ -15,6 +15,7 @@ opened with. Every K and V begins at the same remainder, since n_ctx is a multip
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
@@ -91,6 +92,10 @@ class KvLayout:
     def token_nbytes(self) -> int:
         """What one token takes in the KV cache, all layers together."""
         return 2 * self.n_layer * self.row_nbytes
+
+    def record(self) -> dict[str, Any]:
+        """What a snapshot says of it, beside what it says of every session."""
+        return {"n_layer": self.n_layer, "row_nbytes": self.row_nbytes}
 
     def k_offset(self, layer: int) -> int:
         """The first row of a layer's keys."""

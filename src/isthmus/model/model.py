@@ -1,11 +1,17 @@
-"""A model: a GGUF file mapped, its tokenizer and chat template, and whatever runs it."""
+"""A model: a GGUF file, its tokenizer and chat template, and whatever runs it.
+
+There are two ways to run one. An `OwnModel` computes graphs that Isthmus writes down, one short
+file for each architecture: agents share a pass, on every device. An `AdoptedModel` has libllama
+build and run the graph, for every architecture that libllama knows: each agent by itself, on the
+processor. `open_model` chooses. Whoever has a model asks it what it can do, and not which it is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from weakref import WeakSet
@@ -25,62 +31,59 @@ from isthmus.errors import (
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.adapter import Adaptation, Adapter
-from isthmus.model.architectures import hparams_of, load_architecture
-from isthmus.model.embedder import Embedder
 from isthmus.model.embedding import EmbeddingModel
-from isthmus.model.exactness import Exactness, ask_anew
 from isthmus.model.executor import Executor
 from isthmus.model.gguf import GgufFile, metadata_sha256
 from isthmus.model.grammar import Grammars
-from isthmus.model.hparams import Hparams
-from isthmus.model.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
-from isthmus.model.opening import open_gguf
+from isthmus.model.hparams import Shape
+from isthmus.model.layout import Layout
 from isthmus.model.session import Session
-from isthmus.model.sharing import SharingModel
 from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
+from isthmus.model.widths import Width, Widths
+from isthmus.native.owned import Owned
+from isthmus.printable import printable
+from isthmus.shards import model_name
 from isthmus.units import GuestPtr
 
 
-class Model(TextModel, EmbeddingModel, SharingModel):
+class Model(TextModel, EmbeddingModel):
     """An opened model. Shared by all actors that were given it; safe to use from several threads.
 
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
     """
 
+    hparams: Shape
+    weights: Weights
+    executor: Executor
+    n_vocab: int
+    base: Model | None = None
+    """The model whose weights it computes with; None where they are its own."""
+
     def __init__(
         self,
         device: Device,
-        path: Path,
+        file: GgufFile,
         settings: ModelSettings,
         hashes: FileHashes | None = None,
-        *,
-        base: Model | None = None,
         adaptation: Adaptation | None = None,
     ) -> None:
-        """`hashes` keeps those of files from process to process. With `base`, a model over its
-        weights, changed by `adaptation`: see `adapted`."""
+        """`hashes` keeps those of files from process to process. `adaptation`: adapters that are
+        added."""
         super().__init__()
-        self.base = base
-        """The model whose weights it computes with; None where they are its own."""
         self.adaptation = adaptation or Adaptation()
         self._hashes = hashes or FileHashes()
         self._lock = threading.Lock()
         """Held while a session is added, or the model is found to have none and closed."""
         self._sessions: WeakSet[Session] = WeakSet()
-        self._adapted: WeakSet[Model] = WeakSet()
-        self._adapters: set[Adapter] = set()
         self._closed = False
         self.grammars = Grammars(self)
         """Of constrained decoding, over this model's vocabulary."""
         self.device = device
-        self.path = path
+        self.path: Path = file.path
         self.settings = settings
-        self.file: GgufFile = base.file if base else open_gguf(device.library, path, self._hashes)
-        n_adapters = len(self.adaptation.applied)
-        self.hparams: Hparams = replace(hparams_of(self.file), n_adapters=n_adapters)
-        self._require_kv_type()
+        self.file = file
         with contextlib.ExitStack() as stack:
             self._open(stack)
             self._stack = stack.pop_all()
@@ -91,15 +94,18 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     @property
     def name(self) -> str:
         """What the file calls itself, or the file's name; and those of its adapters' files."""
-        own = self._text("general.name") or self.path.stem
+        own = self._text("general.name") or printable(model_name(self.path))
         return "+".join([own, *(it.adapter.path.stem for it in self.adaptation.applied)])
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Of the whole GGUF file, which is read when this is first asked for. ModelFileError where
-        it was replaced since it was opened."""
+        """SHA-256 of the GGUF file, or of its shards as `FileHashes.sha256` has it.
+
+        The files are read when this is first asked for. ModelFileError if one of them was replaced
+        since it was opened.
+        """
         self.file.require_unchanged()
-        return self._hashes.sha256(self.path)
+        return self._hashes.sha256(self.file.files)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
@@ -116,54 +122,92 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         """Counts of all its passes."""
         return Counters.total([self.executor.counters, self._embedder.counters])
 
+    # ------------------------------------------------------------------ what it can do
+
+    @property
+    @abstractmethod
+    def graph(self) -> str:
+        """What writes its graphs down, as a snapshot says it: empty for Isthmus, else the
+        library and its versions, on which the bytes of sessions depend."""
+
+    @property
+    @abstractmethod
+    def lacks(self) -> tuple[str, ...]:
+        """Sentences about what it cannot do and other models can."""
+
+    @property
+    @abstractmethod
+    def truncates(self) -> bool:
+        """Whether a session can take back its last tokens."""
+
+    @property
+    @abstractmethod
+    def width(self) -> Width:
+        """The class that all its steps are in: see `ModelSettings.width`."""
+
+    @property
+    @abstractmethod
+    def widths(self) -> Widths:
+        """The classes of width that it has here, which are tried out when this is first asked."""
+
+    @property
+    @abstractmethod
+    def width_name(self) -> str:
+        """What its bits depend on: its class, such as 9-128; empty if they are those of a step by
+        itself, or of no class since it is not exact."""
+
+    @property
+    @abstractmethod
+    def exact_cuts(self) -> bool:
+        """Whether a prompt has the same bits in any chunks of 2 to 63 tokens: tried out."""
+
+    @property
+    @abstractmethod
+    def rows_at_once(self) -> int:
+        """The most tokens that one step takes, of all sessions together: see `ModelSettings.exact`.
+
+        Tried out when this is first asked.
+        """
+
+    @property
+    def batches(self) -> bool:
+        """Whether decode steps of several sessions run as one: see `ModelSettings.exact`."""
+        return self.rows_at_once > 1
+
+    @property
+    @abstractmethod
+    def packs(self) -> bool:
+        """Whether prompts of several sessions run as one pass, of some lengths at least."""
+
+    @abstractmethod
+    def packing(self, n_tokens: int) -> Width | None:
+        """The class of a prompt: those of one class can be one pass, which has as many tokens.
+
+        None if such a prompt is computed alone.
+        """
+
+    @property
+    @abstractmethod
+    def prompts_at_once(self) -> int:
+        """The most prompts that one pass takes: behind the last attention, each is one row."""
+
     # ------------------------------------------------------------------ adapters
 
+    @abstractmethod
     def load_adapter(self, path: Path) -> Adapter:
         """Opens a LoRA adapter for this model, which frees it when it is closed.
 
         Its matrices are mapped or copied as the model's. Raises ModelNotFound, ModelFileError,
         ModelUnsupported.
         """
-        self._require_open()
-        if self.base is not None:
-            return self.base.load_adapter(path)
-        if not self.generates:
-            raise ModelUnsupported(f"{self.name} makes embeddings and no text: it takes no adapter")
-        adapter = Adapter(self.device, path, self.weights, self.hparams, self._hashes)
-        self._stack.callback(adapter.close)
-        self._adapters.add(adapter)
-        return adapter
 
+    @abstractmethod
     def adapted(self, adapters: Mapping[Adapter, float]) -> Model:
         """A model over the same weights, to whose products adapters add, each by its scale.
 
         Its sessions, batches and graphs are its own. Close it before this one. Raises
         SettingsError, for adapters of another model as well.
         """
-        self._require_open()
-        if self.base is not None:
-            raise SettingsError(f"{self.name} has adapters: adapt its base, with all of them")
-        wrong = [it for it in adapters if not isinstance(it, Adapter)]
-        if wrong or not isinstance(adapters, Mapping):
-            raise SettingsError(
-                f"adapters are {adapters!r}: give a mapping of what load_adapter gave to scales"
-            )
-        foreign = [it.path.name for it in adapters if it not in self._adapters]
-        if foreign:
-            raise SettingsError(
-                f"the adapter {foreign[0]} was not loaded for {self.name}: load it by its "
-                "load_adapter"
-            )
-        model = Model(
-            self.device,
-            self.path,
-            self.settings,
-            self._hashes,
-            base=self,
-            adaptation=Adaptation(adapters),
-        )
-        self._adapted.add(model)
-        return model
 
     # ------------------------------------------------------------------ sessions
 
@@ -172,7 +216,7 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         """Whether it makes text, in sessions."""
         return not self.hparams.encoder
 
-    def layout(self, n_ctx: int) -> KvLayout:
+    def layout(self, n_ctx: int) -> Layout:
         """Where a session of at least `n_ctx` tokens keeps what.
 
         SettingsError out of range, ModelUnsupported where the model makes no text.
@@ -185,18 +229,10 @@ class Model(TextModel, EmbeddingModel, SharingModel):
             raise SettingsError(
                 f"n_ctx is {n_ctx}; {self.name} takes 1 to {self.hparams.n_ctx_train}"
             )
-        return KvLayout.make(
-            self.device.library,
-            n_ctx=n_ctx,
-            n_layer=self.hparams.n_layer,
-            n_vocab=self.n_vocab,
-            n_embd_kv=self.hparams.n_embd_kv,
-            kv_type=self.settings.kv_type,
-            kv_alignment=self.device.kv_alignment,
-        )
+        return self._layout(n_ctx)
 
     def open_session(
-        self, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
+        self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> Session:
         """Opens a session in `layout.nbytes` of `region` at `ptr`, a multiple of 4,096.
 
@@ -211,7 +247,7 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         region: Region,
         binding: Binding,
         ptr: GuestPtr,
-        layout: KvLayout,
+        layout: Layout,
         tokens: Sequence[int],
         *,
         has_logits: bool,
@@ -232,28 +268,6 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         session.tokens.extend(tokens)
         session.has_logits = has_logits
         return session
-
-    def _session(
-        self, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
-    ) -> Session:
-        with self._lock:
-            self._require_open()  # it may have been closed while the bytes were cleared
-            session = Session(self, region, binding, ptr, layout)
-            self._sessions.add(session)
-        return session
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ModelClosed(f"the model {self.name} is closed")
-
-    def _require_layout(self, layout: KvLayout) -> None:
-        """A session's KV cache stays where it is, though another device would put it elsewhere."""
-        wanted = self.layout(layout.n_ctx)
-        gap = layout.kv_offset - 4 * layout.n_vocab
-        if replace(layout, kv_offset=wanted.kv_offset) != wanted:
-            raise SettingsError(f"the session's layout is not that of {self.name}")
-        if not 0 <= gap < SPAN_ALIGNMENT or layout.kv_offset % KV_ALIGNMENT:
-            raise SettingsError("the session's KV cache does not begin where one can")
 
     def prefill(self, session: Session, tokens: Sequence[int]) -> None:
         """As `Executor.prefill`; TokenError for an id outside the vocabulary."""
@@ -290,10 +304,43 @@ class Model(TextModel, EmbeddingModel, SharingModel):
                     f"{n_open} sessions of the model {self.name} are open: close the actors that "
                     "have them first"
                 )
-            if any(not it._closed for it in self._adapted):
-                raise ModelBusy(f"models with adapters of {self.name} are open: close them first")
+            self._require_unused()
             self._closed = True
         self._stack.close()
+
+    # ------------------------------------------------------------------ parts
+
+    @abstractmethod
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Opens what the file has; `stack` closes it."""
+
+    @abstractmethod
+    def _layout(self, n_ctx: int) -> Layout:
+        """As `layout`, of what was checked."""
+
+    @abstractmethod
+    def _require_layout(self, layout: Layout) -> None:
+        """SettingsError unless sessions of this model can have the layout."""
+
+    @abstractmethod
+    def _new_session(
+        self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
+    ) -> Session:
+        """A session without tokens, over bytes as they are."""
+
+    def _require_unused(self) -> None:
+        """ModelBusy while others compute with what is its own."""
+
+    def _session(self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout) -> Session:
+        with self._lock:
+            self._require_open()  # it may have been closed while the bytes were cleared
+            session = self._new_session(region, binding, ptr, layout)
+            self._sessions.add(session)
+        return session
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ModelClosed(f"the model {self.name} is closed")
 
     def _require_intact(self) -> None:
         """ModelFileError if weights were lost, of the model's file or an adapter's."""
@@ -301,46 +348,19 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         for it in self.adaptation.applied:
             it.adapter.weights.require_intact()
 
-    def _open(self, stack: contextlib.ExitStack) -> None:
-        """Opens what the file has; `stack` closes it."""
-        device, settings, base = self.device, self.settings, self.base
-        self.weights: Weights = base.weights if base else self._own_weights(stack)
-        repack = settings.repack and base is None  # otherwise they are
-        architecture = load_architecture(
-            self.file, self.hparams, self.weights, repack, self.adaptation
-        )
-        self.n_vocab: int = architecture.n_vocab
-        self._use_tokenizer(base._tokenizer if base else self._own_tokenizer(stack))
-        self.file.require_unchanged()
-        executor = self.executor = Executor(device, architecture, settings, self._require_intact)
-        stack.callback(executor.close)
-        adapters = [it.adapter.weights for it in self.adaptation.applied]
-        builder, recall = executor.builder, self._recall if device.sharing != "none" else ask_anew
-        self._exactness = Exactness(builder, executor.kv_type, self.weights, adapters, recall)
-        self._embedder = Embedder(device, architecture, settings, self.name, self._require_intact)
-        stack.callback(self._embedder.close)
-        if self.generates:
-            self._take_class()
-
-    def _own_weights(self, stack: contextlib.ExitStack) -> Weights:
+    def _new_weights(self, stack: contextlib.ExitStack) -> Weights:
         weights = Weights(self.device, self.file)
         stack.callback(weights.close)
         return weights
 
-    def _own_tokenizer(self, stack: contextlib.ExitStack) -> Tokenizer | None:
-        tokenizer = Tokenizer.try_open(self.device.library, self.file)
+    def _new_tokenizer(
+        self, stack: contextlib.ExitStack, loaded: Owned | None = None
+    ) -> Tokenizer | None:
+        """`loaded`: libllama's model of the file, if there is one already."""
+        tokenizer = Tokenizer.try_open(self.device.library, self.file, loaded)
         if tokenizer:
             stack.callback(tokenizer.close)
         return tokenizer
-
-    def _require_kv_type(self) -> None:
-        kv_type, head_dim = self.settings.kv_type, self.hparams.head_dim
-        block = self.device.library.ggml_blck_size(KV_TYPES[kv_type])
-        if self.generates and head_dim % block:
-            raise ModelUnsupported(
-                f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
-                f"{self.path} has {head_dim}: use f16"
-            )
 
     def _text(self, key: str) -> str:
         value = self.file.metadata.get(key, "")

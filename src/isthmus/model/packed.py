@@ -27,6 +27,7 @@ from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams
 from isthmus.model.kv_cache import rows_read
 from isthmus.model.mask import show
+from isthmus.model.own_session import own
 from isthmus.model.parts import Chunk
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top, TopFinder
@@ -125,7 +126,7 @@ class Packed(Pass):
             self.expand(tensor)
         k = self.flat_heads(k)
         for part, rows in zip(parts, self._rows, strict=True):
-            cache = part.chunk.session.cache
+            cache = own(part.chunk.session).cache
             self.expand(self.set_rows(cache.k[layer], self._columns(k, part), rows))
             self.expand(self.set_rows(cache.v[layer], self._columns(v, part), rows))
         first = len(parts) if scores.windowed else 0
@@ -165,7 +166,7 @@ class Packed(Pass):
 
     def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
         """Attention of one session's columns, written beside that of the others."""
-        h, session = self.hparams, part.chunk.session
+        h, session = self.hparams, own(part.chunk.session)
         _, head, column, _ = self.describe(q).nb
         shape = (h.head_dim, h.n_head, part.n)
         seen = self.flash_attention(

@@ -7,15 +7,15 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.device.base import Backend
+from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.device.graph import Graph
+from isthmus.native._ggml import GraphHead
 
 if TYPE_CHECKING:
     from isthmus.model.session import Session
@@ -35,6 +35,28 @@ class Chunk:
     """Whether the prompt ends with it; the session then has the logits after its last token."""
 
 
+class Computes(Protocol):
+    """What computes a graph: a Backend, or what stands for one."""
+
+    @property
+    def device(self) -> Device:
+        """The device that it is of."""
+
+    def compute(self, graph: int, *memories: Binding) -> None:
+        """Computes a graph and waits for it. Raises DeviceFailed."""
+
+
+class Parted(Protocol):
+    """A graph that can be computed part by part."""
+
+    @property
+    def pointer(self) -> int:
+        """The whole graph."""
+
+    def parts(self, cuts: Sequence[int]) -> list[GraphHead]:
+        """See `Graph.parts`."""
+
+
 class Jobs:
     """Computes the graphs of one model's passes in jobs; each job ends between two layers.
 
@@ -47,7 +69,12 @@ class Jobs:
         """Seconds that a token of the last pass took."""
 
     def compute(
-        self, backend: Backend, graph: Graph, n_tokens: int, cuts: Sequence[int], *memories: Binding
+        self,
+        backend: Computes,
+        graph: Parted,
+        n_tokens: int,
+        cuts: Sequence[int],
+        *memories: Binding,
     ) -> Generator[None, None, None]:
         """Computes a graph in jobs of about `JOB_S` and yields between two of them.
 
@@ -67,6 +94,10 @@ class Jobs:
                 total_s, begin = total_s + job_s, time.perf_counter()
             backend.compute(ctypes.addressof(part))
         self._token_s = (total_s + time.perf_counter() - begin) / n_tokens
+
+    def fit_one(self, n_tokens: int) -> bool:
+        """Whether a pass over so many tokens is a single job, as far as is known."""
+        return self._token_s is not None and self._token_s * n_tokens < JOB_S
 
     def _coarse(self, cuts: Sequence[int], n_tokens: int) -> Sequence[int]:
         """Those of the cuts that make parts of about half a job, or all."""

@@ -14,8 +14,10 @@ The token list is the host's own bookkeeping; everything else is bytes of the gu
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,54 +27,40 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
-from isthmus.model.kv_cache import KvCache, KvLayout
+from isthmus.model.layout import Layout
 from isthmus.model.top import PAIR_NBYTES, Top
 from isthmus.units import MIB, GuestPtr, HostAddr
 
 if TYPE_CHECKING:
-    from isthmus.model.forward import Forward
     from isthmus.model.model import Model
 
-_COPY_NBYTES = 64 * MIB
+COPY_NBYTES = 64 * MIB
 """Bytes that are copied between two looks at whether the message goes on: some 10 to 50 ms."""
 
 
-class Session:
+class Session(ABC):
     """See the module. Opened by `Model.open_session`; used by one thread at a time."""
 
+    model: Model
+    layout: Layout
+
     def __init__(
-        self, model: Model, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
+        self, model: Model, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> None:
         self.model = model
         self.layout = layout
         self.ptr = ptr
         self.binding = binding
         self.base: HostAddr = region.address(ptr, layout.nbytes)
-        self._cache: KvCache | None = None
         self.tokens: array[int] = array("i")
         """Token ids in the cache: the same array for as long as the session is open."""
         self.has_logits = False
         self.top: Top | None = None
         """Where the guest wants the most probable tokens of each pass; see `leave_top`."""
-        self.decode_graph: Forward | None = None
-        """The executor's: the graph that decodes this session's next token."""
-        self._hold = region.hold("a session")
         self._region = region
         self.closed = False
-        if model.executor.can_batch:  # a batch writes here by address, and places no tensor
-            binding.cover(self.base, layout.nbytes)
-        binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
-        binding.send(self.base, layout.nbytes)
-
-    @property
-    def cache(self) -> KvCache:
-        """The tensors of its KV cache, described when they are first needed."""
-        if self._cache is None:
-            n_embd_kv = self.model.hparams.n_embd_kv
-            self._cache = KvCache(
-                self.model.device, self.binding, self.base, self.layout, n_embd_kv
-            )
-        return self._cache
+        self._begin()
+        self._hold = region.hold("a session")
 
     @property
     def n_tokens(self) -> int:
@@ -107,13 +95,13 @@ class Session:
         """From the next pass on, k candidates go to `ptr` in the guest's memory; 0 ends it.
 
         `k` is at most `top.MOST_TOP` and n_vocab, `ptr` a multiple of `top.TOP_ALIGNMENT` with room
-        for k pairs. Passes use them if `GraphBuilder.top_of` says so. The memory stays as it is.
+        for k pairs. Passes use them if `Executor.finds_top` says so. The memory stays as it is.
         """
         before = (self.top.k, self.top.ptr) if self.top is not None else (0, ptr)
         if before == (k, ptr):
             return
         executor = self.model.executor
-        if executor.builder.finder.can_find:  # otherwise no graph knows of it
+        if executor.finds_top:  # otherwise no graph knows of it
             executor.forget(self)
         self.resume_top(k, ptr)
 
@@ -127,7 +115,11 @@ class Session:
             self.binding.cover(top.address, top.nbytes)
 
     def truncate(self, n_tokens: int) -> None:
-        """Forgets all tokens after the first `n_tokens`, and the logits."""
+        """Forgets all tokens after the first `n_tokens`, and the logits.
+
+        Raises SettingsError, and ModelUnsupported if the model cannot take tokens back
+        (`Model.truncates`).
+        """
         if not 0 <= n_tokens <= self.n_tokens:
             raise SettingsError(f"cannot keep {n_tokens} of {self.n_tokens} tokens")
         if n_tokens < self.n_tokens:
@@ -138,29 +130,32 @@ class Session:
         """Forgets the tokens after the first `n_tokens`, which a prompt that failed had appended.
 
         Unlike `truncate`, it leaves `has_logits` alone: a chunk that is not the last one of its
-        prompt writes no logits, and one that may have written them has cleared it.
+        prompt writes no logits, and one that may have written them has cleared it. Only inside
+        `restorable`, to the length that the session had when that was opened.
         """
         del self.tokens[n_tokens:]
+
+    def restorable(self) -> AbstractContextManager[None]:
+        """While open, the session can be brought back to the tokens that it has now, by `truncate`
+        or `roll_back`, whatever its model."""
+        return nullcontext()
+
+    @abstractmethod
+    def copied_nbytes(self, n_tokens: int) -> int:
+        """Bytes, about, that `copy_from` copies of so many tokens."""
 
     def copy_from(
         self, source: Session, n_tokens: int, check: Callable[[], None] = nothing
     ) -> None:
-        """Begins with the first `n_tokens` of `source`: their rows of every layer are copied.
+        """Begins with the first `n_tokens` of `source`, a session of the same model.
 
         `check` is called between two parts and may raise; the session has no tokens then.
+        ContextFull; ModelUnsupported for a part of what a model cannot take back.
         """
         self.require_room(n_tokens - self.n_tokens)
+        self._require_copyable(source, n_tokens)
         self.truncate(0)
-        nbytes = n_tokens * self.layout.row_nbytes
-        for layer in range(self.layout.n_layer):
-            for place in (KvLayout.k_offset, KvLayout.v_offset):
-                to = self.base + place(self.layout, layer)
-                origin = source.base + place(source.layout, layer)
-                for at in range(0, nbytes, _COPY_NBYTES):
-                    part = min(_COPY_NBYTES, nbytes - at)
-                    self.model.device.copy(HostAddr(to + at), HostAddr(origin + at), part)
-                    check()
-        self.binding.send(self.base, self.layout.nbytes)
+        self._copy_bytes(source, n_tokens, check)
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:
             ctypes.memmove(self.base, source.base, 4 * self.layout.n_vocab)
@@ -169,31 +164,31 @@ class Session:
         self.tokens.extend(source.tokens[:n_tokens])
         self.has_logits = whole
 
+    def _require_copyable(self, source: Session, n_tokens: int) -> None:
+        """Raises if a session of this kind cannot take so many tokens of that one."""
+        return
+
+    @abstractmethod
+    def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
+        """Copies what `n_tokens` of `source` left in its bytes, the logits aside."""
+
     def copy_logits(self, target: HostAddr) -> None:
         """Puts the logits elsewhere in the guest's memory as well."""
         self.model.device.copy(target, self.base, 4 * self.layout.n_vocab)
-
-    def fetch(self, first: int, n: int, *, with_logits: bool) -> None:
-        """Has the guest see what a pass over `n` tokens wrote, where the device has a copy."""
-        if not self.binding.copies:
-            return
-        layout = self.layout
-        for layer in range(layout.n_layer):
-            for plane in (layout.k_offset(layer), layout.v_offset(layer)):
-                place = HostAddr(self.base + plane + first * layout.row_nbytes)
-                self.binding.fetch(place, n * layout.row_nbytes)
-        if with_logits:
-            self.binding.fetch(self.base, 4 * layout.n_vocab)
-            if (top := self.model.executor.builder.top_of(self)) is not None:
-                self.binding.fetch(top.address, top.nbytes)
 
     def close(self) -> None:
         """Lets go of the guest's bytes; a second call does nothing."""
         if self.closed:
             return
-        self.closed = True
         self.model.executor.forget(self)
-        if self._cache is not None:
-            self._cache.close()
-        self.binding.unsettle(HostAddr(self.base + self.layout.kv_offset))
+        self.closed = True
+        self._release()
         self._hold.release()
+
+    def _begin(self) -> None:
+        """Begins what a session of this kind does in its bytes; `_release` ends it."""
+        return
+
+    def _release(self) -> None:
+        """Ends what else a session of this kind has begun in its bytes."""
+        return

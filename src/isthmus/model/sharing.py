@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.file_hash import FileHashes
 from isthmus.model.exactness import Exactness
-from isthmus.model.executor import Executor
+from isthmus.model.gguf import GgufFile
 from isthmus.model.joining import Joining
+from isthmus.model.own_executor import OwnExecutor
 from isthmus.model.pack_probe import MOST as MOST_PACKED
 from isthmus.model.widths import MOST_ON_HOST, MOST_ROWS, Width, Widths
 
@@ -24,9 +24,9 @@ class SharingModel:
     """What a model answers before several agents are computed together."""
 
     device: Device
-    path: Path
+    file: GgufFile
     settings: ModelSettings
-    executor: Executor
+    executor: OwnExecutor
     _exactness: Exactness
     _hashes: FileHashes
 
@@ -133,4 +133,4 @@ class SharingModel:
             settings.deterministic,
         )
         key = hashlib.sha256(repr(about).encode()).hexdigest()[:32]
-        return self._hashes.recall(self.path, f"{question}-{key}", lambda _: answer(), accept)
+        return self._hashes.recall(self.file.files, f"{question}-{key}", lambda _: answer(), accept)

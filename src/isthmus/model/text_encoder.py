@@ -21,6 +21,7 @@ from isthmus.model.checks import nothing
 from isthmus.model.gguf import TOKENS_KEY, GgufFile
 from isthmus.model.pre_tokenizers import PreTokenizer
 from isthmus.model.specials import Special, Specials
+from isthmus.model.vocabulary import MODEL_KEY
 from isthmus.native.loader import Library
 
 _TYPES_KEY, _PRE_KEY = "tokenizer.ggml.token_type", "tokenizer.ggml.pre"
@@ -47,8 +48,7 @@ class TextEncoder:
         self._vocabulary = vocabulary
         self._file = file
         self._kind = int(library.llama_vocab_type(vocabulary))
-        pre = file.metadata.get(_PRE_KEY, "default")
-        self._pre = PreTokenizer(str(pre) if self._kind == _BPE else None)
+        self._pre = PreTokenizer(_pre_tokenizer(file) if self._kind == _BPE else None)
 
     def encode(
         self,
@@ -219,6 +219,13 @@ class TextEncoder:
             self._vocabulary, data, len(data), ids, len(ids), add_special, False
         )
         return abs(int(count))
+
+
+def _pre_tokenizer(file: GgufFile) -> str:
+    """The name of a byte-pair vocabulary's: one kind has its own, whatever else the file says."""
+    if file.metadata.get(MODEL_KEY) == "gemma4":
+        return "gemma4"
+    return str(file.metadata.get(_PRE_KEY, "default"))
 
 
 def _utf8(text: str) -> bytes:

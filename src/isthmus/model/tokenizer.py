@@ -12,6 +12,7 @@ from isthmus.errors import ModelFileError, TokenError
 from isthmus.model.checks import nothing
 from isthmus.model.gguf import GgufFile
 from isthmus.model.infill import InfillTokens
+from isthmus.model.refusal import refusal
 from isthmus.model.specials import Specials
 from isthmus.model.text_encoder import TextEncoder
 from isthmus.model.vocabulary import has_tokenizer, require_sound_vocabulary
@@ -24,24 +25,18 @@ _PIECE_NBYTES = 256
 
 
 class Tokenizer(Owned):
-    """Owns a model of libllama that was loaded without weights, for its vocabulary.
+    """Owns a model of libllama that was loaded without weights, for its vocabulary; or has the
+    vocabulary of one that was loaded with them.
 
     Safe to use from several threads: nothing of it changes after loading.
     """
 
-    def __init__(self, library: Library, file: GgufFile) -> None:
+    def __init__(self, library: Library, file: GgufFile, model: Owned | None = None) -> None:
+        """`model` is the file's, if libllama has loaded it already; it is closed after this."""
         path = file.path
         require_sound_vocabulary(file)
-        params = library.llama_model_default_params()
-        params.vocab_only = True
-        params.n_gpu_layers = 0
-        library.llama_backend_init()
-        with library.errors() as complaints:
-            handle = library.llama_model_load_from_file(os.fsencode(path), params)
-        if not handle:
-            reason = complaints[0] if complaints else "it cannot be read"
-            raise ModelFileError(f"{path} has no usable vocabulary: {reason}")
-        super().__init__(handle, library.llama_model_free)
+        handle = _load(library, file) if model is None else model.handle
+        super().__init__(handle, library.llama_model_free if model is None else _leave)
         self._library = library
         self._vocabulary = library.llama_model_get_vocab(handle)
         self._texts = TextEncoder(library, self._vocabulary, file)
@@ -64,11 +59,13 @@ class Tokenizer(Owned):
             raise ModelFileError(f"{path} wants a token at the beginning or end that it lacks")
 
     @classmethod
-    def try_open(cls, library: Library, file: GgufFile) -> Tokenizer | None:
+    def try_open(
+        cls, library: Library, file: GgufFile, model: Owned | None = None
+    ) -> Tokenizer | None:
         """The file's tokenizer, or None where it says that it has none."""
         if not has_tokenizer(file):
             return None
-        return cls(library, file)
+        return cls(library, file, model)
 
     def encode(
         self,
@@ -148,6 +145,23 @@ class Tokenizer(Owned):
     def _require(self, token: int) -> None:
         if not 0 <= token < self.n_tokens:
             raise TokenError(f"token {token} is not in the vocabulary of {self.n_tokens}")
+
+
+def _load(library: Library, file: GgufFile) -> int:
+    """The file's model without its weights."""
+    params = library.llama_model_default_params()
+    params.vocab_only = True
+    params.n_gpu_layers = 0
+    library.llama_backend_init()
+    with library.errors() as complaints:
+        handle = library.llama_model_load_from_file(os.fsencode(file.path), params)
+    if not handle:
+        raise refusal(library, file, complaints, "has no usable vocabulary")
+    return int(handle)
+
+
+def _leave(_handle: int) -> None:
+    """The handle is another's."""
 
 
 class Detokenizer:

@@ -32,6 +32,9 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 """Values of `llama_token_type`."""
 _INT32 = (GgufType.INT32, GgufType.UINT32)
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|[^x])", re.S)
+_MOST_RWKV_CHARACTERS = 4096
+"""Of a token: libllama goes so deep into the stack. The longest known one has 128."""
 
 
 def has_tokenizer(file: GgufFile) -> bool:
@@ -159,9 +162,39 @@ def _require_unknown(file: GgufFile, tokens: Sequence[str]) -> None:
         )
 
 
+def _require_rwkv(file: GgufFile, tokens: Sequence[str]) -> None:
+    """Every byte is a token by itself: libllama takes the longest token with which a text goes on,
+    and looks for ever if some begin in that way and none is there."""
+    longest = max(len(it) for it in tokens)
+    if longest > _MOST_RWKV_CHARACTERS:
+        raise ModelFileError(
+            f"{file.path} has a token of {longest} characters; {_MOST_RWKV_CHARACTERS} are the most"
+        )
+    single = {_unescaped(it) for it in tokens if len(it) <= len(r"\x00")}
+    for byte in range(256):
+        if bytes([byte]) not in single:
+            raise ModelFileError(
+                f"{file.path} has no token for the byte \\x{byte:02x}, which a text may need"
+            )
+
+
+def _unescaped(text: str) -> bytes:
+    """A token's bytes, of which RWKV's vocabularies write some as \\t, \\n, \\r and \\x00."""
+    named = {"t": b"\t", "n": b"\n", "r": b"\r"}
+
+    def byte(found: re.Match[str]) -> str:
+        it = found[1]
+        raw = bytes([int(it[1:], 16)]) if len(it) > 1 else named.get(it, it.encode())
+        return raw.decode(errors="surrogateescape")
+
+    return _ESCAPE.sub(byte, text).encode(errors="surrogateescape")
+
+
 _KINDS: dict[str, Callable[[GgufFile, Sequence[str]], None]] = {
     "llama": _require_sentencepiece,
     "gpt2": _require_bpe,
+    "gemma4": _require_bpe,
     "bert": _require_wordpiece,
     "t5": _require_unigram,
+    "rwkv": _require_rwkv,
 }

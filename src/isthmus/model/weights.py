@@ -1,4 +1,4 @@
-"""A model's weights: the mapped file, seen by the device where it lies. Nothing is copied.
+"""A model's weights: the mapped files, seen by the device where they lie. Nothing is copied.
 
 A device with memory of its own gets a copy, once. Repacking is the other exception, chosen by
 `ModelSettings.repack`: some processors have faster kernels for weights in another order, at the
@@ -33,10 +33,10 @@ _INTEGERS = (GgmlType.I32, GgmlType.I64)
 
 
 class Weights:
-    """Owns the mapping of the file, its binding to the device, and a tensor for each weight.
+    """Owns the mappings of the files, their bindings to the device, and a tensor for each weight.
 
     An architecture takes what it needs by `require` and `optional`, which check the shape; after
-    that `refuse_unused` makes sure that no weight of the file was ignored.
+    that `refuse_unused` makes sure that no weight of the files was ignored.
     """
 
     def __init__(self, device: Device, file: GgufFile, progress: Progress = ignore) -> None:
@@ -49,7 +49,7 @@ class Weights:
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
         with contextlib.ExitStack() as stack:
-            self._mapping = stack.enter_context(FileMapping(file.path))
+            self._mappings = [stack.enter_context(FileMapping(path)) for path in file.files]
             self._require_identity()
             self._context = stack.enter_context(
                 TensorContext(device.library, len(file.tensors) + 1)
@@ -58,39 +58,42 @@ class Weights:
                 info.name: self._context.tensor(info.dtype, *info.shape)
                 for info in file.tensors.values()
             }
-            binding = device.bind_file(self._mapping)
-            self.uploaded = binding is None
+            bindings = self._bindings(stack)
+            self.uploaded = not bindings
             """Whether the device has a copy of its own."""
-            if binding is not None:
-                self._place(stack.enter_context(binding))
+            if bindings:
+                self._place(bindings)
             else:
                 self._upload(stack, progress)
                 self._require_identity()
-                self._mapping.close()  # the device has its own copy: the file may change
-            self._in_place = binding is not None
+                for it in self._mappings:
+                    it.close()  # the device has its own copy: the file may change
             self._stack = stack.pop_all()
 
     @property
     def infos(self) -> list[TensorInfo]:
-        """What the file says about each weight."""
+        """What the files say about each weight."""
         return list(self._file.tensors.values())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all weights in the file."""
+        """Bytes of all weights in the files."""
         return sum(info.nbytes for info in self.infos)
 
     def require_intact(self) -> None:
-        """Raises ModelFileError if the file changed under the weights that are read from it."""
-        if self._in_place and not self._mapping.intact:
-            raise ModelFileError(
-                f"{self._file.path} was written to while it was in use, so its weights are lost: "
-                "load the model again, and replace such files by renaming others"
-            )
+        """Raises ModelFileError if a file changed under the weights that are read from it."""
+        if self.uploaded:
+            return
+        for it in self._mappings:
+            if not it.intact:
+                raise ModelFileError(
+                    f"{it.path} was written to while it was in use, so its weights are lost: "
+                    "load the model again, and replace such files by renaming others"
+                )
 
     def host_address(self, info: TensorInfo) -> HostAddr:
         """Where a weight's bytes are mapped."""
-        return HostAddr(self._mapping.base + info.offset)
+        return HostAddr(self._mappings[info.shard].base + info.offset)
 
     @property
     def host_nbytes(self) -> int:
@@ -185,21 +188,33 @@ class Weights:
             self._stack.callback(self._repacked.close)
 
     def close(self) -> None:
-        """Gives binding and mapping back; a second call does nothing."""
+        """Gives bindings and mappings back; a second call does nothing."""
         self._stack.close()
 
     def _require_identity(self) -> None:
         """What is mapped is what was tried and read, and nobody has written to it."""
-        if self._mapping.identity != self._file.identity or not self._mapping.intact:
-            raise ModelFileError(
-                f"{self._file.path} changed while it was opened: try again when it is complete"
-            )
+        for mapping, identity in zip(self._mappings, self._file.identities, strict=True):
+            if mapping.identity != identity or not mapping.intact:
+                raise ModelFileError(
+                    f"{mapping.path} changed while it was opened: try again when it is complete"
+                )
 
-    def _place(self, binding: Binding) -> None:
-        """Has the device read the weights where the file is mapped."""
+    def _bindings(self, stack: contextlib.ExitStack) -> list[Binding]:
+        """Each file as the device sees it; none if it wants a copy of them."""
+        bindings = []
+        for it in self._mappings:
+            binding = self.device.bind_file(it)
+            if binding is None:
+                return []
+            bindings.append(stack.enter_context(binding))
+        return bindings
+
+    def _place(self, bindings: list[Binding]) -> None:
+        """Has the device read the weights where the files are mapped."""
         for info in self.infos:
-            binding.place(self._tensors[info.name], self.host_address(info))
-        binding.mark_weights()
+            bindings[info.shard].place(self._tensors[info.name], self.host_address(info))
+        for binding in bindings:
+            binding.mark_weights()
 
     def _upload(self, stack: contextlib.ExitStack, progress: Progress) -> None:
         """Copies the weights into the device's own memory, in as many pieces as it allows."""

@@ -284,6 +284,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_alloc_ctx_tensors_from_buft": (_P, [_P, _P]),
     "ggml_backend_buffer_free": (None, [_P]),
     "ggml_backend_buffer_get_base": (_P, [_P]),
+    "ggml_backend_buffer_get_size": (_size, [_P]),
+    "ggml_backend_buffer_get_type": (_P, [_P]),
     "ggml_backend_buffer_is_host": (_bool, [_P]),
     "ggml_backend_buffer_clear": (None, [_P, c.c_uint8]),
     "ggml_backend_buffer_set_usage": (None, [_P, _i32]),
@@ -313,6 +315,16 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "gguf_get_tensor_offset": (_size, [_P, _i64]),
     "gguf_get_tensor_size": (_size, [_P, _i64]),
     "gguf_get_tensor_ne": (c.POINTER(c.c_int64), [_P, _i64]),
+    "gguf_init_empty": (_P, []),
+    "gguf_set_val_u32": (None, [_P, _str, c.c_uint32]),
+    "gguf_set_val_f32": (None, [_P, _str, _f32]),
+    "gguf_set_val_bool": (None, [_P, _str, _bool]),
+    "gguf_set_val_str": (None, [_P, _str, _str]),
+    "gguf_set_arr_data": (None, [_P, _str, _i32, _P, _size]),
+    "gguf_set_arr_str": (None, [_P, _str, _P, _size]),
+    "gguf_add_tensor": (None, [_P, _P]),
+    "gguf_get_meta_size": (_size, [_P]),
+    "gguf_get_meta_data": (None, [_P, _P]),
 }
 
 CPU_PROCEDURES: dict[str, tuple[Any, list[Any]]] = {

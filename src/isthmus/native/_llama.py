@@ -1,4 +1,5 @@
-"""The libllama functions and structs that Isthmus uses: the tokenizer, and the rival in benchmarks.
+"""The libllama functions and structs that Isthmus uses: tokenizers, models whose graphs it builds,
+and the rival in benchmarks.
 
 Header: `llama.h` of llama.cpp 0.5 and 0.6-dev. Its parameter structs grow between releases and are
 passed by value, so each has slack at its end, and `loader` checks known defaults before any use.
@@ -92,6 +93,8 @@ class Batch(c.Structure):
 
 
 LOG_CALLBACK = c.CFUNCTYPE(None, c.c_int, c.c_char_p, _P)
+SET_TENSOR_DATA = c.CFUNCTYPE(None, _P, _P)
+"""`llama_model_set_tensor_data_t`: fills the tensor that it is given."""
 
 
 def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[Any]]]:
@@ -102,9 +105,15 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_log_set": (None, [LOG_CALLBACK, _P]),
         "llama_model_default_params": (ModelParams, []),
         "llama_model_load_from_file": (_P, [text, ModelParams]),
+        "llama_model_init_from_user": (_P, [_P, SET_TENSOR_DATA, _P, ModelParams]),
         "llama_model_free": (None, [_P]),
+        "llama_model_has_decoder": (flag, [_P]),
         "llama_model_get_vocab": (_P, [_P]),
         "llama_model_n_embd": (i32, [_P]),
+        "llama_model_n_embd_out": (i32, [_P]),
+        "llama_model_has_encoder": (flag, [_P]),
+        "llama_model_is_recurrent": (flag, [_P]),
+        "llama_model_is_hybrid": (flag, [_P]),
         "llama_vocab_n_tokens": (i32, [_P]),
         "llama_vocab_type": (c.c_int, [_P]),
         "llama_vocab_get_attr": (c.c_int, [_P, i32]),
@@ -132,10 +141,12 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_set_adapters_lora": (i32, [_P, _P, c.c_size_t, _P]),
         "llama_attach_threadpool": (None, [_P, _P, _P]),
         "llama_batch_get_one": (Batch, [_P, i32]),
+        "llama_encode": (i32, [_P, Batch]),
         "llama_decode": (i32, [_P, Batch]),
         "llama_get_logits_ith": (_P, [_P, i32]),
         "llama_get_embeddings": (_P, [_P]),
         "llama_get_embeddings_seq": (_P, [_P, i32]),
+        "llama_pooling_type": (c.c_int, [_P]),
         "llama_get_memory": (_P, [_P]),
         "llama_memory_clear": (None, [_P, flag]),
         "llama_memory_seq_rm": (flag, [_P, i32, i32, i32]),

@@ -15,9 +15,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ INSTALL = (
     "Install one that is known: pip install 'xllamacpp==2026.10.11549', "
     "or for a build for this machine: pip install 'llama-cpp-python==0.3.36'"
 )
+_ARCHITECTURE_NAME = "_Z13llm_arch_name8llm_arch"
+"""`const char * llm_arch_name(llm_arch)`, a C++ function, which no public header promises."""
+_NO_ARCHITECTURE = ("unknown", "(unknown)")
 _PAUSE_HARD = 2
 """OpenMP 5.0, omp_pause_resource_t."""
 _SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
@@ -100,6 +104,20 @@ class Library:
         """Collects the errors that the library logs on this thread meanwhile."""
         with self._log.collect() as lines:
             yield lines
+
+    def architectures(self) -> list[str]:
+        """The names of all architectures that the library has, in its own order.
+
+        Raises LibraryUnsupported if it does not tell them.
+        """
+        name_of = self._find(_ARCHITECTURE_NAME)
+        if name_of is None:
+            raise LibraryUnsupported(
+                f"{self.path} ({self.source}) does not tell which architectures it has. {INSTALL}"
+            )
+        name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.c_int]
+        names = (name_of(number).decode() for number in itertools.count())
+        return list(itertools.takewhile(lambda it: it not in _NO_ARCHITECTURE, names))
 
     def devices(self, registry: str) -> list[int]:
         """The devices of one backend, by its ggml name such as `CUDA`, in ggml's order."""
@@ -225,11 +243,6 @@ def open_library(explicit: str | None = None) -> Library:
         "no ggml library: looked for llama-cpp-python and xllamacpp in this Python "
         f"({sys.prefix}) and for libllama in the system. {INSTALL}"
     )
-
-
-def open_known(source: str, files: Sequence[str]) -> Library:
-    """Opens the files of a library that another process has opened."""
-    return Library(Candidate(source, tuple(map(Path, files))))
 
 
 def _explicit(path: Path) -> Candidate:

@@ -113,6 +113,7 @@ class _Served:
             for task in keeping:
                 task.cancel()
             await responses.close()
+            await pulls.close()
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(texts.close)
             await self.quotas.save()

@@ -33,6 +33,8 @@ from isthmus.snapshot.manifest import Manifest, SessionRecord, decode_manifest
 from isthmus.units import MIB, align_up
 
 FORMAT = "isthmus-snapshot"
+SPAN_ALIGNMENT = 4096
+"""Bytes at a multiple of which parts of a session begin, up to a remainder of their own."""
 _BEGIN = b'{"__metadata__":{"format":"isthmus-snapshot"'
 MAX_HEADER_NBYTES = 64 * MIB
 MAX_TENSORS = 1 << 16
@@ -54,7 +56,7 @@ class Tensor:
 
 def tensors_of(manifest: Manifest, *, with_memory: bool) -> list[Tensor]:
     """Every tensor in the order in which it lies in the data section, which they fill."""
-    n_planes = sum(2 * session.n_layer for session in manifest.sessions)
+    n_planes = sum(2 * it.n_layer + len(it.memories) for it in manifest.sessions)
     if n_planes + len(manifest.parts) > MAX_TENSORS:
         raise SnapshotInvalid(f"it has more than {MAX_TENSORS} tensors")
     manifest.require_parts()
@@ -91,6 +93,9 @@ def _session_tensors(session: SessionRecord) -> Iterator[Tensor]:
     stem = f"session.{session.handle}"
     logits_nbytes = 4 * session.n_vocab
     yield Tensor(f"{stem}.logits", "F32", [session.n_vocab], session.ptr, logits_nbytes)
+    if session.memories:
+        yield from _library_tensors(session)
+        return
     dtype, item_nbytes = _DTYPES[session.kv_type]
     columns, rest = divmod(session.row_nbytes, item_nbytes)
     if rest:
@@ -101,6 +106,17 @@ def _session_tensors(session: SessionRecord) -> Iterator[Tensor]:
         for kind in ("k", "v"):
             yield Tensor(f"{stem}.{kind}.{layer}", dtype, [session.n_ctx, columns], at, nbytes)
             at += nbytes
+
+
+def _library_tensors(session: SessionRecord) -> Iterator[Tensor]:
+    """The memories of a library's graph, as `model/adopted/layout.py` lays them out."""
+    remainder = session.kv_offset % SPAN_ALIGNMENT
+    end = session.outputs_nbytes
+    for number, nbytes in enumerate(session.memories):
+        begin = align_up(end, SPAN_ALIGNMENT) + remainder
+        end = begin + nbytes
+        name = f"session.{session.handle}.memory.{number}"
+        yield Tensor(name, "U8", [nbytes], session.ptr + begin, nbytes)
 
 
 def encode_header(

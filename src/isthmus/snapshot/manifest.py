@@ -27,9 +27,12 @@ FORMAT_VERSION_3 = 3
 FORMAT_VERSION_4 = 4
 """Of a snapshot with a model in another class of width than that of a step by itself, or with a
 session that asks for candidates; any other stays readable as before."""
-READABLE_VERSIONS = (1, 2, 3, 4)
-"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, and 1 to 3 have no
-widths and no candidates."""
+FORMAT_VERSION_5 = 5
+"""Of a snapshot with a model whose graph a library writes down; any other stays readable as
+before."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
+"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 have no widths
+and no candidates, and 1 to 4 have graphs of Isthmus alone."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -128,6 +131,9 @@ class ModelRecord(Record, frozen=True):
     """Those of every session of it."""
     width: Annotated[str, Meta(pattern="^([1-9][0-9]{0,3}-[1-9][0-9]{0,3}|[1-9][0-9]{0,3})?$")] = ""
     """The class of its steps, such as 9-128; empty for that of a step by itself."""
+    graph: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,128}$")] = ""
+    """The library that writes its graph down, with the versions on which the bytes of its sessions
+    depend; empty if Isthmus does."""
 
     @property
     def added(self) -> list[tuple[str, float]]:
@@ -150,16 +156,30 @@ class SessionRecord(Record, frozen=True):
     model: Name
     ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)]
     n_ctx: Annotated[int, Meta(ge=256, le=2**24, multiple_of=256)]
-    n_layer: Annotated[int, Meta(ge=1, le=4096)]
+    n_layer: Annotated[int, Meta(ge=0, le=4096)]
+    """0 if a library writes the graph down, as `row_nbytes`."""
     n_vocab: Annotated[int, Meta(ge=1, le=2**24)]
     kv_type: KvType
-    row_nbytes: Annotated[int, Meta(ge=1, le=2**26)]
+    row_nbytes: Annotated[int, Meta(ge=0, le=2**26)]
     kv_offset: Count
     n_tokens: Count
     has_logits: bool
     top_k: Annotated[int, Meta(ge=0, le=256)] = 0
     """Most probable tokens that lie at `top_ptr` after each pass; 0 for none."""
     top_ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)] = 0
+    outputs_nbytes: Count = 0
+    """Bytes of the logits' buffer, if a library writes the graph down."""
+    memories: Annotated[
+        tuple[Annotated[int, Meta(ge=1, lt=MOST_NBYTES_64)], ...], Meta(max_length=16)
+    ] = ()
+    """Bytes of each buffer in which that library keeps what it knows of the tokens."""
+
+    @property
+    def kv_nbytes_used(self) -> int:
+        """What its tokens take in the KV cache; about, in the memories of a library."""
+        if self.memories:
+            return sum(self.memories) * self.n_tokens // self.n_ctx
+        return 2 * self.n_layer * self.row_nbytes * self.n_tokens
 
 
 class GrammarRecord(Record, frozen=True):
@@ -262,6 +282,11 @@ class Manifest(Record, frozen=True):
                 del model["width"]
             for session in held["sessions"]:
                 del session["top_k"], session["top_ptr"]
+        if self.format_version < FORMAT_VERSION_5:
+            for model in held["models"]:
+                del model["graph"]
+            for session in held["sessions"]:
+                del session["outputs_nbytes"], session["memories"]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -288,6 +313,8 @@ class Manifest(Record, frozen=True):
             if shape is None and part.nbytes > most:
                 raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
         for it in self.sessions:
+            if not it.memories and not (it.n_layer and it.row_nbytes):
+                raise SnapshotInvalid(f"session {it.handle} has no KV cache")
             if it.n_tokens > it.n_ctx:
                 raise SnapshotInvalid(
                     f"session {it.handle} is too full: {it.n_tokens} tokens of {it.n_ctx}"
@@ -312,6 +339,8 @@ def version_for(
     models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
 ) -> int:
     """The oldest format version that can say all of it."""
+    if any(it.graph for it in models) or any(it.memories for it in sessions):
+        return FORMAT_VERSION_5
     if any(it.width for it in models) or any(it.top_k for it in sessions):
         return FORMAT_VERSION_4
     return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
@@ -344,7 +373,8 @@ def decode_manifest(text: str) -> Manifest:
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
-            "that of adapters and of a 64-bit memory, 4 that of classes of width and of candidates"
+            "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
+            "candidates, 5 that of graphs of a library"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

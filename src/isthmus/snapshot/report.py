@@ -130,7 +130,7 @@ def _session_reports(snapshot: Snapshot) -> Iterator[SessionReport]:
             n_tokens=it.n_tokens,
             n_ctx=it.n_ctx,
             kv_type=it.kv_type,
-            kv_nbytes_used=2 * it.n_layer * it.row_nbytes * it.n_tokens,
+            kv_nbytes_used=it.kv_nbytes_used,
             has_logits=it.has_logits,
             text=_text(snapshot, it.handle),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from isthmus.actor.ask import Decode
 from isthmus.actor.host_api.context import Context
@@ -28,15 +29,16 @@ async def append_many(
     row_nbytes = 4 * session.layout.n_vocab
     if most > 1:
         context.binding.cover(logits, row_nbytes * (len(tokens) - 1))
-    try:
-        for i in range(0, len(tokens), most):
-            if i > 0:
-                session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
-            step = Step(session, tokens[i : i + most], logits + row_nbytes * i)
-            await Decode(message, step)
-    except BaseException:
-        session.truncate(n_before)
-        raise
+    with session.restorable():
+        try:
+            for i in range(0, len(tokens), most):
+                if i > 0:
+                    session.copy_logits(HostAddr(logits + row_nbytes * (i - 1)))
+                step = Step(session, tokens[i : i + most], logits + row_nbytes * i)
+                await Decode(message, step)
+        except BaseException:
+            session.truncate(n_before)
+            raise
 
 
 async def append_each(context: Context, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
@@ -46,10 +48,13 @@ async def append_each(context: Context, sessions: Sequence[Session], tokens: Seq
     n_kinds = len({model.executor.batch_key(it) for it in sessions})
     most = model.rows_at_once if len(steps) > 1 and n_kinds == 1 else 1
     lengths = [it.n_tokens for it in sessions]
-    try:
-        for at in range(0, len(steps), most):
-            await Decode(context.message, *steps[at : at + most])
-    except BaseException:
-        for session, n_before in zip(sessions, lengths, strict=True):
-            session.truncate(n_before)
-        raise
+    with ExitStack() as stack:
+        for session in sessions:
+            stack.enter_context(session.restorable())
+        try:
+            for at in range(0, len(steps), most):
+                await Decode(context.message, *steps[at : at + most])
+        except BaseException:
+            for session, n_before in zip(sessions, lengths, strict=True):
+                session.truncate(n_before)
+            raise

@@ -192,15 +192,16 @@ class Context:
         model, message, n_before = session.model, self.message, session.n_tokens
         model.require_tokens(tokens)
         executor = model.executor
-        try:
-            for chunk in executor.chunks(session, tokens):
-                packable = chunk.last and len(chunk.tokens) > 1
-                begin = partial(executor.append, [chunk])
-                n = len(chunk.tokens)
-                await Prompt(message, model, n, begin, chunk if packable else None)
-        except BaseException:
-            session.roll_back(n_before)
-            raise
+        with session.restorable():
+            try:
+                for chunk in executor.chunks(session, tokens):
+                    packable = chunk.last and len(chunk.tokens) > 1
+                    begin = partial(executor.append, [chunk])
+                    n = len(chunk.tokens)
+                    await Prompt(message, model, n, begin, chunk if packable else None)
+            except BaseException:
+                session.roll_back(n_before)
+                raise
         message.tokens_in += len(tokens)
 
 

@@ -290,7 +290,7 @@ class ModelFunctions:
         if opened.top is None:
             return 0
         opened.top.expire()
-        return int(opened.model.executor.builder.finder.can_find)
+        return int(opened.model.executor.finds_top)
 
     def logits(self, session: int) -> int:
         opened = self._c.session(session)
@@ -316,7 +316,8 @@ class ModelFunctions:
         return draw()
 
     def truncate(self, session: int, n_tokens: int) -> int:
-        self._c.session(session).truncate(n_tokens)
+        with self._c.explained():
+            self._c.session(session).truncate(n_tokens)
         return 0
 
     async def session_copy(self, destination: int, source: int, n_tokens: int) -> int:
@@ -325,10 +326,11 @@ class ModelFunctions:
         if to is origin or to.model is not origin.model or n_tokens > origin.n_tokens:
             raise GuestFault(Errno.EINVAL)
         copy = partial(to.copy_from, origin, n_tokens, c.message.check)
-        if 2 * n_tokens * to.layout.row_nbytes * to.layout.n_layer <= _SHORT_COPY_NBYTES:
-            copy()
-        else:
-            await Aside(c.message, copy)
+        with c.explained():
+            if to.copied_nbytes(n_tokens) <= _SHORT_COPY_NBYTES:
+                copy()
+            else:
+                await Aside(c.message, copy)
         return 0
 
     async def embed(

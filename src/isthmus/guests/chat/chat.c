@@ -11,7 +11,7 @@
  *   1. The template writes the whole conversation. Usually that text begins with exactly `said`,
  *      and only what follows is tokenized and prefilled. Where the template rewrote what was said
  *      (some trim answers, or drop thoughts), all of it is tokenized, and the session is
- *      truncated to the tokens that both have in common.
+ *      truncated to the tokens that both have in common; to none if the model cannot do that.
  *   2. Sample, emit, decode, until the model ends its turn.
  *   3. If anything fails, ECONTEXT included, the turn is taken back: the session is truncated to
  *      where it was and the user's message is forgotten. The conversation can go on.
@@ -129,7 +129,11 @@ static int32_t take_back_to_mark(void)
     said.nbytes = mark.said_nbytes;
     said.status = 0;
     said_known = mark.said_known;
-    return agent_truncate(&session, mark.n_tokens);
+    uint32_t n_left;
+    AGENT_SET(n_left, agent_keep(&session, mark.n_tokens));
+    if (n_left < mark.n_tokens)
+        said_known = 0; /* the next turn prefills all of it */
+    return 0;
 }
 
 /* ----------------------------------------------------------------------------------- script */
@@ -267,11 +271,11 @@ static int32_t keep_common(const tokens_t *tokens)
         return -ISTHMUS_ECONTEXT; /* before anything is lost */
     while (n < session.n_tokens && n + 1 < tokens->n && session.tokens[n] == tokens->ids[n])
         n++;
+    AGENT_SET(n, agent_keep(&session, n));
     mark.n_tokens = n < mark.n_tokens ? n : mark.n_tokens;
     mark.said_nbytes = 0;
     mark.said_known = mark.n_tokens == 0;
     said_known = 0;
-    AGENT_TRY(agent_truncate(&session, n));
     return (int32_t)n;
 }
 

@@ -197,8 +197,8 @@ static int32_t prefill_prompt(const request_t *request)
     while (n_common < min_u32(n_prefilled, n_ids)
            && session.tokens[n_common] == request->ids[n_common])
         n_common++;
-    n_prefilled = n_common = keep(n_common, n_ids);
-    AGENT_TRY(agent_truncate(&session, n_common));
+    AGENT_SET(n_common, agent_keep(&session, keep(n_common, n_ids)));
+    n_prefilled = n_common;
     for (uint32_t at = n_common; at < n_ids; at += n) {
         n = chunk_at(at, n_ids);
         AGENT_TRY(agent_prefill(&session, request->ids + at, n));

@@ -2,7 +2,8 @@
  * summarise: a text of any length in a few sentences. Each message is a text.
  *
  * What it owns: a session that always begins with the instruction. The instruction is prefilled
- * once; truncating the session to it, between two texts, is all that starting again costs.
+ * once; truncating the session to it, between two texts, is all that starting again costs. A model
+ * that takes no token back has it prefilled again.
  *
  *   [ instruction | text or part of it | cue | summary ]
  *   ^             ^ n_instruction: every part begins here
@@ -115,7 +116,10 @@ static int32_t next_token(void)
 static int32_t summarise_part(const int32_t *tokens, uint32_t n_tokens, int32_t is_last,
                               agent_text_t *summary)
 {
-    AGENT_TRY(agent_truncate(&session, n_instruction));
+    uint32_t n_left;
+    AGENT_SET(n_left, agent_keep(&session, n_instruction));
+    if (n_left < n_instruction) /* the model takes no token back */
+        AGENT_TRY(prefill_instruction());
     AGENT_TRY(agent_prefill(&session, tokens, n_tokens));
     AGENT_TRY(agent_prefill(&session, cue, n_cue));
     for (int64_t i = 0; i < max_tokens; i++) {

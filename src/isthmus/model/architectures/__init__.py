@@ -48,8 +48,8 @@ def architectures() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def architecture_of(file: GgufFile) -> str:
-    """A file's architecture; ModelUnsupported, with the list of known ones, for any other."""
+def name_of(file: GgufFile) -> str:
+    """The architecture that a file says it is of, known or not. Raises ModelFileError."""
     if file.metadata.get("general.type") == "adapter":
         raise ModelFileError(
             f"{file.path} is an adapter and no model: load its base, and add it by --lora or "
@@ -58,10 +58,17 @@ def architecture_of(file: GgufFile) -> str:
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(f"{file.path} does not say which architecture it is")
+    return name
+
+
+def architecture_of(file: GgufFile) -> str:
+    """A file's architecture; ModelUnsupported, with the list of known ones, for any other."""
+    name = name_of(file)
     if name not in architectures():
         raise ModelUnsupported(
-            f"{file.path} is of architecture {name!r}; "
-            f"this release knows {', '.join(architectures())}"
+            f"{file.path} is of architecture {name!r}; this release writes graphs for "
+            f"{', '.join(architectures())}: leave the graph to libllama, by graph='adopted' or "
+            "--graph adopted"
         )
     return name
 

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus import __version__
 from isthmus.model import Tokenizer
+from isthmus.printable import printable
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import read_query
 from isthmus.server.llamacpp.replies import Health, Props
@@ -44,7 +45,7 @@ class About:
             "default_generation_settings": {"params": params, "n_ctx": served.n_ctx},
             "total_slots": self._settings.slots,
             "model_alias": served.name,
-            "model_path": model.path.name,
+            "model_path": printable(model.path.name),
             "modalities": {"vision": False, "audio": False, "video": False},
             "endpoint_slots": False,
             "endpoint_props": False,

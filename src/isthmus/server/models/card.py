@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from isthmus.file_hash import FileHashes, file_identity
-from isthmus.model.architectures import hparams_of
+from isthmus.config import ModelSettings
+from isthmus.errors import IsthmusError
+from isthmus.file_hash import FileHashes, files_identity
+from isthmus.model.choosing import memory_of, open_file, shape_of
 from isthmus.model.gguf import GgufFile
-from isthmus.model.hparams import Hparams
-from isthmus.model.kv_cache import KV_TYPES
+from isthmus.model.hparams import Shape
 from isthmus.model.opening import open_gguf
 from isthmus.model.template_set import TemplateSet
 from isthmus.native.loader import Library
+from isthmus.shards import model_files
 from isthmus.units import MIB
 
 _BESIDE_NBYTES = 65 * MIB
@@ -27,47 +29,56 @@ class Card:
     """See the module."""
 
     identity: str
-    """Which file was read, as `file_hash` tells one from another."""
-    hparams: Hparams
+    """Which files were read, as `file_hash` tells one from another."""
+    hparams: Shape
     nbytes: int
     """Bytes of all weights."""
     file_nbytes: int
     changed: float
-    """When the file was written to last, in seconds since 1970."""
+    """When a file of the model was written to last, in seconds since 1970."""
     n_vocab: int
     n_parameters: int
     quantisation: str
     """The type of most weights."""
     token_nbytes: int
     """Bytes that one token takes in a KV cache."""
+    state_nbytes: int
+    """Bytes of a session that a longer context has no more of."""
 
     @classmethod
-    def read(cls, library: Library, path: Path, hashes: FileHashes, kv_type: str) -> Card:
-        """A file's card. Raises ModelNotFound, ModelFileError, ModelUnsupported."""
-        file, status = open_gguf(library, path, hashes), path.stat()
-        hparams = hparams_of(file)
+    def read(
+        cls, library: Library, path: Path, hashes: FileHashes, settings: ModelSettings
+    ) -> Card:
+        """The card of a file that is computed with `settings`.
+
+        Raises ModelNotFound, ModelFileError, ModelUnsupported.
+        """
+        opened = open_file(library, path, settings, hashes)
+        file, hparams = opened.file, shape_of(opened)
+        found = [it.stat() for it in file.files]
         counted: Counter[str] = Counter()
         for it in file.tensors.values():
             counted[it.dtype.name] += prod(it.shape)
         table = file.tensors.get("token_embd.weight")
-        row_nbytes = int(library.ggml_row_size(KV_TYPES[kv_type], hparams.n_embd_kv))
+        token_nbytes, state_nbytes = memory_of(library, opened, settings)
         return cls(
             identity=file.identity,
             hparams=hparams,
             nbytes=sum(it.nbytes for it in file.tensors.values()),
-            file_nbytes=status.st_size,
-            changed=status.st_mtime,
+            file_nbytes=sum(it.st_size for it in found),
+            changed=max(it.st_mtime for it in found),
             n_vocab=0 if table is None else table.shape[-1],
             n_parameters=counted.total(),
             quantisation=counted.most_common(1)[0][0].upper(),
-            token_nbytes=2 * hparams.n_layer * row_nbytes,
+            token_nbytes=token_nbytes,
+            state_nbytes=state_nbytes,
         )
 
     def is_of(self, path: Path) -> bool:
-        """Whether the file at the path is still the one that was read."""
+        """Whether the files of the model at the path are still those that were read."""
         try:
-            return file_identity(path.stat()) == self.identity
-        except OSError:
+            return files_identity(model_files(path)) == self.identity
+        except (OSError, IsthmusError):
             return False
 
     @property
@@ -87,7 +98,8 @@ class Card:
 
     def agent_nbytes(self, n_ctx: int) -> int:
         """Linear memory of a guest with one session of `n_ctx` tokens, or slightly more."""
-        return 4 * self.n_vocab + self.token_nbytes * n_ctx + _BESIDE_NBYTES
+        kept_nbytes = self.state_nbytes + self.token_nbytes * n_ctx
+        return 4 * self.n_vocab + kept_nbytes + _BESIDE_NBYTES
 
 
 def templates_of(library: Library, path: Path, hashes: FileHashes) -> TemplateSet | None:

@@ -1,30 +1,29 @@
 """Which models a server knows: files that somebody named, and files that lie in a folder.
 
-A name is found in this order: names that were given, files of the folder by their names without
-`.gguf`, aliases. A packaged model has the name by which `isthmus pull` knows it.
+A name is found in this order: names that were given, models of the folder by their files' names
+without `.gguf` and without a shard's number, aliases. A well-known model has the name by which
+`isthmus pull` knows it.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isthmus.download import PACKAGED
+from isthmus.download import KNOWN, KNOWN_FILES
 from isthmus.errors import SettingsError
+from isthmus.shards import MOST_SHARDS, SUFFIX, ShardName, model_name, models_in
 
-_SUFFIX = ".gguf"
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\Z")
-"""The end of the name of a file that is a part of a model."""
 _NO_UTF8 = re.compile("[\ud800-\udfff]")
 """What Python has for bytes of a file's name that are no characters."""
-_PACKAGED_NAMES = {it.file_name: name for name, it in PACKAGED.items()}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model's file, and the names under which it is served.
+    """A model's file, or the first of its shards, and the names under which it is served.
 
     Models with adapters over one file share its weights, so they come and leave together.
     """
@@ -61,11 +60,16 @@ class Catalog:
                 raise SettingsError(f"the alias {alias!r} is of another alias, {name!r}")
 
     def add(self, source: Source) -> None:
-        """Knows one more file, unless it or its name is known already."""
+        """Knows one more file, unless its name is known already. A file that is known by another
+        name gets an alias."""
         known = self.sources()
-        names = {name for it in known for name in it.names}
-        if source.name not in names and not any(it.path == source.path for it in known):
+        if any(source.name in it.names for it in known):
+            return
+        same = next((it for it in known if it.path == source.path), None)
+        if same is None:
             self.given = [*self.given, source]
+        else:
+            self.aliases = {**self.aliases, source.name: same.name}
 
     def sources(self) -> list[Source]:
         """All files that there are now: those that were given, then the folder's."""
@@ -93,28 +97,41 @@ class Catalog:
 
 
 def _in_folder(folder: Path | None) -> Iterable[tuple[str, Path]]:
-    """Names and files of a folder, by name; parts of models that have several files are none."""
+    """Names and files of a folder's models, by name. Of two of one name a whole file comes first,
+    which `_path_of` finds first too."""
     if folder is None:
         return []
     try:
-        paths = sorted(it for it in folder.iterdir() if _is_model(it))
+        paths = [it for it in models_in(folder) if not _NO_UTF8.search(it.name)]
     except OSError:
         return []
-    return [(_PACKAGED_NAMES.get(it.name, it.stem), it) for it in paths]
+    paths.sort(key=lambda it: (_name_of(it), ShardName.try_parse(it.name) is not None))
+    found: dict[str, Path] = {}
+    for it in paths:
+        found.setdefault(_name_of(it), it)
+    return found.items()
+
+
+def _name_of(path: Path) -> str:
+    """The name of a folder's model."""
+    return KNOWN_FILES.get(path.name) or model_name(path)
 
 
 def _path_of(folder: Path, name: str) -> Path | None:
-    """The file of a folder that has a name; None if there is none."""
-    file_name = PACKAGED[name].file_name if name in PACKAGED else f"{name}{_SUFFIX}"
-    path = folder / file_name
-    is_own = path.name == file_name and _PACKAGED_NAMES.get(file_name, name) == name
-    try:
-        return path if is_own and _is_model(path) else None
-    except OSError:  # such as a name that is too long
+    """The file of a folder that has a name; None if there is none. The folder is not listed."""
+    if "/" in name or _NO_UTF8.search(name):
         return None
+    for file_name in _file_names(name):
+        if os.path.isfile(f"{folder}/{file_name}") and _name_of(folder / file_name) == name:
+            return folder / file_name
+    return None
 
 
-def _is_model(path: Path) -> bool:
-    """Whether a file can be named by requests: its name is UTF-8, and it is a whole model."""
-    named = path.suffix == _SUFFIX and not _SHARD.search(path.stem)
-    return named and not _NO_UTF8.search(path.name) and path.is_file()
+def _file_names(name: str) -> Iterator[str]:
+    """What the file of a model of that name may be called."""
+    if name in KNOWN:
+        yield KNOWN[name].file_name
+        return
+    yield f"{name}{SUFFIX}"
+    for count in range(1, MOST_SHARDS + 1):
+        yield f"{name}-00001-of-{count:05d}{SUFFIX}"

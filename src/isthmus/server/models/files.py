@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from isthmus.config import ModelSettings
 from isthmus.errors import IsthmusError
 from isthmus.model.template_set import TemplateSet
 from isthmus.runtime import Runtime
@@ -19,6 +20,7 @@ from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
 from isthmus.server.models.resident import FOREVER, Resident, State
 from isthmus.server.settings import ServerSettings
+from isthmus.shards import model_files
 
 _log = logging.getLogger("isthmus.server")
 _MOST_N_CTX = 131_072
@@ -33,20 +35,21 @@ many times as long as that took: it is tried in a process of its own, for second
 
 
 class ModelFiles:
-    """See the module. Used by one event loop. `idle` is told of files that nobody uses any more."""
+    """See the module. Used by one event loop. `computed` is how all models are;
+    `idle` is told of files that nobody uses any more."""
 
     def __init__(
         self,
         runtime: Runtime,
         catalog: Catalog,
         settings: ServerSettings,
-        kv_type: str,
+        computed: ModelSettings,
         idle: Callable[[Resident], None],
     ) -> None:
         self._runtime = runtime
         self._catalog = catalog
         self._settings = settings
-        self._kv_type = kv_type
+        self._computed = computed
         self._idle = idle
         self._agent_nbytes = runtime.memory_limit_nbytes // 2 // settings.slots
         """Memory of one stateless request, if all have half of what there was before any model was
@@ -164,8 +167,8 @@ class ModelFiles:
         their scales, each by its SHA-256. Files are read for their hashes: in a thread."""
         hashes = self._runtime.file_hashes
         for it in self.all():
-            with contextlib.suppress(OSError):
-                if hashes.sha256(it.source.path) != weights_sha256:
+            with contextlib.suppress(OSError, IsthmusError):
+                if hashes.sha256(model_files(it.source.path)) != weights_sha256:
                     continue
                 for name, adapters in it.source.names.items():
                     own = [(hashes.sha256(Path(path).expanduser()), s) for path, s in adapters if s]
@@ -217,7 +220,7 @@ class ModelFiles:
         card = resident.card
         if card is None or not card.is_of(resident.source.path):
             runtime, path = self._runtime, resident.source.path
-            card = Card.read(runtime.library, path, runtime.file_hashes, self._kv_type)
+            card = Card.read(runtime.library, path, runtime.file_hashes, self._computed)
             resident.card, resident.nbytes = card, card.nbytes
             resident.n_ctx = self._n_ctx_of(card)
         return card
@@ -243,9 +246,11 @@ class ModelFiles:
     def note(self, resident: Resident, error: Exception) -> None:
         """Keeps and logs why a model cannot be had. The server's folders are no caller's
         business."""
-        known, path = isinstance(error, IsthmusError), resident.source.path
+        known, folder = isinstance(error, IsthmusError), resident.source.path.parent
         _log.error("cannot load %s: %s", resident.name, error, exc_info=None if known else error)
-        said = str(error).replace(str(path), path.name) if known else "the server's log says why"
+        said = "the server's log says why"
+        if known:
+            said = str(error).replace(f"{folder}/", "").replace(str(folder), "its folder")
         resident.error = f"the model {resident.name} cannot be loaded: {said}"
 
 

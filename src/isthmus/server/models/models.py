@@ -70,7 +70,7 @@ class Models:
         self._opener = Opener(runtime, computed)
         self._settings = settings
         self._memory = ModelMemory(runtime, settings, repacks=computed.repack)
-        self.files = ModelFiles(runtime, catalog, settings, computed.kv_type, self._is_idle)
+        self.files = ModelFiles(runtime, catalog, settings, computed, self._is_idle)
         self._line = Line(settings.waiting)
         self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-models")
         self._tasks: set[asyncio.Task[None]] = set()

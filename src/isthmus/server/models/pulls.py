@@ -1,21 +1,25 @@
-"""Models that are being fetched: those that `isthmus pull` knows by name, and no others."""
+"""Models that are being fetched, by the names that `isthmus pull` takes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from isthmus.download import PACKAGED, pull
+from isthmus.download import Progress, parse, pull
+from isthmus.errors import DownloadError
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.catalog import Source
 from isthmus.server.models.models import Models
 
 _LOOK_S = 0.2
 """Seconds between two words on how much has come."""
+_AT_A_TIME = 2
+"""Models that are fetched at the same time; others wait."""
 
 
 class Pulling(TypedDict, total=False):
@@ -23,10 +27,10 @@ class Pulling(TypedDict, total=False):
 
     status: str
     digest: str
-    """The file's SHA-256."""
+    """The SHA-256 of the file that is fetched now."""
     total: int
     completed: int
-    """Bytes of what is fetched, and those that have come."""
+    """Bytes of that file, and those that have come."""
 
 
 @dataclass
@@ -34,19 +38,28 @@ class _Pull:
     """One model on its way."""
 
     name: str
-    digest: str
-    completed: int = 0
-    total: int = 0
+    progress: Progress | None = None
+    """None until bytes of a file come."""
+    stopped: bool = False
     done: asyncio.Future[Path] = field(init=False)
 
-    def look(self, completed: int, total: int) -> None:
-        """Called by the thread that fetches."""
-        self.completed, self.total = min(completed, total), total
+    def watch(self, progress: Progress) -> None:
+        """Called by the thread that fetches. DownloadError once the pull is to end."""
+        if self.stopped:
+            raise DownloadError(f"the server ends: the next pull of {self.name} goes on from here")
+        self.progress = progress
 
     def word(self) -> Pulling:
         """How far it is."""
-        said: Pulling = {"status": f"pulling {self.digest[:12]}", "digest": f"sha256:{self.digest}"}
-        return {**said, "total": self.total, "completed": self.completed} if self.total else said
+        it = self.progress
+        if it is None:
+            return {"status": "pulling manifest"}
+        return {
+            "status": f"pulling {it.sha256[:12]}",
+            "digest": f"sha256:{it.sha256}",
+            "total": it.nbytes,
+            "completed": it.done,
+        }
 
 
 class Pulls:
@@ -56,15 +69,17 @@ class Pulls:
     def __init__(self, models: Models) -> None:
         self._models = models
         self._under_way: dict[str, _Pull] = {}
+        self._threads = ThreadPoolExecutor(_AT_A_TIME, "isthmus-pulls")
 
     async def follow(self, name: str) -> AsyncIterator[Pulling]:
-        """Fetches a model, and tells how far that is, until requests may name it.
+        """Words on how far the pull of a model is, until requests may name it.
 
-        HttpError 404 for a name that `isthmus pull` does not know, DownloadError.
+        HttpError 404 for what is no such name, DownloadError.
         """
-        if name not in PACKAGED:
-            said = f"{name!r} cannot be pulled; {', '.join(PACKAGED)} can: other models are files"
-            raise HttpError(404, said, code="model_not_found", param="model")
+        try:
+            parse(name)
+        except DownloadError as error:
+            raise HttpError(404, str(error), code="model_not_found", param="model") from None
         found = self._under_way.get(name) or self._begin(name)
         while not found.done.done():
             yield found.word()
@@ -75,11 +90,18 @@ class Pulls:
         yield {"status": "success"}
 
     def _begin(self, name: str) -> _Pull:
-        found = self._under_way[name] = _Pull(name, PACKAGED[name].file_sha256)
-        work = partial(pull, name, self._models.runtime.cache, lambda _: None, found.look)
-        found.done = asyncio.ensure_future(asyncio.to_thread(work))
+        found = self._under_way[name] = _Pull(name)
+        environment = self._models.runtime.environment
+        work = partial(pull, name, environment, lambda _: None, found.watch)
+        found.done = asyncio.get_running_loop().run_in_executor(self._threads, work)
         found.done.add_done_callback(lambda _: self._end(found))
         return found
+
+    async def close(self) -> None:
+        """Ends all pulls; what has come of them stays for the next ones."""
+        for it in self._under_way.values():
+            it.stopped = True
+        await asyncio.to_thread(partial(self._threads.shutdown, cancel_futures=True))
 
     def _end(self, found: _Pull) -> None:
         del self._under_way[found.name]

@@ -17,10 +17,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
-from isthmus.file_hash import file_identity
+from isthmus.errors import IsthmusError
+from isthmus.file_hash import files_identity
 from isthmus.model import Model
 from isthmus.server.models.card import Card
 from isthmus.server.models.catalog import Source
+from isthmus.shards import model_files
 
 _Part = TypeVar("_Part")
 FOREVER = -1.0
@@ -114,8 +116,8 @@ class Resident:
 
     def _identity(self) -> str:
         try:
-            return file_identity(self.source.path.stat())
-        except OSError:
+            return files_identity(model_files(self.source.path))
+        except (OSError, IsthmusError):
             return ""
 
     @property

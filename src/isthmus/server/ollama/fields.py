@@ -62,7 +62,7 @@ EMBEDDINGS: Table = {
 """`/api/embeddings`, which is older."""
 
 PULL: Table = {
-    "model": done("a name that `isthmus pull` knows"),
+    "model": done("a name that `isthmus pull` takes: `llama3.2:1b`, `hf.co/ORG/REPO:QUANT`"),
     "name": done("what `model` is called in earlier versions"),
     "stream": done("true by default: lines of JSON that tell the progress"),
     "insecure": refused("models are fetched by HTTPS", False),

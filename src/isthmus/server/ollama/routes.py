@@ -168,7 +168,7 @@ class Ollama:
         return JSONResponse(shown(name, resident, card, templates))
 
     async def pull(self, http: HttpRequest) -> Response:
-        """Fetches a model that `isthmus pull` knows by name, told as Ollama tells it."""
+        """Fetches a model by a name that `isthmus pull` takes, told as Ollama tells it."""
         asked = await read_strictly(http, _pull, PULL_TABLES)
         require_manager()
         name = (asked.model or asked.name or "").removesuffix(_TAG)

@@ -102,7 +102,7 @@ class ListedModels:
         return JSONResponse(self._changed(await self._models.unload(asked.model)))
 
     async def pull(self, request: HttpRequest) -> Response:
-        """Fetches a model that `isthmus pull` knows by name, and tells how far that is."""
+        """Fetches a model by a name that `isthmus pull` takes, and tells how far that is."""
         asked = await read_json(request, _pull)
         require_manager()
         if asked.stream:

@@ -1,0 +1,141 @@
+"""Sessions of models whose graph libllama writes down: memories whose inside is its own business.
+
+What a session is lies in its bytes and its tokens. The context of libllama that computes for it is
+the executor's, made when it is needed and thrown away at will.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.errors import DeviceFailed, ModelUnsupported, SettingsError
+from isthmus.model.adopted.layout import AdoptedLayout
+from isthmus.model.session import Session
+from isthmus.units import KIB, HostAddr
+
+if TYPE_CHECKING:
+    from isthmus.model.adopted.model import AdoptedModel
+
+_PIECE_NBYTES = 256 * KIB
+"""Bytes that are looked at before they are copied: those without a token are zero."""
+_LOOK_PIECES = 256
+"""Pieces between two looks at whether the message goes on."""
+
+
+class AdoptedSession(Session):
+    """See the module."""
+
+    model: AdoptedModel
+    layout: AdoptedLayout
+    _kept: tuple[int, list[bytes]] | None = None
+    """The number of tokens and the states to which it can be brought back."""
+    _lost = False
+
+    def truncate(self, n_tokens: int) -> None:
+        if self._can_truncate_to(n_tokens):
+            super().truncate(n_tokens)
+            return
+        raise ModelUnsupported(
+            f"{self.model.name} keeps a state that each token rewrites, so {self.n_tokens} tokens "
+            f"cannot be cut to {n_tokens}: truncate to 0 and prefill again, or fork the agent "
+            "before"
+        )
+
+    def roll_back(self, n_tokens: int) -> None:
+        if self._lost or n_tokens < self.n_tokens:
+            self._put_back(n_tokens)
+        super().roll_back(n_tokens)
+
+    @contextlib.contextmanager
+    def restorable(self) -> Iterator[None]:
+        """Keeps its states aside meanwhile, if it has some."""
+        if self._kept is not None or not self.model.contexts.states:
+            yield
+            return
+        states = [ctypes.string_at(*place) for place in self._states()]
+        self._kept = self.n_tokens, states
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def copied_nbytes(self, n_tokens: int) -> int:
+        return self.layout.kv_nbytes
+
+    def lose(self) -> None:
+        """To be called after a pass that failed: states may be rewritten in part."""
+        self._lost = bool(self.model.contexts.states)
+
+    def require_whole(self) -> None:
+        """Raises DeviceFailed if a pass failed in the middle."""
+        if self._lost:
+            raise DeviceFailed(
+                f"a pass over the session failed, and {self.model.name} keeps a state that no pass "
+                "can make again: truncate it to 0 and prefill again"
+            )
+
+    def _can_truncate_to(self, n_tokens: int) -> bool:
+        """Has its states be those after so many tokens, if that can be."""
+        if not self.model.contexts.states or n_tokens >= self.n_tokens:
+            return True
+        if n_tokens == 0:
+            for address, nbytes in self._states():  # as in a new session: libllama multiplies by 0
+                ctypes.memset(address, 0, nbytes)
+            self._lost = False
+            return True
+        return self._put_back(n_tokens)
+
+    def _put_back(self, n_tokens: int) -> bool:
+        """Brings the states back that were kept; False if those were of other tokens."""
+        if not self.model.contexts.states:
+            return True
+        if self._kept is None or self._kept[0] != n_tokens:
+            return False
+        for (address, nbytes), state in zip(self._states(), self._kept[1], strict=True):
+            ctypes.memmove(address, state, nbytes)
+        self.model.executor.forget(self)
+        self._lost = False
+        return True
+
+    def _states(self) -> list[tuple[HostAddr, int]]:
+        """The address and the bytes of each state."""
+        layout = self.layout
+        return [
+            (HostAddr(self.base + layout.offsets[it]), layout.memories[it])
+            for it in self.model.contexts.states
+        ]
+
+    def _require_copyable(self, source: Session, n_tokens: int) -> None:
+        if source.layout != self.layout:
+            raise SettingsError(
+                f"sessions of {self.model.name} are copied into those of the same n_ctx: "
+                f"{source.n_ctx} is not {self.n_ctx}"
+            )
+        if self.model.contexts.states and n_tokens not in (0, source.n_tokens):
+            raise ModelUnsupported(
+                f"{self.model.name} keeps a state that each token rewrites: copy all "
+                f"{source.n_tokens} tokens of the session, and not {n_tokens}"
+            )
+
+    def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
+        """All memories are copied, and pages without anything stay untouched."""
+        self.model.executor.forget(self)
+        for offset, nbytes in zip(self.layout.offsets, self.layout.memories, strict=True):
+            target = _array_at(HostAddr(self.base + offset), nbytes)
+            origin = _array_at(HostAddr(source.base + offset), nbytes)
+            for i, at in enumerate(range(0, nbytes, _PIECE_NBYTES)):
+                piece = slice(at, at + _PIECE_NBYTES)
+                if origin[piece].any() or target[piece].any():
+                    target[piece] = origin[piece]
+                if i % _LOOK_PIECES == 0:
+                    check()
+
+
+def _array_at(address: HostAddr, nbytes: int) -> npt.NDArray[np.uint8]:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))

@@ -1,0 +1,58 @@
+"""The shape of a model whose graph libllama writes down, from its file's header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isthmus.errors import ModelUnsupported
+from isthmus.model.architectures import name_of
+from isthmus.model.gguf import GgufFile
+from isthmus.model.hparams import Metadata, Pooling
+
+
+@dataclass(frozen=True)
+class AdoptedShape:
+    """See `Shape`."""
+
+    architecture: str
+    n_layer: int
+    n_embd: int
+    n_ctx_train: int
+    encoder: bool
+    pooling: Pooling | None
+
+
+def shape_of_file(file: GgufFile, *, generates: bool) -> AdoptedShape:
+    """The shape that a file's metadata gives, of a model that has sessions if it `generates`.
+
+    Raises ModelFileError; ModelUnsupported for what makes neither text nor embeddings.
+    """
+    name = name_of(file)
+    metadata = Metadata(file, name)
+    pooling = _pooling(metadata)
+    if not generates and pooling is None:
+        raise ModelUnsupported(
+            f"{file.path} is of architecture {name!r}, which makes no token after the other, and "
+            f"its file says no {name}.pooling_type, so it makes no embeddings either"
+        )
+    return AdoptedShape(
+        architecture=name,
+        n_layer=metadata.integer("block_count"),
+        n_embd=metadata.integer("embedding_length"),
+        n_ctx_train=metadata.integer("context_length"),
+        encoder=not generates,
+        pooling=pooling,
+    )
+
+
+def _pooling(metadata: Metadata) -> Pooling | None:
+    """How embeddings are made; None if the file does not say."""
+    if not metadata.has("pooling_type"):
+        return None
+    value = metadata.integer("pooling_type", least=0)
+    if value not in set(Pooling):
+        known = ", ".join(f"{it.value} ({it.name.lower()})" for it in Pooling)
+        raise ModelUnsupported(
+            f"{metadata.path}: pooling_type {value} is not implemented; known are {known}"
+        )
+    return Pooling(value)

@@ -1,0 +1,55 @@
+"""What libllama's own graph of a file is, found out by opening it and decoding a few tokens.
+
+A child process does that, `isthmus.model.file_trial`, before the file is opened here: libllama
+relies on most numbers in a file without a look at them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+import numpy as np
+
+from isthmus.config import DeviceSettings, ModelSettings
+from isthmus.device import open_device
+from isthmus.model.adopted.context import Contexts
+from isthmus.model.adopted.embedder import AdoptedEmbedder
+from isthmus.model.adopted.library_model import LibraryModel
+from isthmus.model.adopted.shape import shape_of_file
+from isthmus.model.checks import nothing
+from isthmus.model.gguf import GgufFile
+from isthmus.model.graph_facts import FACTS_N_CTX, GraphFacts
+from isthmus.native.loader import Library
+from isthmus.units import HostAddr
+
+_N_PROMPT = 5
+"""More than one token: libllama writes another graph then, with other kernels, and a third one if
+nobody asks for logits."""
+
+
+def vet(library: Library, file: GgufFile) -> GraphFacts:
+    """Opens the file as adopted models are opened, and computes a few tokens in each of the ways
+    that the model has.
+
+    Raises ModelUnsupported or ModelFileError. What the library does not survive ends the process.
+    """
+    settings = ModelSettings()
+    device = open_device("cpu", library, DeviceSettings(threads=1))
+    model = LibraryModel(library, file, settings)
+    contexts = Contexts(device, model, settings)
+    tokens = np.arange(_N_PROMPT, dtype=np.int32) % model.n_vocab
+    shape = shape_of_file(file, generates=contexts.has_memory)
+    if shape.pooling is not None:
+        embedder = AdoptedEmbedder(device, model, shape, settings, file.path.name, nothing)
+        embedder.arrays([tokens.tolist()], normalised=False)
+    if not contexts.has_memory:
+        return GraphFacts(model.keeps_state, (), (), model.n_vocab)
+    layout = contexts.layout(FACTS_N_CTX)
+    span = mmap.mmap(-1, layout.nbytes)
+    base = HostAddr(ctypes.addressof(ctypes.c_char.from_buffer(span)))
+    with contexts.open(base, layout) as context:
+        context.append(tokens, with_logits=False)
+        context.append(tokens, with_logits=True)
+        context.append_one(0)
+    return GraphFacts(model.keeps_state, layout.memories, contexts.states, model.n_vocab)

@@ -1,0 +1,66 @@
+"""Which way a file's model is run: by graphs of ours, or by libllama's own.
+
+Ours are faster with many agents and run on every device; libllama knows every architecture. So a
+file goes the first way if its architecture has a file in `architectures`, and the second otherwise;
+`ModelSettings.graph` asks for one of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isthmus.config import ModelSettings
+from isthmus.device.base import Device
+from isthmus.file_hash import FileHashes
+from isthmus.model.adopted.model import AdoptedModel
+from isthmus.model.adopted.shape import shape_of_file
+from isthmus.model.architectures import architectures, hparams_of
+from isthmus.model.hparams import Shape
+from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
+from isthmus.model.model import Model
+from isthmus.model.opening import Opened, open_tried
+from isthmus.model.own_model import OwnModel
+from isthmus.native.loader import Library
+
+
+def open_model(
+    device: Device, path: Path, settings: ModelSettings, hashes: FileHashes | None = None
+) -> Model:
+    """Opens a file as `settings.graph` says. `hashes` keeps those of files from process to process.
+
+    Raises ModelNotFound, ModelFileError, ModelUnsupported, SettingsError, DeviceUnavailable.
+    """
+    hashes = hashes or FileHashes()
+    opened = open_file(device.library, path, settings, hashes)
+    way = OwnModel if opened.graph is None else AdoptedModel
+    return way(device, opened.file, settings, hashes)
+
+
+def open_file(library: Library, path: Path, settings: ModelSettings, hashes: FileHashes) -> Opened:
+    """A file that was tried, and what libllama's graph of it is if that is to compute it.
+
+    Raises as `open_tried`.
+    """
+    own = {"auto": architectures(), "adopted": (), "own": None}[settings.graph]
+    return open_tried(library, path, hashes, own=own)
+
+
+def shape_of(opened: Opened) -> Shape:
+    """The shape that the file's header gives. Raises ModelFileError, ModelUnsupported."""
+    if opened.graph is None:
+        return hparams_of(opened.file)
+    return shape_of_file(opened.file, generates=opened.graph.generates)
+
+
+def memory_of(library: Library, opened: Opened, settings: ModelSettings) -> tuple[int, int]:
+    """Bytes of a session for each token of its context, and bytes for any context; about.
+
+    (0, 0) for a model without sessions. Raises as `shape_of`.
+    """
+    facts = opened.graph
+    if facts is not None:
+        few, more = facts.session_nbytes(N_CTX_MULTIPLE), facts.session_nbytes(2 * N_CTX_MULTIPLE)
+        return (more - few) // N_CTX_MULTIPLE, 2 * few - more - 4 * facts.n_vocab
+    hparams = hparams_of(opened.file)
+    row_nbytes = int(library.ggml_row_size(KV_TYPES[settings.kv_type], hparams.n_embd_kv))
+    return 2 * hparams.n_layer * row_nbytes, 0

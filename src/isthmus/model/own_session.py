@@ -1,0 +1,80 @@
+"""Sessions of models whose graphs Isthmus writes down: each layer's keys and values in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from isthmus.model.kv_cache import KvCache, KvLayout
+from isthmus.model.session import COPY_NBYTES, Session
+from isthmus.units import HostAddr
+
+if TYPE_CHECKING:
+    from isthmus.model.own_model import OwnModel
+
+
+class OwnSession(Session):
+    """See the module."""
+
+    model: OwnModel
+    layout: KvLayout
+
+    _cache: KvCache | None = None
+
+    @property
+    def cache(self) -> KvCache:
+        """The tensors of its KV cache, described when they are first needed."""
+        if self._cache is None:
+            n_embd_kv = self.model.hparams.n_embd_kv
+            self._cache = KvCache(
+                self.model.device, self.binding, self.base, self.layout, n_embd_kv
+            )
+        return self._cache
+
+    def copied_nbytes(self, n_tokens: int) -> int:
+        return n_tokens * self.layout.token_nbytes
+
+    def fetch(self, first: int, n: int, *, with_logits: bool) -> None:
+        """Has the guest see what a pass over `n` tokens wrote, where the device has a copy."""
+        if not self.binding.copies:
+            return
+        layout = self.layout
+        for layer in range(layout.n_layer):
+            for plane in (layout.k_offset(layer), layout.v_offset(layer)):
+                place = HostAddr(self.base + plane + first * layout.row_nbytes)
+                self.binding.fetch(place, n * layout.row_nbytes)
+        if with_logits:
+            self.binding.fetch(self.base, 4 * layout.n_vocab)
+            if (top := self.model.executor.builder.top_of(self)) is not None:
+                self.binding.fetch(top.address, top.nbytes)
+
+    def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
+        """Their rows of every layer are copied."""
+        origin_layout = own(source).layout
+        nbytes = n_tokens * self.layout.row_nbytes
+        for layer in range(self.layout.n_layer):
+            for place in (KvLayout.k_offset, KvLayout.v_offset):
+                to = self.base + place(self.layout, layer)
+                origin = source.base + place(origin_layout, layer)
+                for at in range(0, nbytes, COPY_NBYTES):
+                    part = min(COPY_NBYTES, nbytes - at)
+                    self.model.device.copy(HostAddr(to + at), HostAddr(origin + at), part)
+                    check()
+        self.binding.send(self.base, self.layout.nbytes)
+
+    def _begin(self) -> None:
+        binding, layout = self.binding, self.layout
+        if self.model.executor.can_batch:  # a batch writes here by address, and places no tensor
+            binding.cover(self.base, layout.nbytes)
+        binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
+        binding.send(self.base, layout.nbytes)
+
+    def _release(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+        self.binding.unsettle(HostAddr(self.base + self.layout.kv_offset))
+
+
+def own(session: Session) -> OwnSession:
+    """A session as graphs of ours know it: they are given no other ones."""
+    return cast("OwnSession", session)
