@@ -11,10 +11,10 @@ from isthmus.file_hash import FileHashes
 from isthmus.native.loader import Library
 from isthmus.survey.tiny import tiny_model
 
-DENSE = ("gpt-oss", "gemma4", "deepseek2")
-"""Windows with sinks, layers of several shapes, compressed keys."""
-STATEFUL = ("qwen35", "lfm2", "mamba")
-"""A state beside a KV cache, convolutions beside one, and a state alone."""
+DENSE = ("gpt-oss", "gemma4")
+"""Experts and sinks; windows, and layers of several shapes."""
+STATEFUL = ("qwen35", "mamba")
+"""A state beside a KV cache, and a state alone. `isthmus architectures` tries all others."""
 
 
 def hashes_for(path: Path) -> FileHashes:

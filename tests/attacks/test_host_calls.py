@@ -23,8 +23,7 @@ from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
 from isthmus.actor.message import Message
 from isthmus.errors import Cancelled, DeadlineExceeded
-from isthmus.model import Session
-from isthmus.model import session as session_module
+from isthmus.model import Session, own_session
 from isthmus.runtime import Runtime
 from isthmus.units import WASM_PAGE
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
@@ -330,7 +329,7 @@ def test_copying_a_session_ends_with_its_message(
         assert proxy.call("prefill", first, 4096, 8) == 0
         source, target = proxy.actor.sessions
         looks: list[int] = []
-        monkeypatch.setattr(session_module, "_COPY_NBYTES", 64)
+        monkeypatch.setattr(own_session, "COPY_NBYTES", 64)
         monkeypatch.setattr(Message, "check", lambda message: looks.append(1))
         assert proxy.call("session_copy", second, first, 8) == 0
         assert len(looks) * 64 >= 8 * source.layout.token_nbytes

@@ -267,7 +267,7 @@ def test_a_long_prompt_leaves_the_others_their_turns(
         compute(graph, *memories)
 
     def decode_graph() -> int:
-        graph = talker.sessions[0].decode_graph
+        graph = model.executor._with_graph.get(talker.sessions[0])
         return graph.pointer if graph else 0
 
     backend.compute = note  # type: ignore[method-assign]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from isthmus.device.buffer import Binding
-from isthmus.memory import Region
 from isthmus.model.kv_cache import KvCache, KvLayout
 from isthmus.model.session import COPY_NBYTES, Session
-from isthmus.units import GuestPtr, HostAddr
+from isthmus.units import HostAddr
 
 if TYPE_CHECKING:
     from isthmus.model.own_model import OwnModel
@@ -21,15 +19,7 @@ class OwnSession(Session):
     model: OwnModel
     layout: KvLayout
 
-    def __init__(
-        self, model: OwnModel, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
-    ) -> None:
-        super().__init__(model, region, binding, ptr, layout)
-        self._cache: KvCache | None = None
-        if model.executor.can_batch:  # a batch writes here by address, and places no tensor
-            binding.cover(self.base, layout.nbytes)
-        binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
-        binding.send(self.base, layout.nbytes)
+    _cache: KvCache | None = None
 
     @property
     def cache(self) -> KvCache:
@@ -71,6 +61,13 @@ class OwnSession(Session):
                     self.model.device.copy(HostAddr(to + at), HostAddr(origin + at), part)
                     check()
         self.binding.send(self.base, self.layout.nbytes)
+
+    def _begin(self) -> None:
+        binding, layout = self.binding, self.layout
+        if self.model.executor.can_batch:  # a batch writes here by address, and places no tensor
+            binding.cover(self.base, layout.nbytes)
+        binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
+        binding.send(self.base, layout.nbytes)
 
     def _release(self) -> None:
         if self._cache is not None:

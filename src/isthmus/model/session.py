@@ -57,9 +57,10 @@ class Session(ABC):
         self.has_logits = False
         self.top: Top | None = None
         """Where the guest wants the most probable tokens of each pass; see `leave_top`."""
-        self._hold = region.hold("a session")
         self._region = region
         self.closed = False
+        self._begin()
+        self._hold = region.hold("a session")
 
     @property
     def n_tokens(self) -> int:
@@ -183,6 +184,10 @@ class Session(ABC):
         self.closed = True
         self._release()
         self._hold.release()
+
+    def _begin(self) -> None:
+        """Begins what a session of this kind does in its bytes; `_release` ends it."""
+        return
 
     def _release(self) -> None:
         """Ends what else a session of this kind has begun in its bytes."""
