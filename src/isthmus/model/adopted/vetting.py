@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from contextlib import ExitStack
 
 import numpy as np
+import numpy.typing as npt
 
 from isthmus.config import DeviceSettings, ModelSettings
 from isthmus.device import open_device
 from isthmus.model.adopted.context import Contexts
 from isthmus.model.adopted.embedder import AdoptedEmbedder
+from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.shape import shape_of_file
 from isthmus.model.checks import nothing
@@ -35,21 +38,29 @@ def vet(library: Library, file: GgufFile) -> GraphFacts:
     Raises ModelUnsupported or ModelFileError. What the library does not survive ends the process.
     """
     settings = ModelSettings()
-    device = open_device("cpu", library, DeviceSettings(threads=1))
-    model = LibraryModel(library, file, settings)
-    contexts = Contexts(device, model, settings)
-    tokens = np.arange(_N_PROMPT, dtype=np.int32) % model.n_vocab
-    shape = shape_of_file(file, generates=contexts.has_memory)
-    if shape.pooling is not None:
-        embedder = AdoptedEmbedder(device, model, shape, settings, file.path.name, nothing)
-        embedder.arrays([tokens.tolist()], normalised=False)
-    if not contexts.has_memory:
-        return GraphFacts(model.keeps_state, (), (), model.n_vocab)
-    layout = contexts.layout(FACTS_N_CTX)
+    with ExitStack() as stack:
+        device = open_device("cpu", library, DeviceSettings(threads=1))
+        stack.callback(device.close)
+        model = stack.enter_context(LibraryModel(library, file, settings))
+        contexts = Contexts(device, model, settings)
+        shape = shape_of_file(file, generates=contexts.has_memory)
+        tokens = np.arange(_N_PROMPT, dtype=np.int32) % model.n_vocab
+        if shape.pooling is not None:
+            embedder = AdoptedEmbedder(device, model, shape, settings, file.path.name, nothing)
+            stack.callback(embedder.close)
+            embedder.arrays([tokens.tolist()], normalised=False)
+        if not contexts.has_memory:
+            return GraphFacts(model.keeps_state, (), (), model.n_vocab)
+        layout = contexts.layout(FACTS_N_CTX)
+        _decode(contexts, layout, tokens)
+        return GraphFacts(model.keeps_state, layout.memories, contexts.states, model.n_vocab)
+
+
+def _decode(contexts: Contexts, layout: AdoptedLayout, tokens: npt.NDArray[np.int32]) -> None:
+    """Each kind of pass, in a session that is thrown away."""
     span = mmap.mmap(-1, layout.nbytes)
     base = HostAddr(ctypes.addressof(ctypes.c_char.from_buffer(span)))
     with contexts.open(base, layout) as context:
         context.append(tokens, with_logits=False)
         context.append(tokens, with_logits=True)
         context.append_one(0)
-    return GraphFacts(model.keeps_state, layout.memories, contexts.states, model.n_vocab)
