@@ -40,7 +40,6 @@ from isthmus.server.models.models import Models
 from isthmus.server.models.opener import Opener
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.resident import State
-from isthmus.server.ollama.models import seconds_of
 from isthmus.server.settings import ServerSettings
 from isthmus.units import GIB, MIB
 from tests.tiny_gguf import TinyLlama
@@ -608,7 +607,6 @@ def test_what_cannot_be_is_said_at_the_start(null_runtime: Runtime, folder: Path
     ("said", "allowed"),
     [
         ({"keep_alive_s": -2}, "-1 for ever"),
-        ({"keep_alive_s": "5m"}, "seconds"),
         ({"keep_alive_s": True}, "seconds"),
         ({"models_nbytes": 5}, "1048576 or more"),
         ({"models": {"a": 1}}, "file ="),
@@ -623,23 +621,6 @@ def test_what_cannot_be_is_said_at_the_start(null_runtime: Runtime, folder: Path
 def test_settings_that_cannot_be(said: dict[str, Any], allowed: str) -> None:
     with pytest.raises(SettingsError, match=allowed):
         ServerSettings(**said)
-
-
-@pytest.mark.parametrize(
-    ("given", "seconds"),
-    [
-        ("5m", 300), ("1h30m", 5400), ("0", 0), ("-1", -1), ("-5m", -1), ("300ms", 0.3), (0, 0),
-        (-7, -1), (12.5, 12.5), ("10", 10), (1e300, 1e9),
-    ],
-)  # fmt: skip
-def test_durations(given: str | float, seconds: float) -> None:
-    assert seconds_of(given) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("given", ["", "m", "5 m", "5x", "1.2.3s", "--1", "5" * 400])
-def test_what_is_no_duration(given: str) -> None:
-    with pytest.raises(SettingsError, match="keep_alive"):
-        seconds_of(given)
 
 
 def test_nothing_is_used_outside_of_a_request() -> None:

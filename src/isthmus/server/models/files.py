@@ -12,12 +12,13 @@ from pathlib import Path
 from isthmus.errors import IsthmusError
 from isthmus.model.template_set import TemplateSet
 from isthmus.runtime import Runtime
+from isthmus.server.duration import FOREVER
 from isthmus.server.http.entry import in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.card import Card, templates_of
 from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
-from isthmus.server.models.resident import FOREVER, Resident, State
+from isthmus.server.models.resident import Resident, State
 from isthmus.server.settings import ServerSettings
 
 _log = logging.getLogger("isthmus.server")

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.errors import SettingsError
 from isthmus.model import Model
+from isthmus.server.duration import seconds_of
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.infill import gap_prompt, require_infill
@@ -20,6 +21,7 @@ from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import LINES, line, respond, unless_left
 from isthmus.server.http.strict import read_strictly, read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
@@ -39,7 +41,7 @@ from isthmus.server.ollama.fields import (
     SHOW,
     SHOW_TABLES,
 )
-from isthmus.server.ollama.models import listed, running, seconds_of, shown
+from isthmus.server.ollama.models import listed, running, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
     EmbeddingsReply,
@@ -244,5 +246,10 @@ class Ollama:
 
 def _stays_s(asked: Common) -> float | None:
     """Seconds for which the request wants its model to stay; None if it does not say.
-    SettingsError."""
-    return None if asked.keep_alive is None else seconds_of(asked.keep_alive)
+    HttpError 400."""
+    if asked.keep_alive is None:
+        return None
+    try:
+        return seconds_of(asked.keep_alive)
+    except SettingsError as error:
+        raise HttpError(400, f"keep_alive: {error}", param="keep_alive") from None
