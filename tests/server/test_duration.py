@@ -47,7 +47,10 @@ def test_in_a_file(tmp_path: Path) -> None:
     assert (settings.keep_alive_s, settings.deadline_s) == (3600, 120)
     assert (settings.idle_s, settings.guest_kept_s) == (5, 604_800)
     for text, said in (
-        ('keep_alive_s = "soon"', "keep_alive_s is 'soon': give seconds, or a duration such as 30s"),
+        (
+            'keep_alive_s = "soon"',
+            "keep_alive_s is 'soon': give seconds, or a duration such as 30s",
+        ),
         ('deadline_s = "0"', "deadline_s is 0.0: give seconds, or a duration such as 30s"),
         ('deadline_s = "-5m"', "more than 0"),
     ):

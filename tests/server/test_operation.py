@@ -40,7 +40,10 @@ def test_settings(tmp_path: Path) -> None:
         ("=", "no TOML"),
         ("host = 5", "host is 5: give a text"),
         ('log_format = "xml"', "log_format is 'xml': give line or json"),
-        ("head_s = 0", "head_s is 0: give seconds, or a duration such as 30s, 5m or 1h, more than 0"),
+        (
+            "head_s = 0",
+            "head_s is 0: give seconds, or a duration such as 30s, 5m or 1h, more than 0",
+        ),
         ("stalled_s = true", "stalled_s is True"),
         ("idle_s = nan", "idle_s is nan"),
         ("upload_nbytes = 1.5", "upload_nbytes is 1.5: give a whole number, 1024 or more"),

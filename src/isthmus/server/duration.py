@@ -20,7 +20,9 @@ _UNITS_S = {
     "d": 86_400.0,
 }
 _UNIT = "|".join(_UNITS_S)
-_DURATION = re.compile(rf"[+-]?(?:\d{{1,12}}(?:\.\d{{0,9}})?(?:{_UNIT}))+|[+-]?\d{{1,12}}(?:\.\d*)?")
+_DURATION = re.compile(
+    rf"[+-]?(?:\d{{1,12}}(?:\.\d{{0,9}})?(?:{_UNIT}))+|[+-]?\d{{1,12}}(?:\.\d*)?"
+)
 _PART = re.compile(rf"(\d+(?:\.\d*)?)({_UNIT})?")
 
 

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from isthmus.model import Model
 from isthmus.model.forms import Text
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Token
+from isthmus.server.generation.request import End
 from isthmus.server.generation.together import gathered, merged
+from isthmus.server.generation.tokens import Token
 from isthmus.server.http.endpoint import encoded, written
 from isthmus.server.http.events import event, respond, unless_left
 from isthmus.server.llamacpp.replies import CompletionReply, Prob, Timings, TokenProb

@@ -74,8 +74,8 @@ class Resident:
         self.load_s = 0.0
         """Seconds that the last load took."""
         self.keep_alive_s = 0.0
-        """Seconds for which it stays after its last use; FOREVER for a model that leaves only for another
-        one, 0 for one that leaves at once."""
+        """Seconds for which it stays after its last use; FOREVER if it leaves only for another one,
+        0 if it leaves at once."""
         self.n_users = 0
         self.used = 0.0
         """When its last use ended, on the clock of time.monotonic."""

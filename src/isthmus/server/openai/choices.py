@@ -15,7 +15,8 @@ from isthmus.model import Model
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.model.tokenizer import Detokenizer
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Place, Token
+from isthmus.server.generation.request import End
+from isthmus.server.generation.tokens import Place, Token
 from isthmus.server.http.ids import random_id
 from isthmus.server.openai.replies import (
     AnsweredMessage,
