@@ -272,7 +272,7 @@ def test_a_name_that_is_given_twice(route: Route) -> None:
         ({"response_format": {"type": "grammar", "grammar": "x"}}, "response_format.type"),
         ({"modalities": ["text", "audio"]}, "modalities[1]"),
         ({"stream_options": {"odd": 1}}, "stream_options.odd"),
-        ({"logit_bias": {"5": 101}}, "logit_bias[...]"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"stop": ["a", ""]}, "stop[1]"),
         ({"metadata": {"x" * 65: "y"}}, "metadata"),
     ],
