@@ -7,6 +7,8 @@ import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from isthmus.abi import GrammarKind
 from isthmus.errors import GuestFailed
 from isthmus.model import Model
@@ -86,8 +88,12 @@ class Request:
             closes=_ids(thought.closes if thought is not None else ()),
             close=_ids(thought.close if thought is not None else ()),
         )
-        prompt = b"".join(token.to_bytes(4, "little") for token in self.prompt)
-        return words.line() + prompt + source
+        return words.line() + ids_as_bytes(self.prompt) + source
+
+
+def ids_as_bytes(ids: Sequence[int]) -> bytes:
+    """Token ids as guests read them. A prompt may have 100,000."""
+    return np.array(ids, "<u4").tobytes()
 
 
 def _ids(tokens: Iterable[int]) -> str:

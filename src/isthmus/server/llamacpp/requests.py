@@ -17,6 +17,7 @@ _Count = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Answers = Annotated[int, Meta(ge=1, le=32)]
 _Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
+_FieldName = Annotated[str, Meta(max_length=100)]
 Mixed: TypeAlias = str | list[str | _Id]
 """A text, or texts and ids in a row."""
 
@@ -88,7 +89,7 @@ class Sampled(_Body, kw_only=True):
     json_schema: dict[str, Any] | None = None
     n_probs: Annotated[int, Meta(ge=0, le=20)] | None = None
     return_tokens: bool | None = None
-    response_fields: Annotated[list[str], Meta(max_length=100)] | None = None
+    response_fields: Annotated[list[_FieldName], Meta(max_length=100)] | None = None
     cache_prompt: bool | None = None
     id_slot: int | None = None
     n_keep: int | None = None

@@ -46,8 +46,8 @@ class Reranking:
         name = asked.model or embedders.models.files.first()
         agents = await embedders.chosen(http, name)
         agents.require_able(name)
+        _require_count(len(asked.documents))
         given = [it if isinstance(it, str) else it.text for it in asked.documents]
-        _require_count(given)
         documents = [(f"documents[{number}]", it) for number, it in enumerate(given)]
         named = [("query", asked.query), *documents]
         ids = await embedders.texts.of(http, lambda check: ids_of(agents.model, named, check))
@@ -56,10 +56,10 @@ class Reranking:
         return await asyncio.to_thread(work)
 
 
-def _require_count(documents: Sequence[str]) -> None:
+def _require_count(n_documents: int) -> None:
     most = MOST_TEXTS - 1
-    if not 1 <= len(documents) <= most:
-        said = f"give 1 to {most} documents, not {len(documents)}"
+    if not 1 <= n_documents <= most:
+        said = f"give 1 to {most} documents, not {n_documents}"
         raise HttpError(400, said, param="documents")
 
 

@@ -19,12 +19,13 @@ from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint
+from isthmus.server.http.endpoint import Endpoint, written
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import LINES, line, respond, unless_left
 from isthmus.server.http.strict import read_strictly, read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.models.files import MANY
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.rights import may_manage, require_manager
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
@@ -152,8 +153,12 @@ class Ollama:
 
     async def tags(self, _http: HttpRequest) -> Response:
         """The models that requests may name, as Ollama lists them."""
-        found: LocalModels = {"models": listed(await self._models.files.cards())}
-        return JSONResponse(found)
+        found = await self._models.files.cards()
+
+        def told() -> LocalModels:
+            return {"models": listed(found)}
+
+        return await written(told, is_long=len(found) > MANY)
 
     async def running(self, _http: HttpRequest) -> Response:
         """The models that are in memory, as Ollama lists them."""
