@@ -28,11 +28,12 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.file_hash import file_identity
-from isthmus.model import Model
+from isthmus.model import Model, opening
 from isthmus.native.loader import Library
 from isthmus.server.http.entry import Entry, begin, current, in_thread
 from isthmus.server.http.errors import HttpError, body_of
 from isthmus.server.http.key import Key, KeyLimits
+from isthmus.server.models import files
 from isthmus.server.models.card import Card
 from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
@@ -500,6 +501,7 @@ def test_a_file_is_read_once_however_many_ask_for_lists(
         return replace(card, identity=file_identity(path.stat()))
 
     monkeypatch.setattr(Card, "read", staticmethod(counted))
+    monkeypatch.setattr(files, "open_headers", lambda _, paths: [None] * len(paths))
 
     async def work(models: Models) -> None:
         listings = [asyncio.ensure_future(models.files.cards()) for _ in range(5)]
@@ -519,6 +521,39 @@ def test_a_file_is_read_once_however_many_ask_for_lists(
         models.files.known("bad").refuse(until=0.0)
         await models.files.cards()
         assert len(read) == 5
+
+    with_models(null_runtime, tmp_path, work)
+
+
+def test_many_files_are_listed_by_their_headers(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is tried whole, and each is read once; one that is loaded is tried then."""
+    headers: list[str] = []
+    tried: list[str] = []
+    real_headers, real_tried = files.open_headers, opening.try_out
+    for n in range(20):
+        (tmp_path / f"{n}.gguf").write_bytes((folder / "a.gguf").read_bytes())
+    (tmp_path / "bad.gguf").write_bytes(b"bad")
+
+    def counted(library: Library, paths: list[Path]) -> Any:
+        headers.extend(it.stem for it in paths)
+        return real_headers(library, paths)
+
+    def counted_whole(script: Path, function: str, job: bytes, *more: Any) -> Any:
+        tried.append(Path(os.fsdecode(job)).stem)
+        return real_tried(script, function, job, *more)
+
+    monkeypatch.setattr(files, "open_headers", counted)
+    monkeypatch.setattr(opening, "try_out", counted_whole)
+
+    async def work(models: Models) -> None:
+        for _ in range(2):
+            assert len(await models.files.cards()) == 20
+            assert (len(headers), tried) == (21, [])
+        assert "bad.gguf is not a usable GGUF file" in str(models.files.known("bad").error)
+        await ask(models, "7")
+        assert (len(headers), tried) == (21, ["7"])
 
     with_models(null_runtime, tmp_path, work)
 

@@ -42,9 +42,17 @@ class Card:
     """Bytes that one token takes in a KV cache."""
 
     @classmethod
-    def read(cls, library: Library, path: Path, hashes: FileHashes, kv_type: str) -> Card:
-        """A file's card. Raises ModelNotFound, ModelFileError, ModelUnsupported."""
-        file, status = open_gguf(library, path, hashes), path.stat()
+    def read(
+        cls,
+        library: Library,
+        path: Path,
+        hashes: FileHashes,
+        kv_type: str,
+        header: GgufFile | None = None,
+    ) -> Card:
+        """The card of a file, whose header may have been read. Raises ModelNotFound,
+        ModelFileError, ModelUnsupported."""
+        file, status = header or open_gguf(library, path, hashes), path.stat()
         hparams = hparams_of(file)
         counted: Counter[str] = Counter()
         for it in file.tensors.values():
