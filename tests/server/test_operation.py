@@ -67,6 +67,19 @@ def test_every_setting_can_be_in_the_file_and_is_judged(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{file}: {it.name} is [[]]: give ")
 
 
+def test_the_docs_have_each_setting(tmp_path: Path) -> None:
+    """The blocks of docs/server.md can be used as they stand, and the long one has everything."""
+    docs = Path(__file__).parents[2] / "docs" / "server.md"
+    file = tmp_path / "server.toml"
+    blocks = re.findall(r"```toml\n(.*?)```", docs.read_text(), re.DOTALL)
+    for text in blocks:
+        file.write_text(text)
+        ServerSettings.make(file, {})
+    longest = max(blocks, key=len)
+    names = {it.name for it in dataclasses.fields(ServerSettings)}
+    assert {it for it in names if not re.search(rf"\b{it}\b", longest)} == set()
+
+
 def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     key = new_key(file, "ada")
