@@ -32,9 +32,9 @@ class TokenizeRequest(_Body, kw_only=True):
     """`/tokenize`."""
 
     content: Mixed
-    add_special: bool = False
-    parse_special: bool = False
-    with_pieces: bool = False
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
 
 
 class DetokenizeRequest(_Body, kw_only=True):
@@ -46,8 +46,8 @@ class DetokenizeRequest(_Body, kw_only=True):
 class TemplateRequest(ChatRequest, kw_only=True, forbid_unknown_fields=True):
     """`/apply-template`: what `/v1/chat/completions` takes."""
 
-    model: str = ""
-    add_generation_prompt: Literal[True] = True
+    model: str | None = None  # type: ignore[assignment]
+    add_generation_prompt: Literal[True] | None = None
 
 
 class PromptObject(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -116,14 +116,14 @@ class CompletionRequest(Sampled, kw_only=True):
     """`/completion`."""
 
     prompt: Prompts
-    parse_special: bool = False
+    parse_special: bool | None = None
 
 
 class ExtraFile(Struct, kw_only=True):
     """A text beside the one that has the gap."""
 
-    text: str = ""
-    filename: str = "tmp"
+    text: str | None = None
+    filename: str | None = None
 
 
 class InfillRequest(Sampled, kw_only=True):
@@ -133,7 +133,7 @@ class InfillRequest(Sampled, kw_only=True):
     input_suffix: Mixed
     input_extra: Annotated[list[ExtraFile], Meta(max_length=4096)] | None = None
     prompt: Mixed | None = None
-    spm_infill: bool = False
+    spm_infill: bool | None = None
 
 
 class Document(Struct, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -28,6 +29,10 @@ _PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 _decoder = msgspec.json.Decoder(RerankRequest)
 
 
+class _Endpoint(Endpoint):
+    tables = MappingProxyType({RerankRequest: RERANK})
+
+
 class Reranking:
     """The route, over the agents that embed."""
 
@@ -37,7 +42,7 @@ class Reranking:
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         takes, gives = RerankRequest, (Ranking,)
-        return [Endpoint("POST", it, self.rerank, takes=takes, gives=gives) for it in _PATHS]
+        return [_Endpoint("POST", it, self.rerank, takes=takes, gives=gives) for it in _PATHS]
 
     async def rerank(self, http: HttpRequest) -> Response:
         """Documents are put in the order of their nearness to a query."""

@@ -50,8 +50,8 @@ class Tokens:
         tokenizer = await self._tokenizer(http, asked.model)
 
         def answer(check: Check) -> Response:
-            reader = Reader(tokenizer, check, _MOST_TOKENS, asked.parse_special)
-            ids = reader.mixed(asked.content, "content", add_special=asked.add_special)
+            reader = Reader(tokenizer, check, _MOST_TOKENS, bool(asked.parse_special))
+            ids = reader.mixed(asked.content, "content", add_special=bool(asked.add_special))
             return as_json({"tokens": _with_pieces(tokenizer, ids) if asked.with_pieces else ids})
 
         return await texts.of(http, answer)

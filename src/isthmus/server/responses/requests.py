@@ -52,7 +52,7 @@ class CountRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """`/v1/responses/input_tokens`: what a prompt is made of."""
 
     model: str
-    input: str | Items = ""
+    input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: _Text | None = None
     conversation: _Text | ConversationId | None = None
