@@ -164,7 +164,14 @@ ROUTES = {
         {"model": "tiny", "query": "hi", "documents": ["hi"]},
     ),
 }
-APART = {"repetition_penalty", "tool_choice", "max_completion_tokens", "num_predict", "dimensions"}
+APART = {
+    "repetition_penalty",
+    "tool_choice",
+    "max_completion_tokens",
+    "num_predict",
+    "dimensions",
+    "background",
+}
 """What cannot be had beside others, makes answers long, or may only say what the model has."""
 EACH_ROUTE = pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
 
