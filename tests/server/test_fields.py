@@ -349,6 +349,7 @@ def test_beyond_the_bounds_and_of_another_type(route: Route) -> None:
         for value in wrong_values(it.type):
             error = refusal(route, route.body(**{it.name: value}))
             assert (error.param or "").startswith(route.place(it.name)), (it.name, value)
+            assert "`" not in str(error)  # as msgspec has it
             tried += 1
     assert tried >= 5
 
