@@ -153,6 +153,16 @@ def test_what_is_wrong_with_the_whole_body() -> None:
 def test_what_is_long_is_cut() -> None:
     for more in ({"reasoning_effort": "x" * 100_000}, {"n": 10**3000}):
         assert len(str(refused(json.dumps({**PLAIN, **more}).encode()))) < 300
+    for digits in (20, 400, 5000, 100_000):
+        error = refused(json.dumps(PLAIN).encode()[:-1] + b', "n": ' + b"9" * digits + b"}")
+        assert error.param == "n"
+        assert len(str(error)) < 300
+
+
+def test_one_more_than_what_a_float_can_tell() -> None:
+    assert "but got 9223372036854775808 instead" in str(
+        refused(json.dumps({**PLAIN, "seed": 2**63}).encode())
+    )
 
 
 def test_numbers_that_are_too_large() -> None:

@@ -158,7 +158,8 @@ def _type_fault(found: re.Match[str], places: Sequence[Place], steps: Sequence[s
 
 def _bound_fault(found: re.Match[str], places: Sequence[Place], steps: Sequence[str]) -> Fault:
     sign, bound = found["sign"], found["bound"].removesuffix(".0")
-    path, value = _wrong(places, steps, lambda it: _is_beyond(it, sign, float(bound)))
+    most = int(bound) if bound.lstrip("-").isdecimal() else float(bound)
+    path, value = _wrong(places, steps, lambda it: _is_beyond(it, sign, most))
     noun, side = _NOUNS[found["kind"]], sign[0]
     came = "" if value is msgspec.UNSET else f", but got {_shown(value)} instead"
     said = f"{noun} {_SAID[side]} value. Expected a value {sign} {bound}{came}."
