@@ -128,7 +128,7 @@ def test_models_say_what_they_make(serving: Serving) -> None:
         ("1 to 2048", {"input": ["x"] * 2049}),
         ("more than 300000 tokens", {"input": ["cat " * 500] * 700}),
         ("1 to 2048", {"input": [1, "x"]}),
-        ("'int8'. Supported values are: 'float' and 'base64'.", {"encoding_format": "int8"}),
+        ("'int8'. Supported values are: 'base64' and 'float'.", {"encoding_format": "int8"}),
     ],
 )
 def test_what_is_refused(said: str, body: dict[str, Any], serving: Serving) -> None:
