@@ -16,7 +16,8 @@ from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasonin
 from isthmus.server.anthropic.answer import MessageAnswer
 from isthmus.server.anthropic.errors import as_anthropic, shape_of
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Token
+from isthmus.server.generation.request import End
+from isthmus.server.generation.tokens import Token
 from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError, body_of, respond_to
 from tests.server.test_messages_blocks import content_of

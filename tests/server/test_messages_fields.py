@@ -9,8 +9,14 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from isthmus.server.anthropic.fields import BLOCKS, FIELDS, TABLES, TOOL_FIELDS, TOOLS
-from isthmus.server.anthropic.refusals import refusal_of
+from isthmus.server.anthropic.fields import (
+    BLOCKS,
+    FIELDS,
+    MESSAGE_TABLES,
+    TABLES,
+    TOOL_FIELDS,
+    TOOLS,
+)
 from isthmus.server.anthropic.requests import (
     Block,
     CountRequest,
@@ -20,6 +26,7 @@ from isthmus.server.anthropic.requests import (
 )
 from isthmus.server.http.endpoint import require_unique_keys
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.strict import decode_strictly
 from isthmus.server.http.support import Support, Table, as_markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
@@ -33,28 +40,19 @@ def names(rows: Table, *supports: Support) -> set[str]:
 
 def refused(**more: Any) -> HttpError:
     body = json.dumps({**PLAIN, **more}).encode()
-    with pytest.raises(msgspec.ValidationError) as wrong:
-        msgspec.json.decode(body, type=MessagesRequest)
-    return refusal_of(wrong.value, body)
+    with pytest.raises(HttpError) as wrong:
+        decode_strictly(body, msgspec.json.Decoder(MessagesRequest), MESSAGE_TABLES)
+    return wrong.value
 
 
 def test_fields_are_those_of_the_types() -> None:
-    fields = {it.name: it for it in msgspec.structs.fields(MessagesRequest)}
-    takes_nothing = {name for name, it in fields.items() if _is_nothing(it.type)}
-    assert names(FIELDS, Support.DONE, Support.WITHOUT_EFFECT) <= fields.keys()
-    assert fields.keys() - takes_nothing == names(FIELDS, Support.DONE, Support.WITHOUT_EFFECT)
-    assert takes_nothing <= names(FIELDS, Support.REFUSED)
-    assert {it.name for it in msgspec.structs.fields(CountRequest)} < fields.keys()
+    fields = {it.name for it in msgspec.structs.fields(MessagesRequest)}
+    assert fields == names(FIELDS, Support.DONE, Support.WITHOUT_EFFECT)
+    assert {it.name for it in msgspec.structs.fields(CountRequest)} < fields
     tool = {it.name for it in msgspec.structs.fields(CustomTool)}
     assert tool == names(TOOL_FIELDS, Support.DONE, Support.WITHOUT_EFFECT)
     tags = {str(it.__struct_config__.tag) for it in (*get_args(Block), ToolReferenceBlock)}
     assert tags == names(BLOCKS, Support.DONE, Support.WITHOUT_EFFECT)
-
-
-def _is_nothing(kind: Any) -> bool:
-    """Whether a field may only be null or empty."""
-    schema = json.dumps(msgspec.json.schema(kind))
-    return schema == '{"type": "null"}' or '"maxItems": 0' in schema
 
 
 @pytest.mark.parametrize("name", sorted(names(FIELDS, Support.REFUSED)))
@@ -62,7 +60,16 @@ def test_fields_that_are_refused(name: str) -> None:
     for value in ("x", ["x"], {"x": 1}, 1):
         error = refused(**{name: value})
         assert (error.status, error.param) == (400, name)
-        assert str(error) == FIELDS[name].said
+        assert str(error) == f"{name} is not supported: {FIELDS[name].said}"
+        assert error.code == "unsupported_parameter"
+
+
+def test_fields_that_are_refused_may_say_nothing() -> None:
+    body = {**PLAIN, **dict.fromkeys(names(FIELDS, Support.REFUSED)), "mcp_servers": []}
+    asked = decode_strictly(
+        json.dumps(body).encode(), msgspec.json.Decoder(MessagesRequest), MESSAGE_TABLES
+    )
+    assert asked.max_tokens == 7
 
 
 @pytest.mark.parametrize("name", sorted(names(BLOCKS, Support.REFUSED)))
@@ -70,7 +77,7 @@ def test_blocks_that_are_refused(name: str) -> None:
     block = {"type": name, "source": {"type": "url", "url": "http://x"}}
     error = refused(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, block]}])
     assert (error.status, error.param) == (400, "messages[0].content[1].type")
-    assert str(error) == BLOCKS[name].said
+    assert str(error) == f"{error.param} {name} is not supported: {BLOCKS[name].said}"
 
 
 @pytest.mark.parametrize("name", sorted(names(TOOLS, Support.REFUSED)))
@@ -84,7 +91,7 @@ def test_kinds_of_tools_that_are_refused(name: str) -> None:
     ):
         error = refused(tools=[{"name": "mine", "input_schema": {}}, tool])
         assert (error.status, error.param) == (400, "tools[1].type")
-        assert str(error) == TOOLS[name].said
+        assert str(error) == f"tools[1].type {kind} is not supported: {TOOLS[name].said}"
 
 
 @pytest.mark.parametrize(
@@ -102,13 +109,13 @@ def test_kinds_of_tools_that_are_refused(name: str) -> None:
             {"messages": [{"role": "user", "content": [{"type": "odd"}]}]},
             "messages[0].content[0].type",
         ),
-        ({"messages": [{"role": "user"}]}, "messages[0]"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"tools": [{"name": "x", "input_schema": {}, "odd": 1}]}, "tools[0].odd"),
         ({"tools": [{"name": "x", "input_schema": {}, "type": "odd"}]}, "tools[0].type"),
         ({"tools": [{"name": "", "input_schema": {}}]}, "tools[0].name"),
         ({"tool_choice": {"type": "odd"}}, "tool_choice.type"),
         ({"tool_choice": {"type": "any", "odd": 1}}, "tool_choice.odd"),
-        ({"thinking": {"type": "enabled"}}, "thinking"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
         ({"system": [{"type": "image"}]}, "system[0].type"),
     ],

@@ -122,14 +122,17 @@ def test_what_is_refused_is_named(tiny_server: Serving) -> None:
     for more, said in (
         (
             {"messages": [{"role": "user", "content": [image]}]},
-            "messages.0.content.0.type: the models",
+            "messages.0.content.0.type image is not supported: the models",
         ),
         (
             {"tools": [{"type": "web_search_20250305", "name": "w", "max_uses": 8}]},
-            "tools.0.type: this",
+            "tools.0.type web_search_20250305 is not supported: this server has no tools",
         ),
-        ({"mcp_servers": [{"type": "url"}]}, "mcp_servers: this server calls no MCP servers"),
-        ({"nonsense": 1}, "nonsense: there is no such field"),
+        (
+            {"mcp_servers": [{"type": "url"}]},
+            "mcp_servers is not supported: this server",
+        ),
+        ({"nonsense": 1}, "nonsense: there is no field nonsense here"),
         ({"stop_sequences": [""]}, "none of them empty"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice wants"),
     ):

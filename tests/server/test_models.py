@@ -29,11 +29,12 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.file_hash import FileHashes, file_identity
-from isthmus.model import Model
+from isthmus.model import Model, opening
 from isthmus.native.loader import Library
 from isthmus.server.http.entry import Entry, begin, current, in_thread
 from isthmus.server.http.errors import HttpError, body_of
 from isthmus.server.http.key import Key, KeyLimits
+from isthmus.server.models import files
 from isthmus.server.models.card import Card
 from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
@@ -41,7 +42,6 @@ from isthmus.server.models.models import Models
 from isthmus.server.models.opener import Opener
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.resident import State
-from isthmus.server.ollama.models import seconds_of
 from isthmus.server.settings import ServerSettings
 from isthmus.units import GIB, MIB
 from tests.download.hub import FakeHub, served
@@ -547,6 +547,7 @@ def test_a_file_is_read_once_however_many_ask_for_lists(
         return replace(card, identity=file_identity(path.stat()))
 
     monkeypatch.setattr(Card, "read", staticmethod(counted))
+    monkeypatch.setattr(files, "open_headers", lambda _, paths: [None] * len(paths))
 
     async def work(models: Models) -> None:
         listings = [asyncio.ensure_future(models.files.cards()) for _ in range(5)]
@@ -566,6 +567,39 @@ def test_a_file_is_read_once_however_many_ask_for_lists(
         models.files.known("bad").refuse(until=0.0)
         await models.files.cards()
         assert len(read) == 5
+
+    with_models(null_runtime, tmp_path, work)
+
+
+def test_many_files_are_listed_by_their_headers(
+    null_runtime: Runtime, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is tried whole, and each is read once; one that is loaded is tried then."""
+    headers: list[str] = []
+    tried: list[str] = []
+    real_headers, real_tried = files.open_headers, opening.try_out
+    for n in range(20):
+        (tmp_path / f"{n}.gguf").write_bytes((folder / "a.gguf").read_bytes())
+    (tmp_path / "bad.gguf").write_bytes(b"bad")
+
+    def counted(library: Library, paths: list[Path]) -> Any:
+        headers.extend(it.stem for it in paths)
+        return real_headers(library, paths)
+
+    def counted_whole(script: Path, function: str, job: bytes, *more: Any) -> Any:
+        tried.append(Path(os.fsdecode(job)).stem)
+        return real_tried(script, function, job, *more)
+
+    monkeypatch.setattr(files, "open_headers", counted)
+    monkeypatch.setattr(opening, "try_out", counted_whole)
+
+    async def work(models: Models) -> None:
+        for _ in range(2):
+            assert len(await models.files.cards()) == 20
+            assert (len(headers), tried) == (21, [])
+        assert "bad.gguf is not a usable GGUF file" in str(models.files.known("bad").error)
+        await ask(models, "7")
+        assert (len(headers), tried) == (21, ["7"])
 
     with_models(null_runtime, tmp_path, work)
 
@@ -654,7 +688,6 @@ def test_what_cannot_be_is_said_at_the_start(null_runtime: Runtime, folder: Path
     ("said", "allowed"),
     [
         ({"keep_alive_s": -2}, "-1 for ever"),
-        ({"keep_alive_s": "5m"}, "seconds"),
         ({"keep_alive_s": True}, "seconds"),
         ({"models_nbytes": 5}, "1048576 or more"),
         ({"models": {"a": 1}}, "file ="),
@@ -669,23 +702,6 @@ def test_what_cannot_be_is_said_at_the_start(null_runtime: Runtime, folder: Path
 def test_settings_that_cannot_be(said: dict[str, Any], allowed: str) -> None:
     with pytest.raises(SettingsError, match=allowed):
         ServerSettings(**said)
-
-
-@pytest.mark.parametrize(
-    ("given", "seconds"),
-    [
-        ("5m", 300), ("1h30m", 5400), ("0", 0), ("-1", -1), ("-5m", -1), ("300ms", 0.3), (0, 0),
-        (-7, -1), (12.5, 12.5), ("10", 10), (1e300, 1e9),
-    ],
-)  # fmt: skip
-def test_durations(given: str | float, seconds: float) -> None:
-    assert seconds_of(given) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("given", ["", "m", "5 m", "5x", "1.2.3s", "--1", "5" * 400])
-def test_what_is_no_duration(given: str) -> None:
-    with pytest.raises(SettingsError, match="keep_alive"):
-        seconds_of(given)
 
 
 def test_nothing_is_used_outside_of_a_request() -> None:

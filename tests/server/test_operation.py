@@ -40,7 +40,10 @@ def test_settings(tmp_path: Path) -> None:
         ("=", "no TOML"),
         ("host = 5", "host is 5: give a text"),
         ('log_format = "xml"', "log_format is 'xml': give line or json"),
-        ("head_s = 0", "head_s is 0: give seconds, more than 0"),
+        (
+            "head_s = 0",
+            "head_s is 0: give seconds, or a duration such as 30s, 5m or 1h, more than 0",
+        ),
         ("stalled_s = true", "stalled_s is True"),
         ("idle_s = nan", "idle_s is nan"),
         ("upload_nbytes = 1.5", "upload_nbytes is 1.5: give a whole number, 1024 or more"),
@@ -62,6 +65,19 @@ def test_every_setting_can_be_in_the_file_and_is_judged(tmp_path: Path) -> None:
         with pytest.raises(SettingsError) as caught:
             ServerSettings.make(file, {})
         assert str(caught.value).startswith(f"{file}: {it.name} is [[]]: give ")
+
+
+def test_the_docs_have_each_setting(tmp_path: Path) -> None:
+    """The blocks of docs/server.md can be used as they stand, and the long one has everything."""
+    docs = Path(__file__).parents[2] / "docs" / "server.md"
+    file = tmp_path / "server.toml"
+    blocks = re.findall(r"```toml\n(.*?)```", docs.read_text(), re.DOTALL)
+    for text in blocks:
+        file.write_text(text)
+        ServerSettings.make(file, {})
+    longest = max(blocks, key=len)
+    names = {it.name for it in dataclasses.fields(ServerSettings)}
+    assert {it for it in names if not re.search(rf"\b{it}\b", longest)} == set()
 
 
 def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import SettingsError
 from isthmus.model import Model
-from isthmus.server.generation.request import Request, Token, _Stops
+from isthmus.server.generation.request import Request
 from isthmus.server.generation.wanted import Sampling, Wanted
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.texts import Texts
@@ -279,35 +279,6 @@ def test_stops(tiny_server: Serving) -> None:
     assert refused(tiny_server, stop="")["param"] == "stop"
     assert refused(tiny_server, stop=["a", ""])["param"] == "stop[1]"
     assert refused(tiny_server, stop=["a"] * 17)["param"] == "stop"
-
-
-@pytest.mark.parametrize(
-    ("pieces", "stop", "told", "n_tokens"),
-    [
-        (["ab", "cd", "ef"], "cd", "ab", 1),
-        (["ab", "cd", "ef"], "bcde", "a", 1),
-        (["a", "", "é", "b"], "é", "a", 1),  # a character of two tokens
-        (["x", "\n", "\n", "y"], "\n\n", "x", 1),
-        (["x", "\n", "y", "\n"], "\n\n", "x\ny\n", 4),
-        (["abc"], "abc", "", 0),
-        (["aa", "ab"], "aab", "a", 1),
-    ],
-)
-def test_tokens_are_held_back_while_they_may_stop(
-    pieces: list[str], stop: str, told: str, n_tokens: int
-) -> None:
-    stops = _Stops((stop,))
-    found: list[Token] = []
-    for piece in pieces:
-        found += stops.push(Token(1, piece))
-        text = "".join(it.text for it in found)
-        assert told.startswith(text)
-        if stops.found:
-            break
-    else:
-        found += stops.finish("")
-    assert ("".join(it.text for it in found), len(found)) == (told, n_tokens)
-    assert [it.start for it in found] == [len("".join(pieces[:n])) for n in range(n_tokens)]
 
 
 # ------------------------------------------------------------------ echo, logprobs and offsets

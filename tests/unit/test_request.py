@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from isthmus.abi import GrammarKind
-from isthmus.server.generation.request import Request, ThoughtBound, Token, _Stops
+from isthmus.server.generation.request import Request, ThoughtBound
 from isthmus.server.generation.wanted import Sampling
 from isthmus.server.generation.words import Words
 
@@ -53,16 +51,3 @@ def test_a_message() -> None:
 def test_each_message_without_a_seed_has_another_one() -> None:
     request = Request(prompt=[1], max_tokens=1)
     assert request.message() != request.message()
-
-
-@pytest.mark.parametrize("text", ["one END two", "one EN", "oneENEND", "", "STOP", "xSTOPEND"])
-def test_stops_cut_the_text_at_the_first_of_them(text: str) -> None:
-    places = [(at, it) for it in ("END", "STOP") if (at := text.find(it)) >= 0]
-    at, which = min(places, default=(len(text), None))
-    for n in range(len(text) + 1):
-        stops = _Stops(("END", "STOP"))
-        told: list[Token] = []
-        for piece in (text[:n], text[n:]):
-            told += [] if stops.found else stops.push(Token(1, piece))
-        told += [] if stops.found else stops.finish("")
-        assert ("".join(it.text for it in told), stops.found) == (text[:at], which)

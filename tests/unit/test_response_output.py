@@ -11,7 +11,8 @@ import pytest
 
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.server.generation.prepared import Step
-from isthmus.server.generation.request import End, Token
+from isthmus.server.generation.request import End
+from isthmus.server.generation.tokens import Token
 from isthmus.server.responses.output import Output, Telling
 from isthmus.server.responses.sealing import seal
 from isthmus.server.responses.tools import Origin, offer_of

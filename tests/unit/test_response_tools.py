@@ -57,7 +57,7 @@ def test_what_a_server_would_run_is_left_out_with_a_warning(kind: str) -> None:
     [
         ([{"type": "oracle"}], "tools[0]"),
         ([{}], "tools[0]"),
-        ([F, {"type": "function"}], "tools[1]"),
+        ([F, {"type": "function"}], "tools[1].name"),
         ([{"type": "function", "name": ""}], "tools[0].name"),
         ([F, F], "tools[1].name"),
         ([{"type": "custom", "name": "x", "format": {"type": "grammar"}}], "tools[0].format"),

@@ -30,7 +30,7 @@ EXAMPLES = """\
   isthmus serve
   isthmus serve --model llama=model.gguf --port 8000 --data ./agents
   isthmus serve --model base.gguf --lora poet=poet.gguf --lora lawyer=lawyer.gguf:0.8
-  isthmus serve --models ~/models --keep-alive 600 --alias gpt-4o=Qwen3-8B-Q4_K_M
+  isthmus serve --models ~/models --keep-alive 10m --alias gpt-4o=Qwen3-8B-Q4_K_M
   isthmus serve --data s3://bucket/agents
   isthmus serve --keys keys.txt --new-key ada --limit rpm=60 --limit tpd=100000
   isthmus serve --host 0.0.0.0 --keys keys.txt
@@ -116,10 +116,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-alive",
         dest="keep_alive_s",
-        type=float,
-        metavar="S",
-        help="seconds after its last use until a model leaves that a request loaded; -1 for never "
-        "(default: 300)",
+        metavar="DURATION",
+        help="how long after its last use a model leaves that a request loaded: 30s, 5m, 1h or "
+        "seconds, 0 for at once, -1 for never (default: 5m)",
     )
     group.add_argument(
         "--alias",

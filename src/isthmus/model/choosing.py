@@ -7,6 +7,7 @@ file goes the first way if its architecture has a file in `architectures`, and t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.config import ModelSettings
@@ -15,6 +16,7 @@ from isthmus.file_hash import FileHashes
 from isthmus.model.adopted.model import AdoptedModel
 from isthmus.model.adopted.shape import shape_of_file
 from isthmus.model.architectures import architectures, hparams_of
+from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Shape
 from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.model import Model
@@ -41,8 +43,19 @@ def open_file(library: Library, path: Path, settings: ModelSettings, hashes: Fil
 
     Raises as `open_tried`.
     """
-    own = {"auto": architectures(), "adopted": (), "own": None}[settings.graph]
-    return open_tried(library, path, hashes, own=own)
+    return open_tried(library, path, hashes, own=_own_architectures(settings))
+
+
+def opened_by_header(header: GgufFile, settings: ModelSettings) -> Opened | None:
+    """What `open_file` gives for a file whose header was read; None if that alone does not tell."""
+    own = _own_architectures(settings)
+    is_own = own is None or header.metadata.get("general.architecture") in own
+    return Opened(header, None) if is_own else None
+
+
+def _own_architectures(settings: ModelSettings) -> Sequence[str] | None:
+    """Those that graphs of ours compute; None if those are to compute every file."""
+    return {"auto": architectures(), "adopted": (), "own": None}[settings.graph]
 
 
 def shape_of(opened: Opened) -> Shape:

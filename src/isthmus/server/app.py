@@ -25,7 +25,7 @@ from isthmus.server.anthropic.models import ListedModels
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
-from isthmus.server.http.endpoint import Endpoint, document
+from isthmus.server.http.endpoint import Endpoint, document, written
 from isthmus.server.http.entry import Shape
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.texts import Texts
@@ -136,7 +136,8 @@ def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:
     async def described(request: Request) -> Response:
         """This document."""
         keyless = OPEN if settings.keys is not None else None
-        return JSONResponse(document(request.app.router.routes, __version__, keyless))
+        routes = request.app.router.routes
+        return await written(lambda: document(routes, __version__, keyless), is_long=True)
 
     return [
         Endpoint("GET", "/healthz", health, gives=(Health,)),

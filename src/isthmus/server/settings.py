@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import SettingsError
+from isthmus.server.duration import seconds_of
 from isthmus.spelling import suggestion
 from isthmus.units import GIB, KIB, MIB
 
@@ -50,6 +52,7 @@ _SECONDS = (
     "guest_kept_s",
     "responses_kept_s",
 )
+_DURATIONS = "seconds, or a duration such as 30s, 5m or 1h"
 _CHOICES = {"log_format": ("line", "json")}
 _LISTS = {
     "origins": re.compile(
@@ -71,7 +74,8 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What a server does; each field is a key of its TOML file too."""
+    """What a server does; each field is a key of its TOML file too, in which seconds may be written
+    as a duration, such as `5m`."""
 
     host: str = "127.0.0.1"
     """Where it listens. Beyond this machine only with keys."""
@@ -202,15 +206,25 @@ class ServerSettings:
     def make(file: Path | None, given: Mapping[str, Any]) -> ServerSettings:
         """What a TOML file says, and over it what was given. SettingsError for unknown keys."""
         known = {it.name for it in fields(ServerSettings)}
-        said = _read(file) if file is not None else {}
+        said = _in_seconds(_read(file)) if file is not None else {}
         if unknown := sorted(said.keys() - known):
             meant = suggestion(unknown[0], known) or f"; there are {', '.join(sorted(known))}"
             raise SettingsError(f"{file}: there is no setting {unknown[0]}{meant}")
         for name, value in said.items():
             if problem := _problem(name, value):
                 raise SettingsError(f"{file}: {problem}")
-        given = {name: value for name, value in given.items() if value is not None}
+        given = _in_seconds({name: it for name, it in given.items() if it is not None})
         return ServerSettings(**{**said, **given})
+
+
+def _in_seconds(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with durations as seconds; what is no duration is left for `_problem`."""
+    found = dict(said)
+    for name in (*_SECONDS, "keep_alive_s"):
+        if isinstance(found.get(name), str):
+            with contextlib.suppress(SettingsError):
+                found[name] = seconds_of(found[name])
+    return found
 
 
 def _problem(name: str, value: object) -> str | None:
@@ -223,14 +237,14 @@ def _problem(name: str, value: object) -> str | None:
         allowed = f"a whole number, {least} " + (f"to {most}" if most else "or more")
         good = good and least <= value and (most is None or value <= most)  # type: ignore[operator]
     elif name in _SECONDS:
-        allowed = "seconds, more than 0"
+        allowed = f"{_DURATIONS}, more than 0"
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
     elif name in _BOUNDS:
         good = value is None or (type(value) is int and value >= _BOUNDS[name])
         allowed = f"a whole number, {_BOUNDS[name]} or more"
     elif name == "keep_alive_s":
         good = isinstance(value, (int, float)) and type(value) is not bool and -1 <= value < 1e9
-        allowed = "seconds, 0 for none, -1 for ever"
+        allowed = f"{_DURATIONS}, 0 for none, -1 for ever"
         good = good and (value >= 0 or value == -1)  # type: ignore[operator]
     elif name in _TABLES:
         allowed, is_line = _TABLES[name]

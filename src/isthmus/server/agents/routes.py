@@ -36,11 +36,12 @@ from isthmus.server.agents.replies import (
 )
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.generation.answering import Answer
-from isthmus.server.http.endpoint import BINARY, Endpoint, read_json, read_query
+from isthmus.server.http.endpoint import BINARY, Endpoint, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
 from isthmus.server.http.fair import Room
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
@@ -145,7 +146,7 @@ class Agents:
 
     async def create(self, request: Request) -> Response:
         """A new agent."""
-        asked = await read_json(request, _new_agent, b"{}")
+        asked = await read_strictly(request, _new_agent, empty=b"{}")
         models, files = dict(asked.models), self._shelf.models.files
         model = asked.model or (None if models else next(iter(files.names()), None))
         if model is not None:
@@ -180,7 +181,7 @@ class Agents:
 
     async def fork(self, request: Request) -> Response:
         """A new agent that is what this one is, or was."""
-        asked = await read_json(request, _new_fork, b"{}")
+        asked = await read_strictly(request, _new_fork, empty=b"{}")
         record = self._own(request)
         name = asked.name or f"{record.name or record.id}, forked"
         position = record.position if asked.position is None else asked.position
@@ -201,7 +202,7 @@ class Agents:
 
     async def send(self, request: Request) -> Response:
         """Has the agent answer; the answer is told as done once it is on the disk."""
-        asked = await read_json(request, _new_message)
+        asked = await read_strictly(request, _new_message)
         record = self._own(request)
         if asked.stream:
             return await respond(request, self._stream(record.id, asked))

@@ -50,11 +50,18 @@ def as_anthropic(status: int, body: ErrorReply) -> tuple[int, MessagesErrorReply
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "api_error")
     message = error["message"]
     if error["param"] is not None:
-        where = _INDEX.sub(r".\1", error["param"])
-        message = f"{where}: {message}"
+        message = _placed(message, error["param"])
     told: MessagesErrorReply = {
         "type": "error",
         "error": {"type": kind, "message": message},
         "request_id": current().id,
     }
     return status, told
+
+
+def _placed(message: str, param: str) -> str:
+    """A message with the place of what is wrong, written as Anthropic writes places."""
+    where = _INDEX.sub(r".\1", param)
+    if f"'{param}'" in message or message.startswith((f"{param} ", f"{param}: ")):
+        return message.replace(param, where)
+    return f"{where}: {message}"

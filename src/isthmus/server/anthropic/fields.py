@@ -43,7 +43,7 @@ FIELDS: Table = {
     "extra_body": without_effect("a client's own options, which it sends by mistake"),
     "container": refused("this server runs no code for a model"),
     "inference_geo": refused("this server computes where it stands"),
-    "mcp_servers": refused("this server calls no MCP servers: give their tools as `tools`"),
+    "mcp_servers": refused("this server calls no MCP servers: give their tools as `tools`", []),
     "fallbacks": refused(_ONE_MODEL),
     "fallback_credit_token": refused(_ONE_MODEL),
     "billing_policy": refused("this server bills nobody"),
@@ -112,6 +112,16 @@ TOOL_FIELDS: Table = {
     "input_examples": without_effect("chat templates show none"),
 }
 """Fields of a tool."""
+
+MESSAGE_TABLES = {
+    "": FIELDS,
+    "system[].type": BLOCKS,
+    "messages[].content[].type": BLOCKS,
+    "messages[].content[].content[].type": BLOCKS,
+    "tools[]": TOOL_FIELDS,
+    "tools[].type": TOOLS,
+}
+"""By the place that they are about, for those who read bodies."""
 
 TABLES = {
     "field": FIELDS,

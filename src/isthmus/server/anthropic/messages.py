@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.model import Model
 from isthmus.server.anthropic.answer import MessageAnswer
-from isthmus.server.anthropic.refusals import refusal_of
+from isthmus.server.anthropic.fields import FIELDS, MESSAGE_TABLES
 from isthmus.server.anthropic.replies import Message, MessagesErrorReply, TokenCount
 from isthmus.server.anthropic.requests import CountRequest, MessagesRequest
 from isthmus.server.anthropic.translate import Translated, translate
@@ -20,18 +21,23 @@ from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint, decode_json, read_body, require_unique_keys
+from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS
-from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.http.strict import Tables, read_wanted
+from isthmus.server.http.texts import most_nbytes
 
 _Asked = TypeVar("_Asked", bound=CountRequest)
 _messages_decoder = msgspec.json.Decoder(MessagesRequest)
 _count_decoder = msgspec.json.Decoder(CountRequest)
+_COUNTED = {it.name for it in msgspec.structs.fields(CountRequest)}
+_COUNT = {name: row for name, row in FIELDS.items() if name in _COUNTED or row.is_refused}
+_COUNT_TABLES = {**MESSAGE_TABLES, "": _COUNT}
 
 
 class _Endpoint(Endpoint):
     fails = (MessagesErrorReply,)
+    tables = MappingProxyType({MessagesRequest: FIELDS, CountRequest: _COUNT})
 
 
 class Messages:
@@ -51,7 +57,7 @@ class Messages:
 
     async def create(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
-        asked, told = await self._read(http, _messages_decoder)
+        asked, told = await self._read(http, _messages_decoder, MESSAGE_TABLES)
         prepared = await self._writer.prepare(http, asked.model, told.wanted)
         if told.prefill:
             prepared = await self._continued(http, prepared, told.prefill)
@@ -60,7 +66,7 @@ class Messages:
 
     async def count(self, http: HttpRequest) -> Response:
         """Tokens of a conversation that fits, without an answer to it."""
-        asked, told = await self._read(http, _count_decoder)
+        asked, told = await self._read(http, _count_decoder, _COUNT_TABLES)
         n_tokens = await self._writer.count(http, asked.model, told.wanted)
         if told.prefill:
             completer = await self._writer.completer(http, asked.model)
@@ -69,20 +75,11 @@ class Messages:
         return JSONResponse(counted)
 
     async def _read(
-        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked]
+        self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked], tables: Tables
     ) -> tuple[_Asked, Translated]:
         """The request, and what it wants. HttpError 400, SettingsError."""
-        body = await read_body(http, most_nbytes(self._writer.n_ctx))
-
-        def read(_check: Check) -> tuple[_Asked, Translated]:
-            try:
-                asked = decode_json(body, decoder)
-            except msgspec.ValidationError as error:
-                raise refusal_of(error, body) from None
-            require_unique_keys(body)
-            return asked, translate(asked)
-
-        asked, told = await self._writer.texts.of(http, read)
+        most = most_nbytes(self._writer.n_ctx)
+        asked, told = await read_wanted(http, decoder, tables, translate, most)
         model = (await self._writer.completer(http, asked.model)).model
         if told.wanted.variables:
             wanted = await self._writer.texts.of(

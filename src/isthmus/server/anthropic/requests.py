@@ -13,7 +13,6 @@ Cache: TypeAlias = dict[str, Any] | None
 """`cache_control`, which changes nothing here."""
 _Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _Name = Annotated[str, Meta(min_length=1, max_length=128)]
-_Nothing = Annotated[list[Any], Meta(max_length=0)]
 
 
 class _Part(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -164,7 +163,6 @@ class CountRequest(_Part):
     cache_control: Cache = None
     context_management: dict[str, Any] | None = None
     speed: Literal["standard", "fast"] | None = None
-    mcp_servers: _Nothing | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -180,8 +178,6 @@ class MessagesRequest(CountRequest, kw_only=True):
     service_tier: Literal["auto", "standard_only"] | None = None
     diagnostics: dict[str, Any] | None = None
     extra_body: dict[str, Any] | None = None
-    container: None = None
-    inference_geo: None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None

@@ -20,8 +20,9 @@ from isthmus.errors import ContextFull
 from isthmus.model.forms import Form
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
-from isthmus.server.generation.request import End, Request, Token, read_tokens
+from isthmus.server.generation.request import End, Request, read_tokens
 from isthmus.server.generation.slots import Slot, Slots
+from isthmus.server.generation.tokens import Token
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Room
 from isthmus.server.models.resident import Served

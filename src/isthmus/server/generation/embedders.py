@@ -13,6 +13,7 @@ from isthmus.model import Model
 from isthmus.model.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
+from isthmus.server.generation.request import ids_as_bytes
 from isthmus.server.http.entry import current, in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import unless_left
@@ -79,8 +80,7 @@ class EmbeddingAgents:
         return free[-1]
 
     async def _ask(self, actor: Actor, tokens: Sequence[int]) -> bytes:
-        message = b"".join(token.to_bytes(4, "little") for token in tokens)
-        answer = Answer(actor, message, self._settings.deadline_s)
+        answer = Answer(actor, ids_as_bytes(tokens), self._settings.deadline_s)
         try:
             async for _ in answer:
                 pass

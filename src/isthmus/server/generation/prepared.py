@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from isthmus.model.forms import Event, Form, Parser, Reasoning, Text
 from isthmus.server.generation.completer import Completer
-from isthmus.server.generation.request import End, Place, Request, Token
+from isthmus.server.generation.request import End, Request
+from isthmus.server.generation.tokens import Place, Token
 from isthmus.server.generation.wanted import ToolChoice, Wanted
 
 _SEEDS = 2**64

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import GuestFailed
 from isthmus.model import Model
 from isthmus.model.tokenizer import Detokenizer
 from isthmus.server.generation.answering import Answer
+from isthmus.server.generation.stops import Stops
+from isthmus.server.generation.tokens import Place, Token
 from isthmus.server.generation.wanted import Sampling
 from isthmus.server.generation.words import Words
 
@@ -86,42 +88,16 @@ class Request:
             closes=_ids(thought.closes if thought is not None else ()),
             close=_ids(thought.close if thought is not None else ()),
         )
-        prompt = b"".join(token.to_bytes(4, "little") for token in self.prompt)
-        return words.line() + prompt + source
+        return words.line() + ids_as_bytes(self.prompt) + source
+
+
+def ids_as_bytes(ids: Sequence[int]) -> bytes:
+    """Token ids as guests read them. A prompt may have 100,000."""
+    return np.array(ids, "<u4").tobytes()
 
 
 def _ids(tokens: Iterable[int]) -> str:
     return ",".join(map(str, tokens))
-
-
-class Place(Enum):
-    """Where a token stands."""
-
-    PROMPT = "prompt"
-    """It has no text here. The first one has no logprob."""
-    ANSWER = "answer"
-    END = "eog"
-    """It ended the answer, has no text, and is told only with its logprob."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer."""
-
-    id: int
-    """-1 for text that is left when the answer ends."""
-    text: str
-    """What became complete with it; a character's last token completes it."""
-    logprob: float | None = None
-    top: tuple[tuple[int, float | None], ...] = ()
-    start: int = 0
-    """Characters of the answer that are complete before it."""
-    place: Place = Place.ANSWER
-
-    @property
-    def is_new(self) -> bool:
-        """Whether the model has made it."""
-        return self.id >= 0 and self.place is Place.ANSWER
 
 
 @dataclass(frozen=True)
@@ -142,7 +118,7 @@ async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIt
 
     A token is held back while it may belong to a stop text, and dropped if it does.
     """
-    detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), _Stops(request.stop)
+    detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), Stops(request.stop)
     n_tokens, n_cached, rest = 0, 0, ""
     ending: list[Token] = []
     async for piece in answer:
@@ -183,63 +159,6 @@ def _token(words: list[str], text: str = "", *, place: Place = Place.ANSWER) -> 
 def _number(text: str) -> float | None:
     """A number of the guest, which writes `null` for one that is not finite."""
     return None if text == "null" else float(text)
-
-
-class _Stops:
-    """Holds back tokens that may be the beginning of a stop text, and ends at the first that is."""
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._held: deque[Token] = deque()
-        self._text = ""
-        """The text of those."""
-        self._end = 0
-        """Characters of the answer so far."""
-        self.found: str | None = None
-
-    def push(self, token: Token) -> list[Token]:
-        """What can be told now."""
-        token = replace(token, start=self._end)
-        self._end += len(token.text)
-        if not self._stops:
-            return [token]
-        self._held.append(token)
-        self._text += token.text
-        places = [(at, it) for it in self._stops if (at := self._text.find(it)) >= 0]
-        if places:
-            at, self.found = min(places)
-            return self._until(self._end - len(self._text) + at)
-        keep = max(_overlap(self._text, stop) for stop in self._stops)
-        ends = [it.start + len(it.text) if it.text else self._end + 1 for it in self._held]
-        n_told = max((n for n, end in enumerate(ends, 1) if end <= self._end - keep), default=0)
-        return self._take(n_told)
-
-    def finish(self, text: str, ending: Iterable[Token] = ()) -> list[Token]:
-        """What was held back, at the end, a text that no token completes, and the token that ended
-        the answer."""
-        told = self.push(Token(-1, text)) if text else []
-        if self.found is not None:
-            return told
-        last = [replace(it, start=self._end) for it in ending]
-        return [*told, *self._take(len(self._held)), *last]
-
-    def _take(self, n: int) -> list[Token]:
-        taken = [self._held.popleft() for _ in range(n)]
-        self._text = self._text[sum(len(it.text) for it in taken) :]
-        return taken
-
-    def _until(self, end: int) -> list[Token]:
-        """What begins before the stop text; the text of the last may be cut by it."""
-        begun = [it for it in self._held if it.start < end]
-        return [replace(it, text=it.text[: end - it.start]) for it in begun]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of the text begin the stop text."""
-    for n in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:n]):
-            return n
-    return 0
 
 
 def _written(number: float) -> float:

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from isthmus.server.http.depth import is_deep
 from isthmus.server.http.errors import ErrorReply, HttpError
 from isthmus.server.http.support import Table
+from isthmus.server.http.wording import fault_of
 
 Content: TypeAlias = "type | str"
 """A type, as JSON; or the media type of something else."""
@@ -64,17 +65,6 @@ class Endpoint(Route):
         """Types of its bodies that are JSON, errors among them."""
         contents = (self.takes, *self.gives, *self.fails)
         return [it for it in contents if it is not None and not isinstance(it, str)]
-
-
-async def read_json(
-    request: Request,
-    decoder: msgspec.json.Decoder[_T],
-    empty: bytes = b"",
-    most: int | None = None,
-) -> _T:
-    """The body, decoded; `empty` stands for one that is not there. Raises as `read_body` and
-    `decode_json`."""
-    return decode_json(await read_body(request, most) or empty, decoder)
 
 
 async def read_body(request: Request, most: int | None = None) -> bytes:
@@ -123,8 +113,13 @@ async def written(work: Callable[[], object], *, is_long: bool) -> Response:
 
 
 def read_query(request: Request, kind: type[_T]) -> _T:
-    """What stands behind the `?`. msgspec.ValidationError names what is wrong."""
-    return msgspec.convert(dict(request.query_params), kind, strict=False)
+    """What stands behind the `?`. HttpError 400."""
+    given = dict(request.query_params)
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        fault = fault_of(error, given, kind)
+        raise HttpError(400, fault.said, code=fault.code, param=fault.param) from None
 
 
 def require_unique_keys(body: bytes) -> None:

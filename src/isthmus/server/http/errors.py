@@ -115,21 +115,12 @@ def body_of(error: BaseException) -> tuple[int, ErrorReply]:
         return error.status, _body(str(error), error.kind, error.code, error.param)
     if isinstance(error, IsthmusError):
         return _of_isthmus(error)
-    if isinstance(error, msgspec.ValidationError):
-        text, where = fault_of(error)
-        return 400, _body(text, _INVALID, None, where.removeprefix(".") or None)
     if isinstance(error, msgspec.DecodeError):
         return 400, _body(f"the body is not JSON: {error}", _INVALID, "invalid_json")
     if isinstance(error, ClientDisconnect):  # nobody hears it
         return 499, _body("the caller left", _INVALID, "cancelled")
     _log.error("an unforeseen error", exc_info=error)
     return 500, _body("an internal error; the server's log has it", "server_error", None)
-
-
-def fault_of(error: msgspec.ValidationError) -> tuple[str, str]:
-    """What is wrong with a value, and where in it: as `.tools[0].name`, empty for the whole."""
-    text, _, where = str(error).partition(" - at `")
-    return text, where.rstrip("`").removeprefix("$")
 
 
 def _of_isthmus(error: IsthmusError) -> tuple[int, ErrorReply]:

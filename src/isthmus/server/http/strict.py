@@ -14,22 +14,27 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 
 from isthmus.server.http.endpoint import decode_json, read_body, require_unique_keys
-from isthmus.server.http.errors import HttpError, fault_of
-from isthmus.server.http.support import Row, Table
+from isthmus.server.http.errors import HttpError
+from isthmus.server.http.support import Row, Table, kind_of_tool
+from isthmus.server.http.wording import fault_of, place_of, value_at
 from isthmus.spelling import suggestion
 
 Tables: TypeAlias = "Mapping[str, Table]"
+NO_TABLES: Tables = MappingProxyType({"": MappingProxyType({})})
+"""Those of a body of which no part is known and refused."""
 _T = TypeVar("_T")
 _Wanted = TypeVar("_Wanted")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
-_VALUE = re.compile(r"Invalid (?:enum )?value '(?P<name>.*)'", re.DOTALL)
 _INDEX = re.compile(r"\[\d+\]")
+_AROUND = re.compile(r"(?:\.?[^.\[\]]+|\[[^\]]*\])\Z")
+"""The last step of the way to a place."""
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder(Any)
 _SMALL_NBYTES = 65_536
@@ -41,7 +46,7 @@ _MOST_NAME = 80
 async def read_strictly(
     http: HttpRequest,
     decoder: msgspec.json.Decoder[_T],
-    tables: Tables,
+    tables: Tables = NO_TABLES,
     most: int | None = None,
     empty: bytes = b"",
 ) -> _T:
@@ -69,20 +74,35 @@ async def read_wanted(
     return read() if len(body) <= _SMALL_NBYTES else await asyncio.to_thread(read)
 
 
-def decode_strictly(body: bytes, decoder: msgspec.json.Decoder[_T], tables: Tables) -> _T:
+def decode_strictly(
+    body: bytes, decoder: msgspec.json.Decoder[_T], tables: Tables = NO_TABLES
+) -> _T:
     """A body, decoded; an object that has a name twice is refused. HttpError 400."""
     try:
-        asked = decode_json(body, decoder)
+        asked = _decoded(body, decoder, tables)
+    except msgspec.ValidationError as error:
+        raise _refusal_of(error, _given(body), decoder.type, tables) from None
+    require_unique_keys(body)
+    return asked
+
+
+def _decoded(body: bytes, decoder: msgspec.json.Decoder[_T], tables: Tables) -> _T:
+    """A body, decoded without the fields that are refused and say nothing."""
+    try:
+        return decode_json(body, decoder)
     except msgspec.ValidationError as error:
         left = _without_silent(body, tables) if _UNKNOWN.match(str(error)) else None
         if left is None:
-            raise _refusal_of(error, tables) from None
-        try:
-            asked = decode_json(left, decoder)
-        except msgspec.ValidationError as again:
-            raise _refusal_of(again, tables) from None
-    require_unique_keys(body)
-    return asked
+            raise
+    return decode_json(left, decoder)
+
+
+def _given(body: bytes) -> Any:
+    """A body as it came; None if a number in it is too large for one."""
+    try:
+        return decode_json(body, _value)
+    except msgspec.ValidationError:
+        return None
 
 
 def _without_silent(body: bytes, tables: Tables) -> bytes | None:
@@ -112,31 +132,52 @@ def _is_silent(row: Row | None, raw: msgspec.Raw) -> bool:
     return value is None or value in same
 
 
-def _refusal_of(error: msgspec.ValidationError, tables: Tables) -> HttpError:
+def _refusal_of(error: msgspec.ValidationError, given: Any, kind: Any, tables: Tables) -> HttpError:
     """Why a body is refused: 400."""
-    text, where = fault_of(error)
-    where = where.removeprefix(".")
+    text, where = place_of(error)
+    if refused_kind := _refused_kind(given, where, tables):
+        return refused_kind
     if unknown := _UNKNOWN.match(text):
-        name = unknown["name"][:_MOST_NAME]
-        rows = tables.get(_INDEX.sub("[]", where), {})
-        row = rows.get(name)
-        where = f"{where}.{name}".removeprefix(".")
-        if row is not None and row.is_refused:
-            return _unsupported(where, where, row)
-        taken = [it for it, row in rows.items() if not row.is_refused]
-        said = f"there is no field {where} here{suggestion(name, taken)}"
-        return HttpError(400, said, code="unknown_parameter", param=where)
+        return _unknown(unknown["name"][:_MOST_NAME], where, tables)
     parent, _, name = where.rpartition(".")
-    row = tables.get(_INDEX.sub("[]", parent), {}).get(name)
+    row = tables.get(_any(parent), {}).get(name)
     if row is not None and row.is_refused:
         return _unsupported(where, where, row)
-    value = _VALUE.match(text)
-    row = tables.get(_INDEX.sub("[]", where), {}).get(value["name"]) if value else None
-    if value and row is not None and row.is_refused:
-        return _unsupported(where, f"{where} {value['name']}", row)
-    return HttpError(400, f"{where}: {text}" if where else text, param=where or None)
+    fault = fault_of(error, given, kind)
+    return HttpError(400, fault.said, code=fault.code, param=fault.param)
+
+
+def _refused_kind(given: Any, where: str, tables: Tables) -> HttpError | None:
+    """The refusal of the value at a place, or of the `type` of an object around it. What a refused
+    kind of tool has beside its type is wrong too, and no reason."""
+    place = where
+    while place:
+        for each in (place, f"{place}.type"):
+            rows, value = tables.get(_any(each), {}), value_at(given, each)
+            row = rows.get(kind_of_tool(rows, value)) if isinstance(value, str) else None
+            if row is not None and row.is_refused:
+                return _unsupported(each, f"{each} {str(value)[:_MOST_NAME]}", row)
+        place = _AROUND.sub("", place)
+    return None
+
+
+def _unknown(name: str, where: str, tables: Tables) -> HttpError:
+    """The refusal of a field that no type has."""
+    rows = tables.get(_any(where), {})
+    row = rows.get(name)
+    where = f"{where}.{name}".removeprefix(".")
+    if row is not None and row.is_refused:
+        return _unsupported(where, where, row)
+    taken = [it for it, row in rows.items() if not row.is_refused]
+    said = f"there is no field {where} here{suggestion(name, taken)}"
+    return HttpError(400, said, code="unknown_parameter", param=where)
 
 
 def _unsupported(where: str, what: str, row: Row) -> HttpError:
     said = f"{what} is not supported: {row.said}"
     return HttpError(400, said, code="unsupported_parameter", param=where)
+
+
+def _any(where: str) -> str:
+    """A place as tables name it, with any number for each index."""
+    return _INDEX.sub("[]", where)

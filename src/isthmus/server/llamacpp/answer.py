@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -14,8 +16,9 @@ from starlette.responses import Response
 from isthmus.model import Model
 from isthmus.model.forms import Text
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Token
+from isthmus.server.generation.request import End
 from isthmus.server.generation.together import gathered, merged
+from isthmus.server.generation.tokens import Token
 from isthmus.server.http.endpoint import encoded, written
 from isthmus.server.http.events import event, respond, unless_left
 from isthmus.server.llamacpp.replies import CompletionReply, Prob, Timings, TokenProb
@@ -23,6 +26,8 @@ from isthmus.server.llamacpp.requests import Sampled
 from isthmus.server.llamacpp.translate import settings_of
 
 _NO_SLOT = -1
+_MOST_TOKENS = 2048
+"""Tokens of prompts that the event loop turns into text again: in a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,13 @@ class Answers:
             ]
             return each if len(each) > 1 else each[0]
 
-        return await written(told, is_long=bool(self._telling.asked.n_probs))
+        return await written(told, is_long=self._is_long)
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether the end of an answer, which has the prompt, may take the event loop long."""
+        n_tokens = sum(len(it.request.prompt) for it in self._each)
+        return bool(self._telling.asked.n_probs) or n_tokens > _MOST_TOKENS
 
     def _ones(self) -> list[_One]:
         return [_One(index, it, self._telling) for index, it in enumerate(self._each)]
@@ -199,7 +210,9 @@ class Answers:
         async with aclosing(merged(self._each)) as items:
             async for index, item in items:
                 if isinstance(item, End):
-                    yield event(self._telling.fields(ones[index].whole(item, streamed=True)))
+                    whole = partial(ones[index].whole, item, streamed=True)
+                    last = await asyncio.to_thread(whole) if self._is_long else whole()
+                    yield event(self._telling.fields(last))
                 elif item is not None and (told := ones[index].part(item)) is not None:
                     yield event(self._telling.fields(told))
 

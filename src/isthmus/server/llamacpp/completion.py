@@ -56,7 +56,9 @@ class Completion:
         name, completer = await self._completer(http, asked)
 
         def read_prompts(check: Check) -> _Read:
-            reader = Reader(completer.model.tokenizer, check, completer.n_ctx, asked.parse_special)
+            reader = Reader(
+                completer.model.tokenizer, check, completer.n_ctx, bool(asked.parse_special)
+            )
             prompts = reader.prompts(asked.prompt)
             return _Read(prompts, wanted_of(asked, reader), reader.warnings())
 
@@ -73,7 +75,7 @@ class Completion:
             gap, is_cut = _gap(completer, asked, reader)
             fitting = gap.cut(completer.n_ctx - _spare(completer.n_ctx, n_predict(asked)))
             tokens = completer.model.tokenizer.infill
-            prompt = fitting.prompt(tokens, suffix_first=asked.spm_infill)
+            prompt = fitting.prompt(tokens, suffix_first=bool(asked.spm_infill))
             return _Read([prompt], wanted_of(asked, reader), is_cut=is_cut or fitting != gap)
 
         return await self._answer(http, (name, completer), asked, read_gap)
@@ -117,7 +119,7 @@ def _gap(completer: Completer, asked: InfillRequest, reader: Reader) -> tuple[Ga
     before, after = asked.input_prefix, asked.input_suffix
     near_before = before[-most:] if isinstance(before, str) else before
     near_after = after[:most] if isinstance(after, str) else after
-    given = [OtherFile(it.filename, it.text) for it in asked.input_extra or ()]
+    given = [OtherFile(it.filename or "tmp", it.text or "") for it in asked.input_extra or ()]
     files = [*_last(given, most)][::-1]
     begun = [] if asked.prompt is None else reader.mixed(asked.prompt, "prompt")
     gap = Gap(

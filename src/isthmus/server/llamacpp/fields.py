@@ -82,7 +82,9 @@ COMPLETION: Table = {
     "json_schema": done("a schema that the answer follows"),
     "n_probs": done(f"up to 20; {_ALONE}"),
     "return_tokens": done("ids in `tokens`; a stream has them always"),
-    "response_fields": done("the fields that are told; `a/b` stands for the field `b` of `a`"),
+    "response_fields": done(
+        "up to 100 fields that are told; `a/b` stands for the field `b` of `a`"
+    ),
     "cache_prompt": without_effect("beginnings are remembered by themselves, without another bit"),
     "id_slot": without_effect("requests have no place of their own"),
     "n_keep": without_effect("an answer ends where the context ends: nothing is shifted"),

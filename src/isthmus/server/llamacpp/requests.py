@@ -17,6 +17,7 @@ _Count = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Answers = Annotated[int, Meta(ge=1, le=32)]
 _Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
+_FieldName = Annotated[str, Meta(max_length=100)]
 Mixed: TypeAlias = str | list[str | _Id]
 """A text, or texts and ids in a row."""
 
@@ -31,9 +32,9 @@ class TokenizeRequest(_Body, kw_only=True):
     """`/tokenize`."""
 
     content: Mixed
-    add_special: bool = False
-    parse_special: bool = False
-    with_pieces: bool = False
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
 
 
 class DetokenizeRequest(_Body, kw_only=True):
@@ -45,8 +46,8 @@ class DetokenizeRequest(_Body, kw_only=True):
 class TemplateRequest(ChatRequest, kw_only=True, forbid_unknown_fields=True):
     """`/apply-template`: what `/v1/chat/completions` takes."""
 
-    model: str = ""
-    add_generation_prompt: Literal[True] = True
+    model: str | None = None  # type: ignore[assignment]
+    add_generation_prompt: Literal[True] | None = None
 
 
 class PromptObject(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +89,7 @@ class Sampled(_Body, kw_only=True):
     json_schema: dict[str, Any] | None = None
     n_probs: Annotated[int, Meta(ge=0, le=20)] | None = None
     return_tokens: bool | None = None
-    response_fields: Annotated[list[str], Meta(max_length=100)] | None = None
+    response_fields: Annotated[list[_FieldName], Meta(max_length=100)] | None = None
     cache_prompt: bool | None = None
     id_slot: int | None = None
     n_keep: int | None = None
@@ -115,14 +116,14 @@ class CompletionRequest(Sampled, kw_only=True):
     """`/completion`."""
 
     prompt: Prompts
-    parse_special: bool = False
+    parse_special: bool | None = None
 
 
 class ExtraFile(Struct, kw_only=True):
     """A text beside the one that has the gap."""
 
-    text: str = ""
-    filename: str = "tmp"
+    text: str | None = None
+    filename: str | None = None
 
 
 class InfillRequest(Sampled, kw_only=True):
@@ -132,7 +133,7 @@ class InfillRequest(Sampled, kw_only=True):
     input_suffix: Mixed
     input_extra: Annotated[list[ExtraFile], Meta(max_length=4096)] | None = None
     prompt: Mixed | None = None
-    spm_infill: bool = False
+    spm_infill: bool | None = None
 
 
 class Document(Struct, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -28,6 +29,10 @@ _PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
 _decoder = msgspec.json.Decoder(RerankRequest)
 
 
+class _Endpoint(Endpoint):
+    tables = MappingProxyType({RerankRequest: RERANK})
+
+
 class Reranking:
     """The route, over the agents that embed."""
 
@@ -37,7 +42,7 @@ class Reranking:
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
         takes, gives = RerankRequest, (Ranking,)
-        return [Endpoint("POST", it, self.rerank, takes=takes, gives=gives) for it in _PATHS]
+        return [_Endpoint("POST", it, self.rerank, takes=takes, gives=gives) for it in _PATHS]
 
     async def rerank(self, http: HttpRequest) -> Response:
         """Documents are put in the order of their nearness to a query."""
@@ -46,8 +51,8 @@ class Reranking:
         name = asked.model or embedders.models.files.first()
         agents = await embedders.chosen(http, name)
         agents.require_able(name)
+        _require_count(len(asked.documents))
         given = [it if isinstance(it, str) else it.text for it in asked.documents]
-        _require_count(given)
         documents = [(f"documents[{number}]", it) for number, it in enumerate(given)]
         named = [("query", asked.query), *documents]
         ids = await embedders.texts.of(http, lambda check: ids_of(agents.model, named, check))
@@ -56,10 +61,10 @@ class Reranking:
         return await asyncio.to_thread(work)
 
 
-def _require_count(documents: Sequence[str]) -> None:
+def _require_count(n_documents: int) -> None:
     most = MOST_TEXTS - 1
-    if not 1 <= len(documents) <= most:
-        said = f"give 1 to {most} documents, not {len(documents)}"
+    if not 1 <= n_documents <= most:
+        said = f"give 1 to {most} documents, not {n_documents}"
         raise HttpError(400, said, param="documents")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from isthmus.model import Tokenizer
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import as_json
+from isthmus.server.http.endpoint import as_json, written
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.strict import read_strictly, read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
@@ -27,6 +27,8 @@ _MOST_TOKENS = 300_000
 """Tokens of one request, as many as `/v1/embeddings` takes; more than most contexts have."""
 _MOST_NBYTES = 16 * MIB
 """Bytes of a text that tokens become: a token may stand for 64 KiB."""
+_MOST_WRITTEN = 16_384
+"""Characters of a prompt that the event loop writes."""
 _CHECKED = 4096
 """Tokens between two checks."""
 _encode = msgspec.json.Encoder().encode
@@ -48,8 +50,8 @@ class Tokens:
         tokenizer = await self._tokenizer(http, asked.model)
 
         def answer(check: Check) -> Response:
-            reader = Reader(tokenizer, check, _MOST_TOKENS, asked.parse_special)
-            ids = reader.mixed(asked.content, "content", add_special=asked.add_special)
+            reader = Reader(tokenizer, check, _MOST_TOKENS, bool(asked.parse_special))
+            ids = reader.mixed(asked.content, "content", add_special=bool(asked.add_special))
             return as_json({"tokens": _with_pieces(tokenizer, ids) if asked.with_pieces else ids})
 
         return await texts.of(http, answer)
@@ -75,7 +77,7 @@ class Tokens:
         told: Templated = {"prompt": chat.text}
         if chat.warnings:
             told["warnings"] = list(chat.warnings)
-        return JSONResponse(told)
+        return await written(lambda: told, is_long=len(chat.text) > _MOST_WRITTEN)
 
     async def _tokenizer(self, http: HttpRequest, model: str | None) -> Tokenizer:
         models = self._writer.models

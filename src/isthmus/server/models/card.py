@@ -11,7 +11,7 @@ from pathlib import Path
 from isthmus.config import ModelSettings
 from isthmus.errors import IsthmusError
 from isthmus.file_hash import FileHashes, files_identity
-from isthmus.model.choosing import memory_of, open_file, shape_of
+from isthmus.model.choosing import memory_of, open_file, opened_by_header, shape_of
 from isthmus.model.gguf import GgufFile
 from isthmus.model.hparams import Shape
 from isthmus.model.opening import open_gguf
@@ -47,13 +47,19 @@ class Card:
 
     @classmethod
     def read(
-        cls, library: Library, path: Path, hashes: FileHashes, settings: ModelSettings
+        cls,
+        library: Library,
+        path: Path,
+        hashes: FileHashes,
+        settings: ModelSettings,
+        header: GgufFile | None = None,
     ) -> Card:
-        """The card of a file that is computed with `settings`.
+        """The card of a file that is computed with `settings`, and whose header may have been read.
 
         Raises ModelNotFound, ModelFileError, ModelUnsupported.
         """
-        opened = open_file(library, path, settings, hashes)
+        opened = header and opened_by_header(header, settings)
+        opened = opened or open_file(library, path, settings, hashes)
         file, hparams = opened.file, shape_of(opened)
         found = [it.stat() for it in file.files]
         counted: Counter[str] = Counter()

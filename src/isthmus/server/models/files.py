@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from isthmus.config import ModelSettings
-from isthmus.errors import IsthmusError
+from isthmus.errors import IsthmusError, ModelError
+from isthmus.model.gguf import GgufFile
+from isthmus.model.headers import open_headers
 from isthmus.model.template_set import TemplateSet
 from isthmus.runtime import Runtime
+from isthmus.server.duration import FOREVER
 from isthmus.server.http.entry import in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.card import Card, templates_of
 from isthmus.server.models.catalog import Catalog, Source
 from isthmus.server.models.memory import default_n_ctx
-from isthmus.server.models.resident import FOREVER, Resident, State
+from isthmus.server.models.resident import Resident, State
 from isthmus.server.settings import ServerSettings
 from isthmus.shards import model_files
 
@@ -218,28 +221,36 @@ class ModelFiles:
             self.note(resident, error)
             raise failed(resident) from None
 
-    def read(self, resident: Resident) -> Card:
-        """What the header says of the file that is there now. In a thread. IsthmusError."""
+    def read(self, resident: Resident, header: GgufFile | None = None) -> Card:
+        """What the header says of the file that is there now; it may have been read. In a thread.
+        IsthmusError."""
         card = resident.card
         if card is None or not card.is_of(resident.source.path):
             runtime, path = self._runtime, resident.source.path
-            card = Card.read(runtime.library, path, runtime.file_hashes, self._computed)
+            hashes = runtime.file_hashes
+            card = Card.read(runtime.library, path, hashes, self._computed, header)
             resident.card, resident.nbytes = card, card.nbytes
             resident.n_ctx = self._n_ctx_of(card)
         return card
 
     def _read(self, residents: Iterable[Resident]) -> None:
-        for it in residents:
-            if _is_read(it) or it.is_refused:
-                continue
-            begun = time.monotonic()
+        """Reads files that are not known yet: a single one is tried whole, since it is about to be
+        loaded, and many by their headers. In a thread."""
+        unread = [it for it in residents if not (_is_read(it) or it.is_refused)]
+        paths = [it.source.path for it in unread]
+        headers = open_headers(self._runtime.library, paths) if len(paths) > 1 else [None]
+        begun = time.monotonic()
+        for it, header in zip(unread, headers, strict=False):
             try:
-                self.read(it)
+                if isinstance(header, ModelError):
+                    raise header
+                self.read(it, header)
             except IsthmusError as error:
                 it.card = None
                 self.note(it, error)
                 again_s = max(_AGAIN_S, _READS * (time.monotonic() - begun))
                 it.refuse(time.monotonic() + again_s)
+            begun = time.monotonic()
 
     def _n_ctx_of(self, card: Card) -> int:
         if self._settings.n_ctx is not None:

@@ -31,6 +31,7 @@ from isthmus.errors import DeviceFailed, IsthmusError, Overloaded, SettingsError
 from isthmus.model import Model
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
+from isthmus.server.duration import FOREVER
 from isthmus.server.http.entry import current
 from isthmus.server.http.events import unless_left
 from isthmus.server.http.log import tell
@@ -39,7 +40,7 @@ from isthmus.server.models.files import ModelFiles, failed
 from isthmus.server.models.line import Line, Ticket
 from isthmus.server.models.memory import ModelMemory
 from isthmus.server.models.opener import Opener
-from isthmus.server.models.resident import FOREVER, Resident, Served, State
+from isthmus.server.models.resident import Resident, Served, State
 from isthmus.server.settings import ServerSettings
 from isthmus.units import format_nbytes
 

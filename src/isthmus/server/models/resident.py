@@ -25,8 +25,6 @@ from isthmus.server.models.catalog import Source
 from isthmus.shards import model_files
 
 _Part = TypeVar("_Part")
-FOREVER = -1.0
-"""`Resident.keep_alive_s` of a model that leaves only for another one."""
 
 
 class State(Enum):
@@ -78,7 +76,8 @@ class Resident:
         self.load_s = 0.0
         """Seconds that the last load took."""
         self.keep_alive_s = 0.0
-        """Seconds for which it stays after its last use; FOREVER, or 0 for none."""
+        """Seconds for which it stays after its last use; FOREVER if it leaves only for another one,
+        0 if it leaves at once."""
         self.n_users = 0
         self.used = 0.0
         """When its last use ended, on the clock of time.monotonic."""

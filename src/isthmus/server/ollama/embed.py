@@ -80,10 +80,10 @@ class Embed:
     ) -> tuple[list[bytes], int]:
         """The embeddings of texts and the number of their tokens; none of nothing, by which
         clients have a model loaded."""
-        if not [it for it in given if it] and len(given) < 2:
-            return [], 0
         if len(given) > MOST_TEXTS:
             raise SettingsError(f"{param}: give up to {MOST_TEXTS} texts, not {len(given)}")
+        if len(given) < 2 and not any(given):
+            return [], 0
         named = [(f"{param}[{number}]", it) for number, it in enumerate(given)]
         ids = await self._embedders.texts.of(
             http, lambda check: ids_of(agents.model, named, check, truncate=truncate)

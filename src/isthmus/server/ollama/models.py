@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 
-from isthmus.errors import SettingsError, TemplateError
+from isthmus.errors import TemplateError
 from isthmus.model.forms import Form
 from isthmus.model.template_set import TemplateSet
 from isthmus.server.models.card import Card
-from isthmus.server.models.resident import FOREVER, Resident, State
+from isthmus.server.models.resident import Resident, State
 from isthmus.server.ollama.answer import timestamp
 from isthmus.server.ollama.replies import Details, LocalModel, RunningModel, Shown
 
@@ -18,28 +17,8 @@ _NEVER = "9999-12-31T23:59:59Z"
 _ON_HOST = ("cpu", "null")
 """Devices that compute in the host's memory."""
 _BILLION, _MILLION = 10**9, 10**6
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_UNIT = "|".join(_UNITS_S)
-_DURATION = re.compile(rf"[+-]?(?:\d{{1,12}}(?:\.\d{{0,9}})?(?:{_UNIT}))+|[+-]?\d{{1,12}}")
-_PART = re.compile(rf"(\d+(?:\.\d*)?)({_UNIT})?")
-_MOST_S = 1e9
 _NEVER_S = 100 * 365 * 86_400
 """When a model is said to leave that stays: in a hundred years."""
-
-
-def seconds_of(keep_alive: str | float) -> float:
-    """Seconds of a duration as Go writes it, `1h30m`, or of a number; FOREVER below 0.
-
-    SettingsError for what is none.
-    """
-    if isinstance(keep_alive, str):
-        text = keep_alive.strip()
-        if not _DURATION.fullmatch(text):
-            raise SettingsError(f"keep_alive: {text[:20]!r} is no duration, such as 5m, 0 or -1")
-        parts = _PART.findall(text)
-        seconds = sum(float(n) * _UNITS_S[unit or "s"] for n, unit in parts)
-        return FOREVER if text.startswith("-") else min(seconds, _MOST_S)
-    return FOREVER if keep_alive < 0 else min(keep_alive, _MOST_S)
 
 
 def listed(found: Iterable[tuple[Resident, Card]]) -> list[LocalModel]:

@@ -12,17 +12,20 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.errors import SettingsError
 from isthmus.model import Model
+from isthmus.server.duration import seconds_of
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
-from isthmus.server.http.endpoint import Endpoint
+from isthmus.server.http.endpoint import Endpoint, written
 from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import LINES, line, respond, unless_left
 from isthmus.server.http.strict import read_strictly, read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.models.files import MANY
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.rights import may_manage, require_manager
 from isthmus.server.ollama.answer import OllamaAnswer, as_message, as_response, timestamp
@@ -39,7 +42,7 @@ from isthmus.server.ollama.fields import (
     SHOW,
     SHOW_TABLES,
 )
-from isthmus.server.ollama.models import listed, running, seconds_of, shown
+from isthmus.server.ollama.models import listed, running, shown
 from isthmus.server.ollama.replies import (
     ChatReply,
     EmbeddingsReply,
@@ -150,8 +153,12 @@ class Ollama:
 
     async def tags(self, _http: HttpRequest) -> Response:
         """The models that requests may name, as Ollama lists them."""
-        found: LocalModels = {"models": listed(await self._models.files.cards())}
-        return JSONResponse(found)
+        found = await self._models.files.cards()
+
+        def told() -> LocalModels:
+            return {"models": listed(found)}
+
+        return await written(told, is_long=len(found) > MANY)
 
     async def running(self, _http: HttpRequest) -> Response:
         """The models that are in memory, as Ollama lists them."""
@@ -244,5 +251,10 @@ class Ollama:
 
 def _stays_s(asked: Common) -> float | None:
     """Seconds for which the request wants its model to stay; None if it does not say.
-    SettingsError."""
-    return None if asked.keep_alive is None else seconds_of(asked.keep_alive)
+    HttpError 400."""
+    if asked.keep_alive is None:
+        return None
+    try:
+        return seconds_of(asked.keep_alive)
+    except SettingsError as error:
+        raise HttpError(400, f"keep_alive: {error}", param="keep_alive") from None

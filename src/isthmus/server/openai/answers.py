@@ -51,19 +51,17 @@ class Answers:
         pairs = zip(self._each, self._choices, strict=True)
         works = [_collect(prepared, choice) for prepared, choice in pairs]
         ends = dict(enumerate(await unless_left(http, gathered(works))))
-        return await written(lambda: self._whole(ends), is_long=self._tells_logprobs)
+        return await written(
+            lambda: self._whole(ends), is_long=any(it.is_long for it in self._choices)
+        )
 
     def _whole(self, ends: Mapping[int, End]) -> dict[str, Any]:
-        """All choices as one object; in a thread if there may be many logprobs."""
+        """All choices as one object; in a thread if they may be long."""
         choices = [
             encoded({"index": place, **self._choices[index].whole(ends[index])})
             for place, index in enumerate(self._best())
         ]
         return self._told(self._kind.object, choices, self._usage(ends))
-
-    @property
-    def _tells_logprobs(self) -> bool:
-        return any(it.request.logprobs is not None for it in self._each)
 
     def _best(self) -> list[int]:
         """Which choices are told: of each prompt's the most probable, for each token."""

@@ -7,15 +7,15 @@ streamed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from isthmus.model import Model
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.model.tokenizer import Detokenizer
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Place, Token
+from isthmus.server.generation.request import End
+from isthmus.server.generation.tokens import Place, Token
 from isthmus.server.http.ids import random_id
 from isthmus.server.openai.replies import (
     AnsweredMessage,
@@ -28,9 +28,37 @@ from isthmus.server.openai.replies import (
     TopLogprob,
 )
 
+MOST_ECHO = 2048
+"""Characters of a prompt that the event loop writes before an answer."""
+
+
+class Echo(NamedTuple):
+    """A prompt that is told before its answers."""
+
+    text: str
+    offsets: Sequence[int] = ()
+    """Where its tokens begin in the text, if they are told."""
+
+    @classmethod
+    def of(cls, model: Model, ids: Sequence[int], text: str | None, *, with_offsets: bool) -> Echo:
+        """The echo of a prompt, whose text may be known. Takes as long as its tokens are many."""
+        if text is None:
+            text = model.tokenizer.decode(ids, render_special=True).decode(errors="replace")
+        return cls(text, _offsets(model, ids, text) if with_offsets else ())
+
+
+def _offsets(model: Model, ids: Sequence[int], text: str) -> list[int]:
+    """Where a prompt's tokens begin in its text. Tokens at its beginning that are not there, such
+    as one that begins each text, begin at 0."""
+    ends, detokenizer = [0], Detokenizer(model.tokenizer, frozenset(ids))
+    for token in ids:
+        ends.append(ends[-1] + len(detokenizer.push(token)))
+    more = ends[-1] + len(detokenizer.finish()) - len(text)
+    return [max(it - more, 0) for it in ends]
+
 
 class TextChoice:
-    """A choice of `/v1/completions`. `echo` is the prompt's text, if that is told first."""
+    """A choice of `/v1/completions`. `echo` is told first."""
 
     object = "text_completion"
     chunk = "text_completion"
@@ -39,11 +67,10 @@ class TextChoice:
     """Tokens of thoughts: there are none."""
 
     def __init__(
-        self, prepared: Prepared, *, echo: str | None = None, tells_logprobs: bool = True
+        self, prepared: Prepared, *, echo: Echo | None = None, tells_logprobs: bool = True
     ) -> None:
         self._model = prepared.completer.model
-        self._prompt = prepared.request.prompt
-        self._echo = echo or ""
+        self._echo, self._offsets = echo or Echo("")
         self._tells_logprobs = tells_logprobs
         self._text: list[str] = []
         self._tokens: list[Token] = []
@@ -51,6 +78,11 @@ class TextChoice:
         self._n_tokens = 0
         self._n_scored = 0
         """Tokens of the prompt that came."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the whole choice may be too long for the event loop to write."""
+        return self._tells_logprobs or len(self._echo) > MOST_ECHO
 
     @property
     def mean_logprob(self) -> float:
@@ -111,16 +143,6 @@ class TextChoice:
         self._n_scored += 1
         return at
 
-    @cached_property
-    def _offsets(self) -> list[int]:
-        """Where the prompt's tokens begin in its text. Tokens at its beginning that are not there,
-        such as one that begins each text, begin at 0."""
-        ends, detokenizer = [0], Detokenizer(self._model.tokenizer, frozenset(self._prompt))
-        for token in self._prompt:
-            ends.append(ends[-1] + len(detokenizer.push(token)))
-        more = ends[-1] + len(detokenizer.finish()) - len(self._echo)
-        return [max(it - more, 0) for it in ends]
-
 
 class ChatChoice:
     """A choice of `/v1/chat/completions`."""
@@ -137,6 +159,11 @@ class ChatChoice:
         self._tokens: list[Token] = []
         self.n_thought = 0
         """Tokens of thoughts."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the whole choice may be too long for the event loop to write."""
+        return bool(self._tokens)
 
     @property
     def mean_logprob(self) -> float:

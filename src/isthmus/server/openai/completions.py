@@ -15,16 +15,17 @@ from isthmus.model import Model
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.infill import gap_prompt, require_infill
 from isthmus.server.generation.prepared import Prepared
+from isthmus.server.generation.request import Request
 from isthmus.server.generation.wanted import Wanted
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS
-from isthmus.server.http.strict import read_strictly
+from isthmus.server.http.strict import read_wanted
 from isthmus.server.http.texts import Check, most_nbytes
 from isthmus.server.openai.answers import Answers, require_places
-from isthmus.server.openai.choices import TextChoice
+from isthmus.server.openai.choices import Echo, TextChoice
 from isthmus.server.openai.fields import COMPLETION_TABLES, COMPLETIONS
 from isthmus.server.openai.replies import TextCompletion
 from isthmus.server.openai.requests import CompletionRequest
@@ -61,63 +62,82 @@ class Completions:
         """Text goes on."""
         writer = self._writer
         most = most_nbytes(writer.n_ctx * _MOST_PROMPTS)
-        asked = await read_strictly(http, _decoder, COMPLETION_TABLES, most)
-        n_made, n_told = _numbers_of(asked)
+        asked, order = await read_wanted(http, _decoder, COMPLETION_TABLES, _order_of, most)
         completer = await writer.completer(http, asked.model)
         completer.require_room()
         if asked.suffix:
             require_infill(completer.model, "suffix")
-        prompts = await writer.texts.of(http, lambda check: _prompts(completer, asked, check))
+        prompts = await writer.texts.of(
+            http, lambda check: _prompts(writer, completer, asked, order.wanted, check)
+        )
         param = "n" if asked.best_of is None else "best_of"
-        require_places(completer, len(prompts) * n_made, param)
-        wanted = _wanted_of(asked, is_ranked=n_made > n_told)
-        said = await writer.require_grammar(completer.model, wanted.grammar)
+        require_places(completer, len(prompts) * order.n_made, param)
+        said = await writer.require_grammar(completer.model, order.wanted.grammar)
         current().warn(said)
         each: list[Prepared] = []
         choices: list[TextChoice] = []
         for prompt in prompts:
-            request = writer.request(completer, prompt.ids, wanted)
-            scores = bool(asked.echo) and asked.logprobs is not None
-            request = replace(request, scores_prompt=scores)
-            prepared = Prepared(asked.model, completer, request, warnings=said)
-            for index in range(n_made):
+            prepared = Prepared(asked.model, completer, prompt.request, warnings=said)
+            for index in range(order.n_made):
                 each.append(prepared.numbered(index))
-                choices.append(_choice_of(asked, each[-1], prompt))
-        return await Answers(asked, each, choices, n_made, n_told).respond(http)
+                tells = asked.logprobs is not None
+                choices.append(TextChoice(each[-1], echo=prompt.echo, tells_logprobs=tells))
+        answers = Answers(asked, each, choices, order.n_made, order.n_told)
+        return await answers.respond(http)
+
+
+class _Order(NamedTuple):
+    """What a request wants, and how many answers of each prompt are made and told."""
+
+    wanted: Wanted
+    n_made: int
+    n_told: int
 
 
 class _Prompt(NamedTuple):
-    ids: list[int]
-    text: str | None
-    """What was given; None for ids."""
+    request: Request
+    echo: Echo | None
 
 
-def _prompts(completer: Completer, asked: CompletionRequest, check: Check) -> list[_Prompt]:
-    """The prompts; those of gaps if there is a suffix. An empty text becomes the token with which
-    texts begin, or else end."""
+def _prompts(
+    writer: Writer, completer: Completer, asked: CompletionRequest, wanted: Wanted, check: Check
+) -> list[_Prompt]:
+    """What is computed for each prompt, and what is told of it before the answer."""
+    scores = bool(asked.echo) and asked.logprobs is not None
+    found: list[_Prompt] = []
+    for ids, text in _texts(completer, asked, check):
+        check()
+        request = replace(writer.request(completer, ids, wanted), scores_prompt=scores)
+        echo = Echo.of(completer.model, ids, text, with_offsets=scores) if asked.echo else None
+        found.append(_Prompt(request, echo))
+    return found
+
+
+def _texts(
+    completer: Completer, asked: CompletionRequest, check: Check
+) -> list[tuple[list[int], str | None]]:
+    """The ids of each prompt, and its text if one was given; those of gaps if there is a suffix.
+    An empty text becomes the token with which texts begin, or else end."""
     tokenizer = completer.model.tokenizer
     given = "" if asked.prompt is None else asked.prompt
     if asked.suffix:
         gaps = listed(given, "prompt", _MOST_PROMPTS)
-        return [_Prompt(gap_prompt(completer, it, asked.suffix, check), None) for it in gaps]
+        return [(gap_prompt(completer, it, asked.suffix, check), None) for it in gaps]
     lists = token_lists(completer.model, given, "prompt", _MOST_PROMPTS, completer.n_ctx, check)
     texts = [given] if isinstance(given, str) else given
     begin = [it for it in (tokenizer.bos, tokenizer.eos) if it >= 0][:1]
     if isinstance(texts[0], int):
-        return [_Prompt(lists[0], None)]
+        return [(lists[0], None)]
     return [
-        _Prompt(ids or begin, text) if isinstance(text, str) else _Prompt(ids, None)
+        (ids or begin, text) if isinstance(text, str) else (ids, None)
         for ids, text in zip(lists, texts, strict=True)
     ]
 
 
-def _choice_of(asked: CompletionRequest, prepared: Prepared, prompt: _Prompt) -> TextChoice:
-    echo = None
-    if asked.echo:
-        tokenizer = prepared.completer.model.tokenizer
-        given = tokenizer.decode(prompt.ids, render_special=True).decode(errors="replace")
-        echo = given if prompt.text is None else prompt.text
-    return TextChoice(prepared, echo=echo, tells_logprobs=asked.logprobs is not None)
+def _order_of(asked: CompletionRequest) -> _Order:
+    """What a request wants. HttpError 400."""
+    n_made, n_told = _numbers_of(asked)
+    return _Order(_wanted_of(asked, is_ranked=n_made > n_told), n_made, n_told)
 
 
 def _numbers_of(asked: CompletionRequest) -> tuple[int, int]:

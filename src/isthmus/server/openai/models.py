@@ -14,8 +14,9 @@ from msgspec import Struct
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from isthmus.server.http.endpoint import Endpoint, read_json, written
+from isthmus.server.http.endpoint import Endpoint, written
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
+from isthmus.server.http.strict import read_strictly
 from isthmus.server.models.card import Card
 from isthmus.server.models.files import MANY
 from isthmus.server.models.models import Models
@@ -90,20 +91,20 @@ class ListedModels:
 
     async def load(self, request: HttpRequest) -> Response:
         """Loads a model; answers once it is in memory."""
-        asked = await read_json(request, _named)
+        asked = await read_strictly(request, _named)
         require_manager()
         await self._models.use(asked.model, request)
         return JSONResponse(self._changed(self._models.files.known(asked.model)))
 
     async def unload(self, request: HttpRequest) -> Response:
         """Has a model leave, as soon as nobody uses it."""
-        asked = await read_json(request, _named)
+        asked = await read_strictly(request, _named)
         require_manager()
         return JSONResponse(self._changed(await self._models.unload(asked.model)))
 
     async def pull(self, request: HttpRequest) -> Response:
         """Fetches a model by a name that `isthmus pull` takes, and tells how far that is."""
-        asked = await read_json(request, _pull)
+        asked = await read_strictly(request, _pull)
         require_manager()
         if asked.stream:
             return await respond(request, self._pulling(asked.model))

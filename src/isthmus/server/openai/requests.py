@@ -118,7 +118,7 @@ class ChatMessage(_Part, kw_only=True):
 class JsonSchema(_Part, kw_only=True):
     """`response_format.json_schema`."""
 
-    name: str = ""
+    name: str | None = None
     description: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None

@@ -14,9 +14,10 @@ computes the same bits.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from isthmus.actor import Actor
@@ -111,21 +112,11 @@ class Archive:
     async def resolved(self, items: Sequence[Item], before: Sequence[Item]) -> list[Item]:
         """The items with what references name in their places: items `before` them, or of any
         response. HttpError 404."""
-        ids = [it["id"] for it in items if it["type"] == "item_reference"]
-        if not ids:
+        if not any(it["type"] == "item_reference" for it in items):
             return list(items)
-        known = {it["id"]: it for it in before}
-        places = [place_of_item(id_) for id_ in ids if id_ not in known]
-        agents = {place.agent for place in places if place is not None}
-        if len(agents) > _MOST_REFERRED_TO:
-            said = f"items of {len(agents)} chains are referred to: {_MOST_REFERRED_TO} may be"
-            raise HttpError(400, said, param="input")
-        known |= await self._referred(agents, set(ids))
-        for id_ in ids:
-            if id_ not in known:
-                said = f"Item with id '{id_[:120]}' not found; `store: false` keeps none."
-                raise HttpError(404, said, code="item_not_found", param="input")
-        return [known[it["id"]] if it["type"] == "item_reference" else it for it in items]
+        ids, known, agents = await asyncio.to_thread(_references, items, before)
+        known |= await self._referred(agents, ids)
+        return await asyncio.to_thread(_with_referred, items, known)
 
     async def _referred(self, agents: Iterable[str], ids: Container[str]) -> dict[str, Item]:
         """The items with these ids in chains and conversations, by their ids. HttpError 400."""
@@ -227,3 +218,32 @@ def _require_kept(nbytes: int, param: str = "previous_response_id") -> None:
             "begin another one with those of its items that matter"
         )
         raise HttpError(400, said, code="conversation_too_long", param=param)
+
+
+def _references(
+    items: Sequence[Item], before: Sequence[Item]
+) -> tuple[set[str], dict[str, Item], set[str]]:
+    """The ids that references name, the items `before` them by their ids, and the agents that have
+    others. In a thread: there may be 100,000. HttpError 400."""
+    ids = {it["id"] for it in items if it["type"] == "item_reference"}
+    known = {it["id"]: it for it in before}
+    places = [place_of_item(id_) for id_ in ids - known.keys()]
+    agents = {place.agent for place in places if place is not None}
+    if len(agents) > _MOST_REFERRED_TO:
+        said = f"items of {len(agents)} chains are referred to: {_MOST_REFERRED_TO} may be"
+        raise HttpError(400, said, param="input")
+    return ids, known, agents
+
+
+def _with_referred(items: Sequence[Item], known: Mapping[str, Item]) -> list[Item]:
+    """The items with those that references name in their places. HttpError 404."""
+    found: list[Item] = []
+    for it in items:
+        if it["type"] != "item_reference":
+            found.append(it)
+        elif it["id"] in known:
+            found.append(known[it["id"]])
+        else:
+            said = f"Item with id '{it['id'][:120]}' not found; `store: false` keeps none."
+            raise HttpError(404, said, code="item_not_found", param="input")
+    return found

@@ -93,7 +93,7 @@ class Creating:
 
     async def planned(self, asked: CountRequest) -> tuple[Basis, list[Item], Plan]:
         """What a request goes on from, its own items, and what it wants. HttpError 400, 404."""
-        own = await asyncio.to_thread(items_of, asked.input)
+        own = await asyncio.to_thread(items_of, asked.input or "")
         basis = await self._basis(asked)
         own = await self._archive.resolved(own, basis.items)
         plan = await asyncio.to_thread(plan_of, asked, [*basis.items, *own])

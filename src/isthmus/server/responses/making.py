@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeAlias
 from isthmus.actor import Actor
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, Token, read_tokens
+from isthmus.server.generation.request import End, read_tokens
+from isthmus.server.generation.tokens import Token
 from isthmus.server.http.entry import current
 from isthmus.server.openai.choices import logprob_of
 from isthmus.server.openai.replies import ChatLogprob

@@ -24,7 +24,8 @@ from typing import Any, Protocol, TypeAlias
 
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
 from isthmus.server.generation.prepared import Step
-from isthmus.server.generation.request import End, Token
+from isthmus.server.generation.request import End
+from isthmus.server.generation.tokens import Token
 from isthmus.server.http.ids import random_id
 from isthmus.server.openai.replies import ChatLogprob
 from isthmus.server.responses.arguments import InputReader

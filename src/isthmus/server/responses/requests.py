@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request as HttpRequest
 
-from isthmus.server.http.errors import HttpError, fault_of
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.support import done
+from isthmus.server.http.wording import fault_of
 from isthmus.server.responses.fields import FIELDS
 
 _T = TypeVar("_T")
@@ -51,7 +52,7 @@ class CountRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """`/v1/responses/input_tokens`: what a prompt is made of."""
 
     model: str
-    input: str | Items = ""
+    input: str | Items | None = None
     instructions: str | None = None
     previous_response_id: _Text | None = None
     conversation: _Text | ConversationId | None = None
@@ -156,5 +157,7 @@ def converted(given: Mapping[str, Any], kind: type[_T], where: str, code: str) -
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        text, place = fault_of(error)
-        raise HttpError(400, text, code=code, param=f"{where}{place}") from None
+        fault = fault_of(error, given, kind)
+        param = where if fault.param is None else f"{where}.{fault.param}"
+        said = fault.said.replace(f"'{fault.param}'", f"'{param}'", 1)
+        raise HttpError(400, said, code=code, param=param) from None

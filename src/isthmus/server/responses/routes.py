@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from types import MappingProxyType
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -17,6 +18,7 @@ from isthmus.server.http.texts import most_nbytes
 from isthmus.server.responses.archive import Archive
 from isthmus.server.responses.chain import Stored
 from isthmus.server.responses.creating import Creating, Order
+from isthmus.server.responses.fields import FIELDS
 from isthmus.server.responses.jobs import Job
 from isthmus.server.responses.making import Event, Made, whole
 from isthmus.server.responses.pages import page_of
@@ -37,6 +39,10 @@ from isthmus.server.responses.requests import (
 _INTERRUPTED = "the server ended while this response was made; ask again"
 
 
+class _Endpoint(Endpoint):
+    tables = MappingProxyType({ResponseRequest: FIELDS, CountRequest: FIELDS})
+
+
 class Responses:
     """The routes."""
 
@@ -52,8 +58,8 @@ class Responses:
         count, counted = f"{all_}/input_tokens", (InputTokens,)
         items = f"{one}/input_items"
         return [
-            Endpoint("POST", all_, self.create, takes=ResponseRequest, gives=gives),
-            Endpoint("POST", count, self.count, takes=CountRequest, gives=counted),
+            _Endpoint("POST", all_, self.create, takes=ResponseRequest, gives=gives),
+            _Endpoint("POST", count, self.count, takes=CountRequest, gives=counted),
             Endpoint("GET", one, self.get, query=Retrieval, gives=gives),
             Endpoint("DELETE", one, self.delete, gives=(DeletedResponse,)),
             Endpoint("POST", f"{one}/cancel", self.cancel, gives=(ModelResponse,)),
