@@ -224,7 +224,7 @@ class Batch(Pass):
         self._live = slice(None) if len(rows.live) == rows.n else rows.live
         self._moves = (rows.positions >= 0).astype(np.int64)
         self._cache_moves = self._moves * (self._row_nbytes // self._step)
-        bases = [it.base + it.layout.kv_offset if it else 0 for it in rows.sessions]
+        bases = [it.kv_base if it else 0 for it in rows.sessions]
         planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
         addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
         addresses[:, rows.positions < 0] = self.inputs.idle_cache_row

@@ -15,7 +15,6 @@ from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import (
-    ContextFull,
     ModelBusy,
     ModelClosed,
     ModelUnsupported,
@@ -40,7 +39,7 @@ from isthmus.model.sharing import SharingModel
 from isthmus.model.text import TextModel
 from isthmus.model.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
-from isthmus.units import GuestPtr
+from isthmus.units import GuestPtr, HostAddr
 
 
 class Model(TextModel, EmbeddingModel, SharingModel):
@@ -200,10 +199,11 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     ) -> Session:
         """Opens a session in `layout.nbytes` of `region` at `ptr`, a multiple of 4,096.
 
-        The bytes are cleared. `binding` is the device's view of the region.
+        The bytes are cleared. `binding` is the device's view of the region. Overloaded if the
+        device has no room for the KV cache.
         """
         self._require_open()
-        region.clear(ptr, layout.nbytes)
+        binding.clear(region.address(ptr, layout.nbytes), layout.nbytes)
         return self._session(region, binding, ptr, layout)
 
     def resume_session(
@@ -218,7 +218,7 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     ) -> Session:
         """Opens a session whose bytes are those of one that held `tokens`; nothing is cleared.
 
-        SettingsError where `layout` is none of this model's, TokenError, ContextFull.
+        SettingsError where `layout` is none of this model's, TokenError, ContextFull, Overloaded.
         """
         self._require_open()
         self._require_layout(layout)
@@ -226,7 +226,8 @@ class Model(TextModel, EmbeddingModel, SharingModel):
         session = self._session(region, binding, ptr, layout)
         try:
             session.require_room(len(tokens))
-        except ContextFull:
+            binding.fill(session.rows(len(tokens)))
+        except BaseException:
             session.close()
             raise
         session.tokens.extend(tokens)
@@ -236,10 +237,16 @@ class Model(TextModel, EmbeddingModel, SharingModel):
     def _session(
         self, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
     ) -> Session:
-        with self._lock:
-            self._require_open()  # it may have been closed while the bytes were cleared
-            session = Session(self, region, binding, ptr, layout)
-            self._sessions.add(session)
+        kv_base = HostAddr(region.address(ptr, layout.nbytes) + layout.kv_offset)
+        binding.settle(kv_base, layout.kv_nbytes, layout.plane_nbytes)  # may close others' sessions
+        try:
+            with self._lock:
+                self._require_open()  # it may have been closed while the bytes were cleared
+                session = Session(self, region, binding, ptr, layout)
+                self._sessions.add(session)
+        except BaseException:
+            binding.unsettle(kv_base)
+            raise
         return session
 
     def _require_open(self) -> None:

@@ -1,5 +1,7 @@
 """One sequence of tokens: its KV cache and logits, inside a guest's linear memory.
 
+Some devices have the cache in memory of their own: its bytes are reserved in the guest's then.
+
 ========  ====================================================================================
 state     what holds
 ========  ====================================================================================
@@ -21,13 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.device.buffer import Binding
+from isthmus.device.buffer import Binding, Rows
 from isthmus.errors import ContextFull, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
 from isthmus.model.kv_cache import KvCache, KvLayout
 from isthmus.model.top import PAIR_NBYTES, Top
-from isthmus.units import MIB, GuestPtr, HostAddr
+from isthmus.units import MIB, DeviceAddr, GuestPtr, HostAddr
 
 if TYPE_CHECKING:
     from isthmus.model.forward import Forward
@@ -38,7 +40,10 @@ _COPY_NBYTES = 64 * MIB
 
 
 class Session:
-    """See the module. Opened by `Model.open_session`; used by one thread at a time."""
+    """See the module. Opened by `Model.open_session`; used by one thread at a time.
+
+    Whoever makes it has settled its KV cache in the binding; `close` ends that.
+    """
 
     def __init__(
         self, model: Model, region: Region, binding: Binding, ptr: GuestPtr, layout: KvLayout
@@ -56,13 +61,17 @@ class Session:
         """Where the guest wants the most probable tokens of each pass; see `leave_top`."""
         self.decode_graph: Forward | None = None
         """The executor's: the graph that decodes this session's next token."""
-        self._hold = region.hold("a session")
         self._region = region
         self.closed = False
+        kv_base = HostAddr(self.base + layout.kv_offset)
+        self.kv_base = DeviceAddr(0)
+        """Its KV cache as the device addresses it, where batches use that."""
         if model.executor.can_batch:  # a batch writes here by address, and places no tensor
-            binding.cover(self.base, layout.nbytes)
-        binding.settle(HostAddr(self.base + layout.kv_offset), layout.kv_nbytes)
+            binding.cover(self.base, layout.kv_offset)
+            binding.cover(kv_base, layout.kv_nbytes)
+            self.kv_base = binding.address(kv_base)
         binding.send(self.base, layout.nbytes)
+        self._hold = region.hold("a session")
 
     @property
     def cache(self) -> KvCache:
@@ -78,6 +87,11 @@ class Session:
     def n_tokens(self) -> int:
         """Tokens in the cache."""
         return len(self.tokens)
+
+    def rows(self, n_tokens: int) -> Rows:
+        """The cache's rows of its first tokens, by host address."""
+        rows = self.layout.rows(0, n_tokens)
+        return [(HostAddr(self.base + offset), nbytes) for offset, nbytes in rows]
 
     @property
     def n_ctx(self) -> int:
@@ -151,15 +165,12 @@ class Session:
         """
         self.require_room(n_tokens - self.n_tokens)
         self.truncate(0)
-        nbytes = n_tokens * self.layout.row_nbytes
-        for layer in range(self.layout.n_layer):
-            for place in (KvLayout.k_offset, KvLayout.v_offset):
-                to = self.base + place(self.layout, layer)
-                origin = source.base + place(source.layout, layer)
-                for at in range(0, nbytes, _COPY_NBYTES):
-                    part = min(_COPY_NBYTES, nbytes - at)
-                    self.model.device.copy(HostAddr(to + at), HostAddr(origin + at), part)
-                    check()
+        pairs = zip(self.rows(n_tokens), source.rows(n_tokens), strict=True)
+        for (to, nbytes), (origin, _) in pairs:
+            for at in range(0, nbytes, _COPY_NBYTES):
+                part = min(_COPY_NBYTES, nbytes - at)
+                self.binding.copy(HostAddr(to + at), HostAddr(origin + at), part)
+                check()
         self.binding.send(self.base, self.layout.nbytes)
         whole = n_tokens == source.n_tokens and source.has_logits
         if whole:
@@ -171,19 +182,16 @@ class Session:
 
     def copy_logits(self, target: HostAddr) -> None:
         """Puts the logits elsewhere in the guest's memory as well."""
-        self.model.device.copy(target, self.base, 4 * self.layout.n_vocab)
+        self.binding.copy(target, self.base, 4 * self.layout.n_vocab)
 
     def fetch(self, first: int, n: int, *, with_logits: bool) -> None:
         """Has the guest see what a pass over `n` tokens wrote, where the device has a copy."""
         if not self.binding.copies:
             return
-        layout = self.layout
-        for layer in range(layout.n_layer):
-            for plane in (layout.k_offset(layer), layout.v_offset(layer)):
-                place = HostAddr(self.base + plane + first * layout.row_nbytes)
-                self.binding.fetch(place, n * layout.row_nbytes)
+        for offset, nbytes in self.layout.rows(first, n):
+            self.binding.fetch(HostAddr(self.base + offset), nbytes)
         if with_logits:
-            self.binding.fetch(self.base, 4 * layout.n_vocab)
+            self.binding.fetch(self.base, 4 * self.layout.n_vocab)
             if (top := self.model.executor.builder.top_of(self)) is not None:
                 self.binding.fetch(top.address, top.nbytes)
 
