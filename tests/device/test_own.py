@@ -287,6 +287,10 @@ def test_what_is_copied_is_counted(gpu: Runtime, model: Model, tmp_path: Path) -
         assert copied(actor) == 3 * rows
         actor.send("branch 2 1")
         assert copied(actor) == 5 * rows
+        actor.send("prefill 300 3")  # a cache that is mostly in use is copied whole
+        with actor.fork()[0] as fork:
+            assert copied(actor) == 5 * rows + actor.sessions[0].layout.kv_nbytes
+            assert digest(fork) == digest(actor)
 
 
 def test_large_caches_lie_in_several_buffers(

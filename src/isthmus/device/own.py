@@ -28,6 +28,10 @@ from isthmus.memory import Image, Region
 from isthmus.native._ggml import tensor_at
 from isthmus.units import OS_PAGE, DeviceAddr, GuestPtr, HostAddr, align_up
 
+_MOSTLY = 4
+"""A slot of which one part in so many is in use is copied whole: one copy takes as long as the rows
+of two layers."""
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -132,13 +136,10 @@ class OwnBinding(Binding):
     def fill(self, rows: Rows) -> None:
         source = self._source
         if isinstance(source, OwnBinding):
-            for host, nbytes in rows:
-                there = HostAddr(source.memory.base + host - self.memory.base)
-                self._copy_within(host, source, there, nbytes)
-        elif isinstance(source, Image):
-            self._stages.each(self._send_from_image, _pieces(rows))
-        else:
-            self._stages.each(self._send, _pieces(rows))
+            self._copy_rows(rows, source)
+            return
+        send = self._send_from_image if isinstance(source, Image) else self._send
+        self._stages.each(send, _pieces(rows))
         self._count(rows)
 
     @contextlib.contextmanager
@@ -154,7 +155,8 @@ class OwnBinding(Binding):
         if self._try_find(target, nbytes) is None:
             super().copy(target, source, nbytes)
             return
-        self._copy_within(target, self, source, nbytes)
+        slot, offset = self._find(target, nbytes)
+        slot.copy_from(offset, *self._find(source, nbytes), nbytes)
         self._counters.bytes_copied += nbytes
 
     def copy_to(self, target: HostAddr) -> None:
@@ -208,13 +210,18 @@ class OwnBinding(Binding):
                 return lowest, HostAddr(min(highest, align_up(kept.begin, OS_PAGE)))
         return lowest, highest
 
-    def _copy_within(
-        self, target: HostAddr, origin: OwnBinding, source: HostAddr, nbytes: int
-    ) -> None:
-        to, there = self._try_find(target, nbytes), origin._try_find(source, nbytes)
-        assert to is not None
-        assert there is not None
-        to[0].copy_from(to[1], *there, nbytes)
+    def _copy_rows(self, rows: Rows, source: OwnBinding) -> None:
+        """Copies rows from where another binding has them; whole slots that are mostly in use."""
+        slots: dict[tuple[Slot, Slot], list[tuple[int, int, int]]] = {}
+        for host, nbytes in rows:
+            there = HostAddr(source.memory.base + host - self.memory.base)
+            (to, offset), (slot, begin) = self._find(host, nbytes), source._find(there, nbytes)
+            slots.setdefault((to, slot), []).append((offset, begin, nbytes))
+        for (to, slot), parts in slots.items():
+            mostly = _MOSTLY * sum(nbytes for *_, nbytes in parts) >= to.nbytes == slot.nbytes
+            for offset, begin, nbytes in [(0, 0, to.nbytes)] if mostly else parts:
+                to.copy_from(offset, slot, begin, nbytes)
+                self._counters.bytes_copied += nbytes
 
     def _send(self, _stage: Stage, piece: Piece) -> None:
         slot, offset = self._find(*piece)
