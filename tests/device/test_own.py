@@ -6,7 +6,7 @@ What a guest can tell, and every bit, must be as on the processor. `test_gpu.py`
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from isthmus.config import DeviceSettings
 from isthmus.device import open_device
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
-from isthmus.device.caches import CachePool
+from isthmus.device.caches import CachePool, Slot
 from isthmus.device.cuda import CudaDevice
 from isthmus.errors import (
     ContextFull,
@@ -434,6 +434,29 @@ def test_pages_of_a_cache_are_neither_pinned_nor_kept(
             with actor.pinned() as body, body.on_host():
                 pass  # fetches rows, and leaves zeroes
             assert libc.is_zero(cache, session.layout.kv_nbytes), check
+
+
+@pytest.mark.parametrize("verify", ["lazy", "full"])
+def test_no_copy_is_of_memory_that_is_pinned_in_part(
+    gpu: Runtime, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """CUDA refuses that, and ggml ends the process. A cache begins inside of a page."""
+    touched: list[int] = []
+    for name in ("send", "fetch"):
+        move = getattr(Slot, name)
+
+        def noted(slot: Slot, at: int, *rest: int, move: Callable[..., None] = move) -> None:
+            touched.append(at)
+            move(slot, at, *rest)
+
+        monkeypatch.setattr(Slot, name, noted)
+    with spawn(gpu, model) as actor:
+        saved = actor.snapshot(tmp_path / "a.safetensors")
+        with gpu.restore(saved, models={"default": model}, verify=verify) as again:
+            assert len(touched) > 2 * again.sessions[0].layout.n_layer
+            for region in (actor.region, again.region):
+                end = region.base + region.reserved_nbytes
+                assert not any(region.base <= at < end for at in touched)
 
 
 def test_tensors_across_ranges_that_were_registered_one_by_one(

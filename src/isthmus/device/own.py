@@ -138,8 +138,7 @@ class OwnBinding(Binding):
         if isinstance(source, OwnBinding):
             self._copy_rows(rows, source)
             return
-        send = self._send_from_image if isinstance(source, Image) else self._send
-        self._stages.each(send, _pieces(rows))
+        self._stages.each(self._send, _pieces(rows))
         self._count(rows)
 
     @contextlib.contextmanager
@@ -223,14 +222,13 @@ class OwnBinding(Binding):
                 to.copy_from(offset, slot, begin, nbytes)
                 self._counters.bytes_copied += nbytes
 
-    def _send(self, _stage: Stage, piece: Piece) -> None:
-        slot, offset = self._find(*piece)
-        slot.send(piece[0], offset, piece[1])
-
-    def _send_from_image(self, stage: Stage, piece: Piece) -> None:
+    def _send(self, stage: Stage, piece: Piece) -> None:
+        """Never from the memory itself: CUDA copies nothing of which only some pages are pinned."""
         host, nbytes = piece
-        assert isinstance(self._source, Image)
-        self._source.read(host - self.memory.base, stage.memory[:nbytes])
+        if isinstance(self._source, Image):
+            self._source.read(host - self.memory.base, stage.memory[:nbytes])
+        else:
+            ctypes.memmove(stage.address, host, nbytes)
         slot, offset = self._find(host, nbytes)
         slot.send(stage.address, offset, nbytes)
 
