@@ -182,8 +182,8 @@ def test_an_image_without_some_ranges() -> None:
 def test_pages_are_given_back_and_read_as_zero() -> None:
     with Region.reserve(8 * OS_PAGE, nbytes=8 * OS_PAGE, remappable=False) as region:
         write(region, 0, b"x" * 8 * OS_PAGE)
-        region.renew(GuestPtr(100), 200)
-        region.renew(GuestPtr(OS_PAGE + 7), 4 * OS_PAGE)
+        region.empty(GuestPtr(100), 200)
+        region.empty(GuestPtr(OS_PAGE + 7), 4 * OS_PAGE)
         kept = read(region, 0, 8 * OS_PAGE)
     assert kept.count(0) == 200 + 4 * OS_PAGE
     assert not any(kept[OS_PAGE + 7 : 5 * OS_PAGE + 7])

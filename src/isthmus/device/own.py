@@ -169,10 +169,10 @@ class OwnBinding(Binding):
         """Gives pages that no segment has back to the system."""
         at, end = host, HostAddr(host + nbytes)
         for begin, stop in self._bound(host, end):
-            self._renew(at, begin)
+            self._empty(at, begin)
             super().clear(begin, stop - begin)
             at = stop
-        self._renew(at, end)
+        self._empty(at, end)
 
     def close(self) -> None:
         for kept in list(self._kept):
@@ -261,9 +261,9 @@ class OwnBinding(Binding):
                 at = stop
         return found
 
-    def _renew(self, begin: HostAddr, end: HostAddr) -> None:
+    def _empty(self, begin: HostAddr, end: HostAddr) -> None:
         if begin < end:
-            self._region.renew(GuestPtr(begin - self.memory.base), end - begin)
+            self._region.empty(GuestPtr(begin - self.memory.base), end - begin)
 
 
 def _begin(segment: tuple[HostAddr, Buffer]) -> HostAddr:

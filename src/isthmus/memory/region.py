@@ -106,7 +106,7 @@ class Region:
         self.remappable = remappable
         """Whether its pages may be replaced by those of a file; a device's own memory cannot."""
         self._ordinary = ordinary
-        """Whether the system supplies its pages, which can be renewed while no device has them."""
+        """Whether the system supplies its pages and can have them back while no device has them."""
         self._commit = commit
         self.image: Image | None = None
         """The frozen bytes that pages hold which nobody wrote to since `load`."""
@@ -208,7 +208,7 @@ class Region:
             self.cleared.extend(bytes(max(0, pages.stop - len(self.cleared))))
             self.cleared[pages.start : pages.stop] = b"\1" * len(pages)
 
-    def renew(self, ptr: GuestPtr, nbytes: int) -> None:
+    def empty(self, ptr: GuestPtr, nbytes: int) -> None:
         """Zeroes `nbytes` at `ptr`, giving whole OS pages back to the system.
 
         For pages of ordinary memory that no device has pinned, and no image.
@@ -219,7 +219,7 @@ class Region:
             self._zero(start, nbytes)
             return
         self._zero(start, first - start)
-        libc.renew(first, end - first)
+        libc.empty(first, end - first)
         self._zero(HostAddr(end), start + nbytes - end)
 
     def load(self, image: Image | LiveImage, apart: Sequence[tuple[int, int]] = ()) -> int:
@@ -303,9 +303,11 @@ class Region:
 
     def _renew(self) -> None:
         """Makes all that is in use zero."""
-        may_renew = self.remappable or (self._ordinary and not self._holds)
-        if may_renew and self.nbytes:
-            libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
+        whole = align_up(self.nbytes, OS_PAGE)
+        if self.remappable and whole:
+            libc.renew(self.base, whole)
+        elif self._ordinary and not self._holds and whole:
+            libc.empty(self.base, whole)
         else:
             self._zero(self.base, self.nbytes)
 
