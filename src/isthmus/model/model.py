@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from weakref import WeakSet
 
+import numpy as np
+
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
@@ -279,7 +281,8 @@ class Model(TextModel, EmbeddingModel, SharingModel):
 
     def require_tokens(self, tokens: Sequence[int]) -> None:
         """As `require_token`, of all tokens; the error names the first bad one."""
-        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab:
+        ids = np.asarray(tokens)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.n_vocab:
             for token in tokens:
                 self.require_token(token)
 

@@ -26,6 +26,7 @@ DIGEST_NBYTES = 32
 _PART = 1024
 """Chunks that one thread hashes at a time: 16 MiB, in some 10 ms."""
 _MOST_THREADS = 8
+_Chunk = ctypes.c_ubyte * CHUNK_NBYTES
 
 Chunks = Mapping[int, bytes]
 """Chunk number -> SHA-256 of its bytes, ascending; those that are all zero are left out."""
@@ -72,7 +73,7 @@ def _digest(base: HostAddr, number: int) -> bytes | None:
     address = base + number * CHUNK_NBYTES
     if libc.is_zero(address, CHUNK_NBYTES):
         return None
-    return hashlib.sha256((ctypes.c_ubyte * CHUNK_NBYTES).from_address(address)).digest()
+    return hashlib.sha256(_Chunk.from_address(address)).digest()
 
 
 def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
