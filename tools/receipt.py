@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,23 +89,15 @@ FIGURES = {
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--ggml")
-    parser.add_argument("--models", nargs="*", default=MODELS)
-    parser.add_argument("--questions", nargs="+", default=ALL, choices=ALL)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="seconds, to try the script itself")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds for each command")
-    parser.add_argument("--commit", help="what is measured (default: what git says)")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    device = ["--device", arguments.device]
-    device += ["--ggml", arguments.ggml] if arguments.ggml else []
+    arguments = _arguments()
+    ggml = ["--ggml", arguments.ggml] if arguments.ggml else []
+    sharing = ["--sharing", arguments.sharing] if arguments.sharing else []
+    device = ["--device", arguments.device, *ggml, *sharing]
+    at_sizes = dict(it.split("=") for it in arguments.sizes)
     sizes = "64KiB,1MiB" if arguments.small else "64KiB,1MiB,16MiB,64MiB,256MiB,1GiB"
     receipt = _begun(arguments.out, arguments.commit or _commit())
     receipt["commands"].append(" ".join(["python", *sys.argv]))
-    receipt["devices"] = _isthmus(["devices", "--json", *device[2:]], arguments.timeout)
+    receipt["devices"] = _isthmus(["devices", "--json", *ggml], arguments.timeout)
     if "verify" in arguments.questions:
         command = ["verify", "--json", "--sizes", sizes, *device]
         receipt["verify"] = _isthmus(command, arguments.timeout)
@@ -120,15 +113,37 @@ def main() -> None:
                 receipt["memory"] = _isthmus(command, arguments.timeout)
             for question, options in QUESTIONS.items():
                 bench = question.split(",")[0]
-                if bench not in arguments.questions:
+                at = at_sizes.get(question, SMALL[bench] if arguments.small else "")
+                if bench not in arguments.questions or at == "none":
                     continue
-                at = ["--sizes", SMALL[bench]] if arguments.small else options
-                command = ["bench", bench, *at, *common]
+                command = ["bench", bench, *options, *(["--sizes", at] if at else []), *common]
                 found[question] = _isthmus(command, arguments.timeout)
                 _write(receipt, arguments.out)
             if path.parent == Path(folder):
                 path.unlink()
     print(arguments.out.with_suffix(".md").read_text())
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--ggml")
+    parser.add_argument("--sharing", help="as of isthmus (default: the best way that works)")
+    parser.add_argument("--models", nargs="*", default=MODELS)
+    parser.add_argument("--questions", nargs="+", default=ALL, choices=ALL)
+    parser.add_argument(
+        "--sizes",
+        nargs="*",
+        default=(),
+        metavar="QUESTION=LIST",
+        help="other sizes, such as 'agents=1,8' or 'agents, inexact=none', which leaves it out",
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="seconds, to try the script itself")
+    parser.add_argument("--timeout", type=int, default=600, help="seconds for each command")
+    parser.add_argument("--commit", help="what is measured (default: what git says)")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
 
 
 def _begun(out: Path, commit: str) -> dict[str, Any]:
@@ -190,6 +205,7 @@ def _write(receipt: dict[str, Any], out: Path) -> None:
     for it in receipt["devices"].get("devices", []):
         lines.append(f"* {it['name']}: {it['description']}, shares as {it['sharing']}")
         lines += [f"    * {it[name]}" for name in ("driver", "library") if it.get(name)]
+    lines += sorted({f"* measured on {it}" for it in _ways(receipt)})
     for question, names in FIGURES.items():
         found = {model: it[question] for model, it in receipt["models"].items() if question in it}
         if question in receipt:
@@ -197,6 +213,17 @@ def _write(receipt: dict[str, Any], out: Path) -> None:
         if found:
             lines += ["", f"## {question}", "", *_table(names, found)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def _ways(receipt: dict[str, Any]) -> Iterator[str]:
+    """How the devices that were measured shared memory."""
+    reports = [receipt.get("verify"), receipt.get("memory")]
+    for report in [
+        *reports,
+        *(it for model in receipt["models"].values() for it in model.values()),
+    ]:
+        if report and "sharing" in report:
+            yield f"{report['device']}: {report['sharing']}, KV caches in {report['caches']} memory"
 
 
 def _table(names: tuple[str, ...], found: dict[str, dict[str, Any]]) -> list[str]:

@@ -385,7 +385,9 @@ int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
 
 /*
  * Opens a session in memory that the guest has allocated. The bytes are the session's until it is
- * closed: the guest reads the logits there, and leaves the rest alone.
+ * closed: the guest reads the logits there, and leaves the rest alone. Some devices have the KV
+ * cache in memory of their own: its bytes are reserved then, they read as zero, and what is written
+ * there is lost.
  *   model: an open model
  *   n_ctx: tokens of context, as for session_nbytes
  *   ptr: 4,096-byte aligned
@@ -398,6 +400,7 @@ int64_t isthmus_session_nbytes(int32_t model, uint32_t n_ctx);
  *   -ISTHMUS_EFAULT: the bytes do not lie in memory
  *   -ISTHMUS_EBUSY: they overlap an open session, or the room that session_top_k gave one
  *   -ISTHMUS_ELIMIT: too many sessions, or more KV bytes than this actor may have
+ *   -ISTHMUS_ENOMEM: the device has no memory of its own left for the KV cache
  */
 ISTHMUS_IMPORT("session_open")
 int32_t isthmus_session_open(int32_t model, uint32_t n_ctx, void *ptr, size_t nbytes);

@@ -394,6 +394,7 @@ HOST_FUNCTIONS = (
             Errno.EFAULT,
             Errno.EBUSY,
             Errno.ELIMIT,
+            Errno.ENOMEM,
         ),
     ),
     HostFunction(

@@ -20,6 +20,7 @@ _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 GRAPHS = ("auto", "own", "adopted")
 SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
+CACHES = ("auto", "guest", "own")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
@@ -229,8 +230,12 @@ class DeviceSettings:
     sharing: str | None = None
     """How a guest's memory is to reach the device, one of SHARING. By default the best way that
     works; a device refuses one that it does not have."""
+    caches: str = "auto"
+    """Where KV caches lie: in guests' memory (`guest`), in the device's own (`own`), or in its own
+    if it reads guests' memory through a bus (`auto`)."""
 
     def __post_init__(self) -> None:
+        _require(self.caches in CACHES, f"caches is {self.caches!r}: give {', '.join(CACHES)}")
         _require(
             self.sharing is None or self.sharing in SHARING,
             f"sharing is {self.sharing!r}: give {', '.join(SHARING)}",

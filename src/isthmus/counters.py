@@ -15,7 +15,8 @@ class Counters:
     """Monotonic counts; differences between two `snapshot`s measure a piece of work."""
 
     bytes_copied: int = 0
-    """Tensor bytes moved between a guest's linear memory and memory of a device, either way."""
+    """Tensor bytes moved between a guest's linear memory, or a file of it, and memory of a device,
+    either way, and those of KV caches that a device copied in its own memory."""
     bytes_restored: int = 0
     """Bytes of snapshots and forks that were copied into memory, because they were not mapped."""
     bytes_control: int = 0

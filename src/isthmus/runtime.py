@@ -75,9 +75,11 @@ class Runtime:
 
     `device` is `auto`, `cpu`, `cuda:0`, `vulkan:0`, `metal`, `null`; `threads` is the number of CPU
     threads, 0 for one for each processor; `sharing` forces how guests' memory reaches the device
-    (docs/devices.md), by default the best way that works; `capacity` is what all actors may use
-    together; `library` is the path of a ggml library, by default ISTHMUS_GGML or the first one that
-    is installed. Raises LibraryNotFound, LibraryUnsupported, DeviceUnavailable, SettingsError.
+    (docs/devices.md), by default the best way that works; `caches` says where KV caches lie,
+    `guest` or `own`, by default where the device reads them faster; `capacity` is what all actors
+    may use together; `library` is the path of a ggml library, by default ISTHMUS_GGML or the first
+    one that is installed. Raises LibraryNotFound, LibraryUnsupported, DeviceUnavailable,
+    SettingsError.
 
     Safe to use from several threads. `close` ends all actors, then frees models, device and engine.
     """
@@ -88,6 +90,7 @@ class Runtime:
         device: str = "auto",
         threads: int = 0,
         sharing: str | None = None,
+        caches: str = "auto",
         library: str | Path | None = None,
         snapshot_key: bytes | None = None,
         capacity: Capacity | None = None,
@@ -110,9 +113,11 @@ class Runtime:
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
             self.device: Device = open_device(
-                device, self.library, DeviceSettings(threads, sharing=sharing)
+                device, self.library, DeviceSettings(threads, sharing=sharing, caches=caches)
             )
             stack.callback(self.device.close)
+            if self.device.caches is not None:
+                self.device.caches.make_room = self._roster.evict
             engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
             self.engine = engines.plain
             stack.callback(engines.close)

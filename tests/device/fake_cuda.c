@@ -5,10 +5,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { OK = 0, OUT_OF_MEMORY = 2, MOST = 4096 };
+enum { OK = 0, OUT_OF_MEMORY = 2, ALREADY_REGISTERED = 712, MOST = 4096 };
 static int attributes[128];
 static size_t free_nbytes = (size_t)64 << 30;
 static struct { uint64_t address; size_t nbytes; unsigned attached; } blocks[MOST];
+static struct { uint64_t address; size_t nbytes; } registered[MOST];
 static size_t advised[16][2], prefetched[2], copied_on_device;
 
 void fake_set(int attribute, int value) { attributes[attribute] = value; }
@@ -20,6 +21,17 @@ size_t fake_attached(uint64_t address) {
   for (int i = 0; i < MOST; i++)
     if (blocks[i].address == address) return blocks[i].attached;
   return 0;
+}
+size_t fake_registered(uint64_t address) {  // bytes of the range that it is in
+  for (int i = 0; i < MOST; i++)
+    if (address >= registered[i].address && address < registered[i].address + registered[i].nbytes)
+      return registered[i].nbytes;
+  return 0;
+}
+size_t fake_n_registered(void) {
+  size_t n = 0;
+  for (int i = 0; i < MOST; i++) n += registered[i].nbytes != 0;
+  return n;
 }
 size_t fake_n_blocks(void) {
   size_t n = 0;
@@ -78,8 +90,28 @@ int cuMemPrefetchAsync(uint64_t address, size_t nbytes, int where, void *stream)
   prefetched[where == -1] += nbytes;
   return OK;
 }
-int cuMemHostRegister_v2(void *address, size_t nbytes, unsigned flags) { return mlock(address, 0); }
-int cuMemHostUnregister(void *address) { return OK; }
+int cuMemHostRegister_v2(void *address, size_t nbytes, unsigned flags) {
+  uint64_t begin = (uint64_t)address;
+  if (begin % 4096 || nbytes % 4096 || !nbytes) return 1;
+  for (int i = 0; i < MOST; i++)
+    if (registered[i].nbytes && begin < registered[i].address + registered[i].nbytes && registered[i].address < begin + nbytes)
+      return ALREADY_REGISTERED;
+  for (int i = 0; i < MOST; i++)
+    if (!registered[i].nbytes) {
+      registered[i].address = begin;
+      registered[i].nbytes = nbytes;
+      return OK;
+    }
+  return OUT_OF_MEMORY;
+}
+int cuMemHostUnregister(void *address) {
+  for (int i = 0; i < MOST; i++)
+    if (registered[i].nbytes && registered[i].address == (uint64_t)address) {
+      registered[i].nbytes = 0;
+      return OK;
+    }
+  return 1;
+}
 int cuMemcpy(uint64_t target, uint64_t source, size_t nbytes) {
   memmove((void *)target, (void *)source, nbytes);
   return OK;

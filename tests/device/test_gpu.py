@@ -1,7 +1,8 @@
 """A graphics device: the same bytes as the guest's, or copies of them, and the same answers.
 
-ISTHMUS_TEST_DEVICE says which, by default `vulkan`. `make test-vulkan` runs these on a driver in
-software, slow, and true to what a card's driver does; `make test-gpu` on the card at hand.
+ISTHMUS_TEST_DEVICE says which, by default `vulkan`; ISTHMUS_TEST_SHARING and ISTHMUS_TEST_CACHES
+force a way. `make test-vulkan` runs these on a driver in software, slow, and true to what a card's
+driver does; `make test-gpu` on the card at hand.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import wasmtime
 
-from isthmus import Actor, Limits, Model, Runtime
+from isthmus import Actor, Limits, Model, Runtime, Stream
 from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import (
     DeviceFailed,
@@ -34,7 +35,11 @@ from tests.tiny_gguf import ENCODERS, RECIPES, TinyLlama, TinyLora, TinyModel
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("ISTHMUS_TEST_DEVICE", "vulkan")
 KIND = DEVICE.partition(":")[0]
+SHARING = os.environ.get("ISTHMUS_TEST_SHARING")
+CACHES = os.environ.get("ISTHMUS_TEST_CACHES", "auto")
 IN_PLACE = {"vulkan": "imported", "cuda": "managed", "metal": "same"}
+SUPPLIES = KIND == "cuda" and SHARING in (None, "managed")
+"""Whether the device supplies guests' memory, where nothing better opens."""
 FROM_LIBLLAMA = {"vulkan": 1e-4}
 """How far logits may be from libllama's: it fuses other operations there."""
 EXPERTS_FROM_LIBLLAMA = {"cuda": 1e-5, **FROM_LIBLLAMA}
@@ -46,13 +51,17 @@ HEAD_DIM = 64 if KIND == "cuda" else 32
 """The least for which CUDA has a kernel of attention."""
 SOFT_CAP_HEAD_DIM = 128 if KIND == "cuda" else 32
 """The same for attention with a soft cap."""
-imports = pytest.mark.skipif(KIND == "cuda", reason="the device supplies guests' memory itself")
-supplies = pytest.mark.skipif(KIND != "cuda", reason="the device imports guests' memory")
+imports = pytest.mark.skipif(SUPPLIES, reason="the device supplies guests' memory itself")
+supplies = pytest.mark.skipif(not SUPPLIES, reason="the device imports guests' memory")
+
+
+def open_runtime(caches: str = CACHES) -> Runtime:
+    return Runtime(device=DEVICE, sharing=SHARING, caches=caches)
 
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[Runtime]:
-    with Runtime(device=DEVICE) as runtime:
+    with open_runtime() as runtime:
         yield runtime
 
 
@@ -93,8 +102,10 @@ def logits(actor: Actor) -> np.ndarray:
 def test_it_shares_in_place(gpu: Runtime) -> None:
     info = gpu.device.info
     assert info.name.startswith(KIND)
-    assert info.sharing in (IN_PLACE[KIND], "same")
-    assert all(note.startswith("not same: ") for note in info.notes)
+    assert info.sharing in (SHARING or IN_PLACE[KIND], "same")
+    passed = [note for note in info.notes if note.startswith("not ")]
+    assert SHARING is not None or all(note.startswith("not same: ") for note in passed)
+    assert any("device's own memory" in note for note in info.notes) == (info.caches == "own")
 
 
 @pytest.mark.parametrize("n_tokens", [1, 24, 300, 513])  # the last: a chunk, and a decoded token
@@ -102,10 +113,11 @@ def test_close_to_the_processor_and_without_copies(
     gpu: Runtime, model: Model, cpu: Runtime, cpu_model: Model, n_tokens: int
 ) -> None:
     """The processor rounds activations to 8 bits before it multiplies them with Q8_0 weights."""
+    copied = gpu.device.counters.bytes_copied
     with spawn(gpu, model, n_tokens) as ours, spawn(cpu, cpu_model, n_tokens) as theirs:
         a, b = logits(ours), logits(theirs)
         assert np.linalg.norm(a - b) < 3e-2 * np.linalg.norm(b)
-        assert ours.counters.bytes_copied == gpu.device.counters.bytes_copied == 0
+        assert ours.counters.bytes_copied == gpu.device.counters.bytes_copied - copied == 0
 
 
 def tiny(name: str, folder: Path) -> Path:
@@ -179,7 +191,7 @@ def test_a_guest_with_64_bits_gets_the_same_logits(gpu: Runtime, model: Model) -
 
 @supplies
 def test_a_session_above_4_gib(gpu: Runtime, model: Model) -> None:
-    answers = []
+    answers, copied = [], gpu.device.counters.bytes_copied
     for ahead in (0, 5 * GIB):
         options = ["n_ctx=512", f"ahead={ahead}"]
         limits = Limits(memory_nbytes=6 * GIB)
@@ -188,7 +200,7 @@ def test_a_session_above_4_gib(gpu: Runtime, model: Model) -> None:
         ) as actor:
             answers.append([actor.send(it).text for it in ("prefill 40 7", "hash 4")])
             assert actor.sessions[0].ptr >= ahead
-            assert actor.counters.bytes_copied == gpu.device.counters.bytes_copied == 0
+            assert actor.counters.bytes_copied == gpu.device.counters.bytes_copied - copied == 0
     assert answers[0] == answers[1]
 
 
@@ -216,14 +228,14 @@ def test_embeddings_are_close_to_the_processor_and_in_place(
     shape = {"head_dim": HEAD_DIM, "n_embd": 4 * HEAD_DIM}
     model = TinyModel(name, with_tokenizer=True, overrides={"pooling_type": 1}, **shape)
     file = model.write(tmp_path / "x.gguf")
-    found = []
+    found, copied = [], gpu.device.counters.bytes_copied
     for runtime in (gpu, cpu):
         actor = runtime.spawn(
             "embed", models={"default": runtime.load_model(file)}, args={"output": "f32"}
         )
         answers = [actor.send("the isthmus " * n).data for n in (1, 40, 1)]
         assert answers[0] == answers[2]
-        assert actor.counters.bytes_copied == runtime.device.counters.bytes_copied == 0
+        assert actor.counters.bytes_copied == gpu.device.counters.bytes_copied - copied == 0
         found.append(np.frombuffer(answers[0] + answers[1], np.float32))
         actor.close()
     assert np.linalg.norm(found[0] - found[1]) < 1e-2
@@ -317,6 +329,41 @@ def test_between_processor_and_gpu(
             assert len(moved.send("sequence 12").text.split()) > 0
 
 
+def test_caches_in_the_device_s_own_memory_have_the_same_bits(path: Path, tmp_path: Path) -> None:
+    """Alone, batched, forked, restored, copied and truncated; and what is copied is counted."""
+    if SHARING not in (None, "registered") or KIND == "metal" or SUPPLIES:
+        pytest.skip("this device has KV caches in guests' memory")
+    found = []
+    for caches in ("own", "guest"):
+        with open_runtime(caches) as runtime:
+            assert runtime.device.info.caches == caches
+            model, counters = runtime.load_model(path), runtime.device.counters
+            with spawn(runtime, model) as actor, spawn(runtime, model) as other:
+                texts = ["".join(it) or it.reply.text for it in streams(actor, other, n=12)]
+                assert counters.bytes_copied == 0
+                saved = actor.snapshot(tmp_path / "a.safetensors")
+                rows = actor.sessions[0].n_tokens * actor.sessions[0].layout.token_nbytes
+                with (
+                    actor.fork()[0] as fork,
+                    runtime.restore(saved, models={"default": model}) as again,
+                ):
+                    assert counters.bytes_copied == (3 * rows if caches == "own" else 0)
+                    digests = [digest(it) for it in (actor, fork, again)]
+                    answers = [it.send("hash 5").text for it in (actor, fork, again)]
+                    again.send("truncate 9")
+                    again.send("tokens 3 1 4")
+                    forgotten = [again.send("hash 5").text, fork.send("branch 3 4").text]
+            found.append([*texts, *digests, *answers, *forgotten])
+            assert digests[1:] == digests[:1] * 2
+            assert answers[1:] == answers[:1] * 2
+            assert runtime.device.caches is None or runtime.device.caches.taken_nbytes == 0
+    assert found[0] == found[1]
+
+
+def streams(*actors: Actor, n: int) -> list[Stream]:
+    return [actor.stream(f"sequence {n}") for actor in actors]
+
+
 def test_copies_give_the_same_bits_and_are_counted(gpu: Runtime, model: Model, path: Path) -> None:
     with spawn(gpu, model) as actor:
         expected = actor.send("sequence 12").text
@@ -370,7 +417,7 @@ def test_what_is_not_there(gpu: Runtime, path: Path) -> None:
 
 
 def test_two_runtimes_in_one_process(gpu: Runtime, model: Model, path: Path) -> None:
-    with Runtime(device=DEVICE) as second, spawn(second, second.load_model(path)) as actor:
+    with open_runtime() as second, spawn(second, second.load_model(path)) as actor:
         text = actor.send("sequence 6").text
     with spawn(gpu, model) as actor:
         assert actor.send("sequence 6").text == text

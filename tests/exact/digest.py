@@ -14,6 +14,11 @@ from isthmus.wasm import read_globals
 def digest(actor: Actor, body: Body | None = None) -> dict[str, Any]:
     """Hashes of its memory, KV caches and logits; its globals, tokens, clock and random state."""
     body = body or actor.body
+    with body.on_host():
+        return _digest(actor, body)
+
+
+def _digest(actor: Actor, body: Body) -> dict[str, Any]:
     state = body.state(actor.n_messages)
     return {
         "memory": sha256(body.region.base, body.region.nbytes),

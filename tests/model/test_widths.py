@@ -304,7 +304,7 @@ def test_what_cuts_and_packs_change_is_kept_for_a_file(
 def test_runs_at_equal_distances_with_places_of_nobody(device: Device, quantised: Path) -> None:
     class Fake:
         def __init__(self, place: int) -> None:
-            self.base, self.layout = 1000 * place, "layout"
+            self.kv_base, self.layout = 1000 * place, "layout"
 
     def runs(*places: int, most: int = 128, far: Sequence[int] = ()) -> list[Run] | None:
         sessions = [Fake(place) for place in places]

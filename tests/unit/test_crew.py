@@ -125,3 +125,29 @@ def test_without_a_thread_to_be_had_the_loop_resumes_all(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for _ in range(3):
         assert resumed(crew, thread, [Guest(i, rest) for i in range(N)]) == expected()
+
+
+def test_what_guests_did_long_ago_is_forgotten(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own: guests that computed for long compute little from now on."""
+    now, turn_s, helped = 0.0, {False: 1.0, True: 0.3}, []
+
+    def passes(way: bool) -> None:
+        nonlocal now
+        now += turn_s[way]
+
+    def together(answers: Any) -> list[Any]:
+        helped.append(True)
+        return [passes(True) for _ in answers]
+
+    monkeypatch.setattr(crew_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(crew, "_resume_together", together)
+    guests: Any = [(Guest(i, lambda: passes(False)), None, None) for i in range(8)]
+    for _ in range(20):
+        crew.resume(guests)
+    assert len(helped) > 10
+    turn_s[False] = 0.1
+    for _ in range(crew_module._ROUNDS):
+        crew.resume(guests)
+    helped.clear()
+    crew.resume(guests)
+    assert not helped

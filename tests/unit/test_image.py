@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from isthmus.errors import RegionError
 from isthmus.memory import Extent, Image, Region, SharedFile, touched_chunks, used_chunks
 from isthmus.memory.image import MOST_EXTENTS
-from isthmus.units import KIB, MIB, OS_PAGE, GuestPtr
+from isthmus.snapshot import CHUNK_NBYTES
+from isthmus.snapshot.chunk import hash_chunks
+from isthmus.units import KIB, MIB, OS_PAGE, GuestPtr, HostAddr
 
 CHUNK = 16 * KIB
 linux = pytest.mark.skipif(not os.path.exists("/proc/self/pagemap"), reason="needs Linux")
@@ -154,3 +157,43 @@ def test_a_file_that_became_shorter_is_noticed_when_copied() -> None:
     with pytest.raises(RegionError, match="shorter"):
         region.load(image)
     region.close()
+
+
+def test_an_image_without_some_ranges() -> None:
+    """What is apart is left zero, and can be read by itself."""
+    data = np.random.default_rng(0).bytes(8 * OS_PAGE)
+    pieces = [(0, data[: 3 * OS_PAGE]), (5 * OS_PAGE, data[5 * OS_PAGE :])]
+    image = Image.gather(8 * OS_PAGE, pieces, [(0, 8 * OS_PAGE)])
+    expected = data[: 3 * OS_PAGE] + bytes(2 * OS_PAGE) + data[5 * OS_PAGE :]
+    apart = [(OS_PAGE + 100, 200), (2 * OS_PAGE, 4 * OS_PAGE)]
+    left = bytearray(expected)
+    for offset, nbytes in apart:
+        left[offset : offset + nbytes] = bytes(nbytes)
+    with Region.reserve(8 * OS_PAGE, nbytes=8 * OS_PAGE, remappable=False) as region:
+        write(region, 0, b"before")
+        region.load(image, apart)
+        assert read(region, 0, 8 * OS_PAGE) == left
+    for offset, nbytes in (*apart, (0, 8 * OS_PAGE), (3 * OS_PAGE, OS_PAGE)):
+        target = bytearray(b"\xff" * nbytes)
+        image.read(offset, memoryview(target))
+        assert target == expected[offset : offset + nbytes]
+
+
+def test_pages_are_given_back_and_read_as_zero() -> None:
+    with Region.reserve(8 * OS_PAGE, nbytes=8 * OS_PAGE, remappable=False) as region:
+        write(region, 0, b"x" * 8 * OS_PAGE)
+        region.empty(GuestPtr(100), 200)
+        region.empty(GuestPtr(OS_PAGE + 7), 4 * OS_PAGE)
+        kept = read(region, 0, 8 * OS_PAGE)
+    assert kept.count(0) == 200 + 4 * OS_PAGE
+    assert not any(kept[OS_PAGE + 7 : 5 * OS_PAGE + 7])
+
+
+def test_hashes_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = np.zeros((40, CHUNK_NBYTES), np.uint8)
+    memory[::3] = np.arange(14)[:, None] + 1
+    base = HostAddr(memory.ctypes.data)
+    alone = hash_chunks(base, memory.nbytes, range(40), {1: b"known", 5: b"unlike"})
+    monkeypatch.setattr("isthmus.snapshot.chunk._PART", 7)
+    assert hash_chunks(base, memory.nbytes, range(40), {1: b"known", 5: b"unlike"}) == alone
+    assert list(alone) == list(range(0, 40, 3))

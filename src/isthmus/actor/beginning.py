@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from isthmus.actor.snapshot import Restoration, state_of
 from isthmus.actor.state import ActorState
+from isthmus.device.buffer import Binding
 from isthmus.memory import Image, LiveImage
 from isthmus.snapshot import Chunks, Snapshot
 from isthmus.units import HostAddr
@@ -56,6 +57,8 @@ class Frozen:
     verify: Callable[[HostAddr], None] | None = None
     """Compares the image, once it is placed, with its hashes; raises SnapshotInvalid."""
     copy_tensors: bool = False
+    caches: Binding | None = None
+    """The binding of the actor whose memory a LiveImage is: it may have the KV caches elsewhere."""
 
     @staticmethod
     def of(

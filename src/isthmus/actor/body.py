@@ -4,7 +4,7 @@ An actor has one body at a time. It loses it when it is evicted or its last mess
 gets another one, made from the frozen or saved state; nobody outside can tell the difference.
 
 Memory is freed in the order in which it is used: sessions and graphs, the device's binding, the
-instance, and last the Region. Nothing here copies tensor data: `counters.bytes_copied` stays 0.
+instance, and last the Region.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from isthmus.actor.ask import Aside
@@ -26,8 +27,9 @@ from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState, Reopen, read_handles
 from isthmus.actor.tensor_unit import Checker, Copies, TensorUnit
 from isthmus.counters import Counters
+from isthmus.device.buffer import Binding
 from isthmus.errors import Overloaded, RegionError, SnapshotMismatch
-from isthmus.memory import Region
+from isthmus.memory import Image, LiveImage, Region
 from isthmus.model import Session
 from isthmus.model.checks import nothing
 from isthmus.units import WASM_PAGE, align_up
@@ -103,6 +105,11 @@ class Body:
         """Whether somebody else holds its memory: a view, for instance."""
         return self.region.n_holds > 1 + len(self.sessions)
 
+    def on_host(self) -> AbstractContextManager[None]:
+        """While open, all that the sessions hold can be read in the linear memory."""
+        rows = [row for session in self.sessions for row in session.rows(session.n_tokens)]
+        return self.binding.on_host(rows)
+
     def cut_off(self) -> None:
         """Ends the guest's work while the body is made; from any thread."""
         message = self.context.message
@@ -156,7 +163,8 @@ class Body:
         stack.callback(self._api.close)
         self._api.attach(self.region, self.instance.memory, self.binding, unit, self._hold)
         if isinstance(beginning, Frozen):
-            self._thaw_handles(beginning, beginning.restoration)
+            with self.binding.thaw(self._source(beginning)):
+                self._thaw_handles(beginning, beginning.restoration)
         else:
             for name in self.instance.entry_points():
                 self._run(self._call(name))
@@ -259,10 +267,32 @@ class Body:
 
     def _thaw_memory(self, frozen: Frozen) -> None:
         self._grow_to(frozen.image.nbytes)
-        self._counters.bytes_restored += self.pages.load(frozen.image, frozen.chunks)
+        apart = self._apart(frozen)
+        self._counters.bytes_restored += self.pages.load(frozen.image, frozen.chunks, apart)
         if frozen.verify is not None:
             frozen.verify(self.region.base)
         write_globals(self.instance, frozen.state.globals)
+
+    def _apart(self, frozen: Frozen) -> list[tuple[int, int]]:
+        """(offset, nbytes) of KV caches that the device takes from the image itself.
+
+        There are none if the image is to be verified, which it is where it was placed.
+        """
+        if self._platform.device.caches is None or frozen.verify is not None:
+            return []
+        how = frozen.restoration
+        replayed = how.replayed if how else frozenset()
+        return [
+            (it.ptr + it.layout.kv_offset, it.layout.kv_nbytes)
+            for it in frozen.state.sessions
+            if it.model not in replayed
+        ]
+
+    def _source(self, frozen: Frozen) -> Image | Binding | None:
+        """Where the rows of KV caches are that are not in its memory; None if they are there."""
+        if isinstance(frozen.image, LiveImage):
+            return frozen.caches
+        return frozen.image if frozen.verify is None else None
 
     def _thaw_handles(self, frozen: Frozen, how: Restoration | None) -> None:
         context = self.context

@@ -26,7 +26,7 @@ _FEW = 8
 """Guests from which on other threads are asked for help."""
 _SHORT_S = 25e-6
 """Seconds of a guest's turn, with all that the host does for it, below which nobody could help."""
-_ROUNDS, _TRIED = 256, 4
+_ROUNDS, _TRIED = 64, 2
 """Rounds after which the other way is tried again, and for how many."""
 _WEIGHT = 0.2
 """Weight of the last round in what a turn takes."""
@@ -43,6 +43,8 @@ class Crew:
         self._n_rounds = _TRIED
         self._taken_s: dict[bool, float] = {}
         """Seconds that a turn took lately, by whether others helped."""
+        self._tried = False
+        """The way that is tried now: whether others help."""
 
     def resume(self, answers: Sequence[Answer]) -> list[Any]:
         """Resumes messages; gives what each asks for, as `Message.resume` does, in their order."""
@@ -56,6 +58,8 @@ class Crew:
             asks = [message.resume(value, error) for message, value, error in answers]
         seconds = (time.perf_counter() - start) / n
         before = self._taken_s.get(helped, seconds)
+        if self._n_rounds % _ROUNDS == 0:  # guests may do other things than when it was last tried
+            before = seconds
         self._taken_s[helped] = before + _WEIGHT * (seconds - before)
         return asks
 
@@ -67,8 +71,10 @@ class Crew:
         self._n_rounds += 1
         if together is None:
             return True
-        is_better = together < alone
-        return is_better if self._n_rounds % _ROUNDS >= _TRIED else not is_better
+        n = self._n_rounds % _ROUNDS
+        if n == 0:
+            self._tried = together >= alone
+        return self._tried if n < _TRIED else together < alone
 
     def _resume_together(self, answers: Sequence[Answer]) -> list[Any]:
         assert self._pool is not None

@@ -105,7 +105,8 @@ class Keeper:
         if body.is_watched:
             raise ActorBusy("somebody looks at the actor's memory; it cannot be evicted")
         path = self._platform.eviction_path()
-        save_file(self._describe(body, self._snapshot_id), path, self._platform.snapshot_key)
+        with body.on_host():
+            save_file(self._describe(body, self._snapshot_id), path, self._platform.snapshot_key)
         nbytes = body.region.nbytes
         self._evicted, self.body, self._frozen = path, None, None
         body.close()
@@ -134,14 +135,15 @@ class Keeper:
         if self._platform.device.remaps:
             return self.freeze(body)
         image = LiveImage(body.region.nbytes, body.binding.copy_to)
-        return Frozen(body.state(self.n_messages), image, snapshot_id=self._snapshot_id)
+        state = body.state(self.n_messages)
+        return Frozen(state, image, snapshot_id=self._snapshot_id, caches=body.binding)
 
     def freeze(self, body: Body) -> Frozen:
         """The actor as it is now; the same object as before if nothing happened since."""
         frozen = self._frozen
         if frozen is None or self._frozen_at != (self.n_messages, body.region.n_views):
             state = body.state(self.n_messages)
-            with body.binding.on_host(), self._closed_if_lost(body):
+            with body.on_host(), self._closed_if_lost(body):
                 frozen = Frozen(state, body.pages.freeze(), snapshot_id=self._snapshot_id)
         self._remember(frozen, body)
         return frozen
@@ -176,7 +178,7 @@ class Keeper:
     ) -> Saved:
         """Saves it whole; see `Actor.snapshot`."""
         body = self.present()
-        with body.binding.on_host():
+        with body.on_host():
             if isinstance(target, Store):
                 saved = self._save_in_store(body, target, name, base)
             elif name is None and base is None:

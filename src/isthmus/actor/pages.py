@@ -40,9 +40,15 @@ class Pages:
         self._remappable = remappable and region.remappable
         self._hashed: tuple[Image, Chunks] | None = None
 
-    def load(self, image: Image | LiveImage, chunks: Chunks | None) -> int:
-        """Makes the memory that of `image`. Returns how many bytes were copied to do so."""
-        n_copied = self._region.load(image)
+    def load(
+        self,
+        image: Image | LiveImage,
+        chunks: Chunks | None,
+        apart: Sequence[tuple[int, int]] = (),
+    ) -> int:
+        """Makes the memory that of `image`, but for the ranges `apart`, (offset, nbytes), which
+        become zero. Returns how many bytes were copied to do so."""
+        n_copied = self._region.load(image, apart)
         self._hashed = None
         if chunks is not None and isinstance(image, Image):
             self._hashed = image, chunks

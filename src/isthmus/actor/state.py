@@ -20,7 +20,9 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import (
     Cancelled,
     DeadlineExceeded,
+    DeviceFailed,
     IsthmusError,
+    Overloaded,
     SnapshotInvalid,
     SnapshotMismatch,
 )
@@ -241,6 +243,8 @@ class Reopen:
                 it.tokens,
                 has_logits=it.has_logits,
             )
+        except (DeviceFailed, Overloaded):
+            raise
         except IsthmusError as error:
             raise SnapshotInvalid(f"a session of the snapshot cannot be opened: {error}") from None
         session.resume_top(it.top_k, GuestPtr(it.top_ptr))

@@ -1,8 +1,9 @@
 """How fast are many agents on one model? Against libllama's own batches of several sequences.
 
 Every agent is a sandbox of its own, with its own caller and its own KV cache; each
-token is sampled in the guest and delivered to the caller. libllama decodes the same tokens as
-sequences of one context (`n_seq_max`), and the largest logit is found with numpy.
+token is sampled in the guest and delivered to the caller. Guests ask for the most probable token,
+which a card finds; elsewhere they look for it. libllama decodes the same tokens as sequences of one
+context (`n_seq_max`), and the largest logit is found with numpy.
 
 `identical` compares every agent with its solo run: the ids, and a hash over the bits of all logits
 on the way.
@@ -87,9 +88,8 @@ def _between(whose: str, gaps_s: list[float]) -> Record:
 
 def _spawn(runtime: Runtime, model: Model, seed: int) -> Actor:
     limits = room_for(model, _N_CTX)
-    actor = runtime.spawn(
-        "bench", models={"default": model}, args=[f"n_ctx={_N_CTX}"], seed=0, limits=limits
-    )
+    args = [f"n_ctx={_N_CTX}", "ask=1"]  # as the bundled guests do
+    actor = runtime.spawn("bench", models={"default": model}, args=args, seed=0, limits=limits)
     actor.send(f"prefill {_N_TOKENS} {seed}")
     return actor
 

@@ -56,13 +56,14 @@ def _measure(runtime: Runtime, nbytes: int, repeats: int, progress: Callable[[],
         in_plain = lambda tensor, which: plain.place(  # noqa: E731
             tensor, type(plain.base)(plain.base + which * half)
         )
+        with closing(_chain(device, half, in_guest)) as over_heap:
+            in_heap = {"mapped": lambda: _seconds(backend, over_heap, binding)}
+            mapped = take_turns(in_heap, 3, lambda: None)
+        settle_s = sum(_timed(lambda at=at: binding.settle(at, half, half)) for at in halves)  # type: ignore[misc]
         with (
             closing(_chain(device, half, in_guest)) as over_guest,
             closing(_chain(device, half, in_plain)) as over_plain,
         ):
-            in_heap = {"mapped": lambda: _seconds(backend, over_guest, binding)}
-            mapped = take_turns(in_heap, 3, lambda: None)
-            settle_s = sum(_timed(lambda at=at: binding.settle(at, half)) for at in halves)  # type: ignore[misc]
             runs = {
                 "guest": lambda: _seconds(backend, over_guest, binding),
                 "plain": lambda: _seconds(backend, over_plain),

@@ -55,6 +55,8 @@ def describe_run(device: DeviceInfo) -> Record:
             "ggml": device.library,
         },
         "device": device.name,
+        "sharing": device.sharing,
+        "caches": device.caches,
         "threads": device.threads,
     }
 

@@ -20,6 +20,7 @@ EXAMPLES = """\
   isthmus devices
   isthmus devices --json
   isthmus devices --ggml /opt/ggml-cuda/lib"""
+_CACHES = {"guest": "guests' memory", "own": "its own memory"}
 _MOST = 64
 """Devices of one kind."""
 
@@ -88,11 +89,12 @@ def _report(
 
 
 def _print(library: Library, found: Sequence[Found], missing: Mapping[str, str]) -> None:
-    heads = ("device", "shares", "memory", "batches exactly", "hardware")
+    heads = ("device", "shares", "KV caches in", "memory", "batches exactly", "hardware")
     rows = [
         (
             it.info.name,
             it.info.sharing,
+            _CACHES[it.info.caches],
             format_nbytes(it.info.memory_nbytes),
             " ".join(name for name, each in it.widths.items() if "-" in each) or "no",
             it.info.description,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isthmus.cli.naming import model_path, named_models, parse_lora
 from isthmus.config import (
+    CACHES,
     GRAPHS,
     KV_TYPES,
     ON_FAILURE,
@@ -29,7 +30,7 @@ from isthmus.widening import fitting_guest, n_ctx_of
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """`--device`, `--threads`, `--ggml`."""
+    """`--device`, `--sharing`, `--caches`, `--threads`, `--ggml`."""
     group = parser.add_argument_group("device")
     group.add_argument(
         "--device",
@@ -42,6 +43,13 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--sharing",
         choices=SHARING,
         help="how a guest's memory reaches the device (default: the best way that works)",
+    )
+    group.add_argument(
+        "--caches",
+        choices=CACHES,
+        default="auto",
+        help="where KV caches lie: in guests' memory, or in the device's own (default: auto, where "
+        "the device reads them faster)",
     )
     group.add_argument(
         "--threads",
@@ -201,6 +209,7 @@ def open_runtime(arguments: argparse.Namespace, capacity: Capacity | None = None
         device=arguments.device,
         threads=arguments.threads,
         sharing=arguments.sharing,
+        caches=arguments.caches,
         capacity=capacity,
         library=arguments.ggml,
         snapshot_key=read_key(arguments) if "key_file" in arguments else None,

@@ -15,6 +15,8 @@ sharing      how a guest's linear memory reaches the device
 `copied`     the device computes on a copy: the way that is left where no better one opens
 `none`       the device computes nothing
 ===========  ==================================================================================
+
+Where a device reads guests' memory through a bus, KV caches lie in its own memory: `own.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from isthmus.config import DeviceSettings
 from isthmus.counters import Counters
 from isthmus.device.barriers import Barriers
 from isthmus.device.buffer import Binding, Buffer, InputBuffer
+from isthmus.device.caches import CachePool, Stages
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.device.graph import Graph
 from isthmus.errors import DeviceFailed, SettingsError
@@ -37,6 +40,9 @@ from isthmus.native import _ggml
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 from isthmus.units import HostAddr, format_nbytes
+
+_CAN_KEEP_CACHES = ("imported", "registered")
+"""Ways to share in which KV caches can lie in the device's own memory."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class DeviceInfo:
     """The ggml library: version and source."""
     batches: bool
     """Whether decode steps of several agents can be one pass."""
+    caches: str = "guest"
+    """Where KV caches lie: `guest`, in the guest's memory, or `own`, in the device's own."""
     driver: str = ""
     """The driver's version, where there is one that tells."""
     notes: tuple[str, ...] = ()
@@ -82,6 +90,8 @@ class Device(ABC):
         self.compute_thread = ComputeThread(f"isthmus {name}")
         self.barriers = Barriers(None)
         self._handle = handle
+        self.caches: CachePool | None = None
+        """The device's own memory for KV caches; None if they lie in guests' memory."""
 
     @property
     def ggml_device(self) -> int:
@@ -162,10 +172,6 @@ class Device(ABC):
         are: a tensor in it is moved by writing its address. None where it cannot.
         """
         return None
-
-    def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
-        """Copies within guests' memory."""
-        ctypes.memmove(target, source, nbytes)
 
     # ------------------------------------------------------------------ other memory
 
@@ -249,8 +255,34 @@ class Device(ABC):
         """The ggml thread pool that prefill and decode share, or 0 where that means nothing."""
         return 0
 
+    def keep_caches(self, *, far: bool) -> str:
+        """Decides where KV caches lie, once it is known how memory is shared; says why.
+
+        `far`: whether the device reads guests' memory through a bus. SettingsError if they are to
+        lie in its own memory and cannot.
+        """
+        wanted = self.settings.caches
+        if self.sharing not in _CAN_KEEP_CACHES:
+            if wanted == "own":
+                raise SettingsError(
+                    f"the device {self.name}, which shares as {self.sharing}, has KV caches in "
+                    f"guests' memory only; with {' or '.join(_CAN_KEEP_CACHES)} it could have them "
+                    "in its own"
+                )
+            return ""
+        if wanted == "guest" or (wanted == "auto" and not far):
+            return ""
+        total = self._props().memory_total
+        self.caches = CachePool(self.name, self.allocate, total, self.largest_buffer)
+        pinned = self.library.ggml_backend_dev_host_buffer_type(self._handle)
+        self.stages = Stages(self.library, pinned or 0)
+        why = "it reads guests' memory through a bus" if wanted == "auto" else "that was asked for"
+        return f"KV caches lie in the device's own memory: {why}"
+
     def close(self) -> None:
         """Frees what the device owns; a second call does nothing."""
+        if self.caches is not None:
+            self.stages.close()
         self.compute_thread.close()
         self.barriers.close()
 
@@ -292,6 +324,7 @@ class Device(ABC):
             features=tuple(features),
             library=f"ggml {self.library.version} ({self.library.source})",
             batches=self.everywhere is not None,
+            caches="own" if self.caches is not None else "guest",
             driver=driver,
             notes=tuple(notes),
         )

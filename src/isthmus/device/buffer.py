@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from isthmus.device.graph import TensorContext
 from isthmus.errors import DeviceFailed
-from isthmus.memory import FileMapping, Region
+from isthmus.memory import FileMapping, Image, Region
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, tensor_at
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
-from isthmus.units import KIB, OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
+from isthmus.units import KIB, OS_PAGE, DeviceAddr, GuestPtr, HostAddr, align_up, format_nbytes
 
 _QUICK_NBYTES = 64 * KIB
 """Sending so much more takes less time than sending twice."""
@@ -47,6 +47,8 @@ class Buffer(Owned):
 
 Import = Callable[[HostAddr, int], Buffer]
 """(address, nbytes), whole OS pages -> a buffer over exactly those bytes, without a copy."""
+Rows = Sequence[tuple[HostAddr, int]]
+"""(address, nbytes) of rows of KV caches, by the addresses that they have in guests' memory."""
 
 
 class Binding:
@@ -63,12 +65,21 @@ class Binding:
     """Whether `lend` and `take_back` do something."""
 
     def __init__(
-        self, make: Import, memory: Region | FileMapping, *, largest: int | None = None
+        self,
+        make: Import,
+        memory: Region | FileMapping,
+        *,
+        largest: int | None = None,
+        seamless: bool = False,
     ) -> None:
-        """`make` imports a range of at most `largest` bytes; None: the reservation at once."""
+        """`make` imports a range of at most `largest` bytes; None: the reservation at once.
+
+        `seamless`: a tensor may lie across segments, which must not overlap.
+        """
         self.memory = memory
         self._make = make
         self._largest = largest
+        self._seamless = seamless
         self._segments: list[tuple[HostAddr, Buffer]] = []
         self._hold = memory.hold("a device binding") if isinstance(memory, Region) else None
         if largest is None:
@@ -110,19 +121,43 @@ class Binding:
     def take_back(self) -> None:
         """Ends what `lend` began."""
 
-    def settle(self, host: HostAddr, nbytes: int) -> None:
-        """Has a KV cache live where the device reads it fastest, at the same addresses."""
+    # ------------------------------------------------------------------ KV caches
+
+    def settle(self, host: HostAddr, nbytes: int, plane_nbytes: int) -> None:
+        """Has a KV cache, of planes of `plane_nbytes`, live where the device reads it fastest.
+
+        Raises Overloaded if the device has no room for it.
+        """
 
     def unsettle(self, host: HostAddr) -> None:
-        """Ends what `settle` began at `host`."""
+        """Ends what `settle` began at `host`; a second call does nothing."""
 
-    def on_host(self) -> AbstractContextManager[None]:
-        """While open, the processor is about to read the memory from end to end."""
+    def thaw(self, source: Image | Binding | None) -> AbstractContextManager[None]:
+        """While open, `fill` takes rows from `source`, by their place in it; None: from memory."""
         return nullcontext()
 
+    def fill(self, rows: Rows) -> None:
+        """Has settled caches begin with these rows, which lie in the memory or in what is thawed;
+        nothing to do where caches lie in the memory."""
+
+    def on_host(self, rows: Rows) -> AbstractContextManager[None]:
+        """While open, the processor may read the memory from end to end, and finds these rows of
+        caches there."""
+        return nullcontext()
+
+    def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
+        """Copies within the memory."""
+        ctypes.memmove(target, source, nbytes)
+
     def copy_to(self, target: HostAddr) -> None:
-        """Copies all of the memory to `target`, where another Region begins."""
+        """Copies all of the memory to `target`, where another Region begins; but for caches that
+        lie elsewhere."""
         ctypes.memmove(target, self.memory.base, self._nbytes)
+
+    def clear(self, host: HostAddr, nbytes: int) -> None:
+        """Zeroes bytes of a Region."""
+        assert isinstance(self.memory, Region)
+        self.memory.clear(GuestPtr(host - self.memory.base), nbytes)
 
     def mark_weights(self) -> None:
         """Tells the device that the contents do not change, once all tensors are placed."""
@@ -160,23 +195,49 @@ class Binding:
         memory = self.memory
         return memory.mapped_nbytes if isinstance(memory, FileMapping) else memory.nbytes
 
+    def _room(self, _host: HostAddr) -> tuple[HostAddr, HostAddr]:
+        """The whole pages around `host` that a segment may have: where they begin and end."""
+        return self.memory.base, HostAddr(self.memory.base + self._limit)
+
     def _segment(self, host: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
+        if self._seamless:
+            self._close_gaps(host, HostAddr(host + nbytes))
+            nbytes = 1
         for begin, segment in self._segments:
             if begin <= host and host + nbytes <= begin + segment.nbytes:
                 return begin, segment
-        base, largest = self.memory.base, self._largest or self._limit
-        covered = max((at + segment.nbytes for at, segment in self._segments), default=base)
-        page = host // OS_PAGE * OS_PAGE
+        lowest, highest = self._room(host)
+        largest = self._largest or highest - lowest
+        ends = [at + it.nbytes for at, it in self._segments if lowest <= at < highest]
+        covered = max(ends, default=lowest)
+        page = HostAddr(host // OS_PAGE * OS_PAGE)
         if covered <= host and host + nbytes <= covered + largest:
-            first, end = covered, base + self._limit
+            first, end = HostAddr(covered), highest
         else:  # across the end of a segment, or far behind the last one
-            first, end = page, align_up(host + nbytes, OS_PAGE)
+            first, end = page, HostAddr(align_up(host + nbytes, OS_PAGE))
         if end - first > largest and host + nbytes > first + largest:
             raise DeviceFailed(
                 f"the device addresses at most {format_nbytes(largest)} at once; "
                 f"a tensor has {format_nbytes(nbytes)}"
             )
-        return self._add(HostAddr(first), min(end - first, largest))
+        return self._add(first, min(end - first, largest))
+
+    def _close_gaps(self, host: HostAddr, end: HostAddr) -> None:
+        """Adds segments until there is one at each address from `host` to `end`."""
+        at = host
+        while at < end:
+            lowest, highest = self._room(at)
+            for begin, segment in self._segments:
+                stop = HostAddr(begin + segment.nbytes)
+                if begin <= at < stop:
+                    highest = stop
+                    break
+                lowest = max(lowest, stop) if stop <= at else lowest
+                highest = min(highest, begin) if begin > at else highest
+            else:
+                assert lowest <= at < highest, "the bytes lie in the memory"
+                self._add(lowest, highest - lowest)
+            at = highest
 
     def _add(self, begin: HostAddr, nbytes: int) -> tuple[HostAddr, Buffer]:
         segment = begin, self._make(begin, nbytes)
@@ -211,6 +272,10 @@ class WholeTensor:
     def fetch(self, target: HostAddr, offset: int, nbytes: int) -> None:
         """Copies from the buffer into the process's memory, and waits for it."""
         self._library.ggml_backend_tensor_get(self._tensor, target, offset, nbytes)
+
+    def clear(self, offset: int, nbytes: int) -> None:
+        """Zeroes bytes of the buffer, and waits for it."""
+        self._library.ggml_backend_tensor_memset(self._tensor, 0, offset, nbytes)
 
     def close(self) -> None:
         """Frees the description."""

@@ -39,6 +39,7 @@ class CpuDevice(Device):
         if settings.sharing not in (None, self.sharing):
             raise SettingsError(f"the device {self.kind} shares as {self.sharing} only")
         super().__init__(self.kind, handle, library, settings)
+        self.keep_caches(far=False)
         self._procedures = library.procedures(handle, _ggml.CPU_PROCEDURES)
         self._threadpool = self._new_threadpool()
         self.barriers = barriers_of(library, settings.n_threads)

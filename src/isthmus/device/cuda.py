@@ -8,7 +8,8 @@ sharing        how, best first
 `managed`      the driver supplies the memory; each page lies on the side where it is told to, and
                both sides use one address. Guests get explicit bounds checks: such pages cannot be
                protected
-`registered`   ordinary memory, pinned and mapped: the same address, every access through PCIe
+`registered`   ordinary memory, pinned and mapped: the same address, every access through PCIe; KV
+               caches lie in the device's own memory, `own.py`
 `lent`         managed memory that is the device's while a submission works in it, `lent.py`: where
                both sides must not touch managed memory at the same time, and nothing registers
 `copied`       the device computes on a copy
@@ -33,6 +34,7 @@ from isthmus.device.copied import CopiedBinding
 from isthmus.device.finding import Kind, Ladder, find_device
 from isthmus.device.lent import LentBinding, lent_region
 from isthmus.device.managed import ManagedBinding, ManagedRegion
+from isthmus.device.own import OwnBinding
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
 from isthmus.native._ggml import tensor_at
@@ -93,7 +95,9 @@ class CudaDevice(Device):
             copied=lambda: "",
         )
         self._everywhere = Everywhere(library, self._allocate(OS_PAGE))
-        self._info = self._describe(notes=ladder.notes, driver=cuda.driver_version)
+        why_own = self.keep_caches(far=not cuda.attribute(Attribute.INTEGRATED))
+        notes = [*ladder.notes, *filter(None, [why_own])]
+        self._info = self._describe(notes=notes, driver=cuda.driver_version)
 
     @property
     def info(self) -> DeviceInfo:
@@ -126,8 +130,18 @@ class CudaDevice(Device):
     def bind(self, region: Region) -> Binding:
         if self.sharing == "copied":
             return CopiedBinding(self.allocate, region, self.counters, self.largest_buffer)
+        if self.caches is not None:
+            return OwnBinding(
+                self._register,
+                region,
+                self.caches,
+                self.stages,
+                self.counters,
+                largest=_ADDRESSES_NBYTES,
+                seamless=True,
+            )
         if self.sharing == "registered":
-            return Binding(self._register, region, largest=_ADDRESSES_NBYTES)
+            return Binding(self._register, region, largest=_ADDRESSES_NBYTES, seamless=True)
         if self.sharing == "managed":
             return ManagedBinding(self.cuda, self.at, region)
         if self.sharing == "lent":
@@ -137,12 +151,6 @@ class CudaDevice(Device):
     @property
     def everywhere(self) -> Buffer | None:
         return None if self.sharing == "copied" else self._everywhere
-
-    def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
-        if self.sharing == "managed":
-            self.cuda.copy(target, source, nbytes)
-        else:
-            super().copy(target, source, nbytes)
 
     def _claims_wrongly(self, node: int) -> bool:
         """Attention with a soft cap is compiled for these sizes of heads, and promised for all."""

@@ -14,8 +14,10 @@ from isthmus.device.base import Device, DeviceInfo
 from isthmus.device.buffer import Binding
 from isthmus.device.copied import CopiedBinding
 from isthmus.device.finding import Kind, Ladder, find_device
+from isthmus.device.own import OwnBinding
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
+from isthmus.native._ggml import DeviceType
 from isthmus.native.loader import Library
 from isthmus.units import WASM_PAGE
 
@@ -33,7 +35,10 @@ class ImportingDevice(Device):
         ladder = Ladder(settings.sharing)
         ways = {self.in_place: self._why_not_in_place, "copied": lambda: ""}
         self.sharing = ladder.take(**ways)
-        self._info = self._describe(notes=ladder.notes)
+        props = self._props()
+        on_bus = props.type == DeviceType.GPU and bool(props.device_id)
+        why_own = self.keep_caches(far=on_bus)
+        self._info = self._describe(notes=[*ladder.notes, *filter(None, [why_own])])
 
     @property
     def info(self) -> DeviceInfo:
@@ -49,6 +54,15 @@ class ImportingDevice(Device):
     def bind(self, region: Region) -> Binding:
         if self.sharing == "copied":
             return CopiedBinding(self.allocate, region, self.counters, self.largest_buffer)
+        if self.caches is not None:
+            return OwnBinding(
+                self.import_memory,
+                region,
+                self.caches,
+                self.stages,
+                self.counters,
+                largest=self.largest_buffer,
+            )
         return Binding(self.import_memory, region, largest=self.largest_buffer)
 
     def _why_not_in_place(self) -> str:

@@ -8,10 +8,10 @@ the processor touches it: a KV cache is then where it belongs without having mov
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from isthmus.device.buffer import Binding, Buffer
+from isthmus.device.buffer import Binding, Buffer, Rows
 from isthmus.memory import Image, LiveImage, Region
 from isthmus.native.cuda import CPU, Advice, Cuda
 from isthmus.units import MIB, OS_PAGE, HostAddr, align_up
@@ -27,10 +27,10 @@ class ManagedRegion(Region):
         super().__init__(base, nbytes, 0, free, commit=self._begin)
         self._cuda = cuda
 
-    def _place(self, image: Image | LiveImage) -> int:
+    def _place(self, image: Image | LiveImage, apart: Sequence[tuple[int, int]]) -> int:
         """What comes from files goes to the device, from where the processor has it come back."""
         if isinstance(image, LiveImage):
-            return super()._place(image)
+            return super()._place(image, apart)
         for extent in image.extents:
             target = HostAddr(self.base + extent.offset)
             with extent.mapped() as source:
@@ -61,7 +61,7 @@ class ManagedBinding(Binding):
         self._cuda = cuda
         self._settled: dict[HostAddr, int] = {}
 
-    def settle(self, host: HostAddr, nbytes: int) -> None:
+    def settle(self, host: HostAddr, nbytes: int, plane_nbytes: int) -> None:
         begin, size = _inner_pages(host, nbytes)
         if size:
             self._settled[host] = nbytes
@@ -74,7 +74,7 @@ class ManagedBinding(Binding):
             self._cuda.advise(begin, size, Advice.SET_PREFERRED_LOCATION, CPU)
 
     @contextmanager
-    def on_host(self) -> Iterator[None]:
+    def on_host(self, rows: Rows) -> Iterator[None]:
         ranges = self._on_device
         for begin, size in ranges:
             self._cuda.prefetch(begin, size, CPU)
@@ -83,6 +83,9 @@ class ManagedBinding(Binding):
         finally:
             for begin, size in ranges:
                 self._cuda.prefetch(begin, size, self._cuda.device)
+
+    def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
+        self._cuda.copy(target, source, nbytes)
 
     def copy_to(self, target: HostAddr) -> None:
         base, at = self.memory.base, self.memory.base

@@ -1,9 +1,9 @@
 """Vulkan: guests' memory is imported into the device (`VK_EXT_external_memory_host`).
 
-The device sees the same bytes under addresses of its own, through PCIe on a discrete card: what a
-kernel reads and writes there, such as the KV cache, stays in the processor's memory. Weights are
-copied once into the device's own memory, as drivers take no pages of files. amdgpu takes none but
-anonymous private pages, which a Region's are.
+The device sees the same bytes under addresses of its own, through PCIe on a discrete card, where KV
+caches lie in the card's own memory (`own.py`). Weights are copied once into the device's own
+memory, as drivers take no pages of files. amdgpu takes none but anonymous private pages, which a
+Region's are.
 
 ggml's device says that it cannot import memory, and does.
 """

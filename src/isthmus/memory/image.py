@@ -69,6 +69,11 @@ class Extent:
     file: SharedFile
     file_offset: int
 
+    def part(self, begin: int, end: int) -> Extent:
+        """What of it lies between two offsets of the image, which are inside."""
+        at = self.file_offset + begin - self.offset
+        return Extent(begin, end - begin, self.file, at)
+
     @contextmanager
     def mapped(self) -> Iterator[HostAddr]:
         """Its bytes in this process's memory while open, to be read."""
@@ -124,11 +129,17 @@ class Image:
         """
         self.extents = Image.gather(self.nbytes, _pieces(self.extents), self.used).extents
 
-    def place(self, base: HostAddr, *, map_files: bool) -> int:
-        """Puts the image at `base`, over zeroes; returns how many bytes had to be copied."""
+    def place(
+        self, base: HostAddr, *, map_files: bool, apart: Sequence[tuple[int, int]] = ()
+    ) -> int:
+        """Puts the image at `base`, over zeroes; returns how many bytes had to be copied.
+
+        Ranges `apart`, (offset, nbytes), are left zero.
+        """
         n_copied = 0
         ends: dict[SharedFile, int] = {}
-        for extent in self.extents:  # as they are now: they may be brought together meanwhile
+        # the extents as they are now: they may be brought together meanwhile
+        for extent in _without(self.extents, apart):
             address = base + extent.offset
             may_map = map_files and not extent.file.is_written
             if may_map and extent.file_offset % OS_PAGE == 0 and address % OS_PAGE == 0:
@@ -143,6 +154,17 @@ class Image:
                 n_copied += extent.nbytes
         return n_copied
 
+    def read(self, offset: int, target: memoryview) -> None:
+        """Fills `target`, u8 [n], with the bytes from `offset` on. RegionError."""
+        end, at = offset + len(target), offset
+        for extent in self.extents:
+            begin, stop = max(at, extent.offset), min(end, extent.offset + extent.nbytes)
+            if begin < stop:
+                _blank(target[at - offset : begin - offset])
+                _read_all(extent.part(begin, stop), target[begin - offset : stop - offset])
+                at = stop
+        _blank(target[at - offset :])
+
 
 @dataclass(frozen=True)
 class LiveImage:
@@ -155,8 +177,10 @@ class LiveImage:
     copy_to: Callable[[HostAddr], None]
     """Copies all of it to an address, however the device does that best."""
 
-    def place(self, base: HostAddr, *, map_files: bool) -> int:
-        """Copies it to `base`; returns how many bytes that were."""
+    def place(
+        self, base: HostAddr, *, map_files: bool, apart: Sequence[tuple[int, int]] = ()
+    ) -> int:
+        """Copies it to `base`; returns how many bytes that were. `copy_to` knows what is apart."""
         self.copy_to(base)
         return self.nbytes
 
@@ -173,6 +197,24 @@ def _joined(extents: Iterable[Extent]) -> list[Extent]:
         elif extent.nbytes:
             joined.append(extent)
     return joined
+
+
+def _without(extents: Iterable[Extent], apart: Sequence[tuple[int, int]]) -> Iterator[Extent]:
+    """What is left of extents outside of the ranges `apart`, (offset, nbytes)."""
+    for extent in extents:
+        at, end = extent.offset, extent.offset + extent.nbytes
+        for begin, nbytes in sorted(apart):
+            if at < begin < end:
+                yield extent.part(at, begin)
+            if begin < end:
+                at = max(at, begin + nbytes)
+        if at < end:
+            yield extent.part(at, end)
+
+
+def _blank(target: memoryview) -> None:
+    if target:
+        ctypes.memset(ctypes.addressof(ctypes.c_ubyte.from_buffer(target)), 0, len(target))
 
 
 def _pieces(extents: Iterable[Extent]) -> Iterator[tuple[int, memoryview]]:

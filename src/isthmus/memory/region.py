@@ -26,7 +26,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -97,12 +98,15 @@ class Region:
         free: Callable[[], object],
         remappable: bool = False,
         commit: Commit = libc.commit,
+        ordinary: bool = False,
     ) -> None:
         self.base = base
         self.reserved_nbytes = reserved_nbytes
         self.nbytes = nbytes
         self.remappable = remappable
         """Whether its pages may be replaced by those of a file; a device's own memory cannot."""
+        self._ordinary = ordinary
+        """Whether the system supplies its pages and can have them back while no device has them."""
         self._commit = commit
         self.image: Image | None = None
         """The frozen bytes that pages hold which nobody wrote to since `load`."""
@@ -150,7 +154,8 @@ class Region:
         except RegionError:
             MAPPINGS.give(_OWN_MAPPINGS)
             raise
-        region = cls(base, reserved_nbytes, nbytes, lambda: libc.unmap(base, whole), remappable)
+        free = partial(libc.unmap, base, whole)
+        region = cls(base, reserved_nbytes, nbytes, free, remappable, ordinary=True)
         region._mappings.n = _OWN_MAPPINGS
         return region
 
@@ -203,8 +208,23 @@ class Region:
             self.cleared.extend(bytes(max(0, pages.stop - len(self.cleared))))
             self.cleared[pages.start : pages.stop] = b"\1" * len(pages)
 
-    def load(self, image: Image | LiveImage) -> int:
-        """Makes the first `image.nbytes` those of `image`, copy-on-write; all others become zero.
+    def empty(self, ptr: GuestPtr, nbytes: int) -> None:
+        """Zeroes `nbytes` at `ptr`, giving whole OS pages back to the system.
+
+        For pages of ordinary memory that no device has pinned, and no image.
+        """
+        start = self.address(ptr, nbytes)
+        first, end = align_up(start, OS_PAGE), (start + nbytes) // OS_PAGE * OS_PAGE
+        if first >= end:
+            self._zero(start, nbytes)
+            return
+        self._zero(start, first - start)
+        libc.empty(first, end - first)
+        self._zero(HostAddr(end), start + nbytes - end)
+
+    def load(self, image: Image | LiveImage, apart: Sequence[tuple[int, int]] = ()) -> int:
+        """Makes the first `image.nbytes` those of `image`, copy-on-write; all others become zero,
+        and so do the ranges `apart`, (offset, nbytes).
 
         Returns how many bytes had to be copied: 0 where the image's files can be mapped. Raises
         RegionError or Overloaded: nothing has changed then, or `lost` is true.
@@ -217,12 +237,13 @@ class Region:
             self._enter(files)
         self._renew()
         try:
-            n_copied = self._place_somehow(image)
+            n_copied = self._place_somehow(image, apart)
         except BaseException:
             self.lost, self.image = True, None
             raise
         self._files = files
-        self.image = image if n_copied == 0 and isinstance(image, Image) else None
+        whole = n_copied == 0 and not apart
+        self.image = image if whole and isinstance(image, Image) else None
         self.cleared.clear()
         return n_copied
 
@@ -282,20 +303,23 @@ class Region:
 
     def _renew(self) -> None:
         """Makes all that is in use zero."""
-        if self.remappable and self.nbytes:
-            libc.renew(self.base, align_up(self.nbytes, OS_PAGE))
+        whole = align_up(self.nbytes, OS_PAGE)
+        if self.remappable and whole:
+            libc.renew(self.base, whole)
+        elif self._ordinary and not self._holds and whole:
+            libc.empty(self.base, whole)
         else:
             self._zero(self.base, self.nbytes)
 
-    def _place_somehow(self, image: Image | LiveImage) -> int:
+    def _place_somehow(self, image: Image | LiveImage, apart: Sequence[tuple[int, int]]) -> int:
         """As `_place`; an image that cannot be mapped, for want of mappings, is copied."""
         try:
-            return self._place(image)
+            return self._place(image, apart)
         except RegionError:
             if not (self.remappable and isinstance(image, Image)):
                 raise
         self._renew()  # no page may be missing
-        return image.place(self.base, map_files=False)
+        return image.place(self.base, map_files=False, apart=apart)
 
     def _may_cut(self) -> bool:
         """Whether fresh pages in the middle of an image leave few enough mappings."""
@@ -308,9 +332,9 @@ class Region:
             mappings.try_resize(min(mappings.n, _mappings_over(self.image) + 2 * n_runs))
         return mappings.n + 2 <= MOST_MAPPINGS and mappings.try_resize(mappings.n + 2)
 
-    def _place(self, image: Image | LiveImage) -> int:
+    def _place(self, image: Image | LiveImage, apart: Sequence[tuple[int, int]]) -> int:
         """Puts an image at the base, over zeroes; how many bytes were copied."""
-        return image.place(self.base, map_files=self.remappable)
+        return image.place(self.base, map_files=self.remappable, apart=apart)
 
     def _zero(self, address: HostAddr, nbytes: int) -> None:
         """Zeroes bytes in place."""

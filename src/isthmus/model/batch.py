@@ -44,6 +44,7 @@ from isthmus.model.hparams import Hparams
 from isthmus.model.joining import Joining
 from isthmus.model.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.mask import MASKED, first_seen
+from isthmus.model.own_session import own
 from isthmus.model.rows import Rows, Shape
 from isthmus.model.session import Session
 from isthmus.model.top import N_NODES as N_TOP_NODES
@@ -224,7 +225,7 @@ class Batch(Pass):
         self._live = slice(None) if len(rows.live) == rows.n else rows.live
         self._moves = (rows.positions >= 0).astype(np.int64)
         self._cache_moves = self._moves * (self._row_nbytes // self._step)
-        bases = [it.base + it.layout.kv_offset if it else 0 for it in rows.sessions]
+        bases = [own(it).kv_base if it else 0 for it in rows.sessions]
         planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
         addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
         addresses[:, rows.positions < 0] = self.inputs.idle_cache_row

@@ -122,8 +122,8 @@ def _series(
         for at in range(0, len(rows) if len(rows) > 1 else 0, longest):
             yield [*rows[at : at + longest]], 0
     for rows in by_layout.values():
-        rows.sort(key=lambda row: sessions[row].base)
-        bases = [sessions[row].base for row in rows]
+        rows.sort(key=lambda row: own(sessions[row]).kv_base)
+        bases = [own(sessions[row]).kv_base for row in rows]
         distance = min((b - a for a, b in pairwise(bases)), default=0)
         series: list[int | None] = []
         for row, base, before in zip(rows, bases, [0, *bases], strict=False):

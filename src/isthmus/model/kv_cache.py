@@ -86,7 +86,12 @@ class KvLayout:
     @property
     def kv_nbytes(self) -> int:
         """The KV cache alone."""
-        return 2 * self.n_layer * self._plane_nbytes
+        return 2 * self.n_layer * self.plane_nbytes
+
+    @property
+    def plane_nbytes(self) -> int:
+        """The keys of one layer; the same for its values."""
+        return self.n_ctx * self.row_nbytes
 
     @property
     def token_nbytes(self) -> int:
@@ -99,15 +104,20 @@ class KvLayout:
 
     def k_offset(self, layer: int) -> int:
         """The first row of a layer's keys."""
-        return self.kv_offset + 2 * layer * self._plane_nbytes
+        return self.kv_offset + 2 * layer * self.plane_nbytes
 
     def v_offset(self, layer: int) -> int:
         """The first row of a layer's values."""
-        return self.k_offset(layer) + self._plane_nbytes
+        return self.k_offset(layer) + self.plane_nbytes
 
-    @property
-    def _plane_nbytes(self) -> int:
-        return self.n_ctx * self.row_nbytes
+    def rows(self, first: int, n: int) -> list[tuple[int, int]]:
+        """(offset, nbytes) of `n` rows of each plane, from row `first` on."""
+        planes = [
+            place(layer)
+            for layer in range(self.n_layer)
+            for place in (self.k_offset, self.v_offset)
+        ]
+        return [(at + first * self.row_nbytes, n * self.row_nbytes) for at in planes if n]
 
 
 class KvCache:

@@ -12,16 +12,18 @@ import contextlib
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from weakref import WeakSet
+
+import numpy as np
 
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import (
-    ContextFull,
     ModelBusy,
     ModelClosed,
     ModelUnsupported,
@@ -45,7 +47,7 @@ from isthmus.model.widths import Width, Widths
 from isthmus.native.owned import Owned
 from isthmus.printable import printable
 from isthmus.shards import model_name
-from isthmus.units import GuestPtr
+from isthmus.units import GuestPtr, HostAddr
 
 
 class Model(TextModel, EmbeddingModel):
@@ -236,10 +238,11 @@ class Model(TextModel, EmbeddingModel):
     ) -> Session:
         """Opens a session in `layout.nbytes` of `region` at `ptr`, a multiple of 4,096.
 
-        The bytes are cleared. `binding` is the device's view of the region.
+        The bytes are cleared. `binding` is the device's view of the region. Overloaded if the
+        device has no room for the KV cache.
         """
         self._require_open()
-        region.clear(ptr, layout.nbytes)
+        binding.clear(region.address(ptr, layout.nbytes), layout.nbytes)
         return self._session(region, binding, ptr, layout)
 
     def resume_session(
@@ -254,7 +257,7 @@ class Model(TextModel, EmbeddingModel):
     ) -> Session:
         """Opens a session whose bytes are those of one that held `tokens`; nothing is cleared.
 
-        SettingsError where `layout` is none of this model's, TokenError, ContextFull.
+        SettingsError where `layout` is none of this model's, TokenError, ContextFull, Overloaded.
         """
         self._require_open()
         self._require_layout(layout)
@@ -262,7 +265,8 @@ class Model(TextModel, EmbeddingModel):
         session = self._session(region, binding, ptr, layout)
         try:
             session.require_room(len(tokens))
-        except ContextFull:
+            binding.fill(session.rows(len(tokens)))
+        except BaseException:
             session.close()
             raise
         session.tokens.extend(tokens)
@@ -286,7 +290,8 @@ class Model(TextModel, EmbeddingModel):
 
     def require_tokens(self, tokens: Sequence[int]) -> None:
         """As `require_token`, of all tokens; the error names the first bad one."""
-        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab:
+        ids = np.asarray(tokens)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.n_vocab:
             for token in tokens:
                 self.require_token(token)
 
@@ -332,11 +337,18 @@ class Model(TextModel, EmbeddingModel):
         """ModelBusy while others compute with what is its own."""
 
     def _session(self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout) -> Session:
-        with self._lock:
+        with self._settled(binding, region.address(ptr, layout.nbytes), layout), self._lock:
             self._require_open()  # it may have been closed while the bytes were cleared
             session = self._new_session(region, binding, ptr, layout)
             self._sessions.add(session)
         return session
+
+    def _settled(
+        self, _binding: Binding, _base: HostAddr, _layout: Layout
+    ) -> AbstractContextManager[None]:
+        """Has what a session at `_base` keeps live where the device reads it fastest, unless
+        opening the session fails inside. Raises Overloaded."""
+        return nullcontext()
 
     def _require_open(self) -> None:
         if self._closed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -27,7 +28,7 @@ from isthmus.model.own_embedder import OwnEmbedder
 from isthmus.model.own_executor import OwnExecutor
 from isthmus.model.own_session import OwnSession
 from isthmus.model.sharing import SharingModel
-from isthmus.units import GuestPtr
+from isthmus.units import GuestPtr, HostAddr
 
 
 class OwnModel(SharingModel, Model):
@@ -122,6 +123,17 @@ class OwnModel(SharingModel, Model):
         self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> OwnSession:
         return OwnSession(self, region, binding, ptr, cast("KvLayout", layout))
+
+    @contextmanager
+    def _settled(self, binding: Binding, base: HostAddr, layout: Layout) -> Iterator[None]:
+        kv = cast("KvLayout", layout)
+        kv_base = HostAddr(base + kv.kv_offset)
+        binding.settle(kv_base, kv.kv_nbytes, kv.plane_nbytes)  # may close others' sessions
+        try:
+            yield
+        except BaseException:
+            binding.unsettle(kv_base)
+            raise
 
     def _require_unused(self) -> None:
         if any(not it.closed for it in self._adapted):

@@ -1,5 +1,7 @@
 """One sequence of tokens: its KV cache and logits, inside a guest's linear memory.
 
+Some devices have the cache in memory of their own: its bytes are reserved in the guest's then.
+
 ========  ====================================================================================
 state     what holds
 ========  ====================================================================================
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.device.buffer import Binding
+from isthmus.device.buffer import Binding, Rows
 from isthmus.errors import ContextFull, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
@@ -66,6 +68,11 @@ class Session(ABC):
     def n_tokens(self) -> int:
         """Tokens in the cache."""
         return len(self.tokens)
+
+    def rows(self, n_tokens: int) -> Rows:
+        """Rows of its first tokens, by host address, in a cache that `Binding.settle` has settled;
+        none if it has no such cache."""
+        return []
 
     @property
     def n_ctx(self) -> int:
@@ -174,7 +181,7 @@ class Session(ABC):
 
     def copy_logits(self, target: HostAddr) -> None:
         """Puts the logits elsewhere in the guest's memory as well."""
-        self.model.device.copy(target, self.base, 4 * self.layout.n_vocab)
+        self.binding.copy(target, self.base, 4 * self.layout.n_vocab)
 
     def close(self) -> None:
         """Lets go of the guest's bytes; a second call does nothing."""

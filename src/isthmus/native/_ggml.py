@@ -294,6 +294,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_dev_host_buffer_type": (_P, [_P]),
     "ggml_backend_tensor_set_async": (None, [_P, _P, _P, _size, _size]),
     "ggml_backend_tensor_get": (None, [_P, _P, _size, _size]),
+    "ggml_backend_tensor_memset": (None, [_P, c.c_uint8, _size, _size]),
+    "ggml_backend_tensor_copy": (None, [_P, _P]),
     "ggml_threadpool_params_init": (None, [_P, _i32]),
     # gguf files
     "gguf_init_from_file": (_P, [_str, GgufInitParams]),

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
+import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +23,10 @@ from isthmus.units import KIB, HostAddr
 
 CHUNK_NBYTES = 16 * KIB
 DIGEST_NBYTES = 32
+_PART = 1024
+"""Chunks that one thread hashes at a time: 16 MiB, in some 10 ms."""
+_MOST_THREADS = 8
+_Chunk = ctypes.c_ubyte * CHUNK_NBYTES
 
 Chunks = Mapping[int, bytes]
 """Chunk number -> SHA-256 of its bytes, ascending; those that are all zero are left out."""
@@ -43,14 +50,30 @@ def hash_chunks(
 ) -> dict[int, bytes]:
     """The chunks of the memory at `base`: `touched` are hashed, all others as in `known`."""
     chunks = {n: digest for n, digest in (known or {}).items() if n * CHUNK_NBYTES < nbytes}
-    for number in map(int, touched):
-        address = base + number * CHUNK_NBYTES
-        if libc.is_zero(address, CHUNK_NBYTES):
+    numbers = [int(number) for number in touched]
+    for number, digest in zip(numbers, _digests(base, numbers), strict=True):
+        if digest is None:
             chunks.pop(number, None)
         else:
-            data = (ctypes.c_ubyte * CHUNK_NBYTES).from_address(address)
-            chunks[number] = hashlib.sha256(data).digest()
+            chunks[number] = digest
     return dict(sorted(chunks.items()))
+
+
+def _digests(base: HostAddr, numbers: Sequence[int]) -> Iterator[bytes | None]:
+    """Of each of these chunks; None if it is all zero. Several threads hash many of them."""
+    parts = [numbers[at : at + _PART] for at in range(0, len(numbers), _PART)]
+    if len(parts) < 2:
+        return iter([_digest(base, number) for number in numbers])
+    with ThreadPoolExecutor(min(len(parts), _MOST_THREADS, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda part: [_digest(base, number) for number in part], parts)
+        return itertools.chain.from_iterable(list(found))
+
+
+def _digest(base: HostAddr, number: int) -> bytes | None:
+    address = base + number * CHUNK_NBYTES
+    if libc.is_zero(address, CHUNK_NBYTES):
+        return None
+    return hashlib.sha256(_Chunk.from_address(address)).digest()
 
 
 def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -20,7 +20,7 @@ from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import Limits
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported
+from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported, Overloaded
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.units import KIB, MIB, align_up
@@ -176,7 +176,7 @@ class Context:
         """Keeps an error's text for the caller, who hears of an errno only through the guest."""
         try:
             yield
-        except (ModelNotFound, ModelUnsupported, ContextFull) as error:
+        except (ModelNotFound, ModelUnsupported, ContextFull, Overloaded) as error:
             if error.errno is not None:
                 self.message.explained[error.errno] = error
             raise

@@ -191,7 +191,8 @@ class ModelFunctions:
         c.limit("sessions", len(sessions) + 1, c.limits.sessions)
         c.limit("kv_nbytes", kv_nbytes, c.limits.kv_nbytes)
         c.handles.require_room()
-        session = opened.open_session(c.region, c.binding, GuestPtr(ptr), layout)
+        with c.explained():
+            session = opened.open_session(c.region, c.binding, GuestPtr(ptr), layout)
         return c.handles.add(session, c.handles.model_of(model))
 
     def session_close(self, session: int) -> int:
