@@ -498,8 +498,8 @@ def test_a_split_model_is_one_entry(null_runtime: Runtime, folder: Path, tmp_pat
     with_models(null_runtime, tmp_path, work)
 
 
-def _card_of(runtime: Runtime, path: Path) -> tuple[Library, Path, FileHashes, str]:
-    return runtime.library, path, runtime.file_hashes, "f16"
+def _card_of(runtime: Runtime, path: Path) -> tuple[Library, Path, FileHashes, ModelSettings]:
+    return runtime.library, path, runtime.file_hashes, ModelSettings()
 
 
 def test_a_whole_file_wins_over_shards_of_its_name(folder: Path, tmp_path: Path) -> None:
