@@ -4,7 +4,8 @@ They have models of several architectures and types of weights, one of them with
 four is the fuzzers' guest, whose messages are lists of host calls (scripted.py). What every agent
 is told is kept, so that now and then an agent is compared, byte by byte, with one that is told the
 same and is alone. `SOAK_SECONDS` and `SOAK_SEED` say how long and which; a seed repeats what is
-asked of the agents, and not how their threads meet.
+asked of the agents, and not how their threads meet. ISTHMUS_TEST_DEVICE and ISTHMUS_TEST_SHARING
+have them on a card, where their steps are of one class of width.
 """
 
 from __future__ import annotations
@@ -45,12 +46,19 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 N_AGENTS, N_DRIVERS, N_CTX = 64, 8, 512
 N_SAMPLES = 40
+DEVICE = os.environ.get("ISTHMUS_TEST_DEVICE", "cpu")
+SHARING = os.environ.get("ISTHMUS_TEST_SHARING")
+WIDTH = "alone" if DEVICE == "cpu" else "many"
+HEAD_DIM = 32 if DEVICE == "cpu" else 64
+"""Cards have kernels of attention for few sizes."""
 MODELS = {
-    "llama Q8_0": TinyModel(with_tokenizer=True, quantisation="Q8_0"),
-    "llama F16": TinyModel(with_tokenizer=True, quantisation="F16", seed=2),
-    "qwen3moe Q8_0": TinyModel("qwen3moe", with_tokenizer=True, quantisation="Q8_0"),
-    "gemma3 Q4_0": TinyModel("gemma3", with_tokenizer=True, quantisation="Q4_0"),
-    "phi3 F32": TinyModel("phi3", with_tokenizer=True),
+    "llama Q8_0": TinyModel(with_tokenizer=True, head_dim=HEAD_DIM, quantisation="Q8_0"),
+    "llama F16": TinyModel(with_tokenizer=True, head_dim=HEAD_DIM, quantisation="F16", seed=2),
+    "qwen3moe Q8_0": TinyModel(
+        "qwen3moe", with_tokenizer=True, head_dim=HEAD_DIM, quantisation="Q8_0"
+    ),
+    "gemma3 Q4_0": TinyModel("gemma3", with_tokenizer=True, head_dim=HEAD_DIM, quantisation="Q4_0"),
+    "phi3 F32": TinyModel("phi3", with_tokenizer=True, head_dim=HEAD_DIM),
 }
 ADAPTED = "llama Q8_0 adapted"
 
@@ -202,8 +210,8 @@ class World:
         self.folder = folder
         self.store = Store(folder / "store")
         capacity = Capacity(memory_nbytes=96 << 20, running=16, folder=folder / "evicted")
-        self.runtime = Runtime(device="cpu", threads=2, capacity=capacity)
-        self.alone = Runtime(device="cpu", threads=2)
+        self.runtime = Runtime(device=DEVICE, sharing=SHARING, threads=2, capacity=capacity)
+        self.alone = Runtime(device=DEVICE, sharing=SHARING, threads=2)
         paths = {name: it.write(folder / f"{name}.gguf") for name, it in MODELS.items()}
         self.lora = TinyLora(MODELS["llama Q8_0"]).write(folder / "lora.gguf")
         self.models = self.load(self.runtime, paths)
@@ -217,7 +225,7 @@ class World:
 
     def load(self, runtime: Runtime, paths: dict[str, Path]) -> dict[str, Model]:
         """The models by name, and one of them with an adapter."""
-        models = {name: runtime.load_model(path) for name, path in paths.items()}
+        models = {name: runtime.load_model(it, width=WIDTH) for name, it in paths.items()}
         base = models["llama Q8_0"]
         models[ADAPTED] = runtime.adapt(base, {runtime.load_adapter(self.lora, base): 0.7})
         return models
