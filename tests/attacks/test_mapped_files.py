@@ -273,7 +273,7 @@ def test_what_a_library_has_mapped_is_saved(
     same = Llama(library, paths)
     attacked(paths[-1], code)
     assert found.read() == same.read() == before
-    assert found.guard.intact
+    assert found.guard.changed is None
     same.close()
     assert found.read() == before
 

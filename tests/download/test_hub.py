@@ -325,7 +325,7 @@ def test_the_order_of_preference() -> None:
     [
         (HubName("a/b"), ["x.bin"], r"a/b has no \.gguf files"),
         (HubName("a/b", quant="Q2_K"), ["m-Q4_0.gguf"], "none in Q2_K; it has Q4_0"),
-        (HubName("a/b"), ["a.gguf", "b-ODD.gguf"], "2 models in : give hf:a/b/FILE"),
+        (HubName("a/b"), ["a.gguf", "b-ODD.gguf"], "2 models: give hf:a/b/FILE"),
         (HubName("a/b"), ["a-Q4_0.gguf", "b-Q4_0.gguf"], "2 models in Q4_0: .*a-Q4_0.gguf, b-Q"),
         (HubName("a/b", file="c.gguf"), ["d.gguf"], "has no file c.gguf; it has d.gguf"),
         (HubName("a/b"), ["m-00001-of-00002.gguf"], "lacks some of the 2 shards"),
@@ -353,6 +353,7 @@ def test_what_cannot_be_chosen(name: HubName, given: list[str], said: str) -> No
         "hf:a /b",
         "hf:a/b:Q4/x",
         "hf:",
+        "hf:a/b/\udcff.gguf",
         "http://x/y",
     ],
 )

@@ -797,11 +797,19 @@ def test_a_pull_from_a_hub_is_served_under_its_name(folder: Path, tmp_path: Path
         assert await ask(models, "a-Q8_0")
         assert len(models.files.all()) == 1
 
+    async def later(models: Models) -> None:
+        assert await ask(models, "hf.co/org/repo:Q8_0")
+        assert models.files.names() == ["a-Q8_0"]
+        for name in ("hf:org/other", "hf:org/repo:Q2_K", "hf:no", "hf:../x"):
+            with pytest.raises(HttpError, match="there is no model"):
+                models.files.known(name)
+
     with served(hub):
         environment = Environment(cache=cache, hub_url=hub.url)
         with Runtime(device="null", threads=1, environment=environment) as runtime:
             (cache / "models").mkdir()
             with_models(runtime, cache / "models", work)
+            with_models(runtime, cache / "models", later)  # as after a restart
 
 
 # ------------------------------------------------------------------ the command

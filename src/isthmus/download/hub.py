@@ -117,14 +117,15 @@ def choose(name: HubName, files: Sequence[str]) -> list[str]:
     for it in models:
         by_quant.setdefault(_quant(it[0]), []).append(it)
     quant = name.quant or _preferred(by_quant)
-    if quant not in by_quant:
+    if quant is None or quant not in by_quant:
         known = _some([it for it in by_quant if it]) or _some([it[0] for it in models])
         wrong = f"none in {name.quant}" if name.quant else "none whose name says a usual type"
         raise DownloadError(f"{name.repo} has {wrong}; it has {known}")
     found = by_quant[quant]
     if len(found) > 1:
         raise DownloadError(
-            f"{name.repo} has {len(found)} models in {quant}: give hf:{name.repo}/FILE, one of "
+            f"{name.repo} has {len(found)} models{quant and f' in {quant}'}: give "
+            f"hf:{name.repo}/FILE, one of "
             f"{_some([it[0] for it in found])}"
         )
     return _whole(name, found[0])
@@ -167,11 +168,11 @@ def _whole(name: HubName, files: list[str]) -> list[str]:
     return files
 
 
-def _preferred(by_quant: dict[str, list[list[str]]]) -> str:
+def _preferred(by_quant: dict[str, list[list[str]]]) -> str | None:
     """The quantisation to take if nobody says: the only one, or the first of `PREFERRED`."""
     if len(by_quant) == 1:
         return next(iter(by_quant))
-    return next((it for it in PREFERRED if it in by_quant), "none")
+    return next((it for it in PREFERRED if it in by_quant), None)
 
 
 def _quant(file: str) -> str:

@@ -86,6 +86,7 @@ def hub_name(found: HubModel) -> HubName:
 def is_plain(file: str) -> bool:
     """Whether a repository's path of a GGUF file can be a file's name here: it leads nowhere else,
     hides nothing, and has no character that a terminal or a shell would obey."""
+    if not file.isprintable() or "\\" in file or not file.endswith(SUFFIX):
+        return False
     parts = file.split("/")
-    good = all(it and not it.startswith(".") and len(it.encode()) <= 255 for it in parts)
-    return good and file.endswith(SUFFIX) and file.isprintable() and "\\" not in file
+    return all(it and not it.startswith(".") and len(it.encode()) <= 255 for it in parts)

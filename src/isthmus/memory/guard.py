@@ -6,7 +6,7 @@
     with guard.mapping():
         handle = library.llama_model_load_from_file(…)      # maps the files
     …
-    guard.intact                                            # before each pass
+    guard.changed                                           # before each pass: None
     guard.close()                                           # first: then the library may unmap
     library.llama_model_free(handle)
 
@@ -68,11 +68,6 @@ class FileGuard:
         return next((it.path for it in self._files if not it.intact), None)
 
     @property
-    def intact(self) -> bool:
-        """Whether the bytes of all files are those that they had when the guard was made."""
-        return self.changed is None
-
-    @property
     def ranges(self) -> list[Range]:
         """The mappings that are guarded."""
         return [found for it in self._files for found in it.covered]
@@ -119,7 +114,8 @@ def _listed_name(fd: int) -> str:
     those of its status; "" if there is no such list."""
     address = libc.map_file(fd, OS_PAGE)
     try:
-        return next((name for name, it in _shared_mappings() if it.base == address), "")
+        found = ((name, address - it.base, it.nbytes) for name, it in _shared_mappings())
+        return next((name for name, at, nbytes in found if 0 <= at < nbytes), "")
     finally:
         libc.unmap(address, OS_PAGE)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isthmus.download import KNOWN, KNOWN_FILES
-from isthmus.errors import SettingsError
+from isthmus.download import KNOWN, KNOWN_FILES, fetched, is_name
+from isthmus.errors import DownloadError, SettingsError
 from isthmus.shards import MOST_SHARDS, SUFFIX, ShardName, model_name, models_in
 
 _NO_UTF8 = re.compile("[\ud800-\udfff]")
@@ -91,6 +91,19 @@ class Catalog:
         if path is None or path.resolve() in self._given_paths():
             return None
         return Source(path, {name: ()})
+
+    def pulled_name(self, name: str) -> str:
+        """The name of the folder's model that was pulled by this one; the same name if none was.
+
+        It may be `hf:ORG/REPO` where the model is called as its file is.
+        """
+        if self.folder is None or not is_name(name):
+            return name
+        try:
+            path = fetched(name, self.folder.parent)
+        except DownloadError:  # no name after all
+            return name
+        return _name_of(path) if path is not None and path.parent == self.folder else name
 
     def _given_paths(self) -> set[Path]:
         return {it.path.resolve() for it in self.given}

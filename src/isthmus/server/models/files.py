@@ -82,8 +82,11 @@ class ModelFiles:
         raise HttpError(404, "there is no model", code="model_not_found", param="model")
 
     def real_name(self, name: str) -> str:
-        """The name that an alias stands for, or the name itself."""
-        return name if name in self._by_name else self.aliases.get(name, name)
+        """The name that an alias stands for, or one by which a model was pulled; else the name
+        itself."""
+        if name in self._by_name:
+            return name
+        return self.aliases.get(name) or self._catalog.pulled_name(name)
 
     def get(self, real_name: str) -> Resident | None:
         """The file of a name, without a look at the disk."""
