@@ -26,7 +26,7 @@ from tests.fuzz.parts import Parts, lie
 from tests.tiny_gguf import TinyModel
 
 ARCHITECTURES = ("qwen35", "gemma4", "gpt-oss", "modern-bert", "lfm2", "deepseek2", "rwkv7")
-N_SHORT, N_LONG = 4, 200
+N_SHORT, N_LONG = 3, 200
 
 
 def truncated(raw: bytes, rng: random.Random) -> bytes:

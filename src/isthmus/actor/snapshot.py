@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 
 from isthmus.abi import GrammarKind
 from isthmus.actor.host_api import Granted
+from isthmus.actor.layouts import layout_of
 from isthmus.actor.state import (
     ActorState,
     Opened,
@@ -34,9 +35,6 @@ from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
-from isthmus.model.adopted.layout import AdoptedLayout
-from isthmus.model.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
-from isthmus.model.layout import Layout
 from isthmus.printable import printable
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
@@ -239,33 +237,11 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
         record.handle,
         record.model,
         record.ptr,
-        _layout_of(record, model),
+        layout_of(record, model),
         tokens,
         record.has_logits,
         record.top_k,
         record.top_ptr,
-    )
-
-
-def _layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
-    """Where the session kept what, as the way of its model has it."""
-    if bool(record.memories) != bool(model.graph):
-        raise SnapshotInvalid("a session has another layout than its model's graph")
-    if record.memories:
-        outputs_nbytes, remainder = record.outputs_nbytes, record.kv_offset % SPAN_ALIGNMENT
-        layout = AdoptedLayout(
-            record.n_ctx, record.n_vocab, outputs_nbytes, record.memories, remainder
-        )
-        if layout.kv_offset != record.kv_offset:
-            raise SnapshotInvalid("a session's memories do not begin where they can")
-        return layout
-    return KvLayout(
-        n_ctx=record.n_ctx,
-        n_layer=record.n_layer,
-        n_vocab=record.n_vocab,
-        dtype=KV_TYPES[record.kv_type],
-        row_nbytes=record.row_nbytes,
-        kv_offset=record.kv_offset,
     )
 
 

@@ -1,0 +1,34 @@
+"""Sessions' layouts, as manifests of snapshots say them."""
+
+from __future__ import annotations
+
+from isthmus.errors import SnapshotInvalid
+from isthmus.model.adopted.layout import AdoptedLayout
+from isthmus.model.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
+from isthmus.model.layout import Layout
+from isthmus.snapshot.manifest import ModelRecord, SessionRecord
+
+
+def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
+    """Where the session kept what, as the way of its model has it.
+
+    Raises SnapshotInvalid if the record contradicts the model's, or itself.
+    """
+    if bool(record.memories) != bool(model.graph):
+        raise SnapshotInvalid("a session has another layout than its model's graph")
+    if record.memories:
+        outputs_nbytes, remainder = record.outputs_nbytes, record.kv_offset % SPAN_ALIGNMENT
+        layout = AdoptedLayout(
+            record.n_ctx, record.n_vocab, outputs_nbytes, record.memories, remainder
+        )
+        if layout.kv_offset != record.kv_offset:
+            raise SnapshotInvalid("a session's memories do not begin where they can")
+        return layout
+    return KvLayout(
+        n_ctx=record.n_ctx,
+        n_layer=record.n_layer,
+        n_vocab=record.n_vocab,
+        dtype=KV_TYPES[record.kv_type],
+        row_nbytes=record.row_nbytes,
+        kv_offset=record.kv_offset,
+    )
