@@ -24,6 +24,7 @@ from isthmus.model.attention_probe import Kernel, try_joining
 from isthmus.model.batch import Batch
 from isthmus.model.forward import Scores
 from isthmus.model.joining import Joining, Run, try_runs
+from isthmus.model.own_model import OwnModel
 from isthmus.model.rows import Step
 from isthmus.model.width_probe import matrices, widths_of
 from isthmus.model.widths import SINGLE, Width, Widths
@@ -519,3 +520,18 @@ def test_prompts_of_a_class_have_the_bits_of_each_alone(
                 model.decode(one, 7)
                 model.decode(other, 7)
                 assert one.logits.tobytes() == other.logits.tobytes()
+
+
+def test_prompts_of_models_with_experts_go_alone_on_a_card(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TinyModel("qwen3moe", quantisation="Q8_0").write(tmp_path / "experts.gguf")
+    with closing(open_model(device, path, ModelSettings())) as model:
+        assert isinstance(model, OwnModel)
+        assert model._exactness.prompt_widths != Widths()
+    with closing(open_model(device, path, ModelSettings())) as model:
+        assert isinstance(model, OwnModel)
+        monkeypatch.setattr(type(device), "has_own_memory", property(lambda _: True))
+        assert model._exactness.prompt_widths == Widths()
+        assert not model.packs
+        monkeypatch.undo()

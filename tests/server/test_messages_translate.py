@@ -64,8 +64,8 @@ def with_tools(**choice: Any) -> Wanted:
             {"metadata": {"user_id": "x"}, "service_tier": "auto", "speed": "fast", "stream": True},
             {},
         ),
-        ({"context_management": {"edits": []}, "container": None, "mcp_servers": []}, {}),
-        ({"diagnostics": {"previous_message_id": None}, "inference_geo": None}, {}),
+        ({"context_management": {"edits": []}}, {}),
+        ({"diagnostics": {"previous_message_id": None}}, {}),
         ({"extra_body": {"x": 1}, "cache_control": {"type": "ephemeral"}}, {}),
     ],
 )

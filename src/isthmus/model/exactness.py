@@ -72,9 +72,11 @@ class Exactness:
         """The classes of prompts' columns, which routers are multiplied with as well.
 
         Adapters are multiplied with prompts in another way than with steps, of which nobody asks:
-        with one, each prompt goes alone.
+        with one, each prompt goes alone. So it does on a card if tokens choose among experts: on an
+        H200 the probe found classes, and an agent among others had other bits than alone.
         """
-        if self._adapters:
+        chooses = bool(self._weights.routers) and self._device.has_own_memory
+        if self._adapters or chooses:
             return Widths()
         has_routers = bool(self._weights.routers)
         return self._classes("prompts", with_routers=True) if has_routers else self.widths

@@ -143,7 +143,7 @@ class OwnModel(SharingModel, Model):
         """A session's KV cache stays where it is, though another device would put it elsewhere."""
         if not isinstance(layout, KvLayout):
             raise SettingsError(f"the session's layout is of another kind than {self.name} has")
-        wanted = self.layout(layout.n_ctx)
+        wanted = self.layout(min(layout.n_ctx, self.hparams.n_ctx_train))  # as it was asked for
         gap = layout.kv_offset - 4 * layout.n_vocab
         if replace(layout, kv_offset=wanted.kv_offset) != wanted:
             raise SettingsError(f"the session's layout is not that of {self.name}")
