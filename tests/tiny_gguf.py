@@ -107,6 +107,23 @@ RECIPES = {
             "attention.scale": 0.015625,
         },
     ),
+    "gpt-oss": Recipe(
+        _OUT
+        + _SEPARATE
+        + "attn_sinks:heads "
+        + _EXPERTS.replace("ffn_norm", "post_attention_norm"),
+        "attn_q attn_k attn_v attn_output ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps",
+        _ROUTED
+        | {
+            "attention.sliding_window": 48,
+            "rope.freq_base": 150_000.0,
+            "rope.freq_base_swa": 20_000.0,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0,
+            "rope.scaling.original_context_length": 256,
+        },
+        {"tied": False},
+    ),
     "starcoder2": Recipe(
         _OUT + _SEPARATE + "ffn_norm:embd " + _PLAIN, "all", shape={"n_embd": 128}
     ),
@@ -318,7 +335,7 @@ class TinyModel:
         else:
             self._add_matrix(w, f"{name}.weight", values * np.float32(sizes[0] ** -0.5))
         if self._has_bias(name, is_matrix=len(sizes) > 1):
-            bias = rng.standard_normal(sizes[-1]).astype(np.float32)
+            bias = rng.standard_normal(sizes[:0:-1] or sizes).astype(np.float32)
             w.add_tensor(f"{name}.bias", bias * np.float32(0.1))
 
     def _has_bias(self, name: str, *, is_matrix: bool) -> bool:
@@ -354,6 +371,7 @@ class TinyModel:
             "types": 2,
             "vocab": self.n_vocab,
             "head": self.head_dim,
+            "heads": self.n_head,
             "q": q,
             "kv": kv,
             "qkv": q + 2 * kv,

@@ -34,6 +34,7 @@ BASES = {
     "phi3": TinyModel("phi3", quantisation="Q8_0"),
     "qwen2moe": TinyModel("qwen2moe", quantisation="Q8_0"),
     "qwen3moe": TinyModel("qwen3moe", quantisation="Q8_0"),
+    "gpt-oss": TinyModel("gpt-oss", quantisation="Q8_0"),
     "starcoder2": TinyModel("starcoder2", quantisation="Q8_0"),
     "falcon": TinyModel("falcon", quantisation="Q8_0"),
     "granite": TinyModel("granite", quantisation="Q8_0"),

@@ -56,6 +56,7 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
     "falcon, one norm": TinyModel(
         "falcon", without=("attn_norm_2",), n_head_kv=1, quantisation="Q8_0"
     ),
+    "gpt-oss, MXFP4": TinyModel("gpt-oss", quantisation="MXFP4"),
     "qwen3moe, one expert": TinyModel(
         "qwen3moe", overrides={"expert_used_count": 1}, quantisation="Q8_0"
     ),
@@ -107,7 +108,7 @@ def test_each_chunk_size_has_the_bits_of_libllama_with_the_same(
         assert session.logits.tobytes() == rival.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss"])
 def test_a_window_has_the_bits_of_a_cache_that_keeps_no_more(
     name: str, device: Device, files: dict[str, Path]
 ) -> None:
@@ -180,7 +181,7 @@ def test_a_batch_has_the_bits_of_each_alone(
                 assert one.logits.tobytes() == other.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe", "gpt-oss"])
 def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
     name: str, device: Device, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +317,7 @@ def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path
 # ---------------------------------------------------------------------- the KV cache
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3moe"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3moe", "gpt-oss"])
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_every_kv_type(
     name: str,
@@ -486,6 +487,11 @@ REFUSED = {
         ModelFileError,
         "2, not a boolean",
     ),
+    "sinks missing": (
+        TinyModel("gpt-oss", without=("attn_sinks",)),
+        ModelFileError,
+        "no tensor blk.0.attn_sinks.weight",
+    ),
     "a norm missing": (
         TinyModel("gemma2", without=("post_ffw_norm",)),
         ModelFileError,
@@ -506,6 +512,21 @@ def test_what_does_not_fit_is_refused_with_its_reason(
     case, kind, reason = REFUSED[name]
     path = case.write(tmp_path / "x.gguf")
     with pytest.raises(kind, match=reason):
+        open_model(device, path, ModelSettings())
+
+
+def test_biases_of_experts_that_are_not_f32_are_refused(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = gguf.GGUFWriter.add_tensor
+
+    def add_halved(writer: gguf.GGUFWriter, name: str, values: np.ndarray, **how: Any) -> None:
+        is_bias = name.endswith("exps.bias")
+        add(writer, name, values.astype(np.float16) if is_bias else values, **how)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", add_halved)
+    path = TinyModel("gpt-oss", quantisation="Q8_0").write(tmp_path / "x.gguf")
+    with pytest.raises(ModelUnsupported, match=r"exps.bias is of type F16; only F32 is added"):
         open_model(device, path, ModelSettings())
 
 

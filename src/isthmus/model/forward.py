@@ -99,6 +99,8 @@ class Scores:
     """Scaled products become soft_cap * tanh(product / soft_cap); 0: they stay."""
     windowed: bool = False
     """Whether a token sees the model's window only."""
+    sinks: int = 0
+    """F32 [n_head]: a product of each head that takes weight from values; 0: there is none."""
 
 
 class Pass(Graph, ABC):
@@ -263,6 +265,7 @@ class Forward(Pass):
             self._masks[scores.windowed].tensor,
             scores.scale,
             scores.soft_cap,
+            scores.sinks,
         )
         return self.reshape(seen, h.n_embd_q, self.n)
 

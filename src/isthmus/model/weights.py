@@ -45,6 +45,8 @@ class Weights:
         self._used: set[str] = set()
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
+        self.added: set[str] = set()
+        """Names of tables whose rows are added: no pass multiplies with them."""
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
@@ -74,6 +76,11 @@ class Weights:
     def infos(self) -> list[TensorInfo]:
         """What the files say about each weight."""
         return list(self._file.tensors.values())
+
+    @property
+    def factors(self) -> list[TensorInfo]:
+        """What the files say about each weight that passes may multiply with."""
+        return [info for info in self.infos if info.name not in self.added]
 
     @property
     def nbytes(self) -> int:
@@ -168,14 +175,18 @@ class Weights:
         self.require(name, *shape)
         return self._tensors[name]
 
+    def biases(self, name: str, *shape: int) -> int:
+        """As `optional`, for a table of F32 whose rows are added to products."""
+        tensor = self.optional(name, *shape)
+        if tensor:
+            self._require_f32(name)
+            self.added.add(name)
+        return tensor
+
     def first_row(self, name: str) -> int:
         """The first row of a table, as a vector. To be asked for once."""
+        self._require_f32(name)
         table = self._context.describe(self._tensors[name])
-        if table.type != GgmlType.F32:
-            raise ModelUnsupported(
-                f"{self._file.path}: tensor {name} is of type {GgmlType(table.type).name}; "
-                "only F32 is added to others here"
-            )
         row = self._context.tensor(GgmlType.F32, table.ne[0])
         struct = self._context.describe(row)
         struct.buffer, struct.data = table.buffer, table.data
@@ -190,6 +201,14 @@ class Weights:
     def close(self) -> None:
         """Gives bindings and mappings back; a second call does nothing."""
         self._stack.close()
+
+    def _require_f32(self, name: str) -> None:
+        dtype = self._file.tensors[name].dtype
+        if dtype != GgmlType.F32:
+            raise ModelUnsupported(
+                f"{self._file.path}: tensor {name} is of type {dtype.name}; "
+                "only F32 is added to others here"
+            )
 
     def _require_identity(self) -> None:
         """What is mapped is what was tried and read, and nobody has written to it."""

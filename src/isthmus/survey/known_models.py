@@ -42,7 +42,6 @@ KNOWN_MODELS = {
     "glm-dsa": "GLM-5",
     "glm4": "GLM-4-0414",
     "glm4moe": "GLM-4.5 and 4.6",
-    "gpt-oss": "gpt-oss 20B and 120B",
     "gpt2": "GPT-2",
     "gptj": "GPT-J",
     "gptneox": "GPT-NeoX 20B, Pythia",
