@@ -124,6 +124,45 @@ RECIPES = {
         },
         {"tied": False},
     ),
+    "smollm3": Recipe(_OUT + _SEPARATE + _GATED, shape={"n_layer": 5}),
+    "olmo2": Recipe(
+        "attn_output:q,embd attn_q_norm:q attn_k_norm:kv "
+        + _SEPARATE
+        + _AROUND
+        + _GATED.replace("ffn_norm:embd ", ""),
+        metadata={
+            "attention.sliding_window": 48,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.attn_factor": 1.2,
+            "rope.scaling.original_context_length": 256,
+        },
+        shape={"n_embd": 128, "n_layer": 5, "tied": False},
+    ),
+    "seed_oss": Recipe(
+        _OUT + _SEPARATE + _GATED.replace("ffn_norm", "post_attention_norm"), "attn_q attn_k attn_v"
+    ),
+    "glm4": Recipe(
+        _OUT + _SEPARATE + _AROUND + "ffn_norm:embd ffn_up:embd,ff2 ffn_down:ff,embd",
+        "attn_q attn_k attn_v",
+        {"rope.dimension_count": 16},
+    ),
+    "qwen3vl": Recipe(
+        _OUT + _SEPARATE + _NORMED + _GATED,
+        metadata={"rope.dimension_sections": [6, 5, 4, 0], "n_deepstack_layers": 1},
+    ),
+    "mistral3": Recipe(
+        _OUT + _SEPARATE + _GATED,
+        metadata={
+            "attention.temperature_scale": 0.1,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 16.0,
+            "rope.scaling.original_context_length": 64,
+            "rope.scaling.yarn_beta_fast": 24.0,
+            "rope.scaling.yarn_beta_slow": 2.0,
+            "rope.scaling.yarn_log_multiplier": 0.7,
+        },
+    ),
     "starcoder2": Recipe(
         _OUT + _SEPARATE + "ffn_norm:embd " + _PLAIN, "all", shape={"n_embd": 128}
     ),

@@ -97,7 +97,10 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Attention:
-    """out · attention(rotary(q_norm(q)) * q_scale, rotary(k_norm(k)), v)."""
+    """out · attention(rotary(q_norm(q)) * q_scale, rotary(k_norm(k)), v).
+
+    Queries are multiplied with `temperature` at their positions, before `q_scale`.
+    """
 
     layer: int
     qkv: Projection
@@ -107,10 +110,14 @@ class Attention:
     q_norm: Part | None = None
     k_norm: Part | None = None
     q_scale: float = 1.0
+    temperature: int = 0
+    """F32 [n_ctx_train]: a factor of queries for each position; 0: there is none."""
 
     def __call__(self, g: Pass, x: int) -> int:
         q, k, v = self.qkv(g, x)
         q, k = self._prepare(g, q, self.q_norm), self._prepare(g, k, self.k_norm)
+        if self.temperature:
+            q = g.mul(q, g.at_positions(self.temperature))
         if self.q_scale != 1.0:
             q = g.scale(q, self.q_scale)
         return self.out(g, g.attend(self.layer, q, k, v, self.scores))

@@ -152,6 +152,11 @@ class Pass(Graph, ABC):
             )
         )  # fmt: skip
 
+    def at_positions(self, numbers: int) -> int:
+        """F32 [1, 1, n]: the elements of a vector at the tokens' positions."""
+        column = self.reshape(numbers, 1, self.describe(numbers).ne[0])
+        return self.reshape(self.get_rows(column, self.positions), 1, 1, self.n)
+
     def columns_of(self, x: int) -> int:
         """How many columns a matrix has: less than `n` once outputs were selected."""
         return int(self.describe(x).ne[1])

@@ -7,6 +7,7 @@ wherever the file has one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from isthmus.device.graph import Graph
@@ -30,7 +31,9 @@ from isthmus.model.blocks import (
     SeparateQkv,
 )
 from isthmus.model.forward import Scores
-from isthmus.model.hparams import Hparams, Metadata, RopeScaling
+from isthmus.model.hparams import Hparams, RopeKind, RopeScaling
+from isthmus.model.metadata import Metadata
+from isthmus.model.mrope import text_factors
 from isthmus.model.products import Linear, Router, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
 
@@ -216,6 +219,16 @@ class BlockLoader(Loader):
             return Rotary(self.hparams.rope, short, optional("rope_factors_long.weight", half))
         factors = optional("rope_freqs.weight", half)
         return Rotary(self.hparams.rope, factors, factors)
+
+    def text_rotary(self, *, interleaved: bool = False) -> Rotary | None:
+        """M-RoPE for text; None if the file has none. `interleaved`: see `text_factors`."""
+        axes = self.metadata.axes()
+        if not axes:
+            return None
+        rope = replace(self.hparams.rope, kind=RopeKind.NEOX)
+        factors = text_factors(axes, rope.n_dims // 2, interleaved=interleaved)
+        tensor = self.weights.constant("text_factors", factors)
+        return Rotary(rope, tensor, tensor)
 
     def plain(self) -> Plain:
         """A feed-forward network without a gate."""

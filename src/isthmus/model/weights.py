@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.graph import TensorContext
@@ -50,6 +53,7 @@ class Weights:
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
+        self._constants: dict[str, int] = {}
         with contextlib.ExitStack() as stack:
             self._mappings = [stack.enter_context(FileMapping(path)) for path in file.files]
             self._require_identity()
@@ -78,7 +82,7 @@ class Weights:
         return list(self._file.tensors.values())
 
     @property
-    def factors(self) -> list[TensorInfo]:
+    def multiplied(self) -> list[TensorInfo]:
         """What the files say about each weight that passes may multiply with."""
         return [info for info in self.infos if info.name not in self.added]
 
@@ -191,6 +195,19 @@ class Weights:
         struct = self._context.describe(row)
         struct.buffer, struct.data = table.buffer, table.data
         return row
+
+    def constant(self, name: str, values: npt.NDArray[np.float32]) -> int:
+        """F32 [len(values)]: numbers that no file has. A second call gives the same tensor."""
+        if name not in self._constants:
+            context = self._stack.enter_context(TensorContext(self.device.library, 1))
+            buffer = self._stack.enter_context(self.device.allocate(values.nbytes))
+            tensor = context.tensor(GgmlType.F32, len(values))
+            buffer.place(tensor, buffer.base)
+            buffer.mark_weights()
+            set_bytes = self.device.library.ggml_backend_tensor_set
+            set_bytes(tensor, values.ctypes.data, 0, values.nbytes)
+            self._constants[name] = tensor
+        return self._constants[name]
 
     def repack(self) -> None:
         """Copies the matrices that the device has faster kernels for in another order."""

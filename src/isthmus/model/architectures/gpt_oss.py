@@ -21,11 +21,12 @@ FAMILY = Family(
     window_period=2,
 )
 _SLOPE, _LIMIT = 1.702, 7.0
-"""Of the activation, which no file says."""
+"""The activation's, which no file says."""
 
 
 def load(file: Loader) -> Decoder:
     """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    file.metadata.integer("attention.sliding_window")  # without one, a layer would see nothing
     return file.decoder(_block)
 
 
