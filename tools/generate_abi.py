@@ -150,8 +150,9 @@ offset 0                                                           memory.size x
 The guest allocates everything, a session's bytes too: `session_nbytes` says how many they are,
 `session_open` hands them over, `session_close` gives them back. While a session is open the guest
 reads its logits in place (`logits` says where), and leaves the rest alone. The host and the device
-read and write these same bytes; nothing is copied out of linear memory and back. The weights are
-not there: they are the host's, shared by all guests.
+read and write these same bytes; nothing is copied out of linear memory and back. A card that would
+read them through a bus has the KV cache in memory of its own: its place is reserved then. The
+weights are not there: they are the host's, shared by all guests.
 """
 
 PYTHON_OPENING = f'''\

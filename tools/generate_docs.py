@@ -17,7 +17,7 @@ from isthmus.model.forms.call_forms import CALLS
 from isthmus.model.forms.thought_forms import THOUGHTS
 from isthmus.model.schemas import keywords
 from isthmus.native._ggml import GgmlType
-from isthmus.survey.row import Row
+from isthmus.survey.row import Row, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -109,7 +109,9 @@ def _survey() -> str:
             name, way, makes, *_, truncate, _, models = it.cells()
             takes = {"exact": "yes"}.get(truncate, truncate)
             rows.append((f"`{name}`", way if it.holds else f"{way}, WRONG", models, makes, takes))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    library = json.loads(SURVEY.read_text())["versions"]["ggml"]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return f"With {library}, {summary(_surveyed())}.\n\n{table}"
 
 
 def _refused() -> str:

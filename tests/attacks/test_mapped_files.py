@@ -200,7 +200,7 @@ def replaced(path: Path) -> None:
 def test_a_split_model_computes_on_if_one_shard_changes(
     device: Device, shards: list[Path], code: str | None
 ) -> None:
-    model = Model(device, shards[0], ModelSettings())
+    model = open_model(device, shards[0], ModelSettings())
     before = embedding(model)
     attacked(shards[2], code) if code else replaced(shards[2])
     states = [it._file.state for it in model.weights._mappings]
@@ -215,7 +215,9 @@ def test_a_split_model_computes_on_if_one_shard_changes(
 def test_a_lost_shard_ends_its_model_and_no_other(
     device: Device, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, other = (Model(device, it, ModelSettings()) for it in (shards[0], tmp_path / "x.gguf"))
+    model, other = (
+        open_model(device, it, ModelSettings()) for it in (shards[0], tmp_path / "x.gguf")
+    )
     before = embedding(other)
     monkeypatch.setattr(lease, "_free_nbytes", no_memory)
     attacked(shards[1], TRUNCATE)

@@ -17,7 +17,7 @@ from isthmus.config import DeviceSettings
 from isthmus.device import open_device
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
-from isthmus.device.caches import CachePool, Slot
+from isthmus.device.caches import CachePool, Slot, Stages
 from isthmus.device.cuda import CudaDevice
 from isthmus.errors import (
     ContextFull,
@@ -400,7 +400,7 @@ def test_slots_lie_at_equal_distances_and_come_back(library: Library) -> None:
             raise DeviceFailed("too much at once")
         return device.allocate(nbytes)
 
-    pool = CachePool("it", allocate, memory_nbytes=GIB, largest=GIB)
+    pool = CachePool("it", allocate, GIB, GIB, Stages(library, 0))
     slots = [pool.take(MIB) for _ in range(12)]
     places = [slot.address for slot in slots]
     assert [b - a for a, b in pairwise(places[:8])] == [MIB] * 7

@@ -169,6 +169,7 @@ def test_devices_libraries_and_settings(tmp_path: Path, tiny: Path) -> None:
     complains(isthmus(*run, "--ggml", tmp_path / "none.so"), 2, "no ggml library at")
     complains(isthmus("verify", "--sizes", "12parsecs"), 2, "is not a size")
     complains(isthmus(*run, "--device", "cpu", "--sharing", "managed"), 2, "shares as same only")
+    complains(isthmus(*run, "--device", "cpu", "--caches", "own"), 2, "in guests' memory only")
     complains(isthmus(*run, "--device", "cuda"), 2, "no cuda device: .* built without CUDA")
     complains(isthmus("bench", "decode", "--sizes", "0"), 2, "whole numbers above 0")
     assert isthmus("run").returncode == 2
@@ -177,7 +178,7 @@ def test_devices_libraries_and_settings(tmp_path: Path, tiny: Path) -> None:
 def test_devices_tells_what_is_there_and_what_is_missing() -> None:
     report = json.loads(isthmus("devices", "--json").stdout)
     by_name = {it["name"]: it for it in report["devices"]}
-    assert by_name["cpu"]["sharing"] == "same"
+    assert (by_name["cpu"]["sharing"], by_name["cpu"]["caches"]) == ("same", "guest")
     assert by_name["cpu"]["widths"]["q8_0"] == "1-32"
     assert "without CUDA" in report["missing"]["cuda"]
     table = isthmus("devices").stdout

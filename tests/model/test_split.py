@@ -14,7 +14,7 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelNotFound
 from isthmus.file_hash import FileHashes, file_sha256
-from isthmus.model import Model
+from isthmus.model import Model, open_model
 from isthmus.model.gguf import GgufFile
 from isthmus.native.loader import Library
 from isthmus.shards import ShardName, first_file, model_files, model_name, models_in
@@ -45,7 +45,7 @@ def test_any_shard_and_the_folder_name_the_model(
     given: int | str, device: Device, whole: Path, shards: list[Path]
 ) -> None:
     path = shards[0].parent if isinstance(given, str) else shards[given]
-    model, same = (Model(device, it, ModelSettings()) for it in (path, whole))
+    model, same = (open_model(device, it, ModelSettings()) for it in (path, whole))
     assert model.path == shards[0]
     assert model.file.files == tuple(shards)
     assert {it.shard for it in model.file.tensors.values()} == {0, 1, 2, 3}
@@ -68,14 +68,14 @@ def test_a_first_shard_without_tensors(device: Device, whole: Path, tmp_path: Pa
     rest = parts.write(tmp_path, "y", 1, {0: {"no": 1, "count": 2}})[0]
     rest.replace(tmp_path / "x-00002-of-00002.gguf")
     # the later shard has the metadata too, which says the same
-    model = Model(device, first, ModelSettings())
+    model = open_model(device, first, ModelSettings())
     assert len(model.file.tensors) == len(tensors)
     model.close()
 
 
 def test_hashes_are_of_all_shards(device: Device, whole: Path, shards: list[Path]) -> None:
-    model = Model(device, shards[1], ModelSettings())
-    before, same = model.weights_sha256, Model(device, whole, ModelSettings())
+    model = open_model(device, shards[1], ModelSettings())
+    before, same = model.weights_sha256, open_model(device, whole, ModelSettings())
     assert before != same.weights_sha256 == file_sha256(whole)
     assert model.tokenizer_sha256
     model.close()
@@ -83,7 +83,7 @@ def test_hashes_are_of_all_shards(device: Device, whole: Path, shards: list[Path
     data = bytearray(shards[3].read_bytes())
     data[-1] ^= 1
     shards[3].write_bytes(data)
-    changed = Model(device, shards[0], ModelSettings())
+    changed = open_model(device, shards[0], ModelSettings())
     assert changed.weights_sha256 != before
     changed.close()
 
@@ -115,7 +115,7 @@ def test_links_of_a_hub_lead_away_from_the_shards(
     for n, it in enumerate(shards):
         it.replace(blobs / f"hash{n}")
         (snapshot / it.name).symlink_to(f"../../blobs/hash{n}")
-    model = Model(device, snapshot / shards[2].name, ModelSettings())
+    model = open_model(device, snapshot / shards[2].name, ModelSettings())
     assert model.path == snapshot / shards[0].name
     assert model.name == "tiny"
     model.close()
@@ -123,7 +123,7 @@ def test_links_of_a_hub_lead_away_from_the_shards(
     short.symlink_to(snapshot / shards[1].name)
     assert model_files(short)[0] == snapshot / shards[0].name
     with pytest.raises(ModelFileError, match="one of 4 shards, and its name does not"):
-        Model(device, blobs / "hash0", ModelSettings())
+        open_model(device, blobs / "hash0", ModelSettings())
 
 
 def test_names_of_any_kind(device: Device, whole: Path, tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_names_of_any_kind(device: Device, whole: Path, tmp_path: Path) -> None:
             shutil.copyfile(whole, path)
         except OSError:
             continue  # file names are UTF-8 here
-        model = Model(device, path, ModelSettings())
+        model = open_model(device, path, ModelSettings())
         assert embedding(model).size
         model.close()
     shards = split(whole, tmp_path, os.fsdecode(b"\xff = 1: 2"))
-    Model(device, shards[3], ModelSettings()).close()
+    open_model(device, shards[3], ModelSettings()).close()
 
 
 # ---------------------------------------------------------------------------------- refusals

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ from isthmus.server.http.key import Key, KeyLimits
 from isthmus.server.models import files
 from isthmus.server.models.card import Card
 from isthmus.server.models.catalog import Catalog, Source
-from isthmus.server.models.memory import default_n_ctx
+from isthmus.server.models.memory import default_n_ctx, stateless_nbytes
 from isthmus.server.models.models import Models
 from isthmus.server.models.opener import Opener
 from isthmus.server.models.pulls import Pulling, Pulls
@@ -667,6 +668,13 @@ def test_a_context_is_the_models_as_far_as_memory_allows(
     assert default_n_ctx(large, 64 * GIB) == 131_072
     odd = replace(large, hparams=replace(card.hparams, n_ctx_train=6000))
     assert default_n_ctx(odd, MIB) == 4096
+
+
+@pytest.mark.parametrize(("caches", "nbytes"), [("guest", 32 * GIB), ("own", 4 * GIB)])
+def test_a_card_that_has_kv_caches_bounds_contexts(caches: str, nbytes: int) -> None:
+    info = SimpleNamespace(caches=caches, memory_nbytes=16 * GIB)
+    runtime = SimpleNamespace(memory_limit_nbytes=64 * GIB, device=SimpleNamespace(info=info))
+    assert stateless_nbytes(runtime) == nbytes  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_is_said_at_the_start(null_runtime: Runtime, folder: Path) -> None:

@@ -205,6 +205,7 @@ HOSTILE = {
     "nested GBNF": (GBNF, "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "too deeply nested"),
     "many rules": (GBNF, 'root ::= "a"\n' + 'r ::= "b"\n' * 2000, "more than 1000 rules"),
     "too long": (REGEX, "a" * (1 << 18) + "b", "262144 are allowed"),
+    "a schema of a MiB": (JSON, json.dumps({"enum": ["x" * (1 << 20)]}), "#: it has 10485"),
     "a file": (JSON, '{"$ref": "file:///etc/passwd"}', "#: .* none is fetched"),
     "an address": (JSON, '{"$ref": "http://127.0.0.1:1/x"}', "#: .* none is fetched"),
     "a zero byte": (REGEX, "a\0b", "zero byte"),

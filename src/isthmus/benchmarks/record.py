@@ -57,6 +57,7 @@ def describe_run(device: DeviceInfo) -> Record:
         "device": device.name,
         "sharing": device.sharing,
         "caches": device.caches,
+        "notes": list(device.notes),
         "threads": device.threads,
     }
 

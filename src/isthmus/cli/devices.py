@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from isthmus.cli.table import format_table
 from isthmus.config import DeviceSettings, Environment
 from isthmus.device import Device, DeviceInfo, device_kinds, open_device
+from isthmus.device.base import CACHES_IN
 from isthmus.errors import DeviceError
 from isthmus.model.width_probe import widths_of_types
 from isthmus.native.loader import Library, open_library
@@ -20,7 +21,6 @@ EXAMPLES = """\
   isthmus devices
   isthmus devices --json
   isthmus devices --ggml /opt/ggml-cuda/lib"""
-_CACHES = {"guest": "guests' memory", "own": "its own memory"}
 _MOST = 64
 """Devices of one kind."""
 
@@ -94,7 +94,7 @@ def _print(library: Library, found: Sequence[Found], missing: Mapping[str, str])
         (
             it.info.name,
             it.info.sharing,
-            _CACHES[it.info.caches],
+            CACHES_IN[it.info.caches],
             format_nbytes(it.info.memory_nbytes),
             " ".join(name for name, each in it.widths.items() if "-" in each) or "no",
             it.info.description,

@@ -10,6 +10,8 @@ from isthmus.benchmarks.record import describe_run
 from isthmus.cli.options import add_device_options, open_runtime, say
 from isthmus.cli.progress import progress_bar
 from isthmus.cli.table import format_table
+from isthmus.device import DeviceInfo
+from isthmus.device.base import CACHES_IN
 from isthmus.errors import SettingsError, VerificationFailed
 from isthmus.native import metal
 from isthmus.runtime import Runtime
@@ -52,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(report, indent=1))
         else:
             print(format_table(TABLE_HEADS, table_rows(proofs)))
+            _say_how_it_shares(runtime.device.info)
             _say_what_metal_says(runtime)
     if arguments.plot:
         plot(proofs, arguments.plot)
@@ -60,6 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     if failed:
         raise VerificationFailed(f"a claim does not hold at {', '.join(failed)}")
     return 0
+
+
+def _say_how_it_shares(info: DeviceInfo) -> None:
+    say(f"{info.name} shares as {info.sharing}, with KV caches in {CACHES_IN[info.caches]}")
+    for note in info.notes:
+        say(f"{info.name}: {note}")
 
 
 def _say_what_metal_says(runtime: Runtime) -> None:

@@ -41,6 +41,8 @@ from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 from isthmus.units import HostAddr, format_nbytes
 
+CACHES_IN = {"guest": "guests' memory", "own": "its own memory"}
+"""Where a device has KV caches, in words, by `DeviceInfo.caches`."""
 _CAN_KEEP_CACHES = ("imported", "registered")
 """Ways to share in which KV caches can lie in the device's own memory."""
 
@@ -272,17 +274,17 @@ class Device(ABC):
             return ""
         if wanted == "guest" or (wanted == "auto" and not far):
             return ""
-        total = self._props().memory_total
-        self.caches = CachePool(self.name, self.allocate, total, self.largest_buffer)
+        total, largest = self._props().memory_total, self.largest_buffer
         pinned = self.library.ggml_backend_dev_host_buffer_type(self._handle)
-        self.stages = Stages(self.library, pinned or 0)
+        stages = Stages(self.library, pinned or 0)
+        self.caches = CachePool(self.name, self.allocate, total, largest, stages)
         why = "it reads guests' memory through a bus" if wanted == "auto" else "that was asked for"
         return f"KV caches lie in the device's own memory: {why}"
 
     def close(self) -> None:
         """Frees what the device owns; a second call does nothing."""
         if self.caches is not None:
-            self.stages.close()
+            self.caches.close()
         self.compute_thread.close()
         self.barriers.close()
 

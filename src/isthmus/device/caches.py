@@ -109,10 +109,18 @@ class CachePool:
     """See the module. Safe to use from several threads."""
 
     def __init__(
-        self, name: str, allocate: Callable[[int], Buffer], memory_nbytes: int, largest: int
+        self,
+        name: str,
+        allocate: Callable[[int], Buffer],
+        memory_nbytes: int,
+        largest: int,
+        stages: Stages,
     ) -> None:
         """`name` is the device's, `allocate` takes its own memory or raises DeviceFailed.
-        `memory_nbytes` is all that it has, `largest` what one buffer can have."""
+        `memory_nbytes` is all that it has, `largest` what one buffer can have. The pool closes
+        `stages`."""
+        self.stages = stages
+        """What rows pass through."""
         self.largest = largest
         """Bytes that one slot can have."""
         self.make_room: MakeRoom = lambda _nbytes: (0, "nobody can be evicted")
@@ -157,6 +165,10 @@ class CachePool:
             if not slabs:
                 del self._slabs[slab.slot_nbytes]
         slab.close()
+
+    def close(self) -> None:
+        """Frees the stages, once all slots are given back."""
+        self.stages.close()
 
     def _try_take(self, nbytes: int) -> Slot | None:
         """A slot as it is; None if the device has no memory left."""

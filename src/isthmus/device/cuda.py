@@ -135,7 +135,6 @@ class CudaDevice(Device):
                 self._register,
                 region,
                 self.caches,
-                self.stages,
                 self.counters,
                 largest=_ADDRESSES_NBYTES,
                 seamless=True,

@@ -59,7 +59,6 @@ class ImportingDevice(Device):
                 self.import_memory,
                 region,
                 self.caches,
-                self.stages,
                 self.counters,
                 largest=self.largest_buffer,
             )

@@ -22,7 +22,7 @@ from itertools import pairwise
 
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding, Buffer, Import, Rows, segment_nbytes
-from isthmus.device.caches import STAGE_NBYTES, CachePool, Piece, Slot, Stage, Stages
+from isthmus.device.caches import STAGE_NBYTES, CachePool, Piece, Slot, Stage
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.memory import Image, Region
 from isthmus.native._ggml import tensor_at
@@ -61,7 +61,6 @@ class OwnBinding(Binding):
         make: Import,
         region: Region,
         pool: CachePool,
-        stages: Stages,
         counters: Counters,
         *,
         largest: int,
@@ -70,7 +69,6 @@ class OwnBinding(Binding):
         """`counters` are the device's; for the others see `Binding`."""
         self._region = region
         self._pool = pool
-        self._stages = stages
         self._counters = counters
         self._kept: list[_Kept] = []
         """Ascending."""
@@ -138,13 +136,13 @@ class OwnBinding(Binding):
         if isinstance(source, OwnBinding):
             self._copy_rows(rows, source)
             return
-        self._stages.each(self._send, _pieces(rows))
+        self._pool.stages.each(self._send, _pieces(rows))
         self._count(rows)
 
     @contextlib.contextmanager
     def on_host(self, rows: Rows) -> Iterator[None]:
         try:
-            self._stages.each(self._fetch, _pieces(rows))
+            self._pool.stages.each(self._fetch, _pieces(rows))
             self._count(rows)
             yield
         finally:

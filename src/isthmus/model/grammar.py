@@ -246,7 +246,8 @@ class Trials:
         if not source.strip() or "\0" in source:
             return Tried("it is empty, or has a zero byte in it")
         if len(data) > MAX_GRAMMAR_NBYTES:
-            return Tried(f"it has {len(data)} bytes; {MAX_GRAMMAR_NBYTES} are allowed")
+            where = "#: " if kind is GrammarKind.JSON_SCHEMA else ""
+            return Tried(f"{where}it has {len(data)} bytes; {MAX_GRAMMAR_NBYTES} are allowed")
         key = (kind, hashlib.sha256(data).digest())
         with self._lock:
             if key in self._known:

@@ -62,18 +62,15 @@ def _examine(runtime: Runtime, model: Model, folder: Path) -> Findings:
         equal=straight == _libllama(runtime, model) and embeddings is not False,
         fork=_Talk(fork).decode(_N_STEPS) == further,
         snapshot=_Talk(restored).decode(_N_STEPS) == further,
-        truncate=_truncated(talk, further),
+        truncate=_truncated(talk, further) if model.truncates else None,
     )
 
 
-def _truncated(talk: _Talk, further: list[bytes]) -> bool | None:
+def _truncated(talk: _Talk, further: list[bytes]) -> bool:
     """Whether the last steps are the same once more, after their tokens were taken back."""
     n_tokens = _N_PROMPT + _N_STEPS
     last = talk.actor.sessions[0].tokens[n_tokens - 1]
-    try:
-        talk.actor.send(f"truncate {n_tokens - 1}")
-    except IsthmusError:
-        return None
+    talk.actor.send(f"truncate {n_tokens - 1}")
     talk.prefill([last])
     return talk.decode(_N_STEPS) == further
 

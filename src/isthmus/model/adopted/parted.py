@@ -79,7 +79,7 @@ class _HandedGraph:
 
     @property
     def cuts(self) -> list[int]:
-        """Where products begin: kernels join other operations with those before them."""
+        """The numbers of products: no kernel joins a product with what comes before it."""
         library, pointer = self._library, self.pointer
         describe, node = library.ggml_op_desc, library.ggml_graph_node
         every = range(1, library.ggml_graph_n_nodes(pointer))

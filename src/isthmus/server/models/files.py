@@ -20,7 +20,7 @@ from isthmus.server.http.entry import in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.models.card import Card, templates_of
 from isthmus.server.models.catalog import Catalog, Source
-from isthmus.server.models.memory import default_n_ctx
+from isthmus.server.models.memory import default_n_ctx, stateless_nbytes
 from isthmus.server.models.resident import Resident, State
 from isthmus.server.settings import ServerSettings
 from isthmus.shards import model_files
@@ -54,9 +54,9 @@ class ModelFiles:
         self._settings = settings
         self._computed = computed
         self._idle = idle
-        self._agent_nbytes = runtime.memory_limit_nbytes // 2 // settings.slots
-        """Memory of one stateless request, if all have half of what there was before any model was
-        loaded: contexts do not depend on what else is in memory."""
+        self._agent_nbytes = stateless_nbytes(runtime) // settings.slots
+        """Memory of one stateless request, of what there was before any model was loaded: contexts
+        do not depend on what else is in memory."""
         self._by_name: dict[str, Resident] = {}
         self._listing: asyncio.Future[list[Resident]] | None = None
         """A listing under way, which goes on if those who wait for it leave."""

@@ -76,6 +76,16 @@ def default_n_ctx(card: Card, most_nbytes: int) -> int:
     return n_ctx
 
 
+def stateless_nbytes(runtime: Runtime) -> int:
+    """Memory that the agents of stateless requests may have together.
+
+    It is half of what all agents may have. A device that has KV caches in memory of its own has to
+    have room for them beside weights, which may take three quarters of that.
+    """
+    half, info = runtime.memory_limit_nbytes // 2, runtime.device.info
+    return min(half, info.memory_nbytes // 4) if info.caches == "own" else half
+
+
 def _usual_nbytes(runtime: Runtime, settings: ServerSettings) -> int:
     """Three quarters of the memory that there is for weights: agents keep a quarter in any case."""
     info = runtime.device.info
