@@ -107,6 +107,62 @@ RECIPES = {
             "attention.scale": 0.015625,
         },
     ),
+    "gpt-oss": Recipe(
+        _OUT
+        + _SEPARATE
+        + "attn_sinks:heads "
+        + _EXPERTS.replace("ffn_norm", "post_attention_norm"),
+        "attn_q attn_k attn_v attn_output ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps",
+        _ROUTED
+        | {
+            "attention.sliding_window": 48,
+            "rope.freq_base": 150_000.0,
+            "rope.freq_base_swa": 20_000.0,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0,
+            "rope.scaling.original_context_length": 256,
+        },
+        {"tied": False},
+    ),
+    "smollm3": Recipe(_OUT + _SEPARATE + _GATED, shape={"n_layer": 5}),
+    "olmo2": Recipe(
+        "attn_output:q,embd attn_q_norm:q attn_k_norm:kv "
+        + _SEPARATE
+        + _AROUND
+        + _GATED.replace("ffn_norm:embd ", ""),
+        metadata={
+            "attention.sliding_window": 48,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.attn_factor": 1.2,
+            "rope.scaling.original_context_length": 256,
+        },
+        shape={"n_embd": 128, "n_layer": 5, "tied": False},
+    ),
+    "seed_oss": Recipe(
+        _OUT + _SEPARATE + _GATED.replace("ffn_norm", "post_attention_norm"), "attn_q attn_k attn_v"
+    ),
+    "glm4": Recipe(
+        _OUT + _SEPARATE + _AROUND + "ffn_norm:embd ffn_up:embd,ff2 ffn_down:ff,embd",
+        "attn_q attn_k attn_v",
+        {"rope.dimension_count": 16},
+    ),
+    "qwen3vl": Recipe(
+        _OUT + _SEPARATE + _NORMED + _GATED,
+        metadata={"rope.dimension_sections": [6, 5, 4, 0], "n_deepstack_layers": 1},
+    ),
+    "mistral3": Recipe(
+        _OUT + _SEPARATE + _GATED,
+        metadata={
+            "attention.temperature_scale": 0.1,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 16.0,
+            "rope.scaling.original_context_length": 64,
+            "rope.scaling.yarn_beta_fast": 24.0,
+            "rope.scaling.yarn_beta_slow": 2.0,
+            "rope.scaling.yarn_log_multiplier": 0.7,
+        },
+    ),
     "starcoder2": Recipe(
         _OUT + _SEPARATE + "ffn_norm:embd " + _PLAIN, "all", shape={"n_embd": 128}
     ),
@@ -318,7 +374,7 @@ class TinyModel:
         else:
             self._add_matrix(w, f"{name}.weight", values * np.float32(sizes[0] ** -0.5))
         if self._has_bias(name, is_matrix=len(sizes) > 1):
-            bias = rng.standard_normal(sizes[-1]).astype(np.float32)
+            bias = rng.standard_normal(sizes[:0:-1] or sizes).astype(np.float32)
             w.add_tensor(f"{name}.bias", bias * np.float32(0.1))
 
     def _has_bias(self, name: str, *, is_matrix: bool) -> bool:
@@ -354,6 +410,7 @@ class TinyModel:
             "types": 2,
             "vocab": self.n_vocab,
             "head": self.head_dim,
+            "heads": self.n_head,
             "q": q,
             "kv": kv,
             "qkv": q + 2 * kv,

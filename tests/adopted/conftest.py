@@ -11,7 +11,7 @@ from isthmus.file_hash import FileHashes
 from isthmus.native.loader import Library
 from isthmus.survey.tiny import tiny_model
 
-DENSE = ("gpt-oss", "gemma4")
+DENSE = ("mimo2", "gemma4")
 """Experts and sinks; windows, and layers of several shapes."""
 STATEFUL = ("qwen35", "mamba")
 """A state beside a KV cache, and a state alone. `isthmus architectures` tries all others."""

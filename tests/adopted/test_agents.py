@@ -32,7 +32,7 @@ from tests.server.conftest import Serving
 from tests.tiny_gguf import TinyModel
 
 CHAT = ["n_ctx=512", "max_tokens=12", "temperature=0"]
-EACH = pytest.mark.parametrize("name", ["gpt-oss", "qwen35", "mamba"])
+EACH = pytest.mark.parametrize("name", ["mimo2", "qwen35", "mamba"])
 OF_STATE = pytest.mark.parametrize("name", STATEFUL)
 Files = Callable[[str], Path]
 

@@ -367,8 +367,8 @@ def test_each_type_of_cache_has_libllamas_bits(
 ) -> None:
     settings = replace(SETTINGS, kv_type=kv_type)
     with (
-        opened(device, tiny_file("gpt-oss"), settings) as (model, room),
-        Libllama(device, tiny_file("gpt-oss"), N_CTX, settings) as rival,
+        opened(device, tiny_file("mimo2"), settings) as (model, room),
+        Libllama(device, tiny_file("mimo2"), N_CTX, settings) as rival,
     ):
         session = room.open(model)
         model.prefill(session, PROMPT)
@@ -448,7 +448,7 @@ def test_logits_lie_where_the_guest_finds_them(device: Device, tiny_file: Files)
         assert session.base == room.region.address(session.ptr, 0) == HostAddr(session.base)
 
 
-@pytest.mark.parametrize("name", ["gpt-oss", "qwen35moe"])
+@pytest.mark.parametrize("name", ["mimo2", "qwen35moe"])
 def test_a_guest_that_writes_into_its_own_memories_harms_nobody_else(
     name: str, device: Device, tiny_file: Files
 ) -> None:

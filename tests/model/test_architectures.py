@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,6 +56,23 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
     ),
     "falcon, one norm": TinyModel(
         "falcon", without=("attn_norm_2",), n_head_kv=1, quantisation="Q8_0"
+    ),
+    "gpt-oss, MXFP4": TinyModel("gpt-oss", quantisation="MXFP4"),
+    "glm4, several axes": TinyModel(
+        "glm4", overrides={"rope.dimension_sections": [3, 2, 2, 1]}, quantisation="Q8_0"
+    ),
+    "mistral3, plain": TinyModel(
+        "mistral3",
+        overrides={
+            "attention.temperature_scale": 0.0,
+            "rope.scaling.yarn_log_multiplier": 0.0,
+            "rope.scaling.factor": 7.3,
+        },
+        quantisation="Q8_0",
+    ),
+    "mistral3, experts": TinyModel("mistral3", experts=True, quantisation="Q8_0"),
+    "olmo2, no window": TinyModel(
+        "olmo2", overrides={"attention.sliding_window": 0}, quantisation="Q8_0"
     ),
     "qwen3moe, one expert": TinyModel(
         "qwen3moe", overrides={"expert_used_count": 1}, quantisation="Q8_0"
@@ -107,7 +125,7 @@ def test_each_chunk_size_has_the_bits_of_libllama_with_the_same(
         assert session.logits.tobytes() == rival.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss", "olmo2"])
 def test_a_window_has_the_bits_of_a_cache_that_keeps_no_more(
     name: str, device: Device, files: dict[str, Path]
 ) -> None:
@@ -180,7 +198,7 @@ def test_a_batch_has_the_bits_of_each_alone(
                 assert one.logits.tobytes() == other.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe", "gpt-oss"])
 def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
     name: str, device: Device, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +334,7 @@ def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path
 # ---------------------------------------------------------------------- the KV cache
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3moe"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3moe", "gpt-oss"])
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_every_kv_type(
     name: str,
@@ -486,6 +504,31 @@ REFUSED = {
         ModelFileError,
         "2, not a boolean",
     ),
+    "a window of nothing": (
+        TinyModel("gpt-oss", overrides={"attention.sliding_window": 0}),
+        ModelFileError,
+        "sliding_window is 0; expected 1",
+    ),
+    "sinks missing": (
+        TinyModel("gpt-oss", without=("attn_sinks",)),
+        ModelFileError,
+        "no tensor blk.0.attn_sinks.weight",
+    ),
+    "no axes of positions": (
+        TinyModel("qwen3vl", overrides={"rope.dimension_sections": [16, 0, 0, 0]}),
+        ModelFileError,
+        "no rope.dimension_sections for time and height",
+    ),
+    "three axes": (
+        TinyModel("qwen3vl", overrides={"rope.dimension_sections": [6, 5, 5]}),
+        ModelFileError,
+        r"rope.dimension_sections is \(6, 5, 5\); expected four whole numbers",
+    ),
+    "no layers that compute": (
+        TinyModel("glm4", overrides={"nextn_predict_layers": 2}),
+        ModelFileError,
+        "2 drafting layers leave none",
+    ),
     "a norm missing": (
         TinyModel("gemma2", without=("post_ffw_norm",)),
         ModelFileError,
@@ -506,6 +549,41 @@ def test_what_does_not_fit_is_refused_with_its_reason(
     case, kind, reason = REFUSED[name]
     path = case.write(tmp_path / "x.gguf")
     with pytest.raises(kind, match=reason):
+        open_model(device, path, ModelSettings())
+
+
+def test_layers_that_draft_are_left_out(device: Device, tmp_path: Path) -> None:
+    """A file of two layers, the last of which drafts, has the bits of one without that layer."""
+    model = TinyModel(
+        "glm4",
+        n_layer=2,
+        overrides={"nextn_predict_layers": 1},
+        extra_tensors=("blk.1.nextn.enorm.weight",),
+        quantisation="Q8_0",
+    )
+    shorter = replace(model, n_layer=1, overrides={}, extra_tensors=())
+    logits = []
+    for i, each in enumerate((model, shorter)):
+        path = each.write(tmp_path / f"{i}.gguf")
+        with opened(device, path, ModelSettings(), N_CTX) as (ours, session):
+            assert ours.hparams.n_layer == 1
+            ours.prefill(session, random_tokens(40, ours.n_vocab))
+            logits.append(session.logits.tobytes())
+    assert logits[0] == logits[1]
+
+
+def test_biases_of_experts_that_are_not_f32_are_refused(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = gguf.GGUFWriter.add_tensor
+
+    def add_halved(writer: gguf.GGUFWriter, name: str, values: np.ndarray, **how: Any) -> None:
+        is_bias = name.endswith("exps.bias")
+        add(writer, name, values.astype(np.float16) if is_bias else values, **how)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", add_halved)
+    path = TinyModel("gpt-oss", quantisation="Q8_0").write(tmp_path / "x.gguf")
+    with pytest.raises(ModelUnsupported, match=r"exps.bias is of type F16; only F32 is added"):
         open_model(device, path, ModelSettings())
 
 

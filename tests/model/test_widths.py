@@ -6,6 +6,7 @@ import ctypes
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from isthmus.errors import ContextFull, DeviceFailed, SettingsError
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model import Model, Session, exactness, open_model
-from isthmus.model.attention_probe import Kernel, try_joining
+from isthmus.model.attention_probe import Kernel, _Probe, try_joining
 from isthmus.model.batch import Batch
 from isthmus.model.forward import Scores
 from isthmus.model.joining import Joining, Run, try_runs
@@ -241,6 +242,27 @@ def test_how_sessions_may_share_attention(
         assert (joining.least_kv, joining.most_kv) == (1024, 1024)
         assert Joining.try_parse(str(joining)) == joining
         assert try_joining(device, lying(by_neighbour), kernels, 1000, 16) is None
+
+
+def test_attention_with_sinks_is_asked_about(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind once, with the sinks of a layer, which change what the probe sees."""
+    path = TinyModel("gpt-oss", quantisation="Q8_0").write(tmp_path / "sinks.gguf")
+    asked: list[Kernel] = []
+    monkeypatch.setattr(type(device), "joins_sequences", True)
+    monkeypatch.setattr(exactness, "try_joining", lambda _d, _b, kernels, *_: asked.extend(kernels))
+    with several(device, path, 0) as (model, _), closing(device.new_backend()) as backend:
+        assert model._exactness.joining is None
+        (kernel,) = asked
+        assert kernel.scores.sinks
+        without = replace(kernel, scores=replace(kernel.scores, sinks=0))
+        results = set()
+        for each in (kernel, without):
+            with _Probe(device, backend, each, 256, 2) as probe:
+                probe.show(200)
+                results.add(probe.result(2, 256))
+        assert len(results) == 2
 
 
 def test_answers_are_kept_for_a_file(

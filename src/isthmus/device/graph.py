@@ -96,6 +96,10 @@ class Graph(TensorContext):
         """a + b, b repeated to a's shape."""
         return int(self.library.ggml_add(self._context, a, b))
 
+    def add_chosen(self, a: int, b: int, chosen: int) -> int:
+        """a [n, c, m] plus the rows of b [n, count] that `chosen` (I32 [c, m]) names."""
+        return int(self.library.ggml_add_id(self._context, a, b, chosen))
+
     def mul(self, a: int, b: int) -> int:
         """a * b element by element, b repeated to a's shape."""
         return int(self.library.ggml_mul(self._context, a, b))
@@ -131,6 +135,11 @@ class Graph(TensorContext):
     def swiglu(self, gate: int, up: int) -> int:
         """silu(gate) * up."""
         return int(self.library.ggml_swiglu_split(self._context, gate, up))
+
+    def clamped_swiglu(self, gate: int, up: int, slope: float, limit: float) -> int:
+        """gate * sigmoid(slope * gate) * (up + 1), gate at most `limit`, up within it to both
+        sides."""
+        return int(self.library.ggml_swiglu_oai(self._context, gate, up, slope, limit))
 
     def swiglu_halves(self, a: int) -> int:
         """silu of the first half of each row, times its second half."""
@@ -258,16 +267,26 @@ class Graph(TensorContext):
     # ------------------------------------------------------------------ attention
 
     def flash_attention(
-        self, q: int, k: int, v: int, mask: int, scale: float, soft_cap: float = 0.0
+        self,
+        q: int,
+        k: int,
+        v: int,
+        mask: int,
+        scale: float,
+        soft_cap: float = 0.0,
+        sinks: int = 0,
     ) -> int:
         """F32 [head, n_head, n] from q [head, n, n_head], k and v [head, n_kv, n_head_kv].
 
         `mask` is F16 [n_kv, n], added to the scaled products, or 0 for none; sums are kept in F32.
-        A `soft_cap`
-        other than 0 makes scaled products soft_cap * tanh(product / soft_cap) before that.
+        A `soft_cap` other than 0 makes scaled products soft_cap * tanh(product / soft_cap) before
+        that. `sinks` is F32 [n_head], or 0 for none: a product of each head that takes its share of
+        the weights and has no value.
         """
         attention = self.library.ggml_flash_attn_ext
         result = attention(self._context, q, k, v, mask, scale, 0.0, soft_cap)
+        if sinks:
+            self.library.ggml_flash_attn_ext_add_sinks(result, sinks)
         self.library.ggml_prec_set_acc(result, _ggml.PRECISION_F32)
         return int(result)
 

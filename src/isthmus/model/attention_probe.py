@@ -239,7 +239,9 @@ class _Probe:
             struct.data = self._caches.base + plane * self._plane_nbytes
             planes.append(tensor)
         mask = graph.tensor(GgmlType.F16, n_kv, 1, 1, size)
-        seen = graph.flash_attention(q, planes[0], planes[1], mask, scores.scale, scores.soft_cap)
+        seen = graph.flash_attention(
+            q, planes[0], planes[1], mask, scores.scale, scores.soft_cap, scores.sinks
+        )
         struct = graph.describe(mask)  # ggml asks for masks without gaps, and kernels do not
         struct.nb[1] = struct.nb[2] = vector_stride(n_kv)
         struct.nb[3] = 2 * self._n_kv

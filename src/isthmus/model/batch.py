@@ -136,6 +136,7 @@ class Batch(Pass):
                 self._masks.tensors[scores.windowed * len(self._runs) + index],
                 scores.scale,
                 scores.soft_cap,
+                scores.sinks,
             )
             place = self.inputs.address(SEEN, 4 * h.n_embd_q * run.start)
             self.inputs.buffer.place(seen, place)

@@ -42,7 +42,7 @@ def matrices_of(
     """
     return {
         (info.dtype, info.shape if len(info.shape) > 1 else (*info.shape, 1)): tensor
-        for info, tensor in ((info, weights.used(info.name)) for info in weights.infos)
+        for info, tensor in ((info, weights.used(info.name)) for info in weights.multiplied)
         if (with_routers if info.name in weights.routers else with_vectors or len(info.shape) > 1)
     }
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
 from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams, Rope
-from isthmus.model.products import Linear, LowRank, Stack
+from isthmus.model.products import Linear, LowRank, Router, Stack
 
 _LEAST_SUM = 6.103515625e-5
 """Of the weights of a token's experts, which are divided by it: the smallest normal F16."""
@@ -96,7 +97,10 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Attention:
-    """out · attention(rotary(q_norm(q)) * q_scale, rotary(k_norm(k)), v)."""
+    """out · attention(rotary(q_norm(q)) * q_scale, rotary(k_norm(k)), v).
+
+    Queries are multiplied with `temperature` at their positions, before `q_scale`.
+    """
 
     layer: int
     qkv: Projection
@@ -106,10 +110,14 @@ class Attention:
     q_norm: Part | None = None
     k_norm: Part | None = None
     q_scale: float = 1.0
+    temperature: int = 0
+    """F32 [n_ctx_train]: a factor of queries for each position; 0: there is none."""
 
     def __call__(self, g: Pass, x: int) -> int:
         q, k, v = self.qkv(g, x)
         q, k = self._prepare(g, q, self.q_norm), self._prepare(g, k, self.k_norm)
+        if self.temperature:
+            q = g.mul(q, g.at_positions(self.temperature))
         if self.q_scale != 1.0:
             q = g.scale(q, self.q_scale)
         return self.out(g, g.attend(self.layer, q, k, v, self.scores))
@@ -159,19 +167,31 @@ class FusedGated:
         return self.down(g, g.swiglu_halves(self.gate_up(g, x)))
 
 
+class Gating(Enum):
+    """How the products of a router become weights of the experts that a token takes."""
+
+    SOFTMAX = "softmax"
+    """The softmax over all experts."""
+    NORMALISED = "normalised"
+    """The same, divided by the sum over the experts taken."""
+    CHOSEN = "chosen"
+    """The softmax over the experts taken."""
+
+
 @dataclass(frozen=True)
 class Experts:
-    """The sum of some gated networks, weighted by softmax(router · x); each token has its own.
+    """The sum of some gated networks, weighted as `gating` says; each token has its own.
 
     gate and up are [n_embd, n_ff, n_expert], down [n_ff, n_embd, n_expert].
     """
 
-    router: int
+    router: Router
     gate: Stack
     up: Stack
     down: Stack
-    normalised: bool
-    """Whether the weights of those that a token takes are made to add up to 1."""
+    gating: Gating
+    activate: Callable[[Graph, int, int], int] = Graph.swiglu
+    """As in `Gated`."""
 
     def __call__(self, g: Pass, x: int) -> int:
         h = g.hparams
@@ -179,21 +199,28 @@ class Experts:
         columns = g.reshape(x, h.n_embd, 1, g.columns_of(x))
         up = self.up(g, columns, chosen)
         gate = self.gate(g, columns, chosen)
-        each = self.down(g, g.swiglu(gate, up), chosen)
+        each = self.down(g, self.activate(g, gate, up), chosen)
         return self._sum(g, g.mul(each, weights))
 
     def _choose(self, g: Pass, x: int) -> tuple[int, int]:
         """I32 [n_used, n]: which experts; f32 [1, n_used, n]: their weights."""
         n_expert, n_used, n = g.hparams.n_expert, g.hparams.n_expert_used, g.columns_of(x)
-        shares = g.softmax(g.route(self.router, x))
-        chosen = g.top_k(shares, n_used)
-        weights = g.get_rows(g.reshape(shares, 1, n_expert, n), chosen)
-        if self.normalised:
-            weights = g.reshape(weights, n_used, n)
-            total = g.clamp(g.sum_rows(weights), _LEAST_SUM, float("inf"))
-            weights = g.reshape(g.div(weights, total), 1, n_used, n)
+        scores = self.router(g, x)
+        if self.gating is not Gating.CHOSEN:
+            scores = g.softmax(scores)
+        chosen = g.top_k(scores, n_used)
+        weights = g.get_rows(g.reshape(scores, 1, n_expert, n), chosen)
+        if self.gating is not Gating.SOFTMAX:
+            weights = self._rescaled(g, g.reshape(weights, n_used, n))
+            weights = g.reshape(weights, 1, n_used, n)
         g.expand(weights)
         return chosen, weights
+
+    def _rescaled(self, g: Pass, weights: int) -> int:
+        """f32 [n_used, n], of which each column adds up to 1."""
+        if self.gating is Gating.CHOSEN:
+            return g.softmax(weights)
+        return g.div(weights, g.clamp(g.sum_rows(weights), _LEAST_SUM, float("inf")))
 
     def _sum(self, g: Pass, each: int) -> int:
         """f32 [n_embd, n] from [n_embd, n_used, n]."""
@@ -216,11 +243,11 @@ class SharedExpert:
 
     others: Part
     shared: Part
-    gate: int
+    gate: Router
 
     def __call__(self, g: Pass, x: int) -> int:
         others = self.others(g, x)
-        product = g.route(self.gate, x)
+        product = self.gate(g, x)
         share = g.div(g.silu(product), product)
         return g.add(others, g.mul(self.shared(g, x), share))
 

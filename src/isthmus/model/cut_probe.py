@@ -8,6 +8,7 @@ some and for many, each adding in its own order. Here those for some are asked, 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -15,8 +16,8 @@ import numpy as np
 
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.model.attention_probe import Kernel
 from isthmus.model.batch_probe import batches_exactly, matrices_of, product
-from isthmus.model.hparams import Hparams
 from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
@@ -30,14 +31,16 @@ _MASKED = np.float16(-np.inf)
 
 
 def cuts_exactly(
-    device: Device, backend: Backend, weights: Weights, hparams: Hparams, kv_type: GgmlType
+    device: Device, backend: Backend, weights: Weights, kernels: Sequence[Kernel]
 ) -> bool:
     """Whether chunks of 2 to `MOST` tokens have the same bits as others that cover them.
 
-    For a model whose products of up to 32 columns have the bits of single ones.
+    For a model whose products of up to 32 columns have the bits of single ones. `kernels` are all
+    that its attention has.
     """
-    attention = _Attention(device, backend, hparams, kv_type)
-    return attention.is_exact() and _all_multiply_exactly(device, backend, weights)
+    return all(
+        _Attention(device, backend, kernel).is_exact() for kernel in kernels
+    ) and _all_multiply_exactly(device, backend, weights)
 
 
 def adapter_cuts_exactly(device: Device, backend: Backend, adapter: Weights) -> bool:
@@ -72,12 +75,11 @@ class _Attention:
 
     device: Device
     backend: Backend
-    hparams: Hparams
-    kv_type: GgmlType
+    kernel: Kernel
 
     def is_exact(self) -> bool:
         """Whether each query has the same bits among any number of others."""
-        h, random = self.hparams, np.random.default_rng(0)
+        h, random = self.kernel.hparams, np.random.default_rng(0)
         queries = random.standard_normal((MOST, h.n_head, h.head_dim), dtype=np.float32)
         keys, values = random.standard_normal((2, _N_KV, h.n_embd_kv), dtype=np.float32)
         seen = np.arange(_N_KV) <= _N_KV - MOST + np.arange(MOST)[:, np.newaxis]
@@ -94,7 +96,7 @@ class _Attention:
 
     def _compute(self, *arrays: np.ndarray) -> bytes:
         """From queries [n, n_head, head_dim], keys, values and mask: the bytes of as many rows."""
-        queries, h = arrays[0], self.hparams
+        queries, h, scores = arrays[0], self.kernel.hparams, self.kernel.scores
         sizes = (align_up(array.nbytes, _ALIGNMENT) for array in arrays)
         offsets = list(accumulate(sizes, initial=0))
         with contextlib.ExitStack() as stack:
@@ -108,7 +110,13 @@ class _Attention:
             v = graph.tensor(GgmlType.F32, h.n_embd_kv, _N_KV)
             mask = graph.tensor(GgmlType.F16, _N_KV, len(queries))
             result = graph.flash_attention(
-                graph.swap_1_2(q), self._cached(graph, k), self._cached(graph, v), mask, h.kq_scale
+                graph.swap_1_2(q),
+                self._cached(graph, k),
+                self._cached(graph, v),
+                mask,
+                scores.scale,
+                scores.soft_cap,
+                scores.sinks,
             )
             for tensor, offset in zip((q, k, v, mask, result), offsets, strict=True):
                 buffer.place(tensor, DeviceAddr(buffer.base + offset))
@@ -123,7 +131,8 @@ class _Attention:
 
     def _cached(self, graph: Graph, rows: int) -> int:
         """[head_dim, n_kv, n_head_kv] of f32 [n_embd_kv, n_kv], as it would lie in a KV cache."""
-        h, size = self.hparams, self.device.library.ggml_row_size
-        strides = (size(self.kv_type, h.n_embd_kv), size(self.kv_type, h.head_dim))
-        cache = graph.cast(rows, self.kv_type)
+        h, kind = self.kernel.hparams, self.kernel.kv_type
+        size = self.device.library.ggml_row_size
+        strides = (size(kind, h.n_embd_kv), size(kind, h.head_dim))
+        cache = graph.cast(rows, kind)
         return graph.view_3d(cache, (h.head_dim, _N_KV, h.n_head_kv), strides, 0)

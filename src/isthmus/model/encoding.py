@@ -89,9 +89,9 @@ class Encoding(Pass):
         v = self.view_3d(v, (h.head_dim, h.n_head_kv, self.n), (4 * h.head_dim, column), 0)
         q, k, v = self.swap_1_2(q), self.swap_1_2(k), self.swap_1_2(v)
         mask = self._masks[scores.windowed] if self._masks else 0
-        if self._flash or scores.soft_cap:
+        if self._flash or scores.soft_cap or scores.sinks:
             k, v = self.cast(k, GgmlType.F16), self.cast(v, GgmlType.F16)
-            seen = self.flash_attention(q, k, v, mask, scores.scale, scores.soft_cap)
+            seen = self.flash_attention(q, k, v, mask, scores.scale, scores.soft_cap, scores.sinks)
         else:
             seen = self.plain_attention(q, k, v, mask, scores.scale)
         return self.reshape(seen, h.n_embd_q, self.n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import TypeVar
@@ -174,14 +174,21 @@ class Exactness:
             return None
 
     def _joining(self) -> Joining | None:
+        n_ctx = self._architecture.hparams.n_ctx_train
+        return try_joining(self._device, self._backend, self._kernels(), n_ctx, self._most)
+
+    def _kernels(self) -> list[Kernel]:
+        """One kernel of attention of each kind that the architecture has."""
         h = self._architecture.hparams
-        scores = {(it.scale, it.soft_cap) for it in _scores_in(self._architecture)}
-        kernels = [Kernel(h, self._kv_type, Scores(*each)) for each in sorted(scores)]
-        return try_joining(self._device, self._backend, kernels, h.n_ctx_train, self._most)
+        kinds = {
+            (it.scale, it.soft_cap, it.sinks > 0): replace(it, windowed=False)
+            for it in _scores_in(self._architecture)
+        }
+        return [Kernel(h, self._kv_type, kinds[kind]) for kind in sorted(kinds)]
 
     def _cuts(self) -> bool:
-        device, backend, hparams = self._device, self._backend, self._architecture.hparams
-        return cuts_exactly(device, backend, self._weights, hparams, self._kv_type) and all(
+        device, backend = self._device, self._backend
+        return cuts_exactly(device, backend, self._weights, self._kernels()) and all(
             adapter_cuts_exactly(device, backend, it) for it in self._adapters
         )
 

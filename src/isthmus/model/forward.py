@@ -99,6 +99,8 @@ class Scores:
     """Scaled products become soft_cap * tanh(product / soft_cap); 0: they stay."""
     windowed: bool = False
     """Whether a token sees the model's window only."""
+    sinks: int = 0
+    """F32 [n_head]: a product of each head that takes weight from values; 0: there is none."""
 
 
 class Pass(Graph, ABC):
@@ -149,6 +151,11 @@ class Pass(Graph, ABC):
                 rope.attn_factor, rope.beta_fast, rope.beta_slow,
             )
         )  # fmt: skip
+
+    def at_positions(self, numbers: int) -> int:
+        """F32 [1, 1, n]: the elements of a vector at the tokens' positions."""
+        column = self.reshape(numbers, 1, self.describe(numbers).ne[0])
+        return self.reshape(self.get_rows(column, self.positions), 1, 1, self.n)
 
     def columns_of(self, x: int) -> int:
         """How many columns a matrix has: less than `n` once outputs were selected."""
@@ -263,6 +270,7 @@ class Forward(Pass):
             self._masks[scores.windowed].tensor,
             scores.scale,
             scores.soft_cap,
+            scores.sinks,
         )
         return self.reshape(seen, h.n_embd_q, self.n)
 

@@ -7,6 +7,7 @@ wherever the file has one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from isthmus.device.graph import Graph
@@ -20,6 +21,7 @@ from isthmus.model.blocks import (
     FusedGated,
     FusedQkv,
     Gated,
+    Gating,
     LayerNorm,
     Part,
     Plain,
@@ -29,8 +31,10 @@ from isthmus.model.blocks import (
     SeparateQkv,
 )
 from isthmus.model.forward import Scores
-from isthmus.model.hparams import Hparams, Metadata, RopeScaling
-from isthmus.model.products import Linear, Stack
+from isthmus.model.hparams import Hparams, RopeKind, RopeScaling
+from isthmus.model.metadata import Metadata
+from isthmus.model.mrope import text_factors
+from isthmus.model.products import Linear, Router, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
 
 
@@ -202,6 +206,10 @@ class BlockLoader(Loader):
             "k_norm": self.rms_norm("attn_k_norm", width),
         }
 
+    def sinks(self) -> int:
+        """F32 [n_head]: see `Scores`."""
+        return self.vector("attn_sinks.weight", self.hparams.n_head)
+
     def rotary(self) -> Rotary:
         """The rotary embedding with the file's factors, for short and for long contexts."""
         half = self.hparams.rope.n_dims // 2
@@ -211,6 +219,16 @@ class BlockLoader(Loader):
             return Rotary(self.hparams.rope, short, optional("rope_factors_long.weight", half))
         factors = optional("rope_freqs.weight", half)
         return Rotary(self.hparams.rope, factors, factors)
+
+    def text_rotary(self, *, interleaved: bool = False) -> Rotary | None:
+        """M-RoPE for text; None if the file has none. `interleaved`: see `text_factors`."""
+        axes = self.metadata.axes()
+        if not axes:
+            return None
+        rope = replace(self.hparams.rope, kind=RopeKind.NEOX)
+        factors = text_factors(axes, rope.n_dims // 2, interleaved=interleaved)
+        tensor = self.weights.constant("text_factors", factors)
+        return Rotary(rope, tensor, tensor)
 
     def plain(self) -> Plain:
         """A feed-forward network without a gate."""
@@ -238,11 +256,19 @@ class BlockLoader(Loader):
         gate_up = self.linear("ffn_up", n_embd, 2 * n_ff)
         return FusedGated(gate_up, self.linear("ffn_down", n_ff, n_embd))
 
-    def router(self, name: str, n_in: int, n_out: int) -> int:
-        """A matrix for `Pass.route`, with one row or more."""
-        return self.weights.router(f"{self._prefix}{name}.weight", n_in, n_out)
+    def router(self, name: str, n_in: int, n_out: int) -> Router:
+        """A matrix that chooses, with one row or more, and its bias if there is one."""
+        return Router(
+            self.weights.router(f"{self._prefix}{name}.weight", n_in, n_out),
+            self.weights.optional(f"{self._prefix}{name}.bias", n_out),
+        )
 
-    def experts(self, n_ff: int, *, normalised: bool = True) -> Experts:
+    def experts(
+        self,
+        n_ff: int,
+        gating: Gating = Gating.NORMALISED,
+        activate: Callable[[Graph, int, int], int] = Graph.swiglu,
+    ) -> Experts:
         """Several gated feed-forward networks of width `n_ff`, and their router."""
         n_embd, n_expert = self.hparams.n_embd, self.hparams.n_expert
         if not n_expert:
@@ -253,13 +279,17 @@ class BlockLoader(Loader):
         def matrices(name: str, n_in: int, n_out: int) -> Stack:
             full = f"{self._prefix}{name}.weight"
             self.weights.adaptable.add(full)
-            tensor = self.weights.require(full, n_in, n_out, n_expert)
-            return Stack(tensor, self.adaptation.updates(full))
+            return Stack(
+                self.weights.require(full, n_in, n_out, n_expert),
+                self.weights.biases(f"{self._prefix}{name}.bias", n_out, n_expert),
+                self.adaptation.updates(full),
+            )
 
         return Experts(
             router=self.router("ffn_gate_inp", n_embd, n_expert),
             gate=matrices("ffn_gate_exps", n_embd, n_ff),
             up=matrices("ffn_up_exps", n_embd, n_ff),
             down=matrices("ffn_down_exps", n_ff, n_embd),
-            normalised=normalised,
+            gating=gating,
+            activate=activate,
         )

@@ -176,6 +176,7 @@ class Packed(Pass):
             mask,
             scores.scale,
             scores.soft_cap,
+            scores.sinks,
         )
         self._inputs.place(seen, self._address(-2, 4 * h.n_embd_q * part.first))
         self.expand(seen)

@@ -50,10 +50,24 @@ class Stack:
     """Matrices one behind the other, of which each column is multiplied with some."""
 
     weight: int
+    bias: int = 0
+    """F32 [n_out, count]: a bias of each matrix; 0: there is none."""
     updates: tuple[LowRank, ...] = ()
 
     def __call__(self, g: Pass, x: int, chosen: int) -> int:
         y = g.matmul_chosen(self.weight, x, chosen)
         for update in self.updates:
             y = update.added_chosen(g, y, x, chosen)
-        return y
+        return g.add_chosen(y, self.bias, chosen) if self.bias else y
+
+
+@dataclass(frozen=True)
+class Router:
+    """weight · x + bias: a small matrix that chooses, multiplied as `Pass.route` does."""
+
+    weight: int
+    bias: int = 0
+
+    def __call__(self, g: Pass, x: int) -> int:
+        y = g.route(self.weight, x)
+        return g.add(y, self.bias) if self.bias else y

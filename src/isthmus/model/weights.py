@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.graph import TensorContext
@@ -45,9 +48,12 @@ class Weights:
         self._used: set[str] = set()
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
+        self.added: set[str] = set()
+        """Names of tables whose rows are added: no pass multiplies with them."""
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
+        self._constants: dict[str, int] = {}
         with contextlib.ExitStack() as stack:
             self._mappings = [stack.enter_context(FileMapping(path)) for path in file.files]
             self._require_identity()
@@ -74,6 +80,11 @@ class Weights:
     def infos(self) -> list[TensorInfo]:
         """What the files say about each weight."""
         return list(self._file.tensors.values())
+
+    @property
+    def multiplied(self) -> list[TensorInfo]:
+        """What the files say about each weight that passes may multiply with."""
+        return [info for info in self.infos if info.name not in self.added]
 
     @property
     def nbytes(self) -> int:
@@ -168,18 +179,35 @@ class Weights:
         self.require(name, *shape)
         return self._tensors[name]
 
+    def biases(self, name: str, *shape: int) -> int:
+        """As `optional`, for a table of F32 whose rows are added to products."""
+        tensor = self.optional(name, *shape)
+        if tensor:
+            self._require_f32(name)
+            self.added.add(name)
+        return tensor
+
     def first_row(self, name: str) -> int:
         """The first row of a table, as a vector. To be asked for once."""
+        self._require_f32(name)
         table = self._context.describe(self._tensors[name])
-        if table.type != GgmlType.F32:
-            raise ModelUnsupported(
-                f"{self._file.path}: tensor {name} is of type {GgmlType(table.type).name}; "
-                "only F32 is added to others here"
-            )
         row = self._context.tensor(GgmlType.F32, table.ne[0])
         struct = self._context.describe(row)
         struct.buffer, struct.data = table.buffer, table.data
         return row
+
+    def constant(self, name: str, values: npt.NDArray[np.float32]) -> int:
+        """F32 [len(values)]: numbers that no file has. A second call gives the same tensor."""
+        if name not in self._constants:
+            context = self._stack.enter_context(TensorContext(self.device.library, 1))
+            buffer = self._stack.enter_context(self.device.allocate(values.nbytes))
+            tensor = context.tensor(GgmlType.F32, len(values))
+            buffer.place(tensor, buffer.base)
+            buffer.mark_weights()
+            set_bytes = self.device.library.ggml_backend_tensor_set
+            set_bytes(tensor, values.ctypes.data, 0, values.nbytes)
+            self._constants[name] = tensor
+        return self._constants[name]
 
     def repack(self) -> None:
         """Copies the matrices that the device has faster kernels for in another order."""
@@ -190,6 +218,14 @@ class Weights:
     def close(self) -> None:
         """Gives bindings and mappings back; a second call does nothing."""
         self._stack.close()
+
+    def _require_f32(self, name: str) -> None:
+        dtype = self._file.tensors[name].dtype
+        if dtype != GgmlType.F32:
+            raise ModelUnsupported(
+                f"{self._file.path}: tensor {name} is of type {dtype.name}; "
+                "only F32 is added to others here"
+            )
 
     def _require_identity(self) -> None:
         """What is mapped is what was tried and read, and nobody has written to it."""

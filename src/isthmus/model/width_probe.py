@@ -69,7 +69,7 @@ def matrices(
     Routers are multiplied with several columns in a prefill only: see `Pass.route`.
     """
     found: dict[tuple[GgmlType, tuple[int, ...]], list[int]] = {}
-    for info in weights.infos:
+    for info in weights.multiplied:
         is_matrix = len(info.shape) > 1 or with_vectors
         if with_routers and is_matrix if info.name in weights.routers else is_matrix:
             shape = info.shape if len(info.shape) > 1 else (*info.shape, 1)

@@ -221,6 +221,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_l2_norm": (_P, [_P, _P, _f32]),
     "ggml_mul": (_P, [_P, _P, _P]),
     "ggml_add": (_P, [_P, _P, _P]),
+    "ggml_add_id": (_P, [_P, _P, _P, _P]),
     "ggml_scale": (_P, [_P, _P, _f32]),
     "ggml_div": (_P, [_P, _P, _P]),
     "ggml_clamp": (_P, [_P, _P, _f32, _f32]),
@@ -243,6 +244,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_concat": (_P, [_P, _P, _P, _i32]),
     "ggml_swiglu": (_P, [_P, _P]),
     "ggml_swiglu_split": (_P, [_P, _P, _P]),
+    "ggml_swiglu_oai": (_P, [_P, _P, _P, _f32, _f32]),
     "ggml_geglu_split": (_P, [_P, _P, _P]),
     "ggml_reshape_2d": (_P, [_P, _P, _i64, _i64]),
     "ggml_reshape_3d": (_P, [_P, _P, _i64, _i64, _i64]),
@@ -252,6 +254,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_permute": (_P, [_P, _P, _i32, _i32, _i32, _i32]),
     "ggml_rope_ext": (_P, [_P, _P, _P, _P, _i32, _i32, _i32] + [_f32] * 6),
     "ggml_flash_attn_ext": (_P, [_P, _P, _P, _P, _P, _f32, _f32, _f32]),
+    "ggml_flash_attn_ext_add_sinks": (None, [_P, _P]),
     "ggml_prec_set_acc": (_bool, [_P, _i32]),
     # allocation
     "ggml_gallocr_new": (_P, [_P]),

@@ -17,12 +17,16 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.adapter import Adaptation
 from isthmus.model.forward import Pass
 from isthmus.model.gguf import GgufFile
-from isthmus.model.hparams import Family, Hparams, Metadata, read_hparams
+from isthmus.model.hparams import Family, Hparams
 from isthmus.model.loader import Loader
+from isthmus.model.metadata import Metadata, read_hparams
 from isthmus.model.weights import Weights
 
 _IGNORED = ("attn_rot_embd",)
 """Parts of names of tensors that old files have and nothing needs."""
+
+_UNDERSCORED = ("seed_oss",)
+"""Architectures whose own names have an underscore."""
 
 
 class Architecture(Protocol):
@@ -45,7 +49,8 @@ class Architecture(Protocol):
 
 def architectures() -> list[str]:
     """The architectures that this release knows."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name if name in _UNDERSCORED else name.replace("_", "-") for name in names)
 
 
 def name_of(file: GgufFile) -> str:
@@ -92,7 +97,8 @@ def load_architecture(
     metadata = Metadata(file, hparams.architecture)
     load: Callable[[Loader], Architecture] = _module(hparams.architecture).load
     architecture = load(Loader(hparams, metadata, weights, adaptation))
-    weights.refuse_unused(_IGNORED)
+    drafting = (f"blk.{i}." for i in range(hparams.n_layer, metadata.integer("block_count")))
+    weights.refuse_unused((*_IGNORED, *drafting))
     return architecture
 
 

@@ -1,0 +1,89 @@
+"""The `olmo2` architecture: norms after attention and feed-forward network, and none before.
+
+Queries and keys have norms over all heads together. OLMo 3 adds a window in three of four layers,
+whose rope is never scaled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from isthmus.model.blocks import Attention, Decoder, Part, Rotary
+from isthmus.model.forward import Pass, Scores
+from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.products import Linear
+
+FAMILY = Family(
+    models="OLMo 2 and 3",
+    features="norms at the end, norms over all of q and k, OLMo 3's window and its own rope",
+    rope=RopeKind.NEOX,
+    window_period=4,
+)
+
+
+@dataclass(frozen=True)
+class NormedQkv:
+    """Queries, keys and values of a matrix each; norms over all heads of queries and of keys."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    q_norm: Part
+    k_norm: Part
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        h = g.hparams
+        q, k, v = self.q(g, x), self.k(g, x), self.v(g, x)
+        q, k = self.q_norm(g, q), self.k_norm(g, k)
+        return g.heads(q, h.n_head), g.heads(k, h.n_head_kv), v
+
+
+@dataclass(frozen=True)
+class NormedLast:
+    """x += norm(attention(x)), then x += norm(feed_forward(x))."""
+
+    attention: Attention
+    attn_norm: Part
+    feed_forward: Part
+    ffn_norm: Part
+
+    def __call__(self, g: Pass, x: int) -> int:
+        seen, x = g.outputs(self.attention.layer, self.attention(g, x), x)
+        x = g.add(self.attn_norm(g, seen), x)
+        return g.add(self.ffn_norm(g, self.feed_forward(g, x)), x)
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(_block)
+
+
+def _block(b: BlockLoader) -> Part:
+    h = b.hparams
+    return NormedLast(
+        attention=b.attention(
+            qkv=_qkv(b), scores=Scores(h.kq_scale, windowed=b.windowed), rotary=_rotary(b)
+        ),
+        attn_norm=b.rms_norm("post_attention_norm"),
+        feed_forward=b.gated(),
+        ffn_norm=b.rms_norm("post_ffw_norm"),
+    )
+
+
+def _qkv(b: BlockLoader) -> NormedQkv:
+    h = b.hparams
+    return NormedQkv(
+        q=b.linear("attn_q", h.n_embd, h.n_embd_q),
+        k=b.linear("attn_k", h.n_embd, h.n_embd_kv),
+        v=b.linear("attn_v", h.n_embd, h.n_embd_kv),
+        q_norm=b.rms_norm("attn_q_norm", h.n_embd_q),
+        k_norm=b.rms_norm("attn_k_norm", h.n_embd_kv),
+    )
+
+
+def _rotary(b: BlockLoader) -> Rotary:
+    rope = b.hparams.rope
+    if b.windowed:
+        rope = replace(rope, freq_scale=1.0, ext_factor=0.0, attn_factor=1.0)
+    return Rotary(rope)

@@ -1,0 +1,255 @@
+"""What a GGUF file says about a model's shape, judged before anything uses it.
+
+Key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-key-value-pairs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.model.gguf import GgufFile, Value
+from isthmus.model.hparams import (
+    Family,
+    Hparams,
+    Pooling,
+    Rope,
+    RopeKind,
+    RopeScaling,
+    Window,
+)
+
+_MOST_PAIRS = 1 << 16
+_LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}
+_MOST_NUMBER = 1e30
+"""Largest number that is taken from a file, and one by it the smallest: so that neither a quotient
+nor what is made of it in f32 is infinite."""
+
+
+class Metadata:
+    """Reads one architecture's keys and refuses values that mean nothing."""
+
+    def __init__(self, file: GgufFile, architecture: str) -> None:
+        self.path: Path = file.path
+        self._values = file.metadata
+        self._prefix = architecture
+
+    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number of at least `least`; the same for each layer where it is an array."""
+        value = self._value(name, default)
+        if isinstance(value, tuple):
+            if len(set(value)) != 1:
+                raise ModelUnsupported(
+                    f"{self.path}: {self._prefix}.{name} differs from layer to layer, "
+                    "which is not implemented"
+                )
+            value = value[0]
+        if value is None:
+            raise ModelFileError(f"{self.path} has no {self._prefix}.{name}")
+        most = _LARGEST.get(name, 1 << 20)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {value!r}; expected {least} to {most}"
+            )
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number that f32 can hold, 0 or of a usual magnitude."""
+        value = self._value(name, default)
+        if value is None:
+            raise ModelFileError(f"{self.path} has no {self._prefix}.{name}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not (value == 0 or 1 / _MOST_NUMBER <= abs(value) <= _MOST_NUMBER)
+        ):
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {str(value)[:40]}, no number that a model "
+                "has"
+            )
+        return float(value)
+
+    def divisor(self, name: str) -> float:
+        """A finite number other than 0."""
+        value = self.number(name)
+        if not value:
+            raise ModelFileError(f"{self.path}: {self._prefix}.{name} is 0")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """A string."""
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise ModelFileError(f"{self.path}: {self._prefix}.{name} is {value!r}, not text")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise ModelFileError(f"{self.path}: {self._prefix}.{name} is {value!r}, not a boolean")
+        return value
+
+    def n_layer(self) -> int:
+        """Blocks that are computed; blocks that draft tokens come after them and are not."""
+        n_draft = self.integer("nextn_predict_layers", 0, least=0)
+        n_layer = self.integer("block_count") - n_draft
+        if n_layer < 1:
+            raise ModelFileError(f"{self.path}: {n_draft} drafting layers leave none to compute")
+        return n_layer
+
+    def axes(self) -> tuple[int, ...]:
+        """Pairs of rotary dimensions for time, height, width and a further axis (M-RoPE).
+
+        Empty if the file has none for time or none for height.
+        """
+        name = "rope.dimension_sections"
+        value = self._value(name)
+        if value is None:
+            return ()
+        found = value if isinstance(value, tuple) else (value,) * 4
+        axes = tuple(it for it in found if isinstance(it, int) and 0 <= it <= _MOST_PAIRS)
+        if not len(found) == len(axes) == 4:
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {str(value)[:40]}; expected four whole "
+                f"numbers, 0 to {_MOST_PAIRS}"
+            )
+        return axes if axes[0] and axes[1] else ()
+
+    def norm_epsilon(self) -> float:
+        """Of the RMS norms, or of the layer norms where the file says that it has those."""
+        layer = self._value("attention.layer_norm_epsilon")
+        kind = "layer_norm_rms" if layer is None else "layer_norm"
+        name = f"attention.{kind}_epsilon"
+        epsilon = self.number(name)
+        if not 0 <= epsilon <= 1:
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {epsilon}; expected 0 to 1"
+            )
+        return epsilon
+
+    def window(self, family: Family, n_layer: int) -> Window | None:
+        """The sliding window, and the layers that it is for."""
+        if not family.window_period:
+            return None
+        n_tokens = self.integer("attention.sliding_window", family.window_default, least=0)
+        if not n_tokens:
+            return None
+        pattern = self._value("attention.sliding_window_pattern")
+        if isinstance(pattern, tuple):
+            if len(pattern) != n_layer:
+                raise ModelFileError(
+                    f"{self.path}: attention.sliding_window_pattern is for {len(pattern)} layers "
+                    f"of {n_layer}"
+                )
+            return Window(n_tokens, tuple(bool(each) for each in pattern))
+        period = self.integer("attention.sliding_window_pattern", family.window_period)
+        return Window(n_tokens, tuple(i % period < period - 1 for i in range(n_layer)))
+
+    def has(self, name: str) -> bool:
+        """Whether the file says anything of that name."""
+        return self._value(name) is not None
+
+    def pooling(self, family: Family) -> Pooling | None:
+        """How embeddings are made; a decoder has them where its file says how."""
+        value = self.integer("pooling_type", int(Pooling.NONE), least=0)
+        if value not in set(Pooling):
+            known = ", ".join(f"{it.value} ({it.name.lower()})" for it in Pooling)
+            raise ModelUnsupported(
+                f"{self.path}: pooling_type {value} is not implemented; known are {known}"
+            )
+        if self.flag("attention.causal", not family.encoder) == family.encoder:
+            raise ModelUnsupported(
+                f"{self.path}: attention.causal is not what this architecture has"
+            )
+        return Pooling(value) if value or family.encoder else None
+
+    def experts(self) -> tuple[int, int]:
+        """How many experts a layer has, and how many of them a token takes; 0, 0 for none."""
+        n_expert = self.integer("expert_count", 0, least=0)
+        n_used = self.integer("expert_used_count", 0, least=min(n_expert, 1))
+        if n_used > n_expert:
+            raise ModelFileError(f"{self.path}: a token takes {n_used} of {n_expert} experts")
+        if self.integer("expert_group_count", 0, least=0) > 1:
+            raise ModelUnsupported(f"{self.path}: experts in groups are not implemented")
+        return n_expert, n_used
+
+    def rope(self, kind: RopeKind, n_dims: int, n_ctx_train: int) -> Rope:
+        """The rotary embedding, scaled as libllama scales it."""
+        name = self.text("rope.scaling.type", "linear")
+        try:
+            scaling = RopeScaling(name)
+        except ValueError:
+            known = ", ".join(kind.value for kind in RopeScaling)
+            raise ModelUnsupported(
+                f"{self.path}: rope scaling {name!r} is not known; known are {known}"
+            ) from None
+        factor = self.number("rope.scaling.factor", self.number("rope.scale_linear", 0.0))
+        scale = 1.0 if factor == 0.0 or scaling is RopeScaling.NONE else 1.0 / factor
+        ext_factor = 1.0 if scaling is RopeScaling.YARN else 0.0
+        return Rope(
+            kind=kind,
+            n_dims=n_dims,
+            n_ctx_original=self.integer("rope.scaling.original_context_length", n_ctx_train),
+            freq_base=self.number("rope.freq_base", 10_000.0),
+            freq_scale=scale,
+            ext_factor=ext_factor,
+            attn_factor=self.number("rope.scaling.attn_factor", 1.0),
+        )
+
+    def _value(self, name: str, default: Value | None = None) -> Value | None:
+        return self._values.get(f"{self._prefix}.{name}", default)
+
+
+def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
+    """The shape that a file's metadata gives; ModelFileError where it makes no sense."""
+    metadata = Metadata(file, architecture)
+    n_layer = metadata.n_layer()
+    n_embd = metadata.integer("embedding_length")
+    n_head = metadata.integer("attention.head_count")
+    n_head_kv = metadata.integer("attention.head_count_kv", n_head)
+    head_dim = metadata.integer("attention.key_length", max(1, n_embd // n_head))
+    n_rot = metadata.integer("rope.dimension_count", head_dim)
+    n_ctx_train = metadata.integer("context_length")
+    _require_heads(metadata, n_head, n_head_kv, head_dim)
+    _require_rotary(metadata, family, head_dim, n_rot)
+    n_expert, n_expert_used = metadata.experts()
+    return Hparams(
+        architecture=architecture,
+        n_layer=n_layer,
+        n_embd=n_embd,
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        head_dim=head_dim,
+        n_ctx_train=n_ctx_train,
+        norm_epsilon=metadata.norm_epsilon(),
+        rope=metadata.rope(family.rope, n_rot, n_ctx_train),
+        window=metadata.window(family, n_layer),
+        n_expert=n_expert,
+        n_expert_used=n_expert_used,
+        encoder=family.encoder,
+        pooling=metadata.pooling(family),
+    )
+
+
+def _require_heads(metadata: Metadata, n_head: int, n_head_kv: int, head_dim: int) -> None:
+    if n_head % n_head_kv:
+        raise ModelFileError(
+            f"{metadata.path}: {n_head} heads cannot share {n_head_kv} key and value heads"
+        )
+    value_length = metadata.integer("attention.value_length", head_dim)
+    if head_dim != value_length:
+        raise ModelUnsupported(
+            f"{metadata.path}: key length {head_dim} and value length {value_length} differ, "
+            "which this architecture does not have"
+        )
+
+
+def _require_rotary(metadata: Metadata, family: Family, head_dim: int, n_rot: int) -> None:
+    if n_rot > head_dim or (n_rot < head_dim and not family.partial_rotary):
+        raise ModelUnsupported(
+            f"{metadata.path}: {n_rot} rotary dimensions of heads of {head_dim}, which this "
+            "architecture does not have"
+        )
+    if n_rot % 2:
+        raise ModelFileError(f"{metadata.path}: {n_rot} rotary dimensions are odd")
