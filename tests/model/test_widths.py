@@ -544,16 +544,16 @@ def test_prompts_of_a_class_have_the_bits_of_each_alone(
                 assert one.logits.tobytes() == other.logits.tobytes()
 
 
-def test_prompts_of_models_with_experts_go_alone_on_a_card(
+def test_agents_of_models_with_experts_are_alone_on_a_card(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = TinyModel("qwen3moe", quantisation="Q8_0").write(tmp_path / "experts.gguf")
     with closing(open_model(device, path, ModelSettings())) as model:
         assert isinstance(model, OwnModel)
-        assert model._exactness.prompt_widths != Widths()
+        assert model._exactness.widths != Widths() != model._exactness.prompt_widths
     with closing(open_model(device, path, ModelSettings())) as model:
         assert isinstance(model, OwnModel)
         monkeypatch.setattr(type(device), "has_own_memory", property(lambda _: True))
-        assert model._exactness.prompt_widths == Widths()
+        assert model._exactness.widths == Widths() == model._exactness.prompt_widths
         assert not model.packs
         monkeypatch.undo()

@@ -65,21 +65,29 @@ class Exactness:
     @cached_property
     def widths(self) -> Widths:
         """The classes of decode steps: see `widths.py`."""
-        return self._classes("steps", with_routers=False)
+        return Widths() if self._chooses_by_address else self._classes("steps", with_routers=False)
 
     @cached_property
     def prompt_widths(self) -> Widths:
         """The classes of prompts' columns, which routers are multiplied with as well.
 
         Adapters are multiplied with prompts in another way than with steps, of which nobody asks:
-        with one, each prompt goes alone. So it does on a card if tokens choose among experts: on an
-        H200 the probe found classes, and an agent among others had other bits than alone.
+        with one, each prompt goes alone.
         """
-        chooses = bool(self._weights.routers) and self._device.has_own_memory
-        if self._adapters or chooses:
+        if self._adapters or self._chooses_by_address:
             return Widths()
         has_routers = bool(self._weights.routers)
         return self._classes("prompts", with_routers=True) if has_routers else self.widths
+
+    @property
+    def _chooses_by_address(self) -> bool:
+        """Whether the choice of experts may have other bits in a pass of another shape.
+
+        ggml's cards choose by one kernel if no result overlaps what that kernel reads, and by
+        several otherwise. Which it is depends on where the graph's memory was found, so a probe of
+        products cannot tell.
+        """
+        return bool(self._weights.routers) and self._device.has_own_memory
 
     @cached_property
     def joining(self) -> Joining | None:
