@@ -307,7 +307,7 @@ def resumed(model: Model, source: Session, spare: Session) -> Iterator[Session]:
         session.close()
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3moe", "falcon"])
+@pytest.mark.parametrize("name", ["gemma3", "qwen3moe", "falcon", "gpt-oss"])
 def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path) -> None:
     path = TinyModel(name, quantisation="Q8_0", with_tokenizer=True).write(tmp_path / "x.gguf")
     with Runtime(device="cpu", threads=2) as runtime:
