@@ -191,6 +191,10 @@ def test_where_a_hub_may_lead(hub: FakeHub, repo: dict[str, bytes], pulled: Pull
         hub.lie = lambda asked, reply, url=url: Reply(302, {"Location": url})
         with pytest.raises(DownloadError, match=r"not followed|answers 302"):
             pulled(f"hf:{REPO}")
+    for url in ("http://a..b/x", f"http://{'a' * 64}.org/x", "http://[::1", "http://[]/"):
+        hub.lie = lambda asked, reply, url=url: Reply(302, {"Location": url})
+        with pytest.raises(DownloadError, match="leads to, what is no URL"):
+            pulled(f"hf:{REPO}")
     hub.lie = lambda asked, reply: Reply(302, {"Location": f"{asked.path}x"})
     hub.repos[REPO] |= {f"model-Q4_K_M.gguf{'x' * n}": DATA for n in range(20)}
     with pytest.raises(DownloadError, match="redirect"):

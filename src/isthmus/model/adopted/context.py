@@ -60,9 +60,11 @@ class Context(Owned):
         placed: Placed,
         scratch: Scratch,
         logits: HostAddr,
+        n_batch: int,
     ) -> None:
         """`logits` is where the library is to leave them: it is looked at after each pass.
 
+        `n_batch` is the most tokens that the context takes at once.
         `scratch` may be another context's as well, but not while one of both is in a pass.
         """
         library = device.library
@@ -76,7 +78,7 @@ class Context(Owned):
         self._memory = library.llama_get_memory(handle)
         self._logits = logits
         self._one = np.zeros(1, dtype=np.int32)
-        self._silent = np.zeros(_MOST_AT_ONCE, dtype=np.int8)
+        self._silent = np.zeros(n_batch, dtype=np.int8)
         """Says of each token that nobody asks for logits after it."""
         self.n_tokens = 0
         """Tokens whose positions it knows."""
@@ -163,6 +165,7 @@ class Contexts:
         self._model = model
         self._settings = settings
         self._placing = placing_of(device.library)
+        self._n_batch = max(_MOST_AT_ONCE, settings.prefill_chunk)
         self._plans: dict[int, Plan] = {}
         """What was learned, by n_ctx."""
         self._states: tuple[int, ...] | None = None
@@ -217,7 +220,7 @@ class Contexts:
             return places[number]
 
         handle, placed = self._new(layout.n_ctx, place)
-        return Context(self._device, self._model, handle, placed, scratch, base)
+        return Context(self._device, self._model, handle, placed, scratch, base, self._n_batch)
 
     def _plan(self, n_ctx: int) -> Plan:
         """What a context of exactly `n_ctx` tokens allocates: learned when it is first asked."""
@@ -252,7 +255,7 @@ class Contexts:
         library = model.library
         params = library.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = max(_MOST_AT_ONCE, settings.prefill_chunk)
+        params.n_batch = self._n_batch
         params.n_ubatch = settings.prefill_chunk
         params.n_outputs_max = 1
         params.n_threads = params.n_threads_batch = self._device.settings.n_threads

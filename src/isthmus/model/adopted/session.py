@@ -70,7 +70,7 @@ class AdoptedSession(Session):
 
     def lose(self) -> None:
         """To be called after a pass that failed: states may be rewritten in part."""
-        self._lost = bool(self.model.contexts.states)
+        self._lost = not self.model.truncates
 
     def require_whole(self) -> None:
         """Raises DeviceFailed if a pass failed in the middle."""
