@@ -27,6 +27,7 @@ from isthmus.errors import (
 )
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model, parts
+from isthmus.model.adopted import context as adopted_context
 from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.layout import AdoptedLayout
@@ -527,3 +528,28 @@ def test_a_process_ends_though_a_pass_is_under_way(tiny_file: Files) -> None:
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (found.returncode, found.stdout) == (0, "leaves\n"), found.stderr
     assert "Traceback" not in found.stderr
+
+
+@EACH
+def test_positions_of_many_tokens_are_learned_in_jobs(
+    name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others decode between them, in the same scratch."""
+    for module in (adopted_context, executor):
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 16)
+    with opened(device, tiny_file(name)) as (model, room):
+        session, other = room.open(model), room.open(model)
+        for it in (session, other):
+            model.prefill(it, PROMPT)
+        copy = room.resume(model, session)
+        expected = go_on(model, other)
+        other.truncate(0)
+        model.prefill(other, PROMPT)
+        (chunk,) = model.executor.chunks(copy, NEXT[:1])
+        jobs = device.compute_thread.run(lambda: model.executor.append([chunk]))
+        others: list[bytes] = []
+        ends = object()
+        while device.compute_thread.run(lambda: next(jobs, ends)) is not ends:
+            others += go_on(model, other, NEXT[len(others) : len(others) + 1])
+        assert others == expected
+        assert [copy.logits.tobytes(), *go_on(model, copy, NEXT[1:])] == expected
