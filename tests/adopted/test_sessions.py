@@ -331,9 +331,31 @@ def test_a_token_that_fails_spoils_a_state_until_it_is_emptied(
                 model.decode(session, 1)
         with pytest.raises(DeviceFailed, match="truncate it to 0"):
             model.decode(session, 1)
+        with pytest.raises(ModelUnsupported):
+            session.truncate(session.n_tokens)
         session.truncate(0)
         model.prefill(session, PROMPT)
         assert go_on(model, session) == logits_of(device, tiny_file(name))[1:]
+
+
+def test_a_token_that_fails_is_taken_back_if_the_state_was_kept(
+    device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the first one, by which the session has become no longer."""
+
+    def failing(_context: Context, _token: int) -> None:
+        ctypes.memset(session.base + session.layout.kv_offset, 7, session.layout.kv_nbytes // 2)
+        raise DeviceFailed("out of order")
+
+    with opened(device, tiny_file("mamba")) as (model, room):
+        session = room.open(model)
+        model.prefill(session, PROMPT)
+        with session.restorable(), monkeypatch.context() as patch:
+            patch.setattr(Context, "append_one", failing)
+            with pytest.raises(DeviceFailed, match="out of order"):
+                model.decode(session, 1)
+            session.truncate(len(PROMPT))
+        assert go_on(model, session) == logits_of(device, tiny_file("mamba"))[1:]
 
 
 @EACH
