@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,10 +265,18 @@ def test_no_room_on_the_disk(
     assert hub.files_asked() == []
 
 
-def test_nobody_there(repo: dict[str, bytes], pulled: Pull, cache: Path) -> None:
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port that is taken, and at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_nobody_there(repo: dict[str, bytes], pulled: Pull, cache: Path, nobody: str) -> None:
     said: list[str] = []
     path = pulled(f"hf:{REPO}:Q8_0")
-    environment = Environment(cache=cache, hub_url="http://127.0.0.1:9")
+    environment = Environment(cache=cache, hub_url=nobody)
     for name in (REPO, f"{REPO}:Q8_0", f"{REPO}/model-Q8_0.gguf"):
         assert pull(f"hf:{name}", environment, said.append) == path
     assert "Connection refused); model-Q8_0.gguf is there" in said[0]

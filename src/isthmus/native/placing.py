@@ -226,7 +226,7 @@ class Placing:
 
 
 _found: dict[int, Placing] = {}
-"""By the address of the struct that each changes: a library that was opened by two names has one."""
+"""By the address of the struct that each changes: a library opened by two names has one."""
 _finding = threading.Lock()
 
 
