@@ -16,12 +16,15 @@ from isthmus import Actor, Limits, Model, Runtime
 from isthmus.config import Environment
 from isthmus.errors import (
     ContextFull,
+    DeviceFailed,
     GuestFailed,
     ModelBusy,
     ModelUnsupported,
     SnapshotInvalid,
     SnapshotMismatch,
 )
+from isthmus.model.adopted import embedder
+from isthmus.model.adopted.embedder import AdoptedEmbedder
 from isthmus.model.adopted.model import AdoptedModel
 from isthmus.snapshot import open_snapshot
 from isthmus.snapshot.manifest import decode_manifest
@@ -147,6 +150,26 @@ def test_grammars_and_candidates_need_logits_alone(
     assert actor.send("A number?").text.isdigit()
     host = chat(shared, model, "sampler=host").send("One").text
     assert host == chat(shared, model).send("One").text
+
+
+def test_a_text_for_which_there_is_no_memory_harms_no_other(
+    shared: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TinyModel("bert", with_tokenizer=True).write(tmp_path / "bert.gguf")
+    model = shared.load_model(path, graph="adopted")
+    expected = model.embed(["two cats"])[0].tobytes()
+
+    def refuse(_embedder: AdoptedEmbedder, n_ctx: int) -> int:
+        raise DeviceFailed(f"no memory for {n_ctx} tokens")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedder, "N_CTX_MULTIPLE", 8)
+        model._embedder.close()
+        assert model.embed(["two cats"])[0].tobytes() == expected
+        patch.setattr(AdoptedEmbedder, "_new", refuse)
+        with pytest.raises(DeviceFailed, match="no memory"):
+            model.embed(["the isthmus is a land bridge " * 3])
+    assert model.embed(["two cats"])[0].tobytes() == expected
 
 
 @OF_STATE

@@ -10,7 +10,7 @@ import pytest
 from isthmus.errors import LibraryUnsupported
 from isthmus.native import placing
 from isthmus.native._ggml import DeviceType
-from isthmus.native.loader import Library
+from isthmus.native.loader import Candidate, Library
 from isthmus.native.placing import Placing, placing_of
 
 NBYTES = 8192
@@ -116,3 +116,11 @@ def test_a_library_with_another_layout_is_refused(
         Placing(library)
     monkeypatch.undo()
     Placing(library)
+
+
+def test_a_library_that_was_opened_twice_has_one_lock(library: Library) -> None:
+    twin = Library(Candidate("another name", library.files))
+    try:
+        assert placing_of(twin) is placing_of(library)
+    finally:
+        library.llama_log_set(library._log._callback, None)

@@ -327,6 +327,8 @@ def test_a_token_that_fails_spoils_a_state_until_it_is_emptied(
                 model.decode(session, 1)
         with pytest.raises(DeviceFailed, match="truncate it to 0"):
             model.decode(session, 1)
+        with pytest.raises(ModelUnsupported):
+            session.truncate(session.n_tokens)
         session.truncate(0)
         model.prefill(session, PROMPT)
         assert go_on(model, session) == logits_of(device, tiny_file(name))[1:]

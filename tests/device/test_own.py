@@ -392,6 +392,22 @@ def test_a_guest_that_traps_or_closes_gives_its_cache_back(gpu: Runtime, model: 
     fork.close()
 
 
+def test_a_slot_that_cannot_be_cleared_is_given_back(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_slot: Slot) -> None:
+        raise DeviceFailed("the bus is gone")
+
+    device = open_device("cpu", library, DeviceSettings(threads=1))
+    pool = CachePool("it", device.allocate, GIB, GIB, Stages(library, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Slot, "clear", fails)
+        with pytest.raises(DeviceFailed, match="the bus is gone"):
+            pool.take(MIB)
+    assert pool.taken_nbytes == 0
+    device.close()
+
+
 def test_slots_lie_at_equal_distances_and_come_back(library: Library) -> None:
     device = open_device("cpu", library, DeviceSettings(threads=1))
 

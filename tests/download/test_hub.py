@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,10 @@ def test_where_a_hub_may_lead(hub: FakeHub, repo: dict[str, bytes], pulled: Pull
         hub.lie = lambda asked, reply, url=url: Reply(302, {"Location": url})
         with pytest.raises(DownloadError, match=r"not followed|answers 302"):
             pulled(f"hf:{REPO}")
+    for url in ("http://a..b/x", f"http://{'a' * 64}.org/x", "http://[::1", "http://[]/"):
+        hub.lie = lambda asked, reply, url=url: Reply(302, {"Location": url})
+        with pytest.raises(DownloadError, match="leads to, what is no URL"):
+            pulled(f"hf:{REPO}")
     hub.lie = lambda asked, reply: Reply(302, {"Location": f"{asked.path}x"})
     hub.repos[REPO] |= {f"model-Q4_K_M.gguf{'x' * n}": DATA for n in range(20)}
     with pytest.raises(DownloadError, match="redirect"):
@@ -260,10 +265,18 @@ def test_no_room_on_the_disk(
     assert hub.files_asked() == []
 
 
-def test_nobody_there(repo: dict[str, bytes], pulled: Pull, cache: Path) -> None:
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port that is taken, and at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_nobody_there(repo: dict[str, bytes], pulled: Pull, cache: Path, nobody: str) -> None:
     said: list[str] = []
     path = pulled(f"hf:{REPO}:Q8_0")
-    environment = Environment(cache=cache, hub_url="http://127.0.0.1:9")
+    environment = Environment(cache=cache, hub_url=nobody)
     for name in (REPO, f"{REPO}:Q8_0", f"{REPO}/model-Q8_0.gguf"):
         assert pull(f"hf:{name}", environment, said.append) == path
     assert "Connection refused); model-Q8_0.gguf is there" in said[0]

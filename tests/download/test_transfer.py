@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,38 @@ def test_one_process_fetches_a_file_at_a_time(pulled: Pull, cache: Path) -> None
         with pytest.raises(DownloadError, match="is being fetched already"):
             pulled(NAME)
     assert pulled(NAME).read_bytes() == DATA
+
+
+def test_a_server_that_begins_anew_each_second_time_is_given_up(hub: FakeHub, pulled: Pull) -> None:
+    hub.cuts = [100_000] * 50
+    hub.lie = lambda asked, reply: Reply(416) if "range" in asked.headers else reply
+    with pytest.raises(DownloadError, match="check the network"):
+        pulled(NAME)
+    assert len(hub.files_asked()) == 5
+
+
+def test_a_watch_hears_of_bytes_as_they_come(tmp_path: Path) -> None:
+    """It ends a transfer of a server that sends a byte now and then."""
+
+    class Dripping:
+        status, headers = 200, Message()
+
+        def read1(self, nbytes: int) -> bytes:
+            return b"x"
+
+        def __enter__(self) -> Dripping:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    class Client:
+        def open(self, url: str, headers: object) -> Dripping:
+            return Dripping()
+
+    def stop(progress: Progress) -> None:
+        raise DownloadError(f"ended after {progress.done}")
+
+    remote = transfer.Remote("http://hub/x", "x.gguf", 1 << 30, SHA256)
+    with pytest.raises(DownloadError, match="ended after 1"):
+        transfer.Transfer(Client(), tmp_path, stop).fetch(remote)  # type: ignore[arg-type]

@@ -143,7 +143,10 @@ class CachePool:
             with self._lock:
                 slot = self._try_take(nbytes)
             if slot is not None:
-                slot.clear()
+                with contextlib.ExitStack() as stack:
+                    stack.callback(self.give, slot)
+                    slot.clear()
+                    stack.pop_all()
                 return slot
             freed, why = self.make_room(nbytes)  # without the lock: it gives slots back
             if not freed:

@@ -56,7 +56,7 @@ class Client:
         """An answer of status 200 or 206; the caller closes it.
 
         Raises Cut if another attempt may succeed, urllib's HTTPError for another status, and
-        DownloadError for a URL that is not to be asked.
+        DownloadError for a URL that is not to be asked, or none, here or where it leads.
         """
         parts = split_url(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -74,6 +74,10 @@ class Client:
             raise
         except (OSError, http.client.HTTPException) as error:
             raise Cut(f"{parts.hostname}: {reason_of(error)}") from None
+        except ValueError as error:  # such as a host's name with two dots in a row
+            raise DownloadError(
+                f"{shown(url)} is, or leads to, what is no URL: {reason_of(error)}"
+            ) from None
         return response
 
     def read(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[bytes, str, str]:

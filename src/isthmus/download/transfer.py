@@ -30,7 +30,8 @@ from isthmus.units import KIB, MIB
 _ATTEMPTS = 5
 """Attempts in a row that bring next to nothing, until a transfer is given up."""
 _LEAST_NBYTES = 64 * KIB
-"""What an attempt must bring, so that the ones before it are forgotten."""
+"""What an attempt must bring beyond the most that was ever here, so that the ones before it are
+forgotten: a server that has each second attempt begin anew is given up too."""
 _WAIT_S = 1.0
 """Seconds before the second attempt in a row; twice as many before each further one."""
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -102,13 +103,13 @@ class Transfer:
 
     def _complete(self, remote: Remote, part: _Part) -> None:
         """Asks until all has come."""
-        failures = 0
+        failures, most = 0, part.nbytes
         while part.nbytes < remote.nbytes:
-            before = part.nbytes
             try:
                 self._go_on(remote, part)
             except Cut as cut:
-                failures = 1 if part.nbytes >= before + _LEAST_NBYTES else failures + 1
+                failures = 1 if part.nbytes >= most + _LEAST_NBYTES else failures + 1
+                most = max(most, part.nbytes)
                 if failures >= _ATTEMPTS:
                     raise DownloadError(
                         f"cannot fetch {remote.name}: {cut}. {part.nbytes} of {remote.nbytes} "
@@ -154,9 +155,10 @@ class Transfer:
             raise Cut("the server sent another range than it was asked for")
 
     def _receive(self, response: Response, remote: Remote, part: _Part) -> None:
+        """Keeps what comes as it comes, so that `watch` can end a transfer that only drips."""
         while True:
             try:
-                block = response.read(MIB)
+                block = response.read1(MIB)
             except (OSError, http.client.HTTPException) as error:
                 raise Cut(f"the connection broke: {reason_of(error)}") from None
             if not block:

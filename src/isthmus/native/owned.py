@@ -11,6 +11,7 @@ _OwnedType = TypeVar("_OwnedType", bound="Owned")
 
 class Owned:
     """Owns one native handle and frees it once: `with` or `close` first, garbage collection last.
+    What is open when the process exits is left to the system.
 
     Subclasses never write `__del__`. Whatever must be freed later than this handle must be
     referenced by `free` or by its owner.
@@ -20,6 +21,7 @@ class Owned:
         assert handle, "a null handle is an error that the caller should have reported"
         self._handle = handle
         self._finalizer = weakref.finalize(self, free, handle)
+        self._finalizer.atexit = False  # a daemon thread may still be computing with it
 
     @property
     def handle(self) -> int:

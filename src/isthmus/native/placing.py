@@ -24,7 +24,6 @@ import ctypes as c
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from weakref import WeakKeyDictionary
 
 from isthmus.errors import LibraryUnsupported
 from isthmus.native._ggml import DeviceType, GraphHead
@@ -226,16 +225,19 @@ class Placing:
         return True
 
 
-_found: WeakKeyDictionary[Library, Placing] = WeakKeyDictionary()
+_found: dict[int, Placing] = {}
+"""By the address of the struct that each changes: a library opened by two names has one."""
 _finding = threading.Lock()
 
 
 def placing_of(library: Library) -> Placing:
     """The library's, made when it is first asked for. Raises LibraryUnsupported."""
+    device = library.ggml_backend_dev_by_type(DeviceType.CPU)
+    struct = library.ggml_backend_dev_buffer_type(device)
     with _finding:
-        if library not in _found:
-            _found[library] = Placing(library)
-        return _found[library]
+        if struct not in _found:
+            _found[struct] = Placing(library)
+        return _found[struct]
 
 
 def _word(struct: int, offset: int) -> c.c_void_p:

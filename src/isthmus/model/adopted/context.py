@@ -32,8 +32,10 @@ from isthmus.native.placing import Place, Placed, placing_of
 from isthmus.units import HostAddr, align_up
 
 _FLASH_ATTENTION_ON = 1
-_MOST_AT_ONCE = 2048
+MOST_AT_ONCE = 2048
 """Tokens that libllama is given at once where nothing is computed."""
+_MOST_MASKED = 1 << 25
+"""Elements of a mask, likewise: some tens of milliseconds."""
 
 
 class Scratch:
@@ -60,9 +62,11 @@ class Context(Owned):
         placed: Placed,
         scratch: Scratch,
         logits: HostAddr,
+        n_batch: int,
     ) -> None:
         """`logits` is where the library is to leave them: it is looked at after each pass.
 
+        `n_batch` is the most tokens that the context takes at once.
         `scratch` may be another context's as well, but not while one of both is in a pass.
         """
         library = device.library
@@ -76,7 +80,7 @@ class Context(Owned):
         self._memory = library.llama_get_memory(handle)
         self._logits = logits
         self._one = np.zeros(1, dtype=np.int32)
-        self._silent = np.zeros(_MOST_AT_ONCE, dtype=np.int8)
+        self._silent = np.zeros(n_batch, dtype=np.int8)
         """Says of each token that nobody asks for logits after it."""
         self.n_tokens = 0
         """Tokens whose positions it knows."""
@@ -126,12 +130,22 @@ class Context(Owned):
 
     def know(self, tokens: Sequence[int]) -> None:
         """Has it know the positions of exactly these tokens, which lie in the session's bytes."""
+        for _ in self.know_in_jobs(tokens):
+            pass
+
+    def know_in_jobs(self, tokens: Sequence[int]) -> Generator[None, None, None]:
+        """As `know`, in jobs: libllama writes a mask of all tokens for each one, so a hundred
+        thousand take seconds. Others may use its scratch between two of them."""
         if self.n_tokens > len(tokens) and not self._forget(len(tokens)):
             self._library.llama_memory_clear(self._memory, False)
             self.n_tokens = 0
-        if self.n_tokens < len(tokens):
+        missing = np.asarray(tokens[self.n_tokens :], dtype=np.int32)
+        at_once = max(1, min(MOST_AT_ONCE, _MOST_MASKED // max(1, len(tokens))))
+        for at in range(0, len(missing), at_once):
+            if at > 0:
+                yield
             with self._placing.computing_nothing(self._backends):
-                self._learn(np.asarray(tokens[self.n_tokens :], dtype=np.int32))
+                self.append(missing[at : at + at_once], with_logits=False)
 
     def _forget(self, n_tokens: int) -> bool:
         """Forgets the tokens after the first `n_tokens`; False if the library cannot."""
@@ -140,10 +154,6 @@ class Context(Owned):
         if gone:
             self.n_tokens = n_tokens
         return gone
-
-    def _learn(self, tokens: npt.NDArray[np.int32]) -> None:
-        for at in range(0, len(tokens), _MOST_AT_ONCE):
-            self.append(tokens[at : at + _MOST_AT_ONCE], with_logits=False)
 
 
 def _free(library: Library, _scratch: Scratch, handle: int) -> None:
@@ -163,6 +173,7 @@ class Contexts:
         self._model = model
         self._settings = settings
         self._placing = placing_of(device.library)
+        self._n_batch = max(MOST_AT_ONCE, settings.prefill_chunk)
         self._plans: dict[int, Plan] = {}
         """What was learned, by n_ctx."""
         self._states: tuple[int, ...] | None = None
@@ -217,7 +228,7 @@ class Contexts:
             return places[number]
 
         handle, placed = self._new(layout.n_ctx, place)
-        return Context(self._device, self._model, handle, placed, scratch, base)
+        return Context(self._device, self._model, handle, placed, scratch, base, self._n_batch)
 
     def _plan(self, n_ctx: int) -> Plan:
         """What a context of exactly `n_ctx` tokens allocates: learned when it is first asked."""
@@ -252,7 +263,7 @@ class Contexts:
         library = model.library
         params = library.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = max(_MOST_AT_ONCE, settings.prefill_chunk)
+        params.n_batch = self._n_batch
         params.n_ubatch = settings.prefill_chunk
         params.n_outputs_max = 1
         params.n_threads = params.n_threads_batch = self._device.settings.n_threads

@@ -56,6 +56,7 @@ class AdoptedEmbedder(Embedder):
     def close(self) -> None:
         if self._context is not None:
             self._context.close()
+            self._context = None
 
     def _into(
         self, tokens: Sequence[int], _binding: Binding, address: HostAddr, normalised: bool
@@ -120,8 +121,9 @@ class AdoptedEmbedder(Embedder):
         """A context for so many tokens in one pass."""
         if self._context is None or self._n_ctx < n_tokens:
             self.close()
-            self._n_ctx = align_up(n_tokens, N_CTX_MULTIPLE)
-            self._context = Owned(self._new(self._n_ctx), self._model.library.llama_free)
+            n_ctx = align_up(n_tokens, N_CTX_MULTIPLE)
+            self._context = Owned(self._new(n_ctx), self._model.library.llama_free)
+            self._n_ctx = n_ctx
         return self._context.handle
 
     def _new(self, n_ctx: int) -> int:

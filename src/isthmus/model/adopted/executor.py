@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.model.adopted.context import Context, Contexts, Scratch
+from isthmus.model.adopted.context import MOST_AT_ONCE, Context, Contexts, Scratch
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.executor import Executor
 from isthmus.model.parts import Chunk, Jobs
@@ -54,7 +54,8 @@ class AdoptedExecutor(Executor):
         try:
             if chunk.last:  # otherwise the old logits stay
                 self._expire(session)
-            if len(chunk.tokens) == 1 or self._jobs.fit_one(len(chunk.tokens)):
+            n = len(chunk.tokens)
+            if self._is_known(session) and (n == 1 or self._jobs.fit_one(n)):
                 self._pass(session, lambda it: it.append(chunk.tokens, with_logits=chunk.last))
             else:
                 yield from self._pass_in_jobs(session, chunk)
@@ -132,11 +133,13 @@ class AdoptedExecutor(Executor):
     def _pass(self, session: Session, compute: Callable[[Context], None]) -> None:
         """Computes with the session's context, in one job."""
         with self._context_of(session, apart=False) as context:
+            context.know(session.tokens)
             compute(context)
 
     def _pass_in_jobs(self, session: Session, chunk: Chunk) -> Generator[None, None, None]:
         """Computes with a context that leaves the others' scratch alone."""
         with self._context_of(session, apart=True) as context:
+            yield from context.know_in_jobs(session.tokens)
             self._busy = context.scratch
             try:
                 yield from context.append_in_jobs(chunk.tokens, self._jobs, with_logits=chunk.last)
@@ -145,7 +148,7 @@ class AdoptedExecutor(Executor):
 
     @contextlib.contextmanager
     def _context_of(self, session: Session, *, apart: bool) -> Iterator[Context]:
-        """The session's context, which knows its tokens; thrown away after a pass that failed.
+        """The session's context, which may not know its tokens; thrown away after an error.
 
         With `apart` it can be in a pass while others are.
         """
@@ -154,8 +157,6 @@ class AdoptedExecutor(Executor):
         self._require_intact()
         context = self._fitting(adopted, apart)
         try:
-            if context.n_tokens != len(session.tokens):
-                context.know(session.tokens)
             yield context
         except BaseException:
             context.close()
@@ -163,6 +164,12 @@ class AdoptedExecutor(Executor):
             raise
         self._opened[session] = context
         self._require_intact()
+
+    def _is_known(self, session: Session) -> bool:
+        """Whether its context learns its tokens soon enough for a single job."""
+        context = self._opened.get(session)
+        known = 0 if context is None else context.n_tokens
+        return len(session.tokens) - known <= MOST_AT_ONCE
 
     def _fitting(self, session: AdoptedSession, apart: bool) -> Context:
         """A context of the session, which is no longer among those that are kept."""

@@ -14,6 +14,7 @@ So nothing computes but the device's thread, and a pass that is given up ends be
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
@@ -63,10 +64,11 @@ def computed_in_jobs(
                 statuses.put(0)
                 found = handed.get()
         finally:
-            while not isinstance(found, int):
-                statuses.put(_ABORTED)
-                found = handed.get()
-            thread.join()
+            if not sys.is_finalizing():  # then no other thread runs any more
+                while not isinstance(found, int):
+                    statuses.put(_ABORTED)
+                    found = handed.get()
+                thread.join()
     return found
 
 

@@ -70,7 +70,7 @@ class AdoptedSession(Session):
 
     def lose(self) -> None:
         """To be called after a pass that failed: states may be rewritten in part."""
-        self._lost = bool(self.model.contexts.states)
+        self._lost = not self.model.truncates
 
     def require_whole(self) -> None:
         """Raises DeviceFailed if a pass failed in the middle."""
@@ -82,7 +82,7 @@ class AdoptedSession(Session):
 
     def _can_truncate_to(self, n_tokens: int) -> bool:
         """Has its states be those after so many tokens, if that can be."""
-        if not self.model.contexts.states or n_tokens >= self.n_tokens:
+        if self.model.truncates or (n_tokens >= self.n_tokens and not self._lost):
             return True
         if n_tokens == 0:
             for address, nbytes in self._states():  # as in a new session: libllama multiplies by 0
