@@ -276,6 +276,7 @@ def test_the_command_line_says_what_a_model_lacks(tiny_file: Files) -> None:
     assert found["session_nbytes"] > 0
     assert "lacks    LoRA adapters" in isthmus("inspect-model", path).stdout
     complains(isthmus("inspect-model", path, "--graph", "own"), 2, "this release writes graphs for")
+    complains(isthmus("inspect-model", path, "--n-ctx", "0"), 2, "n_ctx is 0; tiny takes 1 to 512")
 
 
 @pytest.mark.slow
@@ -286,6 +287,18 @@ def test_both_ways_are_measured_beside_libllama(tmp_path: Path) -> None:
     assert [it["graph"] for it in rows] == ["own", "adopted", "llama.cpp"]
     assert all(it["identical"] and it["tokens_per_s"] > 0 for it in rows)
     assert rows[1]["open_ms"] > 0 < rows[1]["next_token_ms"]
+
+
+@pytest.mark.slow
+def test_a_model_with_a_state_is_measured_beside_libllama(tiny_file: Files) -> None:
+    """It takes no token back, so its prompts are prefilled again."""
+    options = ("--model", str(tiny_file("qwen35")), "--device", "cpu", "--repeats", "1", "--json")
+    for question in ("decode", "snapshot"):
+        done = isthmus("bench", question, *options, "--sizes", "40")
+        (row,) = json.loads(done.stdout)["results"]
+        assert (done.returncode, row["identical"]) == (0, True)
+    complains(isthmus("bench", "agents", *options), 2, "none can be taken")
+    complains(isthmus("bench", "ways", *options), 2, "no two ways to compare")
 
 
 @pytest.mark.slow

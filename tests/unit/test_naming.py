@@ -84,7 +84,7 @@ def test_a_name_that_is_no_text() -> None:
 
 def test_files_of_names() -> None:
     assert model_path("alone") == Path("alone/only.gguf")
-    with pytest.raises(ModelNotFound, match=r"no file none\.gguf; give a \.gguf file, smol"):
+    with pytest.raises(ModelNotFound, match=r"no file none\.gguf; give the path of a GGUF file"):
         model_path("none.gguf")
     with pytest.raises(ModelNotFound, match="run: isthmus pull hf:org/repo"):
         model_path("hf:org/repo")
