@@ -74,10 +74,10 @@ def bench_decode(
 def bench_prefill(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Tokens per second of prefill, from an empty session."""
+    """Tokens per second of prefill, from an empty session; no more than the model's context has."""
     results = []
     with Pair(runtime, model, plan) as pair:
-        for n_tokens in plan.sizes:
+        for n_tokens in lengths(model, plan, room=0):
             pair.begin(n_tokens)
             runs = {
                 "ours": lambda n=n_tokens: pair.ours_prefills(n),
@@ -98,9 +98,9 @@ def bench_prefill(
     return {**describe_run(runtime.device.info), "model": str(model.path.name), "results": results}
 
 
-def lengths(model: Model, plan: Plan) -> list[int]:
-    """Lengths of context: a size that leaves no room for what is decoded is shortened."""
-    most = max(1, model.hparams.n_ctx_train - _ROOM)
+def lengths(model: Model, plan: Plan, room: int = _ROOM) -> list[int]:
+    """Lengths of context: a size that leaves no `room` for what is decoded is shortened."""
+    most = max(1, model.hparams.n_ctx_train - room)
     return list(dict.fromkeys(min(size, most) for size in plan.sizes))
 
 

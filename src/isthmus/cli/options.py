@@ -115,8 +115,9 @@ def add_way_options(group: argparse._ActionsContainer) -> None:
         "--graph",
         choices=GRAPHS,
         default=ModelSettings.graph,
-        help="what writes the forward pass down: own is Isthmus, adopted is libllama, on the cpu "
-        "and one agent at a time, auto is Isthmus if it knows the architecture (default: auto)",
+        help="who builds the graph of the forward pass: own is Isthmus; adopted is libllama, on "
+        "the cpu and for one agent at a time; auto is Isthmus if it knows the architecture, "
+        "otherwise libllama (default: auto)",
     )
 
 

@@ -117,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-alive",
         dest="keep_alive_s",
         metavar="DURATION",
-        help="how long after its last use a model leaves that a request loaded: 30s, 5m, 1h or "
-        "seconds, 0 for at once, -1 for never (default: 5m)",
+        help="how long a model that a request loaded stays after its last use: 30s, 5m, 1h or "
+        "seconds; 0 unloads it at once, -1 never (default: 5m)",
     )
     group.add_argument(
         "--alias",
