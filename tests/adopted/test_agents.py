@@ -280,6 +280,19 @@ def test_the_command_line_says_what_a_model_lacks(tiny_file: Files) -> None:
 
 
 @pytest.mark.slow
+def test_a_snapshot_is_restored_by_another_graph(tiny_file: Files, tmp_path: Path) -> None:
+    """The same file's or another's, if its tokens may be computed again."""
+    file, path = tmp_path / "it.safetensors", tiny_file("qwen3")
+    model = ("--model", path, "--arg", "max_tokens=4", "--device", "cpu")
+    assert isthmus("snapshot", "chat", *model, "--message", "Hi", "--out", file).returncode == 0
+    restore = ("restore", file, "--message", "Go on", "--device", "cpu", "--model")
+    complains(isthmus(*restore, path, "--graph", "adopted"), 2, "--require replayed, allows it")
+    for options in ((path, "--graph", "adopted"), (tiny_file("qwen35"),)):
+        done = isthmus(*restore, *options, "--require", "replayed")
+        assert (done.returncode, "is that of libllama" in done.stderr) == (0, True)
+
+
+@pytest.mark.slow
 def test_both_ways_are_measured_beside_libllama(tmp_path: Path) -> None:
     path = TinyModel(with_tokenizer=True).write(tmp_path / "tiny.gguf")
     options = ("--device", "cpu", "--sizes", "40", "--repeats", "1", "--json")

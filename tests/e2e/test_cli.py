@@ -250,6 +250,12 @@ def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str
     assert f"isthmus {command}" in capsys.readouterr().out.split("examples:")[1]
 
 
+def test_an_option_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["restore", "x", "--colour", "red"])
+    assert "isthmus restore: error: unrecognized arguments: --colour red" in capsys.readouterr().err
+
+
 def test_perplexity_is_libllamas(tmp_path: Path) -> None:
     model = TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(tmp_path / "x.gguf")
     text = tmp_path / "text.txt"
