@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", metavar="NAME,…", help="architectures to try (default: all of the library)"
     )
     parser.add_argument(
-        "--device", default="cpu", metavar="D,…", help="where models compute (default: cpu)"
+        "--device",
+        default="cpu",
+        metavar="D,…",
+        help="devices to try, such as cpu,cuda (default: cpu)",
     )
     parser.add_argument("--ggml", metavar="PATH", help="a ggml library to use")
 

@@ -51,7 +51,9 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH[:SCALE]",
         help="an adapter of the model of that name (default: looked for by its file name)",
     )
-    group.add_argument("--kv-type", choices=KV_TYPES, help="(default: as it was)")
+    group.add_argument(
+        "--kv-type", choices=KV_TYPES, help="type of the KV cache (default: as it was)"
+    )
     group.add_argument(
         "--graph",
         choices=GRAPHS,
