@@ -171,9 +171,9 @@ class Runtime:
         takes a few agents at once; `many` takes up to 128, and an agent that is alone about twice
         as long for a token.
 
-        `graph` says what writes the forward pass down: `own` is Isthmus, `adopted` is libllama,
-        and `auto` is Isthmus if it knows the architecture. What libllama computes runs on the cpu
-        alone, each agent by itself (`Model.lacks`). Raises ModelNotFound, ModelFileError,
+        `graph` says who builds the graph of the forward pass: `own` is Isthmus, `adopted` is
+        libllama, and `auto` is Isthmus if it knows the architecture. What libllama computes runs on
+        the cpu alone, each agent by itself (`Model.lacks`). Raises ModelNotFound, ModelFileError,
         ModelUnsupported, SettingsError, DeviceUnavailable.
         """
         self._require_open()

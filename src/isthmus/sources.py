@@ -8,8 +8,9 @@ from importlib import resources
 from pathlib import Path
 
 from isthmus.config import MAX_GUEST_NBYTES
-from isthmus.download import fetched, is_name
+from isthmus.download import fetched, hint, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
+from isthmus.shards import SUFFIX
 from isthmus.wasm.names import shown
 
 
@@ -56,8 +57,12 @@ def model_path(given: str | Path, cache: Path) -> Path:
     ModelNotFound if it was not.
     """
     path = Path(os.path.expanduser(given))
-    if not isinstance(given, str) or not is_name(given) or path.exists():
+    if not isinstance(given, str) or os.path.exists(path):
         return path
+    if not is_name(given):
+        if given.endswith(SUFFIX):
+            return path  # whoever opens it tells what is missing, such as a shard
+        raise ModelNotFound(f"there is no file {given}{hint(given)}")
     found = fetched(given, cache)
     if found is None:
         raise ModelNotFound(f"{given} was not fetched yet; run: isthmus pull {given}")

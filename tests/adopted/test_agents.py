@@ -298,7 +298,25 @@ def test_the_command_line_says_what_a_model_lacks(tiny_file: Files) -> None:
     assert len(found["lacks"]) == 4
     assert found["session_nbytes"] > 0
     assert "lacks    LoRA adapters" in isthmus("inspect-model", path).stdout
-    complains(isthmus("inspect-model", path, "--graph", "own"), 2, "this release writes graphs for")
+    complains(
+        isthmus("inspect-model", path, "--graph", "own"),
+        2,
+        "Isthmus writes no graph",
+    )
+    complains(isthmus("inspect-model", path, "--n-ctx", "0"), 2, "n_ctx is 0; tiny takes 1 to 512")
+
+
+@pytest.mark.slow
+def test_a_snapshot_is_restored_by_another_graph(tiny_file: Files, tmp_path: Path) -> None:
+    """The same file's or another's, if its tokens may be computed again."""
+    file, path = tmp_path / "it.safetensors", tiny_file("qwen3")
+    model = ("--model", path, "--arg", "max_tokens=4", "--device", "cpu")
+    assert isthmus("snapshot", "chat", *model, "--message", "Hi", "--out", file).returncode == 0
+    restore = ("restore", file, "--message", "Go on", "--device", "cpu", "--model")
+    complains(isthmus(*restore, path, "--graph", "adopted"), 2, "--require replayed, allows it")
+    for options in ((path, "--graph", "adopted"), (tiny_file("qwen35"),)):
+        done = isthmus(*restore, *options, "--require", "replayed")
+        assert (done.returncode, "is that of libllama" in done.stderr) == (0, True)
 
 
 @pytest.mark.slow
@@ -309,6 +327,20 @@ def test_both_ways_are_measured_beside_libllama(tmp_path: Path) -> None:
     assert [it["graph"] for it in rows] == ["own", "adopted", "llama.cpp"]
     assert all(it["identical"] and it["tokens_per_s"] > 0 for it in rows)
     assert rows[1]["open_ms"] > 0 < rows[1]["next_token_ms"]
+
+
+@pytest.mark.slow
+def test_a_model_with_a_state_is_measured_beside_libllama(tiny_file: Files) -> None:
+    """It takes no token back, so its prompts are prefilled again."""
+    options = ("--model", str(tiny_file("qwen35")), "--device", "cpu", "--repeats", "1", "--json")
+    for question in ("decode", "snapshot"):
+        done = isthmus("bench", question, *options, "--sizes", "40")
+        (row,) = json.loads(done.stdout)["results"]
+        assert (done.returncode, row["identical"]) == (0, True)
+    done = isthmus("bench", "prefill", *options, "--sizes", "9999")
+    assert json.loads(done.stdout)["results"][0]["tokens"] == 512  # all that its context has
+    complains(isthmus("bench", "agents", *options), 2, "none can be taken")
+    complains(isthmus("bench", "ways", *options), 2, "no two ways to compare")
 
 
 @pytest.mark.slow

@@ -60,8 +60,9 @@ def test_a_file_is_checked_where_it_is(
     shards[2].unlink()
     assert main(["pull", str(shards[0])]) == 2
     assert "lacks 1: tiny-Q4_0-00003-of-00003.gguf" in capsys.readouterr().err
-    assert main(["pull", "none.gguf"]) == 2
-    assert "there is no file none.gguf" in capsys.readouterr().err
+    for source, said in (("none.gguf", "none.gguf; give"), ("", "''; give")):
+        assert main(["pull", source]) == 2
+        assert f"there is no file {said} the path of a GGUF file" in capsys.readouterr().err
 
 
 def test_a_path_that_is_no_text_is_printed_byte_for_byte(

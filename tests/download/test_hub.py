@@ -299,6 +299,9 @@ def test_a_proxy_of_the_environment(
     assert pull(f"hf:{REPO}", environment, print).read_bytes() == DATA
     assert all(it.path.startswith("http://hub.invalid/") for it in hub.asked)
     n_asked = len(hub.asked)
+    monkeypatch.setenv("http_proxy", "http://user:s3cret@127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"hub\.invalid through the proxy 127\.0\.0\.1:9: "):
+        pull(f"hf:{REPO}", environment, print, revision="main")
     monkeypatch.setenv("no_proxy", "hub.invalid")
     with pytest.raises(DownloadError, match="Check the network"):
         pull(f"hf:{REPO}", environment, print, revision="main")
@@ -375,6 +378,19 @@ def test_what_is_no_name(name: str) -> None:
         parse(name)
 
 
-def test_a_name_that_is_nearly_one() -> None:
-    with pytest.raises(DownloadError, match=r"'llama3\.2': did you mean llama3\.2:[13]b\?"):
-        parse("llama3.2")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("llama3.2", ": did you mean llama3.2:1b or llama3.2:3b?"),
+        ("llama3", ": did you mean llama3.2:1b, llama3.2:3b or llama3.1:8b?"),
+        ("qwen3:9b", ": did you mean qwen3:8b? Any other model of the hub is hf:ORG/REPO[:QUANT]"),
+        ("org/Tiny-GGUF:Q8_0", ": did you mean hf:org/Tiny-GGUF:Q8_0?"),
+        ("HF:org/Tiny-GGUF", ": did you mean hf:org/Tiny-GGUF?"),
+        ("models/tiny.gguf", "; give the path of a GGUF file, smollm2"),
+        ("", "; give the path of a GGUF file, smollm2"),
+    ],
+)
+def test_a_name_that_is_nearly_one(name: str, said: str) -> None:
+    with pytest.raises(DownloadError) as caught:
+        parse(name)
+    assert f"cannot pull {name!r}{said}" in str(caught.value)

@@ -111,7 +111,7 @@ def test_saved_forked_and_restored_with_both(
         go_on(Proxy.of(other), [*models], 9)
         assert digest(other) == digest(proxy.actor)
         other.close()
-    with pytest.raises(SnapshotMismatch, match=r"was not given now: the model 'small'"):
+    with pytest.raises(SnapshotMismatch, match=r"was not given: the model 'small'"):
         shared.restore(saved, models={"large": models["large"]})
     swapped = {"large": models["small"], "small": models["large"]}
     with pytest.raises(SnapshotMismatch, match="replayed"):

@@ -144,6 +144,11 @@ def test_what_is_refused(tiny_server: Serving, path: str, body: dict[str, Any]) 
     assert done.json()["error"]["message"]
 
 
+def test_a_field_that_is_nearly_one(tiny_server: Serving) -> None:
+    done = tiny_server.client.post("/v1/agents", json={"nam": "Ada"})
+    assert "there is no field nam here: did you mean name?" in done.text
+
+
 def test_ordinary_stop_and_start(tiny_q8: Path, tmp_path: Path) -> None:
     serving = Serving(tmp_path, "--model", f"tiny={tiny_q8}", "--live", "1", "--n-ctx", "1024")
     ids = [new_agent(serving, seed=n) for n in range(3)]

@@ -695,7 +695,7 @@ def test_what_cannot_be_is_said_at_the_start(null_runtime: Runtime, folder: Path
 @pytest.mark.parametrize(
     ("said", "allowed"),
     [
-        ({"keep_alive_s": -2}, "-1 for ever"),
+        ({"keep_alive_s": -2}, "-1 for never"),
         ({"keep_alive_s": True}, "seconds"),
         ({"models_nbytes": 5}, "1048576 or more"),
         ({"models": {"a": 1}}, "file ="),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from isthmus import sources
 from isthmus.cli.naming import model_path, named_models, parse_lora, usual_name
 from isthmus.cli.restoring import _find
 from isthmus.errors import ModelNotFound, SettingsError
@@ -84,7 +85,7 @@ def test_a_name_that_is_no_text() -> None:
 
 def test_files_of_names() -> None:
     assert model_path("alone") == Path("alone/only.gguf")
-    with pytest.raises(ModelNotFound, match=r"no file none\.gguf; give a \.gguf file, smol"):
+    with pytest.raises(ModelNotFound, match=r"no file none\.gguf; give the path of a GGUF file"):
         model_path("none.gguf")
     with pytest.raises(ModelNotFound, match="run: isthmus pull hf:org/repo"):
         model_path("hf:org/repo")
@@ -122,3 +123,13 @@ def test_the_shards_of_a_snapshots_model_are_found(here: Path) -> None:
     elsewhere = here / "alone" / first.name
     elsewhere.write_bytes(b"")  # whose other shard is missing
     assert _find(first.name, sha256, here / "alone") == first.name
+
+
+def test_what_python_gives(here: Path) -> None:
+    """`load_model` takes paths and names; what is neither is told as on the command line."""
+    assert sources.model_path("none.gguf", here) == Path("none.gguf")
+    assert sources.model_path("alone", here) == Path("alone")
+    with pytest.raises(ModelNotFound, match="there is no file smolm2: did you mean smollm2"):
+        sources.model_path("smolm2", here)
+    with pytest.raises(ModelNotFound, match=r"run: isthmus pull hf:org/repo/x\.gguf"):
+        sources.model_path("hf:org/repo/x.gguf", here)

@@ -83,6 +83,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert (clip.way, clip.holds) == ("refused", False)
     assert main(["architectures", "--only", "qwen-35"]) == 2
     assert "no architecture 'qwen-35': did you mean qwen35?" in capsys.readouterr().err
+    assert main(["architectures", "--only", " ,"]) == 2
+    assert "--only is empty: give one name or more" in capsys.readouterr().err
+    assert main(["architectures", "--only", "clip", "--device", "cpu, tpu"]) == 2
+    assert "there is no device 'tpu'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

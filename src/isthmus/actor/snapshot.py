@@ -314,7 +314,7 @@ def _require_all(manifest: Manifest, granted: Granted) -> None:
     missing += [f"the tool {name!r}" for name in manifest.actor.tools if name not in granted.tools]
     if missing:
         raise SnapshotMismatch(
-            f"the actor had, and was not given now: {', '.join(missing)} "
+            f"the actor needs what it was not given: {', '.join(missing)} "
             "(models= and tools= give them, --model NAME=PATH on the command line)"
         )
 

@@ -29,7 +29,7 @@ from isthmus.benchmarks.record import (
     take_turns,
 )
 from isthmus.benchmarks.rival import Libllama
-from isthmus.errors import VerificationFailed
+from isthmus.errors import ModelUnsupported, VerificationFailed
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
@@ -42,7 +42,15 @@ _N_CTX = 512
 def bench_agents(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Tokens per second of all agents together, and the time between tokens of one."""
+    """Tokens per second of all agents together, and the time between tokens of one.
+
+    Raises ModelUnsupported if the model takes no tokens back.
+    """
+    if not model.truncates:
+        raise ModelUnsupported(
+            f"bench agents takes tokens back before each turn, and {model.name} keeps a state from "
+            "which none can be taken: try isthmus bench decode"
+        )
     n_rows = model.rows_at_once  # tried out now, and not in the first batch
     solo = [_solo(runtime, model, seed) for seed in range(max(plan.sizes))]
     results = []

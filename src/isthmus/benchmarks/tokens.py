@@ -42,14 +42,10 @@ _GREEDY_TOKENS = 200
 def bench_decode(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Tokens per second of greedy decoding at several lengths of context.
-
-    A length that leaves no room for what is decoded is shortened.
-    """
+    """Tokens per second of greedy decoding at several lengths of context; see `lengths`."""
     results = []
-    most = max(1, model.hparams.n_ctx_train - _ROOM)
     with Pair(runtime, model, plan) as pair:
-        for n_tokens in dict.fromkeys(min(size, most) for size in plan.sizes):
+        for n_tokens in lengths(model, plan):
             pair.begin(n_tokens)
             runs = {
                 "ours": lambda n=n_tokens: pair.ours_decodes(n),
@@ -78,10 +74,10 @@ def bench_decode(
 def bench_prefill(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Tokens per second of prefill, from an empty session."""
+    """Tokens per second of prefill, from an empty session; no more than the model's context has."""
     results = []
     with Pair(runtime, model, plan) as pair:
-        for n_tokens in plan.sizes:
+        for n_tokens in lengths(model, plan, room=0):
             pair.begin(n_tokens)
             runs = {
                 "ours": lambda n=n_tokens: pair.ours_prefills(n),
@@ -102,6 +98,12 @@ def bench_prefill(
     return {**describe_run(runtime.device.info), "model": str(model.path.name), "results": results}
 
 
+def lengths(model: Model, plan: Plan, room: int = _ROOM) -> list[int]:
+    """Lengths of context: a size that leaves no `room` for what is decoded is shortened."""
+    most = max(1, model.hparams.n_ctx_train - room)
+    return list(dict.fromkeys(min(size, most) for size in plan.sizes))
+
+
 class Pair:
     """Our actor and libllama, brought to the same tokens."""
 
@@ -115,6 +117,7 @@ class Pair:
             limits=room_for(model, n_ctx),
         )
         self._device = runtime.device
+        self._truncates = model.truncates
         self.n_steps = _STEPS_ON_A_CARD if runtime.device.has_own_memory else _STEPS
         self._rival = Libllama(runtime.device, model.path, n_ctx, model.settings)
         self._tokens: list[int] = []
@@ -125,19 +128,15 @@ class Pair:
 
     def begin(self, n_tokens: int) -> None:
         """Both hold the same `n_tokens` tokens."""
-        if self.actor.sessions:
-            self.actor.send("truncate 0")
-        self.actor.send(f"prefill {n_tokens} 1")
+        self._prefill(n_tokens)
         self._tokens = self.actor.sessions[0].tokens.tolist()
-        self._rival.truncate(0)
-        self._native(lambda: self._rival.prefill(self._tokens))
+        self._prefill_rival()
         self.identical, self.error = True, 0.0
         self.n_decoded = self.host_outside_kernels_ns = 0
         self._compare()
 
     def ours_decodes(self, n_tokens: int) -> float:
-        self.actor.send(f"truncate {n_tokens - 1}")
-        self.actor.send(f"tokens {self._tokens[n_tokens - 1]}")
+        self._go_back(n_tokens)
         before = self._outside_kernels_ns()
         seconds = self._timed(lambda: self.actor.send(f"decode {self.n_steps}"))
         self.host_outside_kernels_ns += self._outside_kernels_ns() - before
@@ -145,8 +144,7 @@ class Pair:
         return seconds
 
     def rival_decodes(self, n_tokens: int) -> float:
-        self._rival.truncate(n_tokens - 1)
-        self._native(lambda: self._rival.decode(self._tokens[n_tokens - 1]))
+        self._take_rival_back(n_tokens)
 
         def decode() -> None:
             for _ in range(self.n_steps):
@@ -174,14 +172,12 @@ class Pair:
 
     def equal_greedy_tokens(self, n_tokens: int) -> int:
         """How many greedy tokens are the same before the first that differs."""
-        self.actor.send(f"truncate {n_tokens - 1}")
-        self.actor.send(f"tokens {self._tokens[n_tokens - 1]}")
+        self._go_back(n_tokens)
         ours = [int(text) for text in self.actor.send(f"sequence {_GREEDY_TOKENS}").text.split()]
         theirs: list[int] = []
-        self._rival.truncate(n_tokens - 1)
+        self._take_rival_back(n_tokens)
 
         def decode() -> None:
-            self._rival.decode(self._tokens[n_tokens - 1])
             for _ in range(_GREEDY_TOKENS):
                 theirs.append(int(np.argmax(self._rival.logits)))
                 self._rival.decode(theirs[-1])
@@ -211,6 +207,31 @@ class Pair:
     def __exit__(self, *exc: object) -> None:
         self._rival.close()
         self.actor.close()
+
+    def _go_back(self, n_tokens: int) -> None:
+        """Ours holds these tokens again, and the logits of the last of them."""
+        if self._truncates:
+            self.actor.send(f"truncate {n_tokens - 1}")
+            self.actor.send(f"tokens {self._tokens[n_tokens - 1]}")
+        else:
+            self._prefill(n_tokens)
+
+    def _take_rival_back(self, n_tokens: int) -> None:
+        """The same for libllama."""
+        if self._truncates:
+            self._rival.truncate(n_tokens - 1)
+            self._native(lambda: self._rival.decode(self._tokens[n_tokens - 1]))
+        else:
+            self._prefill_rival()
+
+    def _prefill(self, n_tokens: int) -> None:
+        if self.actor.sessions:
+            self.actor.send("truncate 0")
+        self.actor.send(f"prefill {n_tokens} 1")
+
+    def _prefill_rival(self) -> None:
+        self._rival.truncate(0)
+        self._native(lambda: self._rival.prefill(self._tokens))
 
     def _compare(self) -> None:
         """Whether both ended with the same logits, when both hold the same number of tokens."""

@@ -17,9 +17,10 @@ import numpy as np
 from isthmus.actor import Actor
 from isthmus.benchmarks.record import Plan, Record, describe_run, median_ratio, take_turns
 from isthmus.benchmarks.resident import resident_outside
-from isthmus.benchmarks.tokens import Pair
-from isthmus.errors import VerificationFailed
+from isthmus.benchmarks.tokens import Pair, lengths
+from isthmus.errors import ModelUnsupported, VerificationFailed
 from isthmus.model import Model
+from isthmus.model.architectures import architectures
 from isthmus.runtime import Runtime
 from isthmus.units import KIB
 
@@ -29,13 +30,21 @@ _NOTHING = {"next_token_ms": "-", "agent_kib": "-"}
 
 
 def bench_ways(runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]) -> Record:
-    """Decoding, opening and restoring, by graphs of ours and by libllama's own."""
+    """Decoding, opening and restoring, by graphs of ours and by libllama's own.
+
+    Lengths are those of `lengths`. Raises ModelUnsupported if there is no graph of ours.
+    """
+    if (name := model.hparams.architecture) not in architectures():
+        raise ModelUnsupported(
+            f"{model.path} is of architecture {name!r}, for which libllama alone writes a graph: "
+            "there are no two ways to compare; try isthmus bench decode"
+        )
     given = asdict(model.settings)
     models = {
         way: runtime.load_model(model.path, **given | {"graph": way}) for way in ("own", "adopted")
     }
     results = []
-    for n_tokens in plan.sizes:
+    for n_tokens in lengths(model, plan):
         only = replace(plan, sizes=(n_tokens,))
         with (
             Pair(runtime, models["own"], only) as own,

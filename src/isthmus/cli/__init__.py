@@ -60,12 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
+        command.set_defaults(parser=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. No traceback reaches the user."""
-    arguments = build_parser().parse_args(argv)
+    arguments, unknown = build_parser().parse_known_args(argv)
+    if unknown:  # with the command's own usage, which argparse does not show for these
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _log_to_stderr()
     try:
         with printing(sys.stdout):

@@ -7,7 +7,7 @@ import json
 from contextlib import closing
 
 from isthmus.benchmarks.record import describe_run
-from isthmus.cli.options import say
+from isthmus.cli.options import say, words
 from isthmus.cli.progress import progress_bar
 from isthmus.cli.table import format_table
 from isthmus.config import DeviceSettings, Environment
@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", metavar="NAME,…", help="architectures to try (default: all of the library)"
     )
     parser.add_argument(
-        "--device", default="cpu", metavar="D,…", help="where models compute (default: cpu)"
+        "--device",
+        default="cpu",
+        metavar="D,…",
+        help="devices to try, such as cpu,cuda (default: cpu)",
     )
     parser.add_argument("--ggml", metavar="PATH", help="a ggml library to use")
 
@@ -42,9 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     library = open_library(arguments.ggml or Environment.read().ggml)
-    names = arguments.only.split(",") if arguments.only else library.architectures()
+    known = library.architectures()
+    names = known if arguments.only is None else words("--only", arguments.only)
     require_names(library, names)
-    devices = arguments.device.split(",")
+    devices = words("--device", arguments.device)
+    for device in devices:
+        open_device(device, library, DeviceSettings(threads=1)).close()
     with progress_bar("architectures", len(names)) as advance:
         rows = survey(library, names, devices, lambda _row: advance())
     if arguments.json:

@@ -38,7 +38,7 @@ from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
-HELP = "measure decode, prefill, many agents, snapshots, against the rival in the same run"
+HELP = "measure decode, prefill, many agents, snapshots and more beside libllama, in one run"
 EXAMPLES = """\
   isthmus bench decode
   isthmus bench prefill --json > prefill.json
@@ -105,16 +105,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument("question", choices=(*BENCHMARKS, _HOST), help="what to measure")
     parser.add_argument("--json", action="store_true", help="print JSON with the raw samples")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="(default: 7)")
+    parser.add_argument(
+        "--repeats", type=int, default=7, metavar="N", help="samples of each (default: 7)"
+    )
     parser.add_argument(
         "--sizes",
         metavar="LIST",
-        help="tokens of context (decode, prefill, snapshot, ways), agents (agents, host, store), "
-        "clients, MiB (memory), or tokens that are guessed (speculate), such as 512,2000",
+        help="one row for each: tokens of context (decode, prefill, snapshot, ways), agents "
+        "(agents, host, store), clients (serve), MiB (memory), or guessed tokens (speculate), such "
+        "as 512,2000",
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="what perplexity is of")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="the text for perplexity")
     parser.add_argument(
-        "--n-ctx", type=int, default=512, metavar="N", help="tokens of its windows (default: 512)"
+        "--n-ctx",
+        type=int,
+        default=512,
+        metavar="N",
+        help="tokens of each window of perplexity (default: 512)",
     )
     add_host_options(parser)
     add_model_options(parser)

@@ -48,7 +48,12 @@ _HISTORY_LINES = 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
-    parser.add_argument("--guest", default="chat", metavar="GUEST", help="(default: chat)")
+    parser.add_argument(
+        "--guest",
+        default="chat",
+        metavar="GUEST",
+        help="a .wasm file, or a bundled guest (default: chat)",
+    )
     parser.add_argument("--system", metavar="TEXT", help="how the model is to behave")
     parser.add_argument(
         "--resume",

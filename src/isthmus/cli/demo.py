@@ -22,7 +22,9 @@ _PROMPT = "What is an isthmus? Answer in two sentences."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument("--prompt", default=_PROMPT, metavar="TEXT", help="what to ask")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="seed of random numbers (default: 1)"
+    )
     add_device_options(parser)
 
 

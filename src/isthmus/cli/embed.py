@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unnormalised",
         action="store_true",
-        help="as long as the model makes them (default: of length 1, so that the product of two is "
-        "their cosine)",
+        help="embeddings as long as the model makes them (default: of length 1, so that the "
+        "product of two is their cosine)",
     )
     add_model_options(parser)
     add_device_options(parser)

@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
     parser.add_argument(
-        "--message", action="append", required=True, metavar="TEXT", help="one for each fork"
+        "--message",
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="a message for a fork of its own; repeat for more",
     )
     parser.add_argument("--out", metavar="STORE", help="save the forks there, as fork-1, fork-2, …")
     add_restore_options(parser)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from isthmus.cli.options import add_device_options, add_way_options, open_model, open_runtime
+from isthmus.cli.options import (
+    MODEL_FORMS,
+    add_device_options,
+    add_way_options,
+    open_model,
+    open_runtime,
+)
 from isthmus.device import Device
 from isthmus.model import Model
 from isthmus.printable import printable, printable_json
@@ -21,7 +27,7 @@ _USUAL_N_CTX = 4096
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file, or the name of a pulled one")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_FORMS)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--n-ctx",
@@ -45,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _describe(model: Model, device: Device, n_ctx: int | None) -> dict[str, Any]:
     shape = model.hparams
-    n_ctx = n_ctx or min(_USUAL_N_CTX, shape.n_ctx_train)
+    n_ctx = min(_USUAL_N_CTX, shape.n_ctx_train) if n_ctx is None else n_ctx
     return {
         "file": str(model.path),
         "name": model.name,

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment
-from isthmus.download import FORMS, KNOWN, fetched, is_name, pull
+from isthmus.download import fetched, hint, is_name, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.printable import printable
 from isthmus.shards import first_file, model_name
-from isthmus.spelling import suggestion
 
 
 def named_models(texts: list[str], default: str | None = "default") -> dict[str, str]:
@@ -63,8 +62,7 @@ def model_path(text: str) -> Path:
     if exists(text):
         return first_file(expanded(text))
     if not is_name(text):
-        meant = suggestion(text, KNOWN)
-        raise ModelNotFound(f"there is no file {text}{meant or f'; give a .gguf file, {FORMS}'}")
+        raise ModelNotFound(f"there is no file {text or repr(text)}{hint(text)}")
     found = fetched(text, Environment.read().cache)
     if found is None:
         raise ModelNotFound(f"{text} was not fetched yet; run: isthmus pull {text}")

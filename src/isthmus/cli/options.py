@@ -28,6 +28,12 @@ from isthmus.snapshot.header import require_key
 from isthmus.units import MIB
 from isthmus.widening import fitting_guest, n_ctx_of
 
+MODEL_FORMS = (
+    "a GGUF file, any shard of a split one, a folder with one model, or a name that isthmus pull "
+    "knows"
+)
+"""What a model is given as, for help."""
+
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """`--device`, `--sharing`, `--caches`, `--threads`, `--ggml`."""
@@ -75,8 +81,7 @@ def add_model_options(
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help="a GGUF file, any shard of a split one, a folder with one model, or a name that "
-        f"isthmus pull knows, under {named}; a path that exists wins over NAME=; repeat for more",
+        help=f"{MODEL_FORMS}, under {named}; a path that exists wins over NAME=; repeat for more",
     )
     add_lora_option(group)
     add_way_options(group)
@@ -110,8 +115,9 @@ def add_way_options(group: argparse._ActionsContainer) -> None:
         "--graph",
         choices=GRAPHS,
         default=ModelSettings.graph,
-        help="what writes the forward pass down: own is Isthmus, adopted is libllama, on the cpu "
-        "and one agent at a time, auto is Isthmus if it knows the architecture (default: auto)",
+        help="who builds the graph of the forward pass: own is Isthmus; adopted is libllama, on "
+        "the cpu and for one agent at a time; auto is Isthmus if it knows the architecture, "
+        "otherwise libllama (default: auto)",
     )
 
 
@@ -271,6 +277,15 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise SettingsError(f"{option} {text}: give whole numbers above 0, such as 512,2000")
     return tuple(int(part) for part in parts)
+
+
+def words(option: str, text: str) -> list[str]:
+    """The words of a list such as cpu,cuda, each once; SettingsError, naming the option, if there
+    are none."""
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise SettingsError(f"{option} is empty: give one name or more, separated by commas")
+    return found
 
 
 def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Model:

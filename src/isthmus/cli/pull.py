@@ -11,14 +11,13 @@ from isthmus.cli.naming import exists, expanded
 from isthmus.cli.options import say
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment, ModelSettings
-from isthmus.download import FORMS, KNOWN, is_name, pull
+from isthmus.download import KNOWN, hint, is_name, pull
 from isthmus.download.quants import PREFERRED
 from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
 from isthmus.model.choosing import open_file, shape_of
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
-from isthmus.spelling import suggestion
 from isthmus.units import format_nbytes
 
 HELP = "fetch a model into the cache folder and print its path"
@@ -84,9 +83,6 @@ def _found(source: str, environment: Environment, revision: str | None) -> Path:
     if exists(source) and revision is None:
         return expanded(source).absolute()  # a link's own name tells where the other shards are
     if not is_name(source):
-        meant = suggestion(source, KNOWN)
-        raise DownloadError(
-            f"there is no file {source}{meant or f'; give the path of one, {FORMS}'}"
-        )
+        raise DownloadError(f"there is no file {source or repr(source)}{hint(source)}")
     with download_bars() as (report, watch):
         return pull(source, environment, report, watch, revision)

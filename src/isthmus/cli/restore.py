@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="repeat for more (default: one message from standard input, or none with --save)",
+        help="a message; repeat for more (default: one from standard input, or none with --save)",
     )
     parser.add_argument("--save", metavar="PATH", help="save it afterwards: a file, or STORE/NAME")
     add_restore_options(parser)

@@ -17,7 +17,7 @@ from isthmus.cli.options import (
     read_key,
     say,
 )
-from isthmus.config import KV_TYPES, Environment
+from isthmus.config import GRAPHS, KV_TYPES, Environment
 from isthmus.errors import ModelError, SettingsError, SnapshotError
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
@@ -51,7 +51,16 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH[:SCALE]",
         help="an adapter of the model of that name (default: looked for by its file name)",
     )
-    group.add_argument("--kv-type", choices=KV_TYPES, help="(default: as it was)")
+    group.add_argument(
+        "--kv-type", choices=KV_TYPES, help="type of the KV cache (default: as it was)"
+    )
+    group.add_argument(
+        "--graph",
+        choices=GRAPHS,
+        default="auto",
+        help="who builds the graph of the forward pass (default: auto, as it was); another one "
+        "than before needs --require replayed",
+    )
     group.add_argument(
         "--require",
         default="state-exact",
@@ -99,7 +108,7 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
             record.file_name, record.weights_sha256, snapshot.path.parent
         )
         if path is not None:
-            models[record.name] = _load(runtime, path, record, arguments.kv_type)
+            models[record.name] = _load(runtime, path, record, arguments)
     if given:
         raise SettingsError(f"the snapshot uses no model named {', '.join(given)}")
     models |= _adapted(runtime, models, snapshot, arguments.lora)
@@ -119,19 +128,21 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
     return actor
 
 
-def _load(runtime: Runtime, path: str, record: ModelRecord, kv_type: str | None) -> Model:
+def _load(runtime: Runtime, path: str, record: ModelRecord, arguments: argparse.Namespace) -> Model:
     """A model, computed as it was when the snapshot was made; of another class of width if the
     device has none with these bounds."""
+    as_it_was = "adopted" if record.graph else "auto"  # another file may have no graph of ours
+    graph = as_it_was if arguments.graph == "auto" else arguments.graph
 
     def load(width: str) -> Model:
         return runtime.load_model(
             model_path(path),
-            kv_type=kv_type or record.kv_type,
+            kv_type=arguments.kv_type or record.kv_type,
             prefill_chunk=record.prefill_chunk,
             deterministic=record.deterministic,
             repack=record.repack,
             width=width,
-            graph="adopted" if record.graph else "own",
+            graph=graph,
         )
 
     if not record.width:

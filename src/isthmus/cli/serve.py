@@ -47,8 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a --config file may have these and more settings; an option overrides the file",
     )
     group.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
-    group.add_argument("--host", metavar="ADDRESS", help="(default: 127.0.0.1)")
-    group.add_argument("--port", type=int, metavar="N", help="(default: 8080)")
+    group.add_argument("--host", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
+    group.add_argument(
+        "--port", type=int, metavar="N", help="port, 0 for any that is free (default: 8080)"
+    )
     group.add_argument(
         "--data",
         metavar="FOLDER|URL",
@@ -117,8 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-alive",
         dest="keep_alive_s",
         metavar="DURATION",
-        help="how long after its last use a model leaves that a request loaded: 30s, 5m, 1h or "
-        "seconds, 0 for at once, -1 for never (default: 5m)",
+        help="how long a model that a request loaded stays after its last use: 30s, 5m, 1h or "
+        "seconds; 0 unloads it at once, -1 never (default: 5m)",
     )
     group.add_argument(
         "--alias",

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument("guest", metavar="GUEST", help="a .wasm file, or a bundled guest")
     parser.add_argument(
-        "--message", action="append", default=[], metavar="TEXT", help="repeat for more"
+        "--message", action="append", default=[], metavar="TEXT", help="a message; repeat for more"
     )
     parser.add_argument(
         "--out",
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a file, STORE/NAME, or a store: a folder, made where it ends with a slash",
     )
-    parser.add_argument("--name", metavar="NAME", help="of the snapshot in a store")
+    parser.add_argument("--name", metavar="NAME", help="name of the snapshot in a store")
     add_key_option(parser)
     add_model_options(parser)
     add_guest_options(parser)

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", metavar="LIST", help="sizes to prove (default: 64KiB to 256MiB, times 4)"
     )
-    parser.add_argument("--repeats", type=int, default=21, metavar="N", help="(default: 21)")
+    parser.add_argument(
+        "--repeats", type=int, default=21, metavar="N", help="samples of each size (default: 21)"
+    )
     add_device_options(parser)
 
 

@@ -17,7 +17,7 @@ from isthmus.download.http import Cut
 from isthmus.download.hub import Hub
 from isthmus.download.index import Index
 from isthmus.download.known import KNOWN, KNOWN_FILES, SMOLLM2, HubModel, PackagedModel
-from isthmus.download.names import FORMS, HubName, hub_name, is_name, parse
+from isthmus.download.names import HubName, hint, hub_name, is_name, parse
 from isthmus.download.shelf import Origin, Shelf
 from isthmus.download.transfer import Progress, Remote, Transfer, Watch
 from isthmus.errors import DownloadError
@@ -25,7 +25,6 @@ from isthmus.file_hash import file_sha256
 from isthmus.units import MIB, format_nbytes
 
 __all__ = [
-    "FORMS",
     "KNOWN",
     "KNOWN_FILES",
     "SMOLLM2",
@@ -34,6 +33,7 @@ __all__ = [
     "Progress",
     "Watch",
     "fetched",
+    "hint",
     "ignore",
     "is_name",
     "parse",

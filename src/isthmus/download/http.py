@@ -62,6 +62,7 @@ class Client:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DownloadError(f"{shown(url)} is not fetched: it is no URL of http or https")
         request = urllib.request.Request(url, headers={"User-Agent": "isthmus", **(headers or {})})
+        asked = request.host
         if self._authorization and _origin(parts) == self._origin:
             request.add_header("Authorization", self._authorization)
         try:
@@ -73,7 +74,8 @@ class Client:
                 raise Cut(f"{parts.hostname} answers {error.code} {error.reason}") from None
             raise
         except (OSError, http.client.HTTPException) as error:
-            raise Cut(f"{parts.hostname}: {reason_of(error)}") from None
+            through = f" through the proxy {request.host}" if request.host != asked else ""
+            raise Cut(f"{parts.hostname}{through}: {reason_of(error)}") from None
         except ValueError as error:  # such as a host's name with two dots in a row
             raise DownloadError(
                 f"{shown(url)} is, or leads to, what is no URL: {reason_of(error)}"

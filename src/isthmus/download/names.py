@@ -19,12 +19,15 @@ from isthmus.errors import DownloadError
 from isthmus.shards import SUFFIX
 from isthmus.spelling import suggestion
 
+_SHORT = "hf:"
+_IN_REPO_NAMES = re.compile(r"gguf(?<!\.gguf)", re.I)
+"""In the names of most repositories that have GGUF files, and in no folder's or file's path."""
 _PREFIX = re.compile(r"hf:|(https://)?(hf\.co|huggingface\.co)/")
 _PART = r"[A-Za-z0-9](?:[\w-]|\.(?!\.)){0,95}"
 _HUB = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:/(?P<file>[^:]+)|:(?P<quant>[\w.-]{{1,64}}))?", re.A
 )
-FORMS = (
+_FORMS = (
     "smollm2, llama3.2:1b or another name that isthmus pull --help lists, hf:ORG/REPO[:QUANT], "
     f"hf:ORG/REPO/FILE{SUFFIX}"
 )
@@ -64,10 +67,7 @@ def parse(text: str) -> KnownModel | HubName:
         return KNOWN[text]
     prefix, shown = _PREFIX.match(text), text[:_MOST_SHOWN]
     if prefix is None:
-        meant = suggestion(text, KNOWN)
-        raise DownloadError(
-            f"cannot pull {shown!r}{meant or f': give {FORMS}, or the path of a file'}"
-        )
+        raise DownloadError(f"cannot pull {shown!r}{hint(text)}")
     found = _HUB.fullmatch(text, prefix.end())
     file = found["file"] if found else None
     if found is None or (file is not None and not is_plain(file)):
@@ -76,6 +76,22 @@ def parse(text: str) -> KnownModel | HubName:
     if quant is not None and quant.lower() == _LATEST:
         quant = None
     return HubName(found["repo"], file, quant.upper() if quant else None)
+
+
+def hint(text: str) -> str:
+    """The end of an error about a text that is neither a name nor a file: the names that were
+    probably meant, or what can be given."""
+    without = text[len(_SHORT) :] if text.lower().startswith(_SHORT) else text
+    found = _HUB.fullmatch(without)
+    if found and _IN_REPO_NAMES.search(found["repo"]):
+        return f": did you mean {_SHORT}{without}?"
+    begins = [it for it in KNOWN if it.startswith((f"{text}:", f"{text}."))]
+    if begins:
+        first = f"{', '.join(begins[:-1])} or " if len(begins) > 1 else ""
+        return f": did you mean {first}{begins[-1]}?"
+    if meant := suggestion(text, KNOWN):
+        return f"{meant} Any other model of the hub is hf:ORG/REPO[:QUANT]"
+    return f"; give the path of a GGUF file, {_FORMS}"
 
 
 def hub_name(found: HubModel) -> HubName:

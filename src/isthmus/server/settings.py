@@ -244,7 +244,7 @@ def _problem(name: str, value: object) -> str | None:
         allowed = f"a whole number, {_BOUNDS[name]} or more"
     elif name == "keep_alive_s":
         good = isinstance(value, (int, float)) and type(value) is not bool and -1 <= value < 1e9
-        allowed = f"{_DURATIONS}, 0 for none, -1 for ever"
+        allowed = f"{_DURATIONS}, 0 to unload at once, -1 for never"
         good = good and (value >= 0 or value == -1)  # type: ignore[operator]
     elif name in _TABLES:
         allowed, is_line = _TABLES[name]

@@ -67,13 +67,12 @@ def name_of(file: GgufFile) -> str:
 
 
 def architecture_of(file: GgufFile) -> str:
-    """A file's architecture; ModelUnsupported, with the list of known ones, for any other."""
+    """A file's architecture; ModelUnsupported for one that is not among `architectures`."""
     name = name_of(file)
     if name not in architectures():
         raise ModelUnsupported(
-            f"{file.path} is of architecture {name!r}; this release writes graphs for "
-            f"{', '.join(architectures())}: leave the graph to libllama, by graph='adopted' or "
-            "--graph adopted"
+            f"{file.path} is of architecture {name!r}, for which Isthmus writes no graph: leave it "
+            "to libllama, by graph='adopted' or --graph adopted"
         )
     return name
 

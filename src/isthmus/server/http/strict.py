@@ -138,7 +138,7 @@ def _refusal_of(error: msgspec.ValidationError, given: Any, kind: Any, tables: T
     if refused_kind := _refused_kind(given, where, tables):
         return refused_kind
     if unknown := _UNKNOWN.match(text):
-        return _unknown(unknown["name"][:_MOST_NAME], where, tables)
+        return _unknown(unknown["name"][:_MOST_NAME], where, kind, tables)
     parent, _, name = where.rpartition(".")
     row = tables.get(_any(parent), {}).get(name)
     if row is not None and row.is_refused:
@@ -161,14 +161,16 @@ def _refused_kind(given: Any, where: str, tables: Tables) -> HttpError | None:
     return None
 
 
-def _unknown(name: str, where: str, tables: Tables) -> HttpError:
-    """The refusal of a field that no type has."""
+def _unknown(name: str, where: str, kind: Any, tables: Tables) -> HttpError:
+    """The refusal of a field that no type has; a body of type `kind` may have no table."""
     rows = tables.get(_any(where), {})
     row = rows.get(name)
+    taken = [it for it, row in rows.items() if not row.is_refused]
+    if not where and not rows:
+        taken = [it.encode_name for it in msgspec.structs.fields(kind)]
     where = f"{where}.{name}".removeprefix(".")
     if row is not None and row.is_refused:
         return _unsupported(where, where, row)
-    taken = [it for it, row in rows.items() if not row.is_refused]
     said = f"there is no field {where} here{suggestion(name, taken)}"
     return HttpError(400, said, code="unknown_parameter", param=where)
 
