@@ -21,9 +21,9 @@ test: $(VENV)/.dev ## run the whole test suite, by JOBS (2) processes that each 
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
-test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a real model (minutes)
+test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a real model, and of all types of weights (minutes)
 	$(BIN)/isthmus pull smollm2
-	$(BIN)/pytest -m long tests/exact
+	$(BIN)/pytest -m long tests/exact tests/model/test_architectures.py
 
 test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hundred of a server, and requests made up for it (minutes)
 	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server

@@ -394,7 +394,17 @@ WEIGHT_TYPES = [
 ]
 
 
-@pytest.mark.parametrize("name", WEIGHT_TYPES)
+SLOWLY_QUANTISED = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}
+"""The library searches for their rows, which takes up to ten seconds: left to `make test-exact`."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(it, marks=pytest.mark.long) if it in SLOWLY_QUANTISED else it
+        for it in WEIGHT_TYPES
+    ],
+)
 def test_every_weight_type_equals_libllama(
     name: str, library: Library, device: Device, tmp_path: Path
 ) -> None:
