@@ -25,9 +25,10 @@ def test_a_handle_is_freed_once() -> None:
     assert freed == [7]
 
 
-def test_nothing_is_freed_while_the_process_exits() -> None:
-    """A daemon thread may still be computing with it."""
+def test_what_is_freed_while_the_process_exits() -> None:
+    """Nothing, since a daemon thread may still be computing with it; all on macOS, where ggml's
+    Metal backend wants that."""
     found = subprocess.run(
         [sys.executable, "-c", _LEAVING], capture_output=True, text=True, check=True
     )
-    assert found.stdout == "2\n"
+    assert found.stdout == ("2\n1\n" if sys.platform == "darwin" else "2\n")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
 _OwnedType = TypeVar("_OwnedType", bound="Owned")
+_FREED_AT_EXIT = sys.platform == "darwin"
+"""Whether handles that are open when the process exits are freed. A daemon thread may still be
+computing with them, and crash. But ggml's Metal backend ends every process that leaves buffers:
+https://github.com/ggml-org/llama.cpp/pull/28395."""
 
 
 class Owned:
     """Owns one native handle and frees it once: `with` or `close` first, garbage collection last.
-    What is open when the process exits is left to the system.
+    What is open when the process exits is left to the system, but for macOS.
 
     Subclasses never write `__del__`. Whatever must be freed later than this handle must be
     referenced by `free` or by its owner.
@@ -21,7 +26,7 @@ class Owned:
         assert handle, "a null handle is an error that the caller should have reported"
         self._handle = handle
         self._finalizer = weakref.finalize(self, free, handle)
-        self._finalizer.atexit = False  # a daemon thread may still be computing with it
+        self._finalizer.atexit = _FREED_AT_EXIT
 
     @property
     def handle(self) -> int:
