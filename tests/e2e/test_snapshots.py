@@ -6,6 +6,7 @@ import ctypes
 import gc
 import json
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,7 +220,8 @@ def test_a_snapshot_names_the_class_of_its_steps(shared: Runtime, tmp_path: Path
     with pytest.raises(SnapshotMismatch, match="width 2-32"):
         restored(shared, saved.path, alone, require="exact")
     with Runtime(device="cpu", threads=1) as runtime:
-        assert _load(runtime, str(path), record, None).width == Width(2, 32)
+        given = Namespace(kv_type=None, graph="auto")
+        assert _load(runtime, str(path), record, given).width == Width(2, 32)
         elsewhere = msgspec.structs.replace(record, width="9-128")  # as a card wrote it
         assert _load(runtime, str(path), elsewhere, None).width == Width(2, 32)
 
