@@ -223,7 +223,7 @@ def test_a_snapshot_names_the_class_of_its_steps(shared: Runtime, tmp_path: Path
         given = Namespace(kv_type=None, graph="auto")
         assert _load(runtime, str(path), record, given).width == Width(2, 32)
         elsewhere = msgspec.structs.replace(record, width="9-128")  # as a card wrote it
-        assert _load(runtime, str(path), elsewhere, None).width == Width(2, 32)
+        assert _load(runtime, str(path), elsewhere, given).width == Width(2, 32)
 
 
 def test_another_model_prefills_the_tokens_again(
