@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -195,9 +196,16 @@ def _model(name: str, folder: Path) -> Path:
     return path
 
 
+def _without_folders(text: str) -> str:
+    """A text with the names of files alone: where they lay tells nobody else anything."""
+    return re.sub(r'(?<=[ ="])/(?:[^ /"]+/)+', "", text)
+
+
 def _write(receipt: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(receipt, indent=1) + "\n")
+    text = _without_folders(json.dumps(receipt, indent=1))
+    receipt = json.loads(text)
+    out.with_suffix(".json").write_text(text + "\n")
     machine = receipt["machine"]
     lines = [*(f"`{command}`\n" for command in receipt["commands"])]
     lines.append(f"* commit {receipt['commit']}, {machine['system']}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from isthmus.errors import DeviceFailed, SettingsError
 from isthmus.model.adopted import context as adopted_context
 from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
+from isthmus.model.adopted.parted import computed_in_jobs
 from isthmus.model.adopted.shape import MOST_N_CTX
+from isthmus.model.parts import Jobs
 from isthmus.units import GuestPtr
 from tests.adopted.test_sessions import (
     EACH,
@@ -133,3 +137,28 @@ def test_positions_of_many_tokens_are_learned_in_jobs(
             others += go_on(model, other, NEXT[len(others) : len(others) + 1])
         assert others == expected
         assert [copy.logits.tobytes(), *go_on(model, copy, NEXT[1:])] == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_call_that_raises_keeps_the_devices_thread_waiting_for_nothing(device: Device) -> None:
+    statuses: list[int] = []
+
+    def call() -> int:
+        raise MemoryError
+
+    def compute() -> None:
+        statuses.append((yield from computed_in_jobs(device, Untaken(), [], Jobs(), 8, call)))
+
+    thread = threading.Thread(target=lambda: list(compute()), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert len(statuses) == 1
+    assert statuses[0] != 0
+
+
+class Untaken:
+    """In place of a `Placing`: no backend is taken over."""
+
+    @contextmanager
+    def taking_over(self, _backends: object, compute: object) -> Iterator[object]:
+        yield compute

@@ -29,6 +29,8 @@ from isthmus.native.placing import Placing
 
 _ABORTED = 1
 """`GGML_STATUS_ABORTED`."""
+_FAILED = -1
+"""`GGML_STATUS_FAILED`."""
 _PRODUCT = b"MUL_MAT"
 
 
@@ -52,8 +54,15 @@ def computed_in_jobs(
         handed.put((backend, graph))
         return statuses.get()
 
+    def run() -> None:
+        status = _FAILED
+        try:
+            status = call()
+        finally:  # the device's thread waits for it
+            handed.put(status)
+
     with placing.taking_over(backends, hand_over) as compute:
-        thread = threading.Thread(target=lambda: handed.put(call()), daemon=True)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         found = handed.get()
         try:
