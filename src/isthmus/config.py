@@ -271,7 +271,7 @@ class ModelSettings:
     """Compute agents together only where that changes no bit of what each would get alone."""
     width: str = "alone"
     """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
-    bounds such as 9-128. See `model/widths.py`; without effect unless `exact`."""
+    bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
     graph: str = "auto"
     """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
     Isthmus where it knows the architecture. See `model/choosing.py`."""

@@ -2,7 +2,7 @@
 
 A model is NAME.gguf, or NAME-00001-of-00004.gguf to NAME-00004-of-00004.gguf in one folder, as
 `llama-gguf-split` writes them. Any shard names the whole model, and so does a folder that has no
-other. What the shards say of themselves is compared in `model/split.py`.
+other. What the shards say of themselves is compared in `model/files/split.py`.
 
 A hub's cache has links: `snapshots/REVISION/NAME` leads to `blobs/HASH`. Shards lie beside the name
 that has the form above: the one that was given, or else the first such name that its links lead to.

@@ -29,7 +29,7 @@ from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.model import AdoptedModel
-from isthmus.model.rows import Step
+from isthmus.model.passes.rows import Step
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr, HostAddr
 from tests.adopted.conftest import DENSE, STATEFUL, hashes_for

@@ -15,11 +15,11 @@ import pytest
 
 from isthmus.errors import ModelError, ModelFileError, ModelUnsupported
 from isthmus.file_hash import FileHashes
-from isthmus.model import opening
 from isthmus.model.adopted.vetting import vet
-from isthmus.model.gguf import GgufFile
-from isthmus.model.graph_facts import GraphFacts
-from isthmus.model.opening import open_tried
+from isthmus.model.files import opening
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.graph_facts import GraphFacts
+from isthmus.model.files.opening import open_tried
 from isthmus.native.loader import Library
 from isthmus.survey.tiny import tiny_model
 from tests.fuzz.parts import Parts, lie

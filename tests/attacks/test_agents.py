@@ -32,8 +32,8 @@ from isthmus.errors import (
     SettingsError,
     SnapshotError,
 )
-from isthmus.model import exactness
-from isthmus.model.widths import Widths
+from isthmus.model.probes import exactness
+from isthmus.model.probes.widths import Widths
 from isthmus.units import WASM_PAGE
 from tests.tiny_gguf import TinyLlama
 

@@ -23,7 +23,8 @@ from isthmus import abi
 from isthmus.abi import Dtype, Errno, Op
 from isthmus.actor.message import Message
 from isthmus.errors import Cancelled, DeadlineExceeded
-from isthmus.model import Session, own_session
+from isthmus.model import Session
+from isthmus.model.own import session as own_session
 from isthmus.runtime import Runtime
 from isthmus.units import WASM_PAGE
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat

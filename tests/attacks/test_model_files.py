@@ -16,11 +16,12 @@ from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelError, ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes
-from isthmus.model import Model, open_model, opening
-from isthmus.model.gguf import GgufFile
-from isthmus.model.opening import open_gguf
-from isthmus.model.tokenizer import Tokenizer
-from isthmus.model.vocabulary import MOST_SPECIAL
+from isthmus.model import Model, open_model
+from isthmus.model.files import opening
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.opening import open_gguf
+from isthmus.model.tokens.tokenizer import Tokenizer
+from isthmus.model.tokens.vocabulary import MOST_SPECIAL
 from isthmus.native.loader import Library
 from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
 
@@ -238,7 +239,9 @@ def unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(opening.__file__).with_name("file_trial.py")
     source = script.read_text().replace("Path(__file__).parent", f"Path({str(script.parent)!r})")
     before = "    file = GgufFile("
-    without = "    import isthmus.model.tokenizer as it\n    it.require_sound_vocabulary = print\n"
+    without = (
+        "    import isthmus.model.tokens.tokenizer as it\n    it.require_sound_vocabulary = print\n"
+    )
     assert source.count(before) == 1
     (tmp_path / "trial.py").write_text(source.replace(before, without + before))
     monkeypatch.setattr(opening, "_SCRIPT", tmp_path / "trial.py")

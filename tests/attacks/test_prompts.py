@@ -13,7 +13,7 @@ import wasmtime
 from isthmus import Model, Runtime
 from isthmus.abi import Errno, TokenizeFlag
 from isthmus.errors import DeadlineExceeded, SettingsError
-from isthmus.model.text_encoder import TextEncoder
+from isthmus.model.tokens.text_encoder import TextEncoder
 from tests.attacks.proxy import Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
 

@@ -12,8 +12,8 @@ import pytest
 from isthmus import Model, Runtime
 from isthmus.actor import Actor
 from isthmus.errors import GuestFailed
-from isthmus.model.batch_probe import product
-from isthmus.model.exactness import ask_anew
+from isthmus.model.probes.batch_probe import product
+from isthmus.model.probes.exactness import ask_anew
 from isthmus.server.generation.words import Words
 from tests.tiny_gguf import TinyLlama
 
@@ -102,8 +102,8 @@ def test_the_probe_finds_cuts_that_matter(
         result = product(*args)  # type: ignore[arg-type]
         return result[:-1] + b"\0"
 
-    monkeypatch.setattr("isthmus.model.cut_probe.product", wrong)
-    monkeypatch.setattr("isthmus.model.pack_probe.product", wrong)
+    monkeypatch.setattr("isthmus.model.probes.cut_probe.product", wrong)
+    monkeypatch.setattr("isthmus.model.probes.pack_probe.product", wrong)
     monkeypatch.setattr(model._exactness, "_recall", ask_anew)  # nothing wrong is kept for the file
     model._exactness._known.clear()
     assert not model.exact_cuts

@@ -29,7 +29,7 @@ from isthmus.errors import (
 )
 from isthmus.memory import Region
 from isthmus.memory.pagemap import touched_chunks
-from isthmus.model.widths import Width
+from isthmus.model.probes.widths import Width
 from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.report import diff, inspect, lineage
 from isthmus.units import OS_PAGE

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from isthmus import Limits, Model, Runtime
 from isthmus.config import Environment
-from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.tokens.tokenizer import Tokenizer
 from tests.fuzz.parts import ARRAY, STRING, Parts
 from tests.fuzz.surface import Surface
 from tests.tiny_gguf import TinyModel

@@ -24,9 +24,9 @@ from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model
-from isthmus.model.forward import Pass
 from isthmus.model.parts import Chunk, finish
-from isthmus.model.rows import Step
+from isthmus.model.passes.forward import Pass
+from isthmus.model.passes.rows import Step
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr

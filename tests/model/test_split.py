@@ -15,7 +15,7 @@ from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelNotFound
 from isthmus.file_hash import FileHashes, file_sha256
 from isthmus.model import Model, open_model
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
 from isthmus.native.loader import Library
 from isthmus.shards import ShardName, first_file, model_files, model_name, models_in
 from tests.split_gguf import Split, split

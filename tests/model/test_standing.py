@@ -13,12 +13,12 @@ from isthmus.config import DeviceSettings, ModelSettings
 from isthmus.device import Device, open_device
 from isthmus.errors import ContextFull, DeviceFailed
 from isthmus.model import Model, Session
-from isthmus.model.batch import Batch
-from isthmus.model.batch_inputs import IDLE
-from isthmus.model.joining import Joining
-from isthmus.model.mask import MASKED
-from isthmus.model.rows import Rows, Step
-from isthmus.model.widths import Width
+from isthmus.model.passes.batch import Batch
+from isthmus.model.passes.batch_inputs import IDLE
+from isthmus.model.passes.joining import Joining
+from isthmus.model.passes.mask import MASKED
+from isthmus.model.passes.rows import Rows, Step
+from isthmus.model.probes.widths import Width
 from isthmus.native.loader import Library
 from tests.model.test_architectures import N_CTX, several
 from tests.tiny_gguf import TinyModel

@@ -20,15 +20,16 @@ from isthmus.device.cpu import CpuDevice
 from isthmus.errors import ContextFull, DeviceFailed, SettingsError
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
-from isthmus.model import Model, Session, exactness, open_model
-from isthmus.model.attention_probe import Kernel, _Probe, try_joining
-from isthmus.model.batch import Batch
-from isthmus.model.forward import Scores
-from isthmus.model.joining import Joining, Run, try_runs
-from isthmus.model.own_model import OwnModel
-from isthmus.model.rows import Step
-from isthmus.model.width_probe import matrices, widths_of
-from isthmus.model.widths import SINGLE, Width, Widths
+from isthmus.model import Model, Session, open_model
+from isthmus.model.own.model import OwnModel
+from isthmus.model.passes.batch import Batch
+from isthmus.model.passes.forward import Scores
+from isthmus.model.passes.joining import Joining, Run, try_runs
+from isthmus.model.passes.rows import Step
+from isthmus.model.probes import exactness
+from isthmus.model.probes.attention_probe import Kernel, _Probe, try_joining
+from isthmus.model.probes.width_probe import matrices, widths_of
+from isthmus.model.probes.widths import SINGLE, Width, Widths
 from isthmus.native._ggml import GgmlType, tensor_at
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_architectures import several

@@ -30,7 +30,8 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.file_hash import FileHashes, file_identity
-from isthmus.model import Model, opening
+from isthmus.model import Model
+from isthmus.model.files import opening
 from isthmus.native.loader import Library
 from isthmus.server.http.entry import Entry, begin, current, in_thread
 from isthmus.server.http.errors import HttpError, body_of

@@ -12,12 +12,12 @@ import pytest
 
 from isthmus import Model, Runtime
 from isthmus.errors import Cancelled, ContextFull, IsthmusError, TemplateError, TokenError
-from isthmus.model.chat_guard import ROLES, ChatGuard, restored
-from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.chat.chat_guard import ROLES, ChatGuard, restored
+from isthmus.model.chat.chat_template import ChatTemplate
+from isthmus.model.chat.conversation import Conversation, prepared
+from isthmus.model.chat.template_traits import Traits
 from isthmus.model.checks import nothing
-from isthmus.model.conversation import Conversation, prepared
-from isthmus.model.specials import Special, Specials
-from isthmus.model.template_traits import Traits
+from isthmus.model.tokens.specials import Special, Specials
 from tests.templates.huggingface import FORMS
 from tests.tiny_gguf import TinyLlama
 

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from isthmus.errors import Cancelled, TemplateError
-from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.chat.chat_template import ChatTemplate
 from tests.tiny_gguf import CHATML
 
 MESSAGES = [{"role": "user", "content": "Hi"}]

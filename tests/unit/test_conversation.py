@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from isthmus.errors import Cancelled, IsthmusError, SettingsError, TemplateError
-from isthmus.model import conversation
-from isthmus.model.chat_template import ChatTemplate
-from isthmus.model.conversation import MOST_DEPTH, Conversation, prepared, text_of
-from isthmus.model.template_traits import Traits
+from isthmus.model.chat import conversation
+from isthmus.model.chat.chat_template import ChatTemplate
+from isthmus.model.chat.conversation import MOST_DEPTH, Conversation, prepared, text_of
+from isthmus.model.chat.template_traits import Traits
 from tests.templates.huggingface import FORMS
 
 CHATML = (

@@ -13,7 +13,7 @@ from isthmus.device import Device
 from isthmus.errors import ModelError, ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes
 from isthmus.model import open_model
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
 from isthmus.native.loader import Library
 from tests.tiny_gguf import TinyLlama
 

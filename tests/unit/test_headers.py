@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from isthmus.errors import ModelError, ModelFileError, ModelNotFound
-from isthmus.model import headers
-from isthmus.model.gguf import GgufFile
-from isthmus.model.headers import open_headers
+from isthmus.model.files import headers
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.headers import open_headers
 from isthmus.native.loader import Library
 from isthmus.trial import Outcome, try_out
 from tests.tiny_gguf import TinyLlama
 
 TRIAL = """
 import os
-from isthmus.model import header_trial
-from isthmus.model.header_trial import prepare
+from isthmus.model.files import header_trial
+from isthmus.model.files.header_trial import prepare
 
 def read_headers(job):
     {}

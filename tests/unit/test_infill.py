@@ -9,7 +9,7 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.errors import ContextFull, ModelUnsupported, TokenError
-from isthmus.model.infill import Gap, InfillTokens, OtherFile, other_files
+from isthmus.model.tokens.infill import Gap, InfillTokens, OtherFile, other_files
 from tests.tiny_gguf import FIRST_SPECIAL, INFILL, TinyModel
 
 PREFIX, SUFFIX, MIDDLE, REPOSITORY, FILE = range(FIRST_SPECIAL, FIRST_SPECIAL + 5)

@@ -7,7 +7,7 @@ import pytest
 
 from isthmus.device import Device
 from isthmus.device.graph import Graph, GraphAllocator
-from isthmus.model.mask import MASKED, CausalPattern, Mask
+from isthmus.model.passes.mask import MASKED, CausalPattern, Mask
 from isthmus.native._ggml import GgmlType
 
 N_CTX, N = 64, 8

@@ -11,9 +11,9 @@ import pytest
 
 from isthmus.actor import plan
 from isthmus.actor.shares import Share, Shares
-from isthmus.model.pack_probe import MOST as MOST_PACKED
 from isthmus.model.parts import JOB_S
-from isthmus.model.widths import Width, Widths
+from isthmus.model.probes.pack_probe import MOST as MOST_PACKED
+from isthmus.model.probes.widths import Width, Widths
 
 Ask = Any
 """What `plan` looks at: a share, tokens, a key, and for prompts a chunk."""

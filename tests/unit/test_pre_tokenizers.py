@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.model.pre_tokenizers import AT_SPACES, BY_HAND, FRAME_NBYTES
+from isthmus.model.tokens.pre_tokenizers import AT_SPACES, BY_HAND, FRAME_NBYTES
 from tests.vocabularies import KINDS, PRE_TOKENIZERS, Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -17,8 +17,8 @@ CHILD = """
 import ctypes, sys, threading
 from pathlib import Path
 from isthmus.errors import TokenError
-from isthmus.model.gguf import GgufFile
-from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.native.loader import open_library
 
 library = open_library()

@@ -12,7 +12,7 @@ import pytest
 
 from isthmus.errors import Cancelled, ContextFull, TokenError
 from isthmus.model import Tokenizer
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
 from isthmus.native.loader import Library
 from tests.vocabularies import CONTROL, KINDS, PRE_TOKENIZERS, USER_DEFINED, Vocabulary
 

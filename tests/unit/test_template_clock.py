@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from isthmus.errors import TemplateError
-from isthmus.model.template_clock import NO_CLOCK, strftime
+from isthmus.model.chat.template_clock import NO_CLOCK, strftime
 
 NOW = datetime(2031, 5, 6, 17, 8, 9)
 

@@ -10,9 +10,9 @@ from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
 from isthmus.errors import TemplateError
-from isthmus.model.chat_template import ChatTemplate
-from isthmus.model.template_filters import REFUSED_FILTERS
-from isthmus.model.template_sandbox import BoundedEnvironment
+from isthmus.model.chat.chat_template import ChatTemplate
+from isthmus.model.chat.template_filters import REFUSED_FILTERS
+from isthmus.model.chat.template_sandbox import BoundedEnvironment
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from isthmus.errors import TemplateError
-from isthmus.model.chat_template import ChatTemplate
-from isthmus.model.conversation import Conversation, prepared
-from isthmus.model.template_traits import Traits
+from isthmus.model.chat.chat_template import ChatTemplate
+from isthmus.model.chat.conversation import Conversation, prepared
+from isthmus.model.chat.template_traits import Traits
 from tests.templates.conversations import CONVERSATIONS
 from tests.templates.huggingface import BOS, EOS, FORMS, GOLDENS, NOW, TEMPLATES, with_mappings
 

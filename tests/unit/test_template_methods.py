@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from isthmus.errors import TemplateError
-from isthmus.model.chat_template import ChatTemplate
-from isthmus.model.template_methods import METHODS
+from isthmus.model.chat.chat_template import ChatTemplate
+from isthmus.model.chat.template_methods import METHODS
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 

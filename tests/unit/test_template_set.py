@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from isthmus.errors import TemplateError
-from isthmus.model.template_set import TemplateSet
+from isthmus.model.chat.template_set import TemplateSet
 
 TOKENS = ["<s>", "</s>", "<pad>", "<unk>"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from isthmus.model.chat_template import ChatTemplate
-from isthmus.model.template_traits import Content, Fate, Traits
+from isthmus.model.chat.chat_template import ChatTemplate
+from isthmus.model.chat.template_traits import Content, Fate, Traits
 from tests.templates.huggingface import FORMS
 
 SHOWN, DROPPED, REFUSED = Fate.SHOWN, Fate.DROPPED, Fate.REFUSED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus.model.chat_template import ChatTemplate
+from isthmus.model.chat.chat_template import ChatTemplate
 
 SOURCE = """
 {%- set mode = (thinking_mode | default('auto')) | lower -%}

@@ -7,7 +7,7 @@ import pytest
 from isthmus.abi import TokenFlag
 from isthmus.errors import ModelFileError, TokenError
 from isthmus.model import Detokenizer, Tokenizer
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
 from isthmus.native.loader import Library
 from tests.tiny_gguf import TinyLlama
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from isthmus.actor.message import Message
 from isthmus.model import Model
 from isthmus.model.parts import Chunk
-from isthmus.model.rows import Step
+from isthmus.model.passes.rows import Step
 
 _Result = TypeVar("_Result")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from isthmus.errors import SnapshotInvalid
 from isthmus.model.adopted.layout import AdoptedLayout
-from isthmus.model.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.layout import Layout
+from isthmus.model.own.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.snapshot.manifest import ModelRecord, SessionRecord
 
 

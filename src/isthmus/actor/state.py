@@ -28,8 +28,8 @@ from isthmus.errors import (
 )
 from isthmus.memory import Region
 from isthmus.model import Grammar, Model, Session
-from isthmus.model.kv_cache import SPAN_ALIGNMENT
 from isthmus.model.layout import Layout
+from isthmus.model.own.kv_cache import SPAN_ALIGNMENT
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError
-from isthmus.model.kv_cache import KV_TYPES
+from isthmus.model.own.kv_cache import KV_TYPES
 from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
 

@@ -12,7 +12,7 @@ from isthmus.config import DeviceSettings, Environment
 from isthmus.device import Device, DeviceInfo, device_kinds, open_device
 from isthmus.device.base import CACHES_IN
 from isthmus.errors import DeviceError
-from isthmus.model.width_probe import widths_of_types
+from isthmus.model.probes.width_probe import widths_of_types
 from isthmus.native.loader import Library, open_library
 from isthmus.units import format_nbytes
 

@@ -6,8 +6,8 @@
          │                  └─ slab │ free │ slot │ free │ free │
          └─ slots of 1 GiB ─── slab │ slot │
 
-Slots of a slab lie at equal distances, so sessions in them can share a kernel of attention (see
-`model/joining.py`). A slab has as many slots as are taken of its kind already, within bounds, and
+Slots of a slab lie at equal distances, so that sessions in them can share a kernel of attention
+(`model/passes/joining.py`). A slab has as many slots as are taken of its kind, within bounds, and
 is freed with its last one. A pool owns its slabs; whoever took a slot gives it back.
 """
 

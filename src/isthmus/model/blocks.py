@@ -13,8 +13,8 @@ from typing import Protocol
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
-from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Hparams, Rope
+from isthmus.model.passes.forward import Pass, Scores
 from isthmus.model.products import Linear, LowRank, Router, Stack
 
 _LEAST_SUM = 6.103515625e-5

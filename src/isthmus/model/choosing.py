@@ -16,12 +16,12 @@ from isthmus.file_hash import FileHashes
 from isthmus.model.adopted.model import AdoptedModel
 from isthmus.model.adopted.shape import shape_of_file
 from isthmus.model.architectures import architectures, hparams_of
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.opening import Opened, open_tried
 from isthmus.model.hparams import Shape
-from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.model import Model
-from isthmus.model.opening import Opened, open_tried
-from isthmus.model.own_model import OwnModel
+from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE
+from isthmus.model.own.model import OwnModel
 from isthmus.native.loader import Library
 
 

@@ -12,7 +12,7 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import SettingsError
 from isthmus.model.embedder import Embedder
 from isthmus.model.hparams import Shape
-from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.units import HostAddr
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.model.parts import Chunk, finish
-from isthmus.model.rows import Step
+from isthmus.model.passes.rows import Step
 from isthmus.model.session import Session
 
 _Result = TypeVar("_Result")

@@ -34,7 +34,7 @@ from isthmus.trial import Ending, TrialLimits, try_out
 
 if TYPE_CHECKING:
     from isthmus.model.model import Model
-    from isthmus.model.tokenizer import Tokenizer
+    from isthmus.model.tokens.tokenizer import Tokenizer
 
 _TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20, result_nbytes=2 << 20)
 """An eighth of the stack that a thread of the host has: what fits there fits here."""

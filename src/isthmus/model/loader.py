@@ -12,7 +12,6 @@ from typing import Any
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
-from isthmus.model.adapter import Adaptation
 from isthmus.model.blocks import (
     Attention,
     Decoder,
@@ -30,10 +29,11 @@ from isthmus.model.blocks import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.forward import Scores
 from isthmus.model.hparams import Hparams, RopeKind, RopeScaling
 from isthmus.model.metadata import Metadata
-from isthmus.model.mrope import text_factors
+from isthmus.model.own.adapter import Adaptation
+from isthmus.model.passes.forward import Scores
+from isthmus.model.passes.mrope import text_factors
 from isthmus.model.products import Linear, Router, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.gguf import GgufFile, Value
+from isthmus.model.files.gguf import GgufFile, Value
 from isthmus.model.hparams import (
     Family,
     Hparams,

@@ -32,18 +32,18 @@ from isthmus.errors import (
 )
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
-from isthmus.model.adapter import Adaptation, Adapter
 from isthmus.model.embedding import EmbeddingModel
 from isthmus.model.executor import Executor
-from isthmus.model.gguf import GgufFile, metadata_sha256
+from isthmus.model.files.gguf import GgufFile, metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Shape
 from isthmus.model.layout import Layout
+from isthmus.model.own.adapter import Adaptation, Adapter
+from isthmus.model.probes.widths import Width, Widths
 from isthmus.model.session import Session
 from isthmus.model.text import TextModel
-from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
-from isthmus.model.widths import Width, Widths
 from isthmus.native.owned import Owned
 from isthmus.printable import printable
 from isthmus.shards import model_name

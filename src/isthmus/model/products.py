@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isthmus.model.forward import Pass
+from isthmus.model.passes.forward import Pass
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.errors import ModelUnsupported
-from isthmus.model.chat_guard import ChatGuard, restored
+from isthmus.model.chat.chat_guard import ChatGuard, restored
+from isthmus.model.chat.conversation import Conversation, prepared
+from isthmus.model.chat.template_clock import NO_CLOCK
+from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.checks import nothing
-from isthmus.model.conversation import Conversation, prepared
+from isthmus.model.files.gguf import GgufFile
 from isthmus.model.forms import opens_thought
-from isthmus.model.gguf import GgufFile
-from isthmus.model.template_clock import NO_CLOCK
-from isthmus.model.template_set import TemplateSet
-from isthmus.model.tokenizer import Tokenizer
+from isthmus.model.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class TextModel(ABC):
     ) -> str:
         """A conversation as the text that the model was trained on.
 
-        `messages` and `tools` are as OpenAI writes them; `isthmus.model.conversation` says what
-        becomes of them. `variables` are further names for the template, as `enable_thinking`;
+        `messages` and `tools` are as OpenAI writes them; `isthmus.model.chat.conversation` says
+        what becomes of them. `variables` are further names for the template, as `enable_thinking`;
         they have to be JSON, and cannot be names that a template has already. `now` is the wall
         clock's time that the template is told. `check` is called now and then, and may raise.
         Raises TemplateError if the template refuses the conversation, or it is none, SettingsError

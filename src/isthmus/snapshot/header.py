@@ -89,7 +89,7 @@ def _plain(begin: int, end: int) -> Tensor:
 
 
 def _session_tensors(session: SessionRecord) -> Iterator[Tensor]:
-    """Logits, and keys and values of each layer, as `model/kv_cache.py` lays them out."""
+    """Logits, and keys and values of each layer, as `model/own/kv_cache.py` lays them out."""
     stem = f"session.{session.handle}"
     logits_nbytes = 4 * session.n_vocab
     yield Tensor(f"{stem}.logits", "F32", [session.n_vocab], session.ptr, logits_nbytes)

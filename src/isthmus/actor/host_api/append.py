@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from isthmus.actor.ask import Decode
 from isthmus.actor.host_api.context import Context
 from isthmus.model import Session
-from isthmus.model.rows import Step
+from isthmus.model.passes.rows import Step
 from isthmus.units import HostAddr
 
 

@@ -25,7 +25,7 @@ from isthmus.actor.plan import MOST
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
 from isthmus.model.hparams import Pooling
-from isthmus.model.rows import Step
+from isthmus.model.passes.rows import Step
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
 

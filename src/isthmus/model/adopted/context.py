@@ -23,7 +23,7 @@ from isthmus.errors import DeviceFailed, ModelUnsupported, SettingsError
 from isthmus.model.adopted.layout import AdoptedLayout, Plan
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.parted import computed_in_jobs
-from isthmus.model.kv_cache import KV_TYPES, N_CTX_MULTIPLE, SPAN_ALIGNMENT
+from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE, SPAN_ALIGNMENT
 from isthmus.model.parts import Jobs
 from isthmus.native._llama import Batch
 from isthmus.native.loader import Library

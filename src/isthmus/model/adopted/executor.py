@@ -18,7 +18,7 @@ from isthmus.model.adopted.context import MOST_AT_ONCE, Context, Contexts, Scrat
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.executor import Executor
 from isthmus.model.parts import Chunk, Jobs
-from isthmus.model.rows import Step
+from isthmus.model.passes.rows import Step
 from isthmus.model.session import Session
 from isthmus.units import HostAddr
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isthmus.model.kv_cache import SPAN_ALIGNMENT
+from isthmus.model.own.kv_cache import SPAN_ALIGNMENT
 from isthmus.native.placing import Placed
 from isthmus.units import align_up
 

@@ -8,8 +8,8 @@ import os
 from isthmus.config import ModelSettings
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import FileGuard
-from isthmus.model.gguf import GgufFile
-from isthmus.model.refusal import refusal
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.refusal import refusal
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 

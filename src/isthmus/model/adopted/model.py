@@ -11,7 +11,6 @@ from typing import NoReturn, cast
 from isthmus.device.buffer import Binding
 from isthmus.errors import DeviceUnavailable, ModelUnsupported, SettingsError
 from isthmus.memory import Region
-from isthmus.model.adapter import Adapter
 from isthmus.model.adopted.context import Contexts
 from isthmus.model.adopted.embedder import AdoptedEmbedder
 from isthmus.model.adopted.executor import AdoptedExecutor
@@ -21,7 +20,8 @@ from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.adopted.shape import AdoptedShape, shape_of_file
 from isthmus.model.layout import Layout
 from isthmus.model.model import Model
-from isthmus.model.widths import SINGLE, Width, Widths
+from isthmus.model.own.adapter import Adapter
+from isthmus.model.probes.widths import SINGLE, Width, Widths
 from isthmus.units import GuestPtr
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import name_of
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
 from isthmus.model.hparams import Pooling
 from isthmus.model.metadata import Metadata
 

@@ -1,7 +1,7 @@
 """What libllama's own graph of a file is, found out by opening it and decoding a few tokens.
 
-A child process does that, `isthmus.model.file_trial`, before the file is opened here: libllama
-relies on most numbers in a file without a look at them.
+A child process does that, `isthmus.model.files.file_trial`, before the file is opened here:
+libllama relies on most numbers in a file without a look at them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.shape import shape_of_file
 from isthmus.model.checks import nothing
-from isthmus.model.gguf import GgufFile
-from isthmus.model.graph_facts import FACTS_N_CTX, GraphFacts
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.graph_facts import FACTS_N_CTX, GraphFacts
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr
 

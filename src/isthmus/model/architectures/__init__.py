@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Protocol
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.adapter import Adaptation
-from isthmus.model.forward import Pass
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
 from isthmus.model.hparams import Family, Hparams
 from isthmus.model.loader import Loader
 from isthmus.model.metadata import Metadata, read_hparams
+from isthmus.model.own.adapter import Adaptation
+from isthmus.model.passes.forward import Pass
 from isthmus.model.weights import Weights
 
 _IGNORED = ("attn_rot_embd",)

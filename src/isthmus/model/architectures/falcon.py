@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isthmus.model.blocks import Attention, Decoder, Part
-from isthmus.model.forward import Pass
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.passes.forward import Pass
 
 FAMILY = Family(
     models="Falcon 7B, 40B and 180B",

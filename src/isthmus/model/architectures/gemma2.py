@@ -10,9 +10,9 @@ import math
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Part, Sandwich
-from isthmus.model.forward import Scores
 from isthmus.model.hparams import Family, Hparams, RopeKind, inverse_sqrt
 from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="Gemma 2",

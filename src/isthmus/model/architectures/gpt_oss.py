@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Gating, Part, Rotary, Sequential
-from isthmus.model.forward import Scores
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="gpt-oss 20B and 120B",

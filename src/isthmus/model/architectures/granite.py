@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.forward import Scores
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="Granite 3, dense",

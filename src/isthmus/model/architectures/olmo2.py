@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from isthmus.model.blocks import Attention, Decoder, Part, Rotary
-from isthmus.model.forward import Pass, Scores
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.passes.forward import Pass, Scores
 from isthmus.model.products import Linear
 
 FAMILY = Family(

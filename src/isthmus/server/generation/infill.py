@@ -7,7 +7,7 @@ from functools import partial
 
 from isthmus.errors import ModelUnsupported
 from isthmus.model import Model
-from isthmus.model.infill import Gap
+from isthmus.model.tokens.infill import Gap
 from isthmus.server.generation.completer import Completer
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.texts import Check

@@ -12,7 +12,7 @@ import numpy as np
 from isthmus.abi import GrammarKind
 from isthmus.errors import GuestFailed
 from isthmus.model import Model
-from isthmus.model.tokenizer import Detokenizer
+from isthmus.model.tokens.tokenizer import Detokenizer
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.stops import Stops
 from isthmus.server.generation.tokens import Place, Token

@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from isthmus.model.infill import Gap, OtherFile, other_files
+from isthmus.model.tokens.infill import Gap, OtherFile, other_files
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.infill import begin_of, require_infill
 from isthmus.server.generation.prepared import Prepared

@@ -11,11 +11,11 @@ from pathlib import Path
 from isthmus.config import ModelSettings
 from isthmus.errors import IsthmusError
 from isthmus.file_hash import FileHashes, files_identity
+from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.choosing import memory_of, open_file, opened_by_header, shape_of
-from isthmus.model.gguf import GgufFile
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.opening import open_gguf
 from isthmus.model.hparams import Shape
-from isthmus.model.opening import open_gguf
-from isthmus.model.template_set import TemplateSet
 from isthmus.native.loader import Library
 from isthmus.shards import model_files
 from isthmus.units import MIB

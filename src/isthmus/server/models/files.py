@@ -11,9 +11,9 @@ from pathlib import Path
 
 from isthmus.config import ModelSettings
 from isthmus.errors import IsthmusError, ModelError
-from isthmus.model.gguf import GgufFile
-from isthmus.model.headers import open_headers
-from isthmus.model.template_set import TemplateSet
+from isthmus.model.chat.template_set import TemplateSet
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.headers import open_headers
 from isthmus.runtime import Runtime
 from isthmus.server.duration import FOREVER
 from isthmus.server.http.entry import in_thread

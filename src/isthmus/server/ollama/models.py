@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 
 from isthmus.errors import TemplateError
+from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.forms import Form
-from isthmus.model.template_set import TemplateSet
 from isthmus.server.models.card import Card
 from isthmus.server.models.resident import Resident, State
 from isthmus.server.ollama.answer import timestamp

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from isthmus.model import Model
 from isthmus.model.forms import Arguments, CallBegins, CallEnds, Event, Reasoning, Text
-from isthmus.model.tokenizer import Detokenizer
+from isthmus.model.tokens.tokenizer import Detokenizer
 from isthmus.server.generation.prepared import Prepared, Step
 from isthmus.server.generation.request import End
 from isthmus.server.generation.tokens import Place, Token

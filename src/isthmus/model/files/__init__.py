@@ -1,0 +1,1 @@
+"""Files of models: what they hold, judged before anything trusts it."""

@@ -1,0 +1,1 @@
+"""Models whose graphs Isthmus writes down: their sessions, and what runs them."""

@@ -1,0 +1,82 @@
+"""Sessions of models whose graphs Isthmus writes down: each layer's keys and values in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from isthmus.device.buffer import Rows
+from isthmus.model.own.kv_cache import KvCache, KvLayout
+from isthmus.model.session import COPY_NBYTES, Session
+from isthmus.units import DeviceAddr, HostAddr
+
+if TYPE_CHECKING:
+    from isthmus.model.own.model import OwnModel
+
+
+class OwnSession(Session):
+    """See the module. `OwnModel` has settled its KV cache in the binding; `close` ends that."""
+
+    model: OwnModel
+    layout: KvLayout
+
+    kv_base = DeviceAddr(0)
+    """Its KV cache as the device addresses it, where batches use that."""
+    _cache: KvCache | None = None
+
+    @property
+    def cache(self) -> KvCache:
+        """The tensors of its KV cache, described when they are first needed."""
+        if self._cache is None:
+            n_embd_kv = self.model.hparams.n_embd_kv
+            self._cache = KvCache(
+                self.model.device, self.binding, self.base, self.layout, n_embd_kv
+            )
+        return self._cache
+
+    def rows(self, n_tokens: int) -> Rows:
+        rows = self.layout.rows(0, n_tokens)
+        return [(HostAddr(self.base + offset), nbytes) for offset, nbytes in rows]
+
+    def copied_nbytes(self, n_tokens: int) -> int:
+        return n_tokens * self.layout.token_nbytes
+
+    def fetch(self, first: int, n: int, *, with_logits: bool) -> None:
+        """Has the guest see what a pass over `n` tokens wrote, where the device has a copy."""
+        if not self.binding.copies:
+            return
+        for offset, nbytes in self.layout.rows(first, n):
+            self.binding.fetch(HostAddr(self.base + offset), nbytes)
+        if with_logits:
+            self.binding.fetch(self.base, 4 * self.layout.n_vocab)
+            if (top := self.model.executor.builder.top_of(self)) is not None:
+                self.binding.fetch(top.address, top.nbytes)
+
+    def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
+        """Their rows of every layer are copied."""
+        pairs = zip(self.rows(n_tokens), source.rows(n_tokens), strict=True)
+        for (to, nbytes), (origin, _) in pairs:
+            for at in range(0, nbytes, COPY_NBYTES):
+                part = min(COPY_NBYTES, nbytes - at)
+                self.binding.copy(HostAddr(to + at), HostAddr(origin + at), part)
+                check()
+        self.binding.send(self.base, self.layout.nbytes)
+
+    def _begin(self) -> None:
+        binding, layout = self.binding, self.layout
+        kv_base = HostAddr(self.base + layout.kv_offset)
+        if self.model.executor.can_batch:  # a batch writes here by address, and places no tensor
+            binding.cover(self.base, layout.kv_offset)
+            binding.cover(kv_base, layout.kv_nbytes)
+            self.kv_base = binding.address(kv_base)
+        binding.send(self.base, layout.nbytes)
+
+    def _release(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+        self.binding.unsettle(HostAddr(self.base + self.layout.kv_offset))
+
+
+def own(session: Session) -> OwnSession:
+    """A session as graphs of ours know it: they are given no other ones."""
+    return cast("OwnSession", session)

@@ -1,0 +1,302 @@
+"""One pass over tokens of several sessions at once, each in a sandbox of its own.
+
+The weights are read once for all rows; attention runs for each session over its own KV cache, in
+its own guest's memory. A step of B sequences differs from B single ones in nothing but the number
+of columns of the matrix products, and where a library's product of several columns has the bits of
+several products (`batch_probe.py`), each session's logits are those that it would have alone.
+
+Several of the B tokens may be of one session, one behind the other: all keys and values are written
+before attention begins, and each row sees those up to its own, as it would if it were decoded after
+the one before. So that has the bits of single steps as well.
+
+One graph for each B serves all sessions: keys, values and masks are tensors of their own, which
+are moved from session to session by writing their addresses and lengths. Between two steps of the
+same sessions only positions, cache rows and an element of each mask change; see `standing.py`.
+
+Where a device can, sessions whose caches lie at equal distances, as those of agents of one kind
+often do, are a run, to which one kernel attends: see `joining.py`. Where bits depend on the number
+of rows, rows of nobody fill the pass: see `widths.py`.
+
+::
+
+    inputs │ tokens, positions i32 [B] │ cache rows i64 [2 · n_layer, B] │ logits rows i64 [B] │
+           │ masks f16 [1 or 2, B, n_ctx] │ seen f32 [B, n_embd_q] │ logits f32 [B, n_vocab]
+           │ what rows of nobody write    ▲ results of attention, side by side: one product takes
+
+New keys and values, and at the end the logits, are written into the guests' memories by the device:
+`set_rows` into one tensor that covers every address, in steps of a few bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import Buffer
+from isthmus.model.hparams import Hparams
+from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
+from isthmus.model.own.session import own
+from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves
+from isthmus.model.passes.batch_top import BatchTop
+from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.joining import Joining
+from isthmus.model.passes.mask import MASKED, first_seen
+from isthmus.model.passes.rows import Rows, Shape
+from isthmus.model.session import Session
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.native._ggml import GgmlType
+
+_FLOAT = 4
+"""Bytes of a logit, and the steps in which logits have a place."""
+Index = slice | npt.NDArray[np.int64]
+"""Rows of an array."""
+
+
+class Batch(Pass):
+    """A pass over `n` tokens of sessions of one model. Owns its inputs."""
+
+    def __init__(
+        self,
+        device: Device,
+        h: Hparams,
+        layout: KvLayout,
+        shape: Shape,
+        n_ctx: int,
+        joining: Joining | None = None,
+    ) -> None:
+        """`layout` is that of any session of the model, `n_ctx` the largest context of one.
+
+        `joining` made the runs; None if each has one row.
+        """
+        n, runs = shape.n, shape.runs
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n) + 64 + N_TOP_NODES
+        super().__init__(device.library, h, n, n_ctx, n_nodes)
+        everywhere = device.everywhere
+        assert everywhere is not None, "the device computes on addresses of its own"
+        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab, layout.row_nbytes)
+        self._joining = joining
+        self._everywhere = everywhere
+        self._row_nbytes = layout.row_nbytes
+        self._step = math.gcd(layout.row_nbytes, KV_ALIGNMENT)
+        self.tokens = inputs.place(self, GgmlType.I32, (n,), inputs.address(0))
+        self.positions = inputs.place(self, GgmlType.I32, (n,), inputs.address(1))
+        self._rows = [
+            inputs.place(self, GgmlType.I64, (n,), inputs.address(2, 8 * n * plane))
+            for plane in range(2 * h.n_layer)
+        ]
+        self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
+        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(SEEN))
+        self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
+        self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
+        ends = accumulate(runs)
+        self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
+        self._planes = self._describe_planes(layout, everywhere)
+        self._masks = self._describe_masks(everywhere)
+        self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
+        self._begin(n, len(runs))
+
+    def _begin(self, n: int, n_runs: int) -> None:
+        """Nobody is in it yet."""
+        self._addresses = np.zeros((2 * self.hparams.n_layer, n), dtype=np.int64)
+        self._row_numbers = np.arange(n)
+        self._live: Index = slice(None)
+        """The rows that are somebody's."""
+        self._moves = np.ones(n, dtype=np.int64)
+        """By how many positions each moves on with a token: 0 of nobody."""
+        self._cache_moves = self._moves
+        """By how many steps in the caches."""
+        self._sessions: list[Session | None] = [None] * n
+        """The session of each row."""
+        self._n_kv = np.zeros(n_runs, dtype=np.int64)
+        """The cache rows that each run reads."""
+        self._positions = np.full(n, -1, dtype=np.int64)
+        """The position of each row's last token, up to which its masks show cache rows."""
+        self._elements = np.zeros(n, dtype=np.int64)
+        """The element of each live row's mask that shows its last token."""
+        self._top: BatchTop | None = None
+
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        h = self.hparams
+        for tensor in (q, v, k):
+            self.expand(tensor)
+        self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[2 * layer]))
+        self.expand(self._scatter(self._caches, v, self._rows[2 * layer + 1]))
+        _, head, column, _ = self.describe(q).nb
+        for index, run in enumerate(self._runs):
+            shape, at = (h.head_dim, 1, h.n_head, len(run)), run.start * column
+            plane = 2 * layer * len(self._runs) + index
+            seen = self.flash_attention(
+                self.view_4d(q, shape, (column, head, column), at),
+                self._planes.tensors[plane],
+                self._planes.tensors[plane + len(self._runs)],
+                self._masks.tensors[scores.windowed * len(self._runs) + index],
+                scores.scale,
+                scores.soft_cap,
+                scores.sinks,
+            )
+            place = self.inputs.address(SEEN, 4 * h.n_embd_q * run.start)
+            self.inputs.buffer.place(seen, place)
+            self.expand(seen)
+        return self._seen
+
+    def route(self, router: int, x: int) -> int:
+        return self.matmul_each(router, x)
+
+    def separately(self, matrix: int, x: int) -> int:
+        return self.matmul_apart(matrix, x)
+
+    def select_outputs(self, x: int) -> int:
+        return x
+
+    def place_logits(self, logits: int) -> None:
+        """Has the device write each column to where it belongs, in its guest's memory."""
+        self.inputs.buffer.place(logits, self.inputs.address(6))
+        self.expand(logits)
+        self.output(self._scatter(self._spans, logits, self._logits_rows))
+
+    def place_candidates(self, candidates: int, top: BatchTop) -> None:
+        """Has the device write f32 [2, k, n] to where `top`, which becomes the batch's, says."""
+        self._top = top
+        pairs = self.reshape(candidates, 2, top.k * top.n)
+        everywhere = self._all_addresses(GgmlType.F32, 2, _FLOAT)
+        self.output(self._scatter(everywhere, pairs, top.rows(self)))
+
+    def write(self, rows: Rows) -> None:
+        """Sets everything for these rows, whose shape is the batch's."""
+        if self._top is not None:
+            self._top.write(rows.tops)
+        inputs, n_kv = self.inputs, rows.n_kv(self._joining)
+        positions, at = rows.positions, np.maximum(rows.positions, 0)
+        if rows.sessions != self._sessions or (n_kv != self._n_kv).any():
+            self._move(rows, n_kv)
+            self.changed()
+        others = (positions != self._positions + 1) & ((positions >= 0) | (self._positions >= 0))
+        for row in np.flatnonzero(others).tolist():
+            self._show(row, int(self._positions[row]), int(positions[row]) - 1)
+        self._positions[:] = positions
+        self._elements = (self._row_numbers * self.n_ctx + positions)[self._live]
+        self._show_last()
+        inputs.tokens[:] = rows.tokens
+        inputs.positions[:] = at
+        inputs.cache_rows[:] = (self._addresses + at * self._row_nbytes) // self._step
+        logits = np.where(positions < 0, inputs.idle_logits, rows.logits)
+        inputs.logits_rows[:] = (logits - self._everywhere.base) // _FLOAT
+        inputs.push()
+
+    def advance(self, tokens: npt.NDArray[np.int32]) -> None:
+        """Sets everything for the token after the last one of each live row.
+
+        The inputs are those that `write` would set. Each row is the only one of its session, which
+        has appended the row's last token since; no row needs more cache rows than are read.
+        """
+        inputs = self.inputs
+        inputs.tokens[self._live] = tokens
+        np.add(inputs.positions, self._moves, out=inputs.positions, casting="same_kind")
+        inputs.cache_rows += self._cache_moves
+        self._positions += self._moves
+        self._elements += 1
+        self._show_last()
+        inputs.push()
+
+    @property
+    def n_steps_left(self) -> int:
+        """How often the batch can `advance` until a row needs more cache rows than are read."""
+        ends = np.repeat(self._n_kv, [len(run) for run in self._runs])
+        left = ends - self._positions[: len(ends)]
+        return int(left[self._positions[: len(ends)] >= 0].min()) - 1
+
+    def forget(self, session: Session) -> None:
+        """Keeps nothing of a session that is about to close."""
+        self._sessions = [None if it is session else it for it in self._sessions]
+
+    def close(self) -> None:
+        super().close()
+        self.inputs.close()
+        if self._top is not None:
+            self._top.close()
+
+    def _move(self, rows: Rows, n_kv: npt.NDArray[np.int64]) -> None:
+        """Points each run's keys, values and masks to its sessions, whose first `n_kv` cache rows
+        are read."""
+        self._sessions, self._n_kv = [*rows.sessions], n_kv
+        self._live = slice(None) if len(rows.live) == rows.n else rows.live
+        self._moves = (rows.positions >= 0).astype(np.int64)
+        self._cache_moves = self._moves * (self._row_nbytes // self._step)
+        bases = [own(it).kv_base if it else 0 for it in rows.sessions]
+        planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
+        addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
+        addresses[:, rows.positions < 0] = self.inputs.idle_cache_row
+        shape, starts = (len(planes), len(self._runs)), [run.start for run in self._runs]
+        self._planes.data.reshape(shape)[:] = addresses[:, starts]
+        self._planes.ne[:, 1].reshape(shape)[:] = n_kv
+        distances = self._planes.nb[:, 3].reshape(shape)
+        for index, run in enumerate(rows.runs):
+            if len(run.rows) > 1:
+                distances[:, index] = run.distance
+        self._addresses[:] = addresses - self._everywhere.base
+        self._masks.ne[:, 0].reshape(-1, len(self._runs))[:] = n_kv
+        joined = np.array([run.joined for run in rows.runs])
+        apart = 2 * n_kv
+        if self._joining is not None:
+            apart = np.where(joined, self._joining.mask_stride(n_kv), apart)
+        self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = apart
+        self._masks.nb[:, 2] = self._masks.nb[:, 1]
+
+    def _show(self, row: int, before: int, last: int) -> None:
+        """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
+        for mask, window in zip(self.inputs.masks, self.inputs.windows, strict=True):
+            mask[row, first_seen(before, window) : before + 1] = MASKED
+            mask[row, first_seen(last, window) : max(0, last + 1)] = 0
+
+    def _show_last(self) -> None:
+        """Has each live row see its own cache row, and no longer the one that its window leaves."""
+        for mask, window in zip(self._flat_masks, self.inputs.windows, strict=True):
+            mask[self._elements] = 0
+            if window is not None:
+                left = self._positions[self._live] >= window
+                mask[self._elements[left] - window] = MASKED
+
+    def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:
+        """Keys and values of each layer, a tensor for each run: [head_dim, n_kv, n_head_kv, n]."""
+        h, n_ctx, n_runs = self.hparams, self.n_ctx, len(self._runs)
+        shape = (h.head_dim, n_ctx, h.n_head_kv)
+        planes = Leaves(self, everywhere, 2 * h.n_layer * n_runs, layout.dtype, *shape)
+        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], 2 * h.n_layer)
+        planes.nb[:, 1] = layout.row_nbytes
+        planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
+        planes.nb[:, 3] = n_ctx * layout.row_nbytes
+        planes.data[:] = everywhere.base
+        return planes
+
+    def _describe_masks(self, everywhere: Buffer) -> Leaves:
+        """F16 [n_kv, 1, 1, n] of each run: what a layer sees that sees all, or a window."""
+        inputs, n_ctx, n_runs = self.inputs, self.n_ctx, len(self._runs)
+        n_windows = len(inputs.windows)
+        masks = Leaves(self, everywhere, n_windows * n_runs, GgmlType.F16, n_ctx)
+        masks.ne[:, 3] = [len(run) for run in self._runs] * n_windows
+        first = [window * self.n + run.start for window in range(n_windows) for run in self._runs]
+        masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in first]
+        return masks
+
+    def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:
+        """A tensor at the first address, whose rows overlap: one begins at every `step` bytes."""
+        tensor = self.tensor(dtype, width, 1)
+        struct = self.describe(tensor)
+        struct.nb[1] = struct.nb[2] = struct.nb[3] = step
+        struct.data = self._everywhere.base
+        struct.buffer = self._everywhere.handle
+        return tensor
+
+    def _scatter(self, places: int, values: int, rows: int) -> int:
+        """Writes each column of `values` where its row of `places` begins.
+
+        ggml refuses to make a view of overlapping rows, so it has one row until it is made.
+        """
+        result = self.set_rows(places, values, rows)
+        struct = self.describe(result)
+        struct.ne[1] = self._everywhere.nbytes // struct.nb[1]
+        return result

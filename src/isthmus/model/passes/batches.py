@@ -1,0 +1,124 @@
+"""The graphs of batches: one for each size, which serves any sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isthmus.device.graph import GraphAllocator
+from isthmus.model.own.kv_cache import rows_read
+from isthmus.model.own.session import own
+from isthmus.model.passes.batch import Batch
+from isthmus.model.passes.batch_top import BatchTop, n_found
+from isthmus.model.passes.graph_builder import GraphBuilder
+from isthmus.model.passes.joining import Joining, try_runs
+from isthmus.model.passes.rows import Rows, Shape, Step
+from isthmus.model.passes.standing import Standing
+from isthmus.model.probes.widths import MOST_ROWS, Width
+from isthmus.model.session import Session
+
+_MOST_GRAPHS = 8
+"""Batches that are kept. One of 64 rows takes some megabytes and 10 ms to build."""
+
+
+class Batches:
+    """Owns the batches of one model and the memory that they share. One of them runs at a time."""
+
+    def __init__(self, builder: GraphBuilder) -> None:
+        self._builder = builder
+        self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
+        self._graphs: dict[tuple[Shape, object, int], Batch] = {}
+        """By shape, batch key and number of candidates, the one used last at the end."""
+        self.width = Width(1, MOST_ROWS)
+        """The class of every pass."""
+        self.joining: Joining | None = None
+        self._standing: Standing | None = None
+        """The batch of the last step, unless it failed."""
+
+    def begin(self, steps: Sequence[Step]) -> Standing | None:
+        """A batch with the inputs of these steps, of sessions with the same batch key.
+
+        None if they are more than one pass has room for. Raises ContextFull if a session has none.
+        """
+        standing, self._standing = self._standing, None
+        if standing is not None and standing.try_advance(steps):
+            return standing
+        for step in steps:
+            step.session.require_room(len(step.tokens))
+            self._builder.expire_top(step.session)
+        rows = self._try_rows(steps)
+        if rows is None:
+            return None
+        batch = self._graph(rows)
+        batch.write(rows)
+        return Standing(batch, rows, steps)
+
+    def end(self, standing: Standing, steps: Sequence[Step]) -> None:
+        """The steps of `begin` are computed: appends their tokens."""
+        standing.append(steps)
+        self._standing = standing
+
+    def forget(self, session: Session) -> None:
+        """Keeps nothing of a session that is about to close."""
+        if self._standing is not None and self._standing.has(session):
+            self._standing = None
+        for batch in self._graphs.values():
+            batch.forget(session)
+
+    def close(self) -> None:
+        """Frees everything."""
+        for batch in self._graphs.values():
+            batch.close()
+        self._memory.close()
+
+    def _try_rows(self, steps: Sequence[Step]) -> Rows | None:
+        """The rows of these steps, filled with rows of nobody up to the least that the class has.
+
+        None if they are more than the most.
+        """
+        sessions = [step.session for step in steps for _ in step.tokens]
+        runs = try_runs(sessions, self._far(steps), self.joining, self.width.most)
+        if runs is None or len(sessions) > self.width.most:
+            return None
+        idle = max(0, self.width.least - sum(len(run.rows) for run in runs))
+        return Rows(steps, runs, idle, [self._builder.top_of(it.session) for it in steps])
+
+    def _far(self, steps: Sequence[Step]) -> set[int]:
+        """The rows, by number, that need more cache rows than a run may read."""
+        joining = self.joining
+        if joining is None or all(it.session.layout.n_ctx <= joining.most_kv for it in steps):
+            return set()
+        n_kv = [rows_read(step.session.n_ctx, it + 1) for step in steps for it in step.positions()]
+        return {row for row, n in enumerate(n_kv) if n > joining.most_kv}
+
+    def _graph(self, rows: Rows) -> Batch:
+        """The graph of such a shape, built if there is none or it is too small."""
+        shape, n_ctx = rows.shape, int(rows.n_ctx.max())
+        one = next(it for it in rows.sessions if it is not None)
+        k = n_found(rows.tops, one.layout.n_vocab)
+        key = (shape, self._builder.batch_key(one), k)
+        batch = self._graphs.pop(key, None)
+        if batch is not None and (
+            batch.n_ctx < n_ctx or batch.generation != self._memory.generation
+        ):
+            batch.close()
+            batch = None
+        if batch is None:
+            batch = self._build(one, shape, n_ctx, k)
+        self._graphs[key] = batch
+        while len(self._graphs) > _MOST_GRAPHS:
+            self._graphs.pop(next(iter(self._graphs))).close()
+        return batch
+
+    def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
+        """A batch that finds `k` candidates for each row, 0 for none."""
+        builder = self._builder
+        batch = Batch(builder.device, builder.hparams, own(one).layout, shape, n_ctx, self.joining)
+        batch.inputs.buffer.order_with(builder.backend.handle)
+        logits = builder.architecture.build(batch)
+        batch.place_logits(logits)
+        everywhere = builder.device.everywhere
+        if k and everywhere is not None:
+            top = BatchTop(builder.device, everywhere, batch.n, k)
+            batch.place_candidates(builder.finder.find(batch, logits, batch.n, k), top)
+        builder.place(batch, ("batch", max(shape.runs) > 1), self._memory)
+        return batch

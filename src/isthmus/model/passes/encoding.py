@@ -1,0 +1,126 @@
+"""A pass over a whole text at once, without a cache: from token ids to an embedding.
+
+Nothing of it stays: keys and values live as long as the pass. An encoder's tokens see all others,
+a decoder's those before them; both by the parts that the architecture is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import InputBuffer
+from isthmus.model.architectures import Architecture
+from isthmus.model.hparams import Hparams, Pooling
+from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.mask import show
+from isthmus.native._ggml import GgmlType
+from isthmus.units import DeviceAddr, align_up
+
+_ALIGNMENT = 256
+_LEAST_LENGTH = 1e-12
+"""Of an embedding that is divided by its length."""
+
+
+class Places:
+    """Where each input of a pass over `n` tokens lies; see `Encoding`.
+
+    ::
+
+        tokens i32 [n] │ positions i32 [n] │ row i32 [1] │ shares f32 [n] │ masks f16 [n, n]
+    """
+
+    def __init__(self, hparams: Hparams, n: int) -> None:
+        windows = () if hparams.encoder else (None, hparams.window_tokens)
+        self.windows = windows[: 2 if hparams.window else 1]
+        self.offsets = [0]
+        for size in (4 * n, 4 * n, 4, 4 * n, *(2 * n * n for _ in self.windows)):
+            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+
+    @property
+    def nbytes(self) -> int:
+        """All of them."""
+        return self.offsets[-1]
+
+
+class Encoding(Pass):
+    """The graph of one text, and what it computes from; used once.
+
+    `inputs` has at least `places.nbytes` bytes, which no guest can reach. `flash`: attention is one
+    operation, as on the processor and as in libllama; not all devices have it for small heads.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        hparams: Hparams,
+        tokens: Sequence[int],
+        inputs: InputBuffer,
+        *,
+        flash: bool = True,
+    ) -> None:
+        h, n = hparams, len(tokens)
+        super().__init__(device.library, h, n, n, h.nodes_per_layer * h.n_layer + 64)
+        self._places, self._inputs = Places(h, n), inputs
+        self._flash = flash
+        self.cuts: list[int] = []
+        """Where attention of each layer begins, in nodes: it is computed in such parts."""
+        self.tokens = self._place(0, GgmlType.I32, n)
+        self.positions = self._place(1, GgmlType.I32, n)
+        self._row = self._place(2, GgmlType.I32, 1)
+        self._shares = self._place(3, GgmlType.F32, n, 1)
+        windows = enumerate(self._places.windows)
+        self._masks = [self._place(4 + i, GgmlType.F16, n, n) for i, _ in windows]
+        self._write(np.asarray(tokens, dtype=np.int32))
+
+    def embedding(self, architecture: Architecture, normalised: bool) -> int:
+        """f32 [n_embd, 1], or [n_embd, n] where nothing is pooled."""
+        x = self._pooled(architecture.hidden(self))
+        return self.l2_norm(x, _LEAST_LENGTH) if normalised else x
+
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        h = self.hparams
+        self.cuts.append(self.n_nodes)
+        for tensor in (q, k, v):
+            self.expand(tensor)
+        column = self.describe(v).nb[1]
+        v = self.view_3d(v, (h.head_dim, h.n_head_kv, self.n), (4 * h.head_dim, column), 0)
+        q, k, v = self.swap_1_2(q), self.swap_1_2(k), self.swap_1_2(v)
+        mask = self._masks[scores.windowed] if self._masks else 0
+        if self._flash or scores.soft_cap or scores.sinks:
+            k, v = self.cast(k, GgmlType.F16), self.cast(v, GgmlType.F16)
+            seen = self.flash_attention(q, k, v, mask, scores.scale, scores.soft_cap, scores.sinks)
+        else:
+            seen = self.plain_attention(q, k, v, mask, scores.scale)
+        return self.reshape(seen, h.n_embd_q, self.n)
+
+    def select_outputs(self, x: int) -> int:
+        return x  # of all, and pooled behind the last norm, as libllama does
+
+    def _pooled(self, x: int) -> int:
+        if self.hparams.pooling is Pooling.MEAN:
+            return self.matmul(self.copied(self.transpose(x)), self._shares)
+        if self.hparams.pooling in (Pooling.CLS, Pooling.LAST):
+            return self.get_rows(x, self._row)
+        return x
+
+    def _place(self, index: int, dtype: GgmlType, *ne: int) -> int:
+        tensor = self.tensor(dtype, *ne)
+        at = self._inputs.base + self._places.offsets[index]
+        self._inputs.place(tensor, DeviceAddr(at))
+        return tensor
+
+    def _write(self, tokens: np.ndarray) -> None:
+        n = self.n
+        self._input(0, np.int32, n)[:] = tokens
+        self._input(1, np.int32, n)[:] = np.arange(n, dtype=np.int32)
+        self._input(2, np.int32, 1)[0] = n - 1 if self.hparams.pooling is Pooling.LAST else 0
+        self._input(3, np.float32, n)[:] = np.float32(1) / np.float32(n)
+        for i, window in enumerate(self._places.windows):
+            show(self._input(4 + i, np.float16, n * n).reshape(n, n), 0, window)
+        self._inputs.push(0, self._places.nbytes)
+
+    def _input(self, index: int, dtype: type, count: int) -> np.ndarray:
+        return np.frombuffer(self._inputs.stage, dtype, count, self._places.offsets[index])

@@ -1,0 +1,331 @@
+"""A forward pass as architectures write it down.
+
+A `Pass` is a graph that knows its inputs and where the KV cache lies: an architecture says only
+*what* is computed, not *where*. A `Forward` is one over several tokens of a session, a
+`Batch` (batch.py) one over a token each of several sessions, a `Packed` (packed.py) one over
+several tokens each of several sessions.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from isthmus.device.base import Device
+from isthmus.device.graph import Graph
+from isthmus.model.hparams import Hparams, Rope
+from isthmus.model.own.session import OwnSession
+from isthmus.model.passes.mask import Mask
+from isthmus.model.session import Session
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.top import Top
+from isthmus.native._ggml import GgmlType
+from isthmus.native.loader import Library
+from isthmus.units import DeviceAddr, align_up
+
+_ALIGNMENT = 256
+_MASKS = 5
+"""The first mask's number among the inputs."""
+
+
+class Inputs:
+    """Owns device memory for the inputs of graphs of up to `n_tokens` tokens and `n_ctx` rows.
+
+    ::
+
+        tokens i32 [n] │ positions i32 [n] │ rows i64 [n] │ outputs i32 [1 or more] │ zero i64 [1]
+        masks f16 [n_kv, n]
+
+    No guest can reach these bytes: kernels use them as addresses.
+    """
+
+    def __init__(
+        self, device: Device, n_tokens: int, n_ctx: int, window: int | None, n_outputs: int = 1
+    ) -> None:
+        """`window`: tokens that windowed layers see; None where the model has none. `n_outputs`:
+        columns after the last attention, all of them the last token's."""
+        self.n_tokens = n_tokens
+        self.n_ctx = n_ctx
+        windows = (None,) if window is None else (None, window)
+        masks = [2 * n_tokens * n_ctx] * len(windows)
+        self.offsets = [0]
+        for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4 * n_outputs, 8, *masks):
+            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
+        self.tokens = self._array(np.int32, 0, n_tokens)
+        self.positions = self._array(np.int32, 1, n_tokens)
+        self.rows = self._array(np.int64, 2, n_tokens)
+        self.n_outputs = n_outputs
+        self.outputs = self._array(np.int32, 3, n_outputs)
+        self._array(np.int64, 4, 1)[:] = 0
+        self.logits_are_far = device.logits_are_far
+        self.masks = [
+            Mask(device, self.buffer, self.offsets[_MASKS + i], (n_ctx, n_tokens), each)
+            for i, each in enumerate(windows)
+        ]
+        """Of layers that see everything; of those that see a window."""
+
+    def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
+        return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
+
+    def place(self, graph: Graph, index: int, dtype: GgmlType, *ne: int) -> int:
+        """A tensor of `graph` over input number `index`."""
+        tensor = graph.tensor(dtype, *ne)
+        self.buffer.place(tensor, DeviceAddr(self.buffer.base + self.offsets[index]))
+        return tensor
+
+    def push(self) -> None:
+        """Sends all but the masks, in one go."""
+        if not self.buffer.is_host:
+            self.buffer.push(0, self.offsets[_MASKS])
+
+    def close(self) -> None:
+        """Frees the memory."""
+        for mask in self.masks:
+            mask.close()
+        self.buffer.close()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How products of queries and keys become weights of values."""
+
+    scale: float
+    """Factor of the products."""
+    soft_cap: float = 0.0
+    """Scaled products become soft_cap * tanh(product / soft_cap); 0: they stay."""
+    windowed: bool = False
+    """Whether a token sees the model's window only."""
+    sinks: int = 0
+    """F32 [n_head]: a product of each head that takes weight from values; 0: there is none."""
+
+
+class Pass(Graph, ABC):
+    """A forward pass over `n` tokens, whose `tokens` and `positions` are i32 [n]."""
+
+    tokens: int
+    positions: int
+    generation = -1
+    """The generation of the memory that holds its intermediate results; see `GraphAllocator`."""
+
+    def __init__(
+        self, library: Library, hparams: Hparams, n: int, n_ctx: int, max_nodes: int
+    ) -> None:
+        super().__init__(library, max_nodes)
+        self.hparams = hparams
+        self.n, self.n_ctx = n, n_ctx
+
+    # ------------------------------------------------------------------ parts of a model
+
+    def heads(self, x: int, n_head: int) -> int:
+        """[head_dim, n_head, n] from [head_dim * n_head, n]."""
+        return self.reshape(x, self.hparams.head_dim, n_head, self.n)
+
+    def flat_heads(self, x: int) -> int:
+        """[head_dim * n_head, n] from [head_dim, n_head, n], as a view.
+
+        Devices fuse rope, this view and set_rows into one kernel.
+        """
+        shape = self.describe(x)
+        return self.view_2d(x, (shape.ne[0] * shape.ne[1], self.n), shape.nb[2], 0)
+
+    def heads_at(self, x: int, n_head: int, first: int) -> int:
+        """As `heads`, of the rows from `first` on in a fused product (F32)."""
+        head, width = 4 * self.hparams.head_dim, self.describe(x).nb[1]
+        shape = (self.hparams.head_dim, n_head, self.n)
+        return self.view_3d(x, shape, (head, width), 4 * first)
+
+    def rows_at(self, x: int, n_rows: int, first: int) -> int:
+        """[n_rows, n]: the rows from `first` on in a fused product (F32)."""
+        return self.view_2d(x, (n_rows, self.n), self.describe(x).nb[1], 4 * first)
+
+    def rope(self, x: int, rope: Rope, factors: int = 0) -> int:
+        """x with its positions rotated in; `factors` divide the frequencies, 0 for none."""
+        return int(
+            self.library.ggml_rope_ext(
+                self._context, x, self.positions, factors, rope.n_dims, rope.kind,
+                rope.n_ctx_original, rope.freq_base, rope.freq_scale, rope.ext_factor,
+                rope.attn_factor, rope.beta_fast, rope.beta_slow,
+            )
+        )  # fmt: skip
+
+    def at_positions(self, numbers: int) -> int:
+        """F32 [1, 1, n]: the elements of a vector at the tokens' positions."""
+        column = self.reshape(numbers, 1, self.describe(numbers).ne[0])
+        return self.reshape(self.get_rows(column, self.positions), 1, 1, self.n)
+
+    def columns_of(self, x: int) -> int:
+        """How many columns a matrix has: less than `n` once outputs were selected."""
+        return int(self.describe(x).ne[1])
+
+    def column(self, x: int, number: int) -> int:
+        """[ne0, 1]: one column of a matrix."""
+        shape = self.describe(x)
+        return self.view_2d(x, (shape.ne[0], 1), shape.nb[1], number * shape.nb[1])
+
+    def outputs(self, layer: int, *tensors: int) -> tuple[int, ...]:
+        """The tensors, and behind the last layer only those columns that `select_outputs` takes."""
+        if layer < self.hparams.n_layer - 1:
+            return tensors
+        return tuple(self.select_outputs(each) for each in tensors)
+
+    def route(self, router: int, x: int) -> int:
+        """router · x, of a small matrix that decides and is not quantised."""
+        return self.matmul(router, x)
+
+    def matmul_each(self, matrix: int, x: int) -> int:
+        """matrix · x, column by column: as many products, whose bits are those of single ones."""
+        n_in, width = self.describe(x).ne[0], self.describe(x).nb[1]
+        numbers = range(self.columns_of(x))
+        columns = [self.view_2d(x, (n_in, 1), width, number * width) for number in numbers]
+        products = [self.matmul(matrix, column) for column in columns]
+        return functools.reduce(self.join_columns, products)
+
+    def matmul_apart(self, matrix: int, x: int) -> int:
+        """matrix · x in one product, of which each column is a matrix of its own: several that are
+        not quantised have other bits than single ones otherwise."""
+        n_in, n = self.describe(x).ne[0], self.columns_of(x)
+        product = self.matmul(matrix, self.reshape(x, n_in, 1, n))
+        return self.reshape(product, self.describe(product).ne[0], n)
+
+    def low_rank(self, a: int, b: int, x: int) -> int:
+        """b · (a · x), of an adapter's matrices."""
+        return self.separately(b, self.separately(a, x))
+
+    def separately(self, matrix: int, x: int) -> int:
+        """matrix · x, of one of an adapter's."""
+        return self.matmul(matrix, x)
+
+    def cached_heads(self, session: OwnSession, cache: int, n_kv: int) -> int:
+        """[head_dim, n_kv, n_head_kv]: a session's keys or values as attention wants them, by a
+        view of the first rows of a layer's cache."""
+        h, strides = self.hparams, self.describe(cache).nb
+        head_nbytes = self.library.ggml_row_size(session.layout.dtype, h.head_dim)
+        return self.view_3d(cache, (h.head_dim, n_kv, h.n_head_kv), (strides[1], head_nbytes), 0)
+
+    def place_top(self, candidates: int, session: Session, top: Top) -> None:
+        """Has the device write a session's candidates where the guest reads them."""
+        session.binding.place(candidates, top.address)
+        self.output(candidates)
+
+    @abstractmethod
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        """Writes k and v to the cache, then attention of q over it: [n_embd_q, n].
+
+        q is [head_dim, n_head, n], k [head_dim, n_head_kv, n], v [n_embd_kv, n].
+        """
+
+    @abstractmethod
+    def select_outputs(self, x: int) -> int:
+        """Only the columns of x after which somebody asks for logits."""
+
+
+class Forward(Pass):
+    """A pass over the next `n` tokens of one session, which sees the first `n_kv` cache rows."""
+
+    def __init__(self, session: OwnSession, inputs: Inputs, n: int, n_kv: int) -> None:
+        h = session.model.hparams
+        library = session.model.device.library
+        n_nodes = h.nodes_per_layer * h.n_layer + 64 + N_TOP_NODES
+        super().__init__(library, h, n, session.n_ctx, n_nodes)
+        self.session = session
+        self.n_kv = n_kv
+        self.inputs = inputs
+        self.tokens = inputs.place(self, 0, GgmlType.I32, n)
+        self.positions = inputs.place(self, 1, GgmlType.I32, n)
+        self.rows = inputs.place(self, 2, GgmlType.I64, n)
+        self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
+        self._caches: list[int] = []
+        """The views of the cache that attention reads: `n_kv` rows of each layer's."""
+        self._last = inputs.place(self, 3, GgmlType.I32, inputs.n_outputs) if n > 1 else 0
+        self.cuts: list[int] = []
+        """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
+
+    def move(self, first: int, n_kv: int) -> None:
+        """Makes it the graph of `n` tokens from position `first` on, which sees `n_kv` rows.
+
+        Nothing is built anew: lengths are written, as it matters to no other tensor.
+        """
+        for view in self._caches if n_kv != self.n_kv else ():
+            self.describe(view).ne[1] = n_kv
+        for mask in self._masks:
+            mask.move(self, first, n_kv)
+        self.n_kv = n_kv
+        self.changed()
+
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        h, cache = self.hparams, self.session.cache
+        self.cuts.append(self.n_nodes)
+        for tensor in (q, v, k):
+            self.expand(tensor)
+        self.expand(self.set_rows(cache.k[layer], self.flat_heads(k), self.rows))
+        self.expand(self.set_rows(cache.v[layer], v, self.rows))
+        seen = self.flash_attention(
+            self.swap_1_2(q),
+            self._seen_of(cache.k[layer]),
+            self._seen_of(cache.v[layer]),
+            self._masks[scores.windowed].tensor,
+            scores.scale,
+            scores.soft_cap,
+            scores.sinks,
+        )
+        return self.reshape(seen, h.n_embd_q, self.n)
+
+    def select_outputs(self, x: int) -> int:
+        return self.get_rows(x, self._last) if self._last else x
+
+    # ------------------------------------------------------------------ inputs and output
+
+    def place_logits(self, logits: int) -> None:
+        """Has the device write them where the guest reads them, in the session's memory.
+
+        The last product does it, or, where that is far or has several columns, one more kernel that
+        writes a row at once.
+        """
+        n_vocab = self.session.layout.n_vocab
+        several = self.columns_of(logits) > 1
+        far = self.inputs.logits_are_far or several
+        if several:
+            logits = self.view_2d(logits, (n_vocab, 1), self.describe(logits).nb[1], 0)
+        place = self.tensor(GgmlType.F32, n_vocab) if far else logits
+        self.session.binding.place(place, self.session.base)
+        if far:
+            zero = self.inputs.place(self, 4, GgmlType.I64, 1)
+            self.output(self.set_rows(place, logits, zero))
+        else:
+            self.output(place)
+
+    def write_tokens(self, tokens: np.ndarray, first: int) -> None:
+        """Sets ids, positions and cache rows of the `n` tokens from position `first` on."""
+        inputs, n = self.inputs, self.n
+        inputs.tokens[:n] = tokens
+        inputs.positions[:n] = np.arange(first, first + n, dtype=np.int32)
+        inputs.rows[:n] = np.arange(first, first + n, dtype=np.int64)
+        inputs.outputs[:] = n - 1
+        inputs.push()
+
+    def write_token(self, token: int, position: int) -> None:
+        """As `write_tokens` for one token, without making arrays."""
+        inputs = self.inputs
+        inputs.tokens[0] = token
+        inputs.positions[0] = position
+        inputs.rows[0] = position
+        inputs.push()
+
+    def write_masks(self, first: int) -> None:
+        """Lets each token see the cache rows up to its own."""
+        for mask in self.inputs.masks:
+            mask.write(first, self.n_kv, self.n)
+
+    def extend_masks(self, position: int) -> None:
+        """Lets a single token see one more row: all that changes from token to token."""
+        for mask in self.inputs.masks:
+            mask.extend(position)
+
+    def _seen_of(self, cache: int) -> int:
+        view = self.cached_heads(self.session, cache, self.n_kv)
+        self._caches.append(view)
+        return view

@@ -1,0 +1,214 @@
+"""One pass over prompts of several sessions, each in a sandbox of its own.
+
+The weights are read once for all of them, and a pass over a few tokens takes about as long as
+reading them. Attention runs for each session over its own tokens and its own KV cache, by the
+kernel that it would have alone. Products have more columns than alone, and where that changes no
+bit (`pack_probe.py`), neither does the pass; behind the last attention there is a column for each
+session, and what holds for a batch holds here.
+
+::
+
+    inputs │ tokens, positions i32 [n] │ cache rows i64 [n] │ last columns i32 [sessions]
+           │ zero i64 [1] │ masks f16 [n_kv, n] of each session, 1 or 2 │ seen f32 [n_embd_q, n]
+                                results of attention, side by side: one product takes them ▲
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from isthmus.device.base import Device
+from isthmus.device.buffer import InputBuffer
+from isthmus.model.hparams import Hparams
+from isthmus.model.own.kv_cache import rows_read
+from isthmus.model.own.session import own
+from isthmus.model.parts import Chunk
+from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.mask import show
+from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.top import Top, TopFinder
+from isthmus.native._ggml import GgmlType
+from isthmus.units import DeviceAddr, align_up
+
+_ALIGNMENT = 256
+_MASKS = 5
+"""The first mask's number among the inputs."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The columns of one session."""
+
+    chunk: Chunk
+    first: int
+    """Its first column."""
+    n_kv: int
+
+    @property
+    def n(self) -> int:
+        return len(self.chunk.tokens)
+
+    @property
+    def positions(self) -> np.ndarray:
+        n_before = self.chunk.session.n_tokens
+        return np.arange(n_before, n_before + self.n)
+
+
+class Places:
+    """Where each input of a pass over these chunks lies; see the module."""
+
+    def __init__(self, h: Hparams, chunks: Sequence[Chunk], n_outputs: int = 1) -> None:
+        """`n_outputs`: the least columns after the last attention, as of a prompt alone."""
+        self.n_outputs = max(n_outputs, len(chunks))
+        self.fills_outputs = n_outputs > 1
+        sizes = [len(it.tokens) for it in chunks]
+        self.parts = [
+            _Part(it, end - size, rows_read(it.session.n_ctx, it.session.n_tokens + size))
+            for it, size, end in zip(chunks, sizes, accumulate(sizes), strict=True)
+        ]
+        self.n = n = sum(sizes)
+        self.windows = [None, h.window_tokens] if h.window else [None]
+        """Of each mask: the rows that a token sees, its own among them."""
+        masks = [2 * part.n * part.n_kv for _ in self.windows for part in self.parts]
+        self.offsets = [0]
+        for size in (4 * n, 4 * n, 8 * n, 4 * self.n_outputs, 8, *masks, 4 * n * h.n_embd_q):
+            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+
+    @property
+    def nbytes(self) -> int:
+        """All of them."""
+        return self.offsets[-1]
+
+    def masks(self) -> Iterator[tuple[int, _Part, int | None]]:
+        """Each mask's number among the inputs, whose it is, and the rows that a token sees."""
+        index = _MASKS
+        for window in self.windows:
+            for part in self.parts:
+                yield index, part, window
+                index += 1
+
+
+class Packed(Pass):
+    """The graph of one pass, and what it computes from; used once.
+
+    `inputs` has at least `places.nbytes` bytes, which no guest can reach.
+    """
+
+    def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
+        n_parts, n = len(places.parts), places.n
+        n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
+        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 64
+        n_nodes += (12 + N_TOP_NODES) * n_parts
+        super().__init__(device.library, h, n, n_ctx, n_nodes)
+        self._places, self._inputs = places, inputs
+        self.cuts: list[int] = []
+        """Where attention of each layer begins, in nodes: it is computed in such parts."""
+        self.tokens = self._place(GgmlType.I32, 0, 0, n)
+        self.positions = self._place(GgmlType.I32, 1, 0, n)
+        self._rows = [self._place(GgmlType.I64, 2, 8 * it.first, it.n) for it in places.parts]
+        self._last = self._place(GgmlType.I32, 3, 0, places.n_outputs)
+        self._zero = self._place(GgmlType.I64, 4, 0, 1)
+        self._masks = [
+            self._place(GgmlType.F16, index, 0, part.n_kv, part.n)
+            for index, part, _ in places.masks()
+        ]
+        self._seen = self._place(GgmlType.F32, -2, 0, h.n_embd_q, n)
+        self._write()
+
+    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+        parts = self._places.parts
+        self.cuts.append(self.n_nodes)
+        for tensor in (q, v, k):
+            self.expand(tensor)
+        k = self.flat_heads(k)
+        for part, rows in zip(parts, self._rows, strict=True):
+            cache = own(part.chunk.session).cache
+            self.expand(self.set_rows(cache.k[layer], self._columns(k, part), rows))
+            self.expand(self.set_rows(cache.v[layer], self._columns(v, part), rows))
+        first = len(parts) if scores.windowed else 0
+        for part, mask in zip(parts, self._masks[first : first + len(parts)], strict=True):
+            self._attend_part(layer, part, q, mask, scores)
+        return self._seen
+
+    def route(self, router: int, x: int) -> int:
+        return self.matmul(router, x) if self._is_whole(x) else self.matmul_each(router, x)
+
+    def separately(self, matrix: int, x: int) -> int:
+        return self.matmul(matrix, x) if self._is_whole(x) else self.matmul_apart(matrix, x)
+
+    def select_outputs(self, x: int) -> int:
+        return self.get_rows(x, self._last)
+
+    def place_logits(self, logits: int) -> None:
+        """Has the device write each column to where it belongs, in its guest's memory."""
+        for i, part in enumerate(self._places.parts):
+            session = part.chunk.session
+            place = self.tensor(GgmlType.F32, session.layout.n_vocab)
+            session.binding.place(place, session.base)
+            self.output(self.set_rows(place, self.column(logits, i), self._zero))
+
+    def find_tops(self, logits: int, finder: TopFinder, tops: Sequence[Top | None]) -> None:
+        """Has the device find the candidates of each session that asks for some."""
+        for i, (part, top) in enumerate(zip(self._places.parts, tops, strict=True)):
+            if top is not None:
+                candidates = finder.find(self, self.column(logits, i), 1, top.k)
+                self.place_top(candidates, part.chunk.session, top)
+
+    def _is_whole(self, x: int) -> bool:
+        """Whether a matrix is multiplied as that of a prompt alone: it has a column for each token.
+        Behind `select_outputs` there is one for each session, and alone there would be a single
+        one, unless they are filled up."""
+        return self._places.fills_outputs or self.columns_of(x) == self.n
+
+    def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
+        """Attention of one session's columns, written beside that of the others."""
+        h, session = self.hparams, own(part.chunk.session)
+        _, head, column, _ = self.describe(q).nb
+        shape = (h.head_dim, h.n_head, part.n)
+        seen = self.flash_attention(
+            self.swap_1_2(self.view_3d(q, shape, (head, column), part.first * column)),
+            self.cached_heads(session, session.cache.k[layer], part.n_kv),
+            self.cached_heads(session, session.cache.v[layer], part.n_kv),
+            mask,
+            scores.scale,
+            scores.soft_cap,
+            scores.sinks,
+        )
+        self._inputs.place(seen, self._address(-2, 4 * h.n_embd_q * part.first))
+        self.expand(seen)
+
+    def _columns(self, x: int, part: _Part) -> int:
+        """[ne0, n]: those of one session."""
+        width = self.describe(x).nb[1]
+        return self.view_2d(x, (self.describe(x).ne[0], part.n), width, part.first * width)
+
+    def _address(self, index: int, offset: int) -> DeviceAddr:
+        return DeviceAddr(self._inputs.base + self._places.offsets[index] + offset)
+
+    def _place(self, dtype: GgmlType, index: int, offset: int, *ne: int) -> int:
+        tensor = self.tensor(dtype, *ne)
+        self._inputs.place(tensor, self._address(index, offset))
+        return tensor
+
+    def _write(self) -> None:
+        places, n = self._places, self.n
+        positions = np.concatenate([part.positions for part in places.parts])
+        tokens = np.concatenate([part.chunk.tokens for part in places.parts])
+        self._input(0, np.int32, n)[:] = tokens
+        self._input(1, np.int32, n)[:] = positions
+        self._input(2, np.int64, n)[:] = positions
+        last = [part.first + part.n - 1 for part in places.parts]
+        last += last[-1:] * (places.n_outputs - len(last))
+        self._input(3, np.int32, len(last))[:] = last
+        self._input(4, np.int64, 1)[:] = 0
+        for index, part, window in places.masks():
+            rows = self._input(index, np.float16, part.n * part.n_kv).reshape(part.n, part.n_kv)
+            show(rows, part.chunk.session.n_tokens, window)
+        self._inputs.push(0, places.offsets[-2])
+
+    def _input(self, index: int, dtype: type, count: int) -> np.ndarray:
+        return np.frombuffer(self._inputs.stage, dtype, count, self._places.offsets[index])

@@ -1,0 +1,111 @@
+"""Graphs of prefill, which compute a chunk of one session or the last chunks of several.
+
+The graphs of the session that was prefilled last are kept: a chunk of the same length uses the
+graph of the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isthmus.device.buffer import InputBuffer
+from isthmus.device.graph import GraphAllocator
+from isthmus.model.own.kv_cache import rows_read
+from isthmus.model.parts import Chunk
+from isthmus.model.passes.forward import Forward, Inputs
+from isthmus.model.passes.graph_builder import GraphBuilder
+from isthmus.model.passes.packed import Packed, Places
+from isthmus.model.session import Session
+
+_MOST_GRAPHS = 4
+"""Graphs that are kept, each of another length. A graph takes half a megabyte."""
+
+
+class PrefillGraphs:
+    """Owns the memory, the inputs and the graphs of prefill. One pass at a time uses them."""
+
+    def __init__(self, builder: GraphBuilder, n_chunk: int) -> None:
+        """`n_chunk`: the most tokens that one chunk has."""
+        self._builder = builder
+        self._n_chunk = n_chunk
+        self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
+        self._inputs: Inputs | None = None
+        self._packed_inputs: InputBuffer | None = None
+        self._graphs: dict[tuple[Session, int, bool], Forward] = {}
+        """By session, number of tokens and whether it computes logits, all of one session."""
+
+    def of(self, chunk: Chunk) -> Forward:
+        """The graph of one session's chunk, with its inputs written."""
+        session, n = chunk.session, len(chunk.tokens)
+        first = session.n_tokens
+        inputs = self._inputs_for(session)
+        n_kv = rows_read(session.n_ctx, first + n)
+        graph = self._graphs.get((session, n, chunk.last))
+        if graph is not None and graph.generation == self._memory.generation:
+            graph.move(first, n_kv)
+        else:
+            self._make_room(session)
+            graph = self._builder.forward(session, inputs, n, n_kv, self._memory, chunk.last)
+            self._graphs[session, n, chunk.last] = graph
+        graph.write_tokens(chunk.tokens, first)
+        graph.write_masks(first)
+        inputs.buffer.flush()
+        return graph
+
+    def packed(self, chunks: Sequence[Chunk]) -> Packed:
+        """A graph of chunks of several sessions, with its inputs written; the caller closes it."""
+        builder = self._builder
+        places = Places(builder.hparams, chunks, builder.n_outputs)
+        inputs = self._packed_inputs
+        if inputs is None or inputs.nbytes < places.nbytes:
+            if inputs is not None:
+                inputs.close()
+            self._packed_inputs = None  # if there is no memory for larger ones
+            inputs = self._packed_inputs = builder.device.allocate_inputs(places.nbytes)
+        graph = Packed(builder.device, builder.hparams, places, inputs)
+        logits = builder.architecture.build(graph)
+        graph.place_logits(logits)
+        tops = [builder.top_of(chunk.session) for chunk in chunks]
+        graph.find_tops(logits, builder.finder, tops)
+        builder.place(graph, "packed", self._memory)
+        return graph
+
+    def forget(self, session: Session) -> None:
+        """Closes the graphs of a session that is about to close."""
+        for key in [key for key in self._graphs if key[0] is session]:
+            self._graphs.pop(key).close()
+
+    def close(self) -> None:
+        """Frees everything."""
+        self._drop_all()
+        for owned in (self._inputs, self._packed_inputs, self._memory):
+            if owned is not None:
+                owned.close()
+
+    def _make_room(self, session: Session) -> None:
+        """Closes the graphs of other sessions, and the oldest of this one's."""
+        kept = [key for key in self._graphs if key[0] is session]
+        for key in {*self._graphs} - {*kept[-_MOST_GRAPHS + 1 :]}:
+            self._graphs.pop(key).close()
+
+    def _drop_all(self) -> None:
+        while self._graphs:
+            self._graphs.popitem()[1].close()
+
+    def _inputs_for(self, session: Session) -> Inputs:
+        """Inputs that are large enough for any chunk of a session."""
+        inputs = self._inputs
+        if inputs is None or inputs.n_ctx < session.n_ctx:
+            if inputs is not None:
+                self._drop_all()
+                inputs.close()
+                self._inputs = None
+            inputs = self._inputs = self._builder.new_inputs(self._n_chunk, session.n_ctx)
+            if self._builder.device.has_own_memory:
+                self._take_memory(session, inputs)
+        return inputs
+
+    def _take_memory(self, session: Session, inputs: Inputs) -> None:
+        """Takes the memory of the largest chunk, so that it need not move later."""
+        n_kv = rows_read(session.n_ctx, session.n_tokens + self._n_chunk)
+        self._builder.forward(session, inputs, self._n_chunk, n_kv, self._memory, True).close()

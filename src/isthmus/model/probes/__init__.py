@@ -1,0 +1,1 @@
+"""Questions to the library and the device: which ways of computing change no bit."""
