@@ -22,9 +22,8 @@ from isthmus.errors import Cancelled, DeviceFailed, GuestTrapped
 from isthmus.units import MIB
 from tests.attacks.proxy import Proxy, proxy_wat
 from tests.attacks.test_agents import LOOP, QUICK, TRAP
+from tests.patience import PATIENCE_S
 from tests.tiny_gguf import TinyLlama
-
-PATIENCE_S = 20.0
 
 
 def wait_until(true: Callable[[], bool]) -> None:

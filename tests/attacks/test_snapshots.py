@@ -16,7 +16,6 @@ import random
 import resource
 import shutil
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.header import LENGTH, encode_header, sign, tensors_of
 from isthmus.snapshot.manifest import decode_manifest
 from isthmus.units import MIB
+from tests.patience import PATIENCE_S, eventually
 from tests.tiny_gguf import TinyLlama
 
 ASK = "sequence 2"
@@ -69,10 +69,8 @@ class World:
         caught.value.__context__ = None
         del caught
         assert resident("VmHWM") - nbytes < MOST_NBYTES
-        end = time.monotonic() + 5.0
-        while self.held() != before and time.monotonic() < end:
-            time.sleep(0.01)  # the thread that looks at leases may have a file in its hand
-        assert self.held() == before
+        # The thread that looks at leases may have a file in its hand.
+        assert eventually(lambda: self.held() == before)
 
 
 def resident(name: str) -> int:
@@ -559,7 +557,7 @@ def test_damaged_packs(world: World, store: Store, damage: str) -> None:
 
     thread = threading.Thread(target=restore, daemon=True)  # opening a pipe waits for a writer
     thread.start()
-    thread.join(2)
+    thread.join(PATIENCE_S)
     waits = thread.is_alive()
     if waits:
         os.close(os.open(packs[0], os.O_RDWR))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from isthmus.errors import (
 )
 from isthmus.units import KIB
 from isthmus.verification import SIZES, prove_model, prove_sizes
+from tests.patience import eventually
 from tests.tiny_gguf import TinyLlama
 
 pytestmark = pytest.mark.model
@@ -247,10 +247,7 @@ def test_closing_while_it_runs(null_runtime: Runtime) -> None:
     threading.Timer(0.05, actor.close).start()
     with pytest.raises(isthmus.IsthmusError):
         list(stream)
-    deadline = time.monotonic() + 10
-    while not region.closed and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert region.closed
+    assert eventually(lambda: region.closed)
 
 
 def test_tools_are_called_by_name(null_runtime: Runtime) -> None:

@@ -22,9 +22,9 @@ from isthmus.errors import (
     DeadlineExceeded,
 )
 from isthmus.model import Model
+from tests.patience import PATIENCE_S
 from tests.unit.wasm_guest import wasm
 
-PATIENCE_S = 120.0
 N_VOCAB = 512
 IMPORTS = (
     '(import "isthmus" "tool_call" (func $tool (param i32 i32 i32 i32) (result i32)))',

@@ -22,6 +22,7 @@ from isthmus.server.http.errors import HttpError
 from isthmus.server.http.listening import raise_open_files
 from isthmus.server.keys import guard
 from isthmus.units import MIB
+from tests.patience import eventually
 from tests.server.conftest import Serving
 from tests.server.process import watching
 from tests.server.test_agents import new_agent, tell
@@ -217,10 +218,7 @@ def test_whoever_leaves_while_he_waits_is_not_answered(hasty: Serving) -> None:
         for _ in range(8):
             slow = streaming(hasty, "/v1/completions", {**body, "stream": stream}, 4096)
             slow.close()
-    for _ in range(100):
-        if "isthmus_actors_running 0.0" in hasty.client.get("/metrics").text:
-            break
-        time.sleep(0.05)
+    assert eventually(lambda: "isthmus_actors_running 0.0" in hasty.client.get("/metrics").text)
     assert decoded(hasty) - before < 8 * 900
 
 

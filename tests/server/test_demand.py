@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from isthmus.server.http.key import KeyLimits
 from isthmus.server.keys.keys import new_key
 from isthmus.units import MIB
+from tests.patience import eventually
 from tests.server.conftest import Serving
 from tests.server.test_agents import new_agent, tell
 from tests.tiny_gguf import TinyLlama
@@ -216,11 +216,7 @@ def test_ollamas_clients_load_and_unload(serving: Serving) -> None:
     body = {"model": "b", "messages": HELLO, "stream": False, "options": {"num_predict": 3}}
     told = serving.post("/api/chat", {**body, "keep_alive": "0s"})
     assert told["load_duration"] > 0
-    for _ in range(500):
-        if not serving.get("/api/ps")["models"]:
-            break
-        time.sleep(0.01)
-    assert serving.get("/api/ps")["models"] == []
+    assert eventually(lambda: serving.get("/api/ps")["models"] == [])
     bad = serving.client.post("/api/chat", json={**body, "keep_alive": "soon"})
     assert (bad.status_code, "keep_alive" in bad.json()["error"]) == (400, True)
 

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from isthmus.server.http.key import Key, KeyLimits
 from isthmus.server.keys.guard import FREE
 from isthmus.server.keys.keys import Keys, new_key, read_keys, remove_key
 from isthmus.server.keys.quota import Quotas
+from tests.patience import eventually
 from tests.server.conftest import Serving
 
 DAY_S = 86_400
@@ -313,12 +313,12 @@ def test_a_stream_that_is_left_is_counted(
     }
     with client.stream("POST", "/v1/completions", json=body) as stream:
         next(stream.iter_lines())
-    for _ in range(100):
-        left = int(client.get("/v1/models").headers["x-ratelimit-remaining-tokens"])
-        if left < 100000:
-            break
-        time.sleep(0.05)
-    assert 99000 < left < 100000
+
+    def left() -> int:
+        return int(client.get("/v1/models").headers["x-ratelimit-remaining-tokens"])
+
+    assert eventually(lambda: left() < 100000)
+    assert left() > 99000
 
 
 def test_requests_at_a_time_of_a_server(
@@ -338,11 +338,7 @@ def test_requests_at_a_time_of_a_server(
         next(stream.iter_lines())
         refused = client.get("/v1/models")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-    for _ in range(100):
-        if client.get("/v1/models").status_code == 200:
-            break
-        time.sleep(0.05)
-    assert client.get("/v1/models").status_code == 200
+    assert eventually(lambda: client.get("/v1/models").status_code == 200)
 
 
 def test_agents_of_a_key(serving: Callable[..., tuple[Serving, httpx.Client]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from isthmus.server.keys.admission import Admission
 from isthmus.server.keys.keys import Keys, new_key
 from isthmus.server.page import page
 from isthmus.server.settings import ServerSettings
+from tests.patience import eventually
 from tests.server.conftest import Serving
 from tests.server.raw import exchange, request
 
@@ -249,23 +249,25 @@ def test_errors_of_a_connection_can_be_read_by_a_page(open_to_app: Serving) -> N
     assert (stranger.status, allowed_origin(stranger.data)) == (400, None)
 
 
-def test_one_too_many_can_be_read_by_a_page(open_to_app: Serving) -> None:
-    host, _, port = open_to_app.url.removeprefix("http://").partition(":")
+def test_one_too_many_can_be_read_by_a_page(tiny_q8: Path, tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text(f'origins = ["{APP}"]\nconnections = 8\nhead_s = 600')
+    serving = Serving(tmp_path / "data", "--model", f"tiny={tiny_q8}", "--config", str(config))
+    serving.client.close()  # it keeps a connection
+    assert eventually(lambda: exchange(serving, request("/healthz")).status == 200)
+    host, _, port = serving.url.removeprefix("http://").partition(":")
     held = [socket.create_connection((host, int(port)), 10) for _ in range(8)]
     try:
-        refused = exchange(open_to_app, request("/healthz", f"Origin: {APP}"))
-        silent = exchange(open_to_app, b"")
+        refused = exchange(serving, request("/healthz", f"Origin: {APP}"))
+        silent = exchange(serving, b"")
     finally:
         for it in held:
             it.close()
     assert (refused.status, allowed_origin(refused.data)) == (503, APP)
     assert b"access-control-expose-headers: retry-after" in refused.data.lower()
     assert (silent.status, allowed_origin(silent.data)) == (503, None)
-    for _ in range(100):  # until the server has heard of it
-        if open_to_app.client.get("/healthz").status_code == 200:
-            break
-        time.sleep(0.02)
-    assert open_to_app.client.get("/healthz").status_code == 200
+    assert eventually(lambda: exchange(serving, request("/healthz")).status == 200)
+    assert serving.stop() == 0
 
 
 def test_limits_of_a_key_can_be_read_by_a_page(tiny_q8: Path, tmp_path: Path) -> None:
@@ -291,12 +293,12 @@ def test_limits_of_a_key_can_be_read_by_a_page(tiny_q8: Path, tmp_path: Path) ->
 def test_nobody_is_believed_who_another_client_is(open_to_app: Serving) -> None:
     heads = {"X-Forwarded-For": "203.0.113.7", "X-Request-ID": "claims"}
     assert open_to_app.client.get("/v1/models", headers=heads).status_code == 200
-    told: list[str | None] = []
-    for _ in range(100):  # a line is written once its answer is sent
-        if told := [it["client"] for it in requests(open_to_app) if it["id"] == "claims"]:
-            break
-        time.sleep(0.02)
-    assert told == ["127.0.0.1"]
+
+    def told() -> list[str | None]:
+        return [it["client"] for it in requests(open_to_app) if it["id"] == "claims"]
+
+    assert eventually(lambda: bool(told()))  # a line is written once its answer is sent
+    assert told() == ["127.0.0.1"]
 
 
 def test_the_page_works_below_a_prefix() -> None:

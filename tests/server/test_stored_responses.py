@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.patience import eventually
 from tests.server.conftest import Serving
 
 N_CHAINS, N_TURNS = 3, 8
@@ -315,10 +316,7 @@ def test_the_oldest_go(tiny_q8: Path, tmp_path: Path) -> None:
 
 
 def wait_until_gone(serving: Serving, path: str) -> None:
-    deadline = time.monotonic() + 30
-    while serving.client.get(path).status_code != 404:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert eventually(lambda: serving.client.get(path).status_code == 404)
 
 
 # ------------------------------------------------------------------ bad input

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import wasmtime
 from isthmus import Runtime
 from isthmus.snapshot import open_snapshot
 from isthmus.units import MIB
+from tests.patience import eventually
 from tests.server.conftest import Serving
 from tests.server.process import watching
 from tests.server.test_agents import new_agent, tell
@@ -125,11 +125,7 @@ def test_whoever_leaves_in_the_middle_leaves_nothing(tiny_server: Serving, large
     with pytest.raises(RuntimeError, match="enough"):
         restored(tiny_server, half())
     uploads = tiny_server.data / "uploads"
-    for _ in range(200):
-        if not list(uploads.iterdir()):
-            break
-        time.sleep(0.05)
-    assert not list(uploads.iterdir())
+    assert eventually(lambda: not list(uploads.iterdir()))
     assert tell(tiny_server, large, "go on")["output"]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from isthmus.wasm import SLICE_OVER, Call, Instance
+from tests.patience import PATIENCE_S
 from tests.unit.wasm_guest import wasm
 
-PATIENCE_S = 20.0
 ASK = '(import "isthmus" "session_close" (func $ask (param i32) (result i32)))'
 GUEST = wasm(
     ASK,

@@ -11,9 +11,9 @@ from isthmus import Actor, Runtime
 from isthmus.actor.loop import Loop
 from isthmus.actor.reply import Piece
 from isthmus.actor.stream import Stream
+from tests.patience import PATIENCE_S
 from tests.unit.wasm_guest import wasm
 
-PATIENCE_S = 5.0
 EMIT = '(import "isthmus" "emit" (func $emit (param i32 i32) (result i32)))'
 TOOL = '(import "isthmus" "tool_call" (func $tool (param i32 i32 i32 i32) (result i32)))'
 ASK = "(call $tool (i32.const 8) (i32.const 3) (i32.const 0) (i32.const 0))"

@@ -13,8 +13,7 @@ import pytest
 
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import DeviceFailed
-
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

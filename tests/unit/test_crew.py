@@ -12,8 +12,8 @@ import pytest
 from isthmus.actor import crew as crew_module
 from isthmus.actor.crew import Crew
 from isthmus.device.compute_thread import ComputeThread
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 N = 40
 
 

@@ -18,10 +18,10 @@ from isthmus.errors import (
 from isthmus.native import wasmtime_capi as capi
 from isthmus.wasm import Engine
 from isthmus.wasm.bounds import Bound
+from tests.patience import PATIENCE_S
 from tests.unit.wasm_guest import spawn, until, wasm
 
 SPIN = '(func (export "spin") (loop $l (br $l)))'
-PATIENCE_S = 20.0
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from isthmus.native.helper import Helper
-
-PATIENCE_S = 30
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ from isthmus.errors import (
 )
 from isthmus.native import wasmtime_capi as capi
 from isthmus.wasm import Engine
+from tests.patience import PATIENCE_S
 from tests.unit.wasm_guest import initialize, spawn, until, wasm
 
 CLOSE = '(import "isthmus" "session_close" (func $close (param i32) (result i32)))'
 CLOSE_CALL = '(func (export "close") (param i32) (result i32) (call $close (local.get 0)))'
 SPIN = '(func $forever (export "spin") (loop $l (br $l)))'
-PATIENCE_S = 20.0
 
 
 @pytest.fixture(scope="module")

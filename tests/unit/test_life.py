@@ -10,8 +10,8 @@ import pytest
 
 from isthmus.actor.life import TRANSITIONS, Life, State
 from isthmus.errors import ActorBusy, ActorClosed
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 ALLOWED = {
     ("idle", "running"),
     ("idle", "held"),

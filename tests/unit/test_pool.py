@@ -12,8 +12,7 @@ import pytest
 from isthmus.actor import pool
 from isthmus.actor.pool import Pool
 from isthmus.errors import Overloaded
-
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,7 @@ from isthmus.actor.shares import Share
 from isthmus.actor.slow_lane import SlowLane, SlowTurn
 from isthmus.errors import Overloaded
 from isthmus.wasm import SLICE_OVER
-
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 class Lane:
