@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.files.gguf import GgufFile, Value
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.header import Value
 from isthmus.model.hparams import (
     Family,
     Hparams,

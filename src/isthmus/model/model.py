@@ -34,7 +34,8 @@ from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model.embedding import EmbeddingModel
 from isthmus.model.executor import Executor
-from isthmus.model.files.gguf import GgufFile, metadata_sha256
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.header import metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Shape
 from isthmus.model.layout import Layout

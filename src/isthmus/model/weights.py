@@ -18,7 +18,8 @@ from isthmus.device.buffer import Binding, Buffer
 from isthmus.device.graph import TensorContext
 from isthmus.errors import DeviceFailed, ModelFileError, ModelUnsupported
 from isthmus.memory import FileMapping
-from isthmus.model.files.gguf import GgufFile, TensorInfo
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.header import TensorInfo
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, HostAddr, align_up
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from isthmus.errors import TemplateError
 from isthmus.model.chat.chat_template import ChatTemplate
 from isthmus.model.chat.template_traits import Traits
-from isthmus.model.files.gguf import TOKENS_KEY, GgufFile
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.header import TOKENS_KEY
 from isthmus.model.tokens.tokenizer import Tokenizer
 
 _KEY = "tokenizer.chat_template"

@@ -18,8 +18,9 @@ from typing import Any
 from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported
 from isthmus.file_hash import FileHashes, file_identity, joined_identity
 from isthmus.model.checks import nothing
-from isthmus.model.files.gguf import GgufFile, file_status
+from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.graph_facts import GraphFacts
+from isthmus.model.files.header import file_status
 from isthmus.native.child import last_words, told
 from isthmus.native.loader import Library
 from isthmus.shards import model_files

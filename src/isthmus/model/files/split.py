@@ -13,12 +13,9 @@ Written by https://github.com/ggml-org/llama.cpp/tree/master/tools/gguf-split.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from isthmus.errors import ModelFileError
-
-if TYPE_CHECKING:
-    from isthmus.model.files.gguf import Header
+from isthmus.model.files.header import Header
 
 _COUNT, _PLACE, _N_TENSORS = "split.count", "split.no", "split.tensors.count"
 _SAME = ("general.architecture", "general.name", _N_TENSORS)

@@ -21,7 +21,7 @@ import numpy as np
 from isthmus.device.base import Device
 from isthmus.errors import ModelFileError, ModelUnsupported, SettingsError
 from isthmus.file_hash import FileHashes
-from isthmus.model.files.gguf import TensorInfo
+from isthmus.model.files.header import TensorInfo
 from isthmus.model.files.opening import open_gguf
 from isthmus.model.hparams import Hparams
 from isthmus.model.products import LowRank

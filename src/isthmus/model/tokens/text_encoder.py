@@ -18,7 +18,8 @@ from functools import cached_property, partial
 
 from isthmus.errors import ContextFull, TokenError
 from isthmus.model.checks import nothing
-from isthmus.model.files.gguf import TOKENS_KEY, GgufFile
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.header import TOKENS_KEY
 from isthmus.model.tokens.pre_tokenizers import PreTokenizer
 from isthmus.model.tokens.specials import Special, Specials
 from isthmus.model.tokens.vocabulary import MODEL_KEY

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.files.gguf import TOKENS_KEY, GgufFile
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.files.header import TOKENS_KEY
 from isthmus.model.tokens.charsmap import is_sound_charsmap
 from isthmus.native._ggml import GgufType
 
