@@ -335,8 +335,7 @@ def test_copying_a_session_ends_with_its_message(
         assert proxy.call("session_copy", second, first, 8) == 0
         assert len(looks) * 64 >= 8 * source.layout.token_nbytes
         assert target.tokens == source.tokens
-        same = 8 * source.layout.row_nbytes
-        at = source.layout.v_offset(source.layout.n_layer - 1)
+        at, same = source.layout.rows(0, 8)[-1]
         assert proxy.read(SESSION_A + at, same) == proxy.read(SESSION_B + at, same)
 
         def ended() -> None:

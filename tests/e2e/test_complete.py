@@ -47,9 +47,7 @@ def ask(actor: Actor, prompt: np.ndarray) -> tuple[bytes, int]:
         layout = session.layout
         span = (ctypes.c_uint8 * layout.nbytes).from_address(session.base)
         rows = [
-            bytes(span[offset : offset + len(prompt) * layout.row_nbytes])
-            for layer in range(session.model.hparams.n_layer)
-            for offset in (layout.k_offset(layer), layout.v_offset(layer))
+            bytes(span[offset : offset + nbytes]) for offset, nbytes in layout.rows(0, len(prompt))
         ]
         return b"".join([*rows, session.logits.tobytes()]), kept
 

@@ -24,6 +24,7 @@ from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model
+from isthmus.model.own.session import own
 from isthmus.model.parts import Chunk, finish
 from isthmus.model.passes.forward import Pass
 from isthmus.model.passes.rows import Step
@@ -235,12 +236,8 @@ def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
 
 def keys_and_values(session: Session) -> bytes:
     """Of the tokens that it holds, layer by layer."""
-    layout, nbytes = session.layout, session.n_tokens * session.layout.row_nbytes
-    return b"".join(
-        ctypes.string_at(session.base + place(layer), nbytes)
-        for layer in range(layout.n_layer)
-        for place in (layout.k_offset, layout.v_offset)
-    )
+    rows = own(session).layout.rows(0, session.n_tokens)
+    return b"".join(ctypes.string_at(session.base + at, nbytes) for at, nbytes in rows)
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "llama, experts"])

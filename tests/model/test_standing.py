@@ -81,7 +81,7 @@ def require_nobody_in_own_memory(batch: Batch, rows: Rows) -> None:
     caches = inputs.cache_rows[:, nobody] * batch._step + base
     logits = inputs.logits_rows[nobody] * 4 + base
     begin, end = inputs.address(IDLE), inputs.buffer.base + inputs.buffer.nbytes
-    assert ((caches >= begin) & (caches + batch._row_nbytes <= logits.min(initial=end))).all()
+    assert ((caches >= begin) & (caches + batch._row_nbytes.max() <= logits.min(initial=end))).all()
     assert ((logits >= begin) & (logits + 4 * 300 <= end)).all()
 
 

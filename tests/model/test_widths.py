@@ -22,6 +22,7 @@ from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model
 from isthmus.model.own.model import OwnModel
+from isthmus.model.own.session import own
 from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.joining import Joining, Run, try_runs
@@ -228,15 +229,15 @@ def test_how_sessions_may_share_attention(
     """A device that cuts its work by the number of sequences, as CUDA's vector kernel does."""
 
     def cut(columns: np.ndarray) -> None:
-        h = model.hparams
-        n = columns.size // h.n_embd_q
+        n = columns.size // heads.n_embd_q
         columns *= np.float32(1 + (n % 4) / 8)
 
     def by_neighbour(columns: np.ndarray) -> None:
         columns += columns.reshape(-1)[-1]
 
     with several(device, quantised, 0) as (model, _):
-        kernels = [Kernel(model.hparams, GgmlType.F16, Scores(0.1))]
+        heads = model.hparams.heads[0]
+        kernels = [Kernel(GgmlType.F16, Scores(heads, 0.1))]
         joining = try_joining(device, lying(cut), kernels, 1000, 16)
         assert joining is not None
         assert joining.sizes == (4, 8, 12, 16)
@@ -460,9 +461,7 @@ def test_rows_of_nobody_touch_no_guest(device: Device, halves: Path) -> None:
         model.decode(session, 5)
         changed = np.flatnonzero(whole != before) + region.base - session.base
         mine = [range(4 * layout.n_vocab)]
-        for layer in range(layout.n_layer):
-            for plane in (layout.k_offset(layer), layout.v_offset(layer)):
-                mine.append(range(plane + 20 * layout.row_nbytes, plane + 21 * layout.row_nbytes))
+        mine += [range(at, at + nbytes) for at, nbytes in own(session).layout.rows(20, 1)]
         assert changed.size
         assert all(any(at in part for part in mine) for at in changed.tolist())
         assert other.logits.tobytes() == beside.tobytes()

@@ -26,9 +26,9 @@ def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
         return layout
     return KvLayout(
         n_ctx=record.n_ctx,
-        n_layer=record.n_layer,
         n_vocab=record.n_vocab,
         dtype=KV_TYPES[record.kv_type],
-        row_nbytes=record.row_nbytes,
+        row_nbytes=record.plane_rows,
+        plain=not record.rows,
         kv_offset=record.kv_offset,
     )

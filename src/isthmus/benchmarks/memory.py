@@ -59,7 +59,7 @@ def _measure(runtime: Runtime, nbytes: int, repeats: int, progress: Callable[[],
         with closing(_chain(device, half, in_guest)) as over_heap:
             in_heap = {"mapped": lambda: _seconds(backend, over_heap, binding)}
             mapped = take_turns(in_heap, 3, lambda: None)
-        settle_s = sum(_timed(lambda at=at: binding.settle(at, half, half)) for at in halves)  # type: ignore[misc]
+        settle_s = sum(_timed(lambda at=at: binding.settle(at, [half])) for at in halves)  # type: ignore[misc]
         with (
             closing(_chain(device, half, in_guest)) as over_guest,
             closing(_chain(device, half, in_plain)) as over_plain,

@@ -123,8 +123,9 @@ class Binding:
 
     # ------------------------------------------------------------------ KV caches
 
-    def settle(self, host: HostAddr, nbytes: int, plane_nbytes: int) -> None:
-        """Has a KV cache, of planes of `plane_nbytes`, live where the device reads it fastest.
+    def settle(self, host: HostAddr, planes: Sequence[int]) -> None:
+        """Has a KV cache live where the device reads it fastest: planes of so many bytes, one
+        behind the other.
 
         Raises Overloaded if the device has no room for it.
         """

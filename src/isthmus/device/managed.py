@@ -61,7 +61,8 @@ class ManagedBinding(Binding):
         self._cuda = cuda
         self._settled: dict[HostAddr, int] = {}
 
-    def settle(self, host: HostAddr, nbytes: int, plane_nbytes: int) -> None:
+    def settle(self, host: HostAddr, planes: Sequence[int]) -> None:
+        nbytes = sum(planes)
         begin, size = _inner_pages(host, nbytes)
         if size:
             self._settled[host] = nbytes

@@ -16,9 +16,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding, Buffer, Import, Rows, segment_nbytes
@@ -39,9 +39,9 @@ class _Kept:
 
     begin: HostAddr
     nbytes: int
-    part_nbytes: int
-    """What each slot has, but for the last one: whole planes."""
     slots: tuple[Slot, ...]
+    begins: tuple[int, ...]
+    """Where each slot's part begins in the range: a part has whole planes."""
 
     @property
     def end(self) -> HostAddr:
@@ -49,8 +49,9 @@ class _Kept:
 
     def find(self, host: HostAddr) -> tuple[Slot, int]:
         """The slot of an address, and its offset there."""
-        index, offset = divmod(host - self.begin, self.part_nbytes)
-        return self.slots[index], offset
+        at = host - self.begin
+        index = bisect_right(self.begins, at) - 1
+        return self.slots[index], at - self.begins[index]
 
 
 class OwnBinding(Binding):
@@ -100,20 +101,21 @@ class OwnBinding(Binding):
 
     # ------------------------------------------------------------------ KV caches
 
-    def settle(self, host: HostAddr, nbytes: int, plane_nbytes: int) -> None:
-        part = min(nbytes, self._pool.largest // plane_nbytes * plane_nbytes)
-        if not part:
+    def settle(self, host: HostAddr, planes: Sequence[int]) -> None:
+        if max(planes) > self._pool.largest:
             raise ModelUnsupported(
                 "the device has no buffers as large as the keys of one layer: use a smaller context"
             )
+        parts = _parts(planes, self._pool.largest)
         with contextlib.ExitStack() as stack:
             slots = []
-            for at in range(0, nbytes, part):
-                slot = self._pool.take(min(part, nbytes - at))
+            for nbytes in parts:
+                slot = self._pool.take(nbytes)
                 stack.callback(self._pool.give, slot)
                 slots.append(slot)
             stack.pop_all()
-        self._kept.append(_Kept(host, nbytes, part, tuple(slots)))
+        begins = (*accumulate(parts[:-1], initial=0),)
+        self._kept.append(_Kept(host, sum(planes), tuple(slots), begins))
         self._kept.sort(key=lambda it: it.begin)
 
     def unsettle(self, host: HostAddr) -> None:
@@ -275,3 +277,13 @@ def _pieces(rows: Rows) -> list[Piece]:
         places = [*range(host, host + nbytes, STAGE_NBYTES), host + nbytes]
         found += [(HostAddr(at), stop - at) for at, stop in pairwise(places)]
     return found
+
+
+def _parts(planes: Sequence[int], most: int) -> list[int]:
+    """Bytes of runs of whole planes, each as long as `most` lets it be."""
+    parts = [0]
+    for nbytes in planes:
+        if parts[-1] + nbytes > most:
+            parts.append(0)
+        parts[-1] += nbytes
+    return parts

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
-from isthmus.model.hparams import Hparams, Rope
+from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.passes.forward import Pass, Scores
 from isthmus.model.products import Linear, LowRank, Router, Stack
 
@@ -29,7 +29,8 @@ class Part(Protocol):
 
 
 Projection = Callable[[Pass, int], tuple[int, int, int]]
-"""x to q [head_dim, n_head, n], k [head_dim, n_head_kv, n] and v [n_embd_kv, n]."""
+"""x to q [dim, n_head, n], k [dim, n_head_kv, n] and v [n_embd_v, n]; k and v are 0 in a layer that
+reads the cache of another."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,28 @@ class LayerNorm:
 class SeparateQkv:
     """Queries, keys and values of a matrix each."""
 
+    heads: Heads
     q: Linear
     k: Linear
     v: Linear
 
     def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
-        h = g.hparams
-        return g.heads(self.q(g, x), h.n_head), g.heads(self.k(g, x), h.n_head_kv), self.v(g, x)
+        q, k = g.heads(self.q(g, x), self.heads.n), g.heads(self.k(g, x), self.heads.n_kv)
+        return q, k, self.v(g, x)
 
 
 @dataclass(frozen=True)
 class FusedQkv:
     """Queries, keys and values one below the other in one matrix."""
 
+    heads: Heads
     qkv: Linear
 
     def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
-        h, whole = g.hparams, self.qkv(g, x)
-        q = g.heads_at(whole, h.n_head, 0)
-        k = g.heads_at(whole, h.n_head_kv, h.n_embd_q)
-        return q, k, g.rows_at(whole, h.n_embd_kv, h.n_embd_q + h.n_embd_kv)
+        heads, whole = self.heads, self.qkv(g, x)
+        q = g.heads_at(whole, heads.n, heads.dim, 0)
+        k = g.heads_at(whole, heads.n_kv, heads.dim, heads.n_embd_q)
+        return q, k, g.rows_at(whole, heads.n_embd_v, heads.n_embd_q + heads.n_embd_k)
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,13 @@ class Attention:
 
     def __call__(self, g: Pass, x: int) -> int:
         q, k, v = self.qkv(g, x)
-        q, k = self._prepare(g, q, self.q_norm), self._prepare(g, k, self.k_norm)
+        q = self._prepare(g, q, self.q_norm)
+        k = self._prepare(g, k, self.k_norm) if k else 0
         if self.temperature:
             q = g.mul(q, g.at_positions(self.temperature))
         if self.q_scale != 1.0:
             q = g.scale(q, self.q_scale)
-        return self.out(g, g.attend(self.layer, q, k, v, self.scores))
+        return self.out(g, g.attend(q, k, v, self.scores))
 
     def _prepare(self, g: Pass, x: int, norm: Part | None) -> int:
         x = norm(g, x) if norm else x

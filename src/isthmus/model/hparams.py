@@ -1,12 +1,16 @@
-"""Hyperparameters: the shape of a model; metadata.py reads it from a file."""
+"""Hyperparameters: the shape of a model; shapes.py reads it from a file's metadata."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from isthmus.model.metadata import Metadata
 
 
 class RopeScaling(Enum):
@@ -58,6 +62,54 @@ class Family:
     """Tokens in the window where the file does not say; 0: then there is none."""
     encoder: bool = False
     """Whether each token sees all others: such models make embeddings, and no text."""
+    heads: Callable[[Metadata], tuple[Heads, ...]] | None = None
+    """Reads the heads of each layer; None: they are the same in all, as most have them."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of one layer's attention, and the planes of the KV cache that it reads.
+
+    A plane is a table with a row for each token. A layer that has no cache of its own reads the
+    planes of an earlier one.
+    """
+
+    n: int
+    """Queries of a token."""
+    n_kv: int
+    """Keys of a token, and as many values: queries share them."""
+    dim: int
+    """Elements of a query and of a key."""
+    value_dim: int
+    keys: int
+    """The number of the plane of its keys."""
+    values: int
+    """That of its values; the same as `keys` if a value is the first elements of its key."""
+
+    @property
+    def n_embd_q(self) -> int:
+        """Width of all queries together."""
+        return self.n * self.dim
+
+    @property
+    def n_embd_k(self) -> int:
+        """Width of all keys together."""
+        return self.n_kv * self.dim
+
+    @property
+    def n_embd_v(self) -> int:
+        """Width of all values together."""
+        return self.n_kv * self.value_dim
+
+    @property
+    def n_embd_seen(self) -> int:
+        """Width of attention's result: a value for each query."""
+        return self.n * self.value_dim
+
+    @property
+    def scale(self) -> float:
+        """The usual factor of the products of queries and keys."""
+        return inverse_sqrt(self.dim)
 
 
 @dataclass(frozen=True)
@@ -124,9 +176,8 @@ class Hparams:
     architecture: str
     n_layer: int
     n_embd: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
+    heads: tuple[Heads, ...]
+    """Of each layer."""
     n_ctx_train: int
     norm_epsilon: float
     """Added to variances by its norms, RMS or layer norms."""
@@ -143,19 +194,25 @@ class Hparams:
     """That add to its products."""
 
     @property
-    def n_embd_q(self) -> int:
-        """Width of all query heads together."""
-        return self.n_head * self.head_dim
+    def planes(self) -> tuple[int, ...]:
+        """Elements in a row of each plane of the KV cache."""
+        widths: dict[int, int] = {}
+        for it in self.heads:
+            widths[it.keys] = it.n_embd_k
+            widths.setdefault(it.values, it.n_embd_v)
+        return tuple(widths[plane] for plane in range(len(widths)))
 
     @property
-    def n_embd_kv(self) -> int:
-        """Width of all key heads together; the same for values."""
-        return self.n_head_kv * self.head_dim
+    def has_plain_cache(self) -> bool:
+        """Whether each layer has a plane of keys and one of values, all of one width."""
+        pairs = [(it.keys, it.values) for it in self.heads]
+        in_pairs = pairs == [(2 * i, 2 * i + 1) for i in range(self.n_layer)]
+        return in_pairs and len({*self.planes}) == 1
 
     @property
-    def kq_scale(self) -> float:
-        """The usual factor of the products of queries and keys."""
-        return inverse_sqrt(self.head_dim)
+    def n_embd_seen(self) -> int:
+        """Width of attention's result in the layer where it is widest."""
+        return max(it.n_embd_seen for it in self.heads)
 
     @property
     def window_tokens(self) -> int | None:

@@ -29,7 +29,7 @@ from isthmus.model.blocks import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.hparams import Hparams, RopeKind, RopeScaling
+from isthmus.model.hparams import Heads, Hparams, RopeKind, RopeScaling
 from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Scores
@@ -155,6 +155,11 @@ class BlockLoader(Loader):
         self._prefix = f"blk.{layer}."
 
     @property
+    def heads(self) -> Heads:
+        """The heads of its attention."""
+        return self.hparams.heads[self.layer]
+
+    @property
     def n_ff(self) -> int:
         """Width of the feed-forward network."""
         return self.metadata.integer("feed_forward_length")
@@ -177,30 +182,37 @@ class BlockLoader(Loader):
 
     def attention(self, **differences: Any) -> Attention:
         """Attention over the cache; `differences` are fields of `Attention`."""
-        h = self.hparams
+        h, heads = self.hparams, self.heads
         usual: dict[str, Any] = {
             "layer": self.layer,
-            "qkv": self.qkv(),
-            "out": self.linear("attn_output", h.n_embd_q, h.n_embd),
-            "scores": Scores(h.kq_scale),
+            "qkv": self.qkv() if "qkv" not in differences else None,
+            "out": self.linear("attn_output", heads.n_embd_seen, h.n_embd),
+            "scores": self.scores(),
             "rotary": Rotary(h.rope),
         }
         return Attention(**(usual | differences))
 
+    def scores(self, **differences: Any) -> Scores:
+        """How its attention weighs; `differences` are fields of `Scores`."""
+        usual: dict[str, Any] = {"heads": self.heads, "scale": self.heads.scale}
+        return Scores(**(usual | differences))
+
     def qkv(self) -> Projection:
         """Queries, keys and values, of one matrix or of three."""
-        h = self.hparams
+        n_embd, heads = self.hparams.n_embd, self.heads
         if self.has("attn_qkv"):
-            return FusedQkv(self.linear("attn_qkv", h.n_embd, h.n_embd_q + 2 * h.n_embd_kv))
+            width = heads.n_embd_q + heads.n_embd_k + heads.n_embd_v
+            return FusedQkv(heads, self.linear("attn_qkv", n_embd, width))
         return SeparateQkv(
-            self.linear("attn_q", h.n_embd, h.n_embd_q),
-            self.linear("attn_k", h.n_embd, h.n_embd_kv),
-            self.linear("attn_v", h.n_embd, h.n_embd_kv),
+            heads,
+            self.linear("attn_q", n_embd, heads.n_embd_q),
+            self.linear("attn_k", n_embd, heads.n_embd_k),
+            self.linear("attn_v", n_embd, heads.n_embd_v),
         )
 
     def head_norms(self) -> dict[str, RmsNorm]:
         """Norms over each head of queries and keys, as fields of `Attention`."""
-        width = self.hparams.head_dim
+        width = self.heads.dim
         return {
             "q_norm": self.rms_norm("attn_q_norm", width),
             "k_norm": self.rms_norm("attn_k_norm", width),
@@ -208,7 +220,7 @@ class BlockLoader(Loader):
 
     def sinks(self) -> int:
         """F32 [n_head]: see `Scores`."""
-        return self.vector("attn_sinks.weight", self.hparams.n_head)
+        return self.vector("attn_sinks.weight", self.heads.n)
 
     def rotary(self) -> Rotary:
         """The rotary embedding with the file's factors, for short and for long contexts."""

@@ -12,7 +12,6 @@ from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.header import Value
 from isthmus.model.hparams import (
     Family,
-    Hparams,
     Pooling,
     Rope,
     RopeKind,
@@ -42,9 +41,39 @@ class Metadata:
             if len(set(value)) != 1:
                 raise ModelUnsupported(
                     f"{self.path}: {self._prefix}.{name} differs from layer to layer, "
-                    "which is not implemented"
+                    "which is not implemented for this architecture"
                 )
             value = value[0]
+        return self._whole(name, value, least)
+
+    def integers(self, name: str, default: int | None = None, least: int = 1) -> tuple[int, ...]:
+        """A whole number of at least `least` for each layer that is computed: the elements of an
+        array, or one number for all."""
+        value = self._value(name, default)
+        found = self._by_layer(name, value)
+        return tuple(self._whole(name, it, least) for it in found)
+
+    def flags(self, name: str) -> tuple[bool, ...]:
+        """True or false for each layer that is computed, as the file lists them."""
+        value = self._value(name)
+        if not isinstance(value, tuple):
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {value!r}; expected a list with an element "
+                "for each layer"
+            )
+        return tuple(bool(it) for it in self._by_layer(name, value))
+
+    def _by_layer(self, name: str, value: Value | None) -> tuple[object, ...]:
+        n_layer, n_all = self.n_layer(), self.integer("block_count")
+        if not isinstance(value, tuple):
+            return (value,) * n_layer
+        if len(value) != n_all:
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is for {len(value)} layers of {n_all}"
+            )
+        return value[:n_layer]
+
+    def _whole(self, name: str, value: object, least: int) -> int:
         if value is None:
             raise ModelFileError(f"{self.path} has no {self._prefix}.{name}")
         most = _LARGEST.get(name, 1 << 20)
@@ -200,57 +229,3 @@ class Metadata:
 
     def _value(self, name: str, default: Value | None = None) -> Value | None:
         return self._values.get(f"{self._prefix}.{name}", default)
-
-
-def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
-    """The shape that a file's metadata gives; ModelFileError where it makes no sense."""
-    metadata = Metadata(file, architecture)
-    n_layer = metadata.n_layer()
-    n_embd = metadata.integer("embedding_length")
-    n_head = metadata.integer("attention.head_count")
-    n_head_kv = metadata.integer("attention.head_count_kv", n_head)
-    head_dim = metadata.integer("attention.key_length", max(1, n_embd // n_head))
-    n_rot = metadata.integer("rope.dimension_count", head_dim)
-    n_ctx_train = metadata.integer("context_length")
-    _require_heads(metadata, n_head, n_head_kv, head_dim)
-    _require_rotary(metadata, family, head_dim, n_rot)
-    n_expert, n_expert_used = metadata.experts()
-    return Hparams(
-        architecture=architecture,
-        n_layer=n_layer,
-        n_embd=n_embd,
-        n_head=n_head,
-        n_head_kv=n_head_kv,
-        head_dim=head_dim,
-        n_ctx_train=n_ctx_train,
-        norm_epsilon=metadata.norm_epsilon(),
-        rope=metadata.rope(family.rope, n_rot, n_ctx_train),
-        window=metadata.window(family, n_layer),
-        n_expert=n_expert,
-        n_expert_used=n_expert_used,
-        encoder=family.encoder,
-        pooling=metadata.pooling(family),
-    )
-
-
-def _require_heads(metadata: Metadata, n_head: int, n_head_kv: int, head_dim: int) -> None:
-    if n_head % n_head_kv:
-        raise ModelFileError(
-            f"{metadata.path}: {n_head} heads cannot share {n_head_kv} key and value heads"
-        )
-    value_length = metadata.integer("attention.value_length", head_dim)
-    if head_dim != value_length:
-        raise ModelUnsupported(
-            f"{metadata.path}: key length {head_dim} and value length {value_length} differ, "
-            "which this architecture does not have"
-        )
-
-
-def _require_rotary(metadata: Metadata, family: Family, head_dim: int, n_rot: int) -> None:
-    if n_rot > head_dim or (n_rot < head_dim and not family.partial_rotary):
-        raise ModelUnsupported(
-            f"{metadata.path}: {n_rot} rotary dimensions of heads of {head_dim}, which this "
-            "architecture does not have"
-        )
-    if n_rot % 2:
-        raise ModelFileError(f"{metadata.path}: {n_rot} rotary dimensions are odd")

@@ -7,8 +7,9 @@
      `hmac-sha256` of it where the snapshot is signed
    * for each tensor its `dtype`, `shape` and `data_offsets`
 
-3. the linear memory's image, sparse: `session.H.logits`, `session.H.k.L`, `session.H.v.L`, and
-   `memory.OFFSET` for all that lies between. Not in a store's snapshots, whose memory is in packs.
+3. the linear memory's image, sparse: `session.H.logits`, `session.H.k.L`, `session.H.v.L` or
+   `session.H.plane.P`, and `memory.OFFSET` for all that lies between. Not in a store's snapshots,
+   whose memory is in packs.
 4. the parts that the manifest lists, one behind the other
 
 There is one way to write a header: a reader makes it anew from the manifest and compares the
@@ -56,7 +57,7 @@ class Tensor:
 
 def tensors_of(manifest: Manifest, *, with_memory: bool) -> list[Tensor]:
     """Every tensor in the order in which it lies in the data section, which they fill."""
-    n_planes = sum(2 * it.n_layer + len(it.memories) for it in manifest.sessions)
+    n_planes = sum(it.n_planes + len(it.memories) for it in manifest.sessions)
     if n_planes + len(manifest.parts) > MAX_TENSORS:
         raise SnapshotInvalid(f"it has more than {MAX_TENSORS} tensors")
     manifest.require_parts()
@@ -89,7 +90,7 @@ def _plain(begin: int, end: int) -> Tensor:
 
 
 def _session_tensors(session: SessionRecord) -> Iterator[Tensor]:
-    """Logits, and keys and values of each layer, as `model/own/kv_cache.py` lays them out."""
+    """Logits, and the planes of its KV cache, as `model/own/kv_cache.py` lays them out."""
     stem = f"session.{session.handle}"
     logits_nbytes = 4 * session.n_vocab
     yield Tensor(f"{stem}.logits", "F32", [session.n_vocab], session.ptr, logits_nbytes)
@@ -97,15 +98,15 @@ def _session_tensors(session: SessionRecord) -> Iterator[Tensor]:
         yield from _library_tensors(session)
         return
     dtype, item_nbytes = _DTYPES[session.kv_type]
-    columns, rest = divmod(session.row_nbytes, item_nbytes)
-    if rest:
-        raise SnapshotInvalid("a row of the KV cache is no whole number of elements")
     at = session.ptr + session.kv_offset
-    nbytes = session.n_ctx * session.row_nbytes
-    for layer in range(session.n_layer):
-        for kind in ("k", "v"):
-            yield Tensor(f"{stem}.{kind}.{layer}", dtype, [session.n_ctx, columns], at, nbytes)
-            at += nbytes
+    for plane, row_nbytes in enumerate(session.plane_rows):
+        columns, rest = divmod(row_nbytes, item_nbytes)
+        if rest:
+            raise SnapshotInvalid("a row of the KV cache is no whole number of elements")
+        name = f"plane.{plane}" if session.rows else f"{'kv'[plane % 2]}.{plane // 2}"
+        nbytes = session.n_ctx * row_nbytes
+        yield Tensor(f"{stem}.{name}", dtype, [session.n_ctx, columns], at, nbytes)
+        at += nbytes
 
 
 def _library_tensors(session: SessionRecord) -> Iterator[Tensor]:

@@ -28,11 +28,20 @@ FORMAT_VERSION_4 = 4
 """Of a snapshot with a model in another class of width than that of a step by itself, or with a
 session that asks for candidates; any other stays readable as before."""
 FORMAT_VERSION_5 = 5
-"""Of a snapshot with a model whose graph a library writes down; any other stays readable as
-before."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
-"""Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 have no widths
-and no candidates, and 1 to 4 have graphs of Isthmus alone."""
+"""Of a snapshot with a model whose graph a library writes down."""
+FORMAT_VERSION_6 = 6
+"""Of a snapshot with a session whose layers have caches of different shapes."""
+_SINCE = (
+    (FORMAT_VERSION_3, "models", ("adapters",)),
+    (FORMAT_VERSION_4, "models", ("width",)),
+    (FORMAT_VERSION_4, "sessions", ("top_k", "top_ptr")),
+    (FORMAT_VERSION_5, "models", ("graph",)),
+    (FORMAT_VERSION_5, "sessions", ("outputs_nbytes", "memories")),
+    (FORMAT_VERSION_6, "sessions", ("rows",)),
+)
+"""What records have from a version on."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
+"""Version 1 has no grammars; what else came later, the constants above say."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -43,6 +52,7 @@ Text = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 Most = Meta(max_length=4096)
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(max_length=256)]
+RowNbytes = Annotated[int, Meta(ge=1, le=2**26)]
 KvType = Literal["f16", "f32", "q8_0", "q4_0"]
 GrammarName = Literal["json_schema", "gbnf", "regex", "lark"]
 Dtype = Literal["U8", "I32", "U32"]
@@ -157,7 +167,7 @@ class SessionRecord(Record, frozen=True):
     ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)]
     n_ctx: Annotated[int, Meta(ge=256, le=2**24, multiple_of=256)]
     n_layer: Annotated[int, Meta(ge=0, le=4096)]
-    """0 if a library writes the graph down, as `row_nbytes`."""
+    """0 if `rows` says more, or a library writes the graph down; so is `row_nbytes` then."""
     n_vocab: Annotated[int, Meta(ge=1, le=2**24)]
     kv_type: KvType
     row_nbytes: Annotated[int, Meta(ge=0, le=2**26)]
@@ -173,13 +183,25 @@ class SessionRecord(Record, frozen=True):
         tuple[Annotated[int, Meta(ge=1, lt=MOST_NBYTES_64)], ...], Meta(max_length=16)
     ] = ()
     """Bytes of each buffer in which that library keeps what it knows of the tokens."""
+    rows: Annotated[tuple[RowNbytes, ...], Meta(max_length=8192)] = ()
+    """Bytes of a row of each plane of the KV cache, if layers do not have keys and values alike."""
+
+    @property
+    def n_planes(self) -> int:
+        """Planes of the KV cache."""
+        return len(self.rows) or 2 * self.n_layer
+
+    @property
+    def plane_rows(self) -> tuple[int, ...]:
+        """Bytes of a row of each plane."""
+        return self.rows or (self.row_nbytes,) * (2 * self.n_layer)
 
     @property
     def kv_nbytes_used(self) -> int:
         """What its tokens take in the KV cache; about, in the memories of a library."""
         if self.memories:
             return sum(self.memories) * self.n_tokens // self.n_ctx
-        return 2 * self.n_layer * self.row_nbytes * self.n_tokens
+        return sum(self.plane_rows) * self.n_tokens
 
 
 class GrammarRecord(Record, frozen=True):
@@ -275,18 +297,11 @@ class Manifest(Record, frozen=True):
             del held["grammars"], held["actor"]["limits"]["grammars"]
         if self.format_version < FORMAT_VERSION_3:
             del held["memory"]["is_64"]
-            for model in held["models"]:
-                del model["adapters"]
-        if self.format_version < FORMAT_VERSION_4:
-            for model in held["models"]:
-                del model["width"]
-            for session in held["sessions"]:
-                del session["top_k"], session["top_ptr"]
-        if self.format_version < FORMAT_VERSION_5:
-            for model in held["models"]:
-                del model["graph"]
-            for session in held["sessions"]:
-                del session["outputs_nbytes"], session["memories"]
+        for version, kind, names in _SINCE:
+            if self.format_version < version:
+                for record in held[kind]:
+                    for name in names:
+                        del record[name]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -313,8 +328,9 @@ class Manifest(Record, frozen=True):
             if shape is None and part.nbytes > most:
                 raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
         for it in self.sessions:
-            if not it.memories and not (it.n_layer and it.row_nbytes):
-                raise SnapshotInvalid(f"session {it.handle} has no KV cache")
+            kinds = [it.memories, it.rows, it.n_layer and it.row_nbytes]
+            if sum(map(bool, kinds)) != 1:
+                raise SnapshotInvalid(f"session {it.handle} has no KV cache, or two")
             if it.n_tokens > it.n_ctx:
                 raise SnapshotInvalid(
                     f"session {it.handle} is too full: {it.n_tokens} tokens of {it.n_ctx}"
@@ -339,6 +355,8 @@ def version_for(
     models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
 ) -> int:
     """The oldest format version that can say all of it."""
+    if any(it.rows for it in sessions):
+        return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
     if any(it.width for it in models) or any(it.top_k for it in sessions):

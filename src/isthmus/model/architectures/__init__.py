@@ -17,9 +17,10 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.hparams import Family, Hparams
 from isthmus.model.loader import Loader
-from isthmus.model.metadata import Metadata, read_hparams
+from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Pass
+from isthmus.model.shapes import read_hparams
 from isthmus.model.weights import Weights
 
 _IGNORED = ("attn_rot_embd",)

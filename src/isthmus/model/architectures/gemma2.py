@@ -10,9 +10,8 @@ import math
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Part, Sandwich
-from isthmus.model.hparams import Family, Hparams, RopeKind, inverse_sqrt
+from isthmus.model.hparams import Family, RopeKind, inverse_sqrt
 from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="Gemma 2",
@@ -38,8 +37,8 @@ def _block(b: BlockLoader) -> Part:
     return Sandwich(
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(
-            q_scale=query_scale(b.hparams, _N_LAYER_27B),
-            scores=Scores(1.0, soft_cap, b.windowed),
+            q_scale=query_scale(b, _N_LAYER_27B),
+            scores=b.scores(scale=1.0, soft_cap=soft_cap, windowed=b.windowed),
         ),
         attn_post_norm=b.rms_norm("post_attention_norm"),
         ffn_norm=b.rms_norm("ffn_norm"),
@@ -48,6 +47,7 @@ def _block(b: BlockLoader) -> Part:
     )
 
 
-def query_scale(h: Hparams, n_layer_27b: int) -> float:
+def query_scale(b: BlockLoader, n_layer_27b: int) -> float:
     """The factor of queries, which the largest model has of its own and no file says."""
-    return inverse_sqrt(h.n_embd // h.n_head) if h.n_layer == n_layer_27b else h.kq_scale
+    h, heads = b.hparams, b.heads
+    return inverse_sqrt(h.n_embd // heads.n) if h.n_layer == n_layer_27b else heads.scale

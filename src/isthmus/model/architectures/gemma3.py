@@ -13,7 +13,6 @@ from isthmus.model.architectures.gemma2 import query_scale
 from isthmus.model.blocks import Decoder, Part, Rotary, Sandwich
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="Gemma 3, text (270M to 27B)",
@@ -38,8 +37,8 @@ def _block(b: BlockLoader) -> Part:
     return Sandwich(
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(
-            q_scale=query_scale(b.hparams, _N_LAYER_27B),
-            scores=Scores(1.0, windowed=b.windowed),
+            q_scale=query_scale(b, _N_LAYER_27B),
+            scores=b.scores(scale=1.0, windowed=b.windowed),
             rotary=_rotary(b),
             **b.head_norms(),
         ),

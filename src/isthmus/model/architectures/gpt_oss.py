@@ -12,7 +12,6 @@ from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Gating, Part, Rotary, Sequential
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="gpt-oss 20B and 120B",
@@ -31,11 +30,10 @@ def load(file: Loader) -> Decoder:
 
 
 def _block(b: BlockLoader) -> Part:
-    h = b.hparams
     return Sequential(
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(
-            scores=Scores(h.kq_scale, windowed=b.windowed, sinks=b.sinks()),
+            scores=b.scores(windowed=b.windowed, sinks=b.sinks()),
             rotary=_rotary(b),
         ),
         ffn_norm=b.rms_norm("post_attention_norm"),

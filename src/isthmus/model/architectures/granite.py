@@ -5,7 +5,6 @@ from __future__ import annotations
 from isthmus.model.blocks import Decoder, Part, Sequential
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="Granite 3, dense",
@@ -26,10 +25,10 @@ def load(file: Loader) -> Decoder:
 
 def _block(b: BlockLoader) -> Part:
     rotated = b.metadata.flag("rope.scaling.finetuned", True)
-    scale = b.metadata.number("attention.scale", 0.0) or b.hparams.kq_scale
+    scale = b.metadata.number("attention.scale", 0.0) or b.heads.scale
     return Sequential(
         attn_norm=b.rms_norm("attn_norm"),
-        attention=b.attention(scores=Scores(scale), rotary=b.rotary() if rotated else None),
+        attention=b.attention(scores=b.scores(scale=scale), rotary=b.rotary() if rotated else None),
         ffn_norm=b.rms_norm("ffn_norm"),
         feed_forward=b.gated(),
         scale=b.metadata.number("residual_scale", 0.0) or 1.0,

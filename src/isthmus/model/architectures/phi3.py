@@ -9,7 +9,6 @@ from __future__ import annotations
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.passes.forward import Scores
 
 FAMILY = Family(
     models="Phi 3, 3.5 and 4, Phi 4 mini",
@@ -30,8 +29,8 @@ def _block(b: BlockLoader) -> Part:
     return Sequential(
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(
-            q_scale=b.hparams.kq_scale,
-            scores=Scores(1.0),
+            q_scale=b.heads.scale,
+            scores=b.scores(scale=1.0),
             rotary=Rotary(b.hparams.rope, *factors),
         ),
         ffn_norm=b.rms_norm("ffn_norm"),

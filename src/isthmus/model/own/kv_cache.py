@@ -6,20 +6,24 @@
     │ logits f32 [n_vocab] │ pad │ K of layer 0 │ V of layer 0 │ K of layer 1 │ …
                                   ▲ at `remainder` modulo `modulus`
 
-Layer by layer, not token by token: rows of one layer lie next to each other, [n_ctx][n_embd_kv].
+Plane by plane, not token by token: rows of one plane lie next to each other, [n_ctx][its width].
+Mostly each layer has a plane of keys and one of values, all alike; see `Heads` for the others.
 The place of the first row modulo 64 decides the speed of the processor's attention kernels by up
 to 25 %; each device says which it wants (`Device.kv_alignment`), and a session keeps what it was
-opened with. Every K and V begins at the same remainder, since n_ctx is a multiple of 256.
+opened with. Every plane begins at the same remainder, since n_ctx is a multiple of 256.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.graph import TensorContext
+from isthmus.model.hparams import Hparams
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr, align_up
@@ -48,11 +52,12 @@ class KvLayout:
     """Places, in bytes from the beginning of a session's span."""
 
     n_ctx: int
-    n_layer: int
     n_vocab: int
     dtype: GgmlType
-    row_nbytes: int
-    """One token's keys of one layer; the same for its values."""
+    row_nbytes: tuple[int, ...]
+    """One token's row of each plane."""
+    plain: bool
+    """Whether planes are keys and values of each layer, all of one width."""
     kv_offset: int
 
     @staticmethod
@@ -60,9 +65,8 @@ class KvLayout:
         library: Library,
         *,
         n_ctx: int,
-        n_layer: int,
         n_vocab: int,
-        n_embd_kv: int,
+        hparams: Hparams,
         kv_type: str,
         kv_alignment: tuple[int, int],
     ) -> KvLayout:
@@ -71,10 +75,10 @@ class KvLayout:
         modulus, remainder = kv_alignment
         return KvLayout(
             n_ctx=align_up(n_ctx, N_CTX_MULTIPLE),
-            n_layer=n_layer,
             n_vocab=n_vocab,
             dtype=dtype,
-            row_nbytes=library.ggml_row_size(dtype, n_embd_kv),
+            row_nbytes=tuple(library.ggml_row_size(dtype, width) for width in hparams.planes),
+            plain=hparams.has_plain_cache,
             kv_offset=align_up(4 * n_vocab, modulus) + remainder,
         )
 
@@ -86,60 +90,58 @@ class KvLayout:
     @property
     def kv_nbytes(self) -> int:
         """The KV cache alone."""
-        return 2 * self.n_layer * self.plane_nbytes
+        return self.n_ctx * self.token_nbytes
 
     @property
-    def plane_nbytes(self) -> int:
-        """The keys of one layer; the same for its values."""
-        return self.n_ctx * self.row_nbytes
+    def plane_nbytes(self) -> tuple[int, ...]:
+        """Each plane."""
+        return tuple(self.n_ctx * nbytes for nbytes in self.row_nbytes)
+
+    @property
+    def plane_offsets(self) -> tuple[int, ...]:
+        """The first row of each plane."""
+        return (*accumulate(self.plane_nbytes[:-1], initial=self.kv_offset),)
 
     @property
     def token_nbytes(self) -> int:
-        """What one token takes in the KV cache, all layers together."""
-        return 2 * self.n_layer * self.row_nbytes
+        """What one token takes in the KV cache, all planes together."""
+        return sum(self.row_nbytes)
 
     def record(self) -> dict[str, Any]:
         """What a snapshot says of it, beside what it says of every session."""
-        return {"n_layer": self.n_layer, "row_nbytes": self.row_nbytes}
-
-    def k_offset(self, layer: int) -> int:
-        """The first row of a layer's keys."""
-        return self.kv_offset + 2 * layer * self.plane_nbytes
-
-    def v_offset(self, layer: int) -> int:
-        """The first row of a layer's values."""
-        return self.k_offset(layer) + self.plane_nbytes
+        if self.plain:
+            return {"n_layer": len(self.row_nbytes) // 2, "row_nbytes": self.row_nbytes[0]}
+        return {"n_layer": 0, "row_nbytes": 0, "rows": self.row_nbytes}
 
     def rows(self, first: int, n: int) -> list[tuple[int, int]]:
         """(offset, nbytes) of `n` rows of each plane, from row `first` on."""
-        planes = [
-            place(layer)
-            for layer in range(self.n_layer)
-            for place in (self.k_offset, self.v_offset)
-        ]
-        return [(at + first * self.row_nbytes, n * self.row_nbytes) for at in planes if n]
+        planes = zip(self.plane_offsets, self.row_nbytes, strict=True)
+        return [(at + first * nbytes, n * nbytes) for at, nbytes in planes if n]
 
 
 class KvCache:
-    """The tensors of one session's KV cache: K and V of each layer, [n_embd_kv, n_ctx].
+    """The tensors of one session's KV cache, a plane each: [its width, n_ctx].
 
     Owns the descriptions only; the bytes are the guest's.
     """
 
     def __init__(
-        self, device: Device, binding: Binding, base: HostAddr, layout: KvLayout, n_embd_kv: int
+        self,
+        device: Device,
+        binding: Binding,
+        base: HostAddr,
+        layout: KvLayout,
+        widths: Sequence[int],
     ) -> None:
-        self.layout = layout
-        self._context = TensorContext(device.library, 2 * layout.n_layer)
+        """`widths`: elements in a row of each plane."""
+        self._context = TensorContext(device.library, len(widths))
 
-        def place(offset: int) -> int:
-            tensor = self._context.tensor(layout.dtype, n_embd_kv, layout.n_ctx)
+        def place(width: int, offset: int) -> int:
+            tensor = self._context.tensor(layout.dtype, width, layout.n_ctx)
             binding.place(tensor, HostAddr(base + offset))
             return tensor
 
-        layers = range(layout.n_layer)
-        self.k = tuple(place(layout.k_offset(layer)) for layer in layers)
-        self.v = tuple(place(layout.v_offset(layer)) for layer in layers)
+        self.planes = tuple(map(place, widths, layout.plane_offsets))
 
     def close(self) -> None:
         """Frees the descriptions; graphs that use them must not run again."""

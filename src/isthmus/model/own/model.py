@@ -112,9 +112,8 @@ class OwnModel(SharingModel, Model):
         return KvLayout.make(
             self.device.library,
             n_ctx=n_ctx,
-            n_layer=self.hparams.n_layer,
             n_vocab=self.n_vocab,
-            n_embd_kv=self.hparams.n_embd_kv,
+            hparams=self.hparams,
             kv_type=self.settings.kv_type,
             kv_alignment=self.device.kv_alignment,
         )
@@ -128,7 +127,7 @@ class OwnModel(SharingModel, Model):
     def _settled(self, binding: Binding, base: HostAddr, layout: Layout) -> Iterator[None]:
         kv = cast("KvLayout", layout)
         kv_base = HostAddr(base + kv.kv_offset)
-        binding.settle(kv_base, kv.kv_nbytes, kv.plane_nbytes)  # may close others' sessions
+        binding.settle(kv_base, kv.plane_nbytes)  # may close others' sessions
         try:
             yield
         except BaseException:
@@ -176,10 +175,12 @@ class OwnModel(SharingModel, Model):
             self._take_class()
 
     def _require_kv_type(self) -> None:
-        kv_type, head_dim = self.settings.kv_type, self.hparams.head_dim
+        kv_type = self.settings.kv_type
         block = self.device.library.ggml_blck_size(KV_TYPES[kv_type])
-        if self.generates and head_dim % block:
+        dims = {dim for it in self.hparams.heads for dim in (it.dim, it.value_dim)}
+        wrong = sorted(dim for dim in dims if dim % block)
+        if self.generates and wrong:
             raise ModelUnsupported(
                 f"a KV cache of type {kv_type} needs a head size that is a multiple of {block}; "
-                f"{self.path} has {head_dim}: use f16"
+                f"{self.path} has {wrong[0]}: use f16"
             )

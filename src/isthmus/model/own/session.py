@@ -1,4 +1,4 @@
-"""Sessions of models whose graphs Isthmus writes down: each layer's keys and values in rows."""
+"""Sessions of models whose graphs Isthmus writes down: keys and values in planes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ class OwnSession(Session):
     def cache(self) -> KvCache:
         """The tensors of its KV cache, described when they are first needed."""
         if self._cache is None:
-            n_embd_kv = self.model.hparams.n_embd_kv
-            self._cache = KvCache(
-                self.model.device, self.binding, self.base, self.layout, n_embd_kv
-            )
+            widths = self.model.hparams.planes
+            self._cache = KvCache(self.model.device, self.binding, self.base, self.layout, widths)
         return self._cache
 
     def rows(self, n_tokens: int) -> Rows:

@@ -19,8 +19,8 @@ of rows, rows of nobody fill the pass: see `widths.py`.
 
 ::
 
-    inputs │ tokens, positions i32 [B] │ cache rows i64 [2 · n_layer, B] │ logits rows i64 [B] │
-           │ masks f16 [1 or 2, B, n_ctx] │ seen f32 [B, n_embd_q] │ logits f32 [B, n_vocab]
+    inputs │ tokens, positions i32 [B] │ cache rows i64 [planes, B] │ logits rows i64 [B] │
+           │ masks f16 [1 or 2, B, n_ctx] │ seen f32 [B, n_embd_seen] │ logits f32 [B, n_vocab]
            │ what rows of nobody write    ▲ results of attention, side by side: one product takes
 
 New keys and values, and at the end the logits, are written into the guests' memories by the device:
@@ -77,23 +77,30 @@ class Batch(Pass):
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
-        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab, layout.row_nbytes)
+        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout)
         self._joining = joining
         self._everywhere = everywhere
-        self._row_nbytes = layout.row_nbytes
-        self._step = math.gcd(layout.row_nbytes, KV_ALIGNMENT)
+        self._row_nbytes = np.array(layout.row_nbytes, np.int64)[:, None]
+        """i64 [planes, 1]"""
+        self._step = math.gcd(*layout.row_nbytes, KV_ALIGNMENT)
         self.tokens = inputs.place(self, GgmlType.I32, (n,), inputs.address(0))
         self.positions = inputs.place(self, GgmlType.I32, (n,), inputs.address(1))
         self._rows = [
             inputs.place(self, GgmlType.I64, (n,), inputs.address(2, 8 * n * plane))
-            for plane in range(2 * h.n_layer)
+            for plane in range(len(h.planes))
         ]
         self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
-        self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(SEEN))
-        self._caches = self._all_addresses(layout.dtype, h.n_embd_kv, self._step)
+        self._caches = {
+            width: self._all_addresses(layout.dtype, width, self._step) for width in {*h.planes}
+        }
+        """By width of a plane."""
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
         ends = accumulate(runs)
         self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
+        self._kinds = [*dict.fromkeys(h.heads)]
+        """Layers of one kind read the same planes in the same way."""
+        self._read = [plane for it in self._kinds for plane in (it.keys, it.values)]
+        """The planes that attention of each kind reads."""
         self._planes = self._describe_planes(layout, everywhere)
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
@@ -101,7 +108,7 @@ class Batch(Pass):
 
     def _begin(self, n: int, n_runs: int) -> None:
         """Nobody is in it yet."""
-        self._addresses = np.zeros((2 * self.hparams.n_layer, n), dtype=np.int64)
+        self._addresses = np.zeros((len(self._rows), n), dtype=np.int64)
         self._row_numbers = np.arange(n)
         self._live: Index = slice(None)
         """The rows that are somebody's."""
@@ -119,16 +126,18 @@ class Batch(Pass):
         """The element of each live row's mask that shows its last token."""
         self._top: BatchTop | None = None
 
-    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
-        h = self.hparams
-        for tensor in (q, v, k):
+    def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
+        heads = scores.heads
+        for tensor in filter(None, (q, v, k)):
             self.expand(tensor)
-        self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[2 * layer]))
-        self.expand(self._scatter(self._caches, v, self._rows[2 * layer + 1]))
+        for plane, columns in self.written(heads, k, v):
+            cache = self._caches[self.hparams.planes[plane]]
+            self.expand(self._scatter(cache, columns, self._rows[plane]))
         _, head, column, _ = self.describe(q).nb
+        first = 2 * self._kinds.index(heads) * len(self._runs)
         for index, run in enumerate(self._runs):
-            shape, at = (h.head_dim, 1, h.n_head, len(run)), run.start * column
-            plane = 2 * layer * len(self._runs) + index
+            shape, at = (heads.dim, 1, heads.n, len(run)), run.start * column
+            plane = first + index
             seen = self.flash_attention(
                 self.view_4d(q, shape, (column, head, column), at),
                 self._planes.tensors[plane],
@@ -138,10 +147,11 @@ class Batch(Pass):
                 scores.soft_cap,
                 scores.sinks,
             )
-            place = self.inputs.address(SEEN, 4 * h.n_embd_q * run.start)
+            place = self.inputs.address(SEEN, 4 * heads.n_embd_seen * run.start)
             self.inputs.buffer.place(seen, place)
             self.expand(seen)
-        return self._seen
+        whole = (heads.n_embd_seen, self.n)
+        return self.inputs.place(self, GgmlType.F32, whole, self.inputs.address(SEEN))
 
     def route(self, router: int, x: int) -> int:
         return self.matmul_each(router, x)
@@ -227,11 +237,11 @@ class Batch(Pass):
         self._moves = (rows.positions >= 0).astype(np.int64)
         self._cache_moves = self._moves * (self._row_nbytes // self._step)
         bases = [own(it).kv_base if it else 0 for it in rows.sessions]
-        planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
-        addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
+        before = np.cumsum(self._row_nbytes)[:, None] - self._row_nbytes  # in rows of other planes
+        addresses = np.array(bases, np.int64) + before * rows.n_ctx
         addresses[:, rows.positions < 0] = self.inputs.idle_cache_row
-        shape, starts = (len(planes), len(self._runs)), [run.start for run in self._runs]
-        self._planes.data.reshape(shape)[:] = addresses[:, starts]
+        shape, starts = (len(self._read), len(self._runs)), [run.start for run in self._runs]
+        self._planes.data.reshape(shape)[:] = addresses[self._read][:, starts]
         self._planes.ne[:, 1].reshape(shape)[:] = n_kv
         distances = self._planes.nb[:, 3].reshape(shape)
         for index, run in enumerate(rows.runs):
@@ -261,14 +271,18 @@ class Batch(Pass):
                 mask[self._elements[left] - window] = MASKED
 
     def _describe_planes(self, layout: KvLayout, everywhere: Buffer) -> Leaves:
-        """Keys and values of each layer, a tensor for each run: [head_dim, n_kv, n_head_kv, n]."""
-        h, n_ctx, n_runs = self.hparams, self.n_ctx, len(self._runs)
-        shape = (h.head_dim, n_ctx, h.n_head_kv)
-        planes = Leaves(self, everywhere, 2 * h.n_layer * n_runs, layout.dtype, *shape)
-        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], 2 * h.n_layer)
-        planes.nb[:, 1] = layout.row_nbytes
-        planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
-        planes.nb[:, 3] = n_ctx * layout.row_nbytes
+        """Keys and values of each kind, a tensor for each run: [dim, n_kv, n_head_kv, n]."""
+        n_ctx, n_runs, n_read = self.n_ctx, len(self._runs), len(self._read)
+        dims = [dim for it in self._kinds for dim in (it.dim, it.value_dim)]
+        sizes = [self.library.ggml_row_size(layout.dtype, dim) for dim in dims]
+        row_nbytes = np.repeat(self._row_nbytes[self._read, 0], n_runs)
+        planes = Leaves(self, everywhere, n_read * n_runs, layout.dtype, dims[0], n_ctx)
+        planes.ne[:, 0] = np.repeat(dims, n_runs)
+        planes.ne[:, 2] = np.repeat([it.n_kv for it in self._kinds], 2 * n_runs)
+        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], n_read)
+        planes.nb[:, 1] = row_nbytes
+        planes.nb[:, 2] = np.repeat(sizes, n_runs)
+        planes.nb[:, 3] = n_ctx * row_nbytes
         planes.data[:] = everywhere.base
         return planes
 

@@ -12,6 +12,7 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
 from isthmus.model.hparams import Hparams
+from isthmus.model.own.kv_cache import KvLayout
 from isthmus.model.passes.mask import MASKED
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, Tensor
@@ -49,16 +50,15 @@ class Leaves:
 class BatchInputs:
     """Owns the memory that a batch's kernels use for addresses and results; see the module."""
 
-    def __init__(
-        self, device: Device, h: Hparams, n: int, n_ctx: int, n_vocab: int, row_nbytes: int
-    ) -> None:
-        """For `n` rows of sessions with up to `n_ctx` cache rows of `row_nbytes`."""
-        self._row_nbytes = align_up(row_nbytes, _ALIGNMENT)
-        written = (4 * n * h.n_embd_q, 4 * n * n_vocab, self._row_nbytes + 4 * n_vocab)
+    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, layout: KvLayout) -> None:
+        """For `n` rows of sessions with up to `n_ctx` cache rows."""
+        n_planes, n_vocab = len(layout.row_nbytes), layout.n_vocab
+        self._row_nbytes = align_up(max(layout.row_nbytes), _ALIGNMENT)
+        written = (4 * n * h.n_embd_seen, 4 * n * n_vocab, self._row_nbytes + 4 * n_vocab)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Rows that a token sees by each mask, its own included; None for all before it."""
         masks = (len(self.windows), n, n_ctx)
-        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *written)
+        sizes = (4 * n, 4 * n, 8 * n_planes * n, 8 * n, 2 * math.prod(masks), *written)
         self.offsets = [0]
         for size in sizes:
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
@@ -67,7 +67,7 @@ class BatchInputs:
         self.buffer.clear()  # of rows of nobody, attention writes nothing
         self.tokens = self._array(np.int32, 0, n)
         self.positions = self._array(np.int32, 1, n)
-        self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
+        self.cache_rows = self._array(np.int64, 2, n_planes * n).reshape(n_planes, n)
         self.logits_rows = self._array(np.int64, 3, n)
         self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
         """f16 [windows, n, n_ctx]"""

@@ -65,6 +65,8 @@ class Encoding(Pass):
         super().__init__(device.library, h, n, n, h.nodes_per_layer * h.n_layer + 64)
         self._places, self._inputs = Places(h, n), inputs
         self._flash = flash
+        self._planes: dict[int, int] = {}
+        """What would lie in a KV cache, by plane: keys or values, f32 [width, n]."""
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: it is computed in such parts."""
         self.tokens = self._place(0, GgmlType.I32, n)
@@ -80,24 +82,29 @@ class Encoding(Pass):
         x = self._pooled(architecture.hidden(self))
         return self.l2_norm(x, _LEAST_LENGTH) if normalised else x
 
-    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
-        h = self.hparams
+    def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
+        heads = scores.heads
         self.cuts.append(self.n_nodes)
-        for tensor in (q, k, v):
+        for tensor in filter(None, (q, k, v)):
             self.expand(tensor)
-        column = self.describe(v).nb[1]
-        v = self.view_3d(v, (h.head_dim, h.n_head_kv, self.n), (4 * h.head_dim, column), 0)
-        q, k, v = self.swap_1_2(q), self.swap_1_2(k), self.swap_1_2(v)
+        self._planes |= dict(self.written(heads, k, v))
+        q = self.swap_1_2(q)
+        k = self._heads_of(heads.keys, heads.dim, heads.n_kv)
+        v = self._heads_of(heads.values, heads.value_dim, heads.n_kv)
         mask = self._masks[scores.windowed] if self._masks else 0
         if self._flash or scores.soft_cap or scores.sinks:
             k, v = self.cast(k, GgmlType.F16), self.cast(v, GgmlType.F16)
             seen = self.flash_attention(q, k, v, mask, scores.scale, scores.soft_cap, scores.sinks)
         else:
             seen = self.plain_attention(q, k, v, mask, scores.scale)
-        return self.reshape(seen, h.n_embd_q, self.n)
+        return self.reshape(seen, heads.n_embd_seen, self.n)
 
     def select_outputs(self, x: int) -> int:
         return x  # of all, and pooled behind the last norm, as libllama does
+
+    def _heads_of(self, plane: int, dim: int, n_head: int) -> int:
+        """[dim, n, n_head] of what a layer wrote, or one before it."""
+        return self.swap_1_2(self.heads_at(self._planes[plane], n_head, dim, 0))
 
     def _pooled(self, x: int) -> int:
         if self.hparams.pooling is Pooling.MEAN:

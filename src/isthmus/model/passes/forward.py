@@ -16,7 +16,7 @@ import numpy as np
 
 from isthmus.device.base import Device
 from isthmus.device.graph import Graph
-from isthmus.model.hparams import Hparams, Rope
+from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.own.session import OwnSession
 from isthmus.model.passes.mask import Mask
 from isthmus.model.session import Session
@@ -91,8 +91,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Scores:
-    """How products of queries and keys become weights of values."""
+    """How one layer's products of queries and keys become weights of values."""
 
+    heads: Heads
     scale: float
     """Factor of the products."""
     soft_cap: float = 0.0
@@ -121,22 +122,21 @@ class Pass(Graph, ABC):
     # ------------------------------------------------------------------ parts of a model
 
     def heads(self, x: int, n_head: int) -> int:
-        """[head_dim, n_head, n] from [head_dim * n_head, n]."""
-        return self.reshape(x, self.hparams.head_dim, n_head, self.n)
+        """[dim, n_head, n] from [dim * n_head, n]."""
+        return self.reshape(x, self.describe(x).ne[0] // n_head, n_head, self.n)
 
     def flat_heads(self, x: int) -> int:
-        """[head_dim * n_head, n] from [head_dim, n_head, n], as a view.
+        """[dim * n_head, n] from [dim, n_head, n], as a view.
 
         Devices fuse rope, this view and set_rows into one kernel.
         """
         shape = self.describe(x)
         return self.view_2d(x, (shape.ne[0] * shape.ne[1], self.n), shape.nb[2], 0)
 
-    def heads_at(self, x: int, n_head: int, first: int) -> int:
-        """As `heads`, of the rows from `first` on in a fused product (F32)."""
-        head, width = 4 * self.hparams.head_dim, self.describe(x).nb[1]
-        shape = (self.hparams.head_dim, n_head, self.n)
-        return self.view_3d(x, shape, (head, width), 4 * first)
+    def heads_at(self, x: int, n_head: int, dim: int, first: int) -> int:
+        """[dim, n_head, n]: the rows from `first` on in a fused product (F32)."""
+        shape, width = (dim, n_head, self.n), self.describe(x).nb[1]
+        return self.view_3d(x, shape, (4 * dim, width), 4 * first)
 
     def rows_at(self, x: int, n_rows: int, first: int) -> int:
         """[n_rows, n]: the rows from `first` on in a fused product (F32)."""
@@ -199,12 +199,22 @@ class Pass(Graph, ABC):
         """matrix · x, of one of an adapter's."""
         return self.matmul(matrix, x)
 
-    def cached_heads(self, session: OwnSession, cache: int, n_kv: int) -> int:
-        """[head_dim, n_kv, n_head_kv]: a session's keys or values as attention wants them, by a
-        view of the first rows of a layer's cache."""
-        h, strides = self.hparams, self.describe(cache).nb
-        head_nbytes = self.library.ggml_row_size(session.layout.dtype, h.head_dim)
-        return self.view_3d(cache, (h.head_dim, n_kv, h.n_head_kv), (strides[1], head_nbytes), 0)
+    def written(self, heads: Heads, k: int, v: int) -> list[tuple[int, int]]:
+        """(plane, rows for it) of what a layer writes to the cache."""
+        planes = [(heads.keys, self.flat_heads(k))] if k else []
+        return [*planes, (heads.values, v)] if v else planes
+
+    def cached(self, session: OwnSession, heads: Heads, n_kv: int) -> tuple[int, int]:
+        """[dim, n_kv, n_head_kv] each: a session's keys and values as attention wants them, by
+        views of the first rows of two planes."""
+        planes = session.cache.planes
+        keys = self._cached_heads(session, planes[heads.keys], (heads.dim, n_kv, heads.n_kv))
+        values = planes[heads.values]
+        return keys, self._cached_heads(session, values, (heads.value_dim, n_kv, heads.n_kv))
+
+    def _cached_heads(self, session: OwnSession, plane: int, shape: tuple[int, int, int]) -> int:
+        head_nbytes = self.library.ggml_row_size(session.layout.dtype, shape[0])
+        return self.view_3d(plane, shape, (self.describe(plane).nb[1], head_nbytes), 0)
 
     def place_top(self, candidates: int, session: Session, top: Top) -> None:
         """Has the device write a session's candidates where the guest reads them."""
@@ -212,10 +222,11 @@ class Pass(Graph, ABC):
         self.output(candidates)
 
     @abstractmethod
-    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
-        """Writes k and v to the cache, then attention of q over it: [n_embd_q, n].
+    def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
+        """Writes k and v to the cache, then attention of q over it: [n_embd_seen, n].
 
-        q is [head_dim, n_head, n], k [head_dim, n_head_kv, n], v [n_embd_kv, n].
+        q is [dim, n_head, n], k [dim, n_head_kv, n], v [n_embd_v, n]. k and v are 0 in a layer that
+        reads what another one wrote, v is 0 where values are the first elements of keys.
         """
 
     @abstractmethod
@@ -239,7 +250,7 @@ class Forward(Pass):
         self.rows = inputs.place(self, 2, GgmlType.I64, n)
         self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
         self._caches: list[int] = []
-        """The views of the cache that attention reads: `n_kv` rows of each layer's."""
+        """The views of the cache that attention reads: `n_kv` rows of planes."""
         self._last = inputs.place(self, 3, GgmlType.I32, inputs.n_outputs) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
@@ -256,23 +267,24 @@ class Forward(Pass):
         self.n_kv = n_kv
         self.changed()
 
-    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
-        h, cache = self.hparams, self.session.cache
+    def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
+        heads, planes = scores.heads, self.session.cache.planes
         self.cuts.append(self.n_nodes)
-        for tensor in (q, v, k):
+        for tensor in filter(None, (q, v, k)):
             self.expand(tensor)
-        self.expand(self.set_rows(cache.k[layer], self.flat_heads(k), self.rows))
-        self.expand(self.set_rows(cache.v[layer], v, self.rows))
+        for plane, rows in self.written(heads, k, v):
+            self.expand(self.set_rows(planes[plane], rows, self.rows))
+        caches = self.cached(self.session, heads, self.n_kv)
+        self._caches.extend(caches)
         seen = self.flash_attention(
             self.swap_1_2(q),
-            self._seen_of(cache.k[layer]),
-            self._seen_of(cache.v[layer]),
+            *caches,
             self._masks[scores.windowed].tensor,
             scores.scale,
             scores.soft_cap,
             scores.sinks,
         )
-        return self.reshape(seen, h.n_embd_q, self.n)
+        return self.reshape(seen, heads.n_embd_seen, self.n)
 
     def select_outputs(self, x: int) -> int:
         return self.get_rows(x, self._last) if self._last else x
@@ -324,8 +336,3 @@ class Forward(Pass):
         """Lets a single token see one more row: all that changes from token to token."""
         for mask in self.inputs.masks:
             mask.extend(position)
-
-    def _seen_of(self, cache: int) -> int:
-        view = self.cached_heads(self.session, cache, self.n_kv)
-        self._caches.append(view)
-        return view

@@ -9,7 +9,7 @@ session, and what holds for a batch holds here.
 ::
 
     inputs │ tokens, positions i32 [n] │ cache rows i64 [n] │ last columns i32 [sessions]
-           │ zero i64 [1] │ masks f16 [n_kv, n] of each session, 1 or 2 │ seen f32 [n_embd_q, n]
+           │ zero i64 [1] │ masks f16 [n_kv, n] of each session, 1 or 2 │ seen f32 [n_embd_seen, n]
                                 results of attention, side by side: one product takes them ▲
 """
 
@@ -75,7 +75,7 @@ class Places:
         """Of each mask: the rows that a token sees, its own among them."""
         masks = [2 * part.n * part.n_kv for _ in self.windows for part in self.parts]
         self.offsets = [0]
-        for size in (4 * n, 4 * n, 8 * n, 4 * self.n_outputs, 8, *masks, 4 * n * h.n_embd_q):
+        for size in (4 * n, 4 * n, 8 * n, 4 * self.n_outputs, 8, *masks, 4 * n * h.n_embd_seen):
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
 
     @property
@@ -116,23 +116,22 @@ class Packed(Pass):
             self._place(GgmlType.F16, index, 0, part.n_kv, part.n)
             for index, part, _ in places.masks()
         ]
-        self._seen = self._place(GgmlType.F32, -2, 0, h.n_embd_q, n)
         self._write()
 
-    def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
+    def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
         parts = self._places.parts
         self.cuts.append(self.n_nodes)
-        for tensor in (q, v, k):
+        for tensor in filter(None, (q, v, k)):
             self.expand(tensor)
-        k = self.flat_heads(k)
+        written = self.written(scores.heads, k, v)
         for part, rows in zip(parts, self._rows, strict=True):
-            cache = own(part.chunk.session).cache
-            self.expand(self.set_rows(cache.k[layer], self._columns(k, part), rows))
-            self.expand(self.set_rows(cache.v[layer], self._columns(v, part), rows))
+            planes = own(part.chunk.session).cache.planes
+            for plane, columns in written:
+                self.expand(self.set_rows(planes[plane], self._columns(columns, part), rows))
         first = len(parts) if scores.windowed else 0
         for part, mask in zip(parts, self._masks[first : first + len(parts)], strict=True):
-            self._attend_part(layer, part, q, mask, scores)
-        return self._seen
+            self._attend_part(part, q, mask, scores)
+        return self._place(GgmlType.F32, -2, 0, scores.heads.n_embd_seen, self.n)
 
     def route(self, router: int, x: int) -> int:
         return self.matmul(router, x) if self._is_whole(x) else self.matmul_each(router, x)
@@ -164,21 +163,20 @@ class Packed(Pass):
         one, unless they are filled up."""
         return self._places.fills_outputs or self.columns_of(x) == self.n
 
-    def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
+    def _attend_part(self, part: _Part, q: int, mask: int, scores: Scores) -> None:
         """Attention of one session's columns, written beside that of the others."""
-        h, session = self.hparams, own(part.chunk.session)
+        heads = scores.heads
         _, head, column, _ = self.describe(q).nb
-        shape = (h.head_dim, h.n_head, part.n)
+        shape = (heads.dim, heads.n, part.n)
         seen = self.flash_attention(
             self.swap_1_2(self.view_3d(q, shape, (head, column), part.first * column)),
-            self.cached_heads(session, session.cache.k[layer], part.n_kv),
-            self.cached_heads(session, session.cache.v[layer], part.n_kv),
+            *self.cached(own(part.chunk.session), heads, part.n_kv),
             mask,
             scores.scale,
             scores.soft_cap,
             scores.sinks,
         )
-        self._inputs.place(seen, self._address(-2, 4 * h.n_embd_q * part.first))
+        self._inputs.place(seen, self._address(-2, 4 * heads.n_embd_seen * part.first))
         self.expand(seen)
 
     def _columns(self, x: int, part: _Part) -> int:

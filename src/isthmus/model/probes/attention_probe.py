@@ -20,7 +20,7 @@ import numpy as np
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import DeviceFailed
-from isthmus.model.hparams import Hparams
+from isthmus.model.hparams import Heads
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.joining import Joining, vector_stride
 from isthmus.model.passes.mask import MASKED
@@ -44,9 +44,25 @@ _MOST_GROUPS = 2
 class Kernel:
     """What decides which kernel computes attention, and what it computes."""
 
-    hparams: Hparams
     kv_type: GgmlType
     scores: Scores
+
+    @property
+    def heads(self) -> Heads:
+        """Whose attention it computes."""
+        return self.scores.heads
+
+    @property
+    def planes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The plane of keys and that of values: which of two it is, and elements of a head."""
+        heads = self.heads
+        return (0, heads.dim), (int(heads.keys != heads.values), heads.value_dim)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Elements in a row of keys, and of values if they have a plane of their own."""
+        heads = self.heads
+        return heads.n_embd_k, heads.n_embd_v
 
 
 def try_joining(
@@ -114,25 +130,28 @@ class _Probe:
 
     ::
 
-        inputs │ queries f32 [most, n_embd_q] │ masks f16 [most, n_kv] │ results f32 as queries
-        caches │ keys [n_kv + 32 · most, n_embd_kv] │ values, as many
+        inputs │ queries f32 [most, n_embd_q] │ masks f16 [most, n_kv] │ results [most, n_embd_seen]
+        caches │ keys [n_kv + 32 · most, n_embd_k] │ values [as many, n_embd_v]
     """
 
     def __init__(
         self, device: Device, backend: Backend, kernel: Kernel, n_kv: int, most: int
     ) -> None:
-        h = kernel.hparams
+        heads = kernel.heads
         self._device, self._backend, self._kernel = device, backend, kernel
         self._n_kv, self._most = n_kv, most
         self._random = np.random.default_rng(0)
-        self._row_nbytes = device.library.ggml_row_size(kernel.kv_type, h.n_embd_kv)
-        self._masks_at = align_up(4 * h.n_embd_q * most, _ALIGNMENT)
+        self._row_nbytes = [
+            device.library.ggml_row_size(kernel.kv_type, width) for width in kernel.widths
+        ]
+        self._masks_at = align_up(4 * heads.n_embd_q * most, _ALIGNMENT)
         self._results_at = self._masks_at + 2 * n_kv * most
+        self._result_nbytes = 4 * heads.n_embd_seen
         n_rows = align_up(n_kv + _SHIFT * most, _PATTERN_ROWS)
-        self._plane_nbytes = align_up(n_rows * self._row_nbytes, _ALIGNMENT)
+        self._plane_nbytes = align_up(n_rows * max(self._row_nbytes), _ALIGNMENT)
         with contextlib.ExitStack() as stack:
             self._inputs = stack.enter_context(
-                device.allocate_inputs(2 * self._results_at - self._masks_at)
+                device.allocate_inputs(self._results_at + most * self._result_nbytes)
             )
             self._caches = stack.enter_context(device.allocate_inputs(2 * self._plane_nbytes))
             self._memory = stack.enter_context(GraphAllocator(device.library, device.buffer_type))
@@ -152,7 +171,7 @@ class _Probe:
             seen = self._write(graph, 1, self._n_kv)
             graph.expand(seen)
             size_of = self._device.library.ggml_backend_buft_get_alloc_size
-            nbytes = 4 * self._kernel.hparams.n_embd_q
+            nbytes = self._result_nbytes
             if self._device.refuses(graph) or size_of(self._device.buffer_type, seen) != nbytes:
                 return False
         self.show(self._n_kv)
@@ -172,7 +191,7 @@ class _Probe:
 
     def result(self, size: int, n_kv: int, place: int = 0) -> bytes:
         """A hash of what the sequence at `place` gets among `size`, whose caches have `n_kv`."""
-        nbytes = 4 * self._kernel.hparams.n_embd_q
+        nbytes = self._result_nbytes
         begin = self._results_at + place * nbytes
         unwritten = np.full(nbytes, 0xFF, np.uint8)
         self._send(begin, unwritten)
@@ -208,11 +227,11 @@ class _Probe:
 
     def _fill(self) -> None:
         """Random queries, keys and values."""
-        h, kind = self._kernel.hparams, self._kernel.kv_type
-        queries = self._random.standard_normal((self._most, h.n_embd_q), dtype=np.float32)
-        self._send(0, queries)
-        for plane in range(2):
-            data = random_rows(kind, h.n_embd_kv, _PATTERN_ROWS, seed=plane)
+        kernel = self._kernel
+        shape = (self._most, kernel.heads.n_embd_q)
+        self._send(0, self._random.standard_normal(shape, dtype=np.float32))
+        for plane, width in enumerate(kernel.widths):
+            data = random_rows(kernel.kv_type, width, _PATTERN_ROWS, seed=plane)
             count = self._plane_nbytes // len(data)
             begin = plane * self._plane_nbytes
             self._caches.stage[begin : begin + count * len(data)] = data * count
@@ -223,18 +242,18 @@ class _Probe:
         self._inputs.push(offset, array.nbytes)
 
     def _write(self, graph: Graph, size: int, n_kv: int) -> int:
-        """[head_dim, n_head, 1, size]: the graph's one operation, not placed."""
-        h, kind, scores = self._kernel.hparams, self._kernel.kv_type, self._kernel.scores
+        """[value_dim, n_head, 1, size]: the graph's one operation, not placed."""
+        heads, kind, scores = self._kernel.heads, self._kernel.kv_type, self._kernel.scores
         inputs = self._inputs
-        q = graph.tensor(GgmlType.F32, h.head_dim, 1, h.n_head, size)
+        q = graph.tensor(GgmlType.F32, heads.dim, 1, heads.n, size)
         inputs.place(q, inputs.base)
         planes = []
-        for plane in range(2):
-            tensor = graph.tensor(kind, h.head_dim, n_kv, h.n_head_kv, size)
+        for plane, dim in self._kernel.planes:
+            tensor = graph.tensor(kind, dim, n_kv, heads.n_kv, size)
             struct = graph.describe(tensor)
-            struct.nb[1] = self._row_nbytes
-            struct.nb[2] = graph.library.ggml_row_size(kind, h.head_dim)
-            struct.nb[3] = _SHIFT * self._row_nbytes
+            struct.nb[1] = self._row_nbytes[plane]
+            struct.nb[2] = graph.library.ggml_row_size(kind, dim)
+            struct.nb[3] = _SHIFT * self._row_nbytes[plane]
             struct.buffer = self._caches.handle
             struct.data = self._caches.base + plane * self._plane_nbytes
             planes.append(tensor)

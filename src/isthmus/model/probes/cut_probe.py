@@ -79,9 +79,11 @@ class _Attention:
 
     def is_exact(self) -> bool:
         """Whether each query has the same bits among any number of others."""
-        h, random = self.kernel.hparams, np.random.default_rng(0)
-        queries = random.standard_normal((MOST, h.n_head, h.head_dim), dtype=np.float32)
-        keys, values = random.standard_normal((2, _N_KV, h.n_embd_kv), dtype=np.float32)
+        heads, random = self.kernel.heads, np.random.default_rng(0)
+        queries = random.standard_normal((MOST, heads.n, heads.dim), dtype=np.float32)
+        keys, values = (
+            random.standard_normal((_N_KV, width), dtype=np.float32) for width in self.kernel.widths
+        )
         seen = np.arange(_N_KV) <= _N_KV - MOST + np.arange(MOST)[:, np.newaxis]
         mask = np.where(seen, np.float16(0), _MASKED)
         whole = self._compute(queries, keys, values, mask)
@@ -95,30 +97,33 @@ class _Attention:
         )
 
     def _compute(self, *arrays: np.ndarray) -> bytes:
-        """From queries [n, n_head, head_dim], keys, values and mask: the bytes of as many rows."""
-        queries, h, scores = arrays[0], self.kernel.hparams, self.kernel.scores
+        """From queries [n, n_head, dim], keys, values and mask: the bytes of as many rows."""
+        n, heads, scores = len(arrays[0]), self.kernel.heads, self.kernel.scores
+        nbytes = 4 * n * heads.n_embd_seen
         sizes = (align_up(array.nbytes, _ALIGNMENT) for array in arrays)
         offsets = list(accumulate(sizes, initial=0))
         with contextlib.ExitStack() as stack:
-            buffer = stack.enter_context(self.device.allocate_inputs(offsets[-1] + queries.nbytes))
+            buffer = stack.enter_context(self.device.allocate_inputs(offsets[-1] + nbytes))
             memory = stack.enter_context(
                 GraphAllocator(self.device.library, self.device.buffer_type)
             )
             graph = stack.enter_context(Graph(self.device.library, 16))
-            q = graph.tensor(GgmlType.F32, h.head_dim, h.n_head, len(queries))
-            k = graph.tensor(GgmlType.F32, h.n_embd_kv, _N_KV)
-            v = graph.tensor(GgmlType.F32, h.n_embd_kv, _N_KV)
-            mask = graph.tensor(GgmlType.F16, _N_KV, len(queries))
+            q = graph.tensor(GgmlType.F32, heads.dim, heads.n, n)
+            planes = [graph.tensor(GgmlType.F32, it, _N_KV) for it in self.kernel.widths]
+            mask = graph.tensor(GgmlType.F16, _N_KV, n)
+            keys, values = (
+                self._cached(graph, planes[plane], dim) for plane, dim in self.kernel.planes
+            )
             result = graph.flash_attention(
                 graph.swap_1_2(q),
-                self._cached(graph, k),
-                self._cached(graph, v),
+                keys,
+                values,
                 mask,
                 scores.scale,
                 scores.soft_cap,
                 scores.sinks,
             )
-            for tensor, offset in zip((q, k, v, mask, result), offsets, strict=True):
+            for tensor, offset in zip((q, *planes, mask, result), offsets, strict=True):
                 buffer.place(tensor, DeviceAddr(buffer.base + offset))
             for array, offset in zip(arrays, offsets, strict=False):
                 buffer.stage[offset : offset + array.nbytes] = array.tobytes()
@@ -126,13 +131,12 @@ class _Attention:
             graph.output(result)
             memory.allocate(graph)
             self.backend.compute(graph.pointer)
-            buffer.pull(offsets[-1], queries.nbytes)
-            return bytes(buffer.stage[offsets[-1] : offsets[-1] + queries.nbytes])
+            buffer.pull(offsets[-1], nbytes)
+            return bytes(buffer.stage[offsets[-1] : offsets[-1] + nbytes])
 
-    def _cached(self, graph: Graph, rows: int) -> int:
-        """[head_dim, n_kv, n_head_kv] of f32 [n_embd_kv, n_kv], as it would lie in a KV cache."""
-        h, kind = self.kernel.hparams, self.kernel.kv_type
-        size = self.device.library.ggml_row_size
-        strides = (size(kind, h.n_embd_kv), size(kind, h.head_dim))
+    def _cached(self, graph: Graph, rows: int, dim: int) -> int:
+        """[dim, n_kv, n_head_kv] of f32 [width, n_kv], as it would lie in a KV cache."""
+        kind, size = self.kernel.kv_type, self.device.library.ggml_row_size
         cache = graph.cast(rows, kind)
-        return graph.view_3d(cache, (h.head_dim, _N_KV, h.n_head_kv), strides, 0)
+        strides = (graph.describe(cache).nb[1], size(kind, dim))
+        return graph.view_3d(cache, (dim, _N_KV, self.kernel.heads.n_kv), strides, 0)

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import TypeVar
 
 from isthmus.errors import DeviceFailed, ModelUnsupported
+from isthmus.model.hparams import Heads
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.joining import Joining
@@ -187,12 +188,11 @@ class Exactness:
 
     def _kernels(self) -> list[Kernel]:
         """One kernel of attention of each kind that the architecture has."""
-        h = self._architecture.hparams
         kinds = {
-            (it.scale, it.soft_cap, it.sinks > 0): replace(it, windowed=False)
+            (_shape(it.heads), it.scale, it.soft_cap, it.sinks > 0): replace(it, windowed=False)
             for it in _scores_in(self._architecture)
         }
-        return [Kernel(h, self._kv_type, kinds[kind]) for kind in sorted(kinds)]
+        return [Kernel(self._kv_type, kinds[kind]) for kind in sorted(kinds)]
 
     def _cuts(self) -> bool:
         device, backend = self._device, self._backend
@@ -209,6 +209,11 @@ class Exactness:
 
 def _is_joining(text: str) -> bool:
     return text == _NONE or Joining.try_parse(text) is not None
+
+
+def _shape(heads: Heads) -> tuple[int, ...]:
+    """What decides which kernel computes attention of such heads."""
+    return heads.n, heads.n_kv, heads.dim, heads.value_dim, heads.keys == heads.values
 
 
 def _scores_in(part: object) -> Iterator[Scores]:
