@@ -31,4 +31,6 @@ def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
         dtype=KV_TYPES[record.kv_type],
         row_nbytes=record.row_nbytes,
         kv_offset=record.kv_offset,
+        states_nbytes=record.states_nbytes,
+        n_checkpoints=record.n_checkpoints,
     )

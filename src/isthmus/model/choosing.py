@@ -76,4 +76,5 @@ def memory_of(library: Library, opened: Opened, settings: ModelSettings) -> tupl
         return (more - few) // N_CTX_MULTIPLE, 2 * few - more - 4 * facts.n_vocab
     hparams = hparams_of(opened.file)
     row_nbytes = int(library.ggml_row_size(KV_TYPES[settings.kv_type], hparams.n_embd_kv))
-    return 2 * hparams.n_layer * row_nbytes, 0
+    states_nbytes = (1 + settings.checkpoints) * hparams.states_nbytes
+    return 2 * hparams.n_cached * row_nbytes, states_nbytes

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Protocol
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from isthmus.units import align_up
+
+if TYPE_CHECKING:
+    from isthmus.model.metadata import Metadata
 
 
 class RopeScaling(Enum):
@@ -56,8 +64,12 @@ class Family:
     """Every so many layers one sees all tokens, the others a window; 0: there is no window."""
     window_default: int = 0
     """Tokens in the window where the file does not say; 0: then there is none."""
+    window_everywhere: bool = False
+    """Whether all layers that attend have a window, if a file says how many tokens it has."""
     encoder: bool = False
     """Whether each token sees all others: such models make embeddings, and no text."""
+    states: Callable[[Metadata, int], tuple[State, ...]] | None = None
+    """(metadata, layers) -> what layers without attention keep; None: all layers attend."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,19 @@ class Window:
     """The token itself, and those before it that it sees."""
     layers: tuple[bool, ...]
     """Of each layer: whether the window is for it."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a layer keeps of all tokens together, beside or instead of a KV cache: F32 [shape]."""
+
+    layer: int
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, rounded up so that the next one is aligned."""
+        return align_up(4 * math.prod(self.shape), STATE_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -85,6 +110,8 @@ class Rope:
     beta_slow: float = 1.0
 
 
+STATE_ALIGNMENT = 256
+"""What every device wants of a tensor's place."""
 _NODES_OF_ADAPTER = 128
 """More than the operations that an adapter adds to a layer."""
 
@@ -141,6 +168,10 @@ class Hparams:
     """How it makes embeddings; None where it makes none."""
     n_adapters: int = 0
     """That add to its products."""
+    states: tuple[State, ...] = ()
+    """What layers keep of all tokens together, in the order of layers."""
+    uncached: frozenset[int] = frozenset()
+    """Layers without attention, which keep no keys and values."""
 
     @property
     def n_embd_q(self) -> int:
@@ -163,9 +194,35 @@ class Hparams:
         return self.window.n_tokens if self.window else None
 
     @property
+    def n_cached(self) -> int:
+        """Layers that keep keys and values."""
+        return self.n_layer - len(self.uncached)
+
+    def cache_of(self, layer: int) -> int:
+        """The number of a layer's KV cache among those that there are."""
+        return layer - sum(it < layer for it in self.uncached)
+
+    @property
+    def states_nbytes(self) -> int:
+        """All states of one session together."""
+        return sum(it.nbytes for it in self.states)
+
+    @property
+    def state_offsets(self) -> tuple[int, ...]:
+        """Where each state begins among them, in bytes."""
+        ends = accumulate((it.nbytes for it in self.states), initial=0)
+        return tuple(ends)[: len(self.states)]
+
+    @property
+    def nodes_per_part(self) -> int:
+        """More than the operations that a layer takes for each session of a pass."""
+        return 48 if self.states else 12
+
+    @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        return 64 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
+        usual = 128 if self.states else 64
+        return usual + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
 def inverse_sqrt(n: int) -> float:

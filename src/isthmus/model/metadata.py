@@ -16,11 +16,13 @@ from isthmus.model.hparams import (
     Rope,
     RopeKind,
     RopeScaling,
+    State,
     Window,
 )
 
 _MOST_PAIRS = 1 << 16
 _LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}
+_MOST_STATES_NBYTES = 1 << 32
 _MOST_NUMBER = 1e30
 """Largest number that is taken from a file, and one by it the smallest: so that neither a quotient
 nor what is made of it in f32 is infinite."""
@@ -34,10 +36,17 @@ class Metadata:
         self._values = file.metadata
         self._prefix = architecture
 
-    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number of at least `least`; the same for each layer where it is an array."""
+    def integer(
+        self, name: str, default: int | None = None, least: int = 1, *, but_zeros: bool = False
+    ) -> int:
+        """A whole number of at least `least`; the same for each layer where it is an array.
+
+        `but_zeros`: an array may be 0 for layers that have nothing of the kind.
+        """
         value = self._value(name, default)
         if isinstance(value, tuple):
+            if but_zeros:
+                value = tuple(it for it in value if it != 0)
             if len(set(value)) != 1:
                 raise ModelUnsupported(
                     f"{self.path}: {self._prefix}.{name} differs from layer to layer, "
@@ -52,6 +61,20 @@ class Metadata:
                 f"{self.path}: {self._prefix}.{name} is {value!r}; expected {least} to {most}"
             )
         return value
+
+    def listed(self, name: str, n_layer: int) -> tuple[int, ...]:
+        """What an array says of each layer, or one number of all of them; 0 or more."""
+        value = self._value(name)
+        if value is None:
+            raise ModelFileError(f"{self.path} has no {self._prefix}.{name}")
+        found = value if isinstance(value, tuple) else (value,) * n_layer
+        numbers = tuple(int(it) for it in found if isinstance(it, int) and it >= 0)
+        if not len(found) == len(numbers) >= n_layer:
+            raise ModelFileError(
+                f"{self.path}: {self._prefix}.{name} is {str(value)[:40]}; expected a whole "
+                f"number, or one for each of {n_layer} layers"
+            )
+        return numbers[:n_layer]
 
     def number(self, name: str, default: float | None = None) -> float:
         """A number that f32 can hold, 0 or of a usual magnitude."""
@@ -130,6 +153,9 @@ class Metadata:
 
     def window(self, family: Family, n_layer: int) -> Window | None:
         """The sliding window, and the layers that it is for."""
+        if family.window_everywhere:
+            n_tokens = self.integer("attention.sliding_window", 0, least=0)
+            return Window(n_tokens, (True,) * n_layer) if n_tokens else None
         if not family.window_period:
             return None
         n_tokens = self.integer("attention.sliding_window", family.window_default, least=0)
@@ -206,14 +232,16 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     metadata = Metadata(file, architecture)
     n_layer = metadata.n_layer()
     n_embd = metadata.integer("embedding_length")
-    n_head = metadata.integer("attention.head_count")
-    n_head_kv = metadata.integer("attention.head_count_kv", n_head)
+    mixed = family.states is not None
+    n_head = metadata.integer("attention.head_count", but_zeros=mixed)
+    n_head_kv = metadata.integer("attention.head_count_kv", n_head, but_zeros=mixed)
     head_dim = metadata.integer("attention.key_length", max(1, n_embd // n_head))
     n_rot = metadata.integer("rope.dimension_count", head_dim)
     n_ctx_train = metadata.integer("context_length")
     _require_heads(metadata, n_head, n_head_kv, head_dim)
     _require_rotary(metadata, family, head_dim, n_rot)
     n_expert, n_expert_used = metadata.experts()
+    states = _states(metadata, family, n_layer)
     return Hparams(
         architecture=architecture,
         n_layer=n_layer,
@@ -229,7 +257,27 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
         n_expert_used=n_expert_used,
         encoder=family.encoder,
         pooling=metadata.pooling(family),
+        states=states,
+        uncached=frozenset(it.layer for it in states),
     )
+
+
+def _states(metadata: Metadata, family: Family, n_layer: int) -> tuple[State, ...]:
+    states = family.states(metadata, n_layer) if family.states else ()
+    nbytes = sum(it.nbytes for it in states)
+    if nbytes > _MOST_STATES_NBYTES:
+        raise ModelFileError(
+            f"{metadata.path}: the states of a session would take {nbytes} bytes; "
+            f"expected {_MOST_STATES_NBYTES} at most"
+        )
+    if states and metadata.pooling(family):
+        raise ModelUnsupported(
+            f"{metadata.path} makes embeddings and keeps states, which is not implemented: leave "
+            "it to libllama, by graph='adopted' or --graph adopted"
+        )
+    if states and len({it.layer for it in states}) == n_layer:
+        raise ModelUnsupported(f"{metadata.path}: no layer has attention, which one must have here")
+    return states
 
 
 def _require_heads(metadata: Metadata, n_head: int, n_head_kv: int, head_dim: int) -> None:

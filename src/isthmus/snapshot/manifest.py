@@ -16,6 +16,7 @@ from isthmus.config import (
     MAX_GRAMMAR_TOKENS,
     MAX_GUEST_GLOBALS,
     MAX_GUEST_NBYTES,
+    MOST_CHECKPOINTS,
 )
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
@@ -30,9 +31,12 @@ session that asks for candidates; any other stays readable as before."""
 FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down; any other stays readable as
 before."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
+FORMAT_VERSION_6 = 6
+"""Of a snapshot with a session that keeps states beside its KV cache; any other stays readable as
+before."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 """Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 have no widths
-and no candidates, and 1 to 4 have graphs of Isthmus alone."""
+and no candidates, 1 to 4 have graphs of Isthmus alone, and 1 to 5 have no states."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -173,13 +177,17 @@ class SessionRecord(Record, frozen=True):
         tuple[Annotated[int, Meta(ge=1, lt=MOST_NBYTES_64)], ...], Meta(max_length=16)
     ] = ()
     """Bytes of each buffer in which that library keeps what it knows of the tokens."""
+    states_nbytes: Annotated[int, Meta(ge=0, le=2**32)] = 0
+    """What layers without attention keep of all tokens together."""
+    n_checkpoints: Annotated[int, Meta(ge=0, le=MOST_CHECKPOINTS)] = 0
+    """Copies of that which the session has room for."""
 
     @property
     def kv_nbytes_used(self) -> int:
         """What its tokens take in the KV cache; about, in the memories of a library."""
         if self.memories:
             return sum(self.memories) * self.n_tokens // self.n_ctx
-        return 2 * self.n_layer * self.row_nbytes * self.n_tokens
+        return 2 * self.n_layer * self.row_nbytes * self.n_tokens + self.states_nbytes
 
 
 class GrammarRecord(Record, frozen=True):
@@ -250,6 +258,17 @@ class PartRecord(Record, frozen=True):
         return n
 
 
+_LATER_FIELDS = (
+    ("models", FORMAT_VERSION_3, ("adapters",)),
+    ("models", FORMAT_VERSION_4, ("width",)),
+    ("sessions", FORMAT_VERSION_4, ("top_k", "top_ptr")),
+    ("models", FORMAT_VERSION_5, ("graph",)),
+    ("sessions", FORMAT_VERSION_5, ("outputs_nbytes", "memories")),
+    ("sessions", FORMAT_VERSION_6, ("states_nbytes", "n_checkpoints")),
+)
+"""Of which records, since which version, which fields: older manifests are written without them."""
+
+
 class Manifest(Record, frozen=True):
     """All of it."""
 
@@ -270,23 +289,15 @@ class Manifest(Record, frozen=True):
 
     def encode(self) -> str:
         """As JSON text."""
-        held = msgspec.to_builtins(self)
-        if self.format_version == 1:  # as it was written, so that its hash stays
+        held, version = msgspec.to_builtins(self), self.format_version
+        if version == 1:  # as it was written, so that its hash stays
             del held["grammars"], held["actor"]["limits"]["grammars"]
-        if self.format_version < FORMAT_VERSION_3:
+        if version < FORMAT_VERSION_3:
             del held["memory"]["is_64"]
-            for model in held["models"]:
-                del model["adapters"]
-        if self.format_version < FORMAT_VERSION_4:
-            for model in held["models"]:
-                del model["width"]
-            for session in held["sessions"]:
-                del session["top_k"], session["top_ptr"]
-        if self.format_version < FORMAT_VERSION_5:
-            for model in held["models"]:
-                del model["graph"]
-            for session in held["sessions"]:
-                del session["outputs_nbytes"], session["memories"]
+        for kind, since, names in _LATER_FIELDS:
+            for record in held[kind] if version < since else ():
+                for name in names:
+                    del record[name]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -339,6 +350,8 @@ def version_for(
     models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
 ) -> int:
     """The oldest format version that can say all of it."""
+    if any(it.states_nbytes for it in sessions):
+        return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
     if any(it.width for it in models) or any(it.top_k for it in sessions):
@@ -374,7 +387,7 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library"
+            "candidates, 5 that of graphs of a library, 6 that of states"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

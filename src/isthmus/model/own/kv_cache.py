@@ -6,6 +6,16 @@
     │ logits f32 [n_vocab] │ pad │ K of layer 0 │ V of layer 0 │ K of layer 1 │ …
                                   ▲ at `remainder` modulo `modulus`
 
+If some layers keep a state instead of keys and values, the span has more:
+
+::
+
+    │ logits │ lengths i64 [n_checkpoints] │ pad │ K, V │ pad │ states │ checkpoint 0 │ …
+
+A checkpoint is a copy of the states after a number of tokens, which is its length; 0: it is free.
+Lengths lie in the guest's memory as well, so a fork or a snapshot has them. A guest that changes
+them gets states of other tokens, as one that changes its KV cache does, and nothing worse.
+
 Layer by layer, not token by token: rows of one layer lie next to each other, [n_ctx][n_embd_kv].
 The place of the first row modulo 64 decides the speed of the processor's attention kernels by up
 to 25 %; each device says which it wants (`Device.kv_alignment`), and a session keeps what it was
@@ -17,9 +27,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.graph import TensorContext
+from isthmus.model.hparams import STATE_ALIGNMENT, Hparams
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr, align_up
@@ -54,28 +66,33 @@ class KvLayout:
     row_nbytes: int
     """One token's keys of one layer; the same for its values."""
     kv_offset: int
+    states_nbytes: int = 0
+    """All states together; 0: the model keeps none."""
+    n_checkpoints: int = 0
 
     @staticmethod
     def make(
         library: Library,
+        h: Hparams,
+        settings: ModelSettings,
         *,
         n_ctx: int,
-        n_layer: int,
         n_vocab: int,
-        n_embd_kv: int,
-        kv_type: str,
         kv_alignment: tuple[int, int],
     ) -> KvLayout:
         """The layout for at least `n_ctx` tokens, its KV cache aligned as the device wants it."""
-        dtype = KV_TYPES[kv_type]
+        dtype = KV_TYPES[settings.kv_type]
         modulus, remainder = kv_alignment
+        n_checkpoints = settings.checkpoints if h.states else 0
         return KvLayout(
             n_ctx=align_up(n_ctx, N_CTX_MULTIPLE),
-            n_layer=n_layer,
+            n_layer=h.n_cached,
             n_vocab=n_vocab,
             dtype=dtype,
-            row_nbytes=library.ggml_row_size(dtype, n_embd_kv),
-            kv_offset=align_up(4 * n_vocab, modulus) + remainder,
+            row_nbytes=library.ggml_row_size(dtype, h.n_embd_kv),
+            kv_offset=align_up(lengths_offset(n_vocab) + 8 * n_checkpoints, modulus) + remainder,
+            states_nbytes=h.states_nbytes,
+            n_checkpoints=n_checkpoints,
         )
 
     @property
@@ -85,8 +102,34 @@ class KvLayout:
 
     @property
     def kv_nbytes(self) -> int:
+        """From the KV cache's beginning to the end: checkpoints as well."""
+        if not self.states_nbytes:
+            return self.cache_nbytes
+        return self.states_offset + self.all_states_nbytes - self.kv_offset
+
+    @property
+    def cache_nbytes(self) -> int:
         """The KV cache alone."""
         return 2 * self.n_layer * self.plane_nbytes
+
+    @property
+    def states_offset(self) -> int:
+        """Where the states begin."""
+        return align_up(self.kv_offset + self.cache_nbytes, STATE_ALIGNMENT)
+
+    @property
+    def all_states_nbytes(self) -> int:
+        """The states, and all checkpoints of them."""
+        return (1 + self.n_checkpoints) * self.states_nbytes
+
+    @property
+    def lengths_offset(self) -> int:
+        """Where the lengths of checkpoints begin."""
+        return lengths_offset(self.n_vocab)
+
+    def checkpoint_offset(self, number: int) -> int:
+        """Where a checkpoint begins."""
+        return self.states_offset + (1 + number) * self.states_nbytes
 
     @property
     def plane_nbytes(self) -> int:
@@ -100,7 +143,12 @@ class KvLayout:
 
     def record(self) -> dict[str, Any]:
         """What a snapshot says of it, beside what it says of every session."""
-        return {"n_layer": self.n_layer, "row_nbytes": self.row_nbytes}
+        return {
+            "n_layer": self.n_layer,
+            "row_nbytes": self.row_nbytes,
+            "states_nbytes": self.states_nbytes,
+            "n_checkpoints": self.n_checkpoints,
+        }
 
     def k_offset(self, layer: int) -> int:
         """The first row of a layer's keys."""
@@ -120,26 +168,38 @@ class KvLayout:
         return [(at + first * self.row_nbytes, n * self.row_nbytes) for at in planes if n]
 
 
+def lengths_offset(n_vocab: int) -> int:
+    """Where the lengths of checkpoints begin, after so many logits."""
+    return align_up(4 * n_vocab, 8)
+
+
 class KvCache:
-    """The tensors of one session's KV cache: K and V of each layer, [n_embd_kv, n_ctx].
+    """The tensors of one session's KV cache: K and V of each layer, [n_embd_kv, n_ctx]; and states.
 
     Owns the descriptions only; the bytes are the guest's.
     """
 
     def __init__(
-        self, device: Device, binding: Binding, base: HostAddr, layout: KvLayout, n_embd_kv: int
+        self, device: Device, binding: Binding, base: HostAddr, layout: KvLayout, h: Hparams
     ) -> None:
         self.layout = layout
-        self._context = TensorContext(device.library, 2 * layout.n_layer)
+        self._context = TensorContext(device.library, 2 * layout.n_layer + len(h.states))
 
-        def place(offset: int) -> int:
-            tensor = self._context.tensor(layout.dtype, n_embd_kv, layout.n_ctx)
+        def place(offset: int, dtype: GgmlType, *shape: int) -> int:
+            tensor = self._context.tensor(dtype, *shape)
             binding.place(tensor, HostAddr(base + offset))
             return tensor
 
+        def plane(offset: int) -> int:
+            return place(offset, layout.dtype, h.n_embd_kv, layout.n_ctx)
+
         layers = range(layout.n_layer)
-        self.k = tuple(place(layout.k_offset(layer)) for layer in layers)
-        self.v = tuple(place(layout.v_offset(layer)) for layer in layers)
+        self.k = tuple(plane(layout.k_offset(layer)) for layer in layers)
+        self.v = tuple(plane(layout.v_offset(layer)) for layer in layers)
+        self.states = tuple(
+            place(layout.states_offset + offset, GgmlType.F32, *state.shape)
+            for offset, state in zip(h.state_offsets, h.states, strict=True)
+        )
 
     def close(self) -> None:
         """Frees the descriptions; graphs that use them must not run again."""

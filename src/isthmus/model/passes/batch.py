@@ -42,7 +42,7 @@ from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.own.session import own
 from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves
 from isthmus.model.passes.batch_top import BatchTop
-from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.mask import MASKED, first_seen
 from isthmus.model.passes.rows import Rows, Shape
@@ -73,11 +73,12 @@ class Batch(Pass):
         `joining` made the runs; None if each has one row.
         """
         n, runs = shape.n, shape.runs
-        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n) + 64 + N_TOP_NODES
+        n_nodes = h.n_layer * (h.nodes_per_layer + h.nodes_per_part * n) + 64 + N_TOP_NODES
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
         inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout.n_vocab, layout.row_nbytes)
+        self._n_planes = 2 * h.n_cached
         self._joining = joining
         self._everywhere = everywhere
         self._row_nbytes = layout.row_nbytes
@@ -86,7 +87,7 @@ class Batch(Pass):
         self.positions = inputs.place(self, GgmlType.I32, (n,), inputs.address(1))
         self._rows = [
             inputs.place(self, GgmlType.I64, (n,), inputs.address(2, 8 * n * plane))
-            for plane in range(2 * h.n_layer)
+            for plane in range(self._n_planes)
         ]
         self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
         self._seen = inputs.place(self, GgmlType.F32, (h.n_embd_q, n), inputs.address(SEEN))
@@ -95,13 +96,18 @@ class Batch(Pass):
         ends = accumulate(runs)
         self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
         self._planes = self._describe_planes(layout, everywhere)
+        self._states = [Leaves(self, everywhere, n, GgmlType.F32, *it.shape) for it in h.states]
+        """Of each state, a tensor for each row."""
+        if h.states:
+            each = zip(*(it.tensors for it in self._states), strict=True)
+            self.stretches = [Stretch(row, 1, states) for row, states in enumerate(each)]
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
         self._begin(n, len(runs))
 
     def _begin(self, n: int, n_runs: int) -> None:
         """Nobody is in it yet."""
-        self._addresses = np.zeros((2 * self.hparams.n_layer, n), dtype=np.int64)
+        self._addresses = np.zeros((self._n_planes, n), dtype=np.int64)
         self._row_numbers = np.arange(n)
         self._live: Index = slice(None)
         """The rows that are somebody's."""
@@ -123,12 +129,13 @@ class Batch(Pass):
         h = self.hparams
         for tensor in (q, v, k):
             self.expand(tensor)
-        self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[2 * layer]))
-        self.expand(self._scatter(self._caches, v, self._rows[2 * layer + 1]))
+        first = 2 * h.cache_of(layer)
+        self.expand(self._scatter(self._caches, self.flat_heads(k), self._rows[first]))
+        self.expand(self._scatter(self._caches, v, self._rows[first + 1]))
         _, head, column, _ = self.describe(q).nb
         for index, run in enumerate(self._runs):
             shape, at = (h.head_dim, 1, h.n_head, len(run)), run.start * column
-            plane = 2 * layer * len(self._runs) + index
+            plane = first * len(self._runs) + index
             seen = self.flash_attention(
                 self.view_4d(q, shape, (column, head, column), at),
                 self._planes.tensors[plane],
@@ -227,7 +234,7 @@ class Batch(Pass):
         self._moves = (rows.positions >= 0).astype(np.int64)
         self._cache_moves = self._moves * (self._row_nbytes // self._step)
         bases = [own(it).kv_base if it else 0 for it in rows.sessions]
-        planes = np.arange(2 * self.hparams.n_layer)[:, None]  # keys and values of each layer
+        planes = np.arange(self._n_planes)[:, None]  # keys and values of each layer
         addresses = np.array(bases, np.int64) + planes * (rows.n_ctx * self._row_nbytes)
         addresses[:, rows.positions < 0] = self.inputs.idle_cache_row
         shape, starts = (len(planes), len(self._runs)), [run.start for run in self._runs]
@@ -245,6 +252,15 @@ class Batch(Pass):
             apart = np.where(joined, self._joining.mask_stride(n_kv), apart)
         self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = apart
         self._masks.nb[:, 2] = self._masks.nb[:, 1]
+        self._move_states(rows)
+
+    def _move_states(self, rows: Rows) -> None:
+        """Points each row's states to its session's; all of nobody's to one place."""
+        idle = self.inputs.idle_state
+        bases = np.array([own(it).states_base if it else idle for it in rows.sessions], np.uint64)
+        live = rows.positions >= 0
+        for leaves, offset in zip(self._states, self.hparams.state_offsets, strict=True):
+            leaves.data[:] = bases + np.uint64(offset) * live.astype(np.uint64)
 
     def _show(self, row: int, before: int, last: int) -> None:
         """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
@@ -264,8 +280,8 @@ class Batch(Pass):
         """Keys and values of each layer, a tensor for each run: [head_dim, n_kv, n_head_kv, n]."""
         h, n_ctx, n_runs = self.hparams, self.n_ctx, len(self._runs)
         shape = (h.head_dim, n_ctx, h.n_head_kv)
-        planes = Leaves(self, everywhere, 2 * h.n_layer * n_runs, layout.dtype, *shape)
-        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], 2 * h.n_layer)
+        planes = Leaves(self, everywhere, self._n_planes * n_runs, layout.dtype, *shape)
+        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], self._n_planes)
         planes.nb[:, 1] = layout.row_nbytes
         planes.nb[:, 2] = self.library.ggml_row_size(layout.dtype, h.head_dim)
         planes.nb[:, 3] = n_ctx * layout.row_nbytes

@@ -21,7 +21,7 @@ _ALIGNMENT = 256
 SEEN = 5
 """Index of attention's results among the inputs."""
 IDLE = 7
-"""Index of what rows of nobody write: a row of a cache, and behind it logits."""
+"""Index of what rows of nobody write: a row of a cache, and behind it logits and a state."""
 
 
 class Leaves:
@@ -54,11 +54,13 @@ class BatchInputs:
     ) -> None:
         """For `n` rows of sessions with up to `n_ctx` cache rows of `row_nbytes`."""
         self._row_nbytes = align_up(row_nbytes, _ALIGNMENT)
-        written = (4 * n * h.n_embd_q, 4 * n * n_vocab, self._row_nbytes + 4 * n_vocab)
+        self._idle_nbytes = self._row_nbytes + align_up(4 * n_vocab, _ALIGNMENT)
+        largest = max((it.nbytes for it in h.states), default=0)
+        written = (4 * n * h.n_embd_q, 4 * n * n_vocab, self._idle_nbytes + largest)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Rows that a token sees by each mask, its own included; None for all before it."""
         masks = (len(self.windows), n, n_ctx)
-        sizes = (4 * n, 4 * n, 16 * h.n_layer * n, 8 * n, 2 * math.prod(masks), *written)
+        sizes = (4 * n, 4 * n, 16 * h.n_cached * n, 8 * n, 2 * math.prod(masks), *written)
         self.offsets = [0]
         for size in sizes:
             self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
@@ -67,7 +69,7 @@ class BatchInputs:
         self.buffer.clear()  # of rows of nobody, attention writes nothing
         self.tokens = self._array(np.int32, 0, n)
         self.positions = self._array(np.int32, 1, n)
-        self.cache_rows = self._array(np.int64, 2, 2 * h.n_layer * n).reshape(2 * h.n_layer, n)
+        self.cache_rows = self._array(np.int64, 2, 2 * h.n_cached * n).reshape(2 * h.n_cached, n)
         self.logits_rows = self._array(np.int64, 3, n)
         self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
         """f16 [windows, n, n_ctx]"""
@@ -89,6 +91,11 @@ class BatchInputs:
     def idle_logits(self) -> DeviceAddr:
         """Where they write logits."""
         return self.address(IDLE, self._row_nbytes)
+
+    @property
+    def idle_state(self) -> DeviceAddr:
+        """Where they have their states, all in one place."""
+        return self.address(IDLE, self._idle_nbytes)
 
     def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
         """A tensor of `graph` at an address of these."""

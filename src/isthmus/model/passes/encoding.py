@@ -65,8 +65,6 @@ class Encoding(Pass):
         super().__init__(device.library, h, n, n, h.nodes_per_layer * h.n_layer + 64)
         self._places, self._inputs = Places(h, n), inputs
         self._flash = flash
-        self.cuts: list[int] = []
-        """Where attention of each layer begins, in nodes: it is computed in such parts."""
         self.tokens = self._place(0, GgmlType.I32, n)
         self.positions = self._place(1, GgmlType.I32, n)
         self._row = self._place(2, GgmlType.I32, 1)

@@ -27,7 +27,7 @@ from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
 from isthmus.model.parts import Chunk
-from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.mask import show
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top, TopFinder
@@ -101,12 +101,14 @@ class Packed(Pass):
     def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
         n_parts, n = len(places.parts), places.n
         n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
-        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 64
+        n_nodes = h.n_layer * (h.nodes_per_layer + h.nodes_per_part * n_parts) + 64
         n_nodes += (12 + N_TOP_NODES) * n_parts
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         self._places, self._inputs = places, inputs
-        self.cuts: list[int] = []
-        """Where attention of each layer begins, in nodes: it is computed in such parts."""
+        if h.states:
+            self.stretches = [
+                Stretch(it.first, it.n, own(it.chunk.session).cache.states) for it in places.parts
+            ]
         self.tokens = self._place(GgmlType.I32, 0, 0, n)
         self.positions = self._place(GgmlType.I32, 1, 0, n)
         self._rows = [self._place(GgmlType.I64, 2, 8 * it.first, it.n) for it in places.parts]
@@ -120,18 +122,18 @@ class Packed(Pass):
         self._write()
 
     def attend(self, layer: int, q: int, k: int, v: int, scores: Scores) -> int:
-        parts = self._places.parts
+        parts, number = self._places.parts, self.hparams.cache_of(layer)
         self.cuts.append(self.n_nodes)
         for tensor in (q, v, k):
             self.expand(tensor)
         k = self.flat_heads(k)
         for part, rows in zip(parts, self._rows, strict=True):
             cache = own(part.chunk.session).cache
-            self.expand(self.set_rows(cache.k[layer], self._columns(k, part), rows))
-            self.expand(self.set_rows(cache.v[layer], self._columns(v, part), rows))
+            self.expand(self.set_rows(cache.k[number], self._columns(k, part), rows))
+            self.expand(self.set_rows(cache.v[number], self._columns(v, part), rows))
         first = len(parts) if scores.windowed else 0
         for part, mask in zip(parts, self._masks[first : first + len(parts)], strict=True):
-            self._attend_part(layer, part, q, mask, scores)
+            self._attend_part(number, part, q, mask, scores)
         return self._seen
 
     def route(self, router: int, x: int) -> int:
@@ -164,15 +166,15 @@ class Packed(Pass):
         one, unless they are filled up."""
         return self._places.fills_outputs or self.columns_of(x) == self.n
 
-    def _attend_part(self, layer: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
+    def _attend_part(self, number: int, part: _Part, q: int, mask: int, scores: Scores) -> None:
         """Attention of one session's columns, written beside that of the others."""
         h, session = self.hparams, own(part.chunk.session)
         _, head, column, _ = self.describe(q).nb
         shape = (h.head_dim, h.n_head, part.n)
         seen = self.flash_attention(
             self.swap_1_2(self.view_3d(q, shape, (head, column), part.first * column)),
-            self.cached_heads(session, session.cache.k[layer], part.n_kv),
-            self.cached_heads(session, session.cache.v[layer], part.n_kv),
+            self.cached_heads(session, session.cache.k[number], part.n_kv),
+            self.cached_heads(session, session.cache.v[number], part.n_kv),
             mask,
             scores.scale,
             scores.soft_cap,
