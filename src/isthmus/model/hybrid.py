@@ -39,7 +39,7 @@ class Convolution:
         seen = g.join_rows(state, g.transpose(columns))
         row = g.describe(seen).nb[1]
         last = g.view_2d(seen, (n_before, n_channels), row, _FLOAT * stretch.n)
-        g.expand(g.copy_into(last, state))
+        g.move_on(stretch, self.state, last)
         return g.convolve(seen, self.kernel)
 
 
@@ -122,7 +122,7 @@ class DeltaNet:
         row = _FLOAT * head
         after = row * n_head_v * stretch.n
         next_state = g.view_3d(result, (head, head, n_head_v), (row, row * head), after)
-        g.expand(g.copy_into(next_state, state))
+        g.move_on(stretch, self.state, next_state)
         return g.view_3d(result, (head, n_head_v, stretch.n), (row, row * n_head_v), 0)
 
 

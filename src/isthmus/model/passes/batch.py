@@ -40,7 +40,7 @@ from isthmus.device.buffer import Buffer
 from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.own.session import own
-from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves
+from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves, set_data
 from isthmus.model.passes.batch_top import BatchTop
 from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.joining import Joining
@@ -96,11 +96,9 @@ class Batch(Pass):
         ends = accumulate(runs)
         self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
         self._planes = self._describe_planes(layout, everywhere)
-        self._states = [Leaves(self, everywhere, n, GgmlType.F32, *it.shape) for it in h.states]
-        """Of each state, a tensor for each row."""
-        if h.states:
-            each = zip(*(it.tensors for it in self._states), strict=True)
-            self.stretches = [Stretch(row, 1, states) for row, states in enumerate(each)]
+        self._states = self._describe_states(everywhere)
+        self._moved_on: list[list[int]] = [[] for _ in h.states]
+        """Of each state, what writes it in each row."""
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
         self._begin(n, len(runs))
@@ -155,6 +153,11 @@ class Batch(Pass):
 
     def separately(self, matrix: int, x: int) -> int:
         return self.matmul_apart(matrix, x)
+
+    def move_on(self, stretch: Stretch, number: int, value: int) -> int:
+        written = super().move_on(stretch, number, value)
+        self._moved_on[number].append(written)
+        return written
 
     def select_outputs(self, x: int) -> int:
         return x
@@ -259,8 +262,10 @@ class Batch(Pass):
         idle = self.inputs.idle_state
         bases = np.array([own(it).states_base if it else idle for it in rows.sessions], np.uint64)
         live = rows.positions >= 0
-        for leaves, offset in zip(self._states, self.hparams.state_offsets, strict=True):
+        states = zip(self._states, self._moved_on, self.hparams.state_offsets, strict=True)
+        for leaves, written, offset in states:
             leaves.data[:] = bases + np.uint64(offset) * live.astype(np.uint64)
+            set_data(written, leaves.data)
 
     def _show(self, row: int, before: int, last: int) -> None:
         """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
@@ -297,6 +302,18 @@ class Batch(Pass):
         first = [window * self.n + run.start for window in range(n_windows) for run in self._runs]
         masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in first]
         return masks
+
+    def _describe_states(self, everywhere: Buffer) -> list[Leaves]:
+        """Of each state, a tensor for each row: F32 of its shape."""
+        found = []
+        for state in self.hparams.states:
+            leaves = Leaves(self, everywhere, self.n, GgmlType.F32, *state.shape)
+            leaves.data[:] = everywhere.base
+            found.append(leaves)
+        if found:
+            by_row = zip(*(it.tensors for it in found), strict=True)
+            self.stretches = [Stretch(row, 1, states) for row, states in enumerate(by_row)]
+        return found
 
     def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:
         """A tensor at the first address, whose rows overlap: one begins at every `step` bytes."""

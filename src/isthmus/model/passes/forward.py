@@ -219,6 +219,12 @@ class Pass(Graph, ABC):
             self.expand(self.copy_into(compute(it), part))
         return whole
 
+    def move_on(self, stretch: Stretch, number: int, value: int) -> int:
+        """Writes the next value of a session's state, and returns the tensor that is written."""
+        written = self.copy_into(value, stretch.states[number])
+        self.expand(written)
+        return written
+
     def matmul_each(self, matrix: int, x: int) -> int:
         """matrix · x, column by column: as many products, whose bits are those of single ones."""
         n_in, width = self.describe(x).ne[0], self.describe(x).nb[1]
