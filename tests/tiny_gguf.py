@@ -41,12 +41,43 @@ _EXPERTS = (
 _SHARED = (
     "ffn_gate_inp_shexp:embd ffn_gate_shexp:embd,ff ffn_up_shexp:embd,ff ffn_down_shexp:ff,embd "
 )
+_CONVOLVED = (
+    "attn_norm:embd shortconv.conv:width,embd shortconv.in_proj:embd,embd3 "
+    "shortconv.out_proj:embd,embd "
+)
+_NAMED_OTHERWISE = "token_embd:embd,vocab token_embd_norm:embd"
+_PREFERRED = "exp_probs_b=bias:experts "
+_DELTA = (
+    "attn_norm:embd attn_qkv:embd,channels attn_gate:embd,inner ssm_conv1d:taps,channels "
+    "ssm_dt=bias:vheads ssm_a=:vheads ssm_beta:embd,vheads ssm_alpha:embd,vheads ssm_norm:state "
+    "ssm_out:inner,embd "
+)
+_GATED_ATTENTION = (
+    "attn_norm:embd attn_q:embd,q2 attn_k:embd,kv attn_v:embd,kv attn_output:q,embd " + _NORMED
+)
+_AFTER_MIXING = _GATED.replace("ffn_norm", "post_attention_norm")
+_MIXED_EXPERTS = (
+    "post_attention_norm:embd ffn_gate_inp:embd,experts ffn_gate_up_exps:embd,expert2,experts "
+    "ffn_down_exps:expert,embd,experts " + _SHARED
+)
+_NETS = {
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 32,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.inner_size": 128,
+    "rope.dimension_count": 24,
+    "rope.dimension_sections": [5, 4, 3, 0],
+}
 _ROUTED = {"expert_count": 8, "expert_used_count": 3}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One architecture: each block's tensors as `name:n_in,n_out`, and what its metadata says."""
+    """One architecture: each block's tensors as `name:n_in,n_out`, and what its metadata says.
+
+    A name ends in `.weight` in the file, or in what comes after a `=`.
+    """
 
     block: str
     biased: str = ""
@@ -56,6 +87,8 @@ class Recipe:
     """Fields of TinyModel that this architecture wants otherwise."""
     outside: str = "token_embd:embd,vocab output_norm:embd"
     """Tensors that belong to no block."""
+    mixed: dict[int, str] = field(default_factory=dict)
+    """Blocks that have other tensors, by their numbers."""
 
 
 RECIPES = {
@@ -171,6 +204,40 @@ RECIPES = {
         "attn_norm attn_norm_2 output_norm",
         shape={"n_embd": 128},
     ),
+    "lfm2": Recipe(
+        _CONVOLVED + _GATED,
+        mixed={1: _OUT + _SEPARATE + _NORMED + _GATED, 3: _OUT + _SEPARATE + _NORMED + _GATED},
+        metadata={"attention.head_count_kv": [0, 2, 0, 2, 0], "shortconv.l_cache": 3},
+        shape={"n_layer": 5, "n_embd": 128},
+        outside=_NAMED_OTHERWISE,
+    ),
+    "lfm2moe": Recipe(
+        _CONVOLVED + _EXPERTS + _PREFERRED,
+        mixed={0: _CONVOLVED + _GATED, 2: _OUT + _SEPARATE + _NORMED + _EXPERTS + _PREFERRED},
+        metadata=_ROUTED
+        | {
+            "attention.head_count_kv": [0, 0, 2, 0],
+            "shortconv.l_cache": 4,
+            "leading_dense_block_count": 1,
+            "expert_gating_func": 2,
+        },
+        shape={"n_layer": 4, "n_embd": 128},
+        outside=_NAMED_OTHERWISE,
+    ),
+    "qwen35": Recipe(
+        _DELTA + _AFTER_MIXING,
+        mixed={2: _GATED_ATTENTION + _AFTER_MIXING},
+        metadata=_NETS | {"full_attention_interval": 3},
+        shape={"n_layer": 5, "tied": False},
+    ),
+    "qwen35moe": Recipe(
+        _DELTA + _MIXED_EXPERTS,
+        mixed={1: _GATED_ATTENTION + _MIXED_EXPERTS},
+        metadata=_NETS
+        | _ROUTED
+        | {"full_attention_interval": 2, "expert_shared_feed_forward_length": 96},
+        shape={"n_layer": 3, "n_embd": 128},
+    ),
 }
 _ENCODER_SHAPE = {"n_embd": 128, "n_head_kv": 4, "n_ctx": 600}
 _AFTER = "attn_output:q,embd attn_output_norm:embd layer_output_norm:embd "
@@ -192,7 +259,8 @@ ENCODERS = {
     ),
 }
 _LAYER_NORMS = ("starcoder2", "falcon", *ENCODERS)
-_NEVER_QUANTISED = ("ffn_gate_inp", "token_types", "position_embd")
+_NOT_ADAPTED = ("ffn_gate_inp", "shortconv.conv", "conv1d")
+_NEVER_QUANTISED = (*_NOT_ADAPTED, "token_types", "position_embd")
 
 
 @dataclass
@@ -241,13 +309,13 @@ class TinyModel:
         for name, value in recipe.shape.items():
             if getattr(self, name) == usual[name]:
                 setattr(self, name, value)
-        self._block = self._tensors_of(recipe)
+        blocks = [recipe.mixed.get(i, recipe.block) for i in range(self.n_layer)]
+        self._blocks = [self._tensors_of(block) for block in blocks]
         self._outside = self._listed(recipe.outside)
         self._biased = recipe.biased.split()
         self._metadata = recipe.metadata | (_ROUTED if self.experts else {})
 
-    def _tensors_of(self, recipe: Recipe) -> dict[str, list[str]]:
-        block = recipe.block
+    def _tensors_of(self, block: str) -> dict[str, list[str]]:
         if self.fused_qkv:
             block = block.replace(_SEPARATE, _FUSED)
         if self.experts:
@@ -282,9 +350,9 @@ class TinyModel:
         )
         blocks = {
             f"blk.{i}.{name}": shape
-            for i in range(self.n_layer)
-            for name, shape in self._block.items()
-            if len(shape) > 1 and "gate_inp" not in name
+            for i, block in enumerate(self._blocks)
+            for name, shape in block.items()
+            if len(shape) > 1 and not any(it in name for it in _NOT_ADAPTED)
         }
         shapes = outside | blocks
         return {f"{it}.weight": [self._size(n) for n in shapes[it]] for it in shapes}
@@ -305,7 +373,8 @@ class TinyModel:
             f"attention.{kind}_epsilon": 1e-5,
             "vocab_size": self.n_vocab,
         }
-        if any("expert" in shape for shape in self._block.values()):
+        shapes = [shape for block in self._blocks for shape in block.values()]
+        if any("expert" in shape or "expert2" in shape for shape in shapes):
             values["expert_feed_forward_length"] = self.n_ff_expert
         values |= {f"rope.scaling.{key}": value for key, value in self.rope_scaling.items()}
         w.add_name("tiny")
@@ -357,8 +426,8 @@ class TinyModel:
         if not self.tied:
             self._write(w, rng, "output", ["embd", "vocab"])
         self._write_rope_factors(w)
-        for i in range(self.n_layer):
-            for name, shape in self._block.items():
+        for i, block in enumerate(self._blocks):
+            for name, shape in block.items():
                 self._write(w, rng, f"blk.{i}.{name}", shape)
         for name in self.extra_tensors:
             w.add_tensor(name, np.zeros(32, dtype=np.float32))
@@ -369,10 +438,13 @@ class TinyModel:
         """One tensor and, where it has one, its bias."""
         sizes = [self._size(it) for it in shape]
         values = rng.standard_normal(sizes[::-1]).astype(np.float32)
-        if len(sizes) == 1:
-            w.add_tensor(f"{name}.weight", float("norm" in name) + values * np.float32(0.1))
+        full = name.replace("=", ".").rstrip(".") if "=" in name else f"{name}.weight"
+        if full.endswith("ssm_a"):  # a state decays
+            w.add_tensor(full, -abs(values))
+        elif len(sizes) == 1:
+            w.add_tensor(full, float("norm" in name) + values * np.float32(0.1))
         else:
-            self._add_matrix(w, f"{name}.weight", values * np.float32(sizes[0] ** -0.5))
+            self._add_matrix(w, full, values * np.float32(sizes[0] ** -0.5))
         if self._has_bias(name, is_matrix=len(sizes) > 1):
             bias = rng.standard_normal(sizes[:0:-1] or sizes).astype(np.float32)
             w.add_tensor(f"{name}.bias", bias * np.float32(0.1))
@@ -404,6 +476,8 @@ class TinyModel:
 
     def _size(self, symbol: str) -> int:
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
+        state = self._metadata.get("ssm.state_size", 0)
+        n_values = self._metadata.get("ssm.time_step_rank", 0)
         return {
             "embd": self.n_embd,
             "ctx": self.n_ctx,
@@ -417,7 +491,16 @@ class TinyModel:
             "ff": self.n_ff,
             "ff2": 2 * self.n_ff,
             "expert": self.n_ff_expert,
+            "expert2": 2 * self.n_ff_expert,
             "experts": self._metadata.get("expert_count", 0),
+            "embd3": 3 * self.n_embd,
+            "q2": 2 * q,
+            "width": self._metadata.get("shortconv.l_cache", 0),
+            "taps": self._metadata.get("ssm.conv_kernel", 0),
+            "state": state,
+            "vheads": n_values,
+            "inner": n_values * state,
+            "channels": (n_values + 2 * self._metadata.get("ssm.group_count", 0)) * state,
         }[symbol]
 
 

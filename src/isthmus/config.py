@@ -20,6 +20,8 @@ _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
 KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
 GRAPHS = ("auto", "own", "adopted")
 SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
+MOST_CHECKPOINTS = 64
+"""Of one session."""
 CACHES = ("auto", "guest", "own")
 ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
@@ -275,6 +277,11 @@ class ModelSettings:
     graph: str = "auto"
     """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
     Isthmus where it knows the architecture. See `model/choosing.py`."""
+    checkpoints: int = 2
+    """Copies of its state that a session has room for, 0 to 64, if each token rewrites that: it can
+    be truncated to where they were taken. Each takes as much memory as the state."""
+    message_checkpoints: bool = False
+    """Take such a copy at the end of each message; otherwise guests take what they need."""
 
     def __post_init__(self) -> None:
         _require(
@@ -287,5 +294,10 @@ class ModelSettings:
         _require(
             isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
             f"width is {self.width!r}: give alone, many, or a class of the model such as 9-128",
+        )
+        _require_number("checkpoints", self.checkpoints)
+        _require(
+            self.checkpoints <= MOST_CHECKPOINTS,
+            f"checkpoints is {self.checkpoints}: give 0 to {MOST_CHECKPOINTS}",
         )
         _require(self.graph in GRAPHS, f"graph is {self.graph!r}: give {', '.join(GRAPHS)}")

@@ -155,6 +155,8 @@ class Runtime:
         exact: bool = True,
         width: str = "alone",
         graph: str = "auto",
+        checkpoints: int = 2,
+        message_checkpoints: bool = False,
     ) -> Model:
         """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
 
@@ -173,8 +175,12 @@ class Runtime:
 
         `graph` says who builds the graph of the forward pass: `own` is Isthmus, `adopted` is
         libllama, and `auto` is Isthmus if it knows the architecture. What libllama computes runs on
-        the cpu alone, each agent by itself (`Model.lacks`). Raises ModelNotFound, ModelFileError,
-        ModelUnsupported, SettingsError, DeviceUnavailable.
+        the cpu alone, each agent by itself (`Model.lacks`).
+
+        Some models keep a state that each token rewrites. `checkpoints` is how many copies of it a
+        session has room for, to which it can be truncated: guests take them, and with
+        `message_checkpoints` the host does at the end of each message. Raises ModelNotFound,
+        ModelFileError, ModelUnsupported, SettingsError, DeviceUnavailable.
         """
         self._require_open()
         settings = ModelSettings(
@@ -185,6 +191,8 @@ class Runtime:
             exact=exact,
             width=width,
             graph=graph,
+            checkpoints=checkpoints,
+            message_checkpoints=message_checkpoints,
         )
         begun = time.monotonic()
         file = model_path(path, self.environment.cache)

@@ -31,4 +31,6 @@ def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
         row_nbytes=record.plane_rows,
         plain=not record.rows,
         kv_offset=record.kv_offset,
+        states_nbytes=record.states_nbytes,
+        n_checkpoints=record.n_checkpoints,
     )

@@ -119,6 +119,19 @@ def add_way_options(group: argparse._ActionsContainer) -> None:
         "the cpu and for one agent at a time; auto is Isthmus if it knows the architecture, "
         "otherwise libllama (default: auto)",
     )
+    group.add_argument(
+        "--checkpoints",
+        type=int,
+        default=ModelSettings.checkpoints,
+        metavar="N",
+        help="of a model that keeps a state which each token rewrites: copies of it that a session "
+        "has room for, 0 to 64, so that a turn can be taken back (default: 2)",
+    )
+    group.add_argument(
+        "--message-checkpoints",
+        action="store_true",
+        help="take such a copy at the end of each message; otherwise guests take what they need",
+    )
 
 
 def add_lora_option(group: argparse._ActionsContainer) -> None:
@@ -302,6 +315,8 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
         width=arguments.width or ModelSettings.width,
         repack=arguments.repack,
         graph=arguments.graph,
+        checkpoints=arguments.checkpoints,
+        message_checkpoints=arguments.message_checkpoints,
     )
 
 

@@ -146,6 +146,16 @@ class Binding:
         caches there."""
         return nullcontext()
 
+    def read(self, host: HostAddr, nbytes: int) -> bytes:
+        """Bytes at `host`, as the device sees them."""
+        self.fetch(host, nbytes)
+        return ctypes.string_at(host, nbytes)
+
+    def write(self, host: HostAddr, data: bytes) -> None:
+        """Puts bytes at `host`, for the guest and the device."""
+        ctypes.memmove(host, data, len(data))
+        self.send(host, len(data))
+
     def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
         """Copies within the memory."""
         ctypes.memmove(target, source, nbytes)

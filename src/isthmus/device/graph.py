@@ -17,6 +17,8 @@ from isthmus.native._ggml import GgmlType, Tensor, tensor_at
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
+_LAST_STATE = 1
+"""States that a gated delta net gives: that after the last token."""
 _identities = count(1 << 48)
 """Far from those that ggml gives to graphs of its own."""
 
@@ -132,6 +134,14 @@ class Graph(TensorContext):
         """The hyperbolic tangent of each element."""
         return int(self.library.ggml_tanh(self._context, a))
 
+    def sigmoid(self, a: int) -> int:
+        """1 / (1 + exp(-a))."""
+        return int(self.library.ggml_sigmoid(self._context, a))
+
+    def softplus(self, a: int) -> int:
+        """log(1 + exp(a))."""
+        return int(self.library.ggml_softplus(self._context, a))
+
     def swiglu(self, gate: int, up: int) -> int:
         """silu(gate) * up."""
         return int(self.library.ggml_swiglu_split(self._context, gate, up))
@@ -225,6 +235,10 @@ class Graph(TensorContext):
         """The columns of a, then those of b."""
         return int(self.library.ggml_concat(self._context, a, b, 1))
 
+    def join_rows(self, a: int, b: int) -> int:
+        """[ne0 of a + ne0 of b, ne1]: each row of a, then that of b."""
+        return int(self.library.ggml_concat(self._context, a, b, 0))
+
     def pairs(self, a: int, b: int) -> int:
         """[2, ne1, ne2]: each element of a [1, ne1, ne2] and the one of b at the same place."""
         return int(self.library.ggml_concat(self._context, a, b, 0))
@@ -301,6 +315,26 @@ class Graph(TensorContext):
         shares = library.ggml_soft_max_ext(context, scores, mask, scale, 0.0)
         seen = library.ggml_mul_mat(context, self.copied(self.transpose(v)), shares)
         return self.copied(self.swap_1_2(seen))
+
+    # ------------------------------------------------------------------ states
+
+    def convolve(self, x: int, kernel: int) -> int:
+        """F32 [n_channels, n]: of each channel, the sums of `width` elements in a row, weighted.
+
+        x is F32 [width - 1 + n, n_channels], `kernel` F32 [width, n_channels].
+        """
+        return int(self.library.ggml_ssm_conv(self._context, x, kernel))
+
+    def gated_delta_net(self, q: int, k: int, v: int, decay: int, beta: int, state: int) -> int:
+        """F32 [head * n_head_v, n + head]: n columns of results, and after them the next state.
+
+        q and k are F32 [head, n_head_k, n], v [head, n_head_v, n], `decay` (a logarithm) and `beta`
+        [1, n_head_v, n], `state` [head, head, n_head_v]. Token by token, each head's state is
+        multiplied with exp(decay) and moved by `beta` towards one that answers k with v; the result
+        is what it answers q, divided by the root of `head`.
+        """
+        net = self.library.ggml_gated_delta_net
+        return int(net(self._context, q, k, v, decay, beta, state, _LAST_STATE))
 
 
 class GraphAllocator(Owned):

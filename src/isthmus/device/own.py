@@ -150,6 +150,26 @@ class OwnBinding(Binding):
         finally:
             self._forget_rows()
 
+    def read(self, host: HostAddr, nbytes: int) -> bytes:
+        found = self._try_find(host, nbytes)
+        if found is None:
+            return super().read(host, nbytes)
+        slot, offset = found
+        data = (ctypes.c_ubyte * nbytes)()
+        slot.fetch(HostAddr(ctypes.addressof(data)), offset, nbytes)
+        self._counters.bytes_copied += nbytes
+        return bytes(data)
+
+    def write(self, host: HostAddr, data: bytes) -> None:
+        found = self._try_find(host, len(data))
+        if found is None:
+            super().write(host, data)
+            return
+        slot, offset = found
+        source = ctypes.create_string_buffer(data, len(data))
+        slot.send(HostAddr(ctypes.addressof(source)), offset, len(data))
+        self._counters.bytes_copied += len(data)
+
     def copy(self, target: HostAddr, source: HostAddr, nbytes: int) -> None:
         if self._try_find(target, nbytes) is None:
             super().copy(target, source, nbytes)

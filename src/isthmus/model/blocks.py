@@ -15,7 +15,7 @@ from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
 from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.passes.forward import Pass, Scores
-from isthmus.model.products import Linear, LowRank, Router, Stack
+from isthmus.model.products import Halves, Linear, LowRank, Pair, Router, Stack
 
 _LEAST_SUM = 6.103515625e-5
 """Of the weights of a token's experts, which are divided by it: the smallest normal F16."""
@@ -180,6 +180,8 @@ class Gating(Enum):
     """The same, divided by the sum over the experts taken."""
     CHOSEN = "chosen"
     """The softmax over the experts taken."""
+    SIGMOID = "sigmoid"
+    """The sigmoid of each, divided by the sum over the experts taken."""
 
 
 @dataclass(frozen=True)
@@ -190,19 +192,20 @@ class Experts:
     """
 
     router: Router
-    gate: Stack
-    up: Stack
+    inner: Pair | Halves
+    """gate and up."""
     down: Stack
     gating: Gating
     activate: Callable[[Graph, int, int], int] = Graph.swiglu
     """As in `Gated`."""
+    preference: int = 0
+    """F32 [n_expert]: added when experts are chosen, but not to their weights; 0 for none."""
 
     def __call__(self, g: Pass, x: int) -> int:
         h = g.hparams
         chosen, weights = self._choose(g, x)
         columns = g.reshape(x, h.n_embd, 1, g.columns_of(x))
-        up = self.up(g, columns, chosen)
-        gate = self.gate(g, columns, chosen)
+        gate, up = self.inner(g, columns, chosen)
         each = self.down(g, self.activate(g, gate, up), chosen)
         return self._sum(g, g.mul(each, weights))
 
@@ -210,9 +213,12 @@ class Experts:
         """I32 [n_used, n]: which experts; f32 [1, n_used, n]: their weights."""
         n_expert, n_used, n = g.hparams.n_expert, g.hparams.n_expert_used, g.columns_of(x)
         scores = self.router(g, x)
-        if self.gating is not Gating.CHOSEN:
+        if self.gating is Gating.SIGMOID:
+            scores = g.sigmoid(scores)
+        elif self.gating is not Gating.CHOSEN:
             scores = g.softmax(scores)
-        chosen = g.top_k(scores, n_used)
+        preferred = g.add(scores, self.preference) if self.preference else scores
+        chosen = g.top_k(preferred, n_used)
         weights = g.get_rows(g.reshape(scores, 1, n_expert, n), chosen)
         if self.gating is not Gating.SOFTMAX:
             weights = self._rescaled(g, g.reshape(weights, n_used, n))
@@ -248,15 +254,25 @@ class SharedExpert:
     others: Part
     shared: Part
     gate: Router
+    by_silu: bool = False
+    """Whether the sigmoid is computed as silu(product) / product, which has other bits."""
 
     def __call__(self, g: Pass, x: int) -> int:
         others = self.others(g, x)
         product = self.gate(g, x)
-        share = g.div(g.silu(product), product)
+        share = g.div(g.silu(product), product) if self.by_silu else g.sigmoid(product)
         return g.add(others, g.mul(self.shared(g, x), share))
 
 
 # ---------------------------------------------------------------------- blocks
+
+
+class Mixer(Part, Protocol):
+    """A part that looks at other tokens: attention, or what stands for it in its layer."""
+
+    @property
+    def layer(self) -> int:
+        """The number of its layer."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +280,7 @@ class Sequential:
     """x += attention(norm(x)) * scale, then x += feed_forward(norm(x)) * scale."""
 
     attn_norm: Part
-    attention: Attention
+    attention: Mixer
     ffn_norm: Part
     feed_forward: Part
     scale: float = 1.0

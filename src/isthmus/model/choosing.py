@@ -74,6 +74,6 @@ def memory_of(library: Library, opened: Opened, settings: ModelSettings) -> tupl
     if facts is not None:
         few, more = facts.session_nbytes(N_CTX_MULTIPLE), facts.session_nbytes(2 * N_CTX_MULTIPLE)
         return (more - few) // N_CTX_MULTIPLE, 2 * few - more - 4 * facts.n_vocab
-    kv_type = KV_TYPES[settings.kv_type]
-    planes = hparams_of(opened.file).planes
-    return sum(int(library.ggml_row_size(kv_type, width)) for width in planes), 0
+    kv_type, hparams = KV_TYPES[settings.kv_type], hparams_of(opened.file)
+    token_nbytes = sum(int(library.ggml_row_size(kv_type, width)) for width in hparams.planes)
+    return token_nbytes, (1 + settings.checkpoints) * hparams.states_nbytes

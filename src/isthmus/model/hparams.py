@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from isthmus.units import align_up
 
 if TYPE_CHECKING:
     from isthmus.model.metadata import Metadata
@@ -60,10 +64,14 @@ class Family:
     """Every so many layers one sees all tokens, the others a window; 0: there is no window."""
     window_default: int = 0
     """Tokens in the window where the file does not say; 0: then there is none."""
+    window_everywhere: bool = False
+    """Whether all layers that attend have a window, if a file says how many tokens it has."""
     encoder: bool = False
     """Whether each token sees all others: such models make embeddings, and no text."""
     heads: Callable[[Metadata], tuple[Heads, ...]] | None = None
     """Reads the heads of each layer; None: they are the same in all, as most have them."""
+    states: Callable[[Metadata], tuple[State, ...]] | None = None
+    """Reads what layers without attention keep; None: all layers attend."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,19 @@ class Window:
 
 
 @dataclass(frozen=True)
+class State:
+    """What a layer keeps of all tokens together, beside or instead of a KV cache: F32 [shape]."""
+
+    layer: int
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, rounded up so that the next one is aligned."""
+        return align_up(4 * math.prod(self.shape), STATE_ALIGNMENT)
+
+
+@dataclass(frozen=True)
 class Rope:
     """Arguments of the rotary position embedding, as `ggml_rope_ext` takes them."""
 
@@ -137,6 +158,8 @@ class Rope:
     beta_slow: float = 1.0
 
 
+STATE_ALIGNMENT = 256
+"""What every device wants of a tensor's place."""
 _NODES_OF_ADAPTER = 128
 """More than the operations that an adapter adds to a layer."""
 
@@ -176,8 +199,8 @@ class Hparams:
     architecture: str
     n_layer: int
     n_embd: int
-    heads: tuple[Heads, ...]
-    """Of each layer."""
+    heads: Mapping[int, Heads]
+    """By layer: those of each that attends."""
     n_ctx_train: int
     norm_epsilon: float
     """Added to variances by its norms, RMS or layer norms."""
@@ -192,27 +215,30 @@ class Hparams:
     """How it makes embeddings; None where it makes none."""
     n_adapters: int = 0
     """That add to its products."""
+    states: tuple[State, ...] = ()
+    """What layers keep of all tokens together, in the order of layers."""
 
     @property
     def planes(self) -> tuple[int, ...]:
         """Elements in a row of each plane of the KV cache."""
         widths: dict[int, int] = {}
-        for it in self.heads:
+        for it in self.heads.values():
             widths[it.keys] = it.n_embd_k
             widths.setdefault(it.values, it.n_embd_v)
         return tuple(widths[plane] for plane in range(len(widths)))
 
     @property
     def has_plain_cache(self) -> bool:
-        """Whether each layer has a plane of keys and one of values, all of one width."""
-        pairs = [(it.keys, it.values) for it in self.heads]
-        in_pairs = pairs == [(2 * i, 2 * i + 1) for i in range(self.n_layer)]
+        """Whether each layer that attends has a plane of keys and one of values, all of one
+        width."""
+        pairs = [(it.keys, it.values) for it in self.heads.values()]
+        in_pairs = pairs == [(2 * i, 2 * i + 1) for i in range(len(pairs))]
         return in_pairs and len({*self.planes}) == 1
 
     @property
     def n_embd_seen(self) -> int:
         """Width of attention's result in the layer where it is widest."""
-        return max(it.n_embd_seen for it in self.heads)
+        return max(it.n_embd_seen for it in self.heads.values())
 
     @property
     def window_tokens(self) -> int | None:
@@ -220,9 +246,26 @@ class Hparams:
         return self.window.n_tokens if self.window else None
 
     @property
+    def states_nbytes(self) -> int:
+        """All states of one session together."""
+        return sum(it.nbytes for it in self.states)
+
+    @property
+    def state_offsets(self) -> tuple[int, ...]:
+        """Where each state begins among them, in bytes."""
+        ends = accumulate((it.nbytes for it in self.states), initial=0)
+        return tuple(ends)[: len(self.states)]
+
+    @property
+    def nodes_per_part(self) -> int:
+        """More than the operations that a layer takes for each session of a pass."""
+        return 48 if self.states else 12
+
+    @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        return 64 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
+        usual = 128 if self.states else 64
+        return usual + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
 def inverse_sqrt(n: int) -> float:

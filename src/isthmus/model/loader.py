@@ -34,7 +34,7 @@ from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.mrope import text_factors
-from isthmus.model.products import Linear, Router, Stack
+from isthmus.model.products import Halves, Linear, Pair, Router, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
 
 
@@ -57,6 +57,7 @@ class Loader:
         self,
         block: Callable[[BlockLoader], Part],
         norm: Callable[[Loader, str], Part] | None = None,
+        norm_name: str = "output_norm",
         **differences: Any,
     ) -> Decoder:
         """A whole model: each block made by `block`, the last norm by `norm`, an RMS norm usually.
@@ -74,7 +75,7 @@ class Loader:
             n_vocab=n_vocab,
             token_embd=token_embd,
             blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
-            norm=(norm or Loader.rms_norm)(self, "output_norm"),
+            norm=(norm or Loader.rms_norm)(self, norm_name),
             output=self._output(n_vocab, tied=not own_output),
             embedding_updates=self.adaptation.updates(TOKEN_EMBD),
             **differences,
@@ -133,6 +134,15 @@ class Loader:
             self.adaptation.updates(full),
         )
 
+    def small(self, name: str, n_in: int, n_out: int) -> Linear:
+        """As `linear`, of a matrix that is small, and in some files not quantised."""
+        linear = self.linear(name, n_in, n_out)
+        full = f"{self._prefix}{name}.weight"
+        if self.weights.is_quantised(full):
+            return linear
+        self.weights.routers.add(full)
+        return replace(linear, routed=True)
+
     def rms_norm(self, name: str, width: int | None = None) -> RmsNorm:
         """A norm over `width` elements, by default n_embd."""
         return RmsNorm(self.vector(f"{name}.weight", width))
@@ -167,8 +177,10 @@ class BlockLoader(Loader):
     @property
     def n_ff_expert(self) -> int:
         """Width of each expert."""
-        usual = max(1, self.n_ff // max(1, self.hparams.n_expert_used))
-        return self.metadata.integer("expert_feed_forward_length", usual)
+        name = "expert_feed_forward_length"
+        if self.metadata.has(name):
+            return self.metadata.integer(name)
+        return max(1, self.n_ff // max(1, self.hparams.n_expert_used))
 
     @property
     def windowed(self) -> bool:
@@ -209,6 +221,15 @@ class BlockLoader(Loader):
             self.linear("attn_k", n_embd, heads.n_embd_k),
             self.linear("attn_v", n_embd, heads.n_embd_v),
         )
+
+    @property
+    def states(self) -> list[int]:
+        """The numbers of this block's states, in order."""
+        return [i for i, it in enumerate(self.hparams.states) if it.layer == self.layer]
+
+    def kernel(self, name: str, width: int, n_channels: int) -> int:
+        """F32 [width, n_channels]: the weights of a convolution."""
+        return self.weights.kernel(f"{self._prefix}{name}.weight", width, n_channels)
 
     def head_norms(self) -> dict[str, RmsNorm]:
         """Norms over each head of queries and keys, as fields of `Attention`."""
@@ -280,8 +301,13 @@ class BlockLoader(Loader):
         n_ff: int,
         gating: Gating = Gating.NORMALISED,
         activate: Callable[[Graph, int, int], int] = Graph.swiglu,
+        *,
+        preferred: bool = False,
     ) -> Experts:
-        """Several gated feed-forward networks of width `n_ff`, and their router."""
+        """Several gated feed-forward networks of width `n_ff`, and their router.
+
+        `preferred`: the file has numbers that are added where experts are chosen.
+        """
         n_embd, n_expert = self.hparams.n_embd, self.hparams.n_expert
         if not n_expert:
             raise ModelUnsupported(
@@ -297,10 +323,16 @@ class BlockLoader(Loader):
                 self.adaptation.updates(full),
             )
 
+        inner: Pair | Halves
+        if self.has("ffn_gate_up_exps"):
+            inner = Halves(matrices("ffn_gate_up_exps", n_embd, 2 * n_ff))
+        else:
+            gate = matrices("ffn_gate_exps", n_embd, n_ff)
+            inner = Pair(gate, matrices("ffn_up_exps", n_embd, n_ff))
         return Experts(
             router=self.router("ffn_gate_inp", n_embd, n_expert),
-            gate=matrices("ffn_gate_exps", n_embd, n_ff),
-            up=matrices("ffn_up_exps", n_embd, n_ff),
+            inner=inner,
+            preference=self.vector("exp_probs_b.bias", n_expert) if preferred else 0,
             down=matrices("ffn_down_exps", n_ff, n_embd),
             gating=gating,
             activate=activate,

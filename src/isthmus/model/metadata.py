@@ -34,10 +34,17 @@ class Metadata:
         self._values = file.metadata
         self._prefix = architecture
 
-    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number of at least `least`; the same for each layer where it is an array."""
+    def integer(
+        self, name: str, default: int | None = None, least: int = 1, *, but_zeros: bool = False
+    ) -> int:
+        """A whole number of at least `least`; the same for each layer where it is an array.
+
+        `but_zeros`: an array may be 0 for layers that have nothing of the kind.
+        """
         value = self._value(name, default)
         if isinstance(value, tuple):
+            if but_zeros:
+                value = tuple(it for it in value if it != 0)
             if len(set(value)) != 1:
                 raise ModelUnsupported(
                     f"{self.path}: {self._prefix}.{name} differs from layer to layer, "
@@ -160,6 +167,9 @@ class Metadata:
 
     def window(self, family: Family, n_layer: int) -> Window | None:
         """The sliding window, and the layers that it is for."""
+        if family.window_everywhere:
+            n_tokens = self.integer("attention.sliding_window", 0, least=0)
+            return Window(n_tokens, (True,) * n_layer) if n_tokens else None
         if not family.window_period:
             return None
         n_tokens = self.integer("attention.sliding_window", family.window_default, least=0)

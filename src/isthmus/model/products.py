@@ -37,9 +37,11 @@ class Linear:
     weight: int
     bias: int = 0
     updates: tuple[LowRank, ...] = ()
+    routed: bool = False
+    """Whether it is small and not quantised: then it is multiplied as `Pass.route` does."""
 
     def __call__(self, g: Pass, x: int) -> int:
-        y = g.matmul(self.weight, x)
+        y = g.route(self.weight, x) if self.routed else g.matmul(self.weight, x)
         for update in self.updates:
             y = update.added(g, y, x)
         return g.add(y, self.bias) if self.bias else y
@@ -59,6 +61,33 @@ class Stack:
         for update in self.updates:
             y = update.added_chosen(g, y, x, chosen)
         return g.add_chosen(y, self.bias, chosen) if self.bias else y
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two products with the same columns: of gates, and of what they gate."""
+
+    gate: Stack
+    up: Stack
+
+    def __call__(self, g: Pass, x: int, chosen: int) -> tuple[int, int]:
+        up = self.up(g, x, chosen)
+        return self.gate(g, x, chosen), up
+
+
+@dataclass(frozen=True)
+class Halves:
+    """As `Pair`, with both one below the other in each matrix of one stack."""
+
+    both: Stack
+
+    def __call__(self, g: Pass, x: int, chosen: int) -> tuple[int, int]:
+        y = self.both(g, x, chosen)
+        struct = g.describe(y)
+        half, nb0, nb1, nb2 = struct.ne[0] // 2, struct.nb[0], struct.nb[1], struct.nb[2]
+        shape = (half, struct.ne[1], struct.ne[2])
+        gate, up = (g.view_3d(y, shape, (nb1, nb2), at * half * nb0) for at in range(2))
+        return gate, up
 
 
 @dataclass(frozen=True)

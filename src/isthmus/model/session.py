@@ -121,11 +121,21 @@ class Session(ABC):
         if self.model.device.finds_top:  # batches write there, though no tensor is placed there
             self.binding.cover(top.address, top.nbytes)
 
+    def reach(self, n_tokens: int) -> int:
+        """The most tokens, at most `n_tokens` and what it holds, that `truncate` can leave."""
+        return min(n_tokens, self.n_tokens)
+
+    def checkpoint(self) -> bool:
+        """Has `truncate` be able to come back to the tokens that it holds now.
+
+        False if it cannot: a session has room for some checkpoints, or for none.
+        """
+        return True
+
     def truncate(self, n_tokens: int) -> None:
         """Forgets all tokens after the first `n_tokens`, and the logits.
 
-        Raises SettingsError, and ModelUnsupported if the model cannot take tokens back
-        (`Model.truncates`).
+        Raises SettingsError, and ModelUnsupported for what is not in `reach`.
         """
         if not 0 <= n_tokens <= self.n_tokens:
             raise SettingsError(f"cannot keep {n_tokens} of {self.n_tokens} tokens")
@@ -137,10 +147,19 @@ class Session(ABC):
         """Forgets the tokens after the first `n_tokens`, which a prompt that failed had appended.
 
         Unlike `truncate`, it leaves `has_logits` alone: a chunk that is not the last one of its
-        prompt writes no logits, and one that may have written them has cleared it. Only inside
-        `restorable`, to the length that the session had when that was opened.
+        prompt writes no logits, and one that may have written them has cleared it. To the length
+        that the session had when `restorable` was opened; a session that was not, or to another
+        length, may be left without a state: see `require_whole`.
         """
         del self.tokens[n_tokens:]
+
+    def lose(self) -> None:
+        """To be called after a pass over it that failed: a state may be rewritten in part."""
+        return
+
+    def require_whole(self) -> None:
+        """Raises DeviceFailed if a pass failed and left a state that is of no tokens."""
+        return
 
     def restorable(self) -> AbstractContextManager[None]:
         """While open, the session can be brought back to the tokens that it has now, by `truncate`

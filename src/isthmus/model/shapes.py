@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Family, Heads, Hparams
+from isthmus.model.hparams import Family, Heads, Hparams, State
 from isthmus.model.metadata import Metadata
+
+_MOST_STATES_NBYTES = 1 << 32
 
 
 def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
@@ -13,8 +15,9 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     metadata = Metadata(file, architecture)
     n_layer = metadata.n_layer()
     n_embd = metadata.integer("embedding_length")
-    heads = (family.heads or heads_alike)(metadata)
-    widest = max(it.dim for it in heads)
+    states = _states(metadata, family, n_layer)
+    heads = _heads(metadata, family, {it.layer for it in states})
+    widest = max(it.dim for it in heads.values())
     n_rot = metadata.integer("rope.dimension_count", widest)
     n_ctx_train = metadata.integer("context_length")
     _require_rotary(metadata, family, widest, n_rot)
@@ -32,13 +35,41 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
         n_expert_used=n_expert_used,
         encoder=family.encoder,
         pooling=metadata.pooling(family),
+        states=states,
     )
 
 
-def heads_alike(metadata: Metadata) -> tuple[Heads, ...]:
-    """Heads that are the same in each layer, with keys and values of one size."""
-    n_head = metadata.integer("attention.head_count")
-    n_head_kv = metadata.integer("attention.head_count_kv", n_head)
+def _states(metadata: Metadata, family: Family, n_layer: int) -> tuple[State, ...]:
+    states = family.states(metadata) if family.states else ()
+    nbytes = sum(it.nbytes for it in states)
+    if nbytes > _MOST_STATES_NBYTES:
+        raise ModelFileError(
+            f"{metadata.path}: the states of a session would take {nbytes} bytes; "
+            f"expected {_MOST_STATES_NBYTES} at most"
+        )
+    if states and metadata.pooling(family):
+        raise ModelUnsupported(
+            f"{metadata.path} makes embeddings and keeps states, which is not implemented: leave "
+            "it to libllama, by graph='adopted' or --graph adopted"
+        )
+    if states and len({it.layer for it in states}) == n_layer:
+        raise ModelUnsupported(f"{metadata.path}: no layer has attention, which one must have here")
+    return states
+
+
+def _heads(metadata: Metadata, family: Family, without: set[int]) -> dict[int, Heads]:
+    """By layer; `without` are layers that do not attend."""
+    if family.heads:
+        return dict(enumerate(family.heads(metadata)))
+    attending = [layer for layer in range(metadata.n_layer()) if layer not in without]
+    return dict(zip(attending, heads_alike(metadata, len(attending)), strict=True))
+
+
+def heads_alike(metadata: Metadata, n: int) -> list[Heads]:
+    """Heads of `n` layers that attend: all the same, with keys and values of one size."""
+    mixed = n < metadata.n_layer()
+    n_head = metadata.integer("attention.head_count", but_zeros=mixed)
+    n_head_kv = metadata.integer("attention.head_count_kv", n_head, but_zeros=mixed)
     usual = max(1, metadata.integer("embedding_length") // n_head)
     dim = metadata.integer("attention.key_length", usual)
     require_shared(metadata, n_head, n_head_kv)
@@ -48,8 +79,7 @@ def heads_alike(metadata: Metadata) -> tuple[Heads, ...]:
             f"{metadata.path}: key length {dim} and value length {value_dim} differ, "
             "which this architecture does not have"
         )
-    planes = range(0, 2 * metadata.n_layer(), 2)
-    return tuple(Heads(n_head, n_head_kv, dim, dim, plane, plane + 1) for plane in planes)
+    return [Heads(n_head, n_head_kv, dim, dim, 2 * i, 2 * i + 1) for i in range(n)]
 
 
 def require_shared(metadata: Metadata, n_head: int, n_head_kv: int) -> None:

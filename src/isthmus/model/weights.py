@@ -50,7 +50,7 @@ class Weights:
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
         self.added: set[str] = set()
-        """Names of tables whose rows are added: no pass multiplies with them."""
+        """Names of those that no pass multiplies with: tables whose rows are added, and kernels."""
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
@@ -157,6 +157,10 @@ class Weights:
             )
         return self.used(name)
 
+    def pass_over(self, *names: str) -> None:
+        """Has `refuse_unused` take no notice of weights that the architecture does without."""
+        self._used.update(names)
+
     def refuse_unused(self, ignored: Iterable[str] = ()) -> None:
         """Raises ModelUnsupported where the file holds a weight that nobody took."""
         left = [
@@ -187,6 +191,24 @@ class Weights:
             self._require_f32(name)
             self.added.add(name)
         return tensor
+
+    def kernel(self, name: str, *shape: int) -> int:
+        """As `require`, for the weights of a convolution in F32: no product has them."""
+        tensor = self.require(name, *shape)
+        dtype = self._file.tensors[name].dtype
+        if dtype != GgmlType.F32:
+            raise ModelUnsupported(
+                f"{self._file.path}: tensor {name} is of type {dtype.name}; "
+                "convolutions take F32 here"
+            )
+        self.added.add(name)
+        return tensor
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether a weight's elements are in blocks, so that products have the same bits in any
+        number of columns on most devices."""
+        info = self._file.tensors[name]
+        return int(self.device.library.ggml_blck_size(info.dtype)) > 1
 
     def first_row(self, name: str) -> int:
         """The first row of a table, as a vector. To be asked for once."""

@@ -229,6 +229,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_silu": (_P, [_P, _P]),
     "ggml_gelu": (_P, [_P, _P]),
     "ggml_tanh": (_P, [_P, _P]),
+    "ggml_sigmoid": (_P, [_P, _P]),
+    "ggml_softplus": (_P, [_P, _P]),
     "ggml_soft_max": (_P, [_P, _P]),
     "ggml_soft_max_ext": (_P, [_P, _P, _P, _f32, _f32]),
     "ggml_argmax": (_P, [_P, _P]),
@@ -256,6 +258,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_flash_attn_ext": (_P, [_P, _P, _P, _P, _P, _f32, _f32, _f32]),
     "ggml_flash_attn_ext_add_sinks": (None, [_P, _P]),
     "ggml_prec_set_acc": (_bool, [_P, _i32]),
+    "ggml_ssm_conv": (_P, [_P, _P, _P]),
+    "ggml_gated_delta_net": (_P, [_P] * 7 + [_i64]),
     # allocation
     "ggml_gallocr_new": (_P, [_P]),
     "ggml_gallocr_free": (None, [_P]),

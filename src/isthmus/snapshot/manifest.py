@@ -16,6 +16,7 @@ from isthmus.config import (
     MAX_GRAMMAR_TOKENS,
     MAX_GUEST_GLOBALS,
     MAX_GUEST_NBYTES,
+    MOST_CHECKPOINTS,
 )
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
@@ -30,18 +31,9 @@ session that asks for candidates; any other stays readable as before."""
 FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down."""
 FORMAT_VERSION_6 = 6
-"""Of a snapshot with a session whose layers have caches of different shapes."""
-_SINCE = (
-    (FORMAT_VERSION_3, "models", ("adapters",)),
-    (FORMAT_VERSION_4, "models", ("width",)),
-    (FORMAT_VERSION_4, "sessions", ("top_k", "top_ptr")),
-    (FORMAT_VERSION_5, "models", ("graph",)),
-    (FORMAT_VERSION_5, "sessions", ("outputs_nbytes", "memories")),
-    (FORMAT_VERSION_6, "sessions", ("rows",)),
-)
-"""What records have from a version on."""
+"""Of a snapshot with a session whose layers have caches of different shapes, or keep states."""
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
-"""Version 1 has no grammars; what else came later, the constants above say."""
+"""Version 1 has no grammars; `_LATER_FIELDS` has what else came later."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -185,6 +177,10 @@ class SessionRecord(Record, frozen=True):
     """Bytes of each buffer in which that library keeps what it knows of the tokens."""
     rows: Annotated[tuple[RowNbytes, ...], Meta(max_length=8192)] = ()
     """Bytes of a row of each plane of the KV cache, if layers do not have keys and values alike."""
+    states_nbytes: Annotated[int, Meta(ge=0, le=2**32)] = 0
+    """What layers without attention keep of all tokens together."""
+    n_checkpoints: Annotated[int, Meta(ge=0, le=MOST_CHECKPOINTS)] = 0
+    """Copies of that which the session has room for."""
 
     @property
     def n_planes(self) -> int:
@@ -201,7 +197,7 @@ class SessionRecord(Record, frozen=True):
         """What its tokens take in the KV cache; about, in the memories of a library."""
         if self.memories:
             return sum(self.memories) * self.n_tokens // self.n_ctx
-        return sum(self.plane_rows) * self.n_tokens
+        return sum(self.plane_rows) * self.n_tokens + self.states_nbytes
 
 
 class GrammarRecord(Record, frozen=True):
@@ -272,6 +268,17 @@ class PartRecord(Record, frozen=True):
         return n
 
 
+_LATER_FIELDS = (
+    ("models", FORMAT_VERSION_3, ("adapters",)),
+    ("models", FORMAT_VERSION_4, ("width",)),
+    ("sessions", FORMAT_VERSION_4, ("top_k", "top_ptr")),
+    ("models", FORMAT_VERSION_5, ("graph",)),
+    ("sessions", FORMAT_VERSION_5, ("outputs_nbytes", "memories")),
+    ("sessions", FORMAT_VERSION_6, ("rows", "states_nbytes", "n_checkpoints")),
+)
+"""Of which records, since which version, which fields: older manifests are written without them."""
+
+
 class Manifest(Record, frozen=True):
     """All of it."""
 
@@ -292,16 +299,15 @@ class Manifest(Record, frozen=True):
 
     def encode(self) -> str:
         """As JSON text."""
-        held = msgspec.to_builtins(self)
-        if self.format_version == 1:  # as it was written, so that its hash stays
+        held, version = msgspec.to_builtins(self), self.format_version
+        if version == 1:  # as it was written, so that its hash stays
             del held["grammars"], held["actor"]["limits"]["grammars"]
-        if self.format_version < FORMAT_VERSION_3:
+        if version < FORMAT_VERSION_3:
             del held["memory"]["is_64"]
-        for version, kind, names in _SINCE:
-            if self.format_version < version:
-                for record in held[kind]:
-                    for name in names:
-                        del record[name]
+        for kind, since, names in _LATER_FIELDS:
+            for record in held[kind] if version < since else ():
+                for name in names:
+                    del record[name]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -355,7 +361,7 @@ def version_for(
     models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
 ) -> int:
     """The oldest format version that can say all of it."""
-    if any(it.rows for it in sessions):
+    if any(it.rows or it.states_nbytes for it in sessions):
         return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
@@ -392,7 +398,7 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library"
+            "candidates, 5 that of graphs of a library, 6 that of states"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

@@ -28,5 +28,6 @@ def _block(b: BlockLoader) -> Part:
             others=b.experts(b.n_ff_expert, Gating.SOFTMAX),
             shared=b.gated(suffix="_shexp", n_ff=n_ff_shared),
             gate=b.router("ffn_gate_inp_shexp", b.hparams.n_embd, 1),
+            by_silu=True,
         ),
     )

@@ -83,6 +83,7 @@ class OwnExecutor(Executor):
     def _append(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:
         self._require_intact()
         for chunk in chunks:
+            chunk.session.require_whole()
             if chunk.last or len(chunk.tokens) == 1:  # otherwise the old logits stay
                 chunk.session.has_logits = False
                 self.builder.expire_top(chunk.session)
@@ -92,9 +93,13 @@ class OwnExecutor(Executor):
                 yield from self._append_packed(chunks)
             else:
                 yield from self._append_one(chunks[0])
+            self._require_intact()
+        except BaseException:
+            for chunk in chunks:
+                chunk.session.lose()
+            raise
         finally:
             self._in_pass = ()
-        self._require_intact()
         for chunk in chunks:
             chunk.session.tokens.extend(chunk.tokens.tolist())
             chunk.session.has_logits |= chunk.last
@@ -126,11 +131,16 @@ class OwnExecutor(Executor):
             self._run(lambda: self._decode_batch([Step(session, [token])]))
             return
         session.require_room(1)
+        session.require_whole()
         self._require_intact()
         session.has_logits = False
         self.builder.expire_top(session)
-        self._run(lambda: self._decode(session, token))
-        self._require_intact()
+        try:
+            self._run(lambda: self._decode(session, token))
+            self._require_intact()
+        except BaseException:
+            session.lose()
+            raise
         session.tokens.append(token)
         session.has_logits = True
         self.counters.tokens_decoded += 1
@@ -201,6 +211,7 @@ class OwnExecutor(Executor):
         except BaseException:
             for step in steps:
                 step.session.has_logits = False
+                step.session.lose()
             raise
         return standing
 
@@ -216,7 +227,7 @@ class OwnExecutor(Executor):
                 self._decode_step_in_halves(steps[0])
         except BaseException:
             for step, n_tokens in zip(steps, n_before, strict=True):
-                step.session.truncate(n_tokens)
+                step.session.roll_back(n_tokens)
                 step.session.has_logits = False
             raise
 

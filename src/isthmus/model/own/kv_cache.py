@@ -15,15 +15,15 @@ opened with. Every plane begins at the same remainder, since n_ctx is a multiple
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.graph import TensorContext
-from isthmus.model.hparams import Hparams
+from isthmus.model.hparams import STATE_ALIGNMENT, Hparams
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr, align_up
@@ -59,27 +59,33 @@ class KvLayout:
     plain: bool
     """Whether planes are keys and values of each layer, all of one width."""
     kv_offset: int
+    states_nbytes: int = 0
+    """All states together; 0: the model keeps none."""
+    n_checkpoints: int = 0
 
     @staticmethod
     def make(
         library: Library,
+        h: Hparams,
+        settings: ModelSettings,
         *,
         n_ctx: int,
         n_vocab: int,
-        hparams: Hparams,
-        kv_type: str,
         kv_alignment: tuple[int, int],
     ) -> KvLayout:
         """The layout for at least `n_ctx` tokens, its KV cache aligned as the device wants it."""
-        dtype = KV_TYPES[kv_type]
+        dtype = KV_TYPES[settings.kv_type]
         modulus, remainder = kv_alignment
+        n_checkpoints = settings.checkpoints if h.states else 0
         return KvLayout(
             n_ctx=align_up(n_ctx, N_CTX_MULTIPLE),
             n_vocab=n_vocab,
             dtype=dtype,
-            row_nbytes=tuple(library.ggml_row_size(dtype, width) for width in hparams.planes),
-            plain=hparams.has_plain_cache,
-            kv_offset=align_up(4 * n_vocab, modulus) + remainder,
+            row_nbytes=tuple(library.ggml_row_size(dtype, width) for width in h.planes),
+            plain=h.has_plain_cache,
+            kv_offset=align_up(lengths_offset(n_vocab) + 8 * n_checkpoints, modulus) + remainder,
+            states_nbytes=h.states_nbytes,
+            n_checkpoints=n_checkpoints,
         )
 
     @property
@@ -89,6 +95,13 @@ class KvLayout:
 
     @property
     def kv_nbytes(self) -> int:
+        """From the KV cache's beginning to the end: checkpoints as well."""
+        if not self.states_nbytes:
+            return self.cache_nbytes
+        return self.states_offset + self.all_states_nbytes - self.kv_offset
+
+    @property
+    def cache_nbytes(self) -> int:
         """The KV cache alone."""
         return self.n_ctx * self.token_nbytes
 
@@ -103,15 +116,36 @@ class KvLayout:
         return (*accumulate(self.plane_nbytes[:-1], initial=self.kv_offset),)
 
     @property
+    def states_offset(self) -> int:
+        """Where the states begin."""
+        return align_up(self.kv_offset + self.cache_nbytes, STATE_ALIGNMENT)
+
+    @property
+    def all_states_nbytes(self) -> int:
+        """The states, and all checkpoints of them."""
+        return (1 + self.n_checkpoints) * self.states_nbytes
+
+    @property
+    def lengths_offset(self) -> int:
+        """Where the lengths of checkpoints begin."""
+        return lengths_offset(self.n_vocab)
+
+    def checkpoint_offset(self, number: int) -> int:
+        """Where a checkpoint begins."""
+        return self.states_offset + (1 + number) * self.states_nbytes
+
+    @property
     def token_nbytes(self) -> int:
         """What one token takes in the KV cache, all planes together."""
         return sum(self.row_nbytes)
 
     def record(self) -> dict[str, Any]:
         """What a snapshot says of it, beside what it says of every session."""
+        planes: dict[str, Any] = {"n_layer": 0, "row_nbytes": 0, "rows": self.row_nbytes}
         if self.plain:
-            return {"n_layer": len(self.row_nbytes) // 2, "row_nbytes": self.row_nbytes[0]}
-        return {"n_layer": 0, "row_nbytes": 0, "rows": self.row_nbytes}
+            n_layer, row_nbytes = len(self.row_nbytes) // 2, self.row_nbytes[0]
+            planes = {"n_layer": n_layer, "row_nbytes": row_nbytes}
+        return {**planes, "states_nbytes": self.states_nbytes, "n_checkpoints": self.n_checkpoints}
 
     def rows(self, first: int, n: int) -> list[tuple[int, int]]:
         """(offset, nbytes) of `n` rows of each plane, from row `first` on."""
@@ -119,29 +153,33 @@ class KvLayout:
         return [(at + first * nbytes, n * nbytes) for at, nbytes in planes if n]
 
 
+def lengths_offset(n_vocab: int) -> int:
+    """Where the lengths of checkpoints begin, after so many logits."""
+    return align_up(4 * n_vocab, 8)
+
+
 class KvCache:
-    """The tensors of one session's KV cache, a plane each: [its width, n_ctx].
+    """The tensors of one session's KV cache, a plane each: [its width, n_ctx]; and its states.
 
     Owns the descriptions only; the bytes are the guest's.
     """
 
     def __init__(
-        self,
-        device: Device,
-        binding: Binding,
-        base: HostAddr,
-        layout: KvLayout,
-        widths: Sequence[int],
+        self, device: Device, binding: Binding, base: HostAddr, layout: KvLayout, h: Hparams
     ) -> None:
-        """`widths`: elements in a row of each plane."""
-        self._context = TensorContext(device.library, len(widths))
+        self._context = TensorContext(device.library, len(h.planes) + len(h.states))
 
-        def place(width: int, offset: int) -> int:
-            tensor = self._context.tensor(layout.dtype, width, layout.n_ctx)
+        def place(offset: int, dtype: GgmlType, *shape: int) -> int:
+            tensor = self._context.tensor(dtype, *shape)
             binding.place(tensor, HostAddr(base + offset))
             return tensor
 
-        self.planes = tuple(map(place, widths, layout.plane_offsets))
+        planes = zip(layout.plane_offsets, h.planes, strict=True)
+        self.planes = tuple(place(at, layout.dtype, width, layout.n_ctx) for at, width in planes)
+        self.states = tuple(
+            place(layout.states_offset + offset, GgmlType.F32, *state.shape)
+            for offset, state in zip(h.state_offsets, h.states, strict=True)
+        )
 
     def close(self) -> None:
         """Frees the descriptions; graphs that use them must not run again."""

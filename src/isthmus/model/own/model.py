@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 from weakref import WeakSet
 
-from isthmus.config import ModelSettings
+from isthmus.config import MOST_CHECKPOINTS, ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import ModelBusy, ModelUnsupported, SettingsError
@@ -27,6 +27,7 @@ from isthmus.model.own.executor import OwnExecutor
 from isthmus.model.own.kv_cache import KV_ALIGNMENT, KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.own.session import OwnSession
 from isthmus.model.own.sharing import SharingModel
+from isthmus.model.own.stateful_session import StatefulSession
 from isthmus.model.probes.exactness import Exactness, ask_anew
 from isthmus.units import GuestPtr, HostAddr
 
@@ -65,7 +66,7 @@ class OwnModel(SharingModel, Model):
 
     @property
     def truncates(self) -> bool:
-        return True
+        return not self.hparams.states
 
     # ------------------------------------------------------------------ adapters
 
@@ -111,28 +112,32 @@ class OwnModel(SharingModel, Model):
     def _layout(self, n_ctx: int) -> KvLayout:
         return KvLayout.make(
             self.device.library,
+            self.hparams,
+            self.settings,
             n_ctx=n_ctx,
             n_vocab=self.n_vocab,
-            hparams=self.hparams,
-            kv_type=self.settings.kv_type,
             kv_alignment=self.device.kv_alignment,
         )
 
     def _new_session(
         self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> OwnSession:
-        return OwnSession(self, region, binding, ptr, cast("KvLayout", layout))
+        kind = StatefulSession if self.hparams.states else OwnSession
+        return kind(self, region, binding, ptr, cast("KvLayout", layout))
 
     @contextmanager
     def _settled(self, binding: Binding, base: HostAddr, layout: Layout) -> Iterator[None]:
         kv = cast("KvLayout", layout)
-        kv_base = HostAddr(base + kv.kv_offset)
-        binding.settle(kv_base, kv.plane_nbytes)  # may close others' sessions
-        try:
+        places = [(kv.kv_offset, kv.plane_nbytes)]
+        if kv.states_nbytes:
+            places.append((kv.states_offset, (kv.states_nbytes,) * (1 + kv.n_checkpoints)))
+        with contextlib.ExitStack() as stack:
+            for offset, planes in places:
+                at = HostAddr(base + offset)
+                binding.settle(at, planes)  # may close others' sessions
+                stack.callback(binding.unsettle, at)
             yield
-        except BaseException:
-            binding.unsettle(kv_base)
-            raise
+            stack.pop_all()
 
     def _require_unused(self) -> None:
         if any(not it.closed for it in self._adapted):
@@ -142,9 +147,10 @@ class OwnModel(SharingModel, Model):
         """A session's KV cache stays where it is, though another device would put it elsewhere."""
         if not isinstance(layout, KvLayout):
             raise SettingsError(f"the session's layout is of another kind than {self.name} has")
-        wanted = self.layout(min(layout.n_ctx, self.hparams.n_ctx_train))  # as it was asked for
-        gap = layout.kv_offset - 4 * layout.n_vocab
-        if replace(layout, kv_offset=wanted.kv_offset) != wanted:
+        wanted = self._layout(min(layout.n_ctx, self.hparams.n_ctx_train))  # as it was asked for
+        gap = layout.kv_offset - layout.lengths_offset - 8 * layout.n_checkpoints
+        moved = replace(layout, kv_offset=wanted.kv_offset, n_checkpoints=wanted.n_checkpoints)
+        if moved != wanted or not 0 <= layout.n_checkpoints <= MOST_CHECKPOINTS:
             raise SettingsError(f"the session's layout is not that of {self.name}")
         if not 0 <= gap < SPAN_ALIGNMENT or layout.kv_offset % KV_ALIGNMENT:
             raise SettingsError("the session's KV cache does not begin where one can")
@@ -177,7 +183,7 @@ class OwnModel(SharingModel, Model):
     def _require_kv_type(self) -> None:
         kv_type = self.settings.kv_type
         block = self.device.library.ggml_blck_size(KV_TYPES[kv_type])
-        dims = {dim for it in self.hparams.heads for dim in (it.dim, it.value_dim)}
+        dims = {dim for it in self.hparams.heads.values() for dim in (it.dim, it.value_dim)}
         wrong = sorted(dim for dim in dims if dim % block)
         if self.generates and wrong:
             raise ModelUnsupported(

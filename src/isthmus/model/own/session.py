@@ -22,14 +22,16 @@ class OwnSession(Session):
 
     kv_base = DeviceAddr(0)
     """Its KV cache as the device addresses it, where batches use that."""
+    states_base = DeviceAddr(0)
+    """The same of its states, if it has some."""
     _cache: KvCache | None = None
 
     @property
     def cache(self) -> KvCache:
         """The tensors of its KV cache, described when they are first needed."""
         if self._cache is None:
-            widths = self.model.hparams.planes
-            self._cache = KvCache(self.model.device, self.binding, self.base, self.layout, widths)
+            model = self.model
+            self._cache = KvCache(model.device, self.binding, self.base, self.layout, model.hparams)
         return self._cache
 
     def rows(self, n_tokens: int) -> Rows:
@@ -65,14 +67,19 @@ class OwnSession(Session):
         kv_base = HostAddr(self.base + layout.kv_offset)
         if self.model.executor.can_batch:  # a batch writes here by address, and places no tensor
             binding.cover(self.base, layout.kv_offset)
-            binding.cover(kv_base, layout.kv_nbytes)
+            binding.cover(kv_base, layout.cache_nbytes)
             self.kv_base = binding.address(kv_base)
+            if layout.states_nbytes:
+                states_base = HostAddr(self.base + layout.states_offset)
+                binding.cover(states_base, layout.states_nbytes)
+                self.states_base = binding.address(states_base)
         binding.send(self.base, layout.nbytes)
 
     def _release(self) -> None:
         if self._cache is not None:
             self._cache.close()
-        self.binding.unsettle(HostAddr(self.base + self.layout.kv_offset))
+        for offset in (self.layout.kv_offset, self.layout.states_offset):
+            self.binding.unsettle(HostAddr(self.base + offset))
 
 
 def own(session: Session) -> OwnSession:

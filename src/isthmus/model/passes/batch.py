@@ -40,9 +40,9 @@ from isthmus.device.buffer import Buffer
 from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.own.session import own
-from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves
+from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves, set_data
 from isthmus.model.passes.batch_top import BatchTop
-from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.mask import MASKED, first_seen
 from isthmus.model.passes.rows import Rows, Shape
@@ -73,7 +73,7 @@ class Batch(Pass):
         `joining` made the runs; None if each has one row.
         """
         n, runs = shape.n, shape.runs
-        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n) + 64 + N_TOP_NODES
+        n_nodes = h.n_layer * (h.nodes_per_layer + h.nodes_per_part * n) + 64 + N_TOP_NODES
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
@@ -97,11 +97,14 @@ class Batch(Pass):
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
         ends = accumulate(runs)
         self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
-        self._kinds = [*dict.fromkeys(h.heads)]
+        self._kinds = [*dict.fromkeys(h.heads.values())]
         """Layers of one kind read the same planes in the same way."""
         self._read = [plane for it in self._kinds for plane in (it.keys, it.values)]
         """The planes that attention of each kind reads."""
         self._planes = self._describe_planes(layout, everywhere)
+        self._states = self._describe_states(everywhere)
+        self._moved_on: list[list[int]] = [[] for _ in h.states]
+        """Of each state, what writes it in each row."""
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
         self._begin(n, len(runs))
@@ -158,6 +161,11 @@ class Batch(Pass):
 
     def separately(self, matrix: int, x: int) -> int:
         return self.matmul_apart(matrix, x)
+
+    def move_on(self, stretch: Stretch, number: int, value: int) -> int:
+        written = super().move_on(stretch, number, value)
+        self._moved_on[number].append(written)
+        return written
 
     def select_outputs(self, x: int) -> int:
         return x
@@ -255,6 +263,17 @@ class Batch(Pass):
             apart = np.where(joined, self._joining.mask_stride(n_kv), apart)
         self._masks.nb[:, 1].reshape(-1, len(self._runs))[:] = apart
         self._masks.nb[:, 2] = self._masks.nb[:, 1]
+        self._move_states(rows)
+
+    def _move_states(self, rows: Rows) -> None:
+        """Points each row's states to its session's; all of nobody's to one place."""
+        idle = self.inputs.idle_state
+        bases = np.array([own(it).states_base if it else idle for it in rows.sessions], np.uint64)
+        live = rows.positions >= 0
+        states = zip(self._states, self._moved_on, self.hparams.state_offsets, strict=True)
+        for leaves, written, offset in states:
+            leaves.data[:] = bases + np.uint64(offset) * live.astype(np.uint64)
+            set_data(written, leaves.data)
 
     def _show(self, row: int, before: int, last: int) -> None:
         """Has a row see the cache rows up to `last`, after it saw those up to `before`."""
@@ -295,6 +314,18 @@ class Batch(Pass):
         first = [window * self.n + run.start for window in range(n_windows) for run in self._runs]
         masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in first]
         return masks
+
+    def _describe_states(self, everywhere: Buffer) -> list[Leaves]:
+        """Of each state, a tensor for each row: F32 of its shape."""
+        found = []
+        for state in self.hparams.states:
+            leaves = Leaves(self, everywhere, self.n, GgmlType.F32, *state.shape)
+            leaves.data[:] = everywhere.base
+            found.append(leaves)
+        if found:
+            by_row = zip(*(it.tensors for it in found), strict=True)
+            self.stretches = [Stretch(row, 1, states) for row, states in enumerate(by_row)]
+        return found
 
     def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:
         """A tensor at the first address, whose rows overlap: one begins at every `step` bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ _ALIGNMENT = 256
 SEEN = 5
 """Index of attention's results among the inputs."""
 IDLE = 7
-"""Index of what rows of nobody write: a row of a cache, and behind it logits."""
+"""Index of what rows of nobody write: a row of a cache, and behind it logits and a state."""
 
 
 class Leaves:
@@ -47,6 +48,14 @@ class Leaves:
         field("buffer", np.uint64, 1)[:, 0] = everywhere.handle
 
 
+def set_data(tensors: Sequence[int], data: npt.NDArray[np.uint64]) -> None:
+    """Writes the places of tensors that lie anywhere in one graph's memory."""
+    fields = np.array(tensors, np.int64) + Tensor.data.offset
+    first, last = int(fields.min()), int(fields.max())
+    words = (ctypes.c_uint64 * ((last - first) // 8 + 1)).from_address(first)
+    np.ctypeslib.as_array(words)[(fields - first) // 8] = data
+
+
 class BatchInputs:
     """Owns the memory that a batch's kernels use for addresses and results; see the module."""
 
@@ -54,7 +63,9 @@ class BatchInputs:
         """For `n` rows of sessions with up to `n_ctx` cache rows."""
         n_planes, n_vocab = len(layout.row_nbytes), layout.n_vocab
         self._row_nbytes = align_up(max(layout.row_nbytes), _ALIGNMENT)
-        written = (4 * n * h.n_embd_seen, 4 * n * n_vocab, self._row_nbytes + 4 * n_vocab)
+        self._idle_nbytes = self._row_nbytes + align_up(4 * n_vocab, _ALIGNMENT)
+        largest = max((it.nbytes for it in h.states), default=0)
+        written = (4 * n * h.n_embd_seen, 4 * n * n_vocab, self._idle_nbytes + largest)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Rows that a token sees by each mask, its own included; None for all before it."""
         masks = (len(self.windows), n, n_ctx)
@@ -89,6 +100,11 @@ class BatchInputs:
     def idle_logits(self) -> DeviceAddr:
         """Where they write logits."""
         return self.address(IDLE, self._row_nbytes)
+
+    @property
+    def idle_state(self) -> DeviceAddr:
+        """Where they have their states, all in one place."""
+        return self.address(IDLE, self._idle_nbytes)
 
     def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
         """A tensor of `graph` at an address of these."""

@@ -44,6 +44,7 @@ class Batches:
             return standing
         for step in steps:
             step.session.require_room(len(step.tokens))
+            step.session.require_whole()
             self._builder.expire_top(step.session)
         rows = self._try_rows(steps)
         if rows is None:

@@ -67,8 +67,6 @@ class Encoding(Pass):
         self._flash = flash
         self._planes: dict[int, int] = {}
         """What would lie in a KV cache, by plane: keys or values, f32 [width, n]."""
-        self.cuts: list[int] = []
-        """Where attention of each layer begins, in nodes: it is computed in such parts."""
         self.tokens = self._place(0, GgmlType.I32, n)
         self.positions = self._place(1, GgmlType.I32, n)
         self._row = self._place(2, GgmlType.I32, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,11 +105,25 @@ class Scores:
     """F32 [n_head]: a product of each head that takes weight from values; 0: there is none."""
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Columns of a pass that are of one session, in a row, and move its states on."""
+
+    first: int
+    n: int
+    states: Sequence[int]
+    """The session's, in the order of `Hparams.states`."""
+
+
 class Pass(Graph, ABC):
     """A forward pass over `n` tokens, whose `tokens` and `positions` are i32 [n]."""
 
     tokens: int
     positions: int
+    stretches: Sequence[Stretch] = ()
+    """All columns, if the model keeps states. Several of one session are in their order."""
+    cuts: list[int]
+    """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
     generation = -1
     """The generation of the memory that holds its intermediate results; see `GraphAllocator`."""
 
@@ -118,6 +133,7 @@ class Pass(Graph, ABC):
         super().__init__(library, max_nodes)
         self.hparams = hparams
         self.n, self.n_ctx = n, n_ctx
+        self.cuts = []
 
     # ------------------------------------------------------------------ parts of a model
 
@@ -175,6 +191,39 @@ class Pass(Graph, ABC):
     def route(self, router: int, x: int) -> int:
         """router · x, of a small matrix that decides and is not quantised."""
         return self.matmul(router, x)
+
+    def columns_at(self, x: int, first: int, n: int) -> int:
+        """[ne0, n] or [ne0, ne1, n]: some columns of a matrix, or the same of a stack's last
+        dimension."""
+        if n == self.n:
+            return x
+        struct = self.describe(x)
+        ne0, ne1, n_columns, _ = struct.ne
+        _, nb1, nb2, _ = struct.nb
+        if n_columns == 1:
+            return self.view_2d(x, (ne0, n), nb1, first * nb1)
+        return self.view_3d(x, (ne0, ne1, n), (nb1, nb2), first * nb2)
+
+    def by_stretch(self, like: int, compute: Callable[[Stretch], int]) -> int:
+        """F32 [n_rows, n], shaped as `like`: what `compute` makes of each session's columns.
+
+        It is put together here: tokens of one session are computed in order, since `compute` has
+        what it writes to states be part of the graph at once.
+        """
+        self.cuts.append(self.n_nodes)
+        if len(self.stretches) == 1:
+            return compute(self.stretches[0])
+        whole = self.copied(like)
+        for it in self.stretches:
+            part = self.columns_at(whole, it.first, it.n)
+            self.expand(self.copy_into(compute(it), part))
+        return whole
+
+    def move_on(self, stretch: Stretch, number: int, value: int) -> int:
+        """Writes the next value of a session's state, and returns the tensor that is written."""
+        written = self.copy_into(value, stretch.states[number])
+        self.expand(written)
+        return written
 
     def matmul_each(self, matrix: int, x: int) -> int:
         """matrix · x, column by column: as many products, whose bits are those of single ones."""
@@ -252,8 +301,8 @@ class Forward(Pass):
         self._caches: list[int] = []
         """The views of the cache that attention reads: `n_kv` rows of planes."""
         self._last = inputs.place(self, 3, GgmlType.I32, inputs.n_outputs) if n > 1 else 0
-        self.cuts: list[int] = []
-        """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
+        if h.states:
+            self.stretches = [Stretch(0, n, session.cache.states)]
 
     def move(self, first: int, n_kv: int) -> None:
         """Makes it the graph of `n` tokens from position `first` on, which sees `n_kv` rows.

@@ -27,7 +27,7 @@ from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
 from isthmus.model.parts import Chunk
-from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.mask import show
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top, TopFinder
@@ -101,12 +101,14 @@ class Packed(Pass):
     def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
         n_parts, n = len(places.parts), places.n
         n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
-        n_nodes = h.n_layer * (h.nodes_per_layer + 12 * n_parts) + 64
+        n_nodes = h.n_layer * (h.nodes_per_layer + h.nodes_per_part * n_parts) + 64
         n_nodes += (12 + N_TOP_NODES) * n_parts
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         self._places, self._inputs = places, inputs
-        self.cuts: list[int] = []
-        """Where attention of each layer begins, in nodes: it is computed in such parts."""
+        if h.states:
+            self.stretches = [
+                Stretch(it.first, it.n, own(it.chunk.session).cache.states) for it in places.parts
+            ]
         self.tokens = self._place(GgmlType.I32, 0, 0, n)
         self.positions = self._place(GgmlType.I32, 1, 0, n)
         self._rows = [self._place(GgmlType.I64, 2, 8 * it.first, it.n) for it in places.parts]
