@@ -202,6 +202,7 @@ class Body:
     def _ended(self) -> None:
         """The guest has returned, or was cut off: its output counts as memory no longer."""
         message = self.context.message
+        self._api.end_message()
         self._account.give(message.held_nbytes)
         message.held_nbytes = 0
         if self._fuel is not None:

@@ -35,6 +35,7 @@ from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
+from isthmus.model.spans import AXES, NO_TOKEN, Span
 from isthmus.printable import printable
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
@@ -51,7 +52,9 @@ from isthmus.snapshot.manifest import (
     LimitsRecord,
     ModelRecord,
     SessionRecord,
+    SpanRecord,
     accepted_part,
+    positions_part,
     source_part,
     text_part,
     tokens_part,
@@ -94,14 +97,17 @@ def describe(
     for it in state.sessions:
         parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
         parts[text_part(it.handle)] = ("U8", _text(granted.models[it.model], it.tokens))
+        if positions := b"".join(span.positions for span in it.spans):
+            parts[positions_part(it.handle)] = ("I32", positions)
     for grammar in state.grammars:
         parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
         parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
     sessions = tuple(_session_record(it, granted.models[it.model]) for it in state.sessions)
+    actor = _actor_record(state, granted)
     return Draft.make(
         memory,
         parts,
-        format_version=version_for(models, sessions, is_64=guest.is_64),
+        format_version=version_for(models, sessions, actor.limits, is_64=guest.is_64),
         is_64=guest.is_64,
         isthmus=version,
         created_ns=time.time_ns(),
@@ -115,7 +121,7 @@ def describe(
             GrammarRecord(it.handle, it.model, it.kind.name.lower(), len(it.tokens))  # type: ignore[arg-type]
             for it in state.grammars
         ),
-        actor=_actor_record(state, granted),
+        actor=actor,
         device=device,
     )
 
@@ -123,7 +129,8 @@ def describe(
 def _text(model: Model, tokens: array[int]) -> bytes:
     if not model.has_tokenizer:
         return b""
-    return model.tokenizer.decode(tokens, render_special=True)[:MAX_TEXT_NBYTES]
+    known = [it for it in tokens if it != NO_TOKEN]
+    return model.tokenizer.decode(known, render_special=True)[:MAX_TEXT_NBYTES]
 
 
 def _model_record(name: str, model: Model) -> ModelRecord:
@@ -169,6 +176,10 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         has_logits=it.has_logits,
         top_k=it.top_k,
         top_ptr=it.top_ptr,
+        spans=tuple(
+            SpanRecord(span.first, span.n_rows, span.after, bool(span.positions))
+            for span in it.spans
+        ),
     )
 
 
@@ -242,7 +253,17 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
         record.has_logits,
         record.top_k,
         record.top_ptr,
+        tuple(_spans(snapshot, record)),
     )
+
+
+def _spans(snapshot: Snapshot, record: SessionRecord) -> Iterator[Span]:
+    """What is wrong with them shows when the session is opened."""
+    left = snapshot.part(positions_part(record.handle)) if record.n_positions else b""
+    for it in record.spans:
+        n = 4 * AXES * it.n_rows if it.placed else 0
+        yield Span(it.first, it.n_rows, it.after, left[:n])
+        left = left[n:]
 
 
 def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:
@@ -289,8 +310,20 @@ def assess(snapshot: Snapshot, device: DeviceRecord, granted: Granted) -> Restor
             foreign.add(record.name)
         rounding += _settings_differences(record, here)
     reasons = [reason for changes in replay.values() for reason in changes] + rounding
+    _require_replayable(manifest, frozenset(replay) - foreign, reasons)
     level = "replayed" if replay else "state-exact" if rounding else "exact"
     return Restoration(level, tuple(reasons), snapshot.id, frozenset(replay), frozenset(foreign))
+
+
+def _require_replayable(manifest: Manifest, models: frozenset[str], reasons: list[str]) -> None:
+    """SnapshotMismatch if a session that holds embeddings would have to be prefilled again."""
+    seen = [it.handle for it in manifest.sessions if it.spans and it.model in models]
+    if seen:
+        raise SnapshotMismatch(
+            f"session {seen[0]} holds a picture or a sound, which is no token and cannot be "
+            "prefilled again: restore it with the model and KV type that it has",
+            tuple(reasons),
+        )
 
 
 def require_level(restoration: Restoration, require: str) -> None:

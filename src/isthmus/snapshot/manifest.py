@@ -6,7 +6,7 @@ needs a model, a guest or the file's size to judge is judged by whoever restores
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,9 +30,13 @@ session that asks for candidates; any other stays readable as before."""
 FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down; any other stays readable as
 before."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
+FORMAT_VERSION_6 = 6
+"""Of a snapshot with a session that holds embeddings, or with other limits of media than the usual
+ones; any other stays readable as before."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 """Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 have no widths
-and no candidates, and 1 to 4 have graphs of Isthmus alone."""
+and no candidates, 1 to 4 have graphs of Isthmus alone, and 1 to 5 have tokens alone."""
+_MEDIA_LIMITS = ("media", "media_pixels", "media_seconds")
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -62,6 +66,11 @@ def tokens_part(handle: int) -> str:
 def text_part(handle: int) -> str:
     """The name of a session's text."""
     return f"session.{handle}.text"
+
+
+def positions_part(handle: int) -> str:
+    """The name of the positions of a session's embeddings, if some have positions of their own."""
+    return f"session.{handle}.positions"
 
 
 def source_part(handle: int) -> str:
@@ -149,6 +158,18 @@ class HandleRecord(Record, frozen=True):
     weight: Name = ""
 
 
+class SpanRecord(Record, frozen=True):
+    """Rows of a session that came of embeddings, and not of tokens: a picture or a sound."""
+
+    first: Count
+    n_rows: Annotated[int, Meta(ge=1, le=2**24)]
+    after: Count
+    """The position of what comes next."""
+    placed: bool
+    """Whether its rows have positions of their own: in time, height and width, one axis after the
+    other, behind those of the spans before."""
+
+
 class SessionRecord(Record, frozen=True):
     """A session: where it lies and what it holds. Its tokens and text are parts."""
 
@@ -173,6 +194,28 @@ class SessionRecord(Record, frozen=True):
         tuple[Annotated[int, Meta(ge=1, lt=MOST_NBYTES_64)], ...], Meta(max_length=16)
     ] = ()
     """Bytes of each buffer in which that library keeps what it knows of the tokens."""
+
+    spans: Annotated[tuple[SpanRecord, ...], Most] = ()
+    """Where its tokens are those of no vocabulary, and what they are instead."""
+
+    def require_sound(self) -> None:
+        """SnapshotInvalid if it contradicts itself."""
+        if not self.memories and not (self.n_layer and self.row_nbytes):
+            raise SnapshotInvalid(f"session {self.handle} has no KV cache")
+        if self.n_tokens > self.n_ctx:
+            raise SnapshotInvalid(
+                f"session {self.handle} is too full: {self.n_tokens} tokens of {self.n_ctx}"
+            )
+
+    @property
+    def n_positions(self) -> int:
+        """Numbers in the part of its positions."""
+        return 3 * sum(it.n_rows for it in self.spans if it.placed)
+
+    @property
+    def n_embedded(self) -> int:
+        """How many of its tokens are rows of embeddings."""
+        return sum(it.n_rows for it in self.spans)
 
     @property
     def kv_nbytes_used(self) -> int:
@@ -206,6 +249,14 @@ class LimitsRecord(Record, frozen=True):
     weight: Annotated[float, Meta(gt=0, le=1024)]
     on_failure: Literal["keep", "undo", "close"]
     grammars: Big = 4
+    media: Big = 4
+    media_pixels: Big = 2**26
+    media_seconds: Annotated[float, Meta(ge=0)] = 600.0
+
+    @property
+    def of_media(self) -> tuple[float, ...]:
+        """Those of pictures and sounds."""
+        return tuple(getattr(self, name) for name in _MEDIA_LIMITS)
 
 
 class ActorRecord(Record, frozen=True):
@@ -271,22 +322,11 @@ class Manifest(Record, frozen=True):
     def encode(self) -> str:
         """As JSON text."""
         held = msgspec.to_builtins(self)
-        if self.format_version == 1:  # as it was written, so that its hash stays
-            del held["grammars"], held["actor"]["limits"]["grammars"]
-        if self.format_version < FORMAT_VERSION_3:
-            del held["memory"]["is_64"]
-            for model in held["models"]:
-                del model["adapters"]
-        if self.format_version < FORMAT_VERSION_4:
-            for model in held["models"]:
-                del model["width"]
-            for session in held["sessions"]:
-                del session["top_k"], session["top_ptr"]
-        if self.format_version < FORMAT_VERSION_5:
-            for model in held["models"]:
-                del model["graph"]
-            for session in held["sessions"]:
-                del session["outputs_nbytes"], session["memories"]
+        newer = [it for version, it in _ADDED.items() if version > self.format_version]
+        for place, names in [entry for added in newer for entry in added.items()]:
+            for record in _records(held, place):
+                for name in names:
+                    del record[name]
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -300,6 +340,8 @@ class Manifest(Record, frozen=True):
         for it in self.sessions:
             expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
             expected[text_part(it.handle)] = ("U8", None)
+            if it.n_positions:
+                expected[positions_part(it.handle)] = ("I32", (it.n_positions,))
         for grammar in self.grammars:
             expected[source_part(grammar.handle)] = ("U8", None)
             expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
@@ -313,12 +355,7 @@ class Manifest(Record, frozen=True):
             if shape is None and part.nbytes > most:
                 raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
         for it in self.sessions:
-            if not it.memories and not (it.n_layer and it.row_nbytes):
-                raise SnapshotInvalid(f"session {it.handle} has no KV cache")
-            if it.n_tokens > it.n_ctx:
-                raise SnapshotInvalid(
-                    f"session {it.handle} is too full: {it.n_tokens} tokens of {it.n_ctx}"
-                )
+            it.require_sound()
 
     def model(self, name: str) -> ModelRecord:
         """The model of that name; SnapshotInvalid where a handle names one that is not there."""
@@ -326,6 +363,24 @@ class Manifest(Record, frozen=True):
             if model.name == name:
                 return model
         raise SnapshotInvalid(f"the manifest names a model {name!r} and does not describe it")
+
+
+_ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    FORMAT_VERSION: {"manifest": ("grammars",), "limits": ("grammars",)},
+    FORMAT_VERSION_3: {"memory": ("is_64",), "models": ("adapters",)},
+    FORMAT_VERSION_4: {"models": ("width",), "sessions": ("top_k", "top_ptr")},
+    FORMAT_VERSION_5: {"models": ("graph",), "sessions": ("outputs_nbytes", "memories")},
+    FORMAT_VERSION_6: {"sessions": ("spans",), "limits": _MEDIA_LIMITS},
+}
+"""What each version has that older ones are written without, so that their hashes stay."""
+
+
+def _records(held: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """The records of a manifest in which something was added."""
+    if place == "manifest":
+        return [held]
+    found = held["actor"]["limits"] if place == "limits" else held[place]
+    return [found] if isinstance(found, dict) else list(found)
 
 
 def _most_nbytes(part: str) -> int:
@@ -336,14 +391,25 @@ def _most_nbytes(part: str) -> int:
 
 
 def version_for(
-    models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
+    models: tuple[ModelRecord, ...],
+    sessions: tuple[SessionRecord, ...],
+    limits: LimitsRecord,
+    *,
+    is_64: bool,
 ) -> int:
     """The oldest format version that can say all of it."""
+    if any(it.spans for it in sessions) or limits.of_media != _USUAL_OF_MEDIA:
+        return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
     if any(it.width for it in models) or any(it.top_k for it in sessions):
         return FORMAT_VERSION_4
     return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
+
+
+_USUAL_OF_MEDIA = tuple(
+    it.default for it in msgspec.structs.fields(LimitsRecord) if it.name in _MEDIA_LIMITS
+)
 
 
 class _Version(msgspec.Struct):
@@ -369,12 +435,13 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    needed = version_for(manifest.models, manifest.sessions, is_64=manifest.memory.is_64)
+    limits, is_64 = manifest.actor.limits, manifest.memory.is_64
+    needed = version_for(manifest.models, manifest.sessions, limits, is_64=is_64)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library"
+            "candidates, 5 that of graphs of a library, 6 that of embeddings and limits of media"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")
