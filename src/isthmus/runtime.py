@@ -155,6 +155,7 @@ class Runtime:
         exact: bool = True,
         width: str = "alone",
         graph: str = "auto",
+        mmproj: str | Path | None = None,
     ) -> Model:
         """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
 
@@ -173,8 +174,10 @@ class Runtime:
 
         `graph` says who builds the graph of the forward pass: `own` is Isthmus, `adopted` is
         libllama, and `auto` is Isthmus if it knows the architecture. What libllama computes runs on
-        the cpu alone, each agent by itself (`Model.lacks`). Raises ModelNotFound, ModelFileError,
-        ModelUnsupported, SettingsError, DeviceUnavailable.
+        the cpu alone, each agent by itself (`Model.lacks`).
+
+        `mmproj` is the model's projector file, by which it takes pictures or sounds. Raises
+        ModelNotFound, ModelFileError, ModelUnsupported, SettingsError, DeviceUnavailable.
         """
         self._require_open()
         settings = ModelSettings(
@@ -185,6 +188,7 @@ class Runtime:
             exact=exact,
             width=width,
             graph=graph,
+            mmproj=mmproj,
         )
         begun = time.monotonic()
         file = model_path(path, self.environment.cache)
