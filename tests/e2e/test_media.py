@@ -6,7 +6,9 @@ A guest is told by the test what to call. What it holds afterwards is forked, sa
 from __future__ import annotations
 
 import ctypes
+import io
 import struct
+import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wasmtime
+from PIL import Image
 
 from isthmus import Limits, Model, Runtime, abi
 from isthmus.abi import Errno, MediaKind, PartKind, SpanFlag
 from isthmus.actor.host_api import HostApi
+from isthmus.actor.message import with_files
 from isthmus.benchmarks.rival import Libllama
 from isthmus.config import ModelSettings
 from isthmus.device import Device
-from isthmus.errors import ModelFileError, ModelNotFound, ModelUnsupported, SnapshotMismatch
+from isthmus.errors import (
+    GuestError,
+    IsthmusError,
+    ModelFileError,
+    ModelNotFound,
+    ModelUnsupported,
+    SnapshotMismatch,
+)
 from isthmus.model.media.medium import Bitmap
 from isthmus.native._llama import Batch
 from isthmus.native.mtmd import mtmd_of
@@ -376,3 +387,90 @@ def test_a_model_without_a_projector(shared: Runtime, wasm: bytes, files: dict[s
     assert guest.open(bitmap_for("gemma3")) == -Errno.ENOTSUP
     assert guest.proxy.call("media_rate", guest.model) == -Errno.ENOTSUP
     shared.unload_model(model)
+
+
+# ---------------------------------------------------------------------- bundled guests
+
+
+def png_of(bitmap: Bitmap) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(bitmap.data).save(file, "PNG")
+    return file.getvalue()
+
+
+def wav_of(bitmap: Bitmap) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes((bitmap.data * 30_000).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def file_for(kind: str) -> bytes:
+    return (wav_of if kind == "ultravox" else png_of)(bitmap_for(kind))
+
+
+ARGS = ["n_ctx=512", "max_tokens=6", "temperature=0"]
+
+
+@EACH
+def test_chat_sees_and_goes_on(
+    kind: str, shared: Runtime, load: Callable[[str], Model], tmp_path: Path
+) -> None:
+    """What it says depends on the picture; so does a fork, and one that was saved."""
+    model = load(kind)
+    actor = shared.spawn("chat", models={"default": model}, args=ARGS, seed=0)
+    file = file_for(kind)
+    first = actor.send(with_files("What is it?", file))
+    seen = actor.sessions[0].spans
+    assert sum(it.n_rows for it in seen) > 0
+    path = tmp_path / "chat.safetensors"
+    actor.snapshot(path)
+    again = shared.restore(path, models={"default": model})
+    fork = actor.fork()[0]
+    answers = [it.send("And now?").text for it in (actor, fork, again)]
+    assert len({*answers}) == 1
+    assert all(it.sessions[0].spans == seen for it in (actor, fork, again))
+    blind = shared.spawn("chat", models={"default": model}, args=ARGS, seed=0)
+    blind.send("What is it?")
+    assert blind.sessions[0].n_tokens < actor.sessions[0].n_tokens
+    assert first.n_tokens > sum(it.n_rows for it in seen)
+    for it in (actor, fork, again, blind):
+        it.close()
+
+
+def test_chat_keeps_files_and_replays_them(
+    shared: Runtime, load: Callable[[str], Model], files: dict[str, Files], tmp_path: Path
+) -> None:
+    it, kind = files["gemma3"], "gemma3"
+    actor = shared.spawn("chat", models={"default": load(kind)}, args=ARGS, seed=0)
+    actor.send(with_files("What is it?", file_for(kind)))
+    n_rows = sum(span.n_rows for span in actor.sessions[0].spans)
+    path = tmp_path / "chat.safetensors"
+    actor.snapshot(path)
+    actor.close()
+    other = shared.load_model(it.text, mmproj=it.projector, kv_type="f32")
+    again = shared.restore(path, models={"default": other}, require="replayed")
+    assert again.restored is not None
+    assert again.restored.level == "replayed"
+    again.send("And now?")
+    assert sum(span.n_rows for span in again.sessions[0].spans) == n_rows
+    again.close()
+    shared.unload_model(other)
+
+
+def test_chat_takes_a_bad_file_back(shared: Runtime, load: Callable[[str], Model]) -> None:
+    actor = shared.spawn("chat", models={"default": load("gemma3")}, args=ARGS, seed=0)
+    actor.send("Hello")
+    n_tokens = actor.sessions[0].n_tokens
+    for bad in (b"\x89PNG\r\n\x1a\n" + bytes(50), b"nothing", wav_of(bitmap_for("ultravox"))):
+        with pytest.raises(IsthmusError):
+            actor.send(with_files("What is it?", bad))
+    for broken in (b"\0", b"\0\xff\xff\xff\xff", b"\0\4\0\0\0ab"):
+        with pytest.raises(GuestError):
+            actor.send(broken)
+    assert actor.sessions[0].n_tokens == n_tokens
+    actor.send(with_files("What is it?", file_for("gemma3")))
+    actor.close()

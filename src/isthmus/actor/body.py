@@ -313,11 +313,13 @@ class Body:
             self._replay_in_guest(how)
 
     def _replay_in_guest(self, how: Restoration) -> None:
-        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another."""
+        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another, and
+        embeddings are no tokens."""
         if ON_REPLAY not in self._guest.functions:
             raise SnapshotMismatch(
-                f"the tokenizer is another, and {self._guest.name} does not export {ON_REPLAY}, "
-                "which opens its sessions anew",
+                "the tokenizer is another, or a session holds a picture or a sound, which no token "
+                f"stands for; and {self._guest.name} does not export {ON_REPLAY}, which opens its "
+                "sessions anew",
                 how.reasons,
             )
         code = self._run(self._call(ON_REPLAY))

@@ -76,7 +76,8 @@ class Restoration:
     replayed: frozenset[str] = frozenset()
     """Models, by name, whose sessions' tokens are prefilled again."""
     foreign: frozenset[str] = frozenset()
-    """Of these, the models to which the tokens mean nothing: the guest opens its sessions anew."""
+    """Of these, the models to which the tokens mean nothing, or whose sessions hold pictures or
+    sounds: the guest opens its sessions anew."""
 
 
 # ---------------------------------------------------------------------------------- writing
@@ -306,24 +307,19 @@ def assess(snapshot: Snapshot, device: DeviceRecord, granted: Granted) -> Restor
         here = _model_record(record.name, granted.models[record.name])
         if changes := list(_state_differences(record, here)):
             replay[record.name] = changes
-        if record.tokenizer_sha256 != here.tokenizer_sha256:
+        seen = changes and _has_seen(manifest, record.name)
+        if seen or record.tokenizer_sha256 != here.tokenizer_sha256:
             foreign.add(record.name)
         rounding += _settings_differences(record, here)
     reasons = [reason for changes in replay.values() for reason in changes] + rounding
-    _require_replayable(manifest, frozenset(replay) - foreign, reasons)
     level = "replayed" if replay else "state-exact" if rounding else "exact"
     return Restoration(level, tuple(reasons), snapshot.id, frozenset(replay), frozenset(foreign))
 
 
-def _require_replayable(manifest: Manifest, models: frozenset[str], reasons: list[str]) -> None:
-    """SnapshotMismatch if a session that holds embeddings would have to be prefilled again."""
-    seen = [it.handle for it in manifest.sessions if it.spans and it.model in models]
-    if seen:
-        raise SnapshotMismatch(
-            f"session {seen[0]} holds a picture or a sound, which is no token and cannot be "
-            "prefilled again: restore it with the model and KV type that it has",
-            tuple(reasons),
-        )
+def _has_seen(manifest: Manifest, model: str) -> bool:
+    """Whether a session of a model holds embeddings, which cannot be prefilled again: only a guest
+    that keeps the files can."""
+    return any(it.spans for it in manifest.sessions if it.model == model)
 
 
 def require_level(restoration: Restoration, require: str) -> None:

@@ -147,6 +147,33 @@ def add_mmproj_option(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_image_option(group: argparse._ActionsContainer) -> None:
+    """`--image`."""
+    group.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture (PNG, JPEG) or a sound (WAV) before the message, for guests that take it, "
+        "such as chat, and a model with --mmproj; repeat for more",
+    )
+
+
+def read_files(names: Sequence[str]) -> list[bytes]:
+    """Files that go with a message. SettingsError for one that cannot be read, or is empty."""
+    found = []
+    for name in names:
+        try:
+            data = Path(name).expanduser().read_bytes()
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home
+            said = getattr(error, "strerror", None) or error
+            raise SettingsError(f"cannot read the file {name!r}: {said}") from None
+        if not data:
+            raise SettingsError(f"the file {name!r} is empty")
+        found.append(data)
+    return found
+
+
 def add_guest_options(parser: argparse.ArgumentParser) -> None:
     """`--arg`, `--seed` and limits."""
     group = parser.add_argument_group("guest")

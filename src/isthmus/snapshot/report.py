@@ -33,7 +33,8 @@ class SessionReport:
     kv_nbytes_used: int
     has_logits: bool
     n_embedded: int
-    """Tokens that are rows of pictures or sounds: the session cannot be prefilled again."""
+    """Tokens that are rows of pictures or sounds: only a guest that keeps the files can make them
+    again."""
     text: str
 
 
