@@ -67,6 +67,8 @@ GROUP_DOCS = {
     " logits lie in the guest's memory.",
     "grammar": "Constrained decoding: tokens that a grammar forbids are masked in the logits, in"
     " place.",
+    "media": "Pictures and sounds: the guest decodes a file in its sandbox, the model's projector"
+    " makes embeddings of it in the guest's memory, and a session takes those in place of tokens.",
     "tensor": "A small list of tensor operations over linear memory, run on the device in place.",
     "actor": "The message and its answer, time, chance, and the host's tools.",
 }
@@ -89,6 +91,12 @@ C_POINTERS = {
     "info_ptr": "isthmus_model_info_t *",
     "logits_ptr": "float *",
     "messages_ptr": "const isthmus_chat_message_t *",
+    "data_ptr": "const void *",
+    "part_ptr": "isthmus_media_part_t *",
+    "positions_ptr": "const int32_t *",
+    ("media_embed", "positions_ptr"): "int32_t *",
+    "rows_ptr": "const float *",
+    "values_ptr": "void *",
     "operations_ptr": "const isthmus_operation_t *",
     "sampler_ptr": "isthmus_sampler_t *",
     "source_ptr": "const char *",

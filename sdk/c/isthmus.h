@@ -85,12 +85,41 @@ enum {
     ISTHMUS_MODEL_EMBED = 8,
     /* embed makes an embedding of each token, n_embd numbers each */
     ISTHMUS_MODEL_EMBED_TOKENS = 16,
+    /* media_open takes pictures: the model has a projector for them */
+    ISTHMUS_MODEL_PICTURES = 32,
+    /* media_open takes sounds */
+    ISTHMUS_MODEL_SOUNDS = 64,
 };
 
 /* Flags of embed. */
 enum {
     /* divide each embedding by its length, so that a product of two is their cosine */
     ISTHMUS_EMBED_NORMALISE = 1,
+};
+
+/* Flags of prefill_embeddings, and bits of media_part.flags. */
+enum {
+    /* each row sees the whole span, and not only the rows before it */
+    ISTHMUS_SPAN_WHOLE = 1,
+    /* rows have positions of their own, in time, height and width */
+    ISTHMUS_SPAN_PLACED = 2,
+};
+
+/* What media_open takes. */
+enum {
+    /* a picture: rows of width pixels from the top on, each of three bytes: red, green, blue */
+    ISTHMUS_MEDIA_KIND_RGB = 1,
+    /* a sound: f32 samples of one channel, 4-byte aligned, as many in a second as media_rate says;
+     * width is their number and height 1 */
+    ISTHMUS_MEDIA_KIND_PCM = 2,
+};
+
+/* What a part of a medium consists of. */
+enum {
+    /* token ids, such as those that open and close a picture */
+    ISTHMUS_PART_KIND_TOKENS = 0,
+    /* rows of embeddings, for prefill_embeddings */
+    ISTHMUS_PART_KIND_EMBEDDINGS = 1,
 };
 
 /* Bits of the result of token_flags. */
@@ -244,6 +273,19 @@ typedef struct {
     int32_t token;
 } isthmus_step_t;
 _Static_assert(sizeof(isthmus_step_t) == 8, "isthmus_step_t");
+
+/* A part of a medium; a session takes the parts in order. */
+typedef struct {
+    /* a part_kind */
+    uint32_t kind;
+    /* tokens or rows, each of which takes a token of context */
+    uint32_t n_rows;
+    /* numbers of a row; 1 for tokens */
+    uint32_t width;
+    /* span_flag bits */
+    uint32_t flags;
+} isthmus_media_part_t;
+_Static_assert(sizeof(isthmus_media_part_t) == 16, "isthmus_media_part_t");
 
 /* One step of compute. Tensors are given by offsets of isthmus_tensor_t. */
 typedef struct {
@@ -671,6 +713,117 @@ int32_t isthmus_grammar_accept(int32_t grammar, int32_t token);
  */
 ISTHMUS_IMPORT("grammar_close")
 int32_t isthmus_grammar_close(int32_t grammar);
+
+/* --------------------------------------------------------------------------- media */
+
+/*
+ * Appends rows of embeddings to a session in place of tokens; afterwards its logits are those after
+ * the last row. The device reads the rows where they lie. Each takes a token of context and has no
+ * token id: a session that holds one cannot be prefilled again by its tokens. Rows that were given
+ * together are kept whole or forgotten whole. On an error the session is as it was.
+ *   session: an open session
+ *   rows_ptr: f32[n_rows][width], 32-byte aligned, in no open session
+ *   n_rows: at least 1; with WHOLE at most a chunk of the host's
+ *   width: what the model takes, as media_part.width tells; n_embd for most models
+ *   positions_ptr: with PLACED i32[3][n_rows], 4-byte aligned: each row's place in time, height and
+ *       width, counted from the session's next position; time does not go back. Otherwise rows
+ *       follow each other, and it is not looked at
+ *   flags: span_flag bits
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_EFAULT: the rows or positions do not lie in memory
+ *   -ISTHMUS_EALIGN: rows_ptr is not 32-byte or positions_ptr not 4-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, n_rows is 0, another width than the model's, or positions that
+ *       cannot be
+ *   -ISTHMUS_EBUSY: the rows lie in an open session
+ *   -ISTHMUS_ECONTEXT: the context has no room for them, or a position is behind it
+ *   -ISTHMUS_ENOTSUP: the model takes tokens alone, has no places in height and width, or cannot
+ *       see so many rows at once
+ *   -ISTHMUS_ELIMIT: more tokens than this actor may use
+ *   -ISTHMUS_EIO: the device failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("prefill_embeddings")
+int32_t isthmus_prefill_embeddings(int32_t session, const float *rows_ptr, uint32_t n_rows,
+                                   uint32_t width, const int32_t *positions_ptr, uint32_t flags);
+
+/*
+ * Tells how many samples a second of sound has, as the model's projector wants it.
+ *   model: an open model
+ * Returns samples per second.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_ENOTSUP: the model has no projector for sounds
+ */
+ISTHMUS_IMPORT("media_rate")
+int32_t isthmus_media_rate(int32_t model);
+
+/*
+ * Takes a picture or a sound, which the guest has decoded, and cuts it into parts as the model
+ * wants it. The medium is a copy. It lasts until media_close, or until the message ends.
+ *   model: an open model
+ *   kind: a media_kind
+ *   data_ptr: pixels or samples
+ *   width: pixels of a row, or samples; at least 1
+ *   height: rows; 1 for a sound
+ * Returns a medium's handle.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EINVAL: no such kind, nothing in it, or something that the projector refuses
+ *   -ISTHMUS_EFAULT: the data does not lie in memory
+ *   -ISTHMUS_EALIGN: samples are not 4-byte aligned
+ *   -ISTHMUS_ENOTSUP: the model has no projector for that kind
+ *   -ISTHMUS_ELIMIT: more pixels, seconds or media than this actor may have, or too many handles
+ *       are open
+ *   -ISTHMUS_ENOMEM: all actors together have no memory left for it
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("media_open")
+int32_t isthmus_media_open(int32_t model, uint32_t kind, const void *data_ptr, uint32_t width,
+                           uint32_t height);
+
+/*
+ * Tells how many parts a medium has, and what one of them is.
+ *   medium: an open medium
+ *   part: which part, from 0 on
+ *   part_ptr: an isthmus_media_part_t to fill, 4-byte aligned
+ * Returns number of parts.
+ *   -ISTHMUS_EBADF: not an open medium
+ *   -ISTHMUS_EINVAL: there is no such part
+ *   -ISTHMUS_EFAULT: the struct does not lie in memory
+ *   -ISTHMUS_EALIGN: part_ptr is not 4-byte aligned
+ */
+ISTHMUS_IMPORT("media_info")
+int32_t isthmus_media_info(int32_t medium, uint32_t part, isthmus_media_part_t *part_ptr);
+
+/*
+ * Gives a part of a medium: its token ids, or the rows of embeddings that the model's projector
+ * computes, on the processor. If cap is too small, nothing is computed or written.
+ *   medium: an open medium
+ *   part: which part, from 0 on
+ *   values_ptr: room for i32[n_rows] or f32[n_rows][width], 32-byte aligned, in no open session
+ *   cap: how many values fit there
+ *   positions_ptr: room for i32[3][n_rows], 4-byte aligned, if the part is PLACED: the positions
+ *       that prefill_embeddings takes; otherwise it is not looked at
+ * Returns number of values.
+ *   -ISTHMUS_EBADF: not an open medium
+ *   -ISTHMUS_EINVAL: there is no such part
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ *   -ISTHMUS_EALIGN: values_ptr is not 32-byte or positions_ptr not 4-byte aligned
+ *   -ISTHMUS_EBUSY: the room overlaps an open session
+ *   -ISTHMUS_EIO: the projector failed
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("media_embed")
+int32_t isthmus_media_embed(int32_t medium, uint32_t part, void *values_ptr, uint32_t cap,
+                            int32_t *positions_ptr);
+
+/*
+ * Gives a medium back.
+ *   medium: an open medium
+ * Returns 0.
+ *   -ISTHMUS_EBADF: not an open medium
+ */
+ISTHMUS_IMPORT("media_close")
+int32_t isthmus_media_close(int32_t medium);
 
 /* --------------------------------------------------------------------------- tensor */
 

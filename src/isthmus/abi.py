@@ -76,12 +76,35 @@ class ModelFlag(IntFlag):
     SESSIONS = 4
     EMBED = 8
     EMBED_TOKENS = 16
+    PICTURES = 32
+    SOUNDS = 64
 
 
 class EmbedFlag(IntFlag):
     """Flags of embed."""
 
     NORMALISE = 1
+
+
+class SpanFlag(IntFlag):
+    """Flags of prefill_embeddings, and bits of media_part.flags."""
+
+    WHOLE = 1
+    PLACED = 2
+
+
+class MediaKind(IntEnum):
+    """What media_open takes."""
+
+    RGB = 1
+    PCM = 2
+
+
+class PartKind(IntEnum):
+    """What a part of a medium consists of."""
+
+    TOKENS = 0
+    EMBEDDINGS = 1
 
 
 class TokenFlag(IntFlag):
@@ -224,6 +247,19 @@ class Step(NamedTuple):
 
 STEP = Struct("<Ii")
 """8 bytes: the fields of Step."""
+
+
+class MediaPart(NamedTuple):
+    """A part of a medium; a session takes the parts in order."""
+
+    kind: int
+    n_rows: int
+    width: int
+    flags: int
+
+
+MEDIA_PART = Struct("<IIII")
+"""16 bytes: the fields of MediaPart."""
 
 
 class Operation(NamedTuple):
@@ -566,6 +602,95 @@ HOST_FUNCTIONS = (
         "grammar",
         "grammar_close",
         (Param("grammar", "handle"),),
+        "status",
+        (Errno.EBADF,),
+    ),
+    HostFunction(
+        "media",
+        "prefill_embeddings",
+        (
+            Param("session", "handle"),
+            Param("rows_ptr", "ptr"),
+            Param("n_rows", "count"),
+            Param("width", "count"),
+            Param("positions_ptr", "ptr"),
+            Param("flags", "flags"),
+        ),
+        "status",
+        (
+            Errno.EBADF,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.EINVAL,
+            Errno.EBUSY,
+            Errno.ECONTEXT,
+            Errno.ENOTSUP,
+            Errno.ELIMIT,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
+    ),
+    HostFunction(
+        "media",
+        "media_rate",
+        (Param("model", "handle"),),
+        "size",
+        (Errno.EBADF, Errno.ENOTSUP),
+    ),
+    HostFunction(
+        "media",
+        "media_open",
+        (
+            Param("model", "handle"),
+            Param("kind", "count"),
+            Param("data_ptr", "ptr"),
+            Param("width", "count"),
+            Param("height", "count"),
+        ),
+        "size",
+        (
+            Errno.EBADF,
+            Errno.EINVAL,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.ENOTSUP,
+            Errno.ELIMIT,
+            Errno.ENOMEM,
+            Errno.ECANCELED,
+        ),
+    ),
+    HostFunction(
+        "media",
+        "media_info",
+        (Param("medium", "handle"), Param("part", "count"), Param("part_ptr", "ptr")),
+        "size",
+        (Errno.EBADF, Errno.EINVAL, Errno.EFAULT, Errno.EALIGN),
+    ),
+    HostFunction(
+        "media",
+        "media_embed",
+        (
+            Param("medium", "handle"),
+            Param("part", "count"),
+            Param("values_ptr", "ptr"),
+            Param("cap", "count"),
+            Param("positions_ptr", "ptr"),
+        ),
+        "size",
+        (
+            Errno.EBADF,
+            Errno.EINVAL,
+            Errno.EFAULT,
+            Errno.EALIGN,
+            Errno.EBUSY,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
+    ),
+    HostFunction(
+        "media",
+        "media_close",
+        (Param("medium", "handle"),),
         "status",
         (Errno.EBADF,),
     ),

@@ -144,6 +144,12 @@ class Limits:
     """Sessions open at the same time."""
     grammars: int = 4
     """Grammars open at the same time: each has memory of the host's, some megabytes as a rule."""
+    media: int = 4
+    """Pictures and sounds open at the same time, in one message: the host has a copy of each."""
+    media_pixels: int = 64 * MIB
+    """Pixels of one picture."""
+    media_seconds: float = 600.0
+    """Seconds of one sound."""
     weight: float = 1.0
     """Its share where more wait than the device can serve: 2 gets twice the tokens of 1."""
     on_failure: str = "keep"
@@ -167,6 +173,9 @@ class Limits:
         )
         _require_number("sessions", self.sessions)
         _require_number("grammars", self.grammars)
+        _require_number("media", self.media)
+        _require_number("media_pixels", self.media_pixels)
+        _require_number("media_seconds", self.media_seconds, whole=False)
         _require_number("weight", self.weight, whole=False)
         _require(1 / 1024 <= self.weight <= 1024, f"weight is {self.weight}: give 1/1024 to 1024")
         _require(
@@ -282,6 +291,8 @@ class ModelSettings:
     be truncated to where they were taken. Each takes as much memory as the state."""
     message_checkpoints: bool = False
     """Take such a copy at the end of each message; otherwise guests take what they need."""
+    mmproj: str | Path | None = None
+    """The projector file by which the model takes pictures or sounds; None: it takes text alone."""
 
     def __post_init__(self) -> None:
         _require(

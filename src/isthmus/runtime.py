@@ -157,6 +157,7 @@ class Runtime:
         graph: str = "auto",
         checkpoints: int = 2,
         message_checkpoints: bool = False,
+        mmproj: str | Path | None = None,
     ) -> Model:
         """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
 
@@ -179,8 +180,9 @@ class Runtime:
 
         Some models keep a state that each token rewrites. `checkpoints` is how many copies of it a
         session has room for, to which it can be truncated: guests take them, and with
-        `message_checkpoints` the host does at the end of each message. Raises ModelNotFound,
-        ModelFileError, ModelUnsupported, SettingsError, DeviceUnavailable.
+        `message_checkpoints` the host does at the end of each message. `mmproj` is the model's
+        projector file, by which it takes pictures or sounds. Raises ModelNotFound, ModelFileError,
+        ModelUnsupported, SettingsError, DeviceUnavailable.
         """
         self._require_open()
         settings = ModelSettings(
@@ -193,6 +195,7 @@ class Runtime:
             graph=graph,
             checkpoints=checkpoints,
             message_checkpoints=message_checkpoints,
+            mmproj=mmproj,
         )
         begun = time.monotonic()
         file = model_path(path, self.environment.cache)

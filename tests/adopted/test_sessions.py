@@ -57,13 +57,13 @@ class Room:
 
     def open(self, model: Model, n_ctx: int = N_CTX) -> Session:
         layout = model.layout(n_ctx)
-        ptr = self._take(layout.nbytes)
+        ptr = self.take(layout.nbytes)
         session = model.open_session(self.region, self._binding, ptr, layout)
         return self._stack.enter_context(closing(session))
 
     def resume(self, model: Model, like: Session, layout: object = None) -> Session:
         """A session over a copy of another one's bytes."""
-        ptr = self._take(like.layout.nbytes)
+        ptr = self.take(like.layout.nbytes)
         ctypes.memmove(self.region.address(ptr, 0), like.base, like.layout.nbytes)
         session = model.resume_session(
             self.region,
@@ -72,11 +72,12 @@ class Room:
             cast("AdoptedLayout", layout or like.layout),
             like.tokens,
             has_logits=like.has_logits,
+            spans=like.spans,
         )
         return self._stack.enter_context(closing(session))
 
-    def _take(self, nbytes: int) -> GuestPtr:
-        ptr, self._end = self._end, self._end + nbytes
+    def take(self, nbytes: int) -> GuestPtr:
+        ptr, self._end = self._end, self._end + -(-nbytes // 4096) * 4096
         return GuestPtr(ptr)
 
 

@@ -202,6 +202,7 @@ class Body:
     def _ended(self) -> None:
         """The guest has returned, or was cut off: its output counts as memory no longer."""
         message = self.context.message
+        self._api.end_message()
         self._account.give(message.held_nbytes)
         message.held_nbytes = 0
         if self._fuel is not None:
@@ -312,11 +313,13 @@ class Body:
             self._replay_in_guest(how)
 
     def _replay_in_guest(self, how: Restoration) -> None:
-        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another."""
+        """The guest's sessions are closed: tokens of one vocabulary mean nothing in another, and
+        embeddings are no tokens."""
         if ON_REPLAY not in self._guest.functions:
             raise SnapshotMismatch(
-                f"the tokenizer is another, and {self._guest.name} does not export {ON_REPLAY}, "
-                "which opens its sessions anew",
+                "the tokenizer is another, or a session holds a picture or a sound, which no token "
+                f"stands for; and {self._guest.name} does not export {ON_REPLAY}, which opens its "
+                "sessions anew",
                 how.reasons,
             )
         code = self._run(self._call(ON_REPLAY))

@@ -301,6 +301,20 @@ def time_after(seconds: float | None) -> float | None:
     return None if endless or seconds is None else time.monotonic() + seconds
 
 
+def with_files(text: str | bytes, *files: bytes) -> bytes:
+    """A message of a text and of files before it, as the guest `chat` takes pictures and sounds:
+
+    1. a zero byte
+    2. each file: its length, 32 bits, little-endian, and its bytes
+    3. a length of zero
+    4. the text, UTF-8
+    """
+    if not all(files):
+        raise SettingsError("a file of the message is empty")
+    each = b"".join(len(it).to_bytes(4, "little") + it for it in files)
+    return b"\0" + each + bytes(4) + encoded(text)
+
+
 def encoded(message: str | bytes) -> bytes:
     """A message's bytes; SettingsError if it is neither bytes nor a text that UTF-8 can hold."""
     if not isinstance(message, str | bytes | bytearray | memoryview):

@@ -211,7 +211,7 @@ class ModelQueue:
         under_way = self._pass
         if under_way is None:
             model = self._model  # somebody who is no agent may have it for itself
-            if model.executor.is_prefilling or model.is_embedding:
+            if model.executor.is_prefilling or model.is_embedding or model.is_projecting:
                 return []
             under_way = self._pass = self._next_pass()
         start = time.perf_counter()

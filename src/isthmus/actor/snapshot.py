@@ -35,6 +35,7 @@ from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
+from isthmus.model.spans import AXES, NO_TOKEN, Span
 from isthmus.printable import printable
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
@@ -51,7 +52,9 @@ from isthmus.snapshot.manifest import (
     LimitsRecord,
     ModelRecord,
     SessionRecord,
+    SpanRecord,
     accepted_part,
+    positions_part,
     source_part,
     text_part,
     tokens_part,
@@ -73,7 +76,8 @@ class Restoration:
     replayed: frozenset[str] = frozenset()
     """Models, by name, whose sessions' tokens are prefilled again."""
     foreign: frozenset[str] = frozenset()
-    """Of these, the models to which the tokens mean nothing: the guest opens its sessions anew."""
+    """Of these, the models to which the tokens mean nothing, or whose sessions hold pictures or
+    sounds: the guest opens its sessions anew."""
 
 
 # ---------------------------------------------------------------------------------- writing
@@ -94,14 +98,17 @@ def describe(
     for it in state.sessions:
         parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
         parts[text_part(it.handle)] = ("U8", _text(granted.models[it.model], it.tokens))
+        if positions := b"".join(span.positions for span in it.spans):
+            parts[positions_part(it.handle)] = ("I32", positions)
     for grammar in state.grammars:
         parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
         parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
     sessions = tuple(_session_record(it, granted.models[it.model]) for it in state.sessions)
+    actor = _actor_record(state, granted)
     return Draft.make(
         memory,
         parts,
-        format_version=version_for(models, sessions, is_64=guest.is_64),
+        format_version=version_for(models, sessions, actor.limits, is_64=guest.is_64),
         is_64=guest.is_64,
         isthmus=version,
         created_ns=time.time_ns(),
@@ -115,7 +122,7 @@ def describe(
             GrammarRecord(it.handle, it.model, it.kind.name.lower(), len(it.tokens))  # type: ignore[arg-type]
             for it in state.grammars
         ),
-        actor=_actor_record(state, granted),
+        actor=actor,
         device=device,
     )
 
@@ -123,7 +130,8 @@ def describe(
 def _text(model: Model, tokens: array[int]) -> bytes:
     if not model.has_tokenizer:
         return b""
-    return model.tokenizer.decode(tokens, render_special=True)[:MAX_TEXT_NBYTES]
+    known = [it for it in tokens if it != NO_TOKEN]
+    return model.tokenizer.decode(known, render_special=True)[:MAX_TEXT_NBYTES]
 
 
 def _model_record(name: str, model: Model) -> ModelRecord:
@@ -169,6 +177,10 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         has_logits=it.has_logits,
         top_k=it.top_k,
         top_ptr=it.top_ptr,
+        spans=tuple(
+            SpanRecord(span.first, span.n_rows, span.after, bool(span.positions))
+            for span in it.spans
+        ),
     )
 
 
@@ -242,7 +254,17 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
         record.has_logits,
         record.top_k,
         record.top_ptr,
+        tuple(_spans(snapshot, record)),
     )
+
+
+def _spans(snapshot: Snapshot, record: SessionRecord) -> Iterator[Span]:
+    """What is wrong with them shows when the session is opened."""
+    left = snapshot.part(positions_part(record.handle)) if record.n_positions else b""
+    for it in record.spans:
+        n = 4 * AXES * it.n_rows if it.placed else 0
+        yield Span(it.first, it.n_rows, it.after, left[:n])
+        left = left[n:]
 
 
 def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:
@@ -285,12 +307,19 @@ def assess(snapshot: Snapshot, device: DeviceRecord, granted: Granted) -> Restor
         here = _model_record(record.name, granted.models[record.name])
         if changes := list(_state_differences(record, here)):
             replay[record.name] = changes
-        if record.tokenizer_sha256 != here.tokenizer_sha256:
+        seen = changes and _has_seen(manifest, record.name)
+        if seen or record.tokenizer_sha256 != here.tokenizer_sha256:
             foreign.add(record.name)
         rounding += _settings_differences(record, here)
     reasons = [reason for changes in replay.values() for reason in changes] + rounding
     level = "replayed" if replay else "state-exact" if rounding else "exact"
     return Restoration(level, tuple(reasons), snapshot.id, frozenset(replay), frozenset(foreign))
+
+
+def _has_seen(manifest: Manifest, model: str) -> bool:
+    """Whether a session of a model holds embeddings, which cannot be prefilled again: only a guest
+    that keeps the files can."""
+    return any(it.spans for it in manifest.sessions if it.model == model)
 
 
 def require_level(restoration: Restoration, require: str) -> None:

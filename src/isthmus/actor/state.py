@@ -30,6 +30,7 @@ from isthmus.memory import Region
 from isthmus.model import Grammar, Model, Session
 from isthmus.model.layout import Layout
 from isthmus.model.own.kv_cache import SPAN_ALIGNMENT
+from isthmus.model.spans import Span
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue
@@ -65,6 +66,8 @@ class OpenedSession:
     top_k: int = 0
     """Candidates that lie at `top_ptr` after each pass; 0: the guest asks for none."""
     top_ptr: int = 0
+    spans: tuple[Span, ...] = ()
+    """Which of the tokens came of embeddings."""
 
     @property
     def end(self) -> int:
@@ -138,7 +141,8 @@ def read_handles(handles: HandleTable) -> tuple[Opened, ...]:
 def _describe(handle: int, model: str, session: Session) -> OpenedSession:
     top = session.top
     opened = handle, model, session.ptr, session.layout, session.tokens[:], session.has_logits
-    return OpenedSession(*opened, top.k, top.ptr) if top else OpenedSession(*opened)
+    asked, spans = (top.k, top.ptr) if top else (0, 0), tuple(session.spans)
+    return OpenedSession(*opened, *asked, spans)
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ class Reopen:
                 it.layout,
                 it.tokens,
                 has_logits=it.has_logits,
+                spans=it.spans,
             )
         except (DeviceFailed, Overloaded):
             raise
@@ -252,6 +257,11 @@ class Reopen:
 
     def _replay(self, it: OpenedSession, model: Model) -> Session:
         """The same tokens with another model or another type of KV cache."""
+        if it.spans:
+            raise SnapshotMismatch(
+                "a session of the snapshot holds a picture or a sound, of which there is no token "
+                "to prefill again"
+            )
         layout = self._layout(it)
         ptr = it.ptr if layout.nbytes <= it.layout.nbytes else self.grow(layout.nbytes)
         session = model.open_session(self.region, self.binding, GuestPtr(ptr), layout)

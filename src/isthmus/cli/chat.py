@@ -11,23 +11,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isthmus.actor import Actor
+from isthmus.actor.message import with_files
 from isthmus.cli.naming import fetched_model
 from isthmus.cli.options import (
     add_device_options,
     add_grammar_options,
     add_guest_options,
+    add_image_option,
     add_key_option,
     add_model_options,
     guest_args,
     open_models,
     open_runtime,
+    read_files,
     say,
     sized_guest,
 )
 from isthmus.cli.restoring import LEVELS, restore, target
 from isthmus.cli.snapshot import tell
 from isthmus.config import Environment
-from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError
+from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError, SettingsError
 from isthmus.model import Model
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
@@ -40,9 +43,11 @@ EXAMPLES = """\
   isthmus chat --model model.gguf --system "You answer in one sentence."
   isthmus chat --model smollm2 --arg temperature=0 --arg n_ctx=4096
   isthmus chat --resume ada.safetensors
+  isthmus chat --model gemma.gguf --mmproj mmproj.gguf --image cat.png
 
 while it runs:
-  Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another"""
+  Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another,
+  /image FILE takes a picture or a sound along with the next message"""
 _HISTORY_LINES = 1000
 
 
@@ -67,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=LEVELS,
         help="with --resume: refuse what is less exact (default: state-exact)",
     )
+    add_image_option(parser)
     add_key_option(parser)
     add_model_options(parser)
     add_guest_options(parser)
@@ -81,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         begin = _beginning(runtime, arguments)
         file = resolve(arguments.resume) if arguments.resume else None
         actor = _resume(runtime, arguments) if file is not None and file.exists() else begin()
-        for message in _messages():
+        for message in _with_files(_messages(), read_files(arguments.image)):
             if message == "/new":
                 actor.close()
             elif message:
@@ -169,7 +175,24 @@ def _messages() -> Iterator[str]:
         yield line
 
 
-def _answer(actor: Actor, message: str) -> None:
+def _with_files(messages: Iterator[str], files: list[bytes]) -> Iterator[str | bytes]:
+    """The messages, each with the files that were named before it; `files` go with the first."""
+    for message in messages:
+        command, _, name = message.partition(" ")
+        if command == "/image":
+            try:
+                files += read_files([name.strip()])
+                say("It goes with the next message.")
+            except SettingsError as error:
+                say(f"{printable(str(error))} (/image FILE)")
+        elif files and message and message != "/new":
+            yield with_files(message, *files)
+            files = []
+        else:
+            yield message
+
+
+def _answer(actor: Actor, message: str | bytes) -> None:
     """Prints one answer as it comes; Ctrl-C stops the answer and not the program."""
     stream = actor.stream(message)
     try:

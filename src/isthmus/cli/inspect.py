@@ -62,9 +62,17 @@ def _lines(it: Inspection, signed: str) -> list[str]:
         lines.append(
             f"session {session.handle}  {session.n_tokens} of {session.n_ctx} tokens, "
             f"{format_nbytes(session.kv_nbytes_used)} of KV cache, on {session.model}"
+            f"{_embedded(session.n_embedded)}"
         )
         lines += [f"  | {line}" for line in excerpt(session.text).splitlines()]
     return lines
+
+
+def _embedded(n_rows: int) -> str:
+    """What a session holds that is no token, if it holds some."""
+    return (
+        f"; {n_rows} of them pictures or sounds, so only its guest can replay it" if n_rows else ""
+    )
 
 
 def _graph(model: dict[str, Any]) -> str:

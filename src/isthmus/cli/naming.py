@@ -7,7 +7,7 @@ taken as such: first all of the text, then what comes after its first `=`, its s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from isthmus.cli.progress import download_bars
@@ -37,6 +37,24 @@ def usual_name(path: str) -> str:
     if is_name(path) and not exists(path):
         return path
     return printable(model_name(first_file(expanded(path))))
+
+
+def named_projectors(texts: list[str], models: Collection[str]) -> dict[str, Path]:
+    """Projector files by the names of their models, from `[NAME=]FILE`. One without a name is the
+    first model's."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        splits = ((name, path) for name, path in _splits(text) if name != "" and exists(path))
+        name, path = next(splits, (None, text))
+        if name is None:
+            name = next(iter(models), "")
+        if name not in models or name in found:
+            raise SettingsError(
+                f"--mmproj {text}: there is no model {name!r}, or it has a projector already; give "
+                "[NAME=]FILE with the name of a --model"
+            )
+        found[name] = expanded(path)
+    return found
 
 
 def parse_lora(text: str) -> tuple[str, str, float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from isthmus.cli.naming import model_path, named_models, parse_lora
+from isthmus.cli.naming import model_path, named_models, named_projectors, parse_lora
 from isthmus.config import (
     CACHES,
     GRAPHS,
@@ -84,6 +84,7 @@ def add_model_options(
         help=f"{MODEL_FORMS}, under {named}; a path that exists wins over NAME=; repeat for more",
     )
     add_lora_option(group)
+    add_mmproj_option(group)
     add_way_options(group)
 
 
@@ -145,6 +146,45 @@ def add_lora_option(group: argparse._ActionsContainer) -> None:
         "first model, as one more (default name: the first model's; default scale: 1); repeat for "
         "more, also for one name",
     )
+
+
+def add_mmproj_option(group: argparse._ActionsContainer) -> None:
+    """`--mmproj`."""
+    group.add_argument(
+        "--mmproj",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="the projector by which the model of that name takes pictures or sounds, in GGUF "
+        "(default name: the first model's); repeat for more models",
+    )
+
+
+def add_image_option(group: argparse._ActionsContainer) -> None:
+    """`--image`."""
+    group.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture (PNG, JPEG) or a sound (WAV) before the message, for guests that take it, "
+        "such as chat, and a model with --mmproj; repeat for more",
+    )
+
+
+def read_files(names: Sequence[str]) -> list[bytes]:
+    """Files that go with a message. SettingsError for one that cannot be read, or is empty."""
+    found = []
+    for name in names:
+        try:
+            data = Path(name).expanduser().read_bytes()
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home
+            said = getattr(error, "strerror", None) or error
+            raise SettingsError(f"cannot read the file {name!r}: {said}") from None
+        if not data:
+            raise SettingsError(f"the file {name!r} is empty")
+        found.append(data)
+    return found
 
 
 def add_guest_options(parser: argparse.ArgumentParser) -> None:
@@ -260,9 +300,11 @@ def read_key(arguments: argparse.Namespace) -> bytes | None:
 
 def open_models(runtime: Runtime, arguments: argparse.Namespace) -> dict[str, Model]:
     """The models that the options name, and those with adapters."""
+    named = named_models(arguments.model)
+    projectors = named_projectors(arguments.mmproj, named)
     models = {
-        name: open_model(runtime, arguments, path)
-        for name, path in named_models(arguments.model).items()
+        name: open_model(runtime, arguments, path, projectors.get(name))
+        for name, path in named.items()
     }
     return models | open_adapted(runtime, models, arguments.lora)
 
@@ -301,9 +343,12 @@ def words(option: str, text: str) -> list[str]:
     return found
 
 
-def open_model(runtime: Runtime, arguments: argparse.Namespace, path: str) -> Model:
+def open_model(
+    runtime: Runtime, arguments: argparse.Namespace, path: str, mmproj: Path | None = None
+) -> Model:
     """One model, computed as the options say."""
-    return runtime.load_model(model_path(path), **asdict(model_settings(arguments)))
+    settings = replace(model_settings(arguments), mmproj=mmproj)
+    return runtime.load_model(model_path(path), **asdict(settings))
 
 
 def model_settings(arguments: argparse.Namespace) -> ModelSettings:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from isthmus.actor import Actor
 from isthmus.actor.snapshot import limits_of
-from isthmus.cli.naming import model_path, named_models
+from isthmus.cli.naming import model_path, named_models, named_projectors
 from isthmus.cli.options import (
     add_device_options,
     add_key_option,
+    add_mmproj_option,
     open_adapted,
     read_key,
     say,
@@ -51,6 +52,7 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH[:SCALE]",
         help="an adapter of the model of that name (default: looked for by its file name)",
     )
+    add_mmproj_option(group)
     group.add_argument(
         "--kv-type", choices=KV_TYPES, help="type of the KV cache (default: as it was)"
     )
@@ -103,12 +105,15 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
         say("The snapshot is signed; without --key-file that is not checked, nor kept.")
     given = named_models(arguments.model)
     models: dict[str, Model] = {}
+    names = [it.name for it in snapshot.manifest.models]
+    projectors = named_projectors(arguments.mmproj, names)
     for record in snapshot.manifest.models:
         path = given.pop(record.name, None) or _find(
             record.file_name, record.weights_sha256, snapshot.path.parent
         )
         if path is not None:
-            models[record.name] = _load(runtime, path, record, arguments)
+            mmproj = projectors.get(record.name)
+            models[record.name] = _load(runtime, path, record, arguments, mmproj)
     if given:
         raise SettingsError(f"the snapshot uses no model named {', '.join(given)}")
     models |= _adapted(runtime, models, snapshot, arguments.lora)
@@ -128,7 +133,13 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
     return actor
 
 
-def _load(runtime: Runtime, path: str, record: ModelRecord, arguments: argparse.Namespace) -> Model:
+def _load(
+    runtime: Runtime,
+    path: str,
+    record: ModelRecord,
+    arguments: argparse.Namespace,
+    mmproj: Path | None,
+) -> Model:
     """A model, computed as it was when the snapshot was made; of another class of width if the
     device has none with these bounds."""
     as_it_was = "adopted" if record.graph else "auto"  # another file may have no graph of ours
@@ -145,6 +156,7 @@ def _load(runtime: Runtime, path: str, record: ModelRecord, arguments: argparse.
             graph=graph,
             checkpoints=arguments.checkpoints,
             message_checkpoints=arguments.message_checkpoints,
+            mmproj=mmproj,
         )
 
     if not record.width:

@@ -7,14 +7,17 @@ import sys
 from dataclasses import asdict
 
 from isthmus.actor import Actor, Reply
+from isthmus.actor.message import with_files
 from isthmus.cli.options import (
     add_device_options,
     add_grammar_options,
     add_guest_options,
+    add_image_option,
     add_model_options,
     guest_args,
     open_models,
     open_runtime,
+    read_files,
     say,
     sized_guest,
 )
@@ -26,6 +29,7 @@ HELP = "run a guest on a message and print its answer"
 EXAMPLES = """\
   isthmus run chat --model smollm2 --message "What is an isthmus?"
   isthmus run chat --model smollm2 --json-schema person.json --message "Invent a person."
+  isthmus run chat --model gemma.gguf --mmproj mmproj.gguf --image cat.png --message "What is it?"
   isthmus run summarise --model smollm2 < article.txt
   isthmus run chat --model smollm2 --lora poet.gguf:0.8 --message "What is an isthmus?"
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
@@ -38,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "guest",
         metavar="GUEST",
-        help="a .wasm file, or chat, summarise, speculate, embed, gemm, bench (see --memory64)",
+        help="a .wasm file, or chat, summarise, speculate, embed, gemm, decode, bench (see --memory64)",
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
+    add_image_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     add_model_options(parser)
     add_guest_options(parser)
@@ -107,6 +112,12 @@ def _print_report(
 
 
 def _message(arguments: argparse.Namespace) -> str | bytes:
+    files = read_files(arguments.image)
+    text = _text(arguments)
+    return with_files(text, *files) if files else text
+
+
+def _text(arguments: argparse.Namespace) -> str | bytes:
     if arguments.message is not None:
         return str(arguments.message)
     if sys.stdin.isatty():

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isthmus.cli.naming import fetched_model, model_path, named_models, parse_lora, usual_name
+from isthmus.cli.naming import (
+    expanded,
+    fetched_model,
+    model_path,
+    named_models,
+    named_projectors,
+    parse_lora,
+    usual_name,
+)
 from isthmus.config import Environment
 from isthmus.errors import SettingsError
 
@@ -37,7 +46,10 @@ def catalog_of(arguments: argparse.Namespace, settings: ServerSettings) -> Catal
         if name in named:
             raise SettingsError(f"the model {name!r} is in the settings and among the options")
         path = model_path(str(table["file"]))
-        named[name] = Source(path, {name: ()}, at_start=bool(table.get("load")))
+        mmproj = expanded(str(table["mmproj"])) if table.get("mmproj") else None
+        named[name] = Source(path, {name: ()}, bool(table.get("load")), mmproj)
+    for name, file in named_projectors(arguments.mmproj, named).items():
+        named[name] = replace(named[name], mmproj=file)
     given = _adapted(named, arguments.lora)
     return Catalog(given, folder, {**settings.aliases, **_aliases(arguments.alias)})
 
@@ -52,7 +64,6 @@ def _cache_folder() -> Path:
 def _adapted(named: dict[str, Source], texts: list[str]) -> list[Source]:
     """The files with the adapters that `[NAME=]PATH[:SCALE]` adds: to the model of that name, or
     to the first one, under a name of its own."""
-    from isthmus.server.models.catalog import Source  # noqa: PLC0415 - optional
 
     if texts and not named:
         raise SettingsError(f"--lora {texts[0]}: an adapter changes a model; give --model too")
@@ -62,7 +73,7 @@ def _adapted(named: dict[str, Source], texts: list[str]) -> list[Source]:
         name = name or usual_name(path)
         of = names[name] if name in names else next(iter(names.values()))
         of[name] = (*of.get(name, ()), (path, scale))
-    return [Source(it.path, names[name], it.at_start) for name, it in named.items()]
+    return [replace(it, names=names[name]) for name, it in named.items()]
 
 
 def _aliases(texts: list[str]) -> dict[str, str]:

@@ -375,18 +375,25 @@ class Decoder:
     """Logits become cap * tanh(logits / cap); 0: they stay."""
     embedding_updates: tuple[LowRank, ...] = ()
     """What adapters add to the embeddings."""
+    scales_given: bool = True
+    """Whether embeddings that are given in place of tokens are scaled, as tokens' own are."""
 
     def hidden(self, g: Pass) -> int:
         """What comes before the logits: f32 [n_embd, n_outputs]."""
-        x = g.get_rows(self.token_embd, g.tokens)
-        for update in self.embedding_updates:
-            x = update.added_rows(g, x)
-        if self.embedding_scale != 1.0:
+        x = g.embeddings or self._looked_up(g)
+        if self.embedding_scale != 1.0 and (self.scales_given or not g.embeddings):
             x = g.scale(x, self.embedding_scale)
         g.expand(x)
         for block in self.blocks:
             x = block(g, x)
         return self.norm(g, x)
+
+    def _looked_up(self, g: Pass) -> int:
+        """The tokens' own embeddings."""
+        x = g.get_rows(self.token_embd, g.tokens)
+        for update in self.embedding_updates:
+            x = update.added_rows(g, x)
+        return x
 
     def build(self, g: Pass) -> int:
         """The forward pass: f32 [n_vocab, n_outputs]."""

@@ -24,6 +24,10 @@ from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.own.model import OwnModel
 from isthmus.native.loader import Library
 
+_WITH_AXES = ("qwen3vl",)
+"""Architectures whose pictures need what libllama's graph has and ours lacks: places in height and
+width, and parts for several layers."""
+
 
 def open_model(
     device: Device, path: Path, settings: ModelSettings, hashes: FileHashes | None = None
@@ -55,7 +59,10 @@ def opened_by_header(header: GgufFile, settings: ModelSettings) -> Opened | None
 
 def _own_architectures(settings: ModelSettings) -> Sequence[str] | None:
     """Those that graphs of ours compute; None if those are to compute every file."""
-    return {"auto": architectures(), "adopted": (), "own": None}[settings.graph]
+    own = architectures()
+    if settings.mmproj is not None:
+        own = [it for it in own if it not in _WITH_AXES]
+    return {"auto": own, "adopted": (), "own": None}[settings.graph]
 
 
 def shape_of(opened: Opened) -> Shape:

@@ -15,11 +15,14 @@ import numpy as np
 
 from isthmus.counters import Counters
 from isthmus.device.base import Device
+from isthmus.errors import ModelUnsupported
 from isthmus.model.parts import Chunk, finish
 from isthmus.model.passes.rows import Step
 from isthmus.model.session import Session
+from isthmus.model.spans import NO_TOKEN, Embeddings
 
 _Result = TypeVar("_Result")
+_Given = TypeVar("_Given")
 
 
 class Executor(ABC):
@@ -48,6 +51,23 @@ class Executor(ABC):
         parts = (ids[start : start + n] for start in range(0, len(ids), n))
         last = (len(ids) - 1) // n
         return [Chunk(session, part, last=i == last) for i, part in enumerate(parts)]
+
+    def embedded_chunks(self, session: Session, embeddings: Embeddings) -> list[Chunk]:
+        """As `chunks`, of embeddings; those that see the whole span are one chunk.
+
+        Raises ContextFull, and ModelUnsupported for a longer span than a chunk may be.
+        """
+        n, n_rows = self._n_chunk, embeddings.n_rows
+        session.require_room(n_rows)
+        if n_rows > n and not embeddings.causal:
+            raise ModelUnsupported(
+                f"{n_rows} embeddings see each other and are computed at once, and a chunk has "
+                f"{n}: load the model with prefill_chunk={n_rows} or more"
+            )
+        parts = [embeddings.part(at, n) for at in range(0, n_rows, n)]
+        ids = [np.full(it.n_rows, NO_TOKEN, dtype=np.int32) for it in parts]
+        pairs = zip(ids, parts, strict=True)
+        return [Chunk(session, them, part is parts[-1], part) for them, part in pairs]
 
     @property
     def is_prefilling(self) -> bool:
@@ -83,6 +103,16 @@ class Executor(ABC):
         that it had. Raises ContextFull, DeviceFailed, and RuntimeError on the device's thread if a
         pass is under way, which that thread would have to end.
         """
+        self._finish(session, self.chunks, tokens)
+
+    def prefill_embeddings(self, session: Session, embeddings: Embeddings) -> None:
+        """As `prefill`, of embeddings. Raises ModelUnsupported too."""
+        self._finish(session, self.embedded_chunks, embeddings)
+
+    def _finish(
+        self, session: Session, cut: Callable[[Session, _Given], list[Chunk]], given: _Given
+    ) -> None:
+        """Computes the chunks of what was given."""
         if not self._prefilling.acquire(blocking=False):
             if self._device.compute_thread.is_current:
                 raise RuntimeError(
@@ -94,7 +124,7 @@ class Executor(ABC):
         try:
             with session.restorable():
                 try:
-                    for chunk in self.chunks(session, tokens):
+                    for chunk in cut(session, given):
                         finish(self._device.compute_thread, self._append([chunk]))
                 except BaseException:
                     session.roll_back(n_tokens)

@@ -39,9 +39,12 @@ from isthmus.model.files.header import metadata_sha256
 from isthmus.model.grammar import Grammars
 from isthmus.model.hparams import Shape
 from isthmus.model.layout import Layout
+from isthmus.model.media.model import MediaModel
 from isthmus.model.own.adapter import Adaptation, Adapter
 from isthmus.model.probes.widths import Width, Widths
 from isthmus.model.session import Session
+from isthmus.model.spans import NO_TOKEN, Span, are_spans_of
+from isthmus.model.taking import EmbeddingsTaker
 from isthmus.model.text import TextModel
 from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.model.weights import Weights
@@ -51,7 +54,7 @@ from isthmus.shards import model_name
 from isthmus.units import GuestPtr, HostAddr
 
 
-class Model(TextModel, EmbeddingModel):
+class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel):
     """An opened model. Shared by all actors that were given it; safe to use from several threads.
 
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
@@ -89,6 +92,7 @@ class Model(TextModel, EmbeddingModel):
         self.file = file
         with contextlib.ExitStack() as stack:
             self._open(stack)
+            self._open_projector(stack)
             self._stack = stack.pop_all()
 
     def __repr__(self) -> str:
@@ -255,14 +259,18 @@ class Model(TextModel, EmbeddingModel):
         tokens: Sequence[int],
         *,
         has_logits: bool,
+        spans: Sequence[Span] = (),
     ) -> Session:
         """Opens a session whose bytes are those of one that held `tokens`; nothing is cleared.
 
-        SettingsError where `layout` is none of this model's, TokenError, ContextFull, Overloaded.
+        `spans`: which of them came of embeddings. SettingsError where `layout` is none of this
+        model's or the spans are not those of the tokens, TokenError, ContextFull, Overloaded.
         """
         self._require_open()
         self._require_layout(layout)
-        self.require_tokens(tokens)
+        self.require_tokens([it for it in tokens if it != NO_TOKEN] if spans else tokens)
+        if spans and not are_spans_of(spans, tokens, layout.n_ctx):
+            raise SettingsError("the session's embeddings are not where its tokens leave room")
         session = self._session(region, binding, ptr, layout)
         try:
             session.require_room(len(tokens))
@@ -271,6 +279,7 @@ class Model(TextModel, EmbeddingModel):
             session.close()
             raise
         session.tokens.extend(tokens)
+        session.spans.extend(spans)
         session.has_logits = has_logits
         return session
 

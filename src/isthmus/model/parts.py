@@ -15,6 +15,7 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.compute_thread import ComputeThread
+from isthmus.model.spans import Embeddings
 from isthmus.native._ggml import GraphHead
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Chunk:
     tokens: npt.NDArray[np.int32]
     last: bool
     """Whether the prompt ends with it; the session then has the logits after its last token."""
+    embeddings: Embeddings | None = None
+    """What is computed in place of tokens, all of which are `spans.NO_TOKEN`."""
 
 
 class Computes(Protocol):

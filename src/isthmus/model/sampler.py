@@ -89,6 +89,7 @@ def _penalised(
     if settings.repeat_penalty == 1.0 or not settings.repeat_last_n or not len(recent):
         return logits
     ids = np.unique(np.asarray(recent[-settings.repeat_last_n :], dtype=np.int64))
+    ids = ids[ids >= 0]  # a picture's rows are no tokens
     scores = logits.copy()
     penalty = np.float32(settings.repeat_penalty)
     chosen = scores[ids]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import ctypes
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.device.buffer import Binding, Rows
-from isthmus.errors import ContextFull, SettingsError
+from isthmus.errors import ContextFull, ModelUnsupported, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
 from isthmus.model.layout import Layout
+from isthmus.model.spans import Span, cut_span, position_of
 from isthmus.model.top import PAIR_NBYTES, Top
 from isthmus.units import MIB, GuestPtr, HostAddr
 
 if TYPE_CHECKING:
     from isthmus.model.model import Model
+    from isthmus.model.parts import Chunk
 
 COPY_NBYTES = 64 * MIB
 """Bytes that are copied between two looks at whether the message goes on: some 10 to 50 ms."""
@@ -55,7 +57,10 @@ class Session(ABC):
         self.binding = binding
         self.base: HostAddr = region.address(ptr, layout.nbytes)
         self.tokens: array[int] = array("i")
-        """Token ids in the cache: the same array for as long as the session is open."""
+        """Token ids in the cache: the same array for as long as the session is open. A row that
+        came of an embedding has `spans.NO_TOKEN`."""
+        self.spans: list[Span] = []
+        """Those rows, oldest first."""
         self.has_logits = False
         self.top: Top | None = None
         """Where the guest wants the most probable tokens of each pass; see `leave_top`."""
@@ -68,6 +73,18 @@ class Session(ABC):
     def n_tokens(self) -> int:
         """Tokens in the cache."""
         return len(self.tokens)
+
+    @property
+    def next_position(self) -> int:
+        """The position of the next token: `n_tokens`, unless a picture took fewer positions."""
+        return position_of(self.spans, self.n_tokens) if self.spans else self.n_tokens
+
+    def extend(self, chunk: Chunk) -> None:
+        """Holds a chunk that was computed."""
+        if chunk.embeddings is not None:
+            self.spans.append(Span.of(chunk.embeddings, self.n_tokens, self.next_position))
+        self.tokens.extend(chunk.tokens.tolist())
+        self.has_logits |= chunk.last
 
     def rows(self, n_tokens: int) -> Rows:
         """Rows of its first tokens, by host address, in a cache that `Binding.settle` has settled;
@@ -135,13 +152,15 @@ class Session(ABC):
     def truncate(self, n_tokens: int) -> None:
         """Forgets all tokens after the first `n_tokens`, and the logits.
 
-        Raises SettingsError, and ModelUnsupported for what is not in `reach`.
+        Raises SettingsError, and ModelUnsupported for what is not in `reach`, or if that would cut
+        embeddings that were given together.
         """
         if not 0 <= n_tokens <= self.n_tokens:
             raise SettingsError(f"cannot keep {n_tokens} of {self.n_tokens} tokens")
+        self._require_whole_spans(self.spans, n_tokens)
         if n_tokens < self.n_tokens:
             self.has_logits = False
-        del self.tokens[n_tokens:]
+        self._drop_after(n_tokens)
 
     def roll_back(self, n_tokens: int) -> None:
         """Forgets the tokens after the first `n_tokens`, which a prompt that failed had appended.
@@ -151,7 +170,7 @@ class Session(ABC):
         that the session had when `restorable` was opened; a session that was not, or to another
         length, may be left without a state: see `require_whole`.
         """
-        del self.tokens[n_tokens:]
+        self._drop_after(n_tokens)
 
     def lose(self) -> None:
         """To be called after a pass over it that failed: a state may be rewritten in part."""
@@ -179,6 +198,7 @@ class Session(ABC):
         ContextFull; ModelUnsupported for a part of what a model cannot take back.
         """
         self.require_room(n_tokens - self.n_tokens)
+        self._require_whole_spans(source.spans, n_tokens)
         self._require_copyable(source, n_tokens)
         self.truncate(0)
         self._copy_bytes(source, n_tokens, check)
@@ -188,7 +208,21 @@ class Session(ABC):
         if self.top is not None:
             self.top.expire()
         self.tokens.extend(source.tokens[:n_tokens])
+        self.spans = [it for it in source.spans if it.end <= n_tokens]
         self.has_logits = whole
+
+    def _drop_after(self, n_tokens: int) -> None:
+        del self.tokens[n_tokens:]
+        if self.spans:
+            self.spans = [it for it in self.spans if it.end <= n_tokens]
+
+    def _require_whole_spans(self, spans: Sequence[Span], n_tokens: int) -> None:
+        span = cut_span(spans, n_tokens)
+        if span is not None:
+            raise ModelUnsupported(
+                f"{n_tokens} tokens end inside a picture or sound, which is kept whole or not at "
+                f"all: keep {span.first} or {span.end}"
+            )
 
     def _require_copyable(self, source: Session, n_tokens: int) -> None:
         """Raises if a session of this kind cannot take so many tokens of that one."""

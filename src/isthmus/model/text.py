@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from isthmus.errors import ModelUnsupported
-from isthmus.model.chat.chat_guard import ChatGuard, restored
+from isthmus.model.chat.chat_guard import ChatGuard, restored, texts_of
 from isthmus.model.chat.conversation import Conversation, prepared
+from isthmus.model.chat.media_marks import MediaMarks, id_of
 from isthmus.model.chat.template_clock import NO_CLOCK
 from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.checks import nothing
@@ -123,9 +126,11 @@ class TextModel(ABC):
         """A conversation for the model to go on with, and what is to be known of it.
 
         Only the template gives control tokens: whatever messages, tools and variables say is text.
-        The arguments are as in `format_chat` and `Tokenizer.encode`. Raises as these.
+        The arguments are as in `format_chat` and `Tokenizer.encode`. Parts of the type `media` give
+        ids that no token has: see `media_marks`. Raises as these.
         """
-        asked = Conversation(messages, tools or None, variables or {})
+        marks = MediaMarks(messages, list(texts_of([tools, variables])))
+        asked = Conversation(marks.marked(), tools or None, variables or {})
         traits = self.chat_templates.chosen(with_tools=asked.tools is not None)
         template, tokenizer = traits.template, self.tokenizer
         ready, warnings = prepared(asked, traits, check)
@@ -139,9 +144,13 @@ class TextModel(ABC):
             check=check,
         )
         text = restored(text, seam)
-        ids = tokenizer.encode(
-            text, add_special=True, parse_special=True, seam=seam, most=most, check=check
-        )
+        encode = partial(tokenizer.encode, parse_special=True, seam=seam, most=most, check=check)
+        if marks.numbers:
+            before, after = tokenizer.ends
+            pieces = [encode(it) if isinstance(it, str) else [id_of(it)] for it in marks.cut(text)]
+            ids = [*before, *itertools.chain.from_iterable(pieces), *after]
+        else:
+            ids = encode(text, add_special=True)
         if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
             del ids[0]  # the template wrote it too
         thinks = opens_thought(traits.form, text)  # a control token that users say has a seam in it

@@ -92,6 +92,9 @@ class Batch(c.Structure):
     ]
 
 
+M_ROPES = (8, 40)
+"""`enum llama_rope_type`: MROPE and IMROPE, which give a row of embeddings four positions."""
+
 LOG_CALLBACK = c.CFUNCTYPE(None, c.c_int, c.c_char_p, _P)
 SET_TENSOR_DATA = c.CFUNCTYPE(None, _P, _P)
 """`llama_model_set_tensor_data_t`: fills the tensor that it is given."""
@@ -111,6 +114,9 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_model_get_vocab": (_P, [_P]),
         "llama_model_n_embd": (i32, [_P]),
         "llama_model_n_embd_out": (i32, [_P]),
+        "llama_model_n_embd_inp": (i32, [_P]),
+        "llama_model_rope_type": (c.c_int, [_P]),
+        "llama_set_causal_attn": (None, [_P, flag]),
         "llama_model_has_encoder": (flag, [_P]),
         "llama_model_is_recurrent": (flag, [_P]),
         "llama_model_is_hybrid": (flag, [_P]),

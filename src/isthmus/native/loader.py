@@ -146,6 +146,28 @@ class Library:
                 found[name] = ctypes.CFUNCTYPE(result, *parameters)(pointer)
         return found
 
+    def companion(self, name: str, table: dict[str, tuple[Any, list[Any]]]) -> dict[str, Any]:
+        """The functions of `table`, out of this library or of one beside it, such as `libmtmd`.
+
+        Raises LibraryUnsupported if one is missing.
+        """
+        beside = self.path.with_name(name + self.path.name.removeprefix("libllama"))
+        handles = [*self._handles, *([_open(beside)] if beside.is_file() else [])]
+        found = {}
+        for function, (result, parameters) in table.items():
+            holder = next((it for it in handles if hasattr(it, function)), None)
+            if holder is None:
+                raise LibraryUnsupported(
+                    f"{self.path} ({self.source}) has no {function} of {name}. {INSTALL}"
+                )
+            found[function] = getattr(holder, function)
+            found[function].restype, found[function].argtypes = result, parameters
+        return found
+
+    def take_log(self, set_callback: Callable[..., Any]) -> None:
+        """Has a companion write into the library's log, which `errors` collects."""
+        set_callback(self._log.callback, None)
+
     def _bind(self, table: dict[str, tuple[Any, list[Any]]]) -> None:
         missing = []
         for name, (result, parameters) in table.items():
@@ -190,8 +212,8 @@ class LogCapture:
 
     def __init__(self, set_callback: Callable[..., Any]) -> None:
         self._local = threading.local()
-        self._callback = _llama.LOG_CALLBACK(self._receive)
-        set_callback(self._callback, None)
+        self.callback = _llama.LOG_CALLBACK(self._receive)
+        set_callback(self.callback, None)
 
     @contextmanager
     def collect(self) -> Iterator[list[str]]:

@@ -290,9 +290,9 @@ def _is_model(pair: tuple[object, object]) -> bool:
     """Whether a line of `models` is one."""
     name, said = pair
     table = said if isinstance(said, Mapping) else {"file": said}
-    file, load = table.get("file"), table.get("load", False)
-    known = table.keys() <= {"file", "load"} and isinstance(load, bool)
-    return bool(name) and known and isinstance(file, str) and bool(file)
+    file, load, mmproj = table.get("file"), table.get("load", False), table.get("mmproj", "")
+    known = table.keys() <= {"file", "load", "mmproj"} and isinstance(load, bool)
+    return bool(name) and known and isinstance(file, str) and bool(file) and isinstance(mmproj, str)
 
 
 def _is_alias(pair: tuple[object, object]) -> bool:

@@ -6,7 +6,7 @@ needs a model, a guest or the file's size to judge is judged by whoever restores
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -31,9 +31,12 @@ session that asks for candidates; any other stays readable as before."""
 FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down."""
 FORMAT_VERSION_6 = 6
-"""Of a snapshot with a session whose layers have caches of different shapes, or keep states."""
+"""Of a snapshot with a session whose layers have caches of different shapes, or keep states, or
+that holds embeddings; or with other limits of media than the usual ones."""
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
-"""Version 1 has no grammars; `_LATER_FIELDS` has what else came later."""
+"""Version 1 has no grammars; `_ADDED` has what else came later."""
+_LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans")
+_MEDIA_LIMITS = ("media", "media_pixels", "media_seconds")
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -64,6 +67,11 @@ def tokens_part(handle: int) -> str:
 def text_part(handle: int) -> str:
     """The name of a session's text."""
     return f"session.{handle}.text"
+
+
+def positions_part(handle: int) -> str:
+    """The name of the positions of a session's embeddings, if some have positions of their own."""
+    return f"session.{handle}.positions"
 
 
 def source_part(handle: int) -> str:
@@ -151,6 +159,18 @@ class HandleRecord(Record, frozen=True):
     weight: Name = ""
 
 
+class SpanRecord(Record, frozen=True):
+    """Rows of a session that came of embeddings, and not of tokens: a picture or a sound."""
+
+    first: Count
+    n_rows: Annotated[int, Meta(ge=1, le=2**24)]
+    after: Count
+    """The position of what comes next."""
+    placed: bool
+    """Whether its rows have positions of their own: in time, height and width, one axis after the
+    other, behind those of the spans before."""
+
+
 class SessionRecord(Record, frozen=True):
     """A session: where it lies and what it holds. Its tokens and text are parts."""
 
@@ -192,6 +212,29 @@ class SessionRecord(Record, frozen=True):
         """Bytes of a row of each plane."""
         return self.rows or (self.row_nbytes,) * (2 * self.n_layer)
 
+    spans: Annotated[tuple[SpanRecord, ...], Most] = ()
+    """Where its tokens are those of no vocabulary, and what they are instead."""
+
+    def require_sound(self) -> None:
+        """SnapshotInvalid if it contradicts itself."""
+        kinds = [self.memories, self.rows, self.n_layer and self.row_nbytes]
+        if sum(map(bool, kinds)) != 1:
+            raise SnapshotInvalid(f"session {self.handle} has no KV cache, or two")
+        if self.n_tokens > self.n_ctx:
+            raise SnapshotInvalid(
+                f"session {self.handle} is too full: {self.n_tokens} tokens of {self.n_ctx}"
+            )
+
+    @property
+    def n_positions(self) -> int:
+        """Numbers in the part of its positions."""
+        return 3 * sum(it.n_rows for it in self.spans if it.placed)
+
+    @property
+    def n_embedded(self) -> int:
+        """How many of its tokens are rows of embeddings."""
+        return sum(it.n_rows for it in self.spans)
+
     @property
     def kv_nbytes_used(self) -> int:
         """What its tokens take in the KV cache; about, in the memories of a library."""
@@ -224,6 +267,14 @@ class LimitsRecord(Record, frozen=True):
     weight: Annotated[float, Meta(gt=0, le=1024)]
     on_failure: Literal["keep", "undo", "close"]
     grammars: Big = 4
+    media: Big = 4
+    media_pixels: Big = 2**26
+    media_seconds: Annotated[float, Meta(ge=0)] = 600.0
+
+    @property
+    def of_media(self) -> tuple[float, ...]:
+        """Those of pictures and sounds."""
+        return tuple(getattr(self, name) for name in _MEDIA_LIMITS)
 
 
 class ActorRecord(Record, frozen=True):
@@ -268,17 +319,6 @@ class PartRecord(Record, frozen=True):
         return n
 
 
-_LATER_FIELDS = (
-    ("models", FORMAT_VERSION_3, ("adapters",)),
-    ("models", FORMAT_VERSION_4, ("width",)),
-    ("sessions", FORMAT_VERSION_4, ("top_k", "top_ptr")),
-    ("models", FORMAT_VERSION_5, ("graph",)),
-    ("sessions", FORMAT_VERSION_5, ("outputs_nbytes", "memories")),
-    ("sessions", FORMAT_VERSION_6, ("rows", "states_nbytes", "n_checkpoints")),
-)
-"""Of which records, since which version, which fields: older manifests are written without them."""
-
-
 class Manifest(Record, frozen=True):
     """All of it."""
 
@@ -299,13 +339,10 @@ class Manifest(Record, frozen=True):
 
     def encode(self) -> str:
         """As JSON text."""
-        held, version = msgspec.to_builtins(self), self.format_version
-        if version == 1:  # as it was written, so that its hash stays
-            del held["grammars"], held["actor"]["limits"]["grammars"]
-        if version < FORMAT_VERSION_3:
-            del held["memory"]["is_64"]
-        for kind, since, names in _LATER_FIELDS:
-            for record in held[kind] if version < since else ():
+        held = msgspec.to_builtins(self)
+        newer = [it for version, it in _ADDED.items() if version > self.format_version]
+        for place, names in [entry for added in newer for entry in added.items()]:
+            for record in _records(held, place):
                 for name in names:
                     del record[name]
         return msgspec.json.encode(held).decode()
@@ -321,6 +358,8 @@ class Manifest(Record, frozen=True):
         for it in self.sessions:
             expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
             expected[text_part(it.handle)] = ("U8", None)
+            if it.n_positions:
+                expected[positions_part(it.handle)] = ("I32", (it.n_positions,))
         for grammar in self.grammars:
             expected[source_part(grammar.handle)] = ("U8", None)
             expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
@@ -334,13 +373,7 @@ class Manifest(Record, frozen=True):
             if shape is None and part.nbytes > most:
                 raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
         for it in self.sessions:
-            kinds = [it.memories, it.rows, it.n_layer and it.row_nbytes]
-            if sum(map(bool, kinds)) != 1:
-                raise SnapshotInvalid(f"session {it.handle} has no KV cache, or two")
-            if it.n_tokens > it.n_ctx:
-                raise SnapshotInvalid(
-                    f"session {it.handle} is too full: {it.n_tokens} tokens of {it.n_ctx}"
-                )
+            it.require_sound()
 
     def model(self, name: str) -> ModelRecord:
         """The model of that name; SnapshotInvalid where a handle names one that is not there."""
@@ -348,6 +381,24 @@ class Manifest(Record, frozen=True):
             if model.name == name:
                 return model
         raise SnapshotInvalid(f"the manifest names a model {name!r} and does not describe it")
+
+
+_ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    FORMAT_VERSION: {"manifest": ("grammars",), "limits": ("grammars",)},
+    FORMAT_VERSION_3: {"memory": ("is_64",), "models": ("adapters",)},
+    FORMAT_VERSION_4: {"models": ("width",), "sessions": ("top_k", "top_ptr")},
+    FORMAT_VERSION_5: {"models": ("graph",), "sessions": ("outputs_nbytes", "memories")},
+    FORMAT_VERSION_6: {"sessions": _LATER_OF_SESSIONS, "limits": _MEDIA_LIMITS},
+}
+"""What each version has that older ones are written without, so that their hashes stay."""
+
+
+def _records(held: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """The records of a manifest in which something was added."""
+    if place == "manifest":
+        return [held]
+    found = held["actor"]["limits"] if place == "limits" else held[place]
+    return [found] if isinstance(found, dict) else list(found)
 
 
 def _most_nbytes(part: str) -> int:
@@ -358,16 +409,27 @@ def _most_nbytes(part: str) -> int:
 
 
 def version_for(
-    models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
+    models: tuple[ModelRecord, ...],
+    sessions: tuple[SessionRecord, ...],
+    limits: LimitsRecord,
+    *,
+    is_64: bool,
 ) -> int:
     """The oldest format version that can say all of it."""
-    if any(it.rows or it.states_nbytes for it in sessions):
+    if any(it.rows or it.states_nbytes or it.spans for it in sessions):
+        return FORMAT_VERSION_6
+    if limits.of_media != _USUAL_OF_MEDIA:
         return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
     if any(it.width for it in models) or any(it.top_k for it in sessions):
         return FORMAT_VERSION_4
     return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
+
+
+_USUAL_OF_MEDIA = tuple(
+    it.default for it in msgspec.structs.fields(LimitsRecord) if it.name in _MEDIA_LIMITS
+)
 
 
 class _Version(msgspec.Struct):
@@ -393,12 +455,14 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    needed = version_for(manifest.models, manifest.sessions, is_64=manifest.memory.is_64)
+    limits, is_64 = manifest.actor.limits, manifest.memory.is_64
+    needed = version_for(manifest.models, manifest.sessions, limits, is_64=is_64)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library, 6 that of states"
+            "candidates, 5 that of graphs of a library, 6 that of states, embeddings and limits of "
+            "media"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

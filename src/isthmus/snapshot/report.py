@@ -32,6 +32,9 @@ class SessionReport:
     kv_type: str
     kv_nbytes_used: int
     has_logits: bool
+    n_embedded: int
+    """Tokens that are rows of pictures or sounds: only a guest that keeps the files can make them
+    again."""
     text: str
 
 
@@ -132,6 +135,7 @@ def _session_reports(snapshot: Snapshot) -> Iterator[SessionReport]:
             kv_type=it.kv_type,
             kv_nbytes_used=it.kv_nbytes_used,
             has_logits=it.has_logits,
+            n_embedded=it.n_embedded,
             text=_text(snapshot, it.handle),
         )
 

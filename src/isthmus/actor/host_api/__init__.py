@@ -16,6 +16,7 @@ from isthmus import abi
 from isthmus.actor.host_api.actor import ActorFunctions
 from isthmus.actor.host_api.context import Context, Granted, Tool
 from isthmus.actor.host_api.grammar import GrammarFunctions
+from isthmus.actor.host_api.media import MediaFunctions
 from isthmus.actor.host_api.model import ModelFunctions
 from isthmus.actor.host_api.tensor import TensorFunctions
 from isthmus.actor.tensor_unit import TensorUnit
@@ -34,9 +35,11 @@ class HostApi:
         self.context = context
         self._tensor = TensorFunctions(context)
         self._actor = ActorFunctions(context)
+        self._media = MediaFunctions(context)
         self._groups = {
             "model": ModelFunctions(context),
             "grammar": GrammarFunctions(context),
+            "media": self._media,
             "tensor": self._tensor,
             "actor": self._actor,
         }
@@ -63,7 +66,12 @@ class HostApi:
         """Takes what the guest writes by WASI to standard output (1) or standard error (2)."""
         self._actor.write_stream(stream, data)
 
+    def end_message(self) -> None:
+        """Closes what lasts no longer than a message."""
+        self._media.close_all()
+
     def close(self) -> None:
-        """Closes every session."""
+        """Closes every session, and what a message left open."""
+        self.end_message()
         for session in self.context.handles.all(Session):
             session.close()

@@ -23,6 +23,8 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported, Overloaded
 from isthmus.memory import Region
 from isthmus.model import Model, Session
+from isthmus.model.parts import Chunk
+from isthmus.model.spans import Embeddings
 from isthmus.units import KIB, MIB, align_up
 from isthmus.wasm.hostcalls import GuestMemory
 
@@ -189,20 +191,27 @@ class Context:
         On any error the session's tokens are what they were. Raises TokenError, ContextFull,
         DeviceFailed, and what ends the message.
         """
+        session.model.require_tokens(tokens)
+        await self._append(session, session.model.executor.chunks(session, tokens))
+
+    async def prefill_embeddings(self, session: Session, embeddings: Embeddings) -> None:
+        """As `prefill`, of embeddings that were checked. Raises ModelUnsupported too."""
+        await self._append(session, session.model.executor.embedded_chunks(session, embeddings))
+
+    async def _append(self, session: Session, chunks: Sequence[Chunk]) -> None:
         model, message, n_before = session.model, self.message, session.n_tokens
-        model.require_tokens(tokens)
         executor = model.executor
         with session.restorable():
             try:
-                for chunk in executor.chunks(session, tokens):
-                    packable = chunk.last and len(chunk.tokens) > 1
+                for chunk in chunks:
+                    packable = chunk.last and len(chunk.tokens) > 1 and chunk.embeddings is None
                     begin = partial(executor.append, [chunk])
                     n = len(chunk.tokens)
                     await Prompt(message, model, n, begin, chunk if packable else None)
             except BaseException:
                 session.roll_back(n_before)
                 raise
-        message.tokens_in += len(tokens)
+        message.tokens_in += session.n_tokens - n_before
 
 
 def signed(value: int) -> int:

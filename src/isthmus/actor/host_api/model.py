@@ -9,7 +9,15 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from isthmus import abi
-from isthmus.abi import ChatFlag, DetokenizeFlag, EmbedFlag, Errno, ModelFlag, TokenizeFlag
+from isthmus.abi import (
+    ChatFlag,
+    DetokenizeFlag,
+    EmbedFlag,
+    Errno,
+    MediaKind,
+    ModelFlag,
+    TokenizeFlag,
+)
 from isthmus.actor.ask import Aside, Decode, Prompt
 from isthmus.actor.host_api.append import append_each, append_many
 from isthmus.actor.host_api.context import (
@@ -35,6 +43,7 @@ _EPOCH = datetime(1970, 1, 1)
 _SPAN_ALIGNMENT = 4096
 _TENSOR_ALIGNMENT = 32
 _EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
+_MEDIA_FLAGS = {MediaKind.RGB: ModelFlag.PICTURES, MediaKind.PCM: ModelFlag.SOUNDS}
 _RENDER_SPECIAL = int(DetokenizeFlag.RENDER_SPECIAL)
 _SHORT_TEXT_NBYTES = 4 * KIB
 """Bytes of text that are tokenized in line, in about a millisecond; more on another thread."""
@@ -76,6 +85,8 @@ class ModelFunctions:
         shape = opened.hparams
         flags |= ModelFlag.SESSIONS if opened.generates else 0
         flags |= _EMBED_FLAGS.get(shape.pooling, ModelFlag.EMBED)
+        for kind in opened.media_kinds:
+            flags |= _MEDIA_FLAGS[kind]
         info = (opened.n_vocab, shape.n_ctx_train, shape.n_embd, shape.n_layer)
         self._c.memory.write(info_ptr, abi.MODEL_INFO.pack(*info, bos, eos, eot, flags))
         return 0

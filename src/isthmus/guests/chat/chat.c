@@ -22,37 +22,17 @@
  * itself, as plain text. Every other content is written where it belongs, so that ordinary text
  * has the tokens that the model was trained on, those at its edges included.
  *
+ * A message that begins with a zero byte has files before its text, pictures and sounds: each with its
+ * length before it, 32 bits, and a length of zero at their end. They are decoded here (media.h).
+ *
  * A model without a chat template continues the text: messages and answers are one document.
  *
  * Options: model, n_ctx, max_tokens=512, system, sampler=guest|host, temperature=0.7, top_k=40,
  * top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=64, seed; and one of json_schema,
  * grammar (GBNF), regex and lark, which each answer then follows from its first token to its last.
  */
-#include "agent.h"
+#include "script.h"
 
-#define PLACEHOLDER_NBYTES 32 /* hexadecimal digits of 16 random bytes */
-
-typedef struct {
-    const char *role;
-    agent_text_t content;
-    char placeholder[PLACEHOLDER_NBYTES + 1]; /* what the template gets instead, or empty */
-} turn_t;
-
-/* The whole conversation as text, and the bytes of it that may not give control tokens. */
-typedef struct {
-    agent_text_t text;
-    struct {
-        uint32_t begin, end;
-    } *plain; /* in order, without overlap */
-    uint32_t n_plain;
-} script_t;
-
-typedef struct {
-    int32_t *ids;
-    uint32_t n;
-} tokens_t;
-
-static isthmus_model_info_t info;
 static isthmus_sampler_t sampler = {
     .temperature = 0.7f,
     .top_k = 40,
@@ -64,55 +44,11 @@ static isthmus_sampler_t sampler = {
 static int32_t sample_on_host, started;
 static int64_t max_tokens = 512;
 
-static agent_session_t session;
-static turn_t *turns;
-static uint32_t n_turns, turns_cap;
-static agent_text_t said;
-static int32_t said_known = 1;
-
 /* What a turn that fails goes back to. */
 static struct {
     uint32_t n_turns, n_tokens, said_nbytes;
     int32_t said_known;
 } mark;
-
-/* ------------------------------------------------------------------------------------ turns */
-
-/* Gives the turn a placeholder if there are control tokens in its content. */
-static int32_t guard(turn_t *turn)
-{
-    AGENT_FREED int32_t *plain = NULL, *parsed = NULL;
-    const agent_text_t *content = &turn->content;
-    int32_t n_plain, n_parsed;
-    AGENT_SET(n_plain, agent_tokenize(session.model, content->bytes, content->nbytes, 0, &plain));
-    AGENT_SET(n_parsed, agent_tokenize(session.model, content->bytes, content->nbytes,
-                                       ISTHMUS_TOKENIZE_PARSE_SPECIAL, &parsed));
-    if (n_plain == n_parsed && memcmp(plain, parsed, (size_t)n_plain * sizeof *plain) == 0)
-        return 0;
-    uint8_t random[PLACEHOLDER_NBYTES / 2];
-    AGENT_TRY(isthmus_random(random, sizeof random));
-    for (uint32_t i = 0; i < PLACEHOLDER_NBYTES; i++)
-        turn->placeholder[i] = "0123456789abcdef"[random[i / 2] >> i % 2 * 4 & 15];
-    return 0;
-}
-
-/* Remembers what someone said. Bytes that are not UTF-8 become U+FFFD. */
-static int32_t add_turn(const char *role, const char *bytes, uint32_t nbytes)
-{
-    if (n_turns == turns_cap) {
-        uint32_t cap = 2 * turns_cap + 8;
-        turn_t *room = realloc(turns, cap * sizeof *room);
-        if (!room)
-            return -ISTHMUS_ENOMEM;
-        turns = room;
-        turns_cap = cap;
-    }
-    turn_t *turn = &turns[n_turns++];
-    *turn = (turn_t){.role = role};
-    AGENT_TRY(agent_text_reserve(&turn->content, nbytes));
-    AGENT_TRY(agent_text_append_utf8(&turn->content, bytes, nbytes));
-    return guard(turn);
-}
 
 static void set_mark(void)
 {
@@ -125,7 +61,7 @@ static void set_mark(void)
 static int32_t take_back_to_mark(void)
 {
     while (n_turns > mark.n_turns)
-        agent_text_free(&turns[--n_turns].content);
+        drop_last_turn();
     said.nbytes = mark.said_nbytes;
     said.status = 0;
     said_known = mark.said_known;
@@ -133,123 +69,6 @@ static int32_t take_back_to_mark(void)
     AGENT_SET(n_left, agent_keep(&session, mark.n_tokens));
     if (n_left < mark.n_tokens)
         said_known = 0; /* the next turn prefills all of it */
-    return 0;
-}
-
-/* ----------------------------------------------------------------------------------- script */
-
-static void script_free(script_t *script)
-{
-    agent_text_free(&script->text);
-    free(script->plain);
-}
-
-/* Marks what was written since `begin` as plain text. */
-static int32_t mark_plain(script_t *script, uint32_t begin)
-{
-    void *room = realloc(script->plain, (script->n_plain + 1) * sizeof *script->plain);
-    if (!room)
-        return -ISTHMUS_ENOMEM;
-    script->plain = room;
-    script->plain[script->n_plain].begin = begin;
-    script->plain[script->n_plain++].end = script->text.nbytes;
-    return 0;
-}
-
-/* The turn whose placeholder begins here, if one does. */
-static const turn_t *placeholder_at(const char *bytes, uint32_t nbytes)
-{
-    for (uint32_t i = 0; nbytes >= PLACEHOLDER_NBYTES && i < n_turns; i++)
-        if (turns[i].placeholder[0]
-            && memcmp(bytes, turns[i].placeholder, PLACEHOLDER_NBYTES) == 0)
-            return &turns[i];
-    return NULL;
-}
-
-/* Writes the contents where their placeholders are. */
-static int32_t replace_placeholders(const agent_text_t *written, script_t *script)
-{
-    for (uint32_t at = 0; at < written->nbytes;) {
-        const char *bytes = written->bytes + at;
-        const turn_t *turn = placeholder_at(bytes, written->nbytes - at);
-        uint32_t begin = script->text.nbytes;
-        if (turn) {
-            AGENT_TRY(agent_text_append(&script->text, turn->content.bytes, turn->content.nbytes));
-            AGENT_TRY(mark_plain(script, begin));
-        } else {
-            AGENT_TRY(agent_text_append(&script->text, bytes, 1));
-        }
-        at += turn ? PLACEHOLDER_NBYTES : 1;
-    }
-    return 0;
-}
-
-static int32_t write_script(script_t *script)
-{
-    AGENT_TRY(agent_text_append(&script->text, "", 0));
-    if (!(info.flags & ISTHMUS_MODEL_CHAT_TEMPLATE)) {
-        const agent_text_t *message = &turns[n_turns - 1].content;
-        AGENT_TRY(agent_text_append(&script->text, said.bytes, said.nbytes));
-        AGENT_TRY(agent_text_append(&script->text, message->bytes, message->nbytes));
-        return mark_plain(script, 0);
-    }
-    AGENT_TEXT_FREED agent_text_t written = {0};
-    AGENT_FREED isthmus_chat_message_t *messages = malloc(n_turns * sizeof *messages);
-    if (!messages)
-        return -ISTHMUS_ENOMEM;
-    for (uint32_t i = 0; i < n_turns; i++) {
-        const turn_t *turn = &turns[i];
-        messages[i] = turn->placeholder[0]
-            ? agent_chat_message(turn->role, turn->placeholder, PLACEHOLDER_NBYTES)
-            : agent_chat_message(turn->role, turn->content.bytes, turn->content.nbytes);
-    }
-    AGENT_TRY(agent_chat_template(session.model, messages, n_turns,
-                                  ISTHMUS_CHAT_ADD_GENERATION_PROMPT, &written));
-    return replace_placeholders(&written, script);
-}
-
-/* ----------------------------------------------------------------------------------- tokens */
-
-static void tokens_free(tokens_t *tokens)
-{
-    free(tokens->ids);
-}
-
-static int32_t append_tokens(tokens_t *tokens, const char *bytes, uint32_t nbytes, uint32_t flags)
-{
-    AGENT_FREED int32_t *ids = NULL;
-    uint32_t n, skipped = 0;
-    AGENT_SET(n, agent_tokenize(session.model, bytes, nbytes, flags, &ids));
-    /* Some templates write the BOS token that ADD_SPECIAL adds: one is enough. */
-    if ((flags & ISTHMUS_TOKENIZE_ADD_SPECIAL) && n > 1 && ids[0] == info.token_bos)
-        skipped = ids[1] == ids[0];
-    int32_t *room = realloc(tokens->ids, (tokens->n + n + 1) * sizeof *room);
-    if (!room)
-        return -ISTHMUS_ENOMEM;
-    tokens->ids = room;
-    memcpy(room + tokens->n, ids + skipped, (n - skipped) * sizeof *room);
-    tokens->n += n - skipped;
-    return 0;
-}
-
-/* Tokenizes what the script says after its first `at` bytes. */
-static int32_t tokenize_script(const script_t *script, uint32_t at, tokens_t *tokens)
-{
-    uint32_t i = 0;
-    do {
-        while (i < script->n_plain && script->plain[i].end <= at)
-            i++;
-        uint32_t end = script->text.nbytes;
-        uint32_t flags = at == 0 ? ISTHMUS_TOKENIZE_ADD_SPECIAL : 0;
-        if (i < script->n_plain && script->plain[i].begin <= at) {
-            end = script->plain[i].end;
-        } else {
-            end = i < script->n_plain ? script->plain[i].begin : end;
-            flags |= ISTHMUS_TOKENIZE_PARSE_SPECIAL;
-        }
-        AGENT_TRY(append_tokens(tokens, script->text.bytes + at, end - at, flags));
-        at = end;
-    } while (at < script->text.nbytes);
     return 0;
 }
 
@@ -279,6 +98,23 @@ static int32_t keep_common(const tokens_t *tokens)
     return (int32_t)n;
 }
 
+/* Appends tokens and files, from the first `at` ids on. */
+static int32_t prefill_tokens(const tokens_t *tokens, uint32_t at)
+{
+    while (at < tokens->n) {
+        uint32_t n = 0;
+        while (at + n < tokens->n && tokens->ids[at + n] >= 0)
+            n++;
+        AGENT_TRY(n ? agent_prefill(&session, tokens->ids + at, n) : 0);
+        at += n;
+        if (at == tokens->n)
+            return 0;
+        const file_t *file = &files[-2 - tokens->ids[at++]];
+        AGENT_TRY(agent_append_file(&session, file->bytes, file->nbytes));
+    }
+    return 0;
+}
+
 /* Makes the session hold exactly the script, with logits after it. */
 static int32_t prefill_script(const script_t *script)
 {
@@ -290,7 +126,7 @@ static int32_t prefill_script(const script_t *script)
     AGENT_TRY(tokenize_script(script, append ? said.nbytes : 0, &tokens));
     if (!append)
         AGENT_SET(n_common, keep_common(&tokens));
-    AGENT_TRY(agent_prefill(&session, tokens.ids + n_common, tokens.n - n_common));
+    AGENT_TRY(prefill_tokens(&tokens, n_common));
     agent_text_clear(&said);
     said_known = 1;
     return agent_text_append(&said, text->bytes, text->nbytes);

@@ -6,9 +6,9 @@
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
  * ones as `ID:LOGPROB`. These are the model's own: biases, penalties, grammars and the sampler
- * change what is drawn, and not what is told. The last line is `end REASON CACHED`: stop (the model
- * or the grammar ended it) or length (max_tokens, the context or a limit), and how many tokens of
- * the prompt were not computed again. Biases are added to the logits of their tokens; presence and
+ * change what is drawn, and not what is told. The last line is `end REASON CACHED PROMPT`: stop (the
+ * model or the grammar ended it) or length (max_tokens, the context or a limit), how many tokens of
+ * the prompt were not computed again, and how many it takes in all. Biases are added to the logits of their tokens; presence and
  * frequency penalties are for the tokens of the answer; with ignore_eos=1 a token that ends the
  * text is one like all others.
  *
@@ -17,6 +17,9 @@
  * With score_prompt=1 the prompt's tokens come first, as `prompt ID LOGPROB` and so on; the first
  * one has the logprob `null`. They are decoded for it, in a session that is emptied before and
  * after, so the answer has the bits that it has without.
+ *
+ * A prompt may have pictures and sounds, whose files are decoded here. One that cannot be taken is told
+ * as `refused NUMBER ERRNO`, and the message fails.
  *
  * With grammar=KIND, a grammar_kind of the ABI, the answer follows the grammar. With thinking=N a
  * thought of N tokens is closed: the answer gets the tokens `close`, and goes on from there.
@@ -82,11 +85,14 @@ static int32_t answer(request_t *request)
         AGENT_TRY(score_prompt(request));
     if (request->words.max_tokens > 0 || !request->words.score_prompt)
         AGENT_SET(n_cached, prefill_prompt(request));
+    uint32_t n_prompt = session.n_tokens;
     AGENT_TRY(generate(request, grammar, &reason));
     agent_text_append_string(&line, "end ");
     agent_text_append_string(&line, reason);
     agent_text_append_string(&line, " ");
     agent_text_append_int(&line, n_cached);
+    agent_text_append_string(&line, " ");
+    agent_text_append_int(&line, n_prompt);
     AGENT_TRY(agent_text_append_string(&line, "\n"));
     int32_t status = agent_emit(line.bytes);
     return status == -ISTHMUS_ECANCELED ? 0 : status;

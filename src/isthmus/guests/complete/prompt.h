@@ -1,11 +1,13 @@
 /*
- * The prompt: prefilled into the session, or scored token by token.
+ * The prompt: prefilled into the session, or scored token by token. What comes after the first
+ * picture or sound of a prompt is not remembered for other ones.
  */
 #ifndef COMPLETE_PROMPT_H
 #define COMPLETE_PROMPT_H
 
 #include "agent.h"
 #include "line.h"
+#include "media/media.h"
 #include "request.h"
 #include "session.h"
 
@@ -36,16 +38,58 @@ static uint32_t chunk_at(uint32_t at, uint32_t n_ids)
     return left == SMALL + 1 ? SMALL - 1 : min_u32(SMALL, left);
 }
 
+/* How many ids are tokens, from `at` on, before a file's id or the end. */
+static uint32_t run_at(const request_t *request, uint32_t at)
+{
+    uint32_t n = 0;
+    while (at + n < request->n_ids && request->ids[at + n] >= 0)
+        n++;
+    return n;
+}
+
+/* Tells that a file of the prompt cannot be taken, and why. Returns a negative errno. */
+static int32_t refuse_file(int32_t id, int32_t status)
+{
+    AGENT_TEXT_FREED agent_text_t line = {0};
+    if (status == -ISTHMUS_ECANCELED)
+        return status;
+    agent_text_append_string(&line, "refused ");
+    agent_text_append_int(&line, -2 - id);
+    agent_text_append_string(&line, " ");
+    agent_text_append_int(&line, -status);
+    AGENT_TRY(agent_text_append_string(&line, "\n"));
+    AGENT_TRY(agent_emit(line.bytes));
+    return status;
+}
+
+/* Appends what comes after the first `at` ids: files, and tokens between them. */
+static int32_t prefill_rest(const request_t *request, uint32_t at)
+{
+    while (at < request->n_ids) {
+        uint32_t n = run_at(request, at), nbytes;
+        AGENT_TRY(n ? agent_prefill(&session, request->ids + at, n) : 0);
+        at += n;
+        if (at == request->n_ids)
+            break;
+        const char *file = file_of(request, request->ids[at], &nbytes);
+        int32_t status = file ? agent_append_file(&session, file, nbytes) : -ISTHMUS_EINVAL;
+        if (status < 0)
+            return refuse_file(request->ids[at], status);
+        at++;
+    }
+    return 0;
+}
+
 /* Makes the session hold the prompt. Returns how many of its tokens were there. */
 static int32_t prefill_prompt(const request_t *request)
 {
-    uint32_t n_common = 0, n_ids = request->n_ids, n;
+    uint32_t n_common = 0, n_ids = run_at(request, 0), n;
     if (n_ids > session.n_ctx)
         return -ISTHMUS_ECONTEXT;
     while (n_common < min_u32(n_prefilled, n_ids)
            && session.tokens[n_common] == request->ids[n_common])
         n_common++;
-    AGENT_SET(n_common, agent_keep(&session, keep(n_common, n_ids)));
+    AGENT_SET(n_common, agent_keep(&session, n_ids ? keep(n_common, n_ids) : 0));
     n_prefilled = n_common;
     for (uint32_t at = n_common; at < n_ids; at += n) {
         n = chunk_at(at, n_ids);
@@ -53,6 +97,7 @@ static int32_t prefill_prompt(const request_t *request)
         if (at < n_fine ? n > 1 : n == BLOCK)
             n_prefilled += n;
     }
+    AGENT_TRY(prefill_rest(request, n_ids));
     return (int32_t)n_common;
 }
 

@@ -1,5 +1,6 @@
 /*
- * A message, read: the words of its first line, token ids of a prompt, and the source of a grammar.
+ * A message, read: the words of its first line, token ids of a prompt, files, and the source of a
+ * grammar.
  */
 #ifndef COMPLETE_REQUEST_H
 #define COMPLETE_REQUEST_H
@@ -39,6 +40,7 @@ typedef struct {
     tally_t tally;
     const int32_t *ids;
     uint32_t n_ids;
+    const char *media; /* files, as the message has them */
     const char *source; /* of the grammar */
 } request_t;
 
@@ -102,6 +104,21 @@ static isthmus_sampler_t sampler_of(const complete_words_t *words)
     };
 }
 
+/* The file that an id of the prompt stands for, and its length; NULL if there is none. */
+static const char *file_of(const request_t *request, int32_t id, uint32_t *nbytes)
+{
+    const char *at = request->media;
+    for (int32_t left = -2 - id; request->source - at >= 4; left--) {
+        memcpy(nbytes, at, 4);
+        if (*nbytes > (size_t)(request->source - at) - 4)
+            return NULL;
+        if (left == 0)
+            return at + 4;
+        at += 4 + (((size_t)*nbytes + 3) & ~(size_t)3);
+    }
+    return NULL;
+}
+
 /* Reads the message, which stays where it is. */
 static int32_t read_request(char *message, uint32_t nbytes, request_t *request)
 {
@@ -117,12 +134,14 @@ static int32_t read_request(char *message, uint32_t nbytes, request_t *request)
     AGENT_TRY(read_thought(&request->words, &request->thought));
     request->sampler = sampler_of(&request->words);
     uint32_t source_nbytes = (uint32_t)request->words.grammar_nbytes;
-    if (source_nbytes > nbytes - head)
+    uint32_t media_nbytes = (uint32_t)request->words.media_nbytes;
+    if (source_nbytes > nbytes - head || media_nbytes > nbytes - head - source_nbytes)
         return -ISTHMUS_EINVAL;
-    uint32_t ids_nbytes = nbytes - head - source_nbytes;
+    uint32_t ids_nbytes = nbytes - head - source_nbytes - media_nbytes;
     request->ids = (const int32_t *)(const void *)(message + head);
     request->n_ids = ids_nbytes / (uint32_t)sizeof *request->ids;
-    request->source = message + head + ids_nbytes;
+    request->media = message + head + ids_nbytes;
+    request->source = request->media + media_nbytes;
     return request->n_ids == 0 || ids_nbytes % sizeof *request->ids ? -ISTHMUS_EINVAL : 0;
 }
 

@@ -38,6 +38,8 @@ typedef struct {
     int64_t grammar;
     /* length of the grammar's source, behind the ids */
     int64_t grammar_nbytes;
+    /* length of the files behind the ids, with what is before and between them */
+    int64_t media_nbytes;
     /* tokens of a thought, after which it is closed; -1 for no bound */
     int64_t thinking;
     /* 1 if the prompt has opened a thought */
@@ -76,6 +78,7 @@ static const complete_words_t COMPLETE_DEFAULTS = {
     .ignore_eos = 0,
     .grammar = 0,
     .grammar_nbytes = 0,
+    .media_nbytes = 0,
     .thinking = -1,
     .in_thought = 0,
 };
@@ -97,6 +100,7 @@ static const word_t COMPLETE_WORDS[] = {
     {.name = "bias", .kind = WORD_TEXT, .offset = offsetof(complete_words_t, bias)},
     {.name = "grammar", .kind = WORD_INT, .offset = offsetof(complete_words_t, grammar), .low = 0, .high = 2147483647},
     {.name = "grammar_nbytes", .kind = WORD_INT, .offset = offsetof(complete_words_t, grammar_nbytes), .low = 0, .high = 2147483647},
+    {.name = "media_nbytes", .kind = WORD_INT, .offset = offsetof(complete_words_t, media_nbytes), .low = 0, .high = 2147483647},
     {.name = "thinking", .kind = WORD_INT, .offset = offsetof(complete_words_t, thinking), .low = -1, .high = 2147483647},
     {.name = "in_thought", .kind = WORD_INT, .offset = offsetof(complete_words_t, in_thought), .low = 0, .high = 1},
     {.name = "opens", .kind = WORD_TEXT, .offset = offsetof(complete_words_t, opens)},

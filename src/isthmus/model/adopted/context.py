@@ -11,21 +11,22 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.errors import DeviceFailed, ModelUnsupported, SettingsError
+from isthmus.model.adopted.feed import Feed, Given, as_feed, told_again
 from isthmus.model.adopted.layout import AdoptedLayout, Plan
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.parted import computed_in_jobs
 from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE, SPAN_ALIGNMENT
 from isthmus.model.parts import Jobs
-from isthmus.native._llama import Batch
+from isthmus.model.spans import Span, position_of
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 from isthmus.native.placing import Place, Placed, placing_of
@@ -73,6 +74,7 @@ class Context(Owned):
         super().__init__(handle, partial(_free, library, scratch))
         self._device = device
         self._library = library
+        self._model = model
         self._path = model.path
         self.scratch = scratch
         self._backends = placed.backends
@@ -87,34 +89,46 @@ class Context(Owned):
         if device.threadpool:
             library.llama_attach_threadpool(handle, device.threadpool, device.threadpool)
 
-    def append(self, tokens: npt.NDArray[np.int32], *, with_logits: bool) -> None:
-        """Computes tokens, i32 [n], at most a chunk; `with_logits` those after the last one.
+    def append(self, given: Given, *, with_logits: bool) -> None:
+        """Computes tokens, i32 [n], or what else a `Feed` has, at most a chunk; `with_logits` those
+        after the last one.
 
         Raises DeviceFailed; what the session holds is then undefined.
         """
-        batch = self._batch(tokens, with_logits)
-        status = self._device.timed(self._library.llama_decode, self.handle, batch)
-        self._appended(len(tokens), status, with_logits)
+        feed = as_feed(given)
+        batch = feed.batch(None if with_logits else self._silent)
+        with self._seeing(feed):
+            status = self._device.timed(self._library.llama_decode, self.handle, batch)
+        self._appended(feed.n, status, with_logits)
 
     def append_in_jobs(
-        self, tokens: npt.NDArray[np.int32], jobs: Jobs, *, with_logits: bool
+        self, given: Given, jobs: Jobs, *, with_logits: bool
     ) -> Generator[None, None, None]:
         """As `append`, in jobs: see `parted`. Nobody may use its scratch until the last one."""
-        batch = self._batch(tokens, with_logits)
-        status = yield from computed_in_jobs(
-            self._device,
-            self._placing,
-            self._backends,
-            jobs,
-            len(tokens),
-            lambda: self._library.llama_decode(self.handle, batch),
-        )
-        self._appended(len(tokens), status, with_logits)
+        feed = as_feed(given)
+        batch = feed.batch(None if with_logits else self._silent)
+        with self._seeing(feed):
+            status = yield from computed_in_jobs(
+                self._device,
+                self._placing,
+                self._backends,
+                jobs,
+                feed.n,
+                lambda: self._library.llama_decode(self.handle, batch),
+            )
+        self._appended(feed.n, status, with_logits)
 
-    def _batch(self, tokens: npt.NDArray[np.int32], with_logits: bool) -> Batch:
-        """Valid as long as the tokens."""
-        silent = None if with_logits else self._silent.ctypes.data
-        return Batch(len(tokens), tokens.ctypes.data, None, None, None, None, silent)
+    @contextmanager
+    def _seeing(self, feed: Feed) -> Iterator[None]:
+        """Has rows see those after them meanwhile, if they are to."""
+        if feed.causal:
+            yield
+            return
+        self._library.llama_set_causal_attn(self.handle, False)
+        try:
+            yield
+        finally:
+            self._library.llama_set_causal_attn(self.handle, True)
 
     def _appended(self, n_tokens: int, status: int, with_logits: bool) -> None:
         if status != 0:
@@ -123,34 +137,39 @@ class Context(Owned):
         if with_logits and self._library.llama_get_logits_ith(self.handle, -1) != self._logits:
             raise DeviceFailed(f"libllama left the logits of {self._path} in memory of its own")
 
-    def append_one(self, token: int) -> None:
-        """As `append`, of one token, with logits."""
+    def append_one(self, token: int, position: int | None = None) -> None:
+        """As `append`, of one token, with logits; at a position that is not the next one."""
         self._one[0] = token
-        self.append(self._one, with_logits=True)
+        at = None if position is None else np.array([position], dtype=np.int32)
+        self.append(Feed.of_tokens(self._one, at), with_logits=True)
 
-    def know(self, tokens: Sequence[int]) -> None:
+    def know(self, tokens: Sequence[int], spans: Sequence[Span] = ()) -> None:
         """Has it know the positions of exactly these tokens, which lie in the session's bytes."""
-        for _ in self.know_in_jobs(tokens):
+        for _ in self.know_in_jobs(tokens, spans):
             pass
 
-    def know_in_jobs(self, tokens: Sequence[int]) -> Generator[None, None, None]:
+    def know_in_jobs(
+        self, tokens: Sequence[int], spans: Sequence[Span] = ()
+    ) -> Generator[None, None, None]:
         """As `know`, in jobs: libllama writes a mask of all tokens for each one, so a hundred
         thousand take seconds. Others may use its scratch between two of them."""
-        if self.n_tokens > len(tokens) and not self._forget(len(tokens)):
+        n_tokens = len(tokens)
+        if self.n_tokens > n_tokens and not self._forget(n_tokens, position_of(spans, n_tokens)):
             self._library.llama_memory_clear(self._memory, False)
             self.n_tokens = 0
-        missing = np.asarray(tokens[self.n_tokens :], dtype=np.int32)
-        at_once = max(1, min(MOST_AT_ONCE, _MOST_MASKED // max(1, len(tokens))))
-        for at in range(0, len(missing), at_once):
-            if at > 0:
+        at_once = max(1, min(MOST_AT_ONCE, _MOST_MASKED // max(1, n_tokens)))
+        feeds = told_again(tokens, spans, self.n_tokens, at_once, self._model)
+        for i, feed in enumerate(feeds):
+            if i > 0:
                 yield
             with self._placing.computing_nothing(self._backends):
-                self.append(missing[at : at + at_once], with_logits=False)
+                self.append(feed, with_logits=False)
 
-    def _forget(self, n_tokens: int) -> bool:
-        """Forgets the tokens after the first `n_tokens`; False if the library cannot."""
+    def _forget(self, n_tokens: int, position: int) -> bool:
+        """Forgets the tokens after the first `n_tokens`, which begin at `position`; False if the
+        library cannot."""
         memory = self._memory
-        gone = bool(self._library.llama_memory_seq_rm(memory, 0, n_tokens, -1))
+        gone = bool(self._library.llama_memory_seq_rm(memory, 0, position, -1))
         if gone:
             self.n_tokens = n_tokens
         return gone
@@ -183,6 +202,11 @@ class Contexts:
         self._alignment: int = device.library.ggml_backend_buft_get_alignment(device.buffer_type)
         remainder = device.kv_alignment[1]
         self._remainder = 0 if remainder % self._alignment else remainder
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether the model gives rows of embeddings positions in time, height and width."""
+        return self._model.has_axes
 
     @property
     def has_memory(self) -> bool:

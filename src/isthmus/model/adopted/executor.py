@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.model.adopted.context import MOST_AT_ONCE, Context, Contexts, Scratch
+from isthmus.model.adopted.feed import Feed, feed_of
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.executor import Executor
 from isthmus.model.parts import Chunk, Jobs
@@ -56,19 +57,20 @@ class AdoptedExecutor(Executor):
                 self._expire(session)
             n = len(chunk.tokens)
             if self._is_known(session) and (n == 1 or self._jobs.fit_one(n)):
-                self._pass(session, lambda it: it.append(chunk.tokens, with_logits=chunk.last))
+                feed = self._feed(chunk)
+                self._pass(session, lambda it: it.append(feed, with_logits=chunk.last))
             else:
                 yield from self._pass_in_jobs(session, chunk)
         finally:
             self._in_pass = None
-        session.tokens.extend(chunk.tokens.tolist())
-        session.has_logits |= chunk.last
+        session.extend(chunk)
         self.counters.tokens_prefilled += len(chunk.tokens)
 
     def decode(self, session: Session, token: int) -> None:
         session.require_room(1)
         self._expire(session)
-        self._run(lambda: self._pass(session, lambda it: it.append_one(token)))
+        position = session.next_position if session.spans else None
+        self._run(lambda: self._pass(session, lambda it: it.append_one(token, position)))
         session.tokens.append(token)
         session.has_logits = True
         self.counters.tokens_decoded += 1
@@ -130,19 +132,23 @@ class AdoptedExecutor(Executor):
         if session.top is not None:
             session.top.expire()
 
+    def _feed(self, chunk: Chunk) -> Feed:
+        return feed_of(chunk, has_axes=self._contexts.has_axes)
+
     def _pass(self, session: Session, compute: Callable[[Context], None]) -> None:
         """Computes with the session's context, in one job."""
         with self._context_of(session, apart=False) as context:
-            context.know(session.tokens)
+            context.know(session.tokens, session.spans)
             compute(context)
 
     def _pass_in_jobs(self, session: Session, chunk: Chunk) -> Generator[None, None, None]:
         """Computes with a context that leaves the others' scratch alone."""
         with self._context_of(session, apart=True) as context:
-            yield from context.know_in_jobs(session.tokens)
+            yield from context.know_in_jobs(session.tokens, session.spans)
             self._busy = context.scratch
             try:
-                yield from context.append_in_jobs(chunk.tokens, self._jobs, with_logits=chunk.last)
+                feed = self._feed(chunk)
+                yield from context.append_in_jobs(feed, self._jobs, with_logits=chunk.last)
             finally:
                 self._busy = None
 

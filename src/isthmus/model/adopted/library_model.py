@@ -10,6 +10,7 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import FileGuard
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.refusal import refusal
+from isthmus.native._llama import M_ROPES
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
@@ -44,6 +45,10 @@ class LibraryModel(Owned):
                 f"{file.path} changed while it was opened: try again when it is complete"
             )
         self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(handle))
+        self.row_width: int = library.llama_model_n_embd_inp(handle)
+        """Numbers of a row of embeddings that it takes in place of a token."""
+        self.has_axes = library.llama_model_rope_type(handle) in M_ROPES
+        """Whether rows have positions in time, height and width."""
         self.keeps_state = bool(
             library.llama_model_is_recurrent(handle) or library.llama_model_is_hybrid(handle)
         )

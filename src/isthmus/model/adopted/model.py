@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -18,6 +19,7 @@ from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.adopted.shape import AdoptedShape, shape_of_file
+from isthmus.model.files.opening import require_embeddings
 from isthmus.model.layout import Layout
 from isthmus.model.model import Model
 from isthmus.model.own.adapter import Adapter
@@ -50,6 +52,17 @@ class AdoptedModel(Model):
     @property
     def truncates(self) -> bool:
         return not self._model.keeps_state
+
+    @cached_property
+    def row_width(self) -> int:
+        if not self.generates:
+            raise ModelUnsupported(f"{self.name} makes embeddings and no text: it takes none")
+        require_embeddings(self.device.library, self.path, self._hashes)
+        return self._model.row_width
+
+    @property
+    def has_axes(self) -> bool:
+        return self._model.has_axes
 
     @property
     def width(self) -> Width:
@@ -119,6 +132,9 @@ class AdoptedModel(Model):
             device, self._model, self.hparams, settings, self.name, intact
         )
         stack.callback(self._embedder.close)
+
+    def _loaded(self, _stack: contextlib.ExitStack) -> LibraryModel:
+        return self._model
 
     def _require_able(self) -> None:
         """What this way does not have, and the settings or the device ask for."""

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
 from isthmus.config import DeviceSettings, ModelSettings
 from isthmus.device import open_device
-from isthmus.model.adopted.context import Contexts
+from isthmus.model.adopted.context import Context, Contexts
 from isthmus.model.adopted.embedder import AdoptedEmbedder
+from isthmus.model.adopted.feed import feed_of_rows
 from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.shape import shape_of_file
 from isthmus.model.checks import nothing
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.graph_facts import FACTS_N_CTX, GraphFacts
+from isthmus.model.spans import Embeddings
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr
 
@@ -56,11 +59,40 @@ def vet(library: Library, file: GgufFile) -> GraphFacts:
         return GraphFacts(model.keeps_state, layout.memories, contexts.states, model.n_vocab)
 
 
-def _decode(contexts: Contexts, layout: AdoptedLayout, tokens: npt.NDArray[np.int32]) -> None:
-    """Each kind of pass, in a session that is thrown away."""
+def feed(library: Library, file: GgufFile) -> None:
+    """Computes embeddings in place of tokens, in each of the ways that a guest can have it.
+
+    Raises ModelUnsupported or ModelFileError; DeviceFailed if the library refuses. What it does not
+    survive ends the process.
+    """
+    settings = ModelSettings()
+    with ExitStack() as stack:
+        device = open_device("cpu", library, DeviceSettings(threads=1))
+        stack.callback(device.close)
+        model = stack.enter_context(LibraryModel(library, file, settings))
+        contexts = Contexts(device, model, settings)
+        with _opened(contexts, contexts.layout(FACTS_N_CTX)) as context:
+            rows = np.zeros((_N_PROMPT, model.row_width), dtype=np.float32)
+            for first, causal in ((0, True), (_N_PROMPT, False)):
+                given = Embeddings(HostAddr(rows.ctypes.data), *rows.shape, None, causal)
+                context.append(feed_of_rows(given, first, model.has_axes), with_logits=True)
+            given = Embeddings(HostAddr(rows.ctypes.data), 1, model.row_width)
+            context.append(feed_of_rows(given, 2 * _N_PROMPT, model.has_axes), with_logits=False)
+            context.append_one(0)
+
+
+@contextmanager
+def _opened(contexts: Contexts, layout: AdoptedLayout) -> Iterator[Context]:
+    """A context over a session that is thrown away."""
     span = mmap.mmap(-1, layout.nbytes)
     base = HostAddr(ctypes.addressof(ctypes.c_char.from_buffer(span)))
     with contexts.open(base, layout) as context:
+        yield context
+
+
+def _decode(contexts: Contexts, layout: AdoptedLayout, tokens: npt.NDArray[np.int32]) -> None:
+    """Each kind of pass, in a session that is thrown away."""
+    with _opened(contexts, layout) as context:
         context.append(tokens, with_logits=False)
         context.append(tokens, with_logits=True)
         context.append_one(0)

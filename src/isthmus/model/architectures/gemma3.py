@@ -29,6 +29,7 @@ def load(file: Loader) -> Decoder:
     return file.decoder(
         _block,
         embedding_scale=math.sqrt(file.hparams.n_embd),
+        scales_given=False,
         logits_soft_cap=file.metadata.number("final_logit_softcapping", 0.0),
     )
 

@@ -45,7 +45,7 @@ class ChatGuard:
         character, or all characters that seams can be.
         """
         variables = dict(said.variables)
-        seam = _unused((template.source, *_texts([said.messages, said.tools, variables])))
+        seam = unused((template.source, *texts_of([said.messages, said.tools, variables])))
         words, compared = _words(template), template.vocabulary.compared_with
         made = []
         for message in said.messages:
@@ -142,7 +142,8 @@ def _escape(seam: str) -> str:
     return f"u{ord(seam):04x}"
 
 
-def _unused(texts: Iterable[str]) -> str:
+def unused(texts: Iterable[str]) -> str:
+    """A character that none of the texts has, not even as an escape. TokenError if all are used."""
     left = list(_SEAMS)
     for text in texts:
         if not text.isascii():
@@ -154,14 +155,14 @@ def _unused(texts: Iterable[str]) -> str:
     return left[0]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """All texts inside of what JSON can hold."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, it in value.items():
-            yield from _texts(key)
-            yield from _texts(it)
+            yield from texts_of(key)
+            yield from texts_of(it)
     elif isinstance(value, (list, tuple)):
         for it in value:
-            yield from _texts(it)
+            yield from texts_of(it)

@@ -41,7 +41,9 @@ def prepare(library: str) -> None:
 
 def try_out(job: bytes) -> bytes:
     """Opens a file and uses all of it that will be used: {"path", "own"} as JSON. `own` are the
-    architectures that libllama's own graph does not compute; null for all.
+    architectures that libllama's own graph does not compute; null for all. With "embeddings",
+    embeddings in place of tokens are computed by that graph, and nothing else is tried; with
+    "projector", a file, embeddings of pictures and sounds are.
 
     Returns {"problem", "graph"} as JSON: [error's name, text] or null, and what libllama's own
     graph of the file is, or null if that will not compute it. What the library does not survive
@@ -49,7 +51,13 @@ def try_out(job: bytes) -> bytes:
     """
     asked = json.loads(job)
     try:
-        graph = _open(_opened[0], Path(asked["path"]), asked["own"])
+        graph = None
+        if asked.get("embeddings"):
+            _feed(_opened[0], Path(asked["path"]))
+        elif asked.get("projector"):
+            _project(_opened[0], Path(asked["path"]), Path(asked["projector"]))
+        else:
+            graph = _open(_opened[0], Path(asked["path"]), asked["own"])
     except ModelError as error:
         return json.dumps({"problem": [type(error).__name__, str(error)], "graph": None}).encode()
     return json.dumps({"problem": None, "graph": graph}).encode()
@@ -66,6 +74,18 @@ def _open(library: Library, path: Path, own: list[str] | None) -> dict[str, Any]
     from isthmus.model.adopted.vetting import vet  # noqa: PLC0415 - most files do without
 
     return vet(library, file).as_json()
+
+
+def _feed(library: Library, path: Path) -> None:
+    from isthmus.model.adopted.vetting import feed  # noqa: PLC0415 - as below
+
+    feed(library, GgufFile(library, path))
+
+
+def _project(library: Library, path: Path, projector: Path) -> None:
+    from isthmus.model.media.vetting import project  # noqa: PLC0415 - as below
+
+    project(library, GgufFile(library, path), projector)
 
 
 def _tokenize(tokenizer: Tokenizer) -> None:

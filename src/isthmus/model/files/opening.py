@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,11 @@ _WEIGHTS_NBYTES_PER_CPU_S = 128 * MIB
 slow processor multiplies 2 GB in a second."""
 _WEIGHTS_NBYTES_PER_WALL_S = 32 * MIB
 """Bytes that a slow disk reads in a second."""
+_PROJECTOR_S = 900
+"""Seconds of processor time for a projector: encoding one large picture may take a minute."""
 _VERSION = 3
 """Grows when `file_trial` tries more than before."""
+_YES, _NO = _ANSWERS = ("yes", "no")
 _ERRORS = {kind.__name__: kind for kind in (ModelFileError, ModelNotFound, ModelUnsupported)}
 
 
@@ -90,6 +93,74 @@ def open_tried(
     if file.identity != before:
         raise ModelFileError(f"{path} changed while it was opened: try again when it is complete")
     return Opened(file, _facts(text))
+
+
+def require_embeddings(library: Library, path: Path, hashes: FileHashes) -> None:
+    """Has a child process compute embeddings in place of tokens by libllama's own graph, which ends
+    the process for some architectures.
+
+    Raises ModelUnsupported, and as `open_tried`.
+    """
+    files = model_files(path)
+    kind = f"takes-embeddings-{_identity(library, ())}"
+    known = hashes.recall(
+        files, kind, lambda _: _embeddings_tried(library, files), lambda text: text in _ANSWERS
+    )
+    if known != _YES:
+        raise ModelUnsupported(
+            f"libllama's graph of {path} computes tokens alone, and no embeddings in their place"
+        )
+
+
+def require_projector(library: Library, path: Path, projector: Path, hashes: FileHashes) -> None:
+    """Has a child process open a projector file for a model, and do with it what guests can have it
+    do.
+
+    Raises ModelUnsupported if it is for another model, ModelFileError, and as `open_tried`.
+    """
+    files = model_files(path)
+    kind = f"projector-{_identity(library, ())}"
+    try:
+        text = hashes.recall(
+            (*files, projector),
+            kind,
+            lambda _: _projector_tried(library, files, projector),
+            _is_json,
+        )
+    except OSError as error:
+        raise ModelFileError(f"{projector} cannot be tried: {error}") from None
+    if problem := json.loads(text):
+        raise _ERRORS.get(problem[0], ModelFileError)(problem[1])
+
+
+def _projector_tried(library: Library, files: Sequence[Path], projector: Path) -> str:
+    """The error's name and text that the child met, as JSON; null if there was none."""
+    path = {"path": os.fspath(files[0]), "projector": os.fspath(projector)}
+    nbytes = sum(file_status(it).st_size for it in (*files, projector))
+    limits = replace(_limits_for(nbytes), cpu_s=_PROJECTOR_S, wall_s=2 * _PROJECTOR_S)
+    job = json.dumps({"own": (), **path}).encode()
+    outcome = try_out(_SCRIPT, "try_out", job, limits, nothing, told(library))
+    if outcome.ending is not Ending.DONE:
+        raise ModelFileError(_why(projector, outcome, limits, computed=True))
+    return json.dumps(json.loads(outcome.result)["problem"])
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _embeddings_tried(library: Library, files: Sequence[Path]) -> str:
+    job = json.dumps({"path": os.fspath(files[0]), "own": (), "embeddings": True}).encode()
+    limits = _limits_for(sum(file_status(it).st_size for it in files))
+    outcome = try_out(_SCRIPT, "try_out", job, limits, nothing, told(library))
+    if outcome.ending is Ending.BUSY:
+        raise ModelFileError(_why(files[0], outcome, limits, computed=True))
+    good = outcome.ending is Ending.DONE and not json.loads(outcome.result)["problem"]
+    return _YES if good else _NO
 
 
 def _identity(library: Library, own: Sequence[str] | None) -> str:

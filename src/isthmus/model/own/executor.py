@@ -101,12 +101,14 @@ class OwnExecutor(Executor):
         finally:
             self._in_pass = ()
         for chunk in chunks:
-            chunk.session.tokens.extend(chunk.tokens.tolist())
-            chunk.session.has_logits |= chunk.last
+            chunk.session.extend(chunk)
             self.counters.tokens_prefilled += len(chunk.tokens)
 
     def _append_one(self, chunk: Chunk) -> Generator[None, None, None]:
         session, n = chunk.session, len(chunk.tokens)
+        if chunk.embeddings is not None:
+            yield from self._append_embedded(chunk)
+            return
         if n == 1:
             if self.always_batches:
                 self._compute_batch([Step(session, chunk.tokens.tolist())])
@@ -115,6 +117,12 @@ class OwnExecutor(Executor):
             return
         graph = self._prefill_graphs.of(chunk)
         yield from self._jobs.compute(self._backend, graph, n, graph.cuts, session.binding)
+        own(session).fetch(session.n_tokens, n, with_logits=chunk.last)
+
+    def _append_embedded(self, chunk: Chunk) -> Generator[None, None, None]:
+        session, n = chunk.session, len(chunk.tokens)
+        with self._prefill_graphs.embedded(chunk) as graph:
+            yield from self._jobs.compute(self._backend, graph, n, graph.cuts, session.binding)
         own(session).fetch(session.n_tokens, n, with_logits=chunk.last)
 
     def _append_packed(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:

@@ -16,6 +16,7 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ModelBusy, ModelUnsupported, SettingsError
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
+from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.hparams import Hparams
@@ -67,6 +68,21 @@ class OwnModel(SharingModel, Model):
     @property
     def truncates(self) -> bool:
         return not self.hparams.states
+
+    @property
+    def row_width(self) -> int:
+        if not self.generates:
+            raise ModelUnsupported(f"{self.name} makes embeddings and no text: it takes none")
+        if self.file.metadata.get(f"{self.hparams.architecture}.n_deepstack_layers"):
+            raise ModelUnsupported(
+                f"{self.name} adds parts of a picture to several layers, as libllama's graph does: "
+                "load it with graph='adopted' (--graph adopted)"
+            )
+        return self.hparams.n_embd
+
+    @property
+    def has_axes(self) -> bool:
+        return False
 
     # ------------------------------------------------------------------ adapters
 
@@ -179,6 +195,19 @@ class OwnModel(SharingModel, Model):
         stack.callback(self._embedder.close)
         if self.generates:
             self._take_class()
+
+    def _open_projector(self, stack: contextlib.ExitStack) -> None:
+        if self.base is not None:
+            self._projector = self.base._projector
+        else:
+            super()._open_projector(stack)
+
+    def _loaded(self, stack: contextlib.ExitStack) -> LibraryModel:
+        """Its weights are mapped once more: the pages are the same, and nothing computes with
+        them."""
+        model = LibraryModel(self.device.library, self.file, self.settings)
+        stack.callback(model.close)
+        return model
 
     def _require_kv_type(self) -> None:
         kv_type = self.settings.kv_type

@@ -21,6 +21,7 @@ from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.own.session import OwnSession
 from isthmus.model.passes.mask import Mask
 from isthmus.model.session import Session
+from isthmus.model.spans import Embeddings
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top
 from isthmus.native._ggml import GgmlType
@@ -124,6 +125,8 @@ class Pass(Graph, ABC):
     """All columns, if the model keeps states. Several of one session are in their order."""
     cuts: list[int]
     """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
+    embeddings = 0
+    """f32 [n_embd, n] in place of what the model's table has for `tokens`; 0: there are none."""
     generation = -1
     """The generation of the memory that holds its intermediate results; see `GraphAllocator`."""
 
@@ -286,7 +289,15 @@ class Pass(Graph, ABC):
 class Forward(Pass):
     """A pass over the next `n` tokens of one session, which sees the first `n_kv` cache rows."""
 
-    def __init__(self, session: OwnSession, inputs: Inputs, n: int, n_kv: int) -> None:
+    def __init__(
+        self,
+        session: OwnSession,
+        inputs: Inputs,
+        n: int,
+        n_kv: int,
+        embeddings: Embeddings | None = None,
+    ) -> None:
+        """With `embeddings`, which are read where they lie, tokens do not matter."""
         h = session.model.hparams
         library = session.model.device.library
         n_nodes = h.nodes_per_layer * h.n_layer + 64 + N_TOP_NODES
@@ -297,7 +308,12 @@ class Forward(Pass):
         self.tokens = inputs.place(self, 0, GgmlType.I32, n)
         self.positions = inputs.place(self, 1, GgmlType.I32, n)
         self.rows = inputs.place(self, 2, GgmlType.I64, n)
-        self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
+        self._given = embeddings
+        if embeddings is not None:
+            self.embeddings = self._placed(embeddings)
+            self._masks = [each.written(self, n_kv, n) for each in inputs.masks]
+        else:
+            self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
         self._caches: list[int] = []
         """The views of the cache that attention reads: `n_kv` rows of planes."""
         self._last = inputs.place(self, 3, GgmlType.I32, inputs.n_outputs) if n > 1 else 0
@@ -379,9 +395,19 @@ class Forward(Pass):
     def write_masks(self, first: int) -> None:
         """Lets each token see the cache rows up to its own."""
         for mask in self.inputs.masks:
-            mask.write(first, self.n_kv, self.n)
+            if self._given is None:
+                mask.write(first, self.n_kv, self.n)
+            else:
+                mask.write_whole(first, self.n_kv, self.n, causal=self._given.causal)
 
     def extend_masks(self, position: int) -> None:
         """Lets a single token see one more row: all that changes from token to token."""
         for mask in self.inputs.masks:
             mask.extend(position)
+
+    def _placed(self, embeddings: Embeddings) -> int:
+        binding, (n, width) = self.session.binding, (embeddings.n_rows, embeddings.width)
+        tensor = self.tensor(GgmlType.F32, width, n)
+        binding.send(embeddings.address, 4 * width * n)
+        binding.place(tensor, embeddings.address)
+        return tensor

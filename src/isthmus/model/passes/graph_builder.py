@@ -7,7 +7,9 @@ from isthmus.device.base import Backend, Device
 from isthmus.device.graph import GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
+from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
+from isthmus.model.parts import Chunk
 from isthmus.model.passes.forward import Forward, Inputs, Pass
 from isthmus.model.session import Session
 from isthmus.model.top import Top, TopFinder
@@ -62,14 +64,29 @@ class GraphBuilder:
     ) -> Forward:
         """A pass over `n` tokens of one session, placed in `memory`; see `place`."""
         graph = Forward(own(session), inputs, n, n_kv)
+        self._complete(graph, n > 1, memory, with_logits)
+        return graph
+
+    def embedded(self, chunk: Chunk, inputs: Inputs, memory: GraphAllocator) -> Forward:
+        """A pass over embeddings of one session, placed in `memory`; see `place`."""
+        session, n = own(chunk.session), len(chunk.tokens)
+        n_kv = rows_read(session.n_ctx, session.n_tokens + n)
+        graph = Forward(session, inputs, n, n_kv, chunk.embeddings)
+        self._complete(graph, (n > 1, "embedded"), memory, chunk.last)
+        return graph
+
+    def _complete(
+        self, graph: Forward, kind: object, memory: GraphAllocator, with_logits: bool
+    ) -> None:
+        """Has the architecture write the graph down, and places it."""
+        session = graph.session
         logits = self.architecture.build(graph)
         if with_logits:  # otherwise only what the KV cache needs becomes part of the graph
             graph.place_logits(logits)
             if (top := self.top_of(session)) is not None:
                 candidates = self.finder.find(graph, graph.column(logits, 0), 1, top.k)
                 graph.place_top(candidates, session, top)
-        self.place(graph, n > 1, memory)
-        return graph
+        self.place(graph, kind, memory)
 
     def place(self, graph: Pass, kind: object, memory: GraphAllocator) -> None:
         """Places the intermediate results of a complete graph in `memory`.

@@ -45,20 +45,32 @@ class Mask:
 
     def cut(self, graph: Graph, first: int, n_kv: int, n: int) -> GraphMask:
         """The mask as a graph reads it that computes `n` tokens from position `first` on."""
-        place = graph.tensor(GgmlType.F16, n_kv, n)
-        self._buffer.place(place, DeviceAddr(self._buffer.base + self._offset))
         if n == 1 or self._pattern is None:
-            return GraphMask(place)
+            return self.written(graph, n_kv, n)
+        place = self.written(graph, n_kv, n).tensor
         part = self._pattern.cut(graph, first, n_kv, n)
         tensor = graph.copy_into(part, place)
         graph.expand(tensor)
         return GraphMask(tensor, place, part, self._pattern)
 
+    def written(self, graph: Graph, n_kv: int, n: int) -> GraphMask:
+        """The mask of `n` tokens that is sent anew for the graph, by `write_whole`."""
+        place = graph.tensor(GgmlType.F16, n_kv, n)
+        self._buffer.place(place, DeviceAddr(self._buffer.base + self._offset))
+        return GraphMask(place)
+
     def write(self, first: int, n_kv: int, n: int) -> None:
         """Lets each of `n` tokens see what it may."""
         if n > 1 and self._pattern is not None:
             return  # the graph cuts it out itself
-        show(self._elements[: n * n_kv].reshape(n, n_kv), first, self._window)
+        self.write_whole(first, n_kv, n, causal=True)
+
+    def write_whole(self, first: int, n_kv: int, n: int, *, causal: bool) -> None:
+        """As `write`; unless `causal`, each of the tokens sees those after it as well."""
+        mask = self._elements[: n * n_kv].reshape(n, n_kv)
+        show(mask, first, self._window)
+        if not causal:
+            mask[:, first : first + n][np.tri(n, k=-1, dtype=bool).T] = 0
         self._push(0, n * n_kv)
 
     def extend(self, position: int) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from isthmus.device.buffer import InputBuffer
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.own.kv_cache import rows_read
@@ -50,6 +52,15 @@ class PrefillGraphs:
         graph.write_tokens(chunk.tokens, first)
         graph.write_masks(first)
         inputs.buffer.flush()
+        return graph
+
+    def embedded(self, chunk: Chunk) -> Forward:
+        """A graph of a chunk of embeddings, with its inputs written; the caller closes it."""
+        session = chunk.session
+        graph = self._builder.embedded(chunk, self._inputs_for(session), self._memory)
+        graph.write_tokens(np.zeros_like(chunk.tokens), session.n_tokens)
+        graph.write_masks(session.n_tokens)
+        graph.inputs.buffer.flush()
         return graph
 
     def packed(self, chunks: Sequence[Chunk]) -> Packed:

@@ -76,7 +76,7 @@ class MessageAnswer:
 
     def _ends(self, end: End) -> list[StreamEvent]:
         blocks = self._blocks.finish()
-        reason, usage = self._reason(end), self._usage(end.n_cached, end.n_tokens)
+        reason, usage = self._reason(end), self._usage_of(end)
         return [
             *blocks,
             {
@@ -89,7 +89,7 @@ class MessageAnswer:
 
     def _ended(self, end: End) -> Message:
         self._blocks.finish()
-        usage = self._usage(end.n_cached, end.n_tokens)
+        usage = self._usage_of(end)
         return self._message(self._blocks.content, self._reason(end), end.stop, usage)
 
     def _reason(self, end: End) -> StopReason:
@@ -121,9 +121,12 @@ class MessageAnswer:
             found["warnings"] = list(self._prepared.warnings)
         return found
 
-    def _usage(self, n_cached: int, n_out: int) -> MessageUsage:
+    def _usage_of(self, end: End) -> MessageUsage:
+        return self._usage(end.n_cached, end.n_tokens, end.n_media)
+
+    def _usage(self, n_cached: int, n_out: int, n_media: int = 0) -> MessageUsage:
         return {
-            "input_tokens": len(self._prepared.request.prompt) - n_cached,
+            "input_tokens": len(self._prepared.request.prompt) + n_media - n_cached,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": n_cached,
             "output_tokens": n_out,

@@ -5,6 +5,7 @@ there                      here
 =========================  =========================================================================
 `system`                   a message of `system` at the beginning
 text blocks                one text; a line break between two of them if there is none
+pictures                   parts of the type `media`, among texts
 text blocks of an answer   one text, as the model wrote it
 `tool_use`                 `tool_calls`, with the input as JSON
 `thinking`                 `reasoning_content`
@@ -26,14 +27,17 @@ from typing import Any
 from isthmus.errors import SettingsError
 from isthmus.server.anthropic.requests import (
     Block,
+    ImageBlock,
     InputMessage,
     TextBlock,
     ThinkingBlock,
     ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
+    UrlSource,
 )
 from isthmus.server.anthropic.signature import thought_of
+from isthmus.server.generation.media import MediaFiles
 from isthmus.server.http.errors import HttpError
 
 _BILLING = re.compile(r"\s*x-anthropic-billing-header:[^\n]*(?:\n+|\Z)")
@@ -48,6 +52,8 @@ class Conversation:
     messages: tuple[dict[str, Any], ...]
     prefill: str = ""
     """Text that the answer goes on from."""
+    media: tuple[bytes, ...] = ()
+    """Files of pictures."""
 
 
 def conversation_of(
@@ -70,16 +76,30 @@ class _Turn:
     thoughts: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    """Of a turn with pictures: those, and the texts before each."""
+
+    def add_picture(self, part: dict[str, Any]) -> None:
+        """A picture after the texts that there are."""
+        self.parts += [*self._text_part(), part]
+        self.texts = []
 
     def as_dict(self) -> dict[str, Any]:
         """The message."""
-        text = "".join(self.texts) if self.role == "assistant" else joined(self.texts)
-        found = {"role": self.role, "content": text, **self.more}
+        content: Any = joined(self.texts)
+        if self.role == "assistant":
+            content = "".join(self.texts)
+        elif self.parts:
+            content = [*self.parts, *self._text_part()]
+        found = {"role": self.role, "content": content, **self.more}
         if self.thoughts:
             found["reasoning_content"] = "".join(self.thoughts)
         if self.calls:
             found["tool_calls"] = self.calls
         return found
+
+    def _text_part(self) -> list[dict[str, Any]]:
+        return [{"type": "text", "text": joined(self.texts)}] if any(self.texts) else []
 
 
 class _Turns:
@@ -87,6 +107,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self._made: list[_Turn] = []
+        self._files = MediaFiles()
         self._names: dict[str, str] = {}
         """The tool that each call has called, by the call's id."""
 
@@ -117,7 +138,8 @@ class _Turns:
                 said = "the last message has calls or thoughts: only text can be continued"
                 raise HttpError(400, said, param="messages")
             prefill = "".join(last.texts)
-        return Conversation(tuple(it.as_dict() for it in self._made), prefill)
+        messages = tuple(it.as_dict() for it in self._made)
+        return Conversation(messages, prefill, self._files.files)
 
     def _turn(self, role: str) -> _Turn:
         """The last message if it has that role, or a new one."""
@@ -129,9 +151,18 @@ class _Turns:
         for index, block in enumerate(blocks):
             if isinstance(block, ToolResultBlock):
                 self._add_result(block, f"{where}.content[{index}].tool_use_id")
-        texts = [it.text for it in blocks if isinstance(it, TextBlock)]
-        if texts or not blocks:
-            self._turn("user").texts += texts
+        if not blocks:
+            self._turn("user")
+        for index, block in enumerate(blocks):
+            if isinstance(block, TextBlock):
+                self._turn("user").texts.append(block.text)
+            elif isinstance(block, ImageBlock):
+                self._turn("user").add_picture(self._picture(block, f"{where}.content[{index}]"))
+
+    def _picture(self, block: ImageBlock, where: str) -> dict[str, Any]:
+        if isinstance(block.source, UrlSource):
+            return self._files.add_uri(block.source.url, f"{where}.source.url")
+        return self._files.add_base64(block.source.data, f"{where}.source.data")
 
     def _add_result(self, block: ToolResultBlock, where: str) -> None:
         name = self._names.get(block.tool_use_id)
@@ -157,9 +188,8 @@ class _Turns:
 
 def _require_place(role: str, block: Block, where: str) -> None:
     """HttpError 400 for a block that messages of that role do not have."""
-    fits = isinstance(block, TextBlock) or (
-        role != "system" and isinstance(block, ToolResultBlock) == (role == "user")
-    )
+    of_user = isinstance(block, ToolResultBlock | ImageBlock)
+    fits = isinstance(block, TextBlock) or (role != "system" and of_user == (role == "user"))
     if not fits:
         kind = block.__struct_config__.tag
         raise HttpError(400, f"a message of {role} has no block of type {kind}", param=where)

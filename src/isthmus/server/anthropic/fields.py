@@ -61,7 +61,9 @@ BLOCKS: Table = {
     "thinking": done("in a message of `assistant`; see `signature` above"),
     "tool_reference": done("in a `tool_result`: the model reads the tool's name"),
     "redacted_thinking": without_effect("only the server that wrote it can read it"),
-    "image": refused("the models of this server read text: send no images"),
+    "image": done(
+        "in a message of `user`: a PNG or JPEG in base64, if the model has a projector; not a URL"
+    ),
     "document": refused("the models of this server read text: send a document's text as text"),
     "search_result": refused("send what was found as text"),
     "container_upload": refused("this server runs no code for a model"),
@@ -117,7 +119,10 @@ MESSAGE_TABLES = {
     "": FIELDS,
     "system[].type": BLOCKS,
     "messages[].content[].type": BLOCKS,
-    "messages[].content[].content[].type": BLOCKS,
+    "messages[].content[].content[].type": {
+        **BLOCKS,
+        "image": refused("a tool's result is text here: send pictures in a message of `user`"),
+    },
     "tools[]": TOOL_FIELDS,
     "tools[].type": TOOLS,
 }

@@ -59,6 +59,26 @@ class ToolReferenceBlock(_Part, tag="tool_reference", tag_field="type"):
     cache_control: Cache = None
 
 
+class Base64Source(_Part, tag="base64", tag_field="type"):
+    """A file in base64."""
+
+    data: str
+    media_type: str
+
+
+class UrlSource(_Part, tag="url", tag_field="type"):
+    """A file somewhere else, which is fetched from nowhere."""
+
+    url: str
+
+
+class ImageBlock(_Part, tag="image", tag_field="type"):
+    """A picture of a message."""
+
+    source: Base64Source | UrlSource
+    cache_control: Cache = None
+
+
 class ToolResultBlock(_Part, tag="tool_result", tag_field="type"):
     """What a tool gave."""
 
@@ -69,7 +89,7 @@ class ToolResultBlock(_Part, tag="tool_result", tag_field="type"):
 
 
 Block: TypeAlias = (
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
+    TextBlock | ImageBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
 )
 
 

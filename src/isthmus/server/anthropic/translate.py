@@ -67,6 +67,7 @@ def translate(asked: CountRequest) -> Translated:
         raise HttpError(400, said, param="messages")
     wanted = Wanted(
         messages=found.messages,
+        media=found.media,
         tools=_tools(asked.tools or ()),
         tool_choice=choice,
         tool=asked.tool_choice.name if isinstance(asked.tool_choice, NamedChoice) else None,

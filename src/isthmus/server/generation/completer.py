@@ -103,6 +103,7 @@ class Completer:
                 async for item in read_tokens(self.model, answer, request):
                     n_new = item.n_tokens - n_told if isinstance(item, End) else item.is_new
                     entry.tokens_out += n_new
+                    entry.tokens_in += item.n_media if isinstance(item, End) else 0
                     n_told += n_new
                     yield item
             finally:

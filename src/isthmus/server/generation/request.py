@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from isthmus.abi import GrammarKind
-from isthmus.errors import GuestFailed
+from isthmus.abi import Errno, GrammarKind
+from isthmus.errors import ContextFull, GuestFailed, IsthmusError, SettingsError
 from isthmus.model import Model
 from isthmus.model.tokens.tokenizer import Detokenizer
 from isthmus.server.generation.answering import Answer
@@ -53,6 +53,8 @@ class Request:
     thought: ThoughtBound | None = None
     scores_prompt: bool = False
     """Whether the prompt's tokens are told before those of the answer, with their logprobs."""
+    media: tuple[bytes, ...] = ()
+    """Files of pictures and sounds; the prompt has `id_of` the number of each."""
     rendered: Collection[int] = ()
     """Control tokens that are told as text; all others are left out."""
 
@@ -64,7 +66,7 @@ class Request:
         kind, source = (0, b"")
         if self.grammar is not None:
             kind, source = self.grammar[0].value, self.grammar[1].encode()
-        sampling, thought = self.sampling, self.thought
+        sampling, thought, files = self.sampling, self.thought, files_as_bytes(self.media)
         words = Words(
             max_tokens=self.max_tokens,
             temperature=_written(sampling.temperature),
@@ -82,18 +84,25 @@ class Request:
             bias=",".join(f"{id_}:{_written(it):.9g}" for id_, it in sampling.bias.items()),
             grammar=kind,
             grammar_nbytes=len(source),
+            media_nbytes=len(files),
             thinking=-1 if thought is None else thought.most,
             in_thought=int(thought is not None and thought.is_open),
             opens=_ids(thought.opens if thought is not None else ()),
             closes=_ids(thought.closes if thought is not None else ()),
             close=_ids(thought.close if thought is not None else ()),
         )
-        return words.line() + ids_as_bytes(self.prompt) + source
+        return words.line() + ids_as_bytes(self.prompt) + files + source
 
 
 def ids_as_bytes(ids: Sequence[int]) -> bytes:
     """Token ids as guests read them. A prompt may have 100,000."""
-    return np.array(ids, "<u4").tobytes()
+    return np.array(ids, "<i4").tobytes()
+
+
+def files_as_bytes(files: Iterable[bytes]) -> bytes:
+    """Files as guests read them: each with its length before it, filled up to four bytes."""
+    each = (len(it).to_bytes(4, "little") + it + bytes(-len(it) % 4) for it in files)
+    return b"".join(each)
 
 
 def _ids(tokens: Iterable[int]) -> str:
@@ -111,6 +120,24 @@ class End:
     """Tokens of the prompt that were not computed again."""
     stop: str | None = None
     """The text of `Request.stop` that ended it."""
+    n_media: int = 0
+    """Tokens that pictures and sounds took, beside the one id that each has in the prompt."""
+
+
+_REFUSALS = {
+    Errno.EINVAL: "it is damaged, or has a shape that the model does not take",
+    Errno.ENOTSUP: "the model does not take it, or it is none of PNG, JPEG and WAV",
+    Errno.ELIMIT: "it is larger than the server allows",
+    Errno.ENOMEM: "there is no memory for it",
+}
+
+
+def _refusal(number: int, errno: Errno) -> IsthmusError:
+    """Why a file of the prompt was not taken."""
+    which = f"picture or sound {number + 1} of the conversation"
+    if errno == Errno.ECONTEXT:
+        return ContextFull(f"{which} takes more tokens than the context has room for")
+    return SettingsError(f"{which} cannot be read: {_REFUSALS.get(errno, errno.name)}")
 
 
 async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:
@@ -119,7 +146,7 @@ async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIt
     A token is held back while it may belong to a stop text, and dropped if it does.
     """
     detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), Stops(request.stop)
-    n_tokens, n_cached, rest = 0, 0, ""
+    n_tokens, n_cached, n_media, rest = 0, 0, 0, ""
     ending: list[Token] = []
     async for piece in answer:
         *lines, rest = (rest + piece).split("\n")
@@ -131,13 +158,16 @@ async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIt
             if words[0] == Place.END.value:
                 ending = [_token(words[1:], place=Place.END)]
                 continue
+            if words[0] == "refused":
+                raise _refusal(int(words[1]), Errno(int(words[2])))
             if words[0] == "end":
                 n_cached = int(words[2])
+                n_media = int(words[3]) - len(request.prompt) if request.media else 0
                 for token in stops.finish(detokenizer.finish(), ending):
                     yield token
                 reason = "length" if words[1] == "length" else "stop"
                 reason = "stop" if stops.found else reason
-                yield End(reason, n_tokens, n_cached, stops.found)
+                yield End(reason, n_tokens, n_cached, stops.found, n_media)
                 return
             n_tokens += 1
             for token in stops.push(_token(words, detokenizer.push(int(words[0])))):

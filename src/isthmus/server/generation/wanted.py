@@ -86,7 +86,9 @@ class Wanted:
     messages: tuple[Mapping[str, Any], ...]
     """The conversation, oldest first, with the keys of OpenAI's chat completions: `role`, `content`
     (a text or a list of parts), `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. What was
-    not given is absent."""
+    not given is absent. A part of the type `media` has the `number` of one of `media`."""
+    media: tuple[bytes, ...] = ()
+    """Files of pictures and sounds."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice.AUTO
     tool: str | None = None

@@ -44,6 +44,8 @@ class Words:
     """A grammar_kind of docs/abi.md that the answer follows; 0 for none."""
     grammar_nbytes: int = 0
     """Length of the grammar's source, behind the ids."""
+    media_nbytes: int = 0
+    """Length of the files behind the ids, with what is before and between them."""
     thinking: int = -1
     """Tokens of a thought, after which it is closed; -1 for no bound."""
     in_thought: int = 0

@@ -140,7 +140,8 @@ class Writer:
     ) -> Request:
         """A prompt to be answered as is wanted. SettingsError, TokenError, ContextFull."""
         model, max_tokens = completer.model, self._max_tokens(wanted)
-        for token in (min(prompt), max(prompt)) if prompt else ():
+        tokens = [it for it in prompt if it >= 0] if wanted.media else prompt
+        for token in (min(tokens), max(tokens)) if tokens else ():
             model.require_token(token)
         if not prompt:
             raise SettingsError("the prompt is empty")
@@ -153,6 +154,7 @@ class Writer:
             logprobs=wanted.logprobs,
             stop=wanted.stop,
             grammar=wanted.grammar,
+            media=wanted.media,
         )
 
     def _max_tokens(self, wanted: Wanted) -> int:
@@ -162,6 +164,10 @@ class Writer:
 
     def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
         """In a thread."""
+        if wanted.media and not completer.model.media_kinds:
+            raise SettingsError(
+                f"the model {name} takes text alone: it was loaded without a projector (--mmproj)"
+            )
         chat = self._rendered(completer, wanted, check)
         form = completer.form(with_tools=bool(wanted.offered))
         controls = completer.controls(form)

@@ -33,6 +33,8 @@ class Source:
     """The adapters of the model of each name: paths and scales; none for the file as it is."""
     at_start: bool = False
     """Whether the model is loaded before the server listens, and stays."""
+    mmproj: Path | None = None
+    """Its projector of pictures or sounds."""
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from isthmus.config import ModelSettings
@@ -20,7 +20,8 @@ class Opener:
 
     def open(self, source: Source) -> dict[str, Model]:
         """The model of each name. Nothing is left open of what fails. Raises IsthmusError."""
-        model = self._runtime.load_model(source.path, **asdict(self.settings))
+        settings = replace(self.settings, mmproj=source.mmproj)
+        model = self._runtime.load_model(source.path, **asdict(settings))
         try:
             paths = dict.fromkeys(path for applied in source.names.values() for path, _ in applied)
             adapters = {it: self._runtime.load_adapter(Path(it), model) for it in paths}

@@ -112,7 +112,7 @@ class Answers:
     def _usage(self, ends: Mapping[int, End]) -> Usage:
         """Tokens of all choices; a prompt that several choices have in common counts once."""
         prompts = {id(it.request.prompt): len(it.request.prompt) for it in self._each}
-        n_prompt = sum(prompts.values())
+        n_prompt = sum(prompts.values()) + max((it.n_media for it in ends.values()), default=0)
         n_answer = sum(end.n_tokens for end in ends.values())
         cached: dict[int, int] = {}
         for index, end in ends.items():

@@ -120,11 +120,13 @@ MESSAGE: Table = {
 PARTS: Table = {
     "text": done(),
     "refusal": done("as text"),
-    "image_url": refused("the models of this server read text: send no images"),
-    "input_audio": refused("the models of this server read text: send no audio"),
+    "image_url": done(
+        "a data URI of a PNG or JPEG, if the model has a projector; no effect: `detail`"
+    ),
+    "input_audio": done("a WAV in base64, if the model has a projector for sounds"),
     "file": refused("the models of this server read text: send a file's text as text"),
-    "video_url": refused("the models of this server read text: send no video"),
-    "audio_url": refused("the models of this server read text: send no audio"),
+    "video_url": refused("send pictures of it as `image_url`"),
+    "audio_url": refused("send it as `input_audio`"),
 }
 """Parts of a message's content, by their type."""
 

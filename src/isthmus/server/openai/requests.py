@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -91,17 +91,50 @@ class TextPart(_Part, tag="text", tag_field="type"):
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
+class ImageUrl(_Part, kw_only=True):
+    """`image_url`."""
+
+    url: str
+    """A data URI."""
+    detail: str | None = None
+
+
+class ImagePart(_Part, tag="image_url", tag_field="type"):
+    """A picture of a message's content."""
+
+    image_url: ImageUrl
+    cache_control: dict[str, Any] | None = None
+
+
+class InputAudio(_Part, kw_only=True):
+    """`input_audio`."""
+
+    data: str
+    """A file in base64."""
+    format: Literal["wav"]
+
+
+class AudioPart(_Part, tag="input_audio", tag_field="type"):
+    """A sound of a message's content."""
+
+    input_audio: InputAudio
+    cache_control: dict[str, Any] | None = None
+
+
 class RefusalPart(_Part, tag="refusal", tag_field="type"):
     """What the model said when it refused."""
 
     refusal: str
 
 
+ContentPart: TypeAlias = TextPart | RefusalPart | ImagePart | AudioPart
+
+
 class ChatMessage(_Part, kw_only=True):
     """One turn."""
 
     role: str
-    content: str | list[TextPart | RefusalPart] | UnsetType | None = UNSET
+    content: str | list[ContentPart] | UnsetType | None = UNSET
     name: str | UnsetType | None = UNSET
     tool_calls: list[dict[str, Any]] | UnsetType | None = UNSET
     tool_call_id: str | UnsetType | None = UNSET

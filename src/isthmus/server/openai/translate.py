@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import msgspec
 
 from isthmus.abi import GrammarKind
+from isthmus.server.generation.media import MediaFiles
 from isthmus.server.generation.wanted import (
     Sampling,
     Tool,
@@ -19,11 +20,13 @@ from isthmus.server.generation.wanted import (
 from isthmus.server.http.errors import HttpError
 from isthmus.server.openai.requests import (
     AllowedTools,
+    AudioPart,
     ChatMessage,
     ChatRequest,
     Common,
+    ContentPart,
+    ImagePart,
     NamedTool,
-    RefusalPart,
     ResponseFormat,
     TextPart,
 )
@@ -40,9 +43,11 @@ def wanted_of(asked: ChatRequest) -> Wanted:
         _refuse("top_logprobs", "logprobs must be true for it")
     if None not in (most := {asked.max_completion_tokens, asked.max_tokens}) and len(most) > 1:
         _refuse("max_tokens", "it is another number than max_completion_tokens: give one")
-    choice = _choice_of(asked)
+    choice, files = _choice_of(asked), MediaFiles()
+    messages = [message_of(it, files, f"messages[{i}]") for i, it in enumerate(asked.messages)]
     return Wanted(
-        messages=tuple(map(message_of, asked.messages)),
+        messages=tuple(messages),
+        media=files.files,
         tools=choice.tools,
         tool_choice=choice.how,
         tool=choice.name,
@@ -66,15 +71,21 @@ def require_sensible(asked: Common) -> None:
         _refuse("repetition_penalty", "give repeat_penalty or repetition_penalty: not both")
 
 
-def message_of(message: ChatMessage) -> Mapping[str, Any]:
-    """A turn with what was given of it, null included."""
+def message_of(message: ChatMessage, files: MediaFiles, where: str) -> Mapping[str, Any]:
+    """A turn with what was given of it, null included; `files` takes its pictures and sounds.
+
+    HttpError 400, which says where in the request something is wrong.
+    """
     names = ("role", "name", "tool_calls", "tool_call_id", "reasoning_content")
     given = {name: getattr(message, name) for name in names}
     found = {name: it for name, it in given.items() if it is not msgspec.UNSET}
     if message.reasoning is not None:
         found.setdefault("reasoning_content", message.reasoning)
     if isinstance(message.content, list):
-        found["content"] = [{"type": "text", "text": _text_of(it)} for it in message.content]
+        places = (f"{where}.content[{i}]" for i in range(len(message.content)))
+        found["content"] = [
+            _part_of(it, files, place) for it, place in zip(message.content, places, strict=True)
+        ]
     elif not message.content and message.refusal is not None:
         found["content"] = message.refusal
     elif message.content is not msgspec.UNSET:
@@ -82,8 +93,12 @@ def message_of(message: ChatMessage) -> Mapping[str, Any]:
     return found
 
 
-def _text_of(part: TextPart | RefusalPart) -> str:
-    return part.text if isinstance(part, TextPart) else part.refusal
+def _part_of(part: ContentPart, files: MediaFiles, where: str) -> dict[str, Any]:
+    if isinstance(part, ImagePart):
+        return files.add_uri(part.image_url.url, f"{where}.image_url.url")
+    if isinstance(part, AudioPart):
+        return files.add_base64(part.input_audio.data, f"{where}.input_audio.data")
+    return {"type": "text", "text": part.text if isinstance(part, TextPart) else part.refusal}
 
 
 class Sampled(Protocol):

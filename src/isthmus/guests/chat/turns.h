@@ -1,0 +1,118 @@
+/*
+ * What was said: turns, with the pictures and sounds that came with them. Files are kept, so that all
+ * of it can be prefilled again.
+ */
+#ifndef CHAT_TURNS_H
+#define CHAT_TURNS_H
+
+#include "media/media.h"
+
+#define PLACEHOLDER_NBYTES 32 /* hexadecimal digits of 16 random bytes */
+
+/* A picture or a sound, as somebody sent it. */
+typedef struct {
+    uint8_t *bytes; /* from malloc */
+    uint32_t nbytes;
+} file_t;
+
+typedef struct {
+    const char *role;
+    agent_text_t content;
+    char placeholder[PLACEHOLDER_NBYTES + 1]; /* what the template gets instead, or empty */
+    uint32_t first_file, n_files;             /* before the content */
+} turn_t;
+
+static agent_session_t session;
+static isthmus_model_info_t info;
+static turn_t *turns;
+static uint32_t n_turns, turns_cap;
+static file_t *files; /* those of all turns, in their order */
+static uint32_t n_files;
+
+static void drop_last_turn(void)
+{
+    turn_t *turn = &turns[--n_turns];
+    while (n_files > turn->first_file)
+        free(files[--n_files].bytes);
+    agent_text_free(&turn->content);
+}
+
+/* Gives the turn a placeholder if there are control tokens in its content, or files before it. */
+static int32_t guard(turn_t *turn)
+{
+    AGENT_FREED int32_t *plain = NULL, *parsed = NULL;
+    const agent_text_t *content = &turn->content;
+    int32_t n_plain, n_parsed;
+    AGENT_SET(n_plain, agent_tokenize(session.model, content->bytes, content->nbytes, 0, &plain));
+    AGENT_SET(n_parsed, agent_tokenize(session.model, content->bytes, content->nbytes,
+                                       ISTHMUS_TOKENIZE_PARSE_SPECIAL, &parsed));
+    if (!turn->n_files && n_plain == n_parsed
+        && memcmp(plain, parsed, (size_t)n_plain * sizeof *plain) == 0)
+        return 0;
+    uint8_t random[PLACEHOLDER_NBYTES / 2];
+    AGENT_TRY(isthmus_random(random, sizeof random));
+    for (uint32_t i = 0; i < PLACEHOLDER_NBYTES; i++)
+        turn->placeholder[i] = "0123456789abcdef"[random[i / 2] >> i % 2 * 4 & 15];
+    return 0;
+}
+
+static int32_t take_file(turn_t *turn, const char *bytes, uint32_t nbytes)
+{
+    file_t *room = realloc(files, (n_files + 1) * sizeof *room);
+    if (!room)
+        return -ISTHMUS_ENOMEM;
+    files = room;
+    files[n_files] = (file_t){malloc(nbytes), nbytes};
+    if (!files[n_files].bytes)
+        return -ISTHMUS_ENOMEM;
+    memcpy(files[n_files++].bytes, bytes, nbytes);
+    turn->n_files++;
+    return 0;
+}
+
+/* Takes the files before a message's text, if it begins with a zero byte: each with its length, 32
+ * bits, before it, up to a length of zero. */
+static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
+{
+    const char *at = *bytes, *end = *bytes + *nbytes;
+    if (!*nbytes || *at)
+        return 0;
+    if (!(info.flags & ISTHMUS_MODEL_CHAT_TEMPLATE))
+        return -ISTHMUS_ENOTSUP;
+    for (at++; end - at >= 4;) {
+        uint32_t size;
+        memcpy(&size, at, 4);
+        at += 4;
+        if (size > (size_t)(end - at))
+            return -ISTHMUS_EINVAL;
+        if (!size) {
+            *bytes = at;
+            *nbytes = (uint32_t)(end - at);
+            return 0;
+        }
+        AGENT_TRY(take_file(turn, at, size));
+        at += size;
+    }
+    return -ISTHMUS_EINVAL;
+}
+
+/* Remembers what someone said. Bytes that are not UTF-8 become U+FFFD. */
+static int32_t add_turn(const char *role, const char *bytes, uint32_t nbytes)
+{
+    if (n_turns == turns_cap) {
+        uint32_t cap = 2 * turns_cap + 8;
+        turn_t *room = realloc(turns, cap * sizeof *room);
+        if (!room)
+            return -ISTHMUS_ENOMEM;
+        turns = room;
+        turns_cap = cap;
+    }
+    turn_t *turn = &turns[n_turns++];
+    *turn = (turn_t){.role = role, .first_file = n_files};
+    AGENT_TRY(take_files(turn, &bytes, &nbytes));
+    AGENT_TRY(agent_text_reserve(&turn->content, nbytes));
+    AGENT_TRY(agent_text_append_utf8(&turn->content, bytes, nbytes));
+    return guard(turn);
+}
+
+#endif
