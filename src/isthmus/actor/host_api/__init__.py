@@ -26,11 +26,14 @@ from isthmus.wasm.hostcalls import GuestMemory, Handler
 
 __all__ = ["Context", "Granted", "HostApi", "Tool"]
 
+Write = Callable[[int, bytes], None]
+
 
 class HostApi:
     """One actor's host functions, and everything that it has opened."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, write: Write) -> None:
+        """`write` takes bytes for standard output (1) or standard error (2)."""
         self.context = context
         self._tensor = TensorFunctions(context)
         self._actor = ActorFunctions(context)
@@ -55,13 +58,14 @@ class HostApi:
         context.hold = hold
         self._tensor.unit = tensor_unit
 
-    def functions(self) -> dict[str, Handler]:
-        """The host functions by their names in `abi/host.toml`."""
-        return {it.name: getattr(self._groups[it.group], it.name) for it in abi.HOST_FUNCTIONS}
+    def functions(self) -> dict[str, dict[str, Handler]]:
+        """The host functions by module and name."""
+        named = {it.name: getattr(self._groups[it.group], it.name) for it in abi.HOST_FUNCTIONS}
+        return {abi.MODULE: named}
 
-    def write_stream(self, stream: int, data: bytes) -> None:
-        """Takes what the guest writes by WASI to standard output (1) or standard error (2)."""
-        self._actor.write_stream(stream, data)
+    def log_stream(self, stream: int, data: bytes) -> None:
+        """Logs what the guest writes by WASI to standard output (1) or standard error (2)."""
+        self._actor.log_stream(stream, data)
 
     def close(self) -> None:
         """Closes every session."""
