@@ -15,11 +15,13 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from isthmus.abi import MODULE
 from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.budget import Account
 from isthmus.actor.host_api import Context, Granted, HostApi
 from isthmus.actor.message import Message
+from isthmus.actor.nn import NnFunctions
 from isthmus.actor.pages import Pages
 from isthmus.actor.platform import Platform
 from isthmus.actor.shares import Share
@@ -34,7 +36,15 @@ from isthmus.memory import Image, LiveImage, Region
 from isthmus.model import Session
 from isthmus.model.checks import nothing
 from isthmus.units import WASM_PAGE, align_up
-from isthmus.wasm import Engine, Guest, Instance, Wasi, read_globals, write_globals
+from isthmus.wasm import (
+    Engine,
+    Guest,
+    Instance,
+    Wasi,
+    read_globals,
+    wasi_nn,
+    write_globals,
+)
 from isthmus.wasm.guest import ON_MESSAGE, ON_REPLAY, START
 from isthmus.wasm.memory_creator import MemoryRequest
 from isthmus.wasm.wasi import at_end
@@ -70,7 +80,9 @@ class Body:
         self.context = Context(granted, state.clock(), state.random(), counters)
         self.context.log_position = state.log_position
         self._stdio = Stdio(self.context)
-        self._api = HostApi(self.context, self._write)
+        self._api = HostApi(self.context)
+        self._nn = NnFunctions(self.context, self._write, platform.device.library.llama_version)
+        self._nn.memory.grow = self._grow_memory
         with contextlib.ExitStack() as stack, platform.beginnings.taking(self):
             self._make(beginning, stack)
             self._stack = stack.pop_all()
@@ -257,7 +269,7 @@ class Body:
         return Instance(
             engine,
             guest,
-            handlers=self._api.functions(),
+            handlers={MODULE: self._api.functions(), wasi_nn.MODULE: self._nn.handlers()},
             wasi=wasi,
             memory=MemoryRequest(
                 self._granted.limits.memory_nbytes, self._platform.device.reserve, self._admit

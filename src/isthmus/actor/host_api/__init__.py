@@ -26,14 +26,11 @@ from isthmus.wasm.hostcalls import GuestMemory, Handler
 
 __all__ = ["Context", "Granted", "HostApi", "Tool"]
 
-Write = Callable[[int, bytes], None]
-
 
 class HostApi:
     """One actor's host functions, and everything that it has opened."""
 
-    def __init__(self, context: Context, write: Write) -> None:
-        """`write` takes bytes for standard output (1) or standard error (2)."""
+    def __init__(self, context: Context) -> None:
         self.context = context
         self._tensor = TensorFunctions(context)
         self._actor = ActorFunctions(context)
@@ -58,10 +55,9 @@ class HostApi:
         context.hold = hold
         self._tensor.unit = tensor_unit
 
-    def functions(self) -> dict[str, dict[str, Handler]]:
-        """The host functions by module and name."""
-        named = {it.name: getattr(self._groups[it.group], it.name) for it in abi.HOST_FUNCTIONS}
-        return {abi.MODULE: named}
+    def functions(self) -> dict[str, Handler]:
+        """The host functions by their names in `abi/host.toml`."""
+        return {it.name: getattr(self._groups[it.group], it.name) for it in abi.HOST_FUNCTIONS}
 
     def log_stream(self, stream: int, data: bytes) -> None:
         """Logs what the guest writes by WASI to standard output (1) or standard error (2)."""
