@@ -152,6 +152,7 @@ class Body:
             clock_ns=context.clock.now_ns,
             log_position=context.log_position,
             n_messages=n_messages,
+            nn=self._nn.save(),
         )
 
     def close(self) -> None:
@@ -350,6 +351,7 @@ class Body:
             drop=how.foreign if how else frozenset(),
         )
         reopen.fill(context.handles, frozen.state)
+        self._nn.restore(frozen.state.nn, how.foreign if how else ())
         if how is not None and how.foreign:
             self._replay_in_guest(how)
 

@@ -30,9 +30,11 @@ session that asks for candidates; any other stays readable as before."""
 FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down; any other stays readable as
 before."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
+FORMAT_VERSION_6 = 6
+"""Of a snapshot whose guest has opened something by wasi-nn; any other stays readable as before."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 """Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 have no widths
-and no candidates, and 1 to 4 have graphs of Isthmus alone."""
+and no candidates, 1 to 4 have graphs of Isthmus alone, and 1 to 5 have nothing of wasi-nn."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -51,7 +53,9 @@ Dtype = Literal["U8", "I32", "U32"]
 NUMBERS_PART = "chunk.numbers"
 DIGESTS_PART = "chunk.sha256"
 GUEST_PART = "guest"
+NN_PART = "nn"
 MAX_TEXT_NBYTES = 4 * MIB
+MAX_NN_NBYTES = 64 * MIB
 
 
 def tokens_part(handle: int) -> str:
@@ -291,18 +295,7 @@ class Manifest(Record, frozen=True):
 
     def require_parts(self) -> None:
         """SnapshotInvalid unless the parts are those that belong to the rest, in the right size."""
-        n = self.memory.n_chunks
-        expected = {
-            NUMBERS_PART: ("U32", (n,)),
-            DIGESTS_PART: ("U8", (n, DIGEST_NBYTES)),
-            GUEST_PART: ("U8", None),
-        }
-        for it in self.sessions:
-            expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
-            expected[text_part(it.handle)] = ("U8", None)
-        for grammar in self.grammars:
-            expected[source_part(grammar.handle)] = ("U8", None)
-            expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
+        expected = self._expected_parts()
         if sorted(expected) != sorted(part.name for part in self.parts):
             raise SnapshotInvalid("a part is missing, too many, or there twice")
         for part in self.parts:
@@ -320,6 +313,29 @@ class Manifest(Record, frozen=True):
                     f"session {it.handle} is too full: {it.n_tokens} tokens of {it.n_ctx}"
                 )
 
+    def _expected_parts(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+        """Type and shape of each part, by name; no shape if the rest does not say it."""
+        n = self.memory.n_chunks
+        expected: dict[str, tuple[str, tuple[int, ...] | None]] = {
+            NUMBERS_PART: ("U32", (n,)),
+            DIGESTS_PART: ("U8", (n, DIGEST_NBYTES)),
+            GUEST_PART: ("U8", None),
+        }
+        for it in self.sessions:
+            expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
+            expected[text_part(it.handle)] = ("U8", None)
+        for grammar in self.grammars:
+            expected[source_part(grammar.handle)] = ("U8", None)
+            expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
+        if self.has_nn:
+            expected[NN_PART] = ("U8", None)
+        return expected
+
+    @property
+    def has_nn(self) -> bool:
+        """Whether the guest has opened something by wasi-nn, which a part describes."""
+        return any(part.name == NN_PART for part in self.parts)
+
     def model(self, name: str) -> ModelRecord:
         """The model of that name; SnapshotInvalid where a handle names one that is not there."""
         for model in self.models:
@@ -332,13 +348,17 @@ def _most_nbytes(part: str) -> int:
     """The most bytes of a part whose size the rest does not say."""
     if part == GUEST_PART:
         return MAX_GUEST_NBYTES
+    if part == NN_PART:
+        return MAX_NN_NBYTES
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
 
 
 def version_for(
-    models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool
+    models: tuple[ModelRecord, ...], sessions: tuple[SessionRecord, ...], *, is_64: bool, nn: bool
 ) -> int:
-    """The oldest format version that can say all of it."""
+    """The oldest format version that can say all of it. `nn`: something is open by wasi-nn."""
+    if nn:
+        return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
     if any(it.width for it in models) or any(it.top_k for it in sessions):
@@ -369,12 +389,13 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    needed = version_for(manifest.models, manifest.sessions, is_64=manifest.memory.is_64)
+    is_64, nn = manifest.memory.is_64, manifest.has_nn
+    needed = version_for(manifest.models, manifest.sessions, is_64=is_64, nn=nn)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library"
+            "candidates, 5 that of graphs of a library, 6 that of wasi-nn"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

@@ -5,6 +5,5 @@ batched and counted as all others.
 """
 
 from isthmus.actor.nn.functions import NnFunctions
-from isthmus.actor.nn.state import NnState
 
-__all__ = ["NnFunctions", "NnState"]
+__all__ = ["NnFunctions"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 from isthmus.actor.ask import Aside
@@ -23,8 +23,10 @@ from isthmus.actor.nn.contexts import Contexts
 from isthmus.actor.nn.fault import NnFault, refused, unsupported
 from isthmus.actor.nn.generation import Generation, metadata
 from isthmus.actor.nn.memory import NnMemory
+from isthmus.actor.nn.saving import restored, saved
 from isthmus.actor.nn.settings import NnSettings, parsed
-from isthmus.actor.nn.state import Graph, NnContext, NnState
+from isthmus.actor.nn.spans import Spans
+from isthmus.actor.nn.state import Graph, NnContext
 from isthmus.units import KIB
 from isthmus.wasm.hostcalls import Handler
 from isthmus.wasm.wasi_nn import N_PARAMS, NnErrno
@@ -57,10 +59,16 @@ class NnFunctions:
         self._contexts = Contexts(context, self.memory)
         self._generation = Generation(context, self.memory, write)
 
-    @property
-    def state(self) -> NnState:
-        """What the guest has opened."""
-        return self._contexts.state
+    def save(self) -> bytes:
+        """What the guest has opened, for `restore`; none if that is nothing."""
+        self._contexts.state.free = self.memory.spans.free
+        return saved(self._contexts.state)
+
+    def restore(self, data: bytes, foreign: Collection[str] = ()) -> None:
+        """Has the guest have opened what another one had; see `saving.restored`."""
+        c = self._c
+        state = restored(data, c.region.nbytes, c.granted.models, foreign)
+        self._contexts.state, self.memory.spans = state, Spans(state.free)
 
     def handlers(self) -> dict[str, Handler]:
         """The functions by name."""

@@ -98,8 +98,10 @@ class Generation:
             n_ctx = opened.settings.context_size(session.model.hparams.n_ctx_train)
             if session.n_tokens >= n_ctx:
                 raise NnFault(NnErrno.CONTEXT_FULL)
+            token = opened.output_ids[-1]
+            session.model.require_token(token)  # it may come from a snapshot
             c.require_tokens(0, 1)
-            await Decode(c.message, Step(session, (opened.output_ids[-1],)))
+            await Decode(c.message, Step(session, (token,)))
             c.message.tokens_out += 1
         c.message.check_going_on()
         grammar = c.handles.get(opened.grammar, Grammar) if opened.grammar else None

@@ -85,7 +85,8 @@ class _Key:
     """One key of the metadata: the field that it is, and what it may be."""
 
     field: str
-    kind: type
+    kind: Any
+    """Its type."""
     low: float = -math.inf
     high: float = math.inf
     floor: float = -math.inf
