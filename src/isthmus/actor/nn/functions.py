@@ -186,7 +186,7 @@ class NnFunctions:
                 raise NnFault(
                     NnErrno.NOT_FOUND,
                     f"the guest asks for a model named {name!r}, and it was given "
-                    f"{', '.join(given) or 'none'}: give it by --model {name}=PATH",
+                    f"{', '.join(given) or 'none'}: give it by --model NAME=PATH",
                 )
             if given[name].closed:
                 raise NnFault(NnErrno.MODEL_NOT_FOUND, f"the model {name!r} was closed")
