@@ -13,6 +13,7 @@ from isthmus.model import Model
 from isthmus.snapshot import Snapshot
 from isthmus.units import MOST_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
+from isthmus.wasm.wasi import c_strings
 
 
 def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
@@ -24,6 +25,36 @@ def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
         if not isinstance(option, str) or "=" not in option:
             raise SettingsError(f"an option for a guest is key=value, not {option!r}")
     return tuple(options)
+
+
+def command_line(
+    guest: Guest,
+    options: Sequence[str],
+    argv: Sequence[str],
+    environ: Mapping[str, str] | None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A command's arguments, and its variables as NAME=VALUE; none of either for another guest."""
+    if isinstance(argv, str) or not all(isinstance(it, str) for it in argv):
+        raise SettingsError(f"argv is {argv!r}: give a list of texts")
+    variables = dict(environ or {})
+    if not all(isinstance(it, str) for pair in variables.items() for it in pair):
+        raise SettingsError("environ is a mapping of texts to texts")
+    if any(not name or "=" in name for name in variables):
+        raise SettingsError("a variable's name is empty, or has = in it")
+    if guest.is_command and options:
+        raise SettingsError(
+            f"{guest.name} is a command and takes no options such as {options[0]}: give it "
+            "arguments, argv=[…] or after --, and variables, environ={…} or --env"
+        )
+    if not guest.is_command and (argv or variables):
+        raise SettingsError(
+            f"{guest.name} is no command: arguments and variables are for guests with _start; "
+            "give it options, args={…} or --arg"
+        )
+    texts = tuple(argv), tuple(f"{name}={value}" for name, value in variables.items())
+    for each in texts:
+        c_strings(each)
+    return texts
 
 
 def require_given(models: object, tools: object, limits: object) -> None:

@@ -25,7 +25,8 @@
     ├── GuestError                  the guest's own failure
     │   ├── GuestInvalid            not WebAssembly, or it lacks what a guest must have
     │   ├── GuestTrapped            it trapped: unreachable, out of bounds, stack overflow, …
-    │   ├── GuestExited             it called proc_exit
+    │   ├── GuestExited             it called proc_exit, a command with another status than 0
+    │   ├── InputExhausted          a command reads on and on at the end of its input
     │   ├── GuestFailed             on_message returned an errno
     │   └── LimitExceeded           it reached a limit; `limit` names it
     │       └── DeadlineExceeded    it did not finish in time
@@ -180,11 +181,15 @@ class GuestTrapped(GuestError):
 
 
 class GuestExited(GuestError):
-    """The guest called proc_exit."""
+    """The guest called proc_exit; a command with another `status` than 0."""
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"the guest exited with status {status} instead of returning")
+        super().__init__(f"the guest exited with status {status}")
         self.status = status
+
+
+class InputExhausted(GuestError):
+    """A command reads on and on at the end of its input."""
 
 
 class GuestFailed(GuestError):

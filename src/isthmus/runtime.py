@@ -21,6 +21,7 @@ from isthmus.actor.snapshot import (
     require_level,
 )
 from isthmus.arguments import (
+    command_line,
     options_of,
     require_given,
     require_guest_of,
@@ -265,6 +266,8 @@ class Runtime:
         models: Mapping[str, Model] | None = None,
         tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
         args: Sequence[str] | Mapping[str, object] = (),
+        argv: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         seed: int | None = None,
         clock_ns: int | None = None,
@@ -274,16 +277,18 @@ class Runtime:
         """Starts an actor: a fresh instance of a guest with what it is given, and nothing else.
 
         `models` and `tools` are what it may open and call, by name; `args` are options for the
-        guest, as `key=value` or as a mapping; `seed` and `clock_ns` make its random numbers and
-        clock repeatable; by default they are new and now. `copy_tensors` stages the tensors of its
-        `compute` calls in device memory, to measure what that costs. `label` is its name in the
-        log. Its initialisation may take `Capacity.initialize_s`. Raises GuestInvalid,
+        guest, as `key=value` or as a mapping. A command has instead `argv`, its arguments after its
+        name, and variables, `environ`; it begins anew with each message. `seed` and `clock_ns` make
+        random numbers and clock repeatable; by default they are new and now. `copy_tensors` stages
+        the tensors of `compute` calls in device memory, to measure what that costs. `label` is its
+        name in the log. Its initialisation may take `Capacity.initialize_s`. Raises GuestInvalid,
         GuestTrapped, DeadlineExceeded, SettingsError and what else its initialisation meets.
         """
         self._require_open()
         options = options_of(args)
         require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
+        arguments, variables = command_line(compiled, options, argv, environ)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits(), label)
         require_reach(compiled, granted.limits)
         require_range("seed", seed, -(2**63), 2**64)
@@ -293,6 +298,8 @@ class Runtime:
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
             clock_ns=time.time_ns() if clock_ns is None else clock_ns,
             copy_tensors=copy_tensors,
+            argv=arguments,
+            environ=variables,
         )
         return Actor(self._platform, compiled, granted, spawned)
 

@@ -143,7 +143,12 @@ def test_an_imported_memory_is_refused(engine: Engine) -> None:
             "_initialize must be () -> (), not (i32) -> ()",
         ),
         (MEMORY, ON_MESSAGE + '(func (export "_start"))', "-mexec-model=reactor"),
-        ("", '(func (export "_start"))', "-mexec-model=reactor"),
+        ("", '(func (export "_start"))', "does not export its linear memory"),
+        (
+            MEMORY,
+            '(func (export "_start") (param i32))',
+            "_start must be () -> ()",
+        ),
         (MEMORY, ON_MESSAGE + '(func (export "isthmus:x"))', "names from 'isthmus:' on are ours"),
     ],
 )

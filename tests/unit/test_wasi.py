@@ -11,7 +11,7 @@ from isthmus.abi import Errno
 from isthmus.errors import GuestExited, GuestFault, LimitExceeded, SettingsError
 from isthmus.wasm import Engine, Instance, Wasi
 from isthmus.wasm.wasi import MOST_IOVECS, MOST_WRITE_NBYTES, wasi_errno, wasi_imports
-from tests.unit.wasm_guest import quiet_wasi, spawn, wasm
+from tests.unit.wasm_guest import StoppedClock, quiet_wasi, spawn, wasm
 
 BADF, FAULT, INVAL, NOTSUP, SPIPE, NOTCAPABLE = 8, 21, 28, 58, 70, 76
 IMPORTS = {imported.name: imported for imported in wasi_imports()}
@@ -114,11 +114,13 @@ def test_a_zero_byte_in_an_argument_is_refused() -> None:
 
 
 def test_clocks_read_the_actors_clock(engine: Engine, guest: Any) -> None:
-    times = iter([1 << 40, (1 << 40) + 1000])
-    with spawn(engine, guest, wasi=quiet_wasi(clock_ns=lambda: next(times))) as instance:
+    clock = StoppedClock()
+    clock.now_ns = 1 << 40
+    with spawn(engine, guest, wasi=quiet_wasi(clock=clock)) as instance:
         assert instance.call("clock_time_get", 0, 0, 8) == 0
         assert u64(instance, 8) == 1 << 40
         assert instance.call("clock_time_get", 1, 0, 1 << 20) == FAULT
+        clock.now_ns += 1000
         assert instance.call("clock_time_get", 1, 0, 8) == 0
         assert u64(instance, 8) == (1 << 40) + 1000
         assert instance.call("clock_res_get", 1, 8) == 0
@@ -148,7 +150,7 @@ def iovecs(instance: Instance, ptr: int, *pieces: tuple[int, int]) -> None:
 
 def test_writes_go_to_the_log(engine: Engine, guest: Any) -> None:
     logged: list[tuple[int, bytes]] = []
-    wasi = quiet_wasi(log=lambda stream, data: logged.append((stream, data)))
+    wasi = quiet_wasi(write=lambda stream, data: logged.append((stream, data)))
     with spawn(engine, guest, wasi=wasi) as instance:
         instance.memory.write(100, b"hello world")
         iovecs(instance, 0, (100, 5), (0, 0), (105, 6))
@@ -163,7 +165,7 @@ def test_writes_go_to_the_log(engine: Engine, guest: Any) -> None:
 
 def test_refused_writes_log_nothing(engine: Engine, guest: Any) -> None:
     logged: list[bytes] = []
-    wasi = quiet_wasi(log=lambda stream, data: logged.append(data))
+    wasi = quiet_wasi(write=lambda stream, data: logged.append(data))
     with spawn(engine, guest, wasi=wasi) as instance:
         iovecs(instance, 0, (100, 5), (65_530, 7))
         assert instance.call("fd_write", 1, 0, 2, 64) == FAULT
@@ -178,7 +180,7 @@ def test_refused_writes_log_nothing(engine: Engine, guest: Any) -> None:
 
 def test_a_large_write_is_taken_in_part(engine: Engine, guest: Any) -> None:
     logged: list[int] = []
-    wasi = quiet_wasi(log=lambda stream, data: logged.append(len(data)))
+    wasi = quiet_wasi(write=lambda stream, data: logged.append(len(data)))
     with spawn(engine, guest, wasi=wasi) as instance:
         iovecs(instance, 0, *[(0, 65_536)] * 100)
         assert instance.call("fd_write", 1, 0, 100, 2048) == 0
@@ -190,7 +192,7 @@ def test_a_full_log_is_an_errno(engine: Engine, guest: Any) -> None:
     def full(stream: int, data: bytes) -> None:
         raise LimitExceeded("too much output")
 
-    with spawn(engine, guest, wasi=quiet_wasi(log=full)) as instance:
+    with spawn(engine, guest, wasi=quiet_wasi(write=full)) as instance:
         iovecs(instance, 0, (100, 5))
         assert instance.call("fd_write", 1, 0, 1, 64) == wasi_errno(Errno.ELIMIT) == 19
 
@@ -202,6 +204,95 @@ def test_standard_input_is_at_its_end(instance: Instance) -> None:
     assert instance.call("fd_read", 1, 0, 1, 64) == BADF
 
 
+def test_standard_input_is_read_into_all_parts(engine: Engine, guest: Any) -> None:
+    asked: list[int] = []
+
+    def read(nbytes: int) -> bytes:
+        asked.append(nbytes)
+        return b"hello"
+
+    with spawn(engine, guest, wasi=quiet_wasi(read=read)) as instance:
+        iovecs(instance, 0, (100, 3), (200, 0), (300, 9))
+        assert instance.call("fd_read", 0, 0, 3, 64) == 0
+        assert (u32(instance, 64), asked) == (5, [12])
+        assert instance.memory.read(100, 4) == b"hel\0"
+        assert instance.memory.read(300, 3) == b"lo\0"
+        iovecs(instance, 0, (100, 0))
+        assert instance.call("fd_read", 0, 0, 1, 64) == 0
+        assert (u32(instance, 64), asked) == (0, [12])
+
+
+def test_refused_reads_read_nothing(engine: Engine, guest: Any) -> None:
+    def read(nbytes: int) -> bytes:
+        raise AssertionError
+
+    with spawn(engine, guest, wasi=quiet_wasi(read=read)) as instance:
+        iovecs(instance, 0, (100, 5), (65_530, 7))
+        assert instance.call("fd_read", 0, 0, 2, 64) == FAULT
+        assert instance.call("fd_read", 0, 0, 1, 65_533) == FAULT
+        assert instance.call("fd_read", 0, 65_532, 1, 64) == FAULT
+        assert instance.call("fd_read", 0, 0, MOST_IOVECS + 1, 64) == INVAL
+
+
+def subscribe(*wanted: tuple[int, int, int, int, int]) -> bytes:
+    """(userdata, type, clock or descriptor, timeout, flags) of each, as poll_oneoff takes them."""
+    packed = (struct.pack("<QB7xI4xQQH6x", *it[:4], 0, it[4]) for it in wanted)
+    return b"".join(packed)
+
+
+def poll(instance: Instance, *wanted: tuple[int, int, int, int, int]) -> list[tuple[int, int, int]]:
+    """(userdata, errno, type) of each event."""
+    instance.memory.write(4096, subscribe(*wanted))
+    assert instance.call("poll_oneoff", 4096, 32_768, len(wanted), 64) == 0
+    data = instance.memory.read(32_768, 32 * u32(instance, 64))
+    return [it[:3] for it in struct.iter_unpack("<QHB5xQH6x", data)]
+
+
+CLOCK, READ, WRITE, ABSOLUTE = 0, 1, 2, 1
+
+
+def test_a_sleep_is_answered_at_once_and_moves_the_clock(engine: Engine, guest: Any) -> None:
+    clock = StoppedClock()
+    clock.now_ns = 1000
+    with spawn(engine, guest, wasi=quiet_wasi(clock=clock)) as instance:
+        assert poll(instance, (7, CLOCK, 1, 500, 0)) == [(7, 0, CLOCK)]
+        assert clock.now_ns == 1500
+        assert poll(instance, (7, CLOCK, 0, 1200, ABSOLUTE)) == [(7, 0, CLOCK)]
+        assert clock.now_ns == 1500
+        several = (1, CLOCK, 1, 900, 0), (2, CLOCK, 0, 1600, ABSOLUTE), (3, CLOCK, 1, 100, 0)
+        assert poll(instance, *several) == [(2, 0, CLOCK), (3, 0, CLOCK)]
+        assert clock.now_ns == 1600
+        assert poll(instance, (9, CLOCK, 1, 2**64 - 1, 0)) == [(9, 0, CLOCK)]
+
+
+def test_streams_are_ready_before_any_clock(engine: Engine, guest: Any) -> None:
+    clock = StoppedClock()
+    with spawn(engine, guest, wasi=quiet_wasi(clock=clock)) as instance:
+        wanted = (1, CLOCK, 1, 500, 0), (2, READ, 0, 0, 0), (3, WRITE, 1, 0, 0)
+        assert poll(instance, *wanted) == [(2, 0, READ), (3, 0, WRITE)]
+        bad = (1, READ, 1, 0, 0), (2, WRITE, 0, 0, 0), (3, READ, 3, 0, 0), (4, CLOCK, 4, 0, 0)
+        assert [it[1] for it in poll(instance, *bad)] == [BADF, BADF, BADF, INVAL]
+        assert poll(instance, (5, 9, 0, 0, 0)) == [(5, INVAL, 9)]
+    assert clock.now_ns == 0
+
+
+def test_polls_are_refused_whole(instance: Instance) -> None:
+    instance.memory.write(4096, subscribe((7, CLOCK, 1, 500, 0)))
+    for arguments in (
+        (4096, 32_768, 0, 64),
+        (4096, 32_768, 1025, 64),
+        (4096, 32_768, -1, 64),
+    ):
+        assert instance.call("poll_oneoff", *arguments) == INVAL
+    for arguments in (
+        (65_536 - 47, 32_768, 1, 64),
+        (4096, 65_536 - 31, 1, 64),
+        (4096, 32_768, 1, 65_533),
+    ):
+        assert instance.call("poll_oneoff", *arguments) == FAULT
+    assert instance.memory.read(32_768, 64) == bytes(64)
+
+
 def test_the_streams_are_character_devices_that_cannot_seek(instance: Instance) -> None:
     for fd, rights in [(0, 1 << 1), (1, 1 << 6), (2, 1 << 6)]:
         assert instance.call("fd_fdstat_get", fd, 0) == 0
@@ -210,8 +301,11 @@ def test_the_streams_are_character_devices_that_cannot_seek(instance: Instance) 
         assert instance.call("fd_seek", fd, 0, 0, 0) == SPIPE
         assert instance.call("fd_tell", fd, 0) == SPIPE
         assert instance.call("fd_close", fd) == 0
+        assert instance.call("fd_fdstat_set_flags", fd, 4) == 0
+        assert instance.call("fd_filestat_get", fd, 64) == 0
+        assert instance.memory.read(64, 64) == bytes(16) + b"\2" + bytes(7) + b"\1" + bytes(39)
         assert instance.call("fd_fdstat_get", fd, 65_536 - 23) == FAULT
-    for name in ("fd_fdstat_get", "fd_tell"):
+    for name in ("fd_fdstat_get", "fd_tell", "fd_fdstat_set_flags", "fd_filestat_get"):
         assert instance.call(name, 3, 0) == BADF
     assert instance.call("fd_close", 3) == BADF
 
@@ -222,7 +316,6 @@ def test_nothing_else_is_granted(instance: Instance) -> None:
     assert instance.call("fd_filestat_set_size", 1, 0) == NOTCAPABLE
     assert instance.call("fd_filestat_set_size", 3, 0) == BADF
     assert instance.call("sock_send", 3, 0, 0, 0, 0) == BADF
-    assert instance.call("poll_oneoff", 0, 0, 1, 0) == NOTSUP
     assert instance.call("proc_raise", 6) == NOTSUP
     assert instance.call("sched_yield") == 0
 

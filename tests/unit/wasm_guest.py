@@ -8,6 +8,7 @@ from typing import Any
 
 import wasmtime
 
+from isthmus.abi import MODULE
 from isthmus.counters import Counters
 from isthmus.errors import DeadlineExceeded
 from isthmus.memory import Region
@@ -26,12 +27,25 @@ def wasm(*parts: str, memory: str = MEMORY, on_message: str = ON_MESSAGE) -> byt
     return bytes(wasmtime.wat2wasm(f"(module {' '.join([*imports, memory, on_message, *others])})"))
 
 
+class StoppedClock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def read(self) -> int:
+        return self.now_ns
+
+    def move_to(self, ns: int) -> None:
+        self.now_ns = max(self.now_ns, ns)
+
+
 def quiet_wasi(**changed: Any) -> Wasi:
     """A WASI whose clock stands still and whose random bytes are zero."""
     settings: dict[str, Any] = {
-        "clock_ns": lambda: 0,
+        "clock": StoppedClock(),
         "random": bytes,
-        "log": lambda stream, data: None,
+        "write": lambda stream, data: None,
     }
     return Wasi(**settings | changed)
 
@@ -53,7 +67,7 @@ def spawn(
         ),
         "counters": Counters(),
     }
-    return Instance(engine, guest, handlers=handlers or {}, **settings | changed)
+    return Instance(engine, guest, handlers={MODULE: handlers or {}}, **settings | changed)
 
 
 def initialize(instance: Instance, **options: Any) -> None:

@@ -5,6 +5,7 @@ What takes memory is its `Body`, which may be evicted and brought back. `life.py
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import queue
 import time
@@ -13,13 +14,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.body import Body
+from isthmus.actor.command import CommandKeeper
 from isthmus.actor.host_api import Granted
 from isthmus.actor.keeper import FILE_CHANGED, Keeper, Notes
 from isthmus.actor.life import Life, State
-from isthmus.actor.message import AGAIN_S, Message, encoded, time_after
+from isthmus.actor.message import AGAIN_S, Content, Message, content_of, time_after
 from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
@@ -28,7 +29,7 @@ from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import ActorBusy, Cancelled, SettingsError
+from isthmus.errors import ActorBusy, SettingsError
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.snapshot import Saved, Store
@@ -59,7 +60,8 @@ class Actor:
         self._life = Life()
         self._share = Share(granted.limits.weight)
         self._message: Message | None = None
-        self._keeper = Keeper(
+        keeper = CommandKeeper if guest.is_command else Keeper
+        self._keeper: Keeper = keeper(
             platform,
             guest,
             granted,
@@ -68,7 +70,8 @@ class Actor:
             partial(_leave_files, weakref.ref(self)),
         )
         try:
-            self._charge(self._keeper.present().message)
+            if self._keeper.body is not None:
+                self._charge(self._keeper.body.message)
             platform.adopt(self)
         except BaseException:
             self.close()
@@ -105,7 +108,9 @@ class Actor:
 
     @property
     def body(self) -> Body:
-        """Its instance, memory and sessions, brought back if it is evicted. ActorClosed."""
+        """Its instance, memory and sessions, brought back if it is evicted. ActorClosed;
+        SettingsError for a command, which has none of these between two messages."""
+        self._keeper.require_lasting()
         body = self._keeper.body
         if body is None or self._life.closed_because is not None:
             with self._held():
@@ -139,9 +144,10 @@ class Actor:
 
     # ------------------------------------------------------------------ messages
 
-    def send(self, message: str | bytes, *, deadline_s: float | None = None) -> Reply:
+    def send(self, message: Content, *, deadline_s: float | None = None) -> Reply:
         """Has the guest handle a message and waits for the answer.
 
+        A command may have an open file of bytes as its message, which it reads as it comes.
         `deadline_s` is in seconds, by default `limits.deadline_s`, and includes the wait for a
         place. Raises GuestError and what it stands for where the guest fails, LimitExceeded,
         ContextFull, ActorBusy, ActorClosed, Overloaded, DeviceFailed. Ctrl-C ends the message and
@@ -155,10 +161,11 @@ class Actor:
 
     def stream(
         self,
-        message: str | bytes,
+        message: Content,
         *,
         deadline_s: float | None = None,
         deliver: Deliver | None = None,
+        errors: str = "replace",
     ) -> Stream:
         """As `send`, giving the pieces of the answer as they come: iterate over the result.
 
@@ -167,26 +174,32 @@ class Actor:
         for an actor. There is nothing to iterate over then, but keep the result until the end: the
         guest is asked to stop when it is dropped.
 
+        `errors` is what becomes of bytes that are no UTF-8, as in `bytes.decode`: with
+        `surrogateescape` they can be had back by `str.encode`.
+
         The guest works elsewhere. Closing the iterator, or an exception such as Ctrl-C, stops it.
         """
-        return self._submit(message, deadline_s, deliver)
+        codecs.lookup_error(errors)
+        return self._submit(message, deadline_s, deliver, errors=errors)
 
     def _submit(
         self,
-        message: str | bytes,
+        message: Content,
         deadline_s: float | None,
         deliver: Deliver | None = None,
         *,
         whole: bool = False,
+        errors: str = "replace",
     ) -> Stream:
         require_deadline(deadline_s)
-        data = encoded(message)
+        data, file = content_of(message, takes_files=self.guest.is_command)
         deadline = time_after(self.limits.deadline_s if deadline_s is None else deadline_s)
         pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         loop = self._platform.loop
         self._life.take(State.RUNNING, waits=not loop.is_current)
         tell = deliver or pieces.put
-        sent = Message(data, self.guest.name, self._share, deadline, tell, wants_text=not whole)
+        sent = Message(data, self.guest.name, self._share, deadline, tell, file=file, errors=errors)
+        sent.wants_text, sent.finishes = not whole, not self.guest.is_command
         self._message = sent
         sent.work = work = self._work(sent)
         try:
@@ -248,6 +261,7 @@ class Actor:
         same message, all of them answer the same. Raises ActorBusy, ActorClosed, Overloaded,
         RegionError.
         """
+        self._keeper.require_lasting()
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")
         children: list[Actor] = []
@@ -277,6 +291,7 @@ class Actor:
         name is replaced once everything is on the disk. Raises ActorBusy, ActorClosed,
         SnapshotError.
         """
+        self._keeper.require_lasting()
         target = target_of(path)
         with self._held():
             return self._keeper.save(target, name, base)
@@ -344,7 +359,7 @@ class Actor:
         outcome: Reply | BaseException
         try:
             message.require_begin()
-            await self._handle(message)
+            await self._keeper.handle(message)
             message.finish()
             seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
             outcome = Reply(message.answer, message.n_tokens, seconds, reached)
@@ -363,29 +378,6 @@ class Actor:
         self.last_used = end
         self._leave()
         message.end(outcome)
-
-    async def _handle(self, message: Message) -> None:
-        """Runs the guest on one message."""
-        body = self._keeper.body
-        if body is None:
-            body = await Aside(message, self._keeper.present)
-        before = None
-        if self.limits.on_failure == "undo":
-            before = await Aside(message, partial(self._keeper.freeze, body))
-        self._keeper.n_messages += 1
-        cut_off = False
-        error: BaseException | None
-        try:
-            code = await body.handle(message)
-            error = message.failure(-code) if code else None
-        except BaseException as why:
-            cut_off, error = True, why
-        if error is not None:
-            is_wanted = isinstance(error, Cancelled) and not cut_off
-            if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
-                await Aside(message, partial(self._keeper.after_failure, error, before))
-            before = None  # whoever keeps the error need not keep the agent's memory
-            raise error
 
     def _charge(self, message: Message) -> None:
         """Counts what a message, or the actor's beginning, has used."""

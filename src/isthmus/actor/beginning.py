@@ -25,6 +25,14 @@ class Spawned:
     """Where its clock begins, nanoseconds since 1970-01-01 00:00 UTC."""
     copy_tensors: bool = False
     """Stage the tensors of `compute` in device memory. Only to measure what that costs."""
+    argv: tuple[str, ...] = ()
+    """A command's arguments after the guest's name."""
+    environ: tuple[str, ...] = ()
+    """A command's variables, each `NAME=VALUE`."""
+    n_random_blocks: int = 0
+    """Random blocks that were drawn before; see `SeededRandom`."""
+    log_position: int = 0
+    """Records that were logged before."""
 
     @property
     def state(self) -> ActorState:
@@ -35,9 +43,9 @@ class Spawned:
             opened=(),
             last_handle=0,
             seed=self.seed,
-            n_random_blocks=0,
+            n_random_blocks=self.n_random_blocks,
             clock_ns=self.clock_ns,
-            log_position=0,
+            log_position=self.log_position,
             n_messages=0,
         )
 

@@ -11,31 +11,43 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from isthmus.abi import MODULE
 from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.budget import Account
 from isthmus.actor.host_api import Context, Granted, HostApi
 from isthmus.actor.message import Message
+from isthmus.actor.nn import NnFunctions
 from isthmus.actor.pages import Pages
 from isthmus.actor.platform import Platform
 from isthmus.actor.shares import Share
 from isthmus.actor.snapshot import Restoration
 from isthmus.actor.state import ActorState, Reopen, read_handles
+from isthmus.actor.stdio import Stdio
 from isthmus.actor.tensor_unit import Checker, Copies, TensorUnit
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import Overloaded, RegionError, SnapshotMismatch
+from isthmus.errors import GuestExited, Overloaded, RegionError, SnapshotMismatch
 from isthmus.memory import Image, LiveImage, Region
 from isthmus.model import Session
 from isthmus.model.checks import nothing
 from isthmus.units import WASM_PAGE, align_up
-from isthmus.wasm import Engine, Guest, Instance, Wasi, read_globals, write_globals
-from isthmus.wasm.guest import ON_REPLAY
+from isthmus.wasm import (
+    Engine,
+    Guest,
+    Instance,
+    Wasi,
+    read_globals,
+    wasi_nn,
+    write_globals,
+)
+from isthmus.wasm.guest import ON_MESSAGE, ON_REPLAY, START
 from isthmus.wasm.memory_creator import MemoryRequest
+from isthmus.wasm.wasi import at_end
 
 _Result = TypeVar("_Result")
 
@@ -60,12 +72,17 @@ class Body:
         self._fuel = granted.limits.fuel
         self._counters = counters
         self._args = state.args
+        self._argv = beginning.argv if isinstance(beginning, Spawned) else ()
+        self._environ = beginning.environ if isinstance(beginning, Spawned) else ()
         self._seed = state.seed
         self._account = account
         self._refusal: Overloaded | None = None
         self.context = Context(granted, state.clock(), state.random(), counters)
         self.context.log_position = state.log_position
+        self._stdio = Stdio(self.context)
         self._api = HostApi(self.context)
+        self._nn = NnFunctions(self.context, self._write, platform.device.library.llama_version)
+        self._nn.memory.grow = self._grow_memory
         with contextlib.ExitStack() as stack, platform.beginnings.taking(self):
             self._make(beginning, stack)
             self._stack = stack.pop_all()
@@ -96,9 +113,14 @@ class Body:
         return self.context.handles.all(Session)
 
     async def handle(self, message: Message) -> int:
-        """Runs the guest on one message; what on_message returns, or raises as `Call.run`."""
+        """Runs the guest on one message; what on_message returns, or raises as `Call.run`.
+
+        A command is run once; 0 if it succeeds.
+        """
         self.context.message = message
-        return await self._call("on_message", len(message.data))
+        if self._guest.is_command:
+            return await self._call(START, before=self.instance.entry_points())
+        return await self._call(ON_MESSAGE, len(message.data))
 
     @property
     def is_watched(self) -> bool:
@@ -130,6 +152,7 @@ class Body:
             clock_ns=context.clock.now_ns,
             log_position=context.log_position,
             n_messages=n_messages,
+            nn=self._nn.save(),
         )
 
     def close(self) -> None:
@@ -165,29 +188,47 @@ class Body:
         if isinstance(beginning, Frozen):
             with self.binding.thaw(self._source(beginning)):
                 self._thaw_handles(beginning, beginning.restoration)
-        else:
+        elif not self._guest.is_command:
             for name in self.instance.entry_points():
                 self._run(self._call(name))
 
-    async def _call(self, name: str, *args: int) -> int:
-        """Calls a function of the guest for the message."""
+    async def _call(self, name: str, *args: int, before: Sequence[str] = ()) -> int:
+        """Calls a function of the guest for the message, and others before it."""
         message = self.context.message
         if self._fuel is not None:
             self.instance.fuel = self._fuel
-        call = self.instance.begin(name, *args, check=message.check)
         code = -1
         try:
-            code = await call.run()
+            for each in before:
+                await self._run_to_end(each)
+            code = await self._run_to_end(name, *args)
             if code == 0 and not message.is_short:
                 await Aside(message, message.seal)
             return code
         finally:
-            call.close()
+            self._stdio.flush()
             if code == 0:
                 message.seal()
             else:
                 message.forget_output()
             self._ended()
+
+    async def _run_to_end(self, name: str, *args: int) -> int:
+        """What a function of the guest returns; 0 if a command exits with success."""
+        call = self.instance.begin(name, *args, check=self.context.message.check)
+        try:
+            return await call.run()
+        except GuestExited as exited:
+            if exited.status or not self._guest.is_command:
+                raise
+            return 0
+        finally:
+            call.close()
+
+    def _write(self, stream: int, data: bytes) -> None:
+        """Takes what the guest writes to standard output (1) or standard error (2)."""
+        write = self._stdio.write if self._guest.is_command else self._api.log_stream
+        write(stream, data)
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """The result of work that belongs to its beginning, once the loop has driven it."""
@@ -220,15 +261,17 @@ class Body:
     def _instantiate(self, engine: Engine, guest: Guest) -> Instance:
         context = self.context
         wasi = Wasi(
-            args=[self._guest.name, *self._args],
-            clock_ns=context.clock.read,
+            args=[self._guest.name, *self._args, *self._argv],
+            environ=self._environ,
+            clock=context.clock,
             random=context.random.draw,
-            log=self._api.write_stream,
+            write=self._write,
+            read=self._stdio.read if self._guest.is_command else at_end,
         )
         return Instance(
             engine,
             guest,
-            handlers=self._api.functions(),
+            handlers={MODULE: self._api.functions(), wasi_nn.MODULE: self._nn.handlers()},
             wasi=wasi,
             memory=MemoryRequest(
                 self._granted.limits.memory_nbytes, self._platform.device.reserve, self._admit
@@ -309,6 +352,7 @@ class Body:
             drop=how.foreign if how else frozenset(),
         )
         reopen.fill(context.handles, frozen.state)
+        self._nn.restore(frozen.state.nn, how.foreign if how else ())
         if how is not None and how.foreign:
             self._replay_in_guest(how)
 

@@ -15,18 +15,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.body import Body
 from isthmus.actor.host_api import Granted
 from isthmus.actor.life import Life
+from isthmus.actor.message import Message
 from isthmus.actor.platform import Platform
 from isthmus.actor.snapshot import describe
 from isthmus.actor.usage import Usage
 from isthmus.counters import Counters
-from isthmus.errors import ActorBusy, IsthmusError, ModelFileError, SettingsError, SnapshotError
+from isthmus.errors import (
+    ActorBusy,
+    Cancelled,
+    IsthmusError,
+    ModelFileError,
+    SettingsError,
+    SnapshotError,
+)
 from isthmus.memory import Image, LiveImage
 from isthmus.snapshot import Draft, Saved, Store, open_snapshot, save_file
 from isthmus.wasm import Guest
@@ -72,15 +82,41 @@ class Keeper:
         how = beginning.restoration if isinstance(beginning, Frozen) else None
         self._snapshot_id = beginning.snapshot_id if isinstance(beginning, Frozen) else None
         self._account = platform.budget.account()
-        self.body: Body | None = self._settle(self._new_body(beginning))
+        self.body: Body | None = self._begin(beginning)
         """The body, while there is one in memory."""
-        if isinstance(beginning, Frozen) and not (how and how.replayed):
+        if self.body is not None and isinstance(beginning, Frozen) and not (how and how.replayed):
             self._remember(beginning.plain(), self.body)
+
+    def require_lasting(self) -> None:
+        """SettingsError unless there is something of it between two messages."""
 
     @property
     def is_evicted(self) -> bool:
         """Whether the body is a file."""
         return self._evicted is not None
+
+    async def handle(self, message: Message) -> None:
+        """Runs the guest on one message, and sees to what becomes of the actor if that fails."""
+        body = self.body
+        if body is None:
+            body = await Aside(message, self.present)
+        before, on_failure = None, self._granted.limits.on_failure
+        if on_failure == "undo":
+            before = await Aside(message, partial(self.freeze, body))
+        self.n_messages += 1
+        cut_off = False
+        error: BaseException | None
+        try:
+            code = await body.handle(message)
+            error = message.failure(-code) if code else None
+        except BaseException as why:
+            cut_off, error = True, why
+        if error is not None:
+            is_wanted = isinstance(error, Cancelled) and not cut_off
+            if cut_off or not (is_wanted or on_failure == "keep"):
+                await Aside(message, partial(self.after_failure, error, before))
+            before = None  # whoever keeps the error need not keep the agent's memory
+            raise error
 
     def present(self) -> Body:
         """The body, brought back if it is evicted."""
@@ -202,6 +238,10 @@ class Keeper:
         self._account.clear()
 
     # ------------------------------------------------------------------ parts
+
+    def _begin(self, beginning: Spawned | Frozen) -> Body | None:
+        """The body that there is from the beginning."""
+        return self._settle(self._new_body(beginning))
 
     def _new_body(self, beginning: Spawned | Frozen) -> Body:
         try:

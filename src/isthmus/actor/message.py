@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from isthmus.abi import Errno
 from isthmus.actor.reply import Deliver, Piece, Reply
@@ -56,6 +56,20 @@ def _nobody(_piece: Piece) -> None:
     pass
 
 
+class BinaryFile(Protocol):
+    """An open file of bytes, such as `sys.stdin.buffer`, of which nothing was read yet."""
+
+    def fileno(self) -> int:
+        """Its descriptor; OSError if it has none, as a file in memory."""
+
+    def read(self, n: int, /) -> bytes:
+        """At most `n` bytes; none at its end."""
+
+
+Content: TypeAlias = "str | bytes | BinaryFile"
+"""What a message consists of. Only a command takes a file."""
+
+
 @dataclass(eq=False, slots=True)
 class Message:
     """See the module."""
@@ -71,6 +85,12 @@ class Message:
     """Called with each piece of the answer, then with its outcome; see `deliver`."""
     wants_text: bool = True
     """Whether what is emitted is told as it comes, and not only the outcome."""
+    file: BinaryFile | None = None
+    """What a command reads instead of `data`."""
+    errors: str = "replace"
+    """What is told of bytes that are no UTF-8, as `bytes.decode` has it."""
+    finishes: bool = True
+    """Whether its guest can be asked to finish: a command is cut off at once."""
     sent: float = field(default_factory=time.monotonic)
 
     work: Coroutine[Any, Any, None] | None = None
@@ -123,16 +143,18 @@ class Message:
     last_warning: str = ""
     """What the guest logged last as a warning or an error: often why it gives up."""
     _emitted: list[bytearray] = field(default_factory=list)
-    _decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
-    )
+    _decoder: codecs.IncrementalDecoder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors=self.errors)
 
     # ------------------------------------------------------------------ whether it goes on
 
     def check(self) -> None:
         """Raises Cancelled or DeadlineExceeded if the guest is to be cut off now."""
         since = self.abandoned_at
-        if self.is_cut_off or (since is not None and time.monotonic() >= since + STOP_GRACE_S):
+        is_over = since is not None and time.monotonic() >= since + STOP_GRACE_S
+        if self.is_cut_off or is_over or (self.stopping and not self.finishes):
             raise Cancelled(f"the call of {self.guest} was cancelled")
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise DeadlineExceeded(f"{self.guest} did not finish in time")
@@ -312,13 +334,24 @@ def with_files(text: str | bytes, *files: bytes) -> bytes:
     if not all(files):
         raise SettingsError("a file of the message is empty")
     each = b"".join(len(it).to_bytes(4, "little") + it for it in files)
-    return b"\0" + each + bytes(4) + encoded(text)
+    return b"\0" + each + bytes(4) + _encoded(text)
 
 
-def encoded(message: str | bytes) -> bytes:
-    """A message's bytes; SettingsError if it is neither bytes nor a text that UTF-8 can hold."""
-    if not isinstance(message, str | bytes | bytearray | memoryview):
-        raise SettingsError(f"a message is text or bytes, not {type(message).__name__}")
+def content_of(message: Content, *, takes_files: bool) -> tuple[bytes, BinaryFile | None]:
+    """A message's bytes, or the file that they come from. SettingsError if it is neither bytes nor
+    a text that UTF-8 can hold, nor, for a guest that takes one, an open file of bytes."""
+    if isinstance(message, str | bytes | bytearray | memoryview):
+        return _encoded(message), None
+    is_file = hasattr(message, "read") and hasattr(message, "fileno")
+    if is_file and takes_files and not hasattr(message, "encoding"):
+        return b"", message
+    found = type(message).__name__
+    if is_file:
+        found += "; only a command reads a file, and one that is opened for bytes"
+    raise SettingsError(f"a message is text or bytes, not {found}")
+
+
+def _encoded(message: str | bytes) -> bytes:
     try:
         return message.encode() if isinstance(message, str) else bytes(message)
     except UnicodeEncodeError as error:

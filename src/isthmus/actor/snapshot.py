@@ -41,6 +41,7 @@ from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
     GUEST_PART,
     MAX_TEXT_NBYTES,
+    NN_PART,
     ActorRecord,
     AdapterRecord,
     DeviceRecord,
@@ -103,12 +104,16 @@ def describe(
     for grammar in state.grammars:
         parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
         parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
+    if state.nn:
+        parts[NN_PART] = ("U8", state.nn)
     sessions = tuple(_session_record(it, granted.models[it.model]) for it in state.sessions)
     actor = _actor_record(state, granted)
     return Draft.make(
         memory,
         parts,
-        format_version=version_for(models, sessions, actor.limits, is_64=guest.is_64),
+        format_version=version_for(
+            models, sessions, actor.limits, is_64=guest.is_64, nn=bool(state.nn)
+        ),
         is_64=guest.is_64,
         isthmus=version,
         created_ns=time.time_ns(),
@@ -237,6 +242,7 @@ def state_of(snapshot: Snapshot) -> ActorState:
         clock_ns=record.clock_ns,
         log_position=record.log_position,
         n_messages=record.n_messages,
+        nn=snapshot.part(NN_PART) if manifest.has_nn else b"",
     )
 
 

@@ -102,6 +102,8 @@ class ActorState:
     clock_ns: int
     log_position: int
     n_messages: int
+    nn: bytes = b""
+    """What it has opened by wasi-nn, as `NnFunctions.save` has it."""
 
     @property
     def sessions(self) -> list[OpenedSession]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 
 _TICK_NS = 1_000
+_LATEST_NS = 2**63 - 2**60
+"""The year 2225: a clock that is moved to a later time stays here, so that it has room to tick."""
 
 
 class VirtualClock:
-    """Nanoseconds since 1970-01-01 00:00 UTC, moving 1,000 ns with each reading and never else."""
+    """Nanoseconds since 1970-01-01 00:00 UTC, moved by readings, 1,000 ns each, and by sleeps."""
 
     def __init__(self, now_ns: int) -> None:
         self.now_ns = now_ns
@@ -17,6 +19,10 @@ class VirtualClock:
         """The time; the next reading is later."""
         self.now_ns += _TICK_NS
         return self.now_ns
+
+    def move_to(self, ns: int) -> None:
+        """Has a guest sleep until then, which takes no time; it never goes back."""
+        self.now_ns = max(self.now_ns, min(ns, _LATEST_NS))
 
 
 class SeededRandom:

@@ -2,7 +2,8 @@
 
 Each defines `HELP` (one line), `EXAMPLES`, `add_arguments(parser)` and `run(arguments)`, which
 returns the exit code or raises an IsthmusError. Exit codes: 0 good, 1 the guest failed or a proof
-did not hold, 2 anything that the user can mend, 130 stopped by Ctrl-C.
+did not hold, 2 anything that the user can mend, 130 stopped by Ctrl-C; `run` of a command exits
+with the command's own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from isthmus.cli.command import split_argv
 from isthmus.errors import GuestTrapped, IsthmusError
 from isthmus.printable import LineFormatter, printable, printing
 
@@ -66,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. No traceback reaches the user."""
-    arguments, unknown = build_parser().parse_known_args(argv)
+    given, after = split_argv(sys.argv[1:] if argv is None else argv)
+    arguments, unknown = build_parser().parse_known_args(given)
+    arguments.argv = after
     if unknown:  # with the command's own usage, which argparse does not show for these
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _log_to_stderr()

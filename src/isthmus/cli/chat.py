@@ -149,6 +149,11 @@ def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], 
         return opened
 
     def begin() -> Actor:
+        if runtime.load_guest(arguments.guest).is_command:
+            raise SettingsError(
+                f"{arguments.guest} is a command and keeps no conversation between two messages: "
+                f"talk with it by isthmus run {arguments.guest}, on its standard input"
+            )
         guest, allowed = sized_guest(arguments, models(), options)
         return runtime.spawn(
             guest, models=models(), args=options, limits=allowed, seed=arguments.seed

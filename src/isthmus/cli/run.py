@@ -8,6 +8,14 @@ from dataclasses import asdict
 
 from isthmus.actor import Actor, Reply
 from isthmus.actor.message import with_files
+from isthmus.cli.command import (
+    add_command_options,
+    exit_status,
+    preloaded,
+    run_command,
+    spawn_command,
+    standard_input,
+)
 from isthmus.cli.options import (
     add_device_options,
     add_grammar_options,
@@ -21,7 +29,7 @@ from isthmus.cli.options import (
     say,
     sized_guest,
 )
-from isthmus.errors import IsthmusError
+from isthmus.errors import GuestExited, IsthmusError, SettingsError
 from isthmus.printable import printable_json
 from isthmus.runtime import Runtime
 
@@ -34,7 +42,9 @@ EXAMPLES = """\
   isthmus run chat --model smollm2 --lora poet.gguf:0.8 --message "What is an isthmus?"
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
-  isthmus run gemm --message "rows=4096 k=64 n=64" --json"""
+  isthmus run gemm --message "rows=4096 k=64 n=64" --json
+  sort names.txt | isthmus run ./count.wasm --env LANG=C -- --unique
+  isthmus run llama-chat.wasm --model default=smollm2 -- default"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,46 +52,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "guest",
         metavar="GUEST",
-        help="a .wasm file, or chat, summarise, speculate, embed, gemm, decode, bench (see --memory64)",
+        help="a .wasm file, or chat, summarise, speculate, embed, gemm, decode, bench (see "
+        "--memory64); a command, with _start, is run as a program in a shell",
     )
-    parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
+    parser.add_argument(
+        "--message",
+        metavar="TEXT",
+        help="the message, a command's standard input (default: standard input)",
+    )
     add_image_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     add_model_options(parser)
     add_guest_options(parser)
+    add_command_options(parser)
     add_grammar_options(parser)
     add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
+    arguments.model += preloaded(arguments.nn_preload)
     with open_runtime(arguments) as runtime:
-        runtime.load_guest(arguments.guest)  # before models are opened
-        models, args = open_models(runtime, arguments), guest_args(arguments)
-        guest, allowed = sized_guest(arguments, models, args)
-        actor = runtime.spawn(guest, models=models, args=args, limits=allowed, seed=arguments.seed)
-        pieces: list[str] = []
-        try:
-            with actor.stream(_message(arguments)) as stream:
-                for piece in stream:
-                    pieces.append(piece)
-                    if not arguments.json:
-                        print(piece, end="", flush=True)
-            reply = stream.reply
-        except IsthmusError as error:
-            if arguments.json:
-                _print_report(runtime, actor, "".join(pieces), failed=error)
-            elif pieces:
-                print(flush=True)  # the error is to begin a line
-            raise
+        guest = runtime.load_guest(arguments.guest)  # before models are opened
+        if guest.is_command:
+            return _run_command(runtime, spawn_command(runtime, guest, arguments), arguments)
+        if arguments.argv or arguments.env:
+            raise SettingsError(
+                f"{guest.name} is no command: arguments after -- and --env are for guests with "
+                "_start; give it options by --arg"
+            )
+        return _run_message(runtime, arguments)
+
+
+def _run_message(runtime: Runtime, arguments: argparse.Namespace) -> int:
+    """Has a guest handle the message, and prints its answer as it comes."""
+    models, args = open_models(runtime, arguments), guest_args(arguments)
+    guest, allowed = sized_guest(arguments, models, args)
+    actor = runtime.spawn(guest, models=models, args=args, limits=allowed, seed=arguments.seed)
+    pieces: list[str] = []
+    try:
+        with actor.stream(_message(arguments)) as stream:
+            for piece in stream:
+                pieces.append(piece)
+                if not arguments.json:
+                    print(piece, end="", flush=True)
+        reply = stream.reply
+    except IsthmusError as error:
         if arguments.json:
-            _print_report(runtime, actor, reply.text, reply)
-        elif not pieces:
-            _print_whole(reply)
-        if not arguments.json and sys.stdout.isatty():
-            print()
-        for limit in reply.limits_reached:
-            say(f"isthmus: the guest finished early: it reached its limit of {limit}")
+            _print_report(runtime, actor, "".join(pieces), failed=error)
+        elif pieces:
+            print(flush=True)  # the error is to begin a line
+        raise
+    if arguments.json:
+        _print_report(runtime, actor, reply.text, reply)
+    elif not pieces:
+        _print_whole(reply)
+    if not arguments.json and sys.stdout.isatty():
+        print()
+    for limit in reply.limits_reached:
+        say(f"isthmus: the guest finished early: it reached its limit of {limit}")
+    return 0
+
+
+def _run_command(runtime: Runtime, actor: Actor, arguments: argparse.Namespace) -> int:
+    """Runs a command; its exit status."""
+    message = standard_input(arguments)
+    if not arguments.json:
+        return run_command(actor, message)
+    try:
+        reply = actor.send(message)
+    except IsthmusError as error:
+        _print_report(runtime, actor, "", failed=error)
+        if isinstance(error, GuestExited):
+            return exit_status(error)
+        raise
+    _print_report(runtime, actor, reply.text, reply)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Drawing the next token from logits.
 
-In this order: repetition penalty, top-k, temperature, top-p, min-p, one draw. The random state is
+In this order: penalties, top-k, temperature, top-p, min-p, one draw. The random state is
 SplitMix64, 64 bits that the caller keeps (for a guest: in its own memory), so the same logits,
 settings and state always give the same token and the same next state.
 
@@ -37,6 +37,10 @@ class SamplerSettings:
     """Divides positive and multiplies negative logits of recent tokens."""
     repeat_last_n: int = 64
     """How many of the last tokens count as recent."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of recent tokens."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logits of recent tokens, as often as they are there."""
 
     def __post_init__(self) -> None:
         good = (
@@ -48,6 +52,8 @@ class SamplerSettings:
             and math.isfinite(self.repeat_penalty)
             and self.repeat_penalty > 0
             and self.repeat_last_n >= 0
+            and math.isfinite(self.presence_penalty)
+            and math.isfinite(self.frequency_penalty)
         )
         if not good:
             raise SettingsError(f"no such sampler settings: {self}")
@@ -86,14 +92,19 @@ def sample(
 def _penalised(
     logits: npt.NDArray[np.float32], settings: SamplerSettings, recent: Sequence[int]
 ) -> npt.NDArray[np.float32]:
-    if settings.repeat_penalty == 1.0 or not settings.repeat_last_n or not len(recent):
+    subtracts = settings.presence_penalty or settings.frequency_penalty
+    penalises = settings.repeat_penalty != 1.0 or subtracts
+    if not (penalises and settings.repeat_last_n and len(recent)):
         return logits
-    ids = np.unique(np.asarray(recent[-settings.repeat_last_n :], dtype=np.int64))
-    ids = ids[ids >= 0]  # a picture's rows are no tokens
+    last = np.asarray(recent[-settings.repeat_last_n :], dtype=np.int64)
+    ids, counts = np.unique(last[last >= 0], return_counts=True)  # a picture's rows are no tokens
     scores = logits.copy()
     penalty = np.float32(settings.repeat_penalty)
     chosen = scores[ids]
     scores[ids] = np.where(chosen > 0, chosen / penalty, chosen * penalty)
+    if subtracts:
+        off = settings.presence_penalty + settings.frequency_penalty * counts
+        scores[ids] -= off.astype(np.float32)
     return scores
 
 

@@ -32,7 +32,8 @@ FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down."""
 FORMAT_VERSION_6 = 6
 """Of a snapshot with a session whose layers have caches of different shapes, or keep states, or
-that holds embeddings; or with other limits of media than the usual ones."""
+that holds embeddings; with other limits of media than the usual ones; or whose guest has opened
+something by wasi-nn."""
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 """Version 1 has no grammars; `_ADDED` has what else came later."""
 _LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans")
@@ -56,7 +57,9 @@ Dtype = Literal["U8", "I32", "U32"]
 NUMBERS_PART = "chunk.numbers"
 DIGESTS_PART = "chunk.sha256"
 GUEST_PART = "guest"
+NN_PART = "nn"
 MAX_TEXT_NBYTES = 4 * MIB
+MAX_NN_NBYTES = 64 * MIB
 
 
 def tokens_part(handle: int) -> str:
@@ -349,8 +352,23 @@ class Manifest(Record, frozen=True):
 
     def require_parts(self) -> None:
         """SnapshotInvalid unless the parts are those that belong to the rest, in the right size."""
+        expected = self._expected_parts()
+        if sorted(expected) != sorted(part.name for part in self.parts):
+            raise SnapshotInvalid("a part is missing, too many, or there twice")
+        for part in self.parts:
+            dtype, shape = expected[part.name]
+            most = _most_nbytes(part.name)
+            if part.dtype != dtype or part.shape != (shape or part.shape[:1]):
+                raise SnapshotInvalid(f"the part {part.name} has another type or shape")
+            if shape is None and part.nbytes > most:
+                raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
+        for it in self.sessions:
+            it.require_sound()
+
+    def _expected_parts(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+        """Type and shape of each part, by name; no shape if the rest does not say it."""
         n = self.memory.n_chunks
-        expected = {
+        expected: dict[str, tuple[str, tuple[int, ...] | None]] = {
             NUMBERS_PART: ("U32", (n,)),
             DIGESTS_PART: ("U8", (n, DIGEST_NBYTES)),
             GUEST_PART: ("U8", None),
@@ -363,17 +381,14 @@ class Manifest(Record, frozen=True):
         for grammar in self.grammars:
             expected[source_part(grammar.handle)] = ("U8", None)
             expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
-        if sorted(expected) != sorted(part.name for part in self.parts):
-            raise SnapshotInvalid("a part is missing, too many, or there twice")
-        for part in self.parts:
-            dtype, shape = expected[part.name]
-            most = _most_nbytes(part.name)
-            if part.dtype != dtype or part.shape != (shape or part.shape[:1]):
-                raise SnapshotInvalid(f"the part {part.name} has another type or shape")
-            if shape is None and part.nbytes > most:
-                raise SnapshotInvalid(f"the part {part.name} has {format_nbytes(part.nbytes)}")
-        for it in self.sessions:
-            it.require_sound()
+        if self.has_nn:
+            expected[NN_PART] = ("U8", None)
+        return expected
+
+    @property
+    def has_nn(self) -> bool:
+        """Whether the guest has opened something by wasi-nn, which a part describes."""
+        return any(part.name == NN_PART for part in self.parts)
 
     def model(self, name: str) -> ModelRecord:
         """The model of that name; SnapshotInvalid where a handle names one that is not there."""
@@ -405,6 +420,8 @@ def _most_nbytes(part: str) -> int:
     """The most bytes of a part whose size the rest does not say."""
     if part == GUEST_PART:
         return MAX_GUEST_NBYTES
+    if part == NN_PART:
+        return MAX_NN_NBYTES
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
 
 
@@ -414,11 +431,12 @@ def version_for(
     limits: LimitsRecord,
     *,
     is_64: bool,
+    nn: bool,
 ) -> int:
-    """The oldest format version that can say all of it."""
+    """The oldest format version that can say all of it. `nn`: something is open by wasi-nn."""
     if any(it.rows or it.states_nbytes or it.spans for it in sessions):
         return FORMAT_VERSION_6
-    if limits.of_media != _USUAL_OF_MEDIA:
+    if nn or limits.of_media != _USUAL_OF_MEDIA:
         return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5
@@ -455,14 +473,14 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    limits, is_64 = manifest.actor.limits, manifest.memory.is_64
-    needed = version_for(manifest.models, manifest.sessions, limits, is_64=is_64)
+    limits, is_64, nn = manifest.actor.limits, manifest.memory.is_64, manifest.has_nn
+    needed = version_for(manifest.models, manifest.sessions, limits, is_64=is_64, nn=nn)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library, 6 that of states, embeddings and limits of "
-            "media"
+            "candidates, 5 that of graphs of a library, 6 that of states, embeddings, limits of "
+            "media and wasi-nn"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

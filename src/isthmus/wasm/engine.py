@@ -23,6 +23,7 @@ from isthmus.wasm.hostcalls import HostCalls, HostImport, Signature, negative_er
 from isthmus.wasm.loading import Check, Compiled, Key, Loader, nothing
 from isthmus.wasm.memory_creator import MemoryCreator
 from isthmus.wasm.wasi import wasi_imports
+from isthmus.wasm.wasi_nn import nn_imports
 from isthmus.wasm.watchdog import Watchdog
 
 PLENTY_OF_FUEL = 2**63
@@ -120,7 +121,8 @@ class Engine:
 
 def _imports(is_64: bool) -> list[HostImport]:
     """What a guest may import, with the types that go with its memory."""
-    return [*_isthmus_imports(is_64), *wasi_imports(is_64=is_64)]
+    nn = [] if is_64 else nn_imports()
+    return [*_isthmus_imports(is_64), *wasi_imports(is_64=is_64), *nn]
 
 
 def _isthmus_imports(is_64: bool) -> list[HostImport]:

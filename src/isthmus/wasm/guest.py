@@ -2,11 +2,13 @@
 
 A guest is a core WebAssembly module that
 
-* imports only functions of `isthmus` and `wasi_snapshot_preview1`, each with its known type;
+* imports only functions of `isthmus`, `wasi_snapshot_preview1` and `wasi_ephemeral_nn`, each with
+  its known type;
 * defines and exports one linear memory, `memory`, not shared: 32-bit, or 64-bit, and then pointers
   and lengths in its imports have 64 bits;
-* exports `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
-  `on_replay`, () -> i32;
+* exports either `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
+  `on_replay`, () -> i32; or `_start`, () -> (), and is a command then, with a new instance for each
+  message;
 * keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it;
 * is within the bounds of `bounds.py`.
 """
@@ -24,7 +26,9 @@ from isthmus.wasm.hostcalls import HostImport, Signature
 from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.interface import Export, FunctionType, Import, Interface
 from isthmus.wasm.names import function_names, shown
+from isthmus.wasm.wasi_nn import MODULE as NN_MODULE
 
+START = "_start"
 ON_MESSAGE = "on_message"
 INITIALIZE = "_initialize"
 ON_REPLAY = "on_replay"
@@ -46,10 +50,9 @@ _EXPORTS = {
     ON_MESSAGE: Signature(("i32",), "i32"),
     INITIALIZE: Signature((), None),
     ON_REPLAY: Signature((), "i32"),
+    START: Signature((), None),
 }
 _RESULTS: tuple[tuple[str, ...], ...] = ((), ("i32",))
-_REACTOR = "build it as a reactor: -mexec-model=reactor"
-
 
 Imports = Mapping[tuple[str, str], HostImport]
 _SHOWN = 8
@@ -66,8 +69,9 @@ class Guest:
 
     `wasm` is the module as it was given, `sha256` its hash. `functions` has the type of each
     exported function whose values are all i32: what `Instance.call` can call. `is_64` says whether
-    its memory is a 64-bit one, which its module alone decides. `was_compiled` is false if its code
-    was found in the cache. A `trusted` one comes with this package.
+    its memory is a 64-bit one, which its module alone decides; `is_command` whether it has a
+    `_start`, and a new instance for each message. `was_compiled` is false if its code was found in
+    the cache. A `trusted` one comes with this package.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Guest:
         self.was_compiled = was_compiled
         self.trusted = trusted
         self.is_64 = interface.is_64
+        self.is_command = START in interface.exports
         self.mutable_globals = interface.mutable_globals
         self.functions = dict(_callable_functions(interface))
 
@@ -148,7 +153,9 @@ def _check_imports(interface: Interface, imports: Mapping[bool, Imports]) -> Non
     if len(wrong) > _SHOWN:
         wrong[_SHOWN:] = [f"and {len(wrong) - _SHOWN} more"]
     hint = ""
-    if not any(_import_problem(it, imports[not is_64]) for it in interface.imports):
+    if is_64 and any(it.module == NN_MODULE for it in interface.imports):
+        hint = f". {NN_MODULE} exists for 32-bit memories only: build the guest for wasm32"
+    elif not any(_import_problem(it, imports[not is_64]) for it in interface.imports):
         found, wanted = ("64-bit", "32-bit") if is_64 else ("32-bit", "64-bit")
         hint = (
             f". These are the types for a {wanted} memory, and its memory is {found}: declare "
@@ -170,13 +177,16 @@ def _import_problem(found: Import, imports: Imports) -> str | None:
 
 
 def _check_exports(exports: Mapping[str, Export]) -> None:
-    if "_start" in exports:
-        raise GuestInvalid(f"is a command, with _start: {_REACTOR}")
     memory = exports.get(MEMORY)
     if memory is None or memory.kind != "memory":
         raise GuestInvalid(f"does not export its linear memory as {MEMORY!r}")
-    if ON_MESSAGE not in exports:
-        raise GuestInvalid(f"does not export {ON_MESSAGE}")
+    if START in exports and ON_MESSAGE in exports:
+        raise GuestInvalid(
+            f"exports {START} and {ON_MESSAGE}: a command has the first alone; for the other one "
+            "build it as a reactor, -mexec-model=reactor"
+        )
+    if START not in exports and ON_MESSAGE not in exports:
+        raise GuestInvalid(f"does not export {ON_MESSAGE}, nor {START} as a command")
     for export, signature in _EXPORTS.items():
         found = exports.get(export)
         if found is None:

@@ -88,7 +88,7 @@ class HostCalls:
 
     def table(self, by_module: Mapping[str, Mapping[str, Handler]]) -> list[Handler]:
         """One handler for each import, in order; ENOTSUP answers what is not in `by_module`."""
-        return [by_module[it.module].get(it.name, _unsupported) for it in self.imports]
+        return [by_module.get(it.module, {}).get(it.name, _unsupported) for it in self.imports]
 
     def traced(self, handlers: Sequence[Handler], trace: Trace) -> list[Handler]:
         """`handlers`, each telling `trace` what it was called with and what came of it."""

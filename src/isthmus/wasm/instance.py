@@ -24,7 +24,6 @@ from functools import partial
 
 import wasmtime
 
-from isthmus.abi import MODULE
 from isthmus.counters import Counters
 from isthmus.errors import (
     ActorBusy,
@@ -47,6 +46,8 @@ from isthmus.wasm.loading import Check, nothing
 from isthmus.wasm.memory_creator import MemoryRequest
 from isthmus.wasm.wasi import Wasi
 
+Handlers = Mapping[str, Mapping[str, Handler]]
+"""Host functions by module and name."""
 Export = wasmtime.Global | wasmtime.Memory | wasmtime.Table
 
 
@@ -70,16 +71,17 @@ class Instance:
         engine: Engine,
         guest: Guest,
         *,
-        handlers: Mapping[str, Handler],
+        handlers: Handlers,
         wasi: Wasi,
         memory: MemoryRequest,
         counters: Counters,
     ) -> None:
         """Instantiates `guest`; none of its code runs yet.
 
-        handlers: by name of the host function; those left out answer ENOTSUP. memory: gives the
-        Region, which the instance owns from then on, also if it fails. Raises GuestInvalid where
-        the guest wants more memory than it may have, RegionError where there is none.
+        handlers: by module, then by name of the host function; those left out answer ENOTSUP.
+        memory: gives the Region, which the instance owns from then on, also if it fails. Raises
+        GuestInvalid where the guest wants more memory than it may have, RegionError where there is
+        none.
         """
         self.guest = guest
         self.counters = counters
@@ -284,10 +286,10 @@ def _same_memory(memory: object, store: wasmtime.Store, region: Region | None) -
     return region
 
 
-def _handler_table(engine: Engine, handlers: Mapping[str, Handler], wasi: Wasi) -> list[Handler]:
+def _handler_table(engine: Engine, handlers: Handlers, wasi: Wasi) -> list[Handler]:
     host_calls = engine.host_calls
-    unknown = handlers.keys() - {it.name for it in host_calls.imports if it.module == MODULE}
-    if unknown:
+    known = {(it.module, it.name) for it in host_calls.imports}
+    given = {(module, name) for module, named in handlers.items() for name in named}
+    if unknown := {f"{module}.{name}" for module, name in given - known}:
         raise SettingsError(f"no such host functions: {', '.join(sorted(unknown))}")
-    by_module = {MODULE: handlers, wasi_module.MODULE: wasi.handlers()}
-    return host_calls.table(by_module)
+    return host_calls.table({**handlers, wasi_module.MODULE: wasi.handlers()})

@@ -1,9 +1,9 @@
 """WASI preview 1, deterministic and with nothing granted.
 
-A guest of a plain toolchain imports WASI for printing, clocks and random numbers. Here it prints
-into the actor's log, reads the actor's virtual clock and draws from the actor's seed; there are no
+A guest of a plain toolchain imports WASI for printing, clocks and random numbers. Here it writes to
+where its owner says, reads the actor's virtual clock and draws from the actor's seed; there are no
 files, sockets or other processes. Descriptors 0 to 2 exist and have no state, so a snapshot needs
-none: closing one is accepted and changes nothing.
+none: closing one is accepted and changes nothing. `wasi_table.py` says what each function does.
 
 The specification knows 32-bit memories only. For a guest with a 64-bit one, pointers and sizes have
 64 bits, as parameters and in memory, and nothing else differs.
@@ -15,12 +15,22 @@ Specification: https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/doc
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from isthmus.abi import Errno
 from isthmus.errors import GuestExited, GuestFault, SettingsError
 from isthmus.units import KIB
 from isthmus.wasm.hostcalls import GuestMemory, Handler, HostImport, Signature
+from isthmus.wasm.polling import (
+    CLOCKS,
+    EVENT_NBYTES,
+    MOST_SUBSCRIPTIONS,
+    SUBSCRIPTION_NBYTES,
+    Clock,
+    events,
+    subscriptions,
+)
+from isthmus.wasm.wasi_table import FUNCTIONS
 
 MODULE = "wasi_snapshot_preview1"
 
@@ -38,69 +48,20 @@ _WASI_ERRNO = {
 }
 _IO = 29
 
-_SIGNATURES = {
-    "args_get": "pp",
-    "args_sizes_get": "pp",
-    "clock_res_get": "ip",
-    "clock_time_get": "iIp",
-    "environ_get": "pp",
-    "environ_sizes_get": "pp",
-    "fd_advise": "iIIi",
-    "fd_allocate": "iII",
-    "fd_close": "i",
-    "fd_datasync": "i",
-    "fd_fdstat_get": "ip",
-    "fd_fdstat_set_flags": "ii",
-    "fd_fdstat_set_rights": "iII",
-    "fd_filestat_get": "ip",
-    "fd_filestat_set_size": "iI",
-    "fd_filestat_set_times": "iIIi",
-    "fd_pread": "ippIp",
-    "fd_prestat_dir_name": "ipp",
-    "fd_prestat_get": "ip",
-    "fd_pwrite": "ippIp",
-    "fd_read": "ippp",
-    "fd_readdir": "ippIp",
-    "fd_renumber": "ii",
-    "fd_seek": "iIip",
-    "fd_sync": "i",
-    "fd_tell": "ip",
-    "fd_write": "ippp",
-    "path_create_directory": "ipp",
-    "path_filestat_get": "iippp",
-    "path_filestat_set_times": "iippIIi",
-    "path_link": "iippipp",
-    "path_open": "iippiIIip",
-    "path_readlink": "ippppp",
-    "path_remove_directory": "ipp",
-    "path_rename": "ippipp",
-    "path_symlink": "ppipp",
-    "path_unlink_file": "ipp",
-    "poll_oneoff": "pppp",
-    "proc_exit": "i",
-    "proc_raise": "i",
-    "random_get": "pp",
-    "sched_yield": "",
-    "sock_accept": "iip",
-    "sock_recv": "ippipp",
-    "sock_send": "ippip",
-    "sock_shutdown": "ii",
-}
-"""Every function's parameters: i is i32, I is i64, p is a pointer or a size. All return an i32,
-except proc_exit."""
-
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _FDSTAT = struct.Struct("<BxHxxxxQQ")
+_FILESTAT = struct.Struct("<QQB7x5Q")
 _CHARACTER_DEVICE = 2
 _RIGHT_READ, _RIGHT_WRITE = 1 << 1, 1 << 6
-_CLOCKS = range(4)
 _CLOCK_RESOLUTION_NS = 1_000
 
 MOST_IOVECS = 1_024
 MOST_WRITE_NBYTES = 256 * KIB
 """What one fd_write takes; the guest is told that the rest was not written. Like the next, it keeps
 everybody else waiting for some milliseconds."""
+MOST_READ_NBYTES = 256 * KIB
+"""What one fd_read gives."""
 MOST_RANDOM_NBYTES = 256 * KIB
 """What one random_get takes."""
 
@@ -116,37 +77,46 @@ def wasi_imports(*, is_64: bool = False) -> list[HostImport]:
     return [
         HostImport(
             MODULE,
-            name,
-            Signature(
-                tuple(kinds[kind] for kind in params), None if name == "proc_exit" else "i32"
-            ),
+            found.name,
+            Signature(tuple(kinds[it] for it in found.params), "i32" if found.returns else None),
             wasi_errno,
         )
-        for name, params in _SIGNATURES.items()
+        for found in FUNCTIONS
     ]
 
 
-class Wasi:
-    """The WASI of one actor. Its callables run on the thread that drives the guest.
+Read = Callable[[int], "bytes | Awaitable[bytes]"]
+"""Standard input: n -> at most n bytes, at once or to be awaited; none at its end."""
 
-    clock_ns: nanoseconds since 1970, for all four clocks; random: n -> n bytes;
-    log: (1 for stdout or 2 for stderr, bytes as the guest wrote them).
+
+def at_end(_nbytes: int) -> bytes:
+    """An empty standard input."""
+    return b""
+
+
+class Wasi:
+    """The WASI of one instance. Its callables run on the thread that drives the guest.
+
+    random: n -> n bytes; write: (1 for standard output or 2 for standard error, bytes as the guest
+    wrote them); read: see `Read`.
     """
 
     def __init__(
         self,
         *,
-        clock_ns: Callable[[], int],
+        clock: Clock,
         random: Callable[[int], bytes],
-        log: Callable[[int, bytes], None],
+        write: Callable[[int, bytes], None],
+        read: Read = at_end,
         args: Sequence[str] = (),
         environ: Sequence[str] = (),
     ) -> None:
-        self._clock_ns = clock_ns
+        self._clock = clock
         self._random = random
-        self._log = log
-        self._args = _c_strings(args)
-        self._environ = _c_strings(environ)
+        self._write = write
+        self._read = read
+        self._args = c_strings(args)
+        self._environ = c_strings(environ)
         self._memory: GuestMemory | None = None
 
     def attach(self, memory: GuestMemory) -> None:
@@ -157,7 +127,7 @@ class Wasi:
 
     def handlers(self) -> dict[str, Handler]:
         """A handler for each of the 46 functions."""
-        return {name: getattr(self, name, _FALLBACKS[name]) for name in _SIGNATURES}
+        return {name: getattr(self, name, _FALLBACKS[name]) for name in _FALLBACKS}
 
     @property
     def memory(self) -> GuestMemory:
@@ -178,16 +148,16 @@ class Wasi:
         return self._strings(self._environ, pointers_ptr, text_ptr)
 
     def clock_res_get(self, clock: int, ptr: int) -> int:
-        if clock not in _CLOCKS:
+        if clock not in CLOCKS:
             return INVAL
         self.memory.write(ptr, _U64.pack(_CLOCK_RESOLUTION_NS))
         return SUCCESS
 
     def clock_time_get(self, clock: int, _precision: int, ptr: int) -> int:
-        if clock not in _CLOCKS:
+        if clock not in CLOCKS:
             return INVAL
         self.memory.check(ptr, _U64.size)
-        self.memory.write(ptr, _U64.pack(self._clock_ns()))
+        self.memory.write(ptr, _U64.pack(self._clock.read()))
         return SUCCESS
 
     def random_get(self, ptr: int, nbytes: int) -> int:
@@ -213,11 +183,32 @@ class Wasi:
     def fd_tell(self, fd: int, _ptr: int) -> int:
         return SPIPE if fd <= 2 else BADF
 
-    def fd_read(self, fd: int, _iovecs_ptr: int, _n: int, n_read_ptr: int) -> int:
+    def fd_fdstat_set_flags(self, fd: int, _flags: int) -> int:
+        return SUCCESS if fd <= 2 else BADF
+
+    def fd_filestat_get(self, fd: int, ptr: int) -> int:
+        if fd > 2:
+            return BADF
+        self.memory.write(ptr, _FILESTAT.pack(0, 0, _CHARACTER_DEVICE, 1, 0, 0, 0, 0))
+        return SUCCESS
+
+    def fd_pread(self, fd: int, _iovecs: int, _n: int, _offset: int, _n_read_ptr: int) -> int:
+        return SPIPE if fd <= 2 else BADF
+
+    def fd_read(self, fd: int, iovecs_ptr: int, n: int, n_read_ptr: int) -> int | Awaitable[int]:
         if fd != 0:
             return BADF
-        self.memory.write(n_read_ptr, self._size.pack(0))
-        return SUCCESS
+        if n > MOST_IOVECS:
+            return INVAL
+        self.memory.check(n_read_ptr, self._size.size)
+        iovecs = self._iovecs(iovecs_ptr, n)
+        for ptr, nbytes in iovecs:
+            self.memory.check(ptr, nbytes)
+        room = min(MOST_READ_NBYTES, sum(nbytes for _, nbytes in iovecs))
+        data = self._read(room) if room else b""
+        if isinstance(data, bytes):
+            return self._scatter(data, iovecs, n_read_ptr)
+        return self._scatter_later(data, iovecs, n_read_ptr)
 
     def fd_write(self, fd: int, iovecs_ptr: int, n: int, n_written_ptr: int) -> int:
         if fd not in (1, 2):
@@ -227,7 +218,7 @@ class Wasi:
         self.memory.check(n_written_ptr, self._size.size)
         data = self._gather(iovecs_ptr, n)
         if data:
-            self._log(fd, data)
+            self._write(fd, data)
         self.memory.write(n_written_ptr, self._size.pack(len(data)))
         return SUCCESS
 
@@ -237,8 +228,16 @@ class Wasi:
     def fd_prestat_get(self, _fd: int, _ptr: int) -> int:
         return BADF
 
-    def poll_oneoff(self, _in_ptr: int, _out_ptr: int, _n: int, _n_events_ptr: int) -> int:
-        return NOTSUP
+    def poll_oneoff(self, in_ptr: int, out_ptr: int, n: int, n_events_ptr: int) -> int:
+        if not 1 <= n <= MOST_SUBSCRIPTIONS:
+            return INVAL
+        self.memory.check(n_events_ptr, self._size.size)
+        self.memory.check(out_ptr, EVENT_NBYTES * n)
+        wanted = subscriptions(self.memory.read(in_ptr, SUBSCRIPTION_NBYTES * n))
+        found = events(wanted, self._clock)
+        self.memory.write(out_ptr, b"".join(found))
+        self.memory.write(n_events_ptr, self._size.pack(len(found)))
+        return SUCCESS
 
     def proc_exit(self, status: int) -> int:
         raise GuestExited(status)
@@ -258,19 +257,38 @@ class Wasi:
             text_ptr += len(text)
         return SUCCESS
 
-    def _gather(self, iovecs_ptr: int, n: int) -> bytes:
-        """The bytes of `n` iovecs (ptr, nbytes), cut at MOST_WRITE_NBYTES."""
+    def _iovecs(self, iovecs_ptr: int, n: int) -> list[tuple[int, int]]:
+        """`n` parts of memory, each (ptr, nbytes), that a guest wants to be read or filled."""
         data = self.memory.read(iovecs_ptr, 2 * self._size.size * n)
-        iovecs = struct.iter_unpack("<QQ" if self.memory.is_64 else "<II", data)
+        return list(struct.iter_unpack("<QQ" if self.memory.is_64 else "<II", data))
+
+    def _gather(self, iovecs_ptr: int, n: int) -> bytes:
+        """The bytes of `n` parts, cut at MOST_WRITE_NBYTES."""
         room, pieces = MOST_WRITE_NBYTES, []
-        for ptr, nbytes in iovecs:
+        for ptr, nbytes in self._iovecs(iovecs_ptr, n):
             self.memory.check(ptr, nbytes)
             pieces.append(self.memory.read(ptr, min(nbytes, room)))
             room -= len(pieces[-1])
         return b"".join(pieces)
 
+    def _scatter(self, data: bytes, iovecs: Sequence[tuple[int, int]], n_read_ptr: int) -> int:
+        """Fills parts of memory, which were checked, with what was read."""
+        at = 0
+        for ptr, nbytes in iovecs:
+            part = data[at : at + nbytes]
+            self.memory.write(ptr, part)
+            at += len(part)
+        self.memory.write(n_read_ptr, self._size.pack(at))
+        return SUCCESS
 
-def _c_strings(texts: Sequence[str]) -> list[bytes]:
+    async def _scatter_later(
+        self, data: Awaitable[bytes], iovecs: Sequence[tuple[int, int]], n_read_ptr: int
+    ) -> int:
+        return self._scatter(await data, iovecs, n_read_ptr)
+
+
+def c_strings(texts: Sequence[str]) -> list[bytes]:
+    """Texts as C has them; SettingsError if one cannot be."""
     for text in texts:
         if "\0" in text:
             raise SettingsError(f"an argument or variable has a zero byte in it: {text!r}")
@@ -293,4 +311,4 @@ def _not_supported(*_arguments: int) -> int:
     raise GuestFault(Errno.ENOTSUP)
 
 
-_FALLBACKS = {name: _fallback(name) for name in _SIGNATURES}
+_FALLBACKS = {it.name: _fallback(it.name) for it in FUNCTIONS}

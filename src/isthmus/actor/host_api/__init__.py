@@ -62,9 +62,9 @@ class HostApi:
         """The host functions by their names in `abi/host.toml`."""
         return {it.name: getattr(self._groups[it.group], it.name) for it in abi.HOST_FUNCTIONS}
 
-    def write_stream(self, stream: int, data: bytes) -> None:
-        """Takes what the guest writes by WASI to standard output (1) or standard error (2)."""
-        self._actor.write_stream(stream, data)
+    def log_stream(self, stream: int, data: bytes) -> None:
+        """Logs what the guest writes by WASI to standard output (1) or standard error (2)."""
+        self._actor.log_stream(stream, data)
 
     def end_message(self) -> None:
         """Closes what lasts no longer than a message."""

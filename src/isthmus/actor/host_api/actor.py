@@ -136,8 +136,8 @@ class ActorFunctions:
             raise GuestFault(Errno.EINVAL)
         return c.fill_soon(ptr, cap, c.message.tool_result)
 
-    def write_stream(self, stream: int, data: bytes) -> None:
-        """Takes what the guest writes to standard output (1) or standard error (2), by WASI."""
+    def log_stream(self, stream: int, data: bytes) -> None:
+        """Logs what the guest writes to standard output (1) or standard error (2), by WASI."""
         c = self._c
         c.spend_output(LOG_RECORD_NBYTES + len(data))
         text = data.decode(errors="replace").rstrip("\n")

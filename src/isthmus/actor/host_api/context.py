@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntFlag
 from functools import cache, partial
@@ -172,6 +172,12 @@ class Context:
         if level >= logging.WARNING:
             self.message.last_warning = text[:MOST_SAID]
         guest_log.log(level, "%s", text, extra={"agent": self.granted.label})
+
+    def note(self, text: str, level: int = logging.INFO) -> None:
+        """Writes a record about what the guest asked for to its log, if that has room."""
+        with suppress(GuestFault):
+            self.spend_output(LOG_RECORD_NBYTES + len(text))
+            self.log(level, f"wasi-nn: {text}")
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from isthmus.actor.host_api.context import (
     require_logits,
     signed,
 )
+from isthmus.actor.host_api.opening import admit_session
 from isthmus.actor.plan import MOST
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
@@ -197,11 +198,7 @@ class ModelFunctions:
         c.memory.check_aligned(ptr, nbytes, _SPAN_ALIGNMENT)
         c.require_no_session(ptr, nbytes)
         c.require_no_top(ptr, nbytes)
-        sessions = c.handles.all(Session)
-        kv_nbytes = sum(s.layout.kv_nbytes for s in sessions) + layout.kv_nbytes
-        c.limit("sessions", len(sessions) + 1, c.limits.sessions)
-        c.limit("kv_nbytes", kv_nbytes, c.limits.kv_nbytes)
-        c.handles.require_room()
+        admit_session(c, layout)
         with c.explained():
             session = opened.open_session(c.region, c.binding, GuestPtr(ptr), layout)
         return c.handles.add(session, c.handles.model_of(model))
