@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GUESTS = ROOT / "src" / "isthmus" / "guests"
-SDK = ROOT / "sdk" / "c"
+SDK = ROOT / "src" / "isthmus" / "sdk" / "c"
 
 ZIG_VERSION = "0.17.1"
 STACK_NBYTES = 65_536
