@@ -59,7 +59,10 @@ class Dialect:
     """(name, parameters and their types, result's type) -> lines."""
     types: dict[str, str] = field(default_factory=dict)
     """Its names of types, where they are not those of C_NAMES."""
-    closing: str = ""
+    imports: tuple[str, str] = ("", "")
+    """Lines that begin and end all imports."""
+    indent: str = ""
+    """What each line of an import begins with."""
 
 
 def named(dialect: Dialect, ctype: str) -> str:
@@ -111,15 +114,17 @@ def bindings(abi: Abi, dialect: Dialect) -> str:
             lines += [dialect.constant(prefix(group) + name, item["value"], group)]
     for name, struct in abi["structs"].items():
         lines += ["", *documented(dialect, struct["doc"]), *dialect.struct(camel(name), struct)]
+    lines += ["", *dialect.imports[0].splitlines()]
     for function in abi["functions"]:
         params = [
             (it["name"], param_type(dialect, function["name"], it)) for it in function["params"]
         ]
         wide = WASM_TYPES[function["result"]["type"]] == "i64"
         result = dialect.types.get("i64", "i64") if wide else named(dialect, "int32_t")
-        lines += ["", *function_docs(dialect, function)]
-        lines += dialect.function(function["name"], params, result)
-    return "\n".join([*lines, *dialect.closing.splitlines(), ""])
+        text = list(function_docs(dialect, function))
+        text += dialect.function(function["name"], params, result)
+        lines += ["", *(dialect.indent + line for line in text)]
+    return "\n".join([*lines, *dialect.imports[1].splitlines(), ""])
 
 
 def arguments(params: list[tuple[str, str]], between: str = ": ") -> str:
@@ -140,10 +145,7 @@ def rust_struct(name: str, struct: Item) -> Iterator[str]:
 
 
 def rust_function(name: str, params: list[tuple[str, str]], result: str) -> Iterator[str]:
-    yield '#[link(wasm_import_module = "isthmus")]'
-    yield 'extern "C" {'
-    yield f"    pub fn {name}({arguments(params)}) -> {result};"
-    yield "}"
+    yield f"pub fn {name}({arguments(params)}) -> {result};"
 
 
 RUST = Dialect(
@@ -154,6 +156,8 @@ RUST = Dialect(
     constant=lambda name, value, _: f"pub const {name}: i32 = {value};",
     struct=rust_struct,
     function=rust_function,
+    imports=('#[link(wasm_import_module = "isthmus")]\nextern "C" {', "}"),
+    indent="    ",
 )
 
 

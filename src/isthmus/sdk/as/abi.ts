@@ -182,6 +182,7 @@ export class Operation {
   reserved2: u32 = 0;
 }
 
+
 // Opens a model that was given to this actor under a name. One with adapters has a name of its own,
 // and its sessions have those adapters.
 // * name_ptr: UTF-8 name, such as 'default'

@@ -207,6 +207,7 @@ type Operation struct {
 	Reserved [3]uint32
 }
 
+
 // Opens a model that was given to this actor under a name. One with adapters has a name of its own,
 // and its sessions have those adapters.
 // * name_ptr: UTF-8 name, such as 'default'

@@ -205,6 +205,7 @@ pub const Operation = extern struct {
     reserved: [3]u32,
 };
 
+
 /// Opens a model that was given to this actor under a name. One with adapters has a name of its
 /// own, and its sessions have those adapters.
 /// * name_ptr: UTF-8 name, such as 'default'

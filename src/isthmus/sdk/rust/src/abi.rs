@@ -219,539 +219,438 @@ pub struct Operation {
     pub reserved: [u32; 3],
 }
 
-/// Opens a model that was given to this actor under a name. One with adapters has a name of its
-/// own, and its sessions have those adapters.
-/// * name_ptr: UTF-8 name, such as 'default'
-/// * name_nbytes: its length
-/// Returns a model handle.
-/// * -EFAULT: the name does not lie in memory
-/// * -EINVAL: the name is not UTF-8 or longer than 256 bytes
-/// * -ENOENT: no model of that name was given to this actor
-/// * -ELIMIT: too many handles are open
 #[link(wasm_import_module = "isthmus")]
 extern "C" {
+
+    /// Opens a model that was given to this actor under a name. One with adapters has a name of its
+    /// own, and its sessions have those adapters.
+    /// * name_ptr: UTF-8 name, such as 'default'
+    /// * name_nbytes: its length
+    /// Returns a model handle.
+    /// * -EFAULT: the name does not lie in memory
+    /// * -EINVAL: the name is not UTF-8 or longer than 256 bytes
+    /// * -ENOENT: no model of that name was given to this actor
+    /// * -ELIMIT: too many handles are open
     pub fn model_open(name_ptr: *const u8, name_nbytes: usize) -> i32;
-}
 
-/// Tells the shape of a model.
-/// * model: an open model
-/// * info_ptr: an isthmus_model_info_t to fill
-/// Returns 0.
-/// * -EBADF: not an open model
-/// * -EFAULT: the struct does not lie in memory
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Tells the shape of a model.
+    /// * model: an open model
+    /// * info_ptr: an isthmus_model_info_t to fill
+    /// Returns 0.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the struct does not lie in memory
     pub fn model_info(model: i32, info_ptr: *mut ModelInfo) -> i32;
-}
 
-/// Gives a model handle back. Its sessions must be closed first.
-/// * model: an open model
-/// Returns 0.
-/// * -EBADF: not an open model
-/// * -EBUSY: a session of it is open
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Gives a model handle back. Its sessions must be closed first.
+    /// * model: an open model
+    /// Returns 0.
+    /// * -EBADF: not an open model
+    /// * -EBUSY: a session of it is open
     pub fn model_close(model: i32) -> i32;
-}
 
-/// Tells what kind of token an id is.
-/// * model: an open model
-/// * token: a token id
-/// Returns token_flag bits.
-/// * -EBADF: not an open model
-/// * -ETOKEN: no such token
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Tells what kind of token an id is.
+    /// * model: an open model
+    /// * token: a token id
+    /// Returns token_flag bits.
+    /// * -EBADF: not an open model
+    /// * -ETOKEN: no such token
     pub fn token_flags(model: i32, token: i32) -> i32;
-}
 
-/// Turns UTF-8 text into token ids.
-/// * model: an open model
-/// * text_ptr: UTF-8 text
-/// * text_nbytes: its length, at most 1 MiB
-/// * flags: tokenize_flag bits
-/// * tokens_ptr: room for i32 ids, 4-byte aligned
-/// * tokens_cap: how many ids fit there
-/// Returns number of tokens in the text.
-/// * -EBADF: not an open model
-/// * -EFAULT: the text or the room does not lie in memory
-/// * -EALIGN: tokens_ptr is not 4-byte aligned
-/// * -EINVAL: unknown flags, text too long or not UTF-8
-/// * -ETOKEN: a word in it is too long for the model's pre-tokenizer
-/// * -ENOTSUP: the model has no tokenizer
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Turns UTF-8 text into token ids.
+    /// * model: an open model
+    /// * text_ptr: UTF-8 text
+    /// * text_nbytes: its length, at most 1 MiB
+    /// * flags: tokenize_flag bits
+    /// * tokens_ptr: room for i32 ids, 4-byte aligned
+    /// * tokens_cap: how many ids fit there
+    /// Returns number of tokens in the text.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the text or the room does not lie in memory
+    /// * -EALIGN: tokens_ptr is not 4-byte aligned
+    /// * -EINVAL: unknown flags, text too long or not UTF-8
+    /// * -ETOKEN: a word in it is too long for the model's pre-tokenizer
+    /// * -ENOTSUP: the model has no tokenizer
     pub fn tokenize(model: i32, text_ptr: *const u8, text_nbytes: usize, flags: u32, tokens_ptr: *mut i32, tokens_cap: u32) -> i32;
-}
 
-/// Turns token ids into text. The bytes of one token may end inside a UTF-8 character; emit puts
-/// such pieces together again.
-/// * model: an open model
-/// * tokens_ptr: i32 ids, 4-byte aligned
-/// * n_tokens: how many, at most 1 Mi
-/// * flags: detokenize_flag bits
-/// * text_ptr: room for the text
-/// * text_cap: how many bytes fit there
-/// Returns length of the text in bytes.
-/// * -EBADF: not an open model
-/// * -EFAULT: the ids or the room do not lie in memory
-/// * -EALIGN: tokens_ptr is not 4-byte aligned
-/// * -EINVAL: unknown flags, or too many tokens
-/// * -ETOKEN: a token id is not in the vocabulary
-/// * -ENOTSUP: the model has no tokenizer
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Turns token ids into text. The bytes of one token may end inside a UTF-8 character; emit puts
+    /// such pieces together again.
+    /// * model: an open model
+    /// * tokens_ptr: i32 ids, 4-byte aligned
+    /// * n_tokens: how many, at most 1 Mi
+    /// * flags: detokenize_flag bits
+    /// * text_ptr: room for the text
+    /// * text_cap: how many bytes fit there
+    /// Returns length of the text in bytes.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the ids or the room do not lie in memory
+    /// * -EALIGN: tokens_ptr is not 4-byte aligned
+    /// * -EINVAL: unknown flags, or too many tokens
+    /// * -ETOKEN: a token id is not in the vocabulary
+    /// * -ENOTSUP: the model has no tokenizer
     pub fn detokenize(model: i32, tokens_ptr: *const i32, n_tokens: u32, flags: u32, text_ptr: *mut u8, text_cap: usize) -> i32;
-}
 
-/// Writes a conversation as the text that the model was trained on, by its own chat template.
-/// * model: an open model
-/// * messages_ptr: an array of isthmus_chat_message_t, 4-byte aligned
-/// * n_messages: how many, at most 65,536
-/// * flags: chat_flag bits
-/// * text_ptr: room for the text
-/// * text_cap: how many bytes fit there
-/// Returns length of the text in bytes.
-/// * -EBADF: not an open model
-/// * -EFAULT: a message or the room does not lie in memory
-/// * -EALIGN: messages_ptr is not 4-byte aligned
-/// * -EINVAL: unknown flags, too many messages or bytes, text that is not UTF-8, or a conversation
-/// that the template refuses
-/// * -ENOTSUP: the model has no chat template
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Writes a conversation as the text that the model was trained on, by its own chat template.
+    /// * model: an open model
+    /// * messages_ptr: an array of isthmus_chat_message_t, 4-byte aligned
+    /// * n_messages: how many, at most 65,536
+    /// * flags: chat_flag bits
+    /// * text_ptr: room for the text
+    /// * text_cap: how many bytes fit there
+    /// Returns length of the text in bytes.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: a message or the room does not lie in memory
+    /// * -EALIGN: messages_ptr is not 4-byte aligned
+    /// * -EINVAL: unknown flags, too many messages or bytes, text that is not UTF-8, or a conversation
+    /// that the template refuses
+    /// * -ENOTSUP: the model has no chat template
     pub fn chat_template(model: i32, messages_ptr: *const ChatMessage, n_messages: u32, flags: u32, text_ptr: *mut u8, text_cap: usize) -> i32;
-}
 
-/// Tells how many bytes of linear memory a session needs: its KV cache and logits, once.
-/// * model: an open model
-/// * n_ctx: tokens of context; rounded up to a multiple of 256
-/// Returns bytes to allocate, a multiple of 4,096.
-/// * -EBADF: not an open model
-/// * -EINVAL: n_ctx is 0 or more than the model's n_ctx_train
-/// * -ENOTSUP: the model makes embeddings and no text
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Tells how many bytes of linear memory a session needs: its KV cache and logits, once.
+    /// * model: an open model
+    /// * n_ctx: tokens of context; rounded up to a multiple of 256
+    /// Returns bytes to allocate, a multiple of 4,096.
+    /// * -EBADF: not an open model
+    /// * -EINVAL: n_ctx is 0 or more than the model's n_ctx_train
+    /// * -ENOTSUP: the model makes embeddings and no text
     pub fn session_nbytes(model: i32, n_ctx: u32) -> i64;
-}
 
-/// Opens a session in memory that the guest has allocated. The bytes are the session's until it is
-/// closed: the guest reads the logits there, and leaves the rest alone. Some devices have the KV
-/// cache in memory of their own: its bytes are reserved then, they read as zero, and what is
-/// written there is lost.
-/// * model: an open model
-/// * n_ctx: tokens of context, as for session_nbytes
-/// * ptr: 4,096-byte aligned
-/// * nbytes: at least session_nbytes(model, n_ctx)
-/// Returns a session handle.
-/// * -EBADF: not an open model
-/// * -ENOTSUP: the model makes embeddings and no text
-/// * -EINVAL: n_ctx is 0 or too large, or nbytes too small
-/// * -EALIGN: ptr is not 4,096-byte aligned
-/// * -EFAULT: the bytes do not lie in memory
-/// * -EBUSY: they overlap an open session, or the room that session_top_k gave one
-/// * -ELIMIT: too many sessions, or more KV bytes than this actor may have
-/// * -ENOMEM: the device has no memory of its own left for the KV cache
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Opens a session in memory that the guest has allocated. The bytes are the session's until it is
+    /// closed: the guest reads the logits there, and leaves the rest alone. Some devices have the KV
+    /// cache in memory of their own: its bytes are reserved then, they read as zero, and what is
+    /// written there is lost.
+    /// * model: an open model
+    /// * n_ctx: tokens of context, as for session_nbytes
+    /// * ptr: 4,096-byte aligned
+    /// * nbytes: at least session_nbytes(model, n_ctx)
+    /// Returns a session handle.
+    /// * -EBADF: not an open model
+    /// * -ENOTSUP: the model makes embeddings and no text
+    /// * -EINVAL: n_ctx is 0 or too large, or nbytes too small
+    /// * -EALIGN: ptr is not 4,096-byte aligned
+    /// * -EFAULT: the bytes do not lie in memory
+    /// * -EBUSY: they overlap an open session, or the room that session_top_k gave one
+    /// * -ELIMIT: too many sessions, or more KV bytes than this actor may have
+    /// * -ENOMEM: the device has no memory of its own left for the KV cache
     pub fn session_open(model: i32, n_ctx: u32, ptr: *mut u8, nbytes: usize) -> i32;
-}
 
-/// Closes a session; its bytes are the guest's again.
-/// * session: an open session
-/// Returns 0.
-/// * -EBADF: not an open session
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Closes a session; its bytes are the guest's again.
+    /// * session: an open session
+    /// Returns 0.
+    /// * -EBADF: not an open session
     pub fn session_close(session: i32) -> i32;
-}
 
-/// Tells how many tokens a session holds.
-/// * session: an open session
-/// Returns number of tokens.
-/// * -EBADF: not an open session
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Tells how many tokens a session holds.
+    /// * session: an open session
+    /// Returns number of tokens.
+    /// * -EBADF: not an open session
     pub fn session_length(session: i32) -> i32;
-}
 
-/// Appends tokens to a session, many at a time; afterwards its logits are those after the last one.
-/// On an error the session is as it was.
-/// * session: an open session
-/// * tokens_ptr: i32 ids, 4-byte aligned
-/// * n_tokens: at least 1
-/// Returns 0.
-/// * -EBADF: not an open session
-/// * -EFAULT: the ids do not lie in memory
-/// * -EALIGN: tokens_ptr is not 4-byte aligned
-/// * -EINVAL: n_tokens is 0
-/// * -ETOKEN: a token id is not in the vocabulary
-/// * -ECONTEXT: the context has no room for them
-/// * -ELIMIT: more tokens than this actor may use
-/// * -EIO: the device failed
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Appends tokens to a session, many at a time; afterwards its logits are those after the last one.
+    /// On an error the session is as it was.
+    /// * session: an open session
+    /// * tokens_ptr: i32 ids, 4-byte aligned
+    /// * n_tokens: at least 1
+    /// Returns 0.
+    /// * -EBADF: not an open session
+    /// * -EFAULT: the ids do not lie in memory
+    /// * -EALIGN: tokens_ptr is not 4-byte aligned
+    /// * -EINVAL: n_tokens is 0
+    /// * -ETOKEN: a token id is not in the vocabulary
+    /// * -ECONTEXT: the context has no room for them
+    /// * -ELIMIT: more tokens than this actor may use
+    /// * -EIO: the device failed
+    /// * -ECANCELED: the caller wants no more
     pub fn prefill(session: i32, tokens_ptr: *const i32, n_tokens: u32) -> i32;
-}
 
-/// Appends one token to a session; afterwards its logits are those of the next one.
-/// * session: an open session
-/// * token: a token id
-/// Returns 0.
-/// * -EBADF: not an open session
-/// * -ETOKEN: no such token
-/// * -ECONTEXT: the context is full
-/// * -ELIMIT: more tokens than this actor may use
-/// * -EIO: the device failed
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Appends one token to a session; afterwards its logits are those of the next one.
+    /// * session: an open session
+    /// * token: a token id
+    /// Returns 0.
+    /// * -EBADF: not an open session
+    /// * -ETOKEN: no such token
+    /// * -ECONTEXT: the context is full
+    /// * -ELIMIT: more tokens than this actor may use
+    /// * -EIO: the device failed
+    /// * -ECANCELED: the caller wants no more
     pub fn decode(session: i32, token: i32) -> i32;
-}
 
-/// Appends up to 32 tokens to a session as if each were decoded, one after the other: the same
-/// bits, in one pass where the model's weights allow that. The logits after each token but the last
-/// are written to logits_ptr; those after the last one are the session's, as after decode. Whoever
-/// guesses tokens checks them with it, and truncates. On an error the session holds what it held,
-/// and may have lost its logits.
-/// * session: an open session
-/// * tokens_ptr: i32 ids, 4-byte aligned
-/// * n_tokens: 1 to 32
-/// * logits_ptr: room for f32[n_tokens - 1][n_vocab], 4-byte aligned, in no open session
-/// Returns 0.
-/// * -EBADF: not an open session
-/// * -EFAULT: the ids or the room do not lie in memory
-/// * -EALIGN: tokens_ptr or logits_ptr is not 4-byte aligned
-/// * -EINVAL: n_tokens is 0 or more than 32
-/// * -EBUSY: the room overlaps an open session
-/// * -ETOKEN: a token id is not in the vocabulary
-/// * -ECONTEXT: the context has no room for them
-/// * -ELIMIT: more tokens than this actor may use
-/// * -EIO: the device failed
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Appends up to 32 tokens to a session as if each were decoded, one after the other: the same
+    /// bits, in one pass where the model's weights allow that. The logits after each token but the last
+    /// are written to logits_ptr; those after the last one are the session's, as after decode. Whoever
+    /// guesses tokens checks them with it, and truncates. On an error the session holds what it held,
+    /// and may have lost its logits.
+    /// * session: an open session
+    /// * tokens_ptr: i32 ids, 4-byte aligned
+    /// * n_tokens: 1 to 32
+    /// * logits_ptr: room for f32[n_tokens - 1][n_vocab], 4-byte aligned, in no open session
+    /// Returns 0.
+    /// * -EBADF: not an open session
+    /// * -EFAULT: the ids or the room do not lie in memory
+    /// * -EALIGN: tokens_ptr or logits_ptr is not 4-byte aligned
+    /// * -EINVAL: n_tokens is 0 or more than 32
+    /// * -EBUSY: the room overlaps an open session
+    /// * -ETOKEN: a token id is not in the vocabulary
+    /// * -ECONTEXT: the context has no room for them
+    /// * -ELIMIT: more tokens than this actor may use
+    /// * -EIO: the device failed
+    /// * -ECANCELED: the caller wants no more
     pub fn decode_many(session: i32, tokens_ptr: *const i32, n_tokens: u32, logits_ptr: *mut f32) -> i32;
-}
 
-/// Appends one token to each of several sessions of one model, as if each were decoded: the same
-/// bits, in one pass where the model's weights allow that. For branches of one thought: beams,
-/// votes, trees. On an error each session holds what it held, and may have lost its logits.
-/// * steps_ptr: an array of isthmus_step_t, 4-byte aligned
-/// * n_steps: 1 to 32
-/// Returns 0.
-/// * -EBADF: not an open session
-/// * -EFAULT: the steps do not lie in memory
-/// * -EALIGN: steps_ptr is not 4-byte aligned
-/// * -EINVAL: n_steps is 0 or more than 32, a session is there twice, or sessions are of several
-/// models
-/// * -ETOKEN: a token id is not in the vocabulary
-/// * -ECONTEXT: the context of a session is full
-/// * -ELIMIT: more tokens than this actor may use
-/// * -EIO: the device failed
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Appends one token to each of several sessions of one model, as if each were decoded: the same
+    /// bits, in one pass where the model's weights allow that. For branches of one thought: beams,
+    /// votes, trees. On an error each session holds what it held, and may have lost its logits.
+    /// * steps_ptr: an array of isthmus_step_t, 4-byte aligned
+    /// * n_steps: 1 to 32
+    /// Returns 0.
+    /// * -EBADF: not an open session
+    /// * -EFAULT: the steps do not lie in memory
+    /// * -EALIGN: steps_ptr is not 4-byte aligned
+    /// * -EINVAL: n_steps is 0 or more than 32, a session is there twice, or sessions are of several
+    /// models
+    /// * -ETOKEN: a token id is not in the vocabulary
+    /// * -ECONTEXT: the context of a session is full
+    /// * -ELIMIT: more tokens than this actor may use
+    /// * -EIO: the device failed
+    /// * -ECANCELED: the caller wants no more
     pub fn decode_batch(steps_ptr: *const Step, n_steps: u32) -> i32;
-}
 
-/// From now on each prefill, decode, decode_many and decode_batch also leaves the k most probable
-/// tokens at candidates_ptr, best first, until the session is closed or another call ends it. The
-/// device finds them in the same pass. No token exceeds one that is there; equal ones are in no
-/// order, and some of those that equal the last one may be missing: whoever needs the order of a
-/// scan asks for one more than it uses. They are the model's: what the guest or a grammar does to
-/// the logits afterwards does not change them, and where a logit is not a number they mean nothing.
-/// Until the next such call, after session_copy, and on a device that does not find them sooner
-/// than a guest does, the first token is -1: then the guest reads the logits. A fork and a snapshot
-/// keep asking.
-/// * session: an open session
-/// * k: how many: 1 to 256 and at most n_vocab; 0 for none, whatever the pointer is
-/// * candidates_ptr: room for isthmus_candidate_t[k], 32-byte aligned, in no open session
-/// Returns 1 if the device finds them; 0 if it does not, or k is 0.
-/// * -EBADF: not an open session
-/// * -EINVAL: k is more than 256 or more than n_vocab
-/// * -EFAULT: the room does not lie in memory
-/// * -EALIGN: candidates_ptr is not 32-byte aligned
-/// * -EBUSY: the room overlaps an open session
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// From now on each prefill, decode, decode_many and decode_batch also leaves the k most probable
+    /// tokens at candidates_ptr, best first, until the session is closed or another call ends it. The
+    /// device finds them in the same pass. No token exceeds one that is there; equal ones are in no
+    /// order, and some of those that equal the last one may be missing: whoever needs the order of a
+    /// scan asks for one more than it uses. They are the model's: what the guest or a grammar does to
+    /// the logits afterwards does not change them, and where a logit is not a number they mean nothing.
+    /// Until the next such call, after session_copy, and on a device that does not find them sooner
+    /// than a guest does, the first token is -1: then the guest reads the logits. A fork and a snapshot
+    /// keep asking.
+    /// * session: an open session
+    /// * k: how many: 1 to 256 and at most n_vocab; 0 for none, whatever the pointer is
+    /// * candidates_ptr: room for isthmus_candidate_t[k], 32-byte aligned, in no open session
+    /// Returns 1 if the device finds them; 0 if it does not, or k is 0.
+    /// * -EBADF: not an open session
+    /// * -EINVAL: k is more than 256 or more than n_vocab
+    /// * -EFAULT: the room does not lie in memory
+    /// * -EALIGN: candidates_ptr is not 32-byte aligned
+    /// * -EBUSY: the room overlaps an open session
     pub fn session_top_k(session: i32, k: u32, candidates_ptr: *mut Candidate) -> i32;
-}
 
-/// Tells where the logits of a session lie: n_vocab values of type f32, which the guest reads in
-/// place and may change. The place stays the same while the session is open.
-/// * session: an open session
-/// Returns offset of f32[n_vocab].
-/// * -EBADF: not an open session
-/// * -EINVAL: the session has no logits: nothing was decoded since it was opened or truncated
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Tells where the logits of a session lie: n_vocab values of type f32, which the guest reads in
+    /// place and may change. The place stays the same while the session is open.
+    /// * session: an open session
+    /// Returns offset of f32[n_vocab].
+    /// * -EBADF: not an open session
+    /// * -EINVAL: the session has no logits: nothing was decoded since it was opened or truncated
     pub fn logits(session: i32) -> i64;
-}
 
-/// Draws the next token from the logits, in this order: repetition penalty, top-k, temperature,
-/// top-p, min-p. Does not append it.
-/// * session: an open session
-/// * sampler_ptr: an isthmus_sampler_t, 8-byte aligned; its rng_state advances
-/// Returns a token id.
-/// * -EBADF: not an open session
-/// * -EFAULT: the struct does not lie in memory
-/// * -EALIGN: sampler_ptr is not 8-byte aligned
-/// * -EINVAL: a setting is out of range or not a number, the session has no logits, or they are not
-/// numbers
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Draws the next token from the logits, in this order: repetition penalty, top-k, temperature,
+    /// top-p, min-p. Does not append it.
+    /// * session: an open session
+    /// * sampler_ptr: an isthmus_sampler_t, 8-byte aligned; its rng_state advances
+    /// Returns a token id.
+    /// * -EBADF: not an open session
+    /// * -EFAULT: the struct does not lie in memory
+    /// * -EALIGN: sampler_ptr is not 8-byte aligned
+    /// * -EINVAL: a setting is out of range or not a number, the session has no logits, or they are not
+    /// numbers
     pub fn sample(session: i32, sampler_ptr: *mut Sampler) -> i32;
-}
 
-/// Forgets all tokens of a session after the first n_tokens. Logits are gone until the next prefill
-/// or decode.
-/// * session: an open session
-/// * n_tokens: at most session_length
-/// Returns 0.
-/// * -EBADF: not an open session
-/// * -EINVAL: the session holds fewer tokens
-/// * -ENOTSUP: the model keeps a state that each token rewrites: only 0 tokens can be kept, or all
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Forgets all tokens of a session after the first n_tokens. Logits are gone until the next prefill
+    /// or decode.
+    /// * session: an open session
+    /// * n_tokens: at most session_length
+    /// Returns 0.
+    /// * -EBADF: not an open session
+    /// * -EINVAL: the session holds fewer tokens
+    /// * -ENOTSUP: the model keeps a state that each token rewrites: only 0 tokens can be kept, or all
     pub fn truncate(session: i32, n_tokens: u32) -> i32;
-}
 
-/// Makes one session of a model begin with the first tokens of another; what it held is forgotten.
-/// * destination: an open session
-/// * source: another open session of the same model
-/// * n_tokens: at most the source's session_length
-/// Returns 0.
-/// * -EBADF: not an open session
-/// * -EINVAL: the same session twice, sessions of two models, more tokens than the source holds, or
-/// another n_ctx where a library writes the model's graph down
-/// * -ECONTEXT: the destination has no room for them
-/// * -ENOTSUP: the model keeps a state that each token rewrites: only all tokens can be copied
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Makes one session of a model begin with the first tokens of another; what it held is forgotten.
+    /// * destination: an open session
+    /// * source: another open session of the same model
+    /// * n_tokens: at most the source's session_length
+    /// Returns 0.
+    /// * -EBADF: not an open session
+    /// * -EINVAL: the same session twice, sessions of two models, more tokens than the source holds, or
+    /// another n_ctx where a library writes the model's graph down
+    /// * -ECONTEXT: the destination has no room for them
+    /// * -ENOTSUP: the model keeps a state that each token rewrites: only all tokens can be copied
     pub fn session_copy(destination: i32, source: i32, n_tokens: u32) -> i32;
-}
 
-/// Computes the embedding of a text, as the model's file says how. The device writes it in place.
-/// It is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token;
-/// the same tokens give the same bits, whatever else is computed. On an error behind the checks the
-/// room's contents are undefined.
-/// * model: an open model
-/// * tokens_ptr: i32 ids, 4-byte aligned
-/// * n_tokens: at least 1, at most the model's n_ctx_train
-/// * flags: embed_flag bits
-/// * embedding_ptr: room for f32 values, 32-byte aligned
-/// * embedding_cap: how many values fit there
-/// Returns number of values.
-/// * -EBADF: not an open model
-/// * -EFAULT: the ids or the room do not lie in memory
-/// * -EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
-/// * -EINVAL: unknown flags, or n_tokens is 0
-/// * -ETOKEN: a token id is not in the vocabulary
-/// * -ECONTEXT: more tokens than the model takes at once
-/// * -EBUSY: the room overlaps an open session
-/// * -ENOTSUP: the model makes no embeddings, or the device cannot
-/// * -ELIMIT: more tokens than this actor may use
-/// * -EIO: the device failed
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Computes the embedding of a text, as the model's file says how. The device writes it in place.
+    /// It is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token;
+    /// the same tokens give the same bits, whatever else is computed. On an error behind the checks the
+    /// room's contents are undefined.
+    /// * model: an open model
+    /// * tokens_ptr: i32 ids, 4-byte aligned
+    /// * n_tokens: at least 1, at most the model's n_ctx_train
+    /// * flags: embed_flag bits
+    /// * embedding_ptr: room for f32 values, 32-byte aligned
+    /// * embedding_cap: how many values fit there
+    /// Returns number of values.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the ids or the room do not lie in memory
+    /// * -EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
+    /// * -EINVAL: unknown flags, or n_tokens is 0
+    /// * -ETOKEN: a token id is not in the vocabulary
+    /// * -ECONTEXT: more tokens than the model takes at once
+    /// * -EBUSY: the room overlaps an open session
+    /// * -ENOTSUP: the model makes no embeddings, or the device cannot
+    /// * -ELIMIT: more tokens than this actor may use
+    /// * -EIO: the device failed
+    /// * -ECANCELED: the caller wants no more
     pub fn embed(model: i32, tokens_ptr: *const i32, n_tokens: u32, flags: u32, embedding_ptr: *mut f32, embedding_cap: u32) -> i32;
-}
 
-/// Begins a text that follows a grammar. A fork and a snapshot hold how far it is. The host tries a
-/// source that it does not know before, for 2 seconds at most; the actor's log tells why it refuses
-/// one.
-/// * model: an open model, whose tokens the text consists of
-/// * kind: a grammar_kind
-/// * source_ptr: the grammar, UTF-8 text
-/// * source_nbytes: its length, at most 256 KiB
-/// Returns a grammar handle.
-/// * -EBADF: not an open model
-/// * -EFAULT: the source does not lie in memory
-/// * -EINVAL: no such kind, a source that is empty, too long or not UTF-8, or a grammar that is
-/// malformed or too complex
-/// * -ELIMIT: too many grammars or handles are open
-/// * -ENOTSUP: the model has no tokenizer, or no token that ends a text
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Begins a text that follows a grammar. A fork and a snapshot hold how far it is. The host tries a
+    /// source that it does not know before, for 2 seconds at most; the actor's log tells why it refuses
+    /// one.
+    /// * model: an open model, whose tokens the text consists of
+    /// * kind: a grammar_kind
+    /// * source_ptr: the grammar, UTF-8 text
+    /// * source_nbytes: its length, at most 256 KiB
+    /// Returns a grammar handle.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the source does not lie in memory
+    /// * -EINVAL: no such kind, a source that is empty, too long or not UTF-8, or a grammar that is
+    /// malformed or too complex
+    /// * -ELIMIT: too many grammars or handles are open
+    /// * -ENOTSUP: the model has no tokenizer, or no token that ends a text
+    /// * -ECANCELED: the caller wants no more
     pub fn grammar_open(model: i32, kind: u32, source_ptr: *const u8, source_nbytes: usize) -> i32;
-}
 
-/// Sets the logits of all tokens that may not come next to -infinity, where they lie. Tokens that
-/// end the text stay where it may end. Call it before each token, after prefill or decode.
-/// * grammar: an open grammar
-/// * session: an open session of the same model
-/// Returns how many tokens may come next that do not end the text; with 0 it is complete.
-/// * -EBADF: not an open grammar or session
-/// * -EINVAL: the session is of another model or has no logits, or the grammar is too complex to go
-/// on; then nothing is changed
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Sets the logits of all tokens that may not come next to -infinity, where they lie. Tokens that
+    /// end the text stay where it may end. Call it before each token, after prefill or decode.
+    /// * grammar: an open grammar
+    /// * session: an open session of the same model
+    /// Returns how many tokens may come next that do not end the text; with 0 it is complete.
+    /// * -EBADF: not an open grammar or session
+    /// * -EINVAL: the session is of another model or has no logits, or the grammar is too complex to go
+    /// on; then nothing is changed
     pub fn grammar_mask(grammar: i32, session: i32) -> i32;
-}
 
-/// Goes on behind a token, which becomes part of the text.
-/// * grammar: an open grammar
-/// * token: a token id that grammar_mask left, also one that ends the text
-/// Returns 0.
-/// * -EBADF: not an open grammar
-/// * -ETOKEN: no such token
-/// * -EINVAL: the token may not come next, or the grammar is too complex to go on; then nothing is
-/// changed
-/// * -ELIMIT: the text has 131,072 tokens
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Goes on behind a token, which becomes part of the text.
+    /// * grammar: an open grammar
+    /// * token: a token id that grammar_mask left, also one that ends the text
+    /// Returns 0.
+    /// * -EBADF: not an open grammar
+    /// * -ETOKEN: no such token
+    /// * -EINVAL: the token may not come next, or the grammar is too complex to go on; then nothing is
+    /// changed
+    /// * -ELIMIT: the text has 131,072 tokens
     pub fn grammar_accept(grammar: i32, token: i32) -> i32;
-}
 
-/// Gives a grammar handle back.
-/// * grammar: an open grammar
-/// Returns 0.
-/// * -EBADF: not an open grammar
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Gives a grammar handle back.
+    /// * grammar: an open grammar
+    /// Returns 0.
+    /// * -EBADF: not an open grammar
     pub fn grammar_close(grammar: i32) -> i32;
-}
 
-/// Finds a weight of a model by its name in the GGUF file, for use as a source of compute.
-/// * model: an open model
-/// * name_ptr: such as 'blk.0.attn_q.weight'
-/// * name_nbytes: its length
-/// * tensor_ptr: an isthmus_tensor_t to fill, 4-byte aligned
-/// Returns 0.
-/// * -EBADF: not an open model
-/// * -EFAULT: the name or the struct does not lie in memory
-/// * -EALIGN: tensor_ptr is not 4-byte aligned
-/// * -EINVAL: the name is not UTF-8 or longer than 256 bytes
-/// * -ENOENT: the model has no such weight
-/// * -ELIMIT: too many handles are open
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Finds a weight of a model by its name in the GGUF file, for use as a source of compute.
+    /// * model: an open model
+    /// * name_ptr: such as 'blk.0.attn_q.weight'
+    /// * name_nbytes: its length
+    /// * tensor_ptr: an isthmus_tensor_t to fill, 4-byte aligned
+    /// Returns 0.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the name or the struct does not lie in memory
+    /// * -EALIGN: tensor_ptr is not 4-byte aligned
+    /// * -EINVAL: the name is not UTF-8 or longer than 256 bytes
+    /// * -ENOENT: the model has no such weight
+    /// * -ELIMIT: too many handles are open
     pub fn weight_find(model: i32, name_ptr: *const u8, name_nbytes: usize, tensor_ptr: *mut Tensor) -> i32;
-}
 
-/// Runs operations on the device, in order, in place: each reads and writes the guest's own bytes.
-/// All are checked before the first one runs. Large calls run in parts, between which others use
-/// the device; on ECANCELED, and where a message is cut off, some operations have run. Work is
-/// counted in multiplications of a matrix product, of which the processor does 2^33 in about half a
-/// second. Elements and rows cost as much as the time they take: an element of SCALE 14, of SILU
-/// 18, of SOFTMAX 40, a row of most operations 320, an element of a product 90 beside its
-/// multiplications. A product cannot be cut into parts, so one may have 2^31.
-/// * operations_ptr: an array of isthmus_operation_t, 4-byte aligned
-/// * n_operations: 1 to 256
-/// Returns 0.
-/// * -EFAULT: a struct or a tensor does not lie in memory
-/// * -EALIGN: a struct is not 4-byte or a tensor not 32-byte aligned
-/// * -EBADF: not an open weight
-/// * -EINVAL: an unknown op or dtype, shapes that do not fit, a row index out of range, reserved
-/// fields that are not 0, or dst overlapping a source
-/// * -EBUSY: dst overlaps an open session
-/// * -ELIMIT: the call is more work than 2^33 multiplications, an operation that cannot be cut into
-/// parts is more than 2^31, or more than 2^20 rows of get_rows are named
-/// * -ENOTSUP: the device cannot do this op on these types
-/// * -EIO: the device failed
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Runs operations on the device, in order, in place: each reads and writes the guest's own bytes.
+    /// All are checked before the first one runs. Large calls run in parts, between which others use
+    /// the device; on ECANCELED, and where a message is cut off, some operations have run. Work is
+    /// counted in multiplications of a matrix product, of which the processor does 2^33 in about half a
+    /// second. Elements and rows cost as much as the time they take: an element of SCALE 14, of SILU
+    /// 18, of SOFTMAX 40, a row of most operations 320, an element of a product 90 beside its
+    /// multiplications. A product cannot be cut into parts, so one may have 2^31.
+    /// * operations_ptr: an array of isthmus_operation_t, 4-byte aligned
+    /// * n_operations: 1 to 256
+    /// Returns 0.
+    /// * -EFAULT: a struct or a tensor does not lie in memory
+    /// * -EALIGN: a struct is not 4-byte or a tensor not 32-byte aligned
+    /// * -EBADF: not an open weight
+    /// * -EINVAL: an unknown op or dtype, shapes that do not fit, a row index out of range, reserved
+    /// fields that are not 0, or dst overlapping a source
+    /// * -EBUSY: dst overlaps an open session
+    /// * -ELIMIT: the call is more work than 2^33 multiplications, an operation that cannot be cut into
+    /// parts is more than 2^31, or more than 2^20 rows of get_rows are named
+    /// * -ENOTSUP: the device cannot do this op on these types
+    /// * -EIO: the device failed
+    /// * -ECANCELED: the caller wants no more
     pub fn compute(operations_ptr: *const Operation, n_operations: u32) -> i32;
-}
 
-/// Reads the message that on_message was called for. It can be read again.
-/// * ptr: room for it
-/// * cap: how many bytes fit there
-/// Returns length of the message in bytes.
-/// * -EFAULT: the room does not lie in memory
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Reads the message that on_message was called for. It can be read again.
+    /// * ptr: room for it
+    /// * cap: how many bytes fit there
+    /// Returns length of the message in bytes.
+    /// * -EFAULT: the room does not lie in memory
     pub fn message_read(ptr: *mut u8, cap: usize) -> i32;
-}
 
-/// Streams a piece of the answer to the caller. Pieces may be cut anywhere: the caller sees whole
-/// UTF-8 characters.
-/// * ptr: UTF-8 text
-/// * nbytes: its length
-/// Returns 0.
-/// * -EFAULT: the text does not lie in memory
-/// * -ELIMIT: more output than this actor may write
-/// * -ENOMEM: all actors together have no memory left for it
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Streams a piece of the answer to the caller. Pieces may be cut anywhere: the caller sees whole
+    /// UTF-8 characters.
+    /// * ptr: UTF-8 text
+    /// * nbytes: its length
+    /// Returns 0.
+    /// * -EFAULT: the text does not lie in memory
+    /// * -ELIMIT: more output than this actor may write
+    /// * -ENOMEM: all actors together have no memory left for it
+    /// * -ECANCELED: the caller wants no more
     pub fn emit(ptr: *const u8, nbytes: usize) -> i32;
-}
 
-/// Sets the answer to the message, in place of all that was emitted. The last call counts.
-/// * ptr: the answer, any bytes
-/// * nbytes: its length
-/// Returns 0.
-/// * -EFAULT: the answer does not lie in memory
-/// * -ELIMIT: more output than this actor may write
-/// * -ENOMEM: all actors together have no memory left for it
-/// * -ECANCELED: the caller wants no more
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Sets the answer to the message, in place of all that was emitted. The last call counts.
+    /// * ptr: the answer, any bytes
+    /// * nbytes: its length
+    /// Returns 0.
+    /// * -EFAULT: the answer does not lie in memory
+    /// * -ELIMIT: more output than this actor may write
+    /// * -ENOMEM: all actors together have no memory left for it
+    /// * -ECANCELED: the caller wants no more
     pub fn reply(ptr: *const u8, nbytes: usize) -> i32;
-}
 
-/// Writes a line to the actor's log.
-/// * level: a log_level
-/// * ptr: UTF-8 text
-/// * nbytes: its length
-/// Returns 0.
-/// * -EFAULT: the text does not lie in memory
-/// * -EINVAL: no such level
-/// * -ELIMIT: more output than this actor may write
-/// * -ENOMEM: all actors together have no memory left for it
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Writes a line to the actor's log.
+    /// * level: a log_level
+    /// * ptr: UTF-8 text
+    /// * nbytes: its length
+    /// Returns 0.
+    /// * -EFAULT: the text does not lie in memory
+    /// * -EINVAL: no such level
+    /// * -ELIMIT: more output than this actor may write
+    /// * -ENOMEM: all actors together have no memory left for it
     pub fn log(level: u32, ptr: *const u8, nbytes: usize) -> i32;
-}
 
-/// Reads the actor's virtual clock: it starts at the time that the actor was spawned with and moves
-/// 1,000 ns with each reading, so a run can be repeated exactly.
-/// Returns nanoseconds since 1970-01-01 00:00 UTC.
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Reads the actor's virtual clock: it starts at the time that the actor was spawned with and moves
+    /// 1,000 ns with each reading, so a run can be repeated exactly.
+    /// Returns nanoseconds since 1970-01-01 00:00 UTC.
     pub fn clock_ns() -> i64;
-}
 
-/// Fills memory with random bytes from the actor's seed.
-/// * ptr: where to
-/// * nbytes: how many, at most 1 MiB
-/// Returns 0.
-/// * -EFAULT: the bytes do not lie in memory
-/// * -EINVAL: more than 1 MiB
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Fills memory with random bytes from the actor's seed.
+    /// * ptr: where to
+    /// * nbytes: how many, at most 1 MiB
+    /// Returns 0.
+    /// * -EFAULT: the bytes do not lie in memory
+    /// * -EINVAL: more than 1 MiB
     pub fn random(ptr: *mut u8, nbytes: usize) -> i32;
-}
 
-/// Calls a function of the host that was given to this actor by name, and keeps its result for
-/// tool_result.
-/// * name_ptr: the tool's name, UTF-8
-/// * name_nbytes: its length
-/// * args_ptr: what the tool is given, any bytes; JSON by custom
-/// * args_nbytes: their length, at most 16 MiB
-/// Returns length of the result in bytes.
-/// * -EFAULT: the name or the arguments do not lie in memory
-/// * -EINVAL: the name is not UTF-8 or longer than 256 bytes, or the arguments are too long
-/// * -ENOENT: no tool of that name was given to this actor
-/// * -EIO: the tool failed
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Calls a function of the host that was given to this actor by name, and keeps its result for
+    /// tool_result.
+    /// * name_ptr: the tool's name, UTF-8
+    /// * name_nbytes: its length
+    /// * args_ptr: what the tool is given, any bytes; JSON by custom
+    /// * args_nbytes: their length, at most 16 MiB
+    /// Returns length of the result in bytes.
+    /// * -EFAULT: the name or the arguments do not lie in memory
+    /// * -EINVAL: the name is not UTF-8 or longer than 256 bytes, or the arguments are too long
+    /// * -ENOENT: no tool of that name was given to this actor
+    /// * -EIO: the tool failed
     pub fn tool_call(name_ptr: *const u8, name_nbytes: usize, args_ptr: *const u8, args_nbytes: usize) -> i32;
-}
 
-/// Reads the result of the last tool_call of this message.
-/// * ptr: room for it
-/// * cap: how many bytes fit there
-/// Returns length of the result in bytes.
-/// * -EFAULT: the room does not lie in memory
-/// * -EINVAL: no tool was called yet
-#[link(wasm_import_module = "isthmus")]
-extern "C" {
+    /// Reads the result of the last tool_call of this message.
+    /// * ptr: room for it
+    /// * cap: how many bytes fit there
+    /// Returns length of the result in bytes.
+    /// * -EFAULT: the room does not lie in memory
+    /// * -EINVAL: no tool was called yet
     pub fn tool_result(ptr: *mut u8, cap: usize) -> i32;
 }

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::{abi, actor, checked, Result};
+use crate::{abi, actor, checked, Error, Level, Result};
 
 /// An open model. Copies of it are the same handle; it stays open as long as the actor lives.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,29 @@ impl Model {
             abi::chat_template(self.handle, turns.as_ptr(), turns.len() as u32, flags, room, cap)
         })?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A conversation as tokens, up to where the assistant's turn begins. Nobody can forge a turn:
+    /// a content that holds control tokens of the model is refused, and the log says so. Without a
+    /// chat template the contents are one document.
+    pub fn chat_tokens(&self, messages: &[ChatMessage]) -> Result<Vec<i32>> {
+        let special = abi::TOKENIZE_PARSE_SPECIAL | abi::TOKENIZE_ADD_SPECIAL;
+        if !self.has_chat_template() {
+            let text: String = messages.iter().map(|it| it.content.as_str()).collect();
+            return self.tokenize(&text, abi::TOKENIZE_ADD_SPECIAL);
+        }
+        for it in messages {
+            let parsed = self.tokenize(&it.content, abi::TOKENIZE_PARSE_SPECIAL)?;
+            if parsed != self.tokenize(&it.content, 0)? {
+                actor::log(Level::Error, "a message holds control tokens of the model")?;
+                return Err(Error(abi::EINVAL));
+            }
+        }
+        let mut tokens = self.tokenize(&self.chat_template(messages)?, special)?;
+        if tokens.len() > 1 && tokens[0] == self.info.token_bos && tokens[1] == tokens[0] {
+            tokens.remove(0); // the template writes the token that ADD_SPECIAL adds
+        }
+        Ok(tokens)
     }
 
     /// Whether a token ends the generation.
