@@ -38,6 +38,8 @@ COMMANDS = (
     "architectures",
     "pull",
     "inspect-model",
+    "new",
+    "build",
 )
 
 
