@@ -5,14 +5,19 @@ They raise SettingsError; those of snapshots raise SnapshotMismatch and Snapshot
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.model import Model
 from isthmus.snapshot import Snapshot
+from isthmus.spelling import suggestion
 from isthmus.units import MOST_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
+from isthmus.wasm.names import shown
+
+_log = logging.getLogger("isthmus")
 
 
 def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
@@ -24,6 +29,18 @@ def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
         if not isinstance(option, str) or "=" not in option:
             raise SettingsError(f"an option for a guest is key=value, not {option!r}")
     return tuple(options)
+
+
+def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
+    """Logs a warning for each option that a guest does not list among its own, if it lists any."""
+    card = guest.card
+    if card is None:
+        return
+    known = [it.name for it in card.options]
+    for name in dict.fromkeys(option.partition("=")[0] for option in options):
+        if name not in known:
+            hint = suggestion(name, known) or f": it has {', '.join(known) or 'none'}"
+            _log.warning("%s knows no option %s%s", guest.name, shown(name), hint)
 
 
 def require_given(models: object, tools: object, limits: object) -> None:

@@ -27,6 +27,7 @@ from isthmus.arguments import (
     require_memory_for,
     require_range,
     require_reach,
+    warn_of_unknown,
 )
 from isthmus.config import (
     Capacity,
@@ -273,6 +274,7 @@ class Runtime:
         options = options_of(args)
         require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
+        warn_of_unknown(compiled, options)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits(), label)
         require_reach(compiled, granted.limits)
         require_range("seed", seed, -(2**63), 2**64)

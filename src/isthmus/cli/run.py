@@ -18,9 +18,11 @@ from isthmus.cli.options import (
     say,
     sized_guest,
 )
-from isthmus.errors import IsthmusError
-from isthmus.printable import printable_json
+from isthmus.errors import GuestInvalid, IsthmusError
+from isthmus.printable import printable, printable_json
 from isthmus.runtime import Runtime
+from isthmus.sources import read_guest
+from isthmus.wasm.card import read_card
 
 HELP = "run a guest on a message and print its answer"
 EXAMPLES = """\
@@ -30,6 +32,8 @@ EXAMPLES = """\
   isthmus run chat --model smollm2 --lora poet.gguf:0.8 --message "What is an isthmus?"
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
+  isthmus run chat --model "fake:a scripted answer" --message Hello
+  isthmus run chat --help-guest
   isthmus run gemm --message "rows=4096 k=64 n=64" --json"""
 
 
@@ -41,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .wasm file, or chat, summarise, speculate, embed, gemm, bench (see --memory64)",
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
+    parser.add_argument(
+        "--help-guest", action="store_true", help="list what the guest does and its options"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     add_model_options(parser)
     add_guest_options(parser)
@@ -50,34 +57,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
+    if arguments.help_guest:
+        _print_card(arguments.guest)
+        return 0
     with open_runtime(arguments) as runtime:
         runtime.load_guest(arguments.guest)  # before models are opened
         models, args = open_models(runtime, arguments), guest_args(arguments)
         guest, allowed = sized_guest(arguments, models, args)
         actor = runtime.spawn(guest, models=models, args=args, limits=allowed, seed=arguments.seed)
-        pieces: list[str] = []
-        try:
-            with actor.stream(_message(arguments)) as stream:
-                for piece in stream:
-                    pieces.append(piece)
-                    if not arguments.json:
-                        print(piece, end="", flush=True)
-            reply = stream.reply
-        except IsthmusError as error:
-            if arguments.json:
-                _print_report(runtime, actor, "".join(pieces), failed=error)
-            elif pieces:
-                print(flush=True)  # the error is to begin a line
-            raise
-        if arguments.json:
-            _print_report(runtime, actor, reply.text, reply)
-        elif not pieces:
-            _print_whole(reply)
-        if not arguments.json and sys.stdout.isatty():
-            print()
-        for limit in reply.limits_reached:
-            say(f"isthmus: the guest finished early: it reached its limit of {limit}")
+        _ask(runtime, actor, arguments)
     return 0
+
+
+def _ask(runtime: Runtime, actor: Actor, arguments: argparse.Namespace) -> None:
+    """Sends the message, and prints the answer as it comes."""
+    pieces: list[str] = []
+    try:
+        with actor.stream(_message(arguments)) as stream:
+            for piece in stream:
+                pieces.append(piece)
+                if not arguments.json:
+                    print(piece, end="", flush=True)
+        reply = stream.reply
+    except IsthmusError as error:
+        if arguments.json:
+            _print_report(runtime, actor, "".join(pieces), failed=error)
+        elif pieces:
+            print(flush=True)  # the error is to begin a line
+        raise
+    if arguments.json:
+        _print_report(runtime, actor, reply.text, reply)
+    elif not pieces:
+        _print_whole(reply)
+    if not arguments.json and sys.stdout.isatty():
+        print()
+    for limit in reply.limits_reached:
+        say(f"isthmus: the guest finished early: it reached its limit of {limit}")
+
+
+def _print_card(guest: str) -> None:
+    """What a guest says of itself. Nothing of it is compiled."""
+    wasm, name = read_guest(guest)
+    try:
+        card = read_card(wasm)
+    except GuestInvalid as error:
+        raise GuestInvalid(f"{name} {error}") from None
+    if card is None:
+        raise GuestInvalid(
+            f"{name} does not say what it takes: isthmus build writes that into a guest"
+        )
+    print(f"{name}: {card.about}" if card.about else name)
+    rows = [(f"  --arg {it.name}=", it.help, it.default) for it in card.options]
+    width = max((len(given) for given, _, _ in rows), default=0)
+    for given, text, default in rows:
+        usual = f" (default: {default})" if default else ""
+        print(printable(f"{given:{width}}  {text}{usual}"))
 
 
 def _print_whole(reply: Reply) -> None:
