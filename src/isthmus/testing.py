@@ -1,9 +1,13 @@
 """A pytest plug-in for tests of guests: a runtime, and models that say what they are told to.
 
-It is there once Isthmus is installed::
+::
+
+    pytest_plugins = ["isthmus.testing"]  # in conftest.py
+
 
     def test_it_answers(isthmus_runtime, scripted_model):
-        agent = isthmus_runtime.spawn("agent.wasm", models={"default": scripted_model("Yes.", "No.")})
+        model = scripted_model("Yes.", "No.")
+        agent = isthmus_runtime.spawn("agent.wasm", models={"default": model})
         assert agent.send("Is it?").text == "Yes."
         assert agent.send("And now?").text == "No."
 """
