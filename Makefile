@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ test-siege: $(VENV)/.dev ## five minutes of all attacks on a server at once, and
 test-clients: $(VENV)/.dev ## sixteen clients, each installed by itself, against the server; CLIENTS=FOLDER keeps what is installed
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m long tests/clients
+
+test-guests: $(VENV)/.dev ## guests from the templates in every language whose compiler is here (npm fetches AssemblyScript's)
+	$(BIN)/isthmus pull smollm2
+	$(BIN)/pytest -m 'long or not long' tests/projects
 
 test-schemas: $(VENV)/.dev ## schemas of pydantic and zod, and JSON Schema's own test suite: 50 outputs of each, validated (fetches zod by npm)
 	$(BIN)/pytest -m long -s tests/schemas

@@ -17,6 +17,8 @@ from isthmus.native.loader import Library, open_library
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
 
+pytest_plugins = ("isthmus.testing",)
+
 
 def pytest_sessionstart() -> None:
     """Has Ctrl-C reach tests and what they start, also if a shell in the background ignores it."""

@@ -5,7 +5,7 @@ contexts whose KV cache does not fit into 4 GiB.
 
 The same sources give the same bytes on every machine: the compiler is pinned (the `ziglang`
 package), no debug information is kept, and of the custom sections only the function names, which
-a trap's backtrace shows.
+a trap's backtrace shows, and the card of `isthmus.toml` beside each source.
 
     python tools/build_guests.py [name ...]     compiles
     python tools/build_guests.py --check        writes nothing; exits 1 and names what differs
@@ -19,12 +19,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+
+from isthmus.projects import open_project
+from isthmus.wasm.card import with_card, without_sections
 
 ROOT = Path(__file__).resolve().parent.parent
 GUESTS = ROOT / "src" / "isthmus" / "guests"
-SDK = ROOT / "sdk" / "c"
+SDK = ROOT / "src" / "isthmus" / "sdk" / "c"
 
 ZIG_VERSION = "0.17.1"
 STACK_NBYTES = 65_536
@@ -40,6 +42,9 @@ FLAGS_64 = (
     *("-Wl,--no-entry", "-isystem", str(SDK / "wasm64")),
 )
 """There is no wasi-libc for wasm64: the few functions that guests use are in the SDK."""
+
+LEFT_OUT = (".debug", "producers", "target_features")
+"""Custom sections that are left out; the names of functions stay."""
 
 WIDE = ("bench", "chat", "complete")
 """What is compiled with a 64-bit memory, too."""
@@ -63,36 +68,6 @@ def binary(name: str) -> Path:
     return folder_of(name) / f"{name}.wasm"
 
 
-def leb128(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned LEB128 number, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def sections(module: bytes) -> Iterator[tuple[str, bytes]]:
-    """Each section of a module: the name if it is a custom one, and all of its bytes."""
-    at = 8  # magic and version
-    while at < len(module):
-        nbytes, body = leb128(module, at + 1)
-        end = body + nbytes
-        name = ""
-        if module[at] == 0:
-            name_nbytes, begin = leb128(module, body)
-            name = module[begin : begin + name_nbytes].decode()
-        yield name, module[at:end]
-        at = end
-
-
-def strip(module: bytes) -> bytes:
-    """The module without its custom sections, except function names."""
-    return module[:8] + b"".join(data for name, data in sections(module) if name in ("", "name"))
-
-
 def compile_guest(name: str) -> bytes:
     """The bytes of a guest, compiled afresh. Zig keeps only its own libraries in its cache."""
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +78,8 @@ def compile_guest(name: str) -> bytes:
         subprocess.run(
             [*command, str(source(name)), "-o", str(output)], check=True, env=environment
         )
-        return strip(output.read_bytes())
+        module = without_sections(output.read_bytes(), LEFT_OUT)
+        return with_card(module, open_project(folder_of(name)).card)
 
 
 def main() -> int:

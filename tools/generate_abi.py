@@ -1,12 +1,12 @@
 """Generates everything that follows from abi/host.toml and abi/complete.toml.
 
-=====================  =======================================================
-sdk/c/isthmus.h        what a guest written in C (or a language that reads C) includes
-docs/abi.md            the reference, for people
-src/isthmus/abi.py     the host's registration table
-guests/complete/       words.h: what the guest `complete` reads
-server/generation/     words.py: what the server writes to it
-=====================  =======================================================
+=======================  =====================================================
+src/isthmus/sdk/         what guests in each language include (`sdk_bindings.py`)
+docs/abi.md              the reference, for people
+src/isthmus/abi.py       the host's registration table
+guests/complete/         words.h: what the guest `complete` reads
+server/generation/       words.py: what the server writes to it
+=======================  =====================================================
 
     python tools/generate_abi.py            writes them
     python tools/generate_abi.py --check    writes nothing; exits 1 and names those out of date
@@ -19,9 +19,30 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import complete_protocol
+import sdk_bindings
+from abi_types import (
+    FIELD_TYPES,
+    UNSIGNED,
+    WASM_TYPES,
+    WIDE,
+    Abi,
+    Item,
+    array,
+    camel,
+    flat_fields,
+    functions_of,
+    groups,
+    has_two_layouts,
+    placed_fields,
+    pointee,
+    prefix,
+    result_text,
+    struct_format,
+    struct_nbytes,
+    values,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,19 +54,6 @@ SOURCE = ROOT / "abi" / "host.toml"
 PROTOCOL = ROOT / "abi" / "complete.toml"
 NOTICE = "Generated from abi/host.toml by tools/generate_abi.py; do not edit."
 WIDTH = 100
-
-Abi = dict[str, Any]
-Item = dict[str, Any]
-
-WASM_TYPES = {
-    **dict.fromkeys(("ptr", "nbytes", "count", "handle", "token", "flags"), "i32"),
-    **dict.fromkeys(("status", "size"), "i32"),
-    **dict.fromkeys(("size64", "address", "time"), "i64"),
-}
-"""Each type of a parameter or result, and how WebAssembly passes it."""
-
-WIDE = ("ptr", "nbytes")
-"""Types of parameters and fields that are twice as wide where linear memory is 64-bit."""
 
 TYPE_DOCS = {
     "ptr": "offset in the guest's linear memory, in bytes",
@@ -60,8 +68,6 @@ TYPE_DOCS = {
     "address": "result: an offset in linear memory >= 0, or a negative errno",
     "time": "result: nanoseconds >= 0",
 }
-UNSIGNED = {"ptr", "nbytes", "count", "flags"}
-
 GROUP_DOCS = {
     "model": "Models, their tokenizers, and sessions: sequences of tokens whose KV cache and"
     " logits lie in the guest's memory.",
@@ -71,49 +77,6 @@ GROUP_DOCS = {
     " makes embeddings of it in the guest's memory, and a session takes those in place of tokens.",
     "tensor": "A small list of tensor operations over linear memory, run on the device in place.",
     "actor": "The message and its answer, time, chance, and the host's tools.",
-}
-
-FIELD_TYPES = {
-    # type: (nbytes, C, struct format, Python)
-    "u32": (4, "uint32_t", "I", "int"),
-    "i32": (4, "int32_t", "i", "int"),
-    "f32": (4, "float", "f", "float"),
-    "u64": (8, "uint64_t", "Q", "int"),
-    "ptr": (4, "uintptr_t", "I", "int"),
-    "nbytes": (4, "size_t", "I", "int"),
-}
-
-C_POINTERS = {
-    # (function, parameter), or the parameter alone: what it points to, as C says it
-    "name_ptr": "const char *",
-    "args_ptr": "const void *",
-    "candidates_ptr": "isthmus_candidate_t *",
-    "info_ptr": "isthmus_model_info_t *",
-    "logits_ptr": "float *",
-    "messages_ptr": "const isthmus_chat_message_t *",
-    "data_ptr": "const void *",
-    "part_ptr": "isthmus_media_part_t *",
-    "positions_ptr": "const int32_t *",
-    ("media_embed", "positions_ptr"): "int32_t *",
-    "rows_ptr": "const float *",
-    "values_ptr": "void *",
-    "operations_ptr": "const isthmus_operation_t *",
-    "sampler_ptr": "isthmus_sampler_t *",
-    "source_ptr": "const char *",
-    "steps_ptr": "const isthmus_step_t *",
-    "tensor_ptr": "isthmus_tensor_t *",
-    "tokens_ptr": "const int32_t *",
-    ("tokenize", "tokens_ptr"): "int32_t *",
-    "embedding_ptr": "float *",
-    "text_ptr": "char *",
-    ("tokenize", "text_ptr"): "const char *",
-    ("session_open", "ptr"): "void *",
-    ("message_read", "ptr"): "void *",
-    ("emit", "ptr"): "const void *",
-    ("reply", "ptr"): "const void *",
-    ("log", "ptr"): "const void *",
-    ("random", "ptr"): "void *",
-    ("tool_result", "ptr"): "void *",
 }
 
 C_OPENING = f"""\
@@ -138,8 +101,13 @@ C_OPENING = f"""\
 /* How a struct holds a pointer: as an offset in linear memory. */
 #define ISTHMUS_PTR(pointer) ((uintptr_t)(pointer))
 
+#ifdef __cplusplus
+#define ISTHMUS_EXTERN extern "C"
+#else
+#define ISTHMUS_EXTERN extern
+#endif
 #define ISTHMUS_IMPORT(name) \\
-    __attribute__((import_module("{{module}}"), import_name(name))) extern
+    ISTHMUS_EXTERN __attribute__((import_module("{{module}}"), import_name(name)))
 """
 
 MEMORY_PICTURE = """\
@@ -223,73 +191,6 @@ class HostFunction:
 '''
 
 
-# --------------------------------------------------------------------------- what the toml says
-
-
-def camel(name: str) -> str:
-    """'model_info' as a Python class: 'ModelInfo'."""
-    return "".join(word.capitalize() for word in name.split("_"))
-
-
-def values(group: Item) -> Iterator[tuple[str, Item]]:
-    """A constants group's names with their value and text."""
-    return ((name, item) for name, item in group.items() if name != "doc")
-
-
-def field_nbytes(field: Item, *, wide: bool) -> int:
-    """Size of one element of a field, where linear memory is 64-bit or not."""
-    return 8 if wide and field["type"] in WIDE else FIELD_TYPES[field["type"]][0]
-
-
-def placed_fields(struct: Item, *, wide: bool = False) -> Iterator[tuple[Item, int]]:
-    """A struct's fields with their offsets. A gap, which C would fill, is for `wide` ones only."""
-    offset = 0
-    for field in struct["fields"]:
-        nbytes = field_nbytes(field, wide=wide)
-        if offset % nbytes and not wide:
-            raise SystemExit(f"{SOURCE}: field {field['name']} at {offset} is not aligned")
-        offset += -offset % nbytes
-        yield field, offset
-        offset += nbytes * int(field.get("count", 1))
-
-
-def struct_nbytes(struct: Item, *, wide: bool = False) -> int:
-    """Size of a struct in bytes."""
-    *_, (field, offset) = placed_fields(struct, wide=wide)
-    end = offset + field_nbytes(field, wide=wide) * int(field.get("count", 1))
-    widest = max(field_nbytes(it, wide=wide) for it in struct["fields"])
-    return end + (-end % widest if wide else 0)
-
-
-def has_two_layouts(struct: Item) -> bool:
-    """Whether it holds a pointer or a length."""
-    return any(field["type"] in WIDE for field in struct["fields"])
-
-
-def struct_format(struct: Item, *, wide: bool = False) -> str:
-    """The layout as Python's `struct` says it, with `x` where C leaves a gap."""
-    layout, end = "", 0
-    for field, offset in placed_fields(struct, wide=wide):
-        nbytes, count = field_nbytes(field, wide=wide), int(field.get("count", 1))
-        kind = "Q" if wide and field["type"] in WIDE else FIELD_TYPES[field["type"]][2]
-        layout += "x" * (offset - end) + kind * count
-        end = offset + nbytes * count
-    return layout + "x" * (struct_nbytes(struct, wide=wide) - end)
-
-
-def flat_fields(struct: Item) -> Iterator[tuple[str, str]]:
-    """Names and types of a struct's elements: arrays become ne0, ne1, …"""
-    for field in struct["fields"]:
-        count = field.get("count")
-        for name in (f"{field['name']}{i}" for i in range(count)) if count else [field["name"]]:
-            yield name, field["type"]
-
-
-def array(field: Item) -> str:
-    """'[4]' for a field of four elements, nothing for one."""
-    return f"[{field['count']}]" if "count" in field else ""
-
-
 # --------------------------------------------------------------------------- C
 
 
@@ -298,11 +199,11 @@ def c_wrap(text: str, first: str, rest: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=rest)
 
 
-def c_enum(prefix: str, doc: str, items: Iterable[tuple[str, Item]]) -> Iterator[str]:
+def c_enum(start: str, doc: str, items: Iterable[tuple[str, Item]]) -> Iterator[str]:
     yield from ("", f"/* {doc} */", "enum {")
     for name, item in items:
         yield from c_wrap(item["text"] + " */", "    /* ", "     * ")
-        yield f"    ISTHMUS_{prefix}{name} = {item['value']},"
+        yield f"    ISTHMUS_{start}{name} = {item['value']},"
     yield "};"
 
 
@@ -326,10 +227,7 @@ def c_type(function: str, param: Item) -> str:
         return "size_t "
     if kind != "ptr":
         return "uint32_t " if kind in UNSIGNED else "int32_t "
-    pointer = C_POINTERS.get((function, param["name"])) or C_POINTERS.get(param["name"])
-    if pointer is None:
-        raise SystemExit(f"say in C_POINTERS what {function}'s {param['name']} points to")
-    return pointer
+    return pointee(function, param)
 
 
 def c_function(function: Item) -> Iterator[str]:
@@ -349,17 +247,12 @@ def c_function(function: Item) -> Iterator[str]:
         yield line.replace("\u00a0", " ")
 
 
-def result_text(result: Item) -> str:
-    """What a function returns when it succeeds."""
-    return str(result["doc"]) or "0"
-
-
 def c_header(abi: Abi) -> str:
     opening = C_OPENING.format(version=abi["abi_version"], module=abi["module"])
     lines = opening.splitlines()
     lines += c_enum("", "Errno: a call that fails returns one, negated.", abi["errno"].items())
     for name, group in abi["constants"].items():
-        lines += c_enum(c_prefix(name), group["doc"], values(group))
+        lines += c_enum(prefix(name), group["doc"], values(group))
     for name, struct in abi["structs"].items():
         lines += c_struct(name, struct)
     for group in groups(abi):
@@ -367,20 +260,6 @@ def c_header(abi: Abi) -> str:
         for function in functions_of(abi, group):
             lines += c_function(function)
     return "\n".join([*lines, "", "#endif", ""])
-
-
-def c_prefix(group: str) -> str:
-    """'tokenize_flag' gives ISTHMUS_TOKENIZE_…, 'op' gives ISTHMUS_OP_…"""
-    return group.removesuffix("_flag").removesuffix("_level").upper() + "_"
-
-
-def groups(abi: Abi) -> list[str]:
-    """The groups of functions, in file order."""
-    return list(dict.fromkeys(function["group"] for function in abi["functions"]))
-
-
-def functions_of(abi: Abi, group: str) -> list[Item]:
-    return [function for function in abi["functions"] if function["group"] == group]
 
 
 # --------------------------------------------------------------------------- Markdown
@@ -436,7 +315,7 @@ def md_opening(abi: Abi) -> Iterator[str]:
 def md_constants(abi: Abi) -> Iterator[str]:
     yield from ("## Constants", "")
     for name, group in abi["constants"].items():
-        yield from (f"### {name}", "", f"{group['doc']} In C: `ISTHMUS_{c_prefix(name)}…`.", "")
+        yield from (f"### {name}", "", f"{group['doc']} In C: `ISTHMUS_{prefix(name)}…`.", "")
         rows = ((f"`{key}`", item["value"], item["text"]) for key, item in values(group))
         yield from md_table(("name", "value", "meaning"), rows)
 
@@ -573,7 +452,12 @@ def python(abi: Abi) -> str:
 
 # --------------------------------------------------------------------------- command line
 
-OUTPUTS = {"sdk/c/isthmus.h": c_header, "docs/abi.md": markdown, "src/isthmus/abi.py": python}
+OUTPUTS = {
+    "src/isthmus/sdk/c/isthmus.h": c_header,
+    "docs/abi.md": markdown,
+    "src/isthmus/abi.py": python,
+    **sdk_bindings.OUTPUTS,
+}
 
 
 def generate() -> dict[Path, str]:

@@ -5,15 +5,20 @@ They raise SettingsError; those of snapshots raise SnapshotMismatch and Snapshot
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.model import Model
 from isthmus.snapshot import Snapshot
+from isthmus.spelling import suggestion
 from isthmus.units import MOST_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
+from isthmus.wasm.names import shown
 from isthmus.wasm.wasi import c_strings
+
+_log = logging.getLogger("isthmus")
 
 
 def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
@@ -55,6 +60,18 @@ def command_line(
     for each in texts:
         c_strings(each)
     return texts
+
+
+def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
+    """Logs a warning for each option that a guest does not list among its own, if it lists any."""
+    card = guest.card
+    if card is None:
+        return
+    known = [it.name for it in card.options]
+    for name in dict.fromkeys(option.partition("=")[0] for option in options):
+        if name not in known:
+            hint = suggestion(name, known) or f": it has {', '.join(known) or 'none'}"
+            _log.warning("%s knows no option %s%s", guest.name, shown(name), hint)
 
 
 def require_given(models: object, tools: object, limits: object) -> None:

@@ -41,6 +41,9 @@
     │   ├── SnapshotUnsupported     of a format version that is not known
     │   ├── SnapshotUntrusted       not signed with the runtime's key
     │   └── SnapshotMismatch        made for another guest, model or setting than is given
+    ├── ProjectError                a guest's folder or its isthmus.toml is not as it must be
+    │   ├── ToolchainMissing        a compiler is not here, or too old; the text says how to get it
+    │   └── BuildFailed             a compiler refused the sources
     ├── StorageError                where a server keeps its agents cannot be used now
     ├── DownloadError               no network, a wrong checksum, a full disk
     └── VerificationFailed          a proof did not hold
@@ -272,6 +275,18 @@ class SnapshotMismatch(SnapshotError):
     def __init__(self, message: str, reasons: tuple[str, ...] = ()) -> None:
         super().__init__("; ".join([message, *reasons]) if reasons else message)
         self.reasons = reasons
+
+
+class ProjectError(IsthmusError):
+    """A guest's folder, or its isthmus.toml, is not as it must be."""
+
+
+class ToolchainMissing(ProjectError):
+    """A compiler is not here, or too old."""
+
+
+class BuildFailed(ProjectError):
+    """A compiler refused a guest's sources."""
 
 
 class StorageError(IsthmusError):

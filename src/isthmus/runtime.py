@@ -28,6 +28,7 @@ from isthmus.arguments import (
     require_memory_for,
     require_range,
     require_reach,
+    warn_of_unknown,
 )
 from isthmus.config import (
     Capacity,
@@ -289,6 +290,7 @@ class Runtime:
         require_given(models, tools, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         arguments, variables = command_line(compiled, options, argv, environ)
+        warn_of_unknown(compiled, options)
         granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits(), label)
         require_reach(compiled, granted.limits)
         require_range("seed", seed, -(2**63), 2**64)

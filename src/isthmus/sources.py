@@ -10,6 +10,7 @@ from pathlib import Path
 from isthmus.config import MAX_GUEST_NBYTES
 from isthmus.download import fetched, hint, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
+from isthmus.model.scripted import is_scripted, scripted_file
 from isthmus.shards import SUFFIX
 from isthmus.wasm.names import shown
 
@@ -52,13 +53,16 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
 
 
 def model_path(given: str | Path, cache: Path) -> Path:
-    """The file of a model: a path, or the name of one that was pulled into the folder `cache`.
+    """The file of a model: a path, or the name of one that was pulled into the folder `cache`, or
+    of a scripted one, which is made there.
 
-    ModelNotFound if it was not.
+    ModelNotFound if it was not pulled.
     """
     path = Path(os.path.expanduser(given))
     if not isinstance(given, str) or os.path.exists(path):
         return path
+    if is_scripted(given):
+        return scripted_file(given, cache / "scripted")
     if not is_name(given):
         if given.endswith(SUFFIX):
             return path  # whoever opens it tells what is missing, such as a shard

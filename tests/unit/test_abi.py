@@ -50,7 +50,7 @@ def source() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def header() -> str:
-    return (ROOT / "sdk/c/isthmus.h").read_text(encoding="utf-8")
+    return (ROOT / "src/isthmus/sdk/c/isthmus.h").read_text(encoding="utf-8")
 
 
 def test_generated_files_are_current() -> None:

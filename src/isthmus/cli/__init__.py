@@ -40,7 +40,12 @@ COMMANDS = (
     "architectures",
     "pull",
     "inspect-model",
+    "new",
+    "build",
+    "dev",
 )
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,6 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
+        command.add_argument(
+            "--log-level",
+            choices=_LOG_LEVELS,
+            default="warning",
+            help="the least important lines of the log that are shown, guests' own among them "
+            "(default: warning)",
+        )
         command.set_defaults(parser=command)
     return parser
 
@@ -73,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.argv = after
     if unknown:  # with the command's own usage, which argparse does not show for these
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    _log_to_stderr()
+    _log_to_stderr(arguments.log_level)
     try:
         with printing(sys.stdout):
             code = _module(arguments.command).run(arguments)
@@ -89,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING)
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level.upper())
     for handler in logging.getLogger().handlers:
         handler.setFormatter(LineFormatter())
 

@@ -87,11 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
         begin = _beginning(runtime, arguments)
         file = resolve(arguments.resume) if arguments.resume else None
         actor = _resume(runtime, arguments) if file is not None and file.exists() else begin()
-        for message in _with_files(_messages(), read_files(arguments.image)):
+        for message in _with_files(typed_messages(), read_files(arguments.image)):
             if message == "/new":
                 actor.close()
             elif message:
-                _answer(actor, message)
+                print_answer(actor, message)
             if actor.state == "closed":
                 say("A new conversation begins.")
                 if file is not None:
@@ -162,7 +162,7 @@ def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], 
     return begin
 
 
-def _messages() -> Iterator[str]:
+def typed_messages() -> Iterator[str]:
     """What the user types, until Ctrl-D or /exit."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
@@ -197,7 +197,7 @@ def _with_files(messages: Iterator[str], files: list[bytes]) -> Iterator[str | b
             yield message
 
 
-def _answer(actor: Actor, message: str | bytes) -> None:
+def print_answer(actor: Actor, message: str | bytes) -> None:
     """Prints one answer as it comes; Ctrl-C stops the answer and not the program."""
     stream = actor.stream(message)
     try:

@@ -14,6 +14,7 @@ from isthmus.cli.progress import download_bars
 from isthmus.config import Environment
 from isthmus.download import fetched, hint, is_name, pull
 from isthmus.errors import ModelNotFound, SettingsError
+from isthmus.model.scripted import NAME, is_scripted, scripted_file
 from isthmus.printable import printable
 from isthmus.shards import first_file, model_name
 
@@ -36,6 +37,8 @@ def usual_name(path: str) -> str:
     """The name of a model that was given none: the one it is fetched by, or its file's."""
     if is_name(path) and not exists(path):
         return path
+    if is_scripted(path) and not exists(path):
+        return NAME
     return printable(model_name(first_file(expanded(path))))
 
 
@@ -79,6 +82,8 @@ def model_path(text: str) -> Path:
     """The file that a user means: a path, or a model that was fetched by its name."""
     if exists(text):
         return first_file(expanded(text))
+    if is_scripted(text):
+        return scripted_file(text, Environment.read().cache / "scripted")
     if not is_name(text):
         raise ModelNotFound(f"there is no file {text or repr(text)}{hint(text)}")
     found = fetched(text, Environment.read().cache)
@@ -97,7 +102,7 @@ def fetched_model(name: str) -> Path:
 def _split(text: str) -> tuple[str | None, str]:
     """Name and path of `[NAME=]PATH`; None for no name. The path need not exist."""
     for name, path in _splits(text):
-        if name != "" and (exists(path) or is_name(path)):
+        if name != "" and (exists(path) or is_name(path) or is_scripted(path)):
             return name, path
     before, equals, path = text.partition("=")
     return (before, path) if equals else (None, text)

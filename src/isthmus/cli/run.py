@@ -29,9 +29,11 @@ from isthmus.cli.options import (
     say,
     sized_guest,
 )
-from isthmus.errors import GuestExited, IsthmusError, SettingsError
-from isthmus.printable import printable_json
+from isthmus.errors import GuestExited, GuestInvalid, IsthmusError, SettingsError
+from isthmus.printable import printable, printable_json
 from isthmus.runtime import Runtime
+from isthmus.sources import read_guest
+from isthmus.wasm.card import read_card
 
 HELP = "run a guest on a message and print its answer"
 EXAMPLES = """\
@@ -42,6 +44,8 @@ EXAMPLES = """\
   isthmus run chat --model smollm2 --lora poet.gguf:0.8 --message "What is an isthmus?"
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
+  isthmus run chat --model "fake:a scripted answer" --message Hello
+  isthmus run chat --help-guest
   isthmus run gemm --message "rows=4096 k=64 n=64" --json
   sort names.txt | isthmus run ./count.wasm --env LANG=C -- --unique
   isthmus run llama-chat.wasm --model default=smollm2 -- default"""
@@ -60,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="the message, a command's standard input (default: standard input)",
     )
+    parser.add_argument(
+        "--help-guest", action="store_true", help="list what the guest does and its options"
+    )
     add_image_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     add_model_options(parser)
@@ -71,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
+    if arguments.help_guest:
+        _print_card(arguments.guest)
+        return 0
     arguments.model += preloaded(arguments.nn_preload)
     with open_runtime(arguments) as runtime:
         guest = runtime.load_guest(arguments.guest)  # before models are opened
@@ -81,14 +91,31 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{guest.name} is no command: arguments after -- and --env are for guests with "
                 "_start; give it options by --arg"
             )
-        return _run_message(runtime, arguments)
+        models, args = open_models(runtime, arguments), guest_args(arguments)
+        name, allowed = sized_guest(arguments, models, args)
+        actor = runtime.spawn(name, models=models, args=args, limits=allowed, seed=arguments.seed)
+        _ask(runtime, actor, arguments)
+    return 0
 
 
-def _run_message(runtime: Runtime, arguments: argparse.Namespace) -> int:
-    """Has a guest handle the message, and prints its answer as it comes."""
-    models, args = open_models(runtime, arguments), guest_args(arguments)
-    guest, allowed = sized_guest(arguments, models, args)
-    actor = runtime.spawn(guest, models=models, args=args, limits=allowed, seed=arguments.seed)
+def _run_command(runtime: Runtime, actor: Actor, arguments: argparse.Namespace) -> int:
+    """Runs a command; its exit status."""
+    message = standard_input(arguments)
+    if not arguments.json:
+        return run_command(actor, message)
+    try:
+        reply = actor.send(message)
+    except IsthmusError as error:
+        _print_report(runtime, actor, "", failed=error)
+        if isinstance(error, GuestExited):
+            return exit_status(error)
+        raise
+    _print_report(runtime, actor, reply.text, reply)
+    return 0
+
+
+def _ask(runtime: Runtime, actor: Actor, arguments: argparse.Namespace) -> None:
+    """Sends the message, and prints the answer as it comes."""
     pieces: list[str] = []
     try:
         with actor.stream(_message(arguments)) as stream:
@@ -111,23 +138,25 @@ def _run_message(runtime: Runtime, arguments: argparse.Namespace) -> int:
         print()
     for limit in reply.limits_reached:
         say(f"isthmus: the guest finished early: it reached its limit of {limit}")
-    return 0
 
 
-def _run_command(runtime: Runtime, actor: Actor, arguments: argparse.Namespace) -> int:
-    """Runs a command; its exit status."""
-    message = standard_input(arguments)
-    if not arguments.json:
-        return run_command(actor, message)
+def _print_card(guest: str) -> None:
+    """What a guest says of itself. Nothing of it is compiled."""
+    wasm, name = read_guest(guest)
     try:
-        reply = actor.send(message)
-    except IsthmusError as error:
-        _print_report(runtime, actor, "", failed=error)
-        if isinstance(error, GuestExited):
-            return exit_status(error)
-        raise
-    _print_report(runtime, actor, reply.text, reply)
-    return 0
+        card = read_card(wasm)
+    except GuestInvalid as error:
+        raise GuestInvalid(f"{name} {error}") from None
+    if card is None:
+        raise GuestInvalid(
+            f"{name} does not say what it takes: isthmus build writes that into a guest"
+        )
+    print(f"{name}: {card.about}" if card.about else name)
+    rows = [(f"  --arg {it.name}=", it.help, it.default) for it in card.options]
+    width = max((len(given) for given, _, _ in rows), default=0)
+    for given, text, default in rows:
+        usual = f" (default: {default})" if default else ""
+        print(printable(f"{given:{width}}  {text}{usual}"))
 
 
 def _print_whole(reply: Reply) -> None:

@@ -22,6 +22,7 @@ import wasmtime
 
 from isthmus.errors import GuestInvalid
 from isthmus.wasm.bounds import Bound, require
+from isthmus.wasm.card import GuestCard, read_card, require_known_abi
 from isthmus.wasm.hostcalls import HostImport, Signature
 from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.interface import Export, FunctionType, Import, Interface
@@ -102,6 +103,11 @@ class Guest:
         """Names of its functions by index, as far as the module has them, fit to be shown."""
         return function_names(self.wasm)
 
+    @cached_property
+    def card(self) -> GuestCard | None:
+        """What it says of itself; None if it says nothing."""
+        return read_card(self.wasm)
+
     def __repr__(self) -> str:
         return f"<Guest {self.name} {self.sha256[:12]}>"
 
@@ -113,6 +119,7 @@ def check_bytes(wasm: bytes) -> None:
         raise GuestInvalid("is a WebAssembly component: build a core module instead")
     if not wasm.startswith(_CORE):
         raise GuestInvalid(f"is not a WebAssembly module: {_describe(wasm)}")
+    require_known_abi(wasm)
 
 
 def check_interface(interface: Interface, imports: Mapping[bool, Imports], *, is_64: bool) -> None:

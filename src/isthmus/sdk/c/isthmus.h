@@ -19,8 +19,13 @@
 /* How a struct holds a pointer: as an offset in linear memory. */
 #define ISTHMUS_PTR(pointer) ((uintptr_t)(pointer))
 
+#ifdef __cplusplus
+#define ISTHMUS_EXTERN extern "C"
+#else
+#define ISTHMUS_EXTERN extern
+#endif
 #define ISTHMUS_IMPORT(name) \
-    __attribute__((import_module("isthmus"), import_name(name))) extern
+    ISTHMUS_EXTERN __attribute__((import_module("isthmus"), import_name(name)))
 
 /* Errno: a call that fails returns one, negated. */
 enum {

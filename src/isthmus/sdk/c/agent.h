@@ -1,5 +1,5 @@
 /*
- * agent.h: a thin layer over isthmus.h for agents written in C.
+ * agent.h: a thin layer over isthmus.h for agents written in C or C++.
  *
  * With pages.h beside it; all of it is static inline, and what a guest does not call costs nothing. It needs
  * wasi-libc's stdint.h, stdlib.h and string.h; for wasm64, which has no libc, those in wasm64/. Everything follows the ABI's habit: a function
@@ -31,6 +31,20 @@
 #include "pages.h"
 
 #define AGENT_API static inline __attribute__((unused))
+
+/* An empty agent_text_t or agent_session_t: agent_text_t text = AGENT_EMPTY; */
+#ifdef __cplusplus
+#define AGENT_EMPTY {}
+#else
+#define AGENT_EMPTY {0}
+#endif
+
+/* Before a function that the host calls: AGENT_EXPORT("on_message") int32_t on_message(int32_t nbytes) */
+#ifdef __cplusplus
+#define AGENT_EXPORT(name) extern "C" __attribute__((export_name(name)))
+#else
+#define AGENT_EXPORT(name) __attribute__((export_name(name)))
+#endif
 
 /* Returns from the calling function with the negative errno that `call` gave, if it gave one. */
 #define AGENT_TRY(call)                         \
@@ -77,7 +91,7 @@ typedef struct {
 AGENT_API void agent_text_free(agent_text_t *text)
 {
     free(text->bytes);
-    *text = (agent_text_t){0};
+    *text = (agent_text_t)AGENT_EMPTY;
 }
 
 /* Empties the text and keeps its room. */
@@ -100,7 +114,7 @@ AGENT_API int32_t agent_text_reserve(agent_text_t *text, uint32_t nbytes)
     if (text->status < 0 || need <= text->cap)
         return text->status;
     uint64_t cap = need + need / 2 + 64;
-    char *bytes = cap < INT32_MAX ? realloc(text->bytes, (size_t)cap) : NULL;
+    char *bytes = (char *)(cap < INT32_MAX ? realloc(text->bytes, (size_t)cap) : NULL);
     if (!bytes)
         return text->status = -ISTHMUS_ENOMEM;
     text->bytes = bytes;
@@ -179,7 +193,7 @@ AGENT_API int32_t agent_text_append_float(agent_text_t *text, double value)
 /* Length in bytes of the UTF-8 character at `bytes`, or 0 if none begins there (RFC 3629). */
 AGENT_API uint32_t agent_utf8_nbytes(const void *bytes, uint32_t nbytes)
 {
-    const uint8_t *b = bytes;
+    const uint8_t *b = (const uint8_t *)bytes;
     uint8_t low = 0x80, high = 0xbf;
     uint32_t n = 0;
     if (nbytes && b[0] < 0x80)
@@ -323,7 +337,7 @@ AGENT_API int32_t agent_log(uint32_t level, const char *string)
  */
 AGENT_API int32_t agent_message(int32_t nbytes, char **message)
 {
-    *message = malloc((size_t)nbytes + 1);
+    *message = (char *)malloc((size_t)nbytes + 1);
     if (!*message)
         return -ISTHMUS_ENOMEM;
     (*message)[nbytes] = 0;
@@ -353,7 +367,7 @@ AGENT_API int32_t agent_option(const char *key, const char **value)
     if (!args) {
         if (agent_wasi_args_sizes_get(&n_args, &nbytes))
             return -ISTHMUS_EIO;
-        char **room = malloc(n_args * sizeof *room + nbytes + 1);
+        char **room = (char **)malloc(n_args * sizeof *room + nbytes + 1);
         if (!room)
             return -ISTHMUS_ENOMEM;
         if (agent_wasi_args_get(room, (char *)(room + n_args)))
@@ -370,7 +384,7 @@ AGENT_API int32_t agent_option(const char *key, const char **value)
 /* Logs what is wrong with an option, and is the errno for it. */
 AGENT_API int32_t agent_option_refused(const char *key, const char *value, const char *wanted)
 {
-    AGENT_TEXT_FREED agent_text_t text = {0};
+    AGENT_TEXT_FREED agent_text_t text = AGENT_EMPTY;
     const char *parts[] = {"option ", key, " is '", value, "': give ", wanted};
     for (uint32_t i = 0; i < sizeof parts / sizeof *parts; i++)
         agent_text_append_string(&text, parts[i]);
@@ -386,7 +400,7 @@ AGENT_API int32_t agent_option_int(const char *key, int64_t low, int64_t high, i
     AGENT_TRY(agent_option(key, &string));
     if (!string || agent_parse_int(string, (uint32_t)strlen(string), low, high, value) == 0)
         return 0;
-    AGENT_TEXT_FREED agent_text_t wanted = {0};
+    AGENT_TEXT_FREED agent_text_t wanted = AGENT_EMPTY;
     agent_text_append_string(&wanted, "a whole number from ");
     agent_text_append_int(&wanted, low);
     agent_text_append_string(&wanted, " to ");
@@ -404,7 +418,7 @@ AGENT_API int32_t agent_option_float(const char *key, double low, double high, f
         return 0;
     if (agent_parse_float(string, (uint32_t)strlen(string), low, high, &number) == 0)
         return *value = (float)number, 0;
-    AGENT_TEXT_FREED agent_text_t wanted = {0};
+    AGENT_TEXT_FREED agent_text_t wanted = AGENT_EMPTY;
     agent_text_append_string(&wanted, "a number from ");
     agent_text_append_float(&wanted, low);
     agent_text_append_string(&wanted, " to ");
@@ -431,7 +445,7 @@ AGENT_API int32_t agent_tokenize(int32_t model, const char *text, uint32_t nbyte
 {
     int32_t cap = (int32_t)(nbytes / 2) + 16; /* English has a token for 4 bytes */
     for (*tokens = NULL;;) {
-        int32_t *room = realloc(*tokens, (size_t)cap * sizeof *room);
+        int32_t *room = (int32_t *)realloc(*tokens, (size_t)cap * sizeof *room);
         int32_t n = room ? isthmus_tokenize(model, text, nbytes, flags, room, (uint32_t)cap)
                          : -ISTHMUS_ENOMEM;
         *tokens = room ? room : *tokens;
@@ -531,7 +545,7 @@ AGENT_API int32_t agent_session_close(agent_session_t *session)
     pages_give(session->bytes, session->nbytes);
     free(session->tokens);
     free(session->top_room);
-    *session = (agent_session_t){0};
+    *session = (agent_session_t)AGENT_EMPTY;
     return 0;
 }
 
@@ -544,9 +558,11 @@ AGENT_API int32_t agent_session_open(agent_session_t *session, int32_t model, ui
     AGENT_SET(nbytes, isthmus_session_nbytes(model, n_ctx));
     if ((uint64_t)nbytes > SIZE_MAX - 65535)
         return -ISTHMUS_ENOMEM;
-    *session = (agent_session_t){.model = model, .n_vocab = info.n_vocab};
+    *session = (agent_session_t)AGENT_EMPTY;
+    session->model = model;
+    session->n_vocab = info.n_vocab;
     session->n_ctx = (n_ctx + 255) / 256 * 256; /* as session_nbytes rounds */
-    session->tokens = malloc(session->n_ctx * sizeof *session->tokens);
+    session->tokens = (int32_t *)malloc(session->n_ctx * sizeof *session->tokens);
     session->bytes = pages_take((size_t)nbytes);
     session->nbytes = (size_t)nbytes;
     int32_t handle = -ISTHMUS_ENOMEM;
@@ -931,8 +947,8 @@ AGENT_API int32_t agent_sample_logits(const float *logits, uint32_t n_vocab,
     if (sampler->temperature == 0)
         return agent_argmax(logits, n_vocab);
     uint32_t k = sampler->top_k && sampler->top_k < n_vocab ? sampler->top_k : n_vocab;
-    AGENT_FREED double *weights = malloc(k * sizeof *weights);
-    AGENT_FREED agent_candidate_t *top = malloc(k * sizeof *top);
+    AGENT_FREED double *weights = (double *)malloc(k * sizeof *weights);
+    AGENT_FREED agent_candidate_t *top = (agent_candidate_t *)malloc(k * sizeof *top);
     if (!weights || !top)
         return -ISTHMUS_ENOMEM;
     uint32_t n = agent_top_k(logits, n_vocab, top, k);
@@ -953,7 +969,7 @@ AGENT_API int32_t agent_sample(float *logits, uint32_t n_vocab, const int32_t *r
     float penalty = sampler->repeat_penalty;
     if (penalty == 1 || n_recent == 0)
         return agent_sample_logits(logits, n_vocab, sampler);
-    AGENT_FREED float *before = malloc(n_recent * sizeof *before);
+    AGENT_FREED float *before = (float *)malloc(n_recent * sizeof *before);
     if (!before)
         return -ISTHMUS_ENOMEM;
     for (uint32_t i = 0; i < n_recent; i++)

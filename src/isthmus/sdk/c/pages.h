@@ -64,7 +64,7 @@ PAGES_API void pages_give(void *pointer, size_t nbytes)
 {
     if (!pointer)
         return;
-    pages_free_t *block = pointer, *before = NULL, *after = pages_first_free;
+    pages_free_t *block = (pages_free_t *)pointer, *before = NULL, *after = pages_first_free;
     for (; after && after < block; after = after->next)
         before = after;
     *block = (pages_free_t){after, pages_count(nbytes ? nbytes : 1)};

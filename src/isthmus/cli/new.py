@@ -1,0 +1,43 @@
+"""`isthmus new`: begin a guest of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from isthmus.cli.options import say
+from isthmus.projects import LANGUAGES, TEMPLATES, new_project
+
+HELP = "begin a guest in a language of your choice"
+EXAMPLES = """\
+  isthmus new hello --lang rust
+  isthmus new notes --lang c --template tool
+  isthmus build notes
+  isthmus run notes/notes.wasm --model smollm2 --message "What is an isthmus?\""""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This command's options."""
+    parser.add_argument("name", metavar="NAME", help="the guest's name, or a path that ends in it")
+    parser.add_argument(
+        "--lang",
+        required=True,
+        choices=LANGUAGES,
+        help="c, cpp (C++), rust, zig, go or as (AssemblyScript)",
+    )
+    parser.add_argument(
+        "--template",
+        choices=TEMPLATES,
+        default="hello",
+        help="hello: talks with a model; tool: calls a tool and keeps state (default: hello)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs it."""
+    project = new_project(Path(arguments.name), arguments.lang, arguments.template)
+    print(project.folder)
+    if project.lang == "as":
+        say(f"npm install --prefix {project.folder} fetches its compiler")
+    say(f"isthmus build {project.folder} compiles it")
+    return 0

@@ -1,0 +1,19 @@
+"""Guests as people write them: a folder with sources, `isthmus.toml` and the SDK of its language.
+
+`project.py` reads and makes such folders, `toolchain.py` finds compilers, `building.py` compiles,
+`watching.py` tells when sources have changed.
+"""
+
+from isthmus.projects.building import build
+from isthmus.projects.project import LANGUAGES, TEMPLATES, Project, new_project, open_project
+from isthmus.projects.watching import Sources
+
+__all__ = [
+    "LANGUAGES",
+    "TEMPLATES",
+    "Project",
+    "Sources",
+    "build",
+    "new_project",
+    "open_project",
+]

@@ -1,0 +1,3 @@
+module isthmus
+
+go 1.24
