@@ -76,6 +76,7 @@ class ModelFlag(IntFlag):
     SESSIONS = 4
     EMBED = 8
     EMBED_TOKENS = 16
+    STATE = 32
 
 
 class EmbedFlag(IntFlag):
@@ -498,10 +499,24 @@ HOST_FUNCTIONS = (
     ),
     HostFunction(
         "model",
+        "session_checkpoint",
+        (Param("session", "handle"),),
+        "size",
+        (Errno.EBADF, Errno.ECANCELED),
+    ),
+    HostFunction(
+        "model",
+        "session_reach",
+        (Param("session", "handle"), Param("n_tokens", "count")),
+        "size",
+        (Errno.EBADF,),
+    ),
+    HostFunction(
+        "model",
         "truncate",
         (Param("session", "handle"), Param("n_tokens", "count")),
         "status",
-        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP),
+        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP, Errno.ECANCELED),
     ),
     HostFunction(
         "model",

@@ -98,7 +98,16 @@ class Body:
     async def handle(self, message: Message) -> int:
         """Runs the guest on one message; what on_message returns, or raises as `Call.run`."""
         self.context.message = message
-        return await self._call("on_message", len(message.data))
+        code = await self._call("on_message", len(message.data))
+        if code == 0:
+            await self._take_checkpoints(message)
+        return code
+
+    async def _take_checkpoints(self, message: Message) -> None:
+        """Has sessions come back to here, of models that are set to do so after each message."""
+        for session in self.sessions:
+            if session.state_nbytes and session.model.settings.message_checkpoints:
+                await Aside(message, session.checkpoint)
 
     @property
     def is_watched(self) -> bool:

@@ -143,8 +143,6 @@ def _load(runtime: Runtime, path: str, record: ModelRecord, arguments: argparse.
             repack=record.repack,
             width=width,
             graph=graph,
-            checkpoints=arguments.checkpoints,
-            message_checkpoints=arguments.message_checkpoints,
         )
 
     if not record.width:
