@@ -183,6 +183,12 @@ class SessionRecord(Record, frozen=True):
     """Copies of that which the session has room for."""
 
     @property
+    def kv_nbytes(self) -> int:
+        """What the session keeps of its tokens, about; 0 in the memories of a library."""
+        states_nbytes = (1 + self.n_checkpoints) * self.states_nbytes
+        return 2 * self.n_layer * self.row_nbytes * self.n_ctx + states_nbytes
+
+    @property
     def kv_nbytes_used(self) -> int:
         """What its tokens take in the KV cache; about, in the memories of a library."""
         if self.memories:

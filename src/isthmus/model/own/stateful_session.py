@@ -85,10 +85,11 @@ class StatefulSession(OwnSession):
         return True
 
     def _unreachable(self, n_tokens: int) -> str:
-        reached = ", ".join(map(str, [0, *self._found]))
+        found = ", ".join(map(str, self._found))
+        reached = f"one of 0, {found}" if found else "0"
         return (
             f"{self.model.name} keeps a state that each token rewrites, so {self.n_tokens} tokens "
-            f"cannot be cut to {n_tokens}: truncate to one of {reached}, and take a checkpoint "
+            f"cannot be cut to {n_tokens}: truncate to {reached}, and take a checkpoint "
             "where you want to come back"
         )
 
