@@ -78,6 +78,7 @@ class ModelFlag(IntFlag):
     EMBED_TOKENS = 16
     PICTURES = 32
     SOUNDS = 64
+    STATE = 128
 
 
 class EmbedFlag(IntFlag):
@@ -534,10 +535,24 @@ HOST_FUNCTIONS = (
     ),
     HostFunction(
         "model",
+        "session_checkpoint",
+        (Param("session", "handle"),),
+        "size",
+        (Errno.EBADF, Errno.ECANCELED),
+    ),
+    HostFunction(
+        "model",
+        "session_reach",
+        (Param("session", "handle"), Param("n_tokens", "count")),
+        "size",
+        (Errno.EBADF,),
+    ),
+    HostFunction(
+        "model",
         "truncate",
         (Param("session", "handle"), Param("n_tokens", "count")),
         "status",
-        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP),
+        (Errno.EBADF, Errno.EINVAL, Errno.ENOTSUP, Errno.ECANCELED),
     ),
     HostFunction(
         "model",

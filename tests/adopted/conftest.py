@@ -13,7 +13,7 @@ from isthmus.survey.tiny import tiny_model
 
 DENSE = ("mimo2", "gemma4")
 """Experts and sinks; windows, and layers of several shapes."""
-STATEFUL = ("qwen35", "mamba")
+STATEFUL = ("falcon-h1", "mamba")
 """A state beside a KV cache, and a state alone. `isthmus architectures` tries all others."""
 
 

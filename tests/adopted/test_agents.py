@@ -35,7 +35,7 @@ from tests.server.conftest import Serving
 from tests.tiny_gguf import TinyModel
 
 CHAT = ["n_ctx=512", "max_tokens=12", "temperature=0"]
-EACH = pytest.mark.parametrize("name", ["mimo2", "qwen35", "mamba"])
+EACH = pytest.mark.parametrize("name", ["mimo2", "falcon-h1", "mamba"])
 OF_STATE = pytest.mark.parametrize("name", STATEFUL)
 Files = Callable[[str], Path]
 
@@ -202,7 +202,7 @@ def test_a_summary_begins_with_the_instruction_each_time(
 def test_a_snapshot_names_the_library_and_its_memories(
     shared: Runtime, tiny_file: Files, tmp_path: Path
 ) -> None:
-    model = shared.load_model(tiny_file("qwen35"))
+    model = shared.load_model(tiny_file("falcon-h1"))
     actor = chat(shared, model)
     actor.send("Hello")
     saved = actor.snapshot(tmp_path / "agent.safetensors")
@@ -246,7 +246,7 @@ def test_bytes_of_another_graph_are_refused_or_computed_again(
 def test_a_manifest_that_contradicts_itself_is_refused(
     shared: Runtime, tiny_file: Files, tmp_path: Path
 ) -> None:
-    model = shared.load_model(tiny_file("qwen35"))
+    model = shared.load_model(tiny_file("falcon-h1"))
     actor = chat(shared, model)
     actor.send("Hello")
     saved = actor.snapshot(tmp_path / "agent.safetensors")
@@ -291,7 +291,7 @@ def test_embeddings_are_those_of_our_own_graph(shared: Runtime, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_command_line_says_what_a_model_lacks(tiny_file: Files) -> None:
-    path = str(tiny_file("qwen35"))
+    path = str(tiny_file("falcon-h1"))
     found = json.loads(isthmus("inspect-model", path, "--json").stdout)
     assert found["graph"].startswith("libllama ")
     assert (found["truncates"], found["generates"], found["embeds"]) == (False, True, False)
@@ -314,7 +314,7 @@ def test_a_snapshot_is_restored_by_another_graph(tiny_file: Files, tmp_path: Pat
     assert isthmus("snapshot", "chat", *model, "--message", "Hi", "--out", file).returncode == 0
     restore = ("restore", file, "--message", "Go on", "--device", "cpu", "--model")
     complains(isthmus(*restore, path, "--graph", "adopted"), 2, "--require replayed, allows it")
-    for options in ((path, "--graph", "adopted"), (tiny_file("qwen35"),)):
+    for options in ((path, "--graph", "adopted"), (tiny_file("falcon-h1"),)):
         done = isthmus(*restore, *options, "--require", "replayed")
         assert (done.returncode, "is that of libllama" in done.stderr) == (0, True)
 
@@ -332,7 +332,15 @@ def test_both_ways_are_measured_beside_libllama(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_model_with_a_state_is_measured_beside_libllama(tiny_file: Files) -> None:
     """It takes no token back, so its prompts are prefilled again."""
-    options = ("--model", str(tiny_file("qwen35")), "--device", "cpu", "--repeats", "1", "--json")
+    options = (
+        "--model",
+        str(tiny_file("falcon-h1")),
+        "--device",
+        "cpu",
+        "--repeats",
+        "1",
+        "--json",
+    )
     for question in ("decode", "snapshot"):
         done = isthmus("bench", question, *options, "--sizes", "40")
         (row,) = json.loads(done.stdout)["results"]

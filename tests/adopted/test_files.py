@@ -28,7 +28,7 @@ def copied(path: Path, folder: Path) -> Path:
 def test_a_model_in_shards_has_the_bits_of_the_whole(
     device: Device, tiny_file: Files, tmp_path: Path
 ) -> None:
-    whole = tiny_file("qwen35")
+    whole = tiny_file("falcon-h1")
     shards = split(whole, tmp_path, count=3)
     for path in (shards[0], shards[2], tmp_path):
         with ExitStack() as stack:
@@ -44,7 +44,7 @@ def test_a_model_in_shards_has_the_bits_of_the_whole(
 def test_a_model_computes_on_with_what_it_had(
     device: Device, tiny_file: Files, tmp_path: Path, code: str
 ) -> None:
-    path = copied(tiny_file("qwen35"), tmp_path)
+    path = copied(tiny_file("falcon-h1"), tmp_path)
     expected = logits_of(device, path)
     with opened(device, path) as (model, room):
         session = room.open(model)
@@ -56,7 +56,7 @@ def test_a_model_computes_on_with_what_it_had(
 def test_without_memory_for_a_copy_the_model_fails_and_not_the_process(
     device: Device, tiny_file: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = copied(tiny_file("qwen35"), tmp_path)
+    path = copied(tiny_file("falcon-h1"), tmp_path)
     with opened(device, path) as (model, room):
         session = room.open(model)
         model.prefill(session, PROMPT)

@@ -349,7 +349,7 @@ def test_a_copy_goes_on_as_its_source(name: str, device: Device, tiny_file: File
 def test_part_of_a_session_is_copied_if_it_can_be_taken_back(
     device: Device, tiny_file: Files
 ) -> None:
-    for name in ("gemma4", "qwen35"):
+    for name in ("gemma4", "falcon-h1"):
         with opened(device, tiny_file(name)) as (model, room):
             source, target, longer = room.open(model), room.open(model), room.open(model, 512)
             model.prefill(source, PROMPT)
@@ -396,7 +396,7 @@ def test_an_architecture_of_ours_can_be_left_to_libllama(device: Device, tmp_pat
 
 
 def test_what_is_asked_is_checked(device: Device, tiny_file: Files) -> None:
-    with opened(device, tiny_file("qwen35")) as (model, room):
+    with opened(device, tiny_file("falcon-h1")) as (model, room):
         session = room.open(model)
         with pytest.raises(TokenError):
             model.decode(session, model.n_vocab)
@@ -409,7 +409,7 @@ def test_what_is_asked_is_checked(device: Device, tiny_file: Files) -> None:
 
 
 def test_a_layout_of_another_model_is_refused(device: Device, tiny_file: Files) -> None:
-    with opened(device, tiny_file("qwen35")) as (model, room):
+    with opened(device, tiny_file("falcon-h1")) as (model, room):
         session = room.open(model)
         model.prefill(session, PROMPT)
         layout = cast("AdoptedLayout", session.layout)
@@ -428,14 +428,14 @@ def test_a_layout_of_another_model_is_refused(device: Device, tiny_file: Files) 
 def test_only_the_cpu_adopts(library: Library, tiny_file: Files) -> None:
     null = open_device("null", library, DeviceSettings())
     with closing(null), pytest.raises(DeviceUnavailable, match="device='cpu'"):
-        open_model(null, tiny_file("qwen35"), ModelSettings())
+        open_model(null, tiny_file("falcon-h1"), ModelSettings())
 
 
 def test_settings_of_our_graphs_are_refused(device: Device, tiny_file: Files) -> None:
     with pytest.raises(SettingsError, match="graph='own'"):
-        open_model(device, tiny_file("qwen35"), replace(SETTINGS, deterministic=True))
+        open_model(device, tiny_file("falcon-h1"), replace(SETTINGS, deterministic=True))
     with pytest.raises(ModelUnsupported, match="--graph adopted"):
-        open_model(device, tiny_file("qwen35"), ModelSettings(graph="own"))
+        open_model(device, tiny_file("falcon-h1"), ModelSettings(graph="own"))
     with pytest.raises(SettingsError, match="auto, own, adopted"):
         ModelSettings(graph="theirs")
 
@@ -451,7 +451,7 @@ def test_logits_lie_where_the_guest_finds_them(device: Device, tiny_file: Files)
         assert session.base == room.region.address(session.ptr, 0) == HostAddr(session.base)
 
 
-@pytest.mark.parametrize("name", ["mimo2", "qwen35moe"])
+@pytest.mark.parametrize("name", ["mimo2", "jamba"])
 def test_a_guest_that_writes_into_its_own_memories_harms_nobody_else(
     name: str, device: Device, tiny_file: Files
 ) -> None:

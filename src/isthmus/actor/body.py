@@ -120,7 +120,16 @@ class Body:
         self.context.message = message
         if self._guest.is_command:
             return await self._call(START, before=self.instance.entry_points())
-        return await self._call(ON_MESSAGE, len(message.data))
+        code = await self._call(ON_MESSAGE, len(message.data))
+        if code == 0:
+            await self._take_checkpoints(message)
+        return code
+
+    async def _take_checkpoints(self, message: Message) -> None:
+        """Has sessions come back to here, of models that are set to do so after each message."""
+        for session in self.sessions:
+            if session.state_nbytes and session.model.settings.message_checkpoints:
+                await Aside(message, session.checkpoint)
 
     @property
     def is_watched(self) -> bool:

@@ -44,13 +44,9 @@ def bench_agents(
 ) -> Record:
     """Tokens per second of all agents together, and the time between tokens of one.
 
-    Raises ModelUnsupported if the model takes no tokens back.
+    Raises ModelUnsupported if its sessions have no way back to the beginning of a turn.
     """
-    if not model.truncates:
-        raise ModelUnsupported(
-            f"bench agents takes tokens back before each turn, and {model.name} keeps a state from "
-            "which none can be taken: try isthmus bench decode"
-        )
+    _require_checkpoints(model)
     n_rows = model.rows_at_once  # tried out now, and not in the first batch
     solo = [_solo(runtime, model, seed) for seed in range(max(plan.sizes))]
     results = []
@@ -82,6 +78,15 @@ def bench_agents(
     }
 
 
+def _require_checkpoints(model: Model) -> None:
+    keeps_none = model.graph != "" or not model.settings.checkpoints
+    if not model.truncates and keeps_none:
+        raise ModelUnsupported(
+            f"bench agents takes tokens back before each turn, and sessions of {model.name} have "
+            "no room for checkpoints: try --checkpoints 1, or isthmus bench decode"
+        )
+
+
 def require_as_alone(report: Record) -> None:
     """Raises VerificationFailed where an agent got other bits than alone, if it must not."""
     if report["exact"] and not all(it["identical"] for it in report["results"]):
@@ -98,7 +103,8 @@ def _spawn(runtime: Runtime, model: Model, seed: int) -> Actor:
     limits = room_for(model, _N_CTX)
     args = [f"n_ctx={_N_CTX}", "ask=1"]  # as the bundled guests do
     actor = runtime.spawn("bench", models={"default": model}, args=args, seed=0, limits=limits)
-    actor.send(f"prefill {_N_TOKENS} {seed}")
+    actor.send(f"prefill {_N_TOKENS - 1} {seed}")
+    actor.send(f"tokens {actor.sessions[0].tokens[0]}")
     return actor
 
 
@@ -121,6 +127,7 @@ class _Crowd:
     def __init__(self, runtime: Runtime, model: Model, n: int) -> None:
         self._device = runtime.device
         self._n_vocab = model.n_vocab
+        self._truncates = model.truncates
         self._actors = [_spawn(runtime, model, seed) for seed in range(n)]
         self._tokens = [actor.sessions[0].tokens.tolist() for actor in self._actors]
         self._rival = Libllama(runtime.device, model.path, _N_CTX, model.settings, n)
@@ -148,8 +155,7 @@ class _Crowd:
 
     def rival_decodes(self) -> float:
         """Seconds that libllama takes for the same tokens."""
-        for sequence in range(len(self._actors)):
-            self._rival.truncate(_N_TOKENS - 1, sequence)
+        self._native(self._rewind_rival)
         last = [tokens[_N_TOKENS - 1] for tokens in self._tokens]
         self._native(lambda: self._rival.decode_all(last, _N_TOKENS - 1))
         start = time.perf_counter()
@@ -175,6 +181,15 @@ class _Crowd:
     def _rewind(self) -> None:
         for actor, tokens in zip(self._actors, self._tokens, strict=True):
             _rewind(actor, tokens)
+
+    def _rewind_rival(self) -> None:
+        """As `_rewind`; a state that libllama cannot take back is computed again."""
+        for sequence, tokens in enumerate(self._tokens):
+            if self._truncates:
+                self._rival.truncate(_N_TOKENS - 1, sequence)
+            else:
+                self._rival.truncate(0, sequence)
+                self._rival.prefill_one(sequence, tokens[: _N_TOKENS - 1])
 
     def _decode(self) -> None:
         came = time.perf_counter()

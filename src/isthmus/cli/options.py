@@ -120,6 +120,11 @@ def add_way_options(group: argparse._ActionsContainer) -> None:
         "the cpu and for one agent at a time; auto is Isthmus if it knows the architecture, "
         "otherwise libllama (default: auto)",
     )
+    _add_checkpoint_options(group)
+
+
+def _add_checkpoint_options(group: argparse._ActionsContainer) -> None:
+    """`--checkpoints` and `--message-checkpoints`."""
     group.add_argument(
         "--checkpoints",
         type=int,

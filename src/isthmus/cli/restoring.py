@@ -154,8 +154,6 @@ def _load(
             repack=record.repack,
             width=width,
             graph=graph,
-            checkpoints=arguments.checkpoints,
-            message_checkpoints=arguments.message_checkpoints,
             mmproj=mmproj,
         )
 

@@ -138,6 +138,11 @@ class Session(ABC):
         if self.model.device.finds_top:  # batches write there, though no tensor is placed there
             self.binding.cover(top.address, top.nbytes)
 
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes, about, that a checkpoint copies, and a `truncate` to it."""
+        return 0
+
     def reach(self, n_tokens: int) -> int:
         """The most tokens, at most `n_tokens` and what it holds, that `truncate` can leave."""
         return min(n_tokens, self.n_tokens)
@@ -145,7 +150,7 @@ class Session(ABC):
     def checkpoint(self) -> bool:
         """Has `truncate` be able to come back to the tokens that it holds now.
 
-        False if it cannot: a session has room for some checkpoints, or for none.
+        False if it cannot: there is no room for checkpoints, or a pass over it failed.
         """
         return True
 

@@ -204,6 +204,8 @@ class SessionRecord(Record, frozen=True):
     """What layers without attention keep of all tokens together."""
     n_checkpoints: Annotated[int, Meta(ge=0, le=MOST_CHECKPOINTS)] = 0
     """Copies of that which the session has room for."""
+    spans: Annotated[tuple[SpanRecord, ...], Most] = ()
+    """Where its tokens are those of no vocabulary, and what they are instead."""
 
     @property
     def n_planes(self) -> int:
@@ -214,9 +216,6 @@ class SessionRecord(Record, frozen=True):
     def plane_rows(self) -> tuple[int, ...]:
         """Bytes of a row of each plane."""
         return self.rows or (self.row_nbytes,) * (2 * self.n_layer)
-
-    spans: Annotated[tuple[SpanRecord, ...], Most] = ()
-    """Where its tokens are those of no vocabulary, and what they are instead."""
 
     def require_sound(self) -> None:
         """SnapshotInvalid if it contradicts itself."""
@@ -237,6 +236,12 @@ class SessionRecord(Record, frozen=True):
     def n_embedded(self) -> int:
         """How many of its tokens are rows of embeddings."""
         return sum(it.n_rows for it in self.spans)
+
+    @property
+    def kv_nbytes(self) -> int:
+        """What the session keeps of its tokens, about; 0 in the memories of a library."""
+        states_nbytes = (1 + self.n_checkpoints) * self.states_nbytes
+        return sum(self.plane_rows) * self.n_ctx + states_nbytes
 
     @property
     def kv_nbytes_used(self) -> int:

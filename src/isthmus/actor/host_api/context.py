@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -190,6 +191,15 @@ class Context:
             raise
 
     # ------------------------------------------------------------------ what it computes
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time until it is closed as the host's."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.counters.host_ns += time.perf_counter_ns() - start
 
     async def prefill(self, session: Session, tokens: Sequence[int]) -> None:
         """Appends tokens to a session, one chunk after another; between two, others may go first.

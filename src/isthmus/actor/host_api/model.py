@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 from isthmus import abi
 from isthmus.abi import (
@@ -56,6 +57,9 @@ _MOST_SORTED = 16 * KIB
 """Logits that are sorted in line, in about a millisecond."""
 
 
+_Result = TypeVar("_Result")
+
+
 class ModelFunctions:
     """See the module. One for each actor."""
 
@@ -85,6 +89,7 @@ class ModelFunctions:
         flags |= ModelFlag.CHAT_TEMPLATE if opened.has_chat_template else 0
         shape = opened.hparams
         flags |= ModelFlag.SESSIONS if opened.generates else 0
+        flags |= ModelFlag.STATE if opened.generates and not opened.truncates else 0
         flags |= _EMBED_FLAGS.get(shape.pooling, ModelFlag.EMBED)
         for kind in opened.media_kinds:
             flags |= _MEDIA_FLAGS[kind]
@@ -219,11 +224,8 @@ class ModelFunctions:
         opened.require_room(n_tokens)
         tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
         c.require_tokens(n_tokens, 0)
-        start = time.perf_counter_ns()
-        try:
+        with c.timed():
             await c.prefill(opened, tokens)
-        finally:
-            c.counters.host_ns += time.perf_counter_ns() - start
         return 0
 
     async def decode(self, session: int, token: int) -> int:
@@ -256,11 +258,8 @@ class ModelFunctions:
         c.require_tokens(0, n_tokens)
         opened.model.require_tokens(tokens)
         opened.require_room(n_tokens)
-        start = time.perf_counter_ns()
-        try:
+        with c.timed():
             await append_many(c, opened, tokens, logits)
-        finally:
-            c.counters.host_ns += time.perf_counter_ns() - start
         c.message.tokens_out += n_tokens
         return 0
 
@@ -278,11 +277,8 @@ class ModelFunctions:
         models.pop().require_tokens(tokens)
         for opened in sessions:
             opened.require_room(1)
-        start = time.perf_counter_ns()
-        try:
+        with c.timed():
             await append_each(c, sessions, tokens)
-        finally:
-            c.counters.host_ns += time.perf_counter_ns() - start
         c.message.tokens_out += n_steps
         return 0
 
@@ -324,9 +320,17 @@ class ModelFunctions:
             return Aside(self._c.message, draw)
         return draw()
 
-    def truncate(self, session: int, n_tokens: int) -> int:
+    async def session_checkpoint(self, session: int) -> int:
+        opened = self._c.session(session)
+        return int(await self._copying(opened.state_nbytes, opened.checkpoint))
+
+    def session_reach(self, session: int, n_tokens: int) -> int:
+        return self._c.session(session).reach(n_tokens)
+
+    async def truncate(self, session: int, n_tokens: int) -> int:
+        opened = self._c.session(session)
         with self._c.explained():
-            self._c.session(session).truncate(n_tokens)
+            await self._copying(opened.state_nbytes, partial(opened.truncate, n_tokens))
         return 0
 
     async def session_copy(self, destination: int, source: int, n_tokens: int) -> int:
@@ -336,10 +340,7 @@ class ModelFunctions:
             raise GuestFault(Errno.EINVAL)
         copy = partial(to.copy_from, origin, n_tokens, c.message.check)
         with c.explained():
-            if to.copied_nbytes(n_tokens) <= _SHORT_COPY_NBYTES:
-                copy()
-            else:
-                await Aside(c.message, copy)
+            await self._copying(to.copied_nbytes(n_tokens), copy)
         return 0
 
     async def embed(
@@ -366,15 +367,16 @@ class ModelFunctions:
         c.require_tokens(n_tokens, 0)
         opened.require_embeddable(tokens)
         begin = partial(opened.embedding_jobs, tokens, c.binding, room, normalised=normalised)
-        start = time.perf_counter_ns()
-        try:
+        with c.timed():
             await Prompt(c.message, opened, n_tokens, begin)
-        finally:
-            c.counters.host_ns += time.perf_counter_ns() - start
         c.message.tokens_in += n_tokens
         return count
 
     # ------------------------------------------------------------------ parts
+
+    async def _copying(self, nbytes: int, copy: Callable[[], _Result]) -> _Result:
+        """Does what copies about so many bytes: in line, or on another thread if that takes long."""
+        return copy() if nbytes <= _SHORT_COPY_NBYTES else await Aside(self._c.message, copy)
 
     def _read_messages(self, ptr: int, count: int) -> list[dict[str, str]]:
         memory = self._c.memory

@@ -2,7 +2,8 @@
  * bench: does one thing many times, so that the host can time it.
  *
  * Messages, of which the first that needs it opens a session of the option n_ctx tokens:
- *   prefill N [seed]   appends N pseudo-random token ids       answers `length=L`
+ *   prefill N [seed]   appends N pseudo-random token ids, and has `truncate` be able to come back
+ *                      there                                   answers `length=L`
  *   tokens T1 T2 ...   appends exactly these                   answers `length=L`
  *   decode N           samples and appends N tokens            answers `length=L`
  *   sequence N         the same, emits each id as it comes     answers the ids: `T1 T2 ... TN`
@@ -70,6 +71,7 @@ static int32_t prefill(int64_t n_tokens, int64_t seed)
     for (int64_t i = 0; i < n_tokens; i++)
         tokens[i] = (int32_t)(agent_random_next(&random) % session.n_vocab);
     AGENT_TRY(agent_prefill(&session, tokens, (uint32_t)n_tokens));
+    AGENT_TRY(agent_checkpoint(&session));
     return answer_length();
 }
 

@@ -11,7 +11,7 @@
  *   1. The template writes the whole conversation. Usually that text begins with exactly `said`,
  *      and only what follows is tokenized and prefilled. Where the template rewrote what was said
  *      (some trim answers, or drop thoughts), all of it is tokenized, and the session is
- *      truncated to the tokens that both have in common; to none if the model cannot do that.
+ *      truncated to the tokens that both have in common, or to a checkpoint before that.
  *   2. Sample, emit, decode, until the model ends its turn.
  *   3. If anything fails, ECONTEXT included, the turn is taken back: the session is truncated to
  *      where it was and the user's message is forgotten. The conversation can go on.
@@ -50,12 +50,13 @@ static struct {
     int32_t said_known;
 } mark;
 
-static void set_mark(void)
+static int32_t set_mark(void)
 {
     mark.n_turns = n_turns;
     mark.n_tokens = session.n_tokens;
     mark.said_nbytes = said.nbytes;
     mark.said_known = said_known;
+    return agent_checkpoint(&session);
 }
 
 static int32_t take_back_to_mark(void)
@@ -105,10 +106,10 @@ static int32_t prefill_tokens(const tokens_t *tokens, uint32_t at)
         uint32_t n = 0;
         while (at + n < tokens->n && tokens->ids[at + n] >= 0)
             n++;
+        if (at + n == tokens->n)
+            return agent_prefill_turn(&session, tokens->ids + at, n);
         AGENT_TRY(n ? agent_prefill(&session, tokens->ids + at, n) : 0);
         at += n;
-        if (at == tokens->n)
-            return 0;
         const file_t *file = &files[-2 - tokens->ids[at++]];
         AGENT_TRY(agent_append_file(&session, file->bytes, file->nbytes));
     }
@@ -140,8 +141,7 @@ static int32_t next_token(void)
                           : agent_session_sample(&session, &sampler);
 }
 
-/* Streams the answer, and appends it to `said`. A caller who wants no more ends it there, and so
- * does a limit: what is said until then is the answer. */
+/* Streams the answer, and appends it to `said`. A caller who wants no more ends it, or a limit. */
 static int32_t generate(int32_t grammar)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
@@ -213,7 +213,7 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
     AGENT_TRY(agent_message(nbytes, &message));
     if (!started)
         AGENT_TRY(start());
-    set_mark();
+    AGENT_TRY(set_mark());
     int32_t status = answer(message, (uint32_t)nbytes);
     if (status < 0)
         take_back_to_mark();

@@ -80,6 +80,18 @@ static int32_t prefill_rest(const request_t *request, uint32_t at)
     return 0;
 }
 
+/* Truncates the session to at most `n` tokens that may be kept. Returns how many those are. */
+static int32_t keep_fitting(uint32_t n, uint32_t n_ids)
+{
+    uint32_t fitting = keep(n, n_ids);
+    do {
+        n = fitting;
+        AGENT_SET(n, isthmus_session_reach(session.handle, n));
+        fitting = keep(n, n_ids);
+    } while (fitting != n);
+    return agent_keep(&session, n);
+}
+
 /* Makes the session hold the prompt. Returns how many of its tokens were there. */
 static int32_t prefill_prompt(const request_t *request)
 {
@@ -89,10 +101,12 @@ static int32_t prefill_prompt(const request_t *request)
     while (n_common < min_u32(n_prefilled, n_ids)
            && session.tokens[n_common] == request->ids[n_common])
         n_common++;
-    AGENT_SET(n_common, agent_keep(&session, n_ids ? keep(n_common, n_ids) : 0));
+    AGENT_SET(n_common, n_ids ? keep_fitting(n_common, n_ids) : agent_keep(&session, 0));
     n_prefilled = n_common;
     for (uint32_t at = n_common; at < n_ids; at += n) {
         n = chunk_at(at, n_ids);
+        if (at + n == n_ids)
+            AGENT_TRY(agent_checkpoint(&session));
         AGENT_TRY(agent_prefill(&session, request->ids + at, n));
         if (at < n_fine ? n > 1 : n == BLOCK)
             n_prefilled += n;

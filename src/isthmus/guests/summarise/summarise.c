@@ -3,7 +3,7 @@
  *
  * What it owns: a session that always begins with the instruction. The instruction is prefilled
  * once; truncating the session to it, between two texts, is all that starting again costs. A model
- * that takes no token back has it prefilled again.
+ * that keeps a state goes back to a checkpoint there.
  *
  *   [ instruction | text or part of it | cue | summary ]
  *   ^             ^ n_instruction: every part begins here
@@ -78,7 +78,7 @@ static int32_t prefill_instruction(void)
     uint32_t twice = n > 1 && tokens[0] == info.token_bos && tokens[1] == info.token_bos;
     AGENT_TRY(agent_prefill(&session, tokens + twice, n - twice));
     n_instruction = session.n_tokens;
-    return 0;
+    return agent_checkpoint(&session);
 }
 
 /* Reads the options and opens the session; a failure leaves the rest for the next message. */
@@ -118,7 +118,7 @@ static int32_t summarise_part(const int32_t *tokens, uint32_t n_tokens, int32_t 
 {
     uint32_t n_left;
     AGENT_SET(n_left, agent_keep(&session, n_instruction));
-    if (n_left < n_instruction) /* the model takes no token back */
+    if (n_left < n_instruction) /* the session has no room for a checkpoint */
         AGENT_TRY(prefill_instruction());
     AGENT_TRY(agent_prefill(&session, tokens, n_tokens));
     AGENT_TRY(agent_prefill(&session, cue, n_cue));

@@ -37,6 +37,15 @@ class AdoptedSession(Session):
     """The number of tokens and the states to which it can be brought back."""
     _lost = False
 
+    def reach(self, n_tokens: int) -> int:
+        if self.model.truncates or (n_tokens >= self.n_tokens and not self._lost):
+            return super().reach(n_tokens)
+        return 0
+
+    def checkpoint(self) -> bool:
+        """The library writes the graph of its states down, and we keep no copies of those."""
+        return self.model.truncates or self.n_tokens == 0
+
     def truncate(self, n_tokens: int) -> None:
         if self._can_truncate_to(n_tokens):
             super().truncate(n_tokens)

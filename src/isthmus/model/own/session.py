@@ -35,8 +35,7 @@ class OwnSession(Session):
         return self._cache
 
     def rows(self, n_tokens: int) -> Rows:
-        rows = self.layout.rows(0, n_tokens)
-        return [(HostAddr(self.base + offset), nbytes) for offset, nbytes in rows]
+        return self._cache_rows(n_tokens)
 
     def copied_nbytes(self, n_tokens: int) -> int:
         return n_tokens * self.layout.token_nbytes
@@ -54,13 +53,18 @@ class OwnSession(Session):
 
     def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
         """Their rows of every layer are copied."""
-        pairs = zip(self.rows(n_tokens), source.rows(n_tokens), strict=True)
+        pairs = zip(self._cache_rows(n_tokens), own(source)._cache_rows(n_tokens), strict=True)
         for (to, nbytes), (origin, _) in pairs:
             for at in range(0, nbytes, COPY_NBYTES):
                 part = min(COPY_NBYTES, nbytes - at)
                 self.binding.copy(HostAddr(to + at), HostAddr(origin + at), part)
                 check()
         self.binding.send(self.base, self.layout.nbytes)
+
+    def _cache_rows(self, n_tokens: int) -> Rows:
+        """Keys and values of its first tokens."""
+        rows = self.layout.rows(0, n_tokens)
+        return [(HostAddr(self.base + offset), nbytes) for offset, nbytes in rows]
 
     def _begin(self) -> None:
         binding, layout = self.binding, self.layout

@@ -41,12 +41,15 @@ class StatefulSession(OwnSession):
         lengths = self._lengths.tolist()
         return {n: number for number, n in enumerate(lengths) if 0 < n <= n_tokens}
 
+    @property
+    def state_nbytes(self) -> int:
+        return self.layout.states_nbytes
+
     def checkpoint(self) -> bool:
-        self.require_whole()
         n_tokens = self.n_tokens
         if n_tokens == 0 or n_tokens in self.checkpoints(n_tokens):
             return True
-        if not self.layout.n_checkpoints:
+        if not self.layout.n_checkpoints or self._lost:
             return False
         number = int(np.argmin(self._lengths))  # a free one, or the one of the fewest tokens
         self._lengths[number] = 0
@@ -82,10 +85,11 @@ class StatefulSession(OwnSession):
         return True
 
     def _unreachable(self, n_tokens: int) -> str:
-        reached = ", ".join(map(str, [0, *self._found]))
+        found = ", ".join(map(str, self._found))
+        reached = f"one of 0, {found}" if found else "0"
         return (
             f"{self.model.name} keeps a state that each token rewrites, so {self.n_tokens} tokens "
-            f"cannot be cut to {n_tokens}: truncate to one of {reached}, and take a checkpoint "
+            f"cannot be cut to {n_tokens}: truncate to {reached}, and take a checkpoint "
             "where you want to come back"
         )
 

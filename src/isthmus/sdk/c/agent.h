@@ -687,18 +687,44 @@ AGENT_API int32_t agent_truncate(agent_session_t *session, uint32_t n_tokens)
 }
 
 /*
- * Forgets all tokens after the first n_tokens, or all of them if the model cannot take tokens back:
- * some keep a state that each token rewrites. Returns how many are left.
+ * Forgets all tokens after the first n_tokens, or some of those as well: a model that keeps a state
+ * which each token rewrites goes back to a checkpoint. Returns how many are left.
  */
 AGENT_API int32_t agent_keep(agent_session_t *session, uint32_t n_tokens)
 {
-    int32_t status = agent_truncate(session, n_tokens);
-    if (status == -ISTHMUS_ENOTSUP) {
-        n_tokens = 0;
-        status = agent_truncate(session, 0);
-    }
-    AGENT_TRY(status);
-    return (int32_t)n_tokens;
+    int32_t n_left;
+    AGENT_SET(n_left, isthmus_session_reach(session->handle, n_tokens));
+    AGENT_TRY(agent_truncate(session, (uint32_t)n_left));
+    return n_left;
+}
+
+/*
+ * Has agent_keep be able to come back to the tokens that the session holds now. Needed of models
+ * that keep a state alone; returns 0 if the session has no room for that.
+ */
+AGENT_API int32_t agent_checkpoint(agent_session_t *session)
+{
+    return isthmus_session_checkpoint(session->handle);
+}
+
+#define AGENT_LAST_WORDS 16
+
+/*
+ * As agent_prefill; a model that keeps a state gets a checkpoint some tokens before the end. For
+ * conversations that are written anew for each turn: what comes then mostly begins as what there
+ * was, but for its last words, which open the answer.
+ */
+AGENT_API int32_t agent_prefill_turn(agent_session_t *session, const int32_t *tokens,
+                                     uint32_t n_tokens)
+{
+    isthmus_model_info_t info;
+    AGENT_TRY(isthmus_model_info(session->model, &info));
+    if (!(info.flags & ISTHMUS_MODEL_STATE) || n_tokens <= AGENT_LAST_WORDS)
+        return agent_prefill(session, tokens, n_tokens);
+    uint32_t n_first = n_tokens - AGENT_LAST_WORDS;
+    AGENT_TRY(agent_prefill(session, tokens, n_first));
+    AGENT_TRY(agent_checkpoint(session));
+    return agent_prefill(session, tokens + n_first, AGENT_LAST_WORDS);
 }
 
 /*

@@ -94,6 +94,9 @@ enum {
     ISTHMUS_MODEL_PICTURES = 32,
     /* media_open takes sounds */
     ISTHMUS_MODEL_SOUNDS = 64,
+    /* a session keeps a state that each token rewrites: truncate goes back to checkpoints only, see
+     * session_checkpoint */
+    ISTHMUS_MODEL_STATE = 128,
 };
 
 /* Flags of embed. */
@@ -603,6 +606,33 @@ ISTHMUS_IMPORT("sample")
 int32_t isthmus_sample(int32_t session, isthmus_sampler_t *sampler_ptr);
 
 /*
+ * Has truncate be able to come back to the tokens that the session holds now. Most models can go
+ * back to any token, and need no checkpoint. One with STATE among its flags keeps a copy of its
+ * state in the session's memory; if that has no room left, the checkpoint of the fewest tokens is
+ * overwritten. How many it has room for is a setting of the model. A fork and a snapshot have the
+ * checkpoints, and truncate forgets those of more tokens than it keeps.
+ *   session: an open session
+ * Returns 1 if truncate can come back here; 0 if the session has no room for checkpoints, or a pass
+ * over it failed.
+ *   -ISTHMUS_EBADF: not an open session
+ *   -ISTHMUS_ECANCELED: the caller wants no more
+ */
+ISTHMUS_IMPORT("session_checkpoint")
+int32_t isthmus_session_checkpoint(int32_t session);
+
+/*
+ * Tells where truncate can go: the most tokens, at most n_tokens, that it can keep. For most models
+ * that is n_tokens, or session_length if that is less; for one with STATE among its flags it is the
+ * number of tokens of a checkpoint, session_length, or 0.
+ *   session: an open session
+ *   n_tokens: any number
+ * Returns number of tokens.
+ *   -ISTHMUS_EBADF: not an open session
+ */
+ISTHMUS_IMPORT("session_reach")
+int32_t isthmus_session_reach(int32_t session, uint32_t n_tokens);
+
+/*
  * Forgets all tokens of a session after the first n_tokens. Logits are gone until the next prefill
  * or decode.
  *   session: an open session
@@ -610,8 +640,9 @@ int32_t isthmus_sample(int32_t session, isthmus_sampler_t *sampler_ptr);
  * Returns 0.
  *   -ISTHMUS_EBADF: not an open session
  *   -ISTHMUS_EINVAL: the session holds fewer tokens
- *   -ISTHMUS_ENOTSUP: the model keeps a state that each token rewrites: only 0 tokens can be kept,
- *       or all
+ *   -ISTHMUS_ENOTSUP: the model keeps a state that each token rewrites, and there is no checkpoint
+ *       of so many tokens: see session_reach
+ *   -ISTHMUS_ECANCELED: the caller wants no more
  */
 ISTHMUS_IMPORT("truncate")
 int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
@@ -626,8 +657,8 @@ int32_t isthmus_truncate(int32_t session, uint32_t n_tokens);
  *   -ISTHMUS_EINVAL: the same session twice, sessions of two models, more tokens than the source
  *       holds, or another n_ctx where a library writes the model's graph down
  *   -ISTHMUS_ECONTEXT: the destination has no room for them
- *   -ISTHMUS_ENOTSUP: the model keeps a state that each token rewrites: only all tokens can be
- *       copied
+ *   -ISTHMUS_ENOTSUP: the model keeps a state that each token rewrites, and the source has no
+ *       checkpoint of so many tokens
  */
 ISTHMUS_IMPORT("session_copy")
 int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tokens);

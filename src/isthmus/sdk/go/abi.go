@@ -61,6 +61,9 @@ const ModelEmbedTokens = 16
 const ModelPictures = 32
 // media_open takes sounds
 const ModelSounds = 64
+// a session keeps a state that each token rewrites: truncate goes back to checkpoints only, see
+// session_checkpoint
+const ModelState = 128
 
 // divide each embedding by its length, so that a product of two is their cosine
 const EmbedNormalise = 1
@@ -508,6 +511,31 @@ func hostLogits(session int32) int64
 //go:wasmimport isthmus sample
 func hostSample(session int32, sampler_ptr unsafe.Pointer) int32
 
+// Has truncate be able to come back to the tokens that the session holds now. Most models can go
+// back to any token, and need no checkpoint. One with STATE among its flags keeps a copy of its
+// state in the session's memory; if that has no room left, the checkpoint of the fewest tokens is
+// overwritten. How many it has room for is a setting of the model. A fork and a snapshot have the
+// checkpoints, and truncate forgets those of more tokens than it keeps.
+// * session: an open session
+// Returns 1 if truncate can come back here; 0 if the session has no room for checkpoints, or a pass
+// over it failed.
+// * -EBADF: not an open session
+// * -ECANCELED: the caller wants no more
+//
+//go:wasmimport isthmus session_checkpoint
+func hostSessionCheckpoint(session int32) int32
+
+// Tells where truncate can go: the most tokens, at most n_tokens, that it can keep. For most models
+// that is n_tokens, or session_length if that is less; for one with STATE among its flags it is the
+// number of tokens of a checkpoint, session_length, or 0.
+// * session: an open session
+// * n_tokens: any number
+// Returns number of tokens.
+// * -EBADF: not an open session
+//
+//go:wasmimport isthmus session_reach
+func hostSessionReach(session int32, n_tokens uint32) int32
+
 // Forgets all tokens of a session after the first n_tokens. Logits are gone until the next prefill
 // or decode.
 // * session: an open session
@@ -515,7 +543,9 @@ func hostSample(session int32, sampler_ptr unsafe.Pointer) int32
 // Returns 0.
 // * -EBADF: not an open session
 // * -EINVAL: the session holds fewer tokens
-// * -ENOTSUP: the model keeps a state that each token rewrites: only 0 tokens can be kept, or all
+// * -ENOTSUP: the model keeps a state that each token rewrites, and there is no checkpoint of so
+// many tokens: see session_reach
+// * -ECANCELED: the caller wants no more
 //
 //go:wasmimport isthmus truncate
 func hostTruncate(session int32, n_tokens uint32) int32
@@ -529,7 +559,8 @@ func hostTruncate(session int32, n_tokens uint32) int32
 // * -EINVAL: the same session twice, sessions of two models, more tokens than the source holds, or
 // another n_ctx where a library writes the model's graph down
 // * -ECONTEXT: the destination has no room for them
-// * -ENOTSUP: the model keeps a state that each token rewrites: only all tokens can be copied
+// * -ENOTSUP: the model keeps a state that each token rewrites, and the source has no checkpoint of
+// so many tokens
 //
 //go:wasmimport isthmus session_copy
 func hostSessionCopy(destination int32, source int32, n_tokens uint32) int32

@@ -21,7 +21,7 @@ def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
         {
             "begin": it.ptr,
             "logits": (it.ptr, 4 * it.n_vocab),
-            "kv": (it.ptr + it.kv_offset, it.n_ctx * sum(it.plane_rows)),
+            "kv": (it.ptr + it.kv_offset, it.kv_nbytes),
             "n_tokens": it.n_tokens,
             "n_ctx": it.n_ctx,
         }

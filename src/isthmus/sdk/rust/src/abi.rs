@@ -58,6 +58,9 @@ pub const MODEL_EMBED_TOKENS: i32 = 16;
 pub const MODEL_PICTURES: i32 = 32;
 /// media_open takes sounds
 pub const MODEL_SOUNDS: i32 = 64;
+/// a session keeps a state that each token rewrites: truncate goes back to checkpoints only, see
+/// session_checkpoint
+pub const MODEL_STATE: i32 = 128;
 
 /// divide each embedding by its length, so that a product of two is their cosine
 pub const EMBED_NORMALISE: i32 = 1;
@@ -488,6 +491,27 @@ extern "C" {
     /// numbers
     pub fn sample(session: i32, sampler_ptr: *mut Sampler) -> i32;
 
+    /// Has truncate be able to come back to the tokens that the session holds now. Most models can go
+    /// back to any token, and need no checkpoint. One with STATE among its flags keeps a copy of its
+    /// state in the session's memory; if that has no room left, the checkpoint of the fewest tokens is
+    /// overwritten. How many it has room for is a setting of the model. A fork and a snapshot have the
+    /// checkpoints, and truncate forgets those of more tokens than it keeps.
+    /// * session: an open session
+    /// Returns 1 if truncate can come back here; 0 if the session has no room for checkpoints, or a
+    /// pass over it failed.
+    /// * -EBADF: not an open session
+    /// * -ECANCELED: the caller wants no more
+    pub fn session_checkpoint(session: i32) -> i32;
+
+    /// Tells where truncate can go: the most tokens, at most n_tokens, that it can keep. For most
+    /// models that is n_tokens, or session_length if that is less; for one with STATE among its flags
+    /// it is the number of tokens of a checkpoint, session_length, or 0.
+    /// * session: an open session
+    /// * n_tokens: any number
+    /// Returns number of tokens.
+    /// * -EBADF: not an open session
+    pub fn session_reach(session: i32, n_tokens: u32) -> i32;
+
     /// Forgets all tokens of a session after the first n_tokens. Logits are gone until the next prefill
     /// or decode.
     /// * session: an open session
@@ -495,7 +519,9 @@ extern "C" {
     /// Returns 0.
     /// * -EBADF: not an open session
     /// * -EINVAL: the session holds fewer tokens
-    /// * -ENOTSUP: the model keeps a state that each token rewrites: only 0 tokens can be kept, or all
+    /// * -ENOTSUP: the model keeps a state that each token rewrites, and there is no checkpoint of so
+    /// many tokens: see session_reach
+    /// * -ECANCELED: the caller wants no more
     pub fn truncate(session: i32, n_tokens: u32) -> i32;
 
     /// Makes one session of a model begin with the first tokens of another; what it held is forgotten.
@@ -507,7 +533,8 @@ extern "C" {
     /// * -EINVAL: the same session twice, sessions of two models, more tokens than the source holds, or
     /// another n_ctx where a library writes the model's graph down
     /// * -ECONTEXT: the destination has no room for them
-    /// * -ENOTSUP: the model keeps a state that each token rewrites: only all tokens can be copied
+    /// * -ENOTSUP: the model keeps a state that each token rewrites, and the source has no checkpoint
+    /// of so many tokens
     pub fn session_copy(destination: i32, source: i32, n_tokens: u32) -> i32;
 
     /// Computes the embedding of a text, as the model's file says how. The device writes it in place.
