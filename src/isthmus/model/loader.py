@@ -16,11 +16,9 @@ from isthmus.model.blocks import (
     Attention,
     Decoder,
     Encoder,
-    Experts,
     FusedGated,
     FusedQkv,
     Gated,
-    Gating,
     LayerNorm,
     Part,
     Plain,
@@ -29,7 +27,8 @@ from isthmus.model.blocks import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.hparams import Heads, Hparams, RopeKind, RopeScaling
+from isthmus.model.experts import Experts, Groups, MergedGates, Routing, SeparateGates
+from isthmus.model.hparams import Gating, Heads, Hparams, RopeKind, RopeScaling
 from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Scores
@@ -145,6 +144,10 @@ class Loader:
         """A vector of `width` elements, by default n_embd."""
         return self.weights.require(f"{self._prefix}{name}", width or self.hparams.n_embd)
 
+    def optional(self, name: str, width: int) -> int:
+        """As `vector`, or 0 if the file has no such tensor."""
+        return self.weights.optional(f"{self._prefix}{name}", width)
+
 
 class BlockLoader(Loader):
     """The parts of one block."""
@@ -162,7 +165,7 @@ class BlockLoader(Loader):
     @property
     def n_ff(self) -> int:
         """Width of the feed-forward network."""
-        return self.metadata.integer("feed_forward_length")
+        return self.metadata.integers("feed_forward_length")[self.layer]
 
     @property
     def n_ff_expert(self) -> int:
@@ -278,30 +281,52 @@ class BlockLoader(Loader):
     def experts(
         self,
         n_ff: int,
-        gating: Gating = Gating.NORMALISED,
+        routing: Routing | None = None,
         activate: Callable[[Graph, int, int], int] = Graph.swiglu,
     ) -> Experts:
-        """Several gated feed-forward networks of width `n_ff`, and their router."""
-        n_embd, n_expert = self.hparams.n_embd, self.hparams.n_expert
-        if not n_expert:
+        """Several gated feed-forward networks of width `n_ff`, chosen by `routing`: by default a
+        softmax whose weights add up to 1."""
+        n_embd = self.hparams.n_embd
+        routing = routing or self.routing()
+        if self.has("ffn_gate_up_exps"):
+            merged = MergedGates(self._stack("ffn_gate_up_exps", n_embd, 2 * n_ff))
+            return Experts(routing, merged, self._stack("ffn_down_exps", n_ff, n_embd), activate)
+        gates = SeparateGates(
+            self._stack("ffn_gate_exps", n_embd, n_ff), self._stack("ffn_up_exps", n_embd, n_ff)
+        )
+        return Experts(routing, gates, self._stack("ffn_down_exps", n_ff, n_embd), activate)
+
+    def routing(
+        self, gating: Gating = Gating.SOFTMAX, *, normalised: bool = True, scale: float = 1.0
+    ) -> Routing:
+        """How a token's experts are chosen, with a bias and groups if the file has them."""
+        h = self.hparams
+        if not h.n_expert:
             raise ModelUnsupported(
                 f"{self.metadata.path} is not a mixture of experts, as its architecture should be"
             )
-
-        def matrices(name: str, n_in: int, n_out: int) -> Stack:
-            full = f"{self._prefix}{name}.weight"
-            self.weights.adaptable.add(full)
-            return Stack(
-                self.weights.require(full, n_in, n_out, n_expert),
-                self.weights.biases(f"{self._prefix}{name}.bias", n_out, n_expert),
-                self.adaptation.updates(full),
-            )
-
-        return Experts(
-            router=self.router("ffn_gate_inp", n_embd, n_expert),
-            gate=matrices("ffn_gate_exps", n_embd, n_ff),
-            up=matrices("ffn_up_exps", n_embd, n_ff),
-            down=matrices("ffn_down_exps", n_ff, n_embd),
+        return Routing(
+            router=self.router("ffn_gate_inp", h.n_embd, h.n_expert),
             gating=gating,
-            activate=activate,
+            normalised=normalised,
+            scale=scale,
+            bias=self.weights.optional(f"{self._prefix}exp_probs_b.bias", h.n_expert),
+            groups=Groups(*h.expert_groups) if h.expert_groups[0] > 1 else None,
+        )
+
+    def routing_said(self, usual: Gating) -> Routing:
+        """The same as the file says it, by `usual` gating if it does not say by which."""
+        normalised = self.metadata.flag("expert_weights_norm", False)
+        scale = self.metadata.number("expert_weights_scale", 0.0) or 1.0
+        return self.routing(self.metadata.gating(usual), normalised=normalised, scale=scale)
+
+    def _stack(self, name: str, n_in: int, n_out: int) -> Stack:
+        """A matrix for each expert, with their biases and factors if there are any."""
+        n_expert, full = self.hparams.n_expert, f"{self._prefix}{name}"
+        self.weights.adaptable.add(f"{full}.weight")
+        return Stack(
+            self.weights.require(f"{full}.weight", n_in, n_out, n_expert),
+            self.weights.biases(f"{full}.bias", n_out, n_expert),
+            self.adaptation.updates(f"{full}.weight"),
+            self.weights.optional(f"{full}.scale", n_expert),
         )

@@ -49,7 +49,7 @@ class Weights:
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
         self.added: set[str] = set()
-        """Names of tables whose rows are added: no pass multiplies with them."""
+        """Names of tables whose rows are only looked up or added: no pass multiplies with them."""
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
@@ -178,6 +178,11 @@ class Weights:
         """As `require`, for a matrix whose rows are looked up: as it lies in the file."""
         self.require(name, *shape)
         return self._tensors[name]
+
+    def lookup(self, name: str, *shape: int) -> int:
+        """As `table`, for one that no pass multiplies with."""
+        self.added.add(name)
+        return self.table(name, *shape)
 
     def biases(self, name: str, *shape: int) -> int:
         """As `optional`, for a table of F32 whose rows are added to products."""

@@ -1,0 +1,183 @@
+"""The `gemma4` architecture: layers of two shapes, caches that layers share, per-layer embeddings.
+
+Layers that see a window have heads of their own size, and the last layers read the caches of
+earlier ones. Some files have experts beside the feed-forward network of each layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from isthmus.device.graph import Graph
+from isthmus.errors import ModelFileError
+from isthmus.model.blocks import Decoder, Part, Rotary, Sandwich
+from isthmus.model.experts import ExpertsBeside, ScaledRouter
+from isthmus.model.hparams import Family, Heads, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.metadata import Metadata
+from isthmus.model.passes.forward import Pass
+from isthmus.model.per_layer import PerLayerInputs, PerLayerTrunk, PerLayerUpdate
+from isthmus.model.products import Linear
+from isthmus.model.shapes import head_dim, key_heads, require_rotary
+
+
+def _heads(metadata: Metadata) -> tuple[Heads, ...]:
+    """Heads of each layer; the last ones read the planes of the last layer of their kind."""
+    windowed = metadata.flags("attention.sliding_window_pattern")
+    n_heads = metadata.integers("attention.head_count")
+    usual = max(1, metadata.integer("embedding_length") // n_heads[0])
+    dims = [head_dim(metadata, "", usual), head_dim(metadata, "_swa")]
+    n_own = len(windowed) - metadata.integer("attention.shared_kv_layers", 0, least=0)
+    if n_own < 1:
+        raise ModelFileError(f"{metadata.path}: no layer of {len(windowed)} has a cache of its own")
+    found: list[Heads] = []
+    for layer, (n, n_kv) in enumerate(zip(n_heads, key_heads(metadata, n_heads), strict=True)):
+        dim = dims[windowed[layer]]
+        source = layer if layer < n_own else n_own - 1 - windowed[layer]
+        heads = Heads(n, n_kv, dim, dim, 2 * source, 2 * source + 1)
+        if source < 0 or (layer >= n_own and replace(found[source], n=n) != heads):
+            raise ModelFileError(
+                f"{metadata.path}: layer {layer} shares the cache of layer {source}, which is of "
+                "another shape or kind"
+            )
+        found.append(heads)
+    return tuple(found)
+
+
+FAMILY = Family(
+    models="Gemma 4 (E2B, E4B, 12B, 26B-A4B, 31B), text",
+    features="heads by layer, shared caches, per-layer embeddings, experts beside the network",
+    rope=RopeKind.NEOX,
+    partial_rotary=True,
+    window_period=6,
+    heads=_heads,
+)
+
+
+@dataclass(frozen=True)
+class NormedValues:
+    """Queries, keys and values, which are normed; values are the keys if they have no matrix.
+
+    A layer without keys reads the cache of another.
+    """
+
+    heads: Heads
+    q: Linear
+    k: Linear | None
+    v: Linear | None
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        q = g.heads(self.q(g, x), self.heads.n)
+        if self.k is None:
+            return q, 0, 0
+        k = self.k(g, x)
+        v = g.heads(self.v(g, x) if self.v else k, self.heads.n_kv)
+        v = g.rms_norm(v, g.hparams.norm_epsilon)
+        return q, g.heads(k, self.heads.n_kv), g.flat_heads(v)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A block, then what the layer's own embedding adds, then a factor; 0: there is none."""
+
+    block: Part
+    update: PerLayerUpdate | None
+    scale: int
+
+    def __call__(self, g: Pass, x: int, part: int = 0) -> int:
+        x = self.block(g, x)
+        if self.update:
+            x = self.update(g, x, part)
+        return g.mul(x, self.scale) if self.scale else x
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    metadata, n_embd = file.metadata, file.hparams.n_embd
+    metadata.integer("attention.sliding_window")  # without one, a layer would see nothing
+    decoder = file.decoder(
+        _layer,
+        embedding_scale=math.sqrt(n_embd),
+        logits_soft_cap=metadata.number("final_logit_softcapping", 30.0),
+    )
+    width = metadata.integer("embedding_length_per_layer_input", 0, least=0)
+    if not width:
+        return decoder
+    all_widths = width * file.hparams.n_layer
+    inputs = PerLayerInputs(
+        file.weights.lookup("per_layer_token_embd.weight", all_widths, decoder.n_vocab),
+        Linear(file.weights.require("per_layer_model_proj.weight", n_embd, all_widths)),
+        file.rms_norm("per_layer_proj_norm", width),
+        width,
+    )
+    return replace(decoder, blocks=(PerLayerTrunk(inputs, decoder.blocks),))
+
+
+def _layer(b: BlockLoader) -> Layer:
+    n_embd = b.hparams.n_embd
+    width = b.metadata.integer("embedding_length_per_layer_input", 0, least=0)
+    update = None
+    if width:
+        update = PerLayerUpdate(
+            gate=b.linear("inp_gate", n_embd, width),
+            projection=b.linear("proj", width, n_embd),
+            norm=b.rms_norm("post_norm"),
+        )
+    has_experts = b.has("ffn_gate_inp")
+    block = Sandwich(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(
+            qkv=_qkv(b), scores=b.scores(scale=1.0, windowed=b.windowed), **_norms(b)
+        ),
+        attn_post_norm=b.rms_norm("post_attention_norm"),
+        ffn_norm=None if has_experts else b.rms_norm("ffn_norm"),
+        feed_forward=_experts(b) if has_experts else b.gated(Graph.geglu),
+        ffn_post_norm=b.rms_norm("post_ffw_norm"),
+    )
+    return Layer(block, update, b.optional("layer_output_scale.weight", 1))
+
+
+def _qkv(b: BlockLoader) -> NormedValues:
+    n_embd, heads = b.hparams.n_embd, b.heads
+    q = b.linear("attn_q", n_embd, heads.n_embd_q)
+    if heads.keys != 2 * b.layer:
+        return NormedValues(heads, q, None, None)
+    v = b.linear("attn_v", n_embd, heads.n_embd_v) if b.has("attn_v") else None
+    return NormedValues(heads, q, b.linear("attn_k", n_embd, heads.n_embd_k), v)
+
+
+def _norms(b: BlockLoader) -> dict[str, Part]:
+    """The norms and the rotation of queries and keys, as fields of `Attention`."""
+    norms: dict[str, Part] = {"rotary": _rotary(b)}
+    norms["q_norm"] = b.rms_norm("attn_q_norm", b.heads.dim)
+    if b.heads.keys == 2 * b.layer:
+        norms["k_norm"] = b.rms_norm("attn_k_norm", b.heads.dim)
+    return norms
+
+
+def _rotary(b: BlockLoader) -> Rotary:
+    rope, factors = b.hparams.rope, 0
+    if b.windowed:
+        n_dims = b.metadata.integer("rope.dimension_count_swa", rope.n_dims)
+        base = b.metadata.number("rope.freq_base_swa", rope.freq_base)
+        rope = replace(rope, n_dims=n_dims, freq_base=base)
+    else:
+        factors = b.weights.require("rope_freqs.weight", b.heads.dim // 2)
+    require_rotary(b.metadata, FAMILY, b.heads.dim, rope.n_dims)
+    return Rotary(rope, factors, factors)
+
+
+def _experts(b: BlockLoader) -> ExpertsBeside:
+    routing = b.routing()
+    scale = b.vector("ffn_gate_inp.scale")
+    return ExpertsBeside(
+        norm=b.rms_norm("ffn_norm"),
+        dense=b.gated(Graph.geglu),
+        post_norm=b.rms_norm("post_ffw_norm_1"),
+        experts_norm=b.rms_norm("pre_ffw_norm_2"),
+        experts=b.experts(
+            b.n_ff_expert, replace(routing, router=ScaledRouter(routing.router, scale)), Graph.geglu
+        ),
+        experts_post_norm=b.rms_norm("post_ffw_norm_2"),
+    )
