@@ -251,6 +251,17 @@ class Graph(TensorContext):
         """a again and again, in a shape of four dimensions that are multiples of its own."""
         return int(self.library.ggml_repeat_4d(self._context, a, *ne))
 
+    def repeated_like(self, a: int, b: int) -> int:
+        """a again and again, in b's shape."""
+        return self.repeated(a, *self.describe(b).ne)
+
+    def matmul_heads(self, a: int, b: int) -> int:
+        """[n, m, n_head] from a [k, n, n_head] and b [k, n_head, m]: each head's own product.
+
+        The result is a view, of which each column's heads lie apart.
+        """
+        return self.swap_1_2(self.matmul(a, self.swap_1_2(b)))
+
     def filled(self, a: int, value: float) -> int:
         """A tensor like a, each element of which is `value`."""
         return int(self.library.ggml_fill(self._context, a, value))

@@ -174,7 +174,7 @@ class SharedExpert:
 class ScaledRouter:
     """router · (norm(x) / sqrt(n_embd) * scale)."""
 
-    router: Router
+    router: Part
     scale: int
 
     def __call__(self, g: Pass, x: int) -> int:

@@ -27,7 +27,14 @@ from isthmus.model.blocks import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.experts import Experts, Groups, MergedGates, Routing, SeparateGates
+from isthmus.model.experts import (
+    Experts,
+    Groups,
+    MergedGates,
+    Routing,
+    SeparateGates,
+    SharedExpert,
+)
 from isthmus.model.hparams import Gating, Heads, Hparams, RopeKind, RopeScaling
 from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation
@@ -35,6 +42,7 @@ from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.mrope import text_factors
 from isthmus.model.products import Linear, Router, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
+from isthmus.model.yarn import temperatures
 
 
 class Loader:
@@ -179,21 +187,24 @@ class BlockLoader(Loader):
         window = self.hparams.window
         return window is not None and window.layers[self.layer]
 
+    def pass_over(self, *names: str) -> None:
+        """See `Weights.pass_over`."""
+        self.weights.pass_over(*(f"{self._prefix}{name}" for name in names))
+
     def has(self, name: str) -> bool:
         """Whether the file has such a weight for this block."""
         return self.weights.info(f"{self._prefix}{name}.weight") is not None
 
     def attention(self, **differences: Any) -> Attention:
         """Attention over the cache; `differences` are fields of `Attention`."""
-        h, heads = self.hparams, self.heads
-        usual: dict[str, Any] = {
-            "layer": self.layer,
-            "qkv": self.qkv() if "qkv" not in differences else None,
-            "out": self.linear("attn_output", heads.n_embd_seen, h.n_embd),
-            "scores": self.scores(),
-            "rotary": Rotary(h.rope),
-        }
-        return Attention(**(usual | differences))
+        h, parts = self.hparams, dict(differences)
+        if "qkv" not in parts:
+            parts["qkv"] = self.qkv()
+        if "out" not in parts:
+            parts["out"] = self.linear("attn_output", self.heads.n_embd_seen, h.n_embd)
+        parts.setdefault("scores", self.scores())
+        parts.setdefault("rotary", Rotary(h.rope))
+        return Attention(layer=self.layer, **parts)
 
     def scores(self, **differences: Any) -> Scores:
         """How its attention weighs; `differences` are fields of `Scores`."""
@@ -235,6 +246,11 @@ class BlockLoader(Loader):
         factors = optional("rope_freqs.weight", half)
         return Rotary(self.hparams.rope, factors, factors)
 
+    def temperature(self, scale: float, every: int) -> int:
+        """F32 [n_ctx_train]: factors of queries that grow with each `every` tokens."""
+        factors = temperatures(self.hparams.n_ctx_train, every, scale)
+        return self.weights.constant("temperature", factors)
+
     def text_rotary(self, *, interleaved: bool = False) -> Rotary | None:
         """M-RoPE for text; None if the file has none. `interleaved`: see `text_factors`."""
         axes = self.metadata.axes()
@@ -270,6 +286,12 @@ class BlockLoader(Loader):
         n_embd, n_ff = self.hparams.n_embd, self.n_ff
         gate_up = self.linear("ffn_up", n_embd, 2 * n_ff)
         return FusedGated(gate_up, self.linear("ffn_down", n_ff, n_embd))
+
+    def per_head(self, name: str, n_in: int, n_out: int) -> int:
+        """A matrix for each head, [n_in, n_out, n_head]: see `Weights.per_head`."""
+        full = f"{self._prefix}{name}.weight"
+        self.weights.per_head.add(full)
+        return self.weights.require(full, n_in, n_out, self.heads.n)
 
     def router(self, name: str, n_in: int, n_out: int) -> Router:
         """A matrix that chooses, with one row or more, and its bias if there is one."""
@@ -313,6 +335,17 @@ class BlockLoader(Loader):
             bias=self.weights.optional(f"{self._prefix}exp_probs_b.bias", h.n_expert),
             groups=Groups(*h.expert_groups) if h.expert_groups[0] > 1 else None,
         )
+
+    def mixture(self, usual: Gating) -> Part:
+        """Experts as the file says them, and one network that every token takes if it says of
+        how many experts' width that is. In the first layers, a dense network if it says so."""
+        if self.layer < self.metadata.integer("leading_dense_block_count", 0, least=0):
+            return self.gated()
+        experts = self.experts(self.n_ff_expert, self.routing_said(usual))
+        n_shared = self.metadata.integer("expert_shared_count", 0, least=0)
+        if not n_shared:
+            return experts
+        return SharedExpert(experts, self.gated(suffix="_shexp", n_ff=n_shared * self.n_ff_expert))
 
     def routing_said(self, usual: Gating) -> Routing:
         """The same as the file says it, by `usual` gating if it does not say by which."""

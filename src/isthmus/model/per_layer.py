@@ -1,4 +1,4 @@
-"""Per-layer embeddings: what each layer is told of a token beside what the layers before made of it.
+"""Per-layer embeddings: what each layer is told of a token, beside what those before made of it.
 
 A table has a row for each token, with a part for each layer; a product with the token's embedding
 is added to it. After a layer, a gate decides how much of its part comes in.

@@ -48,6 +48,8 @@ class Weights:
         self._used: set[str] = set()
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
+        self.per_head: set[str] = set()
+        """Names of those that have a matrix for each head: see `Pass.matmul_heads`."""
         self.added: set[str] = set()
         """Names of tables whose rows are only looked up or added: no pass multiplies with them."""
         self.adaptable: set[str] = set()
@@ -183,6 +185,11 @@ class Weights:
         """As `table`, for one that no pass multiplies with."""
         self.added.add(name)
         return self.table(name, *shape)
+
+    def pass_over(self, *names: str) -> None:
+        """Leaves weights aside that a file may have, and that nothing is computed with."""
+        self._used.update(names)
+        self.added.update(names)
 
     def biases(self, name: str, *shape: int) -> int:
         """As `optional`, for a table of F32 whose rows are added to products."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import cast
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelFileError
@@ -111,7 +112,8 @@ def load(file: Loader) -> Decoder:
         file.rms_norm("per_layer_proj_norm", width),
         width,
     )
-    return replace(decoder, blocks=(PerLayerTrunk(inputs, decoder.blocks),))
+    layers = cast("tuple[Layer, ...]", decoder.blocks)
+    return replace(decoder, blocks=(PerLayerTrunk(inputs, layers),))
 
 
 def _layer(b: BlockLoader) -> Layer:
@@ -142,6 +144,7 @@ def _qkv(b: BlockLoader) -> NormedValues:
     n_embd, heads = b.hparams.n_embd, b.heads
     q = b.linear("attn_q", n_embd, heads.n_embd_q)
     if heads.keys != 2 * b.layer:
+        b.pass_over("attn_k.weight", "attn_v.weight", "attn_k_norm.weight")
         return NormedValues(heads, q, None, None)
     v = b.linear("attn_v", n_embd, heads.n_embd_v) if b.has("attn_v") else None
     return NormedValues(heads, q, b.linear("attn_k", n_embd, heads.n_embd_k), v)
