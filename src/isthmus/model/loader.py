@@ -305,18 +305,21 @@ class BlockLoader(Loader):
         n_ff: int,
         routing: Routing | None = None,
         activate: Callable[[Graph, int, int], int] = Graph.swiglu,
+        *,
+        scaled: bool = False,
     ) -> Experts:
         """Several gated feed-forward networks of width `n_ff`, chosen by `routing`: by default a
-        softmax whose weights add up to 1."""
+        softmax whose weights add up to 1. `scaled`: the file may have a factor for each."""
         n_embd = self.hparams.n_embd
         routing = routing or self.routing()
+        down = self._stack("ffn_down_exps", n_ff, n_embd, scaled=scaled)
         if self.has("ffn_gate_up_exps"):
             merged = MergedGates(self._stack("ffn_gate_up_exps", n_embd, 2 * n_ff))
-            return Experts(routing, merged, self._stack("ffn_down_exps", n_ff, n_embd), activate)
+            return Experts(routing, merged, down, activate)
         gates = SeparateGates(
             self._stack("ffn_gate_exps", n_embd, n_ff), self._stack("ffn_up_exps", n_embd, n_ff)
         )
-        return Experts(routing, gates, self._stack("ffn_down_exps", n_ff, n_embd), activate)
+        return Experts(routing, gates, down, activate)
 
     def routing(
         self, gating: Gating = Gating.SOFTMAX, *, normalised: bool = True, scale: float = 1.0
@@ -353,13 +356,13 @@ class BlockLoader(Loader):
         scale = self.metadata.number("expert_weights_scale", 0.0) or 1.0
         return self.routing(self.metadata.gating(usual), normalised=normalised, scale=scale)
 
-    def _stack(self, name: str, n_in: int, n_out: int) -> Stack:
-        """A matrix for each expert, with their biases and factors if there are any."""
+    def _stack(self, name: str, n_in: int, n_out: int, *, scaled: bool = False) -> Stack:
+        """A matrix for each expert, with their biases if there are any."""
         n_expert, full = self.hparams.n_expert, f"{self._prefix}{name}"
         self.weights.adaptable.add(f"{full}.weight")
         return Stack(
             self.weights.require(f"{full}.weight", n_in, n_out, n_expert),
             self.weights.biases(f"{full}.bias", n_out, n_expert),
             self.adaptation.updates(f"{full}.weight"),
-            self.weights.optional(f"{full}.scale", n_expert),
+            self.weights.optional(f"{full}.scale", n_expert) if scaled else 0,
         )

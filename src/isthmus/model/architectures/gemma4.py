@@ -173,14 +173,13 @@ def _rotary(b: BlockLoader) -> Rotary:
 
 def _experts(b: BlockLoader) -> ExpertsBeside:
     routing = b.routing()
-    scale = b.vector("ffn_gate_inp.scale")
+    router = ScaledRouter(routing.router, b.vector("ffn_gate_inp.scale"))
+    routing = replace(routing, router=router)
     return ExpertsBeside(
         norm=b.rms_norm("ffn_norm"),
         dense=b.gated(Graph.geglu),
         post_norm=b.rms_norm("post_ffw_norm_1"),
         experts_norm=b.rms_norm("pre_ffw_norm_2"),
-        experts=b.experts(
-            b.n_ff_expert, replace(routing, router=ScaledRouter(routing.router, scale)), Graph.geglu
-        ),
+        experts=b.experts(b.n_ff_expert, routing, Graph.geglu, scaled=True),
         experts_post_norm=b.rms_norm("post_ffw_norm_2"),
     )
