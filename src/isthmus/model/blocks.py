@@ -82,6 +82,28 @@ class FusedQkv:
 
 
 @dataclass(frozen=True)
+class NormedValues:
+    """Queries, keys and values, which are normed; values are the keys if they have no matrix.
+
+    A layer without keys reads the cache of another.
+    """
+
+    heads: Heads
+    q: Linear
+    k: Linear | None
+    v: Linear | None
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        q = g.heads(self.q(g, x), self.heads.n)
+        if self.k is None:
+            return q, 0, 0
+        k = self.k(g, x)
+        v = g.heads(self.v(g, x) if self.v else k, self.heads.n_kv)
+        v = g.rms_norm(v, g.hparams.norm_epsilon)
+        return q, g.heads(k, self.heads.n_kv), g.flat_heads(v)
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Rotates positions into heads; `short` and `long` divide the frequencies, 0 for none."""
 

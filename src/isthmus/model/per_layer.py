@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from isthmus.model.blocks import Part
 from isthmus.model.hparams import inverse_sqrt
+from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.metadata import Metadata
 from isthmus.model.passes.forward import Pass
 from isthmus.model.products import Linear
 
@@ -71,3 +73,30 @@ class PerLayerTrunk:
         for layer, block in enumerate(self.blocks):
             x = block(g, x, self.inputs.part(g, whole, layer))
         return x
+
+
+def per_layer_width(metadata: Metadata) -> int:
+    """Elements for each layer; 0 if the model has no such embeddings."""
+    return metadata.integer("embedding_length_per_layer_input", 0, least=0)
+
+
+def load_inputs(file: Loader, n_vocab: int) -> PerLayerInputs:
+    """A file's inputs of all layers. Adapters change none of them."""
+    h, width = file.hparams, per_layer_width(file.metadata)
+    all_widths = width * h.n_layer
+    return PerLayerInputs(
+        file.weights.lookup("per_layer_token_embd.weight", all_widths, n_vocab),
+        Linear(file.weights.require("per_layer_model_proj.weight", h.n_embd, all_widths)),
+        file.rms_norm("per_layer_proj_norm", width),
+        width,
+    )
+
+
+def load_update(b: BlockLoader) -> PerLayerUpdate:
+    """What one layer does with its part."""
+    n_embd, width = b.hparams.n_embd, per_layer_width(b.metadata)
+    return PerLayerUpdate(
+        gate=b.linear("inp_gate", n_embd, width),
+        projection=b.linear("proj", width, n_embd),
+        norm=b.rms_norm("post_norm"),
+    )

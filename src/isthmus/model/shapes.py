@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.files.gguf import GgufFile
@@ -46,6 +47,33 @@ def heads_alike(metadata: Metadata) -> tuple[Heads, ...]:
     require_shared(metadata, n_head, n_head_kv)
     planes = range(0, 2 * metadata.n_layer(), 2)
     return tuple(Heads(n_head, n_head_kv, dim, dim, plane, plane + 1) for plane in planes)
+
+
+def heads_by_kind(metadata: Metadata) -> tuple[Heads, ...]:
+    """Heads whose size depends on whether their layer sees a window.
+
+    The last layers read the planes of an earlier one: of the last that has some, or, if they see a
+    window, of the one before.
+    """
+    windowed = metadata.flags("attention.sliding_window_pattern")
+    n_heads = metadata.integers("attention.head_count")
+    usual = max(1, metadata.integer("embedding_length") // n_heads[0])
+    dims = [head_dim(metadata, "", usual), head_dim(metadata, "_swa")]
+    n_own = len(windowed) - metadata.integer("attention.shared_kv_layers", 0, least=0)
+    if n_own < 1:
+        raise ModelFileError(f"{metadata.path}: no layer of {len(windowed)} has a cache of its own")
+    found: list[Heads] = []
+    for layer, (n, n_kv) in enumerate(zip(n_heads, key_heads(metadata, n_heads), strict=True)):
+        dim = dims[windowed[layer]]
+        source = layer if layer < n_own else n_own - 1 - windowed[layer]
+        heads = Heads(n, n_kv, dim, dim, 2 * source, 2 * source + 1)
+        if source < 0 or (layer >= n_own and replace(found[source], n=n) != heads):
+            raise ModelFileError(
+                f"{metadata.path}: layer {layer} shares the cache of layer {source}, which is of "
+                "another shape or kind"
+            )
+        found.append(heads)
+    return tuple(found)
 
 
 def head_dim(metadata: Metadata, kind: str = "", usual: int | None = None) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from isthmus.errors import ModelFileError
 from isthmus.model import yarn
 from isthmus.model.blocks import Attention, Decoder, Part, Rotary, Sequential
-from isthmus.model.hparams import Family, Gating, Heads, Rope, RopeKind, inverse_sqrt
+from isthmus.model.hparams import Family, Gating, Heads, Rope, RopeKind
 from isthmus.model.latent import Chain, ExpandedQkv, Latent, LatentOut, LatentQkv
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.metadata import Metadata
@@ -105,21 +105,19 @@ def _queries(b: BlockLoader, width: int) -> Part:
 def _rope(b: BlockLoader, dim: int) -> tuple[Rope, float]:
     """The rope, and the factor of scores of heads of `dim`, which YaRN makes larger."""
     rope, factor = b.hparams.rope, yarn.stretch(b.hparams.rope)
-    share = float(
-        np.float32(b.metadata.number("rope.scaling.yarn_log_multiplier", 0.0)) / np.float32(0.1)
-    )
+    said = b.metadata.number("rope.scaling.yarn_log_multiplier", 0.0)
+    share = float(np.float32(said) / np.float32(0.1))
     attn_factor = np.float32(rope.attn_factor)
     if rope.ext_factor and share:
         attn_factor *= np.float32(1) / yarn.length(factor, 1.0)
     longer = attn_factor * yarn.length(factor, 1.0) * yarn.length(factor, share)
-    scale = longer * longer * np.float32(inverse_sqrt(dim))
+    scale = longer * longer / np.sqrt(np.float32(dim))
     return replace(yarn.with_bounds(b.metadata, rope), attn_factor=float(attn_factor)), float(scale)
 
 
 def _temperature(b: BlockLoader) -> int:
     scale = b.metadata.number("attention.temperature_scale", 0.0)
-    every = b.metadata.integer("attention.temperature_length") if scale else 0
-    return b.temperature(scale, every) if scale else 0
+    return b.temperature(scale, b.metadata.integer("attention.temperature_length")) if scale else 0
 
 
 def _usual_gating(b: BlockLoader) -> Gating:

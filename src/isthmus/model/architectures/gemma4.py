@@ -11,40 +11,19 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from isthmus.device.graph import Graph
-from isthmus.errors import ModelFileError
-from isthmus.model.blocks import Decoder, Part, Rotary, Sandwich
+from isthmus.model.blocks import Decoder, NormedValues, Part, Rotary, Sandwich
 from isthmus.model.experts import ExpertsBeside, ScaledRouter
-from isthmus.model.hparams import Family, Heads, RopeKind
+from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
 from isthmus.model.passes.forward import Pass
-from isthmus.model.per_layer import PerLayerInputs, PerLayerTrunk, PerLayerUpdate
-from isthmus.model.products import Linear
-from isthmus.model.shapes import head_dim, key_heads, require_rotary
-
-
-def _heads(metadata: Metadata) -> tuple[Heads, ...]:
-    """Heads of each layer; the last ones read the planes of the last layer of their kind."""
-    windowed = metadata.flags("attention.sliding_window_pattern")
-    n_heads = metadata.integers("attention.head_count")
-    usual = max(1, metadata.integer("embedding_length") // n_heads[0])
-    dims = [head_dim(metadata, "", usual), head_dim(metadata, "_swa")]
-    n_own = len(windowed) - metadata.integer("attention.shared_kv_layers", 0, least=0)
-    if n_own < 1:
-        raise ModelFileError(f"{metadata.path}: no layer of {len(windowed)} has a cache of its own")
-    found: list[Heads] = []
-    for layer, (n, n_kv) in enumerate(zip(n_heads, key_heads(metadata, n_heads), strict=True)):
-        dim = dims[windowed[layer]]
-        source = layer if layer < n_own else n_own - 1 - windowed[layer]
-        heads = Heads(n, n_kv, dim, dim, 2 * source, 2 * source + 1)
-        if source < 0 or (layer >= n_own and replace(found[source], n=n) != heads):
-            raise ModelFileError(
-                f"{metadata.path}: layer {layer} shares the cache of layer {source}, which is of "
-                "another shape or kind"
-            )
-        found.append(heads)
-    return tuple(found)
-
+from isthmus.model.per_layer import (
+    PerLayerTrunk,
+    PerLayerUpdate,
+    load_inputs,
+    load_update,
+    per_layer_width,
+)
+from isthmus.model.shapes import heads_by_kind, require_rotary
 
 FAMILY = Family(
     models="Gemma 4 (E2B, E4B, 12B, 26B-A4B, 31B), text",
@@ -52,30 +31,8 @@ FAMILY = Family(
     rope=RopeKind.NEOX,
     partial_rotary=True,
     window_period=6,
-    heads=_heads,
+    heads=heads_by_kind,
 )
-
-
-@dataclass(frozen=True)
-class NormedValues:
-    """Queries, keys and values, which are normed; values are the keys if they have no matrix.
-
-    A layer without keys reads the cache of another.
-    """
-
-    heads: Heads
-    q: Linear
-    k: Linear | None
-    v: Linear | None
-
-    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
-        q = g.heads(self.q(g, x), self.heads.n)
-        if self.k is None:
-            return q, 0, 0
-        k = self.k(g, x)
-        v = g.heads(self.v(g, x) if self.v else k, self.heads.n_kv)
-        v = g.rms_norm(v, g.hparams.norm_epsilon)
-        return q, g.heads(k, self.heads.n_kv), g.flat_heads(v)
 
 
 @dataclass(frozen=True)
@@ -95,37 +52,22 @@ class Layer:
 
 def load(file: Loader) -> Decoder:
     """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
-    metadata, n_embd = file.metadata, file.hparams.n_embd
+    metadata = file.metadata
     metadata.integer("attention.sliding_window")  # without one, a layer would see nothing
     decoder = file.decoder(
         _layer,
-        embedding_scale=math.sqrt(n_embd),
+        embedding_scale=math.sqrt(file.hparams.n_embd),
         logits_soft_cap=metadata.number("final_logit_softcapping", 30.0),
     )
-    width = metadata.integer("embedding_length_per_layer_input", 0, least=0)
-    if not width:
+    if not per_layer_width(metadata):
         return decoder
-    all_widths = width * file.hparams.n_layer
-    inputs = PerLayerInputs(
-        file.weights.lookup("per_layer_token_embd.weight", all_widths, decoder.n_vocab),
-        Linear(file.weights.require("per_layer_model_proj.weight", n_embd, all_widths)),
-        file.rms_norm("per_layer_proj_norm", width),
-        width,
-    )
+    inputs = load_inputs(file, decoder.n_vocab)
     layers = cast("tuple[Layer, ...]", decoder.blocks)
     return replace(decoder, blocks=(PerLayerTrunk(inputs, layers),))
 
 
 def _layer(b: BlockLoader) -> Layer:
-    n_embd = b.hparams.n_embd
-    width = b.metadata.integer("embedding_length_per_layer_input", 0, least=0)
-    update = None
-    if width:
-        update = PerLayerUpdate(
-            gate=b.linear("inp_gate", n_embd, width),
-            projection=b.linear("proj", width, n_embd),
-            norm=b.rms_norm("post_norm"),
-        )
+    update = load_update(b) if per_layer_width(b.metadata) else None
     has_experts = b.has("ffn_gate_inp")
     block = Sandwich(
         attn_norm=b.rms_norm("attn_norm"),
