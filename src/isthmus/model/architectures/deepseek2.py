@@ -1,7 +1,6 @@
 """The `deepseek2` architecture: latent attention, and experts in groups beside one that all take.
 
-The KV cache has keys alone, whose first elements are the values; files from before 2025 do not
-part the matrix that makes keys and values, and have both in the cache.
+The KV cache has keys alone, whose first elements are the values; with old files it has both.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from isthmus.model.latent import Chain, ExpandedQkv, Latent, LatentOut, LatentQk
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.metadata import Metadata
 
-_GLM_VOCAB, _GLM_LAYERS = 154_880, (47, 48)
-"""GLM-4.7-Flash, whose files do not say how experts are weighted."""
+_GLM = ((154_880, 47), (154_880, 48))
+"""Tokens and layers of GLM-4.7-Flash, whose files do not say how experts are weighted."""
 
 
 def _heads(metadata: Metadata) -> tuple[Heads, ...]:
@@ -121,9 +120,8 @@ def _temperature(b: BlockLoader) -> int:
 
 
 def _usual_gating(b: BlockLoader) -> Gating:
-    embedding = b.weights.info("token_embd.weight")
-    n_vocab = embedding.shape[-1] if embedding else 0
-    is_glm = n_vocab == _GLM_VOCAB and b.hparams.n_layer in _GLM_LAYERS
+    info = b.weights.info("token_embd.weight")
+    is_glm = info and (info.shape[-1], b.hparams.n_layer) in _GLM
     return Gating.SIGMOID if is_glm else Gating.SOFTMAX
 
 
