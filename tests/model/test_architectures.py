@@ -75,6 +75,21 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
     "olmo2, no window": TinyModel(
         "olmo2", overrides={"attention.sliding_window": 0}, quantisation="Q8_0"
     ),
+    "gemma4, dense": TinyModel("gemma4", variant="gemma4, dense", quantisation="Q8_0"),
+    "glm4moe, several axes": TinyModel(
+        "glm4moe",
+        without=("attn_q_norm", "attn_k_norm"),
+        overrides={"rope.dimension_sections": [3, 2, 2, 1], "expert_weights_norm": False},
+        quantisation="Q8_0",
+    ),
+    "deepseek2, expanded": TinyModel(
+        "deepseek2", variant="deepseek2, expanded", quantisation="Q8_0"
+    ),
+    "qwen3moe, groups": TinyModel(
+        "qwen3moe",
+        overrides={"expert_group_count": 4, "expert_group_used_count": 3},
+        quantisation="Q8_0",
+    ),
     "qwen3moe, one expert": TinyModel(
         "qwen3moe", overrides={"expert_used_count": 1}, quantisation="Q8_0"
     ),
@@ -126,7 +141,7 @@ def test_each_chunk_size_has_the_bits_of_libllama_with_the_same(
         assert session.logits.tobytes() == rival.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss", "olmo2"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gemma4", "gpt-oss", "olmo2"])
 def test_a_window_has_the_bits_of_a_cache_that_keeps_no_more(
     name: str, device: Device, files: dict[str, Path]
 ) -> None:
