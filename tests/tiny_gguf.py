@@ -43,10 +43,17 @@ _SHARED = (
 )
 _ROUTED = {"expert_count": 8, "expert_used_count": 3}
 _PER_LAYER = "inp_gate:embd,side proj:side,embd post_norm:embd "
-_GEMMA4_EXPERTS = (
-    "ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps ffn_gate_inp.scale ffn_down_exps.scale "
-    "pre_ffw_norm_2 post_ffw_norm_1 post_ffw_norm_2"
-).split()
+_GEMMA4_EXPERTS = [
+    "ffn_gate_inp",
+    "ffn_gate_exps",
+    "ffn_up_exps",
+    "ffn_down_exps",
+    "ffn_gate_inp.scale",
+    "ffn_down_exps.scale",
+    "pre_ffw_norm_2",
+    "post_ffw_norm_1",
+    "post_ffw_norm_2",
+]
 _LED = (
     _GATED
     + _EXPERTS.replace("ffn_norm:embd ", "")
@@ -55,10 +62,20 @@ _LED = (
 """A dense layer first, then experts and a shared one."""
 _LED_LAYERS = {
     name: (0,) if name in ("ffn_gate", "ffn_up", "ffn_down") else (1, 2)
-    for name in (
-        "ffn_gate ffn_up ffn_down ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps "
-        "ffn_gate_up_exps ffn_gate_shexp ffn_up_shexp ffn_down_shexp exp_probs_b.bias"
-    ).split()
+    for name in [
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+        "ffn_gate_inp",
+        "ffn_gate_exps",
+        "ffn_up_exps",
+        "ffn_down_exps",
+        "ffn_gate_up_exps",
+        "ffn_gate_shexp",
+        "ffn_up_shexp",
+        "ffn_down_shexp",
+        "exp_probs_b.bias",
+    ]
 }
 _LATENT = (
     "attn_norm:embd attn_q_a:embd,rank attn_q_a_norm:rank attn_q_b:rank,wide "
@@ -308,8 +325,9 @@ VARIANTS = {
         metadata={
             key: value
             for key, value in RECIPES["gemma4"].metadata.items()
-            if "per_layer" not in key and "shared" not in key and "expert" not in key
-        },
+            if "shared" not in key and "expert" not in key
+        }
+        | {"embedding_length_per_layer_input": 0},
         outside="token_embd:embd,vocab output_norm:embd rope_freqs:half",
         only=dict.fromkeys((*_GEMMA4_EXPERTS, "layer_output_scale"), ()),
     ),
@@ -325,6 +343,7 @@ VARIANTS = {
             "attention.head_count_kv": 4,
             "attention.key_length": 64,
             "attention.value_length": 32,
+            "attention.q_lora_rank": 0,
             "expert_gating_func": 1,
             "expert_group_count": 0,
             "expert_weights_norm": False,

@@ -77,7 +77,7 @@ class PerLayerTrunk:
 
 def per_layer_width(metadata: Metadata) -> int:
     """Elements for each layer; 0 if the model has no such embeddings."""
-    return metadata.integer("embedding_length_per_layer_input", 0, least=0)
+    return metadata.integer("embedding_length_per_layer_input", least=0)
 
 
 def load_inputs(file: Loader, n_vocab: int) -> PerLayerInputs:
