@@ -256,7 +256,7 @@ RECIPES = {
             "feed_forward_length": [96, 96, 64, 128, 128],
             "final_logit_softcapping": 3.0,
             "rope.dimension_count": 64,
-            "rope.dimension_count_swa": 24,
+            "rope.dimension_count_swa": 32,
             "rope.freq_base": 1_000_000.0,
             "rope.freq_base_swa": 10_000.0,
         },

@@ -58,9 +58,9 @@ class Stack:
 
     def __call__(self, g: Pass, x: int, chosen: int) -> int:
         y = g.matmul_chosen(self.weight, x, chosen)
+        y = g.mul(y, self._scales(g, chosen)) if self.scale else y
         for update in self.updates:
             y = update.added_chosen(g, y, x, chosen)
-        y = g.mul(y, self._scales(g, chosen)) if self.scale else y
         return g.add_chosen(y, self.bias, chosen) if self.bias else y
 
     def _scales(self, g: Pass, chosen: int) -> int:
