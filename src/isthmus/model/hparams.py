@@ -46,6 +46,17 @@ class Pooling(IntEnum):
     LAST = 3
 
 
+class Gating(IntEnum):
+    """How a router's products become weights, as `expert_gating_func` numbers it."""
+
+    SOFTMAX = 1
+    """The softmax over all experts."""
+    SIGMOID = 2
+    """The sigmoid of each."""
+    CHOSEN = 3
+    """The softmax over the experts taken."""
+
+
 @dataclass(frozen=True)
 class Family:
     """What the files of one architecture have in common, and say nothing of.
@@ -209,6 +220,8 @@ class Hparams:
     n_expert: int = 0
     """Feed-forward networks of each layer, of which each token takes `n_expert_used`; 0: one."""
     n_expert_used: int = 0
+    expert_groups: tuple[int, int] = (0, 0)
+    """Groups of experts in each layer, and how many of them a token takes; up to 1: none."""
     encoder: bool = False
     """See `Family`."""
     pooling: Pooling | None = None
@@ -264,7 +277,7 @@ class Hparams:
     @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        usual = 128 if self.states else 64
+        usual = 128 if self.states else 96
         return usual + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 

@@ -55,39 +55,21 @@ class Stack:
     bias: int = 0
     """F32 [n_out, count]: a bias of each matrix; 0: there is none."""
     updates: tuple[LowRank, ...] = ()
+    scale: int = 0
+    """F32 [count]: a factor of each matrix; 0: there is none."""
 
     def __call__(self, g: Pass, x: int, chosen: int) -> int:
         y = g.matmul_chosen(self.weight, x, chosen)
+        y = g.mul(y, self._scales(g, chosen)) if self.scale else y
         for update in self.updates:
             y = update.added_chosen(g, y, x, chosen)
         return g.add_chosen(y, self.bias, chosen) if self.bias else y
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Two products with the same columns: of gates, and of what they gate."""
-
-    gate: Stack
-    up: Stack
-
-    def __call__(self, g: Pass, x: int, chosen: int) -> tuple[int, int]:
-        up = self.up(g, x, chosen)
-        return self.gate(g, x, chosen), up
-
-
-@dataclass(frozen=True)
-class Halves:
-    """As `Pair`, with both one below the other in each matrix of one stack."""
-
-    both: Stack
-
-    def __call__(self, g: Pass, x: int, chosen: int) -> tuple[int, int]:
-        y = self.both(g, x, chosen)
-        struct = g.describe(y)
-        half, nb0, nb1, nb2 = struct.ne[0] // 2, struct.nb[0], struct.nb[1], struct.nb[2]
-        shape = (half, struct.ne[1], struct.ne[2])
-        gate, up = (g.view_3d(y, shape, (nb1, nb2), at * half * nb0) for at in range(2))
-        return gate, up
+    def _scales(self, g: Pass, chosen: int) -> int:
+        """f32 [1, n_used, n]: the factors of the matrices chosen."""
+        count, n = g.describe(self.scale).ne[0], g.columns_of(chosen)
+        each = g.repeated(g.reshape(self.scale, 1, count), 1, count, n, 1)
+        return g.get_rows(each, chosen)
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,11 @@ class Weights:
         self._used: set[str] = set()
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
+        self.per_head: set[str] = set()
+        """Names of those that have a matrix for each head: see `Pass.matmul_heads`."""
         self.added: set[str] = set()
-        """Names of those that no pass multiplies with: tables whose rows are added, and kernels."""
+        """Names of those that no pass multiplies with: tables whose rows are looked up or added,
+        and kernels."""
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
@@ -183,6 +186,11 @@ class Weights:
         """As `require`, for a matrix whose rows are looked up: as it lies in the file."""
         self.require(name, *shape)
         return self._tensors[name]
+
+    def lookup(self, name: str, *shape: int) -> int:
+        """As `table`, for one that no pass multiplies with."""
+        self.added.add(name)
+        return self.table(name, *shape)
 
     def biases(self, name: str, *shape: int) -> int:
         """As `optional`, for a table of F32 whose rows are added to products."""

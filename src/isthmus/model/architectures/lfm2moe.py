@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures.lfm2 import block, pass_over_heads, states
-from isthmus.model.blocks import Decoder, Gating, Part
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.blocks import Decoder, Part
+from isthmus.model.hparams import Family, Gating, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(
@@ -36,4 +36,4 @@ def _block(b: BlockLoader) -> Part:
 
 
 def _experts(b: BlockLoader) -> Part:
-    return b.experts(b.n_ff_expert, Gating.SIGMOID, preferred=True)
+    return b.experts(b.n_ff_expert, b.routing(Gating.SIGMOID))
