@@ -163,6 +163,7 @@ class Weights:
     def pass_over(self, *names: str) -> None:
         """Has `refuse_unused` take no notice of weights that the architecture does without."""
         self._used.update(names)
+        self.added.update(names)
 
     def refuse_unused(self, ignored: Iterable[str] = ()) -> None:
         """Raises ModelUnsupported where the file holds a weight that nobody took."""
