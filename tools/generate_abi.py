@@ -68,7 +68,10 @@ GROUP_DOCS = {
     "grammar": "Constrained decoding: tokens that a grammar forbids are masked in the logits, in"
     " place.",
     "tensor": "A small list of tensor operations over linear memory, run on the device in place.",
-    "actor": "The message and its answer, time, chance, and the host's tools.",
+    "actor": "The message and its answer, time and chance.",
+    "tool": "What the actor may use of the world, by names that it was given.",
+    "answer": "Answers of models that call tools: the prompt, and the answer taken apart while it"
+    " is sampled.",
 }
 
 FIELD_TYPES = {
@@ -106,6 +109,11 @@ C_POINTERS = {
     ("log", "ptr"): "const void *",
     ("random", "ptr"): "void *",
     ("tool_result", "ptr"): "void *",
+    ("tool_list", "ptr"): "char *",
+    ("chat_tokens", "messages_ptr"): "const char *",
+    ("chat_tokens", "tokens_ptr"): "int32_t *",
+    ("answer_grammar", "ptr"): "char *",
+    ("answer_read", "ptr"): "char *",
 }
 
 C_OPENING = f"""\

@@ -24,6 +24,7 @@ from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
 from isthmus.actor.stream import Stream
+from isthmus.actor.undoing import undo_all
 from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
@@ -347,7 +348,8 @@ class Actor:
             await self._handle(message)
             message.finish()
             seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
-            outcome = Reply(message.answer, message.n_tokens, seconds, reached)
+            called = tuple(message.tool_calls)
+            outcome = Reply(message.answer, message.n_tokens, seconds, reached, called)
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()
@@ -384,6 +386,9 @@ class Actor:
             is_wanted = isinstance(error, Cancelled) and not cut_off
             if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
                 await Aside(message, partial(self._keeper.after_failure, error, before))
+                if before is not None:
+                    undo = partial(undo_all, message.undoable, self._granted.label)
+                    await Aside(message, undo, blocks=True)
             before = None  # whoever keeps the error need not keep the agent's memory
             raise error
 

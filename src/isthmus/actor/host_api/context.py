@@ -23,10 +23,10 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported, Overloaded
 from isthmus.memory import Region
 from isthmus.model import Model, Session
+from isthmus.tools import Tool
 from isthmus.units import KIB, MIB, align_up
 from isthmus.wasm.hostcalls import GuestMemory
 
-Tool = Callable[[bytes], bytes]
 _Flags = TypeVar("_Flags", bound=IntFlag)
 
 MAX_NAME_NBYTES = 256
@@ -76,8 +76,8 @@ class Context:
         """How many records the guest has logged in all its life."""
         self.message = Message(b"", "", Share())
         """The message that it serves, or served last."""
-        self.tool_thread = 0
-        """The thread that runs a tool for it now."""
+        self.tool_call: object | None = None
+        """What stands for the call of a tool that runs for it now."""
         self.region: Region
         self.memory: GuestMemory
         self.binding: Binding
@@ -164,12 +164,12 @@ class Context:
 
     # ------------------------------------------------------------------ what it tells
 
-    def log(self, level: int, text: str) -> None:
-        """Writes a record to the guest's log."""
+    def log(self, level: int, text: str, error: BaseException | None = None) -> None:
+        """Writes a record to the guest's log, with the traceback of an error if there is one."""
         self.log_position += 1
         if level >= logging.WARNING:
             self.message.last_warning = text[:MOST_SAID]
-        guest_log.log(level, "%s", text, extra={"agent": self.granted.label})
+        guest_log.log(level, "%s", text, extra={"agent": self.granted.label}, exc_info=error)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
