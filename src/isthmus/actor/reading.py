@@ -114,6 +114,11 @@ class ReadAnswer:
         """The calls that are whole, in their order."""
         return [it for it in self._calls.values() if it.whole]
 
+    @property
+    def cut_off(self) -> list[str]:
+        """Names of tools whose calls have no end."""
+        return [it.name for it in self._calls.values() if not it.whole]
+
     def message(self) -> bytes:
         """The whole answer as a message of a conversation, in JSON."""
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._said)}

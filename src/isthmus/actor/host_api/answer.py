@@ -94,6 +94,9 @@ class AnswerFunctions:
     def answer_end(self) -> int:
         answer = self._answer()
         n_calls = answer.end()
+        for name in answer.cut_off:
+            text = f"a call of the tool {name!r} was cut off or is no JSON, and is not made"
+            self._c.log(logging.WARNING, text)
         for call in answer.calls:
             call.id = call.id or f"call_{self._c.random.draw(_ID_NBYTES).hex()}"
         return n_calls
