@@ -98,7 +98,7 @@ def test_what_a_guest_is_told_of_its_tools(shared: Runtime) -> None:
             },
         },
     }
-    assert second["function"]["parameters"] == {"type": "object"}
+    assert second["function"]["parameters"] == {"type": "object", "additionalProperties": True}
     assert shared.spawn(CALLER).send("?").data == b"[]"
 
 

@@ -21,7 +21,7 @@ TakeBack = Callable[[bytes, bytes], object]
 
 MOST_OUTPUT_NBYTES = 64 * MIB
 """Bytes that a result may have, whatever is asked for: it is kept in memory."""
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 """Schema of arguments of which nobody said more."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

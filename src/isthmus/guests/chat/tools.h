@@ -58,21 +58,24 @@ static int32_t prefill_messages(uint32_t flags)
     return agent_prefill(&session, tokens.ids + n_common, tokens.n - n_common);
 }
 
-/* Emits the text that became known, on a line of its own if there was an answer before. */
-static int32_t emit_text(int32_t nbytes, int32_t *breaks)
+/* Whether anything was emitted for a message, in this answer or in one before. */
+enum { SILENT, SPEAKING, SPOKE_BEFORE };
+
+/* Emits the text that became known, on a new line if an answer before had some. */
+static int32_t emit_text(int32_t nbytes, int32_t *speech)
 {
     AGENT_TEXT_FREED agent_text_t text = {0};
     if (nbytes == 0)
         return 0;
-    if (*breaks)
+    if (*speech == SPOKE_BEFORE)
         AGENT_TRY(agent_text_append(&text, "\n", 1));
-    *breaks = 0;
+    *speech = SPEAKING;
     AGENT_TRY(agent_answer_read(ISTHMUS_ANSWER_PART_TEXT, 0, &text));
     return isthmus_emit(text.bytes, text.nbytes);
 }
 
 /* Samples one answer. Returns how many calls are in it. */
-static int32_t generate_answer(int32_t grammar, int32_t *breaks)
+static int32_t generate_answer(int32_t grammar, int32_t *speech)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
         int32_t token, flags, more, nbytes;
@@ -89,7 +92,7 @@ static int32_t generate_answer(int32_t grammar, int32_t *breaks)
             break;
         AGENT_TRY(status);
         AGENT_SET(nbytes, isthmus_answer_feed(token));
-        status = emit_text(nbytes, breaks);
+        status = emit_text(nbytes, speech);
         if (status == -ISTHMUS_ECANCELED || (status == -ISTHMUS_ELIMIT && i > 0))
             break;
         AGENT_TRY(status);
@@ -98,11 +101,11 @@ static int32_t generate_answer(int32_t grammar, int32_t *breaks)
 }
 
 /* Emits what was held back of the answer, which joins the conversation. */
-static int32_t finish_answer(int32_t *breaks)
+static int32_t finish_answer(int32_t *speech)
 {
     uint32_t n_left;
     AGENT_SET(n_left, isthmus_answer_read(ISTHMUS_ANSWER_PART_TEXT, 0, NULL, 0));
-    int32_t status = emit_text((int32_t)n_left, breaks);
+    int32_t status = emit_text((int32_t)n_left, speech);
     if (status != -ISTHMUS_ECANCELED && status != -ISTHMUS_ELIMIT)
         AGENT_TRY(status);
     AGENT_TRY(agent_text_append(&messages, ",", 1));
@@ -144,7 +147,7 @@ static int32_t make_call(uint32_t index)
 }
 
 /* Answers once. Returns how many tools were called for it. */
-static int32_t answer_once(int64_t round, int32_t *breaks)
+static int32_t answer_once(int64_t round, int32_t *speech)
 {
     int32_t n_calls, forced = must_call && round == 0;
     uint32_t flags = round < tool_rounds ? ISTHMUS_ANSWER_TOOLS : 0;
@@ -153,8 +156,8 @@ static int32_t answer_once(int64_t round, int32_t *breaks)
         ? agent_answer_grammar_open(session.model)
         : agent_grammar_open_by_option(session.model);
     AGENT_TRY(grammar);
-    AGENT_SET(n_calls, generate_answer(grammar, breaks));
-    AGENT_TRY(finish_answer(breaks));
+    AGENT_SET(n_calls, generate_answer(grammar, speech));
+    AGENT_TRY(finish_answer(speech));
     for (int32_t i = 0; i < n_calls; i++)
         AGENT_TRY(make_call((uint32_t)i));
     return n_calls;
@@ -162,12 +165,12 @@ static int32_t answer_once(int64_t round, int32_t *breaks)
 
 static int32_t answer_with_tools(const char *message, uint32_t nbytes)
 {
-    int32_t n_calls = 1, breaks = 0;
+    int32_t n_calls = 1, speech = SILENT;
     AGENT_TRY(add_message("user", message, nbytes));
     AGENT_TRY(agent_session_top_k(&session, 0)); /* a grammar may come with any answer */
     for (int64_t round = 0; n_calls; round++) {
-        AGENT_SET(n_calls, answer_once(round, &breaks));
-        breaks = 1;
+        AGENT_SET(n_calls, answer_once(round, &speech));
+        speech = speech == SILENT ? SILENT : SPOKE_BEFORE;
     }
     return 0;
 }
