@@ -11,7 +11,18 @@ McpTool        one tool of an McpServer, which is a program or a URL
 """
 
 from isthmus.tools.command import CommandTool
+from isthmus.tools.fetch import FetchTool, fetch_tool
 from isthmus.tools.function import FunctionTool, function_tool
+from isthmus.tools.hosts import AllowedHosts
 from isthmus.tools.tool import Tool, ToolLimits
 
-__all__ = ["CommandTool", "FunctionTool", "Tool", "ToolLimits", "function_tool"]
+__all__ = [
+    "AllowedHosts",
+    "CommandTool",
+    "FetchTool",
+    "FunctionTool",
+    "Tool",
+    "ToolLimits",
+    "fetch_tool",
+    "function_tool",
+]
