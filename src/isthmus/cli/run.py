@@ -18,6 +18,7 @@ from isthmus.cli.options import (
     say,
     sized_guest,
 )
+from isthmus.cli.tools import add_tool_options, open_tools
 from isthmus.errors import IsthmusError
 from isthmus.printable import printable_json
 from isthmus.runtime import Runtime
@@ -30,6 +31,7 @@ EXAMPLES = """\
   isthmus run chat --model smollm2 --lora poet.gguf:0.8 --message "What is an isthmus?"
   isthmus run ./agent.wasm --model default=model.gguf --arg temperature=0.2 --deadline 30
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
+  isthmus run chat --model smollm2 --tool "today=date -I" --arg tools=required --message "Hi"
   isthmus run gemm --message "rows=4096 k=64 n=64" --json"""
 
 
@@ -45,16 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_guest_options(parser)
     add_grammar_options(parser)
+    add_tool_options(parser)
     add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    with open_runtime(arguments) as runtime:
+    with open_tools(arguments) as box, open_runtime(arguments) as runtime:
         runtime.load_guest(arguments.guest)  # before models are opened
         models, args = open_models(runtime, arguments), guest_args(arguments)
         guest, allowed = sized_guest(arguments, models, args)
-        actor = runtime.spawn(guest, models=models, args=args, limits=allowed, seed=arguments.seed)
+        actor = runtime.spawn(
+            guest,
+            models=models,
+            tools=box.tools,
+            args=args,
+            limits=allowed,
+            seed=arguments.seed,
+        )
         pieces: list[str] = []
         try:
             with actor.stream(_message(arguments)) as stream:
@@ -99,6 +109,7 @@ def _print_report(
     if reply is not None:
         report["n_tokens"], report["seconds"] = reply.n_tokens, reply.seconds
         report["limits_reached"] = reply.limits_reached
+        report["tool_calls"] = [asdict(it) for it in reply.tool_calls]
     if failed is not None:
         report["error"] = {"type": type(failed).__name__, "message": str(failed)}
     report["usage"] = asdict(actor.usage)
