@@ -27,7 +27,7 @@ PLAYS = (
     Play(
         "time at the server",
         (
-            Step(call("clock_get_current_time", {"timezone": "Etc/UTC"}), '"timezone"'),
+            Step(call("server_get_current_time", {"timezone": "Etc/UTC"}), '"timezone"'),
             Step(("Now I know the time.",)),
         ),
     ),

@@ -48,6 +48,7 @@ def add_tool_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tools",
+        dest="tools_file",
         type=Path,
         metavar="FILE",
         help="a TOML file with a table [tools], which can say more: descriptions, schemas, bounds",
@@ -56,7 +57,7 @@ def add_tool_options(parser: argparse.ArgumentParser) -> None:
 
 def tool_specs(arguments: argparse.Namespace) -> dict[str, ToolSpec]:
     """The tools that the options name. SettingsError."""
-    specs = _of_file(arguments.tools) if arguments.tools is not None else {}
+    specs = _of_file(arguments.tools_file) if arguments.tools_file is not None else {}
     for name, spec in specs_of_texts(arguments.tool).items():
         add(specs, name, spec)
     for text in arguments.mcp:
