@@ -61,6 +61,11 @@ C_POINTERS = {
     ("log", "ptr"): "const void *",
     ("random", "ptr"): "void *",
     ("tool_result", "ptr"): "void *",
+    ("tool_list", "ptr"): "char *",
+    ("chat_tokens", "messages_ptr"): "const char *",
+    ("chat_tokens", "tokens_ptr"): "int32_t *",
+    ("answer_grammar", "ptr"): "char *",
+    ("answer_read", "ptr"): "char *",
 }
 
 

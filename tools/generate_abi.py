@@ -76,7 +76,10 @@ GROUP_DOCS = {
     "media": "Pictures and sounds: the guest decodes a file in its sandbox, the model's projector"
     " makes embeddings of it in the guest's memory, and a session takes those in place of tokens.",
     "tensor": "A small list of tensor operations over linear memory, run on the device in place.",
-    "actor": "The message and its answer, time, chance, and the host's tools.",
+    "actor": "The message and its answer, time and chance.",
+    "tool": "What the actor may use of the world, by names that it was given.",
+    "answer": "Answers of models that call tools: the prompt, and the answer taken apart while it"
+    " is sampled.",
 }
 
 C_OPENING = f"""\

@@ -68,6 +68,23 @@ class ChatFlag(IntFlag):
     ADD_GENERATION_PROMPT = 1
 
 
+class AnswerFlag(IntFlag):
+    """Flags of chat_tokens."""
+
+    TOOLS = 1
+    CALL = 2
+
+
+class AnswerPart(IntEnum):
+    """Parts of an answer, for answer_read."""
+
+    TEXT = 0
+    MESSAGE = 1
+    CALL_ID = 2
+    CALL_NAME = 3
+    CALL_ARGUMENTS = 4
+
+
 class ModelFlag(IntFlag):
     """Bits of model_info.flags."""
 
@@ -781,7 +798,7 @@ HOST_FUNCTIONS = (
         (Errno.EFAULT, Errno.EINVAL),
     ),
     HostFunction(
-        "actor",
+        "tool",
         "tool_call",
         (
             Param("name_ptr", "ptr"),
@@ -790,12 +807,66 @@ HOST_FUNCTIONS = (
             Param("args_nbytes", "nbytes"),
         ),
         "size",
-        (Errno.EFAULT, Errno.EINVAL, Errno.ENOENT, Errno.EIO),
+        (Errno.EFAULT, Errno.EINVAL, Errno.ENOENT, Errno.EIO, Errno.ECANCELED),
     ),
     HostFunction(
-        "actor",
+        "tool",
         "tool_result",
         (Param("ptr", "ptr"), Param("cap", "nbytes")),
+        "size",
+        (Errno.EFAULT, Errno.EINVAL),
+    ),
+    HostFunction(
+        "tool",
+        "tool_list",
+        (Param("ptr", "ptr"), Param("cap", "nbytes")),
+        "size",
+        (Errno.EFAULT,),
+    ),
+    HostFunction(
+        "answer",
+        "chat_tokens",
+        (
+            Param("model", "handle"),
+            Param("messages_ptr", "ptr"),
+            Param("messages_nbytes", "nbytes"),
+            Param("flags", "flags"),
+            Param("tokens_ptr", "ptr"),
+            Param("tokens_cap", "count"),
+        ),
+        "size",
+        (Errno.EBADF, Errno.EFAULT, Errno.EALIGN, Errno.EINVAL, Errno.ETOKEN, Errno.ENOTSUP),
+    ),
+    HostFunction(
+        "answer",
+        "answer_grammar",
+        (Param("ptr", "ptr"), Param("cap", "nbytes")),
+        "size",
+        (Errno.EFAULT, Errno.EINVAL, Errno.ENOTSUP),
+    ),
+    HostFunction(
+        "answer",
+        "answer_feed",
+        (Param("token", "token"),),
+        "size",
+        (Errno.EINVAL, Errno.ETOKEN, Errno.ELIMIT),
+    ),
+    HostFunction(
+        "answer",
+        "answer_end",
+        (),
+        "size",
+        (Errno.EINVAL,),
+    ),
+    HostFunction(
+        "answer",
+        "answer_read",
+        (
+            Param("part", "flags"),
+            Param("index", "count"),
+            Param("ptr", "ptr"),
+            Param("cap", "nbytes"),
+        ),
         "size",
         (Errno.EFAULT, Errno.EINVAL),
     ),

@@ -6,13 +6,16 @@ They raise SettingsError; those of snapshots raise SnapshotMismatch and Snapshot
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.model import Model
 from isthmus.snapshot import Snapshot
 from isthmus.spelling import suggestion
+from isthmus.tools import Tool
+from isthmus.tools.function import tool_of
+from isthmus.tools.tool import require_name
 from isthmus.units import MOST_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
 from isthmus.wasm.names import shown
@@ -74,15 +77,24 @@ def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
             _log.warning("%s knows no option %s%s", guest.name, shown(name), hint)
 
 
-def require_given(models: object, tools: object, limits: object) -> None:
-    """Refuses models, tools and limits of another type."""
-    if not isinstance(models or {}, Mapping) or not isinstance(tools or {}, Mapping):
-        raise SettingsError("models and tools are given by name: models={'default': model}")
+def require_given(models: object, limits: object) -> None:
+    """Refuses models and limits of another type."""
+    if not isinstance(models or {}, Mapping):
+        raise SettingsError("models are given by name: models={'default': model}")
     for name, model in (models or {}).items():  # type: ignore[attr-defined]
         if not isinstance(model, Model):
             raise SettingsError(f"models[{name!r}] is no Model: Runtime.load_model makes one")
     if not isinstance(limits, Limits | None):
         raise SettingsError("limits are isthmus.Limits(…)")
+
+
+def tools_of(given: Mapping[str, Tool | Callable[..., object]] | None) -> dict[str, Tool]:
+    """Tools by name; functions become tools."""
+    if not isinstance(given or {}, Mapping):
+        raise SettingsError("tools are given by name: tools={'now': function}")
+    for name in given or {}:
+        require_name(name)
+    return {name: tool_of(it) for name, it in (given or {}).items()}
 
 
 def require_range(name: str, value: int | None, low: int, end: int) -> None:

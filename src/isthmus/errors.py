@@ -31,6 +31,9 @@
     │   └── LimitExceeded           it reached a limit; `limit` names it
     │       └── DeadlineExceeded    it did not finish in time
     ├── Cancelled                   the caller went away or pressed Ctrl-C
+    ├── ToolError
+    │   ├── ToolNotFound            the guest asks for a tool that it was not given
+    │   └── ToolFailed              a tool raised, took too long or said too much
     ├── ActorError
     │   ├── Overloaded              all actors together have, or wait for, as much as they may
     │   ├── ActorBusy               it handles another message, or nobody may wait here
@@ -229,6 +232,24 @@ class Cancelled(IsthmusError):
     """The caller went away or pressed Ctrl-C; the guest's message was ended."""
 
     exit_code = 130
+
+
+class ToolError(IsthmusError):
+    """Something about a tool."""
+
+    exit_code = 1
+
+
+class ToolNotFound(ToolError):
+    """The guest asks for a tool that it was not given."""
+
+    errno = Errno.ENOENT
+
+
+class ToolFailed(ToolError):
+    """A tool raised, took too long or said too much; the tool's own exception is its cause."""
+
+    errno = Errno.EIO
 
 
 class ActorError(IsthmusError):

@@ -28,6 +28,7 @@ from isthmus.arguments import (
     require_memory_for,
     require_range,
     require_reach,
+    tools_of,
     warn_of_unknown,
 )
 from isthmus.config import (
@@ -60,6 +61,7 @@ from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
 from isthmus.sources import bundled_modules, model_path, read_guest
+from isthmus.tools import Tool
 from isthmus.wasm import Guest
 from isthmus.wasm.engines import Engines
 
@@ -265,7 +267,7 @@ class Runtime:
         guest: str | Path | bytes | Guest,
         *,
         models: Mapping[str, Model] | None = None,
-        tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
+        tools: Mapping[str, Tool | Callable[..., object]] | None = None,
         args: Sequence[str] | Mapping[str, object] = (),
         argv: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
@@ -277,21 +279,22 @@ class Runtime:
     ) -> Actor:
         """Starts an actor: a fresh instance of a guest with what it is given, and nothing else.
 
-        `models` and `tools` are what it may open and call, by name; `args` are options for the
-        guest, as `key=value` or as a mapping. A command has instead `argv`, its arguments after its
-        name, and variables, `environ`; it begins anew with each message. `seed` and `clock_ns` make
-        random numbers and clock repeatable; by default they are new and now. `copy_tensors` stages
-        the tensors of `compute` calls in device memory, to measure what that costs. `label` is its
-        name in the log. Its initialisation may take `Capacity.initialize_s`. Raises GuestInvalid,
-        GuestTrapped, DeadlineExceeded, SettingsError and what else its initialisation meets.
+        `models` and `tools` are what it may open and call, by name; a tool is a function or an
+        `isthmus.tools.Tool`. `args` are options for the guest, as `key=value` or as a mapping. A
+        command has instead `argv`, its arguments after its name, and variables, `environ`; it
+        begins anew with each message. `seed` and `clock_ns` make random numbers and clock
+        repeatable; by default they are new and now. `copy_tensors` stages the tensors of `compute`
+        calls in device memory, to measure what that costs. `label` is its name in the log. Its
+        initialisation may take `Capacity.initialize_s`. Raises GuestInvalid, GuestTrapped,
+        DeadlineExceeded, SettingsError and what else its initialisation meets.
         """
         self._require_open()
         options = options_of(args)
-        require_given(models, tools, limits)
+        require_given(models, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         arguments, variables = command_line(compiled, options, argv, environ)
         warn_of_unknown(compiled, options)
-        granted = Granted(dict(models or {}), dict(tools or {}), limits or Limits(), label)
+        granted = Granted(dict(models or {}), tools_of(tools), limits or Limits(), label)
         require_reach(compiled, granted.limits)
         require_range("seed", seed, -(2**63), 2**64)
         require_range("clock_ns", clock_ns, 0, 2**63)
@@ -310,7 +313,7 @@ class Runtime:
         path: str | Path | Saved,
         *,
         models: Mapping[str, Model] | None = None,
-        tools: Mapping[str, Callable[[bytes], bytes]] | None = None,
+        tools: Mapping[str, Tool | Callable[..., object]] | None = None,
         guest: str | Path | bytes | Guest | None = None,
         limits: Limits | None = None,
         require: str = "state-exact",
@@ -334,7 +337,7 @@ class Runtime:
         file = path.path if isinstance(path, Saved) else resolve(path)
         snapshot = open_snapshot(file, self._platform.snapshot_key)
         granted = Granted(
-            dict(models or {}), dict(tools or {}), limits or limits_of(snapshot.manifest), label
+            dict(models or {}), tools_of(tools), limits or limits_of(snapshot.manifest), label
         )
         how = assess(snapshot, self._platform.device_record, granted)
         require_level(how, require)

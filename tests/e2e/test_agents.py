@@ -23,6 +23,7 @@ from isthmus.errors import (
     GuestTrapped,
     LimitExceeded,
     SettingsError,
+    ToolNotFound,
 )
 from isthmus.units import KIB
 from isthmus.verification import SIZES, prove_model, prove_sizes
@@ -262,7 +263,7 @@ def test_tools_are_called_by_name(null_runtime: Runtime) -> None:
         (drop (call $reply (i32.const 64) (i32.const 4)))
         (call $call (i32.const 5) (i32.const 4) (i32.const 0) (i32.const 0))))"""
     actor = null_runtime.spawn(bytes(wasmtime.wat2wasm(wat)), tools={"upper": bytes.upper})
-    with pytest.raises(GuestFailed, match="ENOENT"):
+    with pytest.raises(ToolNotFound, match=r"named 'none', and it was given upper"):
         actor.send("x")
 
 

@@ -40,6 +40,16 @@ _NASTY = (
 )
 
 
+_CHATS = (
+    b'[{"role":"user","content":"Hi"}]',
+    b'[{"role":"assistant","tool_calls":[{"function":{"name":"echo","arguments":"{}"}}]}]',
+    b'[{"role":3}]',
+    b"[" * 500,
+    b"\xff",
+)
+"""Conversations, most of them good."""
+
+
 def call(name: str, *arguments: int, results: int = 0) -> bytes:
     """One record; `results` has a bit for each argument that names an earlier call."""
     number = _FURTHER[name] if name in _FURTHER else _NAMES.index(name)
@@ -148,6 +158,11 @@ class Fuzz(Surface):
         kind = rng.choice([*GrammarKind, 9])
         records.append(call("grammar_open", 1, kind, 256, len(grammar), results=1))
         records.append(call("prefill", 2, 4096, 2, results=1))
+        if rng.random() < 0.5:
+            chat = rng.choice(_CHATS)
+            records += text(2048, chat)
+            flags = rng.choice([0, 1, 1, 3, 3, 4])
+            records.append(call("chat_tokens", 1, 2048, len(chat), flags, 3 * AREA, 512, results=1))
         for function in rng.choices(abi.HOST_FUNCTIONS, k=rng.choice([3, 20, 100])):
             if rng.random() < 0.3:
                 records += text(rng.choice([512, 1024, 4096]), _structs(rng))

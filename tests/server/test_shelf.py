@@ -28,7 +28,7 @@ from isthmus.server.agents.shelf import Shelf
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage import folder, history
 from isthmus.server.storage.folder import Folder
-from isthmus.server.storage.record import Record, Turn
+from isthmus.server.storage.record import Record, Turn, new_id
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.wasm import loading
 from tests.server.process import no_models
@@ -38,6 +38,12 @@ COUNTS = """(module (import "isthmus" "reply" (func $r (param i32 i32) (result i
   (func (export "on_message") (param i32) (result i32)
     (i32.store8 (i32.const 8) (i32.add (i32.load8_u (i32.const 8)) (i32.const 1)))
     (call $r (i32.const 8) (i32.const 1))))"""
+
+
+def _record(guest: str) -> Record:
+    return Record(
+        id=new_id(), name="", guest=guest, models={}, args={}, limits={}, seed=1, created=0.0
+    )
 
 
 def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
@@ -56,7 +62,7 @@ def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
 
     async def live() -> list[Turn]:
         guest = shelf.add_guest(bytes(wasmtime.wat2wasm(COUNTS)))
-        record = await shelf.create("", guest, {}, {}, {}, 1)
+        record = await shelf.create(_record(guest))
         shelf.write = slowly  # type: ignore[method-assign]
         agents = Agents(shelf, settings)
 

@@ -33,6 +33,8 @@ CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {
     "tokenize_flag": abi.TokenizeFlag,
     "detokenize_flag": abi.DetokenizeFlag,
     "chat_flag": abi.ChatFlag,
+    "answer_flag": abi.AnswerFlag,
+    "answer_part": abi.AnswerPart,
     "model_flag": abi.ModelFlag,
     "embed_flag": abi.EmbedFlag,
     "token_flag": abi.TokenFlag,

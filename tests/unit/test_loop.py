@@ -208,8 +208,8 @@ def test_the_place_of_a_tools_caller_is_free(narrow: Runtime, tool: Tool) -> Non
 def test_what_ends_while_its_tool_runs(
     runtime: Runtime, tool: Tool, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Once the tool has returned: nobody can end it before."""
-    monkeypatch.setattr(messages, "STOP_GRACE_S", 0.02)
+    """At once, though nobody can end the tool, which is a function that waits."""
+    monkeypatch.setattr(messages, "STOP_GRACE_S", 60.0)
     actor = runtime.spawn(ASKS_AND_TALKS_ON, tools={"ask": tool}, limits=Limits(output_nbytes=None))
     listener: Any = Listener()
     deadline_s = 0.02 if how == "deadline" else None
@@ -224,13 +224,11 @@ def test_what_ends_while_its_tool_runs(
         wait_until(lambda: actor.state == "closed")
     elif how == "drop":
         del stream
-    time.sleep(0.05)
-    assert not listener.ended.is_set()
+    expected = DeadlineExceeded if how == "deadline" else Cancelled
+    assert isinstance(listener.outcome, expected)
     first = on_loop(runtime, lambda: loop_of(runtime)._timers.first)
     assert first is None or first > time.monotonic()  # the loop does not spin
     tool.free.set()
-    expected = DeadlineExceeded if how == "deadline" else Cancelled
-    assert isinstance(listener.outcome, expected)
     wait_until(lambda: actor.state == ("idle" if how in ("stop", "drop") else "closed"))
 
 

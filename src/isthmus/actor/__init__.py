@@ -2,7 +2,7 @@
 
 from isthmus.actor.actor import Actor
 from isthmus.actor.beginning import Frozen, Spawned
-from isthmus.actor.host_api import Granted, Tool
+from isthmus.actor.host_api import Granted
 from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Reply
 from isthmus.actor.snapshot import Restoration
@@ -18,6 +18,5 @@ __all__ = [
     "Restoration",
     "Spawned",
     "Stream",
-    "Tool",
     "Usage",
 ]

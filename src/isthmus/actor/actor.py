@@ -362,7 +362,8 @@ class Actor:
             await self._keeper.handle(message)
             message.finish()
             seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
-            outcome = Reply(message.answer, message.n_tokens, seconds, reached)
+            called = tuple(message.tool_calls)
+            outcome = Reply(message.answer, message.n_tokens, seconds, reached, called)
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()

@@ -10,7 +10,6 @@ instance, and last the Region.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.budget import Account
 from isthmus.actor.host_api import Context, Granted, HostApi
+from isthmus.actor.host_api.tool import is_inside
 from isthmus.actor.message import Message
 from isthmus.actor.nn import NnFunctions
 from isthmus.actor.pages import Pages
@@ -100,7 +100,7 @@ class Body:
     @property
     def in_own_tool(self) -> bool:
         """Whether the calling thread runs a tool for it."""
-        return self.context.tool_thread == threading.get_ident()
+        return is_inside(self.context)
 
     @property
     def region(self) -> Region:

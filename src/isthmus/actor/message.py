@@ -25,8 +25,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from isthmus.abi import Errno
-from isthmus.actor.reply import Deliver, Piece, Reply
+from isthmus.actor.reading import ReadAnswer
+from isthmus.actor.reply import Deliver, Piece, Reply, ToolCall
 from isthmus.actor.shares import Share
+from isthmus.actor.undoing import Undoable
 from isthmus.errors import (
     Cancelled,
     ContextFull,
@@ -124,6 +126,12 @@ class Message:
     """Text that was emitted and not delivered yet."""
     reply: bytes | None = None
     tool_result: bytes | None = None
+    """What the last tool gave, or the text of its failure."""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    undoable: list[Undoable] = field(default_factory=list)
+    """Runs of tools that can be taken back, oldest first."""
+    answer_in: ReadAnswer | None = None
+    """The answer of a model that the guest has the host read."""
     n_outputs: int = 0
     """How often the guest emitted, replied or logged."""
     output_nbytes: int = 0
@@ -248,7 +256,8 @@ class Message:
         self.forget_output()
         self.explained.clear()
         self.refusal = None
-        self.data, self.tool_result = b"", None
+        self.data, self.tool_result, self.answer_in = b"", None, None
+        self.undoable.clear()
         self.outcome = outcome
 
     def deliver(self) -> bool:

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool that a guest made for a message."""
+
+    name: str
+    seconds: float
+    nbytes: int
+    """Length of its result."""
+    error: str = ""
+    """What the tool failed with; empty if it did not."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What an actor answered to one message."""
@@ -19,6 +31,9 @@ class Reply:
     """Wall-clock time from its begin, without the wait for a place."""
     limits_reached: tuple[str, ...] = ()
     """Names of the `Limits` that refused something, though the guest then finished by itself."""
+
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Tools that the guest called, in this order; the first 1,000 of them."""
 
     @property
     def text(self) -> str:

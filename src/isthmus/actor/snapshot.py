@@ -350,7 +350,8 @@ def _require_all(manifest: Manifest, granted: Granted) -> None:
     if missing:
         raise SnapshotMismatch(
             f"the actor needs what it was not given: {', '.join(missing)} "
-            "(models= and tools= give them, --model NAME=PATH on the command line)"
+            "(models= and tools= give them, or on the command line --model NAME=PATH and "
+            "--tool NAME=COMMAND)"
         )
 
 

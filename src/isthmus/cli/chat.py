@@ -7,7 +7,7 @@ import contextlib
 import copy
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from isthmus.actor import Actor
@@ -29,6 +29,7 @@ from isthmus.cli.options import (
 )
 from isthmus.cli.restoring import LEVELS, restore, target
 from isthmus.cli.snapshot import tell
+from isthmus.cli.tools import add_tool_options, open_tools
 from isthmus.config import Environment
 from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError, SettingsError
 from isthmus.model import Model
@@ -36,6 +37,7 @@ from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot import open_snapshot
 from isthmus.snapshot.store import resolve
+from isthmus.tools import Tool
 
 HELP = "talk with a model, through the bundled chat guest or one of your own"
 EXAMPLES = """\
@@ -44,6 +46,7 @@ EXAMPLES = """\
   isthmus chat --model smollm2 --arg temperature=0 --arg n_ctx=4096
   isthmus chat --resume ada.safetensors
   isthmus chat --model gemma.gguf --mmproj mmproj.gguf --image cat.png
+  isthmus chat --model qwen.gguf --tool weather=weather:forecast --fetch '*.wikipedia.org'
 
 while it runs:
   Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another,
@@ -77,16 +80,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_guest_options(parser)
     add_grammar_options(parser)
+    add_tool_options(parser)
     add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     place, name = target(arguments.resume) if arguments.resume else (None, None)
-    with open_runtime(arguments) as runtime, _history(Environment.read().cache / "history"):
-        begin = _beginning(runtime, arguments)
+    with (
+        open_tools(arguments) as box,
+        open_runtime(arguments) as runtime,
+        _history(Environment.read().cache / "history"),
+    ):
+        begin = _beginning(runtime, arguments, box.tools)
         file = resolve(arguments.resume) if arguments.resume else None
-        actor = _resume(runtime, arguments) if file is not None and file.exists() else begin()
+        is_there = file is not None and file.exists()
+        actor = _resume(runtime, arguments, box.tools) if is_there else begin()
         for message in _with_files(typed_messages(), read_files(arguments.image)):
             if message == "/new":
                 actor.close()
@@ -104,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
+def _resume(runtime: Runtime, arguments: argparse.Namespace, tools: Mapping[str, Tool]) -> Actor:
     """The saved conversation, with the guest and the options that it began with."""
     given = {
         "--guest": arguments.guest != "chat",
@@ -123,7 +132,7 @@ def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
             f"The conversation goes on as it began: {', '.join(ignored)} not used (/new begins one)"
         )
     arguments.verify = "full"
-    return restore(runtime, arguments.resume, arguments)
+    return restore(runtime, arguments.resume, arguments, tools)
 
 
 def _set_aside(file: Path) -> None:
@@ -134,7 +143,9 @@ def _set_aside(file: Path) -> None:
         say(f"The one before is kept as {kept}")
 
 
-def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], Actor]:
+def _beginning(
+    runtime: Runtime, arguments: argparse.Namespace, tools: Mapping[str, Tool]
+) -> Callable[[], Actor]:
     """What begins a new conversation; its models are opened when they are first needed."""
     options = guest_args(arguments)
     if arguments.system:
@@ -156,7 +167,12 @@ def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], 
             )
         guest, allowed = sized_guest(arguments, models(), options)
         return runtime.spawn(
-            guest, models=models(), args=options, limits=allowed, seed=arguments.seed
+            guest,
+            models=models(),
+            tools=tools,
+            args=options,
+            limits=allowed,
+            seed=arguments.seed,
         )
 
     return begin
@@ -200,11 +216,18 @@ def _with_files(messages: Iterator[str], files: list[bytes]) -> Iterator[str | b
 def print_answer(actor: Actor, message: str | bytes) -> None:
     """Prints one answer as it comes; Ctrl-C stops the answer and not the program."""
     stream = actor.stream(message)
+    emitted = ""
     try:
         with stream:
             for piece in stream:
                 print(piece, end="", flush=True)
+                emitted += piece
+        reply = stream.reply
+        if reply.text != emitted:  # the guest's reply is in place of all that it emitted
+            print(f"\n{reply.text}" if emitted else reply.text, end="")
         print()
+        if reply.tool_calls:
+            say(f"[{', '.join(it.name for it in reply.tool_calls)}]")
     except KeyboardInterrupt:
         print(" [stopped]")
     except ContextFull as error:

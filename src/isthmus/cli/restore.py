@@ -8,6 +8,7 @@ import sys
 from isthmus.cli.options import open_runtime
 from isthmus.cli.restoring import SNAPSHOT_HELP, add_restore_options, restore, target
 from isthmus.cli.snapshot import tell
+from isthmus.cli.tools import add_tool_options, open_tools
 
 HELP = "bring an agent back from a snapshot, and send it messages"
 EXAMPLES = """\
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--save", metavar="PATH", help="save it afterwards: a file, or STORE/NAME")
     add_restore_options(parser)
+    add_tool_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     messages = arguments.message
     if not messages and place is None:
         messages = [sys.stdin.buffer.read()]
-    with open_runtime(arguments) as runtime:
-        actor = restore(runtime, arguments.snapshot, arguments)
+    with open_tools(arguments) as box, open_runtime(arguments) as runtime:
+        actor = restore(runtime, arguments.snapshot, arguments, box.tools)
         for message in messages:
             streamed = False
             with actor.stream(message) as stream:

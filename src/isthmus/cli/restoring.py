@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from isthmus.snapshot import Snapshot, open_snapshot
 from isthmus.snapshot.draft import require_target
 from isthmus.snapshot.manifest import ModelRecord
 from isthmus.snapshot.store import Store, resolve
+from isthmus.tools import Tool
 from isthmus.units import MIB
 
 SNAPSHOT_HELP = "a snapshot's file, or STORE/NAME"
@@ -98,7 +100,12 @@ def signature(signed: bool, arguments: argparse.Namespace) -> str:
     return "signature good" if read_key(arguments) else "signed, not checked without its key"
 
 
-def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor:
+def restore(
+    runtime: Runtime,
+    text: str,
+    arguments: argparse.Namespace,
+    tools: Mapping[str, Tool] | None = None,
+) -> Actor:
     """Restores a snapshot with its models, and says how exact it is."""
     snapshot = open_named(text, arguments)
     if snapshot.signed and read_key(arguments) is None:
@@ -123,6 +130,7 @@ def restore(runtime: Runtime, text: str, arguments: argparse.Namespace) -> Actor
     actor = runtime.restore(
         snapshot.path,
         models=models,
+        tools=tools,
         limits=allowed,
         require=arguments.require,
         verify=arguments.verify,

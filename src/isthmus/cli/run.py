@@ -29,6 +29,7 @@ from isthmus.cli.options import (
     say,
     sized_guest,
 )
+from isthmus.cli.tools import add_tool_options, open_tools
 from isthmus.errors import GuestExited, GuestInvalid, IsthmusError, SettingsError
 from isthmus.printable import printable, printable_json
 from isthmus.runtime import Runtime
@@ -46,6 +47,7 @@ EXAMPLES = """\
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
   isthmus run chat --model "fake:a scripted answer" --message Hello
   isthmus run chat --help-guest
+  isthmus run chat --model smollm2 --tool "today=date -I" --arg tools=required --message "Hi"
   isthmus run gemm --message "rows=4096 k=64 n=64" --json
   sort names.txt | isthmus run ./count.wasm --env LANG=C -- --unique
   isthmus run llama-chat.wasm --model default=smollm2 -- default"""
@@ -73,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest_options(parser)
     add_command_options(parser)
     add_grammar_options(parser)
+    add_tool_options(parser)
     add_device_options(parser)
 
 
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_card(arguments.guest)
         return 0
     arguments.model += preloaded(arguments.nn_preload)
-    with open_runtime(arguments) as runtime:
+    with open_tools(arguments) as box, open_runtime(arguments) as runtime:
         guest = runtime.load_guest(arguments.guest)  # before models are opened
         if guest.is_command:
             return _run_command(runtime, spawn_command(runtime, guest, arguments), arguments)
@@ -93,7 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
             )
         models, args = open_models(runtime, arguments), guest_args(arguments)
         name, allowed = sized_guest(arguments, models, args)
-        actor = runtime.spawn(name, models=models, args=args, limits=allowed, seed=arguments.seed)
+        actor = runtime.spawn(
+            name,
+            models=models,
+            tools=box.tools,
+            args=args,
+            limits=allowed,
+            seed=arguments.seed,
+        )
         _ask(runtime, actor, arguments)
     return 0
 
@@ -178,6 +188,7 @@ def _print_report(
     if reply is not None:
         report["n_tokens"], report["seconds"] = reply.n_tokens, reply.seconds
         report["limits_reached"] = reply.limits_reached
+        report["tool_calls"] = [asdict(it) for it in reply.tool_calls]
     if failed is not None:
         report["error"] = {"type": type(failed).__name__, "message": str(failed)}
     report["usage"] = asdict(actor.usage)

@@ -18,12 +18,15 @@ from isthmus.cli.options import (
 )
 from isthmus.cli.serving import catalog_of
 from isthmus.cli.table import format_table
+from isthmus.cli.tools import add_tool_options, tool_specs
 from isthmus.config import Capacity
 from isthmus.errors import SettingsError
+from isthmus.tools.spec import Toolbox, ToolSpec, add, specs_of_table
 from isthmus.units import format_nbytes
 
 if TYPE_CHECKING:
     from isthmus.server.models.models import Models
+    from isthmus.server.settings import ServerSettings
 
 HELP = "serve models by the APIs of OpenAI, Anthropic, Ollama and llama.cpp, and durable agents"
 EXAMPLES = """\
@@ -35,6 +38,7 @@ EXAMPLES = """\
   isthmus serve --keys keys.txt --new-key ada --limit rpm=60 --limit tpd=100000
   isthmus serve --host 0.0.0.0 --keys keys.txt
   isthmus serve --config server.toml
+  isthmus serve --tool weather=weather:forecast --fetch '*.wikipedia.org'
   curl localhost:8080/v1/chat/completions -d '{"model": "smollm2",
     "messages": [{"role": "user", "content": "Hello"}]}'"""
 _INSTALL = "for serve run: pip install starlette uvicorn llguidance"
@@ -130,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a further name for a model; repeat for more",
     )
     add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
+    add_tool_options(parser)
     add_device_options(parser)
 
 
@@ -161,10 +166,13 @@ def run(arguments: argparse.Namespace) -> int:
         running *= 2  # a key that has no place gets a spare one
     capacity = Capacity(running=running, memory_nbytes=settings.memory_nbytes)
     catalog = catalog_of(arguments, settings)
-    with open_runtime(arguments, capacity) as runtime:
+    with (
+        Toolbox(_tool_specs(arguments, settings)) as box,
+        open_runtime(arguments, capacity) as runtime,
+    ):
         models = Models(runtime, catalog, settings, model_settings(arguments))
         models.load_at_start()
-        app = create_app(models, settings)
+        app = create_app(models, settings, box)
         return serve(app, settings, lambda host, port: _say_ready(host, port, models))
 
 
@@ -189,6 +197,14 @@ def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
         rows = [(it.name, f"{it.digest[:12]}…", str(it.limits) or "-") for it in read_keys(path)]
         print(format_table(("name", "SHA-256", "limits"), rows))
     return 0
+
+
+def _tool_specs(arguments: argparse.Namespace, settings: ServerSettings) -> dict[str, ToolSpec]:
+    """The tools of the settings, and those of the options."""
+    specs = specs_of_table(settings.tools, "tools")
+    for name, spec in tool_specs(arguments).items():
+        add(specs, name, spec)
+    return specs
 
 
 def _say_ready(host: str, port: int, models: Models) -> None:

@@ -15,6 +15,7 @@ from isthmus.cli.options import (
     sized_guest,
 )
 from isthmus.cli.restoring import target
+from isthmus.cli.tools import add_tool_options, open_tools
 from isthmus.snapshot import Saved
 from isthmus.units import format_nbytes
 
@@ -41,17 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_key_option(parser)
     add_model_options(parser)
     add_guest_options(parser)
+    add_tool_options(parser)
     add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     place, name = target(arguments.out, arguments.name)
-    with open_runtime(arguments) as runtime:
+    with open_tools(arguments) as box, open_runtime(arguments) as runtime:
         models = open_models(runtime, arguments)
         guest, allowed = sized_guest(arguments, models, arguments.arg)
         actor = runtime.spawn(
-            guest, models=models, args=arguments.arg, limits=allowed, seed=arguments.seed
+            guest,
+            models=models,
+            tools=box.tools,
+            args=arguments.arg,
+            limits=allowed,
+            seed=arguments.seed,
         )
         for message in arguments.message:
             print(actor.send(message).text)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from isthmus.abi import TokenFlag
 from isthmus.errors import ModelUnsupported
 from isthmus.model.chat.chat_guard import ChatGuard, restored, texts_of
 from isthmus.model.chat.conversation import Conversation, prepared
@@ -19,7 +20,7 @@ from isthmus.model.chat.template_clock import NO_CLOCK
 from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.checks import nothing
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.forms import opens_thought
+from isthmus.model.forms import Form, opens_thought
 from isthmus.model.tokens.tokenizer import Tokenizer
 
 
@@ -81,6 +82,20 @@ class TextModel(ABC):
         if self._templates is None:
             raise ModelUnsupported(f"{self.path} has no chat template")
         return self._templates
+
+    def form(self, *, with_tools: bool) -> Form:
+        """The form in which the model writes calls and thoughts, told by its chat template."""
+        return self.chat_templates.chosen(with_tools=with_tools).form
+
+    def controls(self, form: Form) -> dict[str, int]:
+        """Ids of the control tokens that a form is written with, by their texts."""
+        tokenizer = self.tokenizer
+        found = {it: tokenizer.encode(it, parse_special=True) for it in form.controls}
+        return {
+            text: ids[0]
+            for text, ids in found.items()
+            if len(ids) == 1 and tokenizer.flags(ids[0]) & TokenFlag.CONTROL
+        }
 
     def format_chat(
         self,

@@ -18,6 +18,7 @@ from isthmus import __version__
 from isthmus.errors import IsthmusError
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
+from isthmus.server.agents.tools import AgentTools
 from isthmus.server.agents.transfer import Transfer
 from isthmus.server.anthropic import errors as anthropic_errors
 from isthmus.server.anthropic.messages import Messages
@@ -47,6 +48,7 @@ from isthmus.server.page import page
 from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
 from isthmus.spelling import suggestion
+from isthmus.tools.spec import Toolbox
 
 
 class Health(TypedDict):
@@ -56,10 +58,13 @@ class Health(TypedDict):
     models: list[str]
 
 
-def create_app(models: Models, settings: ServerSettings) -> Starlette:
-    """Everything that the server answers. `models` are those that requests may name."""
+def create_app(
+    models: Models, settings: ServerSettings, toolbox: Toolbox | None = None
+) -> Starlette:
+    """Everything that the server answers. `models` are those that requests may name, `toolbox` has
+    those tools that agents may be given."""
     keys = Keys(settings.keys) if settings.keys is not None else None
-    shelf = Shelf(models, settings)
+    shelf = Shelf(models, settings, AgentTools(toolbox))
     quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
     agents = Agents(shelf, settings)
     served = _Served(models, settings, shelf, quotas)

@@ -14,6 +14,7 @@ from typing import Any
 from isthmus.errors import SettingsError
 from isthmus.server.duration import seconds_of
 from isthmus.spelling import suggestion
+from isthmus.tools.spec import specs_of_table
 from isthmus.units import GIB, KIB, MIB
 
 if sys.version_info >= (3, 11):
@@ -101,6 +102,9 @@ class ServerSettings:
     if no model is named, the one where `isthmus pull` keeps what it fetched."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names of models, each with the name that it stands for."""
+    tools: Mapping[str, object] = field(default_factory=dict)
+    """Tools that agents may be given, by name: a command, a function as MODULE:FUNCTION, or a table
+    that says more (docs/tools.md). Without `keys`, every key may use a tool."""
     models_nbytes: int | None = None
     """Bytes of the weights that are in memory together; by default three quarters of what the
     machine has left at the start, or of a device's own memory."""
@@ -231,6 +235,10 @@ def _problem(name: str, value: object) -> str | None:
     """Why a setting cannot be that, and what it may be; None where it can."""
     if name == "n_ctx" and value is None:
         return None
+    return _tools_problem(value) if name == "tools" else _other_problem(name, value)
+
+
+def _other_problem(name: str, value: object) -> str | None:
     if name in _WHOLE:
         least, most = _WHOLE[name]
         good = isinstance(value, int) and not isinstance(value, bool)
@@ -266,6 +274,15 @@ def _problem(name: str, value: object) -> str | None:
         none = name in ("cache", "keys", "models_folder") and value is None
         good = none or isinstance(value, Path) or (isinstance(value, str) and value != "")
     return None if good else f"{name} is {value!r}: give {allowed}"
+
+
+def _tools_problem(value: object) -> str | None:
+    """Why tools cannot be that; whether they can be opened is seen at the start."""
+    try:
+        specs_of_table(value, "tools")
+    except SettingsError as error:
+        return str(error)
+    return None
 
 
 def _fits(name: str, element: object) -> bool:

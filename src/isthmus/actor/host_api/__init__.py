@@ -14,18 +14,20 @@ from collections.abc import Callable
 
 from isthmus import abi
 from isthmus.actor.host_api.actor import ActorFunctions
-from isthmus.actor.host_api.context import Context, Granted, Tool
+from isthmus.actor.host_api.answer import AnswerFunctions
+from isthmus.actor.host_api.context import Context, Granted
 from isthmus.actor.host_api.grammar import GrammarFunctions
 from isthmus.actor.host_api.media import MediaFunctions
 from isthmus.actor.host_api.model import ModelFunctions
 from isthmus.actor.host_api.tensor import TensorFunctions
+from isthmus.actor.host_api.tool import ToolFunctions
 from isthmus.actor.tensor_unit import TensorUnit
 from isthmus.device.buffer import Binding
 from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.wasm.hostcalls import GuestMemory, Handler
 
-__all__ = ["Context", "Granted", "HostApi", "Tool"]
+__all__ = ["Context", "Granted", "HostApi"]
 
 
 class HostApi:
@@ -42,6 +44,8 @@ class HostApi:
             "media": self._media,
             "tensor": self._tensor,
             "actor": self._actor,
+            "tool": ToolFunctions(context),
+            "answer": AnswerFunctions(context),
         }
 
     def attach(

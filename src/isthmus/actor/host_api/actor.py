@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from functools import partial
 
 from isthmus.abi import Errno, LogLevel
@@ -11,15 +10,11 @@ from isthmus.actor.ask import Aside
 from isthmus.actor.host_api.context import (
     IN_LINE_NBYTES,
     LOG_RECORD_NBYTES,
-    MAX_NAME_NBYTES,
     Context,
-    Tool,
-    guest_log,
 )
-from isthmus.errors import GuestFault, SettingsError
+from isthmus.errors import GuestFault
 from isthmus.units import KIB, MIB
 
-MAX_ARGS_NBYTES = 16 * MIB
 MAX_RANDOM_NBYTES = MIB
 _MOST_LOGGED = 256 * KIB
 """Bytes of one log record that are written; the rest is counted."""
@@ -97,44 +92,6 @@ class ActorFunctions:
     def _draw(self, ptr: int, nbytes: int) -> int:
         self._c.memory.write(ptr, self._c.random.draw(nbytes))
         return 0
-
-    async def tool_call(
-        self, name_ptr: int, name_nbytes: int, args_ptr: int, args_nbytes: int
-    ) -> int:
-        c = self._c
-        name = c.memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
-        if args_nbytes > MAX_ARGS_NBYTES:
-            raise GuestFault(Errno.EINVAL)
-        c.memory.check(args_ptr, args_nbytes)
-        tool = c.granted.tools.get(name)
-        if tool is None:
-            raise GuestFault(Errno.ENOENT)
-        c.message.check()
-        try:
-            result = await Aside(
-                c.message, partial(self._run, tool, args_ptr, args_nbytes), blocks=True
-            )
-        except Exception:
-            guest_log.exception("the tool %r failed", name, extra={"agent": c.granted.label})
-            raise GuestFault(Errno.EIO) from None
-        if not isinstance(result, bytes):
-            raise SettingsError(f"the tool {name!r} returned {type(result).__name__}, not bytes")
-        c.message.tool_result = result
-        return len(result)
-
-    def _run(self, tool: Tool, args_ptr: int, args_nbytes: int) -> bytes:
-        """Calls a tool, on a thread of its own."""
-        self._c.tool_thread = threading.get_ident()
-        try:
-            return tool(self._c.memory.read(args_ptr, args_nbytes))
-        finally:
-            self._c.tool_thread = 0
-
-    def tool_result(self, ptr: int, cap: int) -> int | Aside[int]:
-        c = self._c
-        if c.message.tool_result is None:
-            raise GuestFault(Errno.EINVAL)
-        return c.fill_soon(ptr, cap, c.message.tool_result)
 
     def log_stream(self, stream: int, data: bytes) -> None:
         """Logs what the guest writes to standard output (1) or standard error (2), by WASI."""

@@ -26,10 +26,10 @@ from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.parts import Chunk
 from isthmus.model.spans import Embeddings
+from isthmus.tools import Tool
 from isthmus.units import KIB, MIB, align_up
 from isthmus.wasm.hostcalls import GuestMemory
 
-Tool = Callable[[bytes], bytes]
 _Flags = TypeVar("_Flags", bound=IntFlag)
 
 MAX_NAME_NBYTES = 256
@@ -79,8 +79,8 @@ class Context:
         """How many records the guest has logged in all its life."""
         self.message = Message(b"", "", Share())
         """The message that it serves, or served last."""
-        self.tool_thread = 0
-        """The thread that runs a tool for it now."""
+        self.tool_call: object | None = None
+        """What stands for the call of a tool that runs for it now."""
         self.region: Region
         self.memory: GuestMemory
         self.binding: Binding
@@ -167,12 +167,12 @@ class Context:
 
     # ------------------------------------------------------------------ what it tells
 
-    def log(self, level: int, text: str) -> None:
-        """Writes a record to the guest's log."""
+    def log(self, level: int, text: str, error: BaseException | None = None) -> None:
+        """Writes a record to the guest's log, with the traceback of an error if there is one."""
         self.log_position += 1
         if level >= logging.WARNING:
             self.message.last_warning = text[:MOST_SAID]
-        guest_log.log(level, "%s", text, extra={"agent": self.granted.label})
+        guest_log.log(level, "%s", text, extra={"agent": self.granted.label}, exc_info=error)
 
     def note(self, text: str, level: int = logging.INFO) -> None:
         """Writes a record about what the guest asked for to its log, if that has room."""

@@ -27,9 +27,13 @@
  *
  * A model without a chat template continues the text: messages and answers are one document.
  *
+ * If the agent was given tools, and the model has a chat template, conversations are those of
+ * tools.h, from the first message on: the model may call tools, and goes on with what they say.
+ *
  * Options: model, n_ctx, max_tokens=512, system, sampler=guest|host, temperature=0.7, top_k=40,
  * top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=64, seed; and one of json_schema,
  * grammar (GBNF), regex and lark, which each answer then follows from its first token to its last.
+ * With tools: tools=auto|none|required, tool_rounds=8, tool_nbytes=16384.
  */
 #include "script.h"
 
@@ -44,9 +48,11 @@ static isthmus_sampler_t sampler = {
 static int32_t sample_on_host, started;
 static int64_t max_tokens = 512;
 
+static agent_text_t messages; /* the conversation in JSON, if there are tools; see tools.h */
+
 /* What a turn that fails goes back to. */
 static struct {
-    uint32_t n_turns, n_tokens, said_nbytes;
+    uint32_t n_turns, n_tokens, said_nbytes, n_messages_bytes;
     int32_t said_known;
 } mark;
 
@@ -56,6 +62,7 @@ static int32_t set_mark(void)
     mark.n_tokens = session.n_tokens;
     mark.said_nbytes = said.nbytes;
     mark.said_known = said_known;
+    mark.n_messages_bytes = messages.nbytes;
     return agent_checkpoint(&session);
 }
 
@@ -66,6 +73,8 @@ static int32_t take_back_to_mark(void)
     said.nbytes = mark.said_nbytes;
     said.status = 0;
     said_known = mark.said_known;
+    messages.nbytes = mark.n_messages_bytes;
+    messages.status = 0;
     uint32_t n_left;
     AGENT_SET(n_left, agent_keep(&session, mark.n_tokens));
     if (n_left < mark.n_tokens)
@@ -169,6 +178,8 @@ static int32_t generate(int32_t grammar)
     return 0;
 }
 
+#include "tools.h"
+
 static int32_t answer(const char *message, uint32_t nbytes)
 {
     __attribute__((cleanup(script_free))) script_t script = {0};
@@ -201,7 +212,8 @@ static int32_t start(void)
     AGENT_TRY(isthmus_model_info(model, &info));
     if (!session.handle)
         AGENT_TRY(agent_session_open_by_option(&session, model));
-    if (system)
+    AGENT_TRY(tools_start(system));
+    if (system && !has_tools)
         AGENT_TRY(add_turn("system", system, (uint32_t)strlen(system)));
     started = 1;
     return 0;
@@ -214,7 +226,8 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
     if (!started)
         AGENT_TRY(start());
     AGENT_TRY(set_mark());
-    int32_t status = answer(message, (uint32_t)nbytes);
+    int32_t status = has_tools ? answer_with_tools(message, (uint32_t)nbytes)
+                               : answer(message, (uint32_t)nbytes);
     if (status < 0)
         take_back_to_mark();
     return status;

@@ -10,6 +10,7 @@
  *   options    agent_option_*    the strings `key=value` that the actor was spawned with
  *   messages   agent_message, agent_emit, agent_reply, agent_log
  *   models     agent_model_open, agent_tokenize, agent_detokenize, agent_chat_template
+ *   tools      agent_tool_call, agent_chat_tokens, agent_answer_*: what models call, and when
  *   sessions   agent_session_*   memory, handle and token ids of one sequence
  *   grammars   agent_grammar_*   what a text must follow, and who ends it
  *   sampling   agent_sampler_*, agent_sample, agent_argmax: in the guest, from logits in place,
@@ -224,6 +225,29 @@ AGENT_API int32_t agent_text_append_utf8(agent_text_t *text, const char *bytes, 
         nbytes -= n ? n : 1;
     }
     return 0;
+}
+
+/* Appends bytes as a JSON string, with its quotes; U+FFFD for each byte that is not UTF-8. */
+AGENT_API int32_t agent_text_append_json(agent_text_t *text, const char *bytes, uint32_t nbytes)
+{
+    AGENT_TRY(agent_text_append(text, "\"", 1));
+    while (nbytes) {
+        uint8_t c = (uint8_t)*bytes;
+        uint32_t n = agent_utf8_nbytes(bytes, nbytes);
+        char escape[] = {'\\', (char)c, '0', '0', "0123456789abcdef"[c >> 4 & 15],
+                         "0123456789abcdef"[c & 15]};
+        if (c < ' ') {
+            escape[1] = 'u';
+            AGENT_TRY(agent_text_append(text, escape, sizeof escape));
+        } else if (c == '"' || c == '\\') {
+            AGENT_TRY(agent_text_append(text, escape, 2));
+        } else {
+            AGENT_TRY(agent_text_append(text, n ? bytes : "\xef\xbf\xbd", n ? n : 3));
+        }
+        bytes += n ? n : 1;
+        nbytes -= n ? n : 1;
+    }
+    return agent_text_append(text, "\"", 1);
 }
 
 /* ------------------------------------------------------------------------------------ words */
@@ -504,6 +528,80 @@ AGENT_API int32_t agent_chat_template(int32_t model, const isthmus_chat_message_
             return 0;
         }
     }
+}
+
+/* ------------------------------------------------------------------------------------ tools */
+
+/*
+ * Calls a tool, and appends its result. Returns 0; or -ISTHMUS_EIO if it failed, or -ISTHMUS_ENOENT
+ * if there is none, and then what was appended says why.
+ */
+AGENT_API int32_t agent_tool_call(const agent_text_t *name, const agent_text_t *arguments,
+                                  agent_text_t *result)
+{
+    int32_t status = isthmus_tool_call(name->bytes, name->nbytes, arguments->bytes,
+                                       arguments->nbytes);
+    if (status < 0 && status != -ISTHMUS_EIO && status != -ISTHMUS_ENOENT)
+        return status;
+    uint32_t n;
+    AGENT_SET(n, isthmus_tool_result(NULL, 0));
+    AGENT_TRY(agent_text_reserve(result, n));
+    AGENT_TRY(isthmus_tool_result(result->bytes + result->nbytes, n));
+    result->nbytes += n;
+    result->bytes[result->nbytes] = 0;
+    return status < 0 ? status : 0;
+}
+
+/*
+ * Writes a conversation, a JSON array, as token ids in `*tokens`: from malloc, to be freed by the
+ * caller, NULL on an error. Begins to read the answer. Returns how many tokens there are.
+ */
+AGENT_API int32_t agent_chat_tokens(int32_t model, const agent_text_t *messages, uint32_t flags,
+                                    int32_t **tokens)
+{
+    int32_t cap = (int32_t)(messages->nbytes / 2) + 1024; /* the template's own words, and tools */
+    for (*tokens = NULL;;) {
+        int32_t *room = realloc(*tokens, (size_t)cap * sizeof *room);
+        int32_t n = room ? isthmus_chat_tokens(model, messages->bytes, messages->nbytes, flags,
+                                               room, (uint32_t)cap)
+                         : -ISTHMUS_ENOMEM;
+        *tokens = room ? room : *tokens;
+        if (n >= 0 && n <= cap)
+            return n;
+        cap = n;
+        if (n < 0) {
+            free(*tokens);
+            *tokens = NULL;
+            return n;
+        }
+    }
+}
+
+/* Appends a part of the answer that is read. */
+AGENT_API int32_t agent_answer_read(uint32_t part, uint32_t index, agent_text_t *text)
+{
+    uint32_t need = 64;
+    for (;;) {
+        AGENT_TRY(agent_text_reserve(text, need));
+        uint32_t room = text->cap - text->nbytes - 1;
+        AGENT_SET(need, isthmus_answer_read(part, index, text->bytes + text->nbytes, room));
+        if (need <= room) {
+            text->nbytes += need;
+            text->bytes[text->nbytes] = 0;
+            return 0;
+        }
+    }
+}
+
+/* Opens a grammar by which the answer calls a tool. */
+AGENT_API int32_t agent_answer_grammar_open(int32_t model)
+{
+    AGENT_TEXT_FREED agent_text_t source = {0};
+    uint32_t n;
+    AGENT_SET(n, isthmus_answer_grammar(NULL, 0));
+    AGENT_TRY(agent_text_reserve(&source, n));
+    AGENT_TRY(isthmus_answer_grammar(source.bytes, n));
+    return isthmus_grammar_open(model, ISTHMUS_GRAMMAR_KIND_LARK, source.bytes, n);
 }
 
 /* --------------------------------------------------------------------------------- sessions */

@@ -78,6 +78,28 @@ enum {
     ISTHMUS_CHAT_ADD_GENERATION_PROMPT = 1,
 };
 
+/* Flags of chat_tokens. */
+enum {
+    /* tell the model of the tools that the actor was given, and read calls of them */
+    ISTHMUS_ANSWER_TOOLS = 1,
+    /* with TOOLS: the answer follows answer_grammar, so it is read as a call */
+    ISTHMUS_ANSWER_CALL = 2,
+};
+
+/* Parts of an answer, for answer_read. */
+enum {
+    /* what the model says to the user, as far as it was not read yet */
+    ISTHMUS_ANSWER_PART_TEXT = 0,
+    /* the whole answer as a JSON object: a message for chat_tokens, calls included */
+    ISTHMUS_ANSWER_PART_MESSAGE = 1,
+    /* a call's id, which the message with its result names as tool_call_id */
+    ISTHMUS_ANSWER_PART_CALL_ID = 2,
+    /* the name of the tool that is called */
+    ISTHMUS_ANSWER_PART_CALL_NAME = 3,
+    /* its arguments: a JSON object */
+    ISTHMUS_ANSWER_PART_CALL_ARGUMENTS = 4,
+};
+
 /* Bits of model_info.flags. */
 enum {
     /* the model wants its BOS token at the beginning */
@@ -979,9 +1001,11 @@ int64_t isthmus_clock_ns(void);
 ISTHMUS_IMPORT("random")
 int32_t isthmus_random(void *ptr, size_t nbytes);
 
+/* --------------------------------------------------------------------------- tool */
+
 /*
- * Calls a function of the host that was given to this actor by name, and keeps its result for
- * tool_result.
+ * Calls a tool that was given to this actor by name, and keeps its result for tool_result: what it
+ * gave, or the text of its failure.
  *   name_ptr: the tool's name, UTF-8
  *   name_nbytes: its length
  *   args_ptr: what the tool is given, any bytes; JSON by custom
@@ -989,15 +1013,18 @@ int32_t isthmus_random(void *ptr, size_t nbytes);
  * Returns length of the result in bytes.
  *   -ISTHMUS_EFAULT: the name or the arguments do not lie in memory
  *   -ISTHMUS_EINVAL: the name is not UTF-8 or longer than 256 bytes, or the arguments are too long
- *   -ISTHMUS_ENOENT: no tool of that name was given to this actor
- *   -ISTHMUS_EIO: the tool failed
+ *   -ISTHMUS_ENOENT: no tool of that name was given to this actor; tool_result has a text that
+ *       names those that were
+ *   -ISTHMUS_EIO: the tool failed, took too long or said too much; tool_result has its text
+ *   -ISTHMUS_ECANCELED: the caller wants no more of this answer; what the tool did may have
+ *       happened
  */
 ISTHMUS_IMPORT("tool_call")
 int32_t isthmus_tool_call(const char *name_ptr, size_t name_nbytes, const void *args_ptr,
                           size_t args_nbytes);
 
 /*
- * Reads the result of the last tool_call of this message.
+ * Reads the result of the last tool_call of this message, or the text of its failure.
  *   ptr: room for it
  *   cap: how many bytes fit there
  * Returns length of the result in bytes.
@@ -1006,5 +1033,88 @@ int32_t isthmus_tool_call(const char *name_ptr, size_t name_nbytes, const void *
  */
 ISTHMUS_IMPORT("tool_result")
 int32_t isthmus_tool_result(void *ptr, size_t cap);
+
+/*
+ * Reads which tools this actor was given: a JSON array of them as OpenAI writes tools, each with a
+ * name, a description and a JSON schema of its arguments; [] for none.
+ *   ptr: room for it
+ *   cap: how many bytes fit there
+ * Returns length of the array in bytes.
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ */
+ISTHMUS_IMPORT("tool_list")
+int32_t isthmus_tool_list(char *ptr, size_t cap);
+
+/* --------------------------------------------------------------------------- answer */
+
+/*
+ * Writes a conversation as token ids, by the model's chat template, and begins to read the answer
+ * to it. Only the template gives control tokens: whatever messages say is text.
+ *   model: an open model
+ *   messages_ptr: UTF-8: a JSON array of messages as OpenAI's chat completions have them, calls and
+ *       results of tools among them
+ *   messages_nbytes: its length, at most 16 MiB
+ *   flags: answer_flag bits
+ *   tokens_ptr: room for i32 ids, 4-byte aligned
+ *   tokens_cap: how many ids fit there
+ * Returns number of tokens of the prompt.
+ *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EFAULT: the messages or the room do not lie in memory
+ *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte aligned
+ *   -ISTHMUS_EINVAL: unknown flags, CALL without a tool, messages that are too long, not UTF-8 or
+ *       not JSON, or a conversation that the template refuses
+ *   -ISTHMUS_ETOKEN: a word is too long for the model's pre-tokenizer
+ *   -ISTHMUS_ENOTSUP: the model has no tokenizer or no chat template
+ */
+ISTHMUS_IMPORT("chat_tokens")
+int32_t isthmus_chat_tokens(int32_t model, const char *messages_ptr, size_t messages_nbytes,
+                            uint32_t flags, int32_t *tokens_ptr, uint32_t tokens_cap);
+
+/*
+ * Reads a grammar of the answer that was begun: of one call of a tool that the actor was given, in
+ * the model's own form, with arguments by its schema. Open it as LARK.
+ *   ptr: room for its source
+ *   cap: how many bytes fit there
+ * Returns length of the source in bytes.
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ *   -ISTHMUS_EINVAL: no answer was begun, or the model was told of no tool
+ *   -ISTHMUS_ENOTSUP: a tool's schema cannot be followed
+ */
+ISTHMUS_IMPORT("answer_grammar")
+int32_t isthmus_answer_grammar(char *ptr, size_t cap);
+
+/*
+ * Takes the next token of the answer. Calls and thoughts are kept apart from the text that the
+ * model says to the user.
+ *   token: a token id
+ * Returns bytes of text that became known and were not read yet, as the part TEXT.
+ *   -ISTHMUS_EINVAL: no answer was begun, or it has ended
+ *   -ISTHMUS_ETOKEN: no such token
+ *   -ISTHMUS_ELIMIT: the answer is longer than 4 MiB, each token counting as 16 bytes at least
+ */
+ISTHMUS_IMPORT("answer_feed")
+int32_t isthmus_answer_feed(int32_t token);
+
+/*
+ * Ends the answer: what was held back, since it might have become a call, is text now.
+ * Returns number of whole calls in the answer; those that were cut off are none.
+ *   -ISTHMUS_EINVAL: no answer was begun
+ */
+ISTHMUS_IMPORT("answer_end")
+int32_t isthmus_answer_end(void);
+
+/*
+ * Reads a part of the answer. The part TEXT is read once: it is what came since the last time.
+ *   part: an answer_part
+ *   index: which call, from 0; 0 for parts that are of no call
+ *   ptr: room for it
+ *   cap: how many bytes fit there
+ * Returns length of the part in bytes.
+ *   -ISTHMUS_EFAULT: the room does not lie in memory
+ *   -ISTHMUS_EINVAL: no answer was begun, no such part or call, or a part other than TEXT of an
+ *       answer that has not ended
+ */
+ISTHMUS_IMPORT("answer_read")
+int32_t isthmus_answer_read(uint32_t part, uint32_t index, char *ptr, size_t cap);
 
 #endif

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from isthmus.actor.reply import ToolCall
 from isthmus.server.storage.record import Origin, Record, Turn
 
 
@@ -24,6 +25,7 @@ class AgentSummary(TypedDict):
     owner: str | None
     origin: Origin | None
     position: int
+    tools: list[str]
 
 
 class Agent(AgentSummary):
@@ -60,6 +62,7 @@ class Told(TypedDict):
     output: str
     usage: AgentUsage
     seconds: float
+    tool_calls: list[ToolCall]
     checkpoint_nbytes: int
 
 
@@ -111,6 +114,7 @@ def told(record: Record, turn: Turn) -> Told:
         "output": turn.output,
         "usage": {"total_tokens": turn.n_tokens},
         "seconds": turn.seconds,
+        "tool_calls": msgspec.to_builtins(turn.tool_calls),
         "checkpoint_nbytes": turn.nbytes_written,
     }
 
@@ -130,6 +134,7 @@ def summary(record: Record) -> AgentSummary:
         "owner": record.owner,
         "origin": msgspec.to_builtins(record.origin),
         "position": record.position,
+        "tools": list(record.tools),
     }
 
 

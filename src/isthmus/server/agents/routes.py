@@ -6,6 +6,7 @@ position it believes the agent to be at, so that nothing happens twice.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -43,7 +44,7 @@ from isthmus.server.http.events import EVENTS, event, respond, unless_left
 from isthmus.server.http.fair import Room
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
-from isthmus.server.storage.record import Record, Turn
+from isthmus.server.storage.record import Record, Turn, new_id
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 from isthmus.units import MOST_NBYTES_32
 
@@ -64,6 +65,8 @@ class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
     args: _Texts = {}
     limits: Annotated[dict[str, float | int | str | None], Meta(max_length=64)] = {}
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    tools: Annotated[list[str], Meta(max_length=256)] = []
+    """Names of the server's tools (`GET /v1/tools`)."""
 
 
 class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -124,6 +127,7 @@ class Agents:
             Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
             Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
             Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
+            *self._shelf.tools.routes(),
             Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
             Endpoint(
                 "POST", "/v1/guests", self.bring, takes=BINARY, gives=(GuestCard,), status=201
@@ -159,8 +163,18 @@ class Agents:
         _require_limits(limits, self._settings.output_nbytes)
         n_ctx = min((it.n_ctx for it in found), default=None)
         args = asked.args if n_ctx is None else {"n_ctx": str(n_ctx), **asked.args}
-        record = await self._shelf.create(asked.name, asked.guest, models, args, limits, asked.seed)
-        return JSONResponse(whole(record, []), 201)
+        record = Record(
+            id=new_id(),
+            name=asked.name,
+            guest=asked.guest,
+            models=models,
+            args=args,
+            limits=limits,
+            seed=secrets.randbits(63) if asked.seed is None else asked.seed,
+            created=time.time(),
+            tools=tuple(dict.fromkeys(asked.tools)),
+        )
+        return JSONResponse(whole(await self._shelf.create(record), []), 201)
 
     async def get(self, request: Request) -> Response:
         """An agent and its turns."""
@@ -266,6 +280,7 @@ class Agents:
                 output=reply.text,
                 n_tokens=reply.n_tokens,
                 seconds=reply.seconds,
+                tool_calls=reply.tool_calls,
                 nbytes_written=0,
             )
             turn = await held.commit(actor, turn)

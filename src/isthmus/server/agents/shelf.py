@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -36,6 +35,7 @@ from isthmus.model import Model
 from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
+from isthmus.server.agents.tools import AgentTools
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Threads
 from isthmus.server.models.models import Models
@@ -60,8 +60,11 @@ _T = TypeVar("_T")
 class Shelf:
     """See the module. Used by one event loop."""
 
-    def __init__(self, models: Models, settings: ServerSettings) -> None:
+    def __init__(
+        self, models: Models, settings: ServerSettings, tools: AgentTools | None = None
+    ) -> None:
         self.runtime = models.runtime
+        self.tools = tools or AgentTools(None)
         self.models = models
         models.when_left.append(self._drop_closed)
         self._settings = settings
@@ -139,31 +142,15 @@ class Shelf:
         await self._close_idle()
         return actor
 
-    async def create(
-        self,
-        name: str,
-        guest: str,
-        models: dict[str, str],
-        args: dict[str, str],
-        limits: dict[str, Any],
-        seed: int | None,
-    ) -> Record:
-        """A new agent, saved before anybody hears of it."""
-        record = Record(
-            id=new_id(),
-            name=name,
-            guest=guest,
-            models=models,
-            args=args,
-            limits=limits,
-            seed=secrets.randbits(63) if seed is None else seed,
-            created=time.time(),
-        )
-        given = await self.given(record)
-        return await self._settle(record, lambda: self._spawn(record, given), self.made)
+    async def create(self, record: Record) -> Record:
+        """A new agent, as its record says, saved before anybody hears of it."""
+        self.tools.require(record.tools)
+        given, owned = await self.given(record), _owned(record)
+        return await self._settle(owned, lambda: self._spawn(owned, given), self.made)
 
     async def fork(self, source: Record, position: int, name: str) -> Record:
         """An agent that is what another one was at a position."""
+        self.tools.require(source.tools)
         record = msgspec.structs.replace(
             source,
             id=new_id(),
@@ -194,7 +181,9 @@ class Shelf:
             limits=asdict(limits),
             seed=int(manifest.actor.seed),
             created=time.time(),
+            tools=manifest.actor.tools,
         )
+        self.tools.require(record.tools)
         if not -(2**63) <= record.seed < 2**64:
             raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
         given = await self.given(record)
@@ -202,6 +191,7 @@ class Shelf:
             self.runtime.restore,
             snapshot.path,
             models=given,
+            tools=self.tools.of(_owned(record)),
             require=require,
             limits=limits,
             label=record.id,
@@ -298,7 +288,7 @@ class Shelf:
         turns: Sequence[Turn] = (),
     ) -> Record:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
-        record = msgspec.structs.replace(record, owner=current().owner)
+        record = _owned(record)
         await self.allowances.require_disk(current().key)
         with self.allowances.making(current().key):
             return await self.keep(record, await run(make), turns)
@@ -361,6 +351,7 @@ class Shelf:
         return self.runtime.spawn(
             self.load_guest(record.guest),
             models=given,
+            tools=self.tools.of(record),
             args=record.args,
             limits=Limits(**record.limits),
             seed=record.seed,
@@ -372,7 +363,8 @@ class Shelf:
     ) -> Actor:
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
-        return self.runtime.restore(path, models=given, label=label or record.id)
+        tools = self.tools.of(record)
+        return self.runtime.restore(path, models=given, tools=tools, label=label or record.id)
 
     def _drop_closed(self) -> None:
         """Forgets actors whose models have left; they are on the disk."""
@@ -388,6 +380,11 @@ class Shelf:
             lock = self._locks.get(id_)
             if lock is None or not lock.locked():
                 await self.forget(id_)
+
+
+def _owned(record: Record) -> Record:
+    """A record as that of whoever asks."""
+    return msgspec.structs.replace(record, owner=current().owner)
 
 
 def _pair(option: str) -> tuple[str, str]:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isthmus.abi import TokenFlag
 from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import ContextFull
-from isthmus.model.forms import Form
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.request import End, Request, read_tokens
@@ -76,20 +74,6 @@ class Completer:
         """ContextFull for a prompt after which there is no room for an answer of `room` tokens."""
         if len(prompt) + room > self.n_ctx:
             raise ContextFull(f"the prompt has {len(prompt)} tokens; the context has {self.n_ctx}")
-
-    def form(self, *, with_tools: bool) -> Form:
-        """The form in which the model writes calls and thoughts, told by its chat template."""
-        return self.model.chat_templates.chosen(with_tools=with_tools).form
-
-    def controls(self, form: Form) -> dict[str, int]:
-        """Ids of the control tokens that the form is written with, by their texts."""
-        tokenizer = self.model.tokenizer
-        found = {it: tokenizer.encode(it, parse_special=True) for it in form.controls}
-        return {
-            text: ids[0]
-            for text, ids in found.items()
-            if len(ids) == 1 and tokenizer.flags(ids[0]) & TokenFlag.CONTROL
-        }
 
     async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
         """The answer, token by token, and how it ended. Raises IsthmusError."""

@@ -169,8 +169,8 @@ class Writer:
                 f"the model {name} takes text alone: it was loaded without a projector (--mmproj)"
             )
         chat = self._rendered(completer, wanted, check)
-        form = completer.form(with_tools=bool(wanted.offered))
-        controls = completer.controls(form)
+        form = completer.model.form(with_tools=bool(wanted.offered))
+        controls = completer.model.controls(form)
         ids, in_thought, grammar = chat.ids, chat.opens_thought, wanted.grammar
         schemas = SchemaCheck(frozenset(it.name for it in wanted.tools if it.strict), check=check)
         if wanted.tool_choice is ToolChoice.REQUIRED:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from isthmus.actor.reply import ToolCall
 from isthmus.errors import SettingsError
 from isthmus.units import MIB
 
@@ -37,6 +38,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     seconds: float
     nbytes_written: int
     """By its snapshot."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Tools that the guest called, in this order."""
     n_left_out: int = 0
     """Characters of input and output that are not kept."""
     kept: str | None = None
@@ -92,6 +95,8 @@ class Record(Struct, frozen=True, kw_only=True):
     position: int = 0
     kind: Literal["agent", "response", "conversation"] = "agent"
     """What it is made for: messages of its own, a chain of responses, or a conversation of them."""
+    tools: tuple[str, ...] = ()
+    """Names of the server's tools that it was given."""
     used: float = 0.0
     """When its last turn was done, in seconds since 1970; 0 in records of earlier releases."""
 

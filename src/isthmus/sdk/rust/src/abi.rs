@@ -44,6 +44,22 @@ pub const DETOKENIZE_RENDER_SPECIAL: i32 = 1;
 /// end with the words that open the assistant's turn
 pub const CHAT_ADD_GENERATION_PROMPT: i32 = 1;
 
+/// tell the model of the tools that the actor was given, and read calls of them
+pub const ANSWER_TOOLS: i32 = 1;
+/// with TOOLS: the answer follows answer_grammar, so it is read as a call
+pub const ANSWER_CALL: i32 = 2;
+
+/// what the model says to the user, as far as it was not read yet
+pub const ANSWER_PART_TEXT: i32 = 0;
+/// the whole answer as a JSON object: a message for chat_tokens, calls included
+pub const ANSWER_PART_MESSAGE: i32 = 1;
+/// a call's id, which the message with its result names as tool_call_id
+pub const ANSWER_PART_CALL_ID: i32 = 2;
+/// the name of the tool that is called
+pub const ANSWER_PART_CALL_NAME: i32 = 3;
+/// its arguments: a JSON object
+pub const ANSWER_PART_CALL_ARGUMENTS: i32 = 4;
+
 /// the model wants its BOS token at the beginning
 pub const MODEL_ADD_BOS: i32 = 1;
 /// the model has a chat template
@@ -781,8 +797,8 @@ extern "C" {
     /// * -EINVAL: more than 1 MiB
     pub fn random(ptr: *mut u8, nbytes: usize) -> i32;
 
-    /// Calls a function of the host that was given to this actor by name, and keeps its result for
-    /// tool_result.
+    /// Calls a tool that was given to this actor by name, and keeps its result for tool_result: what it
+    /// gave, or the text of its failure.
     /// * name_ptr: the tool's name, UTF-8
     /// * name_nbytes: its length
     /// * args_ptr: what the tool is given, any bytes; JSON by custom
@@ -790,15 +806,79 @@ extern "C" {
     /// Returns length of the result in bytes.
     /// * -EFAULT: the name or the arguments do not lie in memory
     /// * -EINVAL: the name is not UTF-8 or longer than 256 bytes, or the arguments are too long
-    /// * -ENOENT: no tool of that name was given to this actor
-    /// * -EIO: the tool failed
+    /// * -ENOENT: no tool of that name was given to this actor; tool_result has a text that names those
+    /// that were
+    /// * -EIO: the tool failed, took too long or said too much; tool_result has its text
+    /// * -ECANCELED: the caller wants no more of this answer; what the tool did may have happened
     pub fn tool_call(name_ptr: *const u8, name_nbytes: usize, args_ptr: *const u8, args_nbytes: usize) -> i32;
 
-    /// Reads the result of the last tool_call of this message.
+    /// Reads the result of the last tool_call of this message, or the text of its failure.
     /// * ptr: room for it
     /// * cap: how many bytes fit there
     /// Returns length of the result in bytes.
     /// * -EFAULT: the room does not lie in memory
     /// * -EINVAL: no tool was called yet
     pub fn tool_result(ptr: *mut u8, cap: usize) -> i32;
+
+    /// Reads which tools this actor was given: a JSON array of them as OpenAI writes tools, each with a
+    /// name, a description and a JSON schema of its arguments; [] for none.
+    /// * ptr: room for it
+    /// * cap: how many bytes fit there
+    /// Returns length of the array in bytes.
+    /// * -EFAULT: the room does not lie in memory
+    pub fn tool_list(ptr: *mut u8, cap: usize) -> i32;
+
+    /// Writes a conversation as token ids, by the model's chat template, and begins to read the answer
+    /// to it. Only the template gives control tokens: whatever messages say is text.
+    /// * model: an open model
+    /// * messages_ptr: UTF-8: a JSON array of messages as OpenAI's chat completions have them, calls
+    /// and results of tools among them
+    /// * messages_nbytes: its length, at most 16 MiB
+    /// * flags: answer_flag bits
+    /// * tokens_ptr: room for i32 ids, 4-byte aligned
+    /// * tokens_cap: how many ids fit there
+    /// Returns number of tokens of the prompt.
+    /// * -EBADF: not an open model
+    /// * -EFAULT: the messages or the room do not lie in memory
+    /// * -EALIGN: tokens_ptr is not 4-byte aligned
+    /// * -EINVAL: unknown flags, CALL without a tool, messages that are too long, not UTF-8 or not
+    /// JSON, or a conversation that the template refuses
+    /// * -ETOKEN: a word is too long for the model's pre-tokenizer
+    /// * -ENOTSUP: the model has no tokenizer or no chat template
+    pub fn chat_tokens(model: i32, messages_ptr: *const u8, messages_nbytes: usize, flags: u32, tokens_ptr: *mut i32, tokens_cap: u32) -> i32;
+
+    /// Reads a grammar of the answer that was begun: of one call of a tool that the actor was given, in
+    /// the model's own form, with arguments by its schema. Open it as LARK.
+    /// * ptr: room for its source
+    /// * cap: how many bytes fit there
+    /// Returns length of the source in bytes.
+    /// * -EFAULT: the room does not lie in memory
+    /// * -EINVAL: no answer was begun, or the model was told of no tool
+    /// * -ENOTSUP: a tool's schema cannot be followed
+    pub fn answer_grammar(ptr: *mut u8, cap: usize) -> i32;
+
+    /// Takes the next token of the answer. Calls and thoughts are kept apart from the text that the
+    /// model says to the user.
+    /// * token: a token id
+    /// Returns bytes of text that became known and were not read yet, as the part TEXT.
+    /// * -EINVAL: no answer was begun, or it has ended
+    /// * -ETOKEN: no such token
+    /// * -ELIMIT: the answer is longer than 4 MiB, each token counting as 16 bytes at least
+    pub fn answer_feed(token: i32) -> i32;
+
+    /// Ends the answer: what was held back, since it might have become a call, is text now.
+    /// Returns number of whole calls in the answer; those that were cut off are none.
+    /// * -EINVAL: no answer was begun
+    pub fn answer_end() -> i32;
+
+    /// Reads a part of the answer. The part TEXT is read once: it is what came since the last time.
+    /// * part: an answer_part
+    /// * index: which call, from 0; 0 for parts that are of no call
+    /// * ptr: room for it
+    /// * cap: how many bytes fit there
+    /// Returns length of the part in bytes.
+    /// * -EFAULT: the room does not lie in memory
+    /// * -EINVAL: no answer was begun, no such part or call, or a part other than TEXT of an answer
+    /// that has not ended
+    pub fn answer_read(part: u32, index: u32, ptr: *mut u8, cap: usize) -> i32;
 }
