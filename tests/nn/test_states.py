@@ -81,9 +81,7 @@ def test_an_actor_that_opened_nothing_has_the_format_that_others_read(
     assert version() == 6
 
 
-def test_other_weights_go_on_with_the_same_tokens(
-    nn: Nn, runtime: Runtime, tmp_path: Path
-) -> None:
+def test_other_weights_go_on_with_the_same_tokens(nn: Nn, runtime: Runtime, tmp_path: Path) -> None:
     context = begun(nn)
     said = nn.output(context)
     path = nn.actor.snapshot(tmp_path / "a").path
