@@ -29,7 +29,7 @@ def runtime() -> Iterator[Runtime]:
 @pytest.fixture(scope="module")
 def model(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    return runtime.load_model(TinyLlama(with_tokenizer=True).write(path))
+    return runtime.load_model(TinyLlama(with_tokenizer=True, quantisation="Q8_0").write(path))
 
 
 @pytest.fixture(scope="module")
