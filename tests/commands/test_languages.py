@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +22,7 @@ from isthmus.wasm import Guest
 from tests.commands.guests import HERE, compile_c, compile_rust, rustc
 from tests.tiny_gguf import TinyLlama
 
+SOURCES = HERE.parents[1] / "src"
 needs_zig = pytest.mark.skipif(
     not importlib.util.find_spec("ziglang"), reason="ziglang is not installed"
 )
@@ -106,3 +114,22 @@ def test_a_chat_on_standard_input(runtime: Runtime, chat: Guest, model: Model) -
         assert actor.usage.tokens_out >= 3
     with runtime.spawn(chat, argv=["nobody", "x"], **given) as actor, pytest.raises(GuestExited):  # type: ignore[arg-type]
         actor.send("")
+
+
+@needs_zig
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    page = (HERE.parents[1] / "docs" / "commands.md").read_text()
+    shell, *_ = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    shell = shell.replace("python -m", f"{sys.executable} -m")
+    shell = shell.replace("isthmus run", f"{sys.executable} -m isthmus run")
+    words, env = ["sh", "-e", "-c", shell], {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(
+        words, cwd=tmp_path, env=env, capture_output=True, timeout=300, check=False
+    )
+    assert done.stdout == b"HELLO!\n", done.stderr
+    (example, *_) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = example.replace('"shout.wasm"', repr(str(tmp_path / "shout.wasm")))
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        exec(compile(code, "commands.md", "exec"), {})
+    assert told.getvalue() == "HELLO!\n\nAGAIN!\n\n"
