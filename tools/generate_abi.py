@@ -288,6 +288,8 @@ def md_opening(abi: Abi) -> Iterator[str]:
         f" functions from the module `{abi['module']}`,"
     )
     yield "and [WASI preview 1](https://github.com/WebAssembly/WASI/tree/wasi-0.1) where it likes."
+    yield "Programs with `_start`, and guests that know wasi-nn instead, are told of in"
+    yield "[commands.md](commands.md)."
     yield ""
     yield from ("## Linear memory", "", *MEMORY_PICTURE.splitlines(), "")
     yield from ("## Conventions", "")

@@ -1,5 +1,5 @@
-"""Writes docs/cli.md from the command line's own help, and what is between marks in docs/models.md
-and docs/server.md from the code's own tables; `--check` compares instead."""
+"""Writes docs/cli.md from the command line's own help, and what is between marks in docs/models.md,
+docs/server.md and docs/commands.md from the code's own tables; `--check` compares instead."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from isthmus.model.forms.thought_forms import THOUGHTS
 from isthmus.model.schemas import keywords
 from isthmus.native._ggml import GgmlType
 from isthmus.survey.row import Row, summary
+from isthmus.wasm import wasi_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -28,7 +29,7 @@ HEAD = """\
 Generated from the commands' own help by tools/generate_docs.py; do not edit.
 
 Exit codes: 0 good; 1 the guest failed, or a proof did not hold; 2 anything that you can mend;
-130 stopped by Ctrl-C.
+130 stopped by Ctrl-C. `isthmus run` of a command (docs/commands.md) exits with the command's own.
 """
 
 
@@ -86,6 +87,14 @@ def render_server() -> str:
     for name, each in tables.items():
         page = _put(page, name, as_markdown(each))
     return _put(page, "schemas", keywords.as_markdown())
+
+
+def render_commands() -> str:
+    """docs/commands.md."""
+    rows = [("function", "what it does"), ("---", "---")]
+    rows += [(f"`{it.name}`", it.does) for it in wasi_table.FUNCTIONS]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return _put((DOCS / "commands.md").read_text(), "wasi", table)
 
 
 def _put(page: str, name: str, text: str) -> str:
@@ -159,7 +168,12 @@ def _quants() -> str:
     return textwrap.fill(", ".join(PREFERRED), 100, break_on_hyphens=False) + "\n"
 
 
-PAGES = {"cli.md": render_cli, "models.md": render_models, "server.md": render_server}
+PAGES = {
+    "cli.md": render_cli,
+    "models.md": render_models,
+    "server.md": render_server,
+    "commands.md": render_commands,
+}
 
 
 def main() -> int:

@@ -20,6 +20,25 @@ def draws(settings: SamplerSettings, n: int = 4000, recent: tuple[int, ...] = ()
     return counts / n
 
 
+def test_penalties_of_presence_and_frequency() -> None:
+    logits = np.array([1.0, 3.0, 2.9, 2.0], np.float32)
+    recent = [1, 1, 2]
+
+    def best(**penalties: float) -> int:
+        return sample(logits, SamplerSettings(**penalties), recent, 0)[0]  # type: ignore[arg-type]
+
+    assert best() == 1
+    assert best(presence_penalty=0.05) == 1
+    assert best(frequency_penalty=0.2) == 2, "the first one was there twice"
+    assert best(presence_penalty=1.5) == 3
+    assert best(presence_penalty=-1.5, frequency_penalty=0.1) == 1
+    assert best(presence_penalty=1.5, repeat_last_n=1) == 1
+    assert logits[1] == 3.0
+    for wrong in ({"presence_penalty": float("nan")}, {"frequency_penalty": float("inf")}):
+        with pytest.raises(SettingsError):
+            SamplerSettings(**wrong)
+
+
 def test_temperature_zero_takes_the_most_probable_and_keeps_the_state() -> None:
     assert sample(LOGITS, SamplerSettings(), (), 3) == (0, 3)
 

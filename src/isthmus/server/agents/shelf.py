@@ -233,8 +233,11 @@ class Shelf:
         return {**dict.fromkeys(bundled_guests(), "bundled"), **brought}
 
     def add_guest(self, wasm: bytes) -> str:
-        """Keeps a guest that compiles; returns its hash. GuestInvalid."""
-        digest = self.runtime.load_guest(wasm).sha256
+        """Keeps a guest that compiles; returns its hash. GuestInvalid, for a command too."""
+        guest = self.runtime.load_guest(wasm)
+        if guest.is_command:
+            raise GuestInvalid("the guest is a command, with _start: an agent could keep nothing")
+        digest = guest.sha256
         with self._guests_lock:
             self._brought.add(wasm, digest, current().owner)
         return digest
