@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "guest",
         metavar="GUEST",
-        help="a .wasm file, or chat, summarise, speculate, embed, gemm, decode, bench (see --memory64)",
+        help="a .wasm file, or chat, summarise, speculate, embed, gemm, decode, bench (see "
+        "--memory64)",
     )
     parser.add_argument("--message", metavar="TEXT", help="the message (default: standard input)")
     add_image_option(parser)
