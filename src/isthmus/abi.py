@@ -76,6 +76,7 @@ class ModelFlag(IntFlag):
     SESSIONS = 4
     EMBED = 8
     EMBED_TOKENS = 16
+    RANK = 128
     PICTURES = 32
     SOUNDS = 64
 

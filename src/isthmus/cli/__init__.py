@@ -22,6 +22,7 @@ COMMANDS = (
     "run",
     "chat",
     "embed",
+    "rerank",
     "demo",
     "snapshot",
     "restore",

@@ -32,6 +32,7 @@ class Metadata:
     def __init__(self, file: GgufFile, architecture: str) -> None:
         self.path: Path = file.path
         self._values = file.metadata
+        self._arrays = file.arrays
         self._prefix = architecture
 
     def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
@@ -164,6 +165,11 @@ class Metadata:
             )
         return Pooling(value) if value or family.encoder else None
 
+    def n_scores(self, pooling: Pooling | None) -> int:
+        """Scores of a reranker, one unless the file names more; 0 for other models."""
+        labels = self._arrays.get(f"{self._prefix}.classifier.output_labels")
+        return max(1, labels.count if labels else 1) if pooling is Pooling.RANK else 0
+
     def experts(self) -> tuple[int, int]:
         """How many experts a layer has, and how many of them a token takes; 0, 0 for none."""
         n_expert = self.integer("expert_count", 0, least=0)
@@ -214,6 +220,7 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     _require_heads(metadata, n_head, n_head_kv, head_dim)
     _require_rotary(metadata, family, head_dim, n_rot)
     n_expert, n_expert_used = metadata.experts()
+    pooling = metadata.pooling(family)
     return Hparams(
         architecture=architecture,
         n_layer=n_layer,
@@ -228,7 +235,8 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
         n_expert=n_expert,
         n_expert_used=n_expert_used,
         encoder=family.encoder,
-        pooling=metadata.pooling(family),
+        pooling=pooling,
+        n_scores=metadata.n_scores(pooling),
     )
 
 
