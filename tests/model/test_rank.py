@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.benchmarks.rival import Libllama
+from isthmus.cli import main
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
@@ -93,7 +95,7 @@ def test_files_that_are_wrong(device: Device, tmp_path: Path) -> None:
     with pytest.raises(ModelUnsupported, match=r"without cls\.output"):
         open_model(device, headless.write(tmp_path / "headless.gguf"), ModelSettings())
     foreign = TinyModel("llama", with_tokenizer=True, n_scores=1)
-    with pytest.raises(ModelUnsupported, match="no rerankers of the architecture 'llama' are known"):
+    with pytest.raises(ModelUnsupported, match="no rerankers of the architecture 'llama'"):
         open_model(device, foreign.write(tmp_path / "foreign.gguf"), ModelSettings())
     three = TinyModel(
         "bert",
@@ -109,6 +111,22 @@ def test_files_that_are_wrong(device: Device, tmp_path: Path) -> None:
         pytest.raises(ModelUnsupported, match=r"without \{query\} or \{document\}"),
     ):
         model.rank(QUERY, DOCUMENTS)
+
+
+def test_by_the_command_line(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*options: str) -> list[str]:
+        asked = ["rerank", "--model", str(files["bert"]), "--device", "cpu", "--query", QUERY]
+        assert main([*asked, *options]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    told = [json.loads(line) for line in run("--json", *DOCUMENTS)]
+    with Runtime(device="cpu") as runtime:
+        scores = runtime.load_model(files["bert"]).rank(QUERY, DOCUMENTS)
+    assert [it["index"] for it in told] == [*np.argsort(scores)[::-1]]
+    assert all(it["score"] == pytest.approx(scores[it["index"]]) for it in told)
+    (best,) = run("--top", "1", *DOCUMENTS)
+    assert best.endswith(told[0]["text"])
+    assert main(["rerank", "--model", str(files["bert"]), "--query", "x", "--top", "0", "y"]) == 2
 
 
 def test_through_a_guest(files: dict[str, Path]) -> None:
