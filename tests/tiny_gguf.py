@@ -486,6 +486,9 @@ class TinyModel:
     token_ids: dict[str, int] = field(default_factory=dict)
     """`tokenizer.ggml.NAME_token_id` by that name."""
     adds_bos: bool | None = None
+    n_scores: int = 0
+    """Of a reranker: its classifier, which has no inner layer if there are several."""
+    rerank_template: str = ""
     seed: int = 0
     variant: str = ""
     """The recipe that is not its architecture's: one of VARIANTS."""
@@ -510,6 +513,10 @@ class TinyModel:
         if self.experts:
             block = block.replace(_GATED, re.sub(r"\bexpert\b", "ff", _EXPERTS))
         return self._listed(block)
+
+    def _labels(self) -> dict[str, Any]:
+        names = ["yes", "no", "maybe"][: self.n_scores]
+        return {"classifier.output_labels": names} if self.n_scores > 1 else {}
 
     def _listed(self, text: str) -> dict[str, list[str]]:
         each = (it.split(":") for it in text.split())
@@ -575,6 +582,11 @@ class TinyModel:
             values["expert_feed_forward_length"] = self.n_ff_expert
         values |= {f"rope.scaling.{key}": value for key, value in self.rope_scaling.items()}
         w.add_name("tiny")
+        if self.n_scores:
+            values |= {"pooling_type": 4} | self._labels()
+            self._metadata.pop("pooling_type", None)
+        if self.rerank_template:
+            w.add_string("tokenizer.chat_template.rerank", self.rerank_template)
         for key, value in (values | self._metadata | self.overrides).items():
             _add(w, f"{self.architecture}.{key}", value)
 
@@ -626,6 +638,10 @@ class TinyModel:
         for i in range(self.n_layer):
             for name, shape in self._block_of(i).items():
                 self._write(w, rng, f"blk.{i}.{name}", shape, i)
+        if self.n_scores == 1:
+            self._write(w, rng, "cls", ["embd", "embd"])
+        if self.n_scores:
+            self._write(w, rng, "cls.output", ["embd", "scores"])
         for name in self.extra_tensors:
             w.add_tensor(name, np.zeros(32, dtype=np.float32))
 
@@ -697,6 +713,7 @@ class TinyModel:
             "qkv": q + 2 * kv,
             "ff": self.n_ff,
             "ff2": 2 * self.n_ff,
+            "scores": self.n_scores,
             "expert": self.n_ff_expert,
             "expert2": 2 * self.n_ff_expert,
             "one": 1,

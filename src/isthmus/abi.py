@@ -93,9 +93,10 @@ class ModelFlag(IntFlag):
     SESSIONS = 4
     EMBED = 8
     EMBED_TOKENS = 16
+    RANK = 128
     PICTURES = 32
     SOUNDS = 64
-    STATE = 128
+    STATE = 256
 
 
 class EmbedFlag(IntFlag):

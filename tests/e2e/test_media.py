@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import json
 import struct
 import wave
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from isthmus.abi import Errno, MediaKind, PartKind, SpanFlag
 from isthmus.actor.host_api import HostApi
 from isthmus.actor.message import with_files
 from isthmus.benchmarks.rival import Libllama
+from isthmus.cli import chat, main
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import (
@@ -459,6 +461,35 @@ def test_chat_keeps_files_and_replays_them(
     assert sum(span.n_rows for span in again.sessions[0].spans) == n_rows
     again.close()
     shared.unload_model(other)
+
+
+def test_by_the_command_line(
+    files: dict[str, Files], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    it, picture = files["gemma3"], tmp_path / "p.png"
+    picture.write_bytes(file_for("gemma3"))
+    asked = ["run", "chat", "--model", str(it.text), "--device", "cpu", "--json", "--message", "x"]
+    asked += ["--arg", "max_tokens=2", "--arg", "n_ctx=512"]
+    sees = [*asked, "--mmproj", str(it.projector)]
+    assert main([*sees, "--image", str(picture)]) == 0
+    seen = json.loads(capsys.readouterr().out)["usage"]["tokens_in"]
+    assert main(sees) == 0
+    assert seen > json.loads(capsys.readouterr().out)["usage"]["tokens_in"]
+    for options, said in (
+        ((*asked, "--image", str(picture)), "loaded without a projector"),
+        ((*sees, "--image", str(tmp_path / "none.png")), "cannot read the file"),
+        ((*asked, "--mmproj", f"other={it.projector}"), "there is no model 'other'"),
+    ):
+        assert main(list(options)) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_chat_of_the_terminal_takes_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"a picture")
+    typed = iter(["hello", f"/image {picture}", "/image nowhere.png", "look", "/new", "bye"])
+    found = list(chat._with_files(typed, [b"first"]))
+    assert found == [with_files("hello", b"first"), with_files("look", b"a picture"), "/new", "bye"]
 
 
 def test_chat_takes_a_bad_file_back(shared: Runtime, load: Callable[[str], Model]) -> None:

@@ -24,6 +24,7 @@ MODELS = {
     "nomic": TinyModel("nomic-bert", with_tokenizer=True, quantisation="Q8_0"),
     "tokens": TinyModel("bert", with_tokenizer=True, overrides={"pooling_type": 0}),
     "tiny": TinyModel(with_tokenizer=True, quantisation="Q8_0"),
+    "ranker": TinyModel("bert", with_tokenizer=True, n_scores=1),
     "both": TinyModel("qwen3", with_tokenizer=True, overrides={"pooling_type": 3}),
 }
 
@@ -182,6 +183,30 @@ def test_the_order_is_that_of_the_cosines(
         assert it["relevance_score"] == pytest.approx(cosines[it["index"]], abs=1e-6)
     assert told["usage"] == {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     assert (told["model"], told["object"]) == (name, "list")
+
+
+def test_a_reranker_scores_the_query_with_each_document(
+    serving: Serving, files: dict[str, Path]
+) -> None:
+    texts = [it if isinstance(it, str) else it["text"] for it in DOCUMENTS]
+    with Runtime(device="cpu") as runtime:
+        model = runtime.load_model(files["ranker"])
+        scores = model.rank("a land bridge", texts)
+        n_tokens = sum(len(model.rank_ids("a land bridge", it)) for it in texts)
+    told = rerank(serving, model="ranker")
+    found = {it["index"]: it["relevance_score"] for it in told["results"]}
+    assert found == dict(enumerate(scores))
+    assert [*found] == [*np.argsort(scores)[::-1]]
+    assert told["usage"]["total_tokens"] == n_tokens
+    asked = {"model": "ranker", "input": "x"}
+    refused = serving.client.post("/v1/embeddings", json=asked)
+    assert refused.status_code == 400
+    assert "POST /v1/rerank" in refused.text
+    for documents, where in ((["x", ""], "documents[1]"), (["cat " * 700], "documents[0]")):
+        body = {"model": "ranker", "query": "x", "documents": documents}
+        done = serving.client.post("/v1/rerank", json=body)
+        assert done.status_code == 400
+        assert done.json()["error"]["param"] == where
 
 
 def test_as_many_as_are_wanted(serving: Serving) -> None:

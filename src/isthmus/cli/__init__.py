@@ -24,6 +24,7 @@ COMMANDS = (
     "run",
     "chat",
     "embed",
+    "rerank",
     "demo",
     "snapshot",
     "restore",

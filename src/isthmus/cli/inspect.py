@@ -70,9 +70,7 @@ def _lines(it: Inspection, signed: str) -> list[str]:
 
 def _embedded(n_rows: int) -> str:
     """What a session holds that is no token, if it holds some."""
-    return (
-        f"; {n_rows} of them pictures or sounds, so only its guest can replay it" if n_rows else ""
-    )
+    return f"; {n_rows} of pictures or sounds, which only its guest can replay" if n_rows else ""
 
 
 def _graph(model: dict[str, Any]) -> str:

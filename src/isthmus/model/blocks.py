@@ -269,6 +269,8 @@ class Encoder:
     """A vector that is added to each token's: that of a first sentence. 0 for none."""
     position_embd: int
     """[n_embd, n_ctx_train], whose rows are added; 0 where positions are rotated in."""
+    rank: Part | None = None
+    """A reranker's classifier."""
 
     def hidden(self, g: Pass) -> int:
         """What the last block makes of each token: f32 [n_embd, n]."""
@@ -305,6 +307,8 @@ class Decoder:
     """What adapters add to the embeddings."""
     scales_given: bool = True
     """Whether embeddings that are given in place of tokens are scaled, as tokens' own are."""
+    rank: Part | None = None
+    """A reranker's classifier."""
 
     def hidden(self, g: Pass) -> int:
         """What comes before the logits: f32 [n_embd, n_outputs]."""

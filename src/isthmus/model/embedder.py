@@ -52,7 +52,7 @@ class Embedder(ABC):
                 f"the text has {n_tokens} tokens; {self._name} embeds at most {most} at once: cut "
                 "it into parts"
             )
-        return (n_tokens if h.pooling is Pooling.NONE else 1), h.n_embd
+        return (n_tokens if h.pooling is Pooling.NONE else 1), h.n_pooled
 
     @property
     def is_embedding(self) -> bool:

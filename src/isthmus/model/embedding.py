@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.device.buffer import Binding
-from isthmus.errors import SettingsError
+from isthmus.errors import ModelUnsupported, SettingsError
 from isthmus.model.embedder import Embedder
-from isthmus.model.hparams import Shape
+from isthmus.model.files.gguf import GgufFile
+from isthmus.model.hparams import Pooling, Shape
+from isthmus.model.rank import rank_ids
 from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.units import HostAddr
 
@@ -20,8 +22,14 @@ class EmbeddingModel(ABC):
     """The part of a `Model` that is about embeddings."""
 
     hparams: Shape
+    file: GgufFile
     _embedder: Embedder
     """The model's, which closes it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What errors call the model."""
 
     @property
     @abstractmethod
@@ -36,6 +44,27 @@ class EmbeddingModel(ABC):
     def embeds(self) -> bool:
         """Whether it makes embeddings."""
         return self.hparams.pooling is not None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it is a reranker: what it makes of a query and a document are scores."""
+        return self.hparams.pooling is Pooling.RANK
+
+    def rank_ids(self, query: str, document: str) -> list[int]:
+        """The token ids of a query and a document as a reranker reads them, for `embed`.
+
+        TokenError; ModelUnsupported if it is none.
+        """
+        if not self.ranks:
+            raise ModelUnsupported(
+                f"{self.name} is no reranker: give a model whose file says pooling_type 4 (rank)"
+            )
+        return rank_ids(self.file, self.tokenizer, query, document)
+
+    def rank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """How well each document goes with a query: higher is better. Raises as `embed`."""
+        texts = [self.rank_ids(query, it) for it in documents]
+        return [float(it[0]) for it in self.embed(texts, normalised=False)]
 
     def embedding_shape(self, n_tokens: int) -> tuple[int, int]:
         """(rows, n_embd) of the embedding of so many tokens: one row, or one for each of them.

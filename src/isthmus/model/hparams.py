@@ -44,6 +44,8 @@ class Pooling(IntEnum):
     CLS = 2
     """The first token's."""
     LAST = 3
+    RANK = 4
+    """Scores of a query and a document, made of the first token's or the last one's."""
 
 
 class Gating(IntEnum):
@@ -202,6 +204,14 @@ class Shape(Protocol):
     def pooling(self) -> Pooling | None:
         """How it makes embeddings; None if it makes none."""
 
+    @property
+    def n_scores(self) -> int:
+        """Scores of a reranker; 0 for other models."""
+
+    @property
+    def n_pooled(self) -> int:
+        """Numbers of an embedding, or of a reranker's scores."""
+
 
 @dataclass(frozen=True)
 class Hparams:
@@ -226,10 +236,17 @@ class Hparams:
     """See `Family`."""
     pooling: Pooling | None = None
     """How it makes embeddings; None where it makes none."""
+    n_scores: int = 0
+    """Scores of a reranker; 0 for other models."""
     n_adapters: int = 0
     """That add to its products."""
     states: tuple[State, ...] = ()
     """What layers keep of all tokens together, in the order of layers."""
+
+    @property
+    def n_pooled(self) -> int:
+        """Numbers of an embedding, or of a reranker's scores."""
+        return self.n_scores or self.n_embd
 
     @property
     def planes(self) -> tuple[int, ...]:

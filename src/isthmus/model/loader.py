@@ -41,8 +41,14 @@ from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.mrope import text_factors
 from isthmus.model.products import Linear, Router, Stack
+from isthmus.model.rank import RankHead
 from isthmus.model.weights import TOKEN_EMBD, Weights
 from isthmus.model.yarn import temperatures
+
+_RANKERS = ("bert", "qwen3")
+"""Architectures of which there are rerankers, as libllama has them."""
+_SOFTMAX = ("qwen3",)
+"""Those whose scores add up to 1."""
 
 
 class Loader:
@@ -85,6 +91,7 @@ class Loader:
             norm=(norm or Loader.rms_norm)(self, norm_name),
             output=self._output(n_vocab, tied=not own_output),
             embedding_updates=self.adaptation.updates(TOKEN_EMBD),
+            rank=self._rank_head(),
             **differences,
         )
 
@@ -105,6 +112,30 @@ class Loader:
             blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
             token_type=self._token_type(),
             position_embd=positions,
+            rank=self._rank_head(),
+        )
+
+    def _rank_head(self) -> RankHead | None:
+        """A reranker's classifier; None for other models."""
+        h, weights = self.hparams, self.weights
+        if not h.n_scores:
+            return None
+        if h.architecture not in _RANKERS:
+            raise ModelUnsupported(
+                f"{self.metadata.path} says pooling_type 4 (rank), and no rerankers of the "
+                f"architecture {h.architecture!r} are known: only {' and '.join(_RANKERS)}"
+            )
+        dense = weights.optional("cls.weight", h.n_embd, h.n_embd)
+        out = weights.optional("cls.output.weight", h.n_embd, h.n_scores)
+        if not out:
+            raise ModelUnsupported(
+                f"{self.metadata.path} is a reranker without cls.output.weight, whose scores are "
+                "not computed here: try graph='adopted' (--graph adopted)"
+            )
+        return RankHead(
+            Linear(dense, weights.optional("cls.bias", h.n_embd)) if dense else None,
+            Linear(out, weights.optional("cls.output.bias", h.n_scores)),
+            softmax=h.architecture in _SOFTMAX,
         )
 
     def _output(self, n_vocab: int, *, tied: bool) -> Linear:

@@ -33,6 +33,7 @@ class Metadata:
     def __init__(self, file: GgufFile, architecture: str) -> None:
         self.path: Path = file.path
         self._values = file.metadata
+        self._arrays = file.arrays
         self._prefix = architecture
 
     def integer(
@@ -204,6 +205,11 @@ class Metadata:
                 f"{self.path}: attention.causal is not what this architecture has"
             )
         return Pooling(value) if value or family.encoder else None
+
+    def n_scores(self, pooling: Pooling | None) -> int:
+        """Scores of a reranker, one unless the file names more; 0 for other models."""
+        labels = self._arrays.get(f"{self._prefix}.classifier.output_labels")
+        return max(1, labels.count if labels else 1) if pooling is Pooling.RANK else 0
 
     def experts(self) -> tuple[int, int]:
         """How many experts a layer has, and how many of them a token takes; 0, 0 for none."""

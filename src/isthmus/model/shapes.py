@@ -25,6 +25,7 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     n_ctx_train = metadata.integer("context_length")
     require_rotary(metadata, family, widest, n_rot)
     n_expert, n_expert_used = metadata.experts()
+    pooling = metadata.pooling(family)
     return Hparams(
         architecture=architecture,
         n_layer=n_layer,
@@ -38,7 +39,8 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
         n_expert_used=n_expert_used,
         expert_groups=metadata.expert_groups(n_expert, n_expert_used),
         encoder=family.encoder,
-        pooling=metadata.pooling(family),
+        pooling=pooling,
+        n_scores=metadata.n_scores(pooling),
         states=states,
     )
 

@@ -137,6 +137,8 @@ def functions(context_params: type[c.Structure]) -> dict[str, tuple[Any, list[An
         "llama_vocab_fim_sep": (i32, [_P]),
         "llama_vocab_get_add_bos": (flag, [_P]),
         "llama_vocab_get_add_eos": (flag, [_P]),
+        "llama_vocab_get_add_sep": (flag, [_P]),
+        "llama_model_n_cls_out": (c.c_uint32, [_P]),
         "llama_tokenize": (i32, [_P, text, i32, _P, i32, flag, flag]),
         "llama_token_to_piece": (i32, [_P, i32, _P, i32, i32, flag]),
         "llama_context_default_params": (context_params, []),

@@ -15,8 +15,6 @@ from isthmus.abi import (
     DetokenizeFlag,
     EmbedFlag,
     Errno,
-    MediaKind,
-    ModelFlag,
     TokenizeFlag,
 )
 from isthmus.actor.ask import Aside, Decode, Prompt
@@ -30,11 +28,11 @@ from isthmus.actor.host_api.context import (
     require_logits,
     signed,
 )
+from isthmus.actor.host_api.flags import model_flags
 from isthmus.actor.host_api.opening import admit_session
 from isthmus.actor.plan import MOST
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
-from isthmus.model.hparams import Pooling
 from isthmus.model.passes.rows import Step
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
@@ -44,8 +42,6 @@ MAX_DETOKENIZE = MIB
 _EPOCH = datetime(1970, 1, 1)
 _SPAN_ALIGNMENT = 4096
 _TENSOR_ALIGNMENT = 32
-_EMBED_FLAGS = {None: ModelFlag(0), Pooling.NONE: ModelFlag.EMBED_TOKENS}
-_MEDIA_FLAGS = {MediaKind.RGB: ModelFlag.PICTURES, MediaKind.PCM: ModelFlag.SOUNDS}
 _RENDER_SPECIAL = int(DetokenizeFlag.RENDER_SPECIAL)
 _SHORT_TEXT_NBYTES = 4 * KIB
 """Bytes of text that are tokenized in line, in about a millisecond; more on another thread."""
@@ -81,18 +77,11 @@ class ModelFunctions:
 
     def model_info(self, model: int, info_ptr: int) -> int:
         opened = self._c.model(model)
-        flags, bos, eos, eot = ModelFlag(0), -1, -1, -1
+        bos, eos, eot = -1, -1, -1
         if opened.has_tokenizer:
             tokenizer = opened.tokenizer
             bos, eos, eot = tokenizer.bos, tokenizer.eos, tokenizer.eot
-            flags |= ModelFlag.ADD_BOS if tokenizer.adds_bos else 0
-        flags |= ModelFlag.CHAT_TEMPLATE if opened.has_chat_template else 0
-        shape = opened.hparams
-        flags |= ModelFlag.SESSIONS if opened.generates else 0
-        flags |= ModelFlag.STATE if opened.generates and not opened.truncates else 0
-        flags |= _EMBED_FLAGS.get(shape.pooling, ModelFlag.EMBED)
-        for kind in opened.media_kinds:
-            flags |= _MEDIA_FLAGS[kind]
+        shape, flags = opened.hparams, model_flags(opened)
         info = (opened.n_vocab, shape.n_ctx_train, shape.n_embd, shape.n_layer)
         self._c.memory.write(info_ptr, abi.MODEL_INFO.pack(*info, bos, eos, eot, flags))
         return 0
@@ -355,6 +344,8 @@ class ModelFunctions:
         c = self._c
         opened = c.model(model)
         normalised = EmbedFlag.NORMALISE in flags_of(EmbedFlag, flags)
+        if normalised and opened.ranks:
+            raise GuestFault(Errno.EINVAL)
         with c.explained():
             rows, n_embd = opened.embedding_shape(n_tokens)
         c.memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)

@@ -4,6 +4,9 @@
  * The device writes them to `values`, in this memory, where they stay until the next message. A
  * model that pools nothing makes n_embd numbers for each token, one token after the other.
  *
+ * A reranker makes scores of a query and a document, whose ids the message has; the first one tells
+ * how well they go together. They are never normalised.
+ *
  * Options: model, input=text|ids (ids are 32-bit numbers, with the special tokens among them),
  * output=json|f32 (an array, of arrays where nothing is pooled; or 32-bit numbers), normalise=1
  * (0: as long as the model makes them).
@@ -39,10 +42,10 @@ static int32_t start(void)
     AGENT_TRY(choose("input", "text", "ids", &reads_ids));
     AGENT_TRY(choose("output", "json", "f32", &writes_f32));
     AGENT_TRY(agent_option_int("normalise", 0, 1, &normalise));
-    flags = normalise ? ISTHMUS_EMBED_NORMALISE : 0;
     int32_t opened;
     AGENT_SET(opened, agent_model_open());
     AGENT_TRY(isthmus_model_info(opened, &info));
+    flags = normalise && !(info.flags & ISTHMUS_MODEL_RANK) ? ISTHMUS_EMBED_NORMALISE : 0;
     model = opened;
     return 0;
 }
@@ -79,9 +82,9 @@ static int32_t embed(const int32_t *tokens, uint32_t n_tokens)
     }
 }
 
-static int32_t append_row(agent_text_t *text, const float *row)
+static int32_t append_row(agent_text_t *text, const float *row, uint32_t n)
 {
-    for (uint32_t i = 0; i < info.n_embd; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         agent_text_append_string(text, i ? "," : "[");
         agent_text_append_float(text, (double)row[i]);
     }
@@ -92,12 +95,12 @@ static int32_t reply_json(void)
 {
     AGENT_TEXT_FREED agent_text_t text = {0};
     if (!(info.flags & ISTHMUS_MODEL_EMBED_TOKENS)) {
-        append_row(&text, values);
+        append_row(&text, values, n_values);
         return agent_reply_text(&text);
     }
     for (uint32_t at = 0; at < n_values; at += info.n_embd) {
         agent_text_append_string(&text, at ? "," : "[");
-        append_row(&text, values + at);
+        append_row(&text, values + at, info.n_embd);
     }
     agent_text_append_string(&text, "]");
     return agent_reply_text(&text);

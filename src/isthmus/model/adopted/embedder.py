@@ -104,7 +104,7 @@ class AdoptedEmbedder(Embedder):
 
     def _rows(self, context: int, n_tokens: int) -> npt.NDArray[np.float32]:
         """The embedding that the last pass left."""
-        library, n_embd = self._model.library, self._shape.n_embd
+        library, n_embd = self._model.library, self._shape.n_pooled
         pooled = self._shape.pooling is not Pooling.NONE
         rows = 1 if pooled else n_tokens
         address = (

@@ -25,6 +25,12 @@ class AdoptedShape:
     n_ctx_train: int
     encoder: bool
     pooling: Pooling | None
+    n_scores: int = 0
+
+    @property
+    def n_pooled(self) -> int:
+        """Numbers of an embedding, or of a reranker's scores."""
+        return self.n_scores or self.n_embd
 
 
 def shape_of_file(file: GgufFile, *, generates: bool) -> AdoptedShape:
@@ -47,6 +53,7 @@ def shape_of_file(file: GgufFile, *, generates: bool) -> AdoptedShape:
         n_ctx_train=min(metadata.integer("context_length"), MOST_N_CTX),
         encoder=not generates,
         pooling=pooling,
+        n_scores=metadata.n_scores(pooling),
     )
 
 

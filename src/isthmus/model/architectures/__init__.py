@@ -41,6 +41,10 @@ class Architecture(Protocol):
     def n_vocab(self) -> int:
         """Length of the logits."""
 
+    @property
+    def rank(self) -> Callable[[Pass, int], int] | None:
+        """A reranker's classifier: f32 [n_embd, 1] to [n_scores, 1]; None for other models."""
+
     def hidden(self, g: Pass) -> int:
         """Writes all but the logits into `g` and returns it, f32 [n_embd, n_outputs]."""
 

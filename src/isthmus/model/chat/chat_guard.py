@@ -60,6 +60,10 @@ class ChatGuard:
         tools = None if said.tools is None else [self._value(it, seam, words) for it in said.tools]
         return replace(said, messages=made, tools=tools, variables=variables), seam
 
+    def guarded_text(self, text: str, seam: str) -> str:
+        """A text with seams in it, for a template that is no chat template."""
+        return self._text(text, seam, ())
+
     def _field(self, name: str, value: Any, seam: str, words: Collection[str]) -> Any:
         """A field of a message: texts are what somebody said, but for roles."""
         if isinstance(value, str):

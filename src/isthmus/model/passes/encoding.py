@@ -76,8 +76,9 @@ class Encoding(Pass):
         self._write(np.asarray(tokens, dtype=np.int32))
 
     def embedding(self, architecture: Architecture, normalised: bool) -> int:
-        """f32 [n_embd, 1], or [n_embd, n] where nothing is pooled."""
+        """f32 [n_embd, 1], or [n_embd, n] where nothing is pooled; a reranker's [n_scores, 1]."""
         x = self._pooled(architecture.hidden(self))
+        x = architecture.rank(self, x) if architecture.rank else x
         return self.l2_norm(x, _LEAST_LENGTH) if normalised else x
 
     def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
@@ -107,7 +108,7 @@ class Encoding(Pass):
     def _pooled(self, x: int) -> int:
         if self.hparams.pooling is Pooling.MEAN:
             return self.matmul(self.copied(self.transpose(x)), self._shares)
-        if self.hparams.pooling in (Pooling.CLS, Pooling.LAST):
+        if self.hparams.pooling in (Pooling.CLS, Pooling.LAST, Pooling.RANK):
             return self.get_rows(x, self._row)
         return x
 
@@ -121,7 +122,9 @@ class Encoding(Pass):
         n = self.n
         self._input(0, np.int32, n)[:] = tokens
         self._input(1, np.int32, n)[:] = np.arange(n, dtype=np.int32)
-        self._input(2, np.int32, 1)[0] = n - 1 if self.hparams.pooling is Pooling.LAST else 0
+        pooling, encoder = self.hparams.pooling, self.hparams.encoder
+        last = pooling is Pooling.LAST or (pooling is Pooling.RANK and not encoder)
+        self._input(2, np.int32, 1)[0] = n - 1 if last else 0
         self._input(3, np.float32, n)[:] = np.float32(1) / np.float32(n)
         for i, window in enumerate(self._places.windows):
             show(self._input(4 + i, np.float16, n * n).reshape(n, n), 0, window)

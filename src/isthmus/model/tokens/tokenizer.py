@@ -90,6 +90,18 @@ class Tokenizer(Owned):
         self.is_warm = True
         return ids
 
+    def encode_pair(self, query: str, document: str, most: int | None = None) -> list[int]:
+        """Token ids of two texts, with the tokens around and between them that the vocabulary adds:
+        in libllama's order. Raises as `encode`."""
+        library, vocabulary = self._library, self._vocabulary
+        sep = library.llama_vocab_sep(vocabulary)
+        eos = [self.eos if self.eos >= 0 else sep]
+        end = eos if library.llama_vocab_get_add_eos(vocabulary) else []
+        between = [sep] if library.llama_vocab_get_add_sep(vocabulary) else []
+        first, second = (self.encode(it, most=most) for it in (query, document))
+        begin = [self.bos] if self.adds_bos else []
+        return [*begin, *first, *end, *between, *second, *end]
+
     @property
     def controls(self) -> Specials:
         """The tokens that only a template or a program writes, and no user."""

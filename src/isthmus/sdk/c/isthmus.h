@@ -112,13 +112,15 @@ enum {
     ISTHMUS_MODEL_EMBED = 8,
     /* embed makes an embedding of each token, n_embd numbers each */
     ISTHMUS_MODEL_EMBED_TOKENS = 16,
+    /* embed makes scores of a query and a document: the model is a reranker */
+    ISTHMUS_MODEL_RANK = 128,
     /* media_open takes pictures: the model has a projector for them */
     ISTHMUS_MODEL_PICTURES = 32,
     /* media_open takes sounds */
     ISTHMUS_MODEL_SOUNDS = 64,
     /* a session keeps a state that each token rewrites: truncate goes back to checkpoints only, see
      * session_checkpoint */
-    ISTHMUS_MODEL_STATE = 128,
+    ISTHMUS_MODEL_STATE = 256,
 };
 
 /* Flags of embed. */
@@ -687,9 +689,10 @@ int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tok
 
 /*
  * Computes the embedding of a text, as the model's file says how. The device writes it in place. It
- * is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token; the
- * same tokens give the same bits, whatever else is computed. On an error behind the checks the
- * room's contents are undefined.
+ * is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token. With
+ * RANK it is the scores of a query and a document that the tokens hold, of which the first tells
+ * how well they go together. The same tokens give the same bits, whatever else is computed. On an
+ * error behind the checks the room's contents are undefined.
  *   model: an open model
  *   tokens_ptr: i32 ids, 4-byte aligned
  *   n_tokens: at least 1, at most the model's n_ctx_train
@@ -700,7 +703,7 @@ int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tok
  *   -ISTHMUS_EBADF: not an open model
  *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
  *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
- *   -ISTHMUS_EINVAL: unknown flags, or n_tokens is 0
+ *   -ISTHMUS_EINVAL: unknown flags, n_tokens is 0, or NORMALISE for scores
  *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
  *   -ISTHMUS_ECONTEXT: more tokens than the model takes at once
  *   -ISTHMUS_EBUSY: the room overlaps an open session

@@ -44,6 +44,9 @@ class EmbeddingAgents:
         `name` is the model's in the request; `dimensions` those that were asked for.
         """
         pooling, n_embd = self.model.hparams.pooling, self.model.hparams.n_embd
+        if self.model.ranks:
+            said = f"the model {name} is a reranker: POST /v1/rerank"
+            raise HttpError(400, said, code="unsupported", param="model")
         if pooling is None or pooling is Pooling.NONE:
             what = "no embeddings" if pooling is None else "embeddings of tokens, not of texts"
             said = f"the model {name} makes {what}"
@@ -142,6 +145,33 @@ def ids_of(
         left -= len(ids)
         if left < 0:
             said = f"all texts up to this one have more than {MOST_TOKENS} tokens"
+            raise HttpError(400, said, param=where)
+        found.append(ids)
+    return found
+
+
+def pair_ids(model: Model, query: str, documents: Sequence[str], check: Check) -> list[list[int]]:
+    """The checked ids of a query with each document, as a reranker reads them; in a thread.
+
+    HttpError 400 at a text that is empty, or a pair that is too long.
+    """
+    if not query:
+        raise HttpError(400, "the text is empty", param="query")
+    found, left = list[list[int]](), MOST_TOKENS
+    for number, document in enumerate(documents):
+        check()
+        where = f"documents[{number}]"
+        if not document:
+            raise HttpError(400, "the text is empty", param=where)
+        try:
+            ids = model.rank_ids(query, document)
+            model.require_embeddable(ids)
+        except ContextFull as error:
+            said, code = str(error), "context_length_exceeded"
+            raise HttpError(400, said, code=code, param=where) from None
+        left -= len(ids)
+        if left < 0:
+            said = f"the query with all documents up to this one has more than {MOST_TOKENS} tokens"
             raise HttpError(400, said, param=where)
         found.append(ids)
     return found

@@ -70,13 +70,15 @@ pub const MODEL_SESSIONS: i32 = 4;
 pub const MODEL_EMBED: i32 = 8;
 /// embed makes an embedding of each token, n_embd numbers each
 pub const MODEL_EMBED_TOKENS: i32 = 16;
+/// embed makes scores of a query and a document: the model is a reranker
+pub const MODEL_RANK: i32 = 128;
 /// media_open takes pictures: the model has a projector for them
 pub const MODEL_PICTURES: i32 = 32;
 /// media_open takes sounds
 pub const MODEL_SOUNDS: i32 = 64;
 /// a session keeps a state that each token rewrites: truncate goes back to checkpoints only, see
 /// session_checkpoint
-pub const MODEL_STATE: i32 = 128;
+pub const MODEL_STATE: i32 = 256;
 
 /// divide each embedding by its length, so that a product of two is their cosine
 pub const EMBED_NORMALISE: i32 = 1;
@@ -554,9 +556,10 @@ extern "C" {
     pub fn session_copy(destination: i32, source: i32, n_tokens: u32) -> i32;
 
     /// Computes the embedding of a text, as the model's file says how. The device writes it in place.
-    /// It is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token;
-    /// the same tokens give the same bits, whatever else is computed. On an error behind the checks the
-    /// room's contents are undefined.
+    /// It is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token.
+    /// With RANK it is the scores of a query and a document that the tokens hold, of which the first
+    /// tells how well they go together. The same tokens give the same bits, whatever else is computed.
+    /// On an error behind the checks the room's contents are undefined.
     /// * model: an open model
     /// * tokens_ptr: i32 ids, 4-byte aligned
     /// * n_tokens: at least 1, at most the model's n_ctx_train
@@ -567,7 +570,7 @@ extern "C" {
     /// * -EBADF: not an open model
     /// * -EFAULT: the ids or the room do not lie in memory
     /// * -EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
-    /// * -EINVAL: unknown flags, or n_tokens is 0
+    /// * -EINVAL: unknown flags, n_tokens is 0, or NORMALISE for scores
     /// * -ETOKEN: a token id is not in the vocabulary
     /// * -ECONTEXT: more tokens than the model takes at once
     /// * -EBUSY: the room overlaps an open session
