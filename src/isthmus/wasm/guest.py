@@ -24,6 +24,7 @@ from isthmus.wasm.card import GuestCard, read_card, require_known_abi
 from isthmus.wasm.hostcalls import HostImport, Signature
 from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.interface import Export, FunctionType, Import, Interface
+from isthmus.wasm.lines import Lines
 from isthmus.wasm.names import function_names, shown
 
 ON_MESSAGE = "on_message"
@@ -97,6 +98,11 @@ class Guest:
     def function_names(self) -> Mapping[int, str]:
         """Names of its functions by index, as far as the module has them, fit to be shown."""
         return function_names(self.wasm)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """Files and lines of its code, as far as the module has them."""
+        return Lines(self.wasm)
 
     @cached_property
     def card(self) -> GuestCard | None:
