@@ -81,6 +81,22 @@ def test_an_agent_has_a_tool_and_state(lang: str, spawned: Callable[..., Actor])
 
 
 @each_language
+def test_nothing_is_a_message_and_a_result(lang: str, spawned: Callable[..., Actor]) -> None:
+    assert spawned(lang, "hello").send("").text == ANSWERS[0]
+    agent = spawned(lang, "tool", tools={"lookup": lambda _: b""})
+    assert agent.send("").text == ANSWERS[0]
+
+
+@each_language
+def test_a_token_without_text_is_fine(lang: str, made: Made, null_runtime: Runtime) -> None:
+    model = null_runtime.load_model("fake:a word")
+    args = {"max_tokens": 3, "temperature": 0}
+    agent = null_runtime.spawn(made(lang, "hello").output, models={"default": model}, args=args)
+    assert agent.send("go").text == ""
+    assert agent.usage.tokens_out == 3
+
+
+@each_language
 def test_a_snapshot_goes_on(
     lang: str, spawned: Callable[..., Actor], isthmus_runtime: Runtime, scripted_model: Scripted,
     tmp_path: Path,

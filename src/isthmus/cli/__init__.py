@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import logging
 import os
 import sys
@@ -46,6 +47,7 @@ COMMANDS = (
     "dev",
 )
 
+_SHOWN_FRAMES = 8
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -113,9 +115,15 @@ def _complain(error: IsthmusError) -> int:
     them looks like a message of its own."""
     print(f"isthmus: {printable(str(error), lines=True)}".replace("\n", "\n  "), file=sys.stderr)
     if isinstance(error, GuestTrapped) and error.backtrace:
-        called = printable(" <- ".join(error.backtrace[:8]))
+        called = printable(" <- ".join(_counted(error.backtrace)[:_SHOWN_FRAMES]))
         print(f"isthmus: in {called}", file=sys.stderr)
     return error.exit_code
+
+
+def _counted(backtrace: Sequence[str]) -> list[str]:
+    """A backtrace in which a place that is there several times in a row is there once."""
+    groups = ((place, len(list(again))) for place, again in itertools.groupby(backtrace))
+    return [place if n == 1 else f"{place} ×{n}" for place, n in groups]
 
 
 def _module(name: str) -> ModuleType:

@@ -16,7 +16,7 @@ import ctypes
 import importlib.metadata
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import wasmtime
 from wasmtime import _bindings, _extern
@@ -83,13 +83,20 @@ class MemoryCallbacks:
     finalize: Any
 
 
+class Frame(NamedTuple):
+    """A place in a guest: a function's index, and an offset in its body."""
+
+    function: int
+    offset: int
+
+
 @dataclass(frozen=True)
 class Failure:
-    """Why a call into a guest ended. `backtrace` has indices of functions, innermost first."""
+    """Why a call into a guest ended. `backtrace` begins with the innermost place."""
 
     message: str
     code: wasmtime.TrapCode | None = None
-    backtrace: tuple[int, ...] = ()
+    backtrace: tuple[Frame, ...] = ()
 
 
 def check_version() -> None:
@@ -265,10 +272,12 @@ def _take_error(address: int) -> Failure:
         return Failure(str(error), None, _take_frames(frames))
 
 
-def _take_frames(frames: Any) -> tuple[int, ...]:
-    """Indices of a backtrace's functions, innermost first; frees the backtrace."""
+def _take_frames(frames: Any) -> tuple[Frame, ...]:
+    """A backtrace's places, innermost first; frees the backtrace."""
     try:
-        n_frames = min(frames.size, _MOST_FRAMES)
-        return tuple(_ffi.wasm_frame_func_index(frames.data[i]) for i in range(n_frames))
+        kept = [frames.data[i] for i in range(min(frames.size, _MOST_FRAMES))]
+        return tuple(
+            Frame(_ffi.wasm_frame_func_index(it), _ffi.wasm_frame_func_offset(it)) for it in kept
+        )
     finally:
         _ffi.wasm_frame_vec_delete(ctypes.byref(frames))

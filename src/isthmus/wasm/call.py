@@ -178,7 +178,13 @@ def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:
     """The error for a trap: what it is called, and where it happened."""
     known = _TRAPS.get(failure.code) if failure.code else None
     kind = known or shown((failure.message.strip().splitlines() or ["trap"])[-1].strip())
-    names = guest.function_names
-    backtrace = tuple(names.get(index) or f"func[{index}]" for index in failure.backtrace)
+    backtrace = tuple(_place(guest, it) for it in failure.backtrace)
     where = f", in {backtrace[0]}" if backtrace else ""
     return GuestTrapped(f"{guest.name} trapped: {kind}{where}", backtrace)
+
+
+def _place(guest: Guest, frame: capi.Frame) -> str:
+    """A function's name, with the file and line where they are known."""
+    name = guest.function_names.get(frame.function) or f"func[{frame.function}]"
+    line = guest.lines.find(*frame)
+    return f"{name} ({line})" if line else name

@@ -26,6 +26,7 @@ from isthmus.wasm.card import GuestCard, read_card, require_known_abi
 from isthmus.wasm.hostcalls import HostImport, Signature
 from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.interface import Export, FunctionType, Import, Interface
+from isthmus.wasm.lines import Lines
 from isthmus.wasm.names import function_names, shown
 from isthmus.wasm.wasi_nn import MODULE as NN_MODULE
 
@@ -102,6 +103,11 @@ class Guest:
     def function_names(self) -> Mapping[int, str]:
         """Names of its functions by index, as far as the module has them, fit to be shown."""
         return function_names(self.wasm)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """Files and lines of its code, as far as the module has them."""
+        return Lines(self.wasm)
 
     @cached_property
     def card(self) -> GuestCard | None:

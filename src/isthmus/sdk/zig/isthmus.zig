@@ -71,36 +71,46 @@ pub fn status(result: Error!void) i32 {
     return 0;
 }
 
+/// Where bytes begin, as the host takes it: an empty slice of Zig's may begin anywhere.
+pub fn begin(bytes: []const u8) ?[*]const u8 {
+    return if (bytes.len == 0) null else bytes.ptr;
+}
+
+/// The same for a buffer to be filled.
+pub fn room(bytes: []u8) ?[*]u8 {
+    return if (bytes.len == 0) null else bytes.ptr;
+}
+
 /// The message, of the length that on_message was given. To be freed.
 pub fn message(nbytes: i32) Error![]u8 {
     const bytes = try allocator.alloc(u8, @intCast(nbytes));
     errdefer allocator.free(bytes);
-    _ = try checked(abi.message_read(bytes.ptr, bytes.len));
+    _ = try checked(abi.message_read(room(bytes), bytes.len));
     return bytes;
 }
 
 /// Streams a piece of the answer. Pieces may be cut anywhere, also inside a character.
 pub fn emit(piece: []const u8) Error!void {
-    _ = try checked(abi.emit(piece.ptr, piece.len));
+    _ = try checked(abi.emit(begin(piece), piece.len));
 }
 
 /// Sets the answer, in place of all that was emitted.
 pub fn reply(answer: []const u8) Error!void {
-    _ = try checked(abi.reply(answer.ptr, answer.len));
+    _ = try checked(abi.reply(begin(answer), answer.len));
 }
 
 /// Writes a line to the actor's log; `level` is one of abi.LOG_…
 pub fn log(level: i32, line: []const u8) Error!void {
-    _ = try checked(abi.log(@intCast(level), line.ptr, line.len));
+    _ = try checked(abi.log(@intCast(level), begin(line), line.len));
 }
 
 /// Calls a function of the host by name: its result, to be freed. ENOENT if this actor was not
 /// given it.
 pub fn callTool(name: []const u8, args: []const u8) Error![]u8 {
-    const nbytes = try checked(abi.tool_call(name.ptr, name.len, args.ptr, args.len));
+    const nbytes = try checked(abi.tool_call(name.ptr, name.len, begin(args), args.len));
     const result = try allocator.alloc(u8, nbytes);
     errdefer allocator.free(result);
-    _ = try checked(abi.tool_result(result.ptr, result.len));
+    _ = try checked(abi.tool_result(room(result), result.len));
     return result;
 }
 

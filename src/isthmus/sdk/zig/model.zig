@@ -18,7 +18,7 @@ pub const Chat = struct {
         try self.turns.append(allocator, .{
             .role_ptr = @intFromPtr(role.ptr),
             .role_nbytes = role.len,
-            .content_ptr = @intFromPtr(content.ptr),
+            .content_ptr = @intFromPtr(isthmus.begin(content)),
             .content_nbytes = content.len,
         });
     }
@@ -36,6 +36,7 @@ pub const Chat = struct {
 };
 
 fn contentOf(turn: abi.ChatMessage) []const u8 {
+    if (turn.content_nbytes == 0) return "";
     return @as([*]const u8, @ptrFromInt(turn.content_ptr))[0..turn.content_nbytes];
 }
 
@@ -84,7 +85,7 @@ pub const Model = struct {
         while (true) {
             const cap: u32 = @intCast(room.len);
             const n = try checked(
-                abi.tokenize(self.handle, text.ptr, text.len, flags, room.ptr, cap),
+                abi.tokenize(self.handle, isthmus.begin(text), text.len, flags, room.ptr, cap),
             );
             room = try allocator.realloc(room, n);
             if (n <= cap) return room;

@@ -1,0 +1,79 @@
+"""docs/guests.md: each command and program in it, run in order, as a newcomer would."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isthmus.projects import Project
+from tests.projects.conftest import Made
+
+PAGE = Path(__file__).parents[2] / "docs/guests.md"
+BLOCK = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def blocks(kind: str, mark: str | None = None) -> list[str]:
+    """The page's blocks of a kind: those with a mark, or those without one."""
+    return [
+        text
+        for it, found, text in BLOCK.findall(PAGE.read_text())
+        if (it, found) == (kind, mark or "")
+    ]
+
+
+def run(text: str, folder: Path) -> str:
+    """What a block of commands prints; all of them must succeed."""
+    shell = f'isthmus() {{ "{sys.executable}" -m isthmus "$@"; }}\nset -e\n{text}'
+    paths = os.pathsep.join([str(ROOT / "src"), *os.environ.get("PYTHONPATH", "").split(":")])
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ziglang")
+    first, cpp, tool, options = blocks("sh")
+    assert run(first, tmp_path).endswith("Hello, I am scripted.")
+    assert run(cpp, tmp_path).endswith("Hello, I am scripted.")
+    run(tool, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (program,) = blocks("python")
+    exec(program, {})
+    assert capsys.readouterr().out == "A strip of land.\n1 answers\n"
+    said = run(options, tmp_path)
+    assert "--arg max_tokens=" in said
+    assert said.endswith("a few")
+
+
+def test_the_fixtures(made: Made, tmp_path: Path) -> None:
+    project: Project = made("c", "hello")
+    (tmp_path / "hello").symlink_to(project.folder)
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["isthmus.testing"]\n')
+    (test,) = blocks("python", "fixture")
+    (tmp_path / "test_agent.py").write_text(test)
+    assert "1 passed" in run(f'"{sys.executable}" -m pytest -q -p no:cacheprovider', tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lang", [pytest.param(it, marks=pytest.mark.long) for it in ("zig", "rust", "go", "as")]
+)
+def test_each_language(lang: str, made: Made, tmp_path: Path) -> None:
+    made(lang, "hello")  # skips without a compiler
+    (block,) = blocks("sh", lang)
+    assert run(block, tmp_path).endswith("Hello, I am scripted.")
