@@ -62,7 +62,12 @@ class OwnModel(SharingModel, Model):
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        return ()
+        if self.truncates:
+            return ()
+        return (
+            "it takes no token back: a session can be truncated to 0 tokens, and to checkpoints, of "
+            f"which it has room for {self.settings.checkpoints}",
+        )
 
     @property
     def truncates(self) -> bool:
