@@ -65,8 +65,8 @@ class OwnModel(SharingModel, Model):
         if self.truncates:
             return ()
         return (
-            "it takes no token back: a session can be truncated to 0 tokens and to checkpoints, and "
-            f"has room for {self.settings.checkpoints} of these",
+            "it takes no token back: a session can be truncated to 0 tokens, and to one of "
+            f"{self.settings.checkpoints} checkpoints",
         )
 
     @property
