@@ -1,4 +1,4 @@
-"""Agents whose model keeps a state: they are forked, kept and undone as others are, by checkpoints."""
+"""Agents whose model keeps a state: forked, saved and undone as others are, by checkpoints."""
 
 from __future__ import annotations
 

@@ -366,7 +366,7 @@ class ModelFunctions:
     # ------------------------------------------------------------------ parts
 
     async def _copying(self, nbytes: int, copy: Callable[[], _Result]) -> _Result:
-        """Does what copies about so many bytes: in line, or on another thread if that takes long."""
+        """Does what copies so many bytes: in line, or on another thread if that takes long."""
         return copy() if nbytes <= _SHORT_COPY_NBYTES else await Aside(self._c.message, copy)
 
     def _read_messages(self, ptr: int, count: int) -> list[dict[str, str]]:

@@ -44,8 +44,8 @@ def _n_channels(metadata: Metadata) -> int:
 
 
 FAMILY = Family(
-    models="Qwen3.5, dense, without images",
-    features="gated delta nets in three of four layers, gated attention, interleaved M-RoPE",
+    models="Qwen 3.5 to 3.8, dense, without images",
+    features="gated delta nets in most layers, gated attention, interleaved M-RoPE",
     rope=RopeKind.NEOX,
     partial_rotary=True,
     states=states,

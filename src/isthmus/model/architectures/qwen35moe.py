@@ -9,7 +9,7 @@ from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(
-    models="Qwen3.5 with experts (35B-A3B, 122B-A10B), without images",
+    models="Qwen 3.5 to 3.8 with experts, without images",
     features="as `qwen35`, with experts and a shared expert with a gate",
     rope=RopeKind.NEOX,
     partial_rotary=True,

@@ -63,7 +63,12 @@ class OwnModel(SharingModel, Model):
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        return ()
+        if self.truncates:
+            return ()
+        return (
+            "it takes no token back: a session can be truncated to 0 tokens, and to one of "
+            f"{self.settings.checkpoints} checkpoints",
+        )
 
     @property
     def truncates(self) -> bool:

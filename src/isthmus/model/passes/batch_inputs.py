@@ -52,8 +52,8 @@ def set_data(tensors: Sequence[int], data: npt.NDArray[np.uint64]) -> None:
     """Writes the places of tensors that lie anywhere in one graph's memory."""
     fields = np.array(tensors, np.int64) + Tensor.data.offset
     first, last = int(fields.min()), int(fields.max())
-    words = (ctypes.c_uint64 * ((last - first) // 8 + 1)).from_address(first)
-    np.ctypeslib.as_array(words)[(fields - first) // 8] = data
+    room = (ctypes.c_uint64 * ((last - first) // 8 + 1)).from_address(first)
+    np.ctypeslib.as_array(room)[(fields - first) // 8] = data
 
 
 class BatchInputs:
