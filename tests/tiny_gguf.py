@@ -82,7 +82,7 @@ _LATENT = (
     "attn_kv_a_mqa:embd,turned attn_kv_a_norm:latent attn_output:values,embd "
 )
 _SPLIT_GATES = "ffn_gate_exps:embd,expert,experts ffn_up_exps:embd,expert,experts "
-_LATENT_REST = _LED + "exp_probs_b.bias:experts"
+_LATENT_REST = _LED.replace("shared", "expert") + "exp_probs_b.bias:experts"
 _DEEPSEEK = _ROUTED | {
     "attention.q_lora_rank": 32,
     "attention.kv_lora_rank": 64,
@@ -104,7 +104,6 @@ _DEEPSEEK_SIZES: dict[str, int | tuple[int, ...]] = {
     "value": 32,
     "values": 128,
     "both": 256,
-    "shared": 64,
 }
 
 
