@@ -110,7 +110,7 @@ _LATENT = (
     "attn_kv_a_mqa:embd,turned attn_kv_a_norm:latent attn_output:values,embd "
 )
 _SPLIT_GATES = "ffn_gate_exps:embd,expert,experts ffn_up_exps:embd,expert,experts "
-_LATENT_REST = _LED + "exp_probs_b.bias:experts"
+_LATENT_REST = _LED.replace("shared", "expert") + "exp_probs_b.bias:experts"
 _DEEPSEEK = _ROUTED | {
     "attention.q_lora_rank": 32,
     "attention.kv_lora_rank": 64,
@@ -132,7 +132,6 @@ _DEEPSEEK_SIZES: dict[str, int | tuple[int, ...]] = {
     "value": 32,
     "values": 128,
     "both": 256,
-    "shared": 64,
 }
 
 
@@ -385,6 +384,50 @@ RECIPES = {
         shape={"n_layer": 3, "n_embd": 128},
     ),
 }
+_SHARED_ONLY = "ffn_gate_shexp:embd,shared ffn_up_shexp:embd,shared ffn_down_shexp:shared,embd "
+_WHOLE_NORMS = "attn_norm:embd attn_output:q,embd attn_q_norm:q attn_k_norm:kv "
+COMBINED = {
+    "granitemoe": Recipe(
+        _OUT + _SEPARATE + re.sub(r"\bexpert\b", "ff", _EXPERTS) + _SHARED_ONLY,
+        metadata=RECIPES["granite"].metadata | _ROUTED | {"expert_shared_feed_forward_length": 64},
+        sizes={"shared": 64},
+    ),
+    "dots1": replace(
+        RECIPES["glm4moe"],
+        block=_OUT + _SEPARATE + _NORMED + _LED + "exp_probs_b.bias:experts",
+        biased="",
+        metadata=RECIPES["glm4moe"].metadata | {"rope.dimension_count": 32},
+    ),
+    "qwen3vlmoe": replace(
+        RECIPES["qwen3vl"],
+        block=_OUT + _SEPARATE + _NORMED + _EXPERTS,
+        metadata=RECIPES["qwen3vl"].metadata | _ROUTED,
+    ),
+    "bailingmoe": Recipe(
+        _OUT + _SEPARATE + _EXPERTS + _SHARED_ONLY,
+        metadata=_ROUTED | {"expert_shared_count": 1, "expert_weights_scale": 2.0},
+        sizes={"shared": 64},
+    ),
+    "ernie4_5": Recipe(_OUT + _SEPARATE + _GATED),
+    "ernie4_5-moe": Recipe(
+        _OUT + _SEPARATE + _LED + "exp_probs_b.bias:experts",
+        metadata=_ROUTED
+        | {
+            "leading_dense_block_count": 1,
+            "interleave_moe_layer_step": 2,
+            "expert_shared_feed_forward_length": 64,
+        },
+        shape={"n_layer": 3},
+        sizes={"shared": 64},
+        only={name: (0, 2) if layers == (0,) else (1,) for name, layers in _LED_LAYERS.items()},
+    ),
+    "minimax-m2": Recipe(
+        _WHOLE_NORMS + _SEPARATE + _EXPERTS + "exp_probs_b.bias:experts",
+        metadata=_ROUTED | {"rope.dimension_count": 16, "expert_gating_func": 2},
+    ),
+    "olmoe": Recipe(_WHOLE_NORMS + _SEPARATE + _EXPERTS, metadata=_ROUTED),
+}
+"""Architectures of which each part is in RECIPES already."""
 VARIANTS = {
     "gemma4, dense": replace(
         RECIPES["gemma4"],
@@ -494,7 +537,7 @@ class TinyModel:
     """The recipe that is not its architecture's: one of VARIANTS."""
 
     def __post_init__(self) -> None:
-        known = RECIPES | ENCODERS | VARIANTS
+        known = RECIPES | COMBINED | ENCODERS | VARIANTS
         recipe = known.get(self.variant or self.architecture, RECIPES["llama"])
         self._sizes, self._only = recipe.sizes, recipe.only
         usual = {it.name: it.default for it in fields(self)}

@@ -32,9 +32,9 @@ from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_exactness import opened, random_tokens
-from tests.tiny_gguf import RECIPES, TinyLlama, TinyModel
+from tests.tiny_gguf import COMBINED, RECIPES, TinyLlama, TinyModel
 
-CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
+CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES | COMBINED} | {
     "llama, experts": TinyModel(experts=True, quantisation="Q8_0"),
     "qwen3, fused": TinyModel("qwen3", fused_qkv=True, quantisation="Q8_0"),
     "gemma2, the scale of 27B": TinyModel("gemma2", n_layer=46, n_embd=96, quantisation="Q8_0"),

@@ -82,6 +82,23 @@ class FusedQkv:
 
 
 @dataclass(frozen=True)
+class NormedQkv:
+    """Queries, keys and values of a matrix each; norms over all heads of queries and of keys."""
+
+    heads: Heads
+    q: Linear
+    k: Linear
+    v: Linear
+    q_norm: Part
+    k_norm: Part
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        q, k, v = self.q(g, x), self.k(g, x), self.v(g, x)
+        q, k = self.q_norm(g, q), self.k_norm(g, k)
+        return g.heads(q, self.heads.n), g.heads(k, self.heads.n_kv), v
+
+
+@dataclass(frozen=True)
 class NormedValues:
     """Queries, keys and values, which are normed; values are the keys if they have no matrix.
 

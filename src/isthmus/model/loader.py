@@ -20,6 +20,7 @@ from isthmus.model.blocks import (
     FusedQkv,
     Gated,
     LayerNorm,
+    NormedQkv,
     Part,
     Plain,
     Projection,
@@ -225,6 +226,11 @@ class BlockLoader(Loader):
         return max(1, self.n_ff // max(1, self.hparams.n_expert_used))
 
     @property
+    def leads(self) -> bool:
+        """Whether this block is one of the first, which have no experts."""
+        return self.layer < self.metadata.integer("leading_dense_block_count", 0, least=0)
+
+    @property
     def windowed(self) -> bool:
         """Whether this block sees a window only."""
         window = self.hparams.window
@@ -275,6 +281,18 @@ class BlockLoader(Loader):
     def kernel(self, name: str, width: int, n_channels: int) -> int:
         """F32 [width, n_channels]: the weights of a convolution."""
         return self.weights.kernel(f"{self._prefix}{name}.weight", width, n_channels)
+
+    def normed_qkv(self) -> NormedQkv:
+        """Queries, keys and values, with norms over all queries and over all keys."""
+        n_embd, heads = self.hparams.n_embd, self.heads
+        return NormedQkv(
+            heads=heads,
+            q=self.linear("attn_q", n_embd, heads.n_embd_q),
+            k=self.linear("attn_k", n_embd, heads.n_embd_k),
+            v=self.linear("attn_v", n_embd, heads.n_embd_v),
+            q_norm=self.rms_norm("attn_q_norm", heads.n_embd_q),
+            k_norm=self.rms_norm("attn_k_norm", heads.n_embd_k),
+        )
 
     def head_norms(self) -> dict[str, RmsNorm]:
         """Norms over each head of queries and keys, as fields of `Attention`."""
@@ -391,22 +409,25 @@ class BlockLoader(Loader):
             groups=Groups(*h.expert_groups) if h.expert_groups[0] > 1 else None,
         )
 
-    def mixture(self, usual: Gating) -> Part:
-        """Experts as the file says them, and one network that every token takes if it says of
-        how many experts' width that is. In the first layers, a dense network if it says so."""
-        if self.layer < self.metadata.integer("leading_dense_block_count", 0, least=0):
-            return self.gated()
-        experts = self.experts(self.n_ff_expert, self.routing_said(usual))
+    def mixture(self, routing: Routing) -> Part:
+        """Experts, and one network that every token takes if the file says of how many experts'
+        width that is."""
         n_shared = self.metadata.integer("expert_shared_count", 0, least=0)
-        if not n_shared:
-            return experts
-        return SharedExpert(experts, self.gated(suffix="_shexp", n_ff=n_shared * self.n_ff_expert))
+        return self.with_shared(
+            self.experts(self.n_ff_expert, routing), n_shared * self.n_ff_expert
+        )
 
-    def routing_said(self, usual: Gating) -> Routing:
-        """The same as the file says it, by `usual` gating if it does not say by which."""
+    def with_shared(self, experts: Experts, n_ff: int) -> Part:
+        """Experts, and a network of that width that every token takes; 0: there is none."""
+        if not n_ff:
+            return experts
+        return SharedExpert(experts, self.gated(suffix="_shexp", n_ff=n_ff))
+
+    def routing_said(self, gating: Gating) -> Routing:
+        """The same, with weights as the file says them."""
         normalised = self.metadata.flag("expert_weights_norm", False)
         scale = self.metadata.number("expert_weights_scale", 0.0) or 1.0
-        return self.routing(self.metadata.gating(usual), normalised=normalised, scale=scale)
+        return self.routing(gating, normalised=normalised, scale=scale)
 
     def _stack(self, name: str, n_in: int, n_out: int, *, scaled: bool = False) -> Stack:
         """A matrix for each expert, with their biases if there are any."""

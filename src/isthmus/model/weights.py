@@ -130,8 +130,13 @@ class Weights:
         return self._tensors[name]
 
     def used(self, name: str) -> int:
-        """The tensor of that name as products use it: repacked where it is."""
+        """The tensor of that name as products use it: repacked where it is.
+
+        A matrix for each head stays as it is: the library has no kernel for it in another order.
+        """
         repacked = self._repacked.tensors if self._repacked else {}
+        if name in self.per_head:
+            return self._tensors[name]
         return repacked.get(name, self._tensors[name])
 
     def require(self, name: str, *shape: int) -> int:

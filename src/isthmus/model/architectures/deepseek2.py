@@ -60,7 +60,7 @@ def _block(b: BlockLoader) -> Part:
         attn_norm=b.rms_norm("attn_norm"),
         attention=_attention(b),
         ffn_norm=b.rms_norm("ffn_norm"),
-        feed_forward=b.mixture(_usual_gating(b)),
+        feed_forward=b.gated() if b.leads else b.mixture(b.routing_said(_gating(b))),
     )
 
 
@@ -119,10 +119,10 @@ def _temperature(b: BlockLoader) -> int:
     return b.temperature(scale, b.metadata.integer("attention.temperature_length")) if scale else 0
 
 
-def _usual_gating(b: BlockLoader) -> Gating:
+def _gating(b: BlockLoader) -> Gating:
     info = b.weights.info("token_embd.weight")
     is_glm = info and (info.shape[-1], b.hparams.n_layer) in _GLM
-    return Gating.SIGMOID if is_glm else Gating.SOFTMAX
+    return b.metadata.gating(Gating.SIGMOID if is_glm else Gating.SOFTMAX)
 
 
 def _require(metadata: Metadata, holds: bool, wrong: str) -> None:

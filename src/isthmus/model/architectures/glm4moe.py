@@ -28,5 +28,7 @@ def _block(b: BlockLoader) -> Part:
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(rotary=b.text_rotary() or Rotary(b.hparams.rope), **norms),
         ffn_norm=b.rms_norm("post_attention_norm"),
-        feed_forward=b.mixture(Gating.SIGMOID),
+        feed_forward=b.gated()
+        if b.leads
+        else b.mixture(b.routing_said(b.metadata.gating(Gating.SIGMOID))),
     )
