@@ -24,6 +24,11 @@
  *
  * A model without a chat template continues the text: messages and answers are one document.
  *
+ * An empty message has the last answer go on where it ended, for instance at max_tokens.
+ *
+ * Options are read with each message: a fork may have been given others. n_ctx and model hold from
+ * the first on.
+ *
  * Options: model, n_ctx, max_tokens=512, system, sampler=guest|host, temperature=0.7, top_k=40,
  * top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=64, seed; and one of json_schema,
  * grammar (GBNF), regex and lark, which each answer then follows from its first token to its last.
@@ -53,16 +58,10 @@ typedef struct {
 } tokens_t;
 
 static isthmus_model_info_t info;
-static isthmus_sampler_t sampler = {
-    .temperature = 0.7f,
-    .top_k = 40,
-    .top_p = 0.95f,
-    .min_p = 0.05f,
-    .repeat_penalty = 1.1f,
-    .repeat_last_n = 64,
-};
+static isthmus_sampler_t sampler;
+static int64_t sampler_seed; /* the option that its random state began with */
 static int32_t sample_on_host, started;
-static int64_t max_tokens = 512;
+static int64_t max_tokens;
 
 static agent_session_t session;
 static turn_t *turns;
@@ -348,25 +347,100 @@ static int32_t answer(const char *message, uint32_t nbytes)
     return add_turn("assistant", said.bytes + prompt, said.nbytes - prompt);
 }
 
-/* Reads the options and opens the session; a failure leaves the rest for the next message. */
-static int32_t start(void)
+/* Whether an answer is the last thing that the session holds, and no grammar is in its middle. */
+static int32_t can_go_on(void)
 {
-    static int32_t model;
-    const char *system = NULL, *where = "guest";
-    AGENT_TRY(agent_sampler_options(&sampler));
-    AGENT_TRY(agent_option_int("max_tokens", 1, INT32_MAX, &max_tokens));
-    AGENT_TRY(agent_option("system", &system));
+    const char *form = NULL;
+    const char *forms[] = {"json_schema", "grammar", "regex", "lark"};
+    for (uint32_t i = 0; i < 4; i++)
+        if (agent_option(forms[i], &form) < 0 || form)
+            return 0;
+    return said_known && session.n_tokens && n_turns
+        && strcmp(turns[n_turns - 1].role, "assistant") == 0;
+}
+
+/* Has the last answer go on where it ended. */
+static int32_t go_on(void)
+{
+    uint32_t before = said.nbytes;
+    AGENT_TRY(generate(0));
+    turn_t *last = &turns[n_turns - 1];
+    AGENT_TRY(agent_text_reserve(&last->content, said.nbytes - before));
+    AGENT_TRY(agent_text_append_utf8(&last->content, said.bytes + before, said.nbytes - before));
+    return guard(last);
+}
+
+/* Reads the sampler's options. Its random state goes on, unless the seed is another than before. */
+static int32_t read_sampler(void)
+{
+    isthmus_sampler_t asked = {
+        .temperature = 0.7f,
+        .top_k = 40,
+        .top_p = 0.95f,
+        .min_p = 0.05f,
+        .repeat_penalty = 1.1f,
+        .repeat_last_n = 64,
+    };
+    const char *where = "guest";
+    int64_t seed = 0;
+    AGENT_TRY(agent_sampler_options(&asked));
+    AGENT_TRY(agent_option_int("seed", INT64_MIN, INT64_MAX, &seed));
     AGENT_TRY(agent_option("sampler", &where));
     sample_on_host = strcmp(where, "host") == 0;
     if (!sample_on_host && strcmp(where, "guest") != 0)
         return agent_option_refused("sampler", where, "guest or host");
+    if (started && seed == sampler_seed)
+        asked.rng_state = sampler.rng_state;
+    sampler = asked;
+    sampler_seed = seed;
+    return 0;
+}
+
+/* Has the conversation begin with the system prompt of the options, if that is another one. */
+static int32_t read_system(void)
+{
+    const char *system = NULL;
+    AGENT_TRY(agent_option("system", &system));
+    turn_t *first = n_turns && strcmp(turns[0].role, "system") == 0 ? &turns[0] : NULL;
+    uint32_t nbytes = system ? (uint32_t)strlen(system) : 0;
+    if (first && system && first->content.nbytes == nbytes
+        && memcmp(first->content.bytes, system, nbytes) == 0)
+        return 0;
+    if (first) {
+        agent_text_free(&first->content);
+        memmove(turns, turns + 1, --n_turns * sizeof *turns);
+    }
+    if (first || (system && n_turns))
+        said_known = 0; /* the next turn tokenizes all of it */
+    if (!system)
+        return 0;
+    AGENT_TRY(add_turn("system", system, nbytes));
+    turn_t added = turns[n_turns - 1];
+    memmove(turns + 1, turns, (n_turns - 1) * sizeof *turns);
+    turns[0] = added;
+    return 0;
+}
+
+/* Reads the options, since a fork may have been given others. */
+static int32_t read_options(void)
+{
+    agent_options_renew();
+    max_tokens = 512;
+    AGENT_TRY(read_sampler());
+    AGENT_TRY(agent_option_int("max_tokens", 1, INT32_MAX, &max_tokens));
+    return session.handle ? read_system() : 0;
+}
+
+/* Opens the session; a failure leaves the rest for the next message. */
+static int32_t start(void)
+{
+    static int32_t model;
     if (!model)
         AGENT_SET(model, agent_model_open());
     AGENT_TRY(isthmus_model_info(model, &info));
     if (!session.handle)
         AGENT_TRY(agent_session_open_by_option(&session, model));
-    if (system)
-        AGENT_TRY(add_turn("system", system, (uint32_t)strlen(system)));
+    AGENT_TRY(read_system());
     started = 1;
     return 0;
 }
@@ -375,10 +449,11 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
 {
     AGENT_FREED char *message = NULL;
     AGENT_TRY(agent_message(nbytes, &message));
+    AGENT_TRY(read_options());
     if (!started)
         AGENT_TRY(start());
     set_mark();
-    int32_t status = answer(message, (uint32_t)nbytes);
+    int32_t status = nbytes == 0 && can_go_on() ? go_on() : answer(message, (uint32_t)nbytes);
     if (status < 0)
         take_back_to_mark();
     return status;
