@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
+from isthmus.server.agents.looking import Looking
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.transfer import Transfer
@@ -69,6 +70,7 @@ def create_app(models: Models, settings: ServerSettings) -> Starlette:
             *_about(models, settings),
             *Transfer(shelf, agents).routes(),
             *agents.routes(),
+            *Looking(shelf, agents).routes(),
         ],
         lifespan=served.life,
         exception_handlers={404: _no_route, 405: _no_method},

@@ -61,6 +61,15 @@ class Told(TypedDict):
     usage: AgentUsage
     seconds: float
     checkpoint_nbytes: int
+    ended: str
+    """Why the answer ended: `end`, `stopped`, `max_tokens` or the name of a limit."""
+
+
+class Stopped(TypedDict):
+    """Whether an answer was under way that now ends."""
+
+    id: str
+    stopped: bool
 
 
 class SessionMap(TypedDict):
@@ -89,6 +98,42 @@ class MemoryMap(TypedDict):
     sessions: list[SessionMap]
 
 
+class Busy(TypedDict):
+    """An agent whose answer is under way."""
+
+    id: str
+    name: str
+    seconds: float
+    """Since its message began."""
+    n_pieces: int
+    """Pieces that it has emitted: one for each token, for most guests."""
+
+
+class Totals(TypedDict):
+    """What is counted of all agents and requests since the server began."""
+
+    tokens_decoded: int
+    tokens_prefilled: int
+    steps: int
+    """Decode steps."""
+    tokens_in_steps: int
+    """Tokens that these computed: divided by `steps`, the mean size of a batch."""
+    bytes_copied: int
+    in_memory: int
+    """Guests that are in memory: of agents, and of stateless requests."""
+    resident_nbytes: int | None
+    """The process's resident memory, mapped weights among it; null where the system does not
+    tell."""
+
+
+class Activity(TypedDict):
+    """What agents do now."""
+
+    answering: list[Busy]
+    totals: Totals | None
+    """Null for a key that may not read `/metrics`."""
+
+
 class GuestCard(TypedDict):
     """A guest that agents can be made from."""
 
@@ -112,6 +157,7 @@ def told(record: Record, turn: Turn) -> Told:
         "usage": {"total_tokens": turn.n_tokens},
         "seconds": turn.seconds,
         "checkpoint_nbytes": turn.nbytes_written,
+        "ended": turn.ended,
     }
 
 

@@ -28,6 +28,8 @@ _log = logging.getLogger("isthmus.server")
 OPEN = ("/healthz", "/health", "/v1/health", "/", "/openapi.json")
 """Paths that need no key."""
 METRICS = "/metrics"
+ACTIVITY = "/v1/activity"
+"""What a page asks while agents work."""
 _SINGLE = (
     *(b"host", b"origin", b"authorization", b"x-api-key"),
     *(b"content-length", b"content-type"),

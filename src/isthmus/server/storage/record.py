@@ -37,6 +37,11 @@ class Turn(Struct, frozen=True, kw_only=True):
     seconds: float
     nbytes_written: int
     """By its snapshot."""
+    n_decoded: int = 0
+    """Of its tokens, those that the answer was decoded from; 0 in records of earlier releases."""
+    ended: str = ""
+    """Why the answer ended: `end` by itself, `stopped` by its caller, `max_tokens`, or the name of
+    one of the `Limits`; empty in records of earlier releases."""
     n_left_out: int = 0
     """Characters of input and output that are not kept."""
     kept: str | None = None
