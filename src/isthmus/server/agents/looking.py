@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from isthmus.machine import resident_nbytes
+from isthmus.server.agents.guest_logs import GuestLogs
 from isthmus.server.agents.memory_map import map_memory
-from isthmus.server.agents.replies import Activity, Busy, MemoryMap, Totals
+from isthmus.server.agents.replies import Activity, AgentLog, Busy, MemoryMap, Totals
 from isthmus.server.agents.routes import Agents, Position, Which, position_of
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.endpoint import Endpoint, read_query
@@ -36,9 +37,10 @@ class WhichTwo(Which, kw_only=True):
 class Looking:
     """The routes, over a shelf."""
 
-    def __init__(self, shelf: Shelf, agents: Agents) -> None:
+    def __init__(self, shelf: Shelf, agents: Agents, logs: GuestLogs) -> None:
         self._shelf = shelf
         self._agents = agents
+        self._logs = logs
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -46,7 +48,8 @@ class Looking:
         return [
             Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
             Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
-            Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
+            Endpoint("GET", f"{one}/memory", self.memory, query=WhichTwo, gives=(MemoryMap,)),
+            Endpoint("GET", f"{one}/log", self.log, gives=(AgentLog,)),
             Endpoint("GET", "/v1/activity", self.activity, gives=(Activity,)),
         ]
 
@@ -73,10 +76,21 @@ class Looking:
 
     async def memory(self, request: Request) -> Response:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
-        record, position = self._agents.find(request, read_query(request, Which).at)
+        asked = read_query(request, WhichTwo)
+        record, position = self._agents.find(request, asked.at)
+        other = None
+        if asked.other is not None:
+            found = self._shelf.record(asked.other)
+            other = found, position_of(found, asked.other_at)
         return JSONResponse(
-            await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
+            await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position, other))
         )
+
+    async def log(self, request: Request) -> Response:
+        """What an agent has logged last, since the server began."""
+        record = self._agents.record(request)
+        told: AgentLog = {"id": record.id, "lines": self._logs.lines(record.id)}
+        return JSONResponse(told)
 
     async def activity(self, _request: Request) -> Response:
         """Which agents answer now; what all of them have computed, for who may read metrics."""

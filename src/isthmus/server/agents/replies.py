@@ -98,6 +98,22 @@ class MemoryMap(TypedDict):
     sessions: list[SessionMap]
 
 
+class LogLine(TypedDict):
+    """Something that a guest has logged."""
+
+    at: float
+    """In seconds since 1970."""
+    level: str
+    text: str
+
+
+class AgentLog(TypedDict):
+    """What an agent has logged last, oldest first."""
+
+    id: str
+    lines: list[LogLine]
+
+
 class Busy(TypedDict):
     """An agent whose answer is under way."""
 
