@@ -81,7 +81,7 @@ function row({ agent, level, forks = 0, isOpen = false }) {
     "aria-selected": String(agent.id === state.shown), "aria-expanded": forks ? String(isOpen) : undefined,
     title: agent.name || agent.id,
   },
-  el("span", { className: "twist" }, forks ? icon("right") : ""),
+  forks > 0 && el("span", { className: "twist" }, icon("right")),
   said(agent.name || agent.id, "name"),
   el("span", { className: "n" }, busy ? "answers" : level ? where : forks ? `${forks + 1} branches` : String(agent.position || "")));
   node.style.setProperty("--level", Math.min(level, 5));

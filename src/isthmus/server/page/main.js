@@ -182,6 +182,7 @@ for (const name of ["shown", "agent", "live", "agents"]) changes.addEventListene
 changes.addEventListener("models", models);
 $("prompts").append(...PROMPTS.map(it => el("button", { type: "button", onclick: () => { input.value = it; submit(); } }, it)));
 $("form").addEventListener("submit", event => { event.preventDefault(); submit(); });
+input.addEventListener("input", () => input.classList.toggle("long", input.value.length > 2e4));
 input.addEventListener("keydown", event => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || narrow.matches && matchMedia("(pointer: coarse)").matches) return;
   event.preventDefault();

@@ -56,9 +56,10 @@ function paragraph(lines, begin) {
 }
 function listed(lines, begin) {
   let nbytes = 0, at = begin;
+  const first = ITEM.exec(lines[begin]), base = first[1].length, counted = /\d/.test(first[2]);
   for (; at < lines.length; at++) {
-    const it = lines[at], isItem = ITEM.test(it);
-    if (at > begin && nbytes > LONG && isItem && !it.startsWith(" ")) break;
+    const it = lines[at], found = ITEM.exec(it), isItem = found !== null;
+    if (at > begin && isItem && found[1].length <= base + 1 && (nbytes > LONG || /\d/.test(found[2]) !== counted)) break;
     if (!it.trim()) {
       const next = lines.slice(at + 1, at + 3).find(line => line.trim());
       if (next !== undefined && !ITEM.test(next) && !next.startsWith("  ")) break;

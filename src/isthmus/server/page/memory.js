@@ -105,14 +105,13 @@ let grid = { side: 1, cell: 1 };
 function paint() {
   const canvas = $("map"), width = canvas?.clientWidth;
   if (!width) return;
-  const style = getComputedStyle(document.body), colour = {};
-  const probe = canvas.getContext("2d"), scale = devicePixelRatio;
+  const colour = {}, probe = canvas.getContext("2d"), scale = devicePixelRatio;
   const side = Math.max(16, Math.ceil(Math.sqrt(map.cells.length)));
   const cell = width / side, rows = Math.max(1, Math.ceil(map.cells.length / side));
   grid = { side, cell };
   canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(rows * cell * scale);
-  for (const name of [...Object.keys(NAMES), "text", "mark"]) colour[name] = resolved(style, name);
+  canvas.height = Math.round((rows * cell + 2) * scale);
+  for (const name of [...Object.keys(NAMES), "text", "mark"]) colour[name] = resolved(name);
   probe.scale(scale, scale);
   const gap = cell > 6 ? 1 : 0;
   map.cells.forEach((it, i) => {
@@ -121,16 +120,28 @@ function paint() {
     probe.fillStyle = colour[it.kind];
     probe.fillRect(x, y, w, w);
     probe.globalAlpha = 1;
-    if (it.changed) border(probe, x, y, w, colour.text, Math.max(1, cell / 9));
-    if (i === cursor) border(probe, x - 1, y - 1, w + 2, colour.mark, 3);
   });
+  outline(probe, colour);
 }
-function border(context, x, y, w, colour, line) {
-  context.strokeStyle = colour;
-  context.lineWidth = line;
-  context.strokeRect(x + line / 2, y + line / 2, w - line, w - line);
+// A line around what changed, and around the cell that is pointed at.
+function outline(context, colour) {
+  const { side, cell } = grid, line = Math.max(1, Math.min(1.5, cell / 8)), gap = cell > 6 ? .5 : 0;
+  const changed = at => map.cells[at]?.changed === true;
+  context.fillStyle = colour.text;
+  map.cells.forEach((it, i) => {
+    if (!it.changed) return;
+    const column = i % side, x = column * cell - gap, y = Math.floor(i / side) * cell - gap;
+    if (!column || !changed(i - 1)) context.fillRect(x, y, line, cell + line);
+    if (column === side - 1 || !changed(i + 1)) context.fillRect(x + cell - (column === side - 1 ? line : 0), y, line, cell + line);
+    if (!changed(i - side)) context.fillRect(x, y, cell + line, line);
+    if (!changed(i + side)) context.fillRect(x, y + cell, cell + line, line);
+  });
+  if (cursor < 0) return;
+  context.strokeStyle = colour.mark;
+  context.lineWidth = 3;
+  context.strokeRect(cursor % side * cell, Math.floor(cursor / side) * cell, cell, cell);
 }
-function resolved(_style, name) {
+function resolved(name) {
   const probe = el("i", { hidden: true });
   probe.style.color = `var(--${name})`;
   document.body.append(probe);

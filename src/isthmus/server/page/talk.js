@@ -5,7 +5,7 @@ import { alternatives, children } from "./family.js";
 import { Growing } from "./markdown.js";
 import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
 
-const AT_ONCE = 30, NEAR = 48;
+const AT_ONCE = 30, NEAR = 48, MOST_SHOWN = 8000;
 let guarded, atOnce = AT_ONCE, follows = true, growing = null, pending = 0, notBefore = 0;
 
 export function begin(guard) {
@@ -62,7 +62,7 @@ function draw() {
 function turn(group, { live = null, isLast = false }) {
   const answer = el("div", { className: "answer", dir: "auto" }), node = el("li", { className: "turn" });
   const last = group.parts.at(-1), first = group.parts[0];
-  if (group.input !== "") node.append(el("div", { className: "said", dir: "auto" }, group.input));
+  if (group.input !== "") node.append(el("div", { className: "said", dir: "auto" }, shortened(group.input)));
   node.append(answer);
   const before = textOf(group), grown = new Growing(answer);
   grown.draw(before + (live?.text ?? ""));
@@ -78,6 +78,7 @@ function turn(group, { live = null, isLast = false }) {
   }
   return node;
 }
+export const shortened = text => text.length <= MOST_SHOWN ? text : `${text.slice(0, MOST_SHOWN)}… and ${plural(text.length - MOST_SHOWN, "character")} more`;
 function failure(live) {
   return el("div", { className: "ended", role: "alert" }, el("span", { className: "failed" }, live.failed.message),
     el("button", { type: "button", onclick: () => again(live) }, "Try again"),
