@@ -21,6 +21,8 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 )
 WAIT_MS = 60_000
+ENDLESS = {"grammar": "root ::= [a-z ] root", "max_tokens": "59000", "n_ctx": "60000"}
+"""Options of an answer that has no end."""
 ECHO = """(module
   (import "isthmus" "emit" (func $emit (param i32 i32) (result i32)))
   (import "isthmus" "message_read" (func $read (param i32 i32) (result i32)))
@@ -46,8 +48,8 @@ ECHO = """(module
       (local.set $at (i32.add (local.get $at) (local.get $n)))
       (br_if $more (i32.lt_u (local.get $at) (local.get $nbytes))))
     (i32.const 0)))"""
-"""Says what it is told, seven bytes at a time. After a star comes a digit, the length of a text that
-it says once; what follows that is said until it is a MiB."""
+"""Says what it is told, seven bytes at a time. After a star comes a digit, the length of a text
+that it says once; what follows that is said until it is a MiB."""
 
 
 @contextlib.contextmanager

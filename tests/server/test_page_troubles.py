@@ -15,7 +15,7 @@ from isthmus.server.http.key import KeyLimits
 from isthmus.server.keys.keys import new_key
 from isthmus.server.storage.record import FullRecord, encode
 from tests.server.conftest import Serving
-from tests.server.page_support import chromium, opened, say, tell
+from tests.server.page_support import ENDLESS, chromium, opened, say, tell
 
 pytestmark = pytest.mark.page
 
@@ -32,7 +32,7 @@ def test_a_server_that_goes_away_and_comes_back(
     options = ("--model", f"tiny={tiny_long}", "--n-ctx", "60000")
     first = Serving(tmp_path / "data", *options)
     port = first.url.rpartition(":")[2]
-    made = {"name": "Ada", "args": {"max_tokens": "59000"}}
+    made = {"name": "Ada", "args": ENDLESS}
     first.post("/v1/agents", made)
     with opened(browser, first) as page:
         page.locator("#title", has_text="Ada").wait_for()
@@ -133,7 +133,7 @@ def test_a_long_answer_scrolls_smoothly_while_it_streams(
     page kept it from drawing frames."""
     server = Serving(tmp_path / "data", "--model", f"tiny={tiny_long}", "--n-ctx", "60000")
     try:
-        server.post("/v1/agents", {"name": "Long", "args": {"max_tokens": "4000"}})
+        server.post("/v1/agents", {"name": "Long", "args": {**ENDLESS, "max_tokens": "4000"}})
         with opened(browser, server) as page:
             page.locator("#title", has_text="Long").wait_for()
             browser.start_tracing(page=page, categories=["devtools.timeline", "toplevel"])

@@ -14,6 +14,7 @@ import pytest
 from isthmus.server.http.key import KeyLimits
 from isthmus.server.keys.keys import new_key
 from tests.server.conftest import Serving
+from tests.server.page_support import ENDLESS
 from tests.server.test_agents import new_agent, tell
 
 
@@ -24,9 +25,6 @@ def long_server(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     serving = Serving(data, "--model", f"tiny={tiny_long}", "--n-ctx", "65536")
     yield serving
     assert serving.stop() == 0
-
-
-ENDLESS = {"max_tokens": "64000"}
 
 
 def events(serving: Serving, id_: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -51,8 +49,10 @@ def test_a_stopped_answer_is_a_turn(long_server: Serving) -> None:
     assert said
     turn = long_server.get(f"/v1/agents/{id_}")["turns"][0]
     assert (turn["output"], turn["ended"]) == (said, "stopped")
-    assert 0 < turn["n_decoded"] < 64000
-    brief = long_server.post(f"/v1/agents/{id_}/fork", {"args": {"max_tokens": "5"}})["id"]
+    assert 0 < turn["n_decoded"] < 59000
+    brief = long_server.post(
+        f"/v1/agents/{id_}/fork", {"args": {"max_tokens": "5", "grammar": None}}
+    )["id"]
     assert tell(long_server, brief, "more")["position"] == 2
     assert not long_server.post(f"/v1/agents/{id_}/stop")["stopped"]
     assert long_server.client.post("/v1/agents/abcdefghijkl/stop").status_code == 404
@@ -67,6 +67,16 @@ def test_an_answer_that_was_cut_goes_on(tiny_server: Serving) -> None:
     assert first["output"] + rest["output"] == whole["output"]
     further = tell(tiny_server, one, "and?")["output"]
     assert further.startswith(tell(tiny_server, two, "and?")["output"].rstrip("\ufffd"))
+
+
+def test_an_answer_that_fills_the_context_is_kept(tiny_server: Serving) -> None:
+    id_ = new_agent(tiny_server, args={**ENDLESS, "n_ctx": "64"})
+    told = tell(tiny_server, id_, "hello")
+    assert told["ended"] == "n_ctx"
+    assert told["output"]
+    more = tiny_server.client.post(f"/v1/agents/{id_}/messages", json={"input": "more"})
+    assert (more.status_code, more.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert tiny_server.get(f"/v1/agents/{id_}")["position"] == 1
 
 
 def test_a_fork_with_other_options(tiny_server: Serving) -> None:

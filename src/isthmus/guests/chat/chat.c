@@ -13,7 +13,8 @@
  *      (some trim answers, or drop thoughts), all of it is tokenized, and the session is
  *      truncated to the tokens that both have in common; to none if the model cannot do that.
  *   2. Sample, emit, decode, until the model ends its turn.
- *   3. If anything fails, ECONTEXT included, the turn is taken back: the session is truncated to
+ *   3. If anything fails, a message for which the context has no room included, the turn is taken
+ *      back: the session is truncated to
  *      where it was and the user's message is forgotten. The conversation can go on.
  *
  * Nobody can forge a turn. The template's own words are tokenized with PARSE_SPECIAL, so that its
@@ -303,8 +304,8 @@ static int32_t next_token(void)
                           : agent_session_sample(&session, &sampler);
 }
 
-/* Streams the answer, and appends it to `said`. A caller who wants no more ends it there, and so
- * does a limit: what is said until then is the answer. */
+/* Streams the answer, and appends it to `said`. A caller who wants no more ends it there, and so do
+ * a limit and a context that is full: what is said until then is the answer. */
 static int32_t generate(int32_t grammar)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
@@ -322,7 +323,8 @@ static int32_t generate(int32_t grammar)
         int32_t status = isthmus_emit(said.bytes + before, said.nbytes - before);
         if (status == 0)
             status = agent_decode(&session, token);
-        if (status == -ISTHMUS_ECANCELED || (status == -ISTHMUS_ELIMIT && i > 0)) {
+        int32_t ends = status == -ISTHMUS_ELIMIT || status == -ISTHMUS_ECONTEXT;
+        if (status == -ISTHMUS_ECANCELED || (ends && i > 0)) {
             said.nbytes = before; /* the token is not in the session */
             said.bytes[before] = '\0';
             return 0;

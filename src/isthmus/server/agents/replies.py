@@ -62,7 +62,7 @@ class Told(TypedDict):
     seconds: float
     checkpoint_nbytes: int
     ended: str
-    """Why the answer ended: `end`, `stopped`, `max_tokens` or the name of a limit."""
+    """Why the answer ended: `end`, `stopped`, `max_tokens`, `n_ctx` or the name of a limit."""
 
 
 class Stopped(TypedDict):

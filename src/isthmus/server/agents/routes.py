@@ -292,7 +292,9 @@ class Agents:
                 await answer.close()
                 _count(before, actor.usage)
             n_decoded = actor.usage.tokens_out - before.tokens_out
-            turn = await held.commit(actor, turn_of(held.record, asked.input, answer, n_decoded))
+            full = actor.context_is_full
+            turn = turn_of(held.record, asked.input, answer, n_decoded, full=full)
+            turn = await held.commit(actor, turn)
             done = True
             yield turn
         finally:

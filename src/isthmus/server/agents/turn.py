@@ -11,8 +11,8 @@ from isthmus.server.storage.record import Record, Turn
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
-def turn_of(record: Record, said: str, answer: Answer, n_decoded: int) -> Turn:
-    """The next turn of an agent, before it is saved."""
+def turn_of(record: Record, said: str, answer: Answer, n_decoded: int, *, full: bool) -> Turn:
+    """The next turn of an agent, before it is saved; `full` if its context is full."""
     reply = answer.reply
     return Turn(
         position=record.position + 1,
@@ -23,7 +23,7 @@ def turn_of(record: Record, said: str, answer: Answer, n_decoded: int) -> Turn:
         seconds=reply.seconds,
         nbytes_written=0,
         n_decoded=n_decoded,
-        ended=_ended(record, answer, n_decoded),
+        ended="n_ctx" if full else _ended(record, answer, n_decoded),
     )
 
 

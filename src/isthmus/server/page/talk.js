@@ -90,9 +90,10 @@ function again(live) {
 }
 function ended(turn) {
   const why = { stopped: "You stopped it here.", max_tokens: `Cut at ${plural(turn.n_decoded, "token")}.` };
-  const agent = state.agent, formed = FORMS.some(it => it in agent.args);
+  why.n_ctx = `The context of ${count(Number(state.agent.args.n_ctx ?? 0))} tokens is full. Fork an earlier turn, or begin a new agent.`;
+  const agent = state.agent, can = agent.guest === "chat" && turn.ended !== "n_ctx" && !FORMS.some(it => it in agent.args);
   return el("p", { className: "ended" }, why[turn.ended] ?? `Ended by the limit ${turn.ended}.`,
-    agent.guest === "chat" && !formed && el("button", { type: "button", id: "go-on", onclick: () => guarded(() => tell("")) }, "Go on"));
+    can && el("button", { type: "button", id: "go-on", onclick: () => guarded(() => tell("")) }, "Go on"));
 }
 
 function foot(group, node) {
