@@ -105,10 +105,12 @@ def fetch_axe(folder: Path) -> str:
     return (folder / "package" / "axe.min.js").read_text()
 
 
-def violations(page: Any, axe: str) -> list[str]:
-    """What axe-core finds on a page, as lines."""
+def violations(page: Any, axe: str, *rules: str) -> list[str]:
+    """What axe-core finds on a page, as lines; by all of its rules if none are named."""
     page.evaluate(axe)
-    found = page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
+    only = {"runOnly": list(rules)} if rules else {}
+    options = {"resultTypes": ["violations"], **only}
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{it['id']}: {node['html'][:160]} {node.get('failureSummary', '')}"
         for it in found["violations"]

@@ -81,7 +81,7 @@ def page(tiny_server: Serving, echo: str, browser: Any) -> Iterator[Any]:
 def test_markdown(page: Any) -> None:
     say(page, MARKDOWN)
     answer = page.locator(".answer")
-    assert answer.locator("h3").inner_text() == "One"
+    assert answer.locator("h2").inner_text() == "One"
     assert answer.locator("strong").first.inner_text() == "bold"
     assert answer.locator("em").all_inner_texts() == ["slanted"]
     assert answer.locator("s").inner_text() == "gone"

@@ -32,7 +32,7 @@ function most(places) {
 }
 function column(agent, from) {
   const turns = groups(agent.turns.filter(it => it.position > from));
-  return el("div", {}, el("h3", {}, said(agent.name || agent.id), el("span", { className: "dim small" }, ` ${plural(agent.position, "turn")}`)), ...turns.map(it => {
+  return el("div", {}, el("h2", { className: "whose" }, said(agent.name || agent.id), el("span", { className: "dim small" }, ` ${plural(agent.position, "turn")}`)), ...turns.map(it => {
     const answer = el("div", { className: "answer", dir: "auto" });
     new Growing(answer).draw(it.parts.map(part => part.output).join(""));
     return el("div", { className: "turn" }, it.input && el("div", { className: "said", dir: "auto" }, shortened(it.input)), answer);

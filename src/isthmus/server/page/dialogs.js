@@ -37,6 +37,7 @@ export function menu(button, items) {
     type: "button", role: "menuitem", className: bad ? "bad" : "",
     onclick: () => { node.hidePopover(); act(); },
   }, label)));
+  button.closest("nav, main").append(node); // a landmark, and one that is not inert
   const place = button.getBoundingClientRect();
   node.style.top = place.bottom + 4 + "px";
   node.style.left = Math.max(8, Math.min(place.left, innerWidth - 232)) + "px";

@@ -74,7 +74,7 @@ function drawn(block, depth) {
   switch (block.kind) {
     case "fold": return fold(block);
     case "code": return code(block);
-    case "head": return el("h" + Math.min(6, block.level + 2), { dir: "auto" }, ...inline(block.text));
+    case "head": return el("h" + Math.min(6, block.level + 1), { dir: "auto" }, ...inline(block.text));
     case "rule": return el("hr");
     case "quote": return el("blockquote", { dir: "auto" },
       ...all(block.lines.map(it => it.replace(/^ {0,3}> ?/, "")), depth + 1));

@@ -81,15 +81,15 @@ async function about() {
     facts([["Model", Object.values(agent.models).join(", ") || "none"], ["Guest", agent.guest.slice(0, 12)],
       ["Made", new Date(agent.created * 1e3).toLocaleString()], ...(agent.origin ? [["Forked", `${parent?.name || agent.origin.id}, turn ${agent.origin.position}`]] : []),
       ["Id", agent.id]]),
-    el("h3", {}, "Used, and may use"),
+    el("h2", {}, "Used, and may use"),
     facts([["Tokens", count(sum("n_tokens"))], ["Seconds", sum("seconds").toFixed(1)], ["Memory in use", size(found.memory_nbytes_used)],
       ["Tokens of one message", most("tokens")], ["Tokens of one answer", most("tokens_out")], ["Output of one message", most("output_nbytes")],
       ["Memory", most("memory_nbytes")], ["Seconds of one message", most("deadline_s")],
       ...(session ? [["Context", `${count(session.n_tokens)} of ${count(session.n_ctx)}`]] : [])]),
     session ? gauge(session.n_tokens / session.n_ctx) : "",
-    el("h3", {}, "Tools"), dim(found.tools.join(", ") || "It was given none."),
-    el("h3", {}, "Options"), Object.keys(agent.args).length ? facts(Object.entries(agent.args)) : dim("None were given."),
-    el("h3", {}, "Log"), log.lines.length ? el("div", { className: "log", tabIndex: 0, role: "log" },
+    el("h2", {}, "Tools"), dim(found.tools.join(", ") || "It was given none."),
+    el("h2", {}, "Options"), Object.keys(agent.args).length ? facts(Object.entries(agent.args)) : dim("None were given."),
+    el("h2", {}, "Log"), log.lines.length ? el("div", { className: "log", tabIndex: 0, role: "log" },
       log.lines.map(it => `${it.level} ${it.text}`).join("\n")) : dim("It has logged nothing since the server began."),
     session ? el("details", {}, el("summary", {}, "What its session holds"), el("div", { className: "log", tabIndex: 0 }, session.text)) : "");
 }
@@ -118,13 +118,13 @@ function work() {
   const { answering, totals } = activity, focused = document.activeElement?.dataset?.id;
   const rows = answering.map(it => el("button", { type: "button", "data-id": it.id, onclick: () => { close(); guarded(() => show(it.id)); } },
     said(it.name || it.id), el("span", { className: "dim small number" }, `${count(it.n_pieces)} pieces, ${(it.n_pieces / Math.max(.1, it.seconds)).toFixed(0)}/s`)));
-  const parts = [el("h3", {}, rows.length ? `${plural(rows.length, "agent")} ${rows.length === 1 ? "answers" : "answer"} now` : "Nobody computes now"),
+  const parts = [el("h2", {}, rows.length ? `${plural(rows.length, "agent")} ${rows.length === 1 ? "answers" : "answer"} now` : "Nobody computes now"),
     el("div", { className: "busy-list" }, ...rows)];
-  if (totals) parts.push(el("h3", {}, "Tokens a second"), el("canvas", { id: "speed", role: "img",
+  if (totals) parts.push(el("h2", {}, "Tokens a second"), el("canvas", { id: "speed", role: "img",
     "aria-label": `Tokens decoded a second, by all: ${(speeds.at(-1) ?? 0).toFixed(0)} now` }),
   facts([["Decoded now", (speeds.at(-1) ?? 0).toFixed(0) + " /s"], ["Prompts read now", (activity.prefill ?? 0).toFixed(0) + " /s"],
     ["Sequences in a step, mean", activity.batch ? activity.batch.toFixed(1) : "–"]]),
-  el("h3", {}, "Since the server began"),
+  el("h2", {}, "Since the server began"),
   facts([["Tokens decoded", count(totals.tokens_decoded)], ["Tokens of prompts", count(totals.tokens_prefilled)],
     ["Tensor bytes copied", size(totals.bytes_copied)], ["Guests in memory, idle ones too", String(totals.in_memory)],
     ...(totals.resident_nbytes ? [["Resident memory, weights too", size(totals.resident_nbytes)]] : [])]));
