@@ -162,8 +162,10 @@ function retry(seconds) {
 async function start() {
   await Promise.all([loadAgents(), loadModels()]);
   const live = state.live.get(state.shown);
-  if (state.shown !== null && (!live || live.failed)) await reload(state.shown);
-  else changed("agent");
+  if (state.shown === null || live && !live.failed) return changed("agent");
+  await reload(state.shown).catch(error => { // another key's agents are not shown
+    if (error.status !== 404) throw error;
+  });
 }
 async function poll() {
   let busy = 0;
