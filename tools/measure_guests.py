@@ -1,6 +1,6 @@
 """Measures what `hello` costs in each language: docs/guests.md has the table.
 
-    python tools/measure_guests.py     prints it; languages whose compiler is missing are left out
+python tools/measure_guests.py     prints it; languages whose compiler is missing are left out
 """
 
 from __future__ import annotations

@@ -37,6 +37,13 @@ def default_memory_nbytes(root: Path = Path("/")) -> int:
     return max(left - reserve, left // 4)
 
 
+def resident_nbytes(root: Path = Path("/")) -> int | None:
+    """Bytes of this process that are in memory, those of mapped files too; None if the system does
+    not tell (macOS)."""
+    words = next(_lines(root / "proc/self/statm"), "").split()[1:2]
+    return int(words[0]) * os.sysconf("SC_PAGE_SIZE") if words and words[0].isdecimal() else None
+
+
 def _meminfo(root: Path) -> Iterator[int]:
     for line in _lines(root / "proc/meminfo"):
         name, _, value = line.partition(":")

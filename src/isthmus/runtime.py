@@ -319,11 +319,13 @@ class Runtime:
         require: str = "state-exact",
         verify: str = "full",
         label: str = "",
+        args: Sequence[str] | Mapping[str, object] | None = None,
     ) -> Actor:
         """Brings back the actor that `Actor.snapshot` saved: its file, STORE/NAME, or its result.
 
         `models` and `tools` are those that it had, by the same names. `guest` is only needed to
-        insist on one: a snapshot carries its own. `limits` are by default those that it had.
+        insist on one: a snapshot carries its own. `limits` and `args` are by default those that it
+        had; other `args` reach a guest that reads them again, as `chat` does with each message.
         `actor.restored` tells how exact it is; below `require` (exact, state-exact, replayed) it
         is refused. With another model it must be `replayed`: its tokens are then prefilled again.
         `verify` is `full`, or `lazy` for a file that one trusts: its memory is then read when it
@@ -336,15 +338,16 @@ class Runtime:
             raise SettingsError(f"verify is {verify!r}: give full or lazy")
         file = path.path if isinstance(path, Saved) else resolve(path)
         snapshot = open_snapshot(file, self._platform.snapshot_key)
-        granted = Granted(
-            dict(models or {}), tools_of(tools), limits or limits_of(snapshot.manifest), label
-        )
+        limits = limits or limits_of(snapshot.manifest)
+        granted = Granted(dict(models or {}), tools_of(tools), limits, label)
         how = assess(snapshot, self._platform.device_record, granted)
         require_level(how, require)
         compiled = self._guest_of(snapshot, guest)
         require_memory_for(snapshot, granted.limits)
         require_reach(compiled, granted.limits)
         frozen = Frozen.of(snapshot, how, verified=verify == "full")
+        if args is not None:
+            frozen = frozen.with_args(options_of(args))
         try:
             return Actor(self._platform, compiled, granted, frozen)
         except (SnapshotError, Overloaded, DeadlineExceeded, Cancelled, ActorClosed):

@@ -1,4 +1,4 @@
-"""The page, in a headless Chromium: talk, fork, compare, look at the memory.
+"""The page in a headless Chromium: what people do with it.
 
 `make test-page` runs it; with ISTHMUS_SCREENSHOTS it writes the pictures of docs/.
 """
@@ -7,102 +7,292 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
+from tests.server.page_support import ENDLESS, WAIT_MS, chromium, opened, say, tell
+from tests.tiny_gguf import TinyLlama
 
-pytestmark = [pytest.mark.page, pytest.mark.model]
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
-    *("--disable-component-update", "--disable-sync", "--disable-quic"),
-)
-
-
-@pytest.fixture
-def server(smollm2: Path, tmp_path: Path) -> Iterator[Serving]:
-    """One for each test: the page opens the first agent that there is."""
-    serving = Serving(tmp_path / "data", "--model", f"smollm2={smollm2}")
-    yield serving
-    assert serving.stop() == 0
+pytestmark = pytest.mark.page
+expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    names = (os.environ.get("CHROMIUM", ""), "chromium", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    assert program, "install chromium, or say where it is by CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
+@pytest.fixture(scope="module")
+def serving(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Two models whose contexts have room for more than a test waits for."""
+    folder = tmp_path_factory.mktemp("page")
+    how: dict[str, Any] = {"with_tokenizer": True, "quantisation": "Q8_0", "n_ctx": 65536}
+    other = TinyLlama(seed=5, **how).write(folder / "other.gguf")
+    models = ("--model", f"tiny={tiny_long}", "--model", f"other={other}")
+    made = Serving(folder / "data", *models, "--n-ctx", "60000")
+    yield made
+    assert made.stop() == 0
+
+
+@pytest.fixture
+def tiny(serving: Serving) -> Serving:
+    """The same for each test, without agents."""
+    for it in serving.get("/v1/agents")["data"]:
+        serving.client.delete(f"/v1/agents/{it['id']}")
+    return serving
+
+
+def settings(page: Any, **fields: str) -> None:
+    page.click("#settings")
+    for name, value in fields.items():
+        control = page.locator(f"#dialog [name={name}]")
+        if name == "kind":
+            control.select_option(value)
+        else:
+            control.fill(value)
+    page.click("#dialog .main")
+    page.locator("#dialog").wait_for(state="hidden")
+
+
+def names(page: Any) -> int:
+    return page.locator("#agents li").count()
+
+
+def test_first_visit_talk_fork_compare_restore_delete(tiny: Serving, browser: Any) -> None:
+    with opened(browser, tiny) as page:
+        expect(page.locator("#empty")).to_contain_text("An agent is")
+        settings(page, max_tokens="24")
+        assert page.locator("#prompts button").count() == 3
+        page.locator("#prompts button").first.click()
+        expect(page.locator(".turn > footer")).to_have_count(1)
+        expect(page.locator("#title")).to_have_text(re.compile("What is an isthmus"))
+        say(page, "And now?")
+        answers = page.locator(".answer").all_inner_texts()
+
+        # another answer to turn 2 is a fork, and one can walk back
+        page.locator("[aria-label='Answer again']").last.click()
+        walk = page.locator(".turn").last.locator(".walk")
+        expect(walk).to_contain_text("2 of 2")
+        expect(page.locator(".turn > footer")).to_have_count(2)
+        assert page.locator(".answer").first.inner_text() == answers[0]
+        walk.locator("[aria-label='The branch before']").click()
+        expect(walk).to_contain_text("1 of 2")
+        expect(page.locator(".answer").last).to_have_text(answers[1], use_inner_text=True)
+
+        # a fork at turn 1, whose turn 2 says something else
+        page.locator("[aria-label='Say something else here']").last.click()
+        page.locator(".editing textarea").fill("Something else")
+        page.keyboard.press("Enter")
+        expect(page.locator(".said").last).to_have_text("Something else")
+        expect(page.locator(".turn").last.locator(".walk")).to_contain_text("3 of 3")
+        expect(page.locator("#agents li")).to_have_count(3)
+
+        # side by side
+        page.click("#tab-branches")
+        expect(page.locator(".branch")).to_have_count(3)
+        page.locator(".branch button", has_text="Compare").first.click()
+        expect(page.locator("#compare h2.whose")).to_have_count(2)
+        expect(page.locator("#compare .top")).to_contain_text("Turn 1 is the same.")
+        expect(page.locator("#compare .said")).to_have_text(["Something else", "And now?"])
+        page.click("[aria-label='Close the comparison']")
+        expect(page.locator("#turns")).to_be_visible()
+
+        # any earlier point, with its memory
+        page.click("#tab-memory")
+        slider = page.locator("#memory [type=range]")
+        expect(slider).to_have_attribute("max", "2")
+        slider.press("ArrowLeft")
+        page.get_by_role("button", name="Restore turn 1 as a fork").click()
+        expect(page.locator(".turn > footer")).to_have_count(1)
+        expect(page.locator("#agents li")).to_have_count(4)
+
+        page.click("#more")
+        page.get_by_role("menuitem", name="Delete").click()
+        page.get_by_role("button", name="Delete").click()
+        expect(page.locator("#agents li")).to_have_count(3)
+        expect(page.locator("#empty")).to_be_visible()
+
+
+def test_stop_keeps_what_was_said_and_it_goes_on(tiny: Serving, browser: Any) -> None:
+    with opened(browser, tiny) as page:
+        settings(page, max_tokens="50000", kind="grammar", form=ENDLESS["grammar"])
+        tell(page, "Tell me a very long story.")
+        expect(page.locator(".answer")).not_to_have_text("")
+        page.keyboard.press("Escape")
+        expect(page.locator(".ended")).to_contain_text("You stopped it here.")
+        said = page.inner_text(".answer")
+        assert said
+        assert page.inner_text(".said") == "Tell me a very long story."
+        page.reload()
+        expect(page.locator(".answer")).to_have_text(said, use_inner_text=True)
+
+        page.click("#new")
+        settings(page, max_tokens="12")
+        say(page, "Hello")
+        expect(page.locator(".ended")).to_contain_text("Cut at 12 tokens.")
+        page.click("#go-on")
+        expect(page.locator(".turn > footer")).to_contain_text(re.compile("[0-9]{2} tokens"))
+        expect(page.locator(".turn")).to_have_count(1)
+        expect(page.locator(".ended")).to_contain_text("Cut at 12 tokens.")
+        (agent,) = (it for it in tiny.get("/v1/agents")["data"] if it["name"] == "Hello")
+        turns = tiny.get(f"/v1/agents/{agent['id']}")["turns"]
+        assert [it["input"] for it in turns] == ["Hello", ""]
+
+
+def test_answers_follow_a_form_and_another_model_goes_on(tiny: Serving, browser: Any) -> None:
+    with opened(browser, tiny) as page:
+        settings(page, max_tokens="8")
+        say(page, "Hello")
+        settings(page, system="Be brief.", kind="regex", form="[0-9]{4}", max_tokens="40")
+        expect(page.locator("#agents li")).to_have_count(2)
+        say(page, "A year")
+        assert re.fullmatch("[0-9]{4}", page.locator(".answer").last.inner_text())
+
+        page.click("#settings")
+        page.locator("#dialog [name=kind]").select_option("json_schema")
+        page.locator("#dialog [name=form]").fill("{")
+        page.click("#dialog .main")
+        expect(page.locator("#dialog .wrong")).to_contain_text("The schema is no JSON")
+        page.keyboard.press("Escape")
+
+        page.select_option("#model", "other")
+        expect(page.locator("#agents li")).to_have_count(3)
+        say(page, "Another year")
+        assert re.fullmatch("[0-9]{4}", page.locator(".answer").last.inner_text())
+        page.click("#tab-about")
+        expect(page.locator("#about")).to_contain_text("other")
+
+
+def test_switching_never_waits_and_reading_is_not_disturbed(tiny: Serving, browser: Any) -> None:
+    made = {"name": "Endless", "args": ENDLESS}
+    tiny.post("/v1/agents", made)
+    tiny.post("/v1/agents", {"name": "Other", "args": {"max_tokens": "5"}})
+    with opened(browser, tiny, viewport={"width": 800, "height": 420}) as page:
+        page.locator("#agents li", has_text="Endless").click()
+        page.locator("#title", has_text="Endless").wait_for()
+        tell(page, "Begin")
+        grows = page.locator("#scroll")
+        page.locator("#stop").wait_for()
+        for _ in range(600):
+            if grows.evaluate("it => it.scrollHeight > 3 * it.clientHeight"):
+                break
+            page.wait_for_timeout(100)
+        grows.evaluate("it => { it.scrollTop = 40 }")
+        expect(page.locator("#latest")).to_be_visible()
+        height = grows.evaluate("it => it.scrollHeight")
+        for _ in range(600):
+            if grows.evaluate("it => it.scrollHeight") > height:
+                break
+            page.wait_for_timeout(100)
+        assert grows.evaluate("it => it.scrollTop") == 40
+        page.click("#latest")
+        expect(page.locator("#latest")).to_be_hidden()
+
+        page.locator("#agents li", has_text="Other").click()
+        expect(page.locator("#title")).to_have_text("Other")
+        say(page, "Hello")  # while the other one answers
+        busy = page.locator("#agents li.busy")
+        expect(busy).to_contain_text("Endless")
+        busy.click()
+        page.click("#stop")
+        expect(page.locator(".ended")).to_contain_text("You stopped it here.")
+        assert page.locator(".answer").last.inner_text()
+
+
+def test_keyboard_alone(tiny: Serving, browser: Any) -> None:
+    for name in ("Ada", "Grace"):
+        tiny.post("/v1/agents", {"name": name, "args": {"max_tokens": "8"}})
+    with opened(browser, tiny) as page:
+        expect(page.locator("#agents li")).to_have_count(2)
+        page.keyboard.press("Alt+n")
+        settings(page, max_tokens="8")
+        page.focus("#input")
+        page.keyboard.type("hello")
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.type("there")
+        page.keyboard.press("Enter")
+        expect(page.locator(".turn > footer")).to_have_count(1)
+        assert page.inner_text(".said") == "hello\nthere"
+        page.keyboard.press("Alt+f")
+        expect(page.locator("#agents li")).to_have_count(4)
+
+        page.locator("#title").click()  # the focus is nowhere
+        page.keyboard.press("/")
+        page.keyboard.type("gra")
+        expect(page.locator("#agents li")).to_have_text(re.compile("Grace"))
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_have_text("Grace")
+
+        page.focus("#tab-memory")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#tab-work")).to_be_focused()
+        expect(page.locator("#work")).to_contain_text("Tokens decoded")
+        page.keyboard.press("ArrowRight")
+        page.focus("#map")
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#where")).to_have_text(re.compile("0x[0-9a-f]{8} – 0x[0-9a-f]{8}: "))
+
+        page.focus("#more")
+        page.keyboard.press("Enter")
+        expect(page.locator("#menu button").first).to_be_focused()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("Enter")
+        page.locator("#dialog [name=name]").fill("Grace Hopper")
+        page.keyboard.press("Enter")
+        expect(page.locator("#title")).to_have_text("Grace Hopper")
+        page.focus("#settings")
+        page.keyboard.press("Enter")
+        page.keyboard.press("Escape")
+        expect(page.locator("#settings")).to_be_focused()
+    assert "Grace Hopper" in [it["name"] for it in tiny.get("/v1/agents")["data"]]
+
+
+def test_export_and_restore(tiny: Serving, browser: Any, tmp_path: Path) -> None:
+    with opened(browser, tiny) as page:
+        settings(page, max_tokens="8")
+        say(page, "Hello you")
+        page.click("#more")
+        with page.expect_download() as told:
+            page.get_by_role("menuitem", name="Export as Markdown").click()
+        told.value.save_as(tmp_path / "text.md")
+        assert "## You\n\nHello you\n" in (tmp_path / "text.md").read_text()
+        page.click("#more")
+        with page.expect_download() as whole:
+            page.get_by_role("menuitem", name="Export the whole agent").click()
+        file = tmp_path / "hello.1.safetensors"
+        whole.value.save_as(file)
+        page.click("#side-more")
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("menuitem", name="Restore from a file").click()
+        chooser.value.set_files(file)
+        expect(page.locator("#title")).to_have_text("hello")
+        say(page, "On")
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page(server: Serving, browser, scheme: str) -> None:  # type: ignore[no-untyped-def]
-    from playwright.sync_api import expect
-
-    context = browser.new_context(
-        color_scheme=scheme, viewport={"width": 1280, "height": 800}, reduced_motion="reduce"
-    )
-    page = context.new_page()
-    problems: list[str] = []
-    outside: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
-    page.on("request", lambda it: None if it.url.startswith(server.url) else outside.append(it.url))
-    page.goto(server.url)
-
-    page.keyboard.press("Alt+n")
-    page.wait_for_selector("nav [aria-current=true]")
-    page.fill("#input", "My name is Ada. What is an isthmus?")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".turn footer button", timeout=60_000)
-    expect(page.locator(".turn footer")).to_contain_text("tokens", timeout=60_000)
-    answer = page.inner_text(".turn .answer")
-
-    page.keyboard.press("Alt+f")
-    page.wait_for_selector("nav ul ul [aria-current=true]")
-    assert page.inner_text(".turn .answer") == answer
-    page.fill("#input", "Say it in one sentence.")
-    page.keyboard.press("Enter")
-    expect(page.locator(".turn footer button")).to_have_count(2, timeout=60_000)
-    facts = page.inner_text("#facts")
-    assert "shared with forks" in facts
-    assert "0 B" not in facts.splitlines()[facts.splitlines().index("shared with forks") + 1]
-
-    page.once("dialog", lambda dialog: dialog.accept("1"))
-    page.click("#compare")
-    page.wait_for_selector(".turn pre")
-    assert "differ" in page.inner_text(".turn pre")
-    expect(page.locator("#counters dd").first).to_have_text(re.compile("[1-9]"))
-    page.focus("nav [aria-current=true]")
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("Enter")
-    expect(page.locator(".turn")).to_have_count(1)
-
-    page.fill("#input", "Tell me a very long story.")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#stop:not([hidden])")
-    page.click("#stop")
-    page.wait_for_selector("#send:not([hidden])")
-    assert page.locator(".turn").count() == 1  # it has not happened
-
-    if folder := os.environ.get("ISTHMUS_SCREENSHOTS"):
-        page.locator("nav ul ul [data-id]").first.click()
-        expect(page.locator(".turn")).to_have_count(2)
-        page.fill("#input", "")
-        page.wait_for_timeout(2500)
-        page.screenshot(path=str(Path(folder) / f"page-{scheme}.png"))
-    page.once("dialog", lambda dialog: dialog.accept())
-    before = page.locator("nav [data-id]").count()
-    page.click("#delete")
-    expect(page.locator("nav [data-id]")).to_have_count(before - 1)
-    assert problems == []
-    assert outside == []
-    context.close()
+def test_pictures(server: Serving, browser: Any, scheme: str) -> None:
+    """A real model, as the documentation shows it."""
+    with opened(
+        browser, server, color_scheme=scheme, viewport={"width": 1280, "height": 800}
+    ) as page:
+        page.locator("#agents").wait_for()
+        page.click("#new")
+        settings(page, seed="7", max_tokens="220")
+        say(page, "My name is Ada. What is an isthmus?")
+        say(page, "Say it in one sentence.")
+        page.locator("[aria-label='Answer again']").last.click()
+        expect(page.locator(".walk").last).to_contain_text("2 of 2")
+        expect(page.locator("#memory")).to_contain_text("The same in a fork")
+        if folder := os.environ.get("ISTHMUS_SCREENSHOTS"):
+            page.locator("#status").evaluate("() => document.activeElement.blur()")
+            page.wait_for_timeout(1500)
+            page.screenshot(path=str(Path(folder) / f"page-{scheme}.png"))

@@ -97,6 +97,12 @@ class Actor:
         return self._keeper.n_messages
 
     @property
+    def context_is_full(self) -> bool:
+        """Whether one of its open sessions has no room for another token."""
+        body = self._keeper.body
+        return body is not None and any(it.n_tokens >= it.n_ctx for it in body.sessions)
+
+    @property
     def usage(self) -> Usage:
         """What it has used so far and has now: a copy."""
         body = self._keeper.body

@@ -82,6 +82,10 @@ class Frozen:
             snapshot.verify_memory if verified else None,
         )
 
+    def with_args(self, args: tuple[str, ...]) -> Frozen:
+        """The same, with other options."""
+        return replace(self, state=replace(self.state, args=args))
+
     def plain(self) -> Frozen:
         """The same, for forks: how it was restored says nothing about them."""
         return replace(self, restoration=None, verify=None)

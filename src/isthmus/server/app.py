@@ -16,6 +16,8 @@ from starlette.routing import Match, Route
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
+from isthmus.server.agents.guest_logs import GuestLogs
+from isthmus.server.agents.looking import Looking
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.tools import AgentTools
@@ -30,7 +32,7 @@ from isthmus.server.http.endpoint import Endpoint, document, written
 from isthmus.server.http.entry import Shape
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.texts import Texts
-from isthmus.server.keys.admission import OPEN
+from isthmus.server.keys.admission import is_open
 from isthmus.server.keys.guard import Guard
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
@@ -67,13 +69,15 @@ def create_app(
     shelf = Shelf(models, settings, AgentTools(toolbox))
     quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
     agents = Agents(shelf, settings)
-    served = _Served(models, settings, shelf, quotas)
+    logs = GuestLogs()
+    served = _Served(models, settings, shelf, quotas, logs)
     app = Starlette(
         routes=[
             *page.routes(),
             *_about(models, settings),
             *Transfer(shelf, agents).routes(),
             *agents.routes(),
+            *Looking(shelf, agents, logs).routes(),
         ],
         lifespan=served.life,
         exception_handlers={404: _no_route, 405: _no_method},
@@ -93,6 +97,7 @@ class _Served:
     settings: ServerSettings
     shelf: Shelf
     quotas: Quotas
+    logs: GuestLogs
 
     @contextlib.asynccontextmanager
     async def life(self, app: Starlette) -> AsyncIterator[None]:
@@ -112,9 +117,11 @@ class _Served:
         app.router.routes.extend(responses.routes())
         kept = (self.quotas.keep(), responses.keep(), models.keep())
         keeping = [asyncio.ensure_future(it) for it in kept]
+        self.logs.open()
         try:
             yield
         finally:
+            self.logs.close()
             for task in keeping:
                 task.cancel()
             await responses.close()
@@ -140,7 +147,7 @@ def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:
 
     async def described(request: Request) -> Response:
         """This document."""
-        keyless = OPEN if settings.keys is not None else None
+        keyless = is_open if settings.keys is not None else None
         routes = request.app.router.routes
         return await written(lambda: document(routes, __version__, keyless), is_long=True)
 

@@ -13,8 +13,9 @@
  *      (some trim answers, or drop thoughts), all of it is tokenized, and the session is
  *      truncated to the tokens that both have in common, or to a checkpoint before that.
  *   2. Sample, emit, decode, until the model ends its turn.
- *   3. If anything fails, ECONTEXT included, the turn is taken back: the session is truncated to
- *      where it was and the user's message is forgotten. The conversation can go on.
+ *   3. If anything fails, a message for which the context has no room included, the turn is taken
+ *      back: the session is truncated to where it was and the user's message is forgotten. The
+ *      conversation can go on.
  *
  * Nobody can forge a turn. The template's own words are tokenized with PARSE_SPECIAL, so that its
  * control tokens are tokens. A content in which PARSE_SPECIAL finds control tokens is not given
@@ -30,6 +31,12 @@
  * If the agent was given tools, and the model has a chat template, conversations are those of
  * tools.h, from the first message on: the model may call tools, and goes on with what they say.
  *
+ * An empty message has the last answer go on where it ended, for instance at max_tokens; not in
+ * conversations with tools.
+ *
+ * Options are read with each message: a fork may have been given others. n_ctx, model and what is
+ * said of tools hold from the first on, and so does the system prompt of conversations with tools.
+ *
  * Options: model, n_ctx, max_tokens=512, system, sampler=guest|host, temperature=0.7, top_k=40,
  * top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=64, seed; and one of json_schema,
  * grammar (GBNF), regex and lark, which each answer then follows from its first token to its last.
@@ -37,16 +44,10 @@
  */
 #include "script.h"
 
-static isthmus_sampler_t sampler = {
-    .temperature = 0.7f,
-    .top_k = 40,
-    .top_p = 0.95f,
-    .min_p = 0.05f,
-    .repeat_penalty = 1.1f,
-    .repeat_last_n = 64,
-};
+static isthmus_sampler_t sampler;
+static int64_t sampler_seed; /* the option that its random state began with */
 static int32_t sample_on_host, started;
-static int64_t max_tokens = 512;
+static int64_t max_tokens;
 
 static agent_text_t messages; /* the conversation in JSON, if there are tools; see tools.h */
 
@@ -150,7 +151,16 @@ static int32_t next_token(void)
                           : agent_session_sample(&session, &sampler);
 }
 
-/* Streams the answer, and appends it to `said`. A caller who wants no more ends it, or a limit. */
+/* Whether what is said until now is the answer: its caller wants no more, or a limit or a full
+ * context ends it. */
+static int32_t ends_answer(int32_t status, int64_t n_said)
+{
+    if (status == -ISTHMUS_ECANCELED)
+        return 1;
+    return n_said > 0 && (status == -ISTHMUS_ELIMIT || status == -ISTHMUS_ECONTEXT);
+}
+
+/* Streams the answer, and appends it to `said`. */
 static int32_t generate(int32_t grammar)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
@@ -168,7 +178,7 @@ static int32_t generate(int32_t grammar)
         int32_t status = isthmus_emit(said.bytes + before, said.nbytes - before);
         if (status == 0)
             status = agent_decode(&session, token);
-        if (status == -ISTHMUS_ECANCELED || (status == -ISTHMUS_ELIMIT && i > 0)) {
+        if (ends_answer(status, i)) {
             said.nbytes = before; /* the token is not in the session */
             said.bytes[before] = '\0';
             return 0;
@@ -195,26 +205,103 @@ static int32_t answer(const char *message, uint32_t nbytes)
     return add_turn("assistant", said.bytes + prompt, said.nbytes - prompt);
 }
 
-/* Reads the options and opens the session; a failure leaves the rest for the next message. */
-static int32_t start(void)
+/* Whether an answer is the last thing that the session holds, and no grammar is in its middle. */
+static int32_t can_go_on(void)
 {
-    static int32_t model;
-    const char *system = NULL, *where = "guest";
-    AGENT_TRY(agent_sampler_options(&sampler));
-    AGENT_TRY(agent_option_int("max_tokens", 1, INT32_MAX, &max_tokens));
-    AGENT_TRY(agent_option("system", &system));
+    const char *form = NULL;
+    const char *forms[] = {"json_schema", "grammar", "regex", "lark"};
+    for (uint32_t i = 0; i < 4; i++)
+        if (agent_option(forms[i], &form) < 0 || form)
+            return 0;
+    return said_known && session.n_tokens && n_turns
+        && strcmp(turns[n_turns - 1].role, "assistant") == 0;
+}
+
+/* Has the last answer go on where it ended. */
+static int32_t go_on(void)
+{
+    uint32_t before = said.nbytes;
+    AGENT_TRY(generate(0));
+    turn_t *last = &turns[n_turns - 1];
+    AGENT_TRY(agent_text_reserve(&last->content, said.nbytes - before));
+    AGENT_TRY(agent_text_append_utf8(&last->content, said.bytes + before, said.nbytes - before));
+    return guard(last);
+}
+
+/* Reads the sampler's options. Its random state goes on, unless the seed is another than before. */
+static int32_t read_sampler(void)
+{
+    isthmus_sampler_t asked = {
+        .temperature = 0.7f,
+        .top_k = 40,
+        .top_p = 0.95f,
+        .min_p = 0.05f,
+        .repeat_penalty = 1.1f,
+        .repeat_last_n = 64,
+    };
+    const char *where = "guest";
+    int64_t seed = 0;
+    AGENT_TRY(agent_sampler_options(&asked));
+    AGENT_TRY(agent_option_int("seed", INT64_MIN, INT64_MAX, &seed));
     AGENT_TRY(agent_option("sampler", &where));
     sample_on_host = strcmp(where, "host") == 0;
     if (!sample_on_host && strcmp(where, "guest") != 0)
         return agent_option_refused("sampler", where, "guest or host");
+    if (started && seed == sampler_seed)
+        asked.rng_state = sampler.rng_state;
+    sampler = asked;
+    sampler_seed = seed;
+    return 0;
+}
+
+/* Has the conversation begin with the system prompt of the options, if that is another one. */
+static int32_t read_system(void)
+{
+    const char *system = NULL;
+    if (has_tools)
+        return 0; /* it is in `messages` */
+    AGENT_TRY(agent_option("system", &system));
+    turn_t *first = n_turns && strcmp(turns[0].role, "system") == 0 ? &turns[0] : NULL;
+    uint32_t nbytes = system ? (uint32_t)strlen(system) : 0;
+    if (first && system && first->content.nbytes == nbytes
+        && memcmp(first->content.bytes, system, nbytes) == 0)
+        return 0;
+    if (first) {
+        agent_text_free(&first->content);
+        memmove(turns, turns + 1, --n_turns * sizeof *turns);
+    }
+    if (first || (system && n_turns))
+        said_known = 0; /* the next turn tokenizes all of it */
+    if (!system)
+        return 0;
+    AGENT_TRY(add_turn("system", system, nbytes));
+    turn_t added = turns[n_turns - 1];
+    memmove(turns + 1, turns, (n_turns - 1) * sizeof *turns);
+    turns[0] = added;
+    return 0;
+}
+
+/* Reads the options, since a fork may have been given others. */
+static int32_t read_options(void)
+{
+    agent_options_renew();
+    max_tokens = 512;
+    AGENT_TRY(read_sampler());
+    AGENT_TRY(agent_option_int("max_tokens", 1, INT32_MAX, &max_tokens));
+    return started ? read_system() : 0;
+}
+
+/* Opens the session; a failure leaves the rest for the next message. */
+static int32_t start(void)
+{
+    static int32_t model;
     if (!model)
         AGENT_SET(model, agent_model_open());
     AGENT_TRY(isthmus_model_info(model, &info));
     if (!session.handle)
         AGENT_TRY(agent_session_open_by_option(&session, model));
-    AGENT_TRY(tools_start(system));
-    if (system && !has_tools)
-        AGENT_TRY(add_turn("system", system, (uint32_t)strlen(system)));
+    AGENT_TRY(tools_start());
+    AGENT_TRY(read_system());
     started = 1;
     return 0;
 }
@@ -223,11 +310,12 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
 {
     AGENT_FREED char *message = NULL;
     AGENT_TRY(agent_message(nbytes, &message));
+    AGENT_TRY(read_options());
     if (!started)
         AGENT_TRY(start());
     AGENT_TRY(set_mark());
-    int32_t status = has_tools ? answer_with_tools(message, (uint32_t)nbytes)
-                               : answer(message, (uint32_t)nbytes);
+    int32_t status = has_tools                 ? answer_with_tools(message, (uint32_t)nbytes)
+        : nbytes == 0 && can_go_on() ? go_on() : answer(message, (uint32_t)nbytes);
     if (status < 0)
         take_back_to_mark();
     return status;

@@ -88,12 +88,12 @@ static int32_t generate_answer(int32_t grammar, int32_t *speech)
             break;
         AGENT_TRY(agent_grammar_accept(grammar, token));
         int32_t status = agent_decode(&session, token);
-        if (status == -ISTHMUS_ECANCELED || (status == -ISTHMUS_ELIMIT && i > 0))
+        if (ends_answer(status, i))
             break;
         AGENT_TRY(status);
         AGENT_SET(nbytes, isthmus_answer_feed(token));
         status = emit_text(nbytes, speech);
-        if (status == -ISTHMUS_ECANCELED || (status == -ISTHMUS_ELIMIT && i > 0))
+        if (ends_answer(status, i))
             break;
         AGENT_TRY(status);
     }
@@ -176,10 +176,11 @@ static int32_t answer_with_tools(const char *message, uint32_t nbytes)
 }
 
 /* Reads the options, and finds out whether there are tools; if so, the conversation begins. */
-static int32_t tools_start(const char *system)
+static int32_t tools_start(void)
 {
-    const char *how = "auto";
+    const char *how = "auto", *system = NULL;
     int32_t nbytes;
+    AGENT_TRY(agent_option("system", &system));
     AGENT_TRY(agent_option("tools", &how));
     AGENT_TRY(agent_option_int("tool_rounds", 1, 1000, &tool_rounds));
     AGENT_TRY(agent_option_int("tool_nbytes", 1, 1 << 20, &tool_nbytes));

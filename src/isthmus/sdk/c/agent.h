@@ -379,16 +379,25 @@ int32_t agent_wasi_args_sizes_get(size_t *n_args, size_t *nbytes);
 __attribute__((import_module("wasi_snapshot_preview1"), import_name("args_get"))) extern
 int32_t agent_wasi_args_get(char **args, char *bytes);
 
+static char **agent_args; /* NULL until they are read */
+
+/* Has the next option be read from WASI again: a fork may have been given others. Values that were
+ * read before are freed. */
+AGENT_API void agent_options_renew(void)
+{
+    free(agent_args);
+    agent_args = NULL;
+}
+
 /*
  * Sets `*value` to the value of the argument `key=value`, or leaves it alone if there is none. The
- * arguments are read from WASI at the first call, and stay in memory for good.
+ * arguments are read from WASI at the first call, and stay in memory until agent_options_renew.
  */
 AGENT_API int32_t agent_option(const char *key, const char **value)
 {
-    static char **args;
     static size_t n_args;
     size_t nbytes;
-    if (!args) {
+    if (!agent_args) {
         if (agent_wasi_args_sizes_get(&n_args, &nbytes))
             return -ISTHMUS_EIO;
         char **room = (char **)malloc(n_args * sizeof *room + nbytes + 1);
@@ -396,12 +405,12 @@ AGENT_API int32_t agent_option(const char *key, const char **value)
             return -ISTHMUS_ENOMEM;
         if (agent_wasi_args_get(room, (char *)(room + n_args)))
             return free(room), -ISTHMUS_EIO;
-        args = room;
+        agent_args = room;
     }
     size_t key_nbytes = strlen(key);
     for (size_t i = 0; i < n_args; i++)
-        if (strncmp(args[i], key, key_nbytes) == 0 && args[i][key_nbytes] == '=')
-            *value = args[i] + key_nbytes + 1;
+        if (strncmp(agent_args[i], key, key_nbytes) == 0 && agent_args[i][key_nbytes] == '=')
+            *value = agent_args[i] + key_nbytes + 1;
     return 0;
 }
 

@@ -10,10 +10,16 @@ from isthmus.snapshot.manifest import GUEST_PART
 from isthmus.wasm import layout_of
 
 
-def map_memory(shelf: Shelf, record: Record, position: int) -> MemoryMap:
-    """The map of an agent at a position. SnapshotNotFound, SnapshotInvalid, StorageError."""
+def map_memory(
+    shelf: Shelf, record: Record, position: int, other: tuple[Record, int] | None = None
+) -> MemoryMap:
+    """The map of an agent at a position; what changed is what differs from the position before, or
+    from the `other` agent at its position. SnapshotNotFound, SnapshotInvalid, StorageError."""
     now = shelf.snapshot(record, position)
-    before = _chunks_before(shelf, record, position)
+    if other is None:
+        before = _chunks_before(shelf, record, position)
+    else:
+        before = dict(shelf.snapshot(*other).chunks)
     chunks = now.chunks
     changed = sorted(n for n, digest in chunks.items() if before.get(n) != digest)
     shared = _shared(shelf, record, dict(chunks))

@@ -64,6 +64,15 @@ class Told(TypedDict):
     seconds: float
     tool_calls: list[ToolCall]
     checkpoint_nbytes: int
+    ended: str
+    """Why the answer ended: `end`, `stopped`, `max_tokens`, `n_ctx` or the name of a limit."""
+
+
+class Stopped(TypedDict):
+    """Whether an answer was under way that now ends."""
+
+    id: str
+    stopped: bool
 
 
 class SessionMap(TypedDict):
@@ -92,6 +101,58 @@ class MemoryMap(TypedDict):
     sessions: list[SessionMap]
 
 
+class LogLine(TypedDict):
+    """Something that a guest has logged."""
+
+    at: float
+    """In seconds since 1970."""
+    level: str
+    text: str
+
+
+class AgentLog(TypedDict):
+    """What an agent has logged last, oldest first."""
+
+    id: str
+    lines: list[LogLine]
+
+
+class Busy(TypedDict):
+    """An agent whose answer is under way."""
+
+    id: str
+    name: str
+    seconds: float
+    """Since its message began."""
+    n_pieces: int
+    """Pieces that it has emitted: one for each token, for most guests."""
+
+
+class Totals(TypedDict):
+    """What is counted of all agents and requests since the server began."""
+
+    tokens_decoded: int
+    tokens_prefilled: int
+    steps: int
+    """Decode steps."""
+    tokens_in_steps: int
+    """Tokens that these computed: divided by `steps`, the mean size of a batch."""
+    bytes_copied: int
+    in_memory: int
+    """Guests that are in memory: of agents, and of stateless requests."""
+    resident_nbytes: int | None
+    """The process's resident memory, mapped weights among it; null where the system does not
+    tell."""
+
+
+class Activity(TypedDict):
+    """What agents do now."""
+
+    answering: list[Busy]
+    totals: Totals | None
+    """Null for a key that may not read `/metrics`."""
+
+
 class GuestCard(TypedDict):
     """A guest that agents can be made from."""
 
@@ -116,6 +177,7 @@ def told(record: Record, turn: Turn) -> Told:
         "seconds": turn.seconds,
         "tool_calls": msgspec.to_builtins(turn.tool_calls),
         "checkpoint_nbytes": turn.nbytes_written,
+        "ended": turn.ended,
     }
 
 

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import msgspec
@@ -22,22 +21,22 @@ from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.server.agents.held import Held
-from isthmus.server.agents.memory_map import map_memory
 from isthmus.server.agents.replies import (
     Agent,
     AgentList,
     Deleted,
     GuestCard,
     GuestList,
-    MemoryMap,
+    Stopped,
     Told,
     summary,
     told,
     whole,
 )
 from isthmus.server.agents.shelf import Shelf
+from isthmus.server.agents.turn import turn_of
 from isthmus.server.generation.answering import Answer
-from isthmus.server.http.endpoint import BINARY, Endpoint, read_query
+from isthmus.server.http.endpoint import BINARY, Endpoint
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
@@ -45,10 +44,9 @@ from isthmus.server.http.fair import Room
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn, new_id
-from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 from isthmus.units import MOST_NBYTES_32
 
-_Position = Annotated[int, Meta(ge=0, le=2**53)]
+Position = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Meta(max_length=200)
 _Texts = Annotated[dict[str, str], Meta(max_length=256)]
 
@@ -73,7 +71,7 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an agent is told."""
 
     input: str
-    previous: _Position | None = None
+    previous: Position | None = None
     """The position that the agent must be at; 409 otherwise."""
     stream: bool = False
 
@@ -82,27 +80,32 @@ class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     """What makes a fork."""
 
     name: Annotated[str, Name] = ""
-    position: _Position | None = None
+    position: Position | None = None
     """By default where the agent is now."""
+    model: str | None = None
+    """Another model for `default`: the tokens until then are computed anew."""
+    args: Annotated[dict[str, str | None], Meta(max_length=256)] = {}
+    """Options that replace those of the same names; null takes one away. `n_ctx` and `model` hold
+    from an agent's first message on."""
+
+
+class NewName(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an agent is called from now on."""
+
+    name: Annotated[str, Name]
 
 
 class Which(Struct, kw_only=True):
     """Which snapshot of an agent: the last, or that of a position."""
 
-    at: _Position | None = None
-
-
-class WhichTwo(Which, kw_only=True):
-    """Which two snapshots: of the agent, or of it and another."""
-
-    other: str | None = None
-    other_at: _Position | None = None
+    at: Position | None = None
 
 
 _JSON = "application/json"
 _new_agent = msgspec.json.Decoder(NewAgent)
 _new_message = msgspec.json.Decoder(NewMessage)
 _new_fork = msgspec.json.Decoder(NewFork)
+_new_name = msgspec.json.Decoder(NewName)
 
 
 class Agents:
@@ -113,6 +116,8 @@ class Agents:
         self._settings = settings
         self._room = Room(settings.live, settings.waiting)
         """For messages that are handled: stateless requests wait for none of them."""
+        self.answers: dict[str, Answer] = {}
+        """The answers that are under way, by agent."""
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -122,11 +127,10 @@ class Agents:
             Endpoint("POST", "/v1/agents", self.create, takes=NewAgent, gives=(Agent,), status=201),
             Endpoint("GET", one, self.get, gives=(Agent,)),
             Endpoint("DELETE", one, self.delete, gives=(Deleted,)),
+            Endpoint("PATCH", one, self.rename, takes=NewName, gives=(Agent,)),
             Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
+            Endpoint("POST", f"{one}/stop", self.stop, gives=(Stopped,)),
             Endpoint("POST", f"{one}/fork", self.fork, takes=NewFork, gives=(Agent,), status=201),
-            Endpoint("GET", f"{one}/inspect", self.inspect, query=Which, gives=(Inspection,)),
-            Endpoint("GET", f"{one}/diff", self.diff, query=WhichTwo, gives=(Difference,)),
-            Endpoint("GET", f"{one}/memory", self.memory, query=Which, gives=(MemoryMap,)),
             *self._shelf.tools.routes(),
             Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
             Endpoint(
@@ -178,7 +182,7 @@ class Agents:
 
     async def get(self, request: Request) -> Response:
         """An agent and its turns."""
-        return await self._tell_all(self._record(request), 200)
+        return await self._tell_all(self.record(request), 200)
 
     async def _tell_all(self, record: Record, status: int) -> Response:
         """An agent and its turns: some MiB of JSON, which are made beside the event loop."""
@@ -197,12 +201,31 @@ class Agents:
         """A new agent that is what this one is, or was."""
         asked = await read_strictly(request, _new_fork, empty=b"{}")
         record = self._own(request)
-        name = asked.name or f"{record.name or record.id}, forked"
         position = record.position if asked.position is None else asked.position
         async with self._shelf.holding(self._who_was_at(record, position).id) as held:
             _require_position(held.record, position)
-            made = await self._shelf.fork(held.record, position, name)
+            changes = await self._changes(record, asked)
+            made = await self._shelf.fork(held.record, position, changes)
         return await self._tell_all(made, 201)
+
+    async def _changes(self, record: Record, asked: NewFork) -> dict[str, Any]:
+        """What a fork of an agent has of its own."""
+        given = {**record.args, **asked.args}
+        args = {name: value for name, value in given.items() if value is not None}
+        models, files = record.models, self._shelf.models.files
+        if asked.model is not None:
+            await files.card(files.known(asked.model))
+            models = {**models, "default": files.real_name(asked.model)}
+        name = asked.name or f"{record.name or record.id}, forked"
+        return {"name": name, "models": models, "args": args}
+
+    async def rename(self, request: Request) -> Response:
+        """Gives an agent another name; an answer that is under way ends before."""
+        asked = await read_strictly(request, _new_name)
+        async with self._shelf.holding(self._own(request).id) as held:
+            record = msgspec.structs.replace(held.record, name=asked.name)
+            await self._shelf.in_thread(lambda: self._shelf.write(record, []))
+        return await self._tell_all(record, 200)
 
     def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
@@ -221,6 +244,15 @@ class Agents:
         if asked.stream:
             return await respond(request, self._stream(record.id, asked))
         return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
+
+    async def stop(self, request: Request) -> Response:
+        """Ends the answer that is under way: what was said until then is the turn."""
+        record = self._own(request)
+        answer = self.answers.get(record.id)
+        if answer is not None:
+            answer.stop()
+        stopped: Stopped = {"id": record.id, "stopped": answer is not None}
+        return JSONResponse(stopped)
 
     async def _tell(self, id_: str, asked: NewMessage) -> Told:
         async with self._answering(id_, asked) as (held, items):
@@ -266,59 +298,23 @@ class Agents:
             before = actor.usage
             allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
             answer = Answer(actor, asked.input, min(it for it in allowed_s if it is not None))
+            self.answers[held.record.id] = answer
             try:
                 async for piece in answer:
                     yield piece
-                reply = answer.reply
             finally:
+                del self.answers[held.record.id]
                 await answer.close()
                 _count(before, actor.usage)
-            turn = Turn(
-                position=held.record.position + 1,
-                at=time.time(),
-                input=asked.input,
-                output=reply.text,
-                n_tokens=reply.n_tokens,
-                seconds=reply.seconds,
-                tool_calls=reply.tool_calls,
-                nbytes_written=0,
-            )
+            n_decoded = actor.usage.tokens_out - before.tokens_out
+            full = actor.context_is_full
+            turn = turn_of(held.record, asked.input, answer, n_decoded, full=full)
             turn = await held.commit(actor, turn)
             done = True
             yield turn
         finally:
             if not done:
                 await held.discard()
-
-    # ------------------------------------------------------------------ looking
-
-    async def inspect(self, request: Request) -> Response:
-        """What a snapshot holds."""
-        record, position = self.find(request, read_query(request, Which).at)
-        shelf = self._shelf
-        found = await shelf.in_thread(lambda: inspect(shelf.snapshot(record, position)))
-        return JSONResponse(msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str))
-
-    async def diff(self, request: Request) -> Response:
-        """How two agents, or two positions of one, differ."""
-        record = self._record(request)
-        asked = read_query(request, WhichTwo)
-        other = self._shelf.record(asked.other or record.id)
-        at, other_at = _position(record, asked.at), _position(other, asked.other_at)
-        shelf = self._shelf
-        found = await shelf.in_thread(
-            lambda: diff(shelf.snapshot(record, at), shelf.snapshot(other, other_at))
-        )
-        return JSONResponse(
-            {**msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str), "same": found.same}
-        )
-
-    async def memory(self, request: Request) -> Response:
-        """A map of the linear memory: what lies where, what changed last, what forks share."""
-        record, position = self.find(request, read_query(request, Which).at)
-        return JSONResponse(
-            await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position))
-        )
 
     # ------------------------------------------------------------------ guests
 
@@ -346,18 +342,19 @@ class Agents:
     def find(self, request: Request, position: int | None) -> tuple[Record, int]:
         """The agent of the path, and which of its positions is meant. SnapshotNotFound,
         SettingsError."""
-        record = self._record(request)
-        return record, _position(record, position)
+        record = self.record(request)
+        return record, position_of(record, position)
 
     def _own(self, request: Request) -> Record:
         """The agent of the path, to be changed. HttpError 409 for one that responses are."""
-        record = self._record(request)
+        record = self.record(request)
         if record.kind != "agent":
             said = f"agent {record.id} is a {record.kind}: use the routes of those"
             raise HttpError(409, said, code="not_an_agent")
         return record
 
-    def _record(self, request: Request) -> Record:
+    def record(self, request: Request) -> Record:
+        """The agent of the path. SnapshotNotFound."""
         record = self._shelf.record(request.path_params["id"])
         current().agent = record.id
         return record
@@ -380,7 +377,8 @@ def _require_limits(asked: dict[str, Any], most: int) -> None:
         )
 
 
-def _position(record: Record, asked: int | None) -> int:
+def position_of(record: Record, asked: int | None) -> int:
+    """The position that is meant: by default the last. SettingsError for one that is none."""
     if asked is None:
         return record.position
     _require_position(record, asked)

@@ -136,7 +136,8 @@ class Shelf:
         given = await self.given(record)
         actor = self._live.get(record.id)
         if actor is None or actor.state == "closed":
-            actor = await self.in_thread(lambda: self._restore(record, record.position, given))
+            restore = partial(self._restore, record, record.position, given, record.id)
+            actor = await self.in_thread(restore)
             self._live[record.id] = actor
         self._live.move_to_end(record.id)
         await self._close_idle()
@@ -148,19 +149,23 @@ class Shelf:
         given, owned = await self.given(record), _owned(record)
         return await self._settle(owned, lambda: self._spawn(owned, given), self.made)
 
-    async def fork(self, source: Record, position: int, name: str) -> Record:
-        """An agent that is what another one was at a position."""
+    async def fork(self, source: Record, position: int, changes: dict[str, Any]) -> Record:
+        """An agent that is what another one was at a position. `changes` are its name and, where
+        they differ, its models, which compute the tokens anew, and args."""
         self.tools.require(source.tools)
         record = msgspec.structs.replace(
             source,
             id=new_id(),
-            name=name,
             created=time.time(),
             origin=Origin(id=source.id, position=position),
             position=position,
+            **changes,
         )
         turns = [turn for turn in await self.turns(source) if turn.position <= position]
-        make = partial(self._restore, source, position, await self.given(source))
+        how: dict[str, Any] = {} if record.args == source.args else {"args": record.args}
+        how |= {} if record.models == source.models else {"require": "replayed"}
+        given = await self.given(record)
+        make = partial(self._restore, source, position, given, record.id, **how)
         return await self._settle(record, make, self.in_thread, turns)
 
     async def adopt(
@@ -362,12 +367,13 @@ class Shelf:
         )
 
     def _restore(
-        self, record: Record, position: int, given: dict[str, Model], label: str | None = None
+        self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
-        tools = self.tools.of(record)
-        return self.runtime.restore(path, models=given, tools=tools, label=label or record.id)
+        return self.runtime.restore(
+            path, models=given, tools=self.tools.of(record), label=label or record.id, **how
+        )
 
     def _drop_closed(self) -> None:
         """Forgets actors whose models have left; they are on the disk."""

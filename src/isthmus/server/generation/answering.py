@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from weakref import WeakKeyDictionary
@@ -73,6 +74,11 @@ class Answer:
         self._came = asyncio.Event()
         self._woken = False
         self._reply: Reply | None = None
+        self.began = time.monotonic()
+        self.n_pieces = 0
+        """Pieces that the guest has emitted; most guests emit one for each token."""
+        self.stopped = False
+        """Whether it was ended by `stop`, so that `reply` is what was said until then."""
         self._stream = actor.stream(message, deadline_s=deadline_s, deliver=self._deliver)
 
     @property
@@ -95,6 +101,11 @@ class Answer:
                 return
             if outcome is not None:
                 raise outcome
+
+    def stop(self) -> None:
+        """Asks the guest to end the answer here; what it has said is the reply, if it listens."""
+        self.stopped = True
+        self._stream.abandon()
 
     async def finish(self) -> Reply:
         """The whole answer once it has ended. Pieces that nobody has taken are dropped."""
@@ -134,6 +145,7 @@ class Answer:
         with self._lock:
             if isinstance(piece, str):
                 self._text += piece.encode()
+                self.n_pieces += 1
             else:
                 self._outcome = piece
             wakes, self._woken = not self._woken, True

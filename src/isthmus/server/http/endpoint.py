@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
@@ -147,11 +147,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def document(
-    routes: Iterable[BaseRoute], version: str, keyless: Container[str] | None
+    routes: Iterable[BaseRoute], version: str, keyless: Callable[[str], bool] | None
 ) -> dict[str, Any]:
     """OpenAPI 3.1: https://spec.openapis.org/oas/v3.1.1.html
 
-    `keyless` are the paths that need no key; None where none does.
+    `keyless` says which paths need no key; None where none does.
     """
     endpoints = [it for it in routes if isinstance(it, Endpoint)]
     types = dict.fromkeys(kind for it in endpoints for kind in it.types)
@@ -167,7 +167,7 @@ def document(
         named[name] += 1
         if named[name] > 1:  # a handler may have several paths
             operation["operationId"] = f"{name}-{named[name]}"
-        if keyless is not None and it.path not in keyless:
+        if keyless is not None and not keyless(it.path):
             operation["security"] = [{"key": []}]
         paths.setdefault(it.path_format, {})[it.method.lower()] = operation
     return {

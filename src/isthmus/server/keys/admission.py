@@ -27,7 +27,11 @@ _log = logging.getLogger("isthmus.server")
 
 OPEN = ("/healthz", "/health", "/v1/health", "/", "/openapi.json")
 """Paths that need no key."""
+PAGE = "/page/"
+"""What begins so needs none either: the script and style of the page."""
 METRICS = "/metrics"
+ACTIVITY = "/v1/activity"
+"""What a page asks while agents work."""
 _SINGLE = (
     *(b"host", b"origin", b"authorization", b"x-api-key"),
     *(b"content-length", b"content-type"),
@@ -61,7 +65,7 @@ class Admission:
         self._require_host(heads.get(b"host", ""))
         preflight = is_preflight(scope)
         self._require_origin(heads, preflight=preflight)
-        if self._keys is None or preflight or scope["path"] in OPEN:
+        if self._keys is None or preflight or is_open(scope["path"]):
             return None
         key = _key(heads)
         known = None if key is None else self._keys.find(key)
@@ -101,6 +105,11 @@ class Admission:
             )
         said = f"pages of {origin[:_SHOWN]} may not use this server: name it in the setting origins"
         raise HttpError(403, said, code="origin")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or path.startswith(PAGE)
 
 
 def _key(heads: dict[bytes, str]) -> str | None:

@@ -13,7 +13,14 @@ from isthmus.printable import printable
 from isthmus.server.http.entry import Entry, Shape, begin
 from isthmus.server.http.errors import HttpError, respond_to
 from isthmus.server.http.origins import Origins, answer_preflight, is_preflight
-from isthmus.server.keys.admission import METRICS, OPEN, Admission, claimed_nbytes
+from isthmus.server.keys.admission import (
+    ACTIVITY,
+    METRICS,
+    OPEN,
+    Admission,
+    claimed_nbytes,
+    is_open,
+)
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
 from isthmus.server.settings import ServerSettings
@@ -22,7 +29,7 @@ RESTORE = "/v1/agents/restore"
 """Takes bodies that are not kept in memory."""
 BRING = "/v1/guests"
 """Takes modules; all other bodies are JSON."""
-FREE = (*OPEN, METRICS)
+FREE = (*OPEN, METRICS, ACTIVITY)
 """Paths whose requests do not count for their key's limits; those of all APIs do."""
 _MOST_WARNED = 2000
 """Characters of the header that tells warnings; the body has all of them."""
@@ -90,7 +97,7 @@ class Guard:
         return min(self._settings.body_nbytes, self._settings.json_nbytes), self._room
 
     def _spending(self, entry: Entry, path: str) -> contextlib.AbstractContextManager[None]:
-        if entry.key is None or path in FREE:
+        if entry.key is None or path in FREE or is_open(path):
             return contextlib.nullcontext()
         return self._quotas.spending(entry.key, entry)
 

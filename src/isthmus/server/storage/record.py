@@ -40,6 +40,11 @@ class Turn(Struct, frozen=True, kw_only=True):
     """By its snapshot."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Tools that the guest called, in this order."""
+    n_decoded: int = 0
+    """Of its tokens, those that the answer was decoded from; 0 in records of earlier releases."""
+    ended: str = ""
+    """Why the answer ended: `end` by itself, `stopped` by its caller, `max_tokens`, `n_ctx` as
+    the context is full, or the name of one of the `Limits`; empty in earlier releases' records."""
     n_left_out: int = 0
     """Characters of input and output that are not kept."""
     kept: str | None = None

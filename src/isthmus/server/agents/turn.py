@@ -1,0 +1,38 @@
+"""A turn, made of a message and its answer, and why the answer ended."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from isthmus.server.generation.answering import Answer
+from isthmus.server.storage.record import Record, Turn
+
+_NUMBER = re.compile("[0-9]{1,9}")
+
+
+def turn_of(record: Record, said: str, answer: Answer, n_decoded: int, *, full: bool) -> Turn:
+    """The next turn of an agent, before it is saved; `full` if its context is full."""
+    reply = answer.reply
+    return Turn(
+        position=record.position + 1,
+        at=time.time(),
+        input=said,
+        output=reply.text,
+        n_tokens=reply.n_tokens,
+        seconds=reply.seconds,
+        tool_calls=reply.tool_calls,
+        nbytes_written=0,
+        n_decoded=n_decoded,
+        ended="n_ctx" if full else _ended(record, answer, n_decoded),
+    )
+
+
+def _ended(record: Record, answer: Answer, n_decoded: int) -> str:
+    """See `Turn.ended`. Guests do not tell that `max_tokens` ended an answer, so it is counted."""
+    if answer.stopped:
+        return "stopped"
+    most = record.args.get("max_tokens", "")
+    if _NUMBER.fullmatch(most) and n_decoded >= int(most):
+        return "max_tokens"
+    return next(iter(answer.reply.limits_reached), "end")

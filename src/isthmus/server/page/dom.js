@@ -1,0 +1,63 @@
+// Elements made of text alone: nothing in this page ever reads HTML.
+
+export const $ = id => document.getElementById(id);
+
+// An element. Properties that the element has are set, all others become attributes.
+export function el(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name in node && !name.includes("-")) node[name] = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter(it => it !== null && it !== undefined && it !== false));
+  return node;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg"), use = document.createElementNS(SVG, "use");
+  svg.setAttribute("aria-hidden", "true");
+  use.setAttribute("href", "#i-" + name);
+  svg.append(use);
+  return svg;
+}
+
+export const iconButton = (name, label, onclick) =>
+  el("button", { type: "button", className: "icon", "aria-label": label, title: label, onclick }, icon(name));
+
+// What somebody wrote, in its own direction of reading.
+export const said = (text, className = "") => el("bdi", { className, dir: "auto" }, text);
+
+export function size(n) {
+  if (n < 1024) return n + " B";
+  const unit = ["KiB", "MiB", "GiB", "TiB"][Math.min(3, Math.floor(Math.log2(n) / 10) - 1)];
+  return (n / 1024 ** (["KiB", "MiB", "GiB", "TiB"].indexOf(unit) + 1)).toFixed(1) + " " + unit;
+}
+export const count = n => n.toLocaleString("en");
+export const plural = (n, one) => `${count(n)} ${one}${n === 1 ? "" : "s"}`;
+
+export function facts(values) {
+  const list = el("dl", { className: "facts-list" });
+  for (const [name, value] of values) list.append(el("dt", {}, name), el("dd", {}, value));
+  return list;
+}
+
+// Tells a screen reader, and nobody else.
+export function announce(text) { $("status").textContent = text; }
+
+export async function copy(text, button) {
+  await navigator.clipboard.writeText(text);
+  announce("Copied");
+  if (!button) return;
+  const before = [...button.childNodes];
+  button.replaceChildren("Copied");
+  setTimeout(() => button.replaceChildren(...before), 1500);
+}
+
+export function save(name, blob) {
+  const link = el("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60e3);
+}

@@ -1,0 +1,157 @@
+"""A server that goes away, keys that are asked for and revoked, many agents, and a long stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from isthmus.server.http.key import KeyLimits
+from isthmus.server.keys.keys import new_key
+from isthmus.server.storage.record import FullRecord, encode
+from tests.server.conftest import Serving
+from tests.server.page_support import ENDLESS, chromium, opened, say, tell
+
+pytestmark = pytest.mark.page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+def test_a_server_that_goes_away_and_comes_back(
+    tiny_long: Path, tmp_path: Path, browser: Any
+) -> None:
+    options = ("--model", f"tiny={tiny_long}", "--n-ctx", "60000")
+    first = Serving(tmp_path / "data", *options)
+    port = first.url.rpartition(":")[2]
+    made = {"name": "Ada", "args": ENDLESS}
+    first.post("/v1/agents", made)
+    with opened(browser, first) as page:
+        page.locator("#title", has_text="Ada").wait_for()
+        tell(page, "Tell me everything.")
+        expect(page.locator(".answer")).not_to_have_text("")
+        first.kill()
+        expect(page.locator(".failed")).to_contain_text("went away before this answer was saved")
+        expect(page.locator("#notice")).to_contain_text("The server does not answer.")
+        assert page.locator(".answer").inner_text()  # what was said can be read
+        assert page.inner_text(".said") == "Tell me everything."
+
+        second = Serving(tmp_path / "data", *options, "--port", port)
+        try:
+            expect(page.locator("#notice")).to_be_hidden()
+            page.get_by_role("button", name="Try again").click()
+            expect(page.locator("#stop")).to_be_visible()
+            expect(page.locator(".answer")).not_to_have_text("")
+            page.click("#stop")
+            expect(page.locator(".ended")).to_contain_text("You stopped it here.")
+        finally:
+            assert second.stop() == 0
+
+
+def test_a_key_is_asked_for_once_and_may_be_revoked(
+    tiny_q8: Path, tmp_path: Path, browser: Any
+) -> None:
+    keys = tmp_path / "keys"
+    key, other = (new_key(keys, it, KeyLimits.parse([])) for it in ("ada", "grace"))
+    options = ("--model", f"tiny={tiny_q8}", "--n-ctx", "512", "--keys", str(keys))
+    server = Serving(tmp_path / "data", *options)
+    try:
+        with opened(browser, server) as page:
+            asked = page.locator("#dialog [name=key]")
+            expect(asked).to_be_focused()
+            asked.fill("wrong")
+            page.keyboard.press("Enter")
+            expect(page.locator("#dialog .wrong")).to_contain_text("give an API key")
+            count = len(refused(server))
+            page.wait_for_timeout(6000)  # longer than the page waits between two looks
+            assert len(refused(server)) == count  # nothing asks on while the form is open
+            asked.fill(key)
+            page.keyboard.press("Enter")
+            expect(asked).to_be_hidden()
+            expect(page.locator("#model")).to_have_value("tiny")
+            page.click("#settings")
+            page.locator("#dialog [name=max_tokens]").fill("8")
+            page.click("#dialog .main")
+            say(page, "Hello")
+
+            lines = keys.read_text().splitlines(keepends=True)
+            keys.write_text("".join(it for it in lines if "ada" not in it))
+            expect(page.locator("#dialog")).to_contain_text("not accepted any more")
+            asked.fill(other)
+            page.keyboard.press("Enter")
+            expect(asked).to_be_hidden()
+            expect(page.locator("#empty")).to_be_visible()  # what is another key's is not shown
+    finally:
+        assert server.stop() == 0
+
+
+def refused(server: Serving) -> list[str]:
+    log = (server.data.parent / f"{server.data.name}.log").read_text()
+    return [line for line in log.splitlines() if " 401 " in line]
+
+
+def test_two_thousand_agents(tiny_q8: Path, tmp_path: Path, browser: Any) -> None:
+    folder = tmp_path / "data" / "agents"
+    folder.mkdir(parents=True)
+    for n in range(2000):
+        id_ = f"{n:012d}"
+        record = FullRecord(
+            id=id_, name=f"Agent {n}", guest="chat", models={"default": "tiny"},
+            args={}, limits={}, seed=1, created=float(n),
+        )  # fmt: skip
+        (folder / f"{id_}.json").write_bytes(encode(record))
+    server = Serving(tmp_path / "data", "--model", f"tiny={tiny_q8}", "--n-ctx", "512")
+    try:
+        with opened(browser, server) as page:
+            expect(page.locator("#agents li")).to_have_count(2000)
+            page.fill("#find", "agent 1234")
+            expect(page.locator("#agents li")).to_have_count(1)
+            page.locator("#agents li").click()
+            expect(page.locator("#title")).to_have_text("Agent 1234")
+            page.fill("#find", "")
+            expect(page.locator("#agents li")).to_have_count(2000)
+            page.locator("#agents [tabindex='0']").focus()
+            page.keyboard.press("End")
+            expect(page.locator("#agents li", has_text="Agent 0").last).to_be_focused()
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.mark.long
+def test_a_long_answer_scrolls_smoothly_while_it_streams(
+    tiny_long: Path, tmp_path: Path, browser: Any
+) -> None:
+    """4,000 tokens, and a wheel that turns meanwhile: the browser's own trace says how long the
+    page kept it from drawing frames."""
+    server = Serving(tmp_path / "data", "--model", f"tiny={tiny_long}", "--n-ctx", "60000")
+    try:
+        server.post("/v1/agents", {"name": "Long", "args": {**ENDLESS, "max_tokens": "4000"}})
+        with opened(browser, server) as page:
+            page.locator("#title", has_text="Long").wait_for()
+            browser.start_tracing(page=page, categories=["devtools.timeline", "toplevel"])
+            tell(page, "Begin")
+            box = page.locator("#scroll").bounding_box()
+            page.mouse.move(box["x"] + 100, box["y"] + 100)
+            turned, until = 0, time.monotonic() + 120
+            while page.locator("#stop").is_visible() and time.monotonic() < until:
+                page.mouse.wheel(0, -60 if turned % 20 < 10 else 60)
+                page.wait_for_timeout(16)
+                turned += 1
+            trace = json.loads(browser.stop_tracing())
+            expect(page.locator(".ended")).to_contain_text("Cut at 4,000 tokens.")
+    finally:
+        assert server.stop() == 0
+    calls = [it for it in trace["traceEvents"] if it.get("name") == "FunctionCall"]
+    took = [it["dur"] / 1000 for it in calls if "dur" in it]
+    slow = [it for it in took if it > 1000 / 60]
+    print(f"{turned} turns of the wheel; {len(took)} calls, {len(slow)} longer than a frame")
+    assert turned > 20
+    assert len(slow) < len(took) / 50
