@@ -11,17 +11,25 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from isthmus.errors import SettingsError
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
 
 _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
-KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
-GRAPHS = ("auto", "own", "adopted")
-SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
-CACHES = ("auto", "guest", "own")
-ON_FAILURE = ("keep", "undo", "close")
+KvType: TypeAlias = Literal["f16", "f32", "q8_0", "q4_0"]
+GraphBy: TypeAlias = Literal["auto", "own", "adopted"]
+Sharing: TypeAlias = Literal["same", "imported", "managed", "registered", "lent", "copied"]
+Caches: TypeAlias = Literal["auto", "guest", "own"]
+OnFailure: TypeAlias = Literal["keep", "undo", "close"]
+Level: TypeAlias = Literal["exact", "state-exact", "replayed"]
+"""How exact a restored actor has to be; see `Runtime.restore`."""
+Verify: TypeAlias = Literal["full", "lazy"]
+KV_TYPES: tuple[KvType, ...] = get_args(KvType)
+GRAPHS: tuple[GraphBy, ...] = get_args(GraphBy)
+SHARING: tuple[Sharing, ...] = get_args(Sharing)
+CACHES: tuple[Caches, ...] = get_args(Caches)
+ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
     *("output_nbytes", "fuel", "deadline_s"),
@@ -144,7 +152,7 @@ class Limits:
     """Grammars open at the same time: each has memory of the host's, some megabytes as a rule."""
     weight: float = 1.0
     """Its share where more wait than the device can serve: 2 gets twice the tokens of 1."""
-    on_failure: str = "keep"
+    on_failure: OnFailure = "keep"
     """After a message that failed: `keep` goes on where the guest returned by itself, and closes
     the actor where it was cut off; `undo` makes the actor what it was before the message, at the
     price of a frozen copy of what each message writes; `close` closes it."""
@@ -227,10 +235,10 @@ class DeviceSettings:
     poll: int = 1
     """How eagerly idle CPU workers look for work, 0 to 100; above 1 they burn a core."""
 
-    sharing: str | None = None
+    sharing: Sharing | None = None
     """How a guest's memory is to reach the device, one of SHARING. By default the best way that
     works; a device refuses one that it does not have."""
-    caches: str = "auto"
+    caches: Caches = "auto"
     """Where KV caches lie: in guests' memory (`guest`), in the device's own (`own`), or in its own
     if it reads guests' memory through a bus (`auto`)."""
 
@@ -259,7 +267,7 @@ class DeviceSettings:
 class ModelSettings:
     """How a model is computed."""
 
-    kv_type: str = "f16"
+    kv_type: KvType = "f16"
     """Element type of KV caches: f16, f32, q8_0 or q4_0."""
     prefill_chunk: int = 512
     """Most tokens that one prefill graph takes, 1 to 4,096."""
@@ -272,7 +280,7 @@ class ModelSettings:
     width: str = "alone"
     """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
     bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
-    graph: str = "auto"
+    graph: GraphBy = "auto"
     """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
     Isthmus where it knows the architecture. See `model/choosing.py`."""
 

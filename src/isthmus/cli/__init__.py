@@ -17,6 +17,7 @@ from types import ModuleType
 
 from isthmus.errors import GuestTrapped, IsthmusError
 from isthmus.printable import LineFormatter, printable, printing
+from isthmus.version import VERSION
 
 COMMANDS = (
     "run",
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="WebAssembly agents and a compute device on the same bytes.",
         epilog="isthmus COMMAND --help tells more. Try: isthmus demo",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"isthmus {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _module(name)
@@ -103,9 +104,3 @@ def _complain(error: IsthmusError) -> int:
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"isthmus.cli.{name.replace('-', '_')}")
-
-
-def _version() -> str:
-    from isthmus import __version__  # noqa: PLC0415 - the package imports this one
-
-    return f"isthmus {__version__}"
