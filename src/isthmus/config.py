@@ -87,6 +87,10 @@ class Environment:
     """HF_ENDPOINT: the Hugging Face hub, or a mirror of it."""
     hub_token: str | None = field(default=None, repr=False)
     """HF_TOKEN: the hub's secret for repositories that are private or gated."""
+    api_key: str | None = field(default=None, repr=False)
+    """ISTHMUS_API_KEY: the key that commands give a server which they ask."""
+    colour: bool = True
+    """Whether a terminal may be written to in colour: NO_COLOR is not there, and TERM not dumb."""
     index_url: str = field(default="https://pypi.org/simple", repr=False)
     """UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL, the first that is there: the Python package
     index. It may have a user's name and password."""
@@ -102,6 +106,8 @@ class Environment:
             snapshot_key_file=Path(key_file).expanduser() if key_file else None,
             hub_url=variables.get("HF_ENDPOINT") or Environment.hub_url,
             hub_token=variables.get("HF_TOKEN") or None,
+            api_key=variables.get("ISTHMUS_API_KEY") or None,
+            colour=not variables.get("NO_COLOR") and variables.get("TERM") != "dumb",
             index_url=_first(variables, *_INDEX_VARIABLES) or Environment.index_url,
         )
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from isthmus.cli.colour import Style, painted
 from isthmus.errors import GuestTrapped, IsthmusError
 from isthmus.printable import LineFormatter, printable, printing
 from isthmus.version import VERSION
@@ -24,6 +25,9 @@ COMMANDS = (
     "chat",
     "embed",
     "demo",
+    "list",
+    "show",
+    "rm",
     "snapshot",
     "restore",
     "fork",
@@ -34,11 +38,13 @@ COMMANDS = (
     "gc",
     "verify",
     "serve",
+    "ps",
     "bench",
     "devices",
     "architectures",
     "pull",
     "inspect-model",
+    "completion",
 )
 
 
@@ -61,6 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
+        command.add_argument(
+            "-v",
+            "--verbose",
+            action="store_true",
+            help="show what is logged as information too, what guests print and log among it",
+        )
         command.set_defaults(parser=command)
     return parser
 
@@ -70,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = build_parser().parse_known_args(argv)
     if unknown:  # with the command's own usage, which argparse does not show for these
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    _log_to_stderr()
+    _log_to_stderr(logging.INFO if arguments.verbose else logging.WARNING)
     try:
         with printing(sys.stdout):
             code = _module(arguments.command).run(arguments)
@@ -86,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING)
+def _log_to_stderr(level: int) -> None:
+    logging.basicConfig(level=level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(LineFormatter())
 
@@ -95,7 +107,9 @@ def _log_to_stderr() -> None:
 def _complain(error: IsthmusError) -> int:
     """Tells of an error on standard error. Lines after the first are indented, so that none of
     them looks like a message of its own."""
-    print(f"isthmus: {printable(str(error), lines=True)}".replace("\n", "\n  "), file=sys.stderr)
+    head = painted("isthmus:", Style.RED, sys.stderr)
+    said = printable(str(error), lines=True).replace("\n", "\n  ")
+    print(f"{head} {said}", file=sys.stderr)
     if isinstance(error, GuestTrapped) and error.backtrace:
         called = printable(" <- ".join(error.backtrace[:8]))
         print(f"isthmus: in {called}", file=sys.stderr)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import functools
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from isthmus.actor import Actor
 from isthmus.cli.naming import fetched_model
@@ -25,13 +21,11 @@ from isthmus.cli.options import (
     sized_guest,
 )
 from isthmus.cli.restoring import LEVELS, restore, target
-from isthmus.cli.snapshot import tell
+from isthmus.cli.talk import Begin, Resumed, Talk
+from isthmus.cli.typed import history, typed_messages
 from isthmus.config import Environment
-from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError
 from isthmus.model import Model
-from isthmus.printable import printable
 from isthmus.runtime import Runtime
-from isthmus.snapshot import open_snapshot
 from isthmus.snapshot.store import resolve
 
 HELP = "talk with a model, through the bundled chat guest or one of your own"
@@ -42,8 +36,9 @@ EXAMPLES = """\
   isthmus chat --resume ada.safetensors
 
 while it runs:
-  Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another"""
-_HISTORY_LINES = 1000
+  Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another, /help lists
+  what else there is: /system, /save, /load, /fork, /back. Three quotes begin and end a message of
+  several lines, a backslash at the end of a line goes on in the next."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,25 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    place, name = target(arguments.resume) if arguments.resume else (None, None)
-    with open_runtime(arguments) as runtime, _history(Environment.read().cache / "history"):
-        begin = _beginning(runtime, arguments)
-        file = resolve(arguments.resume) if arguments.resume else None
-        actor = _resume(runtime, arguments) if file is not None and file.exists() else begin()
-        for message in _messages():
-            if message == "/new":
-                actor.close()
-            elif message:
-                _answer(actor, message)
-            if actor.state == "closed":
-                say("A new conversation begins.")
-                if file is not None:
-                    _set_aside(file)
-                actor = begin()
-            elif message and place is not None:
-                actor.snapshot(place, name=name)
-        if place is not None and actor.n_messages:
-            tell(actor.snapshot(place, name=name))
+    resumed = None
+    if arguments.resume:
+        place, name = target(arguments.resume)
+        resumed = Resumed(resolve(arguments.resume), place, name)
+    with open_runtime(arguments) as runtime, history(Environment.read().cache / "history"):
+        talk = Talk(runtime, arguments, _beginning(runtime, arguments), resumed)
+        is_there = resumed is not None and resumed.file.exists()
+        talk.start(_resume(runtime, arguments) if is_there else None)
+        for text in typed_messages():
+            talk.hear(text)
+            if talk.is_over:
+                break
+        talk.end()
     return 0
 
 
@@ -120,85 +109,22 @@ def _resume(runtime: Runtime, arguments: argparse.Namespace) -> Actor:
     return restore(runtime, arguments.resume, arguments)
 
 
-def _set_aside(file: Path) -> None:
-    """Keeps the conversation that a new one would replace."""
-    if file.exists():
-        kept = file.with_name(f"{file.stem}-{open_snapshot(file).id[:8]}{file.suffix}")
-        file.rename(kept)
-        say(f"The one before is kept as {kept}")
-
-
-def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Callable[[], Actor]:
+def _beginning(runtime: Runtime, arguments: argparse.Namespace) -> Begin:
     """What begins a new conversation; its models are opened when they are first needed."""
-    options = guest_args(arguments)
-    if arguments.system:
-        options.append(f"system={arguments.system}")
 
     @functools.cache
     def models() -> dict[str, Model]:
         chosen = copy.copy(arguments)
         chosen.model = arguments.model or [str(fetched_model("smollm2"))]
         opened = open_models(runtime, chosen)
-        say(f"{next(iter(opened.values())).name}. Ctrl-C stops an answer, Ctrl-D ends.")
+        say(f"{next(iter(opened.values())).name}. Ctrl-C stops an answer, /help lists more.")
         return opened
 
-    def begin() -> Actor:
+    def begin(system: str | None) -> Actor:
+        options = guest_args(arguments) + ([f"system={system}"] if system else [])
         guest, allowed = sized_guest(arguments, models(), options)
         return runtime.spawn(
             guest, models=models(), args=options, limits=allowed, seed=arguments.seed
         )
 
     return begin
-
-
-def _messages() -> Iterator[str]:
-    """What the user types, until Ctrl-D or /exit."""
-    prompt = "> " if sys.stdin.isatty() else ""
-    while True:
-        try:
-            line = input(prompt).strip()
-        except EOFError:
-            if prompt:
-                print()
-            return
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D or /exit ends)")
-            continue
-        if line == "/exit":
-            return
-        yield line
-
-
-def _answer(actor: Actor, message: str) -> None:
-    """Prints one answer as it comes; Ctrl-C stops the answer and not the program."""
-    stream = actor.stream(message)
-    try:
-        with stream:
-            for piece in stream:
-                print(piece, end="", flush=True)
-        print()
-    except KeyboardInterrupt:
-        print(" [stopped]")
-    except ContextFull as error:
-        say(f"\n{printable(str(error))} (/new)")
-    except (GuestError, Cancelled, ActorClosed) as error:
-        say(f"\n{printable(str(error))}")
-
-
-@contextlib.contextmanager
-def _history(path: Path) -> Iterator[None]:
-    """Line editing, and what was typed in earlier conversations."""
-    try:
-        import readline  # noqa: PLC0415 - not everywhere
-    except ImportError:
-        yield
-        return
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(_HISTORY_LINES)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(path)
