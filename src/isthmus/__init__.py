@@ -3,7 +3,12 @@
 See `Runtime`. Every exception is in `isthmus.errors`, every setting in `isthmus.config`.
 """
 
-from isthmus.actor import Actor, Reply, Restoration, Stream, Usage
+import logging
+
+from isthmus import config as config
+from isthmus import errors as errors
+from isthmus.actor import Actor, AsyncStream, Reply, Restoration, Stream, Usage
+from isthmus.async_runtime import AsyncRuntime
 from isthmus.config import Capacity, Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
@@ -11,13 +16,16 @@ from isthmus.model import Adapter, Model, SamplerSettings
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Saved, Store
 from isthmus.sources import bundled_guests
+from isthmus.version import VERSION
 from isthmus.wasm import Guest
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Actor",
     "Adapter",
+    "AsyncRuntime",
+    "AsyncStream",
     "Capacity",
     "Counters",
     "Guest",
@@ -34,4 +42,9 @@ __all__ = [
     "Usage",
     "__version__",
     "bundled_guests",
+    "config",
+    "errors",
 ]
+
+# Who configures no logging reads what matters in exceptions, once.
+logging.getLogger("isthmus").addHandler(logging.NullHandler())

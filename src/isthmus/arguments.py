@@ -5,8 +5,10 @@ They raise SettingsError; those of snapshots raise SnapshotMismatch and Snapshot
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
@@ -24,15 +26,40 @@ from isthmus.wasm.wasi import c_strings
 _log = logging.getLogger("isthmus")
 
 
-def options_of(args: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
-    """Options for a guest, each as `key=value`."""
+def options_of(
+    args: Sequence[str] | Mapping[str, object], options: Mapping[str, object] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Options for a guest, each as `key=value`, those in `options` last."""
     if isinstance(args, str):
         raise SettingsError(f"args is {args!r}: give a list of key=value, or a mapping")
-    options = [f"{k}={v}" for k, v in args.items()] if isinstance(args, Mapping) else list(args)
-    for option in options:
+    found = _written(args) if isinstance(args, Mapping) else list(args)
+    for option in found:
         if not isinstance(option, str) or "=" not in option:
             raise SettingsError(f"an option for a guest is key=value, not {option!r}")
-    return tuple(options)
+    named = {option.partition("=")[0] for option in found}
+    if twice := sorted(named & options.keys()):
+        raise SettingsError(f"the option {twice[0]} is given twice: by name, and in args")
+    return (*found, *_written(options))
+
+
+def _written(options: Mapping[str, object]) -> list[str]:
+    """Options of JSON's types as guests read them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [f"{name}={_text_of(name, value)}" for name, value in given.items()]
+
+
+def _text_of(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(int(value))
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SettingsError(
+            f"the option {name} is of the type {type(value).__name__}, which cannot be given to a "
+            f"guest: give a JSON value ({error})"
+        ) from None
 
 
 def command_line(

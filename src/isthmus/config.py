@@ -11,19 +11,27 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from isthmus.errors import SettingsError
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
 
 _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
-KV_TYPES = ("f16", "f32", "q8_0", "q4_0")
-GRAPHS = ("auto", "own", "adopted")
-SHARING = ("same", "imported", "managed", "registered", "lent", "copied")
+KvType: TypeAlias = Literal["f16", "f32", "q8_0", "q4_0"]
+GraphBy: TypeAlias = Literal["auto", "own", "adopted"]
+Sharing: TypeAlias = Literal["same", "imported", "managed", "registered", "lent", "copied"]
+Caches: TypeAlias = Literal["auto", "guest", "own"]
+OnFailure: TypeAlias = Literal["keep", "undo", "close"]
+Level: TypeAlias = Literal["exact", "state-exact", "replayed"]
+"""How exact a restored actor has to be; see `Runtime.restore`."""
+Verify: TypeAlias = Literal["full", "lazy"]
+KV_TYPES: tuple[KvType, ...] = get_args(KvType)
+GRAPHS: tuple[GraphBy, ...] = get_args(GraphBy)
+SHARING: tuple[Sharing, ...] = get_args(Sharing)
+CACHES: tuple[Caches, ...] = get_args(Caches)
+ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 MOST_CHECKPOINTS = 64
 """Of one session."""
-CACHES = ("auto", "guest", "own")
-ON_FAILURE = ("keep", "undo", "close")
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
     *("output_nbytes", "fuel", "deadline_s"),
@@ -81,6 +89,10 @@ class Environment:
     """HF_ENDPOINT: the Hugging Face hub, or a mirror of it."""
     hub_token: str | None = field(default=None, repr=False)
     """HF_TOKEN: the hub's secret for repositories that are private or gated."""
+    api_key: str | None = field(default=None, repr=False)
+    """ISTHMUS_API_KEY: the key that commands give a server which they ask."""
+    colour: bool = True
+    """Whether a terminal may be written to in colour: NO_COLOR is not there, and TERM not dumb."""
     index_url: str = field(default="https://pypi.org/simple", repr=False)
     """UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL, the first that is there: the Python package
     index. It may have a user's name and password."""
@@ -96,6 +108,8 @@ class Environment:
             snapshot_key_file=Path(key_file).expanduser() if key_file else None,
             hub_url=variables.get("HF_ENDPOINT") or Environment.hub_url,
             hub_token=variables.get("HF_TOKEN") or None,
+            api_key=variables.get("ISTHMUS_API_KEY") or None,
+            colour=not variables.get("NO_COLOR") and variables.get("TERM") != "dumb",
             index_url=_first(variables, *_INDEX_VARIABLES) or Environment.index_url,
         )
 
@@ -152,7 +166,7 @@ class Limits:
     """Seconds of one sound."""
     weight: float = 1.0
     """Its share where more wait than the device can serve: 2 gets twice the tokens of 1."""
-    on_failure: str = "keep"
+    on_failure: OnFailure = "keep"
     """After a message that failed: `keep` goes on where the guest returned by itself, and closes
     the actor where it was cut off; `undo` makes the actor what it was before the message, at the
     price of a frozen copy of what each message writes; `close` closes it."""
@@ -238,10 +252,10 @@ class DeviceSettings:
     poll: int = 1
     """How eagerly idle CPU workers look for work, 0 to 100; above 1 they burn a core."""
 
-    sharing: str | None = None
+    sharing: Sharing | None = None
     """How a guest's memory is to reach the device, one of SHARING. By default the best way that
     works; a device refuses one that it does not have."""
-    caches: str = "auto"
+    caches: Caches = "auto"
     """Where KV caches lie: in guests' memory (`guest`), in the device's own (`own`), or in its own
     if it reads guests' memory through a bus (`auto`)."""
 
@@ -270,7 +284,7 @@ class DeviceSettings:
 class ModelSettings:
     """How a model is computed."""
 
-    kv_type: str = "f16"
+    kv_type: KvType = "f16"
     """Element type of KV caches: f16, f32, q8_0 or q4_0."""
     prefill_chunk: int = 512
     """Most tokens that one prefill graph takes, 1 to 4,096."""
@@ -283,7 +297,7 @@ class ModelSettings:
     width: str = "alone"
     """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
     bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
-    graph: str = "auto"
+    graph: GraphBy = "auto"
     """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
     Isthmus where it knows the architecture. See `model/choosing.py`."""
     checkpoints: int = 2

@@ -58,7 +58,7 @@ An error that a guest may see carries an `errno`: a host function that raises it
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from isthmus.abi import ERRNO_TEXT, Errno
 
@@ -68,6 +68,14 @@ class IsthmusError(Exception):
 
     errno: ClassVar[Errno | None] = None
     exit_code: ClassVar[int] = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, without its constructor, which may make its text of other arguments."""
+        return _unpickled, (type(self), *self.args), self.__dict__
+
+
+def _unpickled(kind: type[IsthmusError], *args: object) -> IsthmusError:
+    return kind.__new__(kind, *args)
 
 
 class SettingsError(IsthmusError, ValueError):

@@ -110,6 +110,10 @@ class Metrics:
             "rollbacks", "Messages that failed and whose changes to their actor were undone"
         )
 
+    def refuse(self, why: str) -> None:
+        """Counts something that was refused because all actors together have enough."""
+        self.refused.labels(why).inc()
+
     def of_model(self, model: str) -> ModelMetrics:
         """Those that are kept for each model."""
         return ModelMetrics(

@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from isthmus.actor import Actor, Frozen, Granted, Platform, Spawned
@@ -32,11 +31,17 @@ from isthmus.arguments import (
     warn_of_unknown,
 )
 from isthmus.config import (
+    Caches,
     Capacity,
     DeviceSettings,
     Environment,
+    GraphBy,
+    KvType,
+    Level,
     Limits,
     ModelSettings,
+    Sharing,
+    Verify,
 )
 from isthmus.counters import Counters
 from isthmus.device import Device, open_device
@@ -51,6 +56,7 @@ from isthmus.errors import (
     SnapshotError,
 )
 from isthmus.file_hash import FileHashes
+from isthmus.holdings import Holdings
 from isthmus.machine import default_memory_nbytes
 from isthmus.metrics import Metrics
 from isthmus.model import Adapter, Model, open_model
@@ -62,6 +68,7 @@ from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
 from isthmus.sources import bundled_modules, model_path, read_guest
 from isthmus.tools import Tool
+from isthmus.version import VERSION
 from isthmus.wasm import Guest
 from isthmus.wasm.engines import Engines
 
@@ -86,6 +93,7 @@ class Runtime:
     SettingsError.
 
     Safe to use from several threads. `close` ends all actors, then frees models, device and engine.
+    A Runtime that nobody holds any more is closed with a ResourceWarning.
     """
 
     def __init__(
@@ -93,8 +101,8 @@ class Runtime:
         *,
         device: str = "auto",
         threads: int = 0,
-        sharing: str | None = None,
-        caches: str = "auto",
+        sharing: Sharing | None = None,
+        caches: Caches = "auto",
         library: str | Path | None = None,
         snapshot_key: bytes | None = None,
         capacity: Capacity | None = None,
@@ -108,12 +116,10 @@ class Runtime:
         explicit = environment.ggml if library is None else str(library)
         self._capacity = capacity or Capacity()
         self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
-        self._pid = os.getpid()
         self.environment = environment
         """What the process's environment said; its `cache` has all that is kept."""
         self._metrics = Metrics()
         self._roster = Roster()
-        self._closed = False
         with contextlib.ExitStack() as stack:
             self.library: Library = open_library(explicit)
             self.device: Device = open_device(
@@ -125,7 +131,8 @@ class Runtime:
             engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
             self.engine = engines.plain
             stack.callback(engines.close)
-            loop = Loop(self.device.compute_thread, self._capacity, self._metrics, self._refused)
+            refuse = self._metrics.refuse
+            loop = Loop(self.device.compute_thread, self._capacity, self._metrics, refuse)
             self._models = OpenModels(loop.forget)
             self._platform = Platform(
                 engines,
@@ -138,13 +145,14 @@ class Runtime:
                 adopt=self._roster.adopt,
                 beginnings=Beginnings(self._capacity),
                 hashes=self.file_hashes,
-                version=_version(),
+                version=VERSION,
                 snapshot_key=snapshot_key,
             )
             stack.callback(self._evicted.close)
             stack.callback(self._models.close)
-            self._stack = stack.pop_all()
-        self._publish()
+            self._holdings = Holdings(self._platform, self._roster, self._models, stack.pop_all())
+        self._holdings.publish(self._metrics)
+        self._holdings.closed_if_dropped(self)
 
     # ------------------------------------------------------------------ loading
 
@@ -152,13 +160,13 @@ class Runtime:
         self,
         path: str | Path,
         *,
-        kv_type: str = "f16",
+        kv_type: KvType = "f16",
         prefill_chunk: int = 512,
         deterministic: bool = False,
         repack: bool = False,
         exact: bool = True,
         width: str = "alone",
-        graph: str = "auto",
+        graph: GraphBy = "auto",
         checkpoints: int = 2,
         message_checkpoints: bool = False,
         mmproj: str | Path | None = None,
@@ -264,6 +272,7 @@ class Runtime:
 
     def spawn(
         self,
+        /,
         guest: str | Path | bytes | Guest,
         *,
         models: Mapping[str, Model] | None = None,
@@ -276,11 +285,14 @@ class Runtime:
         clock_ns: int | None = None,
         copy_tensors: bool = False,
         label: str = "",
+        **options: object,
     ) -> Actor:
         """Starts an actor: a fresh instance of a guest with what it is given, and nothing else.
 
         `models` and `tools` are what it may open and call, by name; a tool is a function or an
-        `isthmus.tools.Tool`. `args` are options for the guest, as `key=value` or as a mapping. A
+        `isthmus.tools.Tool`. `options` are for the guest, such as `temperature=0.2`: any JSON value
+        (`true` is given as 1, lists and objects as JSON, and what is None is left out); `args` are
+        more of them, as `key=value` or as a mapping, also by names that `spawn` has itself. A
         command has instead `argv`, its arguments after its name, and variables, `environ`; it
         begins anew with each message. `seed` and `clock_ns` make random numbers and clock
         repeatable; by default they are new and now. `copy_tensors` stages the tensors of `compute`
@@ -289,17 +301,17 @@ class Runtime:
         DeadlineExceeded, SettingsError and what else its initialisation meets.
         """
         self._require_open()
-        options = options_of(args)
+        given = options_of(args, options)
         require_given(models, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
-        arguments, variables = command_line(compiled, options, argv, environ)
-        warn_of_unknown(compiled, options)
+        arguments, variables = command_line(compiled, given, argv, environ)
+        warn_of_unknown(compiled, given)
         granted = Granted(dict(models or {}), tools_of(tools), limits or Limits(), label)
         require_reach(compiled, granted.limits)
         require_range("seed", seed, -(2**63), 2**64)
         require_range("clock_ns", clock_ns, 0, 2**63)
         spawned = Spawned(
-            args=options,
+            args=given,
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
             clock_ns=time.time_ns() if clock_ns is None else clock_ns,
             copy_tensors=copy_tensors,
@@ -316,8 +328,8 @@ class Runtime:
         tools: Mapping[str, Tool | Callable[..., object]] | None = None,
         guest: str | Path | bytes | Guest | None = None,
         limits: Limits | None = None,
-        require: str = "state-exact",
-        verify: str = "full",
+        require: Level = "state-exact",
+        verify: Verify = "full",
         label: str = "",
         args: Sequence[str] | Mapping[str, object] | None = None,
     ) -> Actor:
@@ -367,41 +379,13 @@ class Runtime:
     def _compiled(self, wasm: bytes, name: str) -> Guest:
         return self._platform.engines.compile(wasm, name, trusted=wasm in bundled_modules())
 
-    def _publish(self) -> None:
-        """Adds what is kept elsewhere to the metrics."""
-        platform, metrics = self._platform, self._metrics
-        for state in ("idle", "running", "held", "evicted"):
-            metrics.gauge(
-                f"actors_{state}", f"Actors that are {state} now", partial(self._roster.n_in, state)
-            )
-        read_memory = partial(getattr, platform.budget, "used_nbytes")
-        metrics.gauge(
-            "memory_bytes",
-            "Linear memory of all actors, as they have grown it, images of it and output",
-            read_memory,
-        )
-        read_limit = partial(getattr, platform.budget, "limit_nbytes")
-        metrics.gauge("memory_limit_bytes", "What all actors may have of that together", read_limit)
-        metrics.gauge(
-            "models_loaded", "Models that are open, those with adapters too", self._models.__len__
-        )
-        metrics.gauge(
-            "models_bytes", "Bytes of the weights of all open models", self._models.nbytes
-        )
-        read_waiting = partial(getattr, platform.loop.places, "n_waiting")
-        metrics.gauge("messages_waiting", "Messages that wait for a place", read_waiting)
-        metrics.counts(lambda: self.counters().snapshot())
-
     def _budget(self) -> Budget:
         """What actors may have: as somebody said, or what there is, and weights come first then."""
-        given = self._capacity.memory_nbytes
+        given, refuse = self._capacity.memory_nbytes, self._metrics.refuse
         if given is not None:
-            return Budget(given, lambda: 0, self._roster.evict, self._refused)
+            return Budget(given, lambda: 0, self._roster.evict, refuse)
         weights = self._models.host_nbytes
-        return Budget(default_memory_nbytes(), weights, self._roster.evict, self._refused)
-
-    def _refused(self, why: str) -> None:
-        self._metrics.refused.labels(why).inc()
+        return Budget(default_memory_nbytes(), weights, self._roster.evict, refuse)
 
     # ------------------------------------------------------------------ state
 
@@ -417,8 +401,7 @@ class Runtime:
 
     def counters(self) -> Counters:
         """Counts of the device, of all models and of all actors, added up."""
-        parts = [*self._roster.counters(), *self._models.counters()]
-        return Counters.total([self.device.counters, *parts])
+        return self._holdings.counters()
 
     def metrics(self) -> str:
         """Counters, gauges and histograms of everything here, in Prometheus's text format."""
@@ -430,12 +413,7 @@ class Runtime:
         Actors that are being spawned or restored are cut off first. In a forked process, where
         everything is its parent's, a call does nothing.
         """
-        if os.getpid() != self._pid:
-            return
-        self._platform.beginnings.close()
-        self._closed = True
-        self._roster.close()
-        self._stack.close()
+        self._holdings.close()
 
     def end_beginnings(self) -> None:
         """Cuts off actors that are being spawned or restored now: their callers get Cancelled."""
@@ -448,11 +426,4 @@ class Runtime:
         self.close()
 
     def _require_open(self) -> None:
-        if self._closed:
-            raise ActorClosed("the runtime is closed")
-
-
-def _version() -> str:
-    from isthmus import __version__  # noqa: PLC0415 - the package imports this one
-
-    return __version__
+        self._holdings.require_open()

@@ -86,7 +86,7 @@ def test_what_ends_a_message_that_waits(tight: Runtime) -> None:
     slow = [tight.spawn(guest_of(SLOW)) for _ in range(2)]
     quick = tight.spawn(guest_of(QUICK))
     running = [actor.stream("x") for actor in slow]
-    with pytest.raises(DeadlineExceeded, match="before there was a place"):
+    with pytest.raises(DeadlineExceeded, match="no place for the message within"):
         quick.send("x", deadline_s=0.05)
     assert quick.state == "idle"
     stream = quick.stream("x")

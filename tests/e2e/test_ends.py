@@ -44,7 +44,7 @@ class Listener:
             self.ended.set()
 
 
-ENDS = ("nothing", "nothing", "deadline", "stop", "cancel", "close", "drop", "close the stream")
+ENDS = ("nothing", "nothing", "deadline", "stop", "cancel", "close", "abandon", "close the stream")
 WAITS = {
     "step": "decode 40",
     "prompt in a pack": "prefill 20",
@@ -90,8 +90,8 @@ class Case:
             self.actor.close()
         elif self.end == "close the stream":
             self.stream.close()
-        elif self.end == "drop":
-            self.stream = None
+        elif self.end == "abandon":
+            self.stream.abandon()
 
     def check(self) -> None:
         """What came of it, and what its actor is now, as `Limits.on_failure` says."""

@@ -10,7 +10,6 @@ from typing import Any
 from isthmus import Actor, Runtime
 from isthmus.actor.loop import Loop
 from isthmus.actor.reply import Piece
-from isthmus.actor.stream import Stream
 from tests.patience import PATIENCE_S
 from tests.unit.wasm_guest import wasm
 
@@ -94,11 +93,10 @@ class Listener:
         self.heard: list[Piece] = []
         self.ended = threading.Event()
         self._first = first
-        self._streams: list[Stream] = []
 
     def listen(self, actor: Actor) -> None:
-        """Sends a message. The stream is kept: a message whose stream is dropped is stopped."""
-        self._streams.append(actor.stream("x", deliver=self))
+        """Sends a message."""
+        actor.stream("x", deliver=self)
 
     def __call__(self, piece: Piece) -> None:
         self.heard.append(piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -162,3 +163,11 @@ def test_a_callback_may_send_to_the_actor_that_has_just_answered(runtime: Runtim
     listener.listen(actor)
     assert done.wait(PATIENCE_S)
     assert len(listener.heard) == 50
+
+
+def test_a_stream_that_delivers_need_not_be_kept(runtime: Runtime, tool: Tool) -> None:
+    actor, listener = runtime.spawn(TALKS, tools={"ask": tool}), Listener()
+    actor.stream("x", deliver=listener)
+    gc.collect()
+    tool.free.set()
+    assert isinstance(listener.outcome, Reply)

@@ -29,7 +29,9 @@ class Source:
         self.is_elsewhere = True
 
     def stream(self) -> Stream:
-        return Stream(self.message, self.pieces, self._look_at, self._require_elsewhere)
+        made = Stream(self.message, self.pieces, self._look_at, self._require_elsewhere)
+        made.abandon_if_dropped()
+        return made
 
     def end(self, outcome: Reply | BaseException = REPLY) -> None:
         self.message.end(outcome)

@@ -1,6 +1,7 @@
 """Actors: the only place where a guest's memory and a model meet."""
 
 from isthmus.actor.actor import Actor
+from isthmus.actor.async_stream import AsyncStream
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.host_api import Granted
 from isthmus.actor.platform import Platform
@@ -11,6 +12,7 @@ from isthmus.actor.usage import Usage
 
 __all__ = [
     "Actor",
+    "AsyncStream",
     "Frozen",
     "Granted",
     "Platform",

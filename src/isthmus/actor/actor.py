@@ -5,7 +5,6 @@ What takes memory is its `Body`, which may be evicted and brought back. `life.py
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import queue
 import time
@@ -22,6 +21,7 @@ from isthmus.actor.keeper import FILE_CHANGED, Keeper, Notes
 from isthmus.actor.life import Life, State
 from isthmus.actor.message import AGAIN_S, Content, Message, content_of, time_after
 from isthmus.actor.platform import Platform
+from isthmus.actor.recipient import Recipient
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
 from isthmus.actor.stream import Stream
@@ -37,7 +37,7 @@ from isthmus.snapshot.store import target_of
 from isthmus.wasm import Guest, Instance
 
 
-class Actor:
+class Actor(Recipient):
     """See the module. Made by `Runtime.spawn`; its methods may be called from any thread."""
 
     def __init__(
@@ -150,44 +150,6 @@ class Actor:
 
     # ------------------------------------------------------------------ messages
 
-    def send(self, message: Content, *, deadline_s: float | None = None) -> Reply:
-        """Has the guest handle a message and waits for the answer.
-
-        A command may have an open file of bytes as its message, which it reads as it comes.
-        `deadline_s` is in seconds, by default `limits.deadline_s`, and includes the wait for a
-        place. Raises GuestError and what it stands for where the guest fails, LimitExceeded,
-        ContextFull, ActorBusy, ActorClosed, Overloaded, DeviceFailed. Ctrl-C ends the message and
-        raises KeyboardInterrupt.
-        """
-        self._platform.loop.require_elsewhere()
-        stream = self._submit(message, deadline_s, whole=True)
-        for _ in stream:
-            pass
-        return stream.reply
-
-    def stream(
-        self,
-        message: Content,
-        *,
-        deadline_s: float | None = None,
-        deliver: Deliver | None = None,
-        errors: str = "replace",
-    ) -> Stream:
-        """As `send`, giving the pieces of the answer as they come: iterate over the result.
-
-        Or, with `deliver`, each piece is given to it, and at the end the Reply or the error, on the
-        thread that drives all agents: it must not wait for anything, and has ActorBusy if it waits
-        for an actor. There is nothing to iterate over then, but keep the result until the end: the
-        guest is asked to stop when it is dropped.
-
-        `errors` is what becomes of bytes that are no UTF-8, as in `bytes.decode`: with
-        `surrogateescape` they can be had back by `str.encode`.
-
-        The guest works elsewhere. Closing the iterator, or an exception such as Ctrl-C, stops it.
-        """
-        codecs.lookup_error(errors)
-        return self._submit(message, deadline_s, deliver, errors=errors)
-
     def _submit(
         self,
         message: Content,
@@ -197,11 +159,13 @@ class Actor:
         whole: bool = False,
         errors: str = "replace",
     ) -> Stream:
+        loop = self._platform.loop
+        if whole and deliver is None:
+            loop.require_elsewhere()
         require_deadline(deadline_s)
         data, file = content_of(message, takes_files=self.guest.is_command)
         deadline = time_after(self.limits.deadline_s if deadline_s is None else deadline_s)
         pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
-        loop = self._platform.loop
         self._life.take(State.RUNNING, waits=not loop.is_current)
         tell = deliver or pieces.put
         sent = Message(data, self.guest.name, self._share, deadline, tell, file=file, errors=errors)
@@ -216,7 +180,10 @@ class Actor:
                 self._leave()
                 work.close()
             raise
-        return Stream(sent, pieces, loop.look_at, loop.require_elsewhere)
+        stream = Stream(sent, pieces, loop.look_at, loop.require_elsewhere)
+        if deliver is None:
+            stream.abandon_if_dropped()
+        return stream
 
     def stop(self) -> None:
         """Asks the guest to finish its answer soon: its next host calls say ECANCELED."""

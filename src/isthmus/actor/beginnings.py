@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -36,12 +35,13 @@ class Beginnings:
         self._under_way: list[Beginning] = []
         self._closed = False
 
-    def deadline(self, limits: Limits, *, replays: bool) -> float:
-        """When a body that is begun now must be made, on the clock of time.monotonic."""
-        allowed_s = self._capacity.replay_s if replays else self._capacity.initialize_s
-        if limits.deadline_s is not None:
-            allowed_s = min(allowed_s, limits.deadline_s)
-        return time.monotonic() + allowed_s
+    def allowed(self, limits: Limits, *, replays: bool) -> tuple[float, str]:
+        """Seconds in which a body that is begun now must be made, and the setting that says so."""
+        name = "replay_s" if replays else "initialize_s"
+        allowed_s = getattr(self._capacity, name)
+        if limits.deadline_s is not None and limits.deadline_s < allowed_s:
+            return limits.deadline_s, "deadline_s"
+        return allowed_s, f"Capacity.{name}"
 
     @contextlib.contextmanager
     def taking(self, beginning: Beginning) -> Iterator[None]:

@@ -10,6 +10,7 @@ instance, and last the Region.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -178,9 +179,10 @@ class Body:
         platform, context = self._platform, self.context
         how = beginning.restoration if isinstance(beginning, Frozen) else None
         replays = how is not None and bool(how.replayed)
-        until = platform.beginnings.deadline(self._granted.limits, replays=replays)
+        allowed_s, said_by = platform.beginnings.allowed(self._granted.limits, replays=replays)
         share = Share(self._granted.limits.weight)
-        context.message = Message(b"", self._guest.name, share)
+        until = time.monotonic() + allowed_s
+        context.message = Message(b"", self._guest.name, share, deadline_of=said_by)
         engine, guest = self._compiled()  # takes no time from the guest's own
         context.message.deadline = until
         self.instance = stack.enter_context(self._instantiate(engine, guest))

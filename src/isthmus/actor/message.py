@@ -94,6 +94,8 @@ class Message:
     finishes: bool = True
     """Whether its guest can be asked to finish: a command is cut off at once."""
     sent: float = field(default_factory=time.monotonic)
+    deadline_of: str = "deadline_s"
+    """The setting that the deadline comes from, for errors."""
 
     work: Coroutine[Any, Any, None] | None = None
     """What the loop drives."""
@@ -165,7 +167,7 @@ class Message:
         if self.is_cut_off or is_over or (self.stopping and not self.finishes):
             raise Cancelled(f"the call of {self.guest} was cancelled")
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise DeadlineExceeded(f"{self.guest} did not finish in time")
+            raise DeadlineExceeded(f"{self.guest} did not finish within {self._allowed}")
 
     def check_going_on(self) -> None:
         """As `check`; GuestFault(ECANCELED) if the guest is asked to finish."""
@@ -180,7 +182,15 @@ class Message:
         if self.is_cut_off:
             raise Cancelled(f"the call of {self.guest} was cancelled")
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise DeadlineExceeded("the message's time was over before there was a place for it")
+            raise DeadlineExceeded(
+                f"there was no place for the message within {self._allowed}: others are handled"
+            )
+
+    @property
+    def _allowed(self) -> str:
+        """The time that it has, with the name of its limit."""
+        assert self.deadline is not None
+        return f"{max(self.deadline - self.sent, 0.0):.3g} s ({self.deadline_of})"
 
     @property
     def ends_at(self) -> float | None:

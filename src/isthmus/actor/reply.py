@@ -40,6 +40,13 @@ class Reply:
         """The answer as UTF-8; bytes that are none become U+FFFD."""
         return self.data.decode(errors="replace")
 
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        """The answer as notebooks show it: models write Markdown."""
+        return self.text
+
 
 Piece: TypeAlias = "str | Reply | BaseException"
 """A part of an answer, and at the end what came of it."""

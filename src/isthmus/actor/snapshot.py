@@ -18,6 +18,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 from isthmus.abi import GrammarKind
 from isthmus.actor.host_api import Granted
@@ -30,7 +31,7 @@ from isthmus.actor.state import (
     OpenedSession,
     OpenedWeight,
 )
-from isthmus.config import Limits
+from isthmus.config import Level, Limits
 from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.file_hash import FileHashes
@@ -63,7 +64,7 @@ from isthmus.snapshot.manifest import (
 )
 from isthmus.wasm import GlobalValue, Guest
 
-LEVELS = ("exact", "state-exact", "replayed")
+LEVELS: tuple[Level, ...] = get_args(Level)
 """From the best on."""
 
 
@@ -71,7 +72,7 @@ LEVELS = ("exact", "state-exact", "replayed")
 class Restoration:
     """How an actor came back. `reasons` tell why it is not better than `level`."""
 
-    level: str
+    level: Level
     reasons: tuple[str, ...]
     snapshot_id: str
     replayed: frozenset[str] = frozenset()
@@ -146,7 +147,7 @@ def _model_record(name: str, model: Model) -> ModelRecord:
         architecture=model.hparams.architecture,
         weights_sha256=model.weights_sha256,
         tokenizer_sha256=model.tokenizer_sha256,
-        kv_type=model.settings.kv_type,  # type: ignore[arg-type]
+        kv_type=model.settings.kv_type,
         prefill_chunk=model.settings.prefill_chunk,
         deterministic=model.settings.deterministic,
         repack=model.settings.repack,
@@ -175,7 +176,7 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         ptr=it.ptr,
         n_ctx=layout.n_ctx,
         n_vocab=layout.n_vocab,
-        kv_type=model.settings.kv_type,  # type: ignore[arg-type]
+        kv_type=model.settings.kv_type,
         kv_offset=layout.kv_offset,
         **layout.record(),
         n_tokens=len(it.tokens),
@@ -318,7 +319,7 @@ def assess(snapshot: Snapshot, device: DeviceRecord, granted: Granted) -> Restor
             foreign.add(record.name)
         rounding += _settings_differences(record, here)
     reasons = [reason for changes in replay.values() for reason in changes] + rounding
-    level = "replayed" if replay else "state-exact" if rounding else "exact"
+    level: Level = "replayed" if replay else "state-exact" if rounding else "exact"
     return Restoration(level, tuple(reasons), snapshot.id, frozenset(replay), frozenset(foreign))
 
 

@@ -15,7 +15,7 @@ class Stream(Iterator[str]):
     """The pieces of one answer, as text that never cuts a character; `reply` once it has ended.
 
     An iterator that is dropped before its end asks the guest to stop, as `close` does, and waits
-    for nothing.
+    for nothing. One whose pieces go to a `deliver` callback may be dropped.
     """
 
     def __init__(
@@ -34,7 +34,11 @@ class Stream(Iterator[str]):
         self._reply: Reply | None = None
         self._told = False
         """Whether the outcome was given to whoever iterates."""
-        weakref.finalize(self, partial(_abandon, message, look_at)).atexit = False
+
+    def abandon_if_dropped(self) -> None:
+        """Has the guest asked to stop when nobody holds the stream any more."""
+        drop = partial(_abandon, self._message, self._look_at)
+        weakref.finalize(self, drop).atexit = False
 
     @property
     def ended(self) -> bool:

@@ -29,6 +29,7 @@ from isthmus.benchmarks.record import (
     take_turns,
 )
 from isthmus.benchmarks.rival import Libllama
+from isthmus.config import Verify
 from isthmus.errors import VerificationFailed
 from isthmus.model import Model
 from isthmus.runtime import Runtime
@@ -185,7 +186,7 @@ class _Subject:
         limits = room_for(self._models["default"], self._n_ctx)
         return self._runtime.spawn("bench", models=self._models, args=args, seed=0, limits=limits)
 
-    def _restore(self, verify: str, message: str) -> float:
+    def _restore(self, verify: Verify, message: str) -> float:
         start = time.perf_counter()
         with self._runtime.restore(self.file, models=self._models, verify=verify) as actor:
             token = actor.send(message).text

@@ -17,9 +17,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from isthmus.cli.colour import Style, painted
 from isthmus.cli.command import split_argv
 from isthmus.errors import GuestTrapped, IsthmusError
 from isthmus.printable import LineFormatter, printable, printing
+from isthmus.version import VERSION
 
 COMMANDS = (
     "run",
@@ -27,6 +29,9 @@ COMMANDS = (
     "embed",
     "rerank",
     "demo",
+    "list",
+    "show",
+    "rm",
     "snapshot",
     "restore",
     "fork",
@@ -37,6 +42,7 @@ COMMANDS = (
     "gc",
     "verify",
     "serve",
+    "ps",
     "bench",
     "devices",
     "architectures",
@@ -45,6 +51,7 @@ COMMANDS = (
     "new",
     "build",
     "dev",
+    "completion",
 )
 
 _SHOWN_FRAMES = 8
@@ -58,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="WebAssembly agents and a compute device on the same bytes.",
         epilog="isthmus COMMAND --help tells more. Try: isthmus demo",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"isthmus {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _module(name)
@@ -76,6 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
             default="warning",
             help="the least important lines of the log that are shown, guests' own among them "
             "(default: warning)",
+        )
+        command.add_argument(
+            "-v",
+            "--verbose",
+            dest="log_level",
+            action="store_const",
+            const="info",
+            help="as --log-level info",
         )
         command.set_defaults(parser=command)
     return parser
@@ -113,7 +128,9 @@ def _log_to_stderr(level: str) -> None:
 def _complain(error: IsthmusError) -> int:
     """Tells of an error on standard error. Lines after the first are indented, so that none of
     them looks like a message of its own."""
-    print(f"isthmus: {printable(str(error), lines=True)}".replace("\n", "\n  "), file=sys.stderr)
+    head = painted("isthmus:", Style.RED, sys.stderr)
+    said = printable(str(error), lines=True).replace("\n", "\n  ")
+    print(f"{head} {said}", file=sys.stderr)
     if isinstance(error, GuestTrapped) and error.backtrace:
         called = printable(" <- ".join(_counted(error.backtrace)[:_SHOWN_FRAMES]))
         print(f"isthmus: in {called}", file=sys.stderr)
@@ -128,9 +145,3 @@ def _counted(backtrace: Sequence[str]) -> list[str]:
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"isthmus.cli.{name.replace('-', '_')}")
-
-
-def _version() -> str:
-    from isthmus import __version__  # noqa: PLC0415 - the package imports this one
-
-    return f"isthmus {__version__}"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import functools
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from isthmus.actor import Actor
-from isthmus.actor.message import with_files
 from isthmus.cli.naming import fetched_model
 from isthmus.cli.options import (
     add_device_options,
@@ -28,14 +24,13 @@ from isthmus.cli.options import (
     sized_guest,
 )
 from isthmus.cli.restoring import LEVELS, restore, target
-from isthmus.cli.snapshot import tell
+from isthmus.cli.talk import Begin, Resumed, Talk
 from isthmus.cli.tools import add_tool_options, open_tools
+from isthmus.cli.typed import history, typed_messages
 from isthmus.config import Environment
-from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError, SettingsError
+from isthmus.errors import SettingsError
 from isthmus.model import Model
-from isthmus.printable import printable
 from isthmus.runtime import Runtime
-from isthmus.snapshot import open_snapshot
 from isthmus.snapshot.store import resolve
 from isthmus.tools import Tool
 
@@ -49,9 +44,9 @@ EXAMPLES = """\
   isthmus chat --model qwen.gguf --tool weather=weather:forecast --fetch '*.wikipedia.org'
 
 while it runs:
-  Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another,
-  /image FILE takes a picture or a sound along with the next message"""
-_HISTORY_LINES = 1000
+  Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another, /help lists
+  what else there is: /system, /image, /save, /load, /fork, /back. Three quotes begin and end a
+  message of several lines, a backslash at the end of a line goes on in the next."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,30 +81,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    place, name = target(arguments.resume) if arguments.resume else (None, None)
+    resumed = None
+    if arguments.resume:
+        place, name = target(arguments.resume)
+        resumed = Resumed(resolve(arguments.resume), place, name)
     with (
         open_tools(arguments) as box,
         open_runtime(arguments) as runtime,
-        _history(Environment.read().cache / "history"),
+        history(Environment.read().cache / "history"),
     ):
-        begin = _beginning(runtime, arguments, box.tools)
-        file = resolve(arguments.resume) if arguments.resume else None
-        is_there = file is not None and file.exists()
-        actor = _resume(runtime, arguments, box.tools) if is_there else begin()
-        for message in _with_files(typed_messages(), read_files(arguments.image)):
-            if message == "/new":
-                actor.close()
-            elif message:
-                print_answer(actor, message)
-            if actor.state == "closed":
-                say("A new conversation begins.")
-                if file is not None:
-                    _set_aside(file)
-                actor = begin()
-            elif message and place is not None:
-                actor.snapshot(place, name=name)
-        if place is not None and actor.n_messages:
-            tell(actor.snapshot(place, name=name))
+        talk = Talk(runtime, arguments, _beginning(runtime, arguments, box.tools), resumed)
+        talk.tools, talk.files = box.tools, read_files(arguments.image)
+        is_there = resumed is not None and resumed.file.exists()
+        talk.start(_resume(runtime, arguments, box.tools) if is_there else None)
+        for text in typed_messages():
+            talk.hear(text)
+            if talk.is_over:
+                break
+        talk.end()
     return 0
 
 
@@ -135,36 +124,24 @@ def _resume(runtime: Runtime, arguments: argparse.Namespace, tools: Mapping[str,
     return restore(runtime, arguments.resume, arguments, tools)
 
 
-def _set_aside(file: Path) -> None:
-    """Keeps the conversation that a new one would replace."""
-    if file.exists():
-        kept = file.with_name(f"{file.stem}-{open_snapshot(file).id[:8]}{file.suffix}")
-        file.rename(kept)
-        say(f"The one before is kept as {kept}")
-
-
-def _beginning(
-    runtime: Runtime, arguments: argparse.Namespace, tools: Mapping[str, Tool]
-) -> Callable[[], Actor]:
+def _beginning(runtime: Runtime, arguments: argparse.Namespace, tools: Mapping[str, Tool]) -> Begin:
     """What begins a new conversation; its models are opened when they are first needed."""
-    options = guest_args(arguments)
-    if arguments.system:
-        options.append(f"system={arguments.system}")
 
     @functools.cache
     def models() -> dict[str, Model]:
         chosen = copy.copy(arguments)
         chosen.model = arguments.model or [str(fetched_model("smollm2"))]
         opened = open_models(runtime, chosen)
-        say(f"{next(iter(opened.values())).name}. Ctrl-C stops an answer, Ctrl-D ends.")
+        say(f"{next(iter(opened.values())).name}. Ctrl-C stops an answer, /help lists more.")
         return opened
 
-    def begin() -> Actor:
+    def begin(system: str | None) -> Actor:
         if runtime.load_guest(arguments.guest).is_command:
             raise SettingsError(
                 f"{arguments.guest} is a command and keeps no conversation between two messages: "
                 f"talk with it by isthmus run {arguments.guest}, on its standard input"
             )
+        options = guest_args(arguments) + ([f"system={system}"] if system else [])
         guest, allowed = sized_guest(arguments, models(), options)
         return runtime.spawn(
             guest,
@@ -176,80 +153,3 @@ def _beginning(
         )
 
     return begin
-
-
-def typed_messages() -> Iterator[str]:
-    """What the user types, until Ctrl-D or /exit."""
-    prompt = "> " if sys.stdin.isatty() else ""
-    while True:
-        try:
-            line = input(prompt).strip()
-        except EOFError:
-            if prompt:
-                print()
-            return
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D or /exit ends)")
-            continue
-        if line == "/exit":
-            return
-        yield line
-
-
-def _with_files(messages: Iterator[str], files: list[bytes]) -> Iterator[str | bytes]:
-    """The messages, each with the files that were named before it; `files` go with the first."""
-    for message in messages:
-        command, _, name = message.partition(" ")
-        if command == "/image":
-            try:
-                files += read_files([name.strip()])
-                say("It goes with the next message.")
-            except SettingsError as error:
-                say(f"{printable(str(error))} (/image FILE)")
-        elif files and message and message != "/new":
-            yield with_files(message, *files)
-            files = []
-        else:
-            yield message
-
-
-def print_answer(actor: Actor, message: str | bytes) -> None:
-    """Prints one answer as it comes; Ctrl-C stops the answer and not the program."""
-    stream = actor.stream(message)
-    emitted = ""
-    try:
-        with stream:
-            for piece in stream:
-                print(piece, end="", flush=True)
-                emitted += piece
-        reply = stream.reply
-        if reply.text != emitted:  # the guest's reply is in place of all that it emitted
-            print(f"\n{reply.text}" if emitted else reply.text, end="")
-        print()
-        if reply.tool_calls:
-            say(f"[{', '.join(it.name for it in reply.tool_calls)}]")
-    except KeyboardInterrupt:
-        print(" [stopped]")
-    except ContextFull as error:
-        say(f"\n{printable(str(error))} (/new)")
-    except (GuestError, Cancelled, ActorClosed) as error:
-        say(f"\n{printable(str(error))}")
-
-
-@contextlib.contextmanager
-def _history(path: Path) -> Iterator[None]:
-    """Line editing, and what was typed in earlier conversations."""
-    try:
-        import readline  # noqa: PLC0415 - not everywhere
-    except ImportError:
-        yield
-        return
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(_HISTORY_LINES)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(path)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from isthmus.actor import Actor
 from isthmus.cli.build import add_project_argument
-from isthmus.cli.chat import print_answer, typed_messages
 from isthmus.cli.options import (
     add_device_options,
     add_guest_options,
@@ -17,6 +16,8 @@ from isthmus.cli.options import (
     open_runtime,
     say,
 )
+from isthmus.cli.talk import print_answer
+from isthmus.cli.typed import typed_messages
 from isthmus.errors import GuestError, ProjectError
 from isthmus.model import Model
 from isthmus.projects import Sources, build, open_project

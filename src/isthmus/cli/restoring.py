@@ -19,7 +19,7 @@ from isthmus.cli.options import (
     read_key,
     say,
 )
-from isthmus.config import GRAPHS, KV_TYPES, Environment
+from isthmus.config import GRAPHS, KV_TYPES, Environment, GraphBy
 from isthmus.errors import ModelError, SettingsError, SnapshotError
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
@@ -150,8 +150,10 @@ def _load(
 ) -> Model:
     """A model, computed as it was when the snapshot was made; of another class of width if the
     device has none with these bounds."""
-    as_it_was = "adopted" if record.graph else "auto"  # another file may have no graph of ours
-    graph = as_it_was if arguments.graph == "auto" else arguments.graph
+    # another file may have no graph of ours
+    as_it_was: GraphBy = "adopted" if record.graph else "auto"
+    given: GraphBy = arguments.graph
+    graph = as_it_was if given == "auto" else given
 
     def load(width: str) -> Model:
         return runtime.load_model(

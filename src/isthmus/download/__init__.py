@@ -18,7 +18,7 @@ from isthmus.download.hub import Hub
 from isthmus.download.index import Index
 from isthmus.download.known import KNOWN, KNOWN_FILES, SMOLLM2, HubModel, PackagedModel
 from isthmus.download.names import HubName, hint, hub_name, is_name, parse
-from isthmus.download.shelf import Origin, Shelf
+from isthmus.download.shelf import Origin, Shelf, Shelved
 from isthmus.download.transfer import Progress, Remote, Transfer, Watch
 from isthmus.errors import DownloadError
 from isthmus.file_hash import file_sha256
@@ -31,6 +31,7 @@ __all__ = [
     "HubModel",
     "PackagedModel",
     "Progress",
+    "Shelved",
     "Watch",
     "fetched",
     "hint",
@@ -38,6 +39,8 @@ __all__ = [
     "is_name",
     "parse",
     "pull",
+    "remove",
+    "shelved",
 ]
 
 Report = Callable[[str], None]
@@ -50,6 +53,16 @@ def ignore(_progress: Progress) -> None:
 def fetched(name: str, cache: Path) -> Path | None:
     """The file of a model that was fetched before, or the first of its shards; else None."""
     return Shelf(cache).find(name)
+
+
+def shelved(cache: Path) -> list[Shelved]:
+    """Every model that was fetched, or put into the cache folder by hand."""
+    return Shelf(cache).models()
+
+
+def remove(model: Shelved, cache: Path) -> None:
+    """Removes a model of the cache folder. DownloadError if the folder cannot be written to."""
+    Shelf(cache).remove(model)
 
 
 def pull(

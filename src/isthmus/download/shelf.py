@@ -12,18 +12,19 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from isthmus.download.known import KNOWN
+from isthmus.download.known import KNOWN, KnownModel, PackagedModel
 from isthmus.download.names import HubName, is_name, parse
 from isthmus.download.quants import PREFERRED, quant_of
 from isthmus.download.transfer import Remote
 from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
-from isthmus.shards import model_name
+from isthmus.shards import ShardName, model_name, models_in
 from isthmus.units import MIB, format_nbytes
 
 _SPARE_NBYTES = 256 * MIB
@@ -39,6 +40,19 @@ class Origin(Struct, frozen=True):
     """The first file's path in the repository."""
     sha256: list[str]
     """Of each file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A model of the folder."""
+
+    name: str
+    """What it is fetched by, or its file's name if it was put there by hand."""
+    files: tuple[Path, ...]
+    """One, or its shards, as far as they are there."""
+    nbytes: int
+    source: str
+    """Where it came from, for people."""
 
 
 class Shelf:
@@ -57,6 +71,33 @@ class Shelf:
             return path if path.is_file() else None
         name = parse(text) if is_name(text) else None
         return self._of_repository(name) if isinstance(name, HubName) else None
+
+    def models(self) -> list[Shelved]:
+        """Every model of the folder, in order of names."""
+        if not self.folder.is_dir():
+            return []
+        known = {it.file_name: it for it in KNOWN.values()}
+        return [self._shelved(path, known.get(path.name)) for path in models_in(self.folder)]
+
+    def remove(self, it: Shelved) -> None:
+        """Removes a model's files, the first of them first, so that no half of it can be opened."""
+        with self.writing():
+            for path in it.files:
+                path.unlink(missing_ok=True)
+            (self._origins / f"{it.files[0].name}.json").unlink(missing_ok=True)
+
+    def _shelved(self, path: Path, known: KnownModel | None) -> Shelved:
+        shard, origin = ShardName.try_parse(path.name), self._origin(path.name)
+        named = [path] if shard is None else [path.with_name(str(it)) for it in shard.all()]
+        files = tuple(it for it in named if it.is_file())
+        name, source = model_name(path), "a file that was put there"
+        if origin is not None:
+            name, source = f"hf:{origin.repo}/{origin.path}", f"the hub, {origin.commit[:12]}"
+        if isinstance(known, PackagedModel):
+            name, source = known.name, f"the package {known.package} {known.version}"
+        elif known is not None and origin is not None and origin.repo == known.repo:
+            name = known.name
+        return Shelved(name, files, sum(it.stat().st_size for it in files), source)
 
     def has(self, remote: Remote) -> bool:
         """Whether a file is here, with these bytes."""

@@ -14,7 +14,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from isthmus import __version__
 from isthmus.errors import IsthmusError
 from isthmus.server.agents.guest_logs import GuestLogs
 from isthmus.server.agents.looking import Looking
@@ -51,6 +50,7 @@ from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
 from isthmus.spelling import suggestion
 from isthmus.tools.spec import Toolbox
+from isthmus.version import VERSION
 
 
 class Health(TypedDict):
@@ -149,7 +149,7 @@ def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:
         """This document."""
         keyless = is_open if settings.keys is not None else None
         routes = request.app.router.routes
-        return await written(lambda: document(routes, __version__, keyless), is_long=True)
+        return await written(lambda: document(routes, VERSION, keyless), is_long=True)
 
     return [
         Endpoint("GET", "/healthz", health, gives=(Health,)),

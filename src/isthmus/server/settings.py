@@ -339,6 +339,8 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             return tomllib.load(opened)
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file} is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f"cannot read {file}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:

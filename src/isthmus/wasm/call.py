@@ -164,7 +164,8 @@ class Call:
             return self._fiber.result
         guest = self._instance.guest
         if failure.code == wasmtime.TrapCode.OUT_OF_FUEL:
-            raise LimitExceeded(f"{guest.name} ran out of fuel", "fuel")
+            allowed = f"{self._instance.fuel_allowed:,} instructions"
+            raise LimitExceeded(f"{guest.name} ran out of fuel: it may run {allowed}", "fuel")
         raise trapped(guest, failure)
 
 

@@ -89,6 +89,8 @@ class Instance:
         self.handlers = _handler_table(engine, handlers, wasi)
         """One for each of the engine's imports, in the same order."""
         self._engine = engine
+        self.fuel_allowed = 0
+        """Instructions that its guest was allowed last."""
         self._functions: dict[str, _Function] = {}
         self._store = engine.new_store()
         self._in_use = threading.Lock()
@@ -122,6 +124,7 @@ class Instance:
 
     @fuel.setter
     def fuel(self, n: int) -> None:
+        self.fuel_allowed = n
         self.store.set_fuel(n)
 
     @property

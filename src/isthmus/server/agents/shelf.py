@@ -23,7 +23,7 @@ import msgspec
 
 from isthmus.actor import Actor
 from isthmus.actor.snapshot import limits_of
-from isthmus.config import Limits
+from isthmus.config import Level, Limits
 from isthmus.errors import (
     GuestInvalid,
     SettingsError,
@@ -169,7 +169,7 @@ class Shelf:
         return await self._settle(record, make, self.in_thread, turns)
 
     async def adopt(
-        self, name: str, snapshot: Snapshot, models: dict[str, str], require: str
+        self, name: str, snapshot: Snapshot, models: dict[str, str], require: Level
     ) -> Record:
         """An agent that is what a snapshot from elsewhere holds. Its positions begin at 0.
 

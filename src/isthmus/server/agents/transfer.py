@@ -11,12 +11,13 @@ import secrets
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from isthmus.config import Level
 from isthmus.errors import SettingsError, SnapshotError, SnapshotMismatch
 from isthmus.server.agents.replies import Agent, whole
 from isthmus.server.agents.routes import Agents, Name, Which
@@ -37,7 +38,7 @@ class Restoring(Struct, kw_only=True):
     """How an agent is restored from a file."""
 
     name: Annotated[str, Name] = ""
-    require: Literal["exact", "state-exact", "replayed"] = "state-exact"
+    require: Level = "state-exact"
     """What is less exact is refused; replayed allows another model."""
     model: str | None = None
     """The server's model for what used one that the server does not have."""

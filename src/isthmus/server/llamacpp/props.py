@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from isthmus import __version__
 from isthmus.model import Tokenizer
 from isthmus.printable import printable
 from isthmus.server.generation.writer import Writer
@@ -15,6 +14,7 @@ from isthmus.server.llamacpp.requests import Which
 from isthmus.server.llamacpp.translate import DEFAULTS, settings_of
 from isthmus.server.models.resident import Served
 from isthmus.server.settings import ServerSettings
+from isthmus.version import VERSION
 
 
 class About:
@@ -53,7 +53,7 @@ class About:
             "chat_template": template,
             "bos_token": _text(tokenizer, "bos"),
             "eos_token": _text(tokenizer, "eos"),
-            "build_info": f"isthmus {__version__}",
+            "build_info": f"isthmus {VERSION}",
             "is_sleeping": False,
         }
 

@@ -1,0 +1,3 @@
+"""The version of this package, from which its distribution is named."""
+
+VERSION = "0.2.0"
