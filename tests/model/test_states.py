@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,6 +255,33 @@ def test_a_step_that_fails_can_be_undone_by_a_checkpoint(
         for each in (session, twin):
             model.decode(each, 7)
         assert go_on(model, session) == go_on(model, twin)
+
+
+@pytest.mark.parametrize("name", ["lfm2moe", "qwen35"])
+def test_a_guest_that_writes_into_its_states_harms_nobody_else(
+    name: str, device: Device, files: dict[str, Path]
+) -> None:
+    """Nor the host: the lengths of checkpoints are read of its memory as well."""
+    random = np.random.default_rng(0)
+    with several(device, files[name], 3) as (model, (hostile, other, twin)):
+        for each in (hostile, other, twin):
+            model.prefill(each, random_tokens(50, model.n_vocab))
+            each.checkpoint()
+        nbytes = hostile.layout.nbytes
+        for garbage in (
+            b"\xff" * nbytes,
+            random.bytes(nbytes),
+            b"\x01\0\0\0\0\0\0\0" * (nbytes // 8),
+        ):
+            ctypes.memmove(hostile.base, garbage, nbytes)
+            assert 0 <= hostile.reach(hostile.n_tokens - 1) < hostile.n_tokens
+            model.executor.decode_batch([Step(hostile, [1]), Step(other, [2])])
+            model.decode(twin, 2)
+            assert hostile.checkpoint()
+            hostile.truncate(hostile.reach(hostile.n_tokens - 1))
+            model.prefill(hostile, random_tokens(20, model.n_vocab))
+            assert other.logits.tobytes() == twin.logits.tobytes()
+        assert go_on(model, other) == go_on(model, twin)
 
 
 # ---------------------------------------------------------------------- what is refused
