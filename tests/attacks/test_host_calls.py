@@ -29,6 +29,7 @@ from isthmus.runtime import Runtime
 from isthmus.units import WASM_PAGE
 from tests.attacks.proxy import PAGES, Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
+from tests.tiny_projector import TinyProjector
 
 N_CALLS, MANY_CALLS = 2_500, 10_000
 BATCH = 250
@@ -53,11 +54,12 @@ def wasm() -> bytes:
 
 @pytest.fixture(scope="module")
 def proxy(wasm: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """With a model that makes text and embeddings."""
+    """With a model that makes text and embeddings, and takes pictures."""
+    folder = tmp_path_factory.mktemp("able")
     able = TinyLlama(with_tokenizer=True, overrides={"pooling_type": 3})
-    path = able.write(tmp_path_factory.mktemp("able") / "able.gguf")
+    path, projector = able.write(folder / "able.gguf"), TinyProjector().write(folder / "eyes.gguf")
     with Runtime(device="cpu", threads=1) as runtime:
-        yield Proxy(runtime, wasm, runtime.load_model(path))
+        yield Proxy(runtime, wasm, runtime.load_model(path, mmproj=projector))
 
 
 def prepare(proxy: Proxy) -> None:

@@ -312,7 +312,7 @@ def test_a_name_that_is_given_twice(route: Route) -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "odd"}]}]}, "content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": "x", "odd": 1}]}, "messages[0].odd"),

@@ -27,6 +27,7 @@ STRUCTS: dict[str, tuple[Struct, tuple[str, ...]]] = {
     "tensor": (abi.TENSOR, abi.Tensor._fields),
     "candidate": (abi.CANDIDATE, abi.Candidate._fields),
     "step": (abi.STEP, abi.Step._fields),
+    "media_part": (abi.MEDIA_PART, abi.MediaPart._fields),
     "operation": (abi.OPERATION, abi.Operation._fields),
 }
 CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {
@@ -37,6 +38,9 @@ CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {
     "answer_part": abi.AnswerPart,
     "model_flag": abi.ModelFlag,
     "embed_flag": abi.EmbedFlag,
+    "span_flag": abi.SpanFlag,
+    "media_kind": abi.MediaKind,
+    "part_kind": abi.PartKind,
     "token_flag": abi.TokenFlag,
     "grammar_kind": abi.GrammarKind,
     "dtype": abi.Dtype,

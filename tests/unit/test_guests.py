@@ -14,9 +14,9 @@ from isthmus import abi
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
-NAMES = ("bench", "chat", "complete", "embed", "gemm", "speculate", "summarise")
+NAMES = ("bench", "chat", "complete", "decode", "embed", "gemm", "speculate", "summarise")
 WIDE = ("bench64", "chat64", "complete64")
-MAX_NBYTES = 44 * 1024
+MAX_NBYTES = 64 * 1024
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,16 @@
-"""Sessions' layouts, as manifests of snapshots say them."""
+"""Sessions' layouts and spans, as manifests of snapshots say them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 from isthmus.errors import SnapshotInvalid
 from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.layout import Layout
 from isthmus.model.own.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
-from isthmus.snapshot.manifest import ModelRecord, SessionRecord
+from isthmus.model.spans import AXES, Span
+from isthmus.snapshot import Snapshot
+from isthmus.snapshot.manifest import ModelRecord, SessionRecord, SpanRecord, positions_part
 
 
 def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
@@ -34,3 +38,18 @@ def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:
         states_nbytes=record.states_nbytes,
         n_checkpoints=record.n_checkpoints,
     )
+
+
+def span_records(spans: Sequence[Span]) -> tuple[SpanRecord, ...]:
+    """A session's spans without their positions, which are a part of their own."""
+    each = ((it.first, it.n_rows, it.after, bool(it.positions)) for it in spans)
+    return tuple(SpanRecord(*fields) for fields in each)
+
+
+def spans_of(snapshot: Snapshot, record: SessionRecord) -> Iterator[Span]:
+    """A session's spans. What is wrong with them shows when the session is opened."""
+    left = snapshot.part(positions_part(record.handle)) if record.n_positions else b""
+    for it in record.spans:
+        n = 4 * AXES * it.n_rows if it.placed else 0
+        yield Span(it.first, it.n_rows, it.after, left[:n])
+        left = left[n:]

@@ -22,7 +22,7 @@ from typing import get_args
 
 from isthmus.abi import GrammarKind
 from isthmus.actor.host_api import Granted
-from isthmus.actor.layouts import layout_of
+from isthmus.actor.layouts import layout_of, span_records, spans_of
 from isthmus.actor.state import (
     ActorState,
     Opened,
@@ -36,7 +36,7 @@ from isthmus.device.base import Device
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotMismatch
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
-from isthmus.model.spans import AXES, NO_TOKEN, Span
+from isthmus.model.spans import NO_TOKEN
 from isthmus.printable import printable
 from isthmus.snapshot import Draft, Manifest, MemorySource, Snapshot
 from isthmus.snapshot.manifest import (
@@ -54,14 +54,13 @@ from isthmus.snapshot.manifest import (
     LimitsRecord,
     ModelRecord,
     SessionRecord,
-    SpanRecord,
     accepted_part,
     positions_part,
     source_part,
     text_part,
     tokens_part,
-    version_for,
 )
+from isthmus.snapshot.versions import version_for
 from isthmus.wasm import GlobalValue, Guest
 
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -183,10 +182,7 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         has_logits=it.has_logits,
         top_k=it.top_k,
         top_ptr=it.top_ptr,
-        spans=tuple(
-            SpanRecord(span.first, span.n_rows, span.after, bool(span.positions))
-            for span in it.spans
-        ),
+        spans=span_records(it.spans),
     )
 
 
@@ -261,17 +257,8 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
         record.has_logits,
         record.top_k,
         record.top_ptr,
-        tuple(_spans(snapshot, record)),
+        tuple(spans_of(snapshot, record)),
     )
-
-
-def _spans(snapshot: Snapshot, record: SessionRecord) -> Iterator[Span]:
-    """What is wrong with them shows when the session is opened."""
-    left = snapshot.part(positions_part(record.handle)) if record.n_positions else b""
-    for it in record.spans:
-        n = 4 * AXES * it.n_rows if it.placed else 0
-        yield Span(it.first, it.n_rows, it.after, left[:n])
-        left = left[n:]
 
 
 def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:

@@ -6,7 +6,7 @@ needs a model, a guest or the file's size to judge is judged by whoever restores
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,24 +20,14 @@ from isthmus.config import (
 )
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
+from isthmus.snapshot.versions import (
+    FORMAT_VERSION,
+    MEDIA_LIMITS,
+    READABLE_VERSIONS,
+    leave_out_newer,
+    version_for,
+)
 from isthmus.units import MIB, MOST_NBYTES_64, format_nbytes
-
-FORMAT_VERSION = 2
-FORMAT_VERSION_3 = 3
-"""Of a snapshot with adapters or a 64-bit memory; any other stays readable for older releases."""
-FORMAT_VERSION_4 = 4
-"""Of a snapshot with a model in another class of width than that of a step by itself, or with a
-session that asks for candidates; any other stays readable as before."""
-FORMAT_VERSION_5 = 5
-"""Of a snapshot with a model whose graph a library writes down."""
-FORMAT_VERSION_6 = 6
-"""Of a snapshot with a session whose layers have caches of different shapes, or keep states, or
-that holds embeddings; with other limits of media than the usual ones; or whose guest has opened
-something by wasi-nn."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
-"""Version 1 has no grammars; `_ADDED` has what else came later."""
-_LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans")
-_MEDIA_LIMITS = ("media", "media_pixels", "media_seconds")
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -280,9 +270,10 @@ class LimitsRecord(Record, frozen=True):
     media_seconds: Annotated[float, Meta(ge=0)] = 600.0
 
     @property
-    def of_media(self) -> tuple[float, ...]:
-        """Those of pictures and sounds."""
-        return tuple(getattr(self, name) for name in _MEDIA_LIMITS)
+    def has_usual_media(self) -> bool:
+        """Whether those of pictures and sounds are the usual ones."""
+        usual = {it.name: it.default for it in msgspec.structs.fields(LimitsRecord)}
+        return all(getattr(self, name) == usual[name] for name in MEDIA_LIMITS)
 
 
 class ActorRecord(Record, frozen=True):
@@ -348,11 +339,7 @@ class Manifest(Record, frozen=True):
     def encode(self) -> str:
         """As JSON text."""
         held = msgspec.to_builtins(self)
-        newer = [it for version, it in _ADDED.items() if version > self.format_version]
-        for place, names in [entry for added in newer for entry in added.items()]:
-            for record in _records(held, place):
-                for name in names:
-                    del record[name]
+        leave_out_newer(held, self.format_version)
         return msgspec.json.encode(held).decode()
 
     def require_parts(self) -> None:
@@ -403,24 +390,6 @@ class Manifest(Record, frozen=True):
         raise SnapshotInvalid(f"the manifest names a model {name!r} and does not describe it")
 
 
-_ADDED: dict[int, dict[str, tuple[str, ...]]] = {
-    FORMAT_VERSION: {"manifest": ("grammars",), "limits": ("grammars",)},
-    FORMAT_VERSION_3: {"memory": ("is_64",), "models": ("adapters",)},
-    FORMAT_VERSION_4: {"models": ("width",), "sessions": ("top_k", "top_ptr")},
-    FORMAT_VERSION_5: {"models": ("graph",), "sessions": ("outputs_nbytes", "memories")},
-    FORMAT_VERSION_6: {"sessions": _LATER_OF_SESSIONS, "limits": _MEDIA_LIMITS},
-}
-"""What each version has that older ones are written without, so that their hashes stay."""
-
-
-def _records(held: dict[str, Any], place: str) -> list[dict[str, Any]]:
-    """The records of a manifest in which something was added."""
-    if place == "manifest":
-        return [held]
-    found = held["actor"]["limits"] if place == "limits" else held[place]
-    return [found] if isinstance(found, dict) else list(found)
-
-
 def _most_nbytes(part: str) -> int:
     """The most bytes of a part whose size the rest does not say."""
     if part == GUEST_PART:
@@ -428,31 +397,6 @@ def _most_nbytes(part: str) -> int:
     if part == NN_PART:
         return MAX_NN_NBYTES
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
-
-
-def version_for(
-    models: tuple[ModelRecord, ...],
-    sessions: tuple[SessionRecord, ...],
-    limits: LimitsRecord,
-    *,
-    is_64: bool,
-    nn: bool,
-) -> int:
-    """The oldest format version that can say all of it. `nn`: something is open by wasi-nn."""
-    if any(it.rows or it.states_nbytes or it.spans for it in sessions):
-        return FORMAT_VERSION_6
-    if nn or limits.of_media != _USUAL_OF_MEDIA:
-        return FORMAT_VERSION_6
-    if any(it.graph for it in models) or any(it.memories for it in sessions):
-        return FORMAT_VERSION_5
-    if any(it.width for it in models) or any(it.top_k for it in sessions):
-        return FORMAT_VERSION_4
-    return FORMAT_VERSION_3 if is_64 or any(it.adapters for it in models) else FORMAT_VERSION
-
-
-_USUAL_OF_MEDIA = tuple(
-    it.default for it in msgspec.structs.fields(LimitsRecord) if it.name in _MEDIA_LIMITS
-)
 
 
 class _Version(msgspec.Struct):
