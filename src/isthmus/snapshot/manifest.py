@@ -31,7 +31,7 @@ FORMAT_VERSION_5 = 5
 """Of a snapshot with a model whose graph a library writes down; any other stays readable as
 before."""
 FORMAT_VERSION_6 = 6
-"""Of a snapshot whose guest has opened something by wasi-nn; any other stays readable as before."""
+"""Of a snapshot whose guest has opened something by wasi-nn; any other stays readable."""
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 """Version 1 has no grammars, 1 and 2 have no adapters and no 64-bit memories, 1 to 3 have no widths
 and no candidates, 1 to 4 have graphs of Isthmus alone, and 1 to 5 have nothing of wasi-nn."""
@@ -316,11 +316,8 @@ class Manifest(Record, frozen=True):
     def _expected_parts(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         """Type and shape of each part, by name; no shape if the rest does not say it."""
         n = self.memory.n_chunks
-        expected: dict[str, tuple[str, tuple[int, ...] | None]] = {
-            NUMBERS_PART: ("U32", (n,)),
-            DIGESTS_PART: ("U8", (n, DIGEST_NBYTES)),
-            GUEST_PART: ("U8", None),
-        }
+        expected: dict[str, tuple[str, tuple[int, ...] | None]] = {GUEST_PART: ("U8", None)}
+        expected |= {NUMBERS_PART: ("U32", (n,)), DIGESTS_PART: ("U8", (n, DIGEST_NBYTES))}
         for it in self.sessions:
             expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
             expected[text_part(it.handle)] = ("U8", None)
@@ -333,7 +330,7 @@ class Manifest(Record, frozen=True):
 
     @property
     def has_nn(self) -> bool:
-        """Whether the guest has opened something by wasi-nn, which a part describes."""
+        """Whether a part tells what the guest has opened by wasi-nn."""
         return any(part.name == NN_PART for part in self.parts)
 
     def model(self, name: str) -> ModelRecord:
@@ -389,8 +386,8 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    is_64, nn = manifest.memory.is_64, manifest.has_nn
-    needed = version_for(manifest.models, manifest.sessions, is_64=is_64, nn=nn)
+    held = {"is_64": manifest.memory.is_64, "nn": manifest.has_nn}
+    needed = version_for(manifest.models, manifest.sessions, **held)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
