@@ -249,6 +249,7 @@ def test_what_a_command_cannot_do(runtime: Runtime, tmp_path: Path) -> None:
             lambda: actor.snapshot(tmp_path / "a"),
             lambda: actor.region,
             lambda: actor.sessions,
+            lambda: actor.pinned().__enter__(),
         ):
             with pytest.raises(SettingsError, match="is a command"):
                 use()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from isthmus.wasm import Guest
 from tests.commands.guests import HERE, compile_c, compile_rust, rustc
 from tests.tiny_gguf import TinyLlama
 
+pytestmark = pytest.mark.slow
 SOURCES = HERE.parents[1] / "src"
 needs_zig = pytest.mark.skipif(
     not importlib.util.find_spec("ziglang"), reason="ziglang is not installed"
@@ -41,15 +44,22 @@ def model(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="module")
-def rust(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Guest:
+def rust(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Guest]:
+    """Compiles a Rust program, once."""
     if rustc() is None:
         pytest.skip(
-            "no Rust compiler with a standard library for wasm32-wasi: Debian has one in "
-            "rustc and libstd-rust-dev-wasm32"
+            "no Rust compiler with a standard library for wasm32-wasi: Debian has one in rustc and "
+            "libstd-rust-dev-wasm32"
         )
-    path = tmp_path_factory.mktemp("rust") / "runtime.wasm"
-    compile_rust(HERE / "runtime.rs", path)
-    return runtime.load_guest(path)
+    folder = tmp_path_factory.mktemp("rust")
+
+    def guest(name: str) -> Guest:
+        path = folder / f"{name}.wasm"
+        if not path.exists():
+            compile_rust(HERE / f"{name}.rs", path)
+        return runtime.load_guest(path)
+
+    return guest
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +69,12 @@ def chat(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Guest:
     return runtime.load_guest(path)
 
 
-def test_rusts_runtime(runtime: Runtime, rust: Guest, caplog: pytest.LogCaptureFixture) -> None:
+def test_rusts_runtime(
+    runtime: Runtime, rust: Callable[[str], Guest], caplog: pytest.LogCaptureFixture
+) -> None:
     clock_ns = 1_600_000_000 * 10**9
     given = {"argv": ["a", "größe"], "environ": {"NAME": "Ada"}}
-    with runtime.spawn(rust, clock_ns=clock_ns, **given) as actor:  # type: ignore[arg-type]
+    with runtime.spawn(rust("runtime"), clock_ns=clock_ns, **given) as actor:  # type: ignore[arg-type]
         assert actor.send("line\nrest\nof it").text.splitlines() == [
             'runtime ["a", "größe"] Ada',
             "slept 3600 s",
@@ -73,13 +85,38 @@ def test_rusts_runtime(runtime: Runtime, rust: Guest, caplog: pytest.LogCaptureF
     assert [it.getMessage() for it in caplog.records] == ["10 bytes"]
 
 
-def test_how_rust_ends(runtime: Runtime, rust: Guest, caplog: pytest.LogCaptureFixture) -> None:
-    with runtime.spawn(rust, argv=["exit"]) as actor, pytest.raises(GuestExited) as caught:
+def test_how_rust_ends(
+    runtime: Runtime, rust: Callable[[str], Guest], caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        runtime.spawn(rust("runtime"), argv=["exit"]) as actor,
+        pytest.raises(GuestExited) as caught,
+    ):
         actor.send("")
     assert caught.value.status == 9
-    with runtime.spawn(rust, argv=["panic"]) as actor, pytest.raises(GuestTrapped):
+    with runtime.spawn(rust("runtime"), argv=["panic"]) as actor, pytest.raises(GuestTrapped):
         actor.send("")
     assert "on purpose" in caplog.text
+
+
+def test_a_rust_guest_of_wasi_nn(
+    runtime: Runtime,
+    rust: Callable[[str], Guest],
+    model: Model,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def say(seed: int, **environ: str) -> tuple[str, str, dict[str, Any]]:
+        given: Any = {"models": {"default": model}, "argv": ["default", "the isthmus"]}
+        with runtime.spawn(rust("stream"), environ=environ, seed=seed, **given) as actor:
+            whole, streamed, told, _ = actor.send("").text.split("\n")
+        return whole, streamed, json.loads(told)
+
+    whole, streamed, told = say(1, temp="0")
+    assert whole == streamed
+    assert told["output_tokens"] == 8
+    assert say(2) == say(2) != say(3)
+    assert say(1, n_predict="2", temp="0")[2]["output_tokens"] == 2
+    assert not caplog.records, "nothing on standard error"
 
 
 @needs_zig

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wasmtime
 
 from isthmus import Limits
 from isthmus.abi import Errno
+from isthmus.errors import GuestInvalid
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.wasm.wasi_nn import NnErrno, nn_errno
@@ -477,3 +479,24 @@ def test_outputs_of_contexts_that_were_unloaded_are_kept_for_a_while(nn: Nn) -> 
     assert nn.output(context) == b""
     assert nn.nn("get_output", 0, 0, OUT, 64, NBYTES) == INVALID
     assert nn.nn("get_output", 2, 0, OUT, 64, NBYTES) == OK
+
+
+def test_guests_with_a_64_bit_memory(runtime: Runtime) -> None:
+    imported = '(import "wasi_ephemeral_nn" "compute" (func (param i32) (result i32)))'
+    rest = """(memory (export "memory") i64 1)
+      (func (export "on_message") (param i32) (result i32) (i32.const 0))"""
+    with pytest.raises(GuestInvalid, match="exists for 32-bit memories only"):
+        runtime.load_guest(bytes(wasmtime.wat2wasm(f"(module {imported} {rest})")))
+    with runtime.spawn(bytes(wasmtime.wat2wasm(f"(module {rest})"))) as actor:
+        assert actor.send("x").text == ""
+
+
+def test_imports_of_another_type(runtime: Runtime) -> None:
+    for kind, said in (
+        ("(func (param i32 i32) (result i32))", r"compute is \(i32\) -> i32, not"),
+        ("(global i32)", "is a function, not a global"),
+    ):
+        text = f"""(module (import "wasi_ephemeral_nn" "compute" {kind})
+          (memory (export "memory") 1) (func (export "_start")))"""
+        with pytest.raises(GuestInvalid, match=said):
+            runtime.load_guest(bytes(wasmtime.wat2wasm(text)))

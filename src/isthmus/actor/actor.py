@@ -287,8 +287,9 @@ class Actor(Recipient):
         """Keeps it idle and in memory while open, so that its memory can be looked at.
 
         Without it, what `region` and `sessions` show may be evicted by another actor's need.
-        Raises ActorBusy, ActorClosed, Overloaded.
+        Raises ActorBusy, ActorClosed, Overloaded, SettingsError for a command.
         """
+        self._keeper.require_lasting()
         with self._held():
             yield self._keeper.present()
 

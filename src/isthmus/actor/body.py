@@ -40,6 +40,7 @@ from isthmus.units import WASM_PAGE, align_up
 from isthmus.wasm import (
     Engine,
     Guest,
+    Handler,
     Instance,
     Wasi,
     read_globals,
@@ -282,13 +283,18 @@ class Body:
         return Instance(
             engine,
             guest,
-            handlers={MODULE: self._api.functions(), wasi_nn.MODULE: self._nn.handlers()},
+            handlers=self._handlers(),
             wasi=wasi,
             memory=MemoryRequest(
                 self._granted.limits.memory_nbytes, self._platform.device.reserve, self._admit
             ),
             counters=self._counters,
         )
+
+    def _handlers(self) -> dict[str, dict[str, Handler]]:
+        """The host functions by module. wasi-nn exists for 32-bit memories only."""
+        found = {MODULE: self._api.functions()}
+        return found if self._guest.is_64 else found | {wasi_nn.MODULE: self._nn.handlers()}
 
     def _admit(self, more_nbytes: int, limit_nbytes: int) -> None:
         """Asks the budget of all actors, and notes what is refused."""

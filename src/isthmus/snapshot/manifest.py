@@ -360,11 +360,8 @@ class Manifest(Record, frozen=True):
     def _expected_parts(self) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         """Type and shape of each part, by name; no shape if the rest does not say it."""
         n = self.memory.n_chunks
-        expected: dict[str, tuple[str, tuple[int, ...] | None]] = {
-            NUMBERS_PART: ("U32", (n,)),
-            DIGESTS_PART: ("U8", (n, DIGEST_NBYTES)),
-            GUEST_PART: ("U8", None),
-        }
+        expected: dict[str, tuple[str, tuple[int, ...] | None]] = {GUEST_PART: ("U8", None)}
+        expected |= {NUMBERS_PART: ("U32", (n,)), DIGESTS_PART: ("U8", (n, DIGEST_NBYTES))}
         for it in self.sessions:
             expected[tokens_part(it.handle)] = ("I32", (it.n_tokens,))
             expected[text_part(it.handle)] = ("U8", None)
@@ -379,7 +376,7 @@ class Manifest(Record, frozen=True):
 
     @property
     def has_nn(self) -> bool:
-        """Whether the guest has opened something by wasi-nn, which a part describes."""
+        """Whether a part tells what the guest has opened by wasi-nn."""
         return any(part.name == NN_PART for part in self.parts)
 
     def model(self, name: str) -> ModelRecord:

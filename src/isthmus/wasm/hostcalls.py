@@ -78,6 +78,7 @@ class HostCalls:
 
     def __init__(self, linker: wasmtime.Linker, imports: Sequence[HostImport]) -> None:
         self.imports = tuple(imports)
+        self.names = frozenset((it.module, it.name) for it in imports)
         self.threads = Threads()
         signatures = [it.signature for it in imports]
         self.arguments = [_arguments(it) for it in signatures]

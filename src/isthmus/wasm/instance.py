@@ -291,8 +291,7 @@ def _same_memory(memory: object, store: wasmtime.Store, region: Region | None) -
 
 def _handler_table(engine: Engine, handlers: Handlers, wasi: Wasi) -> list[Handler]:
     host_calls = engine.host_calls
-    known = {(it.module, it.name) for it in host_calls.imports}
     given = {(module, name) for module, named in handlers.items() for name in named}
-    if unknown := {f"{module}.{name}" for module, name in given - known}:
+    if unknown := {f"{module}.{name}" for module, name in given - host_calls.names}:
         raise SettingsError(f"no such host functions: {', '.join(sorted(unknown))}")
     return host_calls.table({**handlers, wasi_module.MODULE: wasi.handlers()})
