@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.projects import Project
+from isthmus.projects import RECIPES, Project
 from tests.projects.conftest import Made
 
+COOKBOOK = Path(__file__).parents[2] / "docs/cookbook.md"
 PAGE = Path(__file__).parents[2] / "docs/guests.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def blocks(kind: str, mark: str | None = None) -> list[str]:
+def blocks(kind: str, mark: str | None = None, page: Path = PAGE) -> list[str]:
     """The page's blocks of a kind: those with a mark, or those without one."""
     return [
         text
-        for it, found, text in BLOCK.findall(PAGE.read_text())
+        for it, found, text in BLOCK.findall(page.read_text())
         if (it, found) == (kind, mark or "")
     ]
 
@@ -59,6 +60,15 @@ def test_the_page_from_top_to_bottom(
     said = run(options, tmp_path)
     assert "--arg max_tokens=" in said
     assert said.endswith("a few")
+
+
+def test_the_cookbook(tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")
+    votes, plugin = blocks("sh", page=COOKBOOK)
+    assert run(votes, tmp_path).endswith("5 of 5: Ankara, of course.")
+    assert run(plugin, tmp_path).endswith("3")
+    for recipe in RECIPES:
+        assert f"\n## {recipe}\n" in COOKBOOK.read_text()
 
 
 def test_the_fixtures(made: Made, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from isthmus.cli.options import say
-from isthmus.projects import LANGUAGES, TEMPLATES, new_project
+from isthmus.projects import LANGUAGES, RECIPES, TEMPLATES, new_from_recipe, new_project
 
 HELP = "begin a guest in a language of your choice"
 EXAMPLES = """\
   isthmus new hello --lang rust
   isthmus new notes --lang c --template tool
+  isthmus new votes --cookbook votes
   isthmus build notes
   isthmus run notes/notes.wasm --model smollm2 --message "What is an isthmus?\""""
 
@@ -19,11 +20,17 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     parser.add_argument("name", metavar="NAME", help="the guest's name, or a path that ends in it")
-    parser.add_argument(
+    begin = parser.add_mutually_exclusive_group(required=True)
+    begin.add_argument(
         "--lang",
-        required=True,
         choices=LANGUAGES,
         help="c, cpp (C++), rust, zig, go or as (AssemblyScript)",
+    )
+    begin.add_argument(
+        "--cookbook",
+        choices=RECIPES,
+        metavar="RECIPE",
+        help=f"a guest of docs/cookbook.md, in C: {', '.join(RECIPES)}",
     )
     parser.add_argument(
         "--template",
@@ -35,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    project = new_project(Path(arguments.name), arguments.lang, arguments.template)
+    folder = Path(arguments.name)
+    if arguments.cookbook:
+        project = new_from_recipe(folder, arguments.cookbook)
+    else:
+        project = new_project(folder, arguments.lang, arguments.template)
     print(project.folder)
     if project.lang == "as":
         say(f"npm install --prefix {project.folder} fetches its compiler")

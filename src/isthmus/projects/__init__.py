@@ -5,15 +5,25 @@
 """
 
 from isthmus.projects.building import build
-from isthmus.projects.project import LANGUAGES, TEMPLATES, Project, new_project, open_project
+from isthmus.projects.project import (
+    LANGUAGES,
+    RECIPES,
+    TEMPLATES,
+    Project,
+    new_from_recipe,
+    new_project,
+    open_project,
+)
 from isthmus.projects.watching import Sources
 
 __all__ = [
     "LANGUAGES",
+    "RECIPES",
     "TEMPLATES",
     "Project",
     "Sources",
     "build",
+    "new_from_recipe",
     "new_project",
     "open_project",
 ]

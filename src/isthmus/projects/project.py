@@ -35,6 +35,8 @@ SDK = "isthmus"
 """The folder of a project that has its language's SDK."""
 TEMPLATES = ("hello", "tool")
 """What a project begins with: a conversation, or an agent with a tool and state."""
+RECIPES = ("votes", "judge", "search", "contrastive", "watermark", "ngram", "plugin")
+"""Guests of docs/cookbook.md, which a project can begin with, too."""
 _SDKS = {"c": "c", "cpp": "c", "rust": "rust", "zig": "zig", "go": "go", "as": "as"}
 LANGUAGES = tuple(_SDKS)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -94,18 +96,34 @@ def open_project(folder: Path) -> Project:
 
 def new_project(folder: Path, lang: str, template: str) -> Project:
     """Begins a project in a folder that is not there yet. ProjectError."""
-    require_name(folder.name)
     require_language(lang)
+    templates = _package() / "templates"
+    return _begun(folder, lang, templates / lang / template, templates / f"{template}.toml")
+
+
+def new_from_recipe(folder: Path, recipe: str) -> Project:
+    """Begins a project with a guest of the cookbook. ProjectError."""
+    if recipe not in RECIPES:
+        raise ProjectError(
+            f"the cookbook has no {recipe!r}: it has {', '.join(RECIPES)}"
+            f"{suggestion(recipe, RECIPES)}"
+        )
+    source = _package() / "templates" / "cookbook" / recipe
+    return _begun(folder, "c", source, source / FILE)
+
+
+def _begun(folder: Path, lang: str, sources: Path, file: Path) -> Project:
+    """A project of copies: of sources, isthmus.toml and the SDK."""
+    require_name(folder.name)
     if folder.exists():
         raise ProjectError(f"{folder} is there already: give another name, or remove it first")
-    templates = _package() / "templates"
     try:
-        shutil.copytree(templates / lang / template, folder)
-        shutil.copyfile(templates / f"{template}.toml", folder / FILE)
-        _copy_sdk(lang, folder)
+        shutil.copytree(sources, folder)
+        shutil.copyfile(file, folder / FILE)
         for path in folder.rglob("*"):
-            if path.is_file() and SDK not in path.relative_to(folder).parts:
+            if path.is_file():
                 _tell_name(path, folder.name, lang)
+        _copy_sdk(lang, folder)
     except OSError as error:
         raise ProjectError(f"cannot make {folder}: {error}") from None
     return open_project(folder)

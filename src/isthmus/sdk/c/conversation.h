@@ -3,7 +3,8 @@
  *
  *   conversations  agent_chat_say, agent_chat_take_back, agent_chat_tokens, agent_chat_free
  *   sessions       agent_session_become: compute only what is new
- *   answers        agent_generate: sample, emit, decode, until the model ends its turn
+ *   answers        agent_generate: sample, emit, decode, until the model ends its turn;
+ *                  agent_generate_many: the same for sessions side by side
  */
 #ifndef ISTHMUS_CONVERSATION_H
 #define ISTHMUS_CONVERSATION_H
@@ -140,6 +141,43 @@ AGENT_API int32_t agent_generate(agent_session_t *session, isthmus_sampler_t *sa
             status = agent_decode(session, token);
         if (status == -ISTHMUS_ECANCELED)
             return answer->nbytes = before, 0; /* the token is not in the session */
+        AGENT_TRY(status);
+    }
+    return 0;
+}
+
+/*
+ * The same for several sessions of one model, up to 32, in one pass for each round of tokens: for
+ * answers that are compared with each other. Each session has its own sampler and answer; nothing
+ * is emitted. A caller who wants no more has the answers as far as they are.
+ */
+AGENT_API int32_t agent_generate_many(agent_session_t *sessions, isthmus_sampler_t *samplers,
+                                      agent_text_t *answers, uint32_t n_sessions,
+                                      int64_t max_tokens)
+{
+    uint32_t ended = 0; /* a bit for each session */
+    for (int64_t i = 0; i < max_tokens; i++) {
+        agent_session_t *going[32];
+        int32_t tokens[32], token, flags;
+        uint32_t n = 0;
+        for (uint32_t j = 0; j < n_sessions; j++) {
+            if (ended >> j & 1)
+                continue;
+            AGENT_SET(token, isthmus_sample(sessions[j].handle, &samplers[j]));
+            AGENT_SET(flags, isthmus_token_flags(sessions[j].model, token));
+            if (flags & ISTHMUS_TOKEN_EOG) {
+                ended |= 1u << j;
+                continue;
+            }
+            AGENT_TRY(agent_detokenize(sessions[j].model, &token, 1, 0, &answers[j]));
+            tokens[n] = token;
+            going[n++] = &sessions[j];
+        }
+        if (n == 0)
+            return 0;
+        int32_t status = agent_decode_batch(going, tokens, n);
+        if (status == -ISTHMUS_ECANCELED)
+            return 0;
         AGENT_TRY(status);
     }
     return 0;
