@@ -6,7 +6,7 @@ import { copy, el } from "./dom.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`]*)/, HEAD = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/, RULE = /^ {0,3}([-*_])(\s*\1){2,}\s*$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +(.*)|$)/, CELLS = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
-const OPEN = /^\s*<(think|tool_call)>/, LONG = 16384, DEEP = 6;
+const OPEN = /^\s*<(think|tool_call)>/, LONG = 16384, DEEP = 6, MOST_ROWS = 1000;
 const KIND = { think: "Thought", tool_call: "Tool call" };
 
 // The blocks of some lines: { kind, lines, begin, end, closed }, by lines.
@@ -131,7 +131,9 @@ function table(lines) {
     if (sides[n]) cell.style.textAlign = sides[n];
     return cell;
   }));
-  const body = el("table", {}, el("thead", {}, row(lines[0], "th")), el("tbody", {}, ...lines.slice(2).map(it => row(it, "td"))));
+  const body = el("table", {}, el("thead", {}, row(lines[0], "th")), el("tbody", {}, ...lines.slice(2, MOST_ROWS).map(it => row(it, "td"))));
+  const more = lines.length - MOST_ROWS;
+  if (more > 0) body.createCaption().textContent = `${more} further rows are not shown.`;
   return el("div", { className: "scrolls", tabIndex: 0, role: "group", "aria-label": "Table" }, body);
 }
 
