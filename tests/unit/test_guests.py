@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
 NAMES = ("bench", "chat", "complete", "decode", "embed", "gemm", "speculate", "summarise")
 WIDE = ("bench64", "chat64", "complete64")
-MAX_NBYTES = 64 * 1024
+MAX_NBYTES = 96 * 1024
 
 
 @pytest.fixture(scope="module")
