@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -232,12 +231,16 @@ def test_chat_in_a_pipe(smollm2: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_an_endless_guest(tmp_path: Path) -> None:
-    path = guest(tmp_path / "g.wasm", LOOP)
+    speaks = """(import "isthmus" "emit" (func $emit (param i32 i32) (result i32)))
+      (memory (export "memory") 1) (data (i32.const 0) "x")"""
+    says = "(drop (call $emit (i32.const 0) (i32.const 1)))"
+    path = guest(tmp_path / "g.wasm", says + LOOP, speaks)
     process = subprocess.Popen(
         [sys.executable, "-m", "isthmus", "run", str(path), "--message", "x"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(1.5)
+    assert process.stdout is not None
+    assert process.stdout.read(1) == "x"  # it runs
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

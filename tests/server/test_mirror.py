@@ -51,7 +51,7 @@ class Place:
     def shelf(self, cache: str | None = None) -> Shelf:
         self._n += 1
         folder = self._folder / (cache or f"cache-{self._n}")
-        settings = ServerSettings(data=self.url, cache=folder, lease_s=0.6)
+        settings = ServerSettings(data=self.url, cache=folder, lease_s=3.0)
         return Shelf(no_models(self._runtime), settings)
 
     def names(self, folder: str) -> set[str]:

@@ -251,7 +251,7 @@ def test_a_store_that_ignores_conditions_is_refused_at_the_start(
 
 
 STOPPED = """
-import asyncio, os, signal, sys
+import asyncio, signal, sys, threading
 from pathlib import Path
 from typing import Any
 from isthmus import Runtime
@@ -267,7 +267,8 @@ method = getattr(Objects, what)
 
 def stopped(objects, name, *rest):
     if name.startswith("agents/"):
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this very thread: another one might be told late, and this one go on meanwhile.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     return method(objects, name, *rest)
 
 async def main():
