@@ -324,6 +324,11 @@ REFUSED = {
         ModelFileError,
         "4 heads of 32 for values and 3 for keys do not make a delta net of 128",
     ),
+    "heads that are not in groups": (
+        TinyModel("granitehybrid", overrides={"ssm.time_step_rank": 3}),
+        ModelFileError,
+        "128 elements are not 3 heads in 2 groups",
+    ),
     "embeddings": (
         TinyModel("qwen35", overrides={"pooling_type": 3}),
         ModelUnsupported,

@@ -249,12 +249,15 @@ class SharedExpert:
 
     others: Part
     shared: Part
-    gate: Router
+    gate: Router | None
+    """None: it is not weighed."""
     by_silu: bool = False
     """Whether the sigmoid is computed as silu(product) / product, which has other bits."""
 
     def __call__(self, g: Pass, x: int) -> int:
         others = self.others(g, x)
+        if self.gate is None:
+            return g.add(others, self.shared(g, x))
         product = self.gate(g, x)
         share = g.div(g.silu(product), product) if self.by_silu else g.sigmoid(product)
         return g.add(others, g.mul(self.shared(g, x), share))

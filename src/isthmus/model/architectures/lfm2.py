@@ -56,7 +56,7 @@ def _mixer(b: BlockLoader) -> Mixer:
         scores = Scores(b.hparams.kq_scale, windowed=b.windowed)
         return b.attention(scores=scores, **b.head_norms())
     n_embd, (state,) = b.hparams.n_embd, b.states
-    kernel = b.kernel("shortconv.conv", b.metadata.integer(_WIDTH), n_embd)
+    kernel = b.kernel("shortconv.conv.weight", b.metadata.integer(_WIDTH), n_embd)
     return ShortConvolution(
         layer=b.layer,
         inner=b.linear("shortconv.in_proj", n_embd, 3 * n_embd),
