@@ -47,6 +47,11 @@ _CONVOLVED = (
 )
 _NAMED_OTHERWISE = "token_embd:embd,vocab token_embd_norm:embd"
 _PREFERRED = "exp_probs_b=bias:experts "
+_SCANNED = (
+    "attn_norm:embd ssm_in:embd,scanned ssm_conv1d:taps,channels ssm_conv1d=bias:channels "
+    "ssm_dt=bias:vheads ssm_a=:one,vheads ssm_d=:one,vheads ssm_norm:grouped,groups "
+    "ssm_out:inner,embd "
+)
 _DELTA = (
     "attn_norm:embd attn_qkv:embd,channels attn_gate:embd,inner ssm_conv1d:taps,channels "
     "ssm_dt=bias:vheads ssm_a=:vheads ssm_beta:embd,vheads ssm_alpha:embd,vheads ssm_norm:state "
@@ -349,6 +354,24 @@ RECIPES = {
         "attn_norm attn_norm_2 output_norm",
         shape={"n_embd": 128},
     ),
+    "granitehybrid": Recipe(
+        _SCANNED + _GATED,
+        mixed={2: _OUT + _SEPARATE + _GATED},
+        metadata={
+            "attention.head_count_kv": [0, 0, 2, 0],
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            "logit_scale": 8.0,
+            "attention.scale": 0.015625,
+            "rope.scaling.finetuned": False,
+            "ssm.conv_kernel": 4,
+            "ssm.state_size": 32,
+            "ssm.group_count": 2,
+            "ssm.time_step_rank": 4,
+            "ssm.inner_size": 128,
+        },
+        shape={"n_layer": 4},
+    ),
     "lfm2": Recipe(
         _CONVOLVED + _GATED,
         mixed={1: _OUT + _SEPARATE + _NORMED + _GATED, 3: _OUT + _SEPARATE + _NORMED + _GATED},
@@ -502,7 +525,7 @@ ENCODERS = {
     ),
 }
 _LAYER_NORMS = ("starcoder2", "falcon", *ENCODERS)
-_NOT_ADAPTED = ("ffn_gate_inp", "shortconv.conv", "conv1d")
+_NOT_ADAPTED = ("ffn_gate_inp", "shortconv.conv", "conv1d", "ssm_a=", "ssm_d", "ssm_norm")
 _NEVER_QUANTISED = (*_NOT_ADAPTED, "token_types", "position_embd")
 
 
@@ -569,7 +592,10 @@ class TinyModel:
         if self.fused_qkv:
             block = block.replace(_SEPARATE, _FUSED)
         if self.experts:
-            block = block.replace(_GATED, re.sub(r"\bexpert\b", "ff", _EXPERTS))
+            experts = re.sub(r"\bexpert\b", "ff", _EXPERTS)
+            if "expert_shared_feed_forward_length" in self.overrides:
+                experts += _SHARED.replace("ffn_gate_inp_shexp:embd ", "")
+            block = block.replace(_GATED, experts)
         return self._listed(block)
 
     def _labels(self) -> dict[str, Any]:
@@ -759,6 +785,7 @@ class TinyModel:
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         state = self._metadata.get("ssm.state_size", 0)
         n_values = self._metadata.get("ssm.time_step_rank", 0)
+        inner, groups = (self._metadata.get(f"ssm.{it}", 0) for it in ("inner_size", "group_count"))
         return {
             "embd": self.n_embd,
             "ctx": self.n_ctx,
@@ -782,8 +809,11 @@ class TinyModel:
             "taps": self._metadata.get("ssm.conv_kernel", 0),
             "state": state,
             "vheads": n_values,
-            "inner": n_values * state,
-            "channels": (n_values + 2 * self._metadata.get("ssm.group_count", 0)) * state,
+            "inner": inner,
+            "channels": inner + 2 * groups * state,
+            "scanned": 2 * inner + 2 * groups * state + n_values,
+            "groups": groups,
+            "grouped": inner // max(1, groups),
         }[symbol]
 
 

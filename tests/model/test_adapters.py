@@ -44,6 +44,7 @@ BASES = {
     "starcoder2": TinyModel("starcoder2", quantisation="Q8_0"),
     "falcon": TinyModel("falcon", quantisation="Q8_0"),
     "granite": TinyModel("granite", quantisation="Q8_0"),
+    "granitehybrid": TinyModel("granitehybrid", quantisation="Q8_0"),
     "lfm2": TinyModel("lfm2", quantisation="Q8_0"),
     "lfm2moe": TinyModel("lfm2moe", quantisation="Q8_0"),
     "qwen35": TinyModel("qwen35", quantisation="Q8_0"),

@@ -55,6 +55,13 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES | COMBIN
     "granite, no rope": TinyModel(
         "granite", overrides={"rope.scaling.finetuned": False}, quantisation="Q8_0"
     ),
+    "granitehybrid, experts": TinyModel("granitehybrid", experts=True, quantisation="Q8_0"),
+    "granitehybrid, a shared expert": TinyModel(
+        "granitehybrid",
+        experts=True,
+        overrides={"expert_shared_feed_forward_length": 96},
+        quantisation="Q8_0",
+    ),
     "falcon, one norm": TinyModel(
         "falcon", without=("attn_norm_2",), n_head_kv=1, quantisation="Q8_0"
     ),

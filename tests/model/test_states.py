@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +179,7 @@ def test_memory_of_checkpoints_is_counted(device: Device, files: dict[str, Path]
             ModelSettings(checkpoints=bad)  # type: ignore[arg-type]
 
 
-@contextmanager
+@contextlib.contextmanager
 def failing(device: Device, after: int) -> Iterator[None]:
     """Has passes fail once `after` of them are computed, in the middle of what they write."""
     kind = type(device.new_backend(deterministic=False))
@@ -209,6 +209,23 @@ def test_a_prompt_that_fails_leaves_the_session_as_it_was(
         for each in (session, twin):
             model.decode(each, 5)
         assert go_on(model, session) == go_on(model, twin)
+
+
+def test_what_was_lost_stays_lost_in_a_copy_of_the_bytes(
+    device: Device, files: dict[str, Path]
+) -> None:
+    with several(device, files["lfm2"], 2) as (model, (session, spare)):
+        model.prefill(session, random_tokens(40, model.n_vocab))
+        session.checkpoint()
+        with failing(device, 0), pytest.raises(DeviceFailed, match="the device failed"):
+            model.decode(session, 1)
+        with resumed(model, session, spare) as restored:
+            with pytest.raises(DeviceFailed, match="keeps a state that no pass"):
+                model.decode(restored, 1)
+            for each in (session, restored):
+                each.truncate(40)
+                model.decode(each, 1)
+            assert restored.logits.tobytes() == session.logits.tobytes()
 
 
 def test_a_chunk_that_is_given_up_leaves_no_state_behind(
@@ -275,9 +292,13 @@ def test_a_guest_that_writes_into_its_states_harms_nobody_else(
         ):
             ctypes.memmove(hostile.base, garbage, nbytes)
             assert 0 <= hostile.reach(hostile.n_tokens - 1) < hostile.n_tokens
-            model.executor.decode_batch([Step(hostile, [1]), Step(other, [2])])
+            steps = [Step(other, [2])]
+            with contextlib.suppress(DeviceFailed):  # it says that it is lost
+                hostile.require_ready(1)
+                steps.append(Step(hostile, [1]))
+            model.executor.decode_batch(steps)
             model.decode(twin, 2)
-            assert hostile.checkpoint()
+            hostile.checkpoint()
             hostile.truncate(hostile.reach(hostile.n_tokens - 1))
             model.prefill(hostile, random_tokens(20, model.n_vocab))
             assert other.logits.tobytes() == twin.logits.tobytes()
@@ -323,6 +344,11 @@ REFUSED = {
         TinyModel("qwen35", overrides={"ssm.group_count": 3}),
         ModelFileError,
         "4 heads of 32 for values and 3 for keys do not make a delta net of 128",
+    ),
+    "heads that are not in groups": (
+        TinyModel("granitehybrid", overrides={"ssm.time_step_rank": 3}),
+        ModelFileError,
+        "128 elements are not 3 heads in 2 groups",
     ),
     "embeddings": (
         TinyModel("qwen35", overrides={"pooling_type": 3}),

@@ -18,7 +18,7 @@ from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
 
 _LAST_STATE = 1
-"""States that a gated delta net gives: that after the last token."""
+"""States that a gated delta net or a scan gives: that after the last token."""
 _identities = count(1 << 48)
 """Far from those that ggml gives to graphs of its own."""
 
@@ -340,6 +340,17 @@ class Graph(TensorContext):
         x is F32 [width - 1 + n, n_channels], `kernel` F32 [width, n_channels].
         """
         return int(self.library.ggml_ssm_conv(self._context, x, kernel))
+
+    def scan(self, state: int, x: int, dt: int, a: int, b: int, c: int, which: int) -> int:
+        """F32 [head * n_head * n + d_state * head * n_head]: results, and then the next state.
+
+        `state` is F32 [d_state, head, n_head], x [head, n_head, n], dt [n_head, n], a [1, n_head],
+        b and c [d_state, n_group, n], `which` I32 [1], which is 0. Token by token, with softplus of
+        dt, each head's state is multiplied with exp(dt * a) and gets dt * b * x; the result is its
+        product with c.
+        """
+        scan = self.library.ggml_ssm_scan
+        return int(scan(self._context, state, x, dt, a, b, c, which, _LAST_STATE))
 
     def gated_delta_net(self, q: int, k: int, v: int, decay: int, beta: int, state: int) -> int:
         """F32 [head * n_head_v, n + head]: n columns of results, and after them the next state.

@@ -43,9 +43,10 @@ class Executor(ABC):
     def chunks(self, session: Session, tokens: Sequence[int]) -> list[Chunk]:
         """The chunks in which a prompt is computed, for `append`. Computes nothing.
 
-        Raises ContextFull if the session has no room for all of them.
+        Raises ContextFull if the session has no room for all of them, and as
+        `Session.require_whole`.
         """
-        session.require_room(len(tokens))
+        session.require_ready(len(tokens))
         ids = np.asarray(tokens, dtype=np.int32)
         n = self._n_chunk
         parts = (ids[start : start + n] for start in range(0, len(ids), n))

@@ -2,7 +2,7 @@
 
 A state is rewritten at each token, so its operations run for each session by itself, in the order
 of its tokens: `Pass.by_stretch`. All else takes the columns of all sessions at once. The order of
-operations is libllama's (`src/models/lfm2.cpp`, `delta-net-base.cpp`, `qwen35.cpp`).
+operations is libllama's (`src/models/lfm2.cpp`, `qwen35.cpp`, `graph-context-mamba.cpp`).
 """
 
 from __future__ import annotations
@@ -124,6 +124,76 @@ class DeltaNet:
         next_state = g.view_3d(result, (head, head, n_head_v), (row, row * head), after)
         g.move_on(stretch, self.state, next_state)
         return g.view_3d(result, (head, n_head_v, stretch.n), (row, row * n_head_v), 0)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Numbers of a selective scan that belong to heads, and where its state is (Mamba 2)."""
+
+    dt: int
+    """F32 [n_head]: added before softplus is taken."""
+    a: int
+    """F32 [1, n_head]: negative, how fast a state decays."""
+    d: int
+    """F32 [1, n_head]: how much of x is added to the result."""
+    state: int
+    """Number of the state, F32 [d_state, head, n_head]."""
+    n_group: int
+    """Groups of heads, each with its own b and c."""
+    which: int
+    """I32 [1]: 0, by which the kernel finds its state among one."""
+
+    def __call__(self, g: Pass, seen: int, dt: int) -> int:
+        """F32 [head, n_head, n] from x, b and c, one below the other, and dt [n_head, n]."""
+        n_state, head, n_head, _ = g.describe(g.stretches[0].states[self.state]).ne
+        _, column, _, _ = g.describe(seen).nb
+        x = g.view_3d(seen, (head, n_head, g.n), (_FLOAT * head, column), 0)
+        shape, strides = (n_state, self.n_group, g.n), (_FLOAT * n_state, column)
+        b = g.view_3d(seen, shape, strides, _FLOAT * head * n_head)
+        c = g.view_3d(seen, shape, strides, _FLOAT * (head * n_head + n_state * self.n_group))
+        inputs = (x, g.add(dt, self.dt), b, c)
+        y = g.by_stretch(x, lambda stretch: self._scanned(g, inputs, stretch))
+        return g.add(y, g.mul(x, self.d))
+
+    def _scanned(self, g: Pass, inputs: tuple[int, ...], stretch: Stretch) -> int:
+        """F32 [head, n_head, n] of one session, whose state moves on."""
+        x, dt, b, c = (g.columns_at(it, stretch.first, stretch.n) for it in inputs)
+        state = stretch.states[self.state]
+        result = g.scan(state, x, dt, self.a, b, c, self.which)
+        n_state, head, n_head, _ = g.describe(state).ne
+        row, after = _FLOAT * n_state, _FLOAT * head * n_head * stretch.n
+        next_state = g.view_3d(result, (n_state, head, n_head), (row, row * head), after)
+        g.move_on(stretch, self.state, next_state)
+        strides = (_FLOAT * head, _FLOAT * head * n_head)
+        return g.view_3d(result, (head, n_head, stretch.n), strides, 0)
+
+
+@dataclass(frozen=True)
+class Mamba2:
+    """out · norm(silu(z) * scan(silu(convolution(x, b, c)), dt)): all of them of one product."""
+
+    layer: int
+    inner: Linear
+    """z, then x, b and c, then dt, one below the other."""
+    convolution: Convolution
+    bias: int
+    """F32 [n_channels]: of the convolution."""
+    scan: Scan
+    norm: RmsNorm
+    """Over each group of heads."""
+    out: Linear
+
+    def __call__(self, g: Pass, x: int) -> int:
+        whole = self.inner(g, x)
+        n_channels, n_head = g.describe(self.bias).ne[0], g.describe(self.scan.dt).ne[0]
+        width = g.describe(whole).ne[0] - n_channels - n_head
+        mixed = self.convolution(g, g.rows_at(whole, n_channels, width))
+        seen = g.silu(g.add(mixed, self.bias))
+        y = self.scan(g, seen, g.copied(g.rows_at(whole, n_head, width + n_channels)))
+        z = g.copied(g.rows_at(whole, width, 0))
+        gated = g.swiglu(z, g.reshape(y, width, g.n))
+        normed = self.norm(g, g.reshape(gated, width // self.scan.n_group, self.scan.n_group, g.n))
+        return self.out(g, g.reshape(normed, width, g.n))
 
 
 @dataclass(frozen=True)

@@ -278,9 +278,9 @@ class BlockLoader(Loader):
         """The numbers of this block's states, in order."""
         return [i for i, it in enumerate(self.hparams.states) if it.layer == self.layer]
 
-    def kernel(self, name: str, width: int, n_channels: int) -> int:
-        """F32 [width, n_channels]: the weights of a convolution."""
-        return self.weights.kernel(f"{self._prefix}{name}.weight", width, n_channels)
+    def kernel(self, name: str, *shape: int) -> int:
+        """F32 [shape]: what is no matrix of a product, such as the weights of a convolution."""
+        return self.weights.kernel(f"{self._prefix}{name}", *shape)
 
     def normed_qkv(self) -> NormedQkv:
         """Queries, keys and values, with norms over all queries and over all keys."""

@@ -115,6 +115,12 @@ class Session(ABC):
                 f"no room for {n_tokens} more; open the session with a larger n_ctx, or truncate it"
             )
 
+    def require_ready(self, n_tokens: int) -> None:
+        """Raises as `require_room` and `require_whole`: to be asked before a session takes part in
+        a pass, which others may share."""
+        self.require_room(n_tokens)
+        self.require_whole()
+
     def leave_top(self, k: int, ptr: GuestPtr) -> None:
         """From the next pass on, k candidates go to `ptr` in the guest's memory; 0 ends it.
 

@@ -207,13 +207,12 @@ class Weights:
         return tensor
 
     def kernel(self, name: str, *shape: int) -> int:
-        """As `require`, for the weights of a convolution in F32: no product has them."""
+        """As `require`, for what no product has, in F32: the weights of a convolution."""
         tensor = self.require(name, *shape)
         dtype = self._file.tensors[name].dtype
         if dtype != GgmlType.F32:
             raise ModelUnsupported(
-                f"{self._file.path}: tensor {name} is of type {dtype.name}; "
-                "convolutions take F32 here"
+                f"{self._file.path}: tensor {name} is of type {dtype.name}; only F32 is known here"
             )
         self.added.add(name)
         return tensor
@@ -233,12 +232,13 @@ class Weights:
         struct.buffer, struct.data = table.buffer, table.data
         return row
 
-    def constant(self, name: str, values: npt.NDArray[np.float32]) -> int:
-        """F32 [len(values)]: numbers that no file has. A second call gives the same tensor."""
+    def constant(self, name: str, values: npt.NDArray[np.float32 | np.int32]) -> int:
+        """F32 or I32 [len(values)]: numbers that no file has. A second call gives the same."""
         if name not in self._constants:
             context = self._stack.enter_context(TensorContext(self.device.library, 1))
             buffer = self._stack.enter_context(self.device.allocate(values.nbytes))
-            tensor = context.tensor(GgmlType.F32, len(values))
+            kind = GgmlType.I32 if values.dtype == np.int32 else GgmlType.F32
+            tensor = context.tensor(kind, len(values))
             buffer.place(tensor, buffer.base)
             buffer.mark_weights()
             set_bytes = self.device.library.ggml_backend_tensor_set

@@ -262,6 +262,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_flash_attn_ext_add_sinks": (None, [_P, _P]),
     "ggml_prec_set_acc": (_bool, [_P, _i32]),
     "ggml_ssm_conv": (_P, [_P, _P, _P]),
+    "ggml_ssm_scan": (_P, [_P] * 8 + [_i64]),
     "ggml_gated_delta_net": (_P, [_P] * 7 + [_i64]),
     # allocation
     "ggml_gallocr_new": (_P, [_P]),

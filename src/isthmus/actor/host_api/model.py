@@ -210,7 +210,7 @@ class ModelFunctions:
         if n_tokens == 0:
             raise GuestFault(Errno.EINVAL)
         c.memory.check_aligned(tokens_ptr, 4 * n_tokens, 4)
-        opened.require_room(n_tokens)
+        opened.require_ready(n_tokens)
         tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
         c.require_tokens(n_tokens, 0)
         with c.timed():
@@ -224,7 +224,7 @@ class ModelFunctions:
         if token >= 1 << 31:
             token -= 1 << 32
         opened.model.require_token(token)
-        opened.require_room(1)
+        opened.require_ready(1)
         start = time.perf_counter_ns()
         try:
             await Decode(c.message, Step(opened, (token,)))
@@ -246,7 +246,7 @@ class ModelFunctions:
         c.require_no_session(logits_ptr, nbytes)
         c.require_tokens(0, n_tokens)
         opened.model.require_tokens(tokens)
-        opened.require_room(n_tokens)
+        opened.require_ready(n_tokens)
         with c.timed():
             await append_many(c, opened, tokens, logits)
         c.message.tokens_out += n_tokens
@@ -265,7 +265,7 @@ class ModelFunctions:
         c.require_tokens(0, n_steps)
         models.pop().require_tokens(tokens)
         for opened in sessions:
-            opened.require_room(1)
+            opened.require_ready(1)
         with c.timed():
             await append_each(c, sessions, tokens)
         c.message.tokens_out += n_steps

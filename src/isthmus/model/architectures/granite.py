@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from isthmus.model.blocks import Decoder, Part, Sequential
+from typing import Any
+
+from isthmus.model.blocks import Decoder, Mixer, Part, Sequential
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.metadata import Metadata
 
 FAMILY = Family(
     models="Granite 3, dense",
@@ -15,27 +18,39 @@ FAMILY = Family(
 
 def load(file: Loader) -> Decoder:
     """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
-    metadata = file.metadata
-    return file.decoder(
-        _block,
-        embedding_scale=metadata.number("embedding_scale", 0.0) or 1.0,
-        logits_scale=1.0 / metadata.divisor("logit_scale"),
-    )
+    return file.decoder(lambda b: block(b, attention(b), feed_forward(b)), **scales(file.metadata))
 
 
-def _block(b: BlockLoader) -> Part:
+def scales(metadata: Metadata) -> dict[str, Any]:
+    """The factors of a whole model, as fields of `Decoder`."""
+    return {
+        "embedding_scale": metadata.number("embedding_scale", 0.0) or 1.0,
+        "logits_scale": 1.0 / metadata.divisor("logit_scale"),
+    }
+
+
+def attention(b: BlockLoader) -> Mixer:
+    """A block's attention."""
     rotated = b.metadata.flag("rope.scaling.finetuned", True)
     scale = b.metadata.number("attention.scale", 0.0) or b.heads.scale
+    return b.attention(scores=b.scores(scale=scale), rotary=b.rotary() if rotated else None)
+
+
+def block(b: BlockLoader, mixer: Mixer, feed_forward: Part) -> Part:
+    """One block of such parts."""
     return Sequential(
         attn_norm=b.rms_norm("attn_norm"),
-        attention=b.attention(scores=b.scores(scale=scale), rotary=b.rotary() if rotated else None),
+        attention=mixer,
         ffn_norm=b.rms_norm("ffn_norm"),
-        feed_forward=_experts(b) if b.hparams.n_expert else b.gated(),
+        feed_forward=feed_forward,
         scale=b.metadata.number("residual_scale", 0.0) or 1.0,
     )
 
 
-def _experts(b: BlockLoader) -> Part:
+def feed_forward(b: BlockLoader) -> Part:
+    """A block's network, or its experts if the file has some, perhaps with one for every token."""
+    if not b.hparams.n_expert:
+        return b.gated()
     scale = b.metadata.number("expert_weights_scale", 0.0) or 1.0
     n_ff_shared = b.metadata.integer("expert_shared_feed_forward_length", 0, least=0)
     return b.with_shared(b.experts(b.n_ff, b.routing(scale=scale)), n_ff_shared)

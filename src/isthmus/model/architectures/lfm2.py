@@ -54,7 +54,7 @@ def _mixer(b: BlockLoader) -> Mixer:
     if not b.states:
         return b.attention(scores=b.scores(windowed=b.windowed), **b.head_norms())
     n_embd, (state,) = b.hparams.n_embd, b.states
-    kernel = b.kernel("shortconv.conv", b.metadata.integer(_WIDTH), n_embd)
+    kernel = b.kernel("shortconv.conv.weight", b.metadata.integer(_WIDTH), n_embd)
     return ShortConvolution(
         layer=b.layer,
         inner=b.linear("shortconv.in_proj", n_embd, 3 * n_embd),

@@ -71,7 +71,7 @@ def _delta_net(b: BlockLoader) -> Mixer:
     m, n_embd, (seen, state) = b.metadata, b.hparams.n_embd, b.states
     head, n_head_v, inner = m.integer(_HEAD), m.integer(_N_HEAD_V), m.integer("ssm.inner_size")
     n_channels = _n_channels(m)
-    kernel = b.kernel("ssm_conv1d", m.integer(_WIDTH), n_channels)
+    kernel = b.kernel("ssm_conv1d.weight", m.integer(_WIDTH), n_channels)
     return DeltaNet(
         layer=b.layer,
         qkv=b.linear("attn_qkv", n_embd, n_channels),

@@ -138,8 +138,7 @@ class OwnExecutor(Executor):
         if self.always_batches:
             self._run(lambda: self._decode_batch([Step(session, [token])]))
             return
-        session.require_room(1)
-        session.require_whole()
+        session.require_ready(1)
         self._require_intact()
         session.has_logits = False
         self.builder.expire_top(session)

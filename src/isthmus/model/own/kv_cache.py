@@ -6,6 +6,17 @@
     │ logits f32 [n_vocab] │ pad │ K of layer 0 │ V of layer 0 │ K of layer 1 │ …
                                   ▲ at `remainder` modulo `modulus`
 
+If some layers keep a state instead of keys and values, the span has more:
+
+::
+
+    │ logits │ lost i64 │ lengths i64 [n_checkpoints] │ pad │ K, V │ pad │ states │ checkpoint 0 │ …
+
+A checkpoint is a copy of the states after a number of tokens, which is its length; 0: it is free.
+`lost` is 1 if the states are of no tokens. All of it lies in the guest's memory as well, so a fork
+or a snapshot has it. A guest that changes it gets states of other tokens, as one that changes its
+KV cache does, and nothing worse.
+
 Plane by plane, not token by token: rows of one plane lie next to each other, [n_ctx][its width].
 Mostly each layer has a plane of keys and one of values, all alike; see `Heads` for the others.
 The place of the first row modulo 64 decides the speed of the processor's attention kernels by up
@@ -83,7 +94,7 @@ class KvLayout:
             dtype=dtype,
             row_nbytes=tuple(library.ggml_row_size(dtype, width) for width in h.planes),
             plain=h.has_plain_cache,
-            kv_offset=align_up(lengths_offset(n_vocab) + 8 * n_checkpoints, modulus) + remainder,
+            kv_offset=align_up(_words_end(n_vocab, h, n_checkpoints), modulus) + remainder,
             states_nbytes=h.states_nbytes,
             n_checkpoints=n_checkpoints,
         )
@@ -126,9 +137,14 @@ class KvLayout:
         return (1 + self.n_checkpoints) * self.states_nbytes
 
     @property
-    def lengths_offset(self) -> int:
-        """Where the lengths of checkpoints begin."""
-        return lengths_offset(self.n_vocab)
+    def words_offset(self) -> int:
+        """Where `lost` and the lengths of checkpoints begin."""
+        return align_up(4 * self.n_vocab, 8)
+
+    @property
+    def n_words(self) -> int:
+        """How many numbers these are."""
+        return 1 + self.n_checkpoints if self.states_nbytes else 0
 
     def checkpoint_offset(self, number: int) -> int:
         """Where a checkpoint begins."""
@@ -153,9 +169,9 @@ class KvLayout:
         return [(at + first * nbytes, n * nbytes) for at, nbytes in planes if n]
 
 
-def lengths_offset(n_vocab: int) -> int:
-    """Where the lengths of checkpoints begin, after so many logits."""
-    return align_up(4 * n_vocab, 8)
+def _words_end(n_vocab: int, h: Hparams, n_checkpoints: int) -> int:
+    """Where logits end, and what a session says of its states and checkpoints."""
+    return align_up(4 * n_vocab, 8) + 8 * (1 + n_checkpoints if h.states else 0)
 
 
 class KvCache:

@@ -169,7 +169,7 @@ class OwnModel(SharingModel, Model):
         if not isinstance(layout, KvLayout):
             raise SettingsError(f"the session's layout is of another kind than {self.name} has")
         wanted = self._layout(min(layout.n_ctx, self.hparams.n_ctx_train))  # as it was asked for
-        gap = layout.kv_offset - layout.lengths_offset - 8 * layout.n_checkpoints
+        gap = layout.kv_offset - layout.words_offset - 8 * layout.n_words
         moved = replace(layout, kv_offset=wanted.kv_offset, n_checkpoints=wanted.n_checkpoints)
         if moved != wanted or not 0 <= layout.n_checkpoints <= MOST_CHECKPOINTS:
             raise SettingsError(f"the session's layout is not that of {self.name}")

@@ -26,13 +26,17 @@ from isthmus.model.own.session import OwnSession
 from isthmus.model.session import COPY_NBYTES, Session
 from isthmus.units import HostAddr
 
+_WHOLE, _LOST = 0, 1
+"""What the first of its words says of its states."""
+
 
 class StatefulSession(OwnSession):
     """See the module."""
 
     _kept: tuple[int, bytes] | None = None
     """A number of tokens and the states after them, to which a prompt that fails goes back."""
-    _lost = False
+    _words: npt.NDArray[np.int64]
+    """i64 [1 + n_checkpoints], in place: see `kv_cache.py`."""
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -49,7 +53,7 @@ class StatefulSession(OwnSession):
         n_tokens = self.n_tokens
         if n_tokens == 0 or n_tokens in self.checkpoints(n_tokens):
             return True
-        if not self.layout.n_checkpoints or self._lost:
+        if not self.layout.n_checkpoints or self._is_lost:
             return False
         number = int(np.argmin(self._lengths))  # a free one, or the one of the fewest tokens
         self._lengths[number] = 0
@@ -58,7 +62,7 @@ class StatefulSession(OwnSession):
         return True
 
     def reach(self, n_tokens: int) -> int:
-        if n_tokens >= self.n_tokens and not self._lost:
+        if n_tokens >= self.n_tokens and not self._is_lost:
             return self.n_tokens
         return max((it for it in self._found if it <= n_tokens), default=0)
 
@@ -70,7 +74,7 @@ class StatefulSession(OwnSession):
 
     def _try_go_back(self, n_tokens: int) -> bool:
         """Has the states be those after so many tokens; False if no copy of these was kept."""
-        if n_tokens == self.n_tokens and not self._lost:
+        if n_tokens == self.n_tokens and not self._is_lost:
             return True
         checkpoint = self.checkpoints(n_tokens).get(n_tokens)
         if n_tokens == 0:
@@ -81,7 +85,7 @@ class StatefulSession(OwnSession):
             self._copy_states(self._states_at, self._checkpoint_at(checkpoint))
         else:
             return False
-        self._lost = False
+        self._words[0] = _WHOLE
         return True
 
     def _unreachable(self, n_tokens: int) -> str:
@@ -96,26 +100,28 @@ class StatefulSession(OwnSession):
     # ------------------------------------------------------------------ passes that fail
 
     def roll_back(self, n_tokens: int) -> None:
-        self._lost = not self._try_go_back(n_tokens)
+        if not self._try_go_back(n_tokens):
+            self.lose()
         super().roll_back(n_tokens)
 
     @contextlib.contextmanager
     def restorable(self) -> Iterator[None]:
         """Keeps the states aside meanwhile."""
-        if self._kept is not None or self._lost:
+        if self._kept is not None or self._is_lost:
             yield
             return
-        self._kept = self.n_tokens, self.binding.read(self._states_at, self.layout.states_nbytes)
+        nbytes = self.layout.states_nbytes if self.n_tokens else 0  # of no tokens, they are zeros
+        self._kept = self.n_tokens, self.binding.read(self._states_at, nbytes)
         try:
             yield
         finally:
             self._kept = None
 
     def lose(self) -> None:
-        self._lost = True
+        self._words[0] = _LOST
 
     def require_whole(self) -> None:
-        if self._lost:
+        if self._is_lost:
             raise DeviceFailed(
                 f"a pass over the session failed, and {self.model.name} keeps a state that no pass "
                 "can make again: truncate it to 0 or to a checkpoint, and prefill again"
@@ -146,13 +152,13 @@ class StatefulSession(OwnSession):
         assert isinstance(source, StatefulSession)
         if n_tokens == 0:
             return
-        self._lost = True  # if the copy is not finished
+        self.lose()  # unless the copy is finished
         super()._copy_bytes(source, n_tokens, check)
         origin = source._states_at
         if n_tokens != source.n_tokens:
             origin = source._checkpoint_at(source.checkpoints(n_tokens)[n_tokens])
         self._copy_states(self._states_at, origin, check)
-        self._lost = False
+        self._words[0] = _WHOLE
 
     def _copy_states(
         self, target: HostAddr, origin: HostAddr, check: Callable[[], None] = lambda: None
@@ -169,12 +175,20 @@ class StatefulSession(OwnSession):
         """Lengths of its checkpoints, ascending."""
         return sorted(self.checkpoints(self.n_tokens))
 
+    def _begin(self) -> None:
+        place = self.base + self.layout.words_offset
+        room = (ctypes.c_int64 * self.layout.n_words).from_address(place)
+        self._words = np.ctypeslib.as_array(room)
+        super()._begin()
+
+    @property
+    def _is_lost(self) -> bool:
+        return bool(self._words[0] == _LOST)
+
     @property
     def _lengths(self) -> npt.NDArray[np.int64]:
-        """i64 [n_checkpoints], in place: see `kv_cache.py`."""
-        layout = self.layout
-        place = self.base + layout.lengths_offset
-        return np.ctypeslib.as_array((ctypes.c_int64 * layout.n_checkpoints).from_address(place))
+        """i64 [n_checkpoints], in place."""
+        return self._words[1:]
 
     @property
     def _states_at(self) -> HostAddr:

@@ -43,8 +43,7 @@ class Batches:
         if standing is not None and standing.try_advance(steps):
             return standing
         for step in steps:
-            step.session.require_room(len(step.tokens))
-            step.session.require_whole()
+            step.session.require_ready(len(step.tokens))
             self._builder.expire_top(step.session)
         rows = self._try_rows(steps)
         if rows is None:
