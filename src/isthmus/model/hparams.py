@@ -294,7 +294,7 @@ class Hparams:
     @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        usual = 128 if self.states else 96
+        usual = 160 if self.states else 128
         return usual + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
