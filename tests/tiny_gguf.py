@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,69 @@ _SHARED = (
     "ffn_gate_inp_shexp:embd ffn_gate_shexp:embd,ff ffn_up_shexp:embd,ff ffn_down_shexp:ff,embd "
 )
 _ROUTED = {"expert_count": 8, "expert_used_count": 3}
+_PER_LAYER = "inp_gate:embd,side proj:side,embd post_norm:embd "
+_GEMMA4_EXPERTS = [
+    "ffn_gate_inp",
+    "ffn_gate_exps",
+    "ffn_up_exps",
+    "ffn_down_exps",
+    "ffn_gate_inp.scale",
+    "ffn_down_exps.scale",
+    "pre_ffw_norm_2",
+    "post_ffw_norm_1",
+    "post_ffw_norm_2",
+]
+_LED = (
+    _GATED
+    + _EXPERTS.replace("ffn_norm:embd ", "")
+    + ("ffn_gate_shexp:embd,shared ffn_up_shexp:embd,shared ffn_down_shexp:shared,embd ")
+)
+"""A dense layer first, then experts and a shared one."""
+_LED_LAYERS = {
+    name: (0,) if name in ("ffn_gate", "ffn_up", "ffn_down") else (1, 2)
+    for name in [
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+        "ffn_gate_inp",
+        "ffn_gate_exps",
+        "ffn_up_exps",
+        "ffn_down_exps",
+        "ffn_gate_up_exps",
+        "ffn_gate_shexp",
+        "ffn_up_shexp",
+        "ffn_down_shexp",
+        "exp_probs_b.bias",
+    ]
+}
+_LATENT = (
+    "attn_norm:embd attn_q_a:embd,rank attn_q_a_norm:rank attn_q_b:rank,wide "
+    "attn_kv_a_mqa:embd,turned attn_kv_a_norm:latent attn_output:values,embd "
+)
+_SPLIT_GATES = "ffn_gate_exps:embd,expert,experts ffn_up_exps:embd,expert,experts "
+_LATENT_REST = _LED.replace("shared", "expert") + "exp_probs_b.bias:experts"
+_DEEPSEEK = _ROUTED | {
+    "attention.q_lora_rank": 32,
+    "attention.kv_lora_rank": 64,
+    "rope.dimension_count": 32,
+    "leading_dense_block_count": 1,
+    "expert_shared_count": 1,
+    "expert_gating_func": 2,
+    "expert_group_count": 4,
+    "expert_group_used_count": 2,
+    "expert_weights_norm": True,
+    "expert_weights_scale": 2.5,
+}
+_DEEPSEEK_SIZES: dict[str, int | tuple[int, ...]] = {
+    "rank": 32,
+    "wide": 256,
+    "latent": 64,
+    "turned": 96,
+    "plain": 32,
+    "value": 32,
+    "values": 128,
+    "both": 256,
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +119,10 @@ class Recipe:
     """Fields of TinyModel that this architecture wants otherwise."""
     outside: str = "token_embd:embd,vocab output_norm:embd"
     """Tensors that belong to no block."""
+    sizes: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
+    """What symbols of shapes stand for; of each layer, where they differ."""
+    only: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """The layers that have a tensor, where not all have it."""
 
 
 RECIPES = {
@@ -163,6 +230,84 @@ RECIPES = {
             "rope.scaling.yarn_log_multiplier": 0.7,
         },
     ),
+    "gemma4": Recipe(
+        _OUT
+        + _SEPARATE
+        + _NORMED
+        + _AROUND
+        + _GATED
+        + _PER_LAYER
+        + _EXPERTS.replace("ffn_norm:embd ", "")
+        + "layer_output_scale:one ffn_gate_inp.scale:embd ffn_down_exps.scale:experts "
+        + "pre_ffw_norm_2:embd post_ffw_norm_1:embd post_ffw_norm_2:embd",
+        metadata=_ROUTED
+        | {
+            "attention.head_count": [4, 4, 2, 2, 4],
+            "attention.head_count_kv": [2, 2, 1, 2, 1],
+            "attention.key_length": 64,
+            "attention.value_length": 64,
+            "attention.key_length_swa": 32,
+            "attention.value_length_swa": 32,
+            "attention.sliding_window": 48,
+            "attention.sliding_window_pattern": [True, True, False, True, False],
+            "attention.shared_kv_layers": 2,
+            "embedding_length_per_layer_input": 32,
+            "feed_forward_length": [96, 96, 64, 128, 128],
+            "final_logit_softcapping": 3.0,
+            "rope.dimension_count": 64,
+            "rope.dimension_count_swa": 32,
+            "rope.freq_base": 1_000_000.0,
+            "rope.freq_base_swa": 10_000.0,
+        },
+        shape={"n_layer": 5},
+        outside="token_embd:embd,vocab output_norm:embd rope_freqs:half "
+        "per_layer_token_embd:sides,vocab per_layer_model_proj:embd,sides per_layer_proj_norm:side",
+        sizes={
+            "head": (32, 32, 64, 32, 64),
+            "q": (128, 128, 128, 64, 256),
+            "kv": (64, 64, 64, 64, 64),
+            "ff": (96, 96, 64, 128, 128),
+            "half": 32,
+            "side": 32,
+            "sides": 160,
+        },
+        only={"attn_k": (0, 1, 2), "attn_k_norm": (0, 1, 2), "attn_v": (0, 1)}
+        | dict.fromkeys(_GEMMA4_EXPERTS, (1, 3)),
+    ),
+    "glm4moe": Recipe(
+        _OUT
+        + _SEPARATE
+        + _NORMED
+        + _LED.replace("ffn_norm", "post_attention_norm")
+        + "exp_probs_b.bias:experts",
+        "attn_q attn_k attn_v",
+        _ROUTED
+        | {
+            "rope.dimension_count": 16,
+            "leading_dense_block_count": 1,
+            "expert_shared_count": 2,
+            "expert_gating_func": 2,
+            "expert_weights_norm": True,
+            "expert_weights_scale": 1.5,
+        },
+        {"n_layer": 3, "tied": False},
+        sizes={"shared": 128},
+        only=_LED_LAYERS,
+    ),
+    "deepseek2": Recipe(
+        _LATENT + "attn_k_b:plain,latent,heads attn_v_b:latent,value,heads " + _LATENT_REST,
+        metadata=_DEEPSEEK
+        | {
+            "attention.head_count_kv": 1,
+            "attention.key_length": 96,
+            "attention.value_length": 64,
+            "attention.key_length_mla": 64,
+            "attention.value_length_mla": 32,
+        },
+        shape={"n_layer": 3, "tied": False},
+        sizes=_DEEPSEEK_SIZES,
+        only=_LED_LAYERS,
+    ),
     "starcoder2": Recipe(
         _OUT + _SEPARATE + "ffn_norm:embd " + _PLAIN, "all", shape={"n_embd": 128}
     ),
@@ -172,6 +317,89 @@ RECIPES = {
         shape={"n_embd": 128},
     ),
 }
+_SHARED_ONLY = "ffn_gate_shexp:embd,shared ffn_up_shexp:embd,shared ffn_down_shexp:shared,embd "
+_WHOLE_NORMS = "attn_norm:embd attn_output:q,embd attn_q_norm:q attn_k_norm:kv "
+COMBINED = {
+    "granitemoe": Recipe(
+        _OUT + _SEPARATE + re.sub(r"\bexpert\b", "ff", _EXPERTS) + _SHARED_ONLY,
+        metadata=RECIPES["granite"].metadata | _ROUTED | {"expert_shared_feed_forward_length": 64},
+        sizes={"shared": 64},
+    ),
+    "dots1": replace(
+        RECIPES["glm4moe"],
+        block=_OUT + _SEPARATE + _NORMED + _LED + "exp_probs_b.bias:experts",
+        biased="",
+        metadata=RECIPES["glm4moe"].metadata | {"rope.dimension_count": 32},
+    ),
+    "qwen3vlmoe": replace(
+        RECIPES["qwen3vl"],
+        block=_OUT + _SEPARATE + _NORMED + _EXPERTS,
+        metadata=RECIPES["qwen3vl"].metadata | _ROUTED,
+    ),
+    "bailingmoe": Recipe(
+        _OUT + _SEPARATE + _EXPERTS + _SHARED_ONLY,
+        metadata=_ROUTED | {"expert_shared_count": 1, "expert_weights_scale": 2.0},
+        sizes={"shared": 64},
+    ),
+    "ernie4_5": Recipe(_OUT + _SEPARATE + _GATED),
+    "ernie4_5-moe": Recipe(
+        _OUT + _SEPARATE + _LED + "exp_probs_b.bias:experts",
+        metadata=_ROUTED
+        | {
+            "leading_dense_block_count": 1,
+            "interleave_moe_layer_step": 2,
+            "expert_shared_feed_forward_length": 64,
+        },
+        shape={"n_layer": 3},
+        sizes={"shared": 64},
+        only={name: (0, 2) if layers == (0,) else (1,) for name, layers in _LED_LAYERS.items()},
+    ),
+    "minimax-m2": Recipe(
+        _WHOLE_NORMS + _SEPARATE + _EXPERTS + "exp_probs_b.bias:experts",
+        metadata=_ROUTED | {"rope.dimension_count": 16, "expert_gating_func": 2},
+    ),
+    "olmoe": Recipe(_WHOLE_NORMS + _SEPARATE + _EXPERTS, metadata=_ROUTED),
+}
+"""Architectures of which each part is in RECIPES already."""
+VARIANTS = {
+    "gemma4, dense": replace(
+        RECIPES["gemma4"],
+        block=re.sub(r"(inp_gate|proj|post_norm):\S+ ", "", RECIPES["gemma4"].block),
+        metadata={
+            key: value
+            for key, value in RECIPES["gemma4"].metadata.items()
+            if "shared" not in key and "expert" not in key
+        }
+        | {"embedding_length_per_layer_input": 0},
+        outside="token_embd:embd,vocab output_norm:embd rope_freqs:half",
+        only=dict.fromkeys((*_GEMMA4_EXPERTS, "layer_output_scale"), ()),
+    ),
+    "deepseek2, expanded": replace(
+        RECIPES["deepseek2"],
+        block=re.sub(r"attn_q_a\S* |attn_q_a_norm\S* ", "", _LATENT).replace(
+            "attn_q_b:rank,wide", "attn_q:embd,wide"
+        )
+        + "attn_kv_b:latent,both "
+        + _LATENT_REST.replace(_SPLIT_GATES, "ffn_gate_up_exps:embd,expert2,experts "),
+        metadata=_DEEPSEEK
+        | {
+            "attention.head_count_kv": 4,
+            "attention.key_length": 64,
+            "attention.value_length": 32,
+            "attention.q_lora_rank": 0,
+            "expert_gating_func": 1,
+            "expert_group_count": 0,
+            "expert_weights_norm": False,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 40.0,
+            "rope.scaling.original_context_length": 64,
+            "rope.scaling.yarn_log_multiplier": 0.0707,
+            "attention.temperature_scale": 0.1,
+            "attention.temperature_length": 32,
+        },
+    ),
+}
+"""Other files of the same architectures, by `TinyModel.variant`."""
 _ENCODER_SHAPE = {"n_embd": 128, "n_head_kv": 4, "n_ctx": 600}
 _AFTER = "attn_output:q,embd attn_output_norm:embd layer_output_norm:embd "
 _ENCODED = "token_embd:embd,vocab token_embd_norm:embd token_types:embd,types "
@@ -234,9 +462,13 @@ class TinyModel:
     """`tokenizer.ggml.NAME_token_id` by that name."""
     adds_bos: bool | None = None
     seed: int = 0
+    variant: str = ""
+    """The recipe that is not its architecture's: one of VARIANTS."""
 
     def __post_init__(self) -> None:
-        recipe = (RECIPES | ENCODERS).get(self.architecture, RECIPES["llama"])
+        known = RECIPES | COMBINED | ENCODERS | VARIANTS
+        recipe = known.get(self.variant or self.architecture, RECIPES["llama"])
+        self._sizes, self._only = recipe.sizes, recipe.only
         usual = {it.name: it.default for it in fields(self)}
         for name, value in recipe.shape.items():
             if getattr(self, name) == usual[name]:
@@ -281,13 +513,22 @@ class TinyModel:
             {} if self.tied else {"token_embd": ["embd", "vocab"], "output": ["embd", "vocab"]}
         )
         blocks = {
-            f"blk.{i}.{name}": shape
+            f"blk.{i}.{name}": [self._size(it, i) for it in shape]
             for i in range(self.n_layer)
-            for name, shape in self._block.items()
+            for name, shape in self._block_of(i).items()
             if len(shape) > 1 and "gate_inp" not in name
         }
-        shapes = outside | blocks
-        return {f"{it}.weight": [self._size(n) for n in shapes[it]] for it in shapes}
+        shapes = {name: [self._size(it) for it in shape] for name, shape in outside.items()}
+        return {f"{name}.weight": shape for name, shape in (shapes | blocks).items()}
+
+    def _block_of(self, layer: int) -> dict[str, list[str]]:
+        """The tensors of one block."""
+        every = range(self.n_layer)
+        return {
+            name: shape
+            for name, shape in self._block.items()
+            if layer in self._only.get(name, every)
+        }
 
     def _write_metadata(self, w: gguf.GGUFWriter) -> None:
         kind = "layer_norm" if self.architecture in _LAYER_NORMS else "layer_norm_rms"
@@ -358,19 +599,26 @@ class TinyModel:
             self._write(w, rng, "output", ["embd", "vocab"])
         self._write_rope_factors(w)
         for i in range(self.n_layer):
-            for name, shape in self._block.items():
-                self._write(w, rng, f"blk.{i}.{name}", shape)
+            for name, shape in self._block_of(i).items():
+                self._write(w, rng, f"blk.{i}.{name}", shape, i)
         for name in self.extra_tensors:
             w.add_tensor(name, np.zeros(32, dtype=np.float32))
 
     def _write(
-        self, w: gguf.GGUFWriter, rng: np.random.Generator, name: str, shape: list[str]
+        self,
+        w: gguf.GGUFWriter,
+        rng: np.random.Generator,
+        name: str,
+        shape: list[str],
+        layer: int = 0,
     ) -> None:
         """One tensor and, where it has one, its bias."""
-        sizes = [self._size(it) for it in shape]
+        sizes = [self._size(it, layer) for it in shape]
         values = rng.standard_normal(sizes[::-1]).astype(np.float32)
         if len(sizes) == 1:
-            w.add_tensor(f"{name}.weight", float("norm" in name) + values * np.float32(0.1))
+            about = float(any(it in name for it in ("norm", "scale", "rope_freqs")))
+            whole = name if name.endswith((".bias", ".scale")) else f"{name}.weight"
+            w.add_tensor(whole, about + values * np.float32(0.1))
         else:
             self._add_matrix(w, f"{name}.weight", values * np.float32(sizes[0] ** -0.5))
         if self._has_bias(name, is_matrix=len(sizes) > 1):
@@ -402,7 +650,10 @@ class TinyModel:
                 factors = np.linspace(1.0, top, half, dtype=np.float32)
                 w.add_tensor(f"rope_factors_{length}.weight", factors)
 
-    def _size(self, symbol: str) -> int:
+    def _size(self, symbol: str, layer: int = 0) -> int:
+        if symbol in self._sizes:
+            size = self._sizes[symbol]
+            return size[layer] if isinstance(size, tuple) else size
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         return {
             "embd": self.n_embd,
@@ -417,6 +668,8 @@ class TinyModel:
             "ff": self.n_ff,
             "ff2": 2 * self.n_ff,
             "expert": self.n_ff_expert,
+            "expert2": 2 * self.n_ff_expert,
+            "one": 1,
             "experts": self._metadata.get("expert_count", 0),
         }[symbol]
 

@@ -32,9 +32,9 @@ from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_exactness import opened, random_tokens
-from tests.tiny_gguf import RECIPES, TinyLlama, TinyModel
+from tests.tiny_gguf import COMBINED, RECIPES, TinyLlama, TinyModel
 
-CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
+CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES | COMBINED} | {
     "llama, experts": TinyModel(experts=True, quantisation="Q8_0"),
     "qwen3, fused": TinyModel("qwen3", fused_qkv=True, quantisation="Q8_0"),
     "gemma2, the scale of 27B": TinyModel("gemma2", n_layer=46, n_embd=96, quantisation="Q8_0"),
@@ -74,6 +74,21 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES} | {
     "mistral3, experts": TinyModel("mistral3", experts=True, quantisation="Q8_0"),
     "olmo2, no window": TinyModel(
         "olmo2", overrides={"attention.sliding_window": 0}, quantisation="Q8_0"
+    ),
+    "gemma4, dense": TinyModel("gemma4", variant="gemma4, dense", quantisation="Q8_0"),
+    "glm4moe, several axes": TinyModel(
+        "glm4moe",
+        without=("attn_q_norm", "attn_k_norm"),
+        overrides={"rope.dimension_sections": [3, 2, 2, 1], "expert_weights_norm": False},
+        quantisation="Q8_0",
+    ),
+    "deepseek2, expanded": TinyModel(
+        "deepseek2", variant="deepseek2, expanded", quantisation="Q8_0"
+    ),
+    "qwen3moe, groups": TinyModel(
+        "qwen3moe",
+        overrides={"expert_group_count": 4, "expert_group_used_count": 3},
+        quantisation="Q8_0",
     ),
     "qwen3moe, one expert": TinyModel(
         "qwen3moe", overrides={"expert_used_count": 1}, quantisation="Q8_0"
@@ -126,7 +141,7 @@ def test_each_chunk_size_has_the_bits_of_libllama_with_the_same(
         assert session.logits.tobytes() == rival.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss", "olmo2"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gemma4", "gpt-oss", "olmo2"])
 def test_a_window_has_the_bits_of_a_cache_that_keeps_no_more(
     name: str, device: Device, files: dict[str, Path]
 ) -> None:
@@ -304,7 +319,7 @@ def resumed(model: Model, source: Session, spare: Session) -> Iterator[Session]:
         session.close()
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3moe", "falcon", "gpt-oss"])
+@pytest.mark.parametrize("name", ["gemma3", "qwen3moe", "falcon", "gpt-oss", "gemma4", "deepseek2"])
 def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path) -> None:
     path = TinyModel(name, quantisation="Q8_0", with_tokenizer=True).write(tmp_path / "x.gguf")
     with Runtime(device="cpu", threads=2) as runtime:
@@ -331,7 +346,9 @@ def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path
 # ---------------------------------------------------------------------- the KV cache
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3moe", "gpt-oss"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma2", "gemma3", "qwen3moe", "gpt-oss", "glm4moe", "deepseek2"]
+)
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_every_kv_type(
     name: str,
@@ -445,8 +462,9 @@ def quantise_by(library: Library):  # type: ignore[no-untyped-def]
     return quantise
 
 
-def test_repacked_experts_equal_libllama(device: Device, tmp_path: Path) -> None:
-    path = TinyModel("qwen3moe", n_embd=256, n_ff_expert=256, quantisation="Q4_0").write(
+@pytest.mark.parametrize("name", ["qwen3moe", "deepseek2"])
+def test_repacked_experts_equal_libllama(name: str, device: Device, tmp_path: Path) -> None:
+    path = TinyModel(name, n_embd=256, n_ff_expert=256, quantisation="Q4_0").write(
         tmp_path / "x.gguf"
     )
     settings = ModelSettings(repack=True, prefill_chunk=64)
@@ -476,10 +494,101 @@ REFUSED = {
         ModelFileError,
         "expert_used_count is 0",
     ),
-    "experts in groups": (
+    "2^31 experts": (
+        TinyModel("qwen3moe", overrides={"expert_count": 2**31}),
+        ModelFileError,
+        "expert_count is 2147483648; expected 0 to",
+    ),
+    "groups of which none is taken": (
         TinyModel("qwen3moe", overrides={"expert_group_count": 4}),
+        ModelFileError,
+        "no qwen3moe.expert_group_used_count",
+    ),
+    "groups with too few experts": (
+        TinyModel("deepseek2", overrides={"expert_group_used_count": 1, "expert_used_count": 3}),
+        ModelFileError,
+        "takes 3 of 8 experts from 1 of 4 groups",
+    ),
+    "groups of different sizes": (
+        TinyModel("deepseek2", overrides={"expert_group_count": 3}),
+        ModelFileError,
+        "of 3 groups, which is not possible",
+    ),
+    "a gate that nobody knows": (
+        TinyModel("glm4moe", overrides={"expert_gating_func": 4}),
         ModelUnsupported,
-        "groups are not implemented",
+        r"expert_gating_func 4 is not implemented; known are 1 \(softmax\), 2 \(sigmoid\)",
+    ),
+    "no experts after the dense layers": (
+        TinyModel("glm4moe", overrides={"expert_count": 0, "expert_used_count": 0}),
+        ModelUnsupported,
+        "is not a mixture of experts",
+    ),
+    "heads for other layers": (
+        TinyModel("gemma4", overrides={"attention.head_count": [4, 4, 2]}),
+        ModelFileError,
+        "attention.head_count is for 3 layers of 5",
+    ),
+    "a layer without heads": (
+        TinyModel("gemma4", overrides={"attention.head_count": [4, 4, 0, 2, 4]}),
+        ModelFileError,
+        "attention.head_count is 0; expected 1",
+    ),
+    "heads that differ where they may not": (
+        TinyModel("qwen3", overrides={"attention.head_count": [4, 2]}),
+        ModelUnsupported,
+        "head_count differs from layer to layer",
+    ),
+    "heads of a layer that cannot share": (
+        TinyModel("gemma4", overrides={"attention.head_count_kv": [2, 2, 1, 3, 1]}),
+        ModelFileError,
+        "2 heads cannot share 3 key and value heads",
+    ),
+    "no pattern of windows": (
+        TinyModel("gemma4", overrides={"attention.sliding_window_pattern": 2}),
+        ModelFileError,
+        "sliding_window_pattern is 2; expected a list with an element for each layer",
+    ),
+    "a window of nothing in some layers": (
+        TinyModel("gemma4", overrides={"attention.sliding_window": 0}),
+        ModelFileError,
+        "sliding_window is 0; expected 1",
+    ),
+    "a cache shared with a layer of another kind": (
+        TinyModel(
+            "gemma4",
+            overrides={"attention.sliding_window_pattern": [True, False, False, True, False]},
+        ),
+        ModelFileError,
+        "layer 3 shares the cache of layer 1, which is of another shape or kind",
+    ),
+    "no cache of its own anywhere": (
+        TinyModel("gemma4", overrides={"attention.shared_kv_layers": 5}),
+        ModelFileError,
+        "no layer of 5 has a cache of its own",
+    ),
+    "more rotated in a window than there is": (
+        TinyModel("gemma4", overrides={"rope.dimension_count_swa": 48}),
+        ModelUnsupported,
+        "48 rotary dimensions of heads of 32",
+    ),
+    "a latent of another size": (
+        TinyModel("deepseek2", overrides={"attention.key_length": 128}),
+        ModelFileError,
+        "1 keys of 128 and values of 64 do not fit a latent of 64 and 32",
+    ),
+    "nothing but rotary dimensions": (
+        TinyModel("deepseek2", overrides={"attention.key_length_mla": 32}),
+        ModelFileError,
+        "32 rotary dimensions of heads of 32",
+    ),
+    "a temperature that never changes": (
+        TinyModel(
+            "deepseek2",
+            overrides={"attention.temperature_scale": 0.1, "attention.temperature_length": 0},
+        ),
+        ModelFileError,
+        "temperature_length is 0; expected 1",
     ),
     "experts without experts": (
         TinyModel("qwen3moe", overrides={"expert_count": 0, "expert_used_count": 0}),

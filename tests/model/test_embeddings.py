@@ -30,7 +30,7 @@ from isthmus.units import MIB, HostAddr
 from tests.model.bert_reference import embed as reference_embed
 from tests.model.bert_reference import read_gguf
 from tests.model.test_exactness import random_tokens
-from tests.tiny_gguf import ENCODERS, RECIPES, TinyModel
+from tests.tiny_gguf import COMBINED, ENCODERS, RECIPES, TinyModel
 
 N_CTX = 600
 TEXTS = ["The isthmus is a land bridge.", "A cat sleeps.", "Two seas!", "cat " * 200]
@@ -40,7 +40,7 @@ UNIT = 1e-6
 
 
 def test_every_architecture_has_a_recipe() -> None:
-    assert architectures() == sorted(RECIPES | ENCODERS)
+    assert architectures() == sorted(RECIPES | COMBINED | ENCODERS)
 
 
 @pytest.fixture(scope="module")

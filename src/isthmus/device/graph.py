@@ -124,6 +124,10 @@ class Graph(TensorContext):
         """a / (1 + exp(-a))."""
         return int(self.library.ggml_silu(self._context, a))
 
+    def sigmoid(self, a: int) -> int:
+        """1 / (1 + exp(-a))."""
+        return int(self.library.ggml_sigmoid(self._context, a))
+
     def gelu(self, a: int) -> int:
         """a times the share of the normal distribution below it, approximated with tanh."""
         return int(self.library.ggml_gelu(self._context, a))
@@ -225,8 +229,9 @@ class Graph(TensorContext):
         """The columns of a, then those of b."""
         return int(self.library.ggml_concat(self._context, a, b, 1))
 
-    def pairs(self, a: int, b: int) -> int:
-        """[2, ne1, ne2]: each element of a [1, ne1, ne2] and the one of b at the same place."""
+    def join_rows(self, a: int, b: int) -> int:
+        """[n + m, ne1, ne2]: each row of a [n, ne1, ne2], then the one of b [m, ne1, ne2] at the
+        same place."""
         return int(self.library.ggml_concat(self._context, a, b, 0))
 
     def get_rows(self, a: int, rows: int) -> int:
@@ -238,9 +243,28 @@ class Graph(TensorContext):
         return int(self.library.ggml_set_rows(self._context, a, values, rows))
 
     def reshape(self, a: int, *ne: int) -> int:
-        """The same elements in two or three dimensions."""
-        reshape = self.library.ggml_reshape_2d if len(ne) == 2 else self.library.ggml_reshape_3d
+        """The same elements in two to four dimensions."""
+        reshape = getattr(self.library, f"ggml_reshape_{len(ne)}d")
         return int(reshape(self._context, a, *ne))
+
+    def repeated(self, a: int, *ne: int) -> int:
+        """a again and again, in a shape of four dimensions that are multiples of its own."""
+        return int(self.library.ggml_repeat_4d(self._context, a, *ne))
+
+    def repeated_like(self, a: int, b: int) -> int:
+        """a again and again, in b's shape."""
+        return self.repeated(a, *self.describe(b).ne)
+
+    def matmul_heads(self, a: int, b: int) -> int:
+        """[n, m, n_head] from a [k, n, n_head] and b [k, n_head, m]: each head's own product.
+
+        The result is a view, of which each column's heads lie apart.
+        """
+        return self.swap_1_2(self.matmul(a, self.swap_1_2(b)))
+
+    def filled(self, a: int, value: float) -> int:
+        """A tensor like a, each element of which is `value`."""
+        return int(self.library.ggml_fill(self._context, a, value))
 
     def view_2d(self, a: int, ne: tuple[int, int], nb1: int, offset: int) -> int:
         """Part of a: shape `ne`, `nb1` bytes from row to row, from byte `offset` on."""

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
 from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.passes.forward import Pass, Scores
-from isthmus.model.products import Linear, LowRank, Router, Stack
-
-_LEAST_SUM = 6.103515625e-5
-"""Of the weights of a token's experts, which are divided by it: the smallest normal F16."""
+from isthmus.model.products import Linear, LowRank
 
 
 class Part(Protocol):
@@ -86,6 +82,45 @@ class FusedQkv:
 
 
 @dataclass(frozen=True)
+class NormedQkv:
+    """Queries, keys and values of a matrix each; norms over all heads of queries and of keys."""
+
+    heads: Heads
+    q: Linear
+    k: Linear
+    v: Linear
+    q_norm: Part
+    k_norm: Part
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        q, k, v = self.q(g, x), self.k(g, x), self.v(g, x)
+        q, k = self.q_norm(g, q), self.k_norm(g, k)
+        return g.heads(q, self.heads.n), g.heads(k, self.heads.n_kv), v
+
+
+@dataclass(frozen=True)
+class NormedValues:
+    """Queries, keys and values, which are normed; values are the keys if they have no matrix.
+
+    A layer without keys reads the cache of another.
+    """
+
+    heads: Heads
+    q: Linear
+    k: Linear | None
+    v: Linear | None
+
+    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
+        q = g.heads(self.q(g, x), self.heads.n)
+        if self.k is None:
+            return q, 0, 0
+        k = self.k(g, x)
+        v = g.heads(self.v(g, x) if self.v else k, self.heads.n_kv)
+        v = g.rms_norm(v, g.hparams.norm_epsilon)
+        return q, g.heads(k, self.heads.n_kv), g.flat_heads(v)
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Rotates positions into heads; `short` and `long` divide the frequencies, 0 for none."""
 
@@ -107,7 +142,7 @@ class Attention:
 
     layer: int
     qkv: Projection
-    out: Linear
+    out: Part
     scores: Scores
     rotary: Part | None
     q_norm: Part | None = None
@@ -171,91 +206,6 @@ class FusedGated:
         return self.down(g, g.swiglu_halves(self.gate_up(g, x)))
 
 
-class Gating(Enum):
-    """How the products of a router become weights of the experts that a token takes."""
-
-    SOFTMAX = "softmax"
-    """The softmax over all experts."""
-    NORMALISED = "normalised"
-    """The same, divided by the sum over the experts taken."""
-    CHOSEN = "chosen"
-    """The softmax over the experts taken."""
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The sum of some gated networks, weighted as `gating` says; each token has its own.
-
-    gate and up are [n_embd, n_ff, n_expert], down [n_ff, n_embd, n_expert].
-    """
-
-    router: Router
-    gate: Stack
-    up: Stack
-    down: Stack
-    gating: Gating
-    activate: Callable[[Graph, int, int], int] = Graph.swiglu
-    """As in `Gated`."""
-
-    def __call__(self, g: Pass, x: int) -> int:
-        h = g.hparams
-        chosen, weights = self._choose(g, x)
-        columns = g.reshape(x, h.n_embd, 1, g.columns_of(x))
-        up = self.up(g, columns, chosen)
-        gate = self.gate(g, columns, chosen)
-        each = self.down(g, self.activate(g, gate, up), chosen)
-        return self._sum(g, g.mul(each, weights))
-
-    def _choose(self, g: Pass, x: int) -> tuple[int, int]:
-        """I32 [n_used, n]: which experts; f32 [1, n_used, n]: their weights."""
-        n_expert, n_used, n = g.hparams.n_expert, g.hparams.n_expert_used, g.columns_of(x)
-        scores = self.router(g, x)
-        if self.gating is not Gating.CHOSEN:
-            scores = g.softmax(scores)
-        chosen = g.top_k(scores, n_used)
-        weights = g.get_rows(g.reshape(scores, 1, n_expert, n), chosen)
-        if self.gating is not Gating.SOFTMAX:
-            weights = self._rescaled(g, g.reshape(weights, n_used, n))
-            weights = g.reshape(weights, 1, n_used, n)
-        g.expand(weights)
-        return chosen, weights
-
-    def _rescaled(self, g: Pass, weights: int) -> int:
-        """f32 [n_used, n], of which each column adds up to 1."""
-        if self.gating is Gating.CHOSEN:
-            return g.softmax(weights)
-        return g.div(weights, g.clamp(g.sum_rows(weights), _LEAST_SUM, float("inf")))
-
-    def _sum(self, g: Pass, each: int) -> int:
-        """f32 [n_embd, n] from [n_embd, n_used, n]."""
-        n_embd, n_used, n, _ = g.describe(each).ne
-        _, expert, column, _ = g.describe(each).nb
-        g.expand(each)
-        parts = [g.view_2d(each, (n_embd, n), column, i * expert) for i in range(n_used)]
-        for part in parts:
-            g.expand(part)
-        total = parts[0] if n_used > 1 else g.copied(parts[0])
-        for part in parts[1:]:
-            total = g.add(total, part)
-            g.expand(total)
-        return total
-
-
-@dataclass(frozen=True)
-class SharedExpert:
-    """others(x) + sigmoid(gate · x) * shared(x): one network that every token takes."""
-
-    others: Part
-    shared: Part
-    gate: Router
-
-    def __call__(self, g: Pass, x: int) -> int:
-        others = self.others(g, x)
-        product = self.gate(g, x)
-        share = g.div(g.silu(product), product)
-        return g.add(others, g.mul(self.shared(g, x), share))
-
-
 # ---------------------------------------------------------------------- blocks
 
 
@@ -281,12 +231,15 @@ class Sequential:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """x += norm(attention(norm(x))), then x += norm(feed_forward(norm(x)))."""
+    """x += norm(attention(norm(x))), then x += norm(feed_forward(norm(x))).
+
+    Without an `ffn_norm`, the feed-forward network has norms of its own.
+    """
 
     attn_norm: Part
     attention: Attention
     attn_post_norm: Part
-    ffn_norm: Part
+    ffn_norm: Part | None
     feed_forward: Part
     ffn_post_norm: Part
 
@@ -294,7 +247,7 @@ class Sandwich:
         seen = self.attention(g, self.attn_norm(g, x))
         seen, x = g.outputs(self.attention.layer, seen, x)
         x = g.add(self.attn_post_norm(g, seen), x)
-        made = self.feed_forward(g, self.ffn_norm(g, x))
+        made = self.feed_forward(g, self.ffn_norm(g, x) if self.ffn_norm else x)
         return g.add(self.ffn_post_norm(g, made), x)
 
 

@@ -42,6 +42,17 @@ class Pooling(IntEnum):
     LAST = 3
 
 
+class Gating(IntEnum):
+    """How a router's products become weights, as `expert_gating_func` numbers it."""
+
+    SOFTMAX = 1
+    """The softmax over all experts."""
+    SIGMOID = 2
+    """The sigmoid of each."""
+    CHOSEN = 3
+    """The softmax over the experts taken."""
+
+
 @dataclass(frozen=True)
 class Family:
     """What the files of one architecture have in common, and say nothing of.
@@ -186,6 +197,8 @@ class Hparams:
     n_expert: int = 0
     """Feed-forward networks of each layer, of which each token takes `n_expert_used`; 0: one."""
     n_expert_used: int = 0
+    expert_groups: tuple[int, int] = (0, 0)
+    """Groups of experts in each layer, and how many of them a token takes; up to 1: none."""
     encoder: bool = False
     """See `Family`."""
     pooling: Pooling | None = None
@@ -222,7 +235,7 @@ class Hparams:
     @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        return 64 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
+        return 96 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
 def inverse_sqrt(n: int) -> float:

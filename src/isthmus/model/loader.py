@@ -16,12 +16,11 @@ from isthmus.model.blocks import (
     Attention,
     Decoder,
     Encoder,
-    Experts,
     FusedGated,
     FusedQkv,
     Gated,
-    Gating,
     LayerNorm,
+    NormedQkv,
     Part,
     Plain,
     Projection,
@@ -29,13 +28,22 @@ from isthmus.model.blocks import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.hparams import Heads, Hparams, RopeKind, RopeScaling
+from isthmus.model.experts import (
+    Experts,
+    Groups,
+    MergedGates,
+    Routing,
+    SeparateGates,
+    SharedExpert,
+)
+from isthmus.model.hparams import Gating, Heads, Hparams, RopeKind, RopeScaling
 from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.mrope import text_factors
 from isthmus.model.products import Linear, Router, Stack
 from isthmus.model.weights import TOKEN_EMBD, Weights
+from isthmus.model.yarn import temperatures
 
 
 class Loader:
@@ -145,6 +153,10 @@ class Loader:
         """A vector of `width` elements, by default n_embd."""
         return self.weights.require(f"{self._prefix}{name}", width or self.hparams.n_embd)
 
+    def optional(self, name: str, width: int) -> int:
+        """As `vector`, or 0 if the file has no such tensor."""
+        return self.weights.optional(f"{self._prefix}{name}", width)
+
 
 class BlockLoader(Loader):
     """The parts of one block."""
@@ -162,7 +174,7 @@ class BlockLoader(Loader):
     @property
     def n_ff(self) -> int:
         """Width of the feed-forward network."""
-        return self.metadata.integer("feed_forward_length")
+        return self.metadata.integers("feed_forward_length")[self.layer]
 
     @property
     def n_ff_expert(self) -> int:
@@ -171,10 +183,19 @@ class BlockLoader(Loader):
         return self.metadata.integer("expert_feed_forward_length", usual)
 
     @property
+    def leads(self) -> bool:
+        """Whether this block is one of the first, which have no experts."""
+        return self.layer < self.metadata.integer("leading_dense_block_count", 0, least=0)
+
+    @property
     def windowed(self) -> bool:
         """Whether this block sees a window only."""
         window = self.hparams.window
         return window is not None and window.layers[self.layer]
+
+    def pass_over(self, *names: str) -> None:
+        """See `Weights.pass_over`."""
+        self.weights.pass_over(*(f"{self._prefix}{name}" for name in names))
 
     def has(self, name: str) -> bool:
         """Whether the file has such a weight for this block."""
@@ -182,15 +203,14 @@ class BlockLoader(Loader):
 
     def attention(self, **differences: Any) -> Attention:
         """Attention over the cache; `differences` are fields of `Attention`."""
-        h, heads = self.hparams, self.heads
-        usual: dict[str, Any] = {
-            "layer": self.layer,
-            "qkv": self.qkv() if "qkv" not in differences else None,
-            "out": self.linear("attn_output", heads.n_embd_seen, h.n_embd),
-            "scores": self.scores(),
-            "rotary": Rotary(h.rope),
-        }
-        return Attention(**(usual | differences))
+        h, parts = self.hparams, dict(differences)
+        if "qkv" not in parts:
+            parts["qkv"] = self.qkv()
+        if "out" not in parts:
+            parts["out"] = self.linear("attn_output", self.heads.n_embd_seen, h.n_embd)
+        parts.setdefault("scores", self.scores())
+        parts.setdefault("rotary", Rotary(h.rope))
+        return Attention(layer=self.layer, **parts)
 
     def scores(self, **differences: Any) -> Scores:
         """How its attention weighs; `differences` are fields of `Scores`."""
@@ -208,6 +228,18 @@ class BlockLoader(Loader):
             self.linear("attn_q", n_embd, heads.n_embd_q),
             self.linear("attn_k", n_embd, heads.n_embd_k),
             self.linear("attn_v", n_embd, heads.n_embd_v),
+        )
+
+    def normed_qkv(self) -> NormedQkv:
+        """Queries, keys and values, with norms over all queries and over all keys."""
+        n_embd, heads = self.hparams.n_embd, self.heads
+        return NormedQkv(
+            heads=heads,
+            q=self.linear("attn_q", n_embd, heads.n_embd_q),
+            k=self.linear("attn_k", n_embd, heads.n_embd_k),
+            v=self.linear("attn_v", n_embd, heads.n_embd_v),
+            q_norm=self.rms_norm("attn_q_norm", heads.n_embd_q),
+            k_norm=self.rms_norm("attn_k_norm", heads.n_embd_k),
         )
 
     def head_norms(self) -> dict[str, RmsNorm]:
@@ -231,6 +263,11 @@ class BlockLoader(Loader):
             return Rotary(self.hparams.rope, short, optional("rope_factors_long.weight", half))
         factors = optional("rope_freqs.weight", half)
         return Rotary(self.hparams.rope, factors, factors)
+
+    def temperature(self, scale: float, every: int) -> int:
+        """F32 [n_ctx_train]: factors of queries that grow with each `every` tokens."""
+        factors = temperatures(self.hparams.n_ctx_train, every, scale)
+        return self.weights.constant("temperature", factors)
 
     def text_rotary(self, *, interleaved: bool = False) -> Rotary | None:
         """M-RoPE for text; None if the file has none. `interleaved`: see `text_factors`."""
@@ -268,6 +305,12 @@ class BlockLoader(Loader):
         gate_up = self.linear("ffn_up", n_embd, 2 * n_ff)
         return FusedGated(gate_up, self.linear("ffn_down", n_ff, n_embd))
 
+    def per_head(self, name: str, n_in: int, n_out: int) -> int:
+        """A matrix for each head, [n_in, n_out, n_head]: see `Weights.per_head`."""
+        full = f"{self._prefix}{name}.weight"
+        self.weights.per_head.add(full)
+        return self.weights.require(full, n_in, n_out, self.heads.n)
+
     def router(self, name: str, n_in: int, n_out: int) -> Router:
         """A matrix that chooses, with one row or more, and its bias if there is one."""
         return Router(
@@ -278,30 +321,69 @@ class BlockLoader(Loader):
     def experts(
         self,
         n_ff: int,
-        gating: Gating = Gating.NORMALISED,
+        routing: Routing | None = None,
         activate: Callable[[Graph, int, int], int] = Graph.swiglu,
+        *,
+        scaled: bool = False,
     ) -> Experts:
-        """Several gated feed-forward networks of width `n_ff`, and their router."""
-        n_embd, n_expert = self.hparams.n_embd, self.hparams.n_expert
-        if not n_expert:
+        """Several gated feed-forward networks of width `n_ff`, chosen by `routing`: by default a
+        softmax whose weights add up to 1. `scaled`: the file may have a factor for each."""
+        n_embd = self.hparams.n_embd
+        routing = routing or self.routing()
+        down = self._stack("ffn_down_exps", n_ff, n_embd, scaled=scaled)
+        if self.has("ffn_gate_up_exps"):
+            merged = MergedGates(self._stack("ffn_gate_up_exps", n_embd, 2 * n_ff))
+            return Experts(routing, merged, down, activate)
+        gates = SeparateGates(
+            self._stack("ffn_gate_exps", n_embd, n_ff), self._stack("ffn_up_exps", n_embd, n_ff)
+        )
+        return Experts(routing, gates, down, activate)
+
+    def routing(
+        self, gating: Gating = Gating.SOFTMAX, *, normalised: bool = True, scale: float = 1.0
+    ) -> Routing:
+        """How a token's experts are chosen, with a bias and groups if the file has them."""
+        h = self.hparams
+        if not h.n_expert:
             raise ModelUnsupported(
                 f"{self.metadata.path} is not a mixture of experts, as its architecture should be"
             )
-
-        def matrices(name: str, n_in: int, n_out: int) -> Stack:
-            full = f"{self._prefix}{name}.weight"
-            self.weights.adaptable.add(full)
-            return Stack(
-                self.weights.require(full, n_in, n_out, n_expert),
-                self.weights.biases(f"{self._prefix}{name}.bias", n_out, n_expert),
-                self.adaptation.updates(full),
-            )
-
-        return Experts(
-            router=self.router("ffn_gate_inp", n_embd, n_expert),
-            gate=matrices("ffn_gate_exps", n_embd, n_ff),
-            up=matrices("ffn_up_exps", n_embd, n_ff),
-            down=matrices("ffn_down_exps", n_ff, n_embd),
+        return Routing(
+            router=self.router("ffn_gate_inp", h.n_embd, h.n_expert),
             gating=gating,
-            activate=activate,
+            normalised=normalised,
+            scale=scale,
+            bias=self.weights.optional(f"{self._prefix}exp_probs_b.bias", h.n_expert),
+            groups=Groups(*h.expert_groups) if h.expert_groups[0] > 1 else None,
+        )
+
+    def mixture(self, routing: Routing) -> Part:
+        """Experts, and one network that every token takes if the file says of how many experts'
+        width that is."""
+        n_shared = self.metadata.integer("expert_shared_count", 0, least=0)
+        return self.with_shared(
+            self.experts(self.n_ff_expert, routing), n_shared * self.n_ff_expert
+        )
+
+    def with_shared(self, experts: Experts, n_ff: int) -> Part:
+        """Experts, and a network of that width that every token takes; 0: there is none."""
+        if not n_ff:
+            return experts
+        return SharedExpert(experts, self.gated(suffix="_shexp", n_ff=n_ff))
+
+    def routing_said(self, gating: Gating) -> Routing:
+        """The same, with weights as the file says them."""
+        normalised = self.metadata.flag("expert_weights_norm", False)
+        scale = self.metadata.number("expert_weights_scale", 0.0) or 1.0
+        return self.routing(gating, normalised=normalised, scale=scale)
+
+    def _stack(self, name: str, n_in: int, n_out: int, *, scaled: bool = False) -> Stack:
+        """A matrix for each expert, with their biases if there are any."""
+        n_expert, full = self.hparams.n_expert, f"{self._prefix}{name}"
+        self.weights.adaptable.add(f"{full}.weight")
+        return Stack(
+            self.weights.require(f"{full}.weight", n_in, n_out, n_expert),
+            self.weights.biases(f"{full}.bias", n_out, n_expert),
+            self.adaptation.updates(f"{full}.weight"),
+            self.weights.optional(f"{full}.scale", n_expert) if scaled else 0,
         )

@@ -11,6 +11,7 @@ from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.files.gguf import GgufFile, Value
 from isthmus.model.hparams import (
     Family,
+    Gating,
     Pooling,
     Rope,
     RopeKind,
@@ -199,9 +200,30 @@ class Metadata:
         n_used = self.integer("expert_used_count", 0, least=min(n_expert, 1))
         if n_used > n_expert:
             raise ModelFileError(f"{self.path}: a token takes {n_used} of {n_expert} experts")
-        if self.integer("expert_group_count", 0, least=0) > 1:
-            raise ModelUnsupported(f"{self.path}: experts in groups are not implemented")
         return n_expert, n_used
+
+    def expert_groups(self, n_expert: int, n_used: int) -> tuple[int, int]:
+        """Groups of experts, and how many of them a token takes; 0, 0 for none."""
+        n = self.integer("expert_group_count", 0, least=0)
+        if not n_expert or n < 2:
+            return 0, 0
+        n_taken, size = self.integer("expert_group_used_count"), n_expert // n
+        if n_expert % n or size < 2 or n_taken > n or n_used > n_taken * size:
+            raise ModelFileError(
+                f"{self.path}: a token takes {n_used} of {n_expert} experts from {n_taken} of {n} "
+                "groups, which is not possible"
+            )
+        return n, n_taken
+
+    def gating(self, usual: Gating) -> Gating:
+        """How experts are weighted, `usual` if the file does not say it."""
+        value = self.integer("expert_gating_func", 0, least=0)
+        if value not in (0, *Gating):
+            known = ", ".join(f"{it.value} ({it.name.lower()})" for it in Gating)
+            raise ModelUnsupported(
+                f"{self.path}: expert_gating_func {value} is not implemented; known are {known}"
+            )
+        return Gating(value) if value else usual
 
     def rope(self, kind: RopeKind, n_dims: int, n_ctx_train: int) -> Rope:
         """The rotary embedding, scaled as libllama scales it."""

@@ -53,12 +53,21 @@ class Stack:
     bias: int = 0
     """F32 [n_out, count]: a bias of each matrix; 0: there is none."""
     updates: tuple[LowRank, ...] = ()
+    scale: int = 0
+    """F32 [count]: a factor of each matrix; 0: there is none."""
 
     def __call__(self, g: Pass, x: int, chosen: int) -> int:
         y = g.matmul_chosen(self.weight, x, chosen)
+        y = g.mul(y, self._scales(g, chosen)) if self.scale else y
         for update in self.updates:
             y = update.added_chosen(g, y, x, chosen)
         return g.add_chosen(y, self.bias, chosen) if self.bias else y
+
+    def _scales(self, g: Pass, chosen: int) -> int:
+        """f32 [1, n_used, n]: the factors of the matrices chosen."""
+        count, n = g.describe(self.scale).ne[0], g.columns_of(chosen)
+        each = g.repeated(g.reshape(self.scale, 1, count), 1, count, n, 1)
+        return g.get_rows(each, chosen)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class TopFinder:
             ids = graph.reshape(ids, 1, k, n)
         values = graph.get_rows(graph.reshape(logits, 1, width, n), chosen)
         order = graph.descending(graph.reshape(values, k, n))
-        return graph.get_rows(graph.pairs(values, ids), order)
+        return graph.get_rows(graph.join_rows(values, ids), order)
 
     def close(self) -> None:
         """Frees the ids; graphs that use them must not run again."""

@@ -48,8 +48,10 @@ class Weights:
         self._used: set[str] = set()
         self.routers: set[str] = set()
         """Names of those that batches multiply with one column at a time."""
+        self.per_head: set[str] = set()
+        """Names of those that have a matrix for each head: see `Pass.matmul_heads`."""
         self.added: set[str] = set()
-        """Names of tables whose rows are added: no pass multiplies with them."""
+        """Names of tables whose rows are only looked up or added: no pass multiplies with them."""
         self.adaptable: set[str] = set()
         """Names of those to whose products adapters can add: see `adapter`."""
         self._repacked: Repacked | None = None
@@ -126,8 +128,13 @@ class Weights:
         return self._tensors[name]
 
     def used(self, name: str) -> int:
-        """The tensor of that name as products use it: repacked where it is."""
+        """The tensor of that name as products use it: repacked where it is.
+
+        A matrix for each head stays as it is: the library has no kernel for it in another order.
+        """
         repacked = self._repacked.tensors if self._repacked else {}
+        if name in self.per_head:
+            return self._tensors[name]
         return repacked.get(name, self._tensors[name])
 
     def require(self, name: str, *shape: int) -> int:
@@ -178,6 +185,16 @@ class Weights:
         """As `require`, for a matrix whose rows are looked up: as it lies in the file."""
         self.require(name, *shape)
         return self._tensors[name]
+
+    def lookup(self, name: str, *shape: int) -> int:
+        """As `table`, for one that no pass multiplies with."""
+        self.added.add(name)
+        return self.table(name, *shape)
+
+    def pass_over(self, *names: str) -> None:
+        """Leaves weights aside that a file may have, and that nothing is computed with."""
+        self._used.update(names)
+        self.added.update(names)
 
     def biases(self, name: str, *shape: int) -> int:
         """As `optional`, for a table of F32 whose rows are added to products."""

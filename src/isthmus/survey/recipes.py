@@ -287,6 +287,7 @@ _ABSENT_FROM: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rwkv6qwen2", ("time_mix_first",)),
     ("bert nomic-bert", ("attn_[qk]_norm", "attn_norm_2")),
     ("nomic-bert", (r"ffn_\w+\.bias",)),
+    ("ernie4_5 ernie4_5-moe bailingmoe", (r"attn_output\.bias",)),
 )
 
 _CHAT_TEMPLATE = (

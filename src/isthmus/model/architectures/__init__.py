@@ -26,8 +26,8 @@ from isthmus.model.weights import Weights
 _IGNORED = ("attn_rot_embd",)
 """Parts of names of tensors that old files have and nothing needs."""
 
-_UNDERSCORED = ("seed_oss",)
-"""Architectures whose own names have an underscore."""
+_NAMES = {"ernie4_5": "ernie4_5", "ernie4_5_moe": "ernie4_5-moe", "seed_oss": "seed_oss"}
+"""The names of architectures that have an underscore, by their files."""
 
 
 class Architecture(Protocol):
@@ -51,7 +51,7 @@ class Architecture(Protocol):
 def architectures() -> list[str]:
     """The architectures that this release knows."""
     names = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name if name in _UNDERSCORED else name.replace("_", "-") for name in names)
+    return sorted(_NAMES.get(name, name.replace("_", "-")) for name in names)
 
 
 def name_of(file: GgufFile) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from isthmus.device.graph import Graph
-from isthmus.model.blocks import Decoder, Gating, Part, Rotary, Sequential
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
+from isthmus.model.hparams import Family, Gating, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(
@@ -37,7 +37,9 @@ def _block(b: BlockLoader) -> Part:
             rotary=_rotary(b),
         ),
         ffn_norm=b.rms_norm("post_attention_norm"),
-        feed_forward=b.experts(b.n_ff_expert, Gating.CHOSEN, _activate),
+        feed_forward=b.experts(
+            b.n_ff_expert, b.routing(Gating.CHOSEN, normalised=False), _activate
+        ),
     )
 
 

@@ -30,6 +30,12 @@ def _block(b: BlockLoader) -> Part:
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(scores=b.scores(scale=scale), rotary=b.rotary() if rotated else None),
         ffn_norm=b.rms_norm("ffn_norm"),
-        feed_forward=b.gated(),
+        feed_forward=_experts(b) if b.hparams.n_expert else b.gated(),
         scale=b.metadata.number("residual_scale", 0.0) or 1.0,
     )
+
+
+def _experts(b: BlockLoader) -> Part:
+    scale = b.metadata.number("expert_weights_scale", 0.0) or 1.0
+    n_ff_shared = b.metadata.integer("expert_shared_feed_forward_length", 0, least=0)
+    return b.with_shared(b.experts(b.n_ff, b.routing(scale=scale)), n_ff_shared)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from isthmus.model.blocks import Attention, Decoder, Part, Rotary
-from isthmus.model.hparams import Family, Heads, RopeKind
+from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.passes.forward import Pass
-from isthmus.model.products import Linear
 
 FAMILY = Family(
     models="OLMo 2 and 3",
@@ -20,23 +19,6 @@ FAMILY = Family(
     rope=RopeKind.NEOX,
     window_period=4,
 )
-
-
-@dataclass(frozen=True)
-class NormedQkv:
-    """Queries, keys and values of a matrix each; norms over all heads of queries and of keys."""
-
-    heads: Heads
-    q: Linear
-    k: Linear
-    v: Linear
-    q_norm: Part
-    k_norm: Part
-
-    def __call__(self, g: Pass, x: int) -> tuple[int, int, int]:
-        q, k, v = self.q(g, x), self.k(g, x), self.v(g, x)
-        q, k = self.q_norm(g, q), self.k_norm(g, k)
-        return g.heads(q, self.heads.n), g.heads(k, self.heads.n_kv), v
 
 
 @dataclass(frozen=True)
@@ -61,22 +43,12 @@ def load(file: Loader) -> Decoder:
 
 def _block(b: BlockLoader) -> Part:
     return NormedLast(
-        attention=b.attention(qkv=_qkv(b), scores=b.scores(windowed=b.windowed), rotary=_rotary(b)),
+        attention=b.attention(
+            qkv=b.normed_qkv(), scores=b.scores(windowed=b.windowed), rotary=_rotary(b)
+        ),
         attn_norm=b.rms_norm("post_attention_norm"),
         feed_forward=b.gated(),
         ffn_norm=b.rms_norm("post_ffw_norm"),
-    )
-
-
-def _qkv(b: BlockLoader) -> NormedQkv:
-    n_embd, heads = b.hparams.n_embd, b.heads
-    return NormedQkv(
-        heads=heads,
-        q=b.linear("attn_q", n_embd, heads.n_embd_q),
-        k=b.linear("attn_k", n_embd, heads.n_embd_k),
-        v=b.linear("attn_v", n_embd, heads.n_embd_v),
-        q_norm=b.rms_norm("attn_q_norm", heads.n_embd_q),
-        k_norm=b.rms_norm("attn_k_norm", heads.n_embd_k),
     )
 
 

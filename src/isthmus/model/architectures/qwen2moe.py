@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from isthmus.model.blocks import Decoder, Gating, Part, Sequential, SharedExpert
+from isthmus.model.blocks import Decoder, Part, Sequential
+from isthmus.model.experts import SharedExpert
 from isthmus.model.hparams import Family, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
@@ -25,7 +26,7 @@ def _block(b: BlockLoader) -> Part:
         attention=b.attention(),
         ffn_norm=b.rms_norm("ffn_norm"),
         feed_forward=SharedExpert(
-            others=b.experts(b.n_ff_expert, Gating.SOFTMAX),
+            others=b.experts(b.n_ff_expert, b.routing(normalised=False)),
             shared=b.gated(suffix="_shexp", n_ff=n_ff_shared),
             gate=b.router("ffn_gate_inp_shexp", b.hparams.n_embd, 1),
         ),

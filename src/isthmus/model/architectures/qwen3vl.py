@@ -22,13 +22,14 @@ def load(file: Loader) -> Decoder:
 def _block(b: BlockLoader) -> Part:
     return Sequential(
         attn_norm=b.rms_norm("attn_norm"),
-        attention=b.attention(rotary=_rotary(b), **b.head_norms()),
+        attention=b.attention(rotary=interleaved_rotary(b), **b.head_norms()),
         ffn_norm=b.rms_norm("ffn_norm"),
         feed_forward=b.gated(),
     )
 
 
-def _rotary(b: BlockLoader) -> Rotary:
+def interleaved_rotary(b: BlockLoader) -> Rotary:
+    """M-RoPE for text, whose axes take turns. ModelFileError if the file has none."""
     rotary = b.text_rotary(interleaved=True)
     if rotary is None:
         raise ModelFileError(

@@ -17,7 +17,7 @@ import numpy as np
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.model.probes.attention_probe import Kernel
-from isthmus.model.probes.batch_probe import batches_exactly, matrices_of, product
+from isthmus.model.probes.batch_probe import Kind, batches_exactly, matrices_of, product
 from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
@@ -55,18 +55,15 @@ def _all_multiply_exactly(
 ) -> bool:
     matrices = matrices_of(weights, with_routers=True, with_vectors=with_vectors)
     return all(
-        _multiplies_exactly(device, backend, tensor, *shape)
-        for (_, shape), tensor in matrices.items()
+        _multiplies_exactly(device, backend, tensor, kind) for kind, tensor in matrices.items()
     )
 
 
-def _multiplies_exactly(
-    device: Device, backend: Backend, matrix: int, k: int, n: int, n_expert: int = 0
-) -> bool:
-    columns = np.random.default_rng(0).standard_normal((MOST, k), dtype=np.float32)
+def _multiplies_exactly(device: Device, backend: Backend, matrix: int, kind: Kind) -> bool:
+    columns = np.random.default_rng(0).standard_normal((MOST, kind.n_in), dtype=np.float32)
     first, last = np.split(columns, [32])
-    parts = (product(device, backend, matrix, part, n, n_expert) for part in (first, last))
-    return product(device, backend, matrix, columns, n, n_expert) == b"".join(parts)
+    parts = (product(device, backend, matrix, kind, part) for part in (first, last))
+    return product(device, backend, matrix, kind, columns) == b"".join(parts)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from isthmus.device.base import Backend, Device
-from isthmus.model.probes.batch_probe import matrices_of, product
+from isthmus.model.probes.batch_probe import Kind, matrices_of, product
 from isthmus.model.weights import Weights
 
 MOST = 256
@@ -28,18 +28,16 @@ def packs_exactly(
     """Whether a product of up to `MOST` columns has the bits of those of fewer, but not of one."""
     matrices = matrices_of(weights, with_routers=True, with_vectors=with_vectors)
     return all(
-        _is_exact(device, backend, tensor, *shape)
-        for (_, shape), tensor in matrices.items()
-        if shape[1] != n_vocab
+        _is_exact(device, backend, tensor, kind)
+        for kind, tensor in matrices.items()
+        if kind.n != n_vocab
     )
 
 
-def _is_exact(
-    device: Device, backend: Backend, matrix: int, k: int, n: int, n_expert: int = 0
-) -> bool:
-    columns = np.random.default_rng(0).standard_normal((MOST, k), dtype=np.float32)
+def _is_exact(device: Device, backend: Backend, matrix: int, kind: Kind) -> bool:
+    columns = np.random.default_rng(0).standard_normal((MOST, kind.n_in), dtype=np.float32)
     parts = (
-        product(device, backend, matrix, columns[begin:end], n, n_expert)
+        product(device, backend, matrix, kind, columns[begin:end])
         for begin, end in pairwise(accumulate(_PARTS, initial=0))
     )
-    return product(device, backend, matrix, columns, n, n_expert) == b"".join(parts)
+    return product(device, backend, matrix, kind, columns) == b"".join(parts)

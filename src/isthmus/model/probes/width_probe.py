@@ -54,6 +54,18 @@ class Matrix:
     """Whether each of these has a column of its own, as behind a first stack."""
     apart: bool = False
     """Whether each column is a matrix of its own to the library: `Pass.separately`."""
+    n_head: int = 0
+    """Matrices of a stack of which each has columns of its own: see `Graph.matmul_heads`."""
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of k elements that make one of the probe's."""
+        return self.n_head or (self.n_used if self.spread else 1)
+
+    @property
+    def n_products(self) -> int:
+        """Products of n elements that come of it."""
+        return self.n_head or self.n_used
 
 
 def matrices(
@@ -68,16 +80,19 @@ def matrices(
 
     Routers are multiplied with several columns in a prefill only: see `Pass.route`.
     """
-    found: dict[tuple[GgmlType, tuple[int, ...]], list[int]] = {}
+    found: dict[tuple[GgmlType, tuple[int, ...], bool], list[int]] = {}
     for info in weights.multiplied:
         is_matrix = len(info.shape) > 1 or with_vectors
         if with_routers and is_matrix if info.name in weights.routers else is_matrix:
             shape = info.shape if len(info.shape) > 1 else (*info.shape, 1)
-            found.setdefault((info.dtype, shape), []).append(weights.used(info.name))
+            key = (info.dtype, shape, info.name in weights.per_head)
+            found.setdefault(key, []).append(weights.used(info.name))
     asked = []
-    for (_, shape), tensors in found.items():
+    for (_, shape, per_head), tensors in found.items():
         matrix = Matrix(tuple(tensors), shape[0], shape[1], apart=apart)
-        if len(shape) > 2:
+        if per_head:
+            matrix = replace(matrix, n_head=shape[2])
+        elif len(shape) > 2:
             matrix = replace(matrix, n_expert=shape[2], n_used=n_used)
             asked.append(replace(matrix, spread=True))
         asked.append(matrix)
@@ -147,11 +162,11 @@ class _Probe:
         self._half = 0
         self._sent: list[object] = [None, None]
         """The columns that were sent last, in each half."""
-        widest = 4 * matrix.k * (matrix.n_used if matrix.spread else 1)
+        widest = 4 * matrix.k * matrix.n_columns
         self._half_nbytes = align_up(most * widest, _ALIGNMENT)
         self._chosen_at = 2 * self._half_nbytes
         self._result_at = align_up(self._chosen_at + 4 * most * matrix.n_used, _ALIGNMENT)
-        self._column_nbytes = 4 * matrix.n * matrix.n_used
+        self._column_nbytes = 4 * matrix.n * matrix.n_products
         with contextlib.ExitStack() as stack:
             self._buffer = stack.enter_context(
                 device.allocate_inputs(self._result_at + most * self._column_nbytes)
@@ -222,8 +237,8 @@ class _Probe:
     def _some(self, n: int) -> npt.NDArray[np.void]:
         """[n]: random columns, and which matrices of a stack they are multiplied with."""
         matrix, random = self._matrix, self._random
-        width = matrix.n_used if matrix.spread else 1
-        made = np.empty(n, [("x", np.float32, (width, matrix.k)), ("e", np.int32, matrix.n_used)])
+        shape = (matrix.n_columns, matrix.k)
+        made = np.empty(n, [("x", np.float32, shape), ("e", np.int32, matrix.n_used)])
         made["x"] = random.standard_normal(made["x"].shape, dtype=np.float32)
         if matrix.n_expert:
             order = random.random((n, matrix.n_expert)).argsort(1)
@@ -269,12 +284,15 @@ class _Probe:
     def _write(self, graph: Graph, n: int) -> int:
         matrix, buffer = self._matrix, self._buffer
         begin = DeviceAddr(buffer.base + self._half * self._half_nbytes)
+        if matrix.n_head:
+            x = graph.tensor(GgmlType.F32, matrix.k, matrix.n_head, n)
+            buffer.place(x, begin)
+            return graph.copied(graph.matmul_heads(self._tensor, x))
         if not matrix.n_expert:
             x = graph.tensor(GgmlType.F32, matrix.k, *((1, n) if matrix.apart else (n,)))
             buffer.place(x, begin)
             return graph.matmul(self._tensor, x)
-        width = matrix.n_used if matrix.spread else 1
-        x = graph.tensor(GgmlType.F32, matrix.k, width, n)
+        x = graph.tensor(GgmlType.F32, matrix.k, matrix.n_columns, n)
         chosen = graph.tensor(GgmlType.I32, matrix.n_used, n)
         buffer.place(x, begin)
         buffer.place(chosen, DeviceAddr(buffer.base + self._chosen_at))

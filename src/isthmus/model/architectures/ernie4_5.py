@@ -1,0 +1,27 @@
+"""The `ernie4_5` architecture: `llama`, of which the file may have biases."""
+
+from __future__ import annotations
+
+from isthmus.model.blocks import Decoder, Part, Sequential
+from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+
+FAMILY = Family(
+    models="ERNIE 4.5, 0.3B",
+    features="grouped heads",
+    rope=RopeKind.NORMAL,
+)
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(_block)
+
+
+def _block(b: BlockLoader) -> Part:
+    return Sequential(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(),
+        ffn_norm=b.rms_norm("ffn_norm"),
+        feed_forward=b.gated(),
+    )

@@ -1,0 +1,27 @@
+"""The `olmoe` architecture: norms over all of q and k, experts that keep their weights."""
+
+from __future__ import annotations
+
+from isthmus.model.blocks import Decoder, Part, Sequential
+from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+
+FAMILY = Family(
+    models="OLMoE 1B-7B",
+    features="norms over all of q and k, experts",
+    rope=RopeKind.NEOX,
+)
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(_block)
+
+
+def _block(b: BlockLoader) -> Part:
+    return Sequential(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(qkv=b.normed_qkv()),
+        ffn_norm=b.rms_norm("ffn_norm"),
+        feed_forward=b.experts(b.n_ff_expert, b.routing(normalised=False)),
+    )

@@ -1,0 +1,28 @@
+"""The `qwen3vlmoe` architecture, for text: `qwen3vl` with experts."""
+
+from __future__ import annotations
+
+from isthmus.model.architectures.qwen3vl import interleaved_rotary
+from isthmus.model.blocks import Decoder, Part, Sequential
+from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.loader import BlockLoader, Loader
+
+FAMILY = Family(
+    models="Qwen3-VL with experts (30B-A3B, 235B-A22B), without images",
+    features="norms of q and k, interleaved M-RoPE, experts",
+    rope=RopeKind.NEOX,
+)
+
+
+def load(file: Loader) -> Decoder:
+    """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
+    return file.decoder(_block)
+
+
+def _block(b: BlockLoader) -> Part:
+    return Sequential(
+        attn_norm=b.rms_norm("attn_norm"),
+        attention=b.attention(rotary=interleaved_rotary(b), **b.head_norms()),
+        ffn_norm=b.rms_norm("ffn_norm"),
+        feed_forward=b.experts(b.n_ff_expert),
+    )
