@@ -330,6 +330,7 @@ COMBINED = {
         block=_OUT + _SEPARATE + _NORMED + _LED + "exp_probs_b.bias:experts",
         biased="",
         metadata=RECIPES["glm4moe"].metadata | {"rope.dimension_count": 32},
+        shape={"n_layer": 3, "n_head_kv": 4, "tied": False},
     ),
     "qwen3vlmoe": replace(
         RECIPES["qwen3vl"],
@@ -339,6 +340,7 @@ COMBINED = {
     "bailingmoe": Recipe(
         _OUT + _SEPARATE + _EXPERTS + _SHARED_ONLY,
         metadata=_ROUTED | {"expert_shared_count": 1, "expert_weights_scale": 2.0},
+        shape={"tied": False},
         sizes={"shared": 64},
     ),
     "ernie4_5": Recipe(_OUT + _SEPARATE + _GATED),
@@ -347,18 +349,31 @@ COMBINED = {
         metadata=_ROUTED
         | {
             "leading_dense_block_count": 1,
-            "interleave_moe_layer_step": 2,
+            "interleave_moe_layer_step": 1,
             "expert_shared_feed_forward_length": 64,
         },
         shape={"n_layer": 3},
         sizes={"shared": 64},
-        only={name: (0, 2) if layers == (0,) else (1,) for name, layers in _LED_LAYERS.items()},
+        only=_LED_LAYERS,
     ),
     "minimax-m2": Recipe(
-        _WHOLE_NORMS + _SEPARATE + _EXPERTS + "exp_probs_b.bias:experts",
-        metadata=_ROUTED | {"rope.dimension_count": 16, "expert_gating_func": 2},
+        _WHOLE_NORMS
+        + _SEPARATE
+        + re.sub(r"\bexpert\b", "ff", _EXPERTS)
+        + "exp_probs_b.bias:experts",
+        metadata=_ROUTED
+        | {
+            "rope.dimension_count": 16,
+            "expert_gating_func": 2,
+            "expert_feed_forward_length": 96,
+        },
+        shape={"tied": False},
     ),
-    "olmoe": Recipe(_WHOLE_NORMS + _SEPARATE + _EXPERTS, metadata=_ROUTED),
+    "olmoe": Recipe(
+        _WHOLE_NORMS + _SEPARATE + re.sub(r"\bexpert\b", "ff", _EXPERTS),
+        metadata=_ROUTED,
+        shape={"n_embd": 128, "n_head_kv": 4, "tied": False},
+    ),
 }
 """Architectures of which each part is in RECIPES already."""
 VARIANTS = {

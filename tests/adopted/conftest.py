@@ -11,8 +11,8 @@ from isthmus.file_hash import FileHashes
 from isthmus.native.loader import Library
 from isthmus.survey.tiny import tiny_model
 
-DENSE = ("mimo2", "gemma4")
-"""Experts and sinks; windows, and layers of several shapes."""
+DENSE = ("mimo2", "gemma3n")
+"""Experts and sinks; windows, and caches that layers share."""
 STATEFUL = ("qwen35", "mamba")
 """A state beside a KV cache, and a state alone. `isthmus architectures` tries all others."""
 

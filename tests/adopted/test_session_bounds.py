@@ -71,8 +71,8 @@ def test_no_context_is_tried_that_takes_the_memory_of_the_process(
     device: Device, tiny_file: Files, tmp_path: Path
 ) -> None:
     """A file may say that its model has a context of millions of tokens."""
-    raw = bytearray(tiny_file("gemma4").read_bytes())
-    key = b"gemma4.context_length"
+    raw = bytearray(tiny_file("gemma3n").read_bytes())
+    key = b"gemma3n.context_length"
     at = raw.index(key) + len(key) + 4
     raw[at : at + 4] = (16 * MOST_N_CTX).to_bytes(4, "little")
     path = tmp_path / "long.gguf"
@@ -107,7 +107,7 @@ print("leaves")
 
 
 def test_a_process_ends_though_a_pass_is_under_way(tiny_file: Files) -> None:
-    path = tiny_file("gemma4")
+    path = tiny_file("gemma3n")
     command = [sys.executable, "-c", _LEAVING, str(path)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (found.returncode, found.stdout) == (0, "leaves\n"), found.stderr

@@ -348,7 +348,7 @@ def test_a_copy_goes_on_as_its_source(name: str, device: Device, tiny_file: File
 def test_part_of_a_session_is_copied_if_it_can_be_taken_back(
     device: Device, tiny_file: Files
 ) -> None:
-    for name in ("gemma4", "qwen35"):
+    for name in ("gemma3n", "qwen35"):
         with opened(device, tiny_file(name)) as (model, room):
             source, target, longer = room.open(model), room.open(model), room.open(model, 512)
             model.prefill(source, PROMPT)
@@ -441,7 +441,7 @@ def test_settings_of_our_graphs_are_refused(device: Device, tiny_file: Files) ->
 
 def test_logits_lie_where_the_guest_finds_them(device: Device, tiny_file: Files) -> None:
     """And nothing of the scratch does: two contexts over one span differ by nothing else."""
-    with opened(device, tiny_file("gemma4")) as (model, room):
+    with opened(device, tiny_file("gemma3n")) as (model, room):
         session = room.open(model)
         model.prefill(session, PROMPT)
         logits = np.frombuffer(ctypes.string_at(session.base, 4 * model.n_vocab), np.float32)

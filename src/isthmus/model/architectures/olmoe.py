@@ -23,5 +23,5 @@ def _block(b: BlockLoader) -> Part:
         attn_norm=b.rms_norm("attn_norm"),
         attention=b.attention(qkv=b.normed_qkv()),
         ffn_norm=b.rms_norm("ffn_norm"),
-        feed_forward=b.experts(b.n_ff_expert, b.routing(normalised=False)),
+        feed_forward=b.experts(b.n_ff, b.routing(normalised=False)),
     )
