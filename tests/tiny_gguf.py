@@ -243,7 +243,7 @@ RECIPES = {
         metadata=_ROUTED
         | {
             "attention.head_count": [4, 4, 2, 2, 4],
-            "attention.head_count_kv": [2, 2, 1, 2, 1],
+            "attention.head_count_kv": [4, 2, 1, 2, 1],
             "attention.key_length": 64,
             "attention.value_length": 64,
             "attention.key_length_swa": 32,
@@ -265,7 +265,7 @@ RECIPES = {
         sizes={
             "head": (32, 32, 64, 32, 64),
             "q": (128, 128, 128, 64, 256),
-            "kv": (64, 64, 64, 64, 64),
+            "kv": (128, 64, 64, 64, 64),
             "ff": (96, 96, 64, 128, 128),
             "half": 32,
             "side": 32,

@@ -32,7 +32,7 @@ from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.header import LENGTH, encode_header, sign, tensors_of
 from isthmus.snapshot.manifest import decode_manifest
 from isthmus.units import MIB
-from tests.tiny_gguf import TinyLlama
+from tests.tiny_gguf import TinyLlama, TinyModel
 
 ASK = "sequence 2"
 MOST_NBYTES = 192 * MIB
@@ -263,7 +263,7 @@ def test_wrong_models(world: World, tmp_path: Path, what: str, require: str) -> 
 
 ADAPTERS = [{"file_name": "x.gguf", "sha256": "0" * 64, "scale": 1.0}]
 LIES: dict[str, tuple[list[object], str]] = {
-    "format_version": ([0, 3, 4, 5], "format version"),
+    "format_version": ([0, 3, 4, 5, 6], "format version"),
     "sessions.0.top_k": ([1, 257, -1], "of candidates|malformed"),
     "memory.nbytes": ([2**44, 2**32, 65_536, 65_537], "malformed|are allowed|leaves the memory"),
     "memory.n_chunks": ([8, 2**32], "another type or shape|malformed"),
@@ -315,6 +315,36 @@ def test_lies(world: World, tmp_path: Path, where: str) -> None:
             accepted.append((ascii(value)[:40], error))
         world.require_good()
     assert accepted == []
+
+
+SHAPES: dict[str, tuple[Callable[[list[int]], dict[str, Any]], str]] = {
+    "in another order": (lambda rows: {"rows": rows[::-1]}, "layout"),
+    "one too few": (lambda rows: {"rows": rows[1:]}, "layout"),
+    "one too many": (lambda rows: {"rows": [*rows, rows[0]]}, "layout|overlaps|leaves"),
+    "half an element": (lambda rows: {"rows": [rows[0] - 1, *rows[1:]]}, "no whole number"),
+    "nothing": (lambda rows: {"rows": [0, *rows[1:]]}, "malformed"),
+    "too much": (lambda rows: {"rows": [2**27, *rows[1:]]}, "malformed"),
+    "two caches": (lambda rows: {"n_layer": 2, "row_nbytes": 64}, "no KV cache, or two"),
+    "no cache": (lambda rows: {"rows": []}, "holds is of 2"),
+}
+
+
+def test_lies_about_caches_of_different_shapes(world: World, tmp_path: Path) -> None:
+    path = TinyModel("gemma4", quantisation="Q8_0", with_tokenizer=True).write(tmp_path / "x.gguf")
+    model = world.runtime.load_model(path)
+    with world.runtime.spawn("bench", models={"default": model}, args=["n_ctx=256"]) as actor:
+        actor.send("prefill 20 3")
+        good = actor.snapshot(tmp_path / "good.safetensors").path
+    world.restore(good, models={"default": model}).close()
+    rows = Forgery(good).manifest["sessions"][0]["rows"]
+    assert Forgery(good).manifest["format_version"] == 6
+    assert len(rows) == 6
+    for what, (change, match) in SHAPES.items():
+        forgery = Forgery(good)
+        forgery.manifest["sessions"][0].update(change(rows))
+        lie = forgery.write(tmp_path / f"{what}.safetensors")
+        world.refuse(lie, SnapshotError, match, models={"default": model})
+    model.close()
 
 
 @pytest.mark.parametrize("given", [{}, {"guest": "bench"}], ids=["its own guest", "given"])
