@@ -235,7 +235,7 @@ class Hparams:
     @property
     def nodes_per_layer(self) -> int:
         """More than the operations that a layer takes, attention of several sessions aside."""
-        return 96 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
+        return 128 + 3 * self.n_expert_used + _NODES_OF_ADAPTER * self.n_adapters
 
 
 def inverse_sqrt(n: int) -> float:
