@@ -14,7 +14,6 @@ from isthmus.device import Device, open_device
 from isthmus.errors import ContextFull, DeviceFailed
 from isthmus.model import Model, Session
 from isthmus.model.passes.batch import Batch
-from isthmus.model.passes.batch_inputs import IDLE
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.mask import MASKED
 from isthmus.model.passes.rows import Rows, Step
@@ -80,7 +79,7 @@ def require_nobody_in_own_memory(batch: Batch, rows: Rows) -> None:
     inputs, base = batch.inputs, batch._everywhere.base
     caches = inputs.cache_rows[:, nobody] * batch._step + base
     logits = inputs.logits_rows[nobody] * 4 + base
-    begin, end = inputs.address(IDLE), inputs.buffer.base + inputs.buffer.nbytes
+    begin, end = inputs.idle_cache_row, inputs.buffer.base + inputs.buffer.nbytes
     assert ((caches >= begin) & (caches + batch._row_nbytes.max() <= logits.min(initial=end))).all()
     assert ((logits >= begin) & (logits + 4 * 300 <= end)).all()
 

@@ -40,7 +40,7 @@ from isthmus.device.buffer import Buffer
 from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.own.session import own
-from isthmus.model.passes.batch_inputs import SEEN, BatchInputs, Leaves
+from isthmus.model.passes.batch_inputs import BatchInputs, Leaves
 from isthmus.model.passes.batch_top import BatchTop
 from isthmus.model.passes.forward import Pass, Scores
 from isthmus.model.passes.joining import Joining
@@ -83,13 +83,13 @@ class Batch(Pass):
         self._row_nbytes = np.array(layout.row_nbytes, np.int64)[:, None]
         """i64 [planes, 1]"""
         self._step = math.gcd(*layout.row_nbytes, KV_ALIGNMENT)
-        self.tokens = inputs.place(self, GgmlType.I32, (n,), inputs.address(0))
-        self.positions = inputs.place(self, GgmlType.I32, (n,), inputs.address(1))
+        self.tokens = inputs.place(self, "tokens", n)
+        self.positions = inputs.place(self, "positions", n)
         self._rows = [
-            inputs.place(self, GgmlType.I64, (n,), inputs.address(2, 8 * n * plane))
+            inputs.place(self, "cache rows", n, offset=8 * n * plane)
             for plane in range(len(h.planes))
         ]
-        self._logits_rows = inputs.place(self, GgmlType.I64, (n,), inputs.address(3))
+        self._logits_rows = inputs.place(self, "logits rows", n)
         self._caches = {
             width: self._all_addresses(layout.dtype, width, self._step) for width in {*h.planes}
         }
@@ -147,11 +147,10 @@ class Batch(Pass):
                 scores.soft_cap,
                 scores.sinks,
             )
-            place = self.inputs.address(SEEN, 4 * heads.n_embd_seen * run.start)
+            place = self.inputs.address("seen", 4 * heads.n_embd_seen * run.start)
             self.inputs.buffer.place(seen, place)
             self.expand(seen)
-        whole = (heads.n_embd_seen, self.n)
-        return self.inputs.place(self, GgmlType.F32, whole, self.inputs.address(SEEN))
+        return self.inputs.place(self, "seen", heads.n_embd_seen, self.n)
 
     def route(self, router: int, x: int) -> int:
         return self.matmul_each(router, x)
@@ -164,7 +163,7 @@ class Batch(Pass):
 
     def place_logits(self, logits: int) -> None:
         """Has the device write each column to where it belongs, in its guest's memory."""
-        self.inputs.buffer.place(logits, self.inputs.address(6))
+        self.inputs.buffer.place(logits, self.inputs.address("logits"))
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
@@ -293,7 +292,7 @@ class Batch(Pass):
         masks = Leaves(self, everywhere, n_windows * n_runs, GgmlType.F16, n_ctx)
         masks.ne[:, 3] = [len(run) for run in self._runs] * n_windows
         first = [window * self.n + run.start for window in range(n_windows) for run in self._runs]
-        masks.data[:] = [inputs.address(4, 2 * n_ctx * row) for row in first]
+        masks.data[:] = [inputs.address("masks", 2 * n_ctx * row) for row in first]
         return masks
 
     def _all_addresses(self, dtype: GgmlType, width: int, step: int) -> int:

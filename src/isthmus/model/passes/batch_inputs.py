@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +12,13 @@ from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
 from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KvLayout
+from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import MASKED
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, Tensor
 from isthmus.units import DeviceAddr, align_up
 
 _ALIGNMENT = 256
-SEEN = 5
-"""Index of attention's results among the inputs."""
-IDLE = 7
-"""Index of what rows of nobody write: a row of a cache, and behind it logits."""
 
 
 class Leaves:
@@ -50,56 +46,56 @@ class Leaves:
 class BatchInputs:
     """Owns the memory that a batch's kernels use for addresses and results; see the module."""
 
-    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, layout: KvLayout) -> None:
+    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, kv: KvLayout) -> None:
         """For `n` rows of sessions with up to `n_ctx` cache rows."""
-        n_planes, n_vocab = len(layout.row_nbytes), layout.n_vocab
-        self._row_nbytes = align_up(max(layout.row_nbytes), _ALIGNMENT)
-        written = (4 * n * h.n_embd_seen, 4 * n * n_vocab, self._row_nbytes + 4 * n_vocab)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Rows that a token sees by each mask, its own included; None for all before it."""
-        masks = (len(self.windows), n, n_ctx)
-        sizes = (4 * n, 4 * n, 8 * n_planes * n, 8 * n, 2 * math.prod(masks), *written)
-        self.offsets = [0]
-        for size in sizes:
-            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+        idle_row = align_up(max(kv.row_nbytes), _ALIGNMENT) // 4
+        layout = self._layout = InputLayout(
+            Input("tokens", GgmlType.I32, (n,)),
+            Input("positions", GgmlType.I32, (n,)),
+            Input("cache rows", GgmlType.I64, (len(kv.row_nbytes), n)),
+            Input("logits rows", GgmlType.I64, (n,)),
+            Input("masks", GgmlType.F16, (len(self.windows), n, n_ctx)),
+            Input("seen", GgmlType.F32, (n, h.n_embd_seen)),
+            Input("logits", GgmlType.F32, (n, kv.n_vocab)),
+            Input("idle cache row", GgmlType.F32, (idle_row,)),
+            Input("idle logits", GgmlType.F32, (kv.n_vocab,)),
+        )
         self.n_ctx = n_ctx
-        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
-        self.buffer.clear()  # of rows of nobody, attention writes nothing
-        self.tokens = self._array(np.int32, 0, n)
-        self.positions = self._array(np.int32, 1, n)
-        self.cache_rows = self._array(np.int64, 2, n_planes * n).reshape(n_planes, n)
-        self.logits_rows = self._array(np.int64, 3, n)
-        self.masks = self._array(np.float16, 4, math.prod(masks)).reshape(masks)
+        buffer = self.buffer = device.allocate_inputs(layout.nbytes, often=True)
+        buffer.clear()  # of rows of nobody, attention writes nothing
+        self.tokens = layout.array(buffer, "tokens")
+        self.positions = layout.array(buffer, "positions")
+        self.cache_rows = layout.array(buffer, "cache rows")
+        """i64 [planes, n]"""
+        self.logits_rows = layout.array(buffer, "logits rows")
+        self.masks = layout.array(buffer, "masks")
         """f16 [windows, n, n_ctx]"""
         self.masks[:] = MASKED
 
-    def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
-        return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
-
-    def address(self, index: int, offset: int = 0) -> DeviceAddr:
-        """Where input number `index` lies."""
-        return DeviceAddr(self.buffer.base + self.offsets[index] + offset)
+    def address(self, name: str, offset: int = 0) -> DeviceAddr:
+        """Where an input lies, or a byte of it."""
+        return self._layout.address(self.buffer, name, offset)
 
     @property
     def idle_cache_row(self) -> DeviceAddr:
         """Where rows of nobody write keys and values."""
-        return self.address(IDLE)
+        return self.address("idle cache row")
 
     @property
     def idle_logits(self) -> DeviceAddr:
         """Where they write logits."""
-        return self.address(IDLE, self._row_nbytes)
+        return self.address("idle logits")
 
-    def place(self, graph: Graph, dtype: GgmlType, ne: tuple[int, ...], at: DeviceAddr) -> int:
-        """A tensor of `graph` at an address of these."""
-        tensor = graph.tensor(dtype, *ne)
-        self.buffer.place(tensor, at)
-        return tensor
+    def place(self, graph: Graph, name: str, *ne: int, offset: int = 0) -> int:
+        """A tensor of `graph` over an input, or over a part of it from a byte on."""
+        return self._layout.place(graph, self.buffer, name, *ne, offset=offset)
 
     def push(self) -> None:
         """Sends all that the host writes, which lies in front of what kernels write."""
         if not self.buffer.is_host:
-            self.buffer.push(0, self.offsets[SEEN])
+            self.buffer.push(0, self._layout.offset("seen"))
 
     def close(self) -> None:
         """Frees the memory."""

@@ -15,11 +15,10 @@ from isthmus.device.buffer import InputBuffer
 from isthmus.model.architectures import Architecture
 from isthmus.model.hparams import Hparams, Pooling
 from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import show
 from isthmus.native._ggml import GgmlType
-from isthmus.units import DeviceAddr, align_up
 
-_ALIGNMENT = 256
 _LEAST_LENGTH = 1e-12
 """Of an embedding that is divided by its length."""
 
@@ -35,14 +34,18 @@ class Places:
     def __init__(self, hparams: Hparams, n: int) -> None:
         windows = () if hparams.encoder else (None, hparams.window_tokens)
         self.windows = windows[: 2 if hparams.window else 1]
-        self.offsets = [0]
-        for size in (4 * n, 4 * n, 4, 4 * n, *(2 * n * n for _ in self.windows)):
-            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+        self.layout = InputLayout(
+            Input("tokens", GgmlType.I32, (n,)),
+            Input("positions", GgmlType.I32, (n,)),
+            Input("row", GgmlType.I32, (1,)),
+            Input("shares", GgmlType.F32, (n,)),
+            *(Input(f"mask {window}", GgmlType.F16, (n, n)) for window in self.windows),
+        )
 
     @property
     def nbytes(self) -> int:
         """All of them."""
-        return self.offsets[-1]
+        return self.layout.nbytes
 
 
 class Encoding(Pass):
@@ -69,12 +72,11 @@ class Encoding(Pass):
         """What would lie in a KV cache, by plane: keys or values, f32 [width, n]."""
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: it is computed in such parts."""
-        self.tokens = self._place(0, GgmlType.I32, n)
-        self.positions = self._place(1, GgmlType.I32, n)
-        self._row = self._place(2, GgmlType.I32, 1)
-        self._shares = self._place(3, GgmlType.F32, n, 1)
-        windows = enumerate(self._places.windows)
-        self._masks = [self._place(4 + i, GgmlType.F16, n, n) for i, _ in windows]
+        self.tokens = self._place("tokens", n)
+        self.positions = self._place("positions", n)
+        self._row = self._place("row", 1)
+        self._shares = self._place("shares", n, 1)
+        self._masks = [self._place(f"mask {window}", n, n) for window in self._places.windows]
         self._write(np.asarray(tokens, dtype=np.int32))
 
     def embedding(self, architecture: Architecture, normalised: bool) -> int:
@@ -113,21 +115,18 @@ class Encoding(Pass):
             return self.get_rows(x, self._row)
         return x
 
-    def _place(self, index: int, dtype: GgmlType, *ne: int) -> int:
-        tensor = self.tensor(dtype, *ne)
-        at = self._inputs.base + self._places.offsets[index]
-        self._inputs.place(tensor, DeviceAddr(at))
-        return tensor
+    def _place(self, name: str, *ne: int) -> int:
+        return self._places.layout.place(self, self._inputs, name, *ne)
 
     def _write(self, tokens: np.ndarray) -> None:
         n = self.n
-        self._input(0, np.int32, n)[:] = tokens
-        self._input(1, np.int32, n)[:] = np.arange(n, dtype=np.int32)
-        self._input(2, np.int32, 1)[0] = n - 1 if self.hparams.pooling is Pooling.LAST else 0
-        self._input(3, np.float32, n)[:] = np.float32(1) / np.float32(n)
-        for i, window in enumerate(self._places.windows):
-            show(self._input(4 + i, np.float16, n * n).reshape(n, n), 0, window)
+        self._input("tokens")[:] = tokens
+        self._input("positions")[:] = np.arange(n, dtype=np.int32)
+        self._input("row")[0] = n - 1 if self.hparams.pooling is Pooling.LAST else 0
+        self._input("shares")[:] = np.float32(1) / np.float32(n)
+        for window in self._places.windows:
+            show(self._input(f"mask {window}"), 0, window)
         self._inputs.push(0, self._places.nbytes)
 
-    def _input(self, index: int, dtype: type, count: int) -> np.ndarray:
-        return np.frombuffer(self._inputs.stage, dtype, count, self._places.offsets[index])
+    def _input(self, name: str) -> np.ndarray:
+        return self._places.layout.array(self._inputs, name)

@@ -18,17 +18,13 @@ from isthmus.device.base import Device
 from isthmus.device.graph import Graph
 from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.own.session import OwnSession
+from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import Mask
 from isthmus.model.session import Session
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
-from isthmus.units import DeviceAddr, align_up
-
-_ALIGNMENT = 256
-_MASKS = 5
-"""The first mask's number among the inputs."""
 
 
 class Inputs:
@@ -49,38 +45,40 @@ class Inputs:
         columns after the last attention, all of them the last token's."""
         self.n_tokens = n_tokens
         self.n_ctx = n_ctx
-        windows = (None,) if window is None else (None, window)
-        masks = [2 * n_tokens * n_ctx] * len(windows)
-        self.offsets = [0]
-        for size in (4 * n_tokens, 4 * n_tokens, 8 * n_tokens, 4 * n_outputs, 8, *masks):
-            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
-        self.buffer = device.allocate_inputs(self.offsets[-1], often=True)
-        self.tokens = self._array(np.int32, 0, n_tokens)
-        self.positions = self._array(np.int32, 1, n_tokens)
-        self.rows = self._array(np.int64, 2, n_tokens)
+        windows: dict[str, int | None] = {"mask": None}
+        if window is not None:
+            windows["window mask"] = window
+        self._layout = InputLayout(
+            Input("tokens", GgmlType.I32, (n_tokens,)),
+            Input("positions", GgmlType.I32, (n_tokens,)),
+            Input("rows", GgmlType.I64, (n_tokens,)),
+            Input("outputs", GgmlType.I32, (n_outputs,)),
+            Input("zero", GgmlType.I64, (1,)),
+            *(Input(name, GgmlType.F16, (n_tokens, n_ctx)) for name in windows),
+        )
+        layout = self._layout
+        buffer = self.buffer = device.allocate_inputs(layout.nbytes, often=True)
+        self.tokens = layout.array(buffer, "tokens")
+        self.positions = layout.array(buffer, "positions")
+        self.rows = layout.array(buffer, "rows")
         self.n_outputs = n_outputs
-        self.outputs = self._array(np.int32, 3, n_outputs)
-        self._array(np.int64, 4, 1)[:] = 0
+        self.outputs = layout.array(buffer, "outputs")
+        layout.array(buffer, "zero")[:] = 0
         self.logits_are_far = device.logits_are_far
         self.masks = [
-            Mask(device, self.buffer, self.offsets[_MASKS + i], (n_ctx, n_tokens), each)
-            for i, each in enumerate(windows)
+            Mask(device, buffer, layout.offset(name), (n_ctx, n_tokens), each)
+            for name, each in windows.items()
         ]
         """Of layers that see everything; of those that see a window."""
 
-    def _array(self, dtype: type, index: int, count: int) -> np.ndarray:
-        return np.frombuffer(self.buffer.stage, dtype, count, self.offsets[index])
-
-    def place(self, graph: Graph, index: int, dtype: GgmlType, *ne: int) -> int:
-        """A tensor of `graph` over input number `index`."""
-        tensor = graph.tensor(dtype, *ne)
-        self.buffer.place(tensor, DeviceAddr(self.buffer.base + self.offsets[index]))
-        return tensor
+    def place(self, graph: Graph, name: str, *ne: int) -> int:
+        """A tensor of `graph` over the beginning of an input."""
+        return self._layout.place(graph, self.buffer, name, *ne)
 
     def push(self) -> None:
         """Sends all but the masks, in one go."""
         if not self.buffer.is_host:
-            self.buffer.push(0, self.offsets[_MASKS])
+            self.buffer.push(0, self._layout.offset("mask"))
 
     def close(self) -> None:
         """Frees the memory."""
@@ -245,13 +243,13 @@ class Forward(Pass):
         self.session = session
         self.n_kv = n_kv
         self.inputs = inputs
-        self.tokens = inputs.place(self, 0, GgmlType.I32, n)
-        self.positions = inputs.place(self, 1, GgmlType.I32, n)
-        self.rows = inputs.place(self, 2, GgmlType.I64, n)
+        self.tokens = inputs.place(self, "tokens", n)
+        self.positions = inputs.place(self, "positions", n)
+        self.rows = inputs.place(self, "rows", n)
         self._masks = [each.cut(self, session.n_tokens, n_kv, n) for each in inputs.masks]
         self._caches: list[int] = []
         """The views of the cache that attention reads: `n_kv` rows of planes."""
-        self._last = inputs.place(self, 3, GgmlType.I32, inputs.n_outputs) if n > 1 else 0
+        self._last = inputs.place(self, "outputs", inputs.n_outputs) if n > 1 else 0
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
 
@@ -305,7 +303,7 @@ class Forward(Pass):
         place = self.tensor(GgmlType.F32, n_vocab) if far else logits
         self.session.binding.place(place, self.session.base)
         if far:
-            zero = self.inputs.place(self, 4, GgmlType.I64, 1)
+            zero = self.inputs.place(self, "zero", 1)
             self.output(self.set_rows(place, logits, zero))
         else:
             self.output(place)

@@ -28,15 +28,11 @@ from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
 from isthmus.model.parts import Chunk
 from isthmus.model.passes.forward import Pass, Scores
+from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import show
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top, TopFinder
 from isthmus.native._ggml import GgmlType
-from isthmus.units import DeviceAddr, align_up
-
-_ALIGNMENT = 256
-_MASKS = 5
-"""The first mask's number among the inputs."""
 
 
 @dataclass(frozen=True)
@@ -73,23 +69,26 @@ class Places:
         self.n = n = sum(sizes)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Of each mask: the rows that a token sees, its own among them."""
-        masks = [2 * part.n * part.n_kv for _ in self.windows for part in self.parts]
-        self.offsets = [0]
-        for size in (4 * n, 4 * n, 8 * n, 4 * self.n_outputs, 8, *masks, 4 * n * h.n_embd_seen):
-            self.offsets.append(align_up(self.offsets[-1] + size, _ALIGNMENT))
+        self.layout = InputLayout(
+            Input("tokens", GgmlType.I32, (n,)),
+            Input("positions", GgmlType.I32, (n,)),
+            Input("rows", GgmlType.I64, (n,)),
+            Input("last", GgmlType.I32, (self.n_outputs,)),
+            Input("zero", GgmlType.I64, (1,)),
+            *(Input(name, GgmlType.F16, (it.n, it.n_kv)) for name, it, _ in self.masks()),
+            Input("seen", GgmlType.F32, (n, h.n_embd_seen)),
+        )
 
     @property
     def nbytes(self) -> int:
         """All of them."""
-        return self.offsets[-1]
+        return self.layout.nbytes
 
-    def masks(self) -> Iterator[tuple[int, _Part, int | None]]:
-        """Each mask's number among the inputs, whose it is, and the rows that a token sees."""
-        index = _MASKS
+    def masks(self) -> Iterator[tuple[str, _Part, int | None]]:
+        """Each mask's name among the inputs, whose it is, and the rows that a token sees."""
         for window in self.windows:
-            for part in self.parts:
-                yield index, part, window
-                index += 1
+            for number, part in enumerate(self.parts):
+                yield f"mask {window} {number}", part, window
 
 
 class Packed(Pass):
@@ -107,15 +106,12 @@ class Packed(Pass):
         self._places, self._inputs = places, inputs
         self.cuts: list[int] = []
         """Where attention of each layer begins, in nodes: it is computed in such parts."""
-        self.tokens = self._place(GgmlType.I32, 0, 0, n)
-        self.positions = self._place(GgmlType.I32, 1, 0, n)
-        self._rows = [self._place(GgmlType.I64, 2, 8 * it.first, it.n) for it in places.parts]
-        self._last = self._place(GgmlType.I32, 3, 0, places.n_outputs)
-        self._zero = self._place(GgmlType.I64, 4, 0, 1)
-        self._masks = [
-            self._place(GgmlType.F16, index, 0, part.n_kv, part.n)
-            for index, part, _ in places.masks()
-        ]
+        self.tokens = self._place("tokens", n)
+        self.positions = self._place("positions", n)
+        self._rows = [self._place("rows", it.n, offset=8 * it.first) for it in places.parts]
+        self._last = self._place("last", places.n_outputs)
+        self._zero = self._place("zero", 1)
+        self._masks = [self._place(name, it.n_kv, it.n) for name, it, _ in places.masks()]
         self._write()
 
     def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
@@ -131,7 +127,7 @@ class Packed(Pass):
         first = len(parts) if scores.windowed else 0
         for part, mask in zip(parts, self._masks[first : first + len(parts)], strict=True):
             self._attend_part(part, q, mask, scores)
-        return self._place(GgmlType.F32, -2, 0, scores.heads.n_embd_seen, self.n)
+        return self._place("seen", scores.heads.n_embd_seen, self.n)
 
     def route(self, router: int, x: int) -> int:
         return self.matmul(router, x) if self._is_whole(x) else self.matmul_each(router, x)
@@ -176,7 +172,8 @@ class Packed(Pass):
             scores.soft_cap,
             scores.sinks,
         )
-        self._inputs.place(seen, self._address(-2, 4 * heads.n_embd_seen * part.first))
+        begin = 4 * heads.n_embd_seen * part.first
+        self._inputs.place(seen, self._places.layout.address(self._inputs, "seen", begin))
         self.expand(seen)
 
     def _columns(self, x: int, part: _Part) -> int:
@@ -184,29 +181,23 @@ class Packed(Pass):
         width = self.describe(x).nb[1]
         return self.view_2d(x, (self.describe(x).ne[0], part.n), width, part.first * width)
 
-    def _address(self, index: int, offset: int) -> DeviceAddr:
-        return DeviceAddr(self._inputs.base + self._places.offsets[index] + offset)
-
-    def _place(self, dtype: GgmlType, index: int, offset: int, *ne: int) -> int:
-        tensor = self.tensor(dtype, *ne)
-        self._inputs.place(tensor, self._address(index, offset))
-        return tensor
+    def _place(self, name: str, *ne: int, offset: int = 0) -> int:
+        return self._places.layout.place(self, self._inputs, name, *ne, offset=offset)
 
     def _write(self) -> None:
-        places, n = self._places, self.n
+        places = self._places
         positions = np.concatenate([part.positions for part in places.parts])
         tokens = np.concatenate([part.chunk.tokens for part in places.parts])
-        self._input(0, np.int32, n)[:] = tokens
-        self._input(1, np.int32, n)[:] = positions
-        self._input(2, np.int64, n)[:] = positions
+        self._input("tokens")[:] = tokens
+        self._input("positions")[:] = positions
+        self._input("rows")[:] = positions
         last = [part.first + part.n - 1 for part in places.parts]
         last += last[-1:] * (places.n_outputs - len(last))
-        self._input(3, np.int32, len(last))[:] = last
-        self._input(4, np.int64, 1)[:] = 0
-        for index, part, window in places.masks():
-            rows = self._input(index, np.float16, part.n * part.n_kv).reshape(part.n, part.n_kv)
-            show(rows, part.chunk.session.n_tokens, window)
-        self._inputs.push(0, places.offsets[-2])
+        self._input("last")[:] = last
+        self._input("zero")[:] = 0
+        for name, part, window in places.masks():
+            show(self._input(name), part.chunk.session.n_tokens, window)
+        self._inputs.push(0, places.layout.offset("seen"))
 
-    def _input(self, index: int, dtype: type, count: int) -> np.ndarray:
-        return np.frombuffer(self._inputs.stage, dtype, count, self._places.offsets[index])
+    def _input(self, name: str) -> np.ndarray:
+        return self._places.layout.array(self._inputs, name)
