@@ -30,6 +30,7 @@ New keys and values, and at the end the logits, are written into the guests' mem
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -37,7 +38,7 @@ import numpy.typing as npt
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
-from isthmus.model.hparams import Hparams
+from isthmus.model.hparams import Heads, Hparams
 from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.own.session import own
 from isthmus.model.passes.batch_inputs import BatchInputs, Leaves
@@ -97,14 +98,20 @@ class Batch(Pass):
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
         ends = accumulate(runs)
         self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
-        self._kinds = [*dict.fromkeys(h.heads)]
-        """Layers of one kind read the same planes in the same way."""
-        self._read = [plane for it in self._kinds for plane in (it.keys, it.values)]
-        """The planes that attention of each kind reads."""
         self._planes = self._describe_planes(layout, everywhere)
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
         self._begin(n, len(runs))
+
+    @cached_property
+    def _kinds(self) -> list[Heads]:
+        """Heads of layers. Layers of one kind read the same planes in the same way."""
+        return [*dict.fromkeys(self.hparams.heads)]
+
+    @cached_property
+    def _read(self) -> list[int]:
+        """The planes that attention of each kind reads: of keys, and of values."""
+        return [plane for it in self._kinds for plane in (it.keys, it.values)]
 
     def _begin(self, n: int, n_runs: int) -> None:
         """Nobody is in it yet."""
