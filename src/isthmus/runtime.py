@@ -212,7 +212,7 @@ class Runtime:
         begun = time.monotonic()
         file = model_path(path, self.environment.cache)
         model = open_model(self.device, file, settings, self.file_hashes)
-        self._models.add(model, model.weights.host_nbytes)
+        self._models.add(model, model.weights.host_nbytes + model.projector_nbytes)
         self._metrics.model_loads.inc()
         self._metrics.model_load.observe(time.monotonic() - begun)
         return model

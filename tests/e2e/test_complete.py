@@ -41,7 +41,7 @@ def spawn(runtime: Runtime, model: Model, fine: int) -> Actor:
 def ask(actor: Actor, prompt: np.ndarray) -> tuple[bytes, int]:
     """The bytes of keys, values and logits after the prompt, and the tokens that were kept."""
     message = Words(max_tokens=1, seed=1).line() + prompt.astype("<i4").tobytes()
-    kept = int(str(actor.send(message).text).split()[-1])
+    kept = int(str(actor.send(message).text).split()[-2])
     with actor.pinned():
         session = actor.sessions[0]
         layout = session.layout

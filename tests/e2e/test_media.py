@@ -33,9 +33,11 @@ from isthmus.errors import (
     ModelFileError,
     ModelNotFound,
     ModelUnsupported,
+    SnapshotInvalid,
     SnapshotMismatch,
 )
 from isthmus.model.media.medium import Bitmap
+from isthmus.model.spans import Span
 from isthmus.native._llama import Batch
 from isthmus.native.mtmd import mtmd_of
 from isthmus.snapshot import open_snapshot
@@ -294,6 +296,43 @@ def test_what_was_seen_is_not_replayed(
     with pytest.raises(SnapshotMismatch, match="picture or a sound"):
         shared.restore(path, models={"default": other}, tools={"echo": bytes}, require="replayed")
     shared.unload_model(other)
+
+
+LIES = {
+    "a token that is none": [],
+    "more rows than tokens": [Span(3, 400, 403)],
+    "rows that are tokens": [Span(0, 6, 6)],
+    "a position behind the context": [Span(3, 1, 99_999)],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.usefixtures("lasting")
+def test_a_snapshot_that_lies_about_what_was_seen(
+    lie: str, shared: Runtime, wasm: bytes, load: Callable[[str], Model], tmp_path: Path
+) -> None:
+    model = load("gemma3")
+    guest, _ = seen(shared, wasm, model, bitmap_for("gemma3"))
+    guest.proxy.actor.sessions[0].spans[:] = LIES[lie]
+    guest.proxy.actor.snapshot(tmp_path / "lie.safetensors")
+    guest.proxy.actor.close()
+    with pytest.raises(SnapshotInvalid):
+        shared.restore(
+            tmp_path / "lie.safetensors", models={"default": model}, tools={"echo": bytes}
+        )
+
+
+def test_limits_of_media_are_saved(shared: Runtime, wasm: bytes, tmp_path: Path) -> None:
+    for limits, version in ((Limits(), 2), (Limits(media=2, media_seconds=5), 6)):
+        proxy = Proxy(shared, wasm, limits=limits)
+        proxy.actor.snapshot(tmp_path / "a.safetensors")
+        proxy.actor.close()
+        snapshot = open_snapshot(tmp_path / "a.safetensors")
+        assert snapshot.manifest.format_version == version
+        restored = shared.restore(tmp_path / "a.safetensors", tools={"echo": bytes})
+        assert restored.limits.media == limits.media
+        assert restored.limits.media_seconds == limits.media_seconds
+        restored.close()
 
 
 def test_a_medium_ends_with_its_message(

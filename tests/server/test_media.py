@@ -106,6 +106,17 @@ def test_other_pictures_are_other_prompts(client: openai.OpenAI) -> None:
     assert logprobs(ask(client, "eyes", picture(png(seed=1)))) == logprobs(first)
 
 
+def test_a_large_picture(client: openai.OpenAI) -> None:
+    """Its body is much longer than a text that fits into the context could be."""
+    large = png(900, 700)
+    assert len(large) > 1_500_000
+    done = ask(client, "eyes", picture(large))
+    assert done.usage.prompt_tokens == ask(client, "eyes", picture(png())).usage.prompt_tokens
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(client, "eyes", *[picture(large)] * 2)
+    assert refused.value.status_code == 413
+
+
 def test_streamed_as_whole(client: openai.OpenAI) -> None:
     whole = ask(client, "eyes", picture(png()))
     stream = ask(
@@ -141,6 +152,19 @@ def test_anthropics_messages(seeing: Serving, client: openai.OpenAI) -> None:
     refused = messages(seeing, {"type": "url", "url": "https://example.org/cat.png"})
     assert refused.status_code == 400
     assert "fetches no URLs" in refused.text
+
+
+def test_ollamas_chat_and_generate(seeing: Serving, client: openai.OpenAI) -> None:
+    image, options = text64(png()), {"temperature": 0, "num_predict": 4}
+    common = {"model": "eyes", "stream": False, "options": options}
+    turn = {"role": "user", "content": QUESTION, "images": [image]}
+    chat = seeing.post("/api/chat", {**common, "messages": [turn]})
+    generated = seeing.post("/api/generate", {**common, "prompt": QUESTION, "images": [image]})
+    n_prompt = ask(client, "eyes", picture(png())).usage.prompt_tokens
+    assert chat["prompt_eval_count"] == generated["prompt_eval_count"] == n_prompt
+    assert chat["message"]["content"] == generated["response"]
+    body = {**common, "prompt": QUESTION, "images": [image], "raw": True}
+    assert seeing.client.post("/api/generate", json=body).status_code == 400
 
 
 BAD = {

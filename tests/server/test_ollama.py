@@ -101,7 +101,8 @@ def test_models(tiny_server: Serving) -> None:
     [
         (b"{", "not JSON"),
         (b'{"model": "tiny", "messages": "x"}', "messages"),
-        (b'{"model": "tiny", "messages": [{"role": "user", "images": ["x"]}]}', "images"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "images": ["x"]}]}', "no base64"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "images": ["eA=="]}]}', "--mmproj"),
         (b'{"model": "tiny", "messages": [{"role": "user"}], "options": {"top_p": 2}}', "top_p"),
         (b"[" * 100_000, ""),
         (b'{"model": "\xff"}', "UTF-8"),

@@ -39,6 +39,7 @@ class MediaFunctions:
         opened, wanted = c.session(session), flags_of(SpanFlag, flags)
         if n_rows == 0:
             raise GuestFault(Errno.EINVAL)
+        opened.require_room(n_rows)  # before positions of so many are read
         nbytes = 4 * n_rows * width
         address = c.memory.check_aligned(rows_ptr, nbytes, _ALIGNMENT)
         c.require_no_session(rows_ptr, nbytes)

@@ -52,6 +52,12 @@ class MediaModel(ABC):
         return frozenset() if self._projector is None else self._projector.kinds
 
     @property
+    def projector_nbytes(self) -> int:
+        """Bytes of memory that the projector takes, about: its file's, which is read and not
+        mapped."""
+        return 0 if self._projector is None else self._projector.nbytes
+
+    @property
     def sound_rate(self) -> int:
         """Samples of a second of sound. ModelUnsupported if it takes none."""
         return self._taking(MediaKind.PCM).rate

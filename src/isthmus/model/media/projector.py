@@ -45,6 +45,8 @@ class Projector(Owned):
     def __init__(self, device: Device, path: Path, model: LibraryModel) -> None:
         """Raises ModelFileError, or ModelUnsupported if the projector is not for the model."""
         self._device, self.path, self._model = device, path, model
+        self.nbytes = path.stat().st_size
+        """Of its file."""
         self._mtmd = mtmd = mtmd_of(device.library)
         self._placing = placing_of(device.library)
         self._jobs = Jobs()

@@ -22,7 +22,6 @@ from isthmus.model.media.projector import LEAST_S, MOST_RATIO, Projector
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr
 
-Rows = npt.NDArray[np.float32]
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
@@ -36,25 +35,24 @@ def project(library: Library, file: GgufFile, projector: Path) -> None:
         device = open_device("cpu", library, DeviceSettings(threads=1))
         stack.callback(device.close)
         model = stack.enter_context(LibraryModel(library, file, ModelSettings()))
-        try_out(stack.enter_context(Projector(device, projector, model)))
+        _try_out(stack.enter_context(Projector(device, projector, model)))
 
 
-def try_out(projector: Projector) -> list[tuple[Part, Rows]]:
-    """Opens media of the shapes that a guest can give, and computes the smallest of each kind.
-
-    What the library does not survive ends the process. The parts that were computed, with rows.
-    """
-    found = []
+def _try_out(projector: Projector) -> None:
+    """Opens media of the shapes that a guest can give, and computes the smallest of each kind."""
     for kind in sorted(projector.kinds):
         for i, data in enumerate(_shapes(kind, projector)):
             with suppress(SettingsError), projector.open(Bitmap(kind, data)) as medium:
-                parts = [it for it in medium.parts if it.ids is None]
-                for part in parts if i == 0 else []:
-                    rows = np.zeros((part.n_rows, part.width), dtype=np.float32)
-                    for _ in projector.jobs(part, HostAddr(rows.ctypes.data)):
-                        pass
-                    found.append((part, rows))
-    return found
+                for part in medium.parts if i == 0 else []:
+                    _compute(projector, part)
+
+
+def _compute(projector: Projector, part: Part) -> None:
+    """Computes a part, whose rows are thrown away."""
+    if part.ids is None:
+        rows = np.zeros((part.n_rows, part.width), dtype=np.float32)
+        for _ in projector.jobs(part, HostAddr(rows.ctypes.data)):
+            pass
 
 
 def _shapes(kind: MediaKind, projector: Projector) -> list[Samples]:

@@ -25,7 +25,6 @@ from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS
 from isthmus.server.http.strict import Tables, read_wanted
-from isthmus.server.http.texts import most_nbytes
 
 _Asked = TypeVar("_Asked", bound=CountRequest)
 _messages_decoder = msgspec.json.Decoder(MessagesRequest)
@@ -78,7 +77,7 @@ class Messages:
         self, http: HttpRequest, decoder: msgspec.json.Decoder[_Asked], tables: Tables
     ) -> tuple[_Asked, Translated]:
         """The request, and what it wants. HttpError 400, SettingsError."""
-        most = most_nbytes(self._writer.n_ctx)
+        most = self._writer.most_nbytes
         asked, told = await read_wanted(http, decoder, tables, translate, most)
         model = (await self._writer.completer(http, asked.model)).model
         if told.wanted.variables:

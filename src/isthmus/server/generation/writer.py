@@ -29,7 +29,7 @@ from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
 from isthmus.server.http.entry import current, in_thread
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
-from isthmus.server.http.texts import Check, Texts, require_room
+from isthmus.server.http.texts import Check, Texts, most_nbytes, require_room
 from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 
@@ -65,6 +65,13 @@ class Writer:
     def n_ctx(self) -> int:
         """Tokens of the longest context of all models."""
         return self.models.files.n_ctx
+
+    @property
+    def most_nbytes(self) -> int:
+        """Bytes of the longest body of a conversation that fits; if some model takes pictures or
+        sounds, as many more as a body of JSON may have."""
+        takes_media = any(it.source.mmproj is not None for it in self.models.files.all())
+        return most_nbytes(self.n_ctx) + (self._settings.json_nbytes if takes_media else 0)
 
     async def completer(self, http: HttpRequest, name: str) -> Completer:
         """The agents of a model that makes text, which is loaded if it is not in memory.

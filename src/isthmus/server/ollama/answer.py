@@ -111,7 +111,7 @@ class OllamaAnswer:
             "done_reason": end.reason,
             "total_duration": self._load_ns + now - self._began,
             "load_duration": self._load_ns,
-            "prompt_eval_count": len(self._prepared.request.prompt),
+            "prompt_eval_count": len(self._prepared.request.prompt) + end.n_media,
             "prompt_eval_duration": first - self._began,
             "eval_count": end.n_tokens,
             "eval_duration": now - first,

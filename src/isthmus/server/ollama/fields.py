@@ -6,7 +6,7 @@ from isthmus.server.http.support import Table, done, refused, without_effect
 
 _MACHINE = "the server's own settings say how it computes, for everybody"
 _NO_SAMPLER = "this server does not have that sampler"
-_NO_IMAGES = "the models of this server read text: send no images"
+_IMAGES = "PNG or JPEG in base64, if the model has a projector; before the text"
 
 _COMMON: Table = {
     "model": done("with or without `:latest`; 404 if this server does not have it"),
@@ -34,7 +34,7 @@ GENERATE: Table = {
     "system": done("instructions; not beside `raw`"),
     "raw": done("the prompt as it is, without the chat template"),
     "suffix": done("what comes after a gap, for models that fill gaps; `prompt` is before it"),
-    "images": refused(_NO_IMAGES, []),
+    "images": done(f"{_IMAGES}; not beside `raw` or `suffix`"),
     "template": refused("the model's own is used", ""),
     "context": refused("give the conversation to `/api/chat`", []),
     "width": refused("answers are texts", 0),
@@ -83,7 +83,7 @@ MESSAGE: Table = {
     "tool_calls": done("in a message of `assistant`"),
     "tool_name": done("in a message of `tool`"),
     "tool_call_id": done("in a message of `tool`"),
-    "images": refused(_NO_IMAGES),
+    "images": done(_IMAGES),
 }
 """Fields of a message."""
 

@@ -80,7 +80,7 @@ class ChatMessage(_Part, kw_only=True):
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: Annotated[list[str], Meta(max_length=0)] | None = None
+    images: list[str] | None = None
     tool_calls: list[Call] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -131,6 +131,7 @@ class GenerateRequest(Common, kw_only=True):
     """What comes after the answer, for models that fill gaps."""
     system: str | None = None
     raw: bool | None = None
+    images: list[str] | None = None
 
 
 class EmbedRequest(_Part, kw_only=True):

@@ -24,7 +24,7 @@ from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import LINES, line, respond, unless_left
 from isthmus.server.http.strict import read_strictly, read_wanted
-from isthmus.server.http.texts import Check, most_nbytes
+from isthmus.server.http.texts import Check
 from isthmus.server.models.files import MANY
 from isthmus.server.models.pulls import Pulling, Pulls
 from isthmus.server.models.rights import may_manage, require_manager
@@ -120,7 +120,7 @@ class Ollama:
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on, told as Ollama tells it."""
-        most = most_nbytes(self._writer.n_ctx)
+        most = self._writer.most_nbytes
         asked, wanted = await read_wanted(http, _chat, CHAT_TABLES, chat_wanted, most)
         if not asked.messages:
             return await self._told_of(http, asked, as_message("", "", []))
@@ -133,14 +133,16 @@ class Ollama:
 
     async def generate(self, http: HttpRequest) -> Response:
         """A prompt is answered, told as Ollama tells it."""
-        most = most_nbytes(self._writer.n_ctx)
+        most = self._writer.most_nbytes
         asked, wanted = await read_wanted(http, _generate, GENERATE_TABLES, generate_wanted, most)
-        if not asked.prompt and not asked.suffix:
+        if not asked.prompt and not asked.suffix and not asked.images:
             return await self._told_of(http, asked, as_response("", "", []))
         begun = time.perf_counter_ns()
         completer = await self._completer(http, asked)
         load_ns = time.perf_counter_ns() - begun
         name = self._name(asked.model)
+        if asked.images and (asked.raw or asked.suffix):
+            raise HttpError(400, "images are for prompts with the chat template", param="images")
         if not asked.raw and not asked.suffix:
             prepared = await self._writer.prepare(http, name, wanted)
         else:

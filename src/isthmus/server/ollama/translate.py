@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from isthmus.abi import GrammarKind
+from isthmus.server.generation.media import MediaFiles
 from isthmus.server.generation.wanted import (
     Sampling,
     Tool,
@@ -33,26 +34,45 @@ _ALL = 2**31 - 1
 
 def chat_wanted(asked: ChatRequest) -> Wanted:
     """What a chat wants of a model. SettingsError."""
-    messages = [_message_of(number, it) for number, it in enumerate(asked.messages or ())]
+    files = MediaFiles()
+    messages = [_message_of(number, it, files) for number, it in enumerate(asked.messages or ())]
     tools = [
         Tool(it.function.name, it.function.description, it.function.parameters)
         for it in asked.tools or ()
     ]
-    return _wanted(asked, messages, tuple(tools))
+    return _wanted(asked, messages, tuple(tools), files.files)
 
 
 def generate_wanted(asked: GenerateRequest) -> Wanted:
     """What a prompt wants: an answer to it, after the instructions if there are any."""
-    said = {"system": asked.system, "user": asked.prompt}
-    messages = [{"role": role, "content": text} for role, text in said.items() if text]
-    return _wanted(asked, messages, ())
+    files, messages = MediaFiles(), list[dict[str, Any]]()
+    if asked.system:
+        messages.append({"role": "system", "content": asked.system})
+    if asked.prompt or asked.images:
+        content = _content_of(asked.prompt, asked.images, files, "images")
+        messages.append({"role": "user", "content": content})
+    return _wanted(asked, messages, (), files.files)
 
 
-def _wanted(asked: Common, messages: list[dict[str, Any]], tools: tuple[Tool, ...]) -> Wanted:
+def _content_of(text: str | None, images: list[str] | None, files: MediaFiles, where: str) -> Any:
+    """A text, or a list of pictures and the text after them. HttpError 400."""
+    if not images:
+        return text or ""
+    parts = [files.add_base64(it, f"{where}[{number}]") for number, it in enumerate(images)]
+    return [*parts, {"type": "text", "text": text}] if text else parts
+
+
+def _wanted(
+    asked: Common,
+    messages: list[dict[str, Any]],
+    tools: tuple[Tool, ...],
+    media: tuple[bytes, ...],
+) -> Wanted:
     options = asked.options or Options()
     n_tokens = options.num_predict or 0
     return Wanted(
         messages=tuple(messages),
+        media=media,
         tools=tools,
         grammar=_grammar_of(asked.format),
         sampling=_sampling_of(options),
@@ -63,9 +83,10 @@ def _wanted(asked: Common, messages: list[dict[str, Any]], tools: tuple[Tool, ..
     )
 
 
-def _message_of(number: int, it: ChatMessage) -> dict[str, Any]:
+def _message_of(number: int, it: ChatMessage, files: MediaFiles) -> dict[str, Any]:
     """A turn as the core has it: calls get the ids by which results name them, in order."""
-    found: dict[str, Any] = {"role": it.role, "content": it.content or ""}
+    content = _content_of(it.content, it.images, files, f"messages[{number}].images")
+    found: dict[str, Any] = {"role": it.role, "content": content}
     if it.thinking:
         found["reasoning_content"] = it.thinking
     if it.tool_calls:

@@ -12,7 +12,6 @@ from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.events import EVENTS
 from isthmus.server.http.strict import read_wanted
-from isthmus.server.http.texts import most_nbytes
 from isthmus.server.openai.answers import Answers, require_places
 from isthmus.server.openai.choices import ChatChoice
 from isthmus.server.openai.fields import CHAT, CHAT_TABLES
@@ -41,7 +40,7 @@ class Chat:
 
     async def chat(self, http: HttpRequest) -> Response:
         """A conversation goes on."""
-        most = most_nbytes(self._writer.n_ctx)
+        most = self._writer.most_nbytes
         asked, wanted = await read_wanted(http, _decoder, CHAT_TABLES, wanted_of, most)
         n = asked.n or 1
         require_places(await self._writer.completer(http, asked.model), n, "n")

@@ -61,7 +61,7 @@ FIELDS: Table = {
     "moderation": refused("nothing here moderates"),
     "context_management": refused("nothing is compacted: use `truncation`"),
     "access_programs": refused("there are none"),
-    "image": refused("models read no images here"),
+    "image": refused("`/v1/chat/completions` takes pictures"),
     "modalities": refused("answers are texts"),
     "audio": refused("answers are texts"),
 }
