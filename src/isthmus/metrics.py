@@ -87,6 +87,9 @@ class Metrics:
         self.messages = counter(
             "messages", "Messages that actors handled, by how they ended", "outcome"
         )
+        self.tool_calls = counter(
+            "tool_calls", "Tools that guests called, by how that ended", "outcome"
+        )
         self.limits = counter(
             "limits_reached", "How often a limit of an actor stopped or refused something", "limit"
         )
@@ -109,6 +112,14 @@ class Metrics:
         self.rollbacks = counter(
             "rollbacks", "Messages that failed and whose changes to their actor were undone"
         )
+
+    def count(self, limits: Mapping[str, int], errors: Sequence[str]) -> None:
+        """Counts limits that a message reached, by how often it did, and its calls of tools, by
+        what each failed with: an empty text if it did not."""
+        for limit, n in limits.items():
+            self.limits.labels(limit).inc(n)
+        for error in errors:
+            self.tool_calls.labels("failed" if error else "answered").inc()
 
     def of_model(self, model: str) -> ModelMetrics:
         """Those that are kept for each model."""

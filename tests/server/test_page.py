@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.conftest import Serving
+from tests.tools.guests import CALLER
 
 pytestmark = [pytest.mark.page, pytest.mark.model]
 FLAGS = (
@@ -41,6 +42,20 @@ def browser() -> Iterator[object]:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser
         browser.close()
+
+
+def test_a_reply_that_was_not_emitted_is_shown(server: Serving, browser) -> None:  # type: ignore[no-untyped-def]
+    from playwright.sync_api import expect
+
+    guest = server.client.post("/v1/guests", content=CALLER).json()["id"]
+    server.post("/v1/agents", {"name": "Caller", "guest": guest})
+    page = browser.new_context().new_page()
+    page.goto(server.url)
+    page.wait_for_selector("nav [aria-current=true]")
+    page.fill("#input", "? which tools are there")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn footer")).to_contain_text("tokens", timeout=60_000)
+    assert page.inner_text(".turn .answer") == "[]"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -24,7 +24,6 @@ from isthmus.actor.platform import Platform
 from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
 from isthmus.actor.stream import Stream
-from isthmus.actor.undoing import undo_all
 from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
@@ -340,16 +339,13 @@ class Actor:
 
     async def _work(self, message: Message) -> None:
         """Handles a message; the loop drives it."""
-        start = time.monotonic()
-        metrics = self._platform.metrics
+        start, metrics = time.monotonic(), self._platform.metrics
         outcome: Reply | BaseException
         try:
             message.require_begin()
             await self._handle(message)
             message.finish()
-            seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
-            called = tuple(message.tool_calls)
-            outcome = Reply(message.answer, message.n_tokens, seconds, reached, called)
+            outcome = message.as_reply(time.monotonic() - start)
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()
@@ -387,16 +383,15 @@ class Actor:
             if cut_off or not (is_wanted or self.limits.on_failure == "keep"):
                 await Aside(message, partial(self._keeper.after_failure, error, before))
                 if before is not None:
-                    undo = partial(undo_all, message.undoable, self._granted.label)
-                    await Aside(message, undo, blocks=True)
+                    await Aside(message, message.take_back, blocks=True)
             before = None  # whoever keeps the error need not keep the agent's memory
             raise error
 
     def _charge(self, message: Message) -> None:
         """Counts what a message, or the actor's beginning, has used."""
         self._usage.charge(message)
-        for limit, n in message.limits_reached.items():
-            self._platform.metrics.limits.labels(limit).inc(n)
+        errors = [it.error for it in message.tool_calls]
+        self._platform.metrics.count(message.limits_reached, errors)
 
 
 def _leave_files(actor: weakref.ref[Actor], at_once: bool) -> None:

@@ -91,7 +91,7 @@ class ToolFunctions:
             _calling.reset(token)
             c.tool_call = None
         if (take_back := tool.take_back) is not None:
-            message.undoable.append(Undoable(name, take_back, arguments, result))
+            message.undoable.append(Undoable(name, c.granted.label, take_back, arguments, result))
         return result
 
     def _check(self) -> None:
