@@ -14,8 +14,11 @@ from isthmus import Actor, Limits, Model, Runtime
 from isthmus.errors import Cancelled, ContextFull, GuestFailed
 from isthmus.tools import CommandTool, Tool, function_tool
 from isthmus.tools.command import program_of
+from tests.tiny_gguf import TinyLlama
 from tests.tools.plays import scripted
 
+FORMS = Path(__file__).parents[1] / "templates" / "forms"
+TEMPLATES = ("qwen3_coder", "llama31", "mistral_v3", "lfm2")
 ARGS = {"n_ctx": 4096, "temperature": 0}
 ROME = "How is the weather in Rome?"
 SAID = "Let me look.\nIt is noon, and sunny."
@@ -110,6 +113,28 @@ def test_a_call_can_be_wanted_of_any_model(shared: Runtime, tiny: Path) -> None:
         assert names(actor, "x") == ["choose"]
         assert len(asked) == n
         assert asked[-1] in ("Oslo", "Rome")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_each_model_calls_in_its_own_form(
+    shared: Runtime, tmp_path: Path, template: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (FORMS / f"{template}.jinja").read_text()
+    path = TinyLlama(with_tokenizer=True, chat_template=source, n_ctx=8192).write(tmp_path / "it")
+    asked: list[str] = []
+
+    def choose(city: Literal["Oslo", "Rome"]) -> str:
+        asked.append(city)
+        return city
+
+    random = shared.load_model(path)
+    args = {"n_ctx": 8192, "max_tokens": 120, "tools": "required", "tool_rounds": 1}
+    actor = chat(shared, random, tools={"choose": choose}, args=args, seed=1)
+    assert "choose" in names(actor, "x")
+    assert set(asked) <= {"Oslo", "Rome"}
+    assert "leaves out tools" not in caplog.text
+    text = random.tokenizer.decode(actor.sessions[0].tokens).decode(errors="replace")
+    assert asked[0] in text  # the model goes on with what the tool says
 
 
 def test_tools_may_be_left_out(shared: Runtime, model: Model) -> None:
