@@ -178,6 +178,21 @@ def test_forks_and_restored_agents_see_what_was_done(
     assert {it.sessions[0].n_tokens for it in (actor, fork, again)} == {actor.sessions[0].n_tokens}
 
 
+def test_another_model_goes_on_with_the_conversation(
+    shared: Runtime, model: Model, tmp_path: Path
+) -> None:
+    actor = chat(shared, model, args={"max_tokens": 8})
+    assert actor.send(ROME).text == SAID
+    actor.snapshot(tmp_path / "it")
+    path = TinyLlama(with_tokenizer=True, n_ctx=4096).write(tmp_path / "other.gguf")
+    models = {"default": shared.load_model(path)}
+    again = shared.restore(tmp_path / "it", models=models, tools=TOOLS, require="replayed")
+    assert again.send("And now?").n_tokens > 8
+    text = models["default"].tokenizer.decode(again.sessions[0].tokens).decode(errors="replace")
+    assert "It is noon, and sunny." in text
+    assert "And now?" in text
+
+
 def test_an_undone_message_is_forgotten_and_taken_back_once(shared: Runtime, model: Model) -> None:
     did: list[str] = []
 
