@@ -87,6 +87,9 @@ class Metrics:
         self.messages = counter(
             "messages", "Messages that actors handled, by how they ended", "outcome"
         )
+        self.tool_calls = counter(
+            "tool_calls", "Tools that guests called, by how that ended", "outcome"
+        )
         self.limits = counter(
             "limits_reached", "How often a limit of an actor stopped or refused something", "limit"
         )
@@ -113,6 +116,14 @@ class Metrics:
     def refuse(self, why: str) -> None:
         """Counts something that was refused because all actors together have enough."""
         self.refused.labels(why).inc()
+
+    def count(self, limits: Mapping[str, int], errors: Sequence[str]) -> None:
+        """Counts limits that a message reached, by how often it did, and its calls of tools, by
+        what each failed with: an empty text if it did not."""
+        for limit, n in limits.items():
+            self.limits.labels(limit).inc(n)
+        for error in errors:
+            self.tool_calls.labels("failed" if error else "answered").inc()
 
     def of_model(self, model: str) -> ModelMetrics:
         """Those that are kept for each model."""

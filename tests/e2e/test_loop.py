@@ -229,7 +229,8 @@ def test_only_tools_have_threads(runtime: Runtime, model: Model) -> None:
         assert inside.acquire(timeout=PATIENCE_S)
     null_device(runtime).step_s = 0.01
     decoding = talkers.ask(4)
-    assert threading.active_count() <= before + len(asking) + 2
+    # one that waits for the function, and one that the function may keep for ever
+    assert threading.active_count() <= before + 2 * len(asking) + 2
     talkers.check(decoding, 4)
     free.set()
     for stream in streams:

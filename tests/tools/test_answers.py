@@ -133,7 +133,7 @@ def test_what_is_refused(reader: Reader, shared: Runtime, model: Model) -> None:
         assert reader.begin(messages) == invalid
     assert reader.begin(flags=AnswerFlag.CALL | 8) == invalid
     assert reader.begin(flags=AnswerFlag.CALL) == invalid
-    size = (1 << 24) + 1
+    size = (1 << 22) + 1
     assert reader.one("chat_tokens", reader.model, 0, size, 0, ROOM, 1) == invalid
     assert reader.one("chat_tokens", reader.model, ends - 1, 2, 0, ROOM, 1) == -Errno.EFAULT
     assert reader.one("chat_tokens", reader.model, 0, 2, 0, ROOM + 1, 1) == -Errno.EALIGN

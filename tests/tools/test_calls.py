@@ -218,6 +218,7 @@ def test_what_tools_did_is_in_the_log(shared: Runtime, caplog: pytest.LogCapture
     assert [(it.name, it.nbytes, it.error) for it in reply.tool_calls] == [("upper", 3, "")]
     assert actor.log_position == before + 1
     assert "the tool 'upper': 3 bytes, in " in caplog.text
+    assert 'isthmus_tool_calls_total{outcome="answered"}' in shared.metrics()
 
 
 # ---------------------------------------------------------------------------------- undone

@@ -14,8 +14,11 @@ from isthmus import Actor, Limits, Model, Runtime
 from isthmus.errors import Cancelled, ContextFull, GuestFailed
 from isthmus.tools import CommandTool, Tool, function_tool
 from isthmus.tools.command import program_of
+from tests.tiny_gguf import TinyLlama
 from tests.tools.plays import scripted
 
+FORMS = Path(__file__).parents[1] / "templates" / "forms"
+TEMPLATES = ("qwen3_coder", "llama31", "mistral_v3", "lfm2")
 ARGS = {"n_ctx": 4096, "temperature": 0}
 ROME = "How is the weather in Rome?"
 SAID = "Let me look.\nIt is noon, and sunny."
@@ -112,6 +115,28 @@ def test_a_call_can_be_wanted_of_any_model(shared: Runtime, tiny: Path) -> None:
         assert asked[-1] in ("Oslo", "Rome")
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_each_model_calls_in_its_own_form(
+    shared: Runtime, tmp_path: Path, template: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (FORMS / f"{template}.jinja").read_text()
+    path = TinyLlama(with_tokenizer=True, chat_template=source, n_ctx=8192).write(tmp_path / "it")
+    asked: list[str] = []
+
+    def choose(city: Literal["Oslo", "Rome"]) -> str:
+        asked.append(city)
+        return city
+
+    random = shared.load_model(path)
+    args = {"n_ctx": 8192, "max_tokens": 120, "tools": "required", "tool_rounds": 1}
+    actor = chat(shared, random, tools={"choose": choose}, args=args, seed=1)
+    assert "choose" in names(actor, "x")
+    assert set(asked) <= {"Oslo", "Rome"}
+    assert "leaves out tools" not in caplog.text
+    text = random.tokenizer.decode(actor.sessions[0].tokens).decode(errors="replace")
+    assert asked[0] in text  # the model goes on with what the tool says
+
+
 def test_tools_may_be_left_out(shared: Runtime, model: Model) -> None:
     reply = chat(shared, model, args={"tools": "none"}).send(ROME)
     assert reply.tool_calls == ()
@@ -151,6 +176,21 @@ def test_forks_and_restored_agents_see_what_was_done(
         assert it.send("And now?").text == "It is noon, and sunny."
     assert n == ["Rome"]
     assert {it.sessions[0].n_tokens for it in (actor, fork, again)} == {actor.sessions[0].n_tokens}
+
+
+def test_another_model_goes_on_with_the_conversation(
+    shared: Runtime, model: Model, tmp_path: Path
+) -> None:
+    actor = chat(shared, model, args={"max_tokens": 8})
+    assert actor.send(ROME).text == SAID
+    actor.snapshot(tmp_path / "it")
+    path = TinyLlama(with_tokenizer=True, n_ctx=4096).write(tmp_path / "other.gguf")
+    models = {"default": shared.load_model(path)}
+    again = shared.restore(tmp_path / "it", models=models, tools=TOOLS, require="replayed")
+    assert again.send("And now?").n_tokens > 8
+    text = models["default"].tokenizer.decode(again.sessions[0].tokens).decode(errors="replace")
+    assert "It is noon, and sunny." in text
+    assert "And now?" in text
 
 
 def test_an_undone_message_is_forgotten_and_taken_back_once(shared: Runtime, model: Model) -> None:

@@ -156,7 +156,7 @@ def test_keys_have_tools_of_their_own(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ("tools = 3", "tools is a table"),
+        ("tools = 3", "tools is 3: give a table"),
         ("[tools]\nx = 3", r"tools.x: Expected `object`"),
         ("[tools]\nx = {}", "exactly one of"),
         ('[tools]\n"a b" = "cat"', "no tool can be called"),

@@ -144,7 +144,7 @@ def test_names_are_used_once() -> None:
     specs = {"a_echo": spec_of("a_echo", "cat"), "a": spec_of("a", {"mcp": program})}
     with pytest.raises(SettingsError, match="two tools named a_echo"):
         Toolbox(specs)
-    with pytest.raises(SettingsError, match="tools is a table"):
+    with pytest.raises(SettingsError, match=r"x.toml: tools is \[1\]: give a table"):
         specs_of_table([1], "x.toml")
 
 

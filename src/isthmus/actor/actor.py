@@ -328,16 +328,13 @@ class Actor(Recipient):
 
     async def _work(self, message: Message) -> None:
         """Handles a message; the loop drives it."""
-        start = time.monotonic()
-        metrics = self._platform.metrics
+        start, metrics = time.monotonic(), self._platform.metrics
         outcome: Reply | BaseException
         try:
             message.require_begin()
             await self._keeper.handle(message)
             message.finish()
-            seconds, reached = time.monotonic() - start, tuple(message.limits_reached)
-            called = tuple(message.tool_calls)
-            outcome = Reply(message.answer, message.n_tokens, seconds, reached, called)
+            outcome = message.as_reply(time.monotonic() - start)
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()
@@ -357,8 +354,8 @@ class Actor(Recipient):
     def _charge(self, message: Message) -> None:
         """Counts what a message, or the actor's beginning, has used."""
         self._usage.charge(message)
-        for limit, n in message.limits_reached.items():
-            self._platform.metrics.limits.labels(limit).inc(n)
+        errors = [it.error for it in message.tool_calls]
+        self._platform.metrics.count(message.limits_reached, errors)
 
 
 def _leave_files(actor: weakref.ref[Actor], at_once: bool) -> None:

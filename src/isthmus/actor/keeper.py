@@ -27,7 +27,6 @@ from isthmus.actor.life import Life
 from isthmus.actor.message import Message
 from isthmus.actor.platform import Platform
 from isthmus.actor.snapshot import describe
-from isthmus.actor.undoing import undo_all
 from isthmus.actor.usage import Usage
 from isthmus.counters import Counters
 from isthmus.errors import (
@@ -117,8 +116,7 @@ class Keeper:
             if cut_off or not (is_wanted or on_failure == "keep"):
                 await Aside(message, partial(self.after_failure, error, before))
                 if before is not None:
-                    undo = partial(undo_all, message.undoable, self._granted.label)
-                    await Aside(message, undo, blocks=True)
+                    await Aside(message, message.take_back, blocks=True)
             before = None  # whoever keeps the error need not keep the agent's memory
             raise error
 

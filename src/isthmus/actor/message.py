@@ -28,7 +28,7 @@ from isthmus.abi import Errno
 from isthmus.actor.reading import ReadAnswer
 from isthmus.actor.reply import Deliver, Piece, Reply, ToolCall
 from isthmus.actor.shares import Share
-from isthmus.actor.undoing import Undoable
+from isthmus.actor.undoing import Undoable, undo_all
 from isthmus.errors import (
     Cancelled,
     ContextFull,
@@ -236,6 +236,15 @@ class Message:
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
         return b"".join(self._emitted) if self.reply is None else self.reply
+
+    def as_reply(self, seconds: float) -> Reply:
+        """What whoever sent it gets, `seconds` after it was begun."""
+        reached, called = tuple(self.limits_reached), tuple(self.tool_calls)
+        return Reply(self.answer, self.n_tokens, seconds, reached, called)
+
+    def take_back(self) -> None:
+        """Has tools take back what they did for it, after it was undone. Waits for them."""
+        undo_all(self.undoable)
 
     def emit(self, data: bytes | memoryview) -> None:
         """Passes on whatever characters are complete."""

@@ -16,7 +16,7 @@ class ToolCall:
     nbytes: int
     """Length of its result."""
     error: str = ""
-    """What the tool failed with; empty if it did not."""
+    """What the tool failed with, or the beginning of that; empty if it did not."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Reply:
     """Names of the `Limits` that refused something, though the guest then finished by itself."""
 
     tool_calls: tuple[ToolCall, ...] = ()
-    """Tools that the guest called, in this order; the first 1,000 of them."""
+    """Tools that the guest called, in this order; the first 256 of them."""
 
     @property
     def text(self) -> str:

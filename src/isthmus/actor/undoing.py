@@ -15,12 +15,14 @@ class Undoable:
     """One run of a tool that knows how to take it back."""
 
     name: str
+    label: str
+    """The agent's name in the log."""
     take_back: TakeBack
     arguments: bytes
     result: bytes
 
 
-def undo_all(runs: list[Undoable], label: str) -> None:
+def undo_all(runs: list[Undoable]) -> None:
     """Takes back each run once, the last one first. Waits for the tools.
 
     What cannot be taken back stays done and is logged: nobody tries again.
@@ -31,6 +33,6 @@ def undo_all(runs: list[Undoable], label: str) -> None:
             run.take_back(run.arguments, run.result)
         except Exception:
             text = "what the tool %r did could not be undone"
-            _log.exception(text, run.name, extra={"agent": label})
+            _log.exception(text, run.name, extra={"agent": run.label})
         else:
-            _log.info("undid what the tool %r did", run.name, extra={"agent": label})
+            _log.info("undid what the tool %r did", run.name, extra={"agent": run.label})

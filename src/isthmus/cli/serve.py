@@ -201,7 +201,7 @@ def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:
 
 def _tool_specs(arguments: argparse.Namespace, settings: ServerSettings) -> dict[str, ToolSpec]:
     """The tools of the settings, and those of the options."""
-    specs = specs_of_table(settings.tools, "tools")
+    specs = specs_of_table(settings.tools)
     for name, spec in tool_specs(arguments).items():
         add(specs, name, spec)
     return specs

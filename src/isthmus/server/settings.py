@@ -279,7 +279,7 @@ def _other_problem(name: str, value: object) -> str | None:
 def _tools_problem(value: object) -> str | None:
     """Why tools cannot be that; whether they can be opened is seen at the start."""
     try:
-        specs_of_table(value, "tools")
+        specs_of_table(value)
     except SettingsError as error:
         return str(error)
     return None

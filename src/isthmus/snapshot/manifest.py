@@ -425,7 +425,7 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
-            "candidates, 5 that of graphs of a library, 6 that of states, caches of several shapes, "
+            "candidates, 5 that of graphs of a library, 6 that of states, caches of many shapes, "
             "embeddings, limits of media and wasi-nn"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:

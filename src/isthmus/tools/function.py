@@ -13,7 +13,6 @@ It may be a coroutine function: its coroutine is awaited, on an event loop of it
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -74,18 +73,7 @@ class FunctionTool(Tool):
     def _awaited(self, call: Callable[[], object]) -> object:
         """The result of a call, or of the coroutine that it gives."""
         result = call()
-        return asyncio.run(self._in_time(result)) if inspect.isawaitable(result) else result
-
-    async def _in_time(self, result: Awaitable[object]) -> object:
-        async def waiting() -> object:
-            return await result
-
-        task = asyncio.ensure_future(waiting())
-        done, _ = await asyncio.wait([task], timeout=self.limits.deadline_s)
-        if not done:
-            task.cancel()
-            raise too_late(self.limits)
-        return task.result()
+        return _finished(result, self.limits) if inspect.isawaitable(result) else result
 
 
 def function_tool(
@@ -119,6 +107,27 @@ def function_tool(
 def tool_of(given: Tool | Callable[..., object]) -> Tool:
     """A tool as it is, a function made into one."""
     return given if isinstance(given, Tool) else function_tool(given)
+
+
+def _finished(result: Awaitable[object], limits: ToolLimits) -> object:
+    """What a coroutine returns, on an event loop of its own; it is cancelled if it takes too long.
+
+    ToolFailed then.
+    """
+    import asyncio  # noqa: PLC0415 - few tools need it, and it takes long to import
+
+    async def waiting() -> object:
+        return await result
+
+    async def in_time() -> object:
+        task = asyncio.ensure_future(waiting())
+        done, _ = await asyncio.wait([task], timeout=limits.deadline_s)
+        if not done:
+            task.cancel()
+            raise too_late(limits)
+        return task.result()
+
+    return asyncio.run(in_time())
 
 
 def _parameters_of(function: Callable[..., object]) -> list[inspect.Parameter] | None:

@@ -88,11 +88,12 @@ def specs_of_texts(texts: Iterable[str]) -> dict[str, ToolSpec]:
     return found
 
 
-def specs_of_table(table: object, where: str) -> dict[str, ToolSpec]:
+def specs_of_table(table: object, where: str = "") -> dict[str, ToolSpec]:
     """What a table `[tools]` says. SettingsError, which says where the table is."""
+    prefix = f"{where}: " if where else ""
     if not isinstance(table, Mapping):
-        raise SettingsError(f"{where}: tools is a table of lines NAME = …, not {table!r}")
-    return {name: spec_of(name, said, f"{where}: ") for name, said in table.items()}
+        raise SettingsError(f"{prefix}tools is {table!r}: give a table of lines NAME = …")
+    return {name: spec_of(name, said, prefix) for name, said in table.items()}
 
 
 def spec_of(name: str, said: object, where: str = "") -> ToolSpec:

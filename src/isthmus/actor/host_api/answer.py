@@ -19,7 +19,7 @@ from isthmus.errors import GuestFault
 from isthmus.model import Model
 from isthmus.units import MIB
 
-_MOST_MESSAGES_NBYTES = 16 * MIB
+_MOST_MESSAGES_NBYTES = 4 * MIB
 _EPOCH = datetime(1970, 1, 1)
 _ID_NBYTES = 6
 """Random bytes of a call's id."""

@@ -12,7 +12,7 @@ import msgspec
 
 from isthmus.abi import Errno
 from isthmus.actor.ask import Aside
-from isthmus.actor.host_api.context import MAX_NAME_NBYTES, Context
+from isthmus.actor.host_api.context import MAX_NAME_NBYTES, MOST_SAID, Context
 from isthmus.actor.reply import ToolCall
 from isthmus.actor.undoing import Undoable
 from isthmus.errors import GuestFault, ToolFailed, ToolNotFound
@@ -20,7 +20,7 @@ from isthmus.tools import Tool
 from isthmus.units import KIB, MIB
 
 MAX_ARGS_NBYTES = 16 * MIB
-_MOST_CALLS = 1000
+_MOST_CALLS = 256
 """Calls that a reply tells of."""
 _MOST_ERROR = 4 * KIB
 """Characters of a failure that guest and caller are told."""
@@ -91,7 +91,7 @@ class ToolFunctions:
             _calling.reset(token)
             c.tool_call = None
         if (take_back := tool.take_back) is not None:
-            message.undoable.append(Undoable(name, take_back, arguments, result))
+            message.undoable.append(Undoable(name, c.granted.label, take_back, arguments, result))
         return result
 
     def _check(self) -> None:
@@ -112,7 +112,7 @@ class ToolFunctions:
         said = (str(error) if is_told else f"{type(error).__name__}: {error}")[:_MOST_ERROR]
         c = self._c
         if len(c.message.tool_calls) < _MOST_CALLS:
-            c.message.tool_calls.append(ToolCall(name, seconds, 0, said))
+            c.message.tool_calls.append(ToolCall(name, seconds, 0, said[:MOST_SAID]))
         c.message.tool_result = said.encode(errors="replace")
         failure = ToolFailed(f"the tool {name!r} failed: {said}")
         failure.__cause__ = error.__cause__ if is_told and error.__cause__ else error

@@ -20,7 +20,7 @@
 static int32_t has_tools, must_call;
 static int64_t tool_rounds = 8, tool_nbytes = 16384;
 
-/* Begins a message after those before it: `{"role":"...","content":` is left to be finished. */
+/* Begins a message after those before it: its fields and its end are left to be written. */
 static int32_t begin_message(const char *role)
 {
     AGENT_TRY(agent_text_append_string(&messages, messages.nbytes ? ",{\"role\":\"" : "[{\"role\":\""));
@@ -151,11 +151,13 @@ static int32_t answer_once(int64_t round, int32_t *speech)
 {
     int32_t n_calls, forced = must_call && round == 0;
     uint32_t flags = round < tool_rounds ? ISTHMUS_ANSWER_TOOLS : 0;
+    AGENT_GRAMMAR_CLOSED int32_t grammar = forced ? 0 : agent_grammar_open_by_option(session.model);
+    AGENT_TRY(grammar); /* before anything is computed */
+    uint32_t k = agent_sampler_top_k(&sampler, session.n_vocab);
+    AGENT_TRY(agent_session_top_k(&session, forced || grammar || sample_on_host ? 0 : k));
     AGENT_TRY(prefill_messages(flags | (forced ? ISTHMUS_ANSWER_CALL : 0)));
-    AGENT_GRAMMAR_CLOSED int32_t grammar = forced
-        ? agent_answer_grammar_open(session.model)
-        : agent_grammar_open_by_option(session.model);
-    AGENT_TRY(grammar);
+    if (forced)
+        AGENT_SET(grammar, agent_answer_grammar_open(session.model));
     AGENT_SET(n_calls, generate_answer(grammar, speech));
     AGENT_TRY(finish_answer(speech));
     for (int32_t i = 0; i < n_calls; i++)
@@ -167,7 +169,6 @@ static int32_t answer_with_tools(const char *message, uint32_t nbytes)
 {
     int32_t n_calls = 1, speech = SILENT;
     AGENT_TRY(add_message("user", message, nbytes));
-    AGENT_TRY(agent_session_top_k(&session, 0)); /* a grammar may come with any answer */
     for (int64_t round = 0; n_calls; round++) {
         AGENT_SET(n_calls, answer_once(round, &speech));
         speech = speech == SILENT ? SILENT : SPOKE_BEFORE;
