@@ -24,7 +24,7 @@ from isthmus.actor.nn.fault import NnFault, refused, unsupported
 from isthmus.actor.nn.generation import Generation, metadata
 from isthmus.actor.nn.memory import NnMemory
 from isthmus.actor.nn.saving import restored, saved
-from isthmus.actor.nn.settings import NnSettings, parsed
+from isthmus.actor.nn.settings import MAX_CONFIG_NBYTES, NnSettings, parsed
 from isthmus.actor.nn.spans import Spans
 from isthmus.actor.nn.state import Graph, NnContext
 from isthmus.units import KIB
@@ -93,7 +93,7 @@ class NnFunctions:
                 "load was given the bytes of a model: give the name of one that the host has opened"
             )
         name = memory.read_text(ptr, nbytes, MAX_NAME_NBYTES).removeprefix(_PRELOAD)
-        config = memory.read(*builders[1]) if n_builders > 1 else b""
+        config = self._config(*builders[1]) if n_builders > 1 else b""
         return self._load(name, config, graph_ptr)
 
     async def load_by_name(self, name_ptr: int, name_nbytes: int, graph_ptr: int) -> int:
@@ -107,7 +107,7 @@ class NnFunctions:
         memory = self._c.memory
         memory.check(graph_ptr, _U32.size)
         name = memory.read_text(name_ptr, name_nbytes, MAX_NAME_NBYTES)
-        return self._load(name, memory.read(config_ptr, config_nbytes), graph_ptr)
+        return self._load(name, self._config(config_ptr, config_nbytes), graph_ptr)
 
     async def unload(self, graph: int) -> int:
         self._contexts.unload(graph)
@@ -176,6 +176,13 @@ class NnFunctions:
                 return fault.errno
 
         return answer
+
+    def _config(self, ptr: int, nbytes: int) -> bytes:
+        """A configuration, unless it is so large that it is not even copied."""
+        self._c.memory.check(ptr, nbytes)
+        if nbytes > MAX_CONFIG_NBYTES:
+            raise NnFault(NnErrno.TOO_LARGE, f"a configuration has {nbytes} bytes")
+        return self._c.memory.read(ptr, nbytes)
 
     def _load(self, name: str, config: bytes, graph_ptr: int) -> int:
         """Opens a model by name, unless it is open: then that graph is given."""

@@ -148,8 +148,6 @@ The keys that only shape it, such as xtc-threshold, change nothing then."""
 
 def parsed(data: bytes, base: NnSettings) -> NnSettings:
     """`base`, changed as a guest's JSON says. NnFault, with the reason."""
-    if len(data) > MAX_CONFIG_NBYTES:
-        raise NnFault(NnErrno.TOO_LARGE, f"the configuration has {len(data)} bytes")
     try:
         given = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
