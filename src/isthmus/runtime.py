@@ -66,7 +66,13 @@ from isthmus.roster import Roster, close_all
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
-from isthmus.sources import bundled_modules, model_path, read_guest
+from isthmus.sources import (
+    bundled_modules,
+    is_script,
+    model_path,
+    read_guest,
+    script_options,
+)
 from isthmus.tools import Tool
 from isthmus.version import VERSION
 from isthmus.wasm import Guest
@@ -302,6 +308,8 @@ class Runtime:
         """
         self._require_open()
         given = options_of(args, options)
+        if isinstance(guest, str | Path) and is_script(guest):
+            given = (*script_options(guest), *given)
         require_given(models, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         arguments, variables = command_line(compiled, given, argv, environ)
