@@ -61,6 +61,7 @@ test-clients: $(VENV)/.dev ## sixteen clients, each installed by itself, against
 
 test-guests: $(VENV)/.dev ## guests from the templates in every language whose compiler is here (npm fetches AssemblyScript's)
 	$(BIN)/isthmus pull smollm2
+	$(BIN)/isthmus pull js
 	$(BIN)/pytest -m 'long or not long' tests/projects
 
 test-schemas: $(VENV)/.dev ## schemas of pydantic and zod, and JSON Schema's own test suite: 50 outputs of each, validated (fetches zod by npm)
@@ -98,9 +99,8 @@ setup: $(VENV)/.dev ## make the virtual environment with everything in it
 generate: $(VENV)/.dev ## write what is generated from abi/host.toml
 	$(BIN)/python tools/generate_abi.py
 
-guests: $(VENV)/.dev ## compile the bundled guests; fetches the interpreter of js from PyPI
+guests: $(VENV)/.dev ## compile the bundled guests
 	$(BIN)/python tools/build_guests.py
-	$(BIN)/python tools/build_js.py
 
 bless: generate guests docs ## regenerate everything that tests compare with
 

@@ -63,16 +63,11 @@ from isthmus.model import Adapter, Model, open_model
 from isthmus.native.loader import Library, open_library
 from isthmus.open_models import OpenModels
 from isthmus.roster import Roster, close_all
+from isthmus.scripts import is_script, script_options
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
-from isthmus.sources import (
-    bundled_modules,
-    is_script,
-    model_path,
-    read_guest,
-    script_options,
-)
+from isthmus.sources import bundled_modules, model_path, read_guest
 from isthmus.tools import Tool
 from isthmus.version import VERSION
 from isthmus.wasm import Guest

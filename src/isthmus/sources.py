@@ -7,18 +7,13 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from isthmus.config import MAX_GUEST_NBYTES
+from isthmus.config import MAX_GUEST_NBYTES, Environment
 from isthmus.download import fetched, hint, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
 from isthmus.model.scripted import is_scripted, scripted_file
+from isthmus.scripts import INTERPRETER, is_script, read_interpreter
 from isthmus.shards import SUFFIX
-from isthmus.units import KIB
 from isthmus.wasm.names import shown
-
-SCRIPT_SUFFIX = ".js"
-INTERPRETER = "js"
-"""The bundled guest that runs scripts."""
-MOST_SCRIPT_NBYTES = 512 * KIB
 
 
 def bundled_guests() -> dict[str, Path]:
@@ -41,8 +36,8 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
     if isinstance(guest, bytes):
         return guest, "guest"
     bundled = bundled_guests()
-    if is_script(guest):
-        return bundled[INTERPRETER].read_bytes(), INTERPRETER
+    if is_script(guest) or guest == INTERPRETER:
+        return read_interpreter(Environment.read().cache), INTERPRETER
     if isinstance(guest, str) and guest in bundled:
         return bundled[guest].read_bytes(), guest
     path = Path(guest).expanduser()
@@ -58,27 +53,6 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
         ) from None
     except OSError as error:
         raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None
-
-
-def is_script(guest: object) -> bool:
-    """Whether a guest is named as a script, which the bundled interpreter runs."""
-    return isinstance(guest, str | Path) and Path(guest).suffix == SCRIPT_SUFFIX
-
-
-def script_options(script: str | Path) -> tuple[str, ...]:
-    """The options that give the interpreter a script. GuestInvalid if there is none."""
-    path = Path(script).expanduser()
-    try:
-        source = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise GuestInvalid(f"{path} is no script: it is not UTF-8") from None
-    except OSError as error:
-        raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None
-    if "\0" in source:
-        raise GuestInvalid(f"{path} is no script: it has a NUL in it")
-    if len(source.encode()) > MOST_SCRIPT_NBYTES:
-        raise GuestInvalid(f"{path} has more than {MOST_SCRIPT_NBYTES:,} bytes")
-    return f"script={source}", f"script_name={shown(path.name)}"
 
 
 def model_path(given: str | Path, cache: Path) -> Path:

@@ -16,10 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
 NAMES = ("bench", "chat", "complete", "decode", "embed", "gemm", "speculate", "summarise")
 FETCHED = ("js",)
-"""Guests whose sources are not all here, and which are larger: see tools/build_js.py."""
+"""Guests that are compiled on the user's machine: see `isthmus/scripts.py`."""
 WIDE = ("bench64", "chat64", "complete64")
 MAX_NBYTES = 96 * 1024
-MAX_SCRIPT_NBYTES = 800 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def engine() -> wasmtime.Engine:
     return wasmtime.Engine()
 
 
-@pytest.fixture(params=(*NAMES, *FETCHED, *WIDE))
+@pytest.fixture(params=(*NAMES, *WIDE))
 def path(request: pytest.FixtureRequest) -> Path:
     name = str(request.param)
     return GUESTS / name.removesuffix("64") / f"{name}.wasm"
@@ -52,8 +51,6 @@ def test_every_guest_is_listed() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang is not installed")
 def test_rebuilds_byte_for_byte(path: Path) -> None:
-    if path.stem in FETCHED:
-        pytest.skip("its interpreter is fetched: tools/build_js.py --check")
     command = [sys.executable, str(ROOT / "tools/build_guests.py"), "--check", path.stem]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -84,15 +81,15 @@ def test_exports_what_a_guest_must(path: Path, engine: wasmtime.Engine) -> None:
     assert functions(module) == expected
     memories = {e.name: e.type for e in module.exports if isinstance(e.type, wasmtime.MemoryType)}
     assert list(memories) == ["memory"]
-    assert memories["memory"].limits.min == 2 or path.stem in FETCHED
+    assert memories["memory"].limits.min == 2
     assert memories["memory"].limits.max is None
     assert memories["memory"].is_64 == (path.stem in WIDE)
 
 
 def test_is_small_and_keeps_function_names_only(path: Path) -> None:
     module = path.read_bytes()
-    assert len(module) <= (MAX_SCRIPT_NBYTES if path.stem in FETCHED else MAX_NBYTES)
-    names = b"\x04name" in module or path.stem in FETCHED
+    assert len(module) <= MAX_NBYTES
+    names = b"\x04name" in module
     assert names, "a trap's backtrace should name functions"
     for leak in (b".debug_", b"producers", b"/tmp", str(ROOT).encode()):
         assert leak not in module

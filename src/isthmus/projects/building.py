@@ -19,8 +19,8 @@ from isthmus.projects.toolchain import Toolchain, find_asc, find_cargo, find_go,
 from isthmus.wasm.card import with_card, without_sections
 
 STACK_NBYTES = 65_536
-_LEFT_OUT = (".debug", "producers", "target_features", "sourceMappingURL", "external_debug_info")
-_ZIG = ("-target", "wasm32-wasi", "-mexec-model=reactor")
+LEFT_OUT = (".debug", "producers", "target_features", "sourceMappingURL", "external_debug_info")
+ZIG_FLAGS = ("-target", "wasm32-wasi", "-mexec-model=reactor")
 _SHOWN_LINES = 30
 
 
@@ -36,7 +36,7 @@ def build(project: Project, *, debug: bool = False) -> Path:
             module = made.read_bytes()
         except OSError as error:
             raise BuildFailed(f"the compiler made no module of {project.name}: {error}") from None
-    module = module if debug else without_sections(module, _LEFT_OUT)
+    module = module if debug else without_sections(module, LEFT_OUT)
     partial = project.output.with_suffix(".wasm.partial")
     try:
         partial.write_bytes(with_card(module, project.card))
@@ -56,7 +56,14 @@ def _sources(project: Project, *suffixes: str) -> list[str]:
 def _build_c(project: Project, output: Path, debug: bool) -> None:
     compiler, suffixes = ("cc", (".c",)) if project.lang == "c" else ("c++", (".cpp", ".c"))
     flags = ("-g", "-O1") if debug else ("-O2",)
-    flags = (*_ZIG, *flags, "-msimd128", "-Wall", "-Wextra", f"-Wl,-z,stack-size={STACK_NBYTES}")
+    flags = (
+        *ZIG_FLAGS,
+        *flags,
+        "-msimd128",
+        "-Wall",
+        "-Wextra",
+        f"-Wl,-z,stack-size={STACK_NBYTES}",
+    )
     _run(
         find_zig(),
         [compiler, *flags, "-I", SDK, *_sources(project, *suffixes), "-o", output],
@@ -67,7 +74,7 @@ def _build_c(project: Project, output: Path, debug: bool) -> None:
 def _build_zig(project: Project, output: Path, debug: bool) -> None:
     mode = "Debug" if debug else "ReleaseSmall"
     modules = ("--dep", "isthmus", "-Mroot=src/main.zig", f"-Misthmus={SDK}/isthmus.zig")
-    flags = (*_ZIG, "-fno-entry", "-rdynamic", "-O", mode, "--stack", str(STACK_NBYTES))
+    flags = (*ZIG_FLAGS, "-fno-entry", "-rdynamic", "-O", mode, "--stack", str(STACK_NBYTES))
     _run(find_zig(), ["build-exe", *flags, *modules, f"-femit-bin={output}"], project)
 
 
@@ -103,11 +110,17 @@ _COMPILERS: dict[str, Callable[[Project, Path, bool], None]] = {
 
 
 def _run(toolchain: Toolchain, arguments: Sequence[str | Path], project: Project) -> None:
-    """Runs a compiler in the project's folder. BuildFailed with the end of what it said."""
+    run_compiler(toolchain, arguments, project.folder, project.name)
+
+
+def run_compiler(
+    toolchain: Toolchain, arguments: Sequence[str | Path], folder: Path, name: str
+) -> None:
+    """Runs a compiler in a folder. BuildFailed with the end of what it said of `name`."""
     try:
         done = subprocess.run(
             [*toolchain.command, *map(str, arguments)],
-            cwd=project.folder,
+            cwd=folder,
             env={**os.environ, **toolchain.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -120,4 +133,4 @@ def _run(toolchain: Toolchain, arguments: Sequence[str | Path], project: Project
         raise BuildFailed(f"{toolchain.command[0]} cannot be run: {error.strerror}") from None
     if done.returncode:
         said = "\n".join(done.stdout.strip().splitlines()[-_SHOWN_LINES:])
-        raise BuildFailed(f"{project.name} does not compile:\n{said}")
+        raise BuildFailed(f"{name} does not compile:\n{said}")

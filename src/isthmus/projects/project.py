@@ -160,8 +160,13 @@ def _package() -> Path:
     return Path(str(resources.files("isthmus")))
 
 
+def sdk_folder(lang: str) -> Path:
+    """The SDK of a language, as it comes with Isthmus."""
+    return _package() / "sdk" / _SDKS[lang]
+
+
 def _copy_sdk(lang: str, folder: Path) -> None:
-    shutil.copytree(_package() / "sdk" / _SDKS[lang], folder / SDK)
+    shutil.copytree(sdk_folder(lang), folder / SDK)
 
 
 def _tell_name(path: Path, name: str, lang: str) -> None:

@@ -1,4 +1,4 @@
-// What a script sees, over `natives`: see isthmus.d.ts. Bundled into js.wasm as prelude.h.
+// What a script sees, over `natives`: see isthmus.d.ts. Compiled into the guest as prelude.h.
 (() => {
   const native = globalThis.natives;
   delete globalThis.natives;
