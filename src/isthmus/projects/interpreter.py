@@ -1,4 +1,4 @@
-"""Compiles the guest that runs scripts: `guests/js/js.c` and the interpreter's source in one module.
+"""Compiles the guest that runs scripts: `guests/js/js.c` with the interpreter's source.
 
 The source comes from the Python package index, is compared with a hash, and is thrown away
 afterwards. The licence of QuickJS-NG is MIT.

@@ -49,7 +49,7 @@ static int32_t prefill_messages(uint32_t flags)
     __attribute__((cleanup(tokens_free))) tokens_t tokens = {0};
     uint32_t n_common;
     AGENT_TRY(agent_text_append(&messages, "]", 1));
-    int32_t n = agent_chat_tokens(session.model, &messages, flags, &tokens.ids);
+    int32_t n = agent_prompt_tokens(session.model, &messages, flags, &tokens.ids);
     messages.bytes[--messages.nbytes] = 0;
     AGENT_SET(tokens.n, n);
     if (tokens.n == 0)

@@ -10,7 +10,7 @@
  *   options    agent_option_*    the strings `key=value` that the actor was spawned with
  *   messages   agent_message, agent_emit, agent_reply, agent_log
  *   models     agent_model_open, agent_tokenize, agent_detokenize, agent_chat_template
- *   tools      agent_tool_call, agent_chat_tokens, agent_answer_*: what models call, and when
+ *   tools      agent_tool_call, agent_prompt_tokens, agent_answer_*: what models call, and when
  *   sessions   agent_session_*   memory, handle and token ids of one sequence
  *   grammars   agent_grammar_*   what a text must follow, and who ends it
  *   sampling   agent_sampler_*, agent_sample, agent_argmax: in the guest, from logits in place,
@@ -565,7 +565,7 @@ AGENT_API int32_t agent_tool_call(const agent_text_t *name, const agent_text_t *
  * Writes a conversation, a JSON array, as token ids in `*tokens`: from malloc, to be freed by the
  * caller, NULL on an error. Begins to read the answer. Returns how many tokens there are.
  */
-AGENT_API int32_t agent_chat_tokens(int32_t model, const agent_text_t *messages, uint32_t flags,
+AGENT_API int32_t agent_prompt_tokens(int32_t model, const agent_text_t *messages, uint32_t flags,
                                     int32_t **tokens)
 {
     int32_t cap = (int32_t)(messages->nbytes / 2) + 1024; /* the template's own words, and tools */
