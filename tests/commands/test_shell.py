@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -137,6 +138,22 @@ def test_ctrl_c(folder: Path, name: str) -> None:
         assert process.wait(60) == 130
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_terminal_is_read_line_by_line_and_shown_no_controls(folder: Path) -> None:
+    master, slave = os.openpty()
+    with subprocess.Popen(words(folder, "cat"), stdin=slave, stdout=slave) as process:
+        os.close(slave)
+        try:
+            os.write(master, b"one\x1b\n")
+            told = b""
+            while b"one\\x1b" not in told:
+                told += os.read(master, 1000)
+            os.write(master, b"\x04")
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            os.close(master)
 
 
 def test_input_that_ends_too_early(folder: Path) -> None:

@@ -246,11 +246,14 @@ class Wasi:
         return SUCCESS
 
     def _sizes(self, strings: Sequence[bytes], count_ptr: int, nbytes_ptr: int) -> int:
+        self.memory.check(nbytes_ptr, self._size.size)
         self.memory.write(count_ptr, self._size.pack(len(strings)))
         self.memory.write(nbytes_ptr, self._size.pack(sum(map(len, strings))))
         return SUCCESS
 
     def _strings(self, strings: Sequence[bytes], pointers_ptr: int, text_ptr: int) -> int:
+        self.memory.check(pointers_ptr, self._size.size * len(strings))
+        self.memory.check(text_ptr, sum(map(len, strings)))
         for i, text in enumerate(strings):
             self.memory.write(text_ptr, text)
             self.memory.write(pointers_ptr + self._size.size * i, self._size.pack(text_ptr))
