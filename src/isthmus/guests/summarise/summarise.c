@@ -78,7 +78,8 @@ static int32_t prefill_instruction(void)
     uint32_t twice = n > 1 && tokens[0] == info.token_bos && tokens[1] == info.token_bos;
     AGENT_TRY(agent_prefill(&session, tokens + twice, n - twice));
     n_instruction = session.n_tokens;
-    return agent_checkpoint(&session);
+    AGENT_TRY(agent_checkpoint(&session));
+    return 0;
 }
 
 /* Reads the options and opens the session; a failure leaves the rest for the next message. */
