@@ -224,7 +224,7 @@ def test_a_batch_has_the_bits_of_each_alone(
                 assert one.logits.tobytes() == other.logits.tobytes()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe", "gpt-oss"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2moe", "gpt-oss", "gemma4", "deepseek2"])
 def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
     name: str, device: Device, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

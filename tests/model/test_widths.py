@@ -177,6 +177,25 @@ def test_no_lie_makes_agents_share_what_is_not_exact(
         assert str(found) == LIES[lie]
 
 
+def test_matrices_of_each_head_are_asked_about(
+    lying: Callable[..., Lying], device: Device, tmp_path: Path
+) -> None:
+    """As a pass multiplies with them: each head with columns of its own."""
+    path = TinyModel("deepseek2", quantisation="Q8_0").write(tmp_path / "latent.gguf")
+
+    def by_head_and_count(columns: np.ndarray) -> None:
+        columns[1::4] *= np.float32(1 + (len(columns) > 4 * 6))
+
+    def by_nothing_else(_columns: np.ndarray) -> None:
+        pass
+
+    with several(device, path, 0) as (model, _):
+        asked = [it for it in matrices(model.weights) if it.n_head]
+        assert {(it.k, it.n, it.n_head) for it in asked} == {(32, 64, 4), (64, 32, 4)}
+        assert str(widths_of(device, lying(by_nothing_else), asked, 32)) == "1-32"
+        assert str(widths_of(device, lying(by_head_and_count), asked, 32)) == "1-6, 7-32"
+
+
 def test_a_device_that_computes_nothing_is_told(
     lying: Callable[..., Lying], device: Device, quantised: Path
 ) -> None:
