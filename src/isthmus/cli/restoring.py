@@ -146,7 +146,7 @@ def _load(
     path: str,
     record: ModelRecord,
     arguments: argparse.Namespace,
-    mmproj: Path | None,
+    mmproj: Path | None = None,
 ) -> Model:
     """A model, computed as it was when the snapshot was made; of another class of width if the
     device has none with these bounds."""
