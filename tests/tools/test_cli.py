@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from isthmus.cli import main
 from tests.tools.guests import CALLER
 from tests.tools.plays import scripted
 from tests.tools.test_chat import ROME, SAID
+from tests.tools.test_command import wait_gone
 from tests.tools.test_mcp import LIAR
 
 MODULE = '''
@@ -110,6 +114,21 @@ def test_failures(folder: Path) -> None:
     assert "Traceback" not in done.stderr
     done = isthmus(folder, "run", "caller.wasm", *null, *fails, "--message", "!other x", code=1)
     assert "named 'other', and it was given fails" in done.stderr
+
+
+def test_ctrl_c_ends_a_command_that_hangs(folder: Path) -> None:
+    code = "import os, time; open('new', 'w').write(str(os.getpid())); os.rename('new', 'pid'); "
+    hangs = shlex.join([sys.executable, "-c", f"{code}time.sleep(600)"])
+    words = ["run", "caller.wasm", "--device", "null", "--tool", f"hangs={hangs}"]
+    command = [sys.executable, "-m", "isthmus", *words, "--message", "=hangs x"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    while not (folder / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, "Traceback" in said) == (130, False)
+    wait_gone(int((folder / "pid").read_text()))
 
 
 @pytest.mark.parametrize(
