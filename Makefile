@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a 
 	$(BIN)/pytest -m long tests/exact tests/model/test_architectures.py
 
 test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hundred of a server, and requests made up for it (minutes)
-	$(BIN)/pytest -m long --ignore tests/server/test_load.py tests/crash tests/server
+	$(BIN)/pytest -m 'long and not page' --ignore tests/server/test_load.py tests/crash tests/server
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
 	$(BIN)/pytest -m attacks -s tests/fuzz tests/attacks
@@ -41,9 +41,12 @@ test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched int
 test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the library ISTHMUS_GGML
 	ISTHMUS_TEST_DEVICE=$${ISTHMUS_TEST_DEVICE:-cuda:0} $(BIN)/pytest -m gpu tests/device
 
-test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed
+test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed; fetches axe-core by npm
 	$(BIN)/isthmus pull smollm2
-	$(BIN)/pytest -m page tests/server
+	$(BIN)/pytest -m 'page and not long' tests/server
+
+test-page-long: $(VENV)/.dev ## the same with long answers of every shape, and a trace of one that streams (minutes)
+	$(BIN)/pytest -m 'page and long' -s tests/server
 
 test-proxies: $(VENV)/.dev ## the blocks of docs/server.md for nginx and Caddy, which must be installed (nginx-light, caddy)
 	$(BIN)/pytest -m proxies tests/server

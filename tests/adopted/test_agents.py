@@ -111,8 +111,8 @@ def test_a_turn_that_fails_is_taken_back_by_the_guest(
 
 
 def _first_that_is_full(actor: Actor) -> Actor:
-    """A fork whose message fitted into the context, and the answer did not."""
-    for n in range(420, 480, 4):
+    """A fork whose message fitted into the context, and no token of an answer did."""
+    for n in range(420, 480):
         (fork,) = actor.fork()
         try:
             fork.send("x" * n)

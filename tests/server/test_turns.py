@@ -135,6 +135,43 @@ def test_a_name_is_changed_and_kept(tiny_server: Serving) -> None:
         assert tiny_server.client.patch(path, json=wrong).status_code == 400
 
 
+def test_what_an_agent_logged(tiny_server: Serving) -> None:
+    import wasmtime
+
+    wasm = wasmtime.wat2wasm("""(module
+      (import "isthmus" "log" (func $log (param i32 i32 i32) (result i32)))
+      (memory (export "memory") 1) (data (i32.const 8) "moin")
+      (func (export "on_message") (param i32) (result i32)
+        (call $log (i32.const 2) (i32.const 8) (i32.const 4))))""")
+    digest = tiny_server.client.post("/v1/guests", content=bytes(wasm)).json()["id"]
+    one, two = (new_agent(tiny_server, guest=digest) for _ in range(2))
+    for _ in range(120):  # the last hundred are kept
+        tell(tiny_server, one, "hey")
+    found = tiny_server.get(f"/v1/agents/{one}/log")
+    assert (found["id"], len(found["lines"])) == (one, 100)
+    assert found["lines"][-1]["text"] == "moin"
+    assert found["lines"][-1]["level"] in ("debug", "info", "warning", "error")
+    assert tiny_server.get(f"/v1/agents/{two}/log")["lines"] == []
+    assert tiny_server.client.get("/v1/agents/abcdefghijkl/log").status_code == 404
+
+
+def test_a_memory_is_compared_with_another(tiny_server: Serving) -> None:
+    one = new_agent(tiny_server, args={"max_tokens": "4"})
+    tell(tiny_server, one, "hello")
+    two = tiny_server.post(f"/v1/agents/{one}/fork")["id"]
+
+    def differs(query: str) -> list[list[int]]:
+        found: list[list[int]] = tiny_server.get(f"/v1/agents/{one}/memory?{query}")["changed"]
+        return found
+
+    assert differs(f"other={two}") == []
+    tell(tiny_server, two, "on")
+    assert differs(f"other={two}")
+    assert differs(f"other={two}&other_at=1") == []
+    assert differs(f"other={one}&other_at=0") == differs("")
+    assert tiny_server.client.get(f"/v1/agents/{one}/memory?other=nobody").status_code == 404
+
+
 def test_activity(long_server: Serving) -> None:
     id_ = new_agent(long_server, name="Ada", args=ENDLESS)
     before = long_server.get("/v1/activity")

@@ -14,7 +14,8 @@ let locked = false; // whether a key is asked for, so that nothing is polled
 
 export const isLocked = () => locked;
 export function setKey(key) {
-  if (key) sessionStorage.setItem("key", key); else sessionStorage.removeItem("key");
+  if (key) sessionStorage.setItem("key", key);
+  else sessionStorage.removeItem("key");
   locked = false;
 }
 
@@ -47,9 +48,12 @@ export const post = (path, body) => send("POST", path, body);
 
 // The pieces of an answer by `said`; what the server told at its end.
 export async function converse(id, body, said) {
-  const response = await call(`v1/agents/${id}/messages`,
-    { method: "POST", body: JSON.stringify({ ...body, stream: true }) });
-  let rest = "", done = null;
+  const response = await call(`v1/agents/${id}/messages`, {
+    method: "POST",
+    body: JSON.stringify({ ...body, stream: true }),
+  });
+  let rest = "",
+    done = null;
   try {
     for await (const piece of pieces(response.body)) {
       const parts = (rest + piece).split("\n\n");
@@ -59,7 +63,8 @@ export async function converse(id, body, said) {
         if (at < 0) continue; // a comment: it still works
         const data = JSON.parse(part.slice(at + 6));
         if (data.error) throw new ApiError(0, data.error.code, data.error.message);
-        if (data.text !== undefined) said(data.text); else done = data;
+        if (data.text !== undefined) said(data.text);
+        else done = data;
       }
     }
   } catch (error) {
@@ -69,7 +74,8 @@ export async function converse(id, body, said) {
   if (!done) throw new ApiError(0, "gone", "The server went away before this answer was saved.");
   return done;
 }
-async function* pieces(body) { // Safari's streams cannot be iterated
+async function* pieces(body) {
+  // Safari's streams cannot be iterated
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let it; !(it = await reader.read()).done;) yield it.value;
 }

@@ -4,11 +4,22 @@ import { $, el } from "./dom.js";
 
 // A form with these parts. What `done` gives is awaited: if it throws, the dialog stays and says why.
 export function ask({ title, text, parts = [], go = "Done", bad = false, done, cancel = true }) {
-  const dialog = $("dialog"), wrong = el("p", { className: "wrong", role: "alert" });
-  const form = el("form", { method: "dialog" }, el("h2", { id: "dialog-title" }, title), text && el("p", {}, text), ...parts, wrong,
-    el("div", { className: "buttons" },
+  const dialog = $("dialog"),
+    wrong = el("p", { className: "wrong", role: "alert" });
+  const form = el(
+    "form",
+    { method: "dialog" },
+    el("h2", { id: "dialog-title" }, title),
+    text && el("p", {}, text),
+    ...parts,
+    wrong,
+    el(
+      "div",
+      { className: "buttons" },
       cancel && el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
-      el("button", { className: bad ? "bad" : "main" }, go)));
+      el("button", { className: bad ? "bad" : "main" }, go),
+    ),
+  );
   form.addEventListener("submit", async event => {
     event.preventDefault();
     const button = form.querySelector(".buttons button:last-child");
@@ -25,18 +36,34 @@ export function ask({ title, text, parts = [], go = "Done", bad = false, done, c
   });
   dialog.replaceChildren(form);
   if (!dialog.open) dialog.showModal();
-  (form.querySelector("[autofocus]") ?? form.querySelector("input, textarea, .buttons button:last-child"))?.focus();
+  (
+    form.querySelector("[autofocus]") ?? form.querySelector("input, textarea, .buttons button:last-child")
+  )?.focus();
 }
 
-export const field = (label, control, note) => el("label", {}, label, control, note && el("span", { className: "dim" }, note));
+export const field = (label, control, note) =>
+  el("label", {}, label, control, note && el("span", { className: "dim" }, note));
 
 // Items are [label, what it does]; the menu hangs below its button.
 export function menu(button, items) {
   const node = $("menu");
-  node.replaceChildren(...items.map(([label, act, bad]) => el("button", {
-    type: "button", role: "menuitem", className: bad ? "bad" : "",
-    onclick: () => { node.hidePopover(); act(); },
-  }, label)));
+  node.replaceChildren(
+    ...items.map(([label, act, bad]) =>
+      el(
+        "button",
+        {
+          type: "button",
+          role: "menuitem",
+          className: bad ? "bad" : "",
+          onclick: () => {
+            node.hidePopover();
+            act();
+          },
+        },
+        label,
+      ),
+    ),
+  );
   button.closest("nav, main").append(node); // a landmark, and one that is not inert
   const place = button.getBoundingClientRect();
   node.style.top = place.bottom + 4 + "px";
@@ -44,7 +71,8 @@ export function menu(button, items) {
   node.showPopover();
   node.firstChild.focus();
   node.onkeydown = event => {
-    const all = [...node.children], at = all.indexOf(document.activeElement);
+    const all = [...node.children],
+      at = all.indexOf(document.activeElement);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1 + all.length, Home: 0, End: all.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();

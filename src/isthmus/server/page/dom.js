@@ -17,7 +17,8 @@ export function el(tag, properties = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 export function icon(name) {
-  const svg = document.createElementNS(SVG, "svg"), use = document.createElementNS(SVG, "use");
+  const svg = document.createElementNS(SVG, "svg"),
+    use = document.createElementNS(SVG, "use");
   svg.setAttribute("aria-hidden", "true");
   use.setAttribute("href", "#i-" + name);
   svg.append(use);
@@ -45,7 +46,9 @@ export function facts(values) {
 }
 
 // Tells a screen reader, and nobody else.
-export function announce(text) { $("status").textContent = text; }
+export function announce(text) {
+  $("status").textContent = text;
+}
 
 export async function copy(text, button) {
   await navigator.clipboard.writeText(text);

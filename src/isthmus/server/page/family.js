@@ -6,7 +6,8 @@
 
 // The agent that said a turn of this one: itself, or one that it was forked from.
 export function ownerOf(agents, agent, position) {
-  let id = agent.id, it = agent;
+  let id = agent.id,
+    it = agent;
   while (it?.origin && position <= it.origin.position) {
     id = it.origin.id;
     it = agents.get(id);
@@ -35,14 +36,17 @@ export function children(agents) {
 // An agent and all that descend from it, in order, with their depth.
 export function* descent(below, agent, level = 0) {
   yield { agent, level };
-  for (const it of [...(below.get(agent.id) ?? [])].sort((a, b) => a.origin.position - b.origin.position || a.created - b.created))
+  for (const it of [...(below.get(agent.id) ?? [])].sort(
+    (a, b) => a.origin.position - b.origin.position || a.created - b.created,
+  ))
     yield* descent(below, it, level + 1);
 }
 
 // The agents that answered otherwise after the same turns: one for each answer, oldest first.
 export function alternatives(agents, agent, position, below = children(agents)) {
-  const place = it => position === 1 ? rootId(agents, it) : ownerOf(agents, it, position - 1);
-  const here = place(agent), found = new Map();
+  const place = it => (position === 1 ? rootId(agents, it) : ownerOf(agents, it, position - 1));
+  const here = place(agent),
+    found = new Map();
   const own = ownerOf(agents, agent, position);
   for (const { agent: it } of descent(below, rootOf(agents, agent))) {
     if (it.position < position || place(it) !== here) continue;
@@ -53,7 +57,10 @@ export function alternatives(agents, agent, position, below = children(agents)) 
   if (!found.has(own)) found.set(own, agent);
   return [...found.values()].sort((a, b) => born(agents, a, position) - born(agents, b, position));
 }
-const rootId = (agents, agent) => { const it = rootOf(agents, agent); return it.origin?.id ?? it.id; };
+const rootId = (agents, agent) => {
+  const it = rootOf(agents, agent);
+  return it.origin?.id ?? it.id;
+};
 const born = (agents, agent, position) => agents.get(ownerOf(agents, agent, position))?.created ?? 0;
 
 // The last turn that two agents have in common.

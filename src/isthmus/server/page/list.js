@@ -21,13 +21,16 @@ export function begin(guarded, close) {
   tree.addEventListener("keydown", event => {
     const id = document.activeElement.dataset?.id;
     if (!id) return;
-    const all = [...tree.children], at = all.indexOf(document.activeElement);
+    const all = [...tree.children],
+      at = all.indexOf(document.activeElement);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
     if (to !== undefined) focus(all[to]);
     else if (event.key === "ArrowRight") fold(id, true);
     else if (event.key === "ArrowLeft") fold(id, false);
-    else if (event.key === "Enter" || event.key === " ") { close(); guarded(() => show(id)); }
-    else return;
+    else if (event.key === "Enter" || event.key === " ") {
+      close();
+      guarded(() => show(id));
+    } else return;
     event.preventDefault();
   });
 }
@@ -38,17 +41,20 @@ function focus(row) {
   row.focus();
 }
 function fold(id, opens) {
-  if (opens) open.add(id); else open.delete(id);
+  if (opens) open.add(id);
+  else open.delete(id);
   draw();
 }
 
 let drawing = 0;
-function draw() { // once for all that changed together
+function draw() {
+  // once for all that changed together
   cancelAnimationFrame(drawing);
   drawing = requestAnimationFrame(now);
 }
 function now() {
-  const words = $("find").value.trim().toLowerCase(), below = children(state.agents);
+  const words = $("find").value.trim().toLowerCase(),
+    below = children(state.agents);
   const shown = state.agents.get(state.shown);
   if (shown?.origin) open.add(rootOf(state.agents, shown).id);
   const rows = words ? matches(words) : families(below);
@@ -71,19 +77,34 @@ function* unfolded(below) {
 const families = below => [...unfolded(below)].map(row);
 function matches(words) {
   const all = [...state.agents.values()];
-  return all.filter(it => (it.name || it.id).toLowerCase().includes(words)).map(agent => row({ agent, level: 0 }));
+  return all
+    .filter(it => (it.name || it.id).toLowerCase().includes(words))
+    .map(agent => row({ agent, level: 0 }));
 }
 function row({ agent, level, forks = 0, isOpen = false }) {
-  const live = state.live.get(agent.id), busy = live && !live.failed;
+  const live = state.live.get(agent.id),
+    busy = live && !live.failed;
   const where = agent.origin ? `from turn ${agent.origin.position}` : "";
-  const node = el("li", {
-    role: "treeitem", className: busy ? "busy" : "", "data-id": agent.id, tabindex: -1, "aria-level": level + 1,
-    "aria-selected": String(agent.id === state.shown), "aria-expanded": forks ? String(isOpen) : undefined,
-    title: agent.name || agent.id,
-  },
-  forks > 0 && el("span", { className: "twist" }, icon("right")),
-  said(agent.name || agent.id, "name"),
-  el("span", { className: "n" }, busy ? "answers" : level ? where : forks ? `${forks + 1} branches` : String(agent.position || "")));
+  const node = el(
+    "li",
+    {
+      role: "treeitem",
+      className: busy ? "busy" : "",
+      "data-id": agent.id,
+      tabindex: -1,
+      "aria-level": level + 1,
+      "aria-selected": String(agent.id === state.shown),
+      "aria-expanded": forks ? String(isOpen) : undefined,
+      title: agent.name || agent.id,
+    },
+    forks > 0 && el("span", { className: "twist" }, icon("right")),
+    said(agent.name || agent.id, "name"),
+    el(
+      "span",
+      { className: "n" },
+      busy ? "answers" : level ? where : forks ? `${forks + 1} branches` : String(agent.position || ""),
+    ),
+  );
   node.style.setProperty("--level", Math.min(level, 5));
   return node;
 }

@@ -8,11 +8,30 @@ import * as list from "./list.js";
 import * as memory from "./memory.js";
 import * as panel from "./panel.js";
 import { settings } from "./settings.js";
-import { changed, changes, fork, loadAgents, loadModels, reload, remove, rename, restoreFile, show, state, stop, tell } from "./state.js";
+import {
+  changed,
+  changes,
+  fork,
+  loadAgents,
+  loadModels,
+  reload,
+  remove,
+  rename,
+  restoreFile,
+  show,
+  state,
+  stop,
+  tell,
+} from "./state.js";
 import * as talk from "./talk.js";
 
-const PROMPTS = ["What is an isthmus? Explain it in three sentences.", "Write a short poem about memory.", "Compare coffee and tea in a table."];
-const input = $("input"), narrow = matchMedia("(max-width: 45rem)");
+const PROMPTS = [
+  "What is an isthmus? Explain it in three sentences.",
+  "Write a short poem about memory.",
+  "Compare coffee and tea in a table.",
+];
+const input = $("input"),
+  narrow = matchMedia("(max-width: 45rem)");
 
 // Says what went wrong; nobody waits for it.
 async function guarded(work) {
@@ -21,12 +40,18 @@ async function guarded(work) {
     await work();
   } catch (error) {
     if (error.name === "AbortError" || error.status === 401 || error.code === "gone") return;
-    if (error.code === "position") notice("This agent has gone on elsewhere.", "Show it as it is", () => guarded(() => reload(state.shown)));
+    if (error.code === "position")
+      notice("This agent has gone on elsewhere.", "Show it as it is", () =>
+        guarded(() => reload(state.shown)),
+      );
     else if (!state.live.get(state.shown)?.failed) notice(error.message);
   }
 }
 function notice(text, label, act) {
-  $("notice").replaceChildren(el("span", {}, text), ...(label ? [el("button", { type: "button", onclick: act }, label)] : []));
+  $("notice").replaceChildren(
+    el("span", {}, text),
+    ...(label ? [el("button", { type: "button", onclick: act }, label)] : []),
+  );
   $("notice").hidden = !text;
 }
 
@@ -52,7 +77,8 @@ function close() {
 // ---------------------------------------------------------------- composer
 
 function compose() {
-  const live = state.live.get(state.shown), busy = Boolean(live && !live.failed);
+  const live = state.live.get(state.shown),
+    busy = Boolean(live && !live.failed);
   $("send").hidden = busy;
   $("stop").hidden = !busy;
   $("stop").disabled = Boolean(live?.stopping);
@@ -70,11 +96,16 @@ function models() {
   compose();
 }
 async function chooseModel() {
-  const model = $("model").value, agent = state.agents.get(state.shown);
+  const model = $("model").value,
+    agent = state.agents.get(state.shown);
   state.draft.model = model;
   if (!agent || agent.models.default === model) return;
   announce("The conversation is read by the other model");
-  try { await fork(agent.position, { model }); } finally { compose(); }
+  try {
+    await fork(agent.position, { model });
+  } finally {
+    compose();
+  }
 }
 function submit() {
   const text = input.value;
@@ -99,32 +130,84 @@ function submit() {
 function agentMenu() {
   const agent = state.agents.get(state.shown);
   menu($("more"), [
-    ["Rename", () => ask({ title: "Rename", parts: [field("Name", el("input", { name: "name", value: agent.name, maxLength: 200, dir: "auto", required: true }))],
-      done: form => rename(agent.id, form.get("name")) })],
+    [
+      "Rename",
+      () =>
+        ask({
+          title: "Rename",
+          parts: [
+            field(
+              "Name",
+              el("input", { name: "name", value: agent.name, maxLength: 200, dir: "auto", required: true }),
+            ),
+          ],
+          done: form => rename(agent.id, form.get("name")),
+        }),
+    ],
     ["Fork here", () => guarded(() => fork(agent.position))],
     ["Export as Markdown", () => guarded(exportText)],
-    ["Export the whole agent", () => guarded(async () =>
-      save(`${agent.id}.${agent.position}.safetensors`, await (await call(`v1/agents/${agent.id}/snapshot`)).blob()))],
-    ["Delete", () => ask({ title: "Delete this agent?", text: `“${agent.name || agent.id}” and its snapshots are removed. Its forks stay.`,
-      go: "Delete", bad: true, done: () => remove(agent.id) }), true],
+    [
+      "Export the whole agent",
+      () =>
+        guarded(async () =>
+          save(
+            `${agent.id}.${agent.position}.safetensors`,
+            await (await call(`v1/agents/${agent.id}/snapshot`)).blob(),
+          ),
+        ),
+    ],
+    [
+      "Delete",
+      () =>
+        ask({
+          title: "Delete this agent?",
+          text: `“${agent.name || agent.id}” and its snapshots are removed. Its forks stay.`,
+          go: "Delete",
+          bad: true,
+          done: () => remove(agent.id),
+        }),
+      true,
+    ],
   ]);
 }
 function exportText() {
   const agent = state.agent;
-  const parts = talk.groups(agent.turns).map(it => `## You\n\n${it.input}\n\n## ${agent.models.default ?? agent.guest}\n\n${it.parts.map(part => part.output).join("")}\n`);
-  save(`${agent.name || agent.id}.md`.replace(/[\\/:*?"<>|]/g, "-"), new Blob([`# ${agent.name}\n\n`, parts.join("\n")], { type: "text/markdown" }));
+  const parts = talk
+    .groups(agent.turns)
+    .map(
+      it =>
+        `## You\n\n${it.input}\n\n## ${agent.models.default ?? agent.guest}\n\n${it.parts.map(part => part.output).join("")}\n`,
+    );
+  save(
+    `${agent.name || agent.id}.md`.replace(/[\\/:*?"<>|]/g, "-"),
+    new Blob([`# ${agent.name}\n\n`, parts.join("\n")], { type: "text/markdown" }),
+  );
 }
 function pageMenu() {
   menu($("side-more"), [
-    ["Restore from a file…", () => el("input", { type: "file", accept: ".safetensors", onchange: event =>
-      guarded(() => restoreFile(event.target.files[0])) }).click()],
+    [
+      "Restore from a file…",
+      () =>
+        el("input", {
+          type: "file",
+          accept: ".safetensors",
+          onchange: event => guarded(() => restoreFile(event.target.files[0])),
+        }).click(),
+    ],
     ["Give another key…", () => askKey("Requests are made with this key from now on.")],
     ["Keyboard", () => ask({ title: "Keyboard", cancel: false, go: "Close", parts: [keyboard()] })],
   ]);
 }
 function keyboard() {
-  const rows = [["Enter", "send"], ["Shift + Enter", "break the line"], ["Escape", "stop the answer, or close what is open"], ["Alt + N", "new agent"],
-    ["Alt + F", "fork here"], ["/", "find an agent"], ["↑ ↓ ← →", "agents, tabs, cells of the map"]];
+  const rows = [
+    ["Enter", "send"],
+    ["Shift + Enter", "break the line"],
+    ["Escape", "stop the answer, or close what is open"],
+    ["Alt + N", "new agent"],
+    ["Alt + F", "fork here"],
+    ["/", "find an agent"],
+    ["↑ ↓ ← →", "agents, tabs, cells of the map"],
+  ];
   const node = el("dl", { className: "facts-list" });
   for (const [key, text] of rows) node.append(el("dt", {}, text), el("dd", {}, el("kbd", {}, key)));
   return node;
@@ -133,13 +216,30 @@ function keyboard() {
 // ---------------------------------------------------------------- the key, and a server that is gone
 
 function askKey(text) {
-  ask({ title: "API key", text, go: "Use it", cancel: false,
-    parts: [field("Key of this server", el("input", { type: "password", name: "key", required: true, autocomplete: "off" }))],
-    done: async form => { setKey(form.get("key")); await start(); } });
+  ask({
+    title: "API key",
+    text,
+    go: "Use it",
+    cancel: false,
+    parts: [
+      field(
+        "Key of this server",
+        el("input", { type: "password", name: "key", required: true, autocomplete: "off" }),
+      ),
+    ],
+    done: async form => {
+      setKey(form.get("key"));
+      await start();
+    },
+  });
 }
 events.addEventListener("locked", event => {
   if ($("dialog").open && $("dialog").querySelector("[name=key]")) return;
-  askKey(event.detail.refused ? "The key that you gave is not accepted any more." : "This server asks who you are. The key stays in this tab.");
+  askKey(
+    event.detail.refused
+      ? "The key that you gave is not accepted any more."
+      : "This server asks who you are. The key stays in this tab.",
+  );
 });
 let gone = 0;
 events.addEventListener("gone", () => {
@@ -162,8 +262,9 @@ function retry(seconds) {
 async function start() {
   await Promise.all([loadAgents(), loadModels()]);
   const live = state.live.get(state.shown);
-  if (state.shown === null || live && !live.failed) return changed("agent");
-  await reload(state.shown).catch(error => { // another key's agents are not shown
+  if (state.shown === null || (live && !live.failed)) return changed("agent");
+  await reload(state.shown).catch(error => {
+    // another key's agents are not shown
     if (error.status !== 404) throw error;
   });
 }
@@ -171,7 +272,9 @@ async function poll() {
   let busy = 0;
   try {
     if (!document.hidden && !gone && !isLocked()) busy = await panel.poll();
-  } catch { /* whoever asks for something is told */ }
+  } catch {
+    /* whoever asks for something is told */
+  }
   setTimeout(poll, busy || state.live.size ? 1500 : 5000);
 }
 
@@ -182,15 +285,42 @@ comparing.begin();
 panel.begin(guarded, close);
 for (const name of ["shown", "agent", "live", "agents"]) changes.addEventListener(name, compose);
 changes.addEventListener("models", models);
-$("prompts").append(...PROMPTS.map(it => el("button", { type: "button", onclick: () => { input.value = it; submit(); } }, it)));
-$("form").addEventListener("submit", event => { event.preventDefault(); submit(); });
-input.addEventListener("input", () => input.classList.toggle("long", input.value.length > 2e4));
-input.addEventListener("keydown", event => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || narrow.matches && matchMedia("(pointer: coarse)").matches) return;
+$("prompts").append(
+  ...PROMPTS.map(it =>
+    el(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          input.value = it;
+          submit();
+        },
+      },
+      it,
+    ),
+  ),
+);
+$("form").addEventListener("submit", event => {
   event.preventDefault();
   submit();
 });
-const fresh = () => { close(); guarded(() => show(null)); input.focus(); };
+input.addEventListener("input", () => input.classList.toggle("long", input.value.length > 2e4));
+input.addEventListener("keydown", event => {
+  if (
+    event.key !== "Enter" ||
+    event.shiftKey ||
+    event.isComposing ||
+    (narrow.matches && matchMedia("(pointer: coarse)").matches)
+  )
+    return;
+  event.preventDefault();
+  submit();
+});
+const fresh = () => {
+  close();
+  guarded(() => show(null));
+  input.focus();
+};
 $("new").addEventListener("click", fresh);
 $("stop").addEventListener("click", () => guarded(() => stop(state.shown)));
 $("model").addEventListener("change", () => guarded(chooseModel));
@@ -205,14 +335,17 @@ document.addEventListener("keydown", event => {
   if ($("dialog").open || $("menu").matches(":popover-open")) return;
   const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName);
   if (event.altKey && event.key === "n") fresh();
-  else if (event.altKey && event.key === "f" && state.shown) guarded(() => fork(state.agents.get(state.shown).position));
+  else if (event.altKey && event.key === "f" && state.shown)
+    guarded(() => fork(state.agents.get(state.shown).position));
   else if (event.key === "/" && !typing) $("find").focus();
   else if (event.key === "Escape" && !$("backdrop").hidden) close();
   else if (event.key === "Escape" && !$("stop").hidden) guarded(() => stop(state.shown));
   else return;
   event.preventDefault();
 });
-addEventListener("beforeunload", event => { if ([...state.live.values()].some(it => !it.failed)) event.preventDefault(); });
+addEventListener("beforeunload", event => {
+  if ([...state.live.values()].some(it => !it.failed)) event.preventDefault();
+});
 addEventListener("resize", panel.refresh);
 document.addEventListener("visibilitychange", () => document.hidden || gone || guarded(loadAgents));
 

@@ -14,29 +14,75 @@ const NUMBERS = [
   ["max_tokens", "Longest answer", "1024", { min: 1, step: 1 }],
   ["seed", "Seed", "by chance", { step: 1 }],
 ];
-const NAMES = { "": "Anything", json_schema: "A JSON schema", grammar: "A grammar (GBNF)", regex: "A regular expression" };
+const NAMES = {
+  "": "Anything",
+  json_schema: "A JSON schema",
+  grammar: "A grammar (GBNF)",
+  regex: "A regular expression",
+};
 
 export function settings() {
-  const agent = state.agents.get(state.shown), args = agent?.args ?? state.draft.args;
+  const agent = state.agents.get(state.shown),
+    args = agent?.args ?? state.draft.args;
   if (agent && agent.guest !== "chat") {
-    ask({ title: "Settings", cancel: false, text: `The guest ${agent.guest.slice(0, 12)} has options of its own: ` +
-      (Object.entries(args).map(it => it.join("=")).join(", ") || "none were given") + "." });
+    ask({
+      title: "Settings",
+      cancel: false,
+      text:
+        `The guest ${agent.guest.slice(0, 12)} has options of its own: ` +
+        (Object.entries(args)
+          .map(it => it.join("="))
+          .join(", ") || "none were given") +
+        ".",
+    });
     return;
   }
   const formed = FORMS.find(it => it in args) ?? "";
-  const text = el("textarea", { name: "form", value: formed ? args[formed] : "", spellcheck: false, dir: "ltr" });
-  const source = field("What it has to follow", text), kind = el("select", { name: "kind" });
-  kind.append(...Object.entries(NAMES).map(([value, name]) => el("option", { value, selected: value === formed }, name)));
-  kind.onchange = () => { source.hidden = !kind.value; };
+  const text = el("textarea", {
+    name: "form",
+    value: formed ? args[formed] : "",
+    spellcheck: false,
+    dir: "ltr",
+  });
+  const source = field("What it has to follow", text),
+    kind = el("select", { name: "kind" });
+  kind.append(
+    ...Object.entries(NAMES).map(([value, name]) =>
+      el("option", { value, selected: value === formed }, name),
+    ),
+  );
+  kind.onchange = () => {
+    source.hidden = !kind.value;
+  };
   source.hidden = !formed;
   ask({
-    title: "Settings", go: agent ? "Go on in a fork" : "Use these",
-    text: agent ? "A fork goes on from here with these settings; this agent stays as it is." : "For the agent that your first message makes.",
+    title: "Settings",
+    go: agent ? "Go on in a fork" : "Use these",
+    text: agent
+      ? "A fork goes on from here with these settings; this agent stays as it is."
+      : "For the agent that your first message makes.",
     parts: [
-      field("System prompt", el("textarea", { name: "system", value: args.system ?? "", placeholder: "The model's own", dir: "auto" })),
-      el("div", { className: "fields" }, ...NUMBERS.map(([name, label, usual, bounds]) =>
-        field(label, el("input", { type: "number", name, value: args[name] ?? "", placeholder: usual, ...bounds })))),
-      field("Answers follow", kind), source,
+      field(
+        "System prompt",
+        el("textarea", {
+          name: "system",
+          value: args.system ?? "",
+          placeholder: "The model's own",
+          dir: "auto",
+        }),
+      ),
+      el(
+        "div",
+        { className: "fields" },
+        ...NUMBERS.map(([name, label, usual, bounds]) =>
+          field(
+            label,
+            el("input", { type: "number", name, value: args[name] ?? "", placeholder: usual, ...bounds }),
+          ),
+        ),
+      ),
+      field("Answers follow", kind),
+      source,
     ],
     done: async form => {
       const wanted = read(form);
@@ -56,12 +102,18 @@ export function settings() {
 
 function read(form) {
   const found = {};
-  for (const name of ["system", ...NUMBERS.map(it => it[0])]) if (form.get(name).trim()) found[name] = form.get(name);
-  const kind = form.get("kind"), text = form.get("form");
+  for (const name of ["system", ...NUMBERS.map(it => it[0])])
+    if (form.get(name).trim()) found[name] = form.get(name);
+  const kind = form.get("kind"),
+    text = form.get("form");
   if (!kind) return found;
   if (!text.trim()) throw new Error("Say what answers have to follow, or choose Anything.");
   if (kind === "json_schema") {
-    try { JSON.parse(text); } catch (error) { throw new Error("The schema is no JSON: " + error.message); }
+    try {
+      JSON.parse(text);
+    } catch (error) {
+      throw new Error("The schema is no JSON: " + error.message);
+    }
   }
   found[kind] = text;
   return found;

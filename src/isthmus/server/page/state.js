@@ -1,6 +1,6 @@
 // What the page knows: the agents, the one that is shown, and the answers that are under way.
 
-import { ApiError, call, converse, get, post, send } from "./api.js";
+import { call, converse, get, post, send } from "./api.js";
 
 export const state = {
   agents: new Map(),
@@ -72,16 +72,18 @@ async function make(text) {
 
 // Tells the agent that is shown something; an empty text has its last answer go on.
 export async function tell(text) {
-  const agent = state.agent ?? (state.shown === null ? await make(text) : null);
-  if (!agent) throw new ApiError(0, "busy", "This agent is not loaded yet.");
-  await answer(agent, text);
+  await answer(state.shown === null ? await make(text) : state.agents.get(state.shown), text);
 }
 async function answer(agent, text) {
   const live = { input: text, text: "", failed: null, stopping: false, began: performance.now(), n: 0 };
   state.live.set(agent.id, live);
   changed("live");
   try {
-    const said = piece => { live.text += piece; live.n++; changed("piece"); };
+    const said = piece => {
+      live.text += piece;
+      live.n++;
+      changed("piece");
+    };
     await converse(agent.id, { input: text, previous: agent.position }, said);
     state.live.delete(agent.id);
     await reload(agent.id);
@@ -125,7 +127,9 @@ export async function retell(position, text) {
   await tell(text);
 }
 
-export async function rename(id, name) { keep(await send("PATCH", "v1/agents/" + id, { name })); }
+export async function rename(id, name) {
+  keep(await send("PATCH", "v1/agents/" + id, { name }));
+}
 export async function remove(id) {
   await send("DELETE", "v1/agents/" + id);
   forget(id);
@@ -138,7 +142,10 @@ function forget(id) {
 }
 export async function restoreFile(file) {
   const name = file.name.replace(/(\.\d+)?\.safetensors$/, "");
-  const made = await call("v1/agents/restore?" + new URLSearchParams({ name }), { method: "POST", body: file });
+  const made = await call("v1/agents/restore?" + new URLSearchParams({ name }), {
+    method: "POST",
+    body: file,
+  });
   const agent = await made.json();
   state.agents.set(agent.id, agent);
   changed("agents");

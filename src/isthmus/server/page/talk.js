@@ -5,24 +5,47 @@ import { alternatives, children } from "./family.js";
 import { Growing } from "./markdown.js";
 import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
 
-const AT_ONCE = 30, NEAR = 48, MOST_SHOWN = 8000;
-let guarded, atOnce = AT_ONCE, follows = true, growing = null, pending = 0, notBefore = 0;
+const AT_ONCE = 30,
+  NEAR = 48,
+  MOST_SHOWN = 8000;
+let guarded,
+  atOnce = AT_ONCE,
+  follows = true,
+  growing = null,
+  pending = 0,
+  notBefore = 0;
 
 export function begin(guard) {
   guarded = guard;
-  changes.addEventListener("shown", () => { atOnce = AT_ONCE; follows = true; draw(); });
+  changes.addEventListener("shown", () => {
+    atOnce = AT_ONCE;
+    follows = true;
+    draw();
+  });
   changes.addEventListener("agent", draw);
   changes.addEventListener("live", draw);
   changes.addEventListener("agents", () => state.agent && walks());
-  changes.addEventListener("piece", () => { pending ||= requestAnimationFrame(grow); });
+  changes.addEventListener("piece", () => {
+    pending ||= requestAnimationFrame(grow);
+  });
   const scroll = $("scroll");
-  scroll.addEventListener("scroll", () => {
-    follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR;
-    $("latest").hidden = follows;
-  }, { passive: true });
-  $("latest").addEventListener("click", () => { follows = true; toEnd(); $("input").focus(); });
+  scroll.addEventListener(
+    "scroll",
+    () => {
+      follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR;
+      $("latest").hidden = follows;
+    },
+    { passive: true },
+  );
+  $("latest").addEventListener("click", () => {
+    follows = true;
+    toEnd();
+    $("input").focus();
+  });
 }
-export function follow() { follows = true; }
+export function follow() {
+  follows = true;
+}
 
 function toEnd() {
   if (follows) $("scroll").scrollTop = $("scroll").scrollHeight;
@@ -42,16 +65,39 @@ export function groups(turns) {
 const textOf = group => group.parts.map(it => it.output).join("");
 
 function draw() {
-  const live = state.live.get(state.shown), all = groups(state.agent?.turns ?? []);
-  const isNew = state.shown === null, list = $("turns");
-  $("empty").hidden = !(isNew || state.agent && !all.length && !live);
+  const live = state.live.get(state.shown),
+    all = groups(state.agent?.turns ?? []);
+  const isNew = state.shown === null,
+    list = $("turns");
+  $("empty").hidden = !(isNew || (state.agent && !all.length && !live));
   growing = null;
   const goesOn = live && live.input === "" && all.length;
   const shown = all.slice(-atOnce);
-  const nodes = shown.map((it, n) => turn(it, { isLast: n === shown.length - 1 && !live, live: goesOn && n === shown.length - 1 ? live : null }));
+  const nodes = shown.map((it, n) =>
+    turn(it, {
+      isLast: n === shown.length - 1 && !live,
+      live: goesOn && n === shown.length - 1 ? live : null,
+    }),
+  );
   if (live && !goesOn) nodes.push(turn({ input: live.input, parts: [] }, { live, isLast: true }));
-  if (all.length > shown.length) nodes.unshift(el("li", {}, el("button", {
-    className: "wide", onclick: () => { atOnce += AT_ONCE; draw(); } }, `Show ${Math.min(AT_ONCE, all.length - shown.length)} earlier turns`)));
+  if (all.length > shown.length)
+    nodes.unshift(
+      el(
+        "li",
+        {},
+        el(
+          "button",
+          {
+            className: "wide",
+            onclick: () => {
+              atOnce += AT_ONCE;
+              draw();
+            },
+          },
+          `Show ${Math.min(AT_ONCE, all.length - shown.length)} earlier turns`,
+        ),
+      ),
+    );
   list.replaceChildren(...nodes);
   list.hidden = !nodes.length;
   list.setAttribute("aria-busy", String(!isNew && !state.agent && !live));
@@ -60,29 +106,61 @@ function draw() {
 }
 
 function turn(group, { live = null, isLast = false }) {
-  const answer = el("div", { className: "answer", dir: "auto" }), node = el("li", { className: "turn" });
-  const last = group.parts.at(-1), first = group.parts[0];
+  const answer = el("div", { className: "answer", dir: "auto" }),
+    node = el("li", { className: "turn" });
+  const last = group.parts.at(-1),
+    first = group.parts[0];
   if (group.input !== "") node.append(el("div", { className: "said", dir: "auto" }, shortened(group.input)));
   node.append(answer);
-  const before = textOf(group), grown = new Growing(answer);
+  const before = textOf(group),
+    grown = new Growing(answer);
   grown.draw(before + (live?.text ?? ""));
   if (live && !live.failed) {
     growing = { grown, before, live };
-    node.append(el("p", { className: "thinking", "aria-label": live.text ? "Answering" : "Waiting for the first word" }));
+    node.append(
+      el("p", {
+        className: "thinking",
+        "aria-label": live.text ? "Answering" : "Waiting for the first word",
+      }),
+    );
   } else if (live) node.append(failure(live));
   else {
     node.dataset.position = first.position;
-    if (last.n_left_out) node.append(el("p", { className: "ended" }, `${plural(last.n_left_out, "character")} more were said, and are not kept.`));
+    if (last.n_left_out)
+      node.append(
+        el(
+          "p",
+          { className: "ended" },
+          `${plural(last.n_left_out, "character")} more were said, and are not kept.`,
+        ),
+      );
     if (isLast && last.ended && last.ended !== "end") node.append(ended(last));
     node.append(foot(group, node));
   }
   return node;
 }
-export const shortened = text => text.length <= MOST_SHOWN ? text : `${text.slice(0, MOST_SHOWN)}… and ${plural(text.length - MOST_SHOWN, "character")} more`;
+export const shortened = text =>
+  text.length <= MOST_SHOWN
+    ? text
+    : `${text.slice(0, MOST_SHOWN)}… and ${plural(text.length - MOST_SHOWN, "character")} more`;
 function failure(live) {
-  return el("div", { className: "ended", role: "alert" }, el("span", { className: "failed" }, live.failed.message),
+  return el(
+    "div",
+    { className: "ended", role: "alert" },
+    el("span", { className: "failed" }, live.failed.message),
     el("button", { type: "button", onclick: () => again(live) }, "Try again"),
-    el("button", { type: "button", onclick: () => { state.live.delete(state.shown); draw(); } }, "Leave it"));
+    el(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          state.live.delete(state.shown);
+          draw();
+        },
+      },
+      "Leave it",
+    ),
+  );
 }
 function again(live) {
   state.live.delete(state.shown);
@@ -91,53 +169,96 @@ function again(live) {
 function ended(turn) {
   const why = { stopped: "You stopped it here.", max_tokens: `Cut at ${plural(turn.n_decoded, "token")}.` };
   why.n_ctx = `The context of ${count(Number(state.agent.args.n_ctx ?? 0))} tokens is full. Fork an earlier turn, or begin a new agent.`;
-  const agent = state.agent, can = agent.guest === "chat" && turn.ended !== "n_ctx" && !FORMS.some(it => it in agent.args);
-  return el("p", { className: "ended" }, why[turn.ended] ?? `Ended by the limit ${turn.ended}.`,
-    can && el("button", { type: "button", id: "go-on", onclick: () => guarded(() => tell("")) }, "Go on"));
+  const agent = state.agent,
+    can = agent.guest === "chat" && turn.ended !== "n_ctx" && !FORMS.some(it => it in agent.args);
+  return el(
+    "p",
+    { className: "ended" },
+    why[turn.ended] ?? `Ended by the limit ${turn.ended}.`,
+    can && el("button", { type: "button", id: "go-on", onclick: () => guarded(() => tell("")) }, "Go on"),
+  );
 }
 
 function foot(group, node) {
-  const total = name => group.parts.reduce((sum, it) => sum + it[name], 0), position = group.parts[0].position;
+  const total = name => group.parts.reduce((sum, it) => sum + it[name], 0),
+    position = group.parts[0].position;
   const said = `${plural(total("n_tokens"), "token")} · ${total("seconds").toFixed(1)} s · ${size(total("nbytes_written"))} saved`;
   const copied = iconButton("copy", "Copy the answer", () => guarded(() => copy(textOf(group))));
-  return el("footer", {}, el("span", { className: "facts" }, said), el("span", { className: "walk" }), copied,
+  return el(
+    "footer",
+    {},
+    el("span", { className: "facts" }, said),
+    el("span", { className: "walk" }),
+    copied,
     iconButton("again", "Answer again", () => guarded(() => retell(position, group.input))),
     iconButton("edit", "Say something else here", () => edit(group, node)),
-    iconButton("fork", "Fork after this turn", () => guarded(async () => {
-      await fork(group.parts.at(-1).position);
-      announce("This is a fork now");
-      $("input").focus();
-    })));
+    iconButton("fork", "Fork after this turn", () =>
+      guarded(async () => {
+        await fork(group.parts.at(-1).position);
+        announce("This is a fork now");
+        $("input").focus();
+      }),
+    ),
+  );
 }
 
 // Where a turn has other answers in other branches: a way to walk to them.
 function walks() {
-  const agent = state.agents.get(state.shown), below = children(state.agents);
+  const agent = state.agents.get(state.shown),
+    below = children(state.agents);
   if (!agent) return;
   for (const node of $("turns").querySelectorAll("[data-position]")) {
-    const all = alternatives(state.agents, agent, Number(node.dataset.position), below), at = all.indexOf(agent);
+    const all = alternatives(state.agents, agent, Number(node.dataset.position), below),
+      at = all.indexOf(agent);
     const step = (n, name, label) => {
       const button = iconButton(name, label, () => guarded(() => show(all[at + n].id)));
       button.disabled = !all[at + n];
       return button;
     };
-    node.querySelector(".walk")?.replaceChildren(...(all.length < 2 ? [] : [
-      step(-1, "left", "The branch before"), `${at + 1} of ${count(all.length)}`, step(1, "right", "The next branch")]));
+    node
+      .querySelector(".walk")
+      ?.replaceChildren(
+        ...(all.length < 2
+          ? []
+          : [
+              step(-1, "left", "The branch before"),
+              `${at + 1} of ${count(all.length)}`,
+              step(1, "right", "The next branch"),
+            ]),
+      );
   }
 }
 
 function edit(group, node) {
-  const said = node.querySelector(".said"), input = el("textarea", { "aria-label": "What to say instead", value: group.input, rows: 3 });
-  const cancel = () => { form.replaceWith(said); node.querySelector("[aria-label^=Say]").focus(); };
-  const form = el("form", { className: "editing" }, input, el("div", {},
-    el("button", { type: "button", onclick: cancel }, "Cancel"), el("button", { className: "main" }, "Send in a fork")));
+  const said = node.querySelector(".said"),
+    input = el("textarea", { "aria-label": "What to say instead", value: group.input, rows: 3 });
+  const cancel = () => {
+    form.replaceWith(said);
+    node.querySelector("[aria-label^=Say]").focus();
+  };
+  const form = el(
+    "form",
+    { className: "editing" },
+    input,
+    el(
+      "div",
+      {},
+      el("button", { type: "button", onclick: cancel }, "Cancel"),
+      el("button", { className: "main" }, "Send in a fork"),
+    ),
+  );
   form.addEventListener("submit", event => {
     event.preventDefault();
     if (input.value.trim()) guarded(() => retell(group.parts[0].position, input.value));
   });
   form.addEventListener("keydown", event => {
-    if (event.key === "Escape") { event.stopPropagation(); cancel(); }
-    else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      cancel();
+    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
   });
   said.replaceWith(form);
   input.focus();
@@ -147,8 +268,12 @@ function edit(group, node) {
 function grow(now) {
   pending = 0;
   if (!growing) return;
-  if (now < notBefore) { pending = requestAnimationFrame(grow); return; }
-  const began = performance.now(), { grown, before, live } = growing;
+  if (now < notBefore) {
+    pending = requestAnimationFrame(grow);
+    return;
+  }
+  const began = performance.now(),
+    { grown, before, live } = growing;
   grown.draw(before + live.text);
   toEnd();
   const took = performance.now() - began;
