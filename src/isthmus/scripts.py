@@ -26,7 +26,7 @@ QUICKJS = Archive(
 """The interpreter's source, under the MIT licence."""
 MOST_SCRIPT_NBYTES = 512 * KIB
 _SUFFIX = ".js"
-_PARTS = ("js.c", "prelude.js", "isthmus.toml")
+_PARTS = ("js.c", "natives.h", "prelude.js", "isthmus.toml")
 
 
 def is_script(guest: object) -> bool:

@@ -62,12 +62,14 @@ def test_the_page_from_top_to_bottom(
     assert said.endswith("a few")
 
 
+@pytest.mark.long
 def test_a_script(tmp_path: Path) -> None:
     (source,), (command,) = blocks("js"), blocks("sh", "js")
     (tmp_path / "agent.js").write_text(source)
     assert run(command, tmp_path).endswith("Hello, I am scripted.")
 
 
+@pytest.mark.long
 def test_the_cookbook(tmp_path: Path) -> None:
     pytest.importorskip("ziglang")
     votes, plugin = blocks("sh", page=COOKBOOK)

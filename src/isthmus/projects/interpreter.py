@@ -79,6 +79,6 @@ def _write_prelude(folder: Path) -> None:
 def _arguments(quickjs: Path, folder: Path) -> list[str | Path]:
     """What the compiler is told, but for where the module goes."""
     flags = (*ZIG_FLAGS, "-std=gnu11", "-Os", "-D_GNU_SOURCE", "-w", "-msimd128")
-    headers = [f"-I{it}" for it in (quickjs, sdk_folder("c"), folder)]
+    headers = [f"-I{it}" for it in (quickjs, sdk_folder("c"), folder, interpreter_folder())]
     sources = [str(quickjs / it) for it in _SOURCES] + [str(interpreter_folder() / "js.c")]
     return ["cc", *flags, f"-Wl,-z,stack-size={_STACK_NBYTES}", *headers, *sources]
