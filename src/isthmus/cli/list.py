@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where",
         nargs="?",
         metavar="FOLDER|URL",
-        help="a store or a folder of snapshots, a server's data folder, or a server (default: the models of the cache)",
+        help="a store or a folder of snapshots, a server's data folder, or a server (default: the "
+        "models of the cache)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_key_option(parser)
