@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
 import shutil
@@ -75,6 +76,21 @@ def test_a_copy_of_a_running_server_goes_on(
     assert restored.stop() == 0
 
 
+def _share_network(root: Path) -> None:
+    """Gives a system the names, indexes and certificates by which this one reaches the network."""
+    for file in (
+        "/etc/pip.conf",
+        "/etc/resolv.conf",
+        "/etc/hosts",
+        os.environ.get("SSL_CERT_FILE"),
+    ):
+        if file and Path(file).is_file():
+            Path(f"{root}{file}").parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, f"{root}{file}")
+    for folder in ("/etc/ssl/certs", "/etc/apt"):
+        shutil.copytree(folder, f"{root}{folder}", dirs_exist_ok=True)
+
+
 @pytest.mark.long
 def test_the_steps_of_the_image_in_a_bare_system(tmp_path: Path) -> None:
     """What the Dockerfile does, in a Debian of debootstrap's: also that the error which one gets
@@ -88,9 +104,7 @@ def test_the_steps_of_the_image_in_a_bare_system(tmp_path: Path) -> None:
     )
     ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "tests", "bench-results")
     shutil.copytree(ROOT, root / "src", ignore=ignored)
-    for file in ("/etc/pip.conf", "/etc/resolv.conf", "/etc/hosts"):
-        if Path(file).exists():
-            shutil.copy(file, f"{root}{file}")
+    _share_network(root)
 
     def within(command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
