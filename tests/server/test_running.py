@@ -87,8 +87,7 @@ def _share_network(root: Path) -> None:
         if file and Path(file).is_file():
             Path(f"{root}{file}").parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, f"{root}{file}")
-    for folder in ("/etc/ssl/certs", "/etc/apt"):
-        shutil.copytree(folder, f"{root}{folder}", dirs_exist_ok=True)
+    shutil.copytree("/etc/apt", f"{root}/etc/apt", dirs_exist_ok=True)
 
 
 @pytest.mark.long
