@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := src tests tools
+SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
 
 .PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean

@@ -38,6 +38,8 @@ _OPTIONAL_LIMITS = (
 )
 _MOST_FUEL = 2**63
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
+_PREFIX = "ISTHMUS_"
+_OWN_VARIABLES = ("ISTHMUS_CACHE", "ISTHMUS_SNAPSHOT_KEY_FILE", "ISTHMUS_API_KEY")
 MAX_GUEST_NBYTES = 128 * MIB
 """Bytes of a guest's module: what a snapshot carries."""
 MAX_GUEST_GLOBALS = 4096
@@ -89,6 +91,9 @@ class Environment:
     """HF_ENDPOINT: the Hugging Face hub, or a mirror of it."""
     hub_token: str | None = field(default=None, repr=False)
     """HF_TOKEN: the hub's secret for repositories that are private or gated."""
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """All other variables that begin with ISTHMUS_, without that and in small letters: settings of
+    `isthmus serve`."""
     api_key: str | None = field(default=None, repr=False)
     """ISTHMUS_API_KEY: the key that commands give a server which they ask."""
     colour: bool = True
@@ -108,6 +113,7 @@ class Environment:
             snapshot_key_file=Path(key_file).expanduser() if key_file else None,
             hub_url=variables.get("HF_ENDPOINT") or Environment.hub_url,
             hub_token=variables.get("HF_TOKEN") or None,
+            settings=_settings(variables),
             api_key=variables.get("ISTHMUS_API_KEY") or None,
             colour=not variables.get("NO_COLOR") and variables.get("TERM") != "dumb",
             index_url=_first(variables, *_INDEX_VARIABLES) or Environment.index_url,
@@ -117,6 +123,15 @@ class Environment:
 def _first(variables: Mapping[str, str], *names: str) -> str | None:
     """The value of the first of these that is there and not empty."""
     return next((found for it in names if (found := variables.get(it))), None)
+
+
+def _settings(variables: Mapping[str, str]) -> dict[str, str]:
+    ours = {name: value for name, value in variables.items() if name.startswith(_PREFIX) and value}
+    return {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in ours.items()
+        if name not in _OWN_VARIABLES
+    }
 
 
 def _cache(variables: Mapping[str, str]) -> Path:

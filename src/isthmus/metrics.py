@@ -21,15 +21,15 @@ COUNTS = {
     "bytes_restored": "Bytes of snapshots and forks that were copied because they were not mapped",
     "bytes_control": "Bytes of token ids, descriptors, names and text that guests gave the host",
     "host_calls": "Calls of guests into host functions",
-    "host_ns": "Nanoseconds inside host functions that drive a model, kernels included",
-    "kernel_ns": "Nanoseconds inside submissions to the device",
+    "host_ns": "Seconds inside host functions that drive a model, kernels included",
+    "kernel_ns": "Seconds inside submissions to the device",
     "submissions": "Graphs that the device computed",
     "graphs_built": "Graphs that were built anew; all others that were computed were reused",
     "tokens_prefilled": "Tokens of prompts that were computed",
     "tokens_decoded": "Tokens of answers that were computed",
     "faults": "Calls of guests that were refused with an errno",
 }
-"""What each of `Counters` counts."""
+"""What each of `Counters` counts; nanoseconds are told as seconds."""
 
 
 @dataclass(frozen=True)
@@ -156,4 +156,8 @@ class _Counts:
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         for name, value in self._read().items():
-            yield CounterMetricFamily(f"isthmus_{name}", COUNTS[name], value=value)
+            stem = name.removesuffix("_ns")
+            if stem == name:
+                yield CounterMetricFamily(f"isthmus_{name}", COUNTS[name], value=value)
+            else:
+                yield CounterMetricFamily(f"isthmus_{stem}_seconds", COUNTS[name], value / 1e9)

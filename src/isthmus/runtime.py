@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from isthmus.actor import Actor, Frozen, Granted, Platform, Spawned
 from isthmus.actor.beginnings import Beginnings
 from isthmus.actor.budget import Budget
@@ -171,6 +173,7 @@ class Runtime:
         checkpoints: int = 2,
         message_checkpoints: bool = False,
         mmproj: str | Path | None = None,
+        label: str = "",
     ) -> Model:
         """Opens a GGUF file, or one that `isthmus pull` fetched, by its name: smollm2.
 
@@ -194,7 +197,8 @@ class Runtime:
         Some models keep a state that each token rewrites. `checkpoints` is how many copies of it a
         session has room for, to which it can be truncated: guests take them, and with
         `message_checkpoints` the host does at the end of each message. `mmproj` is the model's
-        projector file, by which it takes pictures or sounds. Raises ModelNotFound, ModelFileError,
+        projector file, by which it takes pictures or sounds. `label` is its name in the metrics, by
+        default what the file calls itself. Raises ModelNotFound, ModelFileError,
         ModelUnsupported, SettingsError, DeviceUnavailable.
         """
         self._require_open()
@@ -213,6 +217,7 @@ class Runtime:
         begun = time.monotonic()
         file = model_path(path, self.environment.cache)
         model = open_model(self.device, file, settings, self.file_hashes)
+        model.call_it(label)
         self._models.add(model, model.weights.host_nbytes + model.projector_nbytes)
         self._metrics.model_loads.inc()
         self._metrics.model_load.observe(time.monotonic() - begun)
@@ -246,7 +251,7 @@ class Runtime:
         except (OSError, ValueError) as error:  # what no file system takes for a path
             raise ModelNotFound(f"the adapter {str(path)!r} cannot be opened: {error}") from None
 
-    def adapt(self, model: Model, adapters: Mapping[Adapter, float]) -> Model:
+    def adapt(self, model: Model, adapters: Mapping[Adapter, float], *, label: str = "") -> Model:
         """A model to whose products adapters add, each by its scale, over the same weights.
 
         ::
@@ -255,10 +260,13 @@ class Runtime:
             actor = rt.spawn("chat", models={"default": poet})
 
         A guest opens it by the name under which it was given it, as any model. Actors of the base
-        and of other adapters decode in batches of their own. Raises SettingsError.
+        and of other adapters decode in batches of their own. `label` is its name in the metrics.
+        Raises SettingsError.
         """
         self._require_open()
-        return self._models.add(model.adapted(adapters))
+        made = model.adapted(adapters)
+        made.call_it(label)
+        return self._models.add(made)
 
     def load_guest(self, guest: str | Path | bytes) -> Guest:
         """Compiles a guest, once for each content: a path, the bytes of a module, or the name of a
@@ -405,6 +413,11 @@ class Runtime:
     def counters(self) -> Counters:
         """Counts of the device, of all models and of all actors, added up."""
         return self._holdings.counters()
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Prometheus's registry of these metrics, to which a program may add its own."""
+        return self._metrics.registry
 
     def metrics(self) -> str:
         """Counters, gauges and histograms of everything here, in Prometheus's text format."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def test_a_guest_cannot_forge_a_line_of_the_server(tiny_server: Serving) -> None
     tiny_server.post(f"/v1/agents/{agent}/messages", {"input": "x"})
     text = log.read_text()
     (line,) = [it for it in text.splitlines() if "isthmus.guest" in it]
-    assert not any(it.startswith("isthmus.server: GET /forged") for it in text.splitlines())
-    assert line.startswith(f"isthmus.guest[{agent}]: x\\nisthmus.server: GET /forged")
+    assert not re.search(r"^(\S+ )?isthmus.server: GET /forged", text, re.MULTILINE)
+    said = line.partition(" ")[2]  # after the time
+    assert said.startswith(f"isthmus.guest[{agent}]: x\\nisthmus.server: GET /forged")
     assert "\x1b" not in text
     assert "\r" not in text

@@ -30,7 +30,9 @@ from tests.tiny_gguf import INFILL, TinyLlama
 
 Answers: TypeAlias = "Counter[tuple[str, int]]"
 """How often each operation was answered with each status."""
-KEYLESS = {"/", "/healthz", "/health", "/v1/health", "/openapi.json", "/page/{name}"}
+KEYLESS = {
+    *("/", "/healthz", "/readyz", "/health", "/v1/health", "/openapi.json", "/page/{name}"),
+}
 _ALIAS = re.compile(r"-\d+\Z")
 """Ends the id of an operation whose handler has another path too: that one is called."""
 NOT_SAID = ("positive_data_acceptance",)

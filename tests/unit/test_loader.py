@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from pathlib import Path
 
@@ -83,3 +84,18 @@ def test_errors_of_the_library_are_collected(library: Library, tmp_path: Path) -
     with library.errors() as lines:
         assert not library.gguf_init_from_file(str(path).encode(), GgufInitParams(True, None))
     assert any("magic" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("libgomp.so.1", "apt-get install libgomp1"), ("libnone.so.1", "Install one that is known")],
+)
+def test_a_library_that_the_system_lacks_is_named_with_its_package(
+    missing: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(_: str) -> None:
+        raise OSError(f"{missing}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(LibraryUnsupported, match=said):
+        loader._open(tmp_path / "libggml.so")

@@ -61,7 +61,7 @@ class Crowd:
             is_prefilling=False,
         )
         self.model: Any = SimpleNamespace(
-            name="m",
+            label="m",
             rows_at_once=plan.MOST if batches else 1,
             packing=lambda n_tokens: Width(2, MOST) if packs else None,
             prompts_at_once=plan.MOST,

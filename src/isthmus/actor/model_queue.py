@@ -37,7 +37,7 @@ class ModelQueue:
 
     def __init__(self, model: Model, metrics: Metrics) -> None:
         self._model = model
-        self._metrics = metrics.of_model(model.name)
+        self._metrics = metrics.of_model(model.label)
         self._retried = metrics.batches_retried
         self._decodes: list[Decode] = []
         self._prompts: list[Prompt] = []

@@ -18,6 +18,7 @@ from isthmus.errors import ModelNotFound, SnapshotError
 from isthmus.printable import printable, printable_json
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.snapshot.report import inspect
+from isthmus.snapshot.store import SNAPSHOTS_FOLDER
 from isthmus.units import format_nbytes
 
 HELP = "list models that were fetched, the snapshots of a folder, or what a server has"
@@ -26,6 +27,8 @@ EXAMPLES = """\
   isthmus list agents/
   isthmus list http://127.0.0.1:8080
   isthmus list --json"""
+_SERVER_STORE = "store"
+"""The store in the data folder of a server."""
 _Rows = list[dict[str, Any]]
 
 
@@ -35,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where",
         nargs="?",
         metavar="FOLDER|URL",
-        help="a store or a folder of snapshots, or a server (default: the models of the cache)",
+        help="a store or a folder of snapshots, a server's data folder, or a server (default: the "
+        "models of the cache)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_key_option(parser)
@@ -112,8 +116,11 @@ def _snapshots(folder: Path, arguments: argparse.Namespace) -> _Rows:
 
 
 def _files(folder: Path) -> Sequence[tuple[str, Path]]:
-    if (folder / "snapshots").is_dir():
-        store = Store(folder, create=False)
+    """Snapshots by name: of a store, of a server's data folder, or files that lie in the folder."""
+    stores = (folder, folder / _SERVER_STORE)
+    found = next((it for it in stores if (it / SNAPSHOTS_FOLDER).is_dir()), None)
+    if found is not None:
+        store = Store(found, create=False)
         return [(name, store.path(name)) for name in store.names()]
     return [(path.name, path) for path in sorted(folder.glob("*.safetensors"))]
 

@@ -19,7 +19,7 @@ from isthmus.cli.options import (
 from isthmus.cli.serving import catalog_of
 from isthmus.cli.table import format_table
 from isthmus.cli.tools import add_tool_options, tool_specs
-from isthmus.config import Capacity
+from isthmus.config import Capacity, Environment
 from isthmus.errors import SettingsError
 from isthmus.tools.spec import Toolbox, ToolSpec, add, specs_of_table
 from isthmus.units import format_nbytes
@@ -41,16 +41,21 @@ EXAMPLES = """\
   isthmus serve --tool weather=weather:forecast --fetch '*.wikipedia.org'
   curl localhost:8080/v1/chat/completions -d '{"model": "smollm2",
     "messages": [{"role": "user", "content": "Hello"}]}'"""
-_INSTALL = "for serve run: pip install starlette uvicorn llguidance"
+_INSTALL = "for serve run: pip install 'isthmus[serve]'"
+_ABSENT = ("device", "threads", "caches", "deterministic", "inexact", "repack", "graph")
+"""Options whose defaults are those of `ServerSettings`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     group = parser.add_argument_group(
         "server",
-        "a --config file may have these and more settings; an option overrides the file",
+        "a --config file may have these and more settings, and so may variables such as "
+        "ISTHMUS_PORT; an option overrides a variable, and a variable the file",
     )
-    group.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in TOML (default: $ISTHMUS_CONFIG)"
+    )
     group.add_argument("--host", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
     group.add_argument(
         "--port", type=int, metavar="N", help="port, 0 for any that is free (default: 8080)"
@@ -136,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
     add_tool_options(parser)
     add_device_options(parser)
+    parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -145,14 +151,12 @@ def run(arguments: argparse.Namespace) -> int:
         from isthmus.server.http.listening import serve  # noqa: PLC0415
         from isthmus.server.http.log import use_format  # noqa: PLC0415
         from isthmus.server.models.models import Models  # noqa: PLC0415
-        from isthmus.server.settings import ServerSettings  # noqa: PLC0415
+        from isthmus.server.settings import ServerSettings  # noqa: F401, PLC0415
     except ImportError as error:
         raise SettingsError(f"{_INSTALL} ({error})") from None
     if arguments.limit and not arguments.new_key:
         raise SettingsError("--limit is for a new key: give --new-key NAME too")
-    known = {it.name for it in fields(ServerSettings)}
-    given = {name: value for name, value in vars(arguments).items() if name in known}
-    settings = ServerSettings.make(arguments.config, given)
+    arguments, settings = _settled(arguments)
     if arguments.new_key or arguments.remove_key or arguments.list_keys:
         return _change_keys(settings.keys, arguments)
     sys.setswitchinterval(_SWITCH_S)
@@ -160,7 +164,6 @@ def run(arguments: argparse.Namespace) -> int:
     # it warns of each write to a caller who has just left
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     use_format(settings.log_format)
-    arguments.width = arguments.width or "many"
     running = 2 * settings.slots + settings.live  # stored responses have slots of their own
     if settings.keys is not None:
         running *= 2  # a key that has no place gets a spare one
@@ -179,6 +182,23 @@ def run(arguments: argparse.Namespace) -> int:
 _SWITCH_S = 0.0005
 """Seconds after which a thread that runs Python lets another one. The thread that drives agents
 wants the interpreter several times for each token, so by default each could take 5 ms longer."""
+
+
+def _settled(arguments: argparse.Namespace) -> tuple[argparse.Namespace, ServerSettings]:
+    """The options as the file and the environment complete them, and all settings."""
+    from isthmus.server.settings import ServerSettings  # noqa: PLC0415 - needs optional dependencies
+
+    variables = dict(Environment.read().settings)
+    file = variables.pop("config", None)
+    known = {it.name for it in fields(ServerSettings)}
+    given = {
+        name: value for name, value in vars(arguments).items() if name in known and value != []
+    }
+    settings = ServerSettings.make(
+        arguments.config or (Path(file).expanduser() if file else None), given, variables
+    )
+    settled = {name: getattr(settings, name) for name in known & vars(arguments).keys()}
+    return argparse.Namespace(**{**vars(arguments), **settled}), settings
 
 
 def _change_keys(path: Path | str | None, arguments: argparse.Namespace) -> int:

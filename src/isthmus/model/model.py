@@ -90,6 +90,7 @@ class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel):
         self.path: Path = file.path
         self.settings = settings
         self.file = file
+        self._label = ""
         with contextlib.ExitStack() as stack:
             self._open(stack)
             self._open_projector(stack)
@@ -103,6 +104,15 @@ class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel):
         """What the file calls itself, or the file's name; and those of its adapters' files."""
         own = self._text("general.name") or printable(model_name(self.path))
         return "+".join([own, *(it.adapter.path.stem for it in self.adaptation.applied)])
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics: what it was loaded as, otherwise `name`."""
+        return self._label or self.name
+
+    def call_it(self, label: str) -> None:
+        """Sets `label`, before it computes anything."""
+        self._label = label
 
     @cached_property
     def weights_sha256(self) -> str:

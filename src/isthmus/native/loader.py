@@ -36,6 +36,18 @@ INSTALL = (
     "Install one that is known: pip install 'xllamacpp==2026.10.11549', "
     "or for a build for this machine: pip install 'llama-cpp-python==0.3.36'"
 )
+PACKAGES = {
+    "libgomp": {"Debian, Ubuntu": "apt-get install libgomp1", "Fedora": "dnf install libgomp"},
+    "libstdc++": {
+        "Debian, Ubuntu": "apt-get install libstdc++6",
+        "Fedora": "dnf install libstdc++",
+    },
+    "libvulkan": {
+        "Debian, Ubuntu": "apt-get install libvulkan1",
+        "Fedora": "dnf install vulkan-loader",
+    },
+}
+"""Libraries that slim images lack, and the commands that install them."""
 _ARCHITECTURE_NAME = "_Z13llm_arch_name8llm_arch"
 """`const char * llm_arch_name(llm_arch)`, a C++ function, which no public header promises."""
 _NO_ARCHITECTURE = ("unknown", "(unknown)")
@@ -317,7 +329,16 @@ def _open(file: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(file))
     except OSError as error:
-        raise LibraryUnsupported(f"cannot open {file}: {error}. {INSTALL}") from None
+        raise LibraryUnsupported(f"cannot open {file}: {error}. {_remedy(str(error))}") from None
+
+
+def _remedy(said: str) -> str:
+    """What to do about an error of the system's loader, which names the library that it lacks."""
+    for name, packages in PACKAGES.items():
+        if name in said and "cannot open shared object file" in said:
+            found = ", ".join(f"{system}: {package}" for system, package in packages.items())
+            return f"Install {name}, which it needs ({found})"
+    return INSTALL
 
 
 def _context_params(library: Library) -> type[ctypes.Structure]:

@@ -30,6 +30,8 @@ from isthmus.server.http import errors
 from isthmus.server.http.endpoint import Endpoint, document, written
 from isthmus.server.http.entry import Shape
 from isthmus.server.http.errors import HttpError
+from isthmus.server.http.listening import is_stopping
+from isthmus.server.http.measures import Measures
 from isthmus.server.http.texts import Texts
 from isthmus.server.keys.admission import is_open
 from isthmus.server.keys.guard import Guard
@@ -51,6 +53,12 @@ from isthmus.server.settings import ServerSettings
 from isthmus.spelling import suggestion
 from isthmus.tools.spec import Toolbox
 from isthmus.version import VERSION
+
+
+class Readiness(TypedDict):
+    """Whether the server takes requests."""
+
+    status: Literal["ready", "stopping"]
 
 
 class Health(TypedDict):
@@ -85,7 +93,15 @@ def create_app(
     app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
-    app.add_middleware(Guard, settings=settings, keys=keys, quotas=quotas, shape_of=_shape_of)
+    measures = Measures(models.runtime.registry, models.runtime.device.name)
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        keys=keys,
+        quotas=quotas,
+        measures=measures,
+        shape_of=_shape_of,
+    )
     return app
 
 
@@ -141,6 +157,12 @@ def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:
         said: Health = {"status": "ok", "models": models.files.names()}
         return JSONResponse(said)
 
+    async def readiness(request: Request) -> Response:
+        """Whether requests should come: 503 once the server was told to stop."""
+        stopping = is_stopping(request.app)
+        said: Readiness = {"status": "stopping" if stopping else "ready"}
+        return JSONResponse(said, status_code=503 if stopping else 200)
+
     async def metrics(_request: Request) -> Response:
         """Counters, gauges and histograms for Prometheus."""
         return PlainTextResponse(models.runtime.metrics(), media_type="text/plain; version=0.0.4")
@@ -153,6 +175,7 @@ def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:
 
     return [
         Endpoint("GET", "/healthz", health, gives=(Health,)),
+        Endpoint("GET", "/readyz", readiness, gives=(Readiness,)),
         Endpoint("GET", "/metrics", metrics, gives=("text/plain",)),
         Endpoint("GET", "/openapi.json", described, gives=(dict[str, Any],)),
     ]

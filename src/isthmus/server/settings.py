@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import re
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from isthmus.config import Caches, GraphBy, KvType, Sharing
 from isthmus.errors import SettingsError
-from isthmus.server.duration import seconds_of
+from isthmus.server.kinds import KINDS, in_seconds, problem_of
 from isthmus.spelling import suggestion
-from isthmus.tools.spec import specs_of_table
-from isthmus.units import GIB, KIB, MIB
+from isthmus.units import GIB, MIB
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,60 +23,21 @@ else:
     import tomli as tomllib
 
 
-_WHOLE: dict[str, tuple[int, int | None]] = {
-    "port": (0, 65535),
-    "n_ctx": (1, None),
-    "slots": (1, None),
-    "waiting": (0, None),
-    "live": (1, None),
-    "connections": (1, None),
-    "body_nbytes": (KIB, None),
-    "bodies_nbytes": (KIB, None),
-    "upload_nbytes": (KIB, None),
-    "json_nbytes": (KIB, None),
-    "concurrent": (1, None),
-    "output_nbytes": (KIB, None),
-    "guests": (0, None),
-    "guests_nbytes": (0, None),
-    "responses": (1, None),
-}
-"""The least and the most that a setting may be."""
-_BOUNDS = {"memory_nbytes": MIB, "models_nbytes": MIB, "max_tokens": 1}
-"""The least that a setting may be which may also be absent."""
-_SECONDS = (
-    "deadline_s",
-    "lease_s",
-    "head_s",
-    "idle_s",
-    "stalled_s",
-    "silent_s",
-    "guest_kept_s",
-    "responses_kept_s",
-)
-_DURATIONS = "seconds, or a duration such as 30s, 5m or 1h"
-_CHOICES = {"log_format": ("line", "json")}
-_LISTS = {
-    "origins": re.compile(
-        r"\*|null|[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9._-]*(\[[0-9a-f:]+\])?(:([0-9]{1,5}|\*))?", re.I
-    ),
-    "hosts": re.compile(r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.I),
-    "proxies": re.compile(r"[0-9a-f:./]+", re.I),
-}
-"""What an element of a list must look like."""
-_ELEMENTS = {
-    "origins": "a list of origins without a path, such as https://app.example.org, "
-    "https://*.example.org and http://localhost:*; or of * for all",
-    "hosts": "a list of names without a port, such as llm.example.org and *.example.org; or of *",
-    "proxies": "a list of addresses and networks, such as 10.0.0.7 and 172.16.0.0/12",
-}
+_LISTS = ("origins", "hosts", "proxies")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 """Ports that a browser leaves out of an origin."""
 
 
+_VARIABLES = {"data_cache": "cache"}
+"""Variables that are not named as their settings: ISTHMUS_CACHE is the folder of models."""
+_NONE: Mapping[str, str] = MappingProxyType({})
+_log = logging.getLogger("isthmus.server")
+
+
 @dataclass(frozen=True)
 class ServerSettings:
-    """What a server does; each field is a key of its TOML file too, in which seconds may be written
-    as a duration, such as `5m`."""
+    """What a server does; each field is a key of its TOML file too, and an environment variable
+    such as ISTHMUS_PORT. Seconds may be written as a duration, such as `5m`."""
 
     host: str = "127.0.0.1"
     """Where it listens. Beyond this machine only with keys."""
@@ -94,6 +55,10 @@ class ServerSettings:
     """Tokens of context of each stateless request, and of agents that say nothing else. By default
     what the model was trained for, halved until the memory of `slots` requests is at most half of
     `memory_nbytes`, and each fits into a 32-bit memory; but 4,096 if the model has them."""
+    model: tuple[str, ...] = ()
+    """Models that are loaded at the start and stay, each as `[NAME=]PATH`."""
+    lora: tuple[str, ...] = ()
+    """Adapters of them, each as `[NAME=]PATH[:SCALE]`."""
     models: Mapping[str, object] = field(default_factory=dict)
     """Models by name: a file, or a table with `file` and `load`. With `load = true` one is loaded
     at the start and stays, others when a request asks for them."""
@@ -169,6 +134,9 @@ class ServerSettings:
     silent_s: float = 10.0
     """After which a stream of events that has nothing to say yet says that it goes on, so that no
     proxy takes it for dead."""
+    drain_s: float = 0.0
+    """For which it goes on to answer after it was told to stop, while /readyz says 503: as long as
+    a balancer may take to see that."""
     origins: tuple[str, ...] = ()
     """Other origins whose pages may use the server; `*` for those of everybody."""
     hosts: tuple[str, ...] = ()
@@ -178,13 +146,31 @@ class ServerSettings:
     """Addresses of proxies whose X-Forwarded-For is believed; it is in the log."""
     log_format: str = "line"
     """`line` for people, `json` for programs: one object for each request and event."""
+    device: str = "auto"
+    """What computes: `auto`, `cpu`, `cuda:0`, …; see `Runtime`, also for the next four."""
+    threads: int = 0
+    sharing: Sharing | None = None
+    caches: Caches = "auto"
+    ggml: str | None = None
+    """A ggml library, or the folder of one, to use instead of the installed ones."""
+    kv_type: KvType = "f16"
+    """Type of KV caches; see `ModelSettings`, also for the next five."""
+    deterministic: bool = False
+    inexact: bool = False
+    """Whether agents decode together also where that changes bits."""
+    width: str = "many"
+    repack: bool = False
+    graph: GraphBy = "auto"
 
     def __post_init__(self) -> None:
         for it in fields(self):
-            if said := _problem(it.name, getattr(self, it.name)):
+            if said := problem_of(it.name, getattr(self, it.name)):
                 raise SettingsError(said)
         for name in _LISTS:
             object.__setattr__(self, name, tuple(_usual(it) for it in getattr(self, name)))
+        for name in ("model", "lora"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         for name in ("data", "cache", "keys", "models_folder"):
             value = getattr(self, name)
             object.__setattr__(self, name, _place(value) if value is not None else None)
@@ -207,125 +193,57 @@ class ServerSettings:
             return self.host == "localhost"
 
     @staticmethod
-    def make(file: Path | None, given: Mapping[str, Any]) -> ServerSettings:
-        """What a TOML file says, and over it what was given. SettingsError for unknown keys."""
-        known = {it.name for it in fields(ServerSettings)}
-        said = _in_seconds(_read(file)) if file is not None else {}
-        if unknown := sorted(said.keys() - known):
-            meant = suggestion(unknown[0], known) or f"; there are {', '.join(sorted(known))}"
-            raise SettingsError(f"{file}: there is no setting {unknown[0]}{meant}")
-        for name, value in said.items():
-            if problem := _problem(name, value):
-                raise SettingsError(f"{file}: {problem}")
+    def make(
+        file: Path | None, given: Mapping[str, Any], variables: Mapping[str, str] = _NONE
+    ) -> ServerSettings:
+        """What a TOML file says, over it what variables say, and over that what was given.
+
+        `variables` are those of the environment, without ISTHMUS_ and in small letters. Raises
+        SettingsError, also for unknown keys of the file.
+        """
+        said = {} if file is None else _of_file(file)
         given = _in_seconds({name: it for name, it in given.items() if it is not None})
-        return ServerSettings(**{**said, **given})
+        return ServerSettings(**{**said, **_of_variables(variables), **given})
+
+
+def _of_file(file: Path) -> dict[str, Any]:
+    """What a TOML file says, checked."""
+    known, said = KINDS.keys(), _in_seconds(_read(file))
+    if unknown := sorted(said.keys() - known):
+        meant = suggestion(unknown[0], known) or f"; there are {', '.join(sorted(known))}"
+        raise SettingsError(f"{file}: there is no setting {unknown[0]}{meant}")
+    for name, value in said.items():
+        if problem := problem_of(name, value):
+            raise SettingsError(f"{file}: {problem}")
+    return said
+
+
+def _of_variables(variables: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment says, checked. Variables that are no settings may be somebody's own:
+    one that is nearly a setting is told in the log."""
+    said: dict[str, Any] = {}
+    for variable, text in variables.items():
+        name = _VARIABLES.get(variable, variable)
+        shown = f"ISTHMUS_{variable.upper()}"
+        if name not in KINDS:
+            if meant := suggestion(name, KINDS):
+                _log.warning("%s is no setting%s", shown, meant)
+            continue
+        said[name] = KINDS[name].read(text)
+        if problem := problem_of(name, said[name]):
+            raise SettingsError(f"{shown}: {problem}")
+    return said
 
 
 def _in_seconds(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with durations as seconds; what is no duration is left for `_problem`."""
-    found = dict(said)
-    for name in (*_SECONDS, "keep_alive_s"):
-        if isinstance(found.get(name), str):
-            with contextlib.suppress(SettingsError):
-                found[name] = seconds_of(found[name])
-    return found
-
-
-def _problem(name: str, value: object) -> str | None:
-    """Why a setting cannot be that, and what it may be; None where it can."""
-    if name == "n_ctx" and value is None:
-        return None
-    return _tools_problem(value) if name == "tools" else _other_problem(name, value)
-
-
-def _other_problem(name: str, value: object) -> str | None:
-    if name in _WHOLE:
-        least, most = _WHOLE[name]
-        good = isinstance(value, int) and not isinstance(value, bool)
-        allowed = f"a whole number, {least} " + (f"to {most}" if most else "or more")
-        good = good and least <= value and (most is None or value <= most)  # type: ignore[operator]
-    elif name in _SECONDS:
-        allowed = f"{_DURATIONS}, more than 0"
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-    elif name in _BOUNDS:
-        good = value is None or (type(value) is int and value >= _BOUNDS[name])
-        allowed = f"a whole number, {_BOUNDS[name]} or more"
-    elif name == "keep_alive_s":
-        good = isinstance(value, (int, float)) and type(value) is not bool and -1 <= value < 1e9
-        allowed = f"{_DURATIONS}, 0 to unload at once, -1 for never"
-        good = good and (value >= 0 or value == -1)  # type: ignore[operator]
-    elif name in _TABLES:
-        allowed, is_line = _TABLES[name]
-        lines = value.items() if isinstance(value, Mapping) else ()
-        good = isinstance(value, Mapping) and all(map(is_line, lines))
-        key, value = next((it for it in lines if not is_line(it)), ("", value))
-        name += f".{key}" if key else ""
-    elif name in ("memory64", "share_beginnings", "share_agents"):
-        allowed = "true or false"
-        good = isinstance(value, bool) or (name == "memory64" and value is None)
-    elif name in _LISTS:
-        allowed = _ELEMENTS[name]
-        good = isinstance(value, (list, tuple)) and all(_fits(name, it) for it in value)
-    elif name in _CHOICES:
-        allowed = " or ".join(_CHOICES[name])
-        good = value in _CHOICES[name]
-    else:
-        allowed = "a text, which is not empty"
-        none = name in ("cache", "keys", "models_folder") and value is None
-        good = none or isinstance(value, Path) or (isinstance(value, str) and value != "")
-    return None if good else f"{name} is {value!r}: give {allowed}"
-
-
-def _tools_problem(value: object) -> str | None:
-    """Why tools cannot be that; whether they can be opened is seen at the start."""
-    try:
-        specs_of_table(value)
-    except SettingsError as error:
-        return str(error)
-    return None
-
-
-def _fits(name: str, element: object) -> bool:
-    """Whether it may be in the list of that name."""
-    if not isinstance(element, str) or not _LISTS[name].fullmatch(element):
-        return False
-    if name == "proxies":
-        try:
-            ipaddress.ip_network(element)
-        except ValueError:
-            return False
-    return not element.endswith("://")
+    """Settings with durations as seconds; what is no duration is left for `problem_of`."""
+    return {name: in_seconds(it) if name.endswith("_s") else it for name, it in said.items()}
 
 
 def _usual(text: str) -> str:
     """A name or an origin as browsers write it."""
     text = text.lower()
     return text.removesuffix(_DEFAULT_PORTS.get(text.partition("://")[0], ""))
-
-
-def _is_model(pair: tuple[object, object]) -> bool:
-    """Whether a line of `models` is one."""
-    name, said = pair
-    table = said if isinstance(said, Mapping) else {"file": said}
-    file, load, mmproj = table.get("file"), table.get("load", False), table.get("mmproj", "")
-    known = table.keys() <= {"file", "load", "mmproj"} and isinstance(load, bool)
-    return bool(name) and known and isinstance(file, str) and bool(file) and isinstance(mmproj, str)
-
-
-def _is_alias(pair: tuple[object, object]) -> bool:
-    """Whether a line of `aliases` is one."""
-    alias, model = pair
-    return bool(alias) and isinstance(model, str) and bool(model)
-
-
-_TABLES: dict[str, tuple[str, Callable[[tuple[object, object]], bool]]] = {
-    "models": (
-        'a table of lines NAME = "FILE" or NAME = { file = "FILE", load = true }',
-        _is_model,
-    ),
-    "aliases": ('a table of lines NAME = "MODEL"', _is_alias),
-}
-"""Settings that are tables: what they may be, and whether a line is good."""
 
 
 def _place(value: str | Path) -> str | Path:

@@ -86,9 +86,11 @@ class Completer:
             try:
                 async for item in read_tokens(self.model, answer, request):
                     n_new = item.n_tokens - n_told if isinstance(item, End) else item.is_new
-                    entry.tokens_out += n_new
+                    entry.count_tokens(n_new)
                     entry.tokens_in += item.n_media if isinstance(item, End) else 0
                     n_told += n_new
+                    if isinstance(item, End):
+                        entry.tokens_cached += item.n_cached
                     yield item
             finally:
                 await answer.close()

@@ -23,6 +23,8 @@ from isthmus.server.http.log import tell
 Shape: TypeAlias = Callable[[int, Any], tuple[int, Any]]
 """Makes an error's status and body, as OpenAI's clients expect them, those of another API."""
 _T = TypeVar("_T")
+PROBES = ("/metrics", "/healthz", "/health", "/v1/health", "/readyz")
+"""Paths that programs ask again and again."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -62,7 +64,12 @@ class Entry:
     """Bytes of the answer's body; `nbytes_in` are those of the request's."""
     tokens_in: int = 0
     """Tokens of prompts, computed or remembered."""
+    tokens_cached: int = 0
+    """Tokens of prompts that were remembered."""
     tokens_out: int = 0
+    first_token: float | None = None
+    """When the first token of the answer came, on the clock of time.monotonic; so `last_token`."""
+    last_token: float | None = None
     error: str | None = None
     """The error's code, or its type where it has no code."""
     began: float = field(default_factory=time.monotonic)
@@ -97,6 +104,13 @@ class Entry:
         if id(prompt) not in self.prompts:
             self.prompts.add(id(prompt))
             self.tokens_in += len(prompt)
+
+    def count_tokens(self, n: int) -> None:
+        """Counts tokens of the answer that came now."""
+        if n:
+            self.tokens_out += n
+            self.last_token = time.monotonic()
+            self.first_token = self.first_token or self.last_token
 
     def uses(self, lease: Lease) -> bool:
         """Whether the request uses it already."""
@@ -140,7 +154,10 @@ class Entry:
         return None if self.key is None else self.key.name
 
     def write(self) -> None:
-        """The line in the log."""
+        """The line in the log. Probes of the server that went well have none: one comes each second
+        from every page, proxy and Prometheus."""
+        if self.path in PROBES and 0 < self.status < 400:
+            return
         seconds = round(time.monotonic() - self.began, 6)
         error = f" {self.error}" if self.error else ""
         tell(

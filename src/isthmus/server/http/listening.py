@@ -9,6 +9,7 @@ import logging
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
@@ -27,6 +28,7 @@ _GRACE_S = 8
 """Seconds for what is being answered when the server is told to stop. Then it is cut off, which
 costs an agent its unfinished message and nothing else. Supervisors that kill what does not stop
 wait for 10 seconds or more."""
+_DRAIN_STEP_S = 0.1
 _OTHER_FILES = 512
 """Descriptors for all that is no connection: libraries, models, agents' memory, packs."""
 
@@ -53,10 +55,13 @@ def serve(app: Starlette, settings: ServerSettings, ready: Callable[[str, int], 
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=cast("int", settings.idle_s),  # any number will do
     )
-    server = _Server(config, ready)
+    server = _Server(config, app, settings.drain_s, ready)
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.addFilter(_is_said_once)
     try:
         server.run()
     finally:
+        uvicorn_log.removeFilter(_is_said_once)
         gc.unfreeze()
     tell("stopped", "stopped")
     return 0 if server.started else 1
@@ -80,9 +85,27 @@ def raise_open_files(connections: int) -> int:
     return soft
 
 
+def is_stopping(app: Starlette) -> bool:
+    """Whether the server of an application was told to stop."""
+    return getattr(app.state, "is_stopping", False)
+
+
+def _is_said_once(record: logging.LogRecord) -> bool:
+    """False for uvicorn's line about an address in use, which SettingsError tells."""
+    return not isinstance(record.msg, OSError)
+
+
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: Starlette,
+        drain_s: float,
+        ready: Callable[[str, int], None],
+    ) -> None:
         super().__init__(config)
+        self._app = app
+        self._drain_s = drain_s
         self._ready = ready
 
     @contextlib.contextmanager
@@ -113,5 +136,14 @@ class _Server(uvicorn.Server):
             self._ready(host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.is_stopping = True
         tell("stopping", f"stopping, within {_GRACE_S} seconds", grace_s=_GRACE_S)
+        await self._drain()
         await super().shutdown(sockets=sockets)
+
+    async def _drain(self) -> None:
+        """Goes on to answer, so that balancers see by /readyz that no more should come here; a
+        second signal ends it."""
+        end = time.monotonic() + self._drain_s
+        while time.monotonic() < end and not self.force_exit:
+            await asyncio.sleep(min(_DRAIN_STEP_S, self._drain_s))

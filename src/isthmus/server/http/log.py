@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from isthmus.printable import escape_json, printable
+from isthmus.printable import LineFormatter, escape_json, printable
 
 _log = logging.getLogger("isthmus.server")
 
@@ -27,10 +27,23 @@ def tell(event: str, text: str, **facts: Any) -> None:
 
 
 def use_format(name: str) -> None:
-    """Has all of this process's log written so: `line`, which it is already, or `json`."""
-    if name == "json":
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonFormatter())
+    """Has all of this process's log written so: `line` or `json`."""
+    formatter = JsonFormatter() if name == "json" else TimedFormatter()
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(formatter)
+
+
+class TimedFormatter(LineFormatter):
+    """A line for people, with the time in UTC before it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the module."""
+        return f"{_time_of(record)} {super().format(record)}"
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    made = datetime.fromtimestamp(record.created, timezone.utc)
+    return made.isoformat("T", "milliseconds")
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,9 +53,7 @@ class JsonFormatter(logging.Formatter):
         """See the module."""
         facts: dict[str, Any] | None = getattr(record, "facts", None)
         said = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(
-                "T", "milliseconds"
-            ),
+            "time": _time_of(record),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "log"),
         }

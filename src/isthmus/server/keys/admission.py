@@ -25,7 +25,7 @@ from isthmus.server.settings import ServerSettings
 
 _log = logging.getLogger("isthmus.server")
 
-OPEN = ("/healthz", "/health", "/v1/health", "/", "/openapi.json")
+OPEN = ("/healthz", "/readyz", "/health", "/v1/health", "/", "/openapi.json")
 """Paths that need no key."""
 PAGE = "/page/"
 """What begins so needs none either: the script and style of the page."""

@@ -12,6 +12,7 @@ from typing import Any
 from isthmus.printable import printable
 from isthmus.server.http.entry import Entry, Shape, begin
 from isthmus.server.http.errors import HttpError, respond_to
+from isthmus.server.http.measures import Measures
 from isthmus.server.http.origins import Origins, answer_preflight, is_preflight
 from isthmus.server.keys.admission import (
     ACTIVITY,
@@ -51,6 +52,7 @@ class Guard:
         settings: ServerSettings,
         keys: Keys | None,
         quotas: Quotas,
+        measures: Measures,
         shape_of: Callable[[_Message], Shape | None] = lambda _: None,
     ) -> None:
         self._app = app
@@ -58,6 +60,7 @@ class Guard:
         self._admission = Admission(settings, keys)
         self._origins = Origins(settings.origins)
         self._quotas = quotas
+        self._measures = measures
         self._shape_of = shape_of
         self._room = Room(settings.bodies_nbytes)
 
@@ -87,6 +90,7 @@ class Guard:
             await respond_to(error)(scope, receive, answer.send)
         finally:
             entry.write()
+            self._measures.note(entry, scope)
 
     def _body_limits(self, path: str) -> tuple[int, Room | None]:
         """The largest body, and where its bytes are counted if they stay in memory."""

@@ -114,8 +114,9 @@ async def tokens_of(
     try:
         async for item in read_tokens(prepared.completer.model, answer, request):
             if isinstance(item, Token):
-                entry.tokens_out += item.id >= 0
+                entry.count_tokens(item.id >= 0)
             else:
+                entry.tokens_cached += item.n_cached
                 await answer.finish()
             yield item
     finally:
