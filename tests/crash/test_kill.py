@@ -23,12 +23,7 @@ import pytest
 from isthmus import Limits
 from isthmus.snapshot import CHUNK_NBYTES, Draft, MemorySource, Store, open_snapshot, save_file
 from isthmus.snapshot.chunk import hash_chunks
-from isthmus.snapshot.manifest import (
-    ActorRecord,
-    DeviceRecord,
-    GuestRecord,
-    LimitsRecord,
-)
+from isthmus.snapshot.records import ActorRecord, DeviceRecord, GuestRecord, LimitsRecord
 from isthmus.units import HostAddr
 
 N_CHUNKS = 256

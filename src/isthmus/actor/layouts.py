@@ -10,7 +10,8 @@ from isthmus.model.layout import Layout
 from isthmus.model.own.kv_cache import KV_TYPES, SPAN_ALIGNMENT, KvLayout
 from isthmus.model.spans import AXES, Span
 from isthmus.snapshot import Snapshot
-from isthmus.snapshot.manifest import ModelRecord, SessionRecord, SpanRecord, positions_part
+from isthmus.snapshot.manifest import positions_part
+from isthmus.snapshot.records import ModelRecord, SessionRecord, SpanRecord
 
 
 def layout_of(record: SessionRecord, model: ModelRecord) -> Layout:

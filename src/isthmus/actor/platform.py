@@ -14,7 +14,7 @@ from isthmus.actor.snapshot import device_record
 from isthmus.device.base import Backend, Device
 from isthmus.file_hash import FileHashes
 from isthmus.metrics import Metrics
-from isthmus.snapshot.manifest import DeviceRecord
+from isthmus.snapshot.records import DeviceRecord
 from isthmus.wasm.engines import Engines
 
 

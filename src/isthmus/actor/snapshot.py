@@ -43,6 +43,13 @@ from isthmus.snapshot.manifest import (
     GUEST_PART,
     MAX_TEXT_NBYTES,
     NN_PART,
+    accepted_part,
+    positions_part,
+    source_part,
+    text_part,
+    tokens_part,
+)
+from isthmus.snapshot.records import (
     ActorRecord,
     AdapterRecord,
     DeviceRecord,
@@ -54,11 +61,6 @@ from isthmus.snapshot.manifest import (
     LimitsRecord,
     ModelRecord,
     SessionRecord,
-    accepted_part,
-    positions_part,
-    source_part,
-    text_part,
-    tokens_part,
 )
 from isthmus.snapshot.versions import version_for
 from isthmus.wasm import GlobalValue, Guest

@@ -28,7 +28,7 @@ from isthmus.runtime import Runtime
 from isthmus.shards import model_files
 from isthmus.snapshot import Snapshot, open_snapshot
 from isthmus.snapshot.draft import require_target
-from isthmus.snapshot.manifest import ModelRecord
+from isthmus.snapshot.records import ModelRecord
 from isthmus.snapshot.store import Store, resolve
 from isthmus.tools import Tool
 from isthmus.units import MIB

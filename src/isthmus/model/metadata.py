@@ -10,15 +10,7 @@ from pathlib import Path
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.header import Value
-from isthmus.model.hparams import (
-    Family,
-    Gating,
-    Pooling,
-    Rope,
-    RopeKind,
-    RopeScaling,
-    Window,
-)
+from isthmus.model.hparams import Gating, Pooling, Rope, RopeKind, RopeScaling, Window
 
 _MOST_PAIRS = 1 << 16
 _LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}
@@ -167,14 +159,14 @@ class Metadata:
             )
         return epsilon
 
-    def window(self, family: Family, n_layer: int) -> Window | None:
-        """The sliding window, and the layers that it is for."""
-        if family.window_everywhere:
+    def window(self, n_layer: int, *, period: int, default: int, everywhere: bool) -> Window | None:
+        """The sliding window, and the layers that it is for; see `Family` for the arguments."""
+        if everywhere:
             n_tokens = self.integer("attention.sliding_window", 0, least=0)
             return Window(n_tokens, (True,) * n_layer) if n_tokens else None
-        if not family.window_period:
+        if not period:
             return None
-        n_tokens = self.integer("attention.sliding_window", family.window_default, least=0)
+        n_tokens = self.integer("attention.sliding_window", default, least=0)
         if not n_tokens:
             return None
         pattern = self._value("attention.sliding_window_pattern")
@@ -185,14 +177,14 @@ class Metadata:
                     f"of {n_layer}"
                 )
             return Window(n_tokens, tuple(bool(each) for each in pattern))
-        period = self.integer("attention.sliding_window_pattern", family.window_period)
+        period = self.integer("attention.sliding_window_pattern", period)
         return Window(n_tokens, tuple(i % period < period - 1 for i in range(n_layer)))
 
     def has(self, name: str) -> bool:
         """Whether the file says anything of that name."""
         return self._value(name) is not None
 
-    def pooling(self, family: Family) -> Pooling | None:
+    def pooling(self, *, encoder: bool) -> Pooling | None:
         """How embeddings are made; a decoder has them where its file says how."""
         value = self.integer("pooling_type", int(Pooling.NONE), least=0)
         if value not in set(Pooling):
@@ -200,11 +192,11 @@ class Metadata:
             raise ModelUnsupported(
                 f"{self.path}: pooling_type {value} is not implemented; known are {known}"
             )
-        if self.flag("attention.causal", not family.encoder) == family.encoder:
+        if self.flag("attention.causal", not encoder) == encoder:
             raise ModelUnsupported(
                 f"{self.path}: attention.causal is not what this architecture has"
             )
-        return Pooling(value) if value or family.encoder else None
+        return Pooling(value) if value or encoder else None
 
     def n_scores(self, pooling: Pooling | None) -> int:
         """Scores of a reranker, one unless the file names more; 0 for other models."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.model.family import Family
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Family, Heads, Hparams, State
+from isthmus.model.hparams import Heads, Hparams, State
 from isthmus.model.metadata import Metadata
 
 _MOST_STATES_NBYTES = 1 << 32
@@ -25,7 +26,7 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     n_ctx_train = metadata.integer("context_length")
     require_rotary(metadata, family, widest, n_rot)
     n_expert, n_expert_used = metadata.experts()
-    pooling = metadata.pooling(family)
+    pooling = metadata.pooling(encoder=family.encoder)
     return Hparams(
         architecture=architecture,
         n_layer=n_layer,
@@ -34,7 +35,12 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
         n_ctx_train=n_ctx_train,
         norm_epsilon=metadata.norm_epsilon(),
         rope=metadata.rope(family.rope, n_rot, n_ctx_train),
-        window=metadata.window(family, n_layer),
+        window=metadata.window(
+            n_layer,
+            period=family.window_period,
+            default=family.window_default,
+            everywhere=family.window_everywhere,
+        ),
         n_expert=n_expert,
         n_expert_used=n_expert_used,
         expert_groups=metadata.expert_groups(n_expert, n_expert_used),
@@ -53,7 +59,7 @@ def _states(metadata: Metadata, family: Family, n_layer: int) -> tuple[State, ..
             f"{metadata.path}: the states of a session would take {nbytes} bytes; "
             f"expected {_MOST_STATES_NBYTES} at most"
         )
-    if states and metadata.pooling(family):
+    if states and metadata.pooling(encoder=family.encoder):
         raise ModelUnsupported(
             f"{metadata.path} makes embeddings and keeps states, which is not implemented: leave "
             "it to libllama, by graph='adopted' or --graph adopted"

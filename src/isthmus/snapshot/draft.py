@@ -13,15 +13,8 @@ from isthmus.errors import SnapshotError, SnapshotInvalid
 from isthmus.snapshot.atomic import AtomicFile, explained, require_replaceable
 from isthmus.snapshot.chunk import DIGEST_NBYTES, MemorySource, encode_chunks, runs
 from isthmus.snapshot.header import digest, encode_header, is_snapshot, sign, tensors_of
-from isthmus.snapshot.manifest import (
-    DIGESTS_PART,
-    NUMBERS_PART,
-    Dtype,
-    Manifest,
-    MemoryRecord,
-    PartRecord,
-    decode_manifest,
-)
+from isthmus.snapshot.manifest import DIGESTS_PART, NUMBERS_PART, Manifest, decode_manifest
+from isthmus.snapshot.records import Dtype, MemoryRecord, PartRecord
 
 _HEAD_NBYTES = 256
 

@@ -30,7 +30,8 @@ import msgspec
 
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotUntrusted
 from isthmus.snapshot.chunk import CHUNK_NBYTES
-from isthmus.snapshot.manifest import Manifest, SessionRecord, decode_manifest
+from isthmus.snapshot.manifest import Manifest, decode_manifest
+from isthmus.snapshot.records import SessionRecord
 from isthmus.units import MIB, align_up
 
 FORMAT = "isthmus-snapshot"

@@ -13,8 +13,9 @@ from isthmus.errors import SnapshotError
 from isthmus.printable import printable
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.header import Tensor, tensors_of
-from isthmus.snapshot.manifest import GUEST_PART, GlobalRecord, text_part, tokens_part
+from isthmus.snapshot.manifest import GUEST_PART, text_part, tokens_part
 from isthmus.snapshot.reader import Snapshot, open_snapshot
+from isthmus.snapshot.records import GlobalRecord
 
 _LAYER = re.compile(r"(?<=\.[kv])\.\d+$")
 _EXCERPT = 400

@@ -5,10 +5,9 @@ So it stays readable for older releases, and the hash of its manifest stays what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from isthmus.snapshot.manifest import LimitsRecord, ModelRecord, SessionRecord
+from isthmus.snapshot.records import MEDIA_LIMITS, LimitsRecord, ModelRecord, SessionRecord
 
 FORMAT_VERSION = 2
 FORMAT_VERSION_3 = 3
@@ -26,7 +25,6 @@ something by wasi-nn."""
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 """Version 1 has no grammars; `_ADDED` has what else came later."""
 _LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans")
-MEDIA_LIMITS = ("media", "media_pixels", "media_seconds")
 
 _ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     FORMAT_VERSION: {"manifest": ("grammars",), "limits": ("grammars",)},

@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Protocol
 
 from isthmus.errors import ModelFileError, ModelUnsupported
+from isthmus.model.family import Family
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Family, Hparams
+from isthmus.model.hparams import Hparams
 from isthmus.model.loader import Loader
 from isthmus.model.metadata import Metadata
 from isthmus.model.own.adapter import Adaptation

@@ -12,7 +12,8 @@ import numpy as np
 from isthmus.errors import ModelFileError
 from isthmus.model import yarn
 from isthmus.model.blocks import Attention, Decoder, Part, Rotary, Sequential
-from isthmus.model.hparams import Family, Gating, Heads, Rope, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import Gating, Heads, Rope, RopeKind
 from isthmus.model.latent import Chain, ExpandedQkv, Latent, LatentOut, LatentQkv
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.metadata import Metadata

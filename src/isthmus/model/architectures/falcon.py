@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isthmus.model.blocks import Attention, Decoder, Part
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.passes.forward import Pass
 

@@ -10,7 +10,8 @@ import math
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Part, Sandwich
-from isthmus.model.hparams import Family, RopeKind, inverse_sqrt
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind, inverse_sqrt
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

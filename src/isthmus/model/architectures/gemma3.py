@@ -11,7 +11,8 @@ from dataclasses import replace
 from isthmus.device.graph import Graph
 from isthmus.model.architectures.gemma2 import query_scale
 from isthmus.model.blocks import Decoder, Part, Rotary, Sandwich
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

@@ -13,7 +13,8 @@ from typing import cast
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, NormedValues, Part, Rotary, Sandwich
 from isthmus.model.experts import ExpertsBeside, ScaledRouter
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.passes.forward import Pass
 from isthmus.model.per_layer import (

@@ -6,7 +6,8 @@ Half of each head is rotated; some files have norms of queries and keys.
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
-from isthmus.model.hparams import Family, Gating, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import Gating, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

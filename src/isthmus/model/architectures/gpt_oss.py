@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
-from isthmus.model.hparams import Family, Gating, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import Gating, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from isthmus.model.blocks import Decoder, Mixer, Part, Sequential
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.metadata import Metadata
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures.lfm2 import block, pass_over_heads, states
 from isthmus.model.blocks import Decoder, Part
-from isthmus.model.hparams import Family, Gating, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import Gating, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.hparams import Family, Gating, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import Gating, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

@@ -11,7 +11,8 @@ import numpy as np
 
 from isthmus.model import yarn
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.hparams import Family, Rope, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import Rope, RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.metadata import Metadata
 

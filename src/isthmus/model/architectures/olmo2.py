@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from isthmus.model.blocks import Attention, Decoder, Part, Rotary
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.passes.forward import Pass
 

@@ -7,7 +7,8 @@ The files' sliding window is not applied, as libllama does not: many say a wrong
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
-from isthmus.model.hparams import Family, RopeKind
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind
 from isthmus.model.loader import BlockLoader, Loader
 
 FAMILY = Family(

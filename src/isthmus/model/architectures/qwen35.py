@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from isthmus.errors import ModelFileError
 from isthmus.model.blocks import Decoder, Mixer, Part, Sequential
-from isthmus.model.hparams import Family, RopeKind, State
+from isthmus.model.family import Family
+from isthmus.model.hparams import RopeKind, State
 from isthmus.model.hybrid import Convolution, DeltaNet, DoubleQkv, GatedAttention
 from isthmus.model.loader import BlockLoader, Loader
 from isthmus.model.metadata import Metadata
