@@ -40,7 +40,7 @@ def test_a_token_that_fails_is_taken_back_if_the_state_was_kept(
 ) -> None:
     """Also the first one, by which the session has become no longer."""
 
-    def failing(_context: Context, _token: int) -> None:
+    def failing(*_: object) -> None:
         ctypes.memset(session.base + session.layout.kv_offset, 7, session.layout.kv_nbytes // 2)
         raise DeviceFailed("out of order")
 

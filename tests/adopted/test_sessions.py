@@ -316,7 +316,7 @@ def failing_copy(_session: Session, _target: HostAddr) -> None:
 def test_a_token_that_fails_spoils_a_state_until_it_is_emptied(
     name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(_context: Context, _token: int) -> None:
+    def failing(*_: object) -> None:
         raise DeviceFailed("out of order")
 
     with opened(device, tiny_file(name)) as (model, room):
