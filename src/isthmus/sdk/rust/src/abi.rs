@@ -836,7 +836,7 @@ extern "C" {
     /// * model: an open model
     /// * messages_ptr: UTF-8: a JSON array of messages as OpenAI's chat completions have them, calls
     /// and results of tools among them
-    /// * messages_nbytes: its length, at most 16 MiB
+    /// * messages_nbytes: its length, at most 4 MiB
     /// * flags: answer_flag bits
     /// * tokens_ptr: room for i32 ids, 4-byte aligned
     /// * tokens_cap: how many ids fit there
