@@ -18,9 +18,9 @@ from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMANDS = {"config", "new_key", "limit", "list_keys", "remove_key", "help", "verbose"}
+COMMANDS = {"config", "new_key", "limit", "list_keys", "remove_key", "help", "log_level"}
 """Options of `isthmus serve` that are no settings: where settings are, and what is done once."""
-OTHERWISE = {"alias": "aliases"}
+OTHERWISE = {"alias": "aliases"} | dict.fromkeys(("tool", "fetch", "mcp", "tools_file"), "tools")
 
 
 def test_every_option_is_a_setting() -> None:

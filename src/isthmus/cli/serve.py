@@ -42,7 +42,10 @@ EXAMPLES = """\
   curl localhost:8080/v1/chat/completions -d '{"model": "smollm2",
     "messages": [{"role": "user", "content": "Hello"}]}'"""
 _INSTALL = "for serve run: pip install 'isthmus[serve]'"
-_ABSENT = ("device", "threads", "caches", "deterministic", "inexact", "repack", "graph")
+_ABSENT = (
+    *("device", "threads", "caches", "deterministic", "inexact", "repack", "graph"),
+    *("checkpoints", "message_checkpoints"),
+)
 """Options whose defaults are those of `ServerSettings`."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isthmus.config import CACHES, GRAPHS, KV_TYPES, SHARING
+from isthmus.config import CACHES, GRAPHS, KV_TYPES, MOST_CHECKPOINTS, SHARING
 from isthmus.errors import SettingsError
 from isthmus.server.duration import seconds_of
 from isthmus.tools.spec import specs_of_table
@@ -154,6 +154,7 @@ KINDS: Mapping[str, Kind] = {
         _MODEL.read,
     ),
     "lora": _list("a list of adapters, each as [NAME=]PATH[:SCALE]", bool),
+    "mmproj": _list("a list of projector files, each as [NAME=]PATH", bool),
     "models": _table(
         'a table of lines NAME = "FILE" or NAME = { file = "FILE", load = true }', _is_model
     ),
@@ -216,6 +217,8 @@ KINDS: Mapping[str, Kind] = {
     "inexact": _switch(),
     "width": _text(),
     "repack": _switch(),
+    "checkpoints": _whole(0, MOST_CHECKPOINTS),
+    "message_checkpoints": _switch(),
     "graph": _one_of(GRAPHS),
 }
 """What each setting may be."""

@@ -59,6 +59,8 @@ class ServerSettings:
     """Models that are loaded at the start and stay, each as `[NAME=]PATH`."""
     lora: tuple[str, ...] = ()
     """Adapters of them, each as `[NAME=]PATH[:SCALE]`."""
+    mmproj: tuple[str, ...] = ()
+    """Projector files of them, each as `[NAME=]PATH`."""
     models: Mapping[str, object] = field(default_factory=dict)
     """Models by name: a file, or a table with `file` and `load`. With `load = true` one is loaded
     at the start and stays, others when a request asks for them."""
@@ -160,6 +162,8 @@ class ServerSettings:
     """Whether agents decode together also where that changes bits."""
     width: str = "many"
     repack: bool = False
+    checkpoints: int = 2
+    message_checkpoints: bool = False
     graph: GraphBy = "auto"
 
     def __post_init__(self) -> None:
