@@ -123,4 +123,4 @@ def test_a_library_that_was_opened_twice_has_one_lock(library: Library) -> None:
     try:
         assert placing_of(twin) is placing_of(library)
     finally:
-        library.llama_log_set(library._log._callback, None)
+        library.llama_log_set(library._log.callback, None)

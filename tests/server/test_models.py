@@ -841,7 +841,7 @@ def test_a_pull_from_a_hub_is_served_under_its_name(folder: Path, tmp_path: Path
 
 
 def given(**said: Any) -> Namespace:
-    return Namespace(**{"model": [], "lora": [], "alias": [], **said})
+    return Namespace(**{"model": [], "lora": [], "alias": [], "mmproj": [], **said})
 
 
 def test_the_models_of_options_and_settings(folder: Path, tmp_path: Path) -> None:
