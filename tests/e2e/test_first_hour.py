@@ -120,7 +120,7 @@ never read
 def test_snapshots_are_listed_shown_and_removed(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, model = tmp_path / "store", cache / "models" / "tiny.gguf"
+    store, model = tmp_path / "kept", cache / "models" / "tiny.gguf"
     command = ("snapshot", "chat", "--model", str(model), *CHAT, "--message", "Hello")
     for name in ("ada", "bob"):
         assert main([*command, "--out", f"{store}/", "--name", name]) == 0

@@ -10,9 +10,12 @@ import io
 import json
 import struct
 import wave
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ from isthmus.abi import Errno, MediaKind, PartKind, SpanFlag
 from isthmus.actor.host_api import HostApi
 from isthmus.actor.message import with_files
 from isthmus.benchmarks.rival import Libllama
-from isthmus.cli import chat, main
+from isthmus.cli import main, talk
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import (
@@ -526,9 +529,15 @@ def test_by_the_command_line(
 def test_chat_of_the_terminal_takes_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
     picture.write_bytes(b"a picture")
-    typed = iter(["hello", f"/image {picture}", "/image nowhere.png", "look", "/new", "bye"])
-    found = list(chat._with_files(typed, [b"first"]))
-    assert found == [with_files("hello", b"first"), with_files("look", b"a picture"), "/new", "bye"]
+    sent: list[str | bytes] = []
+    monkeypatch.setattr(talk, "print_answer", lambda _, message: sent.append(message))
+    actor: Any = SimpleNamespace(state="idle", close=lambda: None)
+    conversation = talk.Talk(None, Namespace(system=None), lambda _: actor, None)  # type: ignore[arg-type]
+    conversation.start()
+    conversation.files = [b"first"]
+    for text in ("hello", f"/image {picture}", "/image nowhere.png", "look", "/new", "bye"):
+        conversation.hear(text)
+    assert sent == [with_files("hello", b"first"), with_files("look", b"a picture"), "bye"]
 
 
 def test_chat_takes_a_bad_file_back(shared: Runtime, load: Callable[[str], Model]) -> None:

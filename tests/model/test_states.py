@@ -316,7 +316,7 @@ REFUSED = {
     "layers that are not listed": (
         TinyModel("lfm2", overrides={"attention.head_count_kv": [0, 2, 0]}),
         ModelFileError,
-        "one for each of 5 layers",
+        "is for 3 layers of 5",
     ),
     "layers of two kinds of attention": (
         TinyModel("lfm2", overrides={"attention.head_count_kv": [0, 2, 0, 4, 0]}),

@@ -107,6 +107,7 @@ def test_models_say_what_they_make(serving: Serving) -> None:
     assert {name: (it["makes_text"], it["n_embd"]) for name, it in cards.items()} == {
         "bert": (False, 128),
         "nomic": (False, 128),
+        "ranker": (False, 128),
         "tokens": (False, 128),
         "tiny": (True, None),
         "both": (True, 64),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
@@ -63,9 +65,15 @@ def place(null_runtime: Runtime, tmp_path: Path, memory_store: str) -> Place:
     return Place(null_runtime, tmp_path, memory_store)
 
 
+def asked(guest: str) -> records.Record:
+    """An agent that somebody asks for."""
+    given: dict[str, Any] = {"models": {}, "args": {}, "limits": {}, "seed": 1}
+    return records.Record(id=records.new_id(), name="", guest=guest, created=time.time(), **given)
+
+
 async def new(shelf: Shelf) -> str:
     guest = await shelf.in_thread(lambda: shelf.add_guest(COUNTS))
-    return (await shelf.create("", guest, {}, {}, {}, 1)).id
+    return (await shelf.create(asked(guest))).id
 
 
 async def tell(shelf: Shelf, id_: str) -> str:
@@ -288,14 +296,14 @@ def test_damage_is_one_agents_alone(place: Place, folder: str, missing: bool) ->
                 data = bytearray(objects.get(path) or b"")
                 data[len(data) // 2] ^= 1
                 objects.put(path, bytes(data))
-        ids.append((await shelf.create("", "chat", {}, {}, {}, 1)).id)
+        ids.append((await shelf.create(asked("chat"))).id)
         ids.append(guest)
 
     async def elsewhere(shelf: Shelf) -> None:
         if folder == "guests":
             assert await tell(shelf, ids[0]) == "B"  # a snapshot has its guest in it
             with pytest.raises((SnapshotInvalid, GuestInvalid), match=r"no guest|is damaged"):
-                await shelf.create("", ids[2], {}, {}, {}, 1)
+                await shelf.create(asked(ids[2]))
         else:
             with pytest.raises(SnapshotInvalid) as found:
                 await tell(shelf, ids[0])
@@ -389,7 +397,7 @@ async def stale_removal(shelf: Shelf, id_: str) -> None:
 
 
 async def stale_creation(shelf: Shelf, _id: str) -> None:
-    await shelf.create("", "chat", {}, {}, {}, 1)
+    await shelf.create(asked("chat"))
 
 
 async def stale_fork(shelf: Shelf, id_: str) -> None:

@@ -302,6 +302,7 @@ def test_nobody_is_believed_who_another_client_is(open_to_app: Serving) -> None:
 
 
 def test_the_page_works_below_a_prefix() -> None:
-    text = (Path(page.__file__).parent / "page.html").read_text()
+    folder = Path(page.__file__).parent
+    text = "".join(it.read_text() for it in folder.iterdir() if it.suffix in (".html", ".js"))
     assert re.findall(r"""["'`](v1/agents|metrics)\b""", text)
     assert not re.search(r"""["'`]/[a-z]""", text), "an address that leaves the prefix"

@@ -67,6 +67,7 @@ class Crowd:
             prompts_at_once=plan.MOST,
             executor=self.executor,
             is_embedding=False,
+            is_projecting=False,
         )
         self.queue = ModelQueue(self.model, self.metrics)
         self._names: dict[Message, str] = {}

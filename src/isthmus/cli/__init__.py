@@ -139,7 +139,8 @@ def _complain(error: IsthmusError) -> int:
 
 def _counted(backtrace: Sequence[str]) -> list[str]:
     """A backtrace in which a place that is there several times in a row is there once."""
-    groups = ((place, len(list(again))) for place, again in itertools.groupby(backtrace))
+    # `list` is a module here, that of the command.
+    groups = ((place, len([*again])) for place, again in itertools.groupby(backtrace))
     return [place if n == 1 else f"{place} ×{n}" for place, n in groups]
 
 

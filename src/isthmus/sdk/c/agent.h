@@ -570,7 +570,7 @@ AGENT_API int32_t agent_prompt_tokens(int32_t model, const agent_text_t *message
 {
     int32_t cap = (int32_t)(messages->nbytes / 2) + 1024; /* the template's own words, and tools */
     for (*tokens = NULL;;) {
-        int32_t *room = realloc(*tokens, (size_t)cap * sizeof *room);
+        int32_t *room = (int32_t *)realloc(*tokens, (size_t)cap * sizeof *room);
         int32_t n = room ? isthmus_chat_tokens(model, messages->bytes, messages->nbytes, flags,
                                                room, (uint32_t)cap)
                          : -ISTHMUS_ENOMEM;
@@ -605,7 +605,7 @@ AGENT_API int32_t agent_answer_read(uint32_t part, uint32_t index, agent_text_t 
 /* Opens a grammar by which the answer calls a tool. */
 AGENT_API int32_t agent_answer_grammar_open(int32_t model)
 {
-    AGENT_TEXT_FREED agent_text_t source = {0};
+    AGENT_TEXT_FREED agent_text_t source = AGENT_EMPTY;
     uint32_t n;
     AGENT_SET(n, isthmus_answer_grammar(NULL, 0));
     AGENT_TRY(agent_text_reserve(&source, n));

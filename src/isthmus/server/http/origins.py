@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from isthmus.server.http.errors import HttpError
 
-METHODS = "DELETE, GET, HEAD, POST"
+METHODS = "DELETE, GET, HEAD, PATCH, POST"
 """Methods that any route takes."""
 _PREFLIGHT_S = 7200
 """Seconds for which a browser may remember a preflight; Chromium's most."""
