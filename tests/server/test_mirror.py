@@ -132,7 +132,7 @@ def test_an_empty_cache_and_a_stale_one(place: Place) -> None:
         assert set(shelf.records) == set(ids)
         assert await tell(shelf, ids[0]) == "D"
         assert len(shelf.guests()) > 1
-        fork = await shelf.fork(shelf.record(ids[0]), 1, "")
+        fork = await shelf.fork(shelf.record(ids[0]), 1, {})
         assert await tell(shelf, fork.id) == "B"
         assert shelf.snapshot(shelf.record(ids[0]), 2).manifest.actor.n_messages == 2
 
@@ -212,7 +212,7 @@ def test_deleted_agents_leave_nothing_and_forks_keep_theirs(place: Place) -> Non
         id_ = await new(shelf)
         for _ in range(3):
             await tell(shelf, id_)
-        forks.append((await shelf.fork(shelf.record(id_), 2, "")).id)
+        forks.append((await shelf.fork(shelf.record(id_), 2, {})).id)
         n_packs = len(place.names("packs"))
         await shelf.delete(id_)
         await shelf.in_thread(shelf.wait)
@@ -247,7 +247,7 @@ def test_garbage_that_another_commit_is_about_to_name_stays(
         source = await new(shelf)
         await tell(shelf, source)
         monkeypatch.setattr(Objects, "create", slowly)
-        forking = asyncio.ensure_future(shelf.fork(shelf.record(source), 1, ""))
+        forking = asyncio.ensure_future(shelf.fork(shelf.record(source), 1, {}))
         await shelf.in_thread(uploaded.wait)
         await shelf.delete(source)  # what the fork needs is named by no record now
         await shelf.in_thread(shelf.wait)
@@ -401,7 +401,7 @@ async def stale_creation(shelf: Shelf, _id: str) -> None:
 
 
 async def stale_fork(shelf: Shelf, id_: str) -> None:
-    await shelf.fork(shelf.record(id_), 1, "")
+    await shelf.fork(shelf.record(id_), 1, {})
 
 
 @pytest.mark.parametrize("told_meanwhile", [True, False])
