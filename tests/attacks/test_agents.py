@@ -102,7 +102,7 @@ def test_a_probe_that_fails_leaves_each_agent_alone(
     together = ["".join(it) for it in [actor.stream("sequence 30") for actor in actors]]
     assert together == alone
     assert actors[0].sessions[0].model.widths == Widths()
-    assert any("no memory" in it.message for it in caplog.records)
+    assert any("no memory" in it.getMessage() for it in caplog.records)
 
 
 def test_a_model_does_not_close_under_its_sessions(runtime: Runtime, q8: Path) -> None:

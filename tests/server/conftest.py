@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -30,6 +31,8 @@ def memory_store(monkeypatch: pytest.MonkeyPatch) -> str:
 class Serving:
     """`isthmus serve`, and a client of it."""
 
+    running: ClassVar[set[Serving]] = set()
+
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         self.options = options
@@ -50,11 +53,13 @@ class Serving:
         log = self.data.parent / f"{self.data.name}.log"
         with log.open("w") as file:  # a pipe that nobody reads would stop the server
             self.process = subprocess.Popen([*command, *self.options], stderr=file)
+        self.client = httpx.Client(timeout=120)
+        self.running.add(self)
         while not (found := re.search(r"http://[\w.:]+", log.read_text())):
             assert self.process.poll() is None, log.read_text()
             time.sleep(0.02)
         self.url = found[0]
-        self.client = httpx.Client(base_url=self.url, timeout=120)
+        self.client.base_url = self.url
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -69,6 +74,7 @@ class Serving:
 
     def _let_go(self) -> None:
         self.client.close()
+        self.running.discard(self)
 
     def post(self, path: str, body: object = None) -> dict:
         done = self.client.post(path, json={} if body is None else body)
@@ -79,6 +85,15 @@ class Serving:
         done = self.client.get(path)
         assert done.status_code == 200, done.text
         return done.json()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Ends the servers of a test that failed, so that no later test meets what is left of them."""
+    before = set(Serving.running)
+    yield
+    for serving in Serving.running - before:
+        serving.kill()
 
 
 @pytest.fixture(scope="session")
