@@ -134,7 +134,7 @@ def test_idle_actors_make_room_and_come_back(folder: Path) -> None:
             actors[-1].send("x")
         states = [actor.state for actor in actors]
         assert states == ["evicted"] * 6 + ["idle"] * 4
-        assert len(list(folder.glob("*/*.safetensors"))) == 6
+        assert len(list(folder.glob("*/*.memory"))) == 6
         for actor in actors:
             actor.send("x")
             with actor.region.view(8, 1) as byte:
@@ -193,7 +193,7 @@ def test_evicted_is_as_if_it_had_stayed(folder: Path, tmp_path: Path) -> None:
             assert digest(again) == digest(moved)
         moved.evict()
         moved.close()
-        assert not list(folder.glob("*/*.safetensors"))
+        assert not list(folder.glob("*/*.memory"))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

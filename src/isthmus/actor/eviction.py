@@ -1,4 +1,8 @@
-"""Where evicted actors are kept: a folder of this process's own, gone with it.
+"""Evicted actors, and where they are kept: a folder of this process's own, gone with it.
+
+An evicted actor is no snapshot. Its memory is a file of plain bytes, which nothing hashes, signs or
+syncs, since nobody else reads it and no other process goes on from it; all else stays in memory.
+Whoever wants room waits for that file: see docs/rationale.md.
 
 It is removed when the runtime closes or the process ends. What a killed process left behind is
 removed by the next one that needs a folder beside it: whoever lives holds a lock on theirs.
@@ -14,16 +18,49 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.errors import SnapshotError
+from isthmus.actor.beginning import Frozen
+from isthmus.actor.state import ActorState
+from isthmus.errors import SnapshotError, SnapshotInvalid
+from isthmus.memory import Extent, Image
+from isthmus.snapshot import Chunks
+from isthmus.snapshot.regular import open_regular
 from isthmus.units import GIB, format_nbytes
 
 _KEPT_NBYTES, _KEPT_SHARE = GIB, 20
 """Left free on a disk: so many bytes, or one part in so many of a small disk."""
 _PREFIX = "actors-"
 _LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Evicted:
+    """An actor between two messages whose memory is in a file."""
+
+    path: Path
+    nbytes: int
+    """Of its linear memory, and so of the file."""
+    used: Sequence[tuple[int, int]]
+    """Ranges, (offset, nbytes), outside of which the memory is zero."""
+    chunks: Chunks | None
+    """The hashes of the memory's chunks, if they are known."""
+    state: ActorState
+    snapshot_id: str | None
+
+    def frozen(self) -> Frozen:
+        """How its body begins anew; maps the file. SnapshotError, also if the file was changed."""
+        file = open_regular(self.path)
+        if os.fstat(file.fd).st_size != self.nbytes:
+            raise SnapshotInvalid(f"{self.path} is not as long as it was written")
+        image = Image(self.nbytes, [Extent(0, self.nbytes, file, 0)], self.used)
+        return Frozen(self.state, image, self.chunks, self.snapshot_id)
+
+    def remove(self) -> None:
+        """Removes the file; who maps it keeps the bytes."""
+        self.path.unlink(missing_ok=True)
 
 
 class EvictionFolder:
@@ -48,7 +85,7 @@ class EvictionFolder:
                         f"actors cannot be evicted to {self._parent}: {error.strerror}"
                     ) from None
             self._require_disk(self._folder)
-            return self._folder / f"{next(self._numbers)}.safetensors"
+            return self._folder / f"{next(self._numbers)}.memory"
 
     def _require_disk(self, folder: Path) -> None:
         disk = shutil.disk_usage(folder)

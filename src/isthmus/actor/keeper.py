@@ -4,7 +4,7 @@
 it is     what there is
 ========  ====================================================================================
 present   a Body; maybe also a Frozen, which is what the body was at some message
-evicted   a file, which `present` makes a Body of
+evicted   its memory in a file, which `present` makes a Body of
 gone      nothing: the actor is closed
 ========  ====================================================================================
 
@@ -22,6 +22,7 @@ from typing import NamedTuple
 from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.body import Body
+from isthmus.actor.eviction import Evicted
 from isthmus.actor.host_api import Granted
 from isthmus.actor.life import Life
 from isthmus.actor.message import Message
@@ -34,11 +35,12 @@ from isthmus.errors import (
     Cancelled,
     IsthmusError,
     ModelFileError,
+    RegionError,
     SettingsError,
     SnapshotError,
 )
 from isthmus.memory import Image, LiveImage
-from isthmus.snapshot import Draft, Saved, Store, open_snapshot, save_file
+from isthmus.snapshot import Draft, Saved, Store, save_file
 from isthmus.wasm import Guest
 
 FILE_CHANGED = (
@@ -76,7 +78,7 @@ class Keeper:
         self._leave = leave
         self.n_messages = beginning.state.n_messages
         """Messages that were begun in all its life, but for those that were undone."""
-        self._evicted: Path | None = None
+        self._evicted: Evicted | None = None
         self._frozen: Frozen | None = None
         self._frozen_at = (-1, -1)
         how = beginning.restoration if isinstance(beginning, Frozen) else None
@@ -123,17 +125,16 @@ class Keeper:
     def present(self) -> Body:
         """The body, brought back if it is evicted."""
         if self.body is None:
-            path = self._evicted
-            assert path is not None
-            snapshot = open_snapshot(path, self._platform.snapshot_key)
-            self.body = self._settle(self._new_body(Frozen.of(snapshot)))
+            evicted = self._evicted
+            assert evicted is not None
+            self.body = self._settle(self._new_body(evicted.frozen()))
             self._evicted = None
-            path.unlink(missing_ok=True)  # the mapping keeps the bytes
+            evicted.remove()
             self._platform.metrics.returns.inc()
         return self.body
 
     def evict(self) -> int:
-        """Saves the body to a file and gives its memory back; returns how many bytes that were.
+        """Moves the body's memory to a file; returns how many bytes that gave back.
 
         ActorBusy if somebody looks at its memory, SnapshotError.
         """
@@ -142,11 +143,15 @@ class Keeper:
             return 0
         if body.is_watched:
             raise ActorBusy("somebody looks at the actor's memory; it cannot be evicted")
-        path = self._platform.eviction_path()
-        with body.on_host():
-            save_file(self._describe(body, self._snapshot_id), path, self._platform.snapshot_key)
-        nbytes = body.region.nbytes
-        self._evicted, self.body, self._frozen = path, None, None
+        path, nbytes = self._platform.eviction_path(), body.region.nbytes
+        state = body.state(self.n_messages)
+        try:
+            with body.on_host():
+                used, chunks = body.pages.write(path)
+        except RegionError as error:
+            raise SnapshotError(str(error)) from None
+        self._evicted = Evicted(path, nbytes, used, chunks, state, self._snapshot_id)
+        self.body = self._frozen = None
         body.close()
         self._account.clear()
         self._usage.evictions += 1
@@ -231,9 +236,9 @@ class Keeper:
 
     def drop(self) -> None:
         """Gives the memory back, or the file."""
-        path, self._evicted, self._frozen = self._evicted, None, None
-        if path is not None:
-            path.unlink(missing_ok=True)
+        evicted, self._evicted, self._frozen = self._evicted, None, None
+        if evicted is not None:
+            evicted.remove()
         if self.body is not None:
             self.body.close()  # if that cannot be, it is there for another try
         self.body = None

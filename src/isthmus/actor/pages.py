@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from isthmus.errors import Overloaded, RegionError
 from isthmus.memory import Image, LiveImage, Region, touched_chunks, used_chunks
@@ -76,16 +77,23 @@ class Pages:
         region = self._region
         if region.image is None:  # a further file; otherwise the former image's is closed soon
             FILES.require_spare()
-        numbers = [
-            int(n)
-            for n in used_chunks(region, CHUNK_NBYTES)
-            if not libc.is_zero(region.base + int(n) * CHUNK_NBYTES, CHUNK_NBYTES)
-        ]
-        image = self._freeze(region.base, region.nbytes, list(runs(numbers)))
+        image = self._freeze(region.base, region.nbytes, self._used())
         if self._remappable:
             with self._unless_short():
                 self.load(image, None)
         return image
+
+    def write(self, path: Path) -> tuple[Sequence[tuple[int, int]], Chunks | None]:
+        """Copies the memory as it is now to a new file. Returns the ranges, (offset, nbytes), that
+        are not zero, and the hashes of all chunks where few are to be hashed for that.
+
+        RegionError, and no file is left.
+        """
+        region = self._region
+        chunks = None if self._known() is None else self.source().chunks
+        used = self._used() if chunks is None else list(runs(chunks))
+        Image.write(path, region.base, region.nbytes, used)
+        return used, chunks
 
     def track(self, source: MemorySource) -> None:
         """Has the next `source` hash only what changes from now on, or from not long ago."""
@@ -106,6 +114,17 @@ class Pages:
         except (RegionError, Overloaded):
             if self.lost:
                 raise
+
+    def _used(self) -> list[tuple[int, int]]:
+        """The ranges, (offset, nbytes), of chunks that are not zero."""
+        region = self._region
+        return list(
+            runs(
+                int(n)
+                for n in used_chunks(region, CHUNK_NBYTES)
+                if not libc.is_zero(region.base + int(n) * CHUNK_NBYTES, CHUNK_NBYTES)
+            )
+        )
 
     def _known(self) -> Chunks | None:
         image = self._region.image

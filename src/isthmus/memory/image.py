@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from isthmus.errors import Overloaded, RegionError
@@ -106,11 +107,7 @@ class Image:
     @staticmethod
     def freeze(base: HostAddr, nbytes: int, used: Sequence[tuple[int, int]]) -> Image:
         """Copies the ranges `used`, (offset, nbytes), of the memory at `base` into an image."""
-        pieces = (
-            (offset, memoryview((ctypes.c_ubyte * length).from_address(base + offset)).cast("B"))
-            for offset, length in used
-        )
-        return Image.gather(nbytes, pieces, used)
+        return Image.gather(nbytes, _ranges(base, used), used)
 
     @staticmethod
     def gather(
@@ -121,6 +118,28 @@ class Image:
         for offset, data in pieces:
             _write_all(file.fd, memoryview(data), offset)
         return Image(nbytes, [Extent(0, nbytes, file, 0)], used)
+
+    @staticmethod
+    def write(path: Path, base: HostAddr, nbytes: int, used: Sequence[tuple[int, int]]) -> None:
+        """Copies the ranges `used`, (offset, nbytes), of the memory at `base` into a new file.
+
+        It is readable by this user alone. RegionError, and no file is left.
+        """
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RegionError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            for offset, data in _ranges(base, used):
+                _write_all(fd, data, offset)
+            os.truncate(fd, nbytes)
+        except BaseException as error:
+            path.unlink()
+            if isinstance(error, OSError):
+                raise RegionError(f"cannot write {path}: {error.strerror}") from None
+            raise
+        finally:
+            os.close(fd)
 
     def bring_together(self) -> None:
         """Copies what is in several pieces into one, which is one mapping. Changes no byte.
@@ -183,6 +202,12 @@ class LiveImage:
         """Copies it to `base`; returns how many bytes that were. `copy_to` knows what is apart."""
         self.copy_to(base)
         return self.nbytes
+
+
+def _ranges(base: HostAddr, used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+    """(offset, bytes) of the ranges `used`, (offset, nbytes), of the memory at `base`."""
+    for offset, nbytes in used:
+        yield offset, memoryview((ctypes.c_ubyte * nbytes).from_address(base + offset)).cast("B")
 
 
 def _joined(extents: Iterable[Extent]) -> list[Extent]:
