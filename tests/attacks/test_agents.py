@@ -372,11 +372,11 @@ def test_files_of_a_killed_process_are_swept_by_the_next(tmp_path: Path) -> None
     command = [sys.executable, "-c", EVICTS, str(tmp_path), QUICK.hex(), "kill"]
     for _ in range(2):
         assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob("*/*.safetensors"))) == 1
+    assert len(list(tmp_path.glob("*/*.memory"))) == 1
     with Runtime(device="null", threads=1, capacity=Capacity(folder=tmp_path)) as runtime:
         actor = runtime.spawn(QUICK)
         actor.evict()
-        assert len(list(tmp_path.glob("*/*.safetensors"))) == 1
+        assert len(list(tmp_path.glob("*/*.memory"))) == 1
         actor.send("x")
     assert list(tmp_path.glob("*")) == []
 
