@@ -8,14 +8,14 @@ import logging
 from isthmus import config as config
 from isthmus import errors as errors
 from isthmus.actor import Actor, AsyncStream, Reply, Restoration, Stream, Usage
-from isthmus.async_runtime import AsyncRuntime
 from isthmus.config import Capacity, Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
 from isthmus.model import Adapter, Model, SamplerSettings
 from isthmus.runtime import Runtime
+from isthmus.runtime.async_runtime import AsyncRuntime
+from isthmus.runtime.sources import bundled_guests
 from isthmus.snapshot import Saved, Store
-from isthmus.sources import bundled_guests
 from isthmus.version import VERSION
 from isthmus.wasm import Guest
 

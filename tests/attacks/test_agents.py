@@ -24,12 +24,10 @@ from isthmus.errors import (
     DeadlineExceeded,
     DeviceFailed,
     GuestTrapped,
-    LimitExceeded,
     ModelBusy,
     ModelClosed,
     Overloaded,
     RegionBusy,
-    SettingsError,
     SnapshotError,
 )
 from isthmus.model.probes import exactness
@@ -314,7 +312,7 @@ def test_a_model_file_that_is_gone_is_named(runtime: Runtime, q8: Path, tmp_path
     q8.unlink()
     with pytest.raises(SnapshotError, match=r"cannot read .*q8\.gguf"):
         actor.snapshot(tmp_path / "a.safetensors")
-    assert actor.evict() > 0  # which needs no file of the model's
+    actor.evict()  # which needs no file of the model's
     assert actor.send("sequence 3").text
 
 
@@ -398,52 +396,3 @@ with Runtime(device="null", threads=1) as runtime:
     assert os.name == "posix"
     done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
     assert done.returncode == 7
-
-
-# ---------------------------------------------------------------------------------- settings
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"deadline_s": "30"},
-        {"deadline_s": float("nan")},
-        {"tokens_out": "24"},
-        {"fuel": 1.5},
-        {"sessions": None},
-        {"memory_nbytes": None},
-        {"weight": "1"},
-        {"weight": float("nan")},
-    ],
-)
-def test_limits_of_another_kind(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=next(iter(wrong))):
-        Limits(**wrong)
-
-
-def test_deadlines_that_are_none(null_runtime: Runtime) -> None:
-    actor = null_runtime.spawn(QUICK, limits=Limits(deadline_s=float("inf")))
-    for deadline_s in (None, float("inf"), 1e12, 60):
-        actor.send("x", deadline_s=deadline_s)
-    for wrong in (float("nan"), -1, "5"):
-        with pytest.raises(SettingsError, match="deadline_s"):
-            actor.send("x", deadline_s=wrong)  # type: ignore[arg-type]
-    with pytest.raises((DeadlineExceeded, LimitExceeded)):
-        actor.send("x", deadline_s=0)
-
-
-def test_what_spawn_is_not_given(null_runtime: Runtime, tmp_path: Path) -> None:
-    wrong: list[dict[str, Any]] = [
-        {"models": {"default": "model.gguf"}},
-        {"models": object()},
-        {"limits": {"tokens": 5}},
-        {"args": "max_tokens=5"},
-        {"args": ["temperature"]},
-        {"args": [5]},
-    ]
-    for given in wrong:
-        with pytest.raises(SettingsError):
-            null_runtime.spawn(QUICK, **given)
-    assert null_runtime.spawn(QUICK, args={"a": 1, "b": "x=y"}).args == ("a=1", "b=x=y")
-    with Runtime(device="null", threads=1, capacity=Capacity(folder=str(tmp_path))) as runtime:  # type: ignore[arg-type]
-        assert runtime.spawn(QUICK).evict() == WASM_PAGE

@@ -13,8 +13,8 @@ import pytest
 
 import isthmus
 from isthmus import Actor, AsyncRuntime, Runtime
-from isthmus.async_runtime import RuntimeSettings
 from isthmus.errors import ActorBusy, ActorClosed, SettingsError
+from isthmus.runtime.async_runtime import RuntimeSettings
 from tests.patience import PATIENCE_S
 from tests.unit.loop_guests import ASKING, TALKS, Tool
 

@@ -21,11 +21,11 @@ from isthmus.errors import (
 )
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from isthmus.runtime.memory64 import fitting_guest
 from isthmus.server.generation.words import Words
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.snapshot.manifest import decode_manifest
 from isthmus.units import GIB
-from isthmus.widening import fitting_guest
 from tests.tiny_gguf import TinyLlama
 
 LIMITS = Limits(memory_nbytes=8 * GIB)

@@ -13,8 +13,8 @@ import pytest
 from isthmus import Limits
 from isthmus.benchmarks.rival import Libllama
 from isthmus.runtime import Runtime
+from isthmus.runtime.memory64 import fitting_guest
 from isthmus.units import GIB
-from isthmus.widening import fitting_guest
 from tests.tiny_gguf import TinyLlama
 
 pytestmark = pytest.mark.long

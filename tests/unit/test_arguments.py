@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from isthmus.arguments import options_of
 from isthmus.errors import SettingsError
+from isthmus.runtime.arguments import options_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import wasmtime
 
 from isthmus.errors import GuestInvalid, GuestTrapped, SnapshotInvalid
-from isthmus.sources import bundled_guests
+from isthmus.runtime.sources import bundled_guests
 from isthmus.wasm import Engine, GlobalValue, read_globals, write_globals
 from isthmus.wasm.instrument import instrument
 from isthmus.wasm.interface import read_interface

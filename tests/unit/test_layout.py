@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import wasmtime
 
-from isthmus.sources import bundled_guests
+from isthmus.runtime.sources import bundled_guests
 from isthmus.wasm import Layout, layout_of
 from isthmus.wasm.interface import is_64_bit
 

@@ -24,9 +24,9 @@ from isthmus.errors import SettingsError
 from isthmus.model import Adapter, Model
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
+from isthmus.runtime.memory64 import fitting_guest, n_ctx_of
 from isthmus.snapshot.header import require_key
 from isthmus.units import MIB
-from isthmus.widening import fitting_guest, n_ctx_of
 
 MODEL_FORMS = (
     "a GGUF file, any shard of a split one, a folder with one model, or a name that isthmus pull "

@@ -19,7 +19,7 @@ from isthmus.model.choosing import open_file, shape_of
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
 from isthmus.projects.interpreter import make_interpreter
-from isthmus.scripts import INTERPRETER, QUICKJS
+from isthmus.runtime.scripts import INTERPRETER, QUICKJS
 from isthmus.units import format_nbytes
 
 HELP = "fetch a model into the cache folder and print its path"

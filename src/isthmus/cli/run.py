@@ -33,7 +33,7 @@ from isthmus.cli.tools import add_tool_options, open_tools
 from isthmus.errors import GuestExited, GuestInvalid, IsthmusError, SettingsError
 from isthmus.printable import printable, printable_json
 from isthmus.runtime import Runtime
-from isthmus.sources import read_guest
+from isthmus.runtime.sources import read_guest
 from isthmus.wasm.card import read_card
 
 HELP = "run a guest on a message and print its answer"

@@ -18,7 +18,7 @@ from isthmus.errors import BuildFailed, DownloadError
 from isthmus.projects.building import LEFT_OUT, ZIG_FLAGS, run_compiler
 from isthmus.projects.project import open_project, sdk_folder
 from isthmus.projects.toolchain import find_zig
-from isthmus.scripts import QUICKJS, interpreter_folder, interpreter_path
+from isthmus.runtime.scripts import QUICKJS, interpreter_folder, interpreter_path
 from isthmus.wasm.card import with_card, without_sections
 
 _SOURCES = ("quickjs.c", "dtoa.c", "libregexp.c", "libunicode.c")

@@ -17,13 +17,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from isthmus.runtime.sources import bundled_guests
 from isthmus.server.http.errors import HttpError, not_found
 from isthmus.server.http.fair import Owner
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import Home
 from isthmus.server.storage.record import Record
 from isthmus.snapshot.atomic import AtomicFile
-from isthmus.sources import bundled_guests
 
 
 class _Brought(Struct):

@@ -32,6 +32,7 @@ from isthmus.errors import (
     SnapshotNotFound,
 )
 from isthmus.model import Model
+from isthmus.runtime.sources import bundled_guests
 from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
@@ -43,7 +44,6 @@ from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
 from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
 from isthmus.snapshot import Snapshot
-from isthmus.sources import bundled_guests
 
 _log = logging.getLogger("isthmus.server")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

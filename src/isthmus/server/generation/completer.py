@@ -17,6 +17,7 @@ from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import ContextFull
 from isthmus.runtime import Runtime
+from isthmus.runtime.memory64 import fitting_guest
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.request import End, Request, read_tokens
 from isthmus.server.generation.slots import Slot, Slots
@@ -25,7 +26,6 @@ from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Room
 from isthmus.server.models.resident import Served
 from isthmus.server.settings import ServerSettings
-from isthmus.widening import fitting_guest
 
 _GUEST = "complete"
 _FINE = 512

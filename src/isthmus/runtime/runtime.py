@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,27 +9,12 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from isthmus.actor import Actor, Frozen, Granted, Platform, Spawned
-from isthmus.actor.beginnings import Beginnings
-from isthmus.actor.budget import Budget
-from isthmus.actor.eviction import EvictionFolder
-from isthmus.actor.loop import Loop
+from isthmus.actor import Actor, Frozen, Granted, Spawned
 from isthmus.actor.snapshot import (
     assess,
     guest_of,
     limits_of,
     require_level,
-)
-from isthmus.arguments import (
-    command_line,
-    options_of,
-    require_given,
-    require_guest_of,
-    require_memory_for,
-    require_range,
-    require_reach,
-    tools_of,
-    warn_of_unknown,
 )
 from isthmus.config import (
     Caches,
@@ -46,7 +30,7 @@ from isthmus.config import (
     Verify,
 )
 from isthmus.counters import Counters
-from isthmus.device import Device, open_device
+from isthmus.device import Device
 from isthmus.errors import (
     ActorClosed,
     Cancelled,
@@ -57,23 +41,29 @@ from isthmus.errors import (
     SettingsError,
     SnapshotError,
 )
-from isthmus.file_hash import FileHashes
-from isthmus.holdings import Holdings
-from isthmus.machine import default_memory_nbytes
 from isthmus.metrics import Metrics
 from isthmus.model import Adapter, Model, open_model
 from isthmus.native.loader import Library, open_library
-from isthmus.open_models import OpenModels
-from isthmus.roster import Roster, close_all
-from isthmus.scripts import is_script, script_options
+from isthmus.runtime.arguments import (
+    command_line,
+    options_of,
+    require_given,
+    require_guest_of,
+    require_memory_for,
+    require_range,
+    require_reach,
+    tools_of,
+    warn_of_unknown,
+)
+from isthmus.runtime.opening import Parts, opened
+from isthmus.runtime.roster import close_all
+from isthmus.runtime.scripts import is_script, script_options
+from isthmus.runtime.sources import bundled_modules, model_path, read_guest
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
 from isthmus.snapshot.store import resolve
-from isthmus.sources import bundled_modules, model_path, read_guest
 from isthmus.tools import Tool
-from isthmus.version import VERSION
 from isthmus.wasm import Guest
-from isthmus.wasm.engines import Engines
 
 
 class Runtime:
@@ -111,51 +101,24 @@ class Runtime:
         capacity: Capacity | None = None,
         environment: Environment | None = None,
     ) -> None:
-        environment = Environment.read() if environment is None else environment
+        capacity, environment = capacity or Capacity(), environment or Environment.read()
         if snapshot_key is not None:
             require_key(snapshot_key)
-        self.file_hashes = FileHashes(environment.cache / "hashes")
-        """What is known of files by their contents, kept from process to process."""
-        explicit = environment.ggml if library is None else str(library)
-        self._capacity = capacity or Capacity()
-        self._evicted = EvictionFolder(self._capacity.folder or environment.cache / "evicted")
         self.environment = environment
         """What the process's environment said; its `cache` has all that is kept."""
         self._metrics = Metrics()
-        self._roster = Roster()
-        with contextlib.ExitStack() as stack:
-            self.library: Library = open_library(explicit)
-            self.device: Device = open_device(
-                device, self.library, DeviceSettings(threads, sharing=sharing, caches=caches)
-            )
-            stack.callback(self.device.close)
-            if self.device.caches is not None:
-                self.device.caches.make_room = self._roster.evict
-            engines = Engines(environment.cache / "guests", guard_pages=self.device.guard_pages)
-            self.engine = engines.plain
-            stack.callback(engines.close)
-            refuse = self._metrics.refuse
-            loop = Loop(self.device.compute_thread, self._capacity, self._metrics, refuse)
-            self._models = OpenModels(loop.forget)
-            self._platform = Platform(
-                engines,
-                self.device,
-                stack.enter_context(self.device.new_backend()),
-                loop=loop,
-                budget=self._budget(),
-                metrics=self._metrics,
-                eviction_path=self._evicted.new_path,
-                adopt=self._roster.adopt,
-                beginnings=Beginnings(self._capacity),
-                hashes=self.file_hashes,
-                version=VERSION,
-                snapshot_key=snapshot_key,
-            )
-            stack.callback(self._evicted.close)
-            stack.callback(self._models.close)
-            self._holdings = Holdings(self._platform, self._roster, self._models, stack.pop_all())
-        self._holdings.publish(self._metrics)
-        self._holdings.closed_if_dropped(self)
+        settings = DeviceSettings(threads, sharing=sharing, caches=caches)
+        self.library: Library = open_library(environment.ggml if library is None else str(library))
+        parts = Parts(device, settings, self.library, environment.cache, capacity, snapshot_key)
+        self._holdings = holdings = opened(parts, self._metrics)
+        self._platform, self._roster = holdings.platform, holdings.roster
+        self._models = holdings.models
+        self.device: Device = self._platform.device
+        self.engine = self._platform.engines.plain
+        self.file_hashes = self._platform.hashes
+        """What is known of files by their contents, kept from process to process."""
+        holdings.publish(self._metrics)
+        holdings.closed_if_dropped(self)
 
     # ------------------------------------------------------------------ loading
 
@@ -389,14 +352,6 @@ class Runtime:
 
     def _compiled(self, wasm: bytes, name: str) -> Guest:
         return self._platform.engines.compile(wasm, name, trusted=wasm in bundled_modules())
-
-    def _budget(self) -> Budget:
-        """What actors may have: as somebody said, or what there is, and weights come first then."""
-        given, refuse = self._capacity.memory_nbytes, self._metrics.refuse
-        if given is not None:
-            return Budget(given, lambda: 0, self._roster.evict, refuse)
-        weights = self._models.host_nbytes
-        return Budget(default_memory_nbytes(), weights, self._roster.evict, refuse)
 
     # ------------------------------------------------------------------ state
 

@@ -11,7 +11,7 @@ from isthmus.config import MAX_GUEST_NBYTES, Environment
 from isthmus.download import fetched, hint, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
 from isthmus.model.scripted import is_scripted, scripted_file
-from isthmus.scripts import INTERPRETER, is_script, read_interpreter
+from isthmus.runtime.scripts import INTERPRETER, is_script, read_interpreter
 from isthmus.shards import SUFFIX
 from isthmus.wasm.names import shown
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.model import Model
-from isthmus.sources import bundled_guests
+from isthmus.runtime.sources import bundled_guests
 from isthmus.units import MIB, MOST_NBYTES_32, WASM_PAGE, align_up
 
 _HEAP_NBYTES = 64 * MIB

@@ -18,8 +18,8 @@ from isthmus.actor import Platform
 from isthmus.counters import Counters
 from isthmus.errors import ActorClosed
 from isthmus.metrics import Metrics
-from isthmus.open_models import OpenModels
-from isthmus.roster import Roster
+from isthmus.runtime.open_models import OpenModels
+from isthmus.runtime.roster import Roster
 
 _DROPPED = (
     "a Runtime was dropped without close(), so its models and actors are closed now: "
