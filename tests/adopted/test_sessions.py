@@ -275,8 +275,7 @@ def test_a_pass_can_be_given_up_between_two_jobs(
                     next(jobs)
 
             device.compute_thread.run(begin)
-            started = set(threading.enumerate()) - before
-            assert started
+            assert (started := set(threading.enumerate()) - before)
             with pytest.raises(RuntimeError, match="cannot close while a pass"):
                 session.close()
             device.compute_thread.run(jobs.close)
