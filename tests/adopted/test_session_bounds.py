@@ -21,7 +21,7 @@ from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.parted import computed_in_jobs
 from isthmus.model.adopted.shape import MOST_N_CTX
-from isthmus.model.parts import Jobs
+from isthmus.model.jobs import Jobs
 from isthmus.units import GuestPtr
 from tests.adopted.test_sessions import (
     EACH,
@@ -90,10 +90,10 @@ from isthmus.config import DeviceSettings, ModelSettings
 from isthmus.device import open_device
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
-from isthmus.model import open_model, parts
+from isthmus.model import jobs, open_model
 from isthmus.native.loader import open_library
 
-parts.JOB_S = 0.0
+jobs.JOB_S = 0.0
 device = open_device("cpu", open_library(), DeviceSettings(threads=1))
 path = Path(sys.argv[1])
 settings = ModelSettings(graph="adopted")

@@ -24,12 +24,12 @@ from isthmus.errors import (
     TokenError,
 )
 from isthmus.memory import Region
-from isthmus.model import Model, Session, open_model, parts
+from isthmus.model import Model, Session, open_model
 from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.layout import AdoptedLayout
 from isthmus.model.adopted.model import AdoptedModel
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Step
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr, HostAddr
 from tests.adopted.conftest import DENSE, STATEFUL, hashes_for
@@ -236,7 +236,7 @@ def test_a_prompt_that_fails_leaves_the_session_as_it_was(
 def test_others_decode_between_two_jobs(
     name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    monkeypatch.setattr("isthmus.model.jobs.JOB_S", 0.0)
     expected = logits_of(device, tiny_file(name))
     with opened(device, tiny_file(name)) as (model, room):
         prompted, decoding, alone = (room.open(model) for _ in range(3))
@@ -262,7 +262,7 @@ def test_others_decode_between_two_jobs(
 def test_a_pass_can_be_given_up_between_two_jobs(
     name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    monkeypatch.setattr("isthmus.model.jobs.JOB_S", 0.0)
     with opened(device, tiny_file(name)) as (model, room):
         session = room.open(model)
         model.prefill(session, PROMPT)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import wasmtime
 
-from isthmus import Actor, Capacity, Limits, Runtime
+from isthmus import Actor, Capacity, Limits, Model, Runtime
 from isthmus.errors import (
     ActorBusy,
     ActorClosed,
@@ -99,13 +99,13 @@ def test_a_probe_that_fails_leaves_each_agent_alone(
     actors = talking(runtime, q8, 2)
     together = ["".join(it) for it in [actor.stream("sequence 30") for actor in actors]]
     assert together == alone
-    assert actors[0].sessions[0].model.widths == Widths()
+    assert Model.of(actors[0].sessions[0]).widths == Widths()
     assert any("no memory" in it.getMessage() for it in caplog.records)
 
 
 def test_a_model_does_not_close_under_its_sessions(runtime: Runtime, q8: Path) -> None:
     [actor] = talking(runtime, q8, 1)
-    model = actor.sessions[0].model
+    model = Model.of(actor.sessions[0])
     with pytest.raises(ModelBusy, match="1 sessions"):
         model.close()
     assert actor.send("sequence 5").text

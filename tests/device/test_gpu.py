@@ -27,7 +27,8 @@ from isthmus.errors import (
     SnapshotMismatch,
 )
 from isthmus.memory import Region
-from isthmus.model.parts import Chunk, finish
+from isthmus.model.jobs import finish
+from isthmus.model.step import Chunk
 from isthmus.units import GIB, KIB, MIB, WASM_PAGE, HostAddr
 from isthmus.verification import prove_sizes
 from tests.exact.digest import digest
@@ -301,10 +302,8 @@ def test_prompts_in_one_pass_are_close_to_each_alone(gpu: Runtime, tmp_path: Pat
     together, alone = ([spawn(gpu, model, 20) for _ in lengths] for _ in range(2))
     copied = gpu.device.counters.bytes_copied
     for _ in range(3):
-        chunks = [
-            Chunk(actor.sessions[0], prompt, last=True)
-            for actor, prompt in zip(together, prompts, strict=True)
-        ]
+        pairs = zip(together, prompts, strict=True)
+        chunks = [Chunk(actor.sessions[0], prompt, last=True) for actor, prompt in pairs]
         finish(model.device.compute_thread, model.executor.append(chunks))
         for actor, prompt in zip(alone, prompts, strict=True):
             model.prefill(actor.sessions[0], prompt.tolist())

@@ -16,8 +16,7 @@ from isthmus.actor import plan
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
 from isthmus.model import parts as parts_of_prefill
-from isthmus.model.parts import Chunk
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Chunk, Step
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
 

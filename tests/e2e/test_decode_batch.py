@@ -13,7 +13,7 @@ from isthmus import Limits, Model, Runtime
 from isthmus.abi import Errno
 from isthmus.device.cpu import CpuDevice
 from isthmus.errors import DeviceFailed
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Step
 from tests.attacks.proxy import Proxy, proxy_wat
 from tests.tiny_gguf import TinyLlama
 

@@ -200,7 +200,7 @@ def test_one_model_under_two_names(
         assert digest(again) == digest(proxy.actor)
     given = {"first": one, "second": other}
     with shared.restore(saved, models=given, require="replayed") as again:
-        assert [session.model for session in again.sessions] == [one, other]
+        assert [session.owner for session in again.sessions] == [one, other]
         assert [session.tokens.tolist() for session in again.sessions] == [[5], [5]]
 
 

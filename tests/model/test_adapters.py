@@ -18,9 +18,9 @@ from isthmus.device import Device
 from isthmus.errors import ModelBusy, ModelFileError, ModelUnsupported, SettingsError
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model
+from isthmus.model.jobs import finish
 from isthmus.model.own.adapter import MOST_ADAPTERS
-from isthmus.model.parts import Chunk, finish
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Chunk, Step
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
 

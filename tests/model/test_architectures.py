@@ -24,10 +24,10 @@ from isthmus.device import Device
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model
+from isthmus.model.jobs import finish
 from isthmus.model.own.session import own
-from isthmus.model.parts import Chunk, finish
 from isthmus.model.passes.forward import Pass
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Chunk, Step
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import GIB, MIB, GuestPtr

@@ -23,7 +23,7 @@ from isthmus.errors import (
     TokenError,
 )
 from isthmus.memory import Region
-from isthmus.model import Model, parts
+from isthmus.model import Model
 from isthmus.model.architectures import architectures
 from isthmus.model.hparams import Pooling
 from isthmus.units import MIB, HostAddr
@@ -165,7 +165,7 @@ def test_jobs_are_the_whole_and_a_stopped_pass_leaves_the_next_one_alone(
 ) -> None:
     tokens, thread = random_tokens(300, model.n_vocab), model.device.compute_thread
     (whole,) = model.embed([tokens])
-    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    monkeypatch.setattr("isthmus.model.jobs.JOB_S", 0.0)
     with Region.reserve(MIB, nbytes=MIB) as region, model.device.bind(region) as binding:
         place = HostAddr(region.base + 4096)
         for stop_at in (0, 2, 1, 0):
@@ -186,7 +186,7 @@ def test_jobs_are_the_whole_and_a_stopped_pass_leaves_the_next_one_alone(
 
 def test_one_embedding_at_a_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, thread = random_tokens(300, model.n_vocab), model.device.compute_thread
-    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    monkeypatch.setattr("isthmus.model.jobs.JOB_S", 0.0)
     with Region.reserve(MIB, nbytes=MIB) as region, model.device.bind(region) as binding:
         place = HostAddr(region.base + 4096)
 

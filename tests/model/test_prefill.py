@@ -10,8 +10,9 @@ import pytest
 from isthmus.config import ModelSettings
 from isthmus.device import Device
 from isthmus.errors import ContextFull, ModelFileError, TokenError
-from isthmus.model import Model, Session, parts
-from isthmus.model.parts import Chunk, finish
+from isthmus.model import Model, Session
+from isthmus.model.jobs import finish
+from isthmus.model.step import Chunk
 from tests.model.test_architectures import several
 from tests.model.test_exactness import random_tokens
 from tests.tiny_gguf import TinyLlama
@@ -24,7 +25,7 @@ def opened(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Model, list[Session]]]:
     """A model whose jobs are a layer each, and four sessions."""
-    monkeypatch.setattr(parts, "JOB_S", 0.0)
+    monkeypatch.setattr("isthmus.model.jobs.JOB_S", 0.0)
     path = TinyLlama(quantisation="Q8_0").write(tmp_path / "q8.gguf")
     with several(device, path, 4, ModelSettings(prefill_chunk=CHUNK)) as (model, sessions):
         yield model, sessions
@@ -88,7 +89,7 @@ def test_parts_are_as_large_as_the_pass_before_allows(
     model, (session, *_) = opened
     counters, found = model.device.counters, []
     for job_s in (3600.0, 3600.0, 0.0):
-        monkeypatch.setattr(parts, "JOB_S", job_s)
+        monkeypatch.setattr("isthmus.model.jobs.JOB_S", job_s)
         submissions = counters.submissions
         model.prefill(session, random_tokens(CHUNK, model.n_vocab))
         found.append(counters.submissions - submissions)

@@ -16,8 +16,9 @@ from isthmus.model import Model, Session
 from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.mask import MASKED
-from isthmus.model.passes.rows import Rows, Step
+from isthmus.model.passes.rows import Rows
 from isthmus.model.probes.widths import Width
+from isthmus.model.step import Step
 from isthmus.native.loader import Library
 from tests.model.test_architectures import N_CTX, several
 from tests.tiny_gguf import TinyModel

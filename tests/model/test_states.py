@@ -20,9 +20,9 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.model import Model, Session, open_model
+from isthmus.model.jobs import finish
 from isthmus.model.own.stateful_session import StatefulSession
-from isthmus.model.parts import Chunk, finish
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Chunk, Step
 from tests.model.test_architectures import N_CTX, STATEFUL, resumed, several
 from tests.model.test_exactness import random_tokens
 from tests.tiny_gguf import TinyModel
@@ -246,7 +246,7 @@ def _begin_and_close(model: Model, chunk: Chunk) -> None:
     executor = model.executor
     jobs = executor.append([chunk])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isthmus.model.parts.JOB_S", 0.0)
+        patch.setattr("isthmus.model.jobs.JOB_S", 0.0)
         next(jobs)
     jobs.close()
 

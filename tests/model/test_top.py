@@ -19,8 +19,8 @@ from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
 from isthmus.model import Session
-from isthmus.model.parts import Chunk, finish
-from isthmus.model.passes.rows import Step
+from isthmus.model.jobs import finish
+from isthmus.model.step import Chunk, Step
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TopFinder
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library

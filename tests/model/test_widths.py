@@ -26,11 +26,11 @@ from isthmus.model.own.session import own
 from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.joining import Joining, Run, try_runs
-from isthmus.model.passes.rows import Step
 from isthmus.model.probes import exactness
 from isthmus.model.probes.attention_probe import Kernel, _Probe, try_joining
 from isthmus.model.probes.width_probe import matrices, widths_of
 from isthmus.model.probes.widths import SINGLE, Width, Widths
+from isthmus.model.step import Step
 from isthmus.native._ggml import GgmlType, tensor_at
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_architectures import several
@@ -375,7 +375,7 @@ def test_runs_at_equal_distances_with_places_of_nobody(device: Device, quantised
 def script(session: Session, seed: int) -> Iterator[list[int]]:
     """What one agent decodes: tokens that depend on what it read, between prompts and cuts."""
     dice = random.Random(seed)
-    model = session.model
+    model = Model.of(session)
     model.prefill(session, [dice.randrange(N_VOCAB) for _ in range(1 + 37 * seed % 250)])
     for _ in range(25):
         match dice.choice(["go on"] * 6 + ["cut", "prompt", "guess"]):

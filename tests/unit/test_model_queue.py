@@ -17,10 +17,10 @@ from isthmus.actor.model_queue import ModelQueue
 from isthmus.actor.shares import Share
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics
-from isthmus.model.parts import JOB_S, Chunk
-from isthmus.model.passes.rows import Step
+from isthmus.model.jobs import JOB_S
 from isthmus.model.probes.pack_probe import MOST
 from isthmus.model.probes.widths import Width
+from isthmus.model.step import Chunk, Step
 
 Jobs = Generator[None, None, None]
 JOB_S_AND_A_BIT = 1.001 * JOB_S

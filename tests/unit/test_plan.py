@@ -11,7 +11,7 @@ import pytest
 
 from isthmus.actor import plan
 from isthmus.actor.shares import Share, Shares
-from isthmus.model.parts import JOB_S
+from isthmus.model.jobs import JOB_S
 from isthmus.model.probes.pack_probe import MOST as MOST_PACKED
 from isthmus.model.probes.widths import Width, Widths
 

@@ -18,8 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from isthmus.actor.message import Message
 from isthmus.model import Model
-from isthmus.model.parts import Chunk
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Chunk, Step
 
 _Result = TypeVar("_Result")
 
@@ -51,7 +50,7 @@ class Decode(Ask):
     @property
     def model(self) -> Model:
         """The model that computes it."""
-        return self.steps[0].session.model
+        return Model.of(self.steps[0].session)
 
 
 class Prompt(Ask):

@@ -34,7 +34,7 @@ from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
 from isthmus.errors import GuestExited, Overloaded, RegionError, SnapshotMismatch
 from isthmus.memory import Image, LiveImage, Region
-from isthmus.model import Session
+from isthmus.model import Model, Session
 from isthmus.model.checks import nothing
 from isthmus.units import WASM_PAGE, align_up
 from isthmus.wasm import (
@@ -130,7 +130,7 @@ class Body:
     async def _take_checkpoints(self, message: Message) -> None:
         """Has sessions come back to here, of models that are set to do so after each message."""
         for session in self.sessions:
-            if session.state_nbytes and session.model.settings.message_checkpoints:
+            if session.state_nbytes and Model.of(session).settings.message_checkpoints:
                 await Aside(message, session.checkpoint)
 
     @property

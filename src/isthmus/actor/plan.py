@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from isthmus.actor.ask import Decode, Prompt
 from isthmus.actor.shares import Shares
-from isthmus.model.parts import JOB_S
+from isthmus.model.jobs import JOB_S
 from isthmus.model.probes.widths import Width
 
 MOST = 32

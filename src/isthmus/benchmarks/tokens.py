@@ -162,7 +162,7 @@ class Pair:
     def open_context(self) -> float:
         """Seconds in which a context of libllama opens over the agent's session."""
         (session,) = self.actor.sessions
-        contexts = cast("AdoptedModel", session.model).contexts
+        contexts = cast("AdoptedModel", session.owner).contexts
         layout = cast("AdoptedLayout", session.layout)
         start = time.perf_counter()
         context = contexts.open(session.base, layout)

@@ -15,7 +15,7 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenError
 from isthmus.model.hparams import Pooling, Shape
-from isthmus.model.parts import finish
+from isthmus.model.jobs import finish
 from isthmus.units import HostAddr
 
 _MOST_TOKENS = 32_768

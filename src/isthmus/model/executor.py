@@ -16,10 +16,10 @@ import numpy as np
 from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.errors import ModelUnsupported
-from isthmus.model.parts import Chunk, finish
-from isthmus.model.passes.rows import Step
+from isthmus.model.jobs import finish
 from isthmus.model.session import Session
 from isthmus.model.spans import NO_TOKEN, Embeddings
+from isthmus.model.step import Chunk, Step
 
 _Result = TypeVar("_Result")
 _Given = TypeVar("_Given")
@@ -76,7 +76,7 @@ class Executor(ABC):
         return self._prefilling.locked()
 
     def append(self, chunks: Sequence[Chunk]) -> Generator[None, None, None]:
-        """Computes chunks in one pass: each next() is one job of about `parts.JOB_S` seconds.
+        """Computes chunks in one pass: each next() is one job of about `jobs.JOB_S` seconds.
 
         When the iterator ends, each session has its chunk's tokens, and the logits after them if
         the chunk is the last one of its prompt. Several chunks must be last ones of different

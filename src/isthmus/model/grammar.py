@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import llguidance
 import numpy as np
@@ -30,11 +29,9 @@ from isthmus.errors import GrammarError, LimitExceeded, ModelUnsupported
 from isthmus.model import grammar_source
 from isthmus.model.checks import nothing
 from isthmus.model.grammar_source import compile_source, complaint, parser_limits
+from isthmus.model.text import TextModel
+from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.trial import Ending, TrialLimits, try_out
-
-if TYPE_CHECKING:
-    from isthmus.model.model import Model
-    from isthmus.model.tokens.tokenizer import Tokenizer
 
 _TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20, result_nbytes=2 << 20)
 """An eighth of the stack that a thread of the host has: what fits there fits here."""
@@ -117,7 +114,7 @@ class Grammars:
     Safe to use from several threads.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: TextModel) -> None:
         self.model = model
         self._trials = Trials()
 
@@ -168,7 +165,7 @@ class Grammars:
 class Vocabulary:
     """A model's tokens as llguidance asks for them, and its own table of them."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: TextModel) -> None:
         self._model = model
         tokenizer = model.tokenizer
         known = range(min(model.n_vocab, tokenizer.n_tokens))

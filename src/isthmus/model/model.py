@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 from weakref import WeakSet
-
-import numpy as np
 
 from isthmus.config import ModelSettings
 from isthmus.counters import Counters
@@ -28,7 +27,6 @@ from isthmus.errors import (
     ModelClosed,
     ModelUnsupported,
     SettingsError,
-    TokenError,
 )
 from isthmus.file_hash import FileHashes
 from isthmus.memory import Region
@@ -42,7 +40,7 @@ from isthmus.model.layout import Layout
 from isthmus.model.media.model import MediaModel
 from isthmus.model.own.adapter import Adaptation, Adapter
 from isthmus.model.probes.widths import Width, Widths
-from isthmus.model.session import Session
+from isthmus.model.session import Session, SessionOwner
 from isthmus.model.spans import NO_TOKEN, Span, are_spans_of
 from isthmus.model.taking import EmbeddingsTaker
 from isthmus.model.text import TextModel
@@ -54,7 +52,7 @@ from isthmus.shards import model_name
 from isthmus.units import GuestPtr, HostAddr
 
 
-class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel):
+class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel, SessionOwner):
     """An opened model. Shared by all actors that were given it; safe to use from several threads.
 
     Owns the mapped weights, the tokenizer and the executor. Sessions must be closed before it.
@@ -63,7 +61,6 @@ class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel):
     hparams: Shape
     weights: Weights
     executor: Executor
-    n_vocab: int
     base: Model | None = None
     """The model whose weights it computes with; None where they are its own."""
 
@@ -303,17 +300,17 @@ class Model(TextModel, EmbeddingModel, EmbeddingsTaker, MediaModel):
         self.require_token(token)
         self.executor.decode(session, token)
 
-    def require_token(self, token: int) -> None:
-        """Raises TokenError for an id outside the vocabulary: kernels use it as an address."""
-        if not 0 <= token < self.n_vocab:
-            raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
+    @staticmethod
+    def of(session: Session) -> Model:
+        """The model that opened a session."""
+        return cast("Model", session.owner)  # nothing else opens sessions
 
-    def require_tokens(self, tokens: Sequence[int]) -> None:
-        """As `require_token`, of all tokens; the error names the first bad one."""
-        ids = np.asarray(tokens)
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self.n_vocab:
-            for token in tokens:
-                self.require_token(token)
+    @property
+    def finds_top(self) -> bool:
+        return self.executor.finds_top
+
+    def forget(self, session: Session) -> None:
+        self.executor.forget(session)
 
     @property
     def closed(self) -> bool:

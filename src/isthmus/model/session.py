@@ -20,38 +20,53 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from isthmus.device.base import Device
 from isthmus.device.buffer import Binding, Rows
 from isthmus.errors import ContextFull, ModelUnsupported, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
 from isthmus.model.layout import Layout
-from isthmus.model.spans import Span, cut_span, position_of
+from isthmus.model.spans import Embeddings, Span, cut_span, position_of
 from isthmus.model.top import PAIR_NBYTES, Top
 from isthmus.units import MIB, GuestPtr, HostAddr
-
-if TYPE_CHECKING:
-    from isthmus.model.model import Model
-    from isthmus.model.parts import Chunk
 
 COPY_NBYTES = 64 * MIB
 """Bytes that are copied between two looks at whether the message goes on: some 10 to 50 ms."""
 
 
+class SessionOwner(ABC):
+    """What a session asks of the model that opened it; `Model.of` gives the model."""
+
+    device: Device
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    @abstractmethod
+    def finds_top(self) -> bool:
+        """Whether passes find the most probable tokens for sessions that ask: `Session.top`."""
+
+    @abstractmethod
+    def forget(self, session: Session) -> None:
+        """Keeps nothing of a session that is about to close or changes: see `Executor.forget`."""
+
+
 class Session(ABC):
     """See the module. Opened by `Model.open_session`; used by one thread at a time."""
 
-    model: Model
     layout: Layout
 
     def __init__(
-        self, model: Model, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
+        self, owner: SessionOwner, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> None:
-        self.model = model
+        self.owner = owner
         self.layout = layout
         self.ptr = ptr
         self.binding = binding
@@ -79,12 +94,11 @@ class Session(ABC):
         """The position of the next token: `n_tokens`, unless a picture took fewer positions."""
         return position_of(self.spans, self.n_tokens) if self.spans else self.n_tokens
 
-    def extend(self, chunk: Chunk) -> None:
-        """Holds a chunk that was computed."""
-        if chunk.embeddings is not None:
-            self.spans.append(Span.of(chunk.embeddings, self.n_tokens, self.next_position))
-        self.tokens.extend(chunk.tokens.tolist())
-        self.has_logits |= chunk.last
+    def extend(self, tokens: Sequence[int], embeddings: Embeddings | None = None) -> None:
+        """Holds tokens that were computed, or embeddings in their place."""
+        if embeddings is not None:
+            self.spans.append(Span.of(embeddings, self.n_tokens, self.next_position))
+        self.tokens.extend(tokens)
 
     def rows(self, n_tokens: int) -> Rows:
         """Rows of its first tokens, by host address, in a cache that `Binding.settle` has settled;
@@ -125,14 +139,13 @@ class Session(ABC):
         """From the next pass on, k candidates go to `ptr` in the guest's memory; 0 ends it.
 
         `k` is at most `top.MOST_TOP` and n_vocab, `ptr` a multiple of `top.TOP_ALIGNMENT` with room
-        for k pairs. Passes use them if `Executor.finds_top` says so. The memory stays as it is.
+        for k pairs. Passes use them if `SessionOwner.finds_top` says so. The memory stays as it is.
         """
         before = (self.top.k, self.top.ptr) if self.top is not None else (0, ptr)
         if before == (k, ptr):
             return
-        executor = self.model.executor
-        if executor.finds_top:  # otherwise no graph knows of it
-            executor.forget(self)
+        if self.owner.finds_top:  # otherwise no graph knows of it
+            self.owner.forget(self)
         self.resume_top(k, ptr)
 
     def resume_top(self, k: int, ptr: GuestPtr) -> None:
@@ -141,7 +154,7 @@ class Session(ABC):
             self.top = None
             return
         top = self.top = Top(k, ptr, self._region.address(ptr, PAIR_NBYTES * k))
-        if self.model.device.finds_top:  # batches write there, though no tensor is placed there
+        if self.owner.device.finds_top:  # batches write there, though no tensor is placed there
             self.binding.cover(top.address, top.nbytes)
 
     @property
@@ -251,7 +264,7 @@ class Session(ABC):
         """Lets go of the guest's bytes; a second call does nothing."""
         if self.closed:
             return
-        self.model.executor.forget(self)
+        self.owner.forget(self)
         self.closed = True
         self._release()
         self._hold.release()

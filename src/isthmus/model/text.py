@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isthmus.abi import TokenFlag
-from isthmus.errors import ModelUnsupported
+from isthmus.errors import ModelUnsupported, TokenError
 from isthmus.model.chat.chat_guard import ChatGuard, restored, texts_of
 from isthmus.model.chat.conversation import Conversation, prepared
 from isthmus.model.chat.media_marks import MediaMarks, id_of
@@ -43,6 +45,7 @@ class TextModel(ABC):
 
     path: Path
     file: GgufFile
+    n_vocab: int
 
     def __init__(self) -> None:
         self._tokenizer: Tokenizer | None = None
@@ -185,3 +188,15 @@ class TextModel(ABC):
         return self.render_chat(
             messages, tools=tools, variables=variables, now=now, most=most, check=check
         ).ids
+
+    def require_token(self, token: int) -> None:
+        """Raises TokenError for an id outside the vocabulary: kernels use it as an address."""
+        if not 0 <= token < self.n_vocab:
+            raise TokenError(f"token {token} is not in the vocabulary of {self.n_vocab}")
+
+    def require_tokens(self, tokens: Sequence[int]) -> None:
+        """As `require_token`, of all tokens; the error names the first bad one."""
+        ids = np.asarray(tokens)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.n_vocab:
+            for token in tokens:
+                self.require_token(token)

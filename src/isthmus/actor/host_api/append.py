@@ -12,8 +12,8 @@ from contextlib import ExitStack
 
 from isthmus.actor.ask import Decode
 from isthmus.actor.host_api.context import Context
-from isthmus.model import Session
-from isthmus.model.passes.rows import Step
+from isthmus.model import Model, Session
+from isthmus.model.step import Step
 from isthmus.units import HostAddr
 
 
@@ -25,7 +25,7 @@ async def append_many(
     The logits after each token but the last go to `logits`, f32 [n_tokens - 1, n_vocab].
     """
     message, n_before = context.message, session.n_tokens
-    most = session.model.rows_at_once if len(tokens) > 1 else 1
+    most = Model.of(session).rows_at_once if len(tokens) > 1 else 1
     row_nbytes = 4 * session.layout.n_vocab
     if most > 1:
         context.binding.cover(logits, row_nbytes * (len(tokens) - 1))
@@ -43,7 +43,7 @@ async def append_many(
 
 async def append_each(context: Context, sessions: Sequence[Session], tokens: Sequence[int]) -> None:
     """Appends a token to each of different sessions of one model."""
-    model = sessions[0].model
+    model = Model.of(sessions[0])
     steps = [Step(it, (token,)) for it, token in zip(sessions, tokens, strict=True)]
     n_kinds = len({model.executor.batch_key(it) for it in sessions})
     most = model.rows_at_once if len(steps) > 1 and n_kinds == 1 else 1

@@ -24,8 +24,8 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, GuestFault, ModelNotFound, ModelUnsupported, Overloaded
 from isthmus.memory import Region
 from isthmus.model import Model, Session
-from isthmus.model.parts import Chunk
 from isthmus.model.spans import Embeddings
+from isthmus.model.step import Chunk
 from isthmus.tools import Tool
 from isthmus.units import KIB, MIB, align_up
 from isthmus.wasm.hostcalls import GuestMemory
@@ -207,15 +207,17 @@ class Context:
         On any error the session's tokens are what they were. Raises TokenError, ContextFull,
         DeviceFailed, and what ends the message.
         """
-        session.model.require_tokens(tokens)
-        await self._append(session, session.model.executor.chunks(session, tokens))
+        model = Model.of(session)
+        model.require_tokens(tokens)
+        await self._append(session, model.executor.chunks(session, tokens))
 
     async def prefill_embeddings(self, session: Session, embeddings: Embeddings) -> None:
         """As `prefill`, of embeddings that were checked. Raises ModelUnsupported too."""
-        await self._append(session, session.model.executor.embedded_chunks(session, embeddings))
+        executor = Model.of(session).executor
+        await self._append(session, executor.embedded_chunks(session, embeddings))
 
     async def _append(self, session: Session, chunks: Sequence[Chunk]) -> None:
-        model, message, n_before = session.model, self.message, session.n_tokens
+        model, message, n_before = Model.of(session), self.message, session.n_tokens
         executor = model.executor
         with session.restorable():
             try:

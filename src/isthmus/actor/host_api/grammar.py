@@ -10,7 +10,7 @@ from isthmus.actor.ask import Aside
 from isthmus.actor.host_api.context import LOG_RECORD_NBYTES, Context, require_logits, signed
 from isthmus.config import MAX_GRAMMAR_NBYTES
 from isthmus.errors import GrammarError, GuestFault
-from isthmus.model import Grammar
+from isthmus.model import Grammar, Model
 
 _KINDS = frozenset(kind.value for kind in GrammarKind)
 
@@ -44,7 +44,7 @@ class GrammarFunctions:
 
     def grammar_mask(self, grammar: int, session: int) -> int:
         opened, masked = self._grammar(grammar), self._c.session(session)
-        if masked.model is not opened.model:
+        if Model.of(masked) is not opened.model:
             raise GuestFault(Errno.EINVAL)
         require_logits(masked)
         return opened.mask(masked.logits)

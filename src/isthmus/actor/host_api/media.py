@@ -51,7 +51,7 @@ class MediaFunctions:
         start = time.perf_counter_ns()
         try:
             with c.explained():
-                await Aside(c.message, partial(opened.model.require_embeddings, opened, given))
+                await Aside(c.message, partial(Model.of(opened).require_embeddings, opened, given))
                 await c.prefill_embeddings(opened, given)
         finally:
             c.counters.host_ns += time.perf_counter_ns() - start

@@ -33,7 +33,7 @@ from isthmus.actor.host_api.opening import admit_session
 from isthmus.actor.plan import MOST
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Step
 from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
 
@@ -89,7 +89,7 @@ class ModelFunctions:
     def model_close(self, model: int) -> int:
         handles = self._c.handles
         opened = self._c.model(model)
-        if any(session.model is opened for session in handles.all(Session)):
+        if any(session.owner is opened for session in handles.all(Session)):
             raise GuestFault(Errno.EBUSY)
         handles.remove(model, Model)
         return 0
@@ -223,7 +223,7 @@ class ModelFunctions:
         c.require_tokens(0, 1)
         if token >= 1 << 31:
             token -= 1 << 32
-        opened.model.require_token(token)
+        Model.of(opened).require_token(token)
         opened.require_ready(1)
         start = time.perf_counter_ns()
         try:
@@ -245,7 +245,7 @@ class ModelFunctions:
         logits = c.memory.check_aligned(logits_ptr, nbytes, 4)
         c.require_no_session(logits_ptr, nbytes)
         c.require_tokens(0, n_tokens)
-        opened.model.require_tokens(tokens)
+        Model.of(opened).require_tokens(tokens)
         opened.require_ready(n_tokens)
         with c.timed():
             await append_many(c, opened, tokens, logits)
@@ -259,7 +259,7 @@ class ModelFunctions:
         c.memory.check_aligned(steps_ptr, abi.STEP.size * n_steps, 4)
         numbers = c.memory.read_i32_array(steps_ptr, 2 * n_steps)
         sessions, tokens = [c.session(it) for it in numbers[::2]], numbers[1::2]
-        models = {it.model for it in sessions}
+        models = {Model.of(it) for it in sessions}
         if len({*sessions}) < n_steps or len(models) > 1:
             raise GuestFault(Errno.EINVAL)
         c.require_tokens(0, n_steps)
@@ -284,7 +284,7 @@ class ModelFunctions:
         if opened.top is None:
             return 0
         opened.top.expire()
-        return int(opened.model.executor.finds_top)
+        return int(Model.of(opened).finds_top)
 
     def logits(self, session: int) -> int:
         opened = self._c.session(session)
@@ -325,7 +325,7 @@ class ModelFunctions:
     async def session_copy(self, destination: int, source: int, n_tokens: int) -> int:
         c = self._c
         to, origin = c.session(destination), c.session(source)
-        if to is origin or to.model is not origin.model or n_tokens > origin.n_tokens:
+        if to is origin or to.owner is not origin.owner or n_tokens > origin.n_tokens:
             raise GuestFault(Errno.EINVAL)
         copy = partial(to.copy_from, origin, n_tokens, c.message.check)
         with c.explained():

@@ -20,7 +20,7 @@ from isthmus.actor.nn.state import NnContext
 from isthmus.errors import ContextFull, GrammarError, SettingsError
 from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
 from isthmus.model.hparams import Pooling
-from isthmus.model.passes.rows import Step
+from isthmus.model.step import Step
 from isthmus.wasm.wasi_nn import NnErrno
 
 MARGIN = 4
@@ -75,7 +75,7 @@ class Generation:
         """Forgets the session and the output, and computes the input."""
         c, prompt = self._c, _prompt_of(opened)
         session = c.session(opened.session)
-        n_ctx = opened.settings.context_size(session.model.hparams.n_ctx_train)
+        n_ctx = opened.settings.context_size(Model.of(session).hparams.n_ctx_train)
         if len(prompt) > n_ctx - MARGIN:
             raise NnFault(
                 NnErrno.PROMPT_TOO_LONG,
@@ -84,7 +84,7 @@ class Generation:
             )
         c.require_tokens(len(prompt), 0)
         opened.forget_output()
-        await self._open_grammar(opened, session.model)
+        await self._open_grammar(opened, Model.of(session))
         seed = opened.settings.seed
         opened.random_state = seed if seed >= 0 else int.from_bytes(c.random.draw(8), "little")
         session.truncate(0)
@@ -95,18 +95,18 @@ class Generation:
         c = self._c
         session = c.session(opened.session)
         if opened.output_ids:
-            n_ctx = opened.settings.context_size(session.model.hparams.n_ctx_train)
+            n_ctx = opened.settings.context_size(Model.of(session).hparams.n_ctx_train)
             if session.n_tokens >= n_ctx:
                 raise NnFault(NnErrno.CONTEXT_FULL)
             token = opened.output_ids[-1]
-            session.model.require_token(token)  # it may come from a snapshot
+            Model.of(session).require_token(token)  # it may come from a snapshot
             c.require_tokens(0, 1)
             await Decode(c.message, Step(session, (token,)))
             c.message.tokens_out += 1
         c.message.check_going_on()
         grammar = c.handles.get(opened.grammar, Grammar) if opened.grammar else None
         token = await self._draw(opened, session, grammar)
-        tokenizer = session.model.tokenizer
+        tokenizer = Model.of(session).tokenizer
         opened.add(token, tokenizer.decode([token], render_special=True))
         ends = TokenFlag.EOG in tokenizer.flags(token)
         if grammar is not None and not ends:

@@ -24,8 +24,8 @@ from isthmus.model.adopted.feed import Feed, Given, as_feed, told_again
 from isthmus.model.adopted.layout import AdoptedLayout, Plan
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.parted import computed_in_jobs
+from isthmus.model.jobs import Jobs
 from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE, SPAN_ALIGNMENT
-from isthmus.model.parts import Jobs
 from isthmus.model.spans import Span, position_of
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
@@ -217,10 +217,11 @@ class Contexts:
     def states(self) -> tuple[int, ...]:
         """Which of a session's memories, from 0 on, are states: a longer context has no larger
         ones. Empty if the model keeps no state; all of them if sizes do not tell."""
+        if not self._model.keeps_state:
+            return ()
         if self._states is None:
             few, more = self._plan(N_CTX_MULTIPLE), self._plan(2 * N_CTX_MULTIPLE)
-            found = few.alike(more) or tuple(range(len(few.memories)))
-            self._states = found if self._model.keeps_state else ()
+            self._states = few.alike(more) or tuple(range(len(few.memories)))
         return self._states
 
     def layout(self, n_ctx: int) -> AdoptedLayout:

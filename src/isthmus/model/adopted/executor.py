@@ -18,9 +18,9 @@ from isthmus.model.adopted.context import MOST_AT_ONCE, Context, Contexts, Scrat
 from isthmus.model.adopted.feed import Feed, feed_of
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.executor import Executor
-from isthmus.model.parts import Chunk, Jobs
-from isthmus.model.passes.rows import Step
+from isthmus.model.jobs import Jobs
 from isthmus.model.session import Session
+from isthmus.model.step import Chunk, Step
 from isthmus.units import HostAddr
 
 _MOST_CONTEXTS = 64
@@ -63,7 +63,7 @@ class AdoptedExecutor(Executor):
                 yield from self._pass_in_jobs(session, chunk)
         finally:
             self._in_pass = None
-        session.extend(chunk)
+        chunk.append()
         self.counters.tokens_prefilled += len(chunk.tokens)
 
     def decode(self, session: Session, token: int) -> None:

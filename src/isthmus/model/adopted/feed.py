@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.model.adopted.library_model import LibraryModel
-from isthmus.model.parts import Chunk
 from isthmus.model.spans import AXES, Embeddings, Positions, Span, position_of
+from isthmus.model.step import Chunk
 from isthmus.native._llama import Batch
 
 Ids = npt.NDArray[np.int32]

@@ -168,4 +168,5 @@ class AdoptedModel(Model):
     def _new_session(
         self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> AdoptedSession:
-        return AdoptedSession(self, region, binding, ptr, layout)
+        kv, states = cast("AdoptedLayout", layout), self.contexts.states
+        return AdoptedSession(self, region, binding, ptr, kv, states)

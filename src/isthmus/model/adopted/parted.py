@@ -23,7 +23,7 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.graph import parts_of
 from isthmus.errors import DeviceFailed
-from isthmus.model.parts import Jobs
+from isthmus.model.jobs import Jobs
 from isthmus.native._ggml import GraphHead
 from isthmus.native.placing import Placing
 

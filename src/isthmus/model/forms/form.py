@@ -56,7 +56,8 @@ class Form:
         calls; None means that nobody knows which there are. `in_thought`: the prompt has opened a
         thought. `forced`: the answer follows `grammar`.
         """
-        return Parser(self, Tools(tools), in_thought, forced)
+        calls, known = self.calls or UNKNOWN, Tools(tools)
+        return Parser(calls, self.thought, self.wraps, known, in_thought=in_thought, forced=forced)
 
     def grammar(
         self,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from isthmus.model.forms.calls import Calls
 from isthmus.model.forms.events import Event
 from isthmus.model.forms.json_calls import JsonCalls
 from isthmus.model.forms.out import Out
 from isthmus.model.forms.tape import Reading, Stops, Tape
+from isthmus.model.forms.thought import Thought
 from isthmus.model.forms.tools import Tools
-
-if TYPE_CHECKING:
-    from isthmus.model.forms.form import Form
 
 UNKNOWN = JsonCalls(opens=("<tool_call>",), closes="</tool_call>")
 """Calls that are read if a template tells no notation: more models were trained on these than on
@@ -31,17 +29,26 @@ class Parser:
     function is known.
     """
 
-    def __init__(self, form: Form, tools: Tools, in_thought: bool, forced: bool) -> None:
-        in_thought = in_thought and form.thought is not None
-        calls = form.calls or UNKNOWN
+    def __init__(
+        self,
+        calls: Calls,
+        thought: Thought | None,
+        wraps: Iterable[tuple[str, str]],
+        tools: Tools,
+        *,
+        in_thought: bool,
+        forced: bool,
+    ) -> None:
+        """An answer in the form that `Form` describes with the same words."""
+        in_thought = in_thought and thought is not None
         self._calls = calls if tools.any or calls.thinks else None
-        self._thought = form.thought
-        self._wraps = dict(form.wraps)
+        self._thought = thought
+        self._wraps = dict(wraps)
         self._forced = forced
         self._tape = Tape()
         self._out = Out(self._tape, tools, in_thought)
         self._stops = self._stops_with("")
-        self._thought_stops = Stops([form.thought.ends] if form.thought else [])
+        self._thought_stops = Stops([thought.ends] if thought else [])
         self._reading = self._read(in_thought)
         next(self._reading)
 

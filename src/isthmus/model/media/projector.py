@@ -23,8 +23,8 @@ from isthmus.errors import (
 )
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.parted import computed_in_jobs
+from isthmus.model.jobs import Jobs
 from isthmus.model.media.medium import Bitmap, Medium, Part
-from isthmus.model.parts import Jobs
 from isthmus.native.child import reason
 from isthmus.native.mtmd import mtmd_of
 from isthmus.native.owned import Owned

@@ -17,7 +17,7 @@ from isthmus.device.graph import GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.embedder import Embedder
-from isthmus.model.parts import Jobs, finish
+from isthmus.model.jobs import Jobs, finish
 from isthmus.model.passes.encoding import Encoding, Places
 from isthmus.units import HostAddr
 

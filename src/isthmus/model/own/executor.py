@@ -18,18 +18,18 @@ from isthmus.device.graph import GraphAllocator
 from isthmus.model.architectures import Architecture
 from isthmus.model.checks import nothing
 from isthmus.model.executor import Executor
+from isthmus.model.jobs import Jobs
 from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
 from isthmus.model.own.session import own
-from isthmus.model.parts import Chunk, Jobs
 from isthmus.model.passes.batches import Batches
 from isthmus.model.passes.forward import Forward
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.prefill_graphs import PrefillGraphs
-from isthmus.model.passes.rows import Step
 from isthmus.model.passes.standing import Standing
 from isthmus.model.probes.widths import Width
 from isthmus.model.session import Session
+from isthmus.model.step import Chunk, Step
 from isthmus.units import HostAddr
 
 _MOST_GRAPHS = 8
@@ -101,7 +101,7 @@ class OwnExecutor(Executor):
         finally:
             self._in_pass = ()
         for chunk in chunks:
-            chunk.session.extend(chunk)
+            chunk.append()
             self.counters.tokens_prefilled += len(chunk.tokens)
 
     def _append_one(self, chunk: Chunk) -> Generator[None, None, None]:

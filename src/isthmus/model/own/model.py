@@ -144,7 +144,7 @@ class OwnModel(SharingModel, Model):
         self, region: Region, binding: Binding, ptr: GuestPtr, layout: Layout
     ) -> OwnSession:
         kind = StatefulSession if self.hparams.states else OwnSession
-        return kind(self, region, binding, ptr, cast("KvLayout", layout))
+        return kind(self, region, binding, ptr, cast("KvLayout", layout), self.hparams)
 
     @contextmanager
     def _settled(self, binding: Binding, base: HostAddr, layout: Layout) -> Iterator[None]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from isthmus.device.buffer import Rows
+from isthmus.device.buffer import Binding, Rows
+from isthmus.memory import Region
+from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KvCache, KvLayout
-from isthmus.model.session import COPY_NBYTES, Session
-from isthmus.units import DeviceAddr, HostAddr
-
-if TYPE_CHECKING:
-    from isthmus.model.own.model import OwnModel
+from isthmus.model.session import COPY_NBYTES, Session, SessionOwner
+from isthmus.units import DeviceAddr, GuestPtr, HostAddr
 
 
 class OwnSession(Session):
     """See the module. `OwnModel` has settled its KV cache in the binding; `close` ends that."""
 
-    model: OwnModel
     layout: KvLayout
 
     kv_base = DeviceAddr(0)
@@ -26,12 +24,24 @@ class OwnSession(Session):
     """The same of its states, if it has some."""
     _cache: KvCache | None = None
 
+    def __init__(
+        self,
+        owner: SessionOwner,
+        region: Region,
+        binding: Binding,
+        ptr: GuestPtr,
+        layout: KvLayout,
+        hparams: Hparams,
+    ) -> None:
+        self.hparams = hparams
+        super().__init__(owner, region, binding, ptr, layout)
+
     @property
     def cache(self) -> KvCache:
         """The tensors of its KV cache, described when they are first needed."""
         if self._cache is None:
-            model = self.model
-            self._cache = KvCache(model.device, self.binding, self.base, self.layout, model.hparams)
+            device = self.owner.device
+            self._cache = KvCache(device, self.binding, self.base, self.layout, self.hparams)
         return self._cache
 
     def rows(self, n_tokens: int) -> Rows:
@@ -48,8 +58,8 @@ class OwnSession(Session):
             self.binding.fetch(HostAddr(self.base + offset), nbytes)
         if with_logits:
             self.binding.fetch(self.base, 4 * self.layout.n_vocab)
-            if (top := self.model.executor.builder.top_of(self)) is not None:
-                self.binding.fetch(top.address, top.nbytes)
+            if self.top is not None and self.owner.finds_top:
+                self.binding.fetch(self.top.address, self.top.nbytes)
 
     def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
         """Their rows of every layer are copied."""
@@ -69,7 +79,7 @@ class OwnSession(Session):
     def _begin(self) -> None:
         binding, layout = self.binding, self.layout
         kv_base = HostAddr(self.base + layout.kv_offset)
-        if self.model.executor.can_batch:  # a batch writes here by address, and places no tensor
+        if self.owner.device.everywhere is not None:  # a batch writes here, and places no tensor
             binding.cover(self.base, layout.kv_offset)
             binding.cover(kv_base, layout.cache_nbytes)
             self.kv_base = binding.address(kv_base)

@@ -92,7 +92,7 @@ class StatefulSession(OwnSession):
         found = ", ".join(map(str, self._found))
         reached = f"one of 0, {found}" if found else "0"
         return (
-            f"{self.model.name} keeps a state that each token rewrites, so {self.n_tokens} tokens "
+            f"{self.owner.name} keeps a state that each token rewrites, so {self.n_tokens} tokens "
             f"cannot be cut to {n_tokens}: truncate to {reached}, and take a checkpoint "
             "where you want to come back"
         )
@@ -123,7 +123,7 @@ class StatefulSession(OwnSession):
     def require_whole(self) -> None:
         if self._is_lost:
             raise DeviceFailed(
-                f"a pass over the session failed, and {self.model.name} keeps a state that no pass "
+                f"a pass over the session failed, and {self.owner.name} keeps a state that no pass "
                 "can make again: truncate it to 0 or to a checkpoint, and prefill again"
             )
 

@@ -11,10 +11,11 @@ from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.batch_top import BatchTop, n_found
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.joining import Joining, try_runs
-from isthmus.model.passes.rows import Rows, Shape, Step
+from isthmus.model.passes.rows import Rows, Shape
 from isthmus.model.passes.standing import Standing
 from isthmus.model.probes.widths import MOST_ROWS, Width
 from isthmus.model.session import Session
+from isthmus.model.step import Step
 
 _MOST_GRAPHS = 8
 """Batches that are kept. One of 64 rows takes some megabytes and 10 ms to build."""

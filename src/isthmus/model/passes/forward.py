@@ -296,8 +296,8 @@ class Forward(Pass):
         embeddings: Embeddings | None = None,
     ) -> None:
         """With `embeddings`, which are read where they lie, tokens do not matter."""
-        h = session.model.hparams
-        library = session.model.device.library
+        h = session.hparams
+        library = session.owner.device.library
         n_nodes = h.nodes_per_layer * h.n_layer + 64 + N_TOP_NODES
         super().__init__(library, h, n, session.n_ctx, n_nodes)
         self.session = session

@@ -9,9 +9,9 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
-from isthmus.model.parts import Chunk
 from isthmus.model.passes.forward import Forward, Inputs, Pass
 from isthmus.model.session import Session
+from isthmus.model.step import Chunk
 from isthmus.model.top import Top, TopFinder
 
 

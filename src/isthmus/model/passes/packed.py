@@ -26,10 +26,10 @@ from isthmus.device.buffer import InputBuffer
 from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
-from isthmus.model.parts import Chunk
 from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import show
+from isthmus.model.step import Chunk
 from isthmus.model.top import N_NODES as N_TOP_NODES
 from isthmus.model.top import Top, TopFinder
 from isthmus.native._ggml import GgmlType

@@ -13,11 +13,11 @@ import numpy as np
 from isthmus.device.buffer import InputBuffer
 from isthmus.device.graph import GraphAllocator
 from isthmus.model.own.kv_cache import rows_read
-from isthmus.model.parts import Chunk
 from isthmus.model.passes.forward import Forward, Inputs
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.packed import Packed, Places
 from isthmus.model.session import Session
+from isthmus.model.step import Chunk
 
 _MOST_GRAPHS = 4
 """Graphs that are kept, each of another length. A graph takes half a megabyte."""

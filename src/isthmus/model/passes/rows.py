@@ -12,39 +12,8 @@ import numpy.typing as npt
 from isthmus.model.own.kv_cache import N_CTX_MULTIPLE
 from isthmus.model.passes.batch_top import by_row
 from isthmus.model.passes.joining import Joining, Run
-from isthmus.model.session import Session
+from isthmus.model.step import Step
 from isthmus.model.top import Top
-from isthmus.units import HostAddr
-
-_FLOAT = 4
-"""Bytes of a logit."""
-
-
-@dataclass(slots=True)
-class Step:
-    """Tokens that one session appends in a pass, at least one; each sees those before it.
-
-    Not frozen, since that takes three times as long to make, and a step is made for each token.
-    """
-
-    session: Session
-    tokens: Sequence[int]
-    logits: int = 0
-    """The host address for logits after each token but the last, f32 [n_tokens - 1, n_vocab], in
-    the guest's memory. Those after the last one go to the session's."""
-
-    def positions(self) -> range:
-        """Where its tokens will be in the session."""
-        n_tokens = len(self.session.tokens)
-        return range(n_tokens, n_tokens + len(self.tokens))
-
-    def places(self) -> list[HostAddr]:
-        """Where the logits after each token go."""
-        session, n = self.session, len(self.tokens)
-        if n == 1:
-            return [session.base]
-        width = _FLOAT * session.layout.n_vocab
-        return [*(HostAddr(self.logits + width * i) for i in range(n - 1)), session.base]
 
 
 class Rows:

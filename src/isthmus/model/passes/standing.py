@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from isthmus.model.passes.batch import Batch
-from isthmus.model.passes.rows import Rows, Step
+from isthmus.model.passes.rows import Rows
 from isthmus.model.session import Session
+from isthmus.model.step import Step
 
 
 class Standing:

@@ -1,4 +1,4 @@
-"""Prompts in chunks, and the jobs in which a chunk is computed: others decode between two jobs."""
+"""Jobs in which a pass is computed: others decode between two of them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,16 @@ import ctypes
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.compute_thread import ComputeThread
-from isthmus.model.spans import Embeddings
 from isthmus.native._ggml import GraphHead
-
-if TYPE_CHECKING:
-    from isthmus.model.session import Session
 
 JOB_S = 0.1
 """Seconds that one prefill job lasts; others decode between jobs. Were it shorter, a short prompt
 would wait for a decode step at every layer."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens that one session appends in a pass of prefill; each sees those before it."""
-
-    session: Session
-    tokens: npt.NDArray[np.int32]
-    last: bool
-    """Whether the prompt ends with it; the session then has the logits after its last token."""
-    embeddings: Embeddings | None = None
-    """What is computed in place of tokens, all of which are `spans.NO_TOKEN`."""
 
 
 class Computes(Protocol):
