@@ -15,7 +15,6 @@ from isthmus import Actor, Model, Runtime
 from isthmus.actor import plan
 from isthmus.errors import DeadlineExceeded, DeviceFailed, GuestFailed
 from isthmus.model import Session
-from isthmus.model import parts as parts_of_prefill
 from isthmus.model.step import Chunk, Step
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
@@ -253,7 +252,7 @@ def test_a_long_prompt_leaves_the_others_their_turns(
     """Between two tokens of the others there is at most one job of the newcomer's prefill."""
     monkeypatch.setattr(plan, "JOB_S", 0.0)  # a burst is one job
     monkeypatch.setattr(plan, "_REST_BURST_S", 0.0)  # on a fast machine too
-    monkeypatch.setattr(parts_of_prefill, "JOB_S", 0.0)  # each job is one part
+    monkeypatch.setattr("isthmus.model.jobs.JOB_S", 0.0)  # each job is one part
     talker, newcomer = spawn(shared, model, 20), spawn(shared, model, 1)
     order: list[str] = []
     backend = model.executor._backend
@@ -266,7 +265,7 @@ def test_a_long_prompt_leaves_the_others_their_turns(
         compute(graph, *memories)
 
     def decode_graph() -> int:
-        graph = model.executor._with_graph.get(talker.sessions[0])
+        graph = model.executor._decode_graphs._cache.try_get(talker.sessions[0])
         return graph.pointer if graph else 0
 
     backend.compute = note  # type: ignore[method-assign]

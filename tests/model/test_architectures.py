@@ -255,7 +255,7 @@ def test_sessions_at_equal_distances_are_attended_to_by_one_kernel(
             for i in here:
                 model.decode(alone[i], tokens[i])
                 assert together[i].logits.tobytes() == alone[i].logits.tobytes()
-        runs = {shape.runs for shape, *_ in model.executor._batches._graphs}
+        runs = {shape.runs for shape, *_ in model.executor._batches._cache.keys}
         assert runs == {(12,), (4,)}  # 1 to 12 without 4, 5, 8, 10, 11; and 3 to 12 without 9
 
 

@@ -220,7 +220,7 @@ def test_a_probe_that_fails_leaves_everybody_alone(
         assert not model.batches
         assert not model.packs
         model.executor.decode_batch([Step(it, [1]) for it in sessions])
-        assert {shape.n for shape, *_ in model.executor._batches._graphs} <= {1}
+        assert {shape.n for shape, *_ in model.executor._batches._cache.keys} <= {1}
 
 
 def test_zeros_tell_nothing_so_another_matrix_is_asked(
@@ -465,7 +465,7 @@ def test_every_pass_is_of_the_class(
         require_same_in_any_company(model, sessions)
         assert all(9 <= n <= 20 for n in passes)
         assert {9, 20} & {*passes}
-        kinds = {length for shape, *_ in model.executor._batches._graphs for length in shape.runs}
+        kinds = {n for shape, *_ in model.executor._batches._cache.keys for n in shape.runs}
         assert kinds <= ({1, *joining.sizes} if joins else {1})  # 1: longer than `most_kv`
         assert joins == bool(kinds - {1})
 

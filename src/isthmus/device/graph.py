@@ -379,12 +379,12 @@ class GraphAllocator(Owned):
 
     def allocate(self, graph: Graph) -> None:
         """Places every tensor of the graph that has no place yet."""
-        if not self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer):
+        placed = self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer)
+        nbytes = self.library.ggml_gallocr_get_buffer_size(self.handle, 0) if placed else 0
+        if nbytes != self.nbytes:  # for larger memory, ggml frees what it had first
+            self.nbytes, self.generation = nbytes, self.generation + 1
+        if not placed:
             raise DeviceFailed("no memory for a graph's intermediate results")
-        nbytes = self.library.ggml_gallocr_get_buffer_size(self.handle, 0)
-        if nbytes != self.nbytes:
-            self.nbytes = nbytes
-            self.generation += 1
 
 
 def parts_of(pointer: int, cuts: Sequence[int]) -> list[_ggml.GraphHead]:

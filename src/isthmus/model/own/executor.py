@@ -1,8 +1,8 @@
 """Runs graphs that Isthmus writes down: prefill in chunks, decode with a graph that is used again.
 
-A step of decoding reads: find the session's graph, write the token and one mask element, compute.
-The graph is built anew when attention must see 256 rows more, which takes about a millisecond.
-All steps run on the device's thread, so they share their graphs' memory and inputs without a lock.
+There are three kinds of graphs: of a session's next token (`DecodeGraphs`), of tokens of several
+sessions (`Batches`), and of prompts (`PrefillGraphs`). All steps run on the device's thread, so the
+graphs of a kind share memory and inputs without a lock.
 
 A chunk of prefill has memory of its own and is computed in jobs, between which others decode.
 """
@@ -10,19 +10,17 @@ A chunk of prefill has memory of its own and is computed in jobs, between which 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from weakref import WeakKeyDictionary
 
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
-from isthmus.device.graph import GraphAllocator
 from isthmus.model.architectures import Architecture
 from isthmus.model.checks import nothing
 from isthmus.model.executor import Executor
 from isthmus.model.jobs import Jobs
-from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE, rows_read
+from isthmus.model.own.kv_cache import KV_TYPES
 from isthmus.model.own.session import own
 from isthmus.model.passes.batches import Batches
-from isthmus.model.passes.forward import Forward
+from isthmus.model.passes.decode_graphs import DecodeGraphs
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.prefill_graphs import PrefillGraphs
@@ -31,9 +29,6 @@ from isthmus.model.probes.widths import Width
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk, Step
 from isthmus.units import HostAddr
-
-_MOST_GRAPHS = 8
-"""Sessions that keep a decode graph, of each model."""
 
 
 class OwnExecutor(Executor):
@@ -52,17 +47,11 @@ class OwnExecutor(Executor):
         self._backend = device.new_backend(settings.deterministic)
         self.builder = GraphBuilder(device, architecture, self._backend)
         self.counters = self.builder.counters
-        self._decode_memory = GraphAllocator(device.library, device.buffer_type)
         self._batches = Batches(self.builder)
         self.kv_type = KV_TYPES[settings.kv_type]
         self.always_batches = False
         """Whether a single token is a batch as well; see `use`."""
-        self._decode_inputs = self.builder.new_inputs(1, N_CTX_MULTIPLE)
-        self._masked: tuple[Session, int, int] | None = None
-        """What the decode inputs' masks were written for: the session, the cache rows that they
-        cover, and the position of its next token. That session is the last one in `_with_graph`."""
-        self._with_graph: WeakKeyDictionary[Session, Forward] = WeakKeyDictionary()
-        """The graphs that decode sessions' next tokens, the one used last at the end."""
+        self._decode_graphs = DecodeGraphs(self.builder)
         self._prefill_graphs = PrefillGraphs(self.builder, self._n_chunk)
         self._jobs = Jobs()
         self._in_pass: tuple[Session, ...] = ()
@@ -179,9 +168,8 @@ class OwnExecutor(Executor):
 
     def close(self) -> None:
         self._batches.close()
-        self._decode_inputs.close()
+        self._decode_graphs.close()
         self._prefill_graphs.close()
-        self._decode_memory.close()
         self.builder.finder.close()
         self._backend.close()
 
@@ -191,11 +179,8 @@ class OwnExecutor(Executor):
                 "a session cannot close while a pass of prefill over it is under way: end the pass"
             )
         self._prefill_graphs.forget(session)
-        if self._masked is not None and self._masked[0] is session:
-            self._masked = None
+        self._decode_graphs.forget(session)
         self._batches.forget(session)
-        if (graph := self._with_graph.pop(session, None)) is not None:
-            graph.close()
 
     def _decode_batch(self, steps: Sequence[Step]) -> None:
         self._require_intact()
@@ -246,46 +231,6 @@ class OwnExecutor(Executor):
         self._decode_batch([Step(session, step.tokens[middle:], step.logits + middle * row_nbytes)])
 
     def _decode(self, session: Session, token: int) -> None:
-        position = len(session.tokens)
-        masked = self._masked
-        again = masked is not None and masked[0] is session
-        graph = self._decode_graph(session, position, again=again)
-        graph.write_token(token, position)
-        if again and masked == (session, graph.n_kv, position):
-            graph.extend_masks(position)
-        else:
-            graph.write_masks(position)
-        self._masked = (session, graph.n_kv, position + 1)
-        graph.inputs.buffer.flush()
+        graph = self._decode_graphs.of(session, token)
         self._backend.compute(graph.pointer, session.binding)
-        own(session).fetch(position, 1, with_logits=True)
-
-    def _decode_graph(self, session: Session, position: int, *, again: bool) -> Forward:
-        """The graph of the session's next token, moved or built if it has to be. `again`: the last
-        token that was decoded is the session's as well."""
-        n_kv = rows_read(session.n_ctx, position + 1)
-        graph, memory = self._with_graph.get(session), self._decode_memory
-        if graph is not None:
-            if not again:  # it goes to the end
-                del self._with_graph[session]
-                self._with_graph[session] = graph
-            if graph.generation == memory.generation and graph.inputs is self._decode_inputs:
-                if graph.n_kv != n_kv:
-                    graph.move(position, n_kv)
-                return graph
-            self._with_graph.pop(session).close()
-        if session.n_ctx > self._decode_inputs.n_ctx:
-            outgrown = self._decode_inputs
-            self._decode_inputs = self.builder.new_inputs(1, session.n_ctx)
-            outgrown.close()
-        self._masked = None
-        self._drop_old_graphs()
-        graph = self.builder.forward(session, self._decode_inputs, 1, n_kv, memory, True)
-        self._with_graph[session] = graph
-        return graph
-
-    def _drop_old_graphs(self) -> None:
-        """A graph takes half a megabyte and a millisecond to build: only some are kept."""
-        while len(self._with_graph) >= _MOST_GRAPHS:
-            oldest = next(iter(self._with_graph.keys()))
-            self._with_graph.pop(oldest).close()
+        own(session).fetch(len(session.tokens), 1, with_logits=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isthmus.device.graph import GraphAllocator
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
 from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.batch_top import BatchTop, n_found
 from isthmus.model.passes.graph_builder import GraphBuilder
+from isthmus.model.passes.graph_cache import GraphCache
 from isthmus.model.passes.joining import Joining, try_runs
 from isthmus.model.passes.rows import Rows, Shape
 from isthmus.model.passes.standing import Standing
@@ -26,9 +26,9 @@ class Batches:
 
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
-        self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
-        self._graphs: dict[tuple[Shape, object, int], Batch] = {}
-        """By shape, batch key and number of candidates, the one used last at the end."""
+        self._cache: GraphCache[tuple[Shape, object, int], Batch]
+        self._cache = GraphCache(builder.device, _MOST_GRAPHS)
+        """By shape, batch key and number of candidates."""
         self.width = Width(1, MOST_ROWS)
         """The class of every pass."""
         self.joining: Joining | None = None
@@ -62,14 +62,12 @@ class Batches:
         """Keeps nothing of a session that is about to close."""
         if self._standing is not None and self._standing.has(session):
             self._standing = None
-        for batch in self._graphs.values():
+        for batch in self._cache.graphs:
             batch.forget(session)
 
     def close(self) -> None:
         """Frees everything."""
-        for batch in self._graphs.values():
-            batch.close()
-        self._memory.close()
+        self._cache.close()
 
     def _try_rows(self, steps: Sequence[Step]) -> Rows | None:
         """The rows of these steps, filled with rows of nobody up to the least that the class has.
@@ -97,17 +95,11 @@ class Batches:
         one = next(it for it in rows.sessions if it is not None)
         k = n_found(rows.tops, one.layout.n_vocab)
         key = (shape, self._builder.batch_key(one), k)
-        batch = self._graphs.pop(key, None)
-        if batch is not None and (
-            batch.n_ctx < n_ctx or batch.generation != self._memory.generation
-        ):
-            batch.close()
-            batch = None
-        if batch is None:
+        batch = self._cache.try_get(key)
+        if batch is None or batch.n_ctx < n_ctx:
+            self._cache.free(lambda it: it == key)
             batch = self._build(one, shape, n_ctx, k)
-        self._graphs[key] = batch
-        while len(self._graphs) > _MOST_GRAPHS:
-            self._graphs.pop(next(iter(self._graphs))).close()
+            self._cache.put(key, batch)
         return batch
 
     def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
@@ -121,5 +113,5 @@ class Batches:
         if k and everywhere is not None:
             top = BatchTop(builder.device, everywhere, batch.n, k)
             batch.place_candidates(builder.finder.find(batch, logits, batch.n, k), top)
-        builder.place(batch, ("batch", max(shape.runs) > 1), self._memory)
+        builder.place(batch, ("batch", max(shape.runs) > 1), self._cache)
         return batch

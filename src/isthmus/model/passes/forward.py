@@ -125,8 +125,6 @@ class Pass(Graph, ABC):
     """Where attention of each layer begins, in nodes: a prefill is computed in such parts."""
     embeddings = 0
     """f32 [n_embd, n] in place of what the model's table has for `tokens`; 0: there are none."""
-    generation = -1
-    """The generation of the memory that holds its intermediate results; see `GraphAllocator`."""
 
     def __init__(
         self, library: Library, hparams: Hparams, n: int, n_ctx: int, max_nodes: int

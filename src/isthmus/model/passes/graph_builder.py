@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from isthmus.counters import Counters
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
 from isthmus.model.passes.forward import Forward, Inputs, Pass
+from isthmus.model.passes.graph_cache import GraphCache
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk
 from isthmus.model.top import Top, TopFinder
@@ -59,24 +61,24 @@ class GraphBuilder:
         inputs: Inputs,
         n: int,
         n_kv: int,
-        memory: GraphAllocator,
+        cache: GraphCache[Any, Any],
         with_logits: bool,
     ) -> Forward:
-        """A pass over `n` tokens of one session, placed in `memory`; see `place`."""
+        """A pass over `n` tokens of one session, placed by `cache`; see `place`."""
         graph = Forward(own(session), inputs, n, n_kv)
-        self._complete(graph, n > 1, memory, with_logits)
+        self._complete(graph, n > 1, cache, with_logits)
         return graph
 
-    def embedded(self, chunk: Chunk, inputs: Inputs, memory: GraphAllocator) -> Forward:
-        """A pass over embeddings of one session, placed in `memory`; see `place`."""
+    def embedded(self, chunk: Chunk, inputs: Inputs, cache: GraphCache[Any, Any]) -> Forward:
+        """A pass over embeddings of one session, placed by `cache`; see `place`."""
         session, n = own(chunk.session), len(chunk.tokens)
         n_kv = rows_read(session.n_ctx, session.n_tokens + n)
         graph = Forward(session, inputs, n, n_kv, chunk.embeddings)
-        self._complete(graph, (n > 1, "embedded"), memory, chunk.last)
+        self._complete(graph, (n > 1, "embedded"), cache, chunk.last)
         return graph
 
     def _complete(
-        self, graph: Forward, kind: object, memory: GraphAllocator, with_logits: bool
+        self, graph: Forward, kind: object, cache: GraphCache[Any, Any], with_logits: bool
     ) -> None:
         """Has the architecture write the graph down, and places it."""
         session = graph.session
@@ -86,13 +88,13 @@ class GraphBuilder:
             if (top := self.top_of(session)) is not None:
                 candidates = self.finder.find(graph, graph.column(logits, 0), 1, top.k)
                 graph.place_top(candidates, session, top)
-        self.place(graph, kind, memory)
+        self.place(graph, kind, cache)
 
-    def place(self, graph: Pass, kind: object, memory: GraphAllocator) -> None:
-        """Places the intermediate results of a complete graph in `memory`.
+    def place(self, graph: Pass, kind: object, cache: GraphCache[Any, Any]) -> None:
+        """Has `cache` place the intermediate results of a complete graph.
 
         Looks once for each `kind` of graph whether the device has kernels for all of it, and raises
-        ModelUnsupported if not; the graph is closed then.
+        ModelUnsupported if not. Raises DeviceFailed too. After an error the graph is closed.
         """
         if kind not in self._computable:
             if missing := self.device.refuses(graph):
@@ -102,7 +104,10 @@ class GraphBuilder:
                     "types and shapes; use another KV type, quantisation or device"
                 )
             self._computable.add(kind)
-        memory.allocate(graph)
-        graph.generation = memory.generation
+        try:
+            cache.allocate(graph)
+        except BaseException:
+            graph.close()
+            raise
         graph.changed()
         self.counters.graphs_built += 1

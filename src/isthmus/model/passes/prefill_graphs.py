@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from isthmus.device.buffer import InputBuffer
-from isthmus.device.graph import GraphAllocator
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.passes.forward import Forward, Inputs
 from isthmus.model.passes.graph_builder import GraphBuilder
+from isthmus.model.passes.graph_cache import GraphCache
 from isthmus.model.passes.packed import Packed, Places
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk
@@ -30,11 +30,11 @@ class PrefillGraphs:
         """`n_chunk`: the most tokens that one chunk has."""
         self._builder = builder
         self._n_chunk = n_chunk
-        self._memory = GraphAllocator(builder.device.library, builder.device.buffer_type)
+        self._cache: GraphCache[tuple[Session, int, bool], Forward]
+        self._cache = GraphCache(builder.device, _MOST_GRAPHS)
+        """By session, number of tokens and whether it computes logits, all of one session."""
         self._inputs: Inputs | None = None
         self._packed_inputs: InputBuffer | None = None
-        self._graphs: dict[tuple[Session, int, bool], Forward] = {}
-        """By session, number of tokens and whether it computes logits, all of one session."""
 
     def of(self, chunk: Chunk) -> Forward:
         """The graph of one session's chunk, with its inputs written."""
@@ -42,13 +42,14 @@ class PrefillGraphs:
         first = session.n_tokens
         inputs = self._inputs_for(session)
         n_kv = rows_read(session.n_ctx, first + n)
-        graph = self._graphs.get((session, n, chunk.last))
-        if graph is not None and graph.generation == self._memory.generation:
+        key = (session, n, chunk.last)
+        graph = self._cache.try_get(key)
+        if graph is not None:
             graph.move(first, n_kv)
         else:
-            self._make_room(session)
-            graph = self._builder.forward(session, inputs, n, n_kv, self._memory, chunk.last)
-            self._graphs[session, n, chunk.last] = graph
+            self._cache.free(lambda it: it[0] is not session)
+            graph = self._builder.forward(session, inputs, n, n_kv, self._cache, chunk.last)
+            self._cache.put(key, graph)
         graph.write_tokens(chunk.tokens, first)
         graph.write_masks(first)
         inputs.buffer.flush()
@@ -57,7 +58,7 @@ class PrefillGraphs:
     def embedded(self, chunk: Chunk) -> Forward:
         """A graph of a chunk of embeddings, with its inputs written; the caller closes it."""
         session = chunk.session
-        graph = self._builder.embedded(chunk, self._inputs_for(session), self._memory)
+        graph = self._builder.embedded(chunk, self._inputs_for(session), self._cache)
         graph.write_tokens(np.zeros_like(chunk.tokens), session.n_tokens)
         graph.write_masks(session.n_tokens)
         graph.inputs.buffer.flush()
@@ -78,37 +79,26 @@ class PrefillGraphs:
         graph.place_logits(logits)
         tops = [builder.top_of(chunk.session) for chunk in chunks]
         graph.find_tops(logits, builder.finder, tops)
-        builder.place(graph, "packed", self._memory)
+        builder.place(graph, "packed", self._cache)
         return graph
 
     def forget(self, session: Session) -> None:
         """Closes the graphs of a session that is about to close."""
-        for key in [key for key in self._graphs if key[0] is session]:
-            self._graphs.pop(key).close()
+        self._cache.free(lambda it: it[0] is session)
 
     def close(self) -> None:
         """Frees everything."""
-        self._drop_all()
-        for owned in (self._inputs, self._packed_inputs, self._memory):
+        self._cache.close()
+        for owned in (self._inputs, self._packed_inputs):
             if owned is not None:
                 owned.close()
-
-    def _make_room(self, session: Session) -> None:
-        """Closes the graphs of other sessions, and the oldest of this one's."""
-        kept = [key for key in self._graphs if key[0] is session]
-        for key in {*self._graphs} - {*kept[-_MOST_GRAPHS + 1 :]}:
-            self._graphs.pop(key).close()
-
-    def _drop_all(self) -> None:
-        while self._graphs:
-            self._graphs.popitem()[1].close()
 
     def _inputs_for(self, session: Session) -> Inputs:
         """Inputs that are large enough for any chunk of a session."""
         inputs = self._inputs
         if inputs is None or inputs.n_ctx < session.n_ctx:
             if inputs is not None:
-                self._drop_all()
+                self._cache.outdate()
                 inputs.close()
                 self._inputs = None
             inputs = self._inputs = self._builder.new_inputs(self._n_chunk, session.n_ctx)
@@ -119,4 +109,4 @@ class PrefillGraphs:
     def _take_memory(self, session: Session, inputs: Inputs) -> None:
         """Takes the memory of the largest chunk, so that it need not move later."""
         n_kv = rows_read(session.n_ctx, session.n_tokens + self._n_chunk)
-        self._builder.forward(session, inputs, self._n_chunk, n_kv, self._memory, True).close()
+        self._builder.forward(session, inputs, self._n_chunk, n_kv, self._cache, True).close()
