@@ -18,7 +18,7 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.embedder import Embedder
 from isthmus.model.jobs import Jobs, finish
-from isthmus.model.passes.encoding import Encoding, Places
+from isthmus.model.passes.encoding import Encoding, EncodingLayout
 from isthmus.units import HostAddr
 
 
@@ -108,7 +108,7 @@ class OwnEmbedder(Embedder):
 
     def _inputs_for(self, n: int) -> InputBuffer:
         """Large enough for a pass over `n` tokens."""
-        nbytes = Places(self._architecture.hparams, n).nbytes
+        nbytes = EncodingLayout(self._architecture.hparams, n).nbytes
         if self._inputs is not None and self._inputs.nbytes < nbytes:
             self._inputs.close()
             self._inputs = None

@@ -5,7 +5,7 @@ that a session did not ask for go to a place that nobody reads.
 
 ::
 
-    places i64 [n, k]: where each pair goes, in steps of 4 bytes │ f32 [2]: the place nobody reads
+    places i64 [n, k]: where each pair goes, in steps of 4 bytes │ unread f32 [2]: nobody reads it
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
+from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.top import PAIR_NBYTES, Top
 from isthmus.native._ggml import GgmlType
 
@@ -51,17 +52,16 @@ class BatchTop:
     def __init__(self, device: Device, everywhere: Buffer, n: int, k: int) -> None:
         self.n, self.k = n, k
         self._first = everywhere.base
-        nbytes = 8 * n * k
-        self._buffer = device.allocate_inputs(nbytes + PAIR_NBYTES)
-        self._places = np.frombuffer(self._buffer.stage, np.int64, n * k).reshape(n, k)
-        self._unread = (self._buffer.base + nbytes - self._first) // _FLOAT
-        self._nbytes = nbytes
+        self._layout = layout = InputLayout(
+            Input("places", GgmlType.I64, (n, k)), Input("unread", GgmlType.F32, (2,))
+        )
+        self._buffer = device.allocate_inputs(layout.nbytes)
+        self._places = layout.array(self._buffer, "places")
+        self._unread = (layout.address(self._buffer, "unread") - self._first) // _FLOAT
 
     def rows(self, graph: Graph) -> int:
         """I64 [k * n]: the places, as `Graph.set_rows` takes them."""
-        tensor = graph.tensor(GgmlType.I64, self.k * self.n)
-        self._buffer.place(tensor, self._buffer.base)
-        return tensor
+        return self._layout.place(graph, self._buffer, "places", self.k * self.n)
 
     def write(self, tops: Sequence[Top | None]) -> None:
         """Sets where the candidates of each row go."""
@@ -71,7 +71,7 @@ class BatchTop:
                 first = (top.address - self._first) // _FLOAT
                 last = first + top.k * PAIR_NBYTES // _FLOAT
                 self._places[row, : top.k] = np.arange(first, last, PAIR_NBYTES // _FLOAT)
-        self._buffer.push(0, self._nbytes)
+        self._buffer.push(0, self._layout.offset("unread"))
 
     def close(self) -> None:
         """Frees the places."""

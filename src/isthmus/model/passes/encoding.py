@@ -23,8 +23,8 @@ _LEAST_LENGTH = 1e-12
 """Of an embedding that is divided by its length."""
 
 
-class Places:
-    """Where each input of a pass over `n` tokens lies; see `Encoding`.
+class EncodingLayout(InputLayout):
+    """The inputs of a pass over `n` tokens; see `Encoding`.
 
     ::
 
@@ -34,7 +34,7 @@ class Places:
     def __init__(self, hparams: Hparams, n: int) -> None:
         windows = () if hparams.encoder else (None, hparams.window_tokens)
         self.windows = windows[: 2 if hparams.window else 1]
-        self.layout = InputLayout(
+        super().__init__(
             Input("tokens", GgmlType.I32, (n,)),
             Input("positions", GgmlType.I32, (n,)),
             Input("row", GgmlType.I32, (1,)),
@@ -42,17 +42,13 @@ class Places:
             *(Input(f"mask {window}", GgmlType.F16, (n, n)) for window in self.windows),
         )
 
-    @property
-    def nbytes(self) -> int:
-        """All of them."""
-        return self.layout.nbytes
-
 
 class Encoding(Pass):
     """The graph of one text, and what it computes from; used once.
 
-    `inputs` has at least `places.nbytes` bytes, which no guest can reach. `flash`: attention is one
-    operation, as on the processor and as in libllama; not all devices have it for small heads.
+    `inputs` has at least `EncodingLayout.nbytes` bytes, which no guest can reach. `flash`:
+    attention is one operation, as on the processor and as in libllama; not all devices have it for
+    small heads.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class Encoding(Pass):
     ) -> None:
         h, n = hparams, len(tokens)
         super().__init__(device.library, h, n, n, h.nodes_per_layer * h.n_layer + 64)
-        self._places, self._inputs = Places(h, n), inputs
+        self._layout, self._inputs = EncodingLayout(h, n), inputs
         self._flash = flash
         self._planes: dict[int, int] = {}
         """What would lie in a KV cache, by plane: keys or values, f32 [width, n]."""
@@ -74,7 +70,7 @@ class Encoding(Pass):
         self.positions = self._place("positions", n)
         self._row = self._place("row", 1)
         self._shares = self._place("shares", n, 1)
-        self._masks = [self._place(f"mask {window}", n, n) for window in self._places.windows]
+        self._masks = [self._place(f"mask {window}", n, n) for window in self._layout.windows]
         self._write(np.asarray(tokens, dtype=np.int32))
 
     def embedding(self, architecture: Architecture, normalised: bool) -> int:
@@ -115,7 +111,7 @@ class Encoding(Pass):
         return x
 
     def _place(self, name: str, *ne: int) -> int:
-        return self._places.layout.place(self, self._inputs, name, *ne)
+        return self._layout.place(self, self._inputs, name, *ne)
 
     def _write(self, tokens: np.ndarray) -> None:
         n = self.n
@@ -125,9 +121,9 @@ class Encoding(Pass):
         last = pooling is Pooling.LAST or (pooling is Pooling.RANK and not encoder)
         self._input("row")[0] = n - 1 if last else 0
         self._input("shares")[:] = np.float32(1) / np.float32(n)
-        for window in self._places.windows:
+        for window in self._layout.windows:
             show(self._input(f"mask {window}"), 0, window)
-        self._inputs.push(0, self._places.nbytes)
+        self._inputs.push(0, self._layout.nbytes)
 
     def _input(self, name: str) -> np.ndarray:
-        return self._places.layout.array(self._inputs, name)
+        return self._layout.array(self._inputs, name)

@@ -10,7 +10,8 @@ from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
-from isthmus.model.passes.forward import Forward, Inputs, Pass
+from isthmus.model.passes.forward import Forward, Pass
+from isthmus.model.passes.forward_inputs import ForwardInputs
 from isthmus.model.passes.graph_cache import GraphCache
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk
@@ -48,17 +49,17 @@ class GraphBuilder:
         if session.top is not None and not self.finder.can_find:
             session.top.expire()
 
-    def new_inputs(self, n_tokens: int, n_ctx: int) -> Inputs:
+    def new_inputs(self, n_tokens: int, n_ctx: int) -> ForwardInputs:
         """Inputs for passes over up to `n_tokens` tokens of one session with `n_ctx` rows."""
         n_outputs, window = self.n_outputs, self.hparams.window_tokens
-        inputs = Inputs(self.device, n_tokens, n_ctx, window, n_outputs)
+        inputs = ForwardInputs(self.device, n_tokens, n_ctx, window, n_outputs)
         inputs.buffer.order_with(self.backend.handle)
         return inputs
 
     def forward(
         self,
         session: Session,
-        inputs: Inputs,
+        inputs: ForwardInputs,
         n: int,
         n_kv: int,
         cache: GraphCache[Any, Any],
@@ -69,7 +70,7 @@ class GraphBuilder:
         self._complete(graph, n > 1, cache, with_logits)
         return graph
 
-    def embedded(self, chunk: Chunk, inputs: Inputs, cache: GraphCache[Any, Any]) -> Forward:
+    def embedded(self, chunk: Chunk, inputs: ForwardInputs, cache: GraphCache[Any, Any]) -> Forward:
         """A pass over embeddings of one session, placed by `cache`; see `place`."""
         session, n = own(chunk.session), len(chunk.tokens)
         n_kv = rows_read(session.n_ctx, session.n_tokens + n)

@@ -54,8 +54,8 @@ class _Part:
         return np.arange(n_before, n_before + self.n)
 
 
-class Places:
-    """Where each input of a pass over these chunks lies; see the module."""
+class PackedLayout(InputLayout):
+    """The inputs of a pass over these chunks; see the module."""
 
     def __init__(self, h: Hparams, chunks: Sequence[Chunk], n_outputs: int = 1) -> None:
         """`n_outputs`: the least columns after the last attention, as of a prompt alone."""
@@ -69,7 +69,7 @@ class Places:
         self.n = n = sum(sizes)
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Of each mask: the rows that a token sees, its own among them."""
-        self.layout = InputLayout(
+        super().__init__(
             Input("tokens", GgmlType.I32, (n,)),
             Input("positions", GgmlType.I32, (n,)),
             Input("rows", GgmlType.I64, (n,)),
@@ -78,11 +78,6 @@ class Places:
             *(Input(name, GgmlType.F16, (it.n, it.n_kv)) for name, it, _ in self.masks()),
             Input("seen", GgmlType.F32, (n, h.n_embd_seen)),
         )
-
-    @property
-    def nbytes(self) -> int:
-        """All of them."""
-        return self.layout.nbytes
 
     def masks(self) -> Iterator[tuple[str, _Part, int | None]]:
         """Each mask's name among the inputs, whose it is, and the rows that a token sees."""
@@ -94,30 +89,32 @@ class Places:
 class Packed(Pass):
     """The graph of one pass, and what it computes from; used once.
 
-    `inputs` has at least `places.nbytes` bytes, which no guest can reach.
+    `inputs` has at least `layout.nbytes` bytes, which no guest can reach.
     """
 
-    def __init__(self, device: Device, h: Hparams, places: Places, inputs: InputBuffer) -> None:
-        n_parts, n = len(places.parts), places.n
-        n_ctx = max(part.chunk.session.n_ctx for part in places.parts)
+    def __init__(
+        self, device: Device, h: Hparams, layout: PackedLayout, inputs: InputBuffer
+    ) -> None:
+        n_parts, n = len(layout.parts), layout.n
+        n_ctx = max(part.chunk.session.n_ctx for part in layout.parts)
         n_nodes = h.n_layer * (h.nodes_per_layer + h.nodes_per_part * n_parts) + 64
         n_nodes += (12 + N_TOP_NODES) * n_parts
         super().__init__(device.library, h, n, n_ctx, n_nodes)
-        self._places, self._inputs = places, inputs
+        self._layout, self._inputs = layout, inputs
         if h.states:
             self.stretches = [
-                Stretch(it.first, it.n, own(it.chunk.session).cache.states) for it in places.parts
+                Stretch(it.first, it.n, own(it.chunk.session).cache.states) for it in layout.parts
             ]
         self.tokens = self._place("tokens", n)
         self.positions = self._place("positions", n)
-        self._rows = [self._place("rows", it.n, offset=8 * it.first) for it in places.parts]
-        self._last = self._place("last", places.n_outputs)
+        self._rows = [self._place("rows", it.n, offset=8 * it.first) for it in layout.parts]
+        self._last = self._place("last", layout.n_outputs)
         self._zero = self._place("zero", 1)
-        self._masks = [self._place(name, it.n_kv, it.n) for name, it, _ in places.masks()]
+        self._masks = [self._place(name, it.n_kv, it.n) for name, it, _ in layout.masks()]
         self._write()
 
     def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
-        parts = self._places.parts
+        parts = self._layout.parts
         self.cuts.append(self.n_nodes)
         for tensor in filter(None, (q, v, k)):
             self.expand(tensor)
@@ -142,7 +139,7 @@ class Packed(Pass):
 
     def place_logits(self, logits: int) -> None:
         """Has the device write each column to where it belongs, in its guest's memory."""
-        for i, part in enumerate(self._places.parts):
+        for i, part in enumerate(self._layout.parts):
             session = part.chunk.session
             place = self.tensor(GgmlType.F32, session.layout.n_vocab)
             session.binding.place(place, session.base)
@@ -150,7 +147,7 @@ class Packed(Pass):
 
     def find_tops(self, logits: int, finder: TopFinder, tops: Sequence[Top | None]) -> None:
         """Has the device find the candidates of each session that asks for some."""
-        for i, (part, top) in enumerate(zip(self._places.parts, tops, strict=True)):
+        for i, (part, top) in enumerate(zip(self._layout.parts, tops, strict=True)):
             if top is not None:
                 candidates = finder.find(self, self.column(logits, i), 1, top.k)
                 self.place_top(candidates, part.chunk.session, top)
@@ -159,7 +156,7 @@ class Packed(Pass):
         """Whether a matrix is multiplied as that of a prompt alone: it has a column for each token.
         Behind `select_outputs` there is one for each session, and alone there would be a single
         one, unless they are filled up."""
-        return self._places.fills_outputs or self.columns_of(x) == self.n
+        return self._layout.fills_outputs or self.columns_of(x) == self.n
 
     def _attend_part(self, part: _Part, q: int, mask: int, scores: Scores) -> None:
         """Attention of one session's columns, written beside that of the others."""
@@ -175,7 +172,7 @@ class Packed(Pass):
             scores.sinks,
         )
         begin = 4 * heads.n_embd_seen * part.first
-        self._inputs.place(seen, self._places.layout.address(self._inputs, "seen", begin))
+        self._inputs.place(seen, self._layout.address(self._inputs, "seen", begin))
         self.expand(seen)
 
     def _columns(self, x: int, part: _Part) -> int:
@@ -184,22 +181,22 @@ class Packed(Pass):
         return self.view_2d(x, (self.describe(x).ne[0], part.n), width, part.first * width)
 
     def _place(self, name: str, *ne: int, offset: int = 0) -> int:
-        return self._places.layout.place(self, self._inputs, name, *ne, offset=offset)
+        return self._layout.place(self, self._inputs, name, *ne, offset=offset)
 
     def _write(self) -> None:
-        places = self._places
-        positions = np.concatenate([part.positions for part in places.parts])
-        tokens = np.concatenate([part.chunk.tokens for part in places.parts])
+        layout = self._layout
+        positions = np.concatenate([part.positions for part in layout.parts])
+        tokens = np.concatenate([part.chunk.tokens for part in layout.parts])
         self._input("tokens")[:] = tokens
         self._input("positions")[:] = positions
         self._input("rows")[:] = positions
-        last = [part.first + part.n - 1 for part in places.parts]
-        last += last[-1:] * (places.n_outputs - len(last))
+        last = [part.first + part.n - 1 for part in layout.parts]
+        last += last[-1:] * (layout.n_outputs - len(last))
         self._input("last")[:] = last
         self._input("zero")[:] = 0
-        for name, part, window in places.masks():
+        for name, part, window in layout.masks():
             show(self._input(name), part.chunk.session.n_tokens, window)
-        self._inputs.push(0, places.layout.offset("seen"))
+        self._inputs.push(0, layout.offset("seen"))
 
     def _input(self, name: str) -> np.ndarray:
-        return self._places.layout.array(self._inputs, name)
+        return self._layout.array(self._inputs, name)

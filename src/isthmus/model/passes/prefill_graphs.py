@@ -12,10 +12,11 @@ import numpy as np
 
 from isthmus.device.buffer import InputBuffer
 from isthmus.model.own.kv_cache import rows_read
-from isthmus.model.passes.forward import Forward, Inputs
+from isthmus.model.passes.forward import Forward
+from isthmus.model.passes.forward_inputs import ForwardInputs
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.graph_cache import GraphCache
-from isthmus.model.passes.packed import Packed, Places
+from isthmus.model.passes.packed import Packed, PackedLayout
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk
 
@@ -33,7 +34,7 @@ class PrefillGraphs:
         self._cache: GraphCache[tuple[Session, int, bool], Forward]
         self._cache = GraphCache(builder.device, _MOST_GRAPHS)
         """By session, number of tokens and whether it computes logits, all of one session."""
-        self._inputs: Inputs | None = None
+        self._inputs: ForwardInputs | None = None
         self._packed_inputs: InputBuffer | None = None
 
     def of(self, chunk: Chunk) -> Forward:
@@ -67,14 +68,14 @@ class PrefillGraphs:
     def packed(self, chunks: Sequence[Chunk]) -> Packed:
         """A graph of chunks of several sessions, with its inputs written; the caller closes it."""
         builder = self._builder
-        places = Places(builder.hparams, chunks, builder.n_outputs)
+        layout = PackedLayout(builder.hparams, chunks, builder.n_outputs)
         inputs = self._packed_inputs
-        if inputs is None or inputs.nbytes < places.nbytes:
+        if inputs is None or inputs.nbytes < layout.nbytes:
             if inputs is not None:
                 inputs.close()
             self._packed_inputs = None  # if there is no memory for larger ones
-            inputs = self._packed_inputs = builder.device.allocate_inputs(places.nbytes)
-        graph = Packed(builder.device, builder.hparams, places, inputs)
+            inputs = self._packed_inputs = builder.device.allocate_inputs(layout.nbytes)
+        graph = Packed(builder.device, builder.hparams, layout, inputs)
         logits = builder.architecture.build(graph)
         graph.place_logits(logits)
         tops = [builder.top_of(chunk.session) for chunk in chunks]
@@ -93,7 +94,7 @@ class PrefillGraphs:
             if owned is not None:
                 owned.close()
 
-    def _inputs_for(self, session: Session) -> Inputs:
+    def _inputs_for(self, session: Session) -> ForwardInputs:
         """Inputs that are large enough for any chunk of a session."""
         inputs = self._inputs
         if inputs is None or inputs.n_ctx < session.n_ctx:
@@ -106,7 +107,7 @@ class PrefillGraphs:
                 self._take_memory(session, inputs)
         return inputs
 
-    def _take_memory(self, session: Session, inputs: Inputs) -> None:
+    def _take_memory(self, session: Session, inputs: ForwardInputs) -> None:
         """Takes the memory of the largest chunk, so that it need not move later."""
         n_kv = rows_read(session.n_ctx, session.n_tokens + self._n_chunk)
         self._builder.forward(session, inputs, self._n_chunk, n_kv, self._cache, True).close()
