@@ -25,7 +25,7 @@ from isthmus.errors import (
 from isthmus.memory import Region
 from isthmus.model import Model
 from isthmus.model.architectures import architectures
-from isthmus.model.hparams import Pooling
+from isthmus.model.shape.hparams import Pooling
 from isthmus.units import MIB, HostAddr
 from tests.model.bert_reference import embed as reference_embed
 from tests.model.bert_reference import read_gguf

@@ -20,8 +20,8 @@ from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.model.jobs import finish
+from isthmus.model.sampling.top import MOST_TOP, PAIR_NBYTES, TopFinder
 from isthmus.model.step import Chunk, Step
-from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TopFinder
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import MIB, GuestPtr
@@ -66,7 +66,7 @@ def finding(library: Library) -> Iterator[Device]:
 
 
 def require_top(row: np.ndarray, found: np.ndarray) -> None:
-    """Raises unless the candidates are those of the row, as `model/top.py` says."""
+    """Raises unless the candidates are those of the row, as `model/sampling/top.py` says."""
     tokens, logits = found["token"], found["logit"]
     assert len({*tokens.tolist()}) == len(found)
     assert row[tokens].tobytes() == logits.tobytes()

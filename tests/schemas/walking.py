@@ -15,7 +15,7 @@ import llguidance
 import numpy as np
 
 from isthmus.errors import GrammarError
-from isthmus.model.grammar_source import compile_source, parser_limits
+from isthmus.model.sampling.grammar_source import compile_source, parser_limits
 from isthmus.model.schemas import Prepared, prepared
 from isthmus.model.schemas.patterns import Bytes
 

@@ -15,9 +15,9 @@ import pytest
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import Cancelled, GrammarError, SettingsError
-from isthmus.model import grammar_source
 from isthmus.model.forms import PLAIN, Form, Reasoning, SchemaCheck, Thought
 from isthmus.model.forms.thought_forms import THOUGHTS
+from isthmus.model.sampling import grammar_source
 from isthmus.model.schemas import rules
 from isthmus.model.schemas.patterns import Bytes
 from tests.unit.forms_text import BARE, FORMS, WRITERS, Call, called, in_pieces, whole

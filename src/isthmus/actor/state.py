@@ -30,8 +30,8 @@ from isthmus.memory import Region
 from isthmus.model import Grammar, Model, Session
 from isthmus.model.layout import Layout
 from isthmus.model.own.kv_cache import SPAN_ALIGNMENT
+from isthmus.model.sampling.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.model.spans import Span
-from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue
 

@@ -233,7 +233,7 @@ class Device(ABC):
 
     @property
     def finds_top(self) -> bool:
-        """Whether it finds the most probable tokens sooner than guests do; see `model/top.py`."""
+        """Whether it finds the most probable tokens sooner than guests: see `sampling/top.py`."""
         return False
 
     @property

@@ -18,10 +18,10 @@ from isthmus.model.adopted.shape import shape_of_file
 from isthmus.model.architectures import architectures, hparams_of
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.opening import Opened, open_tried
-from isthmus.model.hparams import Shape
 from isthmus.model.model import Model
 from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.own.model import OwnModel
+from isthmus.model.shape.hparams import Shape
 from isthmus.native.loader import Library
 
 _WITH_AXES = ("qwen3vl",)

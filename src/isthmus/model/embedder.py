@@ -14,8 +14,8 @@ from isthmus.counters import Counters
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenError
-from isthmus.model.hparams import Pooling, Shape
 from isthmus.model.jobs import finish
+from isthmus.model.shape.hparams import Pooling, Shape
 from isthmus.units import HostAddr
 
 _MOST_TOKENS = 32_768

@@ -12,8 +12,8 @@ from isthmus.device.buffer import Binding
 from isthmus.errors import ModelUnsupported, SettingsError
 from isthmus.model.embedder import Embedder
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Pooling, Shape
 from isthmus.model.rank import rank_ids
+from isthmus.model.shape.hparams import Pooling, Shape
 from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.units import HostAddr
 

@@ -34,18 +34,18 @@ from isthmus.model.embedding import EmbeddingModel
 from isthmus.model.executor import Executor
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.header import metadata_sha256
-from isthmus.model.grammar import Grammars
-from isthmus.model.hparams import Shape
+from isthmus.model.files.weights import Weights
 from isthmus.model.layout import Layout
 from isthmus.model.media.model import MediaModel
 from isthmus.model.own.adapter import Adaptation, Adapter
 from isthmus.model.probes.widths import Width, Widths
+from isthmus.model.sampling.grammar import Grammars
 from isthmus.model.session import Session, SessionOwner
+from isthmus.model.shape.hparams import Shape
 from isthmus.model.spans import NO_TOKEN, Span, are_spans_of
 from isthmus.model.taking import EmbeddingsTaker
 from isthmus.model.text import TextModel
 from isthmus.model.tokens.tokenizer import Tokenizer
-from isthmus.model.weights import Weights
 from isthmus.native.owned import Owned
 from isthmus.printable import printable
 from isthmus.shards import model_name

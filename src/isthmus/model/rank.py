@@ -9,34 +9,13 @@ A file says by pooling_type 4 that it is such a model, and how the two texts are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from isthmus.errors import ModelUnsupported
 from isthmus.model.chat.chat_guard import ChatGuard, unused
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.passes.forward import Pass
-from isthmus.model.products import Linear
 from isthmus.model.tokens.tokenizer import Tokenizer
 
 TEMPLATE_KEY = "tokenizer.chat_template.rerank"
 _QUERY, _DOCUMENT = "{query}", "{document}"
-
-
-@dataclass(frozen=True)
-class RankHead:
-    """out · tanh(dense · x), or one of both alone; scores that add up to 1 if `softmax`."""
-
-    dense: Linear | None
-    out: Linear | None
-    softmax: bool = False
-
-    def __call__(self, g: Pass, x: int) -> int:
-        """f32 [n_scores, 1] from [n_embd, 1]."""
-        if self.dense is not None:
-            x = g.tanh(self.dense(g, x))
-        if self.out is not None:
-            x = self.out(g, x)
-        return g.softmax(x) if self.softmax else x
 
 
 def rank_ids(file: GgufFile, tokenizer: Tokenizer, query: str, document: str) -> list[int]:

@@ -30,8 +30,8 @@ from isthmus.errors import ContextFull, ModelUnsupported, SettingsError
 from isthmus.memory import Region
 from isthmus.model.checks import nothing
 from isthmus.model.layout import Layout
+from isthmus.model.sampling.top import PAIR_NBYTES, Top
 from isthmus.model.spans import Embeddings, Span, cut_span, position_of
-from isthmus.model.top import PAIR_NBYTES, Top
 from isthmus.units import MIB, GuestPtr, HostAddr
 
 COPY_NBYTES = 64 * MIB

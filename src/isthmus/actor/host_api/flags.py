@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isthmus.abi import MediaKind, ModelFlag
 from isthmus.model import Model
-from isthmus.model.hparams import Pooling
+from isthmus.model.shape.hparams import Pooling
 
 _EMBED = {
     None: ModelFlag(0),

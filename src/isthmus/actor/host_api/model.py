@@ -33,8 +33,8 @@ from isthmus.actor.host_api.opening import admit_session
 from isthmus.actor.plan import MOST
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
+from isthmus.model.sampling.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.model.step import Step
-from isthmus.model.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
 
 MAX_CHAT_MESSAGES = 64 * KIB

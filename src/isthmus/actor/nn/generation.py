@@ -19,7 +19,7 @@ from isthmus.actor.nn.memory import NnMemory
 from isthmus.actor.nn.state import NnContext
 from isthmus.errors import ContextFull, GrammarError, SettingsError
 from isthmus.model import Grammar, Model, SamplerSettings, Session, sample
-from isthmus.model.hparams import Pooling
+from isthmus.model.shape.hparams import Pooling
 from isthmus.model.step import Step
 from isthmus.wasm.wasi_nn import NnErrno
 

@@ -15,9 +15,9 @@ from isthmus.errors import DeviceFailed
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.parted import computed_in_jobs
 from isthmus.model.embedder import Embedder
-from isthmus.model.hparams import Pooling, Shape
 from isthmus.model.jobs import Jobs, finish
 from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE
+from isthmus.model.shape.hparams import Pooling, Shape
 from isthmus.native._llama import Batch
 from isthmus.native.owned import Owned
 from isthmus.native.placing import placing_of

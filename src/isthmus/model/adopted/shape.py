@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import name_of
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Pooling
-from isthmus.model.metadata import Metadata
+from isthmus.model.shape.hparams import Pooling
+from isthmus.model.shape.metadata import Metadata
 
 MOST_N_CTX = 1 << 20
 """Tokens of a context, whatever a file says. libllama takes some 100 bytes of the process's own

@@ -1,7 +1,7 @@
 """Architectures, one file each, named as `general.architecture` of a GGUF file, `_` for `-`.
 
 Each defines `FAMILY`, which says what its files have in common, and `load`, which puts the file's
-weights together to a decoder (blocks.py), whose `build` writes the forward pass into a graph; or to
+weights together to a decoder (blocks/), whose `build` writes the forward pass into a graph; or to
 an encoder, which has no logits and makes embeddings. What is not known is refused by name.
 """
 
@@ -14,15 +14,15 @@ from types import ModuleType
 from typing import Protocol
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.family import Family
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Hparams
-from isthmus.model.loader import Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.files.weights import Weights
+from isthmus.model.loading import Loader
 from isthmus.model.own.adapter import Adaptation
 from isthmus.model.passes.forward import Pass
-from isthmus.model.shapes import read_hparams
-from isthmus.model.weights import Weights
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Hparams
+from isthmus.model.shape.metadata import Metadata
+from isthmus.model.shape.reading import read_hparams
 
 _IGNORED = ("attn_rot_embd",)
 """Parts of names of tensors that old files have and nothing needs."""

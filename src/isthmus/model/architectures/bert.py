@@ -7,9 +7,9 @@ sentence.
 from __future__ import annotations
 
 from isthmus.model.blocks import Encoder, Part, PostNorm
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="BERT, MiniLM, BGE, E5, GTE and other sentence embeddings of its shape",

@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 
 from isthmus.errors import ModelFileError
-from isthmus.model import yarn
 from isthmus.model.blocks import Attention, Decoder, Part, Rotary, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import Gating, Heads, Rope, RopeKind
-from isthmus.model.latent import Chain, ExpandedQkv, Latent, LatentOut, LatentQkv
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.blocks.latent import Chain, ExpandedQkv, Latent, LatentOut, LatentQkv
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape import yarn
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Gating, Heads, Rope, RopeKind
+from isthmus.model.shape.metadata import Metadata
 
 _GLM = ((154_880, 47), (154_880, 48))
 """Tokens and layers of GLM-4.7-Flash, whose files do not say how experts are weighted."""

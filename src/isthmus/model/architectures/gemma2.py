@@ -10,9 +10,9 @@ import math
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Part, Sandwich
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind, inverse_sqrt
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind, inverse_sqrt
 
 FAMILY = Family(
     models="Gemma 2",

@@ -11,9 +11,9 @@ from dataclasses import replace
 from isthmus.device.graph import Graph
 from isthmus.model.architectures.gemma2 import query_scale
 from isthmus.model.blocks import Decoder, Part, Rotary, Sandwich
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Gemma 3, text (270M to 27B)",

@@ -12,19 +12,19 @@ from typing import cast
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, NormedValues, Part, Rotary, Sandwich
-from isthmus.model.experts import ExpertsBeside, ScaledRouter
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.passes.forward import Pass
-from isthmus.model.per_layer import (
+from isthmus.model.blocks.experts import ExpertsBeside, ScaledRouter
+from isthmus.model.blocks.per_layer import (
     PerLayerTrunk,
     PerLayerUpdate,
     load_inputs,
     load_update,
     per_layer_width,
 )
-from isthmus.model.shapes import heads_by_kind, require_rotary
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.passes.forward import Pass
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
+from isthmus.model.shape.reading import heads_by_kind, require_rotary
 
 FAMILY = Family(
     models="Gemma 4 (E2B, E4B, 12B, 26B-A4B, 31B), text",

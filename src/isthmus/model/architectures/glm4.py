@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Rotary, Sandwich
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="GLM-4-0414 and GLM-Z1 (9B, 32B), the text part of GLM-4.1V and GLM-OCR",

@@ -6,9 +6,9 @@ Half of each head is rotated; some files have norms of queries and keys.
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import Gating, RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Gating, RopeKind
 
 FAMILY = Family(
     models="GLM-4.5 and 4.6, GLM-4.5V without images",

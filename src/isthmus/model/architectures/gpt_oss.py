@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import Gating, RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Gating, RopeKind
 
 FAMILY = Family(
     models="gpt-oss 20B and 120B",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from isthmus.model.blocks import Decoder, Mixer, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
+from isthmus.model.shape.metadata import Metadata
 
 FAMILY = Family(
     models="Granite 3, dense",

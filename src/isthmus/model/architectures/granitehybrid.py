@@ -7,11 +7,11 @@ import numpy as np
 from isthmus.errors import ModelFileError
 from isthmus.model.architectures.granite import attention, block, feed_forward, scales
 from isthmus.model.blocks import Decoder, Mixer, RmsNorm
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind, State
-from isthmus.model.hybrid import Convolution, Mamba2, Scan
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.blocks.hybrid import Convolution, Mamba2, Scan
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind, State
+from isthmus.model.shape.metadata import Metadata
 
 
 class _Sizes:

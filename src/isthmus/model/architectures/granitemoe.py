@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from isthmus.model.architectures.granite import load
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Granite 3 with experts (1B-A400M, 3B-A800M)",

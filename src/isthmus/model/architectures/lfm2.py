@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Mixer, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind, State
-from isthmus.model.hybrid import Convolution, ShortConvolution
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.blocks.hybrid import Convolution, ShortConvolution
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind, State
+from isthmus.model.shape.metadata import Metadata
 
 _WIDTH = "shortconv.l_cache"
 """Tokens that a convolution sees."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures.lfm2 import block, pass_over_heads, states
 from isthmus.model.blocks import Decoder, Part
-from isthmus.model.family import Family
-from isthmus.model.hparams import Gating, RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Gating, RopeKind
 
 FAMILY = Family(
     models="LFM2 and LFM2.5 with experts (8B-A1B, 24B-A2B)",

@@ -11,9 +11,9 @@ or, where the file has experts, the same of several networks, weighted.
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Llama 1 to 3.3, Mistral 7B, Mixtral, SmolLM 1 and 2, TinyLlama, Yi, DeepSeek-Coder 1",

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from isthmus.model import yarn
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import Rope, RopeKind
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape import yarn
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Rope, RopeKind
+from isthmus.model.shape.metadata import Metadata
 
 FAMILY = Family(
     models="Ministral 3",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="OLMoE 1B-7B",

@@ -7,9 +7,9 @@ The files' sliding window is not applied, as libllama does not: many say a wrong
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Rotary, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Phi 3, 3.5 and 4, Phi 4 mini",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.experts import SharedExpert
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.blocks.experts import SharedExpert
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Qwen 1.5 and 2 with experts (A2.7B, 57B-A14B)",

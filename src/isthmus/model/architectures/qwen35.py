@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from isthmus.errors import ModelFileError
 from isthmus.model.blocks import Decoder, Mixer, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind, State
-from isthmus.model.hybrid import Convolution, DeltaNet, DoubleQkv, GatedAttention
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.blocks.hybrid import Convolution, DeltaNet, DoubleQkv, GatedAttention
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind, State
+from isthmus.model.shape.metadata import Metadata
 
 _USUAL_INTERVAL = 4
 _HEAD, _N_HEAD_K, _N_HEAD_V = "ssm.state_size", "ssm.group_count", "ssm.time_step_rank"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from isthmus.model.architectures.qwen35 import block, states
 from isthmus.model.blocks import Decoder, Part
-from isthmus.model.experts import SharedExpert
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.blocks.experts import SharedExpert
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Qwen 3.5 to 3.8 with experts, without images",

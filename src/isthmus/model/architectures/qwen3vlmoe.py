@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from isthmus.model.architectures.qwen3vl import interleaved_rotary
 from isthmus.model.blocks import Decoder, Part, Sequential
-from isthmus.model.family import Family
-from isthmus.model.hparams import RopeKind
-from isthmus.model.loader import BlockLoader, Loader
+from isthmus.model.loading import BlockLoader, Loader
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import RopeKind
 
 FAMILY = Family(
     models="Qwen3-VL with experts (30B-A3B, 235B-A22B), without images",

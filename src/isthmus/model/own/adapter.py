@@ -21,11 +21,11 @@ import numpy as np
 from isthmus.device.base import Device
 from isthmus.errors import ModelFileError, ModelUnsupported, SettingsError
 from isthmus.file_hash import FileHashes
+from isthmus.model.blocks.products import LowRank
 from isthmus.model.files.header import TensorInfo
 from isthmus.model.files.opening import open_gguf
-from isthmus.model.hparams import Hparams
-from isthmus.model.products import LowRank
-from isthmus.model.weights import TOKEN_EMBD, Weights
+from isthmus.model.files.weights import TOKEN_EMBD, Weights
+from isthmus.model.shape.hparams import Hparams
 from isthmus.native._ggml import GgmlType
 
 _A, _B = ".lora_a", ".lora_b"

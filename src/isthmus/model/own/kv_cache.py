@@ -34,7 +34,7 @@ from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.graph import TensorContext
-from isthmus.model.hparams import STATE_ALIGNMENT, Hparams
+from isthmus.model.shape.hparams import STATE_ALIGNMENT, Hparams
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr, align_up

@@ -19,7 +19,6 @@ from isthmus.memory import Region
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.architectures import hparams_of, load_architecture
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Hparams
 from isthmus.model.layout import Layout
 from isthmus.model.model import Model
 from isthmus.model.own.adapter import Adaptation, Adapter
@@ -30,6 +29,7 @@ from isthmus.model.own.session import OwnSession
 from isthmus.model.own.sharing import SharingModel
 from isthmus.model.own.stateful_session import StatefulSession
 from isthmus.model.probes.exactness import Exactness, ask_anew
+from isthmus.model.shape.hparams import Hparams
 from isthmus.units import GuestPtr, HostAddr
 
 

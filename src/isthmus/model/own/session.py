@@ -7,9 +7,9 @@ from typing import cast
 
 from isthmus.device.buffer import Binding, Rows
 from isthmus.memory import Region
-from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KvCache, KvLayout
 from isthmus.model.session import COPY_NBYTES, Session, SessionOwner
+from isthmus.model.shape.hparams import Hparams
 from isthmus.units import DeviceAddr, GuestPtr, HostAddr
 
 

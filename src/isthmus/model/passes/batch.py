@@ -37,7 +37,6 @@ import numpy.typing as npt
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
-from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KV_ALIGNMENT, KvLayout
 from isthmus.model.own.session import own
 from isthmus.model.passes.batch_inputs import BatchInputs, Leaves, set_data
@@ -46,8 +45,9 @@ from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.joining import Joining
 from isthmus.model.passes.mask import MASKED, first_seen
 from isthmus.model.passes.rows import Rows, Shape
+from isthmus.model.sampling.top import N_NODES as N_TOP_NODES
 from isthmus.model.session import Session
-from isthmus.model.top import N_NODES as N_TOP_NODES
+from isthmus.model.shape.hparams import Hparams
 from isthmus.native._ggml import GgmlType
 
 _FLOAT = 4

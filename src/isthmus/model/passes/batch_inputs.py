@@ -11,10 +11,10 @@ import numpy.typing as npt
 from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
-from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import KvLayout
 from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import MASKED
+from isthmus.model.shape.hparams import Hparams
 from isthmus.native import _ggml
 from isthmus.native._ggml import GgmlType, Tensor
 from isthmus.units import DeviceAddr, align_up

@@ -1,4 +1,4 @@
-"""Places of a batch's candidates: each session's, in its guest's memory; see `top.py`.
+"""Places of a batch's candidates: each session's, in its guest's memory; see `sampling/top.py`.
 
 A batch finds equally many candidates for every row, since one graph serves any sessions. Candidates
 that a session did not ask for go to a place that nobody reads.
@@ -18,7 +18,7 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Buffer
 from isthmus.device.graph import Graph
 from isthmus.model.passes.input_layout import Input, InputLayout
-from isthmus.model.top import PAIR_NBYTES, Top
+from isthmus.model.sampling.top import PAIR_NBYTES, Top
 from isthmus.native._ggml import GgmlType
 
 _SIZES = (2, 16, 64, 128, 256)

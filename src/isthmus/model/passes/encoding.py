@@ -13,10 +13,10 @@ import numpy as np
 from isthmus.device.base import Device
 from isthmus.device.buffer import InputBuffer
 from isthmus.model.architectures import Architecture
-from isthmus.model.hparams import Hparams, Pooling
 from isthmus.model.passes.forward import Pass, Scores
 from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import show
+from isthmus.model.shape.hparams import Hparams, Pooling
 from isthmus.native._ggml import GgmlType
 
 _LEAST_LENGTH = 1e-12

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.device.graph import Graph
-from isthmus.model.hparams import Heads, Hparams, Rope
 from isthmus.model.own.session import OwnSession
 from isthmus.model.passes.forward_inputs import ForwardInputs
+from isthmus.model.sampling.top import N_NODES as N_TOP_NODES
+from isthmus.model.sampling.top import Top
 from isthmus.model.session import Session
+from isthmus.model.shape.hparams import Heads, Hparams, Rope
 from isthmus.model.spans import Embeddings
-from isthmus.model.top import N_NODES as N_TOP_NODES
-from isthmus.model.top import Top
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
 

@@ -13,9 +13,9 @@ from isthmus.model.own.session import own
 from isthmus.model.passes.forward import Forward, Pass
 from isthmus.model.passes.forward_inputs import ForwardInputs
 from isthmus.model.passes.graph_cache import GraphCache
+from isthmus.model.sampling.top import Top, TopFinder
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk
-from isthmus.model.top import Top, TopFinder
 
 
 class GraphBuilder:

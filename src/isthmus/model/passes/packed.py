@@ -23,15 +23,15 @@ import numpy as np
 
 from isthmus.device.base import Device
 from isthmus.device.buffer import InputBuffer
-from isthmus.model.hparams import Hparams
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
 from isthmus.model.passes.forward import Pass, Scores, Stretch
 from isthmus.model.passes.input_layout import Input, InputLayout
 from isthmus.model.passes.mask import show
+from isthmus.model.sampling.top import N_NODES as N_TOP_NODES
+from isthmus.model.sampling.top import Top, TopFinder
+from isthmus.model.shape.hparams import Hparams
 from isthmus.model.step import Chunk
-from isthmus.model.top import N_NODES as N_TOP_NODES
-from isthmus.model.top import Top, TopFinder
 from isthmus.native._ggml import GgmlType
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from isthmus.model.own.kv_cache import N_CTX_MULTIPLE
 from isthmus.model.passes.batch_top import by_row
 from isthmus.model.passes.joining import Joining, Run
+from isthmus.model.sampling.top import Top
 from isthmus.model.step import Step
-from isthmus.model.top import Top
 
 
 class Rows:

@@ -20,11 +20,11 @@ import numpy as np
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.errors import DeviceFailed
-from isthmus.model.hparams import Heads
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.joining import Joining, vector_stride
 from isthmus.model.passes.mask import MASKED
 from isthmus.model.probes.random_rows import random_rows
+from isthmus.model.shape.hparams import Heads
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 

@@ -15,7 +15,7 @@ import numpy as np
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
 from isthmus.model.files.header import TensorInfo
-from isthmus.model.weights import Weights
+from isthmus.model.files.weights import Weights
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.model.files.weights import Weights
 from isthmus.model.probes.attention_probe import Kernel
 from isthmus.model.probes.batch_probe import Kind, batches_exactly, matrices_of, product
-from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TypeVar
 
 from isthmus.errors import DeviceFailed, ModelUnsupported
-from isthmus.model.hparams import Heads
+from isthmus.model.files.weights import Weights
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.joining import Joining
@@ -24,7 +24,7 @@ from isthmus.model.probes.cut_probe import adapter_cuts_exactly, cuts_exactly
 from isthmus.model.probes.pack_probe import packs_exactly
 from isthmus.model.probes.width_probe import matrices, widths_of
 from isthmus.model.probes.widths import MOST_ON_HOST, MOST_ROWS, Width, Widths
-from isthmus.model.weights import Weights
+from isthmus.model.shape.hparams import Heads
 from isthmus.native._ggml import GgmlType
 
 _log = logging.getLogger("isthmus")

@@ -14,8 +14,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from isthmus.device.base import Backend, Device
+from isthmus.model.files.weights import Weights
 from isthmus.model.probes.batch_probe import Kind, matrices_of, product
-from isthmus.model.weights import Weights
 
 MOST = 256
 """Tokens in one pass over several prompts: with more, the weights' way is too short to matter."""

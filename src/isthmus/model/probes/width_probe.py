@@ -24,9 +24,9 @@ import numpy.typing as npt
 from isthmus.device.base import Backend, Device
 from isthmus.device.graph import Graph, GraphAllocator, TensorContext
 from isthmus.errors import DeviceFailed
+from isthmus.model.files.weights import Weights
 from isthmus.model.probes.random_rows import random_rows
 from isthmus.model.probes.widths import MOST_ON_HOST, MOST_ROWS, SINGLE, Width, Widths
-from isthmus.model.weights import Weights
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 

@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from isthmus.actor import Actor
 from isthmus.errors import ContextFull, SettingsError
 from isthmus.model import Model
-from isthmus.model.hparams import Pooling
+from isthmus.model.shape.hparams import Pooling
 from isthmus.runtime import Runtime
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.request import ids_as_bytes

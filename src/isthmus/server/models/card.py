@@ -15,7 +15,7 @@ from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.choosing import memory_of, open_file, opened_by_header, shape_of
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.opening import open_gguf
-from isthmus.model.hparams import Shape
+from isthmus.model.shape.hparams import Shape
 from isthmus.native.loader import Library
 from isthmus.shards import model_files
 from isthmus.units import MIB

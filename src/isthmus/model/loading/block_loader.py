@@ -1,8 +1,4 @@
-"""Takes a file's weights, part by part, and checks that their shapes fit the metadata.
-
-Names: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py. A bias is added
-wherever the file has one.
-"""
+"""Puts one block's weights together."""
 
 from __future__ import annotations
 
@@ -14,12 +10,9 @@ from isthmus.device.graph import Graph
 from isthmus.errors import ModelUnsupported
 from isthmus.model.blocks import (
     Attention,
-    Decoder,
-    Encoder,
     FusedGated,
     FusedQkv,
     Gated,
-    LayerNorm,
     NormedQkv,
     Part,
     Plain,
@@ -28,7 +21,7 @@ from isthmus.model.blocks import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.experts import (
+from isthmus.model.blocks.experts import (
     Experts,
     Groups,
     MergedGates,
@@ -36,173 +29,18 @@ from isthmus.model.experts import (
     SeparateGates,
     SharedExpert,
 )
-from isthmus.model.hparams import Gating, Heads, Hparams, RopeKind, RopeScaling
-from isthmus.model.metadata import Metadata
-from isthmus.model.own.adapter import Adaptation
+from isthmus.model.blocks.products import Router, Stack
+from isthmus.model.loading.weight_loader import WeightLoader
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.mrope import text_factors
-from isthmus.model.products import Linear, Router, Stack
-from isthmus.model.rank import RankHead
-from isthmus.model.weights import TOKEN_EMBD, Weights
-from isthmus.model.yarn import temperatures
-
-_RANKERS = ("bert", "qwen3")
-"""Architectures of which there are rerankers, as libllama has them."""
-_SOFTMAX = ("qwen3",)
-"""Those whose scores add up to 1."""
+from isthmus.model.shape.hparams import Gating, Heads, RopeKind, RopeScaling
+from isthmus.model.shape.yarn import temperatures
 
 
-class Loader:
-    """The parts of a whole file; of one block, a `BlockLoader`."""
-
-    def __init__(
-        self,
-        hparams: Hparams,
-        metadata: Metadata,
-        weights: Weights,
-        adaptation: Adaptation | None = None,
-    ) -> None:
-        """`adaptation`: what is added to products with the weights."""
-        self.hparams, self.metadata, self.weights = hparams, metadata, weights
-        self.adaptation = adaptation or Adaptation()
-        self._prefix = ""
-
-    def decoder(
-        self,
-        block: Callable[[BlockLoader], Part],
-        norm: Callable[[Loader, str], Part] | None = None,
-        norm_name: str = "output_norm",
-        **differences: Any,
-    ) -> Decoder:
-        """A whole model: each block made by `block`, the last norm by `norm`, an RMS norm usually.
-
-        `differences` are fields of `Decoder`. Raises ModelFileError or ModelUnsupported where the
-        file's weights do not fit.
-        """
-        h, weights = self.hparams, self.weights
-        token_embd, n_vocab = self._token_embd()
-        own_output = weights.info("output.weight") is not None
-        if own_output:
-            weights.adaptable.add(TOKEN_EMBD)
-        return Decoder(
-            hparams=h,
-            n_vocab=n_vocab,
-            token_embd=token_embd,
-            blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
-            norm=(norm or Loader.rms_norm)(self, norm_name),
-            output=self._output(n_vocab, tied=not own_output),
-            embedding_updates=self.adaptation.updates(TOKEN_EMBD),
-            rank=self._rank_head(),
-            **differences,
-        )
-
-    def encoder(
-        self, block: Callable[[BlockLoader], Part], *, with_positions: bool = False
-    ) -> Encoder:
-        """A whole model that makes embeddings; `with_positions` where a table has those."""
-        h, weights = self.hparams, self.weights
-        token_embd, n_vocab = self._token_embd()
-        positions = 0
-        if with_positions:
-            positions = weights.table("position_embd.weight", h.n_embd, h.n_ctx_train)
-        return Encoder(
-            hparams=h,
-            n_vocab=n_vocab,
-            token_embd=token_embd,
-            norm=self.layer_norm("token_embd_norm"),
-            blocks=tuple(block(BlockLoader(self, layer)) for layer in range(h.n_layer)),
-            token_type=self._token_type(),
-            position_embd=positions,
-            rank=self._rank_head(),
-        )
-
-    def _rank_head(self) -> RankHead | None:
-        """A reranker's classifier; None for other models."""
-        h, weights = self.hparams, self.weights
-        if not h.n_scores:
-            return None
-        if h.architecture not in _RANKERS:
-            raise ModelUnsupported(
-                f"{self.metadata.path} says pooling_type 4 (rank), and no rerankers of the "
-                f"architecture {h.architecture!r} are known: only {' and '.join(_RANKERS)}"
-            )
-        dense = weights.optional("cls.weight", h.n_embd, h.n_embd)
-        out = weights.optional("cls.output.weight", h.n_embd, h.n_scores)
-        if not out:
-            raise ModelUnsupported(
-                f"{self.metadata.path} is a reranker without cls.output.weight, whose scores are "
-                "not computed here: try graph='adopted' (--graph adopted)"
-            )
-        return RankHead(
-            Linear(dense, weights.optional("cls.bias", h.n_embd)) if dense else None,
-            Linear(out, weights.optional("cls.output.bias", h.n_scores)),
-            softmax=h.architecture in _SOFTMAX,
-        )
-
-    def _output(self, n_vocab: int, *, tied: bool) -> Linear:
-        """The matrix of the logits: its own, or the table of embeddings."""
-        n_embd = self.hparams.n_embd
-        if not tied:
-            return self.linear("output", n_embd, n_vocab)
-        bias = self.weights.optional("token_embd.bias", n_vocab)
-        return Linear(self.weights.require(TOKEN_EMBD, n_embd, n_vocab), bias)
-
-    def _token_embd(self) -> tuple[int, int]:
-        """The table of embeddings, and how many tokens it has."""
-        embedding = self.weights.info("token_embd.weight")
-        n_vocab = embedding.shape[1] if embedding and len(embedding.shape) == 2 else 1
-        return self.weights.table("token_embd.weight", self.hparams.n_embd, n_vocab), n_vocab
-
-    def _token_type(self) -> int:
-        """The first row of the token types, if there are any."""
-        name = "token_types.weight"
-        info = self.weights.info(name)
-        if info is None:
-            return 0
-        n_types = info.shape[1] if len(info.shape) == 2 else 1
-        self.weights.table(name, self.hparams.n_embd, n_types)
-        return self.weights.first_row(name)
-
-    def linear(self, name: str, n_in: int, n_out: int) -> Linear:
-        """A matrix, its bias if there is one, and what adapters add."""
-        full = f"{self._prefix}{name}.weight"
-        self.weights.adaptable.add(full)
-        return Linear(
-            self.weights.require(full, n_in, n_out),
-            self.weights.optional(f"{self._prefix}{name}.bias", n_out),
-            self.adaptation.updates(full),
-        )
-
-    def small(self, name: str, n_in: int, n_out: int) -> Linear:
-        """As `linear`, of a matrix that is small, and in some files not quantised."""
-        linear = self.linear(name, n_in, n_out)
-        full = f"{self._prefix}{name}.weight"
-        if self.weights.is_quantised(full):
-            return linear
-        self.weights.routers.add(full)
-        return replace(linear, routed=True)
-
-    def rms_norm(self, name: str, width: int | None = None) -> RmsNorm:
-        """A norm over `width` elements, by default n_embd."""
-        return RmsNorm(self.vector(f"{name}.weight", width))
-
-    def layer_norm(self, name: str) -> LayerNorm:
-        """A norm over n_embd elements, with its bias."""
-        return LayerNorm(self.vector(f"{name}.weight"), self.vector(f"{name}.bias"))
-
-    def vector(self, name: str, width: int | None = None) -> int:
-        """A vector of `width` elements, by default n_embd."""
-        return self.weights.require(f"{self._prefix}{name}", width or self.hparams.n_embd)
-
-    def optional(self, name: str, width: int) -> int:
-        """As `vector`, or 0 if the file has no such tensor."""
-        return self.weights.optional(f"{self._prefix}{name}", width)
-
-
-class BlockLoader(Loader):
+class BlockLoader(WeightLoader):
     """The parts of one block."""
 
-    def __init__(self, file: Loader, layer: int) -> None:
+    def __init__(self, file: WeightLoader, layer: int) -> None:
         super().__init__(file.hparams, file.metadata, file.weights, file.adaptation)
         self.layer = layer
         self._prefix = f"blk.{layer}."

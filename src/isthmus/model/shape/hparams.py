@@ -1,4 +1,4 @@
-"""Hyperparameters: the shape of a model; shapes.py reads it from a file's metadata."""
+"""Hyperparameters: the shape of a model; reading.py reads it from a file's metadata."""
 
 from __future__ import annotations
 

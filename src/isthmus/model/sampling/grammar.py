@@ -4,7 +4,7 @@ A `Grammar` is one text that is being written. What it is, is its source and the
 accepted: whoever has those has the same grammar, so that is what a fork, an undone message and a
 snapshot go by. The matcher, llguidance's, is made of them anew, and thrown away where it fails.
 
-Hostile sources are refused by `Trials`; see grammar_source.py.
+Hostile sources are refused by `Trials`; see `grammar_source.py`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import numpy.typing as npt
 from isthmus.abi import GrammarKind, TokenFlag
 from isthmus.config import MAX_GRAMMAR_NBYTES, MAX_GRAMMAR_TOKENS
 from isthmus.errors import GrammarError, LimitExceeded, ModelUnsupported
-from isthmus.model import grammar_source
 from isthmus.model.checks import nothing
-from isthmus.model.grammar_source import compile_source, complaint, parser_limits
+from isthmus.model.sampling import grammar_source
+from isthmus.model.sampling.grammar_source import compile_source, complaint, parser_limits
 from isthmus.model.text import TextModel
 from isthmus.model.tokens.tokenizer import Tokenizer
 from isthmus.trial import Ending, TrialLimits, try_out

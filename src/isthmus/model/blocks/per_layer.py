@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from isthmus.model.blocks import Part
-from isthmus.model.hparams import inverse_sqrt
-from isthmus.model.loader import BlockLoader, Loader
-from isthmus.model.metadata import Metadata
+from isthmus.model.blocks.products import Linear
+from isthmus.model.loading import BlockLoader, Loader
 from isthmus.model.passes.forward import Pass
-from isthmus.model.products import Linear
+from isthmus.model.shape.hparams import inverse_sqrt
+from isthmus.model.shape.metadata import Metadata
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isthmus.model.blocks import Part
+from isthmus.model.blocks.products import Linear
 from isthmus.model.passes.forward import Pass
-from isthmus.model.products import Linear
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from isthmus.errors import ModelFileError, ModelUnsupported
-from isthmus.model.family import Family
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.hparams import Heads, Hparams, State
-from isthmus.model.metadata import Metadata
+from isthmus.model.shape.family import Family
+from isthmus.model.shape.hparams import Heads, Hparams, State
+from isthmus.model.shape.metadata import Metadata
 
 _MOST_STATES_NBYTES = 1 << 32
 

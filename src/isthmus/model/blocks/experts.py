@@ -11,9 +11,9 @@ from typing import Protocol
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Part
-from isthmus.model.hparams import Gating, inverse_sqrt
+from isthmus.model.blocks.products import Router, Stack
 from isthmus.model.passes.forward import Pass
-from isthmus.model.products import Router, Stack
+from isthmus.model.shape.hparams import Gating, inverse_sqrt
 
 _LEAST_SUM = 6.103515625e-5
 """Of the weights of a token's experts, which are divided by it: the smallest normal F16."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from isthmus.errors import ModelFileError, ModelUnsupported
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.header import Value
-from isthmus.model.hparams import Gating, Pooling, Rope, RopeKind, RopeScaling, Window
+from isthmus.model.shape.hparams import Gating, Pooling, Rope, RopeKind, RopeScaling, Window
 
 _MOST_PAIRS = 1 << 16
 _LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}

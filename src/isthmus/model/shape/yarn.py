@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.model.hparams import Rope
-from isthmus.model.metadata import Metadata
+from isthmus.model.shape.hparams import Rope
+from isthmus.model.shape.metadata import Metadata
 
 
 def with_bounds(metadata: Metadata, rope: Rope) -> Rope:

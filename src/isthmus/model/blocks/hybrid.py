@@ -1,4 +1,4 @@
-"""What decoders are made of whose layers keep states, beside the parts of `blocks.py`.
+"""What decoders are made of whose layers keep states, beside other models' parts.
 
 A state is rewritten at each token, so its operations run for each session by itself, in the order
 of its tokens: `Pass.by_stretch`. All else takes the columns of all sessions at once. The order of
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.model.blocks import Attention, RmsNorm
-from isthmus.model.hparams import Heads, inverse_sqrt
+from isthmus.model.blocks.products import Linear
 from isthmus.model.passes.forward import Pass, Stretch
-from isthmus.model.products import Linear
+from isthmus.model.shape.hparams import Heads, inverse_sqrt
 
 _FLOAT = 4
 

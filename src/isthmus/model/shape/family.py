@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from isthmus.model.hparams import Heads, RopeKind, State
-from isthmus.model.metadata import Metadata
+from isthmus.model.shape.hparams import Heads, RopeKind, State
+from isthmus.model.shape.metadata import Metadata
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Which token comes next: candidates, grammars, and the draw."""
