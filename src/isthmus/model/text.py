@@ -163,12 +163,7 @@ class TextModel(ABC):
         )
         text = restored(text, seam)
         encode = partial(tokenizer.encode, parse_special=True, seam=seam, most=most, check=check)
-        if marks.numbers:
-            before, after = tokenizer.ends
-            pieces = [encode(it) if isinstance(it, str) else [id_of(it)] for it in marks.cut(text)]
-            ids = [*before, *itertools.chain.from_iterable(pieces), *after]
-        else:
-            ids = encode(text, add_special=True)
+        ids = _encoded(text, marks, tokenizer, encode)
         if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
             del ids[0]  # the template wrote it too
         thinks = opens_thought(traits.form, text)  # a control token that users say has a seam in it
@@ -200,3 +195,14 @@ class TextModel(ABC):
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.n_vocab:
             for token in tokens:
                 self.require_token(token)
+
+
+def _encoded(
+    text: str, marks: MediaMarks, tokenizer: Tokenizer, encode: Callable[..., list[int]]
+) -> list[int]:
+    """The token ids of a rendered conversation, with an id for each mark of a medium."""
+    if not marks.numbers:
+        return encode(text, add_special=True)
+    before, after = tokenizer.ends
+    pieces = [encode(it) if isinstance(it, str) else [id_of(it)] for it in marks.cut(text)]
+    return [*before, *itertools.chain.from_iterable(pieces), *after]

@@ -44,6 +44,15 @@ class LibraryModel(Owned):
             raise ModelFileError(
                 f"{file.path} changed while it was opened: try again when it is complete"
             )
+        self._read_facts(library, handle)
+        if self.decodes and library.llama_model_has_encoder(handle):
+            self.close()
+            raise ModelUnsupported(
+                f"{file.path} has an encoder before its decoder, whose result lies in no session: "
+                "give a model that only decodes, or only encodes"
+            )
+
+    def _read_facts(self, library: Library, handle: int) -> None:
         self.n_vocab: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(handle))
         self.row_width: int = library.llama_model_n_embd_inp(handle)
         """Numbers of a row of embeddings that it takes in place of a token."""
@@ -56,12 +65,6 @@ class LibraryModel(Owned):
         back."""
         self.decodes = bool(library.llama_model_has_decoder(handle))
         """Whether one token follows the other: an encoder alone makes embeddings."""
-        if self.decodes and library.llama_model_has_encoder(handle):
-            self.close()
-            raise ModelUnsupported(
-                f"{file.path} has an encoder before its decoder, whose result lies in no session: "
-                "give a model that only decodes, or only encodes"
-            )
 
     def require_intact(self) -> None:
         """ModelFileError if a file changed under the weights that libllama reads from it."""

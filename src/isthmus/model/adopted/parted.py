@@ -54,15 +54,8 @@ def computed_in_jobs(
         handed.put((backend, graph))
         return statuses.get()
 
-    def run() -> None:
-        status = _FAILED
-        try:
-            status = call()
-        finally:  # the device's thread waits for it
-            handed.put(status)
-
     with placing.taking_over(backends, hand_over) as compute:
-        thread = threading.Thread(target=run, daemon=True)
+        thread = threading.Thread(target=lambda: _call(call, handed), daemon=True)
         thread.start()
         found = handed.get()
         try:
@@ -79,6 +72,15 @@ def computed_in_jobs(
                     found = handed.get()
                 thread.join()
     return found
+
+
+def _call(call: Callable[[], int], handed: SimpleQueue[tuple[int, int] | int]) -> None:
+    """Hands over the status of a call, for which the device's thread waits."""
+    status = _FAILED
+    try:
+        status = call()
+    finally:
+        handed.put(status)
 
 
 class _HandedGraph:

@@ -77,19 +77,13 @@ class Batch(Pass):
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
-        inputs = self.inputs = BatchInputs(device, h, n, n_ctx, layout)
+        self.inputs = BatchInputs(device, h, n, n_ctx, layout)
         self._joining = joining
         self._everywhere = everywhere
         self._row_nbytes = np.array(layout.row_nbytes, np.int64)[:, None]
         """i64 [planes, 1]"""
         self._step = math.gcd(*layout.row_nbytes, KV_ALIGNMENT)
-        self.tokens = inputs.place(self, "tokens", n)
-        self.positions = inputs.place(self, "positions", n)
-        self._rows = [
-            inputs.place(self, "cache rows", n, offset=8 * n * plane)
-            for plane in range(len(h.planes))
-        ]
-        self._logits_rows = inputs.place(self, "logits rows", n)
+        self._place_inputs()
         self._caches = {
             width: self._all_addresses(layout.dtype, width, self._step) for width in {*h.planes}
         }
@@ -106,8 +100,18 @@ class Batch(Pass):
         self._moved_on: list[list[int]] = [[] for _ in h.states]
         """Of each state, what writes it in each row."""
         self._masks = self._describe_masks(everywhere)
-        self._flat_masks = [mask.reshape(-1) for mask in inputs.masks]
+        self._flat_masks = [mask.reshape(-1) for mask in self.inputs.masks]
         self._begin(n, len(runs))
+
+    def _place_inputs(self) -> None:
+        inputs, n = self.inputs, self.n
+        self.tokens = inputs.place(self, "tokens", n)
+        self.positions = inputs.place(self, "positions", n)
+        self._rows = [
+            inputs.place(self, "cache rows", n, offset=8 * n * plane)
+            for plane in range(len(self.hparams.planes))
+        ]
+        self._logits_rows = inputs.place(self, "logits rows", n)
 
     def _begin(self, n: int, n_runs: int) -> None:
         """Nobody is in it yet."""
