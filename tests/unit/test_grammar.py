@@ -15,7 +15,7 @@ import pytest
 from isthmus.abi import GrammarKind
 from isthmus.errors import Cancelled, GrammarError, LimitExceeded, ModelUnsupported
 from isthmus.model import Grammar, Model
-from isthmus.model import grammar as module
+from isthmus.model.sampling import grammar as module
 from isthmus.model.sampling.grammar import Vocabulary
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
