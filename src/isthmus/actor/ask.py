@@ -50,7 +50,7 @@ class Decode(Ask):
     @property
     def model(self) -> Model:
         """The model that computes it."""
-        return Model.of(self.steps[0].session)
+        return self.steps[0].session.owner  # type: ignore[return-value]  # Model.of costs 0.1 µs
 
 
 class Prompt(Ask):

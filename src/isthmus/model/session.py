@@ -54,6 +54,10 @@ class SessionOwner(ABC):
         """Whether passes find the most probable tokens for sessions that ask: `Session.top`."""
 
     @abstractmethod
+    def require_token(self, token: int) -> None:
+        """Raises TokenError for an id outside the vocabulary: kernels use it as an address."""
+
+    @abstractmethod
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close or changes: see `Executor.forget`."""
 

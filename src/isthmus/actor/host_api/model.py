@@ -223,7 +223,7 @@ class ModelFunctions:
         c.require_tokens(0, 1)
         if token >= 1 << 31:
             token -= 1 << 32
-        Model.of(opened).require_token(token)
+        opened.owner.require_token(token)
         opened.require_ready(1)
         start = time.perf_counter_ns()
         try:

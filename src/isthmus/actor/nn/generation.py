@@ -99,7 +99,7 @@ class Generation:
             if session.n_tokens >= n_ctx:
                 raise NnFault(NnErrno.CONTEXT_FULL)
             token = opened.output_ids[-1]
-            Model.of(session).require_token(token)  # it may come from a snapshot
+            session.owner.require_token(token)  # it may come from a snapshot
             c.require_tokens(0, 1)
             await Decode(c.message, Step(session, (token,)))
             c.message.tokens_out += 1
