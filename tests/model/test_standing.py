@@ -42,9 +42,8 @@ def rows_of(model: Model, steps: list[Step]) -> Rows:
 def require_as_written_anew(model: Model, rows: Rows) -> None:
     """Compares what the last step computed from with a batch that is written for its rows."""
     executor = model.executor
-    standing = executor._batches._standing
-    assert standing is not None
-    batch = standing.batch
+    batches = executor._batches
+    batch = batches._standing[batches._keys[next(it for it in rows.sessions if it)]].batch
     layout = next(it.layout for it in rows.sessions if it)
     joining = executor._batches.joining
     with Batch(model.device, model.hparams, layout, rows.shape, batch.n_ctx, joining) as anew:
@@ -142,6 +141,38 @@ def test_inputs_are_those_of_a_batch_written_anew(
     assert N_STEPS / 2 < n_advanced < N_STEPS
 
 
+def test_each_of_several_groups_stands(
+    device: Device, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More sessions than a pass has room for take turns, in groups of equal shape."""
+    advanced: list[Batch] = []
+    advance = Batch.advance
+
+    def noted(batch: Batch, tokens: np.ndarray) -> None:
+        advanced.append(batch)
+        advance(batch, tokens)
+
+    monkeypatch.setattr(Batch, "advance", noted)
+    with several(device, tiny, 6) as (model, sessions):
+        groups = [sessions[:2], sessions[2:4], sessions[4:]]
+
+        def decode(group: list[Session]) -> None:
+            steps = [Step(it, [7]) for it in group]
+            rows = rows_of(model, steps)
+            model.executor.decode_batch(steps)
+            require_as_written_anew(model, rows)
+
+        for _ in range(5):
+            for group in groups:
+                decode(group)
+        assert (len(advanced), len({*advanced})) == (4 * 3, 3)
+        decode([sessions[1], sessions[2]])  # two of the groups are no more
+        for group in groups:
+            decode(group)
+        assert len(advanced) == 4 * 3 + 1
+        assert len(model.executor._batches._cache.keys) == 3
+
+
 def test_bits_are_those_of_each_alone(device: Device, tmp_path: Path) -> None:
     path = TinyModel("gemma3", quantisation="Q8_0").write(tmp_path / "q8.gguf")
     with several(device, path, 6) as (model, sessions):
@@ -197,7 +228,7 @@ def test_a_session_that_closes_is_forgotten(device: Device, tiny: Path) -> None:
         for _ in range(2):
             model.executor.decode_batch([Step(it, [5]) for it in sessions])
         sessions[1].close()
-        assert model.executor._batches._standing is None
+        assert not model.executor._batches._standing
         steps = [Step(sessions[0], [1]), Step(sessions[2], [2])]
         rows = rows_of(model, steps)
         model.executor.decode_batch(steps)

@@ -25,7 +25,7 @@ from isthmus.model.own.model import OwnModel
 from isthmus.model.own.session import own
 from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.forward import Scores
-from isthmus.model.passes.joining import Joining, Run, try_runs
+from isthmus.model.passes.joining import Joining
 from isthmus.model.probes import exactness
 from isthmus.model.probes.attention_probe import Kernel, _Probe, try_joining
 from isthmus.model.probes.width_probe import matrices, widths_of
@@ -340,33 +340,6 @@ def test_what_cuts_and_packs_change_is_kept_for_a_file(
     with closing(open_model(device, quantised, ModelSettings(), FileHashes(tmp_path))) as model:
         assert getattr(model._exactness, question) is False
     assert asked == 2
-
-
-# ---------------------------------------------------------------------------------- runs
-
-
-def test_runs_at_equal_distances_with_places_of_nobody(device: Device, quantised: Path) -> None:
-    class Fake:
-        def __init__(self, place: int) -> None:
-            self.kv_base, self.layout = 1000 * place, "layout"
-
-    def runs(*places: int, most: int = 128, far: Sequence[int] = ()) -> list[Run] | None:
-        sessions = [Fake(place) for place in places]
-        rows = {row for row, place in enumerate(places) if place in far}
-        joining = Joining(sizes=(4, 8, 12), least_kv=256, most_kv=1024)
-        return try_runs(sessions, rows, joining, most)  # type: ignore[arg-type]
-
-    assert runs(5) == [Run((0, None, None, None), 0, joined=True)]
-    assert runs(3, 1, 2, 4) == [Run((1, 2, 0, 3), 1000, joined=True)]
-    assert runs(1, 2, 5) == [Run((0, 1, None, None, 2, None, None, None), 1000, joined=True)]
-    far_apart = runs(1, 2, 9)
-    assert far_apart is not None
-    assert [run.rows for run in far_apart] == [(0, 1, None, None), (2, None, None, None)]
-    assert runs(1, 2, far=[2]) == [Run((0, None, None, None), 0, joined=True), Run((1,))]
-    assert runs(1, 2, 9, most=7) is None
-    many = runs(*range(1, 14))
-    assert many is not None
-    assert [len(run.rows) for run in many] == [12, 4]
 
 
 # ---------------------------------------------------------------------------------- bits

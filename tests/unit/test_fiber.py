@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -276,3 +277,12 @@ def test_ctrl_c_while_agents_are_made_and_freed_does_not_end_the_process() -> No
     """)
         == "True"
     )
+
+
+def test_processor_time_is_at_most_a_millisecond_ahead() -> None:
+    thread = Threads().this
+    for i in range(200):
+        before = time.thread_time()
+        told = thread.processor_s(time.monotonic())
+        assert before <= told <= time.thread_time() + 0.001
+        time.sleep(0.0001 * (i % 5))

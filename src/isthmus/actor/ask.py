@@ -39,10 +39,12 @@ class Decode(Ask):
     """A step of one session, of up to `plan.MOST` tokens; or as many steps of one token each, of
     different sessions with one batch key. Token ids were checked."""
 
-    __slots__ = ("n_tokens", "share", "steps")
+    __slots__ = ("key", "n_tokens", "share", "steps")
 
     def __init__(self, message: Message, *steps: Step) -> None:
         self.message = message
+        self.key: object = None
+        """The batch key of its sessions, once somebody has asked for it."""
         self.share = message.share
         self.steps = steps
         self.n_tokens = len(steps) if len(steps) > 1 else len(steps[0].tokens)

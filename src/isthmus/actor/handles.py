@@ -23,6 +23,8 @@ class HandleTable:
         self._capacity = capacity
         self._opened: dict[int, Any] = {}
         self._models: dict[int, str] = {}
+        self._known: dict[tuple[int, type], Any] = {}
+        """What `get` found: asking an abstract class about an instance takes 0.4 µs."""
         self._last = 0
 
     def add(self, thing: object, model: str) -> int:
@@ -58,15 +60,19 @@ class HandleTable:
 
     def get(self, handle: int, kind: type[_Opened]) -> _Opened:
         """What `handle` stands for; GuestFault(EBADF) unless it is of that kind."""
-        thing = self._opened.get(handle)
-        if not isinstance(thing, kind):
-            raise GuestFault(Errno.EBADF)
+        thing: _Opened | None = self._known.get((handle, kind))
+        if thing is None:
+            thing = self._opened.get(handle)
+            if not isinstance(thing, kind):
+                raise GuestFault(Errno.EBADF)
+            self._known[handle, kind] = thing
         return thing
 
     def remove(self, handle: int, kind: type[_Opened]) -> _Opened:
         """As `get`, and the handle means nothing any more."""
         thing = self.get(handle, kind)
         del self._opened[handle], self._models[handle]
+        self._known.clear()
         return thing
 
     def model_of(self, handle: int) -> str:

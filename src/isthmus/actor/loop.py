@@ -49,6 +49,8 @@ _log = logging.getLogger("isthmus")
 _Result = TypeVar("_Result")
 _BEGIN_S = 0.01
 """Seconds of one turn that go to beginning messages while other agents wait for a token."""
+_OF_MODELS = (Decode, Prompt)
+"""The asks that a model's queue answers."""
 _RECENTLY_S = 0.3
 """Seconds after a step or a prompt for which agents count as asking for tokens."""
 
@@ -310,7 +312,7 @@ class Loop:
             self._go_on_slowly(Answer(message), n_slices=1)
             return
         message.waits_for = ask
-        if isinstance(ask, Decode | Prompt):
+        if isinstance(ask, _OF_MODELS):
             queue = self._queues.get(ask.model)
             if queue is None:
                 queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
@@ -359,7 +361,7 @@ class Loop:
 
     def _take_back(self, ask: Any) -> bool:
         """Takes an ask out of its queue; False if it is answered or cannot be taken out."""
-        if isinstance(ask, Decode | Prompt):
+        if isinstance(ask, _OF_MODELS):
             return self._queues[ask.model].remove(ask)
         return isinstance(ask, Jobs) and self._jobs.remove(ask)
 

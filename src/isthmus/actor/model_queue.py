@@ -157,19 +157,19 @@ class ModelQueue:
             self._decode_shares.serve(asks)
             self._decodes = []
             return asks
-        key_of = self._model.executor.batch_key
-        chosen = plan.batch(
-            asks,
-            self._decode_shares,
-            self._model.rows_at_once,
-            lambda ask: key_of(ask.steps[0].session),
-        )
+        shares, most = self._decode_shares, self._model.rows_at_once
+        chosen = plan.batch(asks, shares, most, self._key_of)
         if len(chosen) == len(asks):
             self._decodes = []
         else:
             taken = {*chosen}
             self._decodes = [ask for ask in asks if ask not in taken]
         return chosen
+
+    def _key_of(self, ask: Decode) -> object:
+        if ask.key is None:  # an ask that waits for several steps is looked at in each
+            ask.key = self._model.executor.batch_key(ask.steps[0].session)
+        return ask.key
 
     def _compute(self, asks: list[Decode]) -> list[Answer]:
         """Computes a step. If the device fails, each ask is tried alone: only the guilty fail."""

@@ -324,6 +324,13 @@ class InputBuffer(Buffer):
         """All of the buffer's bytes on the host side, writable."""
         return memoryview(self._staging).cast("B")
 
+    def zero(self, begin: int, end: int) -> None:
+        """Zeroes bytes on the device, and waits for it."""
+        if self._whole is None:
+            ctypes.memset(self._staged(begin), 0, end - begin)
+        else:
+            self._whole.clear(begin, end - begin)
+
     def order_with(self, backend: int) -> None:
         """From now on what is pushed is sent by `flush`, which waits for nothing.
 

@@ -29,7 +29,7 @@ import wasmtime
 
 from isthmus.errors import GuestFault, GuestTrapped, IsthmusError, LimitExceeded
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber, require_room
+from isthmus.native.wasmtime_fiber import Fiber, Threads, require_room
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.names import shown
 
@@ -97,10 +97,10 @@ class Call:
         """
         fiber, check, instance = self._fiber, self._check, self._instance
         counters, handlers, host_calls = instance.counters, instance.handlers, instance.host_calls
-        arguments, results = host_calls.arguments, host_calls.results
+        arguments, results, threads = host_calls.arguments, host_calls.results, host_calls.threads
         require_room()
         try:
-            slice_end, used_up, has_waited = *_new_slice(), False
+            slice_end, used_up, has_waited = *_new_slice(threads), False
             while not fiber.resume():
                 if (number := fiber.wants) is None:
                     check()
@@ -117,7 +117,7 @@ class Call:
                                     if has_waited:  # no epoch suspends it if all its calls wait
                                         check()
                                     has_waited = not has_waited
-                                slice_end, used_up = _new_slice()
+                                slice_end, used_up = _new_slice(threads)
                         if word := results[number]:
                             fiber.words[word] = result
                         else:
@@ -145,7 +145,7 @@ class Call:
             return _monotonic() + left, used_up
         await SLICE_OVER
         self._check()
-        return _new_slice()
+        return _new_slice(self._instance.host_calls.threads)
 
     def _give_errno(self, number: int, error: BaseException) -> bool:
         """Gives the guest an error's errno. False if the error is not one for the guest."""
@@ -169,10 +169,11 @@ class Call:
         raise trapped(guest, failure)
 
 
-def _new_slice() -> tuple[float, float]:
+def _new_slice(threads: Threads) -> tuple[float, float]:
     """The earliest end of a slice on the clock, and its end on that of the thread's processor
     time, which is another one after each wait."""
-    return _monotonic() + SLICE_S, _thread_time() + SLICE_S
+    now = _monotonic()
+    return now + SLICE_S, threads.this.processor_s(now) + SLICE_S
 
 
 def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:

@@ -188,7 +188,7 @@ class OwnExecutor(Executor):
         if standing is None:
             self._decode_in_halves(steps)
             return
-        self._batches.end(standing, steps)
+        standing.append(steps)
         self.counters.tokens_decoded += sum(len(step.tokens) for step in steps)
 
     def _compute_batch(self, steps: Sequence[Step]) -> Standing | None:

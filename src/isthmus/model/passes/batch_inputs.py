@@ -68,14 +68,15 @@ class BatchInputs:
             Input("logits rows", GgmlType.I64, (n,)),
             Input("masks", GgmlType.F16, (len(self.windows), n, n_ctx)),
             Input("seen", GgmlType.F32, (n, h.n_embd_seen)),
-            Input("logits", GgmlType.F32, (n, kv.n_vocab)),
             Input("idle cache row", GgmlType.F32, (idle_row,)),
-            Input("idle logits", GgmlType.F32, (kv.n_vocab,)),
             Input("idle state", GgmlType.F32, (idle_state,)),
+            Input("logits", GgmlType.F32, (n, kv.n_vocab)),
+            Input("idle logits", GgmlType.F32, (kv.n_vocab,)),
         )
         self.n_ctx = n_ctx
         buffer = self.buffer = device.allocate_inputs(layout.nbytes, often=True)
-        buffer.clear()  # of rows of nobody, attention writes nothing
+        buffer.zero(layout.offset("seen"), layout.offset("logits"))
+        # since attention writes nothing of rows of nobody; logits take longer than all else to zero
         self.tokens = layout.array(buffer, "tokens")
         self.positions = layout.array(buffer, "positions")
         self.cache_rows = layout.array(buffer, "cache rows")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
+from typing import TypeAlias
 
 from isthmus.model.own.kv_cache import rows_read
 from isthmus.model.own.session import own
@@ -21,27 +23,33 @@ _MOST_GRAPHS = 8
 """Batches that are kept. One of 64 rows takes some megabytes and 10 ms to build."""
 
 
+_Key: TypeAlias = tuple[Shape, object, int, int]
+"""A batch's shape, batch key and number of candidates; and a number, since there may be several."""
+
+
 class Batches:
-    """Owns the batches of one model and the memory that they share. One of them runs at a time."""
+    """Owns the batches of one model and the memory that they share. One of them runs at a time.
+
+    If more sessions decode than one pass has room for, each of their groups has a standing batch.
+    """
 
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
-        self._cache: GraphCache[tuple[Shape, object, int], Batch]
-        self._cache = GraphCache(builder.device, _MOST_GRAPHS)
-        """By shape, batch key and number of candidates."""
+        self._cache: GraphCache[_Key, Batch] = GraphCache(builder.device, _MOST_GRAPHS)
         self.width = Width(1, MOST_ROWS)
         """The class of every pass."""
         self.joining: Joining | None = None
-        self._standing: Standing | None = None
-        """The batch of the last step, unless it failed."""
+        self._standing: dict[_Key, Standing] = {}
+        """What batches computed last. The cache may have freed some of them since."""
+        self._keys: dict[Session, _Key] = {}
+        """The standing batch that a session is in."""
 
     def begin(self, steps: Sequence[Step]) -> Standing | None:
         """A batch with the inputs of these steps, of sessions with the same batch key.
 
         None if they are more than one pass has room for. Raises ContextFull if a session has none.
         """
-        standing, self._standing = self._standing, None
-        if standing is not None and standing.try_advance(steps):
+        if (standing := self._try_advance(steps)) is not None:
             return standing
         for step in steps:
             step.session.require_ready(len(step.tokens))
@@ -49,19 +57,17 @@ class Batches:
         rows = self._try_rows(steps)
         if rows is None:
             return None
-        batch = self._graph(rows)
+        for step in steps:
+            self._end(self._keys.get(step.session))
+        key, batch = self._graph(rows)
         batch.write(rows)
-        return Standing(batch, rows, steps)
-
-    def end(self, standing: Standing, steps: Sequence[Step]) -> None:
-        """The steps of `begin` are computed: appends their tokens."""
-        standing.append(steps)
-        self._standing = standing
+        standing = self._standing[key] = Standing(batch, rows, steps)
+        self._keys.update(dict.fromkeys(standing.sessions, key))
+        return standing
 
     def forget(self, session: Session) -> None:
         """Keeps nothing of a session that is about to close."""
-        if self._standing is not None and self._standing.has(session):
-            self._standing = None
+        self._end(self._keys.get(session))
         for batch in self._cache.graphs:
             batch.forget(session)
 
@@ -89,18 +95,45 @@ class Batches:
         n_kv = [rows_read(step.session.n_ctx, it + 1) for step in steps for it in step.positions()]
         return {row for row, n in enumerate(n_kv) if n > joining.most_kv}
 
-    def _graph(self, rows: Rows) -> Batch:
-        """The graph of such a shape, built if there is none or it is too small."""
+    def _try_advance(self, steps: Sequence[Step]) -> Standing | None:
+        """The batch that computed these sessions' last step, moved on; None if there is none."""
+        key = self._keys.get(steps[0].session)
+        if key is None:
+            return None
+        standing = self._standing[key]
+        is_kept = self._cache.try_get(key) is standing.batch
+        return standing if is_kept and standing.try_advance(steps) else None
+
+    def _end(self, key: _Key | None) -> None:
+        """Lets the batch of that key stand for nobody."""
+        if key is not None and (standing := self._standing.pop(key, None)) is not None:
+            for session in standing.sessions:
+                self._keys.pop(session, None)
+
+    def _graph(self, rows: Rows) -> tuple[_Key, Batch]:
+        """A batch of such a shape, built if there is none or it is too small."""
         shape, n_ctx = rows.shape, int(rows.n_ctx.max())
         one = next(it for it in rows.sessions if it is not None)
         k = n_found(rows.tops, one.layout.n_vocab)
-        key = (shape, self._builder.batch_key(one), k)
+        key = self._free_key(shape, self._builder.batch_key(one), k)
+        self._end(key)
         batch = self._cache.try_get(key)
         if batch is None or batch.n_ctx < n_ctx:
             self._cache.free(lambda it: it == key)
             batch = self._build(one, shape, n_ctx, k)
             self._cache.put(key, batch)
-        return batch
+        return key, batch
+
+    def _free_key(self, shape: Shape, batch_key: object, k: int) -> _Key:
+        """The key of a batch that stands for nobody. If all that are kept stand, it is one of these
+        nevertheless: they would be freed and built in turns otherwise."""
+        kind, keys = (shape, batch_key, k), self._cache.keys
+        if len(keys) == _MOST_GRAPHS and all(it in self._standing for it in keys):
+            same = [it for it in keys if it[:-1] == kind]
+            if same:
+                return same[0]
+        numbered = ((*kind, number) for number in count())
+        return next(it for it in numbered if it not in keys or it not in self._standing)
 
     def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
         """A batch that finds `k` candidates for each row, 0 for none."""

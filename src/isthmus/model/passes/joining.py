@@ -16,6 +16,7 @@ reads no cache, and its result is given to nobody.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
@@ -110,8 +111,9 @@ def try_runs(
 def _series(
     sessions: Sequence[Session], near: Sequence[int], room: int, longest: int
 ) -> Iterator[tuple[list[int | None], int]]:
-    """Rows at equal distances, at most `longest`, and that distance; places of nobody between them
-    are at most `room` together. The rows of one session are a series, without distance."""
+    """Rows at equal distances, at most `longest`, and that distance: the usual one, or else that of
+    the first two. Places of nobody between them are at most `room` together. The rows of one
+    session are a series, without distance."""
     by_session: dict[Session, list[int]] = {}
     for row in near:
         by_session.setdefault(sessions[row], []).append(row)
@@ -124,15 +126,18 @@ def _series(
     for rows in by_layout.values():
         rows.sort(key=lambda row: own(sessions[row]).kv_base)
         bases = [own(sessions[row]).kv_base for row in rows]
-        distance = min((b - a for a, b in pairwise(bases)), default=0)
+        gaps = Counter(b - a for a, b in pairwise(bases))
+        usual = distance = max(gaps, key=lambda it: (gaps[it], -it), default=0)
         series: list[int | None] = []
         for row, base, before in zip(rows, bases, [0, *bases], strict=False):
+            if len(series) == 1 and (base - before) % usual:
+                distance = base - before
             n_holes, rest = divmod(base - before, distance) if series else (0, 1)
             n_holes -= 1
             fits = len(series) + n_holes < longest and n_holes <= min(room, _MOST_HOLES)
             if series and (rest or not fits):
                 yield series, distance
-                series = []
+                series, distance = [], usual
             elif series:
                 room -= n_holes
                 series += [None] * n_holes

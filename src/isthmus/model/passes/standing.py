@@ -12,7 +12,6 @@ import numpy as np
 
 from isthmus.model.passes.batch import Batch
 from isthmus.model.passes.rows import Rows
-from isthmus.model.session import Session
 from isthmus.model.step import Step
 
 
@@ -34,8 +33,9 @@ class Standing:
         bindings = dict.fromkeys(step.session.binding for step in steps)
         self.memories = [binding for binding in bindings if binding.lends]
         """For `Backend.compute`; asking those that lend nothing would take 0.1 µs each."""
-        self._sessions = [step.session for step in steps]
-        self._token_lists = [session.tokens for session in self._sessions]
+        self.sessions = [step.session for step in steps]
+        self._is_appended = False
+        self._token_lists = [session.tokens for session in self.sessions]
         self._new_tokens: list[int] = []
         """The step's token of each session, in order; empty if a session has several."""
         self._lengths: list[int] = []
@@ -48,17 +48,15 @@ class Standing:
             self._lengths = [len(tokens) + 1 for tokens in self._token_lists]
             self._n_left = batch.n_steps_left
 
-    def has(self, session: Session) -> bool:
-        """Whether a session is in the batch."""
-        return session in self._sessions
-
     def try_advance(self, steps: Sequence[Step]) -> bool:
         """Writes the inputs of these steps, if they are the next ones of the same sessions.
 
         They are if the sessions come in the same order, each with one token, and each has appended
         the last step's token and no other one.
         """
-        if not self._n_left or [step.session for step in steps] != self._sessions:
+        if not (self._is_appended and self._n_left):
+            return False
+        if [step.session for step in steps] != self.sessions:
             return False
         if [*map(len, self._token_lists)] != self._lengths:
             return False
@@ -66,6 +64,7 @@ class Standing:
         if len(tokens) != len(steps):
             return False
         self._new_tokens = tokens
+        self._is_appended = False
         self._n_left -= 1
         self._lengths = [length + 1 for length in self._lengths]
         self.batch.advance(np.array(tokens, dtype=np.int32)[self._order])
@@ -73,8 +72,9 @@ class Standing:
 
     def append(self, steps: Sequence[Step]) -> None:
         """Appends the tokens of the step, which was computed: each session has its logits."""
+        self._is_appended = True
         for session, tokens, token in zip(
-            self._sessions, self._token_lists, self._new_tokens, strict=False
+            self.sessions, self._token_lists, self._new_tokens, strict=False
         ):
             tokens.append(token)
             session.has_logits = True
