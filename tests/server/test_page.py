@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
-from tests.server.page_support import ENDLESS, WAIT_MS, chromium, opened, say, tell
-from tests.tiny_gguf import TinyLlama
+from tests.server.page_support import ENDLESS, opened, say, tell
 
 pytestmark = pytest.mark.page
-expect.set_options(timeout=WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def serving(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """Two models whose contexts have room for more than a test waits for."""
-    folder = tmp_path_factory.mktemp("page")
-    how: dict[str, Any] = {"with_tokenizer": True, "quantisation": "Q8_0", "n_ctx": 65536}
-    other = TinyLlama(seed=5, **how).write(folder / "other.gguf")
-    models = ("--model", f"tiny={tiny_long}", "--model", f"other={other}")
-    made = Serving(folder / "data", *models, "--n-ctx", "60000")
-    yield made
-    assert made.stop() == 0
-
-
-@pytest.fixture
-def tiny(serving: Serving) -> Serving:
-    """The same for each test, without agents."""
-    for it in serving.get("/v1/agents")["data"]:
-        serving.client.delete(f"/v1/agents/{it['id']}")
-    return serving
 
 
 def settings(page: Any, **fields: str) -> None:

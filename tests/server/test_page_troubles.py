@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,9 @@ from isthmus.server.http.key import KeyLimits
 from isthmus.server.keys.keys import new_key
 from isthmus.server.storage.record import FullRecord, encode
 from tests.server.conftest import Serving
-from tests.server.page_support import ENDLESS, chromium, opened, say, tell
+from tests.server.page_support import ENDLESS, opened, say, tell
 
 pytestmark = pytest.mark.page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def test_a_server_that_goes_away_and_comes_back(

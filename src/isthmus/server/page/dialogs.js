@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 
 // A form with these parts. What `done` gives is awaited: if it throws, the dialog stays and says why.
-export function ask({ title, text, parts = [], go = "Done", bad = false, done, cancel = true }) {
+export function ask({ title, text, parts = [], go = "Done", also, bad = false, done, cancel = true }) {
   const dialog = $("dialog"),
     wrong = el("p", { className: "wrong", role: "alert" });
   const form = el(
@@ -18,15 +18,17 @@ export function ask({ title, text, parts = [], go = "Done", bad = false, done, c
       { className: "buttons" },
       cancel && el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
       el("button", { className: bad ? "bad" : "main" }, go),
+      also && el("button", { name: "also" }, also),
     ),
   );
   form.addEventListener("submit", async event => {
     event.preventDefault();
-    const button = form.querySelector(".buttons button:last-child");
+    const button = event.submitter,
+      given = new FormData(form, button); // a disabled button is no part of it
     wrong.textContent = "";
     button.disabled = true;
     try {
-      await done?.(new FormData(form));
+      await done?.(given);
       dialog.close();
     } catch (error) {
       wrong.textContent = error.message;
@@ -36,9 +38,7 @@ export function ask({ title, text, parts = [], go = "Done", bad = false, done, c
   });
   dialog.replaceChildren(form);
   if (!dialog.open) dialog.showModal();
-  (
-    form.querySelector("[autofocus]") ?? form.querySelector("input, textarea, .buttons button:last-child")
-  )?.focus();
+  form.querySelector("input, textarea, .main, .bad").focus();
 }
 
 export const field = (label, control, note) =>

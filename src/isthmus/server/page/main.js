@@ -74,6 +74,12 @@ function close() {
   opener?.focus();
 }
 
+function see(tab) {
+  panel.choose(tab);
+  if (panel.isSeen()) $("tab-" + tab).focus();
+  else open("panel");
+}
+
 // ---------------------------------------------------------------- composer
 
 function compose() {
@@ -145,6 +151,7 @@ function agentMenu() {
         }),
     ],
     ["Fork here", () => guarded(() => fork(agent.position))],
+    ["Compare with…", () => see("branches")],
     ["Export as Markdown", () => guarded(exportText)],
     [
       "Export the whole agent",

@@ -96,7 +96,8 @@ function branches() {
     ...rows,
     family.length < 2
       ? dim("No forks yet. Every turn has a button that makes one, and so has another answer.")
-      : others(family),
+      : "",
+    others(family),
   );
 }
 function others(family) {

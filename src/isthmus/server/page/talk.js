@@ -1,6 +1,6 @@
 // The conversation: what was said, what was answered, and what can be done at each turn.
 
-import { $, announce, copy, count, el, iconButton, plural, size } from "./dom.js";
+import { $, announce, copy, count, el, icon, iconButton, plural, size } from "./dom.js";
 import { alternatives, children } from "./family.js";
 import { Growing } from "./markdown.js";
 import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
@@ -183,6 +183,12 @@ function foot(group, node) {
   const total = name => group.parts.reduce((sum, it) => sum + it[name], 0),
     position = group.parts[0].position;
   const said = `${plural(total("n_tokens"), "token")} · ${total("seconds").toFixed(1)} s · ${size(total("nbytes_written"))} saved`;
+  const forks = () =>
+    guarded(async () => {
+      await fork(group.parts.at(-1).position);
+      announce("This is a fork now");
+      $("input").focus();
+    });
   const copied = iconButton("copy", "Copy the answer", () => guarded(() => copy(textOf(group))));
   return el(
     "footer",
@@ -192,13 +198,7 @@ function foot(group, node) {
     copied,
     iconButton("again", "Answer again", () => guarded(() => retell(position, group.input))),
     iconButton("edit", "Say something else here", () => edit(group, node)),
-    iconButton("fork", "Fork after this turn", () =>
-      guarded(async () => {
-        await fork(group.parts.at(-1).position);
-        announce("This is a fork now");
-        $("input").focus();
-      }),
-    ),
+    el("button", { type: "button", "aria-label": "Fork after this turn", onclick: forks }, icon("fork"), "Fork"),
   );
 }
 
