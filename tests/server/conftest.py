@@ -145,7 +145,7 @@ def two_models(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def tiny(two_models: Serving) -> Serving:
+def serving(two_models: Serving) -> Serving:
     """The same for each test, without agents."""
     for it in two_models.get("/v1/agents")["data"]:
         two_models.client.delete(f"/v1/agents/{it['id']}")

@@ -82,14 +82,14 @@ class Person:
 
 
 @pytest.fixture(params=SCREENS)
-def person(request: Any, tiny: Serving, browser: Any) -> Iterator[Person]:
+def person(request: Any, serving: Serving, browser: Any) -> Iterator[Person]:
     """In front of an agent that was asked thrice, which has a fork."""
     args = {"max_tokens": "24", "seed": "3"}
-    made = tiny.post("/v1/agents", {"name": "Travels", "args": args})["id"]
+    made = serving.post("/v1/agents", {"name": "Travels", "args": args})["id"]
     for text in ("First", "Second", "Third"):
-        tiny.post(f"/v1/agents/{made}/messages", {"input": text})
-    tiny.post(f"/v1/agents/{made}/fork", {"position": 1, "name": "Other travels"})
-    with opened(browser, tiny, **SCREENS[request.param]) as page:
+        serving.post(f"/v1/agents/{made}/messages", {"input": text})
+    serving.post(f"/v1/agents/{made}/fork", {"position": 1, "name": "Other travels"})
+    with opened(browser, serving, **SCREENS[request.param]) as page:
         expect(page.locator(".turn > footer")).to_have_count(3)
         found = Person(page, request.param == "phone")
         yield found
@@ -103,9 +103,9 @@ def test_talk(person: Person) -> None:
     expect(person.page.locator(".turn > footer")).to_have_count(4)
 
 
-def test_stop_and_go_on(person: Person, tiny: Serving) -> None:
+def test_stop_and_go_on(person: Person, serving: Serving) -> None:
     page = person.page
-    tiny.post("/v1/agents", {"name": "Endless", "args": LENGTHY})
+    serving.post("/v1/agents", {"name": "Endless", "args": LENGTHY})
     page.reload()
     page.locator("#title", has_text="Endless").wait_for()
     page.fill("#input", "Tell me")
@@ -137,9 +137,9 @@ def test_compare(person: Person) -> None:
     expect(person.page.locator("#compare .said")).to_have_text(["Second", "Third"])
 
 
-def test_find_an_old_agent(person: Person, tiny: Serving) -> None:
+def test_find_an_old_agent(person: Person, serving: Serving) -> None:
     for name in ("Old notes", *(f"Draft {n}" for n in range(25))):
-        tiny.post("/v1/agents", {"name": name})
+        serving.post("/v1/agents", {"name": name})
     person.page.reload()
     expect(person.page.locator("#agents li")).to_have_count(27)
     if person.is_phone:
@@ -173,9 +173,9 @@ def test_restore_an_earlier_point(person: Person) -> None:
     expect(person.page.locator(".said")).to_have_text(["First", "Second"])
 
 
-def test_delete(person: Person, tiny: Serving) -> None:
+def test_delete(person: Person, serving: Serving) -> None:
     person.press_sign("more", beside="Travels")
     person.press("Delete")
     person.press("Delete")
     expect(person.page.locator("#title")).not_to_have_text("Travels")
-    assert "Travels" not in [it["name"] for it in tiny.get("/v1/agents")["data"]]
+    assert "Travels" not in [it["name"] for it in serving.get("/v1/agents")["data"]]
