@@ -3,7 +3,7 @@
 import { call, events, isLocked, setKey } from "./api.js";
 import * as comparing from "./compare.js";
 import { ask, field, menu } from "./dialogs.js";
-import { $, announce, el, said, save } from "./dom.js";
+import { $, announce, button, el, said, save } from "./dom.js";
 import * as list from "./list.js";
 import * as memory from "./memory.js";
 import * as panel from "./panel.js";
@@ -50,7 +50,7 @@ async function guarded(work) {
 function notice(text, label, act) {
   $("notice").replaceChildren(
     el("span", {}, text),
-    ...(label ? [el("button", { type: "button", onclick: act }, label)] : []),
+    ...(label ? [button(label, act)] : []),
   );
   $("notice").hidden = !text;
 }
@@ -294,17 +294,10 @@ for (const name of ["shown", "agent", "live", "agents"]) changes.addEventListene
 changes.addEventListener("models", models);
 $("prompts").append(
   ...PROMPTS.map(it =>
-    el(
-      "button",
-      {
-        type: "button",
-        onclick: () => {
-          input.value = it;
-          submit();
-        },
-      },
-      it,
-    ),
+    button(it, () => {
+      input.value = it;
+      submit();
+    }),
   ),
 );
 $("form").addEventListener("submit", event => {
