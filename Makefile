@@ -118,6 +118,7 @@ bench: $(VENV)/.dev ## all benchmarks, into bench-results/
 docs: $(VENV)/.dev ## write the generated parts of the documentation
 	$(BIN)/python tools/generate_abi.py
 	$(BIN)/python tools/generate_docs.py
+	$(BIN)/python tools/run_notebooks.py
 
 size: ## lines of code, file by file
 	@find src -name '*.py' | xargs wc -l | sort -n

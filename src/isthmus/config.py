@@ -39,6 +39,7 @@ _OPTIONAL_LIMITS = (
 _MOST_FUEL = 2**63
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _PREFIX = "ISTHMUS_"
+_COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _OWN_VARIABLES = ("ISTHMUS_CACHE", "ISTHMUS_SNAPSHOT_KEY_FILE", "ISTHMUS_API_KEY")
 MAX_GUEST_NBYTES = 128 * MIB
 """Bytes of a guest's module: what a snapshot carries."""
@@ -93,7 +94,7 @@ class Environment:
     """HF_TOKEN: the hub's secret for repositories that are private or gated."""
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     """All other variables that begin with ISTHMUS_, without that and in small letters: settings of
-    `isthmus serve`."""
+    `isthmus serve`. OTEL_EXPORTER_OTLP_ENDPOINT is `traces`, if ISTHMUS_TRACES is not there."""
     api_key: str | None = field(default=None, repr=False)
     """ISTHMUS_API_KEY: the key that commands give a server which they ask."""
     colour: bool = True
@@ -127,6 +128,8 @@ def _first(variables: Mapping[str, str], *names: str) -> str | None:
 
 def _settings(variables: Mapping[str, str]) -> dict[str, str]:
     ours = {name: value for name, value in variables.items() if name.startswith(_PREFIX) and value}
+    if collector := variables.get(_COLLECTOR):
+        ours.setdefault("ISTHMUS_TRACES", collector)
     return {
         name.removeprefix(_PREFIX).lower(): value
         for name, value in ours.items()

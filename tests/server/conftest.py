@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
 from isthmus.server.storage import objects
+from tests.server.page_support import chromium
 from tests.tiny_gguf import TinyLlama
 
 
@@ -122,3 +123,30 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     serving = Serving(tmp_path_factory.mktemp("data"), "--model", f"smollm2={smollm2}")
     yield serving
     assert serving.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def two_models(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Two models whose contexts have room for more than a test waits for."""
+    folder = tmp_path_factory.mktemp("page")
+    how: dict[str, Any] = {"with_tokenizer": True, "quantisation": "Q8_0", "n_ctx": 65536}
+    other = TinyLlama(seed=5, **how).write(folder / "other.gguf")
+    models = ("--model", f"tiny={tiny_long}", "--model", f"other={other}")
+    made = Serving(folder / "data", *models, "--n-ctx", "60000")
+    yield made
+    assert made.stop() == 0
+
+
+@pytest.fixture
+def serving(two_models: Serving) -> Serving:
+    """The same for each test, without agents."""
+    for it in two_models.get("/v1/agents")["data"]:
+        two_models.client.delete(f"/v1/agents/{it['id']}")
+    return two_models

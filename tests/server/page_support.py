@@ -9,11 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from tests.server.conftest import Serving
+if TYPE_CHECKING:
+    from tests.server.conftest import Serving
 
 AXE = "axe-core@4.14.1"
 FLAGS = (
@@ -55,11 +56,12 @@ that it says once; what follows that is said until it is a MiB."""
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
     """A headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     names = (os.environ.get("CHROMIUM", ""), "chromium", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     assert program, "install chromium, or say where it is by CHROMIUM"
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
-from tests.server.page_support import ENDLESS, WAIT_MS, chromium, opened, say, tell
-from tests.tiny_gguf import TinyLlama
+from tests.server.page_support import ENDLESS, opened, say, tell
 
 pytestmark = pytest.mark.page
-expect.set_options(timeout=WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def serving(tiny_long: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """Two models whose contexts have room for more than a test waits for."""
-    folder = tmp_path_factory.mktemp("page")
-    how: dict[str, Any] = {"with_tokenizer": True, "quantisation": "Q8_0", "n_ctx": 65536}
-    other = TinyLlama(seed=5, **how).write(folder / "other.gguf")
-    models = ("--model", f"tiny={tiny_long}", "--model", f"other={other}")
-    made = Serving(folder / "data", *models, "--n-ctx", "60000")
-    yield made
-    assert made.stop() == 0
-
-
-@pytest.fixture
-def tiny(serving: Serving) -> Serving:
-    """The same for each test, without agents."""
-    for it in serving.get("/v1/agents")["data"]:
-        serving.client.delete(f"/v1/agents/{it['id']}")
-    return serving
 
 
 def settings(page: Any, **fields: str) -> None:
@@ -64,8 +35,8 @@ def names(page: Any) -> int:
     return page.locator("#agents li").count()
 
 
-def test_first_visit_talk_fork_compare_restore_delete(tiny: Serving, browser: Any) -> None:
-    with opened(browser, tiny) as page:
+def test_first_visit_talk_fork_compare_restore_delete(serving: Serving, browser: Any) -> None:
+    with opened(browser, serving) as page:
         expect(page.locator("#empty")).to_contain_text("An agent is")
         settings(page, max_tokens="24")
         assert page.locator("#prompts button").count() == 3
@@ -119,8 +90,8 @@ def test_first_visit_talk_fork_compare_restore_delete(tiny: Serving, browser: An
         expect(page.locator("#empty")).to_be_visible()
 
 
-def test_stop_keeps_what_was_said_and_it_goes_on(tiny: Serving, browser: Any) -> None:
-    with opened(browser, tiny) as page:
+def test_stop_keeps_what_was_said_and_it_goes_on(serving: Serving, browser: Any) -> None:
+    with opened(browser, serving) as page:
         settings(page, max_tokens="50000", kind="grammar", form=ENDLESS["grammar"])
         tell(page, "Tell me a very long story.")
         expect(page.locator(".answer")).not_to_have_text("")
@@ -140,13 +111,13 @@ def test_stop_keeps_what_was_said_and_it_goes_on(tiny: Serving, browser: Any) ->
         expect(page.locator(".turn > footer")).to_contain_text(re.compile("[0-9]{2} tokens"))
         expect(page.locator(".turn")).to_have_count(1)
         expect(page.locator(".ended")).to_contain_text("Cut at 12 tokens.")
-        (agent,) = (it for it in tiny.get("/v1/agents")["data"] if it["name"] == "Hello")
-        turns = tiny.get(f"/v1/agents/{agent['id']}")["turns"]
+        (agent,) = (it for it in serving.get("/v1/agents")["data"] if it["name"] == "Hello")
+        turns = serving.get(f"/v1/agents/{agent['id']}")["turns"]
         assert [it["input"] for it in turns] == ["Hello", ""]
 
 
-def test_answers_follow_a_form_and_another_model_goes_on(tiny: Serving, browser: Any) -> None:
-    with opened(browser, tiny) as page:
+def test_answers_follow_a_form_and_another_model_goes_on(serving: Serving, browser: Any) -> None:
+    with opened(browser, serving) as page:
         settings(page, max_tokens="8")
         say(page, "Hello")
         settings(page, system="Be brief.", kind="regex", form="[0-9]{4}", max_tokens="40")
@@ -169,11 +140,11 @@ def test_answers_follow_a_form_and_another_model_goes_on(tiny: Serving, browser:
         expect(page.locator("#about")).to_contain_text("other")
 
 
-def test_switching_never_waits_and_reading_is_not_disturbed(tiny: Serving, browser: Any) -> None:
+def test_switching_never_waits_and_reading_is_not_disturbed(serving: Serving, browser: Any) -> None:
     made = {"name": "Endless", "args": ENDLESS}
-    tiny.post("/v1/agents", made)
-    tiny.post("/v1/agents", {"name": "Other", "args": {"max_tokens": "5"}})
-    with opened(browser, tiny, viewport={"width": 800, "height": 420}) as page:
+    serving.post("/v1/agents", made)
+    serving.post("/v1/agents", {"name": "Other", "args": {"max_tokens": "5"}})
+    with opened(browser, serving, viewport={"width": 800, "height": 420}) as page:
         page.locator("#agents li", has_text="Endless").click()
         page.locator("#title", has_text="Endless").wait_for()
         tell(page, "Begin")
@@ -205,10 +176,10 @@ def test_switching_never_waits_and_reading_is_not_disturbed(tiny: Serving, brows
         assert page.locator(".answer").last.inner_text()
 
 
-def test_keyboard_alone(tiny: Serving, browser: Any) -> None:
+def test_keyboard_alone(serving: Serving, browser: Any) -> None:
     for name in ("Ada", "Grace"):
-        tiny.post("/v1/agents", {"name": name, "args": {"max_tokens": "8"}})
-    with opened(browser, tiny) as page:
+        serving.post("/v1/agents", {"name": name, "args": {"max_tokens": "8"}})
+    with opened(browser, serving) as page:
         expect(page.locator("#agents li")).to_have_count(2)
         page.keyboard.press("Alt+n")
         settings(page, max_tokens="8")
@@ -252,11 +223,11 @@ def test_keyboard_alone(tiny: Serving, browser: Any) -> None:
         page.keyboard.press("Enter")
         page.keyboard.press("Escape")
         expect(page.locator("#settings")).to_be_focused()
-    assert "Grace Hopper" in [it["name"] for it in tiny.get("/v1/agents")["data"]]
+    assert "Grace Hopper" in [it["name"] for it in serving.get("/v1/agents")["data"]]
 
 
-def test_export_and_restore(tiny: Serving, browser: Any, tmp_path: Path) -> None:
-    with opened(browser, tiny) as page:
+def test_export_and_restore(serving: Serving, browser: Any, tmp_path: Path) -> None:
+    with opened(browser, serving) as page:
         settings(page, max_tokens="8")
         say(page, "Hello you")
         page.click("#more")

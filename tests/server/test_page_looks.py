@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
-from tests.server.page_support import bring_echo, chromium, fetch_axe, opened, say, violations
+from tests.server.page_support import bring_echo, fetch_axe, opened, say, violations
 
 pytestmark = pytest.mark.page
 WIDTHS = (390, 768, 1440)
@@ -31,12 +30,6 @@ print("hello")
 - one
   1. two
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

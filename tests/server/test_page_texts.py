@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
-from tests.server.page_support import bring_echo, choose, chromium, opened, say, tell
+from tests.server.page_support import bring_echo, choose, opened, say, tell
 
 pytestmark = pytest.mark.page
 MARKDOWN = r"""# One
@@ -56,12 +56,6 @@ HOSTILE = """<script>document.title = "owned"</script>
 </code></pre><script>document.title = "owned"</script>
 ```
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

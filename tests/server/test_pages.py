@@ -15,7 +15,6 @@ from isthmus.server.http.key import KeyLimits
 from isthmus.server.keys.keys import new_key
 from tests.server.conftest import Serving
 from tests.server.test_origins import requests
-from tests.server.test_page import browser  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.page
 CHAT = "/v1/chat/completions"
@@ -77,7 +76,7 @@ def origin() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Any, origin: str) -> Iterator[Any]:  # noqa: F811
+def page(browser: Any, origin: str) -> Iterator[Any]:
     context = browser.new_context()
     page = context.new_page()
     page.goto(origin)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,21 @@ def test_an_excess_may_only_shrink() -> None:
     assert tomllib.loads(as_toml(after)) == after
     assert [it.split()[1] for it in complaints(found, after)] == ["a", "new"]
     assert not complaints({"files": {"a": 500, "b": 420}}, after)
+
+
+def test_no_module_shadows_one_of_python_s_own() -> None:
+    """A module becomes a name within its package, so within its __init__ it hides a builtin, or a
+    module of the standard library that is imported there."""
+    hidden = []
+    for package in (Path(__file__).parents[2] / "src" / "isthmus").rglob("__init__.py"):
+        beside = {it.stem for it in package.parent.glob("*.py")} | {
+            it.parent.name for it in package.parent.glob("*/__init__.py")
+        }
+        tree = ast.walk(ast.parse(package.read_text()))
+        imports = [it for node in tree if isinstance(node, ast.Import) for it in node.names]
+        taken = {it.asname or it.name.partition(".")[0] for it in imports}
+        hidden += [f"{package.parent}: {it}" for it in beside & taken & sys.stdlib_module_names]
+        hidden += [
+            f"{package.parent}: {it}" for it in beside - {"__init__"} if hasattr(builtins, it)
+        ]
+    assert hidden == []

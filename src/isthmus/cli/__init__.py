@@ -54,6 +54,10 @@ COMMANDS = (
     "completion",
 )
 
+_TAKEN = ("gc", "inspect", "list")
+"""Names of Python's own, so these commands' files are called NAME_command.py: a module becomes a
+name within its package."""
+
 _SHOWN_FRAMES = 8
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -145,4 +149,5 @@ def _counted(backtrace: Sequence[str]) -> list[str]:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"isthmus.cli.{name.replace('-', '_')}")
+    file = f"{name}_command" if name in _TAKEN else name.replace("-", "_")
+    return importlib.import_module(f"isthmus.cli.{file}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from isthmus.cli.inspect import when
+from isthmus.cli.inspect_command import when
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named
 from isthmus.printable import printable, printable_json

@@ -43,9 +43,13 @@ def options_of(
 
 
 def _written(options: Mapping[str, object]) -> list[str]:
-    """Options of JSON's types as guests read them."""
+    return [f"{name}={text}" for name, text in option_texts(options).items()]
+
+
+def option_texts(options: Mapping[str, object]) -> dict[str, str]:
+    """Options of JSON's types as guests read them; those that are None are left out."""
     given = {name: value for name, value in options.items() if value is not None}
-    return [f"{name}={_text_of(name, value)}" for name, value in given.items()]
+    return {name: _text_of(name, value) for name, value in given.items()}
 
 
 def _text_of(name: str, value: object) -> str:

@@ -50,6 +50,7 @@ from isthmus.server.openai.embeddings import Embeddings
 from isthmus.server.page import page
 from isthmus.server.responses.room import open_responses
 from isthmus.server.settings import ServerSettings
+from isthmus.server.traces import measures_of
 from isthmus.spelling import suggestion
 from isthmus.tools.spec import Toolbox
 from isthmus.version import VERSION
@@ -78,7 +79,9 @@ def create_app(
     quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
     agents = Agents(shelf, settings)
     logs = GuestLogs()
-    served = _Served(models, settings, shelf, quotas, logs)
+    runtime = models.runtime
+    measures = measures_of(runtime.registry, runtime.device.name, settings.traces)
+    served = _Served(models, settings, shelf, quotas, logs, measures)
     app = Starlette(
         routes=[
             *page.routes(),
@@ -93,7 +96,6 @@ def create_app(
     app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
-    measures = Measures(models.runtime.registry, models.runtime.device.name)
     app.add_middleware(
         Guard,
         settings=settings,
@@ -114,6 +116,7 @@ class _Served:
     shelf: Shelf
     quotas: Quotas
     logs: GuestLogs
+    measures: Measures
 
     @contextlib.asynccontextmanager
     async def life(self, app: Starlette) -> AsyncIterator[None]:
@@ -147,6 +150,7 @@ class _Served:
             await self.quotas.save()
             await self.shelf.close()
             await models.close()
+            await asyncio.to_thread(self.measures.close)
 
 
 def _about(models: Models, settings: ServerSettings) -> list[Endpoint]:

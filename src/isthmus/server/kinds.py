@@ -206,6 +206,12 @@ KINDS: Mapping[str, Kind] = {
     "proxies": _list(
         "a list of addresses and networks, such as 10.0.0.7 and 172.16.0.0/12", _is_network
     ),
+    "traces": _or_absent(
+        Kind(
+            "the URL of a collector, such as http://localhost:4318",
+            lambda it: isinstance(it, str) and re.match("https?://[^/]", it) is not None,
+        )
+    ),
     "log_format": _one_of(("line", "json")),
     "device": _text(),
     "threads": _whole(0, 512),

@@ -146,6 +146,9 @@ class ServerSettings:
     default those of this machine alone, and with keys any."""
     proxies: tuple[str, ...] = ()
     """Addresses of proxies whose X-Forwarded-For is believed; it is in the log."""
+    traces: str | None = None
+    """URL of a collector that gets OpenTelemetry's spans of requests, by OTLP over HTTP (`pip
+    install 'isthmus[otel]'`); by default OTEL_EXPORTER_OTLP_ENDPOINT, and none without that."""
     log_format: str = "line"
     """`line` for people, `json` for programs: one object for each request and event."""
     device: str = "auto"

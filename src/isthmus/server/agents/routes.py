@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
+from isthmus.runtime.arguments import option_texts
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.replies import (
     Agent,
@@ -49,6 +50,8 @@ from isthmus.units import MOST_NBYTES_32
 Position = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Meta(max_length=200)
 _Texts = Annotated[dict[str, str], Meta(max_length=256)]
+_Option = str | bool | int | float | list[Any] | dict[str, Any] | None
+_Options = Annotated[dict[str, _Option], Meta(max_length=256)]
 
 
 class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +63,7 @@ class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
     """For guests that ask for one, named default."""
     models: _Texts = {}
     """For guests that ask for several: the server's by the guest's names."""
-    args: _Texts = {}
+    args: _Options = {}
     limits: Annotated[dict[str, float | int | str | None], Meta(max_length=64)] = {}
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     tools: Annotated[list[str], Meta(max_length=256)] = []
@@ -84,7 +87,7 @@ class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     """By default where the agent is now."""
     model: str | None = None
     """Another model for `default`: the tokens until then are computed anew."""
-    args: Annotated[dict[str, str | None], Meta(max_length=256)] = {}
+    args: _Options = {}
     """Options that replace those of the same names; null takes one away. `n_ctx` and `model` hold
     from an agent's first message on."""
 
@@ -166,7 +169,7 @@ class Agents:
         limits = {"output_nbytes": self._settings.output_nbytes, **asked.limits}
         _require_limits(limits, self._settings.output_nbytes)
         n_ctx = min((it.n_ctx for it in found), default=None)
-        args = asked.args if n_ctx is None else {"n_ctx": str(n_ctx), **asked.args}
+        args = option_texts({"n_ctx": n_ctx}) | option_texts(asked.args)
         record = Record(
             id=new_id(),
             name=asked.name,
@@ -210,8 +213,7 @@ class Agents:
 
     async def _changes(self, record: Record, asked: NewFork) -> dict[str, Any]:
         """What a fork of an agent has of its own."""
-        given = {**record.args, **asked.args}
-        args = {name: value for name, value in given.items() if value is not None}
+        args = option_texts({**record.args, **asked.args})
         models, files = record.models, self._shelf.models.files
         if asked.model is not None:
             await files.card(files.known(asked.model))

@@ -70,6 +70,10 @@ class Entry:
     first_token: float | None = None
     """When the first token of the answer came, on the clock of time.monotonic; so `last_token`."""
     last_token: float | None = None
+    queued_s: float = 0.0
+    """Seconds that its messages waited for a place; not in the log, nor is `placed`."""
+    placed: float | None = None
+    """When the first of them had one, on the clock of time.monotonic."""
     error: str | None = None
     """The error's code, or its type where it has no code."""
     began: float = field(default_factory=time.monotonic)
@@ -111,6 +115,12 @@ class Entry:
             self.tokens_out += n
             self.last_token = time.monotonic()
             self.first_token = self.first_token or self.last_token
+
+    def take_place(self, asked: float) -> None:
+        """Notes that a message has a place, which it waited for since it asked."""
+        now = time.monotonic()
+        self.queued_s += now - asked
+        self.placed = self.placed or now
 
     def uses(self, lease: Lease) -> bool:
         """Whether the request uses it already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,9 @@ class Room:
     @contextlib.asynccontextmanager
     async def place(self, owner: Owner) -> AsyncIterator[None]:
         """A place, once there is one. Overloaded."""
+        asked = time.monotonic()
         await self.take(owner)
+        current().take_place(asked)
         try:
             yield
         finally:

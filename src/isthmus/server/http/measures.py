@@ -66,9 +66,7 @@ class Measures:
 
     def note(self, entry: Entry, scope: MutableMapping[str, Any]) -> None:
         """Counts a request that has ended; `scope` has the route that it was for, if any."""
-        route = scope.get("route")
-        path = route.path if isinstance(route, Route) else "other"
-        method = entry.method if entry.method in _METHODS else "other"
+        method, path = route_of(entry, scope)
         self._requests.labels(method, path, str(entry.status)).inc()
         self._seconds.labels(path).observe(time.monotonic() - entry.began)
         model, key = entry.model or _NOBODY, entry.owner or _NOBODY
@@ -85,6 +83,16 @@ class Measures:
         for kind, n in kinds.items():
             if n:
                 self._tokens.labels(model, key, kind).inc(n)
+
+    def close(self) -> None:
+        """Ends what notes requests elsewhere too."""
+
+
+def route_of(entry: Entry, scope: MutableMapping[str, Any]) -> tuple[str, str]:
+    """The method and the route of a request; `other` for what the server does not know."""
+    route = scope.get("route")
+    path = route.path if isinstance(route, Route) else "other"
+    return entry.method if entry.method in _METHODS else "other", path
 
 
 class _Build:

@@ -1,9 +1,9 @@
 // Dialogs and menus: one of each at a time.
 
-import { $, el } from "./dom.js";
+import { $, button, el } from "./dom.js";
 
 // A form with these parts. What `done` gives is awaited: if it throws, the dialog stays and says why.
-export function ask({ title, text, parts = [], go = "Done", bad = false, done, cancel = true }) {
+export function ask({ title, text, parts = [], go = "Done", also, bad = false, done, cancel = true }) {
   const dialog = $("dialog"),
     wrong = el("p", { className: "wrong", role: "alert" });
   const form = el(
@@ -16,56 +16,48 @@ export function ask({ title, text, parts = [], go = "Done", bad = false, done, c
     el(
       "div",
       { className: "buttons" },
-      cancel && el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+      cancel && button("Cancel", () => dialog.close()),
       el("button", { className: bad ? "bad" : "main" }, go),
+      also && el("button", { name: "also" }, also),
     ),
   );
   form.addEventListener("submit", async event => {
     event.preventDefault();
-    const button = form.querySelector(".buttons button:last-child");
+    const { submitter } = event,
+      given = new FormData(form, submitter); // a disabled button is no part of it
     wrong.textContent = "";
-    button.disabled = true;
+    submitter.disabled = true;
     try {
-      await done?.(new FormData(form));
+      await done?.(given);
       dialog.close();
     } catch (error) {
       wrong.textContent = error.message;
     } finally {
-      button.disabled = false;
+      submitter.disabled = false;
     }
   });
   dialog.replaceChildren(form);
   if (!dialog.open) dialog.showModal();
-  (
-    form.querySelector("[autofocus]") ?? form.querySelector("input, textarea, .buttons button:last-child")
-  )?.focus();
+  form.querySelector("input, textarea, .main, .bad").focus();
 }
 
 export const field = (label, control, note) =>
   el("label", {}, label, control, note && el("span", { className: "dim" }, note));
 
 // Items are [label, what it does]; the menu hangs below its button.
-export function menu(button, items) {
+export function menu(above, items) {
   const node = $("menu");
   node.replaceChildren(
-    ...items.map(([label, act, bad]) =>
-      el(
-        "button",
-        {
-          type: "button",
-          role: "menuitem",
-          className: bad ? "bad" : "",
-          onclick: () => {
-            node.hidePopover();
-            act();
-          },
-        },
-        label,
-      ),
-    ),
+    ...items.map(([label, act, bad]) => {
+      const done = () => {
+        node.hidePopover();
+        act();
+      };
+      return button(label, done, { role: "menuitem", className: bad ? "bad" : "" });
+    }),
   );
-  button.closest("nav, main").append(node); // a landmark, and one that is not inert
-  const place = button.getBoundingClientRect();
+  above.closest("nav, main").append(node); // a landmark, and one that is not inert
+  const place = above.getBoundingClientRect();
   node.style.top = place.bottom + 4 + "px";
   node.style.left = Math.max(8, Math.min(place.left, innerWidth - 232)) + "px";
   node.showPopover();

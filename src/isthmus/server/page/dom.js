@@ -25,8 +25,10 @@ export function icon(name) {
   return svg;
 }
 
+export const button = (text, onclick, more = {}, ...rest) =>
+  el("button", { type: "button", onclick, ...more }, text, ...rest);
 export const iconButton = (name, label, onclick) =>
-  el("button", { type: "button", className: "icon", "aria-label": label, title: label, onclick }, icon(name));
+  button(icon(name), onclick, { className: "icon", "aria-label": label, title: label });
 
 // What somebody wrote, in its own direction of reading.
 export const said = (text, className = "") => el("bdi", { className, dir: "auto" }, text);

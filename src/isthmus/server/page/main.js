@@ -3,7 +3,7 @@
 import { call, events, isLocked, setKey } from "./api.js";
 import * as comparing from "./compare.js";
 import { ask, field, menu } from "./dialogs.js";
-import { $, announce, el, said, save } from "./dom.js";
+import { $, announce, button, el, said, save } from "./dom.js";
 import * as list from "./list.js";
 import * as memory from "./memory.js";
 import * as panel from "./panel.js";
@@ -50,7 +50,7 @@ async function guarded(work) {
 function notice(text, label, act) {
   $("notice").replaceChildren(
     el("span", {}, text),
-    ...(label ? [el("button", { type: "button", onclick: act }, label)] : []),
+    ...(label ? [button(label, act)] : []),
   );
   $("notice").hidden = !text;
 }
@@ -72,6 +72,12 @@ function close() {
   $("backdrop").hidden = true;
   document.querySelector("main").inert = false;
   opener?.focus();
+}
+
+function see(tab) {
+  panel.choose(tab);
+  if (panel.isSeen()) $("tab-" + tab).focus();
+  else open("panel");
 }
 
 // ---------------------------------------------------------------- composer
@@ -145,6 +151,7 @@ function agentMenu() {
         }),
     ],
     ["Fork here", () => guarded(() => fork(agent.position))],
+    ["Compare with…", () => see("branches")],
     ["Export as Markdown", () => guarded(exportText)],
     [
       "Export the whole agent",
@@ -287,17 +294,10 @@ for (const name of ["shown", "agent", "live", "agents"]) changes.addEventListene
 changes.addEventListener("models", models);
 $("prompts").append(
   ...PROMPTS.map(it =>
-    el(
-      "button",
-      {
-        type: "button",
-        onclick: () => {
-          input.value = it;
-          submit();
-        },
-      },
-      it,
-    ),
+    button(it, () => {
+      input.value = it;
+      submit();
+    }),
   ),
 );
 $("form").addEventListener("submit", event => {

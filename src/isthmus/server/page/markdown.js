@@ -2,7 +2,7 @@
 // links. No HTML is read, and nothing is loaded: a picture becomes a link. Blocks that are complete are
 // never touched again, so a long answer costs as much as its last block while it streams.
 
-import { copy, el } from "./dom.js";
+import { button, copy, el } from "./dom.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`]*)/,
   HEAD = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/,
@@ -162,11 +162,11 @@ function code(block) {
   const ended = block.closed && block.lines.length > 1 && FENCE.test(block.lines.at(-1));
   const text = block.lines.slice(1, ended ? -1 : undefined).join("\n");
   const inner = el("code", { dir: "ltr" }, text);
-  const button = el("button", { type: "button", onclick: () => copy(inner.textContent, button) }, "Copy");
+  const copied = button("Copy", () => copy(inner.textContent, copied));
   return el(
     "figure",
     { className: "code" },
-    el("figcaption", {}, el("span", {}, block.name || "code"), button),
+    el("figcaption", {}, el("span", {}, block.name || "code"), copied),
     el("pre", { tabIndex: 0 }, inner),
   );
 }

@@ -2,7 +2,7 @@
 // it has in common with its forks.
 
 import { get } from "./api.js";
-import { $, announce, el, facts, size } from "./dom.js";
+import { $, announce, button, el, facts, size } from "./dom.js";
 import { rootOf, children, descent } from "./family.js";
 import { fork, state } from "./state.js";
 
@@ -119,6 +119,11 @@ function draw(agent, at, relatives) {
       ),
     ),
   );
+  const restore = () =>
+    guarded(async () => {
+      await fork(at);
+      announce("This is a fork of that turn now");
+    });
   const canvas = el("canvas", {
     id: "map",
     tabIndex: 0,
@@ -137,18 +142,7 @@ function draw(agent, at, relatives) {
     legend(),
     first < agent.position && el("label", {}, `After turn ${at} of ${agent.position}`, slider),
     at < agent.position &&
-      el(
-        "button",
-        {
-          className: "wide",
-          onclick: () =>
-            guarded(async () => {
-              await fork(at);
-              announce("This is a fork of that turn now");
-            }),
-        },
-        `Restore turn ${at} as a fork`,
-      ),
+      button(`Restore turn ${at} as a fork`, restore, { className: "wide" }),
     relatives.length > 0 && el("label", {}, "Outlined", against),
     facts([
       ["In use", size(step * map.cells.length)],

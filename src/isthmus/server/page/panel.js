@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { compare } from "./compare.js";
-import { $, count, copy, el, facts, iconButton, plural, said, size } from "./dom.js";
+import { $, button, count, copy, el, facts, iconButton, plural, said, size } from "./dom.js";
 import { children, descent, rootOf } from "./family.js";
 import * as memory from "./memory.js";
 import { changes, show, state } from "./state.js";
@@ -50,6 +50,12 @@ export function refresh() {
   else work();
 }
 
+// What a button of the panel does: the drawer is closed before.
+const leaving = work => () => {
+  close();
+  guarded(work);
+};
+
 function branches() {
   const agent = state.agents.get(state.shown);
   if (!agent) return $("branches").replaceChildren(dim("The forks of an agent appear here, as a tree."));
@@ -59,16 +65,10 @@ function branches() {
     const row = el(
       "div",
       { className: "branch", "aria-current": String(it.id === state.shown) },
-      el(
-        "button",
-        {
-          type: "button",
-          onclick: () => {
-            close();
-            guarded(() => show(it.id));
-          },
-        },
+      button(
         said(it.name || it.id, "name"),
+        leaving(() => show(it.id)),
+        {},
         el(
           "span",
           { className: "dim small" },
@@ -76,17 +76,10 @@ function branches() {
         ),
       ),
       it.id !== state.shown &&
-        el(
-          "button",
-          {
-            type: "button",
-            onclick: () => {
-              close();
-              guarded(() => compare(it.id));
-            },
-            "aria-label": `Compare with ${it.name || it.id}, ${where}`,
-          },
+        button(
           "Compare",
+          leaving(() => compare(it.id)),
+          { "aria-label": `Compare with ${it.name || it.id}, ${where}` },
         ),
     );
     row.style.setProperty("--level", Math.min(level, 6));
@@ -96,7 +89,8 @@ function branches() {
     ...rows,
     family.length < 2
       ? dim("No forks yet. Every turn has a button that makes one, and so has another answer.")
-      : others(family),
+      : "",
+    others(family),
   );
 }
 function others(family) {
@@ -105,12 +99,7 @@ function others(family) {
   if (!rest.length) return "";
   const choice = el(
     "select",
-    {
-      onchange: event => {
-        close();
-        guarded(() => compare(event.target.value));
-      },
-    },
+    { onchange: event => leaving(() => compare(event.target.value))() },
     el("option", { value: "" }, "an agent of another family"),
     ...rest.map(it => el("option", { value: it.id }, it.name || it.id)),
   );
@@ -208,17 +197,10 @@ function work() {
   const { answering, totals } = activity,
     focused = document.activeElement?.dataset?.id;
   const rows = answering.map(it =>
-    el(
-      "button",
-      {
-        type: "button",
-        "data-id": it.id,
-        onclick: () => {
-          close();
-          guarded(() => show(it.id));
-        },
-      },
+    button(
       said(it.name || it.id),
+      leaving(() => show(it.id)),
+      { "data-id": it.id },
       el(
         "span",
         { className: "dim small number" },

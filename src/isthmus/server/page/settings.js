@@ -3,7 +3,8 @@
 
 import { ask, field } from "./dialogs.js";
 import { announce, el } from "./dom.js";
-import { FORMS, changed, fork, state } from "./state.js";
+import { FORMS, changed, fork, state, tell } from "./state.js";
+import { groups } from "./talk.js";
 
 const NUMBERS = [
   ["temperature", "Temperature", "0.7", { min: 0, max: 100, step: "any" }],
@@ -15,7 +16,6 @@ const NUMBERS = [
   ["seed", "Seed", "by chance", { step: 1 }],
 ];
 const NAMES = {
-  "": "Anything",
   json_schema: "A JSON schema",
   grammar: "A grammar (GBNF)",
   regex: "A regular expression",
@@ -37,27 +37,15 @@ export function settings() {
     });
     return;
   }
-  const formed = FORMS.find(it => it in args) ?? "";
-  const text = el("textarea", {
-    name: "form",
-    value: formed ? args[formed] : "",
-    spellcheck: false,
-    dir: "ltr",
-  });
-  const source = field("What it has to follow", text),
-    kind = el("select", { name: "kind" });
-  kind.append(
-    ...Object.entries(NAMES).map(([value, name]) =>
-      el("option", { value, selected: value === formed }, name),
-    ),
+  const formed = FORMS.find(it => it in args);
+  const options = Object.entries(NAMES).map(([value, name]) =>
+    el("option", { value, selected: value === formed }, name),
   );
-  kind.onchange = () => {
-    source.hidden = !kind.value;
-  };
-  source.hidden = !formed;
+  const last = groups(state.agent?.turns ?? []).at(-1);
   ask({
     title: "Settings",
     go: agent ? "Go on in a fork" : "Use these",
+    also: last && "Answer again with these",
     text: agent
       ? "A fork goes on from here with these settings; this agent stays as it is."
       : "For the agent that your first message makes.",
@@ -71,6 +59,15 @@ export function settings() {
           dir: "auto",
         }),
       ),
+      field("Answers have to follow", el("select", { name: "kind" }, ...options)),
+      el("textarea", {
+        name: "form",
+        value: args[formed] ?? "",
+        placeholder: "Nothing: answers are free",
+        "aria-label": "What answers have to follow",
+        spellcheck: false,
+        dir: "ltr",
+      }),
       el(
         "div",
         { className: "fields" },
@@ -81,8 +78,6 @@ export function settings() {
           ),
         ),
       ),
-      field("Answers follow", kind),
-      source,
     ],
     done: async form => {
       const wanted = read(form);
@@ -93,9 +88,12 @@ export function settings() {
       }
       const names = ["system", ...NUMBERS.map(it => it[0]), ...FORMS];
       const differing = names.filter(it => (wanted[it] ?? null) !== (args[it] ?? null));
-      if (!differing.length) return;
-      await fork(agent.position, { args: Object.fromEntries(differing.map(it => [it, wanted[it] ?? null])) });
+      const changes = Object.fromEntries(differing.map(it => [it, wanted[it] ?? null]));
+      const again = form.has("also");
+      if (!again && !differing.length) return;
+      await fork(again ? last.parts[0].position - 1 : agent.position, { args: changes });
       announce("This is a fork with the new settings");
+      if (again) tell(last.input).catch(() => {}); // its turn says what went wrong
     },
   });
 }
@@ -106,8 +104,7 @@ function read(form) {
     if (form.get(name).trim()) found[name] = form.get(name);
   const kind = form.get("kind"),
     text = form.get("form");
-  if (!kind) return found;
-  if (!text.trim()) throw new Error("Say what answers have to follow, or choose Anything.");
+  if (!text.trim()) return found;
   if (kind === "json_schema") {
     try {
       JSON.parse(text);

@@ -1,6 +1,6 @@
 // The conversation: what was said, what was answered, and what can be done at each turn.
 
-import { $, announce, copy, count, el, iconButton, plural, size } from "./dom.js";
+import { $, announce, button, copy, count, el, icon, iconButton, plural, size } from "./dom.js";
 import { alternatives, children } from "./family.js";
 import { Growing } from "./markdown.js";
 import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
@@ -81,23 +81,7 @@ function draw() {
   );
   if (live && !goesOn) nodes.push(turn({ input: live.input, parts: [] }, { live, isLast: true }));
   if (all.length > shown.length)
-    nodes.unshift(
-      el(
-        "li",
-        {},
-        el(
-          "button",
-          {
-            className: "wide",
-            onclick: () => {
-              atOnce += AT_ONCE;
-              draw();
-            },
-          },
-          `Show ${Math.min(AT_ONCE, all.length - shown.length)} earlier turns`,
-        ),
-      ),
-    );
+    nodes.unshift(el("li", {}, earlier(all.length - shown.length)));
   list.replaceChildren(...nodes);
   list.hidden = !nodes.length;
   list.setAttribute("aria-busy", String(!isNew && !state.agent && !live));
@@ -105,6 +89,13 @@ function draw() {
   toEnd();
 }
 
+function earlier(n) {
+  const more = () => {
+    atOnce += AT_ONCE;
+    draw();
+  };
+  return button(`Show ${Math.min(AT_ONCE, n)} earlier turns`, more, { className: "wide" });
+}
 function turn(group, { live = null, isLast = false }) {
   const answer = el("div", { className: "answer", dir: "auto" }),
     node = el("li", { className: "turn" });
@@ -144,27 +135,21 @@ export const shortened = text =>
     ? text
     : `${text.slice(0, MOST_SHOWN)}… and ${plural(text.length - MOST_SHOWN, "character")} more`;
 function failure(live) {
+  const leave = () => {
+    state.live.delete(state.shown);
+    draw();
+  };
+  const again = () => {
+    leave();
+    guarded(() => tell(live.input));
+  };
   return el(
     "div",
     { className: "ended", role: "alert" },
     el("span", { className: "failed" }, live.failed.message),
-    el("button", { type: "button", onclick: () => again(live) }, "Try again"),
-    el(
-      "button",
-      {
-        type: "button",
-        onclick: () => {
-          state.live.delete(state.shown);
-          draw();
-        },
-      },
-      "Leave it",
-    ),
+    button("Try again", again),
+    button("Leave it", leave),
   );
-}
-function again(live) {
-  state.live.delete(state.shown);
-  guarded(() => tell(live.input));
 }
 function ended(turn) {
   const why = { stopped: "You stopped it here.", max_tokens: `Cut at ${plural(turn.n_decoded, "token")}.` };
@@ -175,7 +160,7 @@ function ended(turn) {
     "p",
     { className: "ended" },
     why[turn.ended] ?? `Ended by the limit ${turn.ended}.`,
-    can && el("button", { type: "button", id: "go-on", onclick: () => guarded(() => tell("")) }, "Go on"),
+    can && button("Go on", () => guarded(() => tell("")), { id: "go-on" }),
   );
 }
 
@@ -183,6 +168,12 @@ function foot(group, node) {
   const total = name => group.parts.reduce((sum, it) => sum + it[name], 0),
     position = group.parts[0].position;
   const said = `${plural(total("n_tokens"), "token")} · ${total("seconds").toFixed(1)} s · ${size(total("nbytes_written"))} saved`;
+  const forks = () =>
+    guarded(async () => {
+      await fork(group.parts.at(-1).position);
+      announce("This is a fork now");
+      $("input").focus();
+    });
   const copied = iconButton("copy", "Copy the answer", () => guarded(() => copy(textOf(group))));
   return el(
     "footer",
@@ -192,13 +183,7 @@ function foot(group, node) {
     copied,
     iconButton("again", "Answer again", () => guarded(() => retell(position, group.input))),
     iconButton("edit", "Say something else here", () => edit(group, node)),
-    iconButton("fork", "Fork after this turn", () =>
-      guarded(async () => {
-        await fork(group.parts.at(-1).position);
-        announce("This is a fork now");
-        $("input").focus();
-      }),
-    ),
+    button(icon("fork"), forks, { "aria-label": "Fork after this turn" }, "Fork"),
   );
 }
 
@@ -211,9 +196,9 @@ function walks() {
     const all = alternatives(state.agents, agent, Number(node.dataset.position), below),
       at = all.indexOf(agent);
     const step = (n, name, label) => {
-      const button = iconButton(name, label, () => guarded(() => show(all[at + n].id)));
-      button.disabled = !all[at + n];
-      return button;
+      const made = iconButton(name, label, () => guarded(() => show(all[at + n].id)));
+      made.disabled = !all[at + n];
+      return made;
     };
     node
       .querySelector(".walk")
@@ -243,7 +228,7 @@ function edit(group, node) {
     el(
       "div",
       {},
-      el("button", { type: "button", onclick: cancel }, "Cancel"),
+      button("Cancel", cancel),
       el("button", { className: "main" }, "Send in a fork"),
     ),
   );

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.cli.asking import add_server_key_option, ask, is_url
-from isthmus.cli.inspect import when
+from isthmus.cli.inspect_command import when
 from isthmus.cli.options import add_key_option, read_key, say
 from isthmus.cli.table import format_table
 from isthmus.config import Environment
