@@ -39,6 +39,9 @@ class Sharing(Protocol):
     def release(self, id_: str) -> None:
         """Owns an agent no more, if this server does. It is out of memory."""
 
+    def has_ended(self, number: int) -> bool:
+        """Whether another server is known to have ended. Waits for nothing."""
+
     def advertise(self, address: str) -> None:
         """Tells other servers where this one is reached. StorageError."""
 

@@ -106,6 +106,9 @@ class Mirror:
         self._garbage.leave(id_)
         self._records.release(id_)
 
+    def has_ended(self, number: int) -> bool:
+        return self._node.has_ended(number)
+
     def advertise(self, address: str) -> None:
         self._node.advertise(address)
 

@@ -130,6 +130,10 @@ class Node:
             return None
         return Peer(number, claim.address, claim.token, claim.where)
 
+    def has_ended(self, number: int) -> bool:
+        """Whether a node is known to have ended. Asks nothing."""
+        return number in self._ended
+
     def ended(self) -> set[int]:
         """The numbers below this node's own that are known to have ended. StorageError."""
         held = {it for it in self._tags() if it == self.number or self.peer(it) is not None}
