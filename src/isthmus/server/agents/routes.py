@@ -321,7 +321,7 @@ class Agents:
 
     async def guests(self, _request: Request) -> Response:
         """The guests that agents can be made from."""
-        found = self._shelf.guests.names()
+        found = await self._shelf.in_thread(self._shelf.guests.names)
         data: list[GuestCard] = [{"id": name, "kind": kind} for name, kind in found.items()]
         listed: GuestList = {"object": "list", "data": data}
         return JSONResponse(listed)

@@ -82,9 +82,14 @@ class Shelf:
         self.owning = Owning(self._home.sharing, self.records, self._threads)
         self.allowances = Allowances(self.store, self.records.values, self._threads)
         brought = BroughtGuests(
-            self._home, self.folder / "guests.json", settings, lambda: list(self.records.values())
+            self._home, self.folder / "guests.json", settings, self._all_records
         )
         self.guests = Guests(self.runtime, brought)
+
+    def _all_records(self) -> list[Record]:
+        """Those of all servers. It may wait for the store."""
+        sharing = self._home.sharing
+        return list(self.records.values()) if sharing is None else sharing.refresh()
 
     # ------------------------------------------------------------------ one agent
 
@@ -210,13 +215,17 @@ class Shelf:
         )
         return await self._settle(record, restore, self.made)
 
-    async def delete(self, id_: str) -> None:
-        """Removes an agent. What only its snapshots used goes later."""
-        async with self.holding(id_):
+    async def delete(self, id_: str, known: Record | None = None) -> bool:
+        """Removes an agent, if it still is what is `known`; says whether it did. What only its
+        snapshots used goes later."""
+        async with self.holding(id_) as held:
+            if known is not None and held.record != known:
+                return False
             await self.forget(id_)
             await self.in_thread(lambda: self._home.remove(self.record(id_)))
             del self.records[id_]
         self._locks.pop(id_, None)
+        return True
 
     async def forget(self, id_: str) -> None:
         """Gives its memory back; it is on the disk."""

@@ -84,7 +84,7 @@ async def pass_on(
             ) from None
         if head.status_code == _MISDIRECTED:
             raise NotThere
-        headers = [(name, value) for name, value in head.headers if name not in _NOT_TOLD]
+        headers = [(name, value) for name, value in head.headers if _is_told(name)]
         status = head.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
         async for piece in wire.pieces():
@@ -166,6 +166,11 @@ class _Wire:
             except asyncio.TimeoutError:
                 if self._has_ended():
                     raise EOFError from None
+
+
+def _is_told(name: bytes) -> bool:
+    """Whether a header of the answer is for the client: what limits a key is told here."""
+    return name not in _NOT_TOLD and not name.startswith(b"x-ratelimit-")
 
 
 def _target(scope: _Message) -> bytes:

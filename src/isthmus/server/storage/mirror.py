@@ -182,6 +182,10 @@ class Mirror:
     # ------------------------------------------------------------------ guests
 
     def guests(self) -> list[str]:
+        try:
+            self._list_guests()
+        except StorageError as error:
+            _log.warning("guests that other servers were brought may be missing: %s", error)
         with self._lock:
             return sorted(self._guests)
 
