@@ -13,6 +13,7 @@ import pytest
 from isthmus import Runtime
 from isthmus.errors import SnapshotNotFound, StorageError
 from isthmus.server.agents.shelf import Shelf
+from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.mirror import Mirror
 from isthmus.server.storage.objects import Objects
 from tests.server.test_mirror import COUNTS, Place, new, stored_of, tell
@@ -87,6 +88,36 @@ def test_lists_show_all(place: Place) -> None:
             assert await seen(two, gone) is None
             with pytest.raises(SnapshotNotFound):
                 two.record(gone)
+
+    asyncio.run(work())
+
+
+def test_what_was_used_elsewhere_is_not_removed_as_old(place: Place) -> None:
+    async def work() -> None:
+        one, two = place.shelf(lease_s=60), place.shelf(lease_s=60)
+        async with serving(one, two):
+            id_ = await new(one)
+            await two.owning.refresh()
+            old = two.record(id_)
+            await tell(one, id_)
+            await let_go(one, id_)
+            assert not await two.delete(id_, old)
+            assert await two.delete(id_, two.record(id_))
+            assert place.names("agents") == set()
+
+    asyncio.run(work())
+
+
+def test_an_agent_that_leaves_memory_is_anybodys(place: Place) -> None:
+    async def work() -> None:
+        one, two = place.shelf(lease_s=60), place.shelf(lease_s=60)
+        one._settings = ServerSettings(live=1)
+        async with serving(one, two):
+            first, second = await new(one), await new(one)
+            await one.owning.close()
+            assert await seen(two, first) is None
+            assert await seen(two, second) is not None
+            assert await tell(two, first) == "A"
 
     asyncio.run(work())
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from isthmus.errors import SettingsError
+from isthmus.errors import SettingsError, StorageError
 from isthmus.server.agents.owning import Owning
 from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
 from isthmus.server.cluster.placing import Placing, address_of
@@ -107,10 +107,12 @@ async def local(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"here"})
 
 
-async def asked(shared: Shared, method: str = "GET", lease_s: float = 0.4) -> tuple[int, bytes]:
+async def asked(
+    shared: Shared, method: str = "GET", *, known: dict[str, Any] | None = None
+) -> tuple[int, bytes]:
     """The status and the body of a request about an agent."""
-    owning = Owning(cast("Any", shared), {}, Threads(1, "test"))
-    placing = Placing(local, owning, ServerSettings(lease_s=lease_s))
+    owning = Owning(cast("Any", shared), known or {}, Threads(1, "test"))
+    placing = Placing(local, owning, ServerSettings(lease_s=0.4))
     sent: list[dict[str, Any]] = []
     came = [{"type": "http.request", "body": b"{}" if method == "POST" else b""}]
 
@@ -198,3 +200,17 @@ def test_a_message_is_not_sent_twice_when_nobody_knows_what_became_of_it(said: b
             assert await asked(Shared(owner, None)) == (200, b"here")
 
     asyncio.run(work())
+
+
+def test_what_is_known_can_be_read_while_the_store_is_out_of_reach() -> None:
+    class Unreachable(Shared):
+        def look(self, _id: str) -> tuple[None, Peer | None]:
+            raise StorageError("the store is gone")
+
+    async def work(known: dict[str, Any], method: str) -> tuple[int, bytes]:
+        return await asked(Unreachable(None), method, known=known)
+
+    assert asyncio.run(work({ID: None}, "GET")) == (200, b"here")
+    for known, method in (({}, "GET"), ({ID: None}, "POST")):
+        with pytest.raises(StorageError):
+            asyncio.run(work(known, method))

@@ -45,6 +45,10 @@ class Owning:
         self._records[id_] = await self._do(lambda: sharing.acquire(id_))
         return True
 
+    def knows(self, id_: str) -> bool:
+        """Whether anything is known of an agent."""
+        return id_ in self._records
+
     async def look(self, id_: str) -> Peer | None:
         """The other server that owns an agent; None if this one does, or may. Unless it does, the
         record is read anew. SnapshotInvalid, StorageError."""

@@ -36,7 +36,8 @@ _LOOK_S = 1.0
 """Seconds of silence after which one looks whether the other server's lease lives."""
 _READ_NBYTES = 65536
 _MISDIRECTED = 421
-_SAFE = ("GET", "HEAD", "OPTIONS")
+SAFE = ("GET", "HEAD", "OPTIONS")
+"""Methods that only read."""
 _NOT_SENT = {
     *(b"host", b"authorization", b"x-api-key", b"cookie", b"origin", b"content-length"),
     *(b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade"),
@@ -72,7 +73,7 @@ async def pass_on(
             await wire.ask(scope["method"], _target(scope), _heads(peer, scope["headers"], body))
             head = await wire.answer(body)
         except (OSError, h11.ProtocolError, EOFError):
-            if scope["method"] in _SAFE:
+            if scope["method"] in SAFE:
                 raise NotThere from None
             raise HttpError(
                 502,

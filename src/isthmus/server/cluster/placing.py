@@ -20,7 +20,7 @@ from typing import Any
 from isthmus.errors import StorageError
 from isthmus.server.agents.owning import Owning
 from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
-from isthmus.server.cluster.passing import NotThere, pass_on
+from isthmus.server.cluster.passing import SAFE, NotThere, pass_on
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.settings import ServerSettings
@@ -60,7 +60,7 @@ class Placing:
         if is_told_by_body(scope["method"], scope["path"]):
             body = await _whole(receive)
             agent = agent_of_body(body)
-        peer = None if agent is None else await self._owner(agent, sharing)
+        peer = None if agent is None else await self._first_owner(agent, sharing, scope["method"])
         if agent is not None and peer is not None:
             if current().passed_on:
                 raise HttpError(421, f"agent {agent} is another server's", code="elsewhere")
@@ -95,6 +95,16 @@ class Placing:
                     self._owners.popitem(last=False)
                 return True
         return False
+
+    async def _first_owner(self, agent: str, sharing: Sharing, method: str) -> Peer | None:
+        """As `_owner`. If the store is out of reach, what only reads is answered here, as far as
+        this server knows the agent."""
+        try:
+            return await self._owner(agent, sharing)
+        except StorageError:
+            if method not in SAFE or not self._owning.knows(agent):
+                raise
+            return None
 
     async def _owner(self, agent: str, sharing: Sharing) -> Peer | None:
         """Who answers for an agent; None if this server does, or may."""
