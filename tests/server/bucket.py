@@ -85,6 +85,7 @@ class Bucket:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             time.sleep(0.05)
+        self.port = port
         self.wire = Wire(port)
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.wire.port}",

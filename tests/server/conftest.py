@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,8 +35,11 @@ class Serving:
 
     running: ClassVar[set[Serving]] = set()
 
-    def __init__(self, data: Path, *options: str) -> None:
+    def __init__(
+        self, data: Path, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.data = data
+        self.environment = {**os.environ, **(environment or {})}
         self.options = options
         self.start()
 
@@ -53,7 +57,9 @@ class Serving:
         self.data.mkdir(exist_ok=True)
         log = self.data.parent / f"{self.data.name}.log"
         with log.open("w") as file:  # a pipe that nobody reads would stop the server
-            self.process = subprocess.Popen([*command, *self.options], stderr=file)
+            self.process = subprocess.Popen(
+                [*command, *self.options], stderr=file, env=self.environment
+            )
         self.client = httpx.Client(timeout=120)
         self.running.add(self)
         while not (found := re.search(r"http://[\w.:]+", log.read_text())):

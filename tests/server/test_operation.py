@@ -27,7 +27,7 @@ def test_settings(tmp_path: Path) -> None:
     assert (settings.port, settings.slots, settings.data) == (1234, 3, Path("d"))
     assert ServerSettings.make(file, {"port": 5}).port == 5
     for text, said in (
-        ("prot = 1", "no setting prot; there are aliases, "),
+        ("prot = 1", "no setting prot; there are advertise, "),
         ("keep_alive = 1", "no setting keep_alive: did you mean keep_alive_s?"),
         ('aliases = { a = "b", c = 1 }', "aliases.c is 1: give a table of lines NAME = "),
         (

@@ -61,7 +61,7 @@ def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
         write(record, turns)
 
     async def live() -> list[Turn]:
-        guest = shelf.add_guest(bytes(wasmtime.wat2wasm(COUNTS)))
+        guest = shelf.guests.add(bytes(wasmtime.wat2wasm(COUNTS)))
         record = await shelf.create(_record(guest))
         shelf.write = slowly  # type: ignore[method-assign]
         agents = Agents(shelf, settings)

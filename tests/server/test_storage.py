@@ -28,6 +28,7 @@ from tests.server.bucket import NAME, Bucket
 from tests.server.conftest import Serving
 from tests.server.process import no_models
 from tests.server.test_agents import N_MESSAGES, new_agent, outputs, tell
+from tests.server.test_owners import ended
 
 LEASE_S = 3
 N_AGENTS = 3
@@ -214,19 +215,6 @@ def refused(url: str, model: Path, *options: str) -> str:
     return done.stderr
 
 
-def test_one_server_for_a_url(url: str, tiny_q8: Path, tmp_path: Path) -> None:
-    serving = Elsewhere(url, tmp_path / "one", tiny_q8)
-    said = refused(url, tiny_q8, "--cache", str(tmp_path / "two"))
-    assert f"another server uses {url}" in said
-    assert f"process {serving.process.pid} on" in said
-    id_ = new_agent(serving)
-    assert tell(serving, id_, "hello")["position"] == 1
-    assert serving.stop() == 0
-    after = Elsewhere(url, tmp_path / "three", tiny_q8)  # at once: it was given back
-    assert tell(after, id_, "again", previous=1)["position"] == 2
-    assert after.stop() == 0
-
-
 def test_what_cannot_be_used_is_said_at_the_start(
     url: str, tiny_q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +295,7 @@ def test_a_server_that_is_stopped_before_its_write_and_wakes_after_a_takeover(
 
             async def heir() -> None:
                 shelf = await asyncio.to_thread(Shelf, no_models(null_runtime), settings)
+                await ended(shelf, id_)
                 assert [await mirrored.tell(shelf, id_) for _ in range(2)] == ["B", "C"]
                 process.send_signal(signal.SIGCONT)
                 complaint = await asyncio.to_thread(process.communicate)

@@ -63,25 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--port", type=int, metavar="N", help="port, 0 for any that is free (default: 8080)"
     )
-    group.add_argument(
-        "--data",
-        metavar="FOLDER|URL",
-        help="where agents and responses are kept (default: isthmus-data)",
-    )
-    group.add_argument("--cache", metavar="FOLDER", help="local copy of the data, if that is a URL")
-    group.add_argument("--keys", metavar="FILE", help="hashed API keys: only their owners may ask")
-    group.add_argument("--new-key", metavar="NAME", help="make a key, print it once, and end")
-    group.add_argument(
-        "--limit",
-        action="append",
-        default=[],
-        metavar="KIND=N",
-        help="a limit of the new key; repeat for more: concurrent (requests at a time), rpm "
-        "(requests a minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read "
-        "/metrics), models (1: may pull, load and unload models)",
-    )
-    group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
-    group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")
+    _add_store_options(group)
+    _add_key_options(group)
     group.add_argument(
         "--log-format",
         choices=("line", "json"),
@@ -145,6 +128,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tool_options(parser)
     add_device_options(parser)
     parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
+
+
+def _add_store_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--data",
+        metavar="FOLDER|URL",
+        help="where agents and responses are kept (default: isthmus-data)",
+    )
+    group.add_argument("--cache", metavar="FOLDER", help="local copy of the data, if that is a URL")
+    group.add_argument(
+        "--advertise",
+        metavar="URL",
+        help="where other servers with the same URL as data reach this one (default: where it "
+        "listens)",
+    )
+
+
+def _add_key_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--keys", metavar="FILE", help="hashed API keys: only their owners may ask")
+    group.add_argument("--new-key", metavar="NAME", help="make a key, print it once, and end")
+    group.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="KIND=N",
+        help="a limit of the new key; repeat for more: concurrent (requests at a time), rpm "
+        "(requests a minute), tpd (tokens a day), agents, disk (bytes), metrics (1: may read "
+        "/metrics), models (1: may pull, load and unload models)",
+    )
+    group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
+    group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -24,6 +25,7 @@ from isthmus.server.agents.transfer import Transfer
 from isthmus.server.anthropic import errors as anthropic_errors
 from isthmus.server.anthropic.messages import Messages
 from isthmus.server.anthropic.models import ListedModels
+from isthmus.server.cluster.placing import Placing, advertise
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.writer import Writer
 from isthmus.server.http import errors
@@ -96,6 +98,9 @@ def create_app(
     app.router.redirect_slashes = False  # the address would be made of the Host header
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
+    app.state.listening = partial(advertise, shelf.owning, settings)
+    app.add_middleware(Placing, owning=shelf.owning, settings=settings)
+    sharing = shelf.owning.sharing
     app.add_middleware(
         Guard,
         settings=settings,
@@ -103,6 +108,7 @@ def create_app(
         quotas=quotas,
         measures=measures,
         shape_of=_shape_of,
+        token=None if sharing is None else sharing.token,
     )
     return app
 

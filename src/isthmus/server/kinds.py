@@ -136,6 +136,7 @@ def tools_problem(value: object) -> str | None:
 
 
 _ORIGIN = r"\*|null|[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9._-]*(\[[0-9a-f:]+\])?(:([0-9]{1,5}|\*))?"
+_ADDRESS = r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 _HOST = r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]"
 _POSITIVE = _seconds("more than 0", lambda it: it > 0)
 _MODEL = _list("a list of models, each as [NAME=]PATH", bool)
@@ -146,6 +147,12 @@ KINDS: Mapping[str, Kind] = {
     "data": _text(),
     "cache": _or_absent(_text()),
     "lease_s": _POSITIVE,
+    "advertise": _or_absent(
+        Kind(
+            "a URL without a path, such as http://10.0.0.7:8080",
+            lambda it: isinstance(it, str) and re.fullmatch(_ADDRESS, it, re.I) is not None,
+        )
+    ),
     "keys": _or_absent(_text()),
     "n_ctx": _or_absent(_whole(1)),
     "model": Kind(

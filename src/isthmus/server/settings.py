@@ -48,7 +48,10 @@ class ServerSettings:
     cache: Path | None = None
     """Folder on the local disk for what a URL holds; by default in the user's cache folder."""
     lease_s: float = 30.0
-    """For which a URL stays a server's that has died without giving it back."""
+    """For which agents at a URL stay a server's that has died without giving them back."""
+    advertise: str | None = None
+    """Where other servers over the same URL reach this one, such as `http://10.0.0.7:8080`; by
+    default where it listens."""
     keys: Path | None = None
     """File of hashed API keys (`isthmus serve --new-key`); without it everybody may ask."""
     n_ctx: int | None = None

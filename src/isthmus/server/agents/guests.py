@@ -61,7 +61,7 @@ class BroughtGuests:
 
     def names(self, owner: Owner) -> list[str]:
         """Hashes of those that an owner may use."""
-        return [it for it in self._home.guests() if self._may_use(it, owner)]
+        return [it for it in self._home.guests() if self._is_allowed(it, owner)]
 
     def add(self, wasm: bytes, digest: str, owner: Owner) -> None:
         """Keeps a module. HttpError 429 if its owner has as many as one may have."""
@@ -118,8 +118,12 @@ class BroughtGuests:
     # ------------------------------------------------------------------ parts
 
     def _may_use(self, digest: str, owner: Owner) -> bool:
+        return self._is_allowed(digest, owner) and digest in self._home.guests()
+
+    def _is_allowed(self, digest: str, owner: Owner) -> bool:
+        """Whether an owner may use a guest, if it is there."""
         owners = self._known[digest].owners if digest in self._known else []
-        return digest in self._home.guests() and (owner is None or not owners or owner in owners)
+        return owner is None or not owners or owner in owners
 
     def _require_share(self, nbytes: int, owner: Owner) -> None:
         own = [it.nbytes for it in self._known.values() if owner in it.owners]

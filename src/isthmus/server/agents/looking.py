@@ -22,6 +22,7 @@ from isthmus.server.agents.routes import Agents, Position, Which, position_of
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.endpoint import Endpoint, read_query
 from isthmus.server.http.entry import current
+from isthmus.server.storage.record import Record
 from isthmus.snapshot.report import Difference, Inspection, diff, inspect
 
 _BATCHES = re.compile(r"^isthmus_batch_size_(sum|count)\{[^\n]*\} (\S+)$", re.MULTILINE)
@@ -64,7 +65,7 @@ class Looking:
         """How two agents, or two positions of one, differ."""
         record = self._agents.record(request)
         asked = read_query(request, WhichTwo)
-        other = self._shelf.record(asked.other or record.id)
+        other = await self._other(asked.other or record.id)
         at, other_at = position_of(record, asked.at), position_of(other, asked.other_at)
         shelf = self._shelf
         found = await shelf.in_thread(
@@ -74,13 +75,18 @@ class Looking:
             {**msgspec.to_builtins(asdict(found), str_keys=True, enc_hook=str), "same": found.same}
         )
 
+    async def _other(self, id_: str) -> Record:
+        """An agent that may be another server's. SnapshotNotFound."""
+        await self._shelf.owning.look(id_)
+        return self._shelf.record(id_)
+
     async def memory(self, request: Request) -> Response:
         """A map of the linear memory: what lies where, what changed last, what forks share."""
         asked = read_query(request, WhichTwo)
         record, position = self._agents.find(request, asked.at)
         other = None
         if asked.other is not None:
-            found = self._shelf.record(asked.other)
+            found = await self._other(asked.other)
             other = found, position_of(found, asked.other_at)
         return JSONResponse(
             await self._shelf.in_thread(lambda: map_memory(self._shelf, record, position, other))

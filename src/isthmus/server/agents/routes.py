@@ -146,6 +146,7 @@ class Agents:
 
     async def list_all(self, _request: Request) -> Response:
         """All agents, newest first."""
+        await self._shelf.owning.refresh()
         records = list(self._shelf.visible().values())
 
         def tell() -> bytes:
@@ -322,7 +323,7 @@ class Agents:
 
     async def guests(self, _request: Request) -> Response:
         """The guests that agents can be made from."""
-        found = self._shelf.guests()
+        found = await self._shelf.in_thread(self._shelf.guests.names)
         data: list[GuestCard] = [{"id": name, "kind": kind} for name, kind in found.items()]
         listed: GuestList = {"object": "list", "data": data}
         return JSONResponse(listed)
@@ -330,14 +331,14 @@ class Agents:
     async def bring(self, request: Request) -> Response:
         """A WebAssembly module as the body: kept by its hash."""
         wasm = await request.body()
-        digest = await self._shelf.made(lambda: self._shelf.add_guest(wasm))
+        digest = await self._shelf.made(lambda: self._shelf.guests.add(wasm))
         card: GuestCard = {"id": digest, "kind": "brought"}
         return JSONResponse(card, 201)
 
     async def remove(self, request: Request) -> Response:
         """Removes a guest that was brought, unless agents use it."""
         digest = request.path_params["id"]
-        await self._shelf.in_thread(lambda: self._shelf.remove_guest(digest))
+        await self._shelf.in_thread(lambda: self._shelf.guests.remove(digest))
         deleted: Deleted = {"id": digest, "deleted": True}
         return JSONResponse(deleted)
 

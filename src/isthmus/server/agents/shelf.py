@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,17 +23,17 @@ from isthmus.actor import Actor
 from isthmus.actor.snapshot import limits_of
 from isthmus.config import Level, Limits
 from isthmus.errors import (
-    GuestInvalid,
     SettingsError,
     SnapshotError,
     SnapshotInvalid,
     SnapshotNotFound,
 )
 from isthmus.model import Model
-from isthmus.runtime.sources import bundled_guests
 from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
+from isthmus.server.agents.loading import Guests
+from isthmus.server.agents.owning import Owning
 from isthmus.server.agents.tools import AgentTools
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Threads
@@ -46,7 +44,6 @@ from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
 from isthmus.snapshot import Snapshot
 
 _log = logging.getLogger("isthmus.server")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _AT_A_TIME = 32
 """Threads that wait for the disk or the network. Requests without an agent need none of them."""
 _MADE_AT_A_TIME = 16
@@ -82,11 +79,17 @@ class Shelf:
         except BaseException:
             self._home.close()
             raise
+        self.owning = Owning(self._home.sharing, self.records, self._threads)
         self.allowances = Allowances(self.store, self.records.values, self._threads)
-        self._guests_lock = threading.Lock()
-        self._brought = BroughtGuests(
-            self._home, self.folder / "guests.json", settings, lambda: list(self.records.values())
+        brought = BroughtGuests(
+            self._home, self.folder / "guests.json", settings, self._all_records
         )
+        self.guests = Guests(self.runtime, brought)
+
+    def _all_records(self) -> list[Record]:
+        """Those of all servers. It may wait for the store."""
+        sharing = self._home.sharing
+        return list(self.records.values()) if sharing is None else sharing.refresh()
 
     # ------------------------------------------------------------------ one agent
 
@@ -123,6 +126,8 @@ class Shelf:
         await lock.acquire()
         held = None
         try:
+            if await self.owning.acquire(id_):
+                await self.forget(id_)  # what it was when this server owned it before
             held = Held(self, self.record(id_))
             yield held
         finally:
@@ -130,6 +135,13 @@ class Shelf:
                 lock.release()
             else:
                 held.when_free(lock.release)
+            if id_ in self.records and id_ not in self._live:
+                self._let_go(id_)
+
+    def _let_go(self, id_: str) -> None:
+        """Lets any server have an agent that is not in memory, beside other work."""
+        lock = self._locks.setdefault(id_, asyncio.Lock())
+        self.owning.let_go(id_, lock, lambda: id_ in self._live)
 
     async def live(self, record: Record) -> Actor:
         """The actor, brought back from its last snapshot if it is not in memory."""
@@ -203,13 +215,17 @@ class Shelf:
         )
         return await self._settle(record, restore, self.made)
 
-    async def delete(self, id_: str) -> None:
-        """Removes an agent. What only its snapshots used goes later."""
-        async with self.holding(id_):
+    async def delete(self, id_: str, known: Record | None = None) -> bool:
+        """Removes an agent, if it still is what is `known`; says whether it did. What only its
+        snapshots used goes later."""
+        async with self.holding(id_) as held:
+            if known is not None and held.record != known:
+                return False
             await self.forget(id_)
             await self.in_thread(lambda: self._home.remove(self.record(id_)))
             del self.records[id_]
         self._locks.pop(id_, None)
+        return True
 
     async def forget(self, id_: str) -> None:
         """Gives its memory back; it is on the disk."""
@@ -230,47 +246,11 @@ class Shelf:
         self._home.bring(record, position, memory=False)
         return self.store.open(name_of(record.id, position))
 
-    # ------------------------------------------------------------------ guests
-
-    def guests(self) -> dict[str, str]:
-        """Bundled guests by name, and those that were brought by hash."""
-        brought = dict.fromkeys(self._brought.names(current().owner), "brought")
-        return {**dict.fromkeys(bundled_guests(), "bundled"), **brought}
-
-    def add_guest(self, wasm: bytes) -> str:
-        """Keeps a guest that compiles; returns its hash. GuestInvalid, for a command too."""
-        guest = self.runtime.load_guest(wasm)
-        if guest.is_command:
-            raise GuestInvalid("the guest is a command, with _start: an agent could keep nothing")
-        digest = guest.sha256
-        with self._guests_lock:
-            self._brought.add(wasm, digest, current().owner)
-        return digest
-
-    def remove_guest(self, digest: str) -> None:
-        """Removes a guest that was brought, for whoever asks. HttpError 404, 409."""
-        with self._guests_lock:
-            gone = self._brought.remove(digest, current().owner)
-        if gone:
-            self.runtime.forget_guest(digest)
-
-    def load_guest(self, name: str) -> Any:
-        """A compiled guest by name or hash. GuestInvalid."""
-        if name in bundled_guests():
-            return self.runtime.load_guest(name)
-        owner = current().owner
-        with self._guests_lock:
-            wasm = self._brought.get(name, owner) if _SHA256.fullmatch(name) else None
-        if wasm is None:
-            known = ", ".join(bundled_guests())
-            raise GuestInvalid(f"there is no guest {name!r}: give {known}, or bring one")
-        return self.runtime.load_guest(wasm)
-
     # ------------------------------------------------------------------ the home
 
-    def write(self, record: Record, turns: Sequence[Turn]) -> None:
+    def write(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         """The moment at which something has happened."""
-        self._home.commit(record, turns)
+        self._home.commit(record, turns, is_new=is_new)
         self.records[record.id] = record
 
     def wait(self) -> None:
@@ -282,6 +262,7 @@ class Shelf:
         await self.in_thread(self.runtime.end_beginnings)
         for id_ in list(self._live):
             await self.forget(id_)
+        await self.owning.close()
         await asyncio.to_thread(self._makers.close)
         await asyncio.to_thread(self._threads.close)  # nothing is under way then
         await asyncio.to_thread(self._home.close)
@@ -306,7 +287,7 @@ class Shelf:
         try:
             saved = await self.in_thread(lambda: actor.snapshot(self.store, name=record.snapshot))
             self.allowances.wrote(record.owner, saved.nbytes_written)
-            await self.in_thread(lambda: self.write(record, turns))
+            await self.in_thread(lambda: self.write(record, turns, is_new=True))
         except BaseException:
             await self.in_thread(actor.close)
             raise
@@ -357,7 +338,7 @@ class Shelf:
 
     def _spawn(self, record: Record, given: dict[str, Model]) -> Actor:
         return self.runtime.spawn(
-            self.load_guest(record.guest),
+            self.guests.load(record.guest),
             models=given,
             tools=self.tools.of(record),
             args=record.args,
@@ -389,6 +370,7 @@ class Shelf:
             lock = self._locks.get(id_)
             if lock is None or not lock.locked():
                 await self.forget(id_)
+                self._let_go(id_)
 
 
 def _owned(record: Record) -> Record:

@@ -79,6 +79,8 @@ class Entry:
     began: float = field(default_factory=time.monotonic)
     shape: Shape | None = None
     """How errors are told; None for OpenAI's shape."""
+    passed_on: bool = False
+    """Whether another server of the same store has passed it on."""
     silent_s: float = 10.0
     """Seconds of silence after which a stream of events says that it goes on."""
     warnings: dict[str, None] = field(default_factory=dict)

@@ -133,6 +133,8 @@ class _Server(uvicorn.Server):
             gc.collect()
             gc.freeze()  # a full collection would stop every thread to look at all that stays
             host, port = self.servers[0].sockets[0].getsockname()[:2]
+            if (listening := getattr(self._app.state, "listening", None)) is not None:
+                await listening(host, port)
             self._ready(host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

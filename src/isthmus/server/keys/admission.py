@@ -12,10 +12,12 @@ the setting `hosts` says which those are. Programs set an Origin too; with a key
 
 from __future__ import annotations
 
+import hmac
 import logging
 import re
 from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.key import Key
@@ -32,9 +34,13 @@ PAGE = "/page/"
 METRICS = "/metrics"
 ACTIVITY = "/v1/activity"
 """What a page asks while agents work."""
+TOKEN, KEY = b"x-isthmus-peer", b"x-isthmus-key"
+"""Headers by which a server passes on a request that it has checked: this server's token, and the
+name of the key."""
 _SINGLE = (
     *(b"host", b"origin", b"authorization", b"x-api-key"),
     *(b"content-length", b"content-type"),
+    *(TOKEN, KEY),
 )
 """Headers that may come once: of two, a proxy might obey one and this server the other."""
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
@@ -50,7 +56,11 @@ _MOST_DIGITS = 18
 class Admission:
     """See the module. Without keys everybody may ask who reaches the server."""
 
-    def __init__(self, settings: ServerSettings, keys: Keys | None) -> None:
+    def __init__(
+        self, settings: ServerSettings, keys: Keys | None, token: str | None = None
+    ) -> None:
+        """`token` is what other servers of the same store show; None where there are none."""
+        self._token = token
         host = settings.host.lower()
         self._names = {*_OURS, host, f"[{host}]", *settings.hosts}
         self._any_host = "*" in settings.hosts or (keys is not None and not settings.hosts)
@@ -60,8 +70,10 @@ class Admission:
         """Whether the log has said how a page of another origin is let in."""
 
     def admit(self, scope: MutableMapping[str, Any]) -> Key | None:
-        """The key that a request has; None if it needs none. HttpError 400, 401, 403."""
+        """The key that a request has; None if it needs none. HttpError 400, 401, 403, 421."""
         heads = _heads(scope)
+        if TOKEN in heads:
+            return self._passed_on(heads, scope["path"])
         self._require_host(heads.get(b"host", ""))
         preflight = is_preflight(scope)
         self._require_origin(heads, preflight=preflight)
@@ -75,6 +87,23 @@ class Admission:
             said = "this key may not read what is counted of all: only one of --limit metrics=1 may"
             raise HttpError(403, said, code="metrics")
         return known
+
+    def _passed_on(self, heads: dict[bytes, str], path: str) -> Key | None:
+        """The key of a request that another server has checked. HttpError 421 for one that means
+        another server, 403 if this server does not know the key."""
+        if self._token is None or not hmac.compare_digest(
+            heads[TOKEN].encode(), self._token.encode()
+        ):
+            said = "this request was passed on to another server than this one"
+            raise HttpError(421, said, code="elsewhere")
+        name = unquote(heads.get(KEY, ""))
+        key = self._keys.named(name) if self._keys is not None and name else None
+        if key is None and not is_open(path) and (name or self._keys is not None):
+            said = (
+                "servers with the same agents need the same keys: this one lacks a key of another"
+            )
+            raise HttpError(403, said, code="keys")
+        return key
 
     def _require_host(self, host: str) -> None:
         """HttpError 403 for a name that is none of ours."""
@@ -110,6 +139,11 @@ class Admission:
 def is_open(path: str) -> bool:
     """Whether a path needs no key."""
     return path in OPEN or path.startswith(PAGE)
+
+
+def is_passed_on(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request that was admitted came by way of another server."""
+    return any(name == TOKEN for name, _ in scope["headers"])
 
 
 def _key(heads: dict[bytes, str]) -> str | None:

@@ -21,6 +21,7 @@ from isthmus.server.keys.admission import (
     Admission,
     claimed_nbytes,
     is_open,
+    is_passed_on,
 )
 from isthmus.server.keys.keys import Keys
 from isthmus.server.keys.quota import Quotas
@@ -44,7 +45,8 @@ _Receive = Callable[[], Awaitable[_Message]]
 
 class Guard:
     """See the module; an ASGI middleware around `app`. `keys` and `quotas` come together.
-    `shape_of` says how a request's errors are told; None for OpenAI's shape."""
+    `shape_of` says how a request's errors are told; None for OpenAI's shape. `token` is what other
+    servers show that pass requests on to this one."""
 
     def __init__(
         self,
@@ -54,10 +56,11 @@ class Guard:
         quotas: Quotas,
         measures: Measures,
         shape_of: Callable[[_Message], Shape | None] = lambda _: None,
+        token: str | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
-        self._admission = Admission(settings, keys)
+        self._admission = Admission(settings, keys, token)
         self._origins = Origins(settings.origins)
         self._quotas = quotas
         self._measures = measures
@@ -77,6 +80,7 @@ class Guard:
         try:
             with body, entry.working():
                 entry.key = self._admission.admit(scope)
+                entry.passed_on = is_passed_on(scope)
                 body.require(claimed_nbytes(scope))
                 if is_preflight(scope):
                     await answer_preflight(scope)(scope, receive, answer.send)

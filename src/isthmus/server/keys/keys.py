@@ -76,6 +76,11 @@ class Keys:
                 found = known
         return found
 
+    def named(self, name: str) -> Key | None:
+        """The key of that name; None for a stranger's."""
+        self._refresh()
+        return next((it for it in self._keys if it.name == name), None)
+
     def _refresh(self) -> None:
         """A file that is gone or malformed changes nothing, and is complained of once."""
         stamp = _stamp(self._path)

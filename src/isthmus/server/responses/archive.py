@@ -123,6 +123,7 @@ class Archive:
         items: dict[str, Item] = {}
         nbytes = 0
         for agent in agents:
+            await self.shelf.owning.look(agent)
             found = await self._chain(agent)
             if found is None:
                 continue
@@ -178,10 +179,8 @@ class Archive:
         n_left = sum(it is not None and it.agent == record.id for it in ours)
         if n_left > 1 or record.kind == "conversation":
             await self.add(record, Deleted(id_))
-        elif self.shelf.is_held(record.id) or self.shelf.record(record.id) != found[0]:
+        elif self.shelf.is_held(record.id) or not await self.shelf.delete(record.id, found[0]):
             raise locked(record)
-        else:
-            await self.shelf.delete(record.id)
 
 
 async def brought_back(shelf: Shelf, held: Held) -> Actor:

@@ -77,11 +77,10 @@ class Bounds:
         if known != record or self._shelf.is_held(record.id):
             return False
         try:
-            await self._shelf.delete(record.id)
+            return await self._shelf.delete(record.id, record)
         except IsthmusError as error:
             _log.error("response agent %s is not removed: %s", record.id, error)
             return False
-        return True
 
 
 def _used(record: Record) -> float:

@@ -57,6 +57,8 @@ _OUTDATED_AT_ONCE = 16
 class Folder:
     """See the module and `Home`. Owns the folder's lock."""
 
+    sharing = None
+
     def __init__(self, path: Path, *, repack: bool = True) -> None:
         """With `repack` packs of which little is used are written anew."""
         self._agents, self._guests, self._turns = (path / it for it in _FOLDERS)
@@ -102,7 +104,7 @@ class Folder:
             return [turn for turn in turns if turn.position <= record.position]
         raise AssertionError("unreachable")
 
-    def commit(self, record: Record, turns: Sequence[Turn]) -> None:
+    def commit(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         self._require_lock()
         known = self._full(record.id)
         full, new = with_turns(known, record, turns)

@@ -10,8 +10,40 @@ from isthmus.config import Environment
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.folder import Folder
 from isthmus.server.storage.mirror import Mirror
+from isthmus.server.storage.node import Peer
 from isthmus.server.storage.record import Record, Turn
 from isthmus.snapshot import Store
+
+
+class Sharing(Protocol):
+    """What several servers do that share a URL. Its methods wait for a network."""
+
+    @property
+    def token(self) -> str:
+        """What another server shows that passes a request on to this one."""
+
+    def refresh(self) -> list[Record]:
+        """All agents, as they are now. StorageError."""
+
+    def look(self, id_: str) -> tuple[Record | None, Peer | None]:
+        """An agent as it is now, None if there is none; and the other server that owns it and
+        lives, None if this one may. SnapshotInvalid, StorageError."""
+
+    def owns(self, id_: str) -> bool:
+        """Whether this server owns an agent, as far as it knows. Waits for nothing."""
+
+    def acquire(self, id_: str) -> Record:
+        """Owns an agent from here on; what it is now. StorageError if another server owns it, also
+        SnapshotNotFound, SnapshotInvalid."""
+
+    def release(self, id_: str) -> None:
+        """Owns an agent no more, if this server does. It is out of memory."""
+
+    def has_ended(self, number: int) -> bool:
+        """Whether another server is known to have ended. Waits for nothing."""
+
+    def advertise(self, address: str) -> None:
+        """Tells other servers where this one is reached. StorageError."""
 
 
 class Home(Protocol):
@@ -20,6 +52,10 @@ class Home(Protocol):
 
     store: Store
     """Where actors are saved and restored from: always a local folder."""
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """What other servers have a part in; None if there can be none."""
 
     def records(self) -> list[Record]:
         """All agents. What belongs to none of them never happened, and is removed."""
@@ -30,9 +66,10 @@ class Home(Protocol):
         SnapshotNotFound where it is gone, SnapshotInvalid where they are damaged, StorageError.
         """
 
-    def commit(self, record: Record, turns: Sequence[Turn]) -> None:
+    def commit(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         """The moment at which something has happened: the agent is what the record says, and the
-        turns were added to those that it had. Its snapshot is in the store already.
+        turns were added to those that it had. Its snapshot is in the store already. An agent that
+        is not new is this server's own.
 
         StorageError, SnapshotError: it has not happened, or nobody may be told that it has.
         """

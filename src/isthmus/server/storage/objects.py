@@ -37,7 +37,7 @@ _RETRY = {
     },
 }
 _AT_A_TIME = 16
-"""Objects of a folder that are fetched together."""
+"""Objects that are fetched together."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ class Objects:
             pages = self._store.list(folder)
             return sorted(it["path"].rpartition("/")[2] for page in pages for it in page)
 
+    def tags(self, folder: str) -> dict[str, str]:
+        """What changes whenever an object is written, by the names of a folder's objects."""
+        with self._explained(folder):
+            listed = [it for page in self._store.list(folder) for it in page]
+            return {it["path"].rpartition("/")[2]: _tag(it) for it in listed}
+
     def find(self, name: str) -> Found | None:
         """An object and its version; None if there is none."""
         with self._explained(name):
@@ -78,12 +84,12 @@ class Objects:
         found = self.find(name)
         return found.data if found else None
 
-    def find_all(self, folder: str) -> dict[str, Found]:
-        """All objects of a folder by name."""
-        names = self.names(folder)
+    def find_all(self, names: Iterable[str]) -> dict[str, Found]:
+        """Objects by their names, without those that are not there."""
+        wanted = list(names)
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            found = pool.map(lambda name: self.find(f"{folder}/{name}"), names)
-            return {name: it for name, it in zip(names, found, strict=True) if it is not None}
+            found = pool.map(self.find, wanted)
+            return {name: it for name, it in zip(wanted, found, strict=True) if it is not None}
 
     def put(self, name: str, data: bytes | Path) -> None:
         """Makes an object of bytes or of a file, or replaces it: for what is always the same."""
@@ -176,6 +182,11 @@ def open_store(url: str) -> ObjectStore:
 def _version(said: Any) -> Version:
     """Of what a store answers: a write's condition takes no fields that are empty."""
     return {key: said[key] for key in ("e_tag", "version") if said.get(key)}
+
+
+def _tag(said: Any) -> str:
+    """Of a listed object."""
+    return f"{said.get('e_tag')} {said.get('last_modified')} {said.get('size')}"
 
 
 def _reason(error: BaseException) -> str:

@@ -60,7 +60,7 @@ class Segment(Struct, frozen=True, kw_only=True):
     """The position of its last turn."""
     nbytes: int
     holder: int = 0
-    """In an object store, the lease under which it was written; see `mirror`."""
+    """In an object store, the number of the node that uploaded it; see `mirror`."""
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -74,11 +74,14 @@ class Stored(Struct, frozen=True, kw_only=True):
     """Which objects of an object store an agent is made of."""
 
     snapshots: dict[int, str] = {}
-    """Ids of its snapshots, by position."""
+    """Its snapshots by position: ids, each after the number of the node that uploaded it."""
     packs: dict[str, int] = {}
     """Names of the packs that hold their chunks, and the last position that needs each."""
     holder: int = 0
-    """The lease under which the record was written last: no two holders write the same bytes."""
+    """The number of the node that owns the agent; 0 for none. In records of earlier releases, the
+    lease under which the record was written last."""
+    epoch: int = 0
+    """How often the agent was acquired: no two owners write the same bytes."""
 
 
 class Record(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,199 @@
+"""Where a request is answered: by the server that owns its agent, which may be this one.
+
+An agent that nobody owns, or whose owner has ended, is this server's once a request acquires it. As
+long as an owner's lease lives it alone may answer, reachable or not. What was passed on once is not
+passed on again: a server that turns out not to own the agent answers 421, and the first one looks
+at the record anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from isthmus.errors import StorageError
+from isthmus.server.agents.owning import Owning
+from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
+from isthmus.server.cluster.passing import SAFE, NotThere, pass_on
+from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
+from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.home import Sharing
+from isthmus.server.storage.node import Peer
+
+_log = logging.getLogger("isthmus.server")
+_PAUSE_S = 0.25
+"""Seconds between two tries to reach an owner."""
+_REMEMBERED = 4096
+"""Agents whose owners are remembered, so that the store need not be asked."""
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+
+
+class Placing:
+    """See the module; an ASGI middleware around `app`, inside of what checks keys."""
+
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], owning: Owning, settings: ServerSettings
+    ) -> None:
+        self._app = app
+        self._owning = owning
+        self._patience_s = 1.5 * settings.lease_s
+        """Seconds for which an owner may be out of reach that may have ended."""
+        self._owners: OrderedDict[str, Peer] = OrderedDict()
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        sharing = self._owning.sharing
+        if scope["type"] != "http" or sharing is None:
+            await self._app(scope, receive, send)
+            return
+        body = None
+        agent = agent_of_path(scope["path"])
+        if is_told_by_body(scope["method"], scope["path"]):
+            body = await _whole(receive)
+            agent = agent_of_body(body)
+        peer = None if agent is None else await self._first_owner(agent, sharing, scope["method"])
+        if agent is not None and peer is not None:
+            if current().passed_on:
+                raise HttpError(421, f"agent {agent} is another server's", code="elsewhere")
+            body = await _whole(receive) if body is None else body
+            if await _unless_left(self._ask(agent, peer, scope, body, send, sharing), receive):
+                return
+        await self._app(scope, receive if body is None else _again(body, receive), send)
+
+    async def _ask(
+        self,
+        agent: str,
+        peer: Peer | None,
+        scope: _Message,
+        body: bytes,
+        send: _Send,
+        sharing: Sharing,
+    ) -> bool:
+        """Has the owner of an agent answer; False if this server may by now. HttpError 502, 503."""
+        end = time.monotonic() + self._patience_s
+        while peer is not None:
+            try:
+                await pass_on(peer, scope, body, send, sharing.has_ended)
+            except NotThere:
+                self._owners.pop(agent, None)
+                if time.monotonic() > end:
+                    raise _out_of_reach(peer) from None
+                await asyncio.sleep(_PAUSE_S)
+                peer = await self._owner(agent, sharing)
+            else:
+                self._owners[agent] = peer
+                if len(self._owners) > _REMEMBERED:
+                    self._owners.popitem(last=False)
+                return True
+        return False
+
+    async def _first_owner(self, agent: str, sharing: Sharing, method: str) -> Peer | None:
+        """As `_owner`. If the store is out of reach, what only reads is answered here, as far as
+        this server knows the agent."""
+        try:
+            return await self._owner(agent, sharing)
+        except StorageError:
+            if method not in SAFE or not self._owning.knows(agent):
+                raise
+            return None
+
+    async def _owner(self, agent: str, sharing: Sharing) -> Peer | None:
+        """Who answers for an agent; None if this server does, or may."""
+        if sharing.owns(agent):
+            self._owners.pop(agent, None)
+            return None
+        known = self._owners.get(agent)
+        if known is not None and not current().passed_on and not sharing.has_ended(known.number):
+            return known
+        return await self._owning.look(agent)
+
+
+def _out_of_reach(peer: Peer) -> HttpError:
+    _log.error("%s at %s lives and cannot be reached from here", peer.where, peer.address or "-")
+    said = "the server that owns the agent lives, and cannot be reached from this one: try again"
+    return HttpError(503, said, code="owner_unreachable", retry_s=1)
+
+
+async def _whole(receive: _Receive) -> bytes:
+    """The body, whose size is limited by whoever receives it."""
+    pieces = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise HttpError(499, "the caller left", code="cancelled")
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _again(body: bytes, receive: _Receive) -> _Receive:
+    """Receives a body that was read already, and then what comes."""
+    left: list[_Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> _Message:
+        return left.pop() if left else await receive()
+
+    return received
+
+
+async def _unless_left(work: Awaitable[bool], receive: _Receive) -> bool:
+    """What the work gives; True if it was ended as the caller left."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        current().error = "cancelled"
+        return True
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+# ---------------------------------------------------------------------------------- advertising
+
+
+def address_of(settings: ServerSettings, host: str, port: int) -> str:
+    """Where other servers reach this one that listens there."""
+    if settings.advertise is not None:
+        return settings.advertise
+    try:
+        at = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if at.is_unspecified:
+        at = ipaddress.ip_address(_own_address())
+    return f"http://[{at}]:{port}" if at.version == 6 else f"http://{at}:{port}"
+
+
+def _own_address() -> str:
+    """This machine's address on the way to others. Nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: nobody's
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
+
+
+async def advertise(owning: Owning, settings: ServerSettings, host: str, port: int) -> None:
+    """Tells other servers where this one is reached; again with the next beat, if that fails."""
+    sharing = owning.sharing
+    if sharing is None:
+        return
+    address = address_of(settings, host, port)
+    try:
+        await asyncio.to_thread(sharing.advertise, address)
+    except StorageError as error:
+        _log.warning("other servers do not know yet that this one is at %s: %s", address, error)
