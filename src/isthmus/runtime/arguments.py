@@ -145,6 +145,8 @@ def require_guest_of(snapshot: Snapshot, guest: Guest) -> None:
     record = snapshot.manifest.guest
     if guest.is_64 != snapshot.manifest.memory.is_64:
         raise SnapshotInvalid(f"the memory in {snapshot.path} is not of the kind of its guest's")
+    if guest.is_command != (snapshot.manifest.actor.argv is not None):
+        raise SnapshotInvalid(f"{snapshot.path} is of another kind of guest than its own")
     if guest.sha256 != record.sha256:
         raise SnapshotMismatch(
             f"the snapshot is of the guest {record.name} {record.sha256[:12]}…, "

@@ -10,10 +10,9 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -33,6 +32,7 @@ from isthmus.server.agents.replies import (
     told,
     whole,
 )
+from isthmus.server.agents.requests import NewAgent, NewFork, NewMessage, NewName
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.turn import turn_of
 from isthmus.server.generation.answering import Answer
@@ -45,61 +45,6 @@ from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn, new_id
 from isthmus.units import MOST_NBYTES_32
-
-Position = Annotated[int, Meta(ge=0, le=2**53)]
-Name = Meta(max_length=200)
-_Texts = Annotated[dict[str, str], Meta(max_length=256)]
-
-
-class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What makes an agent."""
-
-    name: Annotated[str, Name] = ""
-    guest: str = "chat"
-    model: str | None = None
-    """For guests that ask for one, named default."""
-    models: _Texts = {}
-    """For guests that ask for several: the server's by the guest's names."""
-    args: _Texts = {}
-    limits: Annotated[dict[str, float | int | str | None], Meta(max_length=64)] = {}
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    tools: Annotated[list[str], Meta(max_length=256)] = []
-    """Names of the server's tools (`GET /v1/tools`)."""
-
-
-class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What an agent is told."""
-
-    input: str
-    previous: Position | None = None
-    """The position that the agent must be at; 409 otherwise."""
-    stream: bool = False
-
-
-class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What makes a fork."""
-
-    name: Annotated[str, Name] = ""
-    position: Position | None = None
-    """By default where the agent is now."""
-    model: str | None = None
-    """Another model for `default`: the tokens until then are computed anew."""
-    args: Annotated[dict[str, str | None], Meta(max_length=256)] = {}
-    """Options that replace those of the same names; null takes one away. `n_ctx` and `model` hold
-    from an agent's first message on."""
-
-
-class NewName(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What an agent is called from now on."""
-
-    name: Annotated[str, Name]
-
-
-class Which(Struct, kw_only=True):
-    """Which snapshot of an agent: the last, or that of a position."""
-
-    at: Position | None = None
-
 
 _JSON = "application/json"
 _new_agent = msgspec.json.Decoder(NewAgent)
@@ -165,7 +110,8 @@ class Agents:
             await files.card(it)
         limits = {"output_nbytes": self._settings.output_nbytes, **asked.limits}
         _require_limits(limits, self._settings.output_nbytes)
-        n_ctx = min((it.n_ctx for it in found), default=None)
+        guest = await self._shelf.made(lambda: self._shelf.load_guest(asked.guest))
+        n_ctx = None if guest.is_command else min((it.n_ctx for it in found), default=None)
         args = asked.args if n_ctx is None else {"n_ctx": str(n_ctx), **asked.args}
         record = Record(
             id=new_id(),
@@ -173,6 +119,7 @@ class Agents:
             guest=asked.guest,
             models=models,
             args=args,
+            argv=tuple(asked.argv),
             limits=limits,
             seed=secrets.randbits(63) if asked.seed is None else asked.seed,
             created=time.time(),

@@ -104,8 +104,7 @@ class Shelf:
 
     def is_held(self, id_: str) -> bool:
         """Whether somebody uses an agent at this moment."""
-        lock = self._locks.get(id_)
-        return lock is not None and lock.locked()
+        return (lock := self._locks.get(id_)) is not None and lock.locked()
 
     def _may_see(self, record: Record) -> bool:
         owner = current().owner
@@ -183,6 +182,7 @@ class Shelf:
             guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
             models=models,
             args=dict(_pair(it) for it in manifest.actor.args),
+            argv=manifest.actor.argv or (),
             limits=asdict(limits),
             seed=int(manifest.actor.seed),
             created=time.time(),
@@ -238,11 +238,8 @@ class Shelf:
         return {**dict.fromkeys(bundled_guests(), "bundled"), **brought}
 
     def add_guest(self, wasm: bytes) -> str:
-        """Keeps a guest that compiles; returns its hash. GuestInvalid, for a command too."""
-        guest = self.runtime.load_guest(wasm)
-        if guest.is_command:
-            raise GuestInvalid("the guest is a command, with _start: an agent could keep nothing")
-        digest = guest.sha256
+        """Keeps a guest that compiles; returns its hash. GuestInvalid."""
+        digest = self.runtime.load_guest(wasm).sha256
         with self._guests_lock:
             self._brought.add(wasm, digest, current().owner)
         return digest
@@ -356,11 +353,14 @@ class Shelf:
         return {name: it.model for name, it in zip(record.models, served, strict=True)}
 
     def _spawn(self, record: Record, given: dict[str, Model]) -> Actor:
+        guest = self.load_guest(record.guest)
         return self.runtime.spawn(
-            self.load_guest(record.guest),
+            guest,
             models=given,
             tools=self.tools.of(record),
-            args=record.args,
+            args=() if guest.is_command else record.args,
+            argv=record.argv,
+            environ=record.args if guest.is_command else None,
             limits=Limits(**record.limits),
             seed=record.seed,
             label=record.id,

@@ -3,6 +3,7 @@
 
 import { ask, field } from "./dialogs.js";
 import { announce, el } from "./dom.js";
+import { choice, readOwn } from "./guest.js";
 import { FORMS, changed, fork, state } from "./state.js";
 
 const NUMBERS = [
@@ -21,7 +22,7 @@ const NAMES = {
   regex: "A regular expression",
 };
 
-export function settings() {
+export async function settings() {
   const agent = state.agents.get(state.shown),
     args = agent?.args ?? state.draft.args;
   if (agent && agent.guest !== "chat") {
@@ -30,9 +31,7 @@ export function settings() {
       cancel: false,
       text:
         `The guest ${agent.guest.slice(0, 12)} has options of its own: ` +
-        (Object.entries(args)
-          .map(it => it.join("="))
-          .join(", ") || "none were given") +
+        ([...Object.entries(args).map(it => it.join("=")), ...agent.argv].join(", ") || "none were given") +
         ".",
     });
     return;
@@ -55,39 +54,41 @@ export function settings() {
     source.hidden = !kind.value;
   };
   source.hidden = !formed;
+  const ofChat = el(
+    "div",
+    {},
+    field(
+      "System prompt",
+      el("textarea", {
+        name: "system",
+        value: args.system ?? "",
+        placeholder: "The model's own",
+        dir: "auto",
+      }),
+    ),
+    el(
+      "div",
+      { className: "fields" },
+      ...NUMBERS.map(([name, label, usual, bounds]) =>
+        field(label, el("input", { type: "number", name, value: args[name] ?? "", placeholder: usual, ...bounds })),
+      ),
+    ),
+    field("Answers follow", kind),
+    source,
+  );
+  const parts = agent ? [ofChat] : await choice(state.draft, ofChat);
   ask({
     title: "Settings",
     go: agent ? "Go on in a fork" : "Use these",
     text: agent
       ? "A fork goes on from here with these settings; this agent stays as it is."
       : "For the agent that your first message makes.",
-    parts: [
-      field(
-        "System prompt",
-        el("textarea", {
-          name: "system",
-          value: args.system ?? "",
-          placeholder: "The model's own",
-          dir: "auto",
-        }),
-      ),
-      el(
-        "div",
-        { className: "fields" },
-        ...NUMBERS.map(([name, label, usual, bounds]) =>
-          field(
-            label,
-            el("input", { type: "number", name, value: args[name] ?? "", placeholder: usual, ...bounds }),
-          ),
-        ),
-      ),
-      field("Answers follow", kind),
-      source,
-    ],
+    parts,
     done: async form => {
-      const wanted = read(form);
+      const guest = agent?.guest ?? form.get("guest"),
+        wanted = guest === "chat" ? read(form) : readOwn(form);
       if (!agent) {
-        state.draft.args = wanted;
+        Object.assign(state.draft, guest === "chat" ? { args: wanted, argv: [] } : wanted, { guest });
         changed("draft");
         return;
       }
