@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -283,3 +284,5 @@ def test_dev_builds_again_and_sends_what_was_said(
     out, err = capsys.readouterr()
     assert out.splitlines() == ["First one.", "I say: First one.", "I say: And a second."]
     assert "undeclared identifier 'x'" in err
+    [kept] = re.findall(r"(\d+) of (\d+) tokens of prompts were kept", err)
+    assert 0 < int(kept[0]) < int(kept[1])

@@ -291,6 +291,19 @@ class Actor(Recipient):
         with self._held():
             yield self._keeper.present()
 
+    @contextlib.contextmanager
+    def inheriting(self, other: Actor) -> Iterator[None]:
+        """While open, its prompts take over what they begin with in common with a session of
+        `other`, which is idle and stays so: copied, and not computed, where the device can do that.
+        For another build of the same guest, which is sent what was said before."""
+        with other.pinned() as donor:
+            context = self.body.context
+            context.donors = donor.sessions
+            try:
+                yield
+            finally:
+                context.donors = ()
+
     # ------------------------------------------------------------------ parts
 
     def _evict_and_leave(self) -> int:

@@ -239,7 +239,7 @@ class Agents:
                 code="position",
                 param="previous",
             )
-        done = False
+        done, answer = False, None
         try:
             actor = await held.actor()
             before = actor.usage
@@ -256,11 +256,13 @@ class Agents:
             n_decoded = actor.usage.tokens_out - before.tokens_out
             full = actor.context_is_full
             turn = turn_of(held.record, asked.input, answer, n_decoded, full=full)
-            turn = await held.commit(actor, turn)
+            turn = await held.commit(actor, turn, answer.take_back)
             done = True
             yield turn
         finally:
             if not done:
+                if answer is not None and not held.has_committed:
+                    await self._shelf.in_thread(answer.take_back)
                 await held.discard()
 
     # ------------------------------------------------------------------ guests

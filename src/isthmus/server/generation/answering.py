@@ -121,6 +121,10 @@ class Answer:
                 raise outcome
             await self._came.wait()
 
+    def take_back(self) -> None:
+        """Has tools take back what they did for an answer that has ended, each run once. Waits."""
+        self._stream.take_back()
+
     async def close(self) -> None:
         """Has the guest stop if it has not ended, and waits for it.
 
