@@ -139,6 +139,18 @@ def test_a_cargo_without_webassembly_says_what_to_add(
         build(project)
 
 
+def test_a_cargo_without_a_linker_says_what_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = new_project(tmp_path / "agent", "rust", "hello")
+    (tmp_path / "lib/rustlib/wasm32-wasi/lib").mkdir(parents=True)
+    script(tmp_path / "cargo", "echo 'error: linker `rust-lld` not found'; exit 1")
+    script(tmp_path / "rustc", f'[ "$1" = --version ] && echo rustc 1.63.0 || echo {tmp_path}')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolchainMissing, match="apt install lld"):
+        build(project)
+
+
 @pytest.mark.slow
 def test_an_error_in_the_sources_is_told_in_the_compilers_words(tmp_path: Path) -> None:
     pytest.importorskip("ziglang")

@@ -93,11 +93,12 @@ def command_line(
 
 
 def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
-    """Logs a warning for each option that a guest does not list among its own, if it lists any."""
+    """Logs a warning for each option that a guest does not list among its own, if it lists any. A
+    guest that runs a script cannot know the script's."""
     card = guest.card
-    if card is None:
+    known = [it.name for it in card.options] if card is not None else ["script"]
+    if "script" in known:
         return
-    known = [it.name for it in card.options]
     for name in dict.fromkeys(option.partition("=")[0] for option in options):
         if name not in known:
             hint = suggestion(name, known) or f": it has {', '.join(known) or 'none'}"
