@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
@@ -9,15 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import wasmtime
 
 from isthmus import Limits, Runtime
-from isthmus.errors import SettingsError, ToolNotFound
+from isthmus.errors import SettingsError, StorageError, ToolNotFound
+from isthmus.server.agents.requests import NewMessage
+from isthmus.server.agents.routes import Agents
+from isthmus.server.agents.shelf import Shelf
+from isthmus.server.agents.tools import AgentTools
+from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.record import Record, Turn, new_id
 from isthmus.tools import function_tool
 from isthmus.tools.spec import Toolbox, spec_of, specs_of_table
 from tests.patience import eventually
 from tests.server.conftest import Serving
+from tests.server.process import no_models
 from tests.tools.guests import CALLER, TWICE
 from tests.tools.test_cli import isthmus
 
@@ -148,6 +157,48 @@ def test_serve(serving: Serving, place: Place) -> None:
     assert eventually(lambda: (place.folder / "ledger").read_text().count("\n") == 2)
     assert place.taken() == ["book 1A", "cancel 1A, ticket 1A"]
     assert serving.get(f"/v1/agents/{id_}")["position"] == 0
+
+
+def test_a_turn_that_cannot_be_saved_has_not_happened(
+    null_runtime: Runtime, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it taken back once its saving has succeeded, whatever becomes of the caller."""
+    monkeypatch.chdir(place.folder)
+    settings, books = ServerSettings(data=tmp_path), [sys.executable, "books.py"]
+    table = {"book": {"command": books, "undo": [*books, "cancel"]}}
+    message = NewMessage(input='=book {"seat": "3C"}')
+    record = Record(
+        id=new_id(), name="", guest="", models={}, args={}, limits={}, seed=1, created=0.0,
+        tools=("book",),
+    )  # fmt: skip
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    async def live(box: Toolbox) -> int:
+        shelf = Shelf(no_models(null_runtime), settings, AgentTools(box))
+        agents = Agents(shelf, settings)
+        guest = shelf.add_guest(CALLER)
+        made = await shelf.create(msgspec.structs.replace(record, guest=guest))
+        with monkeypatch.context() as patch:
+            patch.setattr(shelf, "write", refuse)
+            async with shelf.holding(made.id) as held:
+                with pytest.raises(StorageError):
+                    [it async for it in agents._answer(held, message)]
+        assert place.taken() == ["book 3C", "cancel 3C, ticket 3C"]
+        async with shelf.holding(made.id) as held:
+            answer = agents._answer(held, message)
+            while not isinstance(await anext(answer), Turn):
+                pass
+            await answer.aclose()  # the caller leaves when all is done
+        position = shelf.record(made.id).position
+        await shelf.close()
+        return position
+
+    place.taken()
+    with Toolbox(specs_of_table(table)) as box:
+        assert asyncio.run(live(box)) == 1
+    assert place.taken() == ["book 3C"]
 
 
 def test_a_caller_throws_an_answer_away(null_runtime: Runtime) -> None:
