@@ -224,7 +224,8 @@ class Context:
 
     async def _inherit(self, session: Session, tokens: Sequence[int]) -> int:
         """Copies what another actor's session has computed of tokens that are to be appended, all
-        but the last of them; returns how many. A session that cannot is as it was."""
+        but the last of them; returns how many. A session that cannot is as it was, and nothing ends
+        the copy in between, which would leave it empty."""
         wanted = [*session.tokens, *tokens[:-1]] if self.donors else []
         best, n = None, session.n_tokens + LEAST_INHERITED - 1
         for donor in self.donors:
@@ -237,7 +238,7 @@ class Context:
         n_before = session.n_tokens
         with session.restorable():
             try:
-                await Aside(self.message, partial(session.copy_from, best, n, self.message.check))
+                await Aside(self.message, partial(session.copy_from, best, n))
             except ModelUnsupported:  # of states, only some lengths can be copied
                 return 0
         self.message.tokens_in += n - n_before
