@@ -17,6 +17,7 @@ from isthmus.projects import LANGUAGES, TEMPLATES, Sources, build, new_project, 
 from isthmus.projects import toolchain as toolchains
 from isthmus.projects.project import SDK, update_sdk
 from isthmus.runtime import Runtime
+from isthmus.runtime.sources import read_guest
 from isthmus.wasm.card import GuestCard, read_card, with_card, without_sections
 
 GUESTS = Path(__file__).parents[2] / "src/isthmus/guests"
@@ -149,6 +150,16 @@ def test_a_cargo_without_a_linker_says_what_to_add(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainMissing, match="apt install lld"):
         build(project)
+
+
+def test_a_project_in_place_of_its_module_is_named(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "agent", "c", "hello")
+    for given in (project.folder, project.output):
+        with pytest.raises(GuestInvalid, match=f"isthmus build {project.folder} makes"):
+            read_guest(given)
+    project.output.write_bytes(b"built")
+    with pytest.raises(GuestInvalid, match=f"is a folder: give {project.output}"):
+        read_guest(project.folder)
 
 
 @pytest.mark.slow
