@@ -200,6 +200,8 @@ class GuestExited(GuestError):
     def __init__(self, status: int) -> None:
         super().__init__(f"the guest exited with status {status}")
         self.status = status
+        self.reply: Any = None
+        """What a command answered before it exited, a `Reply`; None for any other guest."""
 
 
 class InputExhausted(GuestError):

@@ -10,9 +10,9 @@ import pytest
 
 from isthmus.actor import Actor
 from isthmus.config import Limits
-from isthmus.errors import LimitExceeded, ProjectError
+from isthmus.errors import GuestFailed, LimitExceeded, ProjectError, ToolchainMissing
 from isthmus.model import Model
-from isthmus.projects import RECIPES, build, new_from_recipe
+from isthmus.projects import RECIPES, build, new_from_recipe, new_script
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
 
@@ -23,9 +23,10 @@ Cooked = Callable[..., Actor]
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each recipe's module."""
+    """The module of each recipe in C."""
     folder = tmp_path_factory.mktemp("cookbook")
-    return {it: build(new_from_recipe(folder / it, it)) for it in RECIPES}
+    projects = [new_from_recipe(folder / it, it) for it in RECIPES]
+    return {it.name: build(it) for it in projects if it.lang == "c"}
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,41 @@ def test_a_plugin_ends_when_its_fuel_does(runtime: Runtime, modules: dict[str, P
 def test_a_recipe_that_there_is_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="did you mean votes"):
         new_from_recipe(tmp_path / "agent", "vote")
+
+
+@pytest.mark.long
+def test_a_choice_is_the_most_probable_answer(runtime: Runtime, tmp_path: Path) -> None:
+    """In Rust."""
+    try:
+        module = build(new_from_recipe(tmp_path / "choice", "choice"))
+    except ToolchainMissing as error:
+        pytest.skip(str(error))
+    said = runtime.load_model("fake:strait")
+    args = {"choices": "isthmus|strait|island", "report": 1, "n_ctx": 256}
+    agent = runtime.spawn(module, models={"default": said}, args=args)
+    share, words = agent.send("Which?").text.split(" % of ")
+    assert (int(share) > 34, words) == (True, "3 choices: strait")
+    tokens = agent.usage.tokens_in
+    assert agent.send("Which?").text.endswith("strait")
+    assert agent.usage.tokens_in - tokens < tokens, "the question is not read again"
+    lonely = runtime.spawn(module, models={"default": said}, args={"choices": "one"})
+    with pytest.raises(GuestFailed, match="at least two answers"):
+        lonely.send("Which?")
+
+
+@pytest.mark.long
+def test_answers_agree(runtime: Runtime, model: Model, tmp_path: Path) -> None:
+    """In JavaScript; needs `isthmus pull js`."""
+    script = new_script(tmp_path / "agree", "agree")
+    said = runtime.load_model("fake:the same answer")
+    args = {"report": 1, "agree": 4, "n_ctx": 256}
+    agent = runtime.spawn(script, models={"default": said}, args=args)
+    assert agent.send("What?").text == "4 of 4: the same answer"
+    args = {"report": 1, "most": 6, "max_tokens": 6, "temperature": 5, "n_ctx": 256, "seed": 1}
+    agent = runtime.spawn(script, models={"default": model}, args={**args, "top_k": 0, "top_p": 1})
+    assert agent.send("What?").text.startswith("1 of 6: "), "no two of so random answers agree"
+    wrong = runtime.spawn(script, models={"default": said}, args={"agree": 0})
+    with pytest.raises(GuestFailed, match="agree: give a whole number"):
+        wrong.send("What?")
+    with pytest.raises(ProjectError, match="there already"):
+        new_script(tmp_path / "agree", "agree")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.projects import RECIPES, Project
+from isthmus.projects import RECIPES, SCRIPTS, Project
 from tests.projects.conftest import Made
 
 COOKBOOK = Path(__file__).parents[2] / "docs/cookbook.md"
@@ -75,8 +75,19 @@ def test_the_cookbook(tmp_path: Path) -> None:
     votes, plugin = blocks("sh", page=COOKBOOK)
     assert run(votes, tmp_path).endswith("5 of 5: Ankara, of course.")
     assert run(plugin, tmp_path).endswith("3")
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *SCRIPTS):
         assert f"\n## {recipe}\n" in COOKBOOK.read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("lang", "said"), [("rust", "% of 2 choices: no"), ("js", "3 of 3: Ankara")]
+)
+def test_the_cookbook_in_other_languages(lang: str, said: str, made: Made, tmp_path: Path) -> None:
+    if lang != "js":
+        made(lang, "hello")  # skips without a compiler
+    (block,) = blocks("sh", lang, page=COOKBOOK)
+    assert run(block, tmp_path).endswith(said)
 
 
 def test_the_fixtures(made: Made, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from isthmus.projects import LANGUAGES, build
 from isthmus.runtime import Runtime
 from isthmus.wasm.card import read_card
 from tests.projects.conftest import Made
+from tests.tiny_gguf import TinyLlama
 
 QUICK = ("c", "cpp", "zig")
 EACH = [pytest.param(lang, marks=[] if lang in QUICK else [pytest.mark.long]) for lang in LANGUAGES]
@@ -106,6 +107,23 @@ def test_a_snapshot_goes_on(
     saved = agent.snapshot(tmp_path / "agent.safetensors")
     again = isthmus_runtime.restore(saved, models={"default": scripted_model(*ANSWERS)})
     assert again.send("and").text == ANSWERS[1]
+
+
+@each_language
+def test_another_model_goes_on_with_the_conversation(
+    lang: str, spawned: Callable[..., Actor], isthmus_runtime: Runtime, tmp_path: Path
+) -> None:
+    """Its tokens are others, and so are those that mean that a turn begins."""
+    agent = spawned(lang, "hello", args={"max_tokens": 8, "n_ctx": 512})
+    agent.send("hello")
+    saved = agent.snapshot(tmp_path / "agent.safetensors")
+    file = TinyLlama(with_tokenizer=True).write(tmp_path / "other.gguf")
+    models = {"default": isthmus_runtime.load_model(file)}
+    again = isthmus_runtime.restore(saved, models=models, require="replayed")
+    assert again.sessions[0].n_tokens == 0
+    assert again.send("And now?").n_tokens > 8
+    text = models["default"].tokenizer.decode(again.sessions[0].tokens).decode(errors="replace")
+    assert all(said in text for said in ("hello", ANSWERS[0], "And now?"))
 
 
 @pytest.mark.parametrize("lang", ["c", "zig", pytest.param("rust", marks=pytest.mark.long)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from isthmus.projects import LANGUAGES, TEMPLATES, Sources, build, new_project, 
 from isthmus.projects import toolchain as toolchains
 from isthmus.projects.project import SDK, update_sdk
 from isthmus.runtime import Runtime
+from isthmus.runtime.sources import read_guest
 from isthmus.wasm.card import GuestCard, read_card, with_card, without_sections
 
 GUESTS = Path(__file__).parents[2] / "src/isthmus/guests"
@@ -136,6 +138,28 @@ def test_a_cargo_without_webassembly_says_what_to_add(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainMissing, match="rustup target add wasm32-wasip1"):
         build(project)
+
+
+def test_a_cargo_without_a_linker_says_what_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = new_project(tmp_path / "agent", "rust", "hello")
+    (tmp_path / "lib/rustlib/wasm32-wasi/lib").mkdir(parents=True)
+    script(tmp_path / "cargo", "echo 'error: linker `rust-lld` not found'; exit 1")
+    script(tmp_path / "rustc", f'[ "$1" = --version ] && echo rustc 1.63.0 || echo {tmp_path}')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolchainMissing, match="apt install lld"):
+        build(project)
+
+
+def test_a_project_in_place_of_its_module_is_named(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "agent", "c", "hello")
+    for given in (project.folder, project.output):
+        with pytest.raises(GuestInvalid, match=f"isthmus build {project.folder} makes"):
+            read_guest(given)
+    project.output.write_bytes(b"built")
+    with pytest.raises(GuestInvalid, match=f"is a folder: give {project.output}"):
+        read_guest(project.folder)
 
 
 @pytest.mark.slow
@@ -283,3 +307,5 @@ def test_dev_builds_again_and_sends_what_was_said(
     out, err = capsys.readouterr()
     assert out.splitlines() == ["First one.", "I say: First one.", "I say: And a second."]
     assert "undeclared identifier 'x'" in err
+    [kept] = re.findall(r"(\d+) of (\d+) tokens of prompts were kept", err)
+    assert 0 < int(kept[0]) < int(kept[1])

@@ -12,6 +12,7 @@ from isthmus.config import Limits
 from isthmus.errors import DeadlineExceeded, GuestError, GuestFailed, GuestInvalid
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from tests.tiny_gguf import TinyLlama
 
 AGENT = """\
 const model = isthmus.openModel();
@@ -75,6 +76,25 @@ def test_a_script_talks_has_tools_forks_and_is_saved(
     for it in (agent, child, again):
         assert it.send("count").text == "1 answers"
         assert it.send("more").text == "And a second."
+
+
+def test_another_model_goes_on_with_the_conversation(
+    isthmus_runtime: Runtime, scripted_model: Scripted, tmp_path: Path
+) -> None:
+    """And a script hears of it, if it wants to."""
+    source = AGENT + "function onReplay() { turns.push({ role: 'user', content: 'another' }); }"
+    models = {"default": scripted_model("First one.", "And a second.")}
+    args = {"temperature": 0, "n_ctx": 512}
+    agent = isthmus_runtime.spawn(script(tmp_path, source), models=models, args=args)
+    assert agent.send("hello").text == "First one."
+    saved = agent.snapshot(tmp_path / "agent.safetensors")
+    file = TinyLlama(with_tokenizer=True).write(tmp_path / "other.gguf")
+    models = {"default": isthmus_runtime.load_model(file)}
+    again = isthmus_runtime.restore(saved, models=models, require="replayed")
+    assert again.sessions[0].n_tokens == 0
+    again.send("And now?")
+    text = models["default"].tokenizer.decode(again.sessions[0].tokens).decode(errors="replace")
+    assert all(said in text for said in ("hello", "First one.", "another", "And now?"))
 
 
 def test_logits_are_read_in_place(

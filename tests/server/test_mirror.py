@@ -21,7 +21,8 @@ from isthmus.errors import (
     SnapshotNotFound,
     StorageError,
 )
-from isthmus.server.agents.routes import Agents, NewMessage
+from isthmus.server.agents.requests import NewMessage
+from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.errors import body_of
 from isthmus.server.settings import ServerSettings
@@ -30,7 +31,6 @@ from isthmus.server.storage import record as records
 from isthmus.server.storage.garbage import kept_of
 from isthmus.server.storage.mirror import Mirror
 from isthmus.server.storage.objects import Objects
-from isthmus.server.storage.record import Record
 from tests.server.process import no_models
 
 COUNTS = bytes(
@@ -369,7 +369,7 @@ def test_records_of_a_folder_are_as_they_were(tmp_path: Path) -> None:
     old = b"""{"id": "aaaaaaaaaaaa", "name": "", "guest": "chat", "models": {}, "args": {},
       "limits": {}, "seed": 1, "created": 1.5, "position": 0, "turns": []}"""
     found = records.decode(old, "aaaaaaaaaaaa", "it")
-    assert isinstance(found, Record)
+    assert isinstance(found, records.Record)
     assert found.stored is None
     assert records.decode(records.encode(found), "aaaaaaaaaaaa", "it") == found
 

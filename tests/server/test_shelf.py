@@ -23,7 +23,8 @@ from isthmus.errors import (
     SnapshotInvalid,
     SnapshotNotFound,
 )
-from isthmus.server.agents.routes import Agents, NewMessage
+from isthmus.server.agents.requests import NewMessage
+from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage import folder, history

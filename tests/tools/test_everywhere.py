@@ -72,17 +72,48 @@ def test_chat(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_chat_with_copies_in_between(folder: Path) -> None:
+    """A tool runs once, whatever becomes of the conversation: copied, left, saved, brought back."""
+    words = ("chat", "--model", "scripted.gguf", *ARGS, "--tools", "tools.toml")
+    for n, (message, (said, names)) in enumerate(MESSAGES.items()):
+        last = said.splitlines()[-1]
+        file = f"{n}.safetensors"
+        more = (
+            "/fork",
+            "And now?",
+            "/back",
+            f"/save {file}",
+            "And now?",
+            f"/load {file}",
+            "And now?",
+        )
+        done = isthmus(folder, *words, given="\n".join([message, *more, ""]))
+        assert done.stdout.splitlines() == [*said.splitlines(), last, last, last]
+        assert done.stderr.count("[") == done.stderr.count(f"[{', '.join(names)}]") == 1
+
+
+@pytest.mark.slow
 def test_serve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)  # where sky.py is
     options = ("--config", "tools.toml", "--model", "scripted=scripted.gguf", "--n-ctx", "4096")
     serving = Serving(folder / "data", *options)
     tools = [it["id"] for it in serving.get("/v1/tools")["data"]]
+    made = []
     try:
         for message, (said, names) in MESSAGES.items():
             agent = serving.post("/v1/agents", {"args": {"temperature": "0"}, "tools": tools})
             told = serving.post(f"/v1/agents/{agent['id']}/messages", {"input": message})
             assert told["output"] == said
             assert [it["name"] for it in told["tool_calls"]] == names
+            made.append((agent["id"], said.splitlines()[-1]))
+        serving.kill()
+        serving.start()
+        for id_, last in made:
+            fork = serving.post(f"/v1/agents/{id_}/fork", {"position": 1})["id"]
+            for each in (id_, fork):
+                path = f"/v1/agents/{each}/messages"
+                told = serving.post(path, {"input": "And now?"})
+                assert (told["output"], told["tool_calls"]) == (last, [])
     finally:
         assert serving.stop() == 0
 

@@ -29,7 +29,7 @@ from isthmus.actor.usage import Usage
 from isthmus.config import require_deadline
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import ActorBusy, SettingsError
+from isthmus.errors import ActorBusy, GuestExited, SettingsError
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.snapshot import Saved, Store
@@ -234,12 +234,11 @@ class Actor(Recipient):
         same message, all of them answer the same. Raises ActorBusy, ActorClosed, Overloaded,
         RegionError.
         """
-        self._keeper.require_lasting()
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")
         children: list[Actor] = []
         with self._held():
-            frozen = self._keeper.origin(self._keeper.present())
+            frozen = self._keeper.origin()
             try:
                 for _ in range(n):
                     children.append(Actor(self._platform, self.guest, self._granted, frozen))
@@ -264,7 +263,6 @@ class Actor(Recipient):
         name is replaced once everything is on the disk. Raises ActorBusy, ActorClosed,
         SnapshotError.
         """
-        self._keeper.require_lasting()
         target = target_of(path)
         with self._held():
             return self._keeper.save(target, name, base)
@@ -292,6 +290,19 @@ class Actor(Recipient):
         self._keeper.require_lasting()
         with self._held():
             yield self._keeper.present()
+
+    @contextlib.contextmanager
+    def inheriting(self, other: Actor) -> Iterator[None]:
+        """While open, its prompts take over what they begin with in common with a session of
+        `other`, which is idle and stays so: copied, and not computed, where the device can do that.
+        For another build of the same guest, which is sent what was said before."""
+        with other.pinned() as donor:
+            context = self.body.context
+            context.donors = donor.sessions
+            try:
+                yield
+            finally:
+                context.donors = ()
 
     # ------------------------------------------------------------------ parts
 
@@ -335,6 +346,11 @@ class Actor(Recipient):
             await self._keeper.handle(message)
             message.finish()
             outcome = message.as_reply(time.monotonic() - start)
+        except GuestExited as exited:
+            if self.guest.is_command:
+                message.finish()
+                exited.reply = message.as_reply(time.monotonic() - start)
+            outcome = exited
         except BaseException as error:  # carried to whoever sent it
             outcome = error
         end = time.monotonic()

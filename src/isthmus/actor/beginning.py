@@ -18,17 +18,16 @@ class Spawned:
     """How a new actor begins."""
 
     args: Sequence[str] = ()
-    """Options for the guest, `key=value`: its WASI arguments after the guest's name."""
+    """Options for the guest, `key=value`: its WASI arguments after the guest's name. A command's
+    variables."""
     seed: int = 0
     """Seed of its random numbers."""
     clock_ns: int = 0
     """Where its clock begins, nanoseconds since 1970-01-01 00:00 UTC."""
     copy_tensors: bool = False
     """Stage the tensors of `compute` in device memory. Only to measure what that costs."""
-    argv: tuple[str, ...] = ()
-    """A command's arguments after the guest's name."""
-    environ: tuple[str, ...] = ()
-    """A command's variables, each `NAME=VALUE`."""
+    argv: tuple[str, ...] | None = None
+    """A command's arguments after the guest's name; None for any other guest."""
     n_random_blocks: int = 0
     """Random blocks that were drawn before; see `SeededRandom`."""
     log_position: int = 0
@@ -47,6 +46,7 @@ class Spawned:
             clock_ns=self.clock_ns,
             log_position=self.log_position,
             n_messages=0,
+            argv=self.argv,
         )
 
 

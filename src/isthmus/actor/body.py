@@ -71,13 +71,10 @@ class Body:
         self._platform = platform
         self._guest = guest
         self._granted = granted
-        self._fuel = granted.limits.fuel
-        self._counters = counters
-        self._args = state.args
-        self._argv = beginning.argv if isinstance(beginning, Spawned) else ()
-        self._environ = beginning.environ if isinstance(beginning, Spawned) else ()
-        self._seed = state.seed
-        self._account = account
+        self._fuel, self._counters = granted.limits.fuel, counters
+        self._args, self._argv = state.args, state.argv
+        self._status: int | None = None  # that a command has exited with
+        self._seed, self._account = state.seed, account
         self._refusal: Overloaded | None = None
         self.context = Context(granted, state.clock(), state.random(), counters)
         self.context.log_position = state.log_position
@@ -117,11 +114,14 @@ class Body:
     async def handle(self, message: Message) -> int:
         """Runs the guest on one message; what on_message returns, or raises as `Call.run`.
 
-        A command is run once; 0 if it succeeds.
+        A command is run once; GuestExited if its status is not 0, once its answer is complete.
         """
         self.context.message = message
         if self._guest.is_command:
-            return await self._call(START, before=self.instance.entry_points())
+            await self._call(START, before=self.instance.entry_points())
+            if self._status:
+                raise GuestExited(self._status)
+            return 0
         code = await self._call(ON_MESSAGE, len(message.data))
         if code == 0:
             await self._take_checkpoints(message)
@@ -152,12 +152,11 @@ class Body:
     def state(self, n_messages: int) -> ActorState:
         """What it is now, but for the memory."""
         context = self.context
-        handles = context.handles
         return ActorState(
             args=self._args,
             globals=read_globals(self.instance),
-            opened=read_handles(handles),
-            last_handle=handles.last,
+            opened=read_handles(context.handles),
+            last_handle=context.handles.last,
             seed=self._seed,
             n_random_blocks=context.random.n_blocks,
             clock_ns=context.clock.now_ns,
@@ -213,7 +212,7 @@ class Body:
         try:
             for each in before:
                 await self._run_to_end(each)
-            code = await self._run_to_end(name, *args)
+            code = 0 if self._status is not None else await self._run_to_end(name, *args)
             if code == 0 and not message.is_short:
                 await Aside(message, message.seal)
             return code
@@ -226,13 +225,14 @@ class Body:
             self._ended()
 
     async def _run_to_end(self, name: str, *args: int) -> int:
-        """What a function of the guest returns; 0 if a command exits with success."""
+        """What a function of the guest returns; 0 if a command exits, with whatever status."""
         call = self.instance.begin(name, *args, check=self.context.message.check)
         try:
             return await call.run()
         except GuestExited as exited:
-            if exited.status or not self._guest.is_command:
+            if not self._guest.is_command:
                 raise
+            self._status = exited.status
             return 0
         finally:
             call.close()
@@ -271,14 +271,14 @@ class Body:
         return engines.metered(self._guest, self.context.message.check)
 
     def _instantiate(self, engine: Engine, guest: Guest) -> Instance:
-        context = self.context
+        context, is_command = self.context, self._guest.is_command
         wasi = Wasi(
-            args=[self._guest.name, *self._args, *self._argv],
-            environ=self._environ,
+            args=[self._guest.name, *((self._argv or ()) if is_command else self._args)],
+            environ=self._args if is_command else (),
             clock=context.clock,
             random=context.random.draw,
             write=self._write,
-            read=self._stdio.read if self._guest.is_command else at_end,
+            read=self._stdio.read if is_command else at_end,
         )
         return Instance(
             engine,

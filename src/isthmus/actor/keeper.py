@@ -28,6 +28,7 @@ from isthmus.actor.life import Life
 from isthmus.actor.message import Message
 from isthmus.actor.platform import Platform
 from isthmus.actor.snapshot import describe
+from isthmus.actor.state import ActorState
 from isthmus.actor.usage import Usage
 from isthmus.counters import Counters
 from isthmus.errors import (
@@ -40,7 +41,7 @@ from isthmus.errors import (
     SnapshotError,
 )
 from isthmus.memory import Image, LiveImage
-from isthmus.snapshot import Draft, Saved, Store, save_file
+from isthmus.snapshot import Draft, MemorySource, Saved, Store, save_file
 from isthmus.wasm import Guest
 
 FILE_CHANGED = (
@@ -173,8 +174,9 @@ class Keeper:
             with contextlib.suppress(IsthmusError):  # held by a view: asked again
                 self.drop()
 
-    def origin(self, body: Body) -> Frozen:
+    def origin(self) -> Frozen:
         """The state that forks which are made now begin from."""
+        body = self.present()
         if self._platform.device.remaps:
             return self.freeze(body)
         image = LiveImage(body.region.nbytes, body.binding.copy_to)
@@ -213,6 +215,9 @@ class Keeper:
             self.body = self._settle(self._new_body(before))
         self.n_messages = before.state.n_messages
         self._remember(before, self.body)
+        self._count_undone()
+
+    def _count_undone(self) -> None:
         self._usage.undone += 1
         self._platform.metrics.rollbacks.inc()
 
@@ -222,16 +227,11 @@ class Keeper:
         """Saves it whole; see `Actor.snapshot`."""
         body = self.present()
         with body.on_host():
+            memory = body.pages.source()
+            saved = self._save(body.state(self.n_messages), memory, target, name, base)
             if isinstance(target, Store):
-                saved = self._save_in_store(body, target, name, base)
-            elif name is None and base is None:
-                draft = self._describe(body, self._snapshot_id)
-                saved = save_file(draft, target, self._platform.snapshot_key)
-            else:
-                raise SettingsError(
-                    "name and base are for stores: give a folder that exists, or a Store"
-                )
-        self._snapshot_id = saved.id
+                with self._closed_if_lost(body):
+                    body.pages.track(memory)
         return saved
 
     def drop(self) -> None:
@@ -259,15 +259,26 @@ class Keeper:
             self._account.clear()
             raise
 
-    def _save_in_store(
-        self, body: Body, store: Store, name: str | None, base: Saved | str | None
+    def _save(
+        self,
+        state: ActorState,
+        memory: MemorySource,
+        target: Path | Store,
+        name: str | None,
+        base: Saved | str | None,
     ) -> Saved:
+        """Writes a snapshot, which the next one succeeds."""
         key = self._platform.snapshot_key
-        parent = self._snapshot_id if base is None else store.id_of(base, key)
-        draft = self._describe(body, parent)
-        saved = store.save(draft, name, key)
-        with self._closed_if_lost(body):
-            body.pages.track(draft.memory)
+        if isinstance(target, Store):
+            parent = self._snapshot_id if base is None else target.id_of(base, key)
+            saved = target.save(self._describe(state, memory, parent), name, key)
+        elif name is None and base is None:
+            saved = save_file(self._describe(state, memory), target, key)
+        else:
+            raise SettingsError(
+                "name and base are for stores: give a folder that exists, or a Store"
+            )
+        self._snapshot_id = saved.id
         return saved
 
     def _settle(self, body: Body) -> Body:
@@ -293,16 +304,19 @@ class Keeper:
         self._frozen = frozen if isinstance(frozen.image, Image) else None
         self._frozen_at = (self.n_messages, body.region.n_views)
 
-    def _describe(self, body: Body, parent: str | None) -> Draft:
+    def _describe(
+        self, state: ActorState, memory: MemorySource, parent: str | None = None
+    ) -> Draft:
+        """A snapshot that succeeds `parent`, by default the last one."""
         platform = self._platform
         try:
             return describe(
                 self._guest,
                 platform.device_record,
                 self._granted,
-                body.state(self.n_messages),
-                body.pages.source(),
-                parent,
+                state,
+                memory,
+                parent or self._snapshot_id,
                 platform.version,
             )
         except OSError as error:  # a model's or library's file, whose hash is part of it, is gone

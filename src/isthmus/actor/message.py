@@ -276,7 +276,6 @@ class Message:
         self.explained.clear()
         self.refusal = None
         self.data, self.tool_result, self.answer_in = b"", None, None
-        self.undoable.clear()
         self.outcome = outcome
 
     def deliver(self) -> bool:

@@ -113,9 +113,7 @@ def describe(
     return Draft.make(
         memory,
         parts,
-        format_version=version_for(
-            models, sessions, actor.limits, is_64=guest.is_64, nn=bool(state.nn)
-        ),
+        format_version=version_for(models, sessions, actor, is_64=guest.is_64, nn=bool(state.nn)),
         is_64=guest.is_64,
         isthmus=version,
         created_ns=time.time_ns(),
@@ -199,6 +197,7 @@ def _actor_record(state: ActorState, granted: Granted) -> ActorRecord:
         log_position=state.log_position,
         n_messages=state.n_messages,
         last_handle=state.last_handle,
+        argv=state.argv,
     )
 
 
@@ -242,6 +241,7 @@ def state_of(snapshot: Snapshot) -> ActorState:
         log_position=record.log_position,
         n_messages=record.n_messages,
         nn=snapshot.part(NN_PART) if manifest.has_nn else b"",
+        argv=record.argv,
     )
 
 

@@ -94,6 +94,7 @@ class ActorState:
     """See the module."""
 
     args: tuple[str, ...]
+    """Options for the guest, or a command's variables."""
     globals: tuple[GlobalValue, ...]
     opened: tuple[Opened, ...]
     last_handle: int
@@ -104,6 +105,8 @@ class ActorState:
     n_messages: int
     nn: bytes = b""
     """What it has opened by wasi-nn, as `NnFunctions.save` has it."""
+    argv: tuple[str, ...] | None = None
+    """A command's arguments after the guest's name; None for any other guest."""
 
     @property
     def sessions(self) -> list[OpenedSession]:

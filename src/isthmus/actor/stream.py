@@ -83,6 +83,13 @@ class Stream(Iterator[str]):
             message.is_cut_off = True
             self._look_at(message)
 
+    def take_back(self) -> None:
+        """Has tools take back what they did for a message whose answer is thrown away: each run
+        once, the last one first, but for those that were undone with the message. What the agent
+        remembers stays. Stops the message if it has not ended, and waits for the tools."""
+        self.close()
+        self._message.take_back()
+
     def abandon(self) -> None:
         """Asks the guest to stop, as `close` does, and waits for nothing: a `deliver` callback, if
         there is one, is still told the outcome."""

@@ -25,7 +25,7 @@ from isthmus.cli.options import (
 )
 from isthmus.cli.restoring import LEVELS, restore, target
 from isthmus.cli.talk import Begin, Resumed, Talk
-from isthmus.cli.tools import add_tool_options, open_tools
+from isthmus.cli.tools import add_tool_options, open_tools, undoing
 from isthmus.cli.typed import history, typed_messages
 from isthmus.config import Environment
 from isthmus.errors import SettingsError
@@ -148,7 +148,7 @@ def _beginning(runtime: Runtime, arguments: argparse.Namespace, tools: Mapping[s
             models=models(),
             tools=tools,
             args=options,
-            limits=allowed,
+            limits=undoing(allowed, tools),
             seed=arguments.seed,
         )
 

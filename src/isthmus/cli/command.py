@@ -12,15 +12,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from isthmus.actor import Actor
 from isthmus.actor.message import Content
 from isthmus.cli.options import guest_args, limits, open_models, say
+from isthmus.cli.tools import undoing
 from isthmus.errors import GuestExited, SettingsError
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
+from isthmus.tools import Tool
 from isthmus.wasm import Guest
 
 _TARGETS = ("CPU", "GPU", "TPU", "AUTO")
@@ -85,15 +87,18 @@ def variables(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def spawn_command(runtime: Runtime, guest: Guest, arguments: argparse.Namespace) -> Actor:
+def spawn_command(
+    runtime: Runtime, guest: Guest, arguments: argparse.Namespace, tools: Mapping[str, Tool]
+) -> Actor:
     """The actor that the options ask for."""
     return runtime.spawn(
         guest,
         models=open_models(runtime, arguments),
+        tools=tools,
         args=guest_args(arguments),
         argv=arguments.argv,
         environ=variables(arguments.env),
-        limits=limits(arguments),
+        limits=undoing(limits(arguments), tools),
         seed=arguments.seed,
     )
 

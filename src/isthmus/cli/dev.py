@@ -85,13 +85,27 @@ class Workbench:
         except (ProjectError, GuestError) as error:
             say(str(error))
             return
-        if self._actor is not None:
-            self._actor.close()
-        self._actor = renewed
         say(f"{self._project.name} is built.")
+        before, self._actor = self._actor, renewed
+        if before is None:
+            return
+        if self._said and before.state != "closed":
+            with renewed.inheriting(before):
+                self._tell_again()
+        else:
+            self._tell_again()
+        before.close()
+
+    def _tell_again(self) -> None:
+        """Sends the agent what was said, and says how much of it was computed again."""
+        assert self._actor is not None
+        n_before = self._runtime.counters().tokens_prefilled
         for message in self._said:
             say(f"> {message}")
-            print_answer(renewed, message)
+            print_answer(self._actor, message)
+        n, n_all = self._runtime.counters().tokens_prefilled - n_before, self._actor.usage.tokens_in
+        if n_all:
+            say(f"{n_all - n} of {n_all} tokens of prompts were kept.")
 
     def ask(self, message: str) -> None:
         """Prints the agent's answer, and remembers the message."""

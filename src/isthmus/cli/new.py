@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 
 from isthmus.cli.options import say
-from isthmus.projects import LANGUAGES, RECIPES, TEMPLATES, new_from_recipe, new_project
+from isthmus.projects import (
+    LANGUAGES,
+    RECIPES,
+    SCRIPTS,
+    TEMPLATES,
+    new_from_recipe,
+    new_project,
+    new_script,
+)
 
 HELP = "begin a guest in a language of your choice"
 EXAMPLES = """\
@@ -28,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     begin.add_argument(
         "--cookbook",
-        choices=RECIPES,
+        choices=(*RECIPES, *SCRIPTS),
         metavar="RECIPE",
-        help=f"a guest of docs/cookbook.md, in C: {', '.join(RECIPES)}",
+        help=f"a guest of docs/cookbook.md: {', '.join((*RECIPES, *SCRIPTS))}",
     )
     parser.add_argument(
         "--template",
@@ -43,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     folder = Path(arguments.name)
+    if arguments.cookbook in SCRIPTS:
+        script = new_script(folder, arguments.cookbook)
+        print(folder.absolute())
+        say(f"isthmus run {script} runs it, once isthmus pull js has made the interpreter")
+        return 0
     if arguments.cookbook:
         project = new_from_recipe(folder, arguments.cookbook)
     else:

@@ -29,7 +29,7 @@ from isthmus.cli.options import (
     say,
     sized_guest,
 )
-from isthmus.cli.tools import add_tool_options, open_tools
+from isthmus.cli.tools import add_tool_options, open_tools, undoing
 from isthmus.errors import GuestExited, GuestInvalid, IsthmusError, SettingsError
 from isthmus.printable import printable, printable_json
 from isthmus.runtime import Runtime
@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
     with open_tools(arguments) as box, open_runtime(arguments) as runtime:
         guest = runtime.load_guest(arguments.guest)  # before models are opened
         if guest.is_command:
-            return _run_command(runtime, spawn_command(runtime, guest, arguments), arguments)
+            return _run_command(
+                runtime, spawn_command(runtime, guest, arguments, box.tools), arguments
+            )
         if arguments.argv or arguments.env:
             raise SettingsError(
                 f"{guest.name} is no command: arguments after -- and --env are for guests with "
@@ -102,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             models=models,
             tools=box.tools,
             args=args,
-            limits=allowed,
+            limits=undoing(allowed, box.tools),
             seed=arguments.seed,
         )
         _ask(runtime, actor, arguments)
@@ -116,10 +118,11 @@ def _run_command(runtime: Runtime, actor: Actor, arguments: argparse.Namespace) 
         return run_command(actor, message)
     try:
         reply = actor.send(message)
+    except GuestExited as exited:
+        _print_report(runtime, actor, exited.reply.text, exited.reply, failed=exited)
+        return exit_status(exited)
     except IsthmusError as error:
         _print_report(runtime, actor, "", failed=error)
-        if isinstance(error, GuestExited):
-            return exit_status(error)
         raise
     _print_report(runtime, actor, reply.text, reply)
     return 0

@@ -15,7 +15,7 @@ from isthmus.cli.options import (
     sized_guest,
 )
 from isthmus.cli.restoring import target
-from isthmus.cli.tools import add_tool_options, open_tools
+from isthmus.cli.tools import add_tool_options, open_tools, undoing
 from isthmus.snapshot import Saved
 from isthmus.units import format_nbytes
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             models=models,
             tools=box.tools,
             args=arguments.arg,
-            limits=allowed,
+            limits=undoing(allowed, box.tools),
             seed=arguments.seed,
         )
         for message in arguments.message:

@@ -13,7 +13,7 @@ from isthmus.actor.message import with_files
 from isthmus.cli.options import read_files, say
 from isthmus.cli.restoring import restore, target
 from isthmus.cli.snapshot import tell
-from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError, IsthmusError
+from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError, IsthmusError, ToolError
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Saved, Store, open_snapshot
@@ -203,7 +203,7 @@ def print_answer(actor: Actor, message: str | bytes) -> None:
         print(" [stopped]")
     except ContextFull as error:
         say(f"\n{printable(str(error))} (/new)")
-    except (GuestError, Cancelled, ActorClosed) as error:
+    except (GuestError, ToolError, Cancelled, ActorClosed) as error:
         say(f"\n{printable(str(error))}")
 
 

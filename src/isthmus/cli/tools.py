@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from isthmus.config import Limits
 from isthmus.errors import SettingsError
+from isthmus.tools import Tool
 from isthmus.tools.spec import (
     FETCH,
     Toolbox,
@@ -73,6 +77,12 @@ def tool_specs(arguments: argparse.Namespace) -> dict[str, ToolSpec]:
 def open_tools(arguments: argparse.Namespace) -> Toolbox:
     """The tools that the options name, opened; the caller closes them."""
     return Toolbox(tool_specs(arguments))
+
+
+def undoing(limits: Limits, tools: Mapping[str, Tool]) -> Limits:
+    """Limits by which a message that fails is undone, if one of the tools takes its runs back."""
+    takes_back = any(it.take_back is not None for it in tools.values())
+    return replace(limits, on_failure="undo") if takes_back else limits
 
 
 def _of_file(file: Path) -> dict[str, ToolSpec]:

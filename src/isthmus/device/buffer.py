@@ -59,6 +59,8 @@ class Binding:
     others get a further one when the guest's memory has grown, and for each `largest` bytes.
     """
 
+    copies_from_others = True
+    """Whether `copy` takes bytes of another Region of the same device."""
     copies = False
     """Whether the device computes on a copy, for which `send` and `fetch` are."""
     lends = False

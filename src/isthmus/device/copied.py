@@ -21,6 +21,7 @@ class CopiedBinding(Binding):
     """A Region, and the device's copies of those parts in which tensors were placed."""
 
     copies = True
+    copies_from_others = False
 
     def __init__(
         self, allocate: Allocate, region: Region, counters: Counters, largest: int

@@ -56,6 +56,8 @@ class ManagedRegion(Region):
 class ManagedBinding(Binding):
     """A Region of managed memory, and which of its pages live in the device's memory."""
 
+    copies_from_others = False
+
     def __init__(self, cuda: Cuda, at: Callable[[HostAddr, int], Buffer], region: Region) -> None:
         super().__init__(at, region)
         self._cuda = cuda

@@ -57,6 +57,8 @@ class _Kept:
 class OwnBinding(Binding):
     """See the module. Holds the slots of its caches until they are unsettled."""
 
+    copies_from_others = False
+
     def __init__(
         self,
         make: Import,

@@ -8,10 +8,12 @@ from isthmus.projects.building import build
 from isthmus.projects.project import (
     LANGUAGES,
     RECIPES,
+    SCRIPTS,
     TEMPLATES,
     Project,
     new_from_recipe,
     new_project,
+    new_script,
     open_project,
 )
 from isthmus.projects.watching import Sources
@@ -19,11 +21,13 @@ from isthmus.projects.watching import Sources
 __all__ = [
     "LANGUAGES",
     "RECIPES",
+    "SCRIPTS",
     "TEMPLATES",
     "Project",
     "Sources",
     "build",
     "new_from_recipe",
     "new_project",
+    "new_script",
     "open_project",
 ]

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from isthmus.errors import BuildFailed, ProjectError
+from isthmus.errors import BuildFailed, ProjectError, ToolchainMissing
 from isthmus.projects.project import SDK, Project
 from isthmus.projects.toolchain import Toolchain, find_asc, find_cargo, find_go, find_zig
 from isthmus.wasm.card import with_card, without_sections
@@ -83,7 +83,14 @@ def _build_rust(project: Project, output: Path, debug: bool) -> None:
     profile = () if debug else ("--release",)
     target = output.parent if debug else project.folder / "target"
     command = ["build", *profile, "--target", cargo.target, "--target-dir", target]
-    _run(cargo, command, project)
+    try:
+        _run(cargo, command, project)
+    except BuildFailed as error:
+        if "linker `rust-lld` not found" in str(error):
+            raise ToolchainMissing(
+                "Rust's linker for WebAssembly, rust-lld, is not here: on Debian apt install lld"
+            ) from None
+        raise
     made = target / cargo.target / ("debug" if debug else "release")
     shutil.copyfile(made / f"{project.name.replace('-', '_')}.wasm", output)
 

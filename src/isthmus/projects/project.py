@@ -35,8 +35,10 @@ SDK = "isthmus"
 """The folder of a project that has its language's SDK."""
 TEMPLATES = ("hello", "tool")
 """What a project begins with: a conversation, or an agent with a tool and state."""
-RECIPES = ("votes", "judge", "search", "contrastive", "watermark", "ngram", "plugin")
+RECIPES = ("votes", "judge", "search", "contrastive", "watermark", "ngram", "plugin", "choice")
 """Guests of docs/cookbook.md, which a project can begin with, too."""
+SCRIPTS = ("agree",)
+"""Those of them that are scripts: nothing is built."""
 _SDKS = {"c": "c", "cpp": "c", "rust": "rust", "zig": "zig", "go": "go", "as": "as"}
 LANGUAGES = tuple(_SDKS)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -105,11 +107,28 @@ def new_from_recipe(folder: Path, recipe: str) -> Project:
     """Begins a project with a guest of the cookbook. ProjectError."""
     if recipe not in RECIPES:
         raise ProjectError(
-            f"the cookbook has no {recipe!r}: it has {', '.join(RECIPES)}"
+            f"the cookbook has no {recipe!r}: it has {', '.join((*RECIPES, *SCRIPTS))}"
             f"{suggestion(recipe, RECIPES)}"
         )
     source = _package() / "templates" / "cookbook" / recipe
-    return _begun(folder, "c", source, source / FILE)
+    lang = tomllib.loads((source / FILE).read_text(encoding="utf-8"))["lang"]
+    return _begun(folder, lang, source, source / FILE)
+
+
+def new_script(folder: Path, recipe: str) -> Path:
+    """Begins a folder with a script of the cookbook, and what describes scripts to editors. The
+    script. ProjectError."""
+    require_name(folder.name)
+    script = folder / f"{folder.name}.js"
+    try:
+        folder.mkdir(parents=True)
+        shutil.copyfile(_package() / "templates" / "cookbook" / recipe / f"{recipe}.js", script)
+        shutil.copyfile(_package() / "guests" / "js" / "isthmus.d.ts", folder / "isthmus.d.ts")
+    except FileExistsError:
+        raise ProjectError(f"{folder} is there already: give another name") from None
+    except OSError as error:
+        raise ProjectError(f"cannot make {folder}: {error}") from None
+    return script
 
 
 def _begun(folder: Path, lang: str, sources: Path, file: Path) -> Project:

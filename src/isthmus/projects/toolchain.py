@@ -60,7 +60,7 @@ def find_cargo() -> Toolchain:
                 return Toolchain((str(cargo),), {"RUSTC": str(rustc)}, target)
     raise ToolchainMissing(
         f"{found[0]} has no standard library for WebAssembly: rustup target add wasm32-wasip1, or "
-        "on Debian apt install cargo libstd-rust-dev-wasm32"
+        "on Debian apt install cargo libstd-rust-dev-wasm32 lld"
     )
 
 

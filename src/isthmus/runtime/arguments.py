@@ -97,11 +97,12 @@ def command_line(
 
 
 def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
-    """Logs a warning for each option that a guest does not list among its own, if it lists any."""
+    """Logs a warning for each option that a guest does not list among its own, if it lists any. A
+    guest that runs a script cannot know the script's."""
     card = guest.card
-    if card is None:
+    known = [it.name for it in card.options] if card is not None else ["script"]
+    if "script" in known:
         return
-    known = [it.name for it in card.options]
     for name in dict.fromkeys(option.partition("=")[0] for option in options):
         if name not in known:
             hint = suggestion(name, known) or f": it has {', '.join(known) or 'none'}"
@@ -149,6 +150,8 @@ def require_guest_of(snapshot: Snapshot, guest: Guest) -> None:
     record = snapshot.manifest.guest
     if guest.is_64 != snapshot.manifest.memory.is_64:
         raise SnapshotInvalid(f"the memory in {snapshot.path} is not of the kind of its guest's")
+    if guest.is_command != (snapshot.manifest.actor.argv is not None):
+        raise SnapshotInvalid(f"{snapshot.path} is of another kind of guest than its own")
     if guest.sha256 != record.sha256:
         raise SnapshotMismatch(
             f"the snapshot is of the guest {record.name} {record.sha256[:12]}…, "

@@ -285,12 +285,11 @@ class Runtime:
         require_range("seed", seed, -(2**63), 2**64)
         require_range("clock_ns", clock_ns, 0, 2**63)
         spawned = Spawned(
-            args=given,
+            args=(*given, *variables),
             seed=int.from_bytes(os.urandom(8), "little") if seed is None else seed,
             clock_ns=time.time_ns() if clock_ns is None else clock_ns,
             copy_tensors=copy_tensors,
-            argv=arguments,
-            environ=variables,
+            argv=arguments if compiled.is_command else None,
         )
         return Actor(self._platform, compiled, granted, spawned)
 

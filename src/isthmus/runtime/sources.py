@@ -28,6 +28,10 @@ def bundled_modules() -> frozenset[bytes]:
     return frozenset(path.read_bytes() for path in bundled_guests().values())
 
 
+_PROJECT_FILE = "isthmus.toml"
+"""What the folder of a guest has that somebody writes; see `projects`, which is a floor above."""
+
+
 def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
     """A guest's bytes and its name. GuestInvalid if there is none.
 
@@ -45,14 +49,26 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
         with path.open("rb") as file:
             return file.read(MAX_GUEST_NBYTES + 1), shown(path.stem)
     except IsADirectoryError:
-        raise GuestInvalid(f"{path} is a folder; give the .wasm file in it") from None
+        raise GuestInvalid(f"{path} is a folder: {_instead_of(path)}") from None
     except FileNotFoundError:
+        if path.suffix == ".wasm" and (path.parent / _PROJECT_FILE).exists():
+            raise GuestInvalid(
+                f"there is no {path} yet: isthmus build {path.parent} makes it"
+            ) from None
         raise GuestInvalid(
             f"there is no guest {str(guest)!r}: neither a file nor one of the bundled guests "
             f"{', '.join(bundled)}"
         ) from None
     except OSError as error:
         raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None
+
+
+def _instead_of(folder: Path) -> str:
+    """What to give, or to do, instead of naming a folder."""
+    found = min(folder.glob("*.wasm"), default=None)
+    if found is None and (folder / _PROJECT_FILE).exists():
+        return f"isthmus build {folder} makes the guest in it"
+    return f"give {found or 'the .wasm file in it'}"
 
 
 def model_path(given: str | Path, cache: Path) -> Path:

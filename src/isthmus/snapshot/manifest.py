@@ -177,14 +177,14 @@ def decode_manifest(text: str) -> Manifest:
         raise SnapshotInvalid(f"the manifest is malformed: {error}") from None
     if version == 1 and manifest.grammars:
         raise SnapshotInvalid("a snapshot of format version 1 has no grammars")
-    limits, is_64, nn = manifest.actor.limits, manifest.memory.is_64, manifest.has_nn
-    needed = version_for(manifest.models, manifest.sessions, limits, is_64=is_64, nn=nn)
+    actor, is_64, nn = manifest.actor, manifest.memory.is_64, manifest.has_nn
+    needed = version_for(manifest.models, manifest.sessions, actor, is_64=is_64, nn=nn)
     if max(version, FORMAT_VERSION) != needed:
         raise SnapshotInvalid(
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
             "candidates, 5 that of graphs of a library, 6 that of states, caches of many shapes, "
-            "embeddings, limits of media and wasi-nn"
+            "embeddings, limits of media and wasi-nn, 7 that of commands"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

@@ -238,6 +238,7 @@ class ActorRecord(Record, frozen=True):
     """What the host keeps of an actor."""
 
     args: tuple[Text, ...]
+    """Options for the guest, `key=value`, or a command's variables."""
     tools: tuple[Name, ...]
     limits: LimitsRecord
     seed: Annotated[str, Meta(pattern="^-?[0-9]{1,20}$")]
@@ -246,6 +247,8 @@ class ActorRecord(Record, frozen=True):
     log_position: Big
     n_messages: Big
     last_handle: Annotated[int, Meta(ge=0, lt=2**31)]
+    argv: tuple[Text, ...] | None = None
+    """A command's arguments; None for any other guest."""
 
 
 class DeviceRecord(Record, frozen=True):

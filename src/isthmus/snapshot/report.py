@@ -54,6 +54,8 @@ class Inspection:
     guest_sha256: str
     guest_nbytes: int
     args: tuple[str, ...]
+    argv: tuple[str, ...] | None
+    """A command's arguments; `args` are its variables then. None for any other guest."""
     tools: tuple[str, ...]
     n_messages: int
     memory_nbytes: int
@@ -112,6 +114,7 @@ def inspect(snapshot: Snapshot) -> Inspection:
         guest_sha256=manifest.guest.sha256,
         guest_nbytes=len(snapshot.part(GUEST_PART)),
         args=manifest.actor.args,
+        argv=manifest.actor.argv,
         tools=manifest.actor.tools,
         n_messages=manifest.actor.n_messages,
         memory_nbytes=manifest.memory.nbytes,

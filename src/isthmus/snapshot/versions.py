@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isthmus.snapshot.records import MEDIA_LIMITS, LimitsRecord, ModelRecord, SessionRecord
+from isthmus.snapshot.records import MEDIA_LIMITS, ActorRecord, ModelRecord, SessionRecord
 
 FORMAT_VERSION = 2
 FORMAT_VERSION_3 = 3
@@ -22,7 +22,9 @@ FORMAT_VERSION_6 = 6
 """Of a snapshot with a session whose layers have caches of different shapes, or keep states, or
 that holds embeddings; with other limits of media than the usual ones; or whose guest has opened
 something by wasi-nn."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
+FORMAT_VERSION_7 = 7
+"""Of a snapshot of a command."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
 """Version 1 has no grammars; `_ADDED` has what else came later."""
 _LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans")
 
@@ -32,6 +34,7 @@ _ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     FORMAT_VERSION_4: {"models": ("width",), "sessions": ("top_k", "top_ptr")},
     FORMAT_VERSION_5: {"models": ("graph",), "sessions": ("outputs_nbytes", "memories")},
     FORMAT_VERSION_6: {"sessions": _LATER_OF_SESSIONS, "limits": MEDIA_LIMITS},
+    FORMAT_VERSION_7: {"actor": ("argv",)},
 }
 """What each version has that older ones are written without, so that their hashes stay."""
 
@@ -56,15 +59,17 @@ def _records(held: dict[str, Any], place: str) -> list[dict[str, Any]]:
 def version_for(
     models: tuple[ModelRecord, ...],
     sessions: tuple[SessionRecord, ...],
-    limits: LimitsRecord,
+    actor: ActorRecord,
     *,
     is_64: bool,
     nn: bool,
 ) -> int:
     """The oldest format version that can say all of it. `nn`: something is open by wasi-nn."""
+    if actor.argv is not None:
+        return FORMAT_VERSION_7
     if any(it.rows or it.states_nbytes or it.spans for it in sessions):
         return FORMAT_VERSION_6
-    if nn or not limits.has_usual_media:
+    if nn or not actor.limits.has_usual_media:
         return FORMAT_VERSION_6
     if any(it.graph for it in models) or any(it.memories for it in sessions):
         return FORMAT_VERSION_5

@@ -1,5 +1,8 @@
 """A program as a tool: arguments on standard input, the result on standard output.
 
+What takes a run back is another program, whose standard input is `{"arguments": …, "result": …}`:
+each as JSON if that is what it is, and otherwise as text.
+
 An exit status other than 0 is a failure, whose text is the end of standard error. A line break at
 the very end of the result is left out, as a shell's `$(…)` does.
 """
@@ -10,11 +13,14 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from isthmus.errors import SettingsError, ToolFailed
 from isthmus.tools.process import Ended, Program, run_program
-from isthmus.tools.tool import Check, Tool, require_short
+from isthmus.tools.tool import Check, TakeBack, Tool, require_short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +28,8 @@ class CommandTool(Tool):
     """See the module."""
 
     program: Program
+    undo: Program | None = None
+    """What takes back one run that is undone with its message; None if runs stay done."""
 
     def run(self, arguments: bytes, check: Check) -> bytes:
         """What the program printed. ToolFailed if its exit status is not 0."""
@@ -31,6 +39,17 @@ class CommandTool(Tool):
         output = ended.output.removesuffix(b"\n")
         require_short(len(output), self.limits)
         return output
+
+    @property
+    def take_back(self) -> TakeBack | None:
+        """The program `undo`, in time; None if it was not given."""
+        return None if self.undo is None else partial(self._undo, self.undo)
+
+    def _undo(self, program: Program, arguments: bytes, result: bytes) -> None:
+        said = {"arguments": _json_of(arguments), "result": _json_of(result)}
+        ended = run_program(program, msgspec.json.encode(said), self.limits, lambda: None)
+        if ended.status != 0:
+            raise ToolFailed(_failure(ended))
 
 
 def program_of(words: str | Sequence[str], folder: Path | None = None) -> Program:
@@ -49,6 +68,13 @@ def program_of(words: str | Sequence[str], folder: Path | None = None) -> Progra
     if found is None:
         raise SettingsError(f"there is no program {argv[0]} that can be run")
     return Program((found, *argv[1:]), folder)
+
+
+def _json_of(data: bytes) -> object:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return data.decode(errors="replace")
 
 
 def _failure(ended: Ended) -> str:

@@ -13,6 +13,7 @@
     mcp            a command or a URL: the server's tools are NAME_TOOL       headers, folder, …
     hosts          which may be fetched from
     description, parameters        what the model is told, if not what the tool says of itself
+    undo                           a command, or MODULE:FUNCTION, that takes one run back
     deadline_s, output_nbytes      bounds of each run
     keys                           names of a server's API keys that may use it, if not all
 """
@@ -59,6 +60,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     headers: dict[str, str] = {}
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    undo: str | list[str] | None = None
     deadline_s: float | None = None
     output_nbytes: int | None = None
     keys: list[str] | None = None
@@ -107,6 +109,8 @@ def spec_of(name: str, said: object, where: str = "") -> ToolSpec:
         raise SettingsError(f"{where}tools.{name}: {error}") from None
     if sum(getattr(spec, kind) is not None for kind in KINDS) != 1:
         raise SettingsError(f"{where}tools.{name}: give exactly one of {', '.join(KINDS)}")
+    if spec.undo is not None and spec.command is None and spec.function is None:
+        raise SettingsError(f"{where}tools.{name}: only a command or a function has undo")
     return spec
 
 
@@ -157,10 +161,10 @@ def _opened(name: str, spec: ToolSpec, stack: contextlib.ExitStack) -> dict[str,
     if spec.mcp is not None:
         return _of_server(name, spec, limits, stack)
     if spec.command is not None:
-        tool: Tool = CommandTool(program=spec.program(spec.command), limits=limits)
+        undoing = None if spec.undo is None else spec.program(spec.undo)
+        tool: Tool = CommandTool(program=spec.program(spec.command), undo=undoing, limits=limits)
     elif spec.function is not None:
-        found = _function(spec.function)
-        tool = found if isinstance(found, Tool) else function_tool(found, limits=limits)
+        tool = _function_tool(spec.function, spec, limits)
     else:
         tool = fetch_tool(AllowedHosts(spec.hosts or ()), limits=limits)
     if spec.description is not None:
@@ -168,6 +172,18 @@ def _opened(name: str, spec: ToolSpec, stack: contextlib.ExitStack) -> dict[str,
     if spec.parameters is not None:
         tool = replace(tool, parameters=spec.parameters)
     return {name: tool}
+
+
+def _function_tool(text: str, spec: ToolSpec, limits: ToolLimits) -> Tool:
+    found = _function(text)
+    if spec.undo is None:
+        return found if isinstance(found, Tool) else function_tool(found, limits=limits)
+    if not isinstance(spec.undo, str) or not _FUNCTION.fullmatch(spec.undo):
+        raise SettingsError(f"undo is {spec.undo!r}: a function is taken back by MODULE:FUNCTION")
+    undo = _function(spec.undo)
+    if isinstance(found, Tool) or isinstance(undo, Tool):
+        raise SettingsError("undo is for a function, and is one: a Tool takes back its own runs")
+    return function_tool(found, undo=undo, limits=limits)
 
 
 def _of_server(

@@ -49,6 +49,9 @@ PIECE_NBYTES = 64
 LOG_RECORD_NBYTES = 32
 """Bytes of output that a log record counts as, beside its text."""
 
+LEAST_INHERITED = 8
+"""Tokens in common with another actor's session that are worth a copy."""
+
 guest_log = logging.getLogger("isthmus.guest")
 
 
@@ -75,6 +78,8 @@ class Context:
         self.random = random
         self.counters = counters
         self.handles = HandleTable(MAX_HANDLES)
+        self.donors: Sequence[Session] = ()
+        """Sessions of another actor, whose tokens need not be computed again; see `inheriting`."""
         self.log_position = 0
         """How many records the guest has logged in all its life."""
         self.message = Message(b"", "", Share())
@@ -209,7 +214,35 @@ class Context:
         """
         model = Model.of(session)
         model.require_tokens(tokens)
-        await self._append(session, model.executor.chunks(session, tokens))
+        n_before = session.n_tokens
+        rest = tokens[await self._inherit(session, tokens) :]
+        try:
+            await self._append(session, model.executor.chunks(session, rest))
+        except BaseException:
+            session.roll_back(n_before)
+            raise
+
+    async def _inherit(self, session: Session, tokens: Sequence[int]) -> int:
+        """Copies what another actor's session has computed of tokens that are to be appended, all
+        but the last of them; returns how many. A session that cannot is as it was, and nothing ends
+        the copy in between, which would leave it empty."""
+        wanted = [*session.tokens, *tokens[:-1]] if self.donors else []
+        best, n = None, session.n_tokens + LEAST_INHERITED - 1
+        for donor in self.donors:
+            alike = Model.of(donor) is Model.of(session) and donor.layout == session.layout
+            n_common = donor.reach(_n_common(donor.tokens, wanted)) if alike else 0
+            if n_common > n and not donor.spans:
+                best, n = donor, n_common
+        if best is None or session.spans or not self.binding.copies_from_others:
+            return 0
+        n_before = session.n_tokens
+        with session.restorable():
+            try:
+                await Aside(self.message, partial(session.copy_from, best, n))
+            except ModelUnsupported:  # of states, only some lengths can be copied
+                return 0
+        self.message.tokens_in += n - n_before
+        return n - n_before
 
     async def prefill_embeddings(self, session: Session, embeddings: Embeddings) -> None:
         """As `prefill`, of embeddings that were checked. Raises ModelUnsupported too."""
@@ -258,3 +291,9 @@ def require_logits(session: Session) -> None:
     """GuestFault(EINVAL) if a session has no logits."""
     if not session.has_logits:
         raise GuestFault(Errno.EINVAL)
+
+
+def _n_common(tokens: Sequence[int], wanted: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    pairs = zip(tokens, wanted)  # noqa: B905 - until the shorter one ends
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), len(wanted)))

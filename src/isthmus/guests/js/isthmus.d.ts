@@ -3,6 +3,12 @@
 /** Defined by the script: handles a message. A string that it returns is emitted. */
 declare function onMessage(text: string): string | void;
 
+/**
+ * May be defined by the script: the model is another one from now on. Sessions are open and empty,
+ * and token ids that were kept mean nothing; texts are what they were.
+ */
+declare function onReplay(): void;
+
 declare namespace isthmus {
   /** Streams a piece of the answer. */
   function emit(text: string): void;

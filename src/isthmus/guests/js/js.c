@@ -82,20 +82,35 @@ static int32_t run_jobs(void)
     return status < 0 ? log_exception() : 0;
 }
 
+/* Calls a function of the prelude with a text, and runs what promises have left to do. */
+static int32_t call(const char *name, const char *bytes, size_t nbytes)
+{
+    JSValue global = JS_GetGlobalObject(context);
+    JSValue text = JS_NewStringLen(context, bytes, nbytes);
+    JSValue function = JS_GetPropertyStr(context, global, name);
+    JSValue result = JS_Call(context, function, global, 1, (JSValueConst *)&text);
+    int32_t status = JS_IsException(result) ? log_exception() : run_jobs();
+    JS_FreeValue(context, result);
+    JS_FreeValue(context, function);
+    JS_FreeValue(context, text);
+    JS_FreeValue(context, global);
+    return status;
+}
+
 AGENT_EXPORT("on_message") int32_t on_message(int32_t nbytes)
 {
     AGENT_FREED char *message = NULL;
     AGENT_TRY(agent_message(nbytes, &message));
     if (!context)
         AGENT_TRY(start());
-    JSValue global = JS_GetGlobalObject(context);
-    JSValue text = JS_NewStringLen(context, message, (size_t)nbytes);
-    JSValue handler = JS_GetPropertyStr(context, global, "handle");
-    JSValue result = JS_Call(context, handler, global, 1, (JSValueConst *)&text);
-    int32_t status = JS_IsException(result) ? log_exception() : run_jobs();
-    JS_FreeValue(context, result);
-    JS_FreeValue(context, handler);
-    JS_FreeValue(context, text);
-    JS_FreeValue(context, global);
-    return status;
+    return call("handle", message, (size_t)nbytes);
+}
+
+/* Another model: sessions are empty, and the script hears of it if it has a function for that. */
+AGENT_EXPORT("on_replay") int32_t on_replay(void)
+{
+    for (uint32_t i = 0; i < MOST_SESSIONS; i++)
+        if (sessions[i].handle)
+            AGENT_TRY(agent_session_reopen(&sessions[i]));
+    return context ? call("replay", "", 0) : 0;
 }

@@ -49,6 +49,9 @@
     tool: (name, args = "") => native.tool(name, args),
     openModel: (name) => new Model(native.openModel(name ?? native.option("model") ?? "default")),
   });
+  globalThis.replay = () => {
+    if (typeof globalThis.onReplay === "function") globalThis.onReplay();
+  };
   globalThis.handle = (text) => {
     if (typeof globalThis.onMessage !== "function")
       throw new TypeError("the script defines no function onMessage(text)");

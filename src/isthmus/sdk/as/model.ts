@@ -51,7 +51,11 @@ export class Model {
   static open(name: string): Model | null {
     const bytes = String.UTF8.encode(name);
     const handle = abi.model_open(changetype<usize>(bytes), bytes.byteLength);
-    if (failed(handle)) return null;
+    return failed(handle) ? null : Model.of(handle);
+  }
+
+  /** The model of a handle, as it is now, or null. */
+  static of(handle: i32): Model | null {
     const info = changetype<abi.ModelInfo>(heap.alloc(offsetof<abi.ModelInfo>()));
     if (failed(abi.model_info(handle, changetype<usize>(info)))) return null;
     return new Model(handle, info);

@@ -29,6 +29,16 @@ export class Sampler {
   }
 }
 
+/** Whole pages of linear memory, or 0. */
+function takePages(nbytes: i64): usize {
+  const page = memory.grow(<i32>((nbytes + WASM_PAGE - 1) / WASM_PAGE));
+  if (page < 0) {
+    failed(-abi.ENOMEM);
+    return 0;
+  }
+  return <usize>page << 16;
+}
+
 /** One sequence of tokens. Its KV cache and logits lie in pages that it keeps for good. */
 export class Session {
   tokens: i32[] = [];
@@ -37,19 +47,41 @@ export class Session {
     public model: Model,
     public handle: i32,
     public nCtx: i32,
+    private at: usize,
+    private nbytes: i64,
   ) {}
 
   /** Opens a session of nCtx tokens, in memory of its own, or returns null. */
   static open(model: Model, nCtx: i32): Session | null {
     const nbytes = abi.session_nbytes(model.handle, nCtx);
     if (failed(nbytes)) return null;
-    const page = memory.grow(<i32>((nbytes + WASM_PAGE - 1) / WASM_PAGE));
-    if (page < 0) {
-      failed(-abi.ENOMEM);
-      return null;
+    const at = takePages(nbytes);
+    if (!at) return null;
+    const handle = abi.session_open(model.handle, nCtx, at, <usize>nbytes);
+    return failed(handle) ? null : new Session(model, handle, nCtx, at, nbytes);
+  }
+
+  /**
+   * For on_replay: opens the session anew, empty, which the host closed because its model is
+   * another one now. 0 or a negative errno.
+   */
+  reopen(): i32 {
+    const model = Model.of(this.model.handle);
+    if (!model) return -lastError;
+    this.model = model;
+    this.nCtx = min(this.nCtx, <i32>model.info.n_ctx_train);
+    const nbytes = abi.session_nbytes(model.handle, this.nCtx);
+    if (failed(nbytes)) return -lastError;
+    if (nbytes > this.nbytes) {
+      this.at = takePages(nbytes);
+      if (!this.at) return -lastError;
+      this.nbytes = nbytes;
     }
-    const handle = abi.session_open(model.handle, nCtx, <usize>page << 16, <usize>nbytes);
-    return failed(handle) ? null : new Session(model, handle, nCtx);
+    const handle = abi.session_open(model.handle, this.nCtx, this.at, <usize>nbytes);
+    if (failed(handle)) return -lastError;
+    this.handle = handle;
+    this.tokens.length = 0;
+    return 0;
   }
 
   /** Opens a session of the option n_ctx; by default what the model knows, up to 2,048. */

@@ -36,6 +36,11 @@ func Handle(nbytes int32, handle func(message string) error) int32 {
 	if err == nil {
 		err = handle(string(message))
 	}
+	return Status(err)
+}
+
+// Status is what on_message and on_replay return: 0, or the negated errno of an error.
+func Status(err error) int32 {
 	switch errno := err.(type) {
 	case nil:
 		return 0

@@ -20,9 +20,13 @@ func OpenModel(name string) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	return modelOf(int32(handle))
+}
+
+func modelOf(handle int32) (*Model, error) {
 	info := make([]ModelInfo, 1)
-	_, err = checked(hostModelInfo(int32(handle), bytesOf(info)))
-	return &Model{int32(handle), info[0]}, err
+	_, err := checked(hostModelInfo(handle, bytesOf(info)))
+	return &Model{handle, info[0]}, err
 }
 
 // OpenModelByOption opens the model that the option model names, by default "default".

@@ -44,6 +44,20 @@ func OpenSessionByOption(model *Model) (*Session, error) {
 	return OpenSession(model, nCtx)
 }
 
+// Reopen is for on_replay: it opens the session anew, empty, which the host closed because its model
+// is another one now.
+func (s *Session) Reopen() error {
+	model, err := modelOf(s.Model.Handle)
+	if err != nil {
+		return err
+	}
+	opened, err := OpenSession(model, min(s.NCtx, int(model.Info.NCtxTrain)))
+	if err == nil {
+		*s = *opened
+	}
+	return err
+}
+
 // Close closes the session; its memory is Go's again.
 func (s *Session) Close() error {
 	_, err := checked(hostSessionClose(s.Handle))

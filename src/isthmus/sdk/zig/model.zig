@@ -62,7 +62,11 @@ pub const Model = struct {
 
     /// Opens a model that was given to this actor under a name.
     pub fn open(name: []const u8) Error!Model {
-        const handle: i32 = @intCast(try checked(abi.model_open(name.ptr, name.len)));
+        return of(@intCast(try checked(abi.model_open(name.ptr, name.len))));
+    }
+
+    /// The model of a handle, as it is now.
+    pub fn of(handle: i32) Error!Model {
         var info: [1]abi.ModelInfo = undefined;
         _ = try checked(abi.model_info(handle, &info));
         return .{ .handle = handle, .info = info[0] };

@@ -49,6 +49,15 @@ pub const Session = struct {
         return open(model, try isthmus.optionInt(u32, "n_ctx", usual));
     }
 
+    /// For on_replay: opens the session anew, empty, which the host closed because its model is
+    /// another one now.
+    pub fn reopen(self: *Session) Error!void {
+        self.tokens.deinit(allocator);
+        try closed.append(allocator, self.bytes);
+        const model = try Model.of(self.model.handle);
+        self.* = try open(model, @min(self.n_ctx, model.info.n_ctx_train));
+    }
+
     /// Closes the session; its memory serves later ones.
     pub fn close(self: *Session) Error!void {
         _ = try checked(abi.session_close(self.handle));

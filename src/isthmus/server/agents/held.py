@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.actor import Actor
+from isthmus.model.checks import nothing
 from isthmus.server.http.entry import current
 from isthmus.server.storage.record import Record, Turn, name_of
 
@@ -29,13 +30,20 @@ class Held:
         """In memory, brought back if it is not."""
         return await self._shelf.live(self.record)
 
-    async def commit(self, actor: Actor, turn: Turn) -> Turn:
+    @property
+    def has_committed(self) -> bool:
+        """Whether a turn is saved, or about to be."""
+        return self._commit is not None
+
+    async def commit(
+        self, actor: Actor, turn: Turn, take_back: Callable[[], None] = nothing
+    ) -> Turn:
         """Saves the actor and then the record: the turn is done.
 
         Once begun it goes on, also if the caller is cancelled, and nobody else holds the agent
-        before it has ended.
+        before it has ended. `take_back` is called in a thread if the turn cannot be saved.
         """
-        self._commit = asyncio.ensure_future(self._write(actor, turn))
+        self._commit = asyncio.ensure_future(self._write(actor, turn, take_back))
         current().work_until(self._commit)
         return await asyncio.shield(self._commit)
 
@@ -46,7 +54,14 @@ class Held:
         else:
             self._commit.add_done_callback(lambda _: release())
 
-    async def _write(self, actor: Actor, turn: Turn) -> Turn:
+    async def _write(self, actor: Actor, turn: Turn, take_back: Callable[[], None]) -> Turn:
+        try:
+            return await self._save(actor, turn)
+        except BaseException:
+            await self._shelf.in_thread(take_back)
+            raise
+
+    async def _save(self, actor: Actor, turn: Turn) -> Turn:
         name = name_of(self.record.id, turn.position)
         shelf = self._shelf
         saved = await shelf.in_thread(lambda: actor.snapshot(shelf.store, name=name))

@@ -18,7 +18,8 @@ from isthmus.machine import resident_nbytes
 from isthmus.server.agents.guest_logs import GuestLogs
 from isthmus.server.agents.memory_map import map_memory
 from isthmus.server.agents.replies import Activity, AgentLog, Busy, MemoryMap, Totals
-from isthmus.server.agents.routes import Agents, Position, Which, position_of
+from isthmus.server.agents.requests import Position, Which
+from isthmus.server.agents.routes import Agents, position_of
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.endpoint import Endpoint, read_query
 from isthmus.server.http.entry import current

@@ -19,6 +19,7 @@ class AgentSummary(TypedDict):
     guest: str
     models: dict[str, str]
     args: dict[str, str]
+    argv: tuple[str, ...]
     limits: dict[str, Any]
     seed: int
     created: float
@@ -65,7 +66,10 @@ class Told(TypedDict):
     tool_calls: list[ToolCall]
     checkpoint_nbytes: int
     ended: str
-    """Why the answer ended: `end`, `stopped`, `max_tokens`, `n_ctx` or the name of a limit."""
+    """Why the answer ended: `end`, `stopped`, `max_tokens`, `n_ctx`, `exit` or the name of a
+    limit."""
+    exit_status: int
+    """What a command exited with; 0 for any other guest."""
 
 
 class Stopped(TypedDict):
@@ -178,6 +182,7 @@ def told(record: Record, turn: Turn) -> Told:
         "tool_calls": msgspec.to_builtins(turn.tool_calls),
         "checkpoint_nbytes": turn.nbytes_written,
         "ended": turn.ended,
+        "exit_status": turn.exit_status,
     }
 
 
@@ -190,6 +195,7 @@ def summary(record: Record) -> AgentSummary:
         "guest": record.guest,
         "models": record.models,
         "args": record.args,
+        "argv": record.argv,
         "limits": record.limits,
         "seed": record.seed,
         "created": record.created,

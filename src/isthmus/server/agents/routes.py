@@ -10,10 +10,9 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -34,6 +33,7 @@ from isthmus.server.agents.replies import (
     told,
     whole,
 )
+from isthmus.server.agents.requests import NewAgent, NewFork, NewMessage, NewName
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.turn import turn_of
 from isthmus.server.generation.answering import Answer
@@ -46,63 +46,6 @@ from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn, new_id
 from isthmus.units import MOST_NBYTES_32
-
-Position = Annotated[int, Meta(ge=0, le=2**53)]
-Name = Meta(max_length=200)
-_Texts = Annotated[dict[str, str], Meta(max_length=256)]
-_Option = str | bool | int | float | list[Any] | dict[str, Any] | None
-_Options = Annotated[dict[str, _Option], Meta(max_length=256)]
-
-
-class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What makes an agent."""
-
-    name: Annotated[str, Name] = ""
-    guest: str = "chat"
-    model: str | None = None
-    """For guests that ask for one, named default."""
-    models: _Texts = {}
-    """For guests that ask for several: the server's by the guest's names."""
-    args: _Options = {}
-    limits: Annotated[dict[str, float | int | str | None], Meta(max_length=64)] = {}
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    tools: Annotated[list[str], Meta(max_length=256)] = []
-    """Names of the server's tools (`GET /v1/tools`)."""
-
-
-class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What an agent is told."""
-
-    input: str
-    previous: Position | None = None
-    """The position that the agent must be at; 409 otherwise."""
-    stream: bool = False
-
-
-class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What makes a fork."""
-
-    name: Annotated[str, Name] = ""
-    position: Position | None = None
-    """By default where the agent is now."""
-    model: str | None = None
-    """Another model for `default`: the tokens until then are computed anew."""
-    args: _Options = {}
-    """Options that replace those of the same names; null takes one away. `n_ctx` and `model` hold
-    from an agent's first message on."""
-
-
-class NewName(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What an agent is called from now on."""
-
-    name: Annotated[str, Name]
-
-
-class Which(Struct, kw_only=True):
-    """Which snapshot of an agent: the last, or that of a position."""
-
-    at: Position | None = None
-
 
 _JSON = "application/json"
 _new_agent = msgspec.json.Decoder(NewAgent)
@@ -169,7 +112,8 @@ class Agents:
             await files.card(it)
         limits = {"output_nbytes": self._settings.output_nbytes, **asked.limits}
         _require_limits(limits, self._settings.output_nbytes)
-        n_ctx = min((it.n_ctx for it in found), default=None)
+        guest = await self._shelf.made(lambda: self._shelf.guests.load(asked.guest))
+        n_ctx = None if guest.is_command else min((it.n_ctx for it in found), default=None)
         args = option_texts({"n_ctx": n_ctx}) | option_texts(asked.args)
         record = Record(
             id=new_id(),
@@ -177,6 +121,7 @@ class Agents:
             guest=asked.guest,
             models=models,
             args=args,
+            argv=tuple(asked.argv),
             limits=limits,
             seed=secrets.randbits(63) if asked.seed is None else asked.seed,
             created=time.time(),
@@ -295,7 +240,7 @@ class Agents:
                 code="position",
                 param="previous",
             )
-        done = False
+        done, answer = False, None
         try:
             actor = await held.actor()
             before = actor.usage
@@ -312,11 +257,13 @@ class Agents:
             n_decoded = actor.usage.tokens_out - before.tokens_out
             full = actor.context_is_full
             turn = turn_of(held.record, asked.input, answer, n_decoded, full=full)
-            turn = await held.commit(actor, turn)
+            turn = await held.commit(actor, turn, answer.take_back)
             done = True
             yield turn
         finally:
             if not done:
+                if answer is not None and not held.has_committed:
+                    await self._shelf.in_thread(answer.take_back)
                 await held.discard()
 
     # ------------------------------------------------------------------ guests

@@ -107,8 +107,7 @@ class Shelf:
 
     def is_held(self, id_: str) -> bool:
         """Whether somebody uses an agent at this moment."""
-        lock = self._locks.get(id_)
-        return lock is not None and lock.locked()
+        return (lock := self._locks.get(id_)) is not None and lock.locked()
 
     def _may_see(self, record: Record) -> bool:
         owner = current().owner
@@ -195,6 +194,7 @@ class Shelf:
             guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
             models=models,
             args=dict(_pair(it) for it in manifest.actor.args),
+            argv=manifest.actor.argv or (),
             limits=asdict(limits),
             seed=int(manifest.actor.seed),
             created=time.time(),
@@ -337,11 +337,14 @@ class Shelf:
         return {name: it.model for name, it in zip(record.models, served, strict=True)}
 
     def _spawn(self, record: Record, given: dict[str, Model]) -> Actor:
+        guest = self.guests.load(record.guest)
         return self.runtime.spawn(
-            self.guests.load(record.guest),
+            guest,
             models=given,
             tools=self.tools.of(record),
-            args=record.args,
+            args=() if guest.is_command else record.args,
+            argv=record.argv,
+            environ=record.args if guest.is_command else None,
             limits=Limits(**record.limits),
             seed=record.seed,
             label=record.id,

@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from isthmus.config import Level
 from isthmus.errors import SettingsError, SnapshotError, SnapshotMismatch
 from isthmus.server.agents.replies import Agent, whole
-from isthmus.server.agents.routes import Agents, Name, Which
+from isthmus.server.agents.requests import Name, Which
+from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.endpoint import BINARY, Endpoint, read_query
 from isthmus.server.http.entry import current

@@ -25,6 +25,7 @@ def turn_of(record: Record, said: str, answer: Answer, n_decoded: int, *, full: 
         nbytes_written=0,
         n_decoded=n_decoded,
         ended="n_ctx" if full else _ended(record, answer, n_decoded),
+        exit_status=answer.exit_status,
     )
 
 
@@ -32,6 +33,8 @@ def _ended(record: Record, answer: Answer, n_decoded: int) -> str:
     """See `Turn.ended`. Guests do not tell that `max_tokens` ended an answer, so it is counted."""
     if answer.stopped:
         return "stopped"
+    if answer.exit_status:
+        return "exit"
     most = record.args.get("max_tokens", "")
     if _NUMBER.fullmatch(most) and n_decoded >= int(most):
         return "max_tokens"

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from weakref import WeakKeyDictionary
 
 from isthmus.actor import Actor, Reply
+from isthmus.errors import GuestExited
 
 _MOST_CHARACTERS = 4096
 """Characters of one piece: those that read it take milliseconds, and others have the event loop
@@ -79,6 +80,8 @@ class Answer:
         """Pieces that the guest has emitted; most guests emit one for each token."""
         self.stopped = False
         """Whether it was ended by `stop`, so that `reply` is what was said until then."""
+        self.exit_status = 0
+        """What a command exited with, which has answered then."""
         self._stream = actor.stream(message, deadline_s=deadline_s, deliver=self._deliver)
 
     @property
@@ -118,6 +121,10 @@ class Answer:
                 raise outcome
             await self._came.wait()
 
+    def take_back(self) -> None:
+        """Has tools take back what they did for an answer that has ended, each run once. Waits."""
+        self._stream.take_back()
+
     async def close(self) -> None:
         """Has the guest stop if it has not ended, and waits for it.
 
@@ -146,6 +153,8 @@ class Answer:
             if isinstance(piece, str):
                 self._text += piece.encode()
                 self.n_pieces += 1
+            elif isinstance(piece, GuestExited) and piece.reply is not None:
+                self._outcome, self.exit_status = piece.reply, piece.status
             else:
                 self._outcome = piece
             wakes, self._woken = not self._woken, True

@@ -32,6 +32,7 @@ from isthmus.errors import (
     StorageError,
     TemplateError,
     TokenError,
+    ToolError,
 )
 from isthmus.server.http.entry import current
 
@@ -65,6 +66,7 @@ _STATUS: tuple[tuple[type[IsthmusError], int, str, str | None], ...] = (
     (LimitExceeded, 400, _INVALID, "limit"),
     (Cancelled, 499, "server_error", "cancelled"),
     (GuestError, 422, "guest_error", "guest"),
+    (ToolError, 422, "guest_error", "tool"),
 )
 
 

@@ -324,7 +324,7 @@ const fresh = () => {
 $("new").addEventListener("click", fresh);
 $("stop").addEventListener("click", () => guarded(() => stop(state.shown)));
 $("model").addEventListener("change", () => guarded(chooseModel));
-$("settings").addEventListener("click", settings);
+$("settings").addEventListener("click", () => guarded(settings));
 $("more").addEventListener("click", agentMenu);
 $("side-more").addEventListener("click", pageMenu);
 $("open-side").addEventListener("click", () => open("side"));

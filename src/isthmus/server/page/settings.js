@@ -3,6 +3,7 @@
 
 import { ask, field } from "./dialogs.js";
 import { announce, el } from "./dom.js";
+import { choice, readOwn } from "./guest.js";
 import { FORMS, changed, fork, state, tell } from "./state.js";
 import { groups } from "./talk.js";
 
@@ -21,7 +22,7 @@ const NAMES = {
   regex: "A regular expression",
 };
 
-export function settings() {
+export async function settings() {
   const agent = state.agents.get(state.shown),
     args = agent?.args ?? state.draft.args;
   if (agent && agent.guest !== "chat") {
@@ -30,9 +31,7 @@ export function settings() {
       cancel: false,
       text:
         `The guest ${agent.guest.slice(0, 12)} has options of its own: ` +
-        (Object.entries(args)
-          .map(it => it.join("="))
-          .join(", ") || "none were given") +
+        ([...Object.entries(args).map(it => it.join("=")), ...agent.argv].join(", ") || "none were given") +
         ".",
     });
     return;
@@ -41,6 +40,36 @@ export function settings() {
   const options = Object.entries(NAMES).map(([value, name]) =>
     el("option", { value, selected: value === formed }, name),
   );
+  const ofChat = el(
+    "div",
+    {},
+    field(
+      "System prompt",
+      el("textarea", {
+        name: "system",
+        value: args.system ?? "",
+        placeholder: "The model's own",
+        dir: "auto",
+      }),
+    ),
+    field("Answers have to follow", el("select", { name: "kind" }, ...options)),
+    el("textarea", {
+      name: "form",
+      value: args[formed] ?? "",
+      placeholder: "Nothing: answers are free",
+      "aria-label": "What answers have to follow",
+      spellcheck: false,
+      dir: "ltr",
+    }),
+    el(
+      "div",
+      { className: "fields" },
+      ...NUMBERS.map(([name, label, usual, bounds]) =>
+        field(label, el("input", { type: "number", name, value: args[name] ?? "", placeholder: usual, ...bounds })),
+      ),
+    ),
+  );
+  const parts = agent ? [ofChat] : await choice(state.draft, ofChat);
   const last = groups(state.agent?.turns ?? []).at(-1);
   ask({
     title: "Settings",
@@ -49,40 +78,12 @@ export function settings() {
     text: agent
       ? "A fork goes on from here with these settings; this agent stays as it is."
       : "For the agent that your first message makes.",
-    parts: [
-      field(
-        "System prompt",
-        el("textarea", {
-          name: "system",
-          value: args.system ?? "",
-          placeholder: "The model's own",
-          dir: "auto",
-        }),
-      ),
-      field("Answers have to follow", el("select", { name: "kind" }, ...options)),
-      el("textarea", {
-        name: "form",
-        value: args[formed] ?? "",
-        placeholder: "Nothing: answers are free",
-        "aria-label": "What answers have to follow",
-        spellcheck: false,
-        dir: "ltr",
-      }),
-      el(
-        "div",
-        { className: "fields" },
-        ...NUMBERS.map(([name, label, usual, bounds]) =>
-          field(
-            label,
-            el("input", { type: "number", name, value: args[name] ?? "", placeholder: usual, ...bounds }),
-          ),
-        ),
-      ),
-    ],
+    parts,
     done: async form => {
-      const wanted = read(form);
+      const guest = agent?.guest ?? form.get("guest"),
+        wanted = guest === "chat" ? read(form) : readOwn(form);
       if (!agent) {
-        state.draft.args = wanted;
+        Object.assign(state.draft, guest === "chat" ? { args: wanted, argv: [] } : wanted, { guest });
         changed("draft");
         return;
       }

@@ -7,7 +7,7 @@ export const state = {
   models: [],
   shown: null, // the id of the agent that is shown; null for one that is not made yet
   agent: null, // that agent with its turns, once they are there
-  draft: { args: {}, model: null }, // of an agent that is not made yet
+  draft: { guest: "chat", args: {}, argv: [], model: null }, // of an agent that is not made yet
   live: new Map(), // by agent: { input, text, failed, stopping }
 };
 export const changes = new EventTarget();
@@ -41,7 +41,7 @@ export async function show(id) {
   leaving = new AbortController();
   state.shown = id;
   state.agent = null;
-  if (id === null) state.draft = { args: {}, model: state.draft.model };
+  if (id === null) state.draft = { ...state.draft, args: {}, argv: [], guest: "chat" };
   changed("shown");
   if (id !== null) await reload(id, leaving.signal);
 }
@@ -61,8 +61,9 @@ function nameOf(text) {
   return line.length <= 48 ? line : line.slice(0, 48).replace(/\s+\S*$/, "") + "…";
 }
 async function make(text) {
-  const { args, model } = state.draft;
-  const asked = { name: nameOf(text), args: { max_tokens: LONGEST, ...args }, ...(model ? { model } : {}) };
+  const { guest, args, argv, model } = state.draft;
+  const all = guest === "chat" ? { max_tokens: LONGEST, ...args } : args;
+  const asked = { name: nameOf(text), guest, args: all, argv, ...(model ? { model } : {}) };
   const made = await post("v1/agents", asked);
   state.shown = made.id;
   keep(made);

@@ -153,6 +153,7 @@ function failure(live) {
 }
 function ended(turn) {
   const why = { stopped: "You stopped it here.", max_tokens: `Cut at ${plural(turn.n_decoded, "token")}.` };
+  why.exit = `It exited with the status ${turn.exit_status}.`;
   why.n_ctx = `The context of ${count(Number(state.agent.args.n_ctx ?? 0))} tokens is full. Fork an earlier turn, or begin a new agent.`;
   const agent = state.agent,
     can = agent.guest === "chat" && turn.ended !== "n_ctx" && !FORMS.some(it => it in agent.args);
@@ -167,7 +168,8 @@ function ended(turn) {
 function foot(group, node) {
   const total = name => group.parts.reduce((sum, it) => sum + it[name], 0),
     position = group.parts[0].position;
-  const said = `${plural(total("n_tokens"), "token")} · ${total("seconds").toFixed(1)} s · ${size(total("nbytes_written"))} saved`;
+  const tools = group.parts.flatMap(it => it.tool_calls.map(call => call.name + (call.error && " (failed)")));
+  const said = `${tools.length ? tools.join(", ") + " · " : ""}${plural(total("n_tokens"), "token")} · ${total("seconds").toFixed(1)} s · ${size(total("nbytes_written"))} saved`;
   const forks = () =>
     guarded(async () => {
       await fork(group.parts.at(-1).position);

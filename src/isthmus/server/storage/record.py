@@ -44,7 +44,10 @@ class Turn(Struct, frozen=True, kw_only=True):
     """Of its tokens, those that the answer was decoded from; 0 in records of earlier releases."""
     ended: str = ""
     """Why the answer ended: `end` by itself, `stopped` by its caller, `max_tokens`, `n_ctx` as
-    the context is full, or the name of one of the `Limits`; empty in earlier releases' records."""
+    the context is full, `exit` as a command exited with another status than 0, or the name of one
+    of the `Limits`; empty in earlier releases' records."""
+    exit_status: int = 0
+    """What a command exited with."""
     n_left_out: int = 0
     """Characters of input and output that are not kept."""
     kept: str | None = None
@@ -94,6 +97,7 @@ class Record(Struct, frozen=True, kw_only=True):
     models: dict[str, str]
     """What it was given: the server's model by the name that the guest knows."""
     args: dict[str, str]
+    """Options for the guest; a command's variables."""
     limits: dict[str, Any]
     seed: int
     created: float
@@ -105,6 +109,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """What it is made for: messages of its own, a chain of responses, or a conversation of them."""
     tools: tuple[str, ...] = ()
     """Names of the server's tools that it was given."""
+    argv: tuple[str, ...] = ()
+    """A command's arguments."""
     used: float = 0.0
     """When its last turn was done, in seconds since 1970; 0 in records of earlier releases."""
 

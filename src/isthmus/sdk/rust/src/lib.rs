@@ -47,6 +47,14 @@ pub trait Agent: Sized {
     fn on_message(&mut self, message: &[u8]) -> Result<()>;
 }
 
+/// An agent that can go on with another model: it is restored with one whose tokens are others, or
+/// after pictures that this one cannot read. `isthmus::export!(Type, on_replay)` exports it.
+pub trait Replay: Agent {
+    /// The host has closed the sessions, and token ids that were kept mean nothing. Has each session
+    /// [`reopen`](Session::reopen); the next message makes them hold what was said.
+    fn on_replay(&mut self) -> Result<()>;
+}
+
 /// The one agent of a module. WebAssembly without threads runs one call at a time.
 #[doc(hidden)]
 pub struct Slot<T>(pub core::cell::UnsafeCell<Option<T>>);
@@ -66,7 +74,14 @@ pub fn handle<T: Agent>(slot: &'static Slot<T>, nbytes: i32) -> i32 {
     handled.map_or_else(|error| -error.0, |()| 0)
 }
 
-/// Exports an agent as `on_message`, which the host calls.
+#[doc(hidden)]
+pub fn replay<T: Replay>(slot: &'static Slot<T>) -> i32 {
+    // Safety: as in `handle`.
+    let agent = unsafe { &mut *slot.0.get() };
+    agent.as_mut().map_or(Ok(()), T::on_replay).map_or_else(|error| -error.0, |()| 0)
+}
+
+/// Exports an agent as `on_message`, which the host calls, and with a second argument `on_replay`.
 #[macro_export]
 macro_rules! export {
     ($agent:ty) => {
@@ -75,6 +90,14 @@ macro_rules! export {
         #[no_mangle]
         pub extern "C" fn on_message(nbytes: i32) -> i32 {
             $crate::handle(&AGENT, nbytes)
+        }
+    };
+    ($agent:ty, on_replay) => {
+        $crate::export!($agent);
+
+        #[no_mangle]
+        pub extern "C" fn on_replay() -> i32 {
+            $crate::replay(&AGENT)
         }
     };
 }

@@ -28,7 +28,11 @@ impl ChatMessage {
 impl Model {
     /// Opens a model that was given to this actor under a name.
     pub fn open(name: &str) -> Result<Self> {
-        let handle = checked(unsafe { abi::model_open(name.as_ptr(), name.len()) })? as i32;
+        Model::of(checked(unsafe { abi::model_open(name.as_ptr(), name.len()) })? as i32)
+    }
+
+    /// The model of a handle, as it is now.
+    pub(crate) fn of(handle: i32) -> Result<Self> {
         let mut info = abi::ModelInfo::default();
         checked(unsafe { abi::model_info(handle, &mut info) })?;
         Ok(Model { handle, info })

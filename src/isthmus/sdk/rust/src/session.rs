@@ -3,6 +3,8 @@
 use alloc::alloc::{alloc, dealloc, Layout};
 use alloc::vec::Vec;
 
+#[cfg(doc)]
+use crate::Replay;
 use crate::{abi, actor, checked, Error, Model, Result, Sampler};
 
 const ALIGNMENT: usize = 4096;
@@ -46,6 +48,15 @@ impl Session {
     /// Opens a session of the option `n_ctx`; by default what the model knows, up to 2,048.
     pub fn open_by_option(model: Model) -> Result<Self> {
         Session::open(model, actor::option_or("n_ctx", model.info.n_ctx_train.min(2048))?)
+    }
+
+    /// For [`Replay`]: opens the session anew, empty, which the host closed because its model is
+    /// another one now.
+    pub fn reopen(&mut self) -> Result<()> {
+        self.handle = 0; // only its memory is left
+        let model = Model::of(self.model.handle)?;
+        *self = Session::open(model, self.n_ctx.min(model.info.n_ctx_train))?;
+        Ok(())
     }
 
     /// The tokens that it holds.
@@ -133,7 +144,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if unsafe { abi::session_close(self.handle) } == 0 {
+        if self.handle == 0 || unsafe { abi::session_close(self.handle) } == 0 {
             unsafe { dealloc(self.bytes, self.layout) };
         }
     }

@@ -67,4 +67,14 @@ func onMessage(nbytes int32) int32 {
 	})
 }
 
+// onReplay is called for another model: the next message reads all that was said.
+//
+//go:wasmexport on_replay
+func onReplay() int32 {
+	if agent == nil {
+		return 0
+	}
+	return isthmus.Status(agent.session.Reopen())
+}
+
 func main() {}

@@ -6,7 +6,7 @@ class Hello {
   sampler: Sampler = Sampler.byOption();
   maxTokens: i32 = <i32>optionInt("max_tokens", 256);
 
-  constructor(private session: Session) {}
+  constructor(public session: Session) {}
 
   /** Reads the options and opens the session, or returns null. */
   static start(): Hello | null {
@@ -40,4 +40,10 @@ export function on_message(nbytes: i32): i32 {
   const status = hello.answer();
   if (status < 0) hello.chat.takeBack(); // what failed was not said
   return status;
+}
+
+/** Another model: the next message reads all that was said. */
+export function on_replay(): i32 {
+  const hello = agent;
+  return hello ? hello.session.reopen() : 0;
 }

@@ -8,7 +8,7 @@ class Notes {
   sampler: Sampler = Sampler.byOption();
   maxTokens: i32 = <i32>optionInt("max_tokens", 256);
 
-  constructor(private session: Session) {}
+  constructor(public session: Session) {}
 
   /** Reads the options and opens the session, or returns null. */
   static start(): Notes | null {
@@ -43,4 +43,10 @@ export function on_message(nbytes: i32): i32 {
   const facts = callTool("lookup", text);
   if (facts === null && lastError != abi.ENOENT) return -lastError;
   return notes.answer(facts === null ? text : "Facts: " + facts + "\n\n" + text);
+}
+
+/** Another model: the next message reads all that was said. */
+export function on_replay(): i32 {
+  const notes = agent;
+  return notes ? notes.session.reopen() : 0;
 }

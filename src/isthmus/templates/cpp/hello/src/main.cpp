@@ -40,3 +40,9 @@ AGENT_EXPORT("on_message") int32_t on_message(int32_t nbytes)
         agent_chat_take_back(&chat); /* what failed was not said */
     return status;
 }
+
+/* Another model: the next message reads all that was said. */
+AGENT_EXPORT("on_replay") int32_t on_replay(void)
+{
+    return session.handle ? agent_session_reopen(&session) : 0;
+}

@@ -1,6 +1,6 @@
 //! An agent that talks with a model. Each message is what the user says next.
 
-use isthmus::{emit, option_or, Agent, ChatMessage, Model, Result, Sampler, Session};
+use isthmus::{emit, option_or, Agent, ChatMessage, Model, Replay, Result, Sampler, Session};
 
 struct Hello {
     turns: Vec<ChatMessage>,
@@ -39,4 +39,10 @@ impl Agent for Hello {
     }
 }
 
-isthmus::export!(Hello);
+impl Replay for Hello {
+    fn on_replay(&mut self) -> Result<()> {
+        self.session.reopen()
+    }
+}
+
+isthmus::export!(Hello, on_replay);

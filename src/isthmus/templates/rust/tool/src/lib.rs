@@ -2,7 +2,7 @@
 //! `lookup`, if it was given that; it counts its answers, and tells their number when asked: count.
 
 use isthmus::{abi, call_tool, emit, option_or};
-use isthmus::{Agent, ChatMessage, Error, Model, Result, Sampler, Session};
+use isthmus::{Agent, ChatMessage, Error, Model, Replay, Result, Sampler, Session};
 
 struct Notes {
     n_answers: u32,
@@ -44,4 +44,10 @@ impl Agent for Notes {
     }
 }
 
-isthmus::export!(Notes);
+impl Replay for Notes {
+    fn on_replay(&mut self) -> Result<()> {
+        self.session.reopen()
+    }
+}
+
+isthmus::export!(Notes, on_replay);

@@ -63,3 +63,9 @@ fn handle(nbytes: i32) isthmus.Error!void {
 export fn on_message(nbytes: i32) i32 {
     return isthmus.status(handle(nbytes));
 }
+
+/// Another model: the next message reads all that was said.
+export fn on_replay() i32 {
+    if (agent) |*it| return isthmus.status(it.session.reopen());
+    return 0;
+}
