@@ -12,7 +12,7 @@ from typing import ClassVar
 from isthmus.config import Capacity
 
 MIB = 1 << 20
-NAMES = ("modules", "gguf", "adapters", "snapshots", "stores", "http", "prompts", "abi")
+NAMES = ("modules", "gguf", "adapters", "snapshots", "stores", "http", "prompts", "abi", "web")
 """The surfaces; each is a file here with a class `Fuzz`."""
 
 

@@ -151,7 +151,7 @@ class Lease:
             return number, None
         try:
             return number, _decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             where = f"{self._objects.url}/{_name(number)}"
             raise SettingsError(f"{where} is no claim of a server: {error}") from None
 
