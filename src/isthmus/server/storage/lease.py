@@ -26,11 +26,13 @@ import os
 import socket
 import threading
 import time
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from isthmus.errors import SettingsError, StorageError
+from isthmus.server.kinds import DAY_S
 from isthmus.server.storage.objects import Objects
 
 _log = logging.getLogger("isthmus.server")
@@ -43,7 +45,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     owner: str
     where: str
     """For people."""
-    lease_s: float
+    lease_s: Annotated[float, Meta(gt=0, le=DAY_S)]
+    """Whoever comes next may have to wait for as long."""
     beat: int = 0
     released: bool = False
     fenced: bool = False
@@ -151,7 +154,7 @@ class Lease:
             return number, None
         try:
             return number, _decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             where = f"{self._objects.url}/{_name(number)}"
             raise SettingsError(f"{where} is no claim of a server: {error}") from None
 
