@@ -22,16 +22,34 @@ _END = b"\r\n"
 _ROUTES = (
     *(("GET", it) for it in ("/", "/healthz", "/metrics", "/openapi.json", "/v1/models")),
     *(("GET", it) for it in ("/v1/models/tiny", "/v1/agents", "/v1/agents/x", "/v1/guests")),
+    *(("GET", it) for it in ("/props", "/slots", "/health", "/models", "/v1/tools", "/api/tags")),
+    *(("GET", it) for it in ("/api/ps", "/v1/activity", "/v1/responses/resp_1", "/v1/messages")),
+    *(("GET", f"/v1/responses/resp_1/input_items?{it}") for it in ("limit=0", "after=x", "a=b")),
+    *(("GET", f"/v1/conversations/conv_1/items{it}") for it in ("", "/msg_1", "?order=x")),
+    *(("POST", it) for it in ("/v1/responses/resp_1/cancel", "/v1/models/unload")),
+    *(
+        ("DELETE", it)
+        for it in ("/v1/responses/resp_1", "/v1/conversations/conv_1", "/v1/guests/x")
+    ),
     *(("GET", f"/v1/agents/x/{it}?at=1") for it in ("turns", "inspect", "diff", "memory")),
     *(("POST", it) for it in ("/v1/guests", "/v1/agents/restore?name=a", "/v1/agents/x/fork")),
     ("DELETE", "/v1/agents/x"),
     ("PUT", "/v1/agents"),
 )
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""A picture of one pixel."""
+_PARTS: list[dict[str, Any]] = [
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_PNG}", "detail": "low"}},
+    {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+    {"type": "text", "text": "hello"},
+]
 _BODIES: dict[str, Any] = {
     "/v1/chat/completions": {
         "model": "tiny",
         "max_tokens": 2,
-        "messages": [{"role": "user", "content": "hello"}],
+        "messages": [{"role": "user", "content": "hello"}, {"role": "user", "content": _PARTS}],
         "stream": False,
         "stop": ["x"],
         "logit_bias": {"5": 1},
@@ -55,7 +73,11 @@ _BODIES: dict[str, Any] = {
             {
                 "role": "user",
                 "content": [
-                    {"type": "tool_result", "tool_use_id": "1", "content": "b", "is_error": True}
+                    {"type": "tool_result", "tool_use_id": "1", "content": "b", "is_error": True},
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": _PNG},
+                    },
                 ],
             },
         ],
@@ -75,6 +97,87 @@ _BODIES: dict[str, Any] = {
     },
     "/v1/completions": {"model": "tiny", "prompt": "hello", "max_tokens": 2, "n": 1, "seed": 1},
     "/v1/embeddings": {"model": "tiny", "input": ["hello", [1, 2]], "encoding_format": "float"},
+    "/v1/responses": {
+        "model": "tiny",
+        "max_output_tokens": 2,
+        "instructions": "be kind",
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "hello"}]},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "1", "output": "b"},
+            {"type": "item_reference", "id": "msg_1"},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": {}, "strict": False}],
+        "tool_choice": {"type": "function", "name": "f"},
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}},
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "metadata": {"a": "b"},
+        "include": ["message.output_text.logprobs"],
+        "previous_response_id": None,
+        "conversation": None,
+        "background": False,
+        "store": True,
+        "stream": True,
+    },
+    "/v1/responses/input_tokens": {"model": "tiny", "input": "hello", "instructions": "a"},
+    "/v1/conversations": {
+        "items": [{"type": "message", "role": "user", "content": "hello"}],
+        "metadata": {"a": "b"},
+    },
+    "/v1/conversations/conv_1/items": {"items": [{"role": "user", "content": "hello"}]},
+    "/v1/rerank": {"model": "tiny", "query": "a", "documents": ["b", {"text": "c"}], "top_n": 1},
+    "/api/chat": {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hello", "images": [_PNG]}],
+        "options": {"num_predict": 2, "num_ctx": 64, "temperature": 0, "stop": ["x"], "seed": 1},
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "format": {"type": "object"},
+        "keep_alive": "5m",
+        "think": False,
+        "stream": True,
+    },
+    "/api/generate": {
+        "model": "tiny",
+        "prompt": "hello",
+        "suffix": "",
+        "system": "be kind",
+        "context": [1, 2],
+        "options": {"num_predict": 2},
+        "format": "json",
+        "keep_alive": -1,
+        "raw": False,
+        "stream": False,
+    },
+    "/api/embed": {"model": "tiny", "input": ["hello"], "truncate": True, "dimensions": 4},
+    "/api/embeddings": {"model": "tiny", "prompt": "hello"},
+    "/api/show": {"model": "tiny", "verbose": True},
+    "/api/pull": {"model": "hf:a/../b", "stream": False},
+    "/completion": {
+        "prompt": ["hello", [1, "user"], {"prompt_string": "a", "multimodal_data": [_PNG]}],
+        "n_predict": 2,
+        "logit_bias": [[5, 1], ["x", False]],
+        "json_schema": {"type": "object"},
+        "samplers": ["top_k", "temperature"],
+        "response_fields": ["content", "a/b"],
+        "n_probs": 2,
+        "stop": ["x"],
+        "stream": False,
+    },
+    "/infill": {
+        "input_prefix": "a",
+        "input_suffix": ["b", 1],
+        "input_extra": [{"filename": "c", "text": "d"}],
+        "prompt": "e",
+        "n_predict": 2,
+    },
+    "/tokenize": {"content": ["a", 2], "add_special": True, "with_pieces": True},
+    "/detokenize": {"tokens": [1, 2]},
+    "/apply-template": {
+        "messages": [{"role": "user", "content": "hello"}],
+        "chat_template_kwargs": {"a": [1]},
+        "tools": [],
+    },
+    "/models/load": {"model": "tiny"},
     "/v1/agents": {"guest": "chat", "models": {"default": "tiny"}, "name": "a", "seed": 1},
     "/v1/agents/x/messages": {"input": "hello", "previous": 0, "stream": False},
 }

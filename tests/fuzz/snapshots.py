@@ -15,7 +15,7 @@ from isthmus.errors import IsthmusError
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from tests.attacks.test_snapshots import Forgery
 from tests.fuzz.surface import CAPACITY, Surface
-from tests.tiny_gguf import TinyLlama
+from tests.tiny_gguf import TinyLlama, TinyModel
 
 _NUMBERS = (0, 1, -1, 2, 255, 4096, 65_535, 65_536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 10**80)
 _VALUES = (None, True, "", "x", "\0", "\ud800", "a" * 100_000, [], {}, [[]], 0.5, 1e308, "../x")
@@ -48,11 +48,16 @@ _MOST_NBYTES = 1 << 26
 
 
 def _good(runtime: Runtime, folder: Path) -> Path:
+    """A snapshot of an agent whose session has a KV cache alone."""
     model = runtime.load_model(TinyLlama(with_tokenizer=True).write(folder / "tiny.gguf"))
+    return _saved(runtime, model, folder / "good.safetensors")
+
+
+def _saved(runtime: Runtime, model: Model, path: Path) -> Path:
     args = ["n_ctx=256"]
     with runtime.spawn("bench", models={"default": model}, args=args, seed=1, clock_ns=1) as actor:
         actor.send("prefill 20 3")
-        return actor.snapshot(folder / "good.safetensors").path
+        return actor.snapshot(path).path
 
 
 def _endless_replay(it: Forgery) -> None:
@@ -77,6 +82,9 @@ class Fuzz(Surface):
         self.runtime = _runtime(folder)
         self.good = _good(self.runtime, folder)
         self.model = self.runtime.load_model(folder / "tiny.gguf")
+        states = TinyModel("lfm2", with_tokenizer=True).write(folder / "states.gguf")
+        self.states = self.runtime.load_model(states, message_checkpoints=True)
+        self.with_states = _saved(self.runtime, self.states, folder / "states.safetensors")
         other = TinyLlama(with_tokenizer=True, n_vocab=400, seed=9).write(folder / "other.gguf")
         self.other = self.runtime.load_model(other)
 
@@ -84,9 +92,10 @@ class Fuzz(Surface):
         self.runtime.close()
 
     def make(self, rng: random.Random) -> bytes:
+        good = rng.choice([self.good, self.with_states])
         if rng.random() < 0.2:
-            return self._damage(rng)
-        forgery = Forgery(self.good)
+            return self._damage(good, rng)
+        forgery = Forgery(good)
         path = self.folder / "made"
         try:
             for _ in range(rng.choice([1, 1, 2, 4])):
@@ -95,10 +104,10 @@ class Fuzz(Surface):
                 return path.read_bytes()
         except (ValueError, TypeError, LookupError, AttributeError, StopIteration):
             pass  # it cannot even be written
-        return self._damage(rng)
+        return self._damage(good, rng)
 
-    def _damage(self, rng: random.Random) -> bytes:
-        out = bytearray(self.good.read_bytes())
+    def _damage(self, good: Path, rng: random.Random) -> bytes:
+        out = bytearray(good.read_bytes())
         for _ in range(rng.choice([1, 2, 20])):
             end = len(out) if rng.random() < 0.3 else 6000
             out[rng.randrange(end)] = rng.randrange(256)
@@ -109,7 +118,8 @@ class Fuzz(Surface):
         path.unlink(missing_ok=True)
         path.write_bytes(data)
         done = []
-        for model, require in ((self.model, "state-exact"), (self.other, "replayed")):
+        models = ((self.model, "state-exact"), (self.states, "state-exact"))
+        for model, require in (*models, (self.other, "replayed")):
             try:
                 done.append(self._use(path, model, require))
             except IsthmusError as error:

@@ -12,7 +12,18 @@ from typing import ClassVar
 from isthmus.config import Capacity
 
 MIB = 1 << 20
-NAMES = ("modules", "gguf", "adapters", "snapshots", "stores", "http", "prompts", "abi")
+NAMES = (
+    "modules",
+    "gguf",
+    "adapters",
+    "snapshots",
+    "stores",
+    "http",
+    "prompts",
+    "abi",
+    "web",
+    "objects",
+)
 """The surfaces; each is a file here with a class `Fuzz`."""
 
 

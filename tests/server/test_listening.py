@@ -1,4 +1,4 @@
-"""A port that another program listens on."""
+"""A server's start: a port that is taken, and what the first requests need not wait for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from isthmus.errors import SettingsError
 from isthmus.server.http.listening import serve
 from isthmus.server.settings import ServerSettings
+from tests.server.conftest import Serving
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -34,3 +36,21 @@ def test_a_full_collection_looks_at_nothing_that_was_there_before_the_first_requ
     n_frozen, n_looked_at = frozen
     assert n_looked_at < n_frozen / 100
     assert gc.get_freeze_count() == 0
+
+
+def test_the_first_requests_import_nothing_large(
+    tiny_q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever streams first would have the event loop import anyio's half of asyncio's: it would
+    answer nobody meanwhile."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    serving = Serving(tmp_path / "data", "--model", f"tiny={tiny_q8}", "--n-ctx", "256")
+    log = tmp_path / "data.log"
+    n_said = len(log.read_text())
+    for more in ({}, {"stream": True}):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+        assert serving.client.post("/v1/chat/completions", json=body | more).status_code == 200
+    late = log.read_text()[n_said:].splitlines()
+    assert serving.stop() == 0
+    imported = [it.rpartition("|")[2].strip() for it in late if it.startswith("import time:")]
+    assert [it for it in imported if it.partition(".")[0] in ("anyio", "isthmus", "numpy")] == []

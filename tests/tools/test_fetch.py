@@ -15,6 +15,7 @@ import pytest
 from isthmus.errors import Cancelled, SettingsError, ToolFailed
 from isthmus.tools import FetchTool, ToolLimits, fetch_tool
 from isthmus.tools.hosts import AllowedHosts
+from tests.patience import eventually
 
 PLENTY = ToolLimits(deadline_s=60)
 
@@ -138,6 +139,67 @@ def test_long_and_slow_pages(port: int) -> None:
         tool.run(json.dumps({"url": f"{here}/never"}).encode(), check)
 
 
+PUNYCODE = b"abc-" + b"e9zab8d" * 40_000
+"""As text it would take a minute, of which no deadline is told."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc", "non-negative"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\n\r\n", "what is no URL"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /" + b"x" * 8000 + b"\r\n\r\n", "up to 8000"),
+    ],
+    ids=["chunk", "location", "long-location"],
+)
+def test_answers_that_are_none(answer: bytes, said: str) -> None:
+    with answering(answer) as port:
+        assert said in refused(f"http://127.0.0.1:{port}/", f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "undefined", "unicode_escape", '"a\0"'])
+def test_what_is_no_charset_is_not_decoded(charset: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset={charset}\r\n\r\n".encode()
+    with answering(head + PUNYCODE) as port:
+        assert fetch(f"http://127.0.0.1:{port}/", f"127.0.0.1:{port}") == PUNYCODE
+
+
+def test_a_connection_that_comes_after_the_deadline_is_closed(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could end it: an endless page would be read for ever."""
+    deadline, made = threading.Event(), []
+    real = socket.create_connection
+
+    def late(*args: Any) -> socket.socket:
+        deadline.wait(60)
+        made.append(real(*args))
+        return made[-1]
+
+    monkeypatch.setattr(socket, "create_connection", late)
+    quick = ToolLimits(deadline_s=0.1)
+    host = f"127.0.0.1:{port}"
+    assert "did not answer" in refused(f"http://{host}/endless", host, limits=quick)
+    deadline.set()
+    assert eventually(lambda: bool(made) and made[0].fileno() == -1)
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """The port of a server that says these bytes to whoever asks."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
+
+
 def test_redirects_are_checked_again(port: int, names: dict[str, list[str]]) -> None:
     here, host = f"http://127.0.0.1:{port}", f"127.0.0.1:{port}"
     assert fetch(f"{here}/to?/b", host) == b"words of the page /b"
@@ -176,6 +238,7 @@ PRIVATE = [
     *("169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "198.18.0.1"),
     *("::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
     *("64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001:0:1:1:1:1:80ff:fffe"),
+    *("fec0::1", "64:ff9b:1::7f00:1", "::127.0.0.1", "::ffff:0:127.0.0.1", "168.63.129.16"),
 ]
 
 
@@ -225,6 +288,8 @@ def test_names_as_people_write_them(port: int, names: dict[str, list[str]]) -> N
         *("", "nonsense", "ftp://example.org/", "file:///etc/passwd", "http://", "http://[::1"),
         *("http://a:b@example.org/", "http://example.org:99999/", "http://" + "a" * 400 + "/"),
         *("http://example.org/a b", "http://example.org/\r\nHost: evil.org", "gopher://x/"),
+        *("http://\u2460\u2461\u2466.0.0.1/", "http://127\u30020.0.1/", "http://[::1%25lo]/"),
+        *("http://127.0.0.1./", "http://x.org\\@127.0.0.1/", "http://x.org/" + "x" * 8000),
         *("http://é\ud800.org/", "http://2130706433/", "http://0x7f.1/", "http://.example.org/"),
     ],
 )

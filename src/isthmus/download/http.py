@@ -8,22 +8,31 @@ for, and to no other that this one leads to; it stands in no error.
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
+
 from isthmus.errors import DownloadError
+from isthmus.printable import printable
 from isthmus.units import MIB
+
+_T = TypeVar("_T")
 
 _TIMEOUT_S = 30.0
 """Seconds without a byte until an attempt is given up."""
 _MOST_REDIRECTS = 5
 _MOST_ANSWER_NBYTES = 16 * MIB
 """What a listing may have."""
+_MOST_SHOWN = 200
+"""Characters of what a server says that an error shows."""
+_NUMBER = re.compile("[0-9]{1,18}")
 _BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 """Where systems keep certificates of which a Python of another build does not know."""
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -71,7 +80,7 @@ class Client:
             error.close()
             elsewhere = _origin(split_url(error.url)) != _origin(parts)
             if error.code in _BUSY or (elsewhere and error.code == http.client.FORBIDDEN):
-                raise Cut(f"{parts.hostname} answers {error.code} {error.reason}") from None
+                raise Cut(f"{parts.hostname} answers {error.code} {brief(error.reason)}") from None
             raise
         except (OSError, http.client.HTTPException) as error:
             through = f" through the proxy {request.host}" if request.host != asked else ""
@@ -87,7 +96,7 @@ class Client:
         with self.open(url, headers) as response:
             try:
                 data = response.read(_MOST_ANSWER_NBYTES + 1)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 raise Cut(f"{split_url(url).hostname}: {reason_of(error)}") from None
             if len(data) > _MOST_ANSWER_NBYTES:
                 raise DownloadError(f"{shown(url)} answers more than {_MOST_ANSWER_NBYTES} bytes")
@@ -112,6 +121,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         """The next request; DownloadError if it would leave HTTPS."""
+        fp.close()  # the standard library would read all that comes beside the new place
         to = split_url(newurl)
         allowed = ("https",) if split_url(req.full_url).scheme == "https" else ("http", "https")
         if to.scheme not in allowed:
@@ -132,10 +142,29 @@ def split_url(url: str) -> SplitResult:
         raise DownloadError(f"that is no URL: {error}") from None
 
 
+def decoded(data: bytes, kind: type[_T]) -> _T:
+    """What an answer of JSON says. DownloadError if it is of another kind, or nested too deeply."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DownloadError(f"the answer is not understood: {reason_of(error)}") from None
+
+
+def number(text: str) -> int:
+    """A number of bytes as a header says it; -1 for what is none."""
+    return int(text) if _NUMBER.fullmatch(text) else -1
+
+
+def brief(text: object) -> str:
+    """A stranger's word as an error shows it."""
+    found = printable(str(text))
+    return found if len(found) <= _MOST_SHOWN else f"{found[:_MOST_SHOWN]}…"
+
+
 def shown(url: str) -> str:
     """A URL for people, without what may be secret in it: user, password and query."""
     parts = split_url(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}"
+    return brief(f"{parts.scheme}://{parts.hostname}{parts.path}")
 
 
 def reason_of(error: Exception) -> str:
@@ -143,7 +172,7 @@ def reason_of(error: Exception) -> str:
     cause = getattr(error, "reason", None) or error
     cause = getattr(cause, "strerror", None) or cause
     lines = str(cause).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return brief(lines[0]) if lines else type(error).__name__
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-import msgspec
 from msgspec import Struct
 
 from isthmus.config import Environment
-from isthmus.download.http import Client
+from isthmus.download.http import Client, brief, decoded
 from isthmus.download.names import HubName, is_plain
 from isthmus.download.quants import PREFERRED, quant_of
 from isthmus.download.transfer import Remote, refusal
@@ -76,7 +75,9 @@ class Hub:
         """
         listing = self._listing(name, revision)
         if not _COMMIT.fullmatch(listing.sha):
-            raise DownloadError(f"the hub says that {name.repo} is at the commit {listing.sha!r}")
+            raise DownloadError(
+                f"the hub says that {name.repo} is at the commit {brief(listing.sha)}"
+            )
         chosen = choose(name, [it.rfilename for it in listing.siblings])
         by_name = {it.rfilename: it for it in listing.siblings}
         files = tuple(self._remote(name.repo, listing.sha, by_name[it]) for it in chosen)
@@ -86,12 +87,12 @@ class Hub:
         url = f"{self._url}/api/models/{name.repo}/revision/{quote(revision, safe='')}?blobs=true"
         try:
             data, _, _ = self.client.read(url, {"Accept": "application/json"})
-            return msgspec.json.decode(data, type=_Listing)
+            return decoded(data, _Listing)
         except urllib.error.HTTPError as error:
             what = f"{name.repo} at the revision {revision}"
             raise DownloadError(f"the hub does not give {what}: {refusal(error)}") from None
-        except msgspec.MsgspecError as error:
-            raise DownloadError(f"the hub's answer for {name} is not understood: {error}") from None
+        except DownloadError as error:
+            raise DownloadError(f"the hub does not give {name}: {error}") from None
 
     def _remote(self, repo: str, commit: str, found: _Sibling) -> Remote:
         lfs = found.lfs
@@ -101,7 +102,7 @@ class Hub:
                 "verified: it is not fetched"
             )
         if not 0 < lfs.size <= _MOST_FILE_NBYTES:
-            raise DownloadError(f"the hub says that {found.rfilename} has {lfs.size} bytes")
+            raise DownloadError(f"the hub says that {found.rfilename} has {brief(lfs.size)} bytes")
         url = f"{self._url}/{repo}/resolve/{commit}/{quote(found.rfilename)}"
         return Remote(url, PurePosixPath(found.rfilename).name, lfs.size, lfs.sha256)
 
@@ -139,7 +140,9 @@ def _models(name: HubName, files: Sequence[str]) -> list[list[str]]:
         if not it.endswith(SUFFIX):
             continue
         if not is_plain(it):
-            raise DownloadError(f"{name.repo} has a file named {it!r}: nothing of it is fetched")
+            raise DownloadError(
+                f"{name.repo} has a file named {brief(it)!r}: nothing of it is fetched"
+            )
         path = PurePosixPath(it)
         if any(word in path.name.lower() for word in _NO_MODELS):
             continue
@@ -183,4 +186,4 @@ def _quant(file: str) -> str:
 
 def _some(names: list[str]) -> str:
     more = " …" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    return ", ".join(map(brief, names[:_MOST_NAMED])) + more

@@ -7,15 +7,15 @@ https://packaging.python.org/en/latest/specifications/simple-repository-api/
 from __future__ import annotations
 
 import base64
+import contextlib
 import urllib.error
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlunsplit
 
-import msgspec
 from msgspec import Struct
 
 from isthmus.config import Environment
-from isthmus.download.http import Client, Cut, shown, split_url
+from isthmus.download.http import Client, Cut, decoded, shown, split_url
 from isthmus.download.known import Archive
 from isthmus.download.transfer import Remote
 from isthmus.errors import DownloadError
@@ -56,24 +56,32 @@ class Index:
             raise DownloadError(f"{what}: {shown(error.url)} answers {error.code}") from None
         for link, sha256 in _links(data, kind):
             if sha256 == archive.sha256:
-                found = urljoin(url, link)
-                return Remote(found, archive.package, archive.nbytes, archive.sha256)
+                return Remote(_joined(url, link), archive.package, archive.nbytes, archive.sha256)
         raise DownloadError(
             f"{what}: the index {shown(self._url)} has no file with its checksum; UV_DEFAULT_INDEX "
             "or PIP_INDEX_URL names another index"
         )
 
 
+def _joined(url: str, link: str) -> str:
+    """Where a page's link leads. DownloadError if that is no URL."""
+    try:
+        return urljoin(url, link)
+    except ValueError as error:
+        raise DownloadError(f"{shown(url)} leads to what is no URL: {error}") from None
+
+
 def _links(data: bytes, kind: str) -> list[tuple[str, str]]:
     """URLs and SHA-256 hashes of a page's files."""
     if kind == _JSON:
         try:
-            files = msgspec.json.decode(data, type=_Page).files
-        except msgspec.MsgspecError:
+            files = decoded(data, _Page).files
+        except DownloadError:
             return []
         return [(it.url, it.hashes.get("sha256", "")) for it in files]
     page = _Anchors()
-    page.feed(data.decode("utf-8", "replace"))
+    with contextlib.suppress(AssertionError):  # of the parser, at a declaration that is none
+        page.feed(data.decode("utf-8", "replace"))
     return [
         (link, fragment.removeprefix("sha256="))
         for link, _, fragment in (it.partition("#") for it in page.links)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from isthmus.download.http import Client, Cut, Response, reason_of, shown
+from isthmus.download.http import Client, Cut, Response, brief, number, reason_of, shown
 from isthmus.errors import DownloadError
 from isthmus.units import KIB, MIB
 
@@ -141,16 +141,16 @@ class Transfer:
         if response.status != http.client.PARTIAL_CONTENT:
             if part.nbytes:
                 part.restart()
-            nbytes = response.headers.get("Content-Length", "")
-            if nbytes.isdecimal() and int(nbytes) != remote.nbytes:
+            nbytes = response.headers.get("Content-Length")
+            if nbytes is not None and number(nbytes) != remote.nbytes:
                 raise DownloadError(
                     f"{remote.name} should have {remote.nbytes} bytes, and the server sends "
-                    f"{nbytes}: nothing was kept"
+                    f"{brief(nbytes)}: nothing was kept"
                 )
             return
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         whole = str(remote.nbytes)
-        if not found or int(found[1]) != part.nbytes or found[2] not in ("*", whole):
+        if not found or number(found[1]) != part.nbytes or found[2] not in ("*", whole):
             part.restart()
             raise Cut("the server sent another range than it was asked for")
 
@@ -159,7 +159,7 @@ class Transfer:
         while True:
             try:
                 block = response.read1(MIB)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 raise Cut(f"the connection broke: {reason_of(error)}") from None
             if not block:
                 break

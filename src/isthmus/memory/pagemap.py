@@ -39,13 +39,11 @@ def touched_chunks(region: Region, chunk_nbytes: int) -> npt.NDArray[np.intp]:
 
 def used_chunks(region: Region, chunk_nbytes: int) -> npt.NDArray[np.intp]:
     """Numbers of the chunks, ascending, that may hold anything but zero."""
-    touched = touched_chunks(region, chunk_nbytes)
-    used = region.image.used if region.image is not None else ()
-    parts = [
-        np.arange(offset // chunk_nbytes, -(-(offset + nbytes) // chunk_nbytes))
-        for offset, nbytes in used
-    ]
-    return np.unique(np.concatenate([touched, *parts]))
+    is_used = np.zeros(-(-region.nbytes // chunk_nbytes), dtype=bool)
+    is_used[touched_chunks(region, chunk_nbytes)] = True
+    for offset, nbytes in region.image.used if region.image is not None else ():
+        is_used[offset // chunk_nbytes : -(-(offset + nbytes) // chunk_nbytes)] = True
+    return np.flatnonzero(is_used)
 
 
 def _touched_pages(region: Region) -> npt.NDArray[np.bool_] | None:

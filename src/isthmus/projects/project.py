@@ -88,7 +88,7 @@ def open_project(folder: Path) -> Project:
         raise ProjectError(
             f"there is no {FILE} in {folder}: isthmus new NAME --lang LANG begins a project"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProjectError(f"{path}: {error}") from None
     require_name(file.name)
     require_language(file.lang)

@@ -138,6 +138,7 @@ def tools_problem(value: object) -> str | None:
 _ORIGIN = r"\*|null|[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9._-]*(\[[0-9a-f:]+\])?(:([0-9]{1,5}|\*))?"
 _ADDRESS = r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 _HOST = r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]"
+DAY_S = 86_400.0
 _POSITIVE = _seconds("more than 0", lambda it: it > 0)
 _MODEL = _list("a list of models, each as [NAME=]PATH", bool)
 
@@ -146,7 +147,7 @@ KINDS: Mapping[str, Kind] = {
     "port": _whole(0, 65535),
     "data": _text(),
     "cache": _or_absent(_text()),
-    "lease_s": _POSITIVE,
+    "lease_s": _seconds("more than 0, up to a day", lambda it: 0 < it <= DAY_S),
     "advertise": _or_absent(
         Kind(
             "a URL without a path, such as http://10.0.0.7:8080",

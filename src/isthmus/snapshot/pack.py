@@ -125,7 +125,7 @@ def _index(
         head = _header(n)
         if header_nbytes == len(head) and read(len(head), 0) == head:
             digests = read(n * DIGEST_NBYTES, header_nbytes + n * CHUNK_NBYTES)
-    if path.name != f"{hashlib.sha256(digests).hexdigest()}{PACK_SUFFIX}":
+    if not digests or path.name != f"{hashlib.sha256(digests).hexdigest()}{PACK_SUFFIX}":
         raise SnapshotInvalid(f"{path} is not a pack, or is truncated or damaged")
     return header_nbytes, [
         digests[i : i + DIGEST_NBYTES] for i in range(0, len(digests), DIGEST_NBYTES)

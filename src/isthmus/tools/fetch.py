@@ -10,6 +10,7 @@ Nothing but GET is sent: no cookies, no credentials, through no proxy.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import http.client
 import json
@@ -17,6 +18,7 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
@@ -27,10 +29,15 @@ from isthmus.tools.tool import Check, Tool, ToolLimits, require_short
 from isthmus.tools.waiting import Waiting
 from isthmus.units import KIB
 
+_Socket = TypeVar("_Socket", bound=socket.socket)
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
 _PART_NBYTES = 64 * KIB
+_MOST_URL = 8000
+"""Characters of a URL: what RFC 9110 asks everybody to take."""
+_NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
+"""Codecs of Python that no page is written in. Some take a time that grows with the square."""
 _HEADERS = {"User-Agent": "isthmus", "Accept": "*/*", "Accept-Encoding": "identity"}
 _PARAMETERS = {
     "type": "object",
@@ -57,7 +64,7 @@ class FetchTool(Tool):
         200."""
         try:
             url = msgspec.json.decode(arguments, type=_Arguments).url
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ToolFailed(f"its arguments are wrong: {error}") from None
         with contextlib.closing(_Fetch(self.hosts, self.context, self.limits)) as fetch:
             page: bytes = Waiting(partial(fetch.page, url)).result(self.limits, check)
@@ -93,12 +100,12 @@ class _Fetch:
             parts, port = _checked(url)
             try:
                 found = self._get(parts, port)
-            except (OSError, http.client.HTTPException, UnicodeError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 said = getattr(error, "strerror", None) or error or type(error).__name__
                 raise ToolFailed(f"{parts.hostname}: {said}") from None
             if isinstance(found, bytes):
                 return found
-            to = urljoin(url, found)
+            to = _joined(url, found)
             if parts.scheme == "https" and not to.startswith("https:"):
                 raise ToolFailed(f"{parts.hostname} leads to {to}, which is no https")
             url = to
@@ -136,22 +143,31 @@ class _Fetch:
         addresses = list(dict.fromkeys(str(it[4][0]) for it in found))
         for address in addresses:
             self._hosts.require_address(host, address)
-        if self._closed or not addresses:
-            raise ToolFailed(f"{host} was not asked")
         error: OSError | None = None
         for address in addresses:
             try:
-                plain = socket.create_connection((address, port), self._limits.deadline_s)
+                plain = self._opened(
+                    socket.create_connection((address, port), self._limits.deadline_s)
+                )
             except OSError as why:
                 error = why
                 continue
-            self._sockets.append(plain)
             if not is_secure:
                 return plain
-            secure = self._context.wrap_socket(plain, server_hostname=host)
-            self._sockets.append(secure)
+            secure = self._context.wrap_socket(
+                plain, server_hostname=host, do_handshake_on_connect=False
+            )
+            self._opened(secure).do_handshake()
             return secure
         raise error or ToolFailed(f"{host} cannot be reached")
+
+    def _opened(self, connection: _Socket) -> _Socket:
+        """A connection, which `close` ends. ToolFailed if it was called meanwhile."""
+        self._sockets.append(connection)
+        if self._closed:
+            connection.close()
+            raise ToolFailed("nobody waits for the page any more")
+        return connection
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         if response.getheader("Content-Encoding", "identity").lower() != "identity":
@@ -161,16 +177,32 @@ class _Fetch:
             data += part
             require_short(len(data), self._limits)
         charset = response.headers.get_content_charset()
-        if charset is None or charset == "utf-8":
+        if charset is None or not _is_charset(charset):
             return bytes(data)
-        try:
-            return bytes(data).decode(charset, errors="replace").encode(errors="replace")
-        except LookupError:
-            return bytes(data)
+        return bytes(data).decode(charset, errors="replace").encode(errors="replace")
+
+
+def _is_charset(name: str) -> bool:
+    """Whether a page may be written in a codec of Python's, and is not UTF-8 already."""
+    try:
+        b"".decode(name)
+        return codecs.lookup(name).name.replace("_", "-") not in _NO_CHARSETS | {"utf-8"}
+    except (LookupError, ValueError):
+        return False
+
+
+def _joined(url: str, to: str) -> str:
+    """Where a redirect leads. ToolFailed if that is no URL."""
+    try:
+        return urljoin(url, to)
+    except ValueError as error:
+        raise ToolFailed(f"it leads to what is no URL: {error}") from None
 
 
 def _checked(url: str) -> tuple[SplitResult, int]:
     """The parts of a URL and its port. ToolFailed for what is not to be asked."""
+    if len(url) > _MOST_URL:
+        raise ToolFailed(f"a URL has up to {_MOST_URL} characters, and not {len(url)}")
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)

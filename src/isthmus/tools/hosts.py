@@ -31,6 +31,11 @@ _NAME = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _ENTRY = re.compile(r"(?P<host>\[[0-9a-f:.]+\](/\d+)?|[^\[\]:]+)(:(?P<port>\d{1,5}))?", re.I)
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """Addresses of IPv6 that a gateway makes IPv4 of (RFC 6052)."""
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has allocated of IPv6 as public addresses (RFC 4291, section 2.4)."""
+_HOSTS_OWN = (ipaddress.ip_network("168.63.129.16/32"),)
+"""Public addresses by which a cloud's machines reach the host that they run on: Azure's
+(learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,10 @@ def _address(host: str) -> Address | None:
 def _is_public(address: Address) -> bool:
     if (inside := _inside(address)) is not None:
         return _is_public(inside)
+    if address.version == 6 and address not in _UNICAST:
+        return False
+    if any(address in it for it in _HOSTS_OWN):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

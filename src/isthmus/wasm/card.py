@@ -89,7 +89,7 @@ def _decoded(contents: bytes) -> GuestCard:
         )
     try:
         return msgspec.json.decode(contents, type=GuestCard)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GuestInvalid(
             f"has a section {SECTION!r} that is no card of a guest: {error}"
         ) from None

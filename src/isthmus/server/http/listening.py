@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
+import anyio.lowlevel
 import uvicorn
 from starlette.applications import Starlette
 
@@ -130,6 +131,7 @@ class _Server(uvicorn.Server):
                 "choose another --port, or 0 for any that is free"
             ) from None
         if self.started:
+            await anyio.lowlevel.checkpoint()  # it imports its half of asyncio's when first used
             gc.collect()
             gc.freeze()  # a full collection would stop every thread to look at all that stays
             host, port = self.servers[0].sockets[0].getsockname()[:2]

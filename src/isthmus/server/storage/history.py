@@ -65,7 +65,11 @@ def turns_of(full: FullRecord, read: Callable[[Segment], bytes]) -> list[Turn]:
         data = read(segment)
         if hashlib.sha256(data).hexdigest() != segment.sha256:
             raise SnapshotInvalid(f"turns of agent {full.id} until {segment.last} are damaged")
-        turns += _turns.decode(data)
+        try:
+            turns += _turns.decode(data)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            said = f"turns of agent {full.id} until {segment.last} are none: {error}"
+            raise SnapshotInvalid(said) from None
     return [*turns, *full.turns]
 
 

@@ -35,11 +35,13 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from isthmus.errors import SettingsError, StorageError
+from isthmus.server.kinds import DAY_S
 from isthmus.server.storage.objects import Objects, Version
 
 _log = logging.getLogger("isthmus.server")
@@ -53,7 +55,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     """The name of its cache folder."""
     where: str
     """For people."""
-    lease_s: float
+    lease_s: Annotated[float, Meta(gt=0, le=DAY_S)]
+    """Whoever comes next may have to wait for as long."""
     beat: int = 0
     ended: bool = msgspec.field(default=False, name="released")
     address: str = ""
@@ -264,7 +267,7 @@ class Node:
     def _decoded(self, number: int, data: bytes) -> Claim:
         try:
             return _decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             where = f"{self._objects.url}/{_name(number)}"
             raise SettingsError(f"{where} is no claim of a server: {error}") from None
 
