@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-attacks test-soak test-vulkan test-metal test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap
 test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/
 	$(BIN)/python tools/fetch_vulkan.py
 	. .vulkan/env && $(BIN)/pytest -m gpu tests/device
+
+test-metal: $(VENV)/.dev ## the Metal device without a Mac: a stand-in that has Metal's rules, pages of 16 KiB, and mistakes that it must catch
+	$(BIN)/pytest -m 'long or not long' tests/device/test_metal.py
 
 test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the library ISTHMUS_GGML
 	ISTHMUS_TEST_DEVICE=$${ISTHMUS_TEST_DEVICE:-cuda:0} $(BIN)/pytest -m gpu tests/device
