@@ -224,6 +224,34 @@ static int control(int fd, int command, long argument) {
 int fcntl(int fd, int command, ...) { ARGUMENT(command) return control(fd, command, argument); }
 int fcntl64(int fd, int command, ...) { ARGUMENT(command) return control(fd, command, argument); }
 
+// What macOS has instead: numbers of a process and of the machine's memory, by calls.
+
+static unsigned long number_in(const char *path, const char *after) {
+  static char text[65536];
+  int fd = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0);
+  long nbytes = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (fd >= 0) close(fd);
+  text[nbytes < 0 ? 0 : nbytes] = 0;
+  char *found = strstr(text, after);
+  return found ? strtoul(found + strlen(after), NULL, 10) : 0;
+}
+int proc_pidinfo(int pid, int flavor, uint64_t argument, void *info, int nbytes) {
+  struct { uint64_t virtual_size, resident_size, times[4]; int32_t counts[9], threadnum, rest[2]; } task = {0};
+  if (flavor != 4 || nbytes != sizeof task || pid != getpid()) return 0;
+  task.resident_size = number_in("/proc/self/status", "VmRSS:") * 1024;
+  task.threadnum = number_in("/proc/self/status", "Threads:");
+  memcpy(info, &task, sizeof task);
+  return sizeof task;
+}
+unsigned mach_host_self(void) { return 1; }
+int host_statistics64(unsigned host, int flavor, uint32_t *info, uint32_t *count) {
+  if (host != 1 || flavor != 4 || *count != 38) return 5;  // KERN_FAILURE
+  memset(info, 0, 38 * 4);
+  info[0] = number_in("/proc/meminfo", "MemFree:") * 1024 / PAGE;  // free_count
+  info[2] = (number_in("/proc/meminfo", "MemAvailable:") - number_in("/proc/meminfo", "MemFree:")) * 1024 / PAGE;
+  return 0;
+}
+
 int getpagesize(void) { return FOREIGN ? KERNEL_PAGE : PAGE; }
 extern long __sysconf(int name);
 long sysconf(int name) {
