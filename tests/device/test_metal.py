@@ -273,3 +273,12 @@ def test_without_a_mistake_nothing_is_said(
     package: Path, mac: dict[str, str], folder: Path
 ) -> None:
     assert exercise(mac, folder, PYTHONPATH=f"{package.parent}:{ROOT}") == (0, "")
+
+
+@pytest.mark.long
+def test_a_receipt(mac: dict[str, str], folder: Path, tmp_path: Path) -> None:
+    model = f"m={folder / 'x.gguf'}"
+    command = ["-m", "isthmus", "receipt", "--device", "metal", "--quick", "--model", model]
+    done = run(mac, *command, "--out", tmp_path / "mac")
+    assert done.returncode == 0, done.stderr
+    assert "* measured on metal:0: same, KV caches in guest memory" in done.stdout
