@@ -91,7 +91,8 @@ def _fetch_emulator() -> Path:
     target.mkdir(exist_ok=True)
     _run("apt-get", "-qq", "-oAPT::Sandbox::User=", "download", "qemu-user-static", cwd=target)
     _run("dpkg", "-x", str(next(target.glob("*.deb"))), str(target))
-    return next(target.glob("usr/bin/qemu-aarch64*"))
+    names = ("qemu-aarch64-static", "qemu-aarch64")
+    return next(it for name in names if (it := target / "usr/bin" / name).exists())
 
 
 def _fetch_wheels() -> None:

@@ -1,7 +1,7 @@
 """An agent that is saved, and restored, by whichever machine runs this.
 
-    python arm64_exercise.py save MODEL FILE       spawns one, saves it, prints what it is
-    python arm64_exercise.py restore MODEL FILE    restores it, prints what it is and how exactly
+    arm64_exercise save MODEL FILE       spawns one, saves it, prints what it is
+    arm64_exercise restore MODEL FILE    restores it, prints what it is and how exactly
 
 Prints JSON: the digest of the state, the level of a restore, why it is not exact, the machine.
 """

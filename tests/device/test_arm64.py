@@ -43,7 +43,7 @@ def run(python: str, *arguments: object) -> str:
 
 
 def exercise(python: str, *arguments: object) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(run(python, "tests/device/arm64_exercise.py", *arguments))
+    said: dict[str, Any] = json.loads(run(python, "-m", "tests.device.arm64_exercise", *arguments))
     return said
 
 
