@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-attacks test-soak test-vulkan test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,13 @@ test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap
 test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/
 	$(BIN)/python tools/fetch_vulkan.py
 	. .vulkan/env && $(BIN)/pytest -m gpu tests/device
+
+test-metal: $(VENV)/.dev ## the Metal device without a Mac: a stand-in that has Metal's rules, pages of 16 KiB, and mistakes that it must catch
+	$(BIN)/pytest -m 'long or not long' tests/device/test_metal.py
+
+test-arm64: $(VENV)/.dev ## arm64 in an emulator, fetched into .arm64/: memory, verify and snapshots, with pages of 4 and of 16 KiB (minutes)
+	$(BIN)/python tools/fetch_arm64.py
+	$(BIN)/pytest -m long tests/device/test_arm64.py
 
 test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the library ISTHMUS_GGML
 	ISTHMUS_TEST_DEVICE=$${ISTHMUS_TEST_DEVICE:-cuda:0} $(BIN)/pytest -m gpu tests/device
@@ -130,7 +137,7 @@ size: ## lines of code, file by file
 	@find src -name '*.py' | xargs wc -l | sort -n
 
 clean: ## remove what was made here
-	rm -rf $(VENV) .vulkan bench-results .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .vulkan .arm64 bench-results .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Isthmus needs Python 3.10 or newer; run: make PYTHON=python3.12 …")'

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import statistics
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import wasmtime
 from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.machine import exact_resident_nbytes
 from isthmus.model import Model
 from isthmus.native import wasmtime_capi as capi
 from isthmus.native._ggml import GgmlType
@@ -130,22 +129,6 @@ def prove_model(actor: Actor, model: Model, growth: int) -> ModelProof:
         kv_nbytes_used=session.n_tokens * session.layout.token_nbytes,
         resident_growth=growth,
     )
-
-
-def resident_nbytes(kind: str = "Rss") -> int:
-    """Resident memory of this process, exact: the quick counters of Linux lag behind.
-
-    On Linux `kind` may be `Pss`, which counts a page that is mapped n times as n times an nth.
-    """
-    rollup = Path("/proc/self/smaps_rollup")
-    if rollup.exists():
-        for line in rollup.read_text().splitlines():
-            if line.startswith(f"{kind}:"):
-                return int(line.split()[1]) * KIB
-    done = subprocess.run(
-        ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout) * KIB
 
 
 def plot(proofs: Sequence[SizeProof], file: Path) -> None:
@@ -282,11 +265,11 @@ class _Gemm:
             for _ in range(_WARM_UP):  # all that messages touch, without computing
                 self._actor.send("compute repeat=0")
             gc.collect()
-            before = resident_nbytes()
+            before = exact_resident_nbytes()
         self._actor.send("compute repeat=1")
         if self._first:
             gc.collect()
-            self.growth = resident_nbytes() - before
+            self.growth = exact_resident_nbytes() - before
             self._first = False
         self.bytes_copied += self._actor.counters.bytes_copied - copied
         return (self._actor.counters.host_ns - host_ns) / 1e9

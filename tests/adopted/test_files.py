@@ -60,7 +60,7 @@ def test_without_memory_for_a_copy_the_model_fails_and_not_the_process(
     with opened(device, path) as (model, room):
         session = room.open(model)
         model.prefill(session, PROMPT)
-        monkeypatch.setattr(lease, "_free_nbytes", no_memory)
+        monkeypatch.setattr(lease, "available_nbytes", no_memory)
         attacked(path, TRUNCATE)
         with pytest.raises(ModelFileError, match="was written to while it was in use"):
             model.decode(session, 1)

@@ -131,7 +131,7 @@ def test_without_memory_for_a_copy_the_model_fails_and_not_the_process(
     path = embedder().write(tmp_path / "x.gguf")
     model = open_model(device, path, ModelSettings())
     embedding(model)
-    monkeypatch.setattr(lease, "_free_nbytes", no_memory)
+    monkeypatch.setattr(lease, "available_nbytes", no_memory)
     attacked(path, TRUNCATE)
     with pytest.raises(ModelFileError, match="was written to while it was in use"):
         embedding(model)
@@ -219,7 +219,7 @@ def test_a_lost_shard_ends_its_model_and_no_other(
         open_model(device, it, ModelSettings()) for it in (shards[0], tmp_path / "x.gguf")
     )
     before = embedding(other)
-    monkeypatch.setattr(lease, "_free_nbytes", no_memory)
+    monkeypatch.setattr(lease, "available_nbytes", no_memory)
     attacked(shards[1], TRUNCATE)
     with pytest.raises(ModelFileError, match=r"00002-of-00004\.gguf was written to while"):
         embedding(model)
@@ -282,7 +282,7 @@ def test_what_a_library_has_mapped_may_be_lost(
     llama: tuple[Llama, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, paths = llama
-    monkeypatch.setattr(lease, "_free_nbytes", no_memory)
+    monkeypatch.setattr(lease, "available_nbytes", no_memory)
     attacked(paths[0], TRUNCATE)
     assert found.guard.changed == paths[0]
     assert not any(found.read()[0])

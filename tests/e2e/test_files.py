@@ -91,7 +91,7 @@ def test_a_shard_that_is_lost_ends_what_uses_it(
     if model.weights._mappings[0]._file.state is not State.LEASED:
         pytest.skip("this file system, or this user, has no leases")
     actor, unharmed = spawned(shared, model), spawned(shared, other)
-    monkeypatch.setattr(lease, "_free_nbytes", lambda: 0)
+    monkeypatch.setattr(lease, "available_nbytes", lambda: 0)
     code = "import os, sys; os.truncate(sys.argv[1], 64)"
     subprocess.run([sys.executable, "-c", code, str(shards[1])], check=True, timeout=60)
     for _ in range(2):

@@ -27,13 +27,13 @@ from isthmus.errors import (
     SnapshotNotFound,
     SnapshotUntrusted,
 )
+from isthmus.machine import exact_resident_nbytes
 from isthmus.memory import Region
 from isthmus.memory.pagemap import touched_chunks
 from isthmus.model.probes.widths import Width
 from isthmus.snapshot import CHUNK_NBYTES, Store, open_snapshot
 from isthmus.snapshot.report import diff, inspect, lineage
 from isthmus.units import OS_PAGE
-from isthmus.verification import resident_nbytes
 from tests.e2e.test_cli import complains, isthmus
 from tests.exact.digest import digest
 from tests.tiny_gguf import TinyLlama
@@ -428,7 +428,7 @@ def _held_nbytes() -> int:
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
         libc.malloc_trim(0)
-    return resident_nbytes("Pss_Anon") + resident_nbytes("Pss_Shmem")
+    return exact_resident_nbytes("Pss_Anon") + exact_resident_nbytes("Pss_Shmem")
 
 
 # ---------------------------------------------------------------------------------- command line

@@ -15,8 +15,9 @@ import pytest
 from isthmus.benchmarks import host
 from isthmus.benchmarks.host import Case, HostPlan, bench_host, bench_runaway
 from isthmus.benchmarks.null_model import token_text, write_null_model
-from isthmus.benchmarks.resident import n_threads, resident_outside
+from isthmus.benchmarks.resident import resident_outside
 from isthmus.errors import VerificationFailed
+from isthmus.machine import n_threads
 from isthmus.memory import Region
 from isthmus.runtime import Runtime
 from isthmus.units import MIB

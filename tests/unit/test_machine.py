@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
-from isthmus.machine import default_memory_nbytes
+from isthmus import machine as machine_module
+from isthmus.machine import (
+    available_nbytes,
+    default_memory_nbytes,
+    exact_resident_nbytes,
+    n_threads,
+    resident_nbytes,
+    sync_file,
+)
 from isthmus.units import GIB, MIB
 
 
@@ -66,3 +78,73 @@ def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
 
 def test_a_machine_that_has_nothing_left_gives_some_of_it(tmp_path: Path) -> None:
     assert default_memory_nbytes(machine(tmp_path, 100 * MIB)) == 25 * MIB
+
+
+# ------------------------------------------------------------------ macOS, stood in for
+
+
+class FakeLibSystem:
+    """The calls by which macOS tells what Linux has in /proc."""
+
+    def __init__(self) -> None:
+        self.refuses = False
+
+    def mach_host_self(self) -> int:
+        return 7
+
+    def host_statistics64(self, host: int, flavor: int, info: object, count: object) -> int:
+        """Counters of pages: free, active, inactive, wired, …"""
+        assert (host, flavor) == (7, 4)
+        pages = ctypes.cast(info, ctypes.POINTER(ctypes.c_uint32))  # type: ignore[arg-type]
+        pages[0], pages[1], pages[2], pages[3] = 1000, 50_000, 3000, 60_000
+        return 5 if self.refuses else 0
+
+    def proc_pidinfo(self, pid: int, flavor: int, _arg: object, info: object, nbytes: int) -> int:
+        assert (pid, flavor, nbytes) == (os.getpid(), 4, 96)
+        ctypes.cast(info, ctypes.POINTER(ctypes.c_uint64))[1] = 123 * MIB  # type: ignore[arg-type]
+        ctypes.cast(info, ctypes.POINTER(ctypes.c_int32))[21] = 9  # type: ignore[arg-type]
+        return 0 if self.refuses else nbytes
+
+
+@pytest.fixture
+def macos(monkeypatch: pytest.MonkeyPatch) -> FakeLibSystem:
+    fake = FakeLibSystem()
+    monkeypatch.setattr(machine_module, "_libc", fake)
+    return fake
+
+
+def test_what_macos_says_of_itself(macos: FakeLibSystem, tmp_path: Path) -> None:
+    assert available_nbytes(tmp_path) == 4000 * os.sysconf("SC_PAGE_SIZE")
+    left = available_nbytes(tmp_path) or 0
+    assert default_memory_nbytes(tmp_path) == max(left - 256 * MIB, left // 4)
+    assert resident_nbytes(tmp_path) == exact_resident_nbytes(root=tmp_path) == 123 * MIB
+    assert n_threads(tmp_path) == 9
+
+
+def test_what_macos_does_not_say(macos: FakeLibSystem, tmp_path: Path) -> None:
+    macos.refuses = True
+    assert available_nbytes(tmp_path) is resident_nbytes(tmp_path) is None
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert default_memory_nbytes(tmp_path) == less_reserve(physical * 3 // 4)
+    assert exact_resident_nbytes(root=tmp_path) == 0
+    assert n_threads(tmp_path) >= 1
+
+
+def test_a_file_is_synced_into_the_drive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By F_FULLFSYNC on macOS, and by fsync where a file system has no such request."""
+    asked: list[object] = []
+    answer: list[OSError] = []
+
+    def full(_fd: int, command: int) -> int:
+        asked.append(command)
+        if answer:
+            raise answer[0]
+        return 0
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full)
+    monkeypatch.setattr(os, "fsync", lambda _fd: asked.append("fsync"))
+    sync_file(3)
+    answer.append(OSError(errno.ENOTSUP, "no such request"))
+    sync_file(3)
+    assert asked == [51, 51, "fsync"]

@@ -29,10 +29,11 @@ import numpy as np
 from isthmus.actor import Actor, Reply
 from isthmus.benchmarks.null_model import N_LAYER, token_text, write_null_model
 from isthmus.benchmarks.record import Record, describe_run, room_for
-from isthmus.benchmarks.resident import n_threads, resident_outside
+from isthmus.benchmarks.resident import resident_outside
 from isthmus.config import Capacity
 from isthmus.device.null import NullDevice
 from isthmus.errors import VerificationFailed
+from isthmus.machine import n_threads
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.units import KIB

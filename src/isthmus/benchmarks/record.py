@@ -48,7 +48,7 @@ def describe_run(device: DeviceInfo) -> Record:
         },
         "versions": {
             "isthmus": isthmus.__version__,
-            "commit": _commit(),
+            "commit": commit(),
             "python": platform.python_version(),
             "wasmtime": version("wasmtime"),
             "numpy": version("numpy"),
@@ -93,7 +93,8 @@ def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> fl
     return statistics.median(a / b for a, b in pairs)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of the code, if it is a checkout; `unknown` otherwise."""
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
     try:

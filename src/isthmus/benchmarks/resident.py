@@ -1,19 +1,17 @@
-"""Resident memory and threads of this process."""
+"""Resident memory of this process beside that of guests."""
 
 from __future__ import annotations
 
 import bisect
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from isthmus.machine import exact_resident_nbytes
 from isthmus.memory import Region
 from isthmus.units import KIB
-from isthmus.verification import resident_nbytes
 
 _SMAPS = Path("/proc/self/smaps")
-_STATUS = Path("/proc/self/status")
 _MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ .*|^Rss: +(\d+) kB$", re.MULTILINE)
 
 
@@ -24,7 +22,7 @@ def resident_outside(regions: Sequence[Region]) -> int:
     A first call may itself make the heap grow: take the second one before what is measured.
     """
     if not _SMAPS.exists():
-        return resident_nbytes()
+        return exact_resident_nbytes()
     text = _SMAPS.read_bytes()  # all of it first: memory changes while it is looked at
     ends = {region.base: region.base + region.reserved_nbytes for region in regions}
     bases = sorted(ends)
@@ -37,12 +35,3 @@ def resident_outside(regions: Sequence[Region]) -> int:
         at = bisect.bisect_right(bases, start) - 1
         outside = at < 0 or start >= ends[bases[at]]
     return nbytes
-
-
-def n_threads() -> int:
-    """Threads of this process; those of Python alone where the system does not say."""
-    if not _STATUS.exists():
-        return threading.active_count()
-    found = re.search(r"^Threads:\s+(\d+)$", _STATUS.read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])

@@ -31,10 +31,10 @@ from isthmus.benchmarks.record import (
 from isthmus.benchmarks.rival import Libllama
 from isthmus.config import Verify
 from isthmus.errors import VerificationFailed
+from isthmus.machine import exact_resident_nbytes
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Saved
-from isthmus.verification import resident_nbytes
 
 CONTEXTS = (100, 1000, 4000)
 _MOST_PREFILL_REPEATS = 3
@@ -168,10 +168,10 @@ class _Subject:
         actor.send(f"prefill {self.n_tokens} 1")
         first_s = _seconds(lambda: actor.fork()[0])
         gc.collect()
-        before = resident_nbytes("Pss")
+        before = exact_resident_nbytes("Pss")
         children: list[Actor] = []
         each = [_seconds(lambda: children.append(actor.fork()[0])) for _ in range(_N_FORKS)]
-        growth = resident_nbytes("Pss") - before
+        growth = exact_resident_nbytes("Pss") - before
         self._check(self._next_token_of(children[0]))
         for child in (*children, actor):
             child.close()

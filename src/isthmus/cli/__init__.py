@@ -44,6 +44,7 @@ COMMANDS = (
     "serve",
     "ps",
     "bench",
+    "receipt",
     "devices",
     "architectures",
     "pull",

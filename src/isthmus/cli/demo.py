@@ -7,9 +7,10 @@ import argparse
 from isthmus.actor import Reply
 from isthmus.cli.naming import fetched_model
 from isthmus.cli.options import add_device_options, open_runtime, say
+from isthmus.machine import exact_resident_nbytes
 from isthmus.model import Model
 from isthmus.units import format_nbytes
-from isthmus.verification import ModelProof, prove_model, resident_nbytes
+from isthmus.verification import ModelProof, prove_model
 
 HELP = "fetch a small model, talk with it through a sandboxed guest, and show the proof"
 EXAMPLES = """\
@@ -40,12 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
             args=["temperature=0.3", "max_tokens=160"],
             seed=arguments.seed,
         )
-        before = resident_nbytes()
+        before = exact_resident_nbytes()
         print(f"> {arguments.prompt}")
         with actor.stream(arguments.prompt) as stream:
             for piece in stream:
                 print(piece, end="", flush=True)
-        growth = resident_nbytes() - before
+        growth = exact_resident_nbytes() - before
         proof = prove_model(actor, model, growth)
         used = format_nbytes(proof.kv_nbytes_used)
         print("\n\nProof")

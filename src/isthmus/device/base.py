@@ -191,12 +191,17 @@ class Device(ABC):
         return InputBuffer(self.library, self._allocate(nbytes), nbytes, pinned or 0)
 
     def import_memory(self, base: HostAddr, nbytes: int) -> Buffer:
-        """A buffer over memory of the process, without a copy. Raises DeviceFailed."""
+        """A buffer over memory of the process, without a copy. Raises DeviceFailed.
+
+        An error that the library logs is a refusal, also if it gives a handle: that of Metal does,
+        and ends the process when the handle is used or freed (`ggml-metal.cpp` of ggml 0.25,
+        `ggml_backend_metal_device_buffer_mapped`).
+        """
         with self.library.errors() as lines:
             handle = self.library.ggml_backend_dev_buffer_from_host_ptr(
                 self._handle, base, nbytes, nbytes
             )
-        if not handle:
+        if lines or not handle:
             said = f": {lines[0]}" if lines else ""
             raise DeviceFailed(
                 f"the device {self.name} refused to address {format_nbytes(nbytes)} of the "

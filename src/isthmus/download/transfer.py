@@ -25,6 +25,7 @@ from typing import IO
 
 from isthmus.download.http import Client, Cut, Response, brief, number, reason_of, shown
 from isthmus.errors import DownloadError
+from isthmus.machine import sync_file
 from isthmus.units import KIB, MIB
 
 _ATTEMPTS = 5
@@ -94,7 +95,7 @@ class Transfer:
                 raise DownloadError(
                     f"{remote.name} has the checksum {digest} and not {remote.sha256}; thrown away"
                 )
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
             part.forget_tag()
         return path
 

@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 from weakref import WeakSet, ref
 
 from isthmus.errors import RegionError
+from isthmus.machine import available_nbytes
 from isthmus.native import libc
 from isthmus.units import MIB, format_nbytes
 
@@ -114,7 +115,7 @@ class LeasedFile:
         """Puts copies in the place of all ranges."""
         nbytes, end = sum(it.nbytes for it in ranges), time.monotonic() + _PATIENCE_S
         try:
-            if _free_nbytes() < nbytes + _SPARE_NBYTES:
+            if (available_nbytes() or 0) < nbytes + _SPARE_NBYTES:
                 raise MemoryError
             for it in ranges:
                 libc.replace(it.base, it.nbytes, self._copied(it, end))
@@ -181,15 +182,6 @@ def try_take(fd: int) -> int:
 def _status(fd: int) -> tuple[int, int]:
     found = os.fstat(fd)
     return found.st_size, found.st_mtime_ns
-
-
-def _free_nbytes() -> int:
-    """Bytes of memory that the system says it could give."""
-    with open("/proc/meminfo", "rb") as file:
-        for line in file:
-            if line.startswith(b"MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 class Watched(Protocol):

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isthmus.errors import IsthmusError, SnapshotError
+from isthmus.machine import sync_file
 
 _SUFFIX = ".partial"
 _PREFIX = ".isthmus-"
@@ -59,7 +60,7 @@ class AtomicFile:
         """Gives the file its length, and its name once every byte is on the disk."""
         with explained(self.path):
             os.ftruncate(self.fd, nbytes)
-            os.fsync(self.fd)
+            sync_file(self.fd)
             require_replaceable(self.path)  # it may have taken minutes until here
             os.replace(self.temporary, self.path)
             sync_folder(self.path.parent)
@@ -116,7 +117,7 @@ def sync_folder(folder: Path) -> None:
     """Makes names that were added, replaced or removed durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync_file(fd)
     finally:
         os.close(fd)
 

@@ -161,6 +161,7 @@ def _prepared(uri: str) -> sqlite3.Connection:
         db.execute("PRAGMA mmap_size = 0")
         db.execute("PRAGMA trusted_schema = OFF")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA fullfsync = ON")  # of macOS alone: see machine.sync_file
         _require_no_log(db)
         db.execute("PRAGMA journal_mode = TRUNCATE")
         if not _tables(db):

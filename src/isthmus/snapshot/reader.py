@@ -31,6 +31,9 @@ from isthmus.snapshot.packs import Packs
 from isthmus.snapshot.regular import open_regular, read_at
 from isthmus.units import HostAddr, format_nbytes
 
+_KNOWS_NO_HOLES = (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY)
+"""Answers of systems and file systems that cannot tell where a file has holes."""
+
 PACKS_FOLDER = "packs"
 
 
@@ -210,6 +213,9 @@ def _data_ranges(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
             start = os.lseek(fd, at, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole follows
+                return
+            if error.errno in _KNOWS_NO_HOLES:
+                yield at, end
                 return
             raise SnapshotError(f"cannot look for holes in the file: {error.strerror}") from None
         if start >= end:

@@ -249,7 +249,11 @@ class Node:
     def _end(self, number: int, tag: str, silent_s: float) -> None:
         """Ends a claim, if it is unchanged for its lease and still the one of that tag."""
         found = self._objects.find(_name(number))
-        claim = None if found is None else self._decoded(number, found.data)
+        try:
+            claim = None if found is None else self._decoded(number, found.data)
+        except SettingsError as error:  # nobody keeps such a claim
+            _log.warning("%s", error)
+            claim = None
         if found is None or claim is None or claim.ended:
             self._ended.add(number)
         elif silent_s > claim.lease_s and self._tags().get(number) == tag:
