@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     path = resolve(arguments.what)
-    name = "inspect" if path.suffix == ".safetensors" and path.is_file() else "inspect_model"
+    is_snapshot = path.suffix == ".safetensors" and path.is_file()
+    name = "inspect_command" if is_snapshot else "inspect_model"
     module = importlib.import_module(f"isthmus.cli.{name}")
     parser = argparse.ArgumentParser(prog=arguments.parser.prog)
     module.add_arguments(parser)
