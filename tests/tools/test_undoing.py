@@ -178,7 +178,7 @@ def test_a_turn_that_cannot_be_saved_has_not_happened(
     async def live(box: Toolbox) -> int:
         shelf = Shelf(no_models(null_runtime), settings, AgentTools(box))
         agents = Agents(shelf, settings)
-        guest = shelf.add_guest(CALLER)
+        guest = shelf.guests.add(CALLER)
         made = await shelf.create(msgspec.structs.replace(record, guest=guest))
         with monkeypatch.context() as patch:
             patch.setattr(shelf, "write", refuse)
