@@ -44,8 +44,7 @@ class Rules:
     """A collector reads records until no new ones have appeared meanwhile."""
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How much of each may happen in one history."""
 
     nodes: int = 2
@@ -373,8 +372,8 @@ def _is_ended(state: State, number: int) -> bool:
 
 
 def _spent(state: State, name: str) -> State:
-    left = {**state.left.__dict__, name: getattr(state.left, name) - 1}
-    return state._replace(left=Bounds(**left))
+    left = state.left._replace(**{name: getattr(state.left, name) - 1})
+    return state._replace(left=left)
 
 
 def _sorted(state: State) -> State:
