@@ -182,7 +182,11 @@ BAD = {
     ),
     "an empty file": ("eyes", picture(b""), "an empty file"),
     "a cut off picture": ("eyes", picture(png()[:60]), "picture or sound 1 .* damaged"),
-    "a picture of nothing": ("eyes", picture(b"GIF89a" + bytes(99)), "none of PNG, JPEG and WAV"),
+    "a picture of nothing": (
+        "eyes",
+        picture(b"GIF89a" + bytes(99)),
+        "JPEG, WebP and WAV",
+    ),
     "a sound for eyes": ("eyes", sound(wav()), "the model does not take it"),
     "a picture for ears": ("ears", picture(png()), "the model does not take it"),
     "a picture for who reads": ("blind", picture(png()), "--mmproj"),
