@@ -222,6 +222,24 @@ def test_a_picture_among_other_turns(client: openai.OpenAI) -> None:
     assert done.usage.completion_tokens == 4
 
 
+def test_a_message_to_an_agent(seeing: Serving) -> None:
+    made = {"model": "eyes", "args": {"max_tokens": "4"}}
+    agent = f"/v1/agents/{seeing.post('/v1/agents', made)['id']}"
+    said = {"input": "What is it?", "files": [uri(png(seed=1)), uri(png(seed=2))]}
+    seen = seeing.post(f"{agent}/messages", said)["usage"]["total_tokens"]
+    seeing.post(f"{agent}/messages", {"input": "And now?"})
+    assert [it["n_files"] for it in seeing.get(agent)["turns"]] == [2, 0]
+    assert seen > 2 * N_ROWS["eyes"]
+    for files, why in (
+        (["https://example.org/a.png"], "files[0] is a URL"),
+        (["cat.png"], "no data URI"),
+        ([uri(png())] * 65, "64"),
+    ):
+        refused = seeing.client.post(f"{agent}/messages", json={"input": "x", "files": files})
+        assert refused.status_code == 400
+        assert why in refused.text
+
+
 def test_a_text_that_looks_like_a_mark(client: openai.OpenAI) -> None:
     """Whoever writes the characters that marks are made of makes no mark."""
     done = ask(client, "eyes", {"type": "text", "text": "\ufdd00\ufdd0"}, picture(png()))
