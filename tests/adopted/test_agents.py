@@ -95,6 +95,28 @@ def test_what_fails_can_be_undone(name: str, model: Model, shared: Runtime) -> N
     assert actor.send("Three").text == untouched.send("Three").text
 
 
+@OF_STATE
+def test_a_state_that_a_failed_pass_spoilt_is_known_wherever_it_goes(
+    name: str, model: Model, shared: Runtime, tmp_path: Path
+) -> None:
+    actor = chat(shared, model)
+    actor.send("One")
+    saved = actor.snapshot(tmp_path / "good.safetensors")
+    assert open_snapshot(saved.path, None).manifest.format_version == 5
+    actor.sessions[0].lose()
+    saved = actor.snapshot(tmp_path / "spoilt.safetensors")
+    assert open_snapshot(saved.path, None).manifest.format_version == 6
+    (fork,) = actor.fork()
+    restored = shared.restore(saved, models={"default": model})
+    for it in (actor, fork, restored):
+        with pytest.raises(DeviceFailed, match="truncate it to 0"):
+            it.sessions[0].require_whole()
+    answers = [it.send("Two").text for it in (actor, fork, restored)]  # all of it is computed again
+    assert answers == [answers[0]] * 3
+    for it in (actor, fork, restored):
+        it.sessions[0].require_whole()
+
+
 @EACH
 def test_a_turn_that_fails_is_taken_back_by_the_guest(
     name: str, model: Model, shared: Runtime

@@ -55,6 +55,21 @@ def test_a_token_that_fails_is_taken_back_if_the_state_was_kept(
         assert go_on(model, session) == logits_of(device, tiny_file("mamba"))[1:]
 
 
+def test_a_copy_of_a_spoilt_state_is_spoilt(device: Device, tiny_file: Files) -> None:
+    """One of no tokens is not, and has the states of a new session."""
+    with opened(device, tiny_file("mamba")) as (model, room):
+        source, copy = room.open(model), room.open(model)
+        model.prefill(source, PROMPT)
+        source.lose()
+        copy.copy_from(source, len(PROMPT))
+        with pytest.raises(DeviceFailed, match="truncate it to 0"):
+            copy.require_whole()
+        copy.copy_from(source, 0)
+        assert not any(ctypes.string_at(*place).strip(b"\0") for place in copy._states())
+        model.prefill(copy, PROMPT)
+        assert go_on(model, copy) == logits_of(device, tiny_file("mamba"))[1:]
+
+
 def test_a_chunk_is_as_long_as_settings_say(device: Device, tiny_file: Files) -> None:
     """Longer than what libllama takes by default; nobody asks for logits after any token of it."""
     settings = replace(SETTINGS, prefill_chunk=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 import struct
@@ -155,6 +156,70 @@ def test_jpeg_without_its_end(decode: Decode) -> None:
     assert (part[:50] == whole[:50]).all()
 
 
+LOSSY = {
+    "best": {"quality": 99, "method": 6},
+    "usual": {},
+    "coarse": {"quality": 5, "method": 0},
+}
+LOSSLESS = {"usual": {}, "quick": {"method": 0}, "best": {"method": 6, "quality": 100}}
+
+
+def shown(file: bytes) -> np.ndarray:
+    """What another decoder makes of a file."""
+    return on_white(Image.open(io.BytesIO(file))).astype(int)
+
+
+@pytest.mark.parametrize("how", LOSSY)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (37, 29), (203, 131)])
+def test_webp(decode: Decode, mode: str, how: str, size: tuple[int, int]) -> None:
+    file = saved(picture(mode, *size), "WEBP", **LOSSY[how])
+    kind, found = decode(file)
+    assert kind == "rgb"
+    assert np.abs(found - shown(file)).max() <= 2
+
+
+SIMPLE = base64.b64decode(
+    "UklGRoAAAABXRUJQVlA4IHQAAACyBQCdASoYABQAP32Mvkq/rKmisBgMB/oviewAnTLiJyQkMZxnOEOd/qh+K2Ii"
+    "DOO6MMEp4jgA/ouw5wS5efYJn3N1UFzyjHCw0BhD6papjbe+0PQF5iwiEYNRF1uqjBP3f6oYeUKoAJPfyy9xqIqc"
+    "lS8AAA=="
+)
+"""24 by 20 pixels, in segments, whose edges the simple filter smooths: cwebp -nostrong -f 90."""
+
+
+def test_webp_whose_edges_are_smoothed_simply(decode: Decode) -> None:
+    assert np.abs(decode(SIMPLE)[1] - shown(SIMPLE)).max() <= 2
+
+
+@pytest.mark.parametrize("how", LOSSLESS)
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (37, 29), (203, 131)])
+def test_webp_without_loss(decode: Decode, mode: str, how: str, size: tuple[int, int]) -> None:
+    file = saved(picture(mode, *size), "WEBP", lossless=True, **LOSSLESS[how])
+    assert (decode(file)[1] == shown(file)).all()
+
+
+@pytest.mark.parametrize("n_colours", [2, 3, 9, 200])
+def test_webp_with_few_colours(decode: Decode, n_colours: int) -> None:
+    image = picture("RGB", 61, 40).quantize(n_colours).convert("RGB")
+    found = decode(saved(image, "WEBP", lossless=True))[1]
+    assert (found == np.asarray(image)).all()
+
+
+def test_webp_that_moves(decode: Decode) -> None:
+    first, second = picture("RGBA"), Image.new("RGBA", (37, 29), (1, 2, 3, 255))
+    file = saved(first, "WEBP", save_all=True, append_images=[second], lossless=True, exact=True)
+    assert b"ANMF" in file
+    assert (decode(file)[1] == on_white(first)).all()
+
+
+def test_webp_without_its_end(decode: Decode) -> None:
+    file = saved(picture("RGB", 200, 130), "WEBP", quality=90)
+    whole, part = decode(file)[1], decode(file[: len(file) * 3 // 4])[1]
+    assert part.shape == whole.shape
+    assert (part[:40] == whole[:40]).all()
+
+
 def sound(rate: int, n: int, channels: int = 1, nbytes: int = 2) -> tuple[bytes, np.ndarray]:
     wave_ = 0.5 * np.sin(2 * np.pi * 300 * np.arange(n) / rate)
     most = 2 ** (8 * nbytes - 1) - 1
@@ -203,6 +268,15 @@ def jpeg_of(width: int, height: int) -> bytes:
     return bytes(file)
 
 
+def riff(kind: bytes, data: bytes) -> bytes:
+    parts = b"WEBP" + kind + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(parts)) + parts
+
+
+def lossless_head(width: int, height: int) -> bytes:
+    return b"\x2f" + struct.pack("<I", width - 1 | (height - 1) << 14)
+
+
 BAD = {
     "nothing": (b"", "not support"),
     "text": (b"a picture, honestly", "not support"),
@@ -216,6 +290,19 @@ BAD = {
     "a colour that is none": (png(1, 1, 8, 3, b"\0\7"), "value"),
     "cut off": (saved(picture("RGB"), "PNG")[:100], "value"),
     "cmyk": (saved(picture("RGB").convert("CMYK"), "JPEG"), "cannot"),
+    "webp of nothing": (riff(b"VP8X", bytes(10)), "value"),
+    "webp of no pixels": (riff(b"VP8 ", b"\x10\0\0\x9d\1\x2a" + bytes(40)), "value"),
+    "webp of too many pixels": (
+        riff(b"VP8 ", b"\x10\0\0\x9d\1\x2a\xff\x3f\xff\x3f" + bytes(40)),
+        "limit",
+    ),
+    "webp of a picture that follows another": (
+        riff(b"VP8 ", b"\x11\0\0\x9d\1\x2a\1\0\1\0" + bytes(40)),
+        "value",
+    ),
+    "lossless webp of too many pixels": (riff(b"VP8L", lossless_head(16_384, 16_384)), "limit"),
+    "lossless webp, cut off": (saved(picture("RGB"), "WEBP", lossless=True)[:200], "value"),
+    "lossless webp of a later version": (riff(b"VP8L", b"\x2f\0\0\0\x20" + bytes(9)), "value"),
     "wav without samples": (sound(16_000, 0)[0], "value"),
 }
 
@@ -232,6 +319,11 @@ SEEDS = {
     "png, palette": saved(picture("RGB", 23, 17).quantize(9), "PNG"),
     "jpeg": saved(picture("RGB", 40, 33), "JPEG", quality=70, restart_marker_blocks=2),
     "jpeg, progressive": saved(picture("RGB", 40, 33), "JPEG", quality=70, progressive=True),
+    "webp": saved(picture("RGBA", 40, 33), "WEBP", quality=60),
+    "webp, lossless": saved(picture("RGBA", 23, 17), "WEBP", lossless=True),
+    "webp, palette": saved(
+        picture("RGB", 23, 17).quantize(9).convert("RGB"), "WEBP", lossless=True
+    ),
     "wav": sound(22_050, 300, 2)[0],
 }
 

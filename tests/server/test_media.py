@@ -182,7 +182,11 @@ BAD = {
     ),
     "an empty file": ("eyes", picture(b""), "an empty file"),
     "a cut off picture": ("eyes", picture(png()[:60]), "picture or sound 1 .* damaged"),
-    "a picture of nothing": ("eyes", picture(b"GIF89a" + bytes(99)), "none of PNG, JPEG and WAV"),
+    "a picture of nothing": (
+        "eyes",
+        picture(b"GIF89a" + bytes(99)),
+        "JPEG, WebP and WAV",
+    ),
     "a sound for eyes": ("eyes", sound(wav()), "the model does not take it"),
     "a picture for ears": ("ears", picture(png()), "the model does not take it"),
     "a picture for who reads": ("blind", picture(png()), "--mmproj"),
@@ -216,6 +220,24 @@ def test_a_picture_among_other_turns(client: openai.OpenAI) -> None:
     done = client.chat.completions.create(model="eyes", messages=turns, max_tokens=4)
     assert done.usage is not None
     assert done.usage.completion_tokens == 4
+
+
+def test_a_message_to_an_agent(seeing: Serving) -> None:
+    made = {"model": "eyes", "args": {"max_tokens": "4"}}
+    agent = f"/v1/agents/{seeing.post('/v1/agents', made)['id']}"
+    said = {"input": "What is it?", "files": [uri(png(seed=1)), uri(png(seed=2))]}
+    seen = seeing.post(f"{agent}/messages", said)["usage"]["total_tokens"]
+    seeing.post(f"{agent}/messages", {"input": "And now?"})
+    assert [it["n_files"] for it in seeing.get(agent)["turns"]] == [2, 0]
+    assert seen > 2 * N_ROWS["eyes"]
+    for files, why in (
+        (["https://example.org/a.png"], "files[0] is a URL"),
+        (["cat.png"], "no data URI"),
+        ([uri(png())] * 65, "64"),
+    ):
+        refused = seeing.client.post(f"{agent}/messages", json={"input": "x", "files": files})
+        assert refused.status_code == 400
+        assert why in refused.text
 
 
 def test_a_text_that_looks_like_a_mark(client: openai.OpenAI) -> None:

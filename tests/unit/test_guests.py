@@ -18,7 +18,7 @@ NAMES = ("bench", "chat", "complete", "decode", "embed", "gemm", "speculate", "s
 FETCHED = ("js",)
 """Guests that are compiled on the user's machine: see `isthmus/scripts.py`."""
 WIDE = ("bench64", "chat64", "complete64")
-MAX_NBYTES = 96 * 1024
+MAX_NBYTES = 128 * 1024
 
 
 @pytest.fixture(scope="module")

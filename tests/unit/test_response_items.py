@@ -109,7 +109,7 @@ BAD: list[tuple[Any, str]] = [
     ({"role": "tool", "content": "x"}, "input[1].role"),
     ({"role": "user"}, "input[1].content"),
     (
-        {"role": "user", "content": [{"type": "input_image", "image_url": "x"}]},
+        {"role": "user", "content": [{"type": "input_video", "video_url": "x"}]},
         "input[1].content[0]",
     ),
     ({"role": "user", "content": [{"type": "input_text"}]}, "input[1].content[0]"),

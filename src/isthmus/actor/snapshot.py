@@ -183,6 +183,7 @@ def _session_record(it: OpenedSession, model: Model) -> SessionRecord:
         top_k=it.top_k,
         top_ptr=it.top_ptr,
         spans=span_records(it.spans),
+        is_lost=it.is_lost,
     )
 
 
@@ -250,17 +251,9 @@ def _open_record(snapshot: Snapshot, record: SessionRecord) -> OpenedSession:
     if model.kv_type != record.kv_type:
         raise SnapshotInvalid("a session has another KV type than its model")
     tokens = array("i", snapshot.part(tokens_part(record.handle)))
-    return OpenedSession(
-        record.handle,
-        record.model,
-        record.ptr,
-        layout_of(record, model),
-        tokens,
-        record.has_logits,
-        record.top_k,
-        record.top_ptr,
-        tuple(spans_of(snapshot, record)),
-    )
+    place = record.handle, record.model, record.ptr, layout_of(record, model)
+    asked, spans = (record.top_k, record.top_ptr), tuple(spans_of(snapshot, record))
+    return OpenedSession(*place, tokens, record.has_logits, *asked, spans, record.is_lost)
 
 
 def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:

@@ -68,6 +68,8 @@ class OpenedSession:
     top_ptr: int = 0
     spans: tuple[Span, ...] = ()
     """Which of the tokens came of embeddings."""
+    is_lost: bool = False
+    """As `Session.is_lost`."""
 
     @property
     def end(self) -> int:
@@ -147,7 +149,7 @@ def _describe(handle: int, model: str, session: Session) -> OpenedSession:
     top = session.top
     opened = handle, model, session.ptr, session.layout, session.tokens[:], session.has_logits
     asked, spans = (top.k, top.ptr) if top else (0, 0), tuple(session.spans)
-    return OpenedSession(*opened, *asked, spans)
+    return OpenedSession(*opened, *asked, spans, session.is_lost)
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,8 @@ class Reopen:
         except IsthmusError as error:
             raise SnapshotInvalid(f"a session of the snapshot cannot be opened: {error}") from None
         session.resume_top(it.top_k, GuestPtr(it.top_ptr))
+        if it.is_lost:
+            session.lose()
         return session
 
     def _replay(self, it: OpenedSession, model: Model) -> Session:

@@ -172,8 +172,8 @@ def add_image_option(group: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture (PNG, JPEG) or a sound (WAV) before the message, for guests that take it, "
-        "such as chat, and a model with --mmproj; repeat for more",
+        help="a picture (PNG, JPEG, WebP) or a sound (WAV) before the message, for guests that "
+        "take it, such as chat, and a model with --mmproj; repeat for more",
     )
 
 

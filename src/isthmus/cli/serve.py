@@ -77,25 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--slots", type=int, metavar="N", help="stateless requests at a time (default: 16)"
     )
-    group.add_argument(
-        "--origins",
-        nargs="+",
-        metavar="ORIGIN",
-        help="other sites whose pages may use the server, such as https://app.example.org; "
-        "* for all",
-    )
-    group.add_argument(
-        "--hosts",
-        nargs="+",
-        metavar="NAME",
-        help="names of the server, such as llm.example.org: the proxy's",
-    )
-    group.add_argument(
-        "--proxies",
-        nargs="+",
-        metavar="ADDRESS",
-        help="proxies whose X-Forwarded-For the log believes (default: none)",
-    )
+    _add_hosts(group)
     group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
     group.add_argument(
         "--models",
@@ -159,6 +141,35 @@ def _add_key_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--list-keys", action="store_true", help="print whose keys there are")
     group.add_argument("--remove-key", metavar="NAME", help="take a key out of the file, and end")
+
+
+def _add_hosts(group: argparse._ActionsContainer) -> None:
+    """Who may ask, by which names, and who is asked."""
+    group.add_argument(
+        "--origins",
+        nargs="+",
+        metavar="ORIGIN",
+        help="other sites whose pages may use the server, such as https://app.example.org; "
+        "* for all",
+    )
+    group.add_argument(
+        "--hosts",
+        nargs="+",
+        metavar="NAME",
+        help="names of the server, such as llm.example.org: the proxy's",
+    )
+    group.add_argument(
+        "--proxies",
+        nargs="+",
+        metavar="ADDRESS",
+        help="proxies whose X-Forwarded-For the log believes (default: none)",
+    )
+    group.add_argument(
+        "--media-hosts",
+        nargs="+",
+        metavar="HOST",
+        help="hosts from which pictures are fetched that requests name by URL (default: none)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -204,6 +204,11 @@ class Session(ABC):
         """To be called after a pass over it that failed: a state may be rewritten in part."""
         return
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether `require_whole` raises, and the session's bytes do not say so themselves."""
+        return False
+
     def require_whole(self) -> None:
         """Raises DeviceFailed if a pass failed and left a state that is of no tokens."""
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from isthmus.config import CACHES, GRAPHS, KV_TYPES, MOST_CHECKPOINTS, SHARING
 from isthmus.errors import SettingsError
 from isthmus.server.duration import seconds_of
+from isthmus.tools.hosts import AllowedHosts
 from isthmus.tools.spec import specs_of_table
 from isthmus.units import KIB, MIB
 
@@ -139,6 +140,17 @@ _ORIGIN = r"\*|null|[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9._-]*(\[[0-9a-f:]+\])?(:([
 _ADDRESS = r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 _HOST = r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]"
 DAY_S = 86_400.0
+
+
+def _is_asked(text: str) -> bool:
+    """Whether that is a host that may be asked."""
+    try:
+        AllowedHosts([text])
+    except SettingsError:
+        return False
+    return True
+
+
 _POSITIVE = _seconds("more than 0", lambda it: it > 0)
 _MODEL = _list("a list of models, each as [NAME=]PATH", bool)
 
@@ -219,6 +231,11 @@ KINDS: Mapping[str, Kind] = {
             "the URL of a collector, such as http://localhost:4318",
             lambda it: isinstance(it, str) and re.match("https?://[^/]", it) is not None,
         )
+    ),
+    "media_hosts": _list(
+        "a list of hosts, such as example.org, *.example.org and 10.0.0.7, each maybe with :PORT; "
+        "or of * for all",
+        _is_asked,
     ),
     "log_format": _one_of(("line", "json")),
     "device": _text(),

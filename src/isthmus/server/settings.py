@@ -23,7 +23,7 @@ else:
     import tomli as tomllib
 
 
-_LISTS = ("origins", "hosts", "proxies")
+_LISTS = ("origins", "hosts", "proxies", "media_hosts")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 """Ports that a browser leaves out of an origin."""
 
@@ -152,6 +152,9 @@ class ServerSettings:
     traces: str | None = None
     """URL of a collector that gets OpenTelemetry's spans of requests, by OTLP over HTTP (`pip
     install 'isthmus[otel]'`); by default OTEL_EXPORTER_OTLP_ENDPOINT, and none without that."""
+    media_hosts: tuple[str, ...] = ()
+    """Hosts from which pictures are fetched that requests name by URL, as `tools/hosts.py` lists
+    them; by default none."""
     log_format: str = "line"
     """`line` for people, `json` for programs: one object for each request and event."""
     device: str = "auto"

@@ -154,6 +154,8 @@ class SessionRecord(Record, frozen=True):
     """Copies of that which the session has room for."""
     spans: Annotated[tuple[SpanRecord, ...], Most] = ()
     """Where its tokens are those of no vocabulary, and what they are instead."""
+    is_lost: bool = False
+    """Whether a pass failed and left a library's states that are of no tokens."""
 
     @property
     def n_planes(self) -> int:

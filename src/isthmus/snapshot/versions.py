@@ -20,13 +20,13 @@ FORMAT_VERSION_5 = 5
 before."""
 FORMAT_VERSION_6 = 6
 """Of a snapshot with a session whose layers have caches of different shapes, or keep states, or
-that holds embeddings; with other limits of media than the usual ones; or whose guest has opened
-something by wasi-nn."""
+that holds embeddings, or whose states a failed pass has spoilt; with other limits of media than the
+usual ones; or whose guest has opened something by wasi-nn."""
 FORMAT_VERSION_7 = 7
 """Of a snapshot of a command."""
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
 """Version 1 has no grammars; `_ADDED` has what else came later."""
-_LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans")
+_LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans", "is_lost")
 
 _ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     FORMAT_VERSION: {"manifest": ("grammars",), "limits": ("grammars",)},
@@ -67,7 +67,7 @@ def version_for(
     """The oldest format version that can say all of it. `nn`: something is open by wasi-nn."""
     if actor.argv is not None:
         return FORMAT_VERSION_7
-    if any(it.rows or it.states_nbytes or it.spans for it in sessions):
+    if any(it.rows or it.states_nbytes or it.spans or it.is_lost for it in sessions):
         return FORMAT_VERSION_6
     if nn or not actor.limits.has_usual_media:
         return FORMAT_VERSION_6

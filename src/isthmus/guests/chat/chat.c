@@ -11,7 +11,7 @@
  *   1. The template writes the whole conversation. Usually that text begins with exactly `said`,
  *      and only what follows is tokenized and prefilled. Where the template rewrote what was said
  *      (some trim answers, or drop thoughts), all of it is tokenized, and the session is
- *      truncated to the tokens that both have in common, or to a checkpoint before that.
+ *      truncated to the tokens and files that both have in common, or to a checkpoint before that.
  *   2. Sample, emit, decode, until the model ends its turn.
  *   3. If anything fails, a message for which the context has no room included, the turn is taken
  *      back: the session is truncated to where it was and the user's message is forgotten. The
@@ -42,7 +42,7 @@
  * grammar (GBNF), regex and lark, which each answer then follows from its first token to its last.
  * With tools: tools=auto|none|required, tool_rounds=8, tool_nbytes=16384.
  */
-#include "script.h"
+#include "held.h"
 
 static isthmus_sampler_t sampler;
 static int64_t sampler_seed; /* the option that its random state began with */
@@ -77,7 +77,7 @@ static int32_t take_back_to_mark(void)
     messages.nbytes = mark.n_messages_bytes;
     messages.status = 0;
     uint32_t n_left;
-    AGENT_SET(n_left, agent_keep(&session, mark.n_tokens));
+    AGENT_SET(n_left, keep_rows(mark.n_tokens));
     if (n_left < mark.n_tokens)
         said_known = 0; /* the next turn prefills all of it */
     return 0;
@@ -93,37 +93,19 @@ static int32_t continues(const agent_text_t *text)
     return (text->bytes[said.nbytes] & 0xc0) != 0x80; /* its NUL, at the end */
 }
 
-/* Truncates the session to what it has in common with the tokens. Returns how many those are. */
+/* Truncates the session to what it has in common with the tokens. Returns how many ids those are. */
 static int32_t keep_common(const tokens_t *tokens)
 {
-    uint32_t n = 0;
+    uint32_t n, n_rows;
     if (tokens->n > session.n_ctx)
         return -ISTHMUS_ECONTEXT; /* before anything is lost */
-    while (n < session.n_tokens && n + 1 < tokens->n && session.tokens[n] == tokens->ids[n])
-        n++;
-    AGENT_SET(n, agent_keep(&session, n));
-    mark.n_tokens = n < mark.n_tokens ? n : mark.n_tokens;
+    AGENT_SET(n, reach_common(tokens, &n_rows));
+    AGENT_TRY(keep_rows(n_rows));
+    mark.n_tokens = n_rows < mark.n_tokens ? n_rows : mark.n_tokens;
     mark.said_nbytes = 0;
     mark.said_known = mark.n_tokens == 0;
     said_known = 0;
     return (int32_t)n;
-}
-
-/* Appends tokens and files, from the first `at` ids on. */
-static int32_t prefill_tokens(const tokens_t *tokens, uint32_t at)
-{
-    while (at < tokens->n) {
-        uint32_t n = 0;
-        while (at + n < tokens->n && tokens->ids[at + n] >= 0)
-            n++;
-        if (at + n == tokens->n)
-            return agent_prefill_turn(&session, tokens->ids + at, n);
-        AGENT_TRY(n ? agent_prefill(&session, tokens->ids + at, n) : 0);
-        at += n;
-        const file_t *file = &files[-2 - tokens->ids[at++]];
-        AGENT_TRY(agent_append_file(&session, file->bytes, file->nbytes));
-    }
-    return 0;
 }
 
 /* Makes the session hold exactly the script, with logits after it. */
@@ -329,6 +311,7 @@ __attribute__((export_name("on_replay"))) int32_t on_replay(void)
     AGENT_TRY(isthmus_model_info(session.model, &info));
     AGENT_TRY(agent_session_reopen(&session));
     said_known = 0;
+    forget_files(0);
     for (uint32_t i = 0; i < n_turns; i++) {
         turns[i].placeholder[0] = '\0';
         AGENT_TRY(guard(&turns[i]));

@@ -168,6 +168,10 @@ static int32_t answer_once(int64_t round, int32_t *speech)
 static int32_t answer_with_tools(const char *message, uint32_t nbytes)
 {
     int32_t n_calls = 1, speech = SILENT;
+    if (nbytes && !*message) {
+        AGENT_TRY(agent_log(ISTHMUS_LOG_ERROR, "conversations with tools take no files"));
+        return -ISTHMUS_ENOTSUP;
+    }
     AGENT_TRY(add_message("user", message, nbytes));
     for (int64_t round = 0; n_calls; round++) {
         AGENT_SET(n_calls, answer_once(round, &speech));

@@ -13,6 +13,7 @@
 typedef struct {
     uint8_t *bytes; /* from malloc */
     uint32_t nbytes;
+    uint32_t row, n_rows; /* where the session holds it; no rows if it does not */
 } file_t;
 
 typedef struct {
@@ -62,7 +63,7 @@ static int32_t take_file(turn_t *turn, const char *bytes, uint32_t nbytes)
     if (!room)
         return -ISTHMUS_ENOMEM;
     files = room;
-    files[n_files] = (file_t){malloc(nbytes), nbytes};
+    files[n_files] = (file_t){.bytes = malloc(nbytes), .nbytes = nbytes};
     if (!files[n_files].bytes)
         return -ISTHMUS_ENOMEM;
     memcpy(files[n_files++].bytes, bytes, nbytes);

@@ -1,7 +1,7 @@
 /*
  * decode: what is in a picture or a sound, for whoever does not trust the file.
  *
- * A message is a file: PNG, JPEG or WAV. The reply is a line, `rgb WIDTH HEIGHT` or `pcm SAMPLES`, and
+ * A message is a file: PNG, JPEG, WebP or WAV. The reply is a line, `rgb WIDTH HEIGHT` or `pcm SAMPLES`, and
  * after it three bytes for each pixel, or a float of 32 bits for each sample.
  *
  * Option: rate=16000, samples of a second.

@@ -91,6 +91,10 @@ class AdoptedSession(Session):
         """To be called after a pass that failed: states may be rewritten in part."""
         self._lost = bool(self._state_numbers)
 
+    @property
+    def is_lost(self) -> bool:
+        return self._lost
+
     def require_whole(self) -> None:
         """Raises DeviceFailed if a pass failed in the middle."""
         if self._lost:
@@ -144,7 +148,10 @@ class AdoptedSession(Session):
 
     def _copy_bytes(self, source: Session, n_tokens: int, check: Callable[[], None]) -> None:
         """All memories are copied, and pages without anything stay untouched."""
+        if n_tokens == 0:
+            return  # states stay those of no tokens
         self.owner.forget(self)
+        self._lost = source.is_lost
         for offset, nbytes in zip(self.layout.offsets, self.layout.memories, strict=True):
             target = _array_at(HostAddr(self.base + offset), nbytes)
             origin = _array_at(HostAddr(source.base + offset), nbytes)

@@ -6,6 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from isthmus.actor.message import with_files
+from isthmus.server.generation.media import MediaFiles
+from isthmus.server.http.errors import HttpError
+
 Position = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Meta(max_length=200)
 _Texts = Annotated[dict[str, str], Meta(max_length=256)]
@@ -36,9 +40,22 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an agent is told."""
 
     input: str
+    files: Annotated[list[str], Meta(max_length=64)] = []
+    """Pictures and sounds before it, as data URIs, for guests that take them such as `chat`."""
     previous: Position | None = None
     """The position that the agent must be at; 409 otherwise."""
     stream: bool = False
+
+    def message(self) -> str | bytes:
+        """As the guest reads it. HttpError 400 for what is no file."""
+        if not self.files:
+            return self.input
+        files = MediaFiles()
+        for number, uri in enumerate(self.files):
+            files.add_uri(uri, f"files[{number}]")
+        for it in files.remote:
+            raise HttpError(400, f"{it.where} is a URL: send the file itself", param=it.where)
+        return with_files(self.input, *files.files)
 
 
 class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -245,7 +245,8 @@ class Agents:
             actor = await held.actor()
             before = actor.usage
             allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
-            answer = Answer(actor, asked.input, min(it for it in allowed_s if it is not None))
+            message = await self._shelf.in_thread(asked.message)
+            answer = Answer(actor, message, min(it for it in allowed_s if it is not None))
             self.answers[held.record.id] = answer
             try:
                 async for piece in answer:
@@ -256,7 +257,7 @@ class Agents:
                 _count(before, actor.usage)
             n_decoded = actor.usage.tokens_out - before.tokens_out
             full = actor.context_is_full
-            turn = turn_of(held.record, asked.input, answer, n_decoded, full=full)
+            turn = turn_of(held.record, asked, answer, n_decoded, full=full)
             turn = await held.commit(actor, turn, answer.take_back)
             done = True
             yield turn

@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 import time
 
+from isthmus.server.agents.requests import NewMessage
 from isthmus.server.generation.answering import Answer
 from isthmus.server.storage.record import Record, Turn
 
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
-def turn_of(record: Record, said: str, answer: Answer, n_decoded: int, *, full: bool) -> Turn:
+def turn_of(
+    record: Record, said: NewMessage, answer: Answer, n_decoded: int, *, full: bool
+) -> Turn:
     """The next turn of an agent, before it is saved; `full` if its context is full."""
     reply = answer.reply
     return Turn(
         position=record.position + 1,
         at=time.time(),
-        input=said,
+        input=said.input,
+        n_files=len(said.files),
         output=reply.text,
         n_tokens=reply.n_tokens,
         seconds=reply.seconds,

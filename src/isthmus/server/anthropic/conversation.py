@@ -37,7 +37,7 @@ from isthmus.server.anthropic.requests import (
     UrlSource,
 )
 from isthmus.server.anthropic.signature import thought_of
-from isthmus.server.generation.media import MediaFiles
+from isthmus.server.generation.media import MediaFiles, RemoteFile
 from isthmus.server.http.errors import HttpError
 
 _BILLING = re.compile(r"\s*x-anthropic-billing-header:[^\n]*(?:\n+|\Z)")
@@ -54,6 +54,8 @@ class Conversation:
     """Text that the answer goes on from."""
     media: tuple[bytes, ...] = ()
     """Files of pictures."""
+    remote: tuple[RemoteFile, ...] = ()
+    """Those that are still to be fetched."""
 
 
 def conversation_of(
@@ -139,7 +141,7 @@ class _Turns:
                 raise HttpError(400, said, param="messages")
             prefill = "".join(last.texts)
         messages = tuple(it.as_dict() for it in self._made)
-        return Conversation(messages, prefill, self._files.files)
+        return Conversation(messages, prefill, self._files.files, self._files.remote)
 
     def _turn(self, role: str) -> _Turn:
         """The last message if it has that role, or a new one."""

@@ -62,7 +62,8 @@ BLOCKS: Table = {
     "tool_reference": done("in a `tool_result`: the model reads the tool's name"),
     "redacted_thinking": without_effect("only the server that wrote it can read it"),
     "image": done(
-        "in a message of `user`: a PNG or JPEG in base64, if the model has a projector; not a URL"
+        "in a message of `user`: a PNG, JPEG or WebP in base64, or a URL if `media_hosts` allows "
+        "it, if the model has a projector"
     ),
     "document": refused("the models of this server read text: send a document's text as text"),
     "search_result": refused("send what was found as text"),

@@ -67,7 +67,7 @@ class Base64Source(_Part, tag="base64", tag_field="type"):
 
 
 class UrlSource(_Part, tag="url", tag_field="type"):
-    """A file somewhere else, which is fetched from nowhere."""
+    """A file somewhere else, fetched if the server allows its host."""
 
     url: str
 

@@ -68,6 +68,7 @@ def translate(asked: CountRequest) -> Translated:
     wanted = Wanted(
         messages=found.messages,
         media=found.media,
+        remote=found.remote,
         tools=_tools(asked.tools or ()),
         tool_choice=choice,
         tool=asked.tool_choice.name if isinstance(asked.tool_choice, NamedChoice) else None,

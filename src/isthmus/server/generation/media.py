@@ -1,13 +1,15 @@
-"""Pictures and sounds of a conversation, as every API writes them: base64, alone or in a data URI.
+"""Pictures and sounds of a conversation, as every API writes them: base64, alone or in a data URI,
+or the URL of a file.
 
-Their bytes are decoded by the agent that reads them, in its sandbox. Here only base64 is. Nothing
-is fetched: a URL of another kind is refused.
+Their bytes are decoded by the agent that reads them, in its sandbox. Here only base64 is. What URLs
+name is fetched later (`remote.py`).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import dataclass
 from typing import Any
 
 from isthmus.server.http.errors import HttpError
@@ -18,25 +20,45 @@ _SHOWN = 40
 """Characters of a URL that an error shows."""
 
 
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that is still to be fetched."""
+
+    number: int
+    """The file's in its conversation; until then an empty one has its place."""
+    url: str
+    where: str
+    """The field of the request that names it."""
+
+
 class MediaFiles:
     """The files of one conversation, in its order."""
 
     def __init__(self) -> None:
         self._files: list[bytes] = []
+        self._remote: list[RemoteFile] = []
 
     @property
     def files(self) -> tuple[bytes, ...]:
-        """All of them."""
+        """All of them; empty ones where `remote` has more to say."""
         return tuple(self._files)
 
+    @property
+    def remote(self) -> tuple[RemoteFile, ...]:
+        """Those that are to be fetched."""
+        return tuple(self._remote)
+
     def add_uri(self, uri: str, where: str) -> dict[str, Any]:
-        """The part that stands for a data URI which is at `where` in the request. HttpError 400."""
+        """The part that stands for a URI which is at `where` in the request. HttpError 400."""
+        if uri.startswith(("http://", "https://")):
+            part = self._add(b"", where)
+            self._remote.append(RemoteFile(part["number"], uri, where))
+            return part
         head, comma, data = uri.partition(",")
         if not head.startswith("data:"):
-            kind = "this server fetches no URLs" if "://" in head else "it is no data URI"
             raise HttpError(
                 400,
-                f"{where} is {uri[:_SHOWN]!r}: {kind}. Send the file itself, as "
+                f"{where} is {uri[:_SHOWN]!r}: it is no data URI. Send the file itself, as "
                 "data:image/png;base64,…",
                 param=where,
             )
@@ -52,6 +74,9 @@ class MediaFiles:
             raise HttpError(400, f"{where} is no base64", param=where) from None
         if not file:
             raise HttpError(400, f"{where} is an empty file", param=where)
+        return self._add(file, where)
+
+    def _add(self, file: bytes, where: str) -> dict[str, Any]:
         if len(self._files) >= _MOST_FILES:
             said = f"the conversation has more than {_MOST_FILES} pictures and sounds"
             raise HttpError(400, said, param=where)

@@ -126,7 +126,7 @@ class End:
 
 _REFUSALS = {
     Errno.EINVAL: "it is damaged, or has a shape that the model does not take",
-    Errno.ENOTSUP: "the model does not take it, or it is none of PNG, JPEG and WAV",
+    Errno.ENOTSUP: "the model does not take it, or it is none of PNG, JPEG, WebP and WAV",
     Errno.ELIMIT: "it is larger than the server allows",
     Errno.ENOMEM: "there is no memory for it",
 }

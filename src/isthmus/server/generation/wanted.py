@@ -18,6 +18,7 @@ from typing import Any
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
+from isthmus.server.generation.media import RemoteFile
 
 
 class ToolChoice(Enum):
@@ -89,6 +90,8 @@ class Wanted:
     not given is absent. A part of the type `media` has the `number` of one of `media`."""
     media: tuple[bytes, ...] = ()
     """Files of pictures and sounds."""
+    remote: tuple[RemoteFile, ...] = ()
+    """Those of `media` that are still to be fetched."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice.AUTO
     tool: str | None = None

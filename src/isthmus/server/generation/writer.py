@@ -23,6 +23,7 @@ from isthmus.model.text import RenderedChat
 from isthmus.printable import printable
 from isthmus.server.generation.completer import Completer
 from isthmus.server.generation.prepared import Prepared, Reading
+from isthmus.server.generation.remote import RemoteFiles
 from isthmus.server.generation.request import Request, ThoughtBound
 from isthmus.server.generation.turns import Messages, without_oldest
 from isthmus.server.generation.wanted import Sampling, ToolChoice, Wanted
@@ -56,9 +57,11 @@ class Writer:
         self._told: set[tuple[str, str]] = set()
         """Warnings that the log has, each with its model."""
         self._trials = Threads(_TRIALS_AT_A_TIME, "isthmus-trials", settings.waiting)
+        self._remote = RemoteFiles(settings)
 
     def close(self) -> None:
         """Waits for the threads, which use models."""
+        self._remote.close()
         self._trials.close()
 
     @property
@@ -97,6 +100,8 @@ class Writer:
         """
         completer = await self.completer(http, model)
         completer.require_room()
+        _require_sight(completer, model, wanted)
+        wanted = await self._remote.fetched(wanted)
         prepared = await self.texts.of(
             http, lambda check: self._prepared(model, completer, wanted, check)
         )
@@ -171,10 +176,6 @@ class Writer:
 
     def _prepared(self, name: str, completer: Completer, wanted: Wanted, check: Check) -> Prepared:
         """In a thread."""
-        if wanted.media and not completer.model.media_kinds:
-            raise SettingsError(
-                f"the model {name} takes text alone: it was loaded without a projector (--mmproj)"
-            )
         chat = self._rendered(completer, wanted, check)
         form = completer.model.form(with_tools=bool(wanted.offered))
         controls = completer.model.controls(form)
@@ -242,6 +243,13 @@ def _render(completer: Completer, wanted: Wanted, messages: Messages, check: Che
         most=completer.n_ctx,
         check=check,
     )
+
+
+def _require_sight(completer: Completer, name: str, wanted: Wanted) -> None:
+    if wanted.media and not completer.model.media_kinds:
+        raise SettingsError(
+            f"the model {name} takes text alone: it was loaded without a projector (--mmproj)"
+        )
 
 
 def _require_biases(model: Model, sampling: Sampling) -> None:

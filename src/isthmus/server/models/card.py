@@ -33,6 +33,8 @@ class Card:
     hparams: Shape
     nbytes: int
     """Bytes of all weights."""
+    projector_nbytes: int
+    """Bytes of the projector's file, which is read whole; 0 without one."""
     file_nbytes: int
     changed: float
     """When a file of the model was written to last, in seconds since 1970."""
@@ -71,6 +73,7 @@ class Card:
             identity=file.identity,
             hparams=hparams,
             nbytes=sum(it.nbytes for it in file.tensors.values()),
+            projector_nbytes=_size_of(settings.mmproj),
             file_nbytes=sum(it.st_size for it in found),
             changed=max(it.st_mtime for it in found),
             n_vocab=0 if table is None else table.shape[-1],
@@ -106,6 +109,14 @@ class Card:
         """Linear memory of a guest with one session of `n_ctx` tokens, or slightly more."""
         kept_nbytes = self.state_nbytes + self.token_nbytes * n_ctx
         return 4 * self.n_vocab + kept_nbytes + _BESIDE_NBYTES
+
+
+def _size_of(projector: str | Path | None) -> int:
+    """Bytes of a file; 0 for one that is not there, which loading the model tells."""
+    try:
+        return 0 if projector is None else Path(projector).stat().st_size
+    except OSError:
+        return 0
 
 
 def templates_of(library: Library, path: Path, hashes: FileHashes) -> TemplateSet | None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from isthmus.config import ModelSettings
@@ -228,8 +229,9 @@ class ModelFiles:
         if card is None or not card.is_of(resident.source.path):
             runtime, path = self._runtime, resident.source.path
             hashes = runtime.file_hashes
-            card = Card.read(runtime.library, path, hashes, self._computed, header)
-            resident.card, resident.nbytes = card, card.nbytes
+            settings = replace(self._computed, mmproj=resident.source.mmproj)
+            card = Card.read(runtime.library, path, hashes, settings, header)
+            resident.card, resident.nbytes = card, card.nbytes + card.projector_nbytes
             resident.n_ctx = self._n_ctx_of(card)
         return card
 

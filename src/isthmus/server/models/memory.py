@@ -37,7 +37,8 @@ class ModelMemory:
         """Bytes that a model has or will have."""
         if resident.state is State.LOADED or resident.card is None:
             return resident.nbytes
-        return resident.card.nbytes * (2 if self._repacks else 1)
+        card = resident.card
+        return card.nbytes * (2 if self._repacks else 1) + card.projector_nbytes
 
     def fits(
         self, resident: Resident, others: Iterable[Resident], *, once_left: bool = False

@@ -257,7 +257,8 @@ class Models:
     def _loaded(self, resident: Resident, models: Mapping[str, Model], seconds: float) -> None:
         n_ctx = resident.n_ctx
         resident.served = {name: Served(name, it, n_ctx) for name, it in models.items()}
-        resident.nbytes = resident.model.weights.nbytes + resident.model.weights.repacked_nbytes
+        model, weights = resident.model, resident.model.weights
+        resident.nbytes = weights.nbytes + weights.repacked_nbytes + model.projector_nbytes
         resident.load_s, resident.used = seconds, time.monotonic()
         resident.state = State.LOADED
         nbytes = format_nbytes(resident.nbytes)

@@ -70,7 +70,7 @@ class Resident:
         """Which file could not be read, and until when it is not tried again."""
         self.served: dict[str, Served] = {}
         self.nbytes = 0
-        """Bytes of weights: as the card says, or as they are once loaded."""
+        """Bytes of weights, its projector's too: as the card says, or as they are once loaded."""
         self.n_ctx = 0
         """Tokens of context of its agents, where nobody says otherwise; 0 before it was read."""
         self.load_s = 0.0

@@ -6,7 +6,7 @@ from isthmus.server.http.support import Table, done, refused, without_effect
 
 _MACHINE = "the server's own settings say how it computes, for everybody"
 _NO_SAMPLER = "this server does not have that sampler"
-_IMAGES = "PNG or JPEG in base64, if the model has a projector; before the text"
+_IMAGES = "PNG, JPEG or WebP in base64, if the model has a projector; before the text"
 
 _COMMON: Table = {
     "model": done("with or without `:latest`; 404 if this server does not have it"),

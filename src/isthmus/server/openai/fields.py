@@ -121,7 +121,8 @@ PARTS: Table = {
     "text": done(),
     "refusal": done("as text"),
     "image_url": done(
-        "a data URI of a PNG or JPEG, if the model has a projector; no effect: `detail`"
+        "a data URI of a PNG, JPEG or WebP, or a URL if `media_hosts` allows it; if the model has "
+        "a projector. No effect: `detail`"
     ),
     "input_audio": done("a WAV in base64, if the model has a projector for sounds"),
     "file": refused("the models of this server read text: send a file's text as text"),

@@ -48,6 +48,7 @@ def wanted_of(asked: ChatRequest) -> Wanted:
     return Wanted(
         messages=tuple(messages),
         media=files.files,
+        remote=files.remote,
         tools=choice.tools,
         tool_choice=choice.how,
         tool=choice.name,

@@ -7,6 +7,7 @@ import { $, announce, button, el, said, save } from "./dom.js";
 import * as list from "./list.js";
 import * as memory from "./memory.js";
 import * as panel from "./panel.js";
+import * as pictures from "./pictures.js";
 import { settings } from "./settings.js";
 import {
   changed,
@@ -121,11 +122,15 @@ function submit() {
   input.value = "";
   talk.follow();
   guarded(async () => {
+    const files = await pictures.take();
     try {
-      await tell(text);
+      await tell(text, files);
       announce("The answer is complete");
     } catch (error) {
-      if (!state.live.has(state.shown)) input.value ||= text;
+      if (!state.live.has(state.shown)) {
+        input.value ||= text;
+        pictures.giveBack(files);
+      }
       throw error;
     }
   });
@@ -287,7 +292,7 @@ async function poll() {
 
 // ---------------------------------------------------------------- wiring
 
-for (const it of [list, memory, talk]) it.begin(guarded, close);
+for (const it of [list, memory, pictures, talk]) it.begin(guarded, close);
 comparing.begin();
 panel.begin(guarded, close);
 for (const name of ["shown", "agent", "live", "agents"]) changes.addEventListener(name, compose);

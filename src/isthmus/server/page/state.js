@@ -8,7 +8,8 @@ export const state = {
   shown: null, // the id of the agent that is shown; null for one that is not made yet
   agent: null, // that agent with its turns, once they are there
   draft: { guest: "chat", args: {}, argv: [], model: null }, // of an agent that is not made yet
-  live: new Map(), // by agent: { input, text, failed, stopping }
+  live: new Map(), // by agent: { input, files, text, failed, stopping }
+  files: new Map(), // by agent and position: what was sent from this page, as data URIs
 };
 export const changes = new EventTarget();
 export const changed = name => changes.dispatchEvent(new Event(name));
@@ -72,11 +73,11 @@ async function make(text) {
 }
 
 // Tells the agent that is shown something; an empty text has its last answer go on.
-export async function tell(text) {
-  await answer(state.shown === null ? await make(text) : state.agents.get(state.shown), text);
+export async function tell(text, files = []) {
+  await answer(state.shown === null ? await make(text) : state.agents.get(state.shown), text, files);
 }
-async function answer(agent, text) {
-  const live = { input: text, text: "", failed: null, stopping: false, began: performance.now(), n: 0 };
+async function answer(agent, text, files) {
+  const live = { input: text, files, text: "", failed: null, stopping: false, began: performance.now(), n: 0 };
   state.live.set(agent.id, live);
   changed("live");
   try {
@@ -85,8 +86,10 @@ async function answer(agent, text) {
       live.n++;
       changed("piece");
     };
-    await converse(agent.id, { input: text, previous: agent.position }, said);
+    const asked = { input: text, previous: agent.position, ...(files.length ? { files } : {}) };
+    await converse(agent.id, asked, said);
     state.live.delete(agent.id);
+    if (files.length) state.files.set(`${agent.id} ${agent.position + 1}`, files);
     await reload(agent.id);
   } catch (error) {
     if (state.live.has(agent.id)) live.failed = error;
@@ -121,11 +124,11 @@ export async function fork(position, how = {}) {
   return made;
 }
 // Says something else at a turn, or the same again with other chance.
-export async function retell(position, text) {
+export async function retell(position, text, files = []) {
   const seed = String(crypto.getRandomValues(new Uint32Array(1))[0]);
   const isChat = state.agents.get(state.shown).guest === "chat";
   await fork(position - 1, isChat ? { args: { seed } } : {});
-  await tell(text);
+  await tell(text, files);
 }
 
 export async function rename(id, name) {

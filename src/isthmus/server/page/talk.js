@@ -3,6 +3,7 @@
 import { $, announce, button, copy, count, el, icon, iconButton, plural, size } from "./dom.js";
 import { alternatives, children } from "./family.js";
 import { Growing } from "./markdown.js";
+import { again as filesAgain, note } from "./pictures.js";
 import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
 
 const AT_ONCE = 30,
@@ -101,6 +102,8 @@ function turn(group, { live = null, isLast = false }) {
     node = el("li", { className: "turn" });
   const last = group.parts.at(-1),
     first = group.parts[0];
+  const n_files = first?.n_files ?? live?.files.length ?? 0;
+  if (n_files) node.append(note(n_files));
   if (group.input !== "") node.append(el("div", { className: "said", dir: "auto" }, shortened(group.input)));
   node.append(answer);
   const before = textOf(group),
@@ -141,7 +144,7 @@ function failure(live) {
   };
   const again = () => {
     leave();
-    guarded(() => tell(live.input));
+    guarded(() => tell(live.input, live.files));
   };
   return el(
     "div",
@@ -183,7 +186,7 @@ function foot(group, node) {
     el("span", { className: "facts" }, said),
     el("span", { className: "walk" }),
     copied,
-    iconButton("again", "Answer again", () => guarded(() => retell(position, group.input))),
+    iconButton("again", "Answer again", () => guarded(() => retell(position, group.input, filesAgain(group)))),
     iconButton("edit", "Say something else here", () => edit(group, node)),
     button(icon("fork"), forks, { "aria-label": "Fork after this turn" }, "Fork"),
   );
@@ -236,7 +239,7 @@ function edit(group, node) {
   );
   form.addEventListener("submit", event => {
     event.preventDefault();
-    if (input.value.trim()) guarded(() => retell(group.parts[0].position, input.value));
+    if (input.value.trim()) guarded(() => retell(group.parts[0].position, input.value, filesAgain(group)));
   });
   form.addEventListener("keydown", event => {
     if (event.key === "Escape") {

@@ -61,7 +61,7 @@ FIELDS: Table = {
     "moderation": refused("nothing here moderates"),
     "context_management": refused("nothing is compacted: use `truncation`"),
     "access_programs": refused("there are none"),
-    "image": refused("`/v1/chat/completions` takes pictures"),
+    "image": refused("send pictures as `input_image`"),
     "modalities": refused("answers are texts"),
     "audio": refused("answers are texts"),
 }
@@ -70,7 +70,10 @@ FIELDS: Table = {
 ITEMS: Table = {
     "message": done(
         "of a user, system, developer or assistant; a text, or parts `input_text`, `output_text`, "
-        "`refusal`; `type` may be absent"
+        "`refusal`; `type` may be absent. Of a user also `input_image` (a PNG, JPEG or WebP as a "
+        "data URI; a URL if `media_hosts` allows it), `input_audio` (a WAV in base64) and "
+        "`input_file` (one of these as a data URI in `file_data`), if the model has a projector; "
+        "not `file_id`"
     ),
     "function_call": done("with `namespace`"),
     "function_call_output": done("a text, or parts of text"),
@@ -80,7 +83,7 @@ ITEMS: Table = {
     "item_reference": done("an item of a stored response or conversation"),
     "additional_tools": done("tools, as those of `tools`"),
 }
-"""By `type`. All other items, images, audio and files are refused."""
+"""By `type`. All other items are refused."""
 
 TOOLS: Table = {
     "function": done(

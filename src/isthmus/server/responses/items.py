@@ -14,12 +14,15 @@ from msgspec import Struct
 
 from isthmus.server.http.errors import HttpError
 from isthmus.server.responses.fields import ITEMS
+from isthmus.server.responses.media import media_part
 from isthmus.server.responses.requests import converted
 
 Item: TypeAlias = "dict[str, Any]"
 MakeId: TypeAlias = "Callable[[str, int], str]"
 """From an item's type and number to its id."""
 _Content: TypeAlias = "str | list[dict[str, Any]]"
+_MEDIA = ("input_image", "input_audio", "input_file")
+"""Types of parts that are files; messages of a user have them."""
 _PARTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
 
@@ -106,6 +109,11 @@ def text_of(content: _Content) -> str:
     return content if isinstance(content, str) else "".join(texts_of(content))
 
 
+def is_media(part: Mapping[str, Any]) -> bool:
+    """Whether a part is a file, and no text."""
+    return part["type"] in _MEDIA
+
+
 def texts_of(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The texts of parts, refusals among them."""
     return [str(it["refusal"] if it["type"] == "refusal" else it["text"]) for it in parts]
@@ -162,7 +170,19 @@ def _parts(content: _Content, role: str, where: str) -> list[Item]:
     kind = _KINDS.get(role, "input_text")
     if isinstance(content, str):
         content = [{"type": kind, "text": content}]
-    return [_part(it, kind, f"{where}[{n}]") for n, it in enumerate(content)]
+    takes_media = role == "user" and where.endswith(".content")
+    return [
+        media_part(it, f"{where}[{n}]")
+        if takes_media and it.get("type") in _MEDIA
+        else _part(it, kind, f"{where}[{n}]")
+        for n, it in enumerate(content)
+    ]
+
+
+def _texts_alone(given: object) -> str:
+    if given in _MEDIA:
+        return "messages of a user have them, and what tools give is text"
+    return "models read text, and in messages of a user pictures and sounds"
 
 
 def _part(part: Item, kind: str, where: str) -> Item:
@@ -170,7 +190,7 @@ def _part(part: Item, kind: str, where: str) -> Item:
     if given == "refusal" and kind == "output_text" and isinstance(part.get("refusal"), str):
         return {"type": "refusal", "refusal": part["refusal"]}
     if given not in _PARTS:
-        said = f"parts of type {str(given)[:80]!r} are not supported: models read text alone here"
+        said = f"parts of type {str(given)[:80]!r} are not supported: {_texts_alone(given)}"
         raise HttpError(400, said, code="unsupported_content", param=where)
     if not isinstance(part.get("text"), str):
         raise HttpError(400, "Expected a `text`", code="invalid_item", param=where)

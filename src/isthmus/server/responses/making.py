@@ -90,7 +90,7 @@ async def make(
                 yield event
     if end is None:
         raise AssertionError("an answer without an end")
-    n_prompt = len(prepared.request.prompt)
+    n_prompt = len(prepared.request.prompt) + end.n_media
     usage = usage_of(n_prompt, end.n_cached, end.n_tokens, output.n_thought)
     response = said(made.response, output.items, usage, end.reason)
     await keep(response, made.n_events)
@@ -117,6 +117,7 @@ async def tokens_of(
                 entry.count_tokens(item.id >= 0)
             else:
                 entry.tokens_cached += item.n_cached
+                entry.tokens_in += item.n_media
                 await answer.finish()
             yield item
     finally:

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from isthmus.server.generation.media import MediaFiles
 from isthmus.server.http.errors import HttpError
-from isthmus.server.responses.items import Item, text_of, texts_of
+from isthmus.server.responses.items import Item, is_media, text_of, texts_of
+from isthmus.server.responses.media import add_media
 from isthmus.server.responses.sealing import unseal
 from isthmus.server.responses.tools import arguments_of, flat_name
 
@@ -26,9 +28,14 @@ _BETWEEN = "\n\n"
 """What is put between two texts that become one."""
 
 
-def messages_of(items: Iterable[Item], instructions: str | None = None) -> list[Message]:
-    """The turns of a conversation. HttpError 400 for the output of a call that was never made."""
-    turns = _Turns()
+def messages_of(
+    items: Iterable[Item], instructions: str | None = None, files: MediaFiles | None = None
+) -> list[Message]:
+    """The turns of a conversation, whose pictures and sounds join `files`.
+
+    HttpError 400 for the output of a call that was never made, and for what is no file.
+    """
+    turns = _Turns(MediaFiles() if files is None else files)
     if instructions is not None:
         turns.messages.append({"role": "system", "content": instructions})
     for item in items:
@@ -40,8 +47,9 @@ def messages_of(items: Iterable[Item], instructions: str | None = None) -> list[
 class _Turns:
     """Turns that are being made."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: MediaFiles) -> None:
         self.messages: list[Message] = []
+        self._files = files
         self._answer: _Answer | None = None
         self._called: dict[str, str] = {}
         """Names of the functions that were called, by the ids of the calls."""
@@ -51,7 +59,7 @@ class _Turns:
         kind = item["type"]
         if kind == "message" and item["role"] != "assistant":
             self.end_answer()
-            self.messages.append({"role": item["role"], "content": _content(item["content"])})
+            self.messages.append({"role": item["role"], "content": self._content(item["content"])})
         elif kind.endswith("_output"):
             self.end_answer()
             self._add_output(item)
@@ -66,6 +74,17 @@ class _Turns:
         if self._answer is not None:
             self.messages += self._answer.message()
         self._answer = None
+
+    def _content(self, parts: Sequence[Item]) -> str | list[Message]:
+        """The content of a turn: parts, unless it is one text."""
+        if len(parts) == 1 and not is_media(parts[0]):
+            return texts_of(parts)[0]
+        return [
+            add_media(self._files, it)
+            if is_media(it)
+            else {"type": "text", "text": texts_of([it])[0]}
+            for it in parts
+        ]
 
     def _add_output(self, item: Item) -> None:
         call_id = item["call_id"]
@@ -127,9 +146,3 @@ def thought_of(item: Mapping[str, Any]) -> str:
 
 def _called_name(item: Item) -> str:
     return flat_name(item["name"], item.get("namespace"))
-
-
-def _content(parts: Sequence[Item]) -> str | list[Message]:
-    """The content of a turn: parts, if there are several."""
-    texts = texts_of(parts)
-    return texts[0] if len(texts) == 1 else [{"type": "text", "text": it} for it in texts]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from isthmus.abi import GrammarKind
+from isthmus.server.generation.media import MediaFiles
 from isthmus.server.generation.wanted import ToolChoice, Wanted, schema_grammar
 from isthmus.server.http.errors import HttpError
 from isthmus.server.openai.translate import sampling_of, variables_of
@@ -56,8 +57,11 @@ def plan_of(asked: CountRequest, items: Sequence[Item]) -> Plan:
     offer = offer_of([*(asked.tools or ()), *_additional(items)])
     choice = choice_of(offer, asked.tool_choice)
     effort = None if asked.reasoning is None else asked.reasoning.effort
+    files = MediaFiles()
     wanted = Wanted(
-        messages=tuple(messages_of(items, asked.instructions)),
+        messages=tuple(messages_of(items, asked.instructions, files)),
+        media=files.files,
+        remote=files.remote,
         tools=choice.tools,
         tool_choice=choice.how,
         tool=choice.name,

@@ -50,6 +50,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     """What a command exited with."""
     n_left_out: int = 0
     """Characters of input and output that are not kept."""
+    n_files: int = 0
+    """Pictures and sounds of the message, which the agent has and nobody else."""
     kept: str | None = None
     """JSON of what the turn is, where that is no message with a text: see `responses/chain.py`. It
     is kept whole."""

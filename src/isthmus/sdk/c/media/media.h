@@ -1,8 +1,8 @@
 /*
  * media.h: pictures and sounds out of files, and into sessions.
  *
- * A file is decoded here, in the sandbox: PNG, JPEG and WAV. The host's projector makes embeddings of
- * it in this guest's memory, and the session takes those. docs/abi.md, group media.
+ * A file is decoded here, in the sandbox: PNG, JPEG, WebP and WAV. The host's projector makes
+ * embeddings of it in this guest's memory, and the session takes those. docs/abi.md, group media.
  */
 #ifndef ISTHMUS_MEDIA_H
 #define ISTHMUS_MEDIA_H
@@ -11,6 +11,7 @@
 #include "jpeg.h"
 #include "png.h"
 #include "wav.h"
+#include "webp.h"
 
 #define MEDIA_NO_TOKEN (-1) /* stands in a session's tokens for a row of embeddings */
 
@@ -44,10 +45,15 @@ AGENT_API int32_t media_decode(const uint8_t *bytes, size_t nbytes, uint32_t rat
         media->kind = ISTHMUS_MEDIA_KIND_RGB;
         return jpeg_decode(bytes, nbytes, &media->picture);
     }
+    if (webp_is(bytes, nbytes)) {
+        media->kind = ISTHMUS_MEDIA_KIND_RGB;
+        return webp_decode(bytes, nbytes, &media->picture);
+    }
     if (wav_is(bytes, nbytes)) {
         media->kind = ISTHMUS_MEDIA_KIND_PCM;
         return wav_decode(bytes, nbytes, rate, &media->sound);
     }
+    AGENT_TRY(agent_log(ISTHMUS_LOG_ERROR, "the file is none of PNG, JPEG, WebP and WAV"));
     return -ISTHMUS_ENOTSUP;
 }
 

@@ -1,5 +1,5 @@
 /*
- * stdlib.h for wasm64, for which no libc exists yet: malloc, realloc, free.
+ * stdlib.h for wasm64, for which no libc exists yet: malloc, calloc, realloc, free.
  *
  * Blocks of up to 32 KiB are powers of two, kept in a list for each size and cut from wasm pages;
  * larger ones are wasm pages of their own (pages.h). Before each block lies its length.
@@ -61,6 +61,13 @@ LIBC_API void *malloc(size_t nbytes)
         heap_free_blocks[index] = block->next;
     }
     return (char *)block + HEAP_HEAD_NBYTES;
+}
+
+LIBC_API void *calloc(size_t n, size_t nbytes)
+{
+    size_t whole;
+    void *pointer = __builtin_mul_overflow(n, nbytes, &whole) ? NULL : malloc(whole);
+    return pointer ? memset(pointer, 0, whole) : NULL;
 }
 
 LIBC_API void free(void *pointer)
