@@ -30,11 +30,6 @@ class Held:
         """In memory, brought back if it is not."""
         return await self._shelf.live(self.record)
 
-    @property
-    def has_committed(self) -> bool:
-        """Whether a turn is saved, or about to be."""
-        return self._commit is not None
-
     async def commit(
         self, actor: Actor, turn: Turn, take_back: Callable[[], None] = nothing
     ) -> Turn:
@@ -72,6 +67,9 @@ class Held:
         self.record = shelf.record(record.id)
         return turn
 
-    async def discard(self) -> None:
-        """What is in memory is not what the record says: it begins anew at the next use."""
-        await self._shelf.forget(self.record.id)
+    async def discard(self, take_back: Callable[[], None] = nothing) -> None:
+        """What is in memory is not what the record says: it begins anew at the next use.
+
+        `take_back` is called in a thread, unless a turn was to be saved: then `commit` sees to it.
+        """
+        await self._shelf.forget(self.record.id, take_back if self._commit is None else nothing)

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
+from isthmus.model.checks import nothing
 from isthmus.runtime.arguments import option_texts
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.replies import (
@@ -263,9 +264,7 @@ class Agents:
             yield turn
         finally:
             if not done:
-                if answer is not None and not held.has_committed:
-                    await self._shelf.in_thread(answer.take_back)
-                await held.discard()
+                await held.discard(nothing if answer is None else answer.take_back)
 
     # ------------------------------------------------------------------ guests
 

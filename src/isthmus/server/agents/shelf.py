@@ -29,6 +29,7 @@ from isthmus.errors import (
     SnapshotNotFound,
 )
 from isthmus.model import Model
+from isthmus.model.checks import nothing
 from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
@@ -227,11 +228,19 @@ class Shelf:
         self._locks.pop(id_, None)
         return True
 
-    async def forget(self, id_: str) -> None:
-        """Gives its memory back; it is on the disk."""
+    async def forget(self, id_: str, first: Callable[[], None] = nothing) -> None:
+        """Gives its memory back; it is on the disk. `first` is called in a thread before. Once
+        begun it goes on, also if the caller is cancelled."""
+
+        def end() -> None:
+            with contextlib.ExitStack() as stack:
+                if actor is not None:
+                    stack.callback(actor.close)
+                first()
+
         actor = self._live.pop(id_, None)
-        if actor is not None:
-            await self.in_thread(actor.close)
+        if actor is not None or first is not nothing:
+            await asyncio.shield(asyncio.ensure_future(self.in_thread(end)))
 
     async def in_thread(self, what: Callable[[], _T]) -> _T:
         """Does what waits for the disk or the network."""
