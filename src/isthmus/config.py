@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from isthmus.errors import SettingsError
-from isthmus.units import KIB, MIB, MOST_NBYTES_32, MOST_NBYTES_64, WASM_PAGE
+from isthmus.units import KIB, MAX_NBYTES_32, MAX_NBYTES_64, MIB, WASM_PAGE
 
 _WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
 KvType: TypeAlias = Literal["f16", "f32", "q8_0", "q4_0"]
@@ -30,13 +30,13 @@ GRAPHS: tuple[GraphBy, ...] = get_args(GraphBy)
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 CACHES: tuple[Caches, ...] = get_args(Caches)
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
-MOST_CHECKPOINTS = 64
+MAX_CHECKPOINTS = 64
 """Of one session."""
 _OPTIONAL_LIMITS = (
     *("kv_nbytes", "tokens", "tokens_in", "tokens_out"),
     *("output_nbytes", "fuel", "deadline_s"),
 )
-_MOST_FUEL = 2**63
+_MAX_FUEL = 2**63
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _PREFIX = "ISTHMUS_"
 _COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -154,7 +154,7 @@ class Limits:
     deadline and fuel cut it off. `on_failure` says what becomes of the actor.
     """
 
-    memory_nbytes: int = MOST_NBYTES_32
+    memory_nbytes: int = MAX_NBYTES_32
     """Linear memory; growth beyond it fails in the guest. More than 4 GiB less one wasm page is for
     guests with a 64-bit memory; so many addresses are reserved for each of them, and no memory."""
     kv_nbytes: int | None = None
@@ -192,15 +192,15 @@ class Limits:
     def __post_init__(self) -> None:
         _require_number("memory_nbytes", self.memory_nbytes)
         _require(
-            WASM_PAGE <= self.memory_nbytes <= MOST_NBYTES_64,
-            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {MOST_NBYTES_32}, or to "
-            f"{MOST_NBYTES_64} for a guest with a 64-bit memory",
+            WASM_PAGE <= self.memory_nbytes <= MAX_NBYTES_64,
+            f"memory_nbytes is {self.memory_nbytes}: give {WASM_PAGE} to {MAX_NBYTES_32}, or to "
+            f"{MAX_NBYTES_64} for a guest with a 64-bit memory",
         )
         for name in _OPTIONAL_LIMITS:
             whole = name != "deadline_s"
             _require_number(name, getattr(self, name), whole=whole, optional=True)
         _require(
-            self.fuel is None or self.fuel < _MOST_FUEL,
+            self.fuel is None or self.fuel < _MAX_FUEL,
             f"fuel is {self.fuel}: give less than 2^63, or None",
         )
         _require_number("sessions", self.sessions)
@@ -340,7 +340,7 @@ class ModelSettings:
         )
         _require_number("checkpoints", self.checkpoints)
         _require(
-            self.checkpoints <= MOST_CHECKPOINTS,
-            f"checkpoints is {self.checkpoints}: give 0 to {MOST_CHECKPOINTS}",
+            self.checkpoints <= MAX_CHECKPOINTS,
+            f"checkpoints is {self.checkpoints}: give 0 to {MAX_CHECKPOINTS}",
         )
         _require(self.graph in GRAPHS, f"graph is {self.graph!r}: give {', '.join(GRAPHS)}")

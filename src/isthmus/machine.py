@@ -29,7 +29,7 @@ from pathlib import Path
 from isthmus.units import KIB, MIB
 
 _ROOT = Path("/")
-_LEAST_RESERVE_NBYTES = 256 * MIB
+_MIN_RESERVE_NBYTES = 256 * MIB
 _RESERVE_SHARE = 8
 """One part in so many of what is left is for the interpreter, graphs, and what else grows."""
 _UNLIMITED = 1 << 60
@@ -66,7 +66,7 @@ def default_memory_nbytes(root: Path = _ROOT) -> int:
     `root` is the folder in which `proc` and `sys` are.
     """
     left = min([*_available(root), *_control_groups(root)], default=_physical_nbytes() * 3 // 4)
-    reserve = max(_LEAST_RESERVE_NBYTES, left // _RESERVE_SHARE)
+    reserve = max(_MIN_RESERVE_NBYTES, left // _RESERVE_SHARE)
     return max(left - reserve, left // 4)
 
 

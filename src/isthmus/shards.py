@@ -18,12 +18,12 @@ from pathlib import Path
 from isthmus.errors import ModelFileError, ModelNotFound
 
 SUFFIX = ".gguf"
-MOST_SHARDS = 256
+MAX_SHARDS = 256
 """Files that one model may have."""
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 """Links that are followed for one name; Linux follows as many."""
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Names in an error."""
 
 
@@ -46,10 +46,10 @@ class ShardName:
 
     def all(self) -> list[ShardName]:
         """The names of all files of the model, in order. ModelFileError if there are no such."""
-        if not 1 <= self.number <= self.count <= MOST_SHARDS:
+        if not 1 <= self.number <= self.count <= MAX_SHARDS:
             raise ModelFileError(
                 f"{self} would be shard {self.number} of {self.count}; a model has 1 to "
-                f"{MOST_SHARDS}, and each is numbered within them"
+                f"{MAX_SHARDS}, and each is numbered within them"
             )
         return [replace(self, number=n) for n in range(1, self.count + 1)]
 
@@ -71,10 +71,10 @@ def model_files(path: Path) -> tuple[Path, ...]:
     if len(missing) == len(files):
         raise ModelNotFound(f"there is no file {path}")
     if missing:
-        more = " …" if len(missing) > _MOST_NAMED else ""
+        more = " …" if len(missing) > _MAX_NAMED else ""
         raise ModelNotFound(
             f"{path} is one of {name.count} shards, of which {folder} lacks {len(missing)}: "
-            f"{', '.join(missing[:_MOST_NAMED])}{more}. Fetch what is missing"
+            f"{', '.join(missing[:_MAX_NAMED])}{more}. Fetch what is missing"
         )
     return files
 
@@ -108,8 +108,8 @@ def _only_model(folder: Path) -> Path:
         return found[0]
     if not found:
         raise ModelNotFound(f"{folder} is a folder without a model; give a .gguf file")
-    named = ", ".join(it.name for it in found[:_MOST_NAMED])
-    more = " …" if len(found) > _MOST_NAMED else ""
+    named = ", ".join(it.name for it in found[:_MAX_NAMED])
+    more = " …" if len(found) > _MAX_NAMED else ""
     raise ModelNotFound(
         f"{folder} is a folder with {len(found)} models: give one of its files, {named}{more}"
     )
@@ -117,7 +117,7 @@ def _only_model(folder: Path) -> Path:
 
 def _shard_of(path: Path) -> tuple[Path, ShardName] | None:
     """The folder and the name of a shard; None for a file whose names have no such form."""
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_LINKS):
         name = ShardName.try_parse(path.name)
         if name is not None:
             return path.parent, name

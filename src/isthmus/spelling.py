@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_MOST_CHARACTERS = 100
+_MAX_CHARACTERS = 100
 """Length of the longest name that is compared: the time grows with its square."""
 _NEAR = 0.8
 """Share of characters that two names must have in common, in order."""
@@ -13,7 +13,7 @@ _NEAR = 0.8
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`: did you mean temperature?`, or nothing if no known name is near."""
-    if len(name) > _MOST_CHARACTERS:
+    if len(name) > _MAX_CHARACTERS:
         return ""
     near = get_close_matches(name, list(known), n=1, cutoff=_NEAR)
     return f": did you mean {near[0]}?" if near else ""

@@ -27,9 +27,9 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 WASM_PAGE = 65_536
-MOST_NBYTES_32 = 4 * GIB - WASM_PAGE
+MAX_NBYTES_32 = 4 * GIB - WASM_PAGE
 """What a 32-bit linear memory may have: one wasm page less than its pointers could reach."""
-MOST_NBYTES_64 = 1024 * GIB
+MAX_NBYTES_64 = 1024 * GIB
 """What a 64-bit one may have here: a process has 128 TiB of addresses, for all its actors."""
 OS_PAGE = mmap.PAGESIZE
 

@@ -20,7 +20,7 @@ from isthmus.model.adopted import context as adopted_context
 from isthmus.model.adopted import executor
 from isthmus.model.adopted.context import Context
 from isthmus.model.adopted.parted import computed_in_jobs
-from isthmus.model.adopted.shape import MOST_N_CTX
+from isthmus.model.adopted.shape import MAX_N_CTX
 from isthmus.model.jobs import Jobs
 from isthmus.units import GuestPtr
 from tests.adopted.test_sessions import (
@@ -89,13 +89,13 @@ def test_no_context_is_tried_that_takes_the_memory_of_the_process(
     raw = bytearray(tiny_file("gemma3n").read_bytes())
     key = b"gemma3n.context_length"
     at = raw.index(key) + len(key) + 4
-    raw[at : at + 4] = (16 * MOST_N_CTX).to_bytes(4, "little")
+    raw[at : at + 4] = (16 * MAX_N_CTX).to_bytes(4, "little")
     path = tmp_path / "long.gguf"
     path.write_bytes(raw)
     with opened(device, path) as (model, _):
-        assert model.hparams.n_ctx_train == MOST_N_CTX
-        with pytest.raises(SettingsError, match=f"takes 1 to {MOST_N_CTX}"):
-            model.layout(MOST_N_CTX + 1)
+        assert model.hparams.n_ctx_train == MAX_N_CTX
+        with pytest.raises(SettingsError, match=f"takes 1 to {MAX_N_CTX}"):
+            model.layout(MAX_N_CTX + 1)
 
 
 _LEAVING = """
@@ -135,7 +135,7 @@ def test_positions_of_many_tokens_are_learned_in_jobs(
 ) -> None:
     """Others decode between them, in the same scratch."""
     for module in (adopted_context, executor):
-        monkeypatch.setattr(module, "MOST_AT_ONCE", 16)
+        monkeypatch.setattr(module, "MAX_AT_ONCE", 16)
     with opened(device, tiny_file(name)) as (model, room):
         session, other = room.open(model), room.open(model)
         for it in (session, other):

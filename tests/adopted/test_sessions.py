@@ -157,7 +157,7 @@ def test_sessions_that_take_turns_do_not_see_each_other(
     name: str, device: Device, tiny_file: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share a scratch; with room for two contexts, each third one is opened anew."""
-    monkeypatch.setattr(executor, "_MOST_CONTEXTS", 2)
+    monkeypatch.setattr(executor, "_MAX_CONTEXTS", 2)
     prompts = [PROMPT[i : i + 60] for i in (0, 10, 20)]
     with opened(device, tiny_file(name)) as (model, room):
         alone = []

@@ -98,8 +98,8 @@ def test_clearing_every_other_page_of_an_image() -> None:
     region.load(Image.freeze(region.base, nbytes, [(0, nbytes)]))
     for ptr in range(0, nbytes, 2 * OS_PAGE):
         region.clear(GuestPtr(ptr), OS_PAGE)
-    assert nbytes // OS_PAGE > regions.MOST_MAPPINGS
-    assert mappings_of(region) <= regions.MOST_MAPPINGS
+    assert nbytes // OS_PAGE > regions.MAX_MAPPINGS
+    assert mappings_of(region) <= regions.MAX_MAPPINGS
     expected = (bytes(OS_PAGE) + b"x" * OS_PAGE) * (nbytes // OS_PAGE // 2)
     with region.view(0, nbytes) as view:
         assert view.memory == expected
@@ -111,10 +111,10 @@ def test_clearing_every_other_page_of_an_image() -> None:
 def test_clearing_the_same_place_again_and_again_gives_pages_back_each_time() -> None:
     region = filled(MIB)
     region.load(Image.freeze(region.base, MIB, [(0, MIB)]))
-    for _ in range(2 * regions.MOST_MAPPINGS):
+    for _ in range(2 * regions.MAX_MAPPINGS):
         region.clear(GuestPtr(OS_PAGE), OS_PAGE)
     assert mappings_of(region) < 10
-    assert region._mappings.n <= regions.MOST_MAPPINGS
+    assert region._mappings.n <= regions.MAX_MAPPINGS
     assert region._may_cut()
     region.close()
 

@@ -21,7 +21,7 @@ from isthmus.model.files import opening
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.opening import open_gguf
 from isthmus.model.tokens.tokenizer import Tokenizer
-from isthmus.model.tokens.vocabulary import MOST_SPECIAL
+from isthmus.model.tokens.vocabulary import MAX_SPECIAL
 from isthmus.native.loader import Library
 from tests.tiny_gguf import TinyLlama, TinyLora, TinyModel
 
@@ -162,8 +162,8 @@ BAD: dict[str, Callable[[], TinyModel]] = {
         said={"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 5},
     ),
     "more special tokens than can be looked for": lambda: Forged(
-        tokens=[*SPM, *(f"<special {it}>" for it in range(MOST_SPECIAL))],
-        types=[USER_DEFINED] * (len(SPM) + MOST_SPECIAL),
+        tokens=[*SPM, *(f"<special {it}>" for it in range(MAX_SPECIAL))],
+        types=[USER_DEFINED] * (len(SPM) + MAX_SPECIAL),
     ),
     "a token of a megabyte": lambda: Forged(tokens=[*SPM, "a" * (1 << 20)]),
     "a map that is too short": lambda: unigram(precompiled_charsmap=[1, 2]),

@@ -35,7 +35,7 @@ from tests.patience import PATIENCE_S, eventually
 from tests.tiny_gguf import TinyLlama, TinyModel
 
 ASK = "sequence 2"
-MOST_NBYTES = 192 * MIB
+MAX_NBYTES = 192 * MIB
 KEY = b"sixteen bytes or more"
 
 
@@ -68,7 +68,7 @@ class World:
         assert isinstance(caught.value, errors.IsthmusError)
         caught.value.__context__ = None
         del caught
-        assert resident("VmHWM") - nbytes < MOST_NBYTES
+        assert resident("VmHWM") - nbytes < MAX_NBYTES
         # The thread that looks at leases may have a file in its hand.
         assert eventually(lambda: self.held() == before)
 

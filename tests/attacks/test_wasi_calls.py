@@ -18,7 +18,7 @@ from tests.unit.test_wasi import forwarding_guest
 from tests.unit.wasm_guest import quiet_wasi, spawn
 
 N_CALLS, MANY_CALLS = 100, 10_000
-MOST_ERRNO = 76
+MAX_ERRNO = 76
 NASTY = (
     *(0, 1, 2, 3, 4, 8, 47, 64, 1023, 1024, 1025, 4096, 65_535, 65_536, 262_144, 262_145),
     *(WASM_PAGE - 4, WASM_PAGE - 8, WASM_PAGE - 31, 0x7FFF_FFFF, -1, -4, -(2**31)),
@@ -61,7 +61,7 @@ def attack(instance: Instance, name: str, params: str, n_calls: int) -> None:
         given = [rng.choice(likely if rng.random() < 0.8 else NASTY) for _ in params]
         before = instance.memory.read(0, WASM_PAGE)
         errno = instance.call(name, *given)
-        assert 0 <= errno <= MOST_ERRNO, given
+        assert 0 <= errno <= MAX_ERRNO, given
         if errno:
             assert instance.memory.read(0, WASM_PAGE) == before, (given, errno)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from isthmus import Limits
-from isthmus.actor.stdio import MOST_EMPTY_READS
+from isthmus.actor.stdio import MAX_EMPTY_READS
 from isthmus.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -140,7 +140,7 @@ def test_reading_on_at_the_end(runtime: Runtime) -> None:
         for message in ("x", io.BytesIO(b"x" * 5000)):
             with pytest.raises(InputExhausted, match="give the prompt as an argument"):
                 actor.send(message)
-        assert actor.counters.host_calls == 2 * (MOST_EMPTY_READS + 1) + 1 + 2
+        assert actor.counters.host_calls == 2 * (MAX_EMPTY_READS + 1) + 1 + 2
         assert actor.state == "idle"
 
 

@@ -249,7 +249,7 @@ def test_listings_that_are_not_believed(
 def test_an_answer_that_is_too_long(
     hub: FakeHub, pulled: Pull, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isthmus.download.http._MOST_ANSWER_NBYTES", 100)
+    monkeypatch.setattr("isthmus.download.http._MAX_ANSWER_NBYTES", 100)
     hub.repos[REPO] = {"a.gguf": DATA}
     with pytest.raises(DownloadError, match="more than 100 bytes"):
         pulled(f"hf:{REPO}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isthmus import Actor, Model, Runtime
-from isthmus.actor.host_api.context import LEAST_INHERITED
+from isthmus.actor.host_api.context import MIN_INHERITED
 
 SAID = ("A long message that a model reads once. " * 4, "And a second one, which goes on.")
 MORE = "Something else is said now."
@@ -39,12 +39,12 @@ def test_what_is_in_common_is_not_computed_again(runtime: Runtime, model: Model)
                 again, n_again = tell(runtime, new, *SAID)
                 assert old.state == "held"
             assert again == answers
-            assert n_again <= 2 * LEAST_INHERITED
+            assert n_again <= 2 * MIN_INHERITED
             assert new.usage.tokens_in == n_computed  # limits count them all the same
             assert old.state == "idle"
             after = tell(runtime, new, MORE), tell(runtime, old, MORE)
         assert after[0] == after[1]
-        assert after[0][1] > LEAST_INHERITED  # it goes on by itself
+        assert after[0][1] > MIN_INHERITED  # it goes on by itself
 
 
 def test_from_where_it_differs_all_is_computed(runtime: Runtime, model: Model) -> None:
@@ -65,4 +65,4 @@ def test_nothing_in_common(runtime: Runtime, model: Model, options: dict[str, ob
         tell(runtime, old, *SAID)
         with spawn(runtime, model, **options) as new, new.inheriting(old):
             _, n = tell(runtime, new, *SAID)
-            assert n > new.usage.tokens_in - 3 * LEAST_INHERITED
+            assert n > new.usage.tokens_in - 3 * MIN_INHERITED

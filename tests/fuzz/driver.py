@@ -32,9 +32,9 @@ from tests.fuzz.surface import Surface, surface_class
 _POLL_S = 0.02
 _START_S = 120.0
 """Seconds that a child may take to open its surface."""
-_MOST_CASES = 150
+_MAX_CASES = 150
 """Cases that one child runs: what they leave behind is theirs, and not a finding."""
-_MOST_SHRINKS = 60
+_MAX_SHRINKS = 60
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ROOT = Path(__file__).parents[2]
 
@@ -95,7 +95,7 @@ class Child:
 
     def run(self, case: str) -> str | Finding:
         """A case's outcome."""
-        if self._n_cases >= _MOST_CASES:
+        if self._n_cases >= _MAX_CASES:
             self.close()
         process = self._process or self._start()
         self._n_cases += 1
@@ -214,7 +214,7 @@ def shrink(child: Child, found: Finding) -> Finding:
         while smaller:
             smaller = False
             for data in surface.smaller(found.data):
-                if next(tries) >= _MOST_SHRINKS:
+                if next(tries) >= _MAX_SHRINKS:
                     return found
                 path.write_bytes(data)
                 again = child.run(f"@{path}")

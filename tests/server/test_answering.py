@@ -52,7 +52,7 @@ def test_others_have_the_event_loop_between_two_pieces(
     null_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much has come, and however long its reader takes for a piece."""
-    monkeypatch.setattr(answering, "_MOST_CHARACTERS", 1)
+    monkeypatch.setattr(answering, "_MAX_CHARACTERS", 1)
     turns: list[str] = []
 
     async def main() -> None:

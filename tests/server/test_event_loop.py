@@ -27,9 +27,9 @@ from tests.tiny_gguf import TinyLlama, TinyModel
 
 SMALL, LARGE = 2_100, 30_000
 """Parts of a body."""
-MOST_LINES = 3_000
+MAX_LINES = 3_000
 """Lines that one request may add: the loop also waits, more or less often."""
-MOST_NBYTES = 65_536
+MAX_NBYTES = 65_536
 """Bytes of JSON that the loop reads or writes at a time."""
 
 
@@ -188,6 +188,6 @@ def test_a_longer_body_takes_the_event_loop_no_longer(
         finally:
             client.portal.call(watch.end)
         assert answer.status_code in (200, 400, 404), answer.text
-        assert watch.nbytes <= MOST_NBYTES
+        assert watch.nbytes <= MAX_NBYTES
         lines.append(watch.n_lines)
-    assert lines[2] - lines[1] < MOST_LINES, lines
+    assert lines[2] - lines[1] < MAX_LINES, lines

@@ -134,7 +134,7 @@ def kept_nbytes(recent: Mapping[tuple[str, str], tuple[object, int]]) -> int:
 def test_compiled_code_on_the_disk_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_cache, "_MOST_NBYTES", 10_000)
+    monkeypatch.setattr(code_cache, "_MAX_NBYTES", 10_000)
     cache = CodeCache(tmp_path / "cache")
     for n in range(20):
         cache.put(f"{n}", os.urandom(1000))

@@ -264,7 +264,7 @@ def test_unloading_closes_agents_with_the_model(null_runtime: Runtime, folder: P
 def test_a_stream_of_requests_does_not_keep_others_out(
     null_runtime: Runtime, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isthmus.server.models.models._LEAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("isthmus.server.models.models._MIN_PATIENCE_S", 0.1)
 
     async def work(models: Models) -> None:
         done = asyncio.Event()

@@ -18,7 +18,7 @@ from tests.server.conftest import Serving
 from tests.server.page_support import opened
 
 pytestmark = pytest.mark.page
-MOST_ACTIONS = 3
+MAX_ACTIONS = 3
 LENGTHY = {"temperature": "0", "repeat_penalty": "1", "max_tokens": "20000", "n_ctx": "24000"}
 """Options of an answer that is always the same, and long."""
 SCREENS = {
@@ -93,7 +93,7 @@ def person(request: Any, serving: Serving, browser: Any) -> Iterator[Person]:
         expect(page.locator(".turn > footer")).to_have_count(3)
         found = Person(page, request.param == "phone")
         yield found
-        assert found.n_actions <= MOST_ACTIONS
+        assert found.n_actions <= MAX_ACTIONS
 
 
 def test_talk(person: Person) -> None:

@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 
-from isthmus.server.http.depth import MOST_DEPTH, is_deep
+from isthmus.server.http.depth import MAX_DEPTH, is_deep
 from isthmus.server.http.endpoint import decode_json
 from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError
@@ -87,7 +87,7 @@ def test_what_can_be_read_can_be_told(serving: Serving) -> None:
         '"text": {"format": {"type": "text", "x": %s}}',
         '"background": true, "text": {"format": {"type": "text", "x": %s}}',
     )
-    for n, status in ((MOST_DEPTH // 2, 200), *((n, 400) for n in range(930, 1000, 10))):
+    for n, status in ((MAX_DEPTH // 2, 200), *((n, 400) for n in range(930, 1000, 10))):
         nested = "[" * n + "]" * n
         for place in places:
             given = f'{{"model": "tiny", "input": "x", "max_output_tokens": 1, {place % nested}}}'
@@ -98,7 +98,7 @@ def test_what_can_be_read_can_be_told(serving: Serving) -> None:
 def test_depth_is_counted_without_a_call_stack() -> None:
     value: Any = 1
     for n in range(20_000):
-        assert n > MOST_DEPTH + 1 or is_deep(value) == (n > MOST_DEPTH)
+        assert n > MAX_DEPTH + 1 or is_deep(value) == (n > MAX_DEPTH)
         value = [value] if n % 2 else {"x": value}
     assert is_deep(value)
     assert not is_deep([[], {}, "text"] * 1000)

@@ -168,7 +168,7 @@ def test_schemas_that_cannot_be_forced(shared: Runtime, model: Model, tmp_path: 
 def test_an_answer_has_an_end(
     reader: Reader, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isthmus.actor.host_api.answer.MOST_NBYTES", 100)
+    monkeypatch.setattr("isthmus.actor.host_api.answer.MAX_NBYTES", 100)
     reader.begin()
     codes = [reader.one("answer_feed", 70) for _ in range(10)]
     assert codes[:6] == list(range(1, 7))

@@ -10,7 +10,7 @@ import pytest
 from isthmus.errors import Cancelled, IsthmusError, SettingsError, TemplateError
 from isthmus.model.chat import conversation
 from isthmus.model.chat.chat_template import ChatTemplate
-from isthmus.model.chat.conversation import MOST_DEPTH, Conversation, prepared, text_of
+from isthmus.model.chat.conversation import MAX_DEPTH, Conversation, prepared, text_of
 from isthmus.model.chat.template_traits import Traits
 from tests.templates.huggingface import FORMS
 
@@ -302,7 +302,7 @@ def nested(depth: int) -> Any:
         {"role": "user", "content": {"type": "text"}},
         {"role": "user", "content": [b"bytes"]},
         {"role": "user", "content": "a", "extra": object()},
-        {"role": "user", "content": "a", "extra": nested(MOST_DEPTH + 1)},
+        {"role": "user", "content": "a", "extra": nested(MAX_DEPTH + 1)},
         {"role": "user", "content": "a", "extra": nested(100_000)},
         {"role": "assistant", "tool_calls": "add"},
         {"role": "assistant", "tool_calls": ["add"]},

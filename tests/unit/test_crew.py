@@ -40,7 +40,7 @@ def thread() -> Iterator[ComputeThread]:
 
 @pytest.fixture
 def crew(thread: ComputeThread, monkeypatch: pytest.MonkeyPatch) -> Crew:
-    monkeypatch.setattr(crew_module, "_MOST", 3)
+    monkeypatch.setattr(crew_module, "_MAX", 3)
     return Crew(thread)
 
 

@@ -326,7 +326,7 @@ def test_who_no_longer_wants_a_grammar_ends_the_work_on_it() -> None:
 
 def test_all_schemas_of_a_grammar_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them takes little time, and little of the grammar."""
-    monkeypatch.setattr(rules, "_MOST_STEPS", 2000)
+    monkeypatch.setattr(rules, "_MAX_STEPS", 2000)
     one = {"allOf": [{"enum": list(range(100))}, {"enum": [1]}]}
     schema = {"type": "object", "properties": {"a": one}}
     tools = [{"function": {"name": f"f{n}", "parameters": schema}} for n in range(50)]

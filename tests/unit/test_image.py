@@ -8,7 +8,7 @@ import pytest
 
 from isthmus.errors import RegionError
 from isthmus.memory import Extent, Image, Region, SharedFile, touched_chunks, used_chunks
-from isthmus.memory.image import MOST_EXTENTS
+from isthmus.memory.image import MAX_EXTENTS
 from isthmus.snapshot import CHUNK_NBYTES
 from isthmus.snapshot.chunk import hash_chunks
 from isthmus.units import KIB, MIB, OS_PAGE, GuestPtr, HostAddr
@@ -127,7 +127,7 @@ def test_without_the_systems_word_everything_may_have_changed() -> None:
 
 def test_an_image_in_many_pieces_is_brought_together(region: Region) -> None:
     fd = os.memfd_create("test") if hasattr(os, "memfd_create") else os.open(".", os.O_TMPFILE)
-    n = MOST_EXTENTS + 10
+    n = MAX_EXTENTS + 10
     data = b"".join(bytes([i % 250 + 1]) * OS_PAGE for i in range(n))
     os.pwrite(fd, data, 0)
     file = SharedFile(fd)

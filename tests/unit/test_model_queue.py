@@ -18,7 +18,7 @@ from isthmus.actor.shares import Share
 from isthmus.errors import DeviceFailed, ModelUnsupported
 from isthmus.metrics import Metrics
 from isthmus.model.jobs import JOB_S
-from isthmus.model.probes.pack_probe import MOST
+from isthmus.model.probes.pack_probe import MAX_PACKED
 from isthmus.model.probes.widths import Width
 from isthmus.model.step import Chunk, Step
 
@@ -62,9 +62,9 @@ class Crowd:
         )
         self.model: Any = SimpleNamespace(
             label="m",
-            rows_at_once=plan.MOST if batches else 1,
-            packing=lambda n_tokens: Width(2, MOST) if packs else None,
-            prompts_at_once=plan.MOST,
+            rows_at_once=plan.MAX_STEP_TOKENS if batches else 1,
+            packing=lambda n_tokens: Width(2, MAX_PACKED) if packs else None,
+            prompts_at_once=plan.MAX_STEP_TOKENS,
             executor=self.executor,
             is_embedding=False,
             is_projecting=False,
@@ -177,9 +177,9 @@ def test_all_that_ask_are_one_step(clock: Clock) -> None:
 
 def test_whoever_does_not_fit_is_in_the_next_step(clock: Clock) -> None:
     crowd = Crowd(clock)
-    for i in range(plan.MOST + 3):
+    for i in range(plan.MAX_STEP_TOKENS + 3):
         crowd.step(chr(ord("a") + i))
-    assert [len(crowd.work()), len(crowd.work())] == [plan.MOST, 3]
+    assert [len(crowd.work()), len(crowd.work())] == [plan.MAX_STEP_TOKENS, 3]
 
 
 def test_steps_of_several_sessions_of_one_are_in_one_pass(clock: Clock) -> None:
@@ -194,14 +194,14 @@ def test_steps_of_several_sessions_of_one_are_in_one_pass(clock: Clock) -> None:
 def test_whoever_steps_many_sessions_pays_for_each(clock: Clock) -> None:
     crowd = Crowd(clock)
     for _ in range(2):
-        crowd.branches("b", plan.MOST)
+        crowd.branches("b", plan.MAX_STEP_TOKENS)
         crowd.step("a")
         crowd.step("c")
         assert [sorted(crowd.answered()) for _ in range(2)] in (
             [["b"], ["a", "c"]],
             [["a", "c"], ["b"]],
         )
-    assert crowd.queue._decode_shares.of(crowd.shares["b"]) == 2 * plan.MOST
+    assert crowd.queue._decode_shares.of(crowd.shares["b"]) == 2 * plan.MAX_STEP_TOKENS
 
 
 def test_one_by_one_if_bits_would_change(clock: Clock) -> None:
@@ -314,7 +314,7 @@ def test_a_pass_without_a_kernel_is_not_tried_again(clock: Clock) -> None:
     crowd = Crowd(clock)
     crowd.during = refuse
     for name in "ABCDEF":
-        crowd.prompt(name, MOST // 3)
+        crowd.prompt(name, MAX_PACKED // 3)
     assert crowd.errors() == {}
     assert sorted(crowd.computed) == [*"ABCDEF"]
     assert len(asked) == 7  # ABC once, and each

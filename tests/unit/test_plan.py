@@ -12,7 +12,7 @@ import pytest
 from isthmus.actor import plan
 from isthmus.actor.shares import Share, Shares
 from isthmus.model.jobs import JOB_S
-from isthmus.model.probes.pack_probe import MOST as MOST_PACKED
+from isthmus.model.probes.pack_probe import MAX_PACKED
 from isthmus.model.probes.widths import Width, Widths
 
 Ask = Any
@@ -108,7 +108,7 @@ def test_a_step_of_many_tokens_is_not_passed_over() -> None:
 
 # ---------------------------------------------------------------------------------- prompts
 
-HALF = MOST_PACKED // 2
+HALF = MAX_PACKED // 2
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ HALF = MOST_PACKED // 2
     [
         ([47, 47, 47, 47], ["abcd"]),
         ([HALF - 10] * 5, ["ab", "cd", "e"]),
-        ([20, MOST_PACKED + 1, 20, 20], ["acd", "b"]),  # a long one goes alone, and is not left out
-        ([MOST_PACKED - 20, MOST_PACKED - 20, 20, 20], ["ac", "bd"]),
-        ([MOST_PACKED], ["a"]),
-        ([4 * MOST_PACKED, 1], ["a", "b"]),
+        ([20, MAX_PACKED + 1, 20, 20], ["acd", "b"]),  # a long one goes alone, and is not left out
+        ([MAX_PACKED - 20, MAX_PACKED - 20, 20, 20], ["ac", "bd"]),
+        ([MAX_PACKED], ["a"]),
+        ([4 * MAX_PACKED, 1], ["a", "b"]),
     ],
 )
 def test_prompts_that_are_one_pass(sizes: list[int], passes: list[str]) -> None:
@@ -162,7 +162,7 @@ def test_a_pass_has_only_as_many_prompts_as_there_can_be_outputs() -> None:
 
 def test_a_pass_has_only_so_many_prompts() -> None:
     asks = [ask(1) for _ in range(40)]
-    assert [len(it) for it in all_passes(asks)] == [plan.MOST, 40 - plan.MOST]
+    assert [len(it) for it in all_passes(asks)] == [plan.MAX_STEP_TOKENS, 40 - plan.MAX_STEP_TOKENS]
 
 
 def test_prompts_pay_by_weight() -> None:
@@ -171,14 +171,18 @@ def test_prompts_pay_by_weight() -> None:
     order = []
     for _ in range(10):
         [taken] = plan.pack(
-            [light, heavy], shares, key_of, class_of=lambda _: None, most=lambda: plan.MOST
+            [light, heavy],
+            shares,
+            key_of,
+            class_of=lambda _: None,
+            most=lambda: plan.MAX_STEP_TOKENS,
         )
         order.append(taken)
     assert order.count(heavy) == 8
 
 
 def class_on_a_processor(it: Ask) -> Width | None:
-    return Width(1, MOST_PACKED) if it.n_tokens < MOST_PACKED else None
+    return Width(1, MAX_PACKED) if it.n_tokens < MAX_PACKED else None
 
 
 def class_on_a_card(it: Ask) -> Width | None:
@@ -189,7 +193,7 @@ def all_passes(
     asks: Sequence[Ask],
     *,
     class_of: Callable[[Ask], Width | None] = class_on_a_processor,
-    most: int = plan.MOST,
+    most: int = plan.MAX_STEP_TOKENS,
 ) -> list[str]:
     """The passes that compute all prompts, each as the letters of its own."""
     shares, waiting, passes = Shares(), list(asks), []

@@ -6,7 +6,7 @@ import pytest
 
 from isthmus.abi import GrammarKind
 from isthmus.errors import SettingsError
-from isthmus.server.generation.wanted import MOST_STOPS, Tool, ToolChoice, Wanted
+from isthmus.server.generation.wanted import MAX_STOPS, Tool, ToolChoice, Wanted
 
 MESSAGES = ({"role": "user", "content": "hello"},)
 WEATHER = Tool("weather", "tells the weather", {"type": "object", "properties": {}})
@@ -29,7 +29,7 @@ def test_without_a_choice_no_tool_is_offered() -> None:
     assert Wanted(MESSAGES, tools=(WEATHER,), tool_choice=ToolChoice.NONE).offered == ()
 
 
-@pytest.mark.parametrize("stop", [("",), ("a", ""), ("a",) * (MOST_STOPS + 1)])
+@pytest.mark.parametrize("stop", [("",), ("a", ""), ("a",) * (MAX_STOPS + 1)])
 def test_impossible_stops(stop: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError, match="stop"):
         Wanted(MESSAGES, stop=stop)

@@ -10,7 +10,7 @@ import wasmtime
 from isthmus.abi import Errno
 from isthmus.errors import GuestExited, GuestFault, LimitExceeded, SettingsError
 from isthmus.wasm import Engine, Instance, Wasi
-from isthmus.wasm.wasi import MOST_IOVECS, MOST_WRITE_NBYTES, wasi_errno, wasi_imports
+from isthmus.wasm.wasi import MAX_IOVECS, MAX_WRITE_NBYTES, wasi_errno, wasi_imports
 from tests.unit.wasm_guest import StoppedClock, quiet_wasi, spawn, wasm
 
 BADF, FAULT, INVAL, NOTSUP, SPIPE, NOTCAPABLE = 8, 21, 28, 58, 70, 76
@@ -171,7 +171,7 @@ def test_refused_writes_log_nothing(engine: Engine, guest: Any) -> None:
         assert instance.call("fd_write", 1, 0, 2, 64) == FAULT
         assert instance.call("fd_write", 1, 0, 1, 65_533) == FAULT
         assert instance.call("fd_write", 1, 65_532, 1, 64) == FAULT
-        assert instance.call("fd_write", 1, 0, MOST_IOVECS + 1, 64) == INVAL
+        assert instance.call("fd_write", 1, 0, MAX_IOVECS + 1, 64) == INVAL
         assert instance.call("fd_write", 1, 0, -1, 64) == INVAL
         assert instance.call("fd_write", 0, 0, 1, 64) == BADF
         assert instance.call("fd_write", 3, 0, 1, 64) == BADF
@@ -184,8 +184,8 @@ def test_a_large_write_is_taken_in_part(engine: Engine, guest: Any) -> None:
     with spawn(engine, guest, wasi=wasi) as instance:
         iovecs(instance, 0, *[(0, 65_536)] * 100)
         assert instance.call("fd_write", 1, 0, 100, 2048) == 0
-        assert u32(instance, 2048) == MOST_WRITE_NBYTES
-    assert logged == [MOST_WRITE_NBYTES]
+        assert u32(instance, 2048) == MAX_WRITE_NBYTES
+    assert logged == [MAX_WRITE_NBYTES]
 
 
 def test_a_full_log_is_an_errno(engine: Engine, guest: Any) -> None:
@@ -231,7 +231,7 @@ def test_refused_reads_read_nothing(engine: Engine, guest: Any) -> None:
         assert instance.call("fd_read", 0, 0, 2, 64) == FAULT
         assert instance.call("fd_read", 0, 0, 1, 65_533) == FAULT
         assert instance.call("fd_read", 0, 65_532, 1, 64) == FAULT
-        assert instance.call("fd_read", 0, 0, MOST_IOVECS + 1, 64) == INVAL
+        assert instance.call("fd_read", 0, 0, MAX_IOVECS + 1, 64) == INVAL
 
 
 def subscribe(*wanted: tuple[int, int, int, int, int]) -> bytes:

@@ -36,8 +36,8 @@ class Ask:
 
 
 class Decode(Ask):
-    """A step of one session, of up to `plan.MOST` tokens; or as many steps of one token each, of
-    different sessions with one batch key. Token ids were checked."""
+    """A step of one session, of up to `plan.MAX_STEP_TOKENS` tokens; or as many steps of one token
+    each, of different sessions with one batch key. Token ids were checked."""
 
     __slots__ = ("key", "n_tokens", "share", "steps")
 

@@ -16,7 +16,7 @@ from isthmus.errors import Overloaded
 from isthmus.memory import Image
 from isthmus.units import HostAddr, format_nbytes
 
-_LEAST_SHARE = 4
+_MIN_SHARE = 4
 """Actors get one part in so many of the whole, however large the models are."""
 
 
@@ -46,7 +46,7 @@ class Budget:
     @property
     def limit_nbytes(self) -> int:
         """What all actors may have together now."""
-        return max(self._total - self._set_aside(), self._total // _LEAST_SHARE)
+        return max(self._total - self._set_aside(), self._total // _MIN_SHARE)
 
     def account(self) -> Account:
         """For one actor."""

@@ -20,7 +20,7 @@ from isthmus.actor.pool import Pool
 from isthmus.device.compute_thread import ComputeThread
 from isthmus.errors import Overloaded
 
-_MOST = min(4, os.cpu_count() or 1)
+_MAX = min(4, os.cpu_count() or 1)
 """Threads that resume guests, the loop's among them."""
 _FEW = 8
 """Guests from which on other threads are asked for help."""
@@ -39,7 +39,7 @@ class Crew:
         """`thread` is the loop's. While it waits for others it runs jobs, or they might wait for
         it."""
         self._thread = thread
-        self._pool = Pool("isthmus guest", _MOST - 1) if _MOST > 1 else None
+        self._pool = Pool("isthmus guest", _MAX - 1) if _MAX > 1 else None
         self._n_rounds = _TRIED
         self._taken_s: dict[bool, float] = {}
         """Seconds that a turn took lately, by whether others helped."""
@@ -80,7 +80,7 @@ class Crew:
         assert self._pool is not None
         round_ = _Round(answers, partial(self._thread.post, _nothing))
         try:
-            for _ in range(_MOST - 1):
+            for _ in range(_MAX - 1):
                 self._pool.submit(round_.help)
         except Overloaded:
             pass  # fewer help, or nobody

@@ -11,9 +11,9 @@ from isthmus.actor.message import Message
 from isthmus.actor.pool import Pool
 from isthmus.actor.slow_lane import SlowLane, SlowTurn
 
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 """Threads for work that takes long and waits for no agent."""
-_MOST_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
+_MAX_SLOW = max(1, min(4, (os.cpu_count() or 2) // 2))
 """Threads for guests that compute for long."""
 
 
@@ -33,9 +33,9 @@ class Elsewhere:
         self._answered = answered
         self._came_in = came_in
         self._said = said
-        self._work = Pool("isthmus work", _MOST_THREADS)
+        self._work = Pool("isthmus work", _MAX_THREADS)
         self._tools = Pool("isthmus tool")
-        self._slow = SlowLane(_MOST_SLOW, decodes)
+        self._slow = SlowLane(_MAX_SLOW, decodes)
 
     def do(self, ask: Aside[Any]) -> None:
         """Has work done by a thread. Overloaded if the system has none."""

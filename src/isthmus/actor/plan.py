@@ -18,7 +18,7 @@ from isthmus.actor.shares import Shares
 from isthmus.model.jobs import JOB_S
 from isthmus.model.probes.widths import Width
 
-MOST = 32
+MAX_STEP_TOKENS = 32
 """Tokens in one step of a session."""
 _NEARLY = 0.9
 """The part of several batches' room that must be asked for so that all of them are equally large.

@@ -22,7 +22,7 @@ from isthmus.model.forms import (
 )
 from isthmus.units import MIB
 
-MOST_NBYTES = 4 * MIB
+MAX_NBYTES = 4 * MIB
 """Bytes of the longest answer."""
 _TOKEN_NBYTES = 16
 """Bytes that a token counts as at least: its text is an object of its own."""

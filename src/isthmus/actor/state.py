@@ -30,7 +30,7 @@ from isthmus.memory import Region
 from isthmus.model import Grammar, Model, Session
 from isthmus.model.layout import Layout
 from isthmus.model.own.kv_cache import SPAN_ALIGNMENT
-from isthmus.model.sampling.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
+from isthmus.model.sampling.top import MAX_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.model.spans import Span
 from isthmus.units import GuestPtr
 from isthmus.wasm import GlobalValue
@@ -218,7 +218,7 @@ class Reopen:
     def _check_top(self, it: OpenedSession, sessions: Sequence[OpenedSession]) -> None:
         """SnapshotInvalid unless the candidates have a place that a guest could have given them."""
         end = it.top_ptr + PAIR_NBYTES * it.top_k
-        if it.top_k > min(MOST_TOP, it.layout.n_vocab):
+        if it.top_k > min(MAX_TOP, it.layout.n_vocab):
             raise SnapshotInvalid("a session of the snapshot asks for too many candidates")
         if it.top_ptr % TOP_ALIGNMENT or end > self.region.nbytes:
             raise SnapshotInvalid("candidates of the snapshot do not lie in its memory")

@@ -26,10 +26,10 @@ from isthmus.actor.message import BinaryFile
 from isthmus.errors import GuestFault, InputExhausted
 from isthmus.units import KIB
 
-MOST_EMPTY_READS = 64
+MAX_EMPTY_READS = 64
 """Reads at the end of the input, one after the other, after which a command is ended. Many ask
 again for a line that was empty, and would do so for ever."""
-_MOST_LINE_NBYTES = 64 * KIB
+_MAX_LINE_NBYTES = 64 * KIB
 """Bytes of a line on standard error after which it is logged as if it had ended."""
 _LOOK_MS = 50
 """Time between two looks at whether the message is to end."""
@@ -69,7 +69,7 @@ class Stdio:
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
             self._log(line)
-        if len(self._line) > _MOST_LINE_NBYTES:
+        if len(self._line) > _MAX_LINE_NBYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -83,7 +83,7 @@ class Stdio:
 
     def _counted(self, data: bytes) -> bytes:
         self._n_empty = 0 if data else self._n_empty + 1
-        if self._n_empty > MOST_EMPTY_READS:
+        if self._n_empty > MAX_EMPTY_READS:
             raise InputExhausted(
                 f"{self._c.message.guest} reads on at the end of its input: give the prompt as an "
                 "argument, or more input"

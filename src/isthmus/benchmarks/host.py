@@ -45,11 +45,11 @@ VOCABULARIES = (49_152, 128_256)
 """SmolLM2's and Llama 3's."""
 N_TOKENS = 32
 """Tokens of one message. Its beginning and end are a thirtieth of a token's cost or less."""
-MOST_TOKENS = 200
+MAX_TOKENS = 200
 _N_CTX = 256
 _MIDDLE = 64
 """Agents of the rows that vary all else."""
-_MOST_MESSAGES = 2000
+_MAX_MESSAGES = 2000
 """Messages that the repeats of one row come to: a thousand agents are measured twice."""
 _HOLD_S = 0.1
 _HELD_TOKENS = 32
@@ -100,7 +100,7 @@ class HostPlan:
 
     def repeats_of(self, case: Case) -> int:
         """How often a row is measured."""
-        return min(self.repeats, max(2, _MOST_MESSAGES // case.agents))
+        return min(self.repeats, max(2, _MAX_MESSAGES // case.agents))
 
     @property
     def n_runs(self) -> int:

@@ -24,7 +24,7 @@ from isthmus.errors import SettingsError, VerificationFailed
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
-_LEAST_WINDOW = 8
+_MIN_WINDOW = 8
 _ALLOWED = 1e-4
 """Relative difference of the two perplexities."""
 
@@ -116,9 +116,9 @@ def _windows(model: Model, plan: Plan) -> list[list[int]]:
     n_ctx, tokenizer = plan.n_ctx, model.tokenizer
     if plan.text is None:
         raise SettingsError("perplexity of what? give a text: --text FILE")
-    if not _LEAST_WINDOW <= n_ctx <= model.hparams.n_ctx_train:
+    if not _MIN_WINDOW <= n_ctx <= model.hparams.n_ctx_train:
         raise SettingsError(
-            f"n_ctx is {n_ctx}; {model.name} takes {_LEAST_WINDOW} to {model.hparams.n_ctx_train}"
+            f"n_ctx is {n_ctx}; {model.name} takes {_MIN_WINDOW} to {model.hparams.n_ctx_train}"
         )
     try:
         text = plan.text.read_text(encoding="utf-8")

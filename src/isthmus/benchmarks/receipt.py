@@ -69,7 +69,7 @@ FIGURES = {
     ),
 }
 """The columns of each question's table."""
-_MOST = 2000
+_MAX = 2000
 """Characters of the last words of a command."""
 
 
@@ -129,7 +129,7 @@ def isthmus(arguments: Sequence[str], seconds: float) -> Record:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return {"failed": f"it took more than the {seconds:.0f} s that were left"}
-    said = printable(done.stderr.strip()[-_MOST:].rpartition("\n")[2])
+    said = printable(done.stderr.strip()[-_MAX:].rpartition("\n")[2])
     try:
         report: Record = json.loads(done.stdout)
     except json.JSONDecodeError:

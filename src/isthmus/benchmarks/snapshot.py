@@ -37,7 +37,7 @@ from isthmus.runtime import Runtime
 from isthmus.snapshot import Saved
 
 CONTEXTS = (100, 1000, 4000)
-_MOST_PREFILL_REPEATS = 3
+_MAX_PREFILL_REPEATS = 3
 _TURN = "sequence 32"
 _N_FORKS = 10
 
@@ -59,7 +59,7 @@ def bench_snapshot(
 
 def _measure(subject: _Subject, repeats: int, progress: Callable[[], None]) -> Record:
     samples = take_turns(subject.runs(), repeats, progress)
-    few = min(repeats, _MOST_PREFILL_REPEATS)
+    few = min(repeats, _MAX_PREFILL_REPEATS)
     samples |= take_turns({"prefill again": subject.prefill_again}, few, lambda: None)
     medians = {name: float(np.median(values)) for name, values in samples.items()}
     incremental = subject.incremental(repeats)

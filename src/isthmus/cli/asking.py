@@ -12,7 +12,7 @@ from isthmus.config import Environment
 from isthmus.errors import SettingsError
 
 _PATIENCE_S = 30.0
-_MOST_NBYTES = 64 * 2**20
+_MAX_NBYTES = 64 * 2**20
 
 
 def add_server_key_option(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def ask(server: str, path: str, arguments: argparse.Namespace) -> Any:
     try:
         request = urllib.request.Request(url, headers=heads)
         with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
-            return json.loads(answer.read(_MOST_NBYTES))
+            return json.loads(answer.read(_MAX_NBYTES))
     except urllib.error.HTTPError as error:
         with error:
             hint = ": give --api-key, or set ISTHMUS_API_KEY" if error.code in (401, 403) else ""

@@ -58,7 +58,7 @@ EXAMPLES = """\
 
 ratios are ours / theirs in tokens per second: more is better"""
 
-_MOST_COLUMNS = 10
+_MAX_COLUMNS = 10
 _HOST = "host"
 """The question that no model and no device answers, but a null device of its own."""
 _OF_MANY = ("agents", "newcomer", "serve")
@@ -166,7 +166,7 @@ def _table(report: Record) -> str:
     names = dict.fromkeys(name for result in results for name in result)
     heads = [name for name in names if not name.startswith("samples_")]
     rows = [[_shown(result.get(name, "-")) for name in heads] for result in results]
-    if len(heads) <= _MOST_COLUMNS:
+    if len(heads) <= _MAX_COLUMNS:
         return format_table(heads, rows)
     turned = list(zip(heads, *rows, strict=True))
     return format_table(turned[0], turned[1:])

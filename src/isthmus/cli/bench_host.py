@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from isthmus.benchmarks.host import (
-    MOST_TOKENS,
+    MAX_TOKENS,
     N_TOKENS,
     RUNAWAY_SIZES,
     SIZES,
@@ -20,10 +20,10 @@ from isthmus.cli.options import whole_numbers
 from isthmus.cli.progress import progress_bar
 from isthmus.errors import SettingsError
 
-_MOST_STEP_MS = 1000
-_LEAST_VOCABULARY = 64
-_MOST_VOCABULARY = 1 << 20
-_MOST_AGENTS = 4000
+_MAX_STEP_MS = 1000
+_MIN_VOCABULARY = 64
+_MAX_VOCABULARY = 1 << 20
+_MAX_AGENTS = 4000
 
 
 def add_host_options(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +90,10 @@ def _plan(arguments: argparse.Namespace) -> HostPlan:
         every=arguments.every,
         n_tokens=arguments.n_tokens,
     )
-    _require("--sizes", max(plan.sizes), 1, _MOST_AGENTS)
-    _require("--n-tokens", plan.n_tokens, 2, MOST_TOKENS)
+    _require("--sizes", max(plan.sizes), 1, _MAX_AGENTS)
+    _require("--n-tokens", plan.n_tokens, 2, MAX_TOKENS)
     for n_vocab in plan.vocabularies:
-        _require("--vocabularies", n_vocab, _LEAST_VOCABULARY, _MOST_VOCABULARY)
+        _require("--vocabularies", n_vocab, _MIN_VOCABULARY, _MAX_VOCABULARY)
     return plan
 
 
@@ -103,7 +103,7 @@ def _steps_ms(text: str) -> tuple[float, ...]:
     except ValueError:
         raise SettingsError(f"--steps-ms {text}: give milliseconds, such as 0,1,5") from None
     for step in steps:
-        _require("--steps-ms", step, 0, _MOST_STEP_MS)
+        _require("--steps-ms", step, 0, _MAX_STEP_MS)
     return steps
 
 

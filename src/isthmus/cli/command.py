@@ -27,7 +27,7 @@ from isthmus.wasm import Guest
 
 _TARGETS = ("CPU", "GPU", "TPU", "AUTO")
 _BROKEN_PIPE = 128 + signal.SIGPIPE
-_MOST_STATUS = 125
+_MAX_STATUS = 125
 """The largest exit status that a guest chooses; a shell means something by larger ones."""
 
 
@@ -121,7 +121,7 @@ def run_command(actor: Actor, message: Content) -> int:
 
 def exit_status(exited: GuestExited) -> int:
     """What the process exits with after its guest did."""
-    return min(exited.status, _MOST_STATUS)
+    return min(exited.status, _MAX_STATUS)
 
 
 def standard_input(arguments: argparse.Namespace) -> Content:

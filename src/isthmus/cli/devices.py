@@ -21,7 +21,7 @@ EXAMPLES = """\
   isthmus devices
   isthmus devices --json
   isthmus devices --ggml /opt/ggml-cuda/lib"""
-_MOST = 64
+_MAX = 64
 """Devices of one kind."""
 
 
@@ -55,7 +55,7 @@ def _look(library: Library) -> tuple[list[Found], dict[str, str]]:
     """Every device of every kind that opens; of the other kinds, why none does."""
     found, missing = [], {}
     for kind in device_kinds():
-        for index in range(_MOST):
+        for index in range(_MAX):
             try:
                 device = open_device(f"{kind}:{index}", library, DeviceSettings())
             except DeviceError as error:

@@ -28,12 +28,12 @@ from isthmus.native.loader import Library
 _WINDOW_NS = 30_000_000
 """Nanoseconds of computing after which it is judged. Shorter ones would take a single time slice
 of somebody else for contention."""
-_LEAST_RUNNING = 0.9
+_MIN_RUNNING = 0.9
 """Share of that time that the computing thread must have had a processor. Beside one other busy
 thread for each processor it has about a half, by the scheduler's rules."""
 _SLEEP_NS = 3_000_000_000
 """Nanoseconds for which workers sleep before it is asked whether they may spin again."""
-_LEAST_IDLE = 0.1
+_MIN_IDLE = 0.1
 """Share of the processors' time that must have been idle meanwhile. Workers that sleep leave more
 than that to nobody if nobody wants it."""
 
@@ -67,14 +67,14 @@ class Barriers:
         if self._spin is not None:
             if now_ns >= self._until_ns:
                 self._until_ns = now_ns + _SLEEP_NS
-                if self._idle() >= _LEAST_IDLE:
+                if self._idle() >= _MIN_IDLE:
                     self.close()
             return
         self._wall_ns += wall_ns
         self._running_ns += running_ns
         if self._wall_ns < _WINDOW_NS:
             return
-        contended = self._running_ns < _LEAST_RUNNING * self._wall_ns
+        contended = self._running_ns < _MIN_RUNNING * self._wall_ns
         self._wall_ns = self._running_ns = 0
         if contended:
             self._spin = self._sleep()

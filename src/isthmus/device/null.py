@@ -16,7 +16,7 @@ from isthmus.device.buffer import Binding
 from isthmus.device.cpu import CpuDevice
 from isthmus.native.loader import Library
 
-_MOST_TIMES = 4096
+_MAX_TIMES = 4096
 """Submissions whose beginnings are kept: some 160 KiB of numbers."""
 
 
@@ -36,7 +36,7 @@ class NullDevice(CpuDevice):
         self.step_s = 0.0
         """Seconds that each submission sleeps, with the interpreter's lock released. Tests and
         benchmarks set it; the next submission takes notice."""
-        self.began_ns: deque[int] = deque(maxlen=_MOST_TIMES)
+        self.began_ns: deque[int] = deque(maxlen=_MAX_TIMES)
         """When the last submissions began, on the clock of time.perf_counter_ns."""
 
     @property

@@ -27,10 +27,10 @@ _T = TypeVar("_T")
 
 _TIMEOUT_S = 30.0
 """Seconds without a byte until an attempt is given up."""
-_MOST_REDIRECTS = 5
-_MOST_ANSWER_NBYTES = 16 * MIB
+_MAX_REDIRECTS = 5
+_MAX_ANSWER_NBYTES = 16 * MIB
 """What a listing may have."""
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 """Characters of what a server says that an error shows."""
 _NUMBER = re.compile("[0-9]{1,18}")
 _BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
@@ -95,18 +95,18 @@ class Client:
         """A short answer: its bytes, its type and the URL that it came from. Raises as `open`."""
         with self.open(url, headers) as response:
             try:
-                data = response.read(_MOST_ANSWER_NBYTES + 1)
+                data = response.read(_MAX_ANSWER_NBYTES + 1)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise Cut(f"{split_url(url).hostname}: {reason_of(error)}") from None
-            if len(data) > _MOST_ANSWER_NBYTES:
-                raise DownloadError(f"{shown(url)} answers more than {_MOST_ANSWER_NBYTES} bytes")
+            if len(data) > _MAX_ANSWER_NBYTES:
+                raise DownloadError(f"{shown(url)} answers more than {_MAX_ANSWER_NBYTES} bytes")
             return data, response.headers.get_content_type(), response.url
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Goes on to where an answer leads, without the secret if that is another origin."""
 
-    max_redirections = _MOST_REDIRECTS
+    max_redirections = _MAX_REDIRECTS
 
     def __init__(self, origin: tuple[str, str, int]) -> None:
         self._secret_for = origin
@@ -158,7 +158,7 @@ def number(text: str) -> int:
 def brief(text: object) -> str:
     """A stranger's word as an error shows it."""
     found = printable(str(text))
-    return found if len(found) <= _MOST_SHOWN else f"{found[:_MOST_SHOWN]}…"
+    return found if len(found) <= _MAX_SHOWN else f"{found[:_MAX_SHOWN]}…"
 
 
 def shown(url: str) -> str:

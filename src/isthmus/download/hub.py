@@ -29,8 +29,8 @@ from isthmus.shards import SUFFIX, ShardName
 _NO_MODELS = ("mmproj", "imatrix")
 """Words in the names of GGUF files that are parts of models, or data about them."""
 _SHA256, _COMMIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
-_MOST_FILE_NBYTES = 1 << 44
-_MOST_NAMED = 12
+_MAX_FILE_NBYTES = 1 << 44
+_MAX_NAMED = 12
 """Files or quantisations in an error."""
 
 
@@ -101,7 +101,7 @@ class Hub:
                 f"the hub gives no SHA-256 for {found.rfilename} of {repo}, by which it could be "
                 "verified: it is not fetched"
             )
-        if not 0 < lfs.size <= _MOST_FILE_NBYTES:
+        if not 0 < lfs.size <= _MAX_FILE_NBYTES:
             raise DownloadError(f"the hub says that {found.rfilename} has {brief(lfs.size)} bytes")
         url = f"{self._url}/{repo}/resolve/{commit}/{quote(found.rfilename)}"
         return Remote(url, PurePosixPath(found.rfilename).name, lfs.size, lfs.sha256)
@@ -185,5 +185,5 @@ def _quant(file: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = " …" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(brief, names[:_MOST_NAMED])) + more
+    more = " …" if len(names) > _MAX_NAMED else ""
+    return ", ".join(map(brief, names[:_MAX_NAMED])) + more

@@ -32,7 +32,7 @@ _FORMS = (
     f"hf:ORG/REPO/FILE{SUFFIX}"
 )
 """The names above, for an error."""
-_MOST_SHOWN = 80
+_MAX_SHOWN = 80
 """Characters of a name in an error: a client of a server may have given it."""
 _LATEST = "latest"
 """The tag that clients of Ollama add to names."""
@@ -65,7 +65,7 @@ def parse(text: str) -> KnownModel | HubName:
     """
     if text in KNOWN:
         return KNOWN[text]
-    prefix, shown = _PREFIX.match(text), text[:_MOST_SHOWN]
+    prefix, shown = _PREFIX.match(text), text[:_MAX_SHOWN]
     if prefix is None:
         raise DownloadError(f"cannot pull {shown!r}{hint(text)}")
     found = _HUB.fullmatch(text, prefix.end())

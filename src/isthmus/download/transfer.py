@@ -30,7 +30,7 @@ from isthmus.units import KIB, MIB
 
 _ATTEMPTS = 5
 """Attempts in a row that bring next to nothing, until a transfer is given up."""
-_LEAST_NBYTES = 64 * KIB
+_MIN_NBYTES = 64 * KIB
 """What an attempt must bring beyond the most that was ever here, so that the ones before it are
 forgotten: a server that has each second attempt begin anew is given up too."""
 _WAIT_S = 1.0
@@ -109,7 +109,7 @@ class Transfer:
             try:
                 self._go_on(remote, part)
             except Cut as cut:
-                failures = 1 if part.nbytes >= most + _LEAST_NBYTES else failures + 1
+                failures = 1 if part.nbytes >= most + _MIN_NBYTES else failures + 1
                 most = max(most, part.nbytes)
                 if failures >= _ATTEMPTS:
                     raise DownloadError(

@@ -30,7 +30,7 @@ from isthmus.units import MIB, OS_PAGE, HostAddr
 
 Buffer: TypeAlias = "bytes | memoryview"
 
-MOST_EXTENTS = 1024
+MAX_EXTENTS = 1024
 """Pieces of an image; one of more is brought together. A process has some 65,000 mappings, of which
 each memory over the image takes two for a piece."""
 _COPY_NBYTES = 8 * MIB
@@ -101,7 +101,7 @@ class Image:
         self.nbytes = nbytes
         self.extents: Sequence[Extent] = _joined(extents)
         self.used = used
-        if len(self.extents) > MOST_EXTENTS:
+        if len(self.extents) > MAX_EXTENTS:
             self.bring_together()
 
     @staticmethod

@@ -18,7 +18,7 @@ An access of the guest beyond `nbytes` meets pages without access and traps.
 
 Pages of an image and cleared pages between them are mappings of their own, of which a process has
 some 65,000. A Region counts the most that it may have: it has its share of `MAPPINGS`, and zeroes
-in place what would cut it into more than `MOST_MAPPINGS`.
+in place what would cut it into more than `MAX_MAPPINGS`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Hold:
         self.release()
 
 
-MOST_MAPPINGS = 4096
+MAX_MAPPINGS = 4096
 """Mappings that a guest may cut one Region into; all Regions together have a part of `MAPPINGS`."""
 _OWN_MAPPINGS = 3
 """Of a Region without an image: what is in use, what is reserved, and room for growth."""
@@ -326,11 +326,11 @@ class Region:
         if self.image is None:
             return True  # they become one with what is around them
         mappings = self._mappings
-        if mappings.n + 2 > MOST_MAPPINGS:  # all that was cleared counts as apart: look closer
+        if mappings.n + 2 > MAX_MAPPINGS:  # all that was cleared counts as apart: look closer
             cleared = np.frombuffer(bytes(self.cleared), dtype=np.int8)
             n_runs = int(np.count_nonzero(np.diff(cleared, prepend=0) == 1))
             mappings.try_resize(min(mappings.n, _mappings_over(self.image) + 2 * n_runs))
-        return mappings.n + 2 <= MOST_MAPPINGS and mappings.try_resize(mappings.n + 2)
+        return mappings.n + 2 <= MAX_MAPPINGS and mappings.try_resize(mappings.n + 2)
 
     def _place(self, image: Image | LiveImage, apart: Sequence[tuple[int, int]]) -> int:
         """Puts an image at the base, over zeroes; how many bytes were copied."""

@@ -18,8 +18,8 @@ from isthmus.model.jobs import finish
 from isthmus.model.shape.hparams import Pooling, Shape
 from isthmus.units import HostAddr
 
-_MOST_TOKENS = 32_768
-_MOST_CAUSAL_TOKENS = 4096
+_MAX_TOKENS = 32_768
+_MAX_CAUSAL_TOKENS = 4096
 """Of a decoder, whose mask grows with the square of them."""
 
 
@@ -39,7 +39,7 @@ class Embedder(ABC):
     def shape(self, n_tokens: int) -> tuple[int, int]:
         """See `Model.embedding_shape`."""
         h = self._shape
-        most = min(h.n_ctx_train, _MOST_TOKENS if h.encoder else _MOST_CAUSAL_TOKENS)
+        most = min(h.n_ctx_train, _MAX_TOKENS if h.encoder else _MAX_CAUSAL_TOKENS)
         if h.pooling is None:
             raise ModelUnsupported(
                 f"the model {self._name} makes no embeddings: give an encoder such as bert, or a "

@@ -40,9 +40,9 @@ SEPARATOR = "||"
 """What stands between two answers in a name such as fake:yes||no."""
 NAME = "fake"
 """What such a model calls itself."""
-MOST_ANSWERS = 8
+MAX_ANSWERS = 8
 N_CTX = 8192
-_MOST_PIECES = 512
+_MAX_PIECES = 512
 _WORD = re.compile(r"\s*\S+\s*$|\s*\S+", re.DOTALL)
 
 BEGIN_TOKEN, END_TOKEN, TURN_TOKEN, ASSISTANT_TOKEN = range(4)
@@ -86,9 +86,9 @@ def scripted_file(name: str, folder: Path) -> Path:
 
 def scripted_gguf(answers: Sequence[str]) -> bytes:
     """The bytes of a file whose model gives these answers, one for each turn. SettingsError."""
-    if not 1 <= len(answers) <= MOST_ANSWERS or not all(answers):
+    if not 1 <= len(answers) <= MAX_ANSWERS or not all(answers):
         raise SettingsError(
-            f"a scripted model has 1 to {MOST_ANSWERS} answers, none of them empty: give "
+            f"a scripted model has 1 to {MAX_ANSWERS} answers, none of them empty: give "
             f"{PREFIX}TEXT, or {PREFIX}TEXT{SEPARATOR}TEXT"
         )
     pieces = split_answers(answers)
@@ -103,7 +103,7 @@ def split_answers(answers: Sequence[str]) -> list[list[str]]:
     A vocabulary has each text once, and single bytes are in it.
     """
     seen = {chr(byte) for byte in range(128)}
-    most = _MOST_PIECES // len(answers)
+    most = _MAX_PIECES // len(answers)
     return [_split(answer, seen, most) for answer in answers]
 
 

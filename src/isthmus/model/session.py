@@ -142,7 +142,7 @@ class Session(ABC):
     def leave_top(self, k: int, ptr: GuestPtr) -> None:
         """From the next pass on, k candidates go to `ptr` in the guest's memory; 0 ends it.
 
-        `k` is at most `top.MOST_TOP` and n_vocab, `ptr` a multiple of `top.TOP_ALIGNMENT` with room
+        `k` is at most `top.MAX_TOP` and n_vocab, `ptr` a multiple of `top.TOP_ALIGNMENT` with room
         for k pairs. Passes use them if `SessionOwner.finds_top` says so. The memory stays as it is.
         """
         before = (self.top.k, self.top.ptr) if self.top is not None else (0, ptr)

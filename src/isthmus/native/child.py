@@ -17,7 +17,7 @@ _EXCEPTION = re.compile(r"^\s+what\(\):\s+(?P<what>.+)$", re.M)
 """What C++ says of an exception that nobody catches."""
 _WRAPPER = "error loading model: "
 """What the library puts before each reason not to load a file."""
-_MOST = 300
+_MAX = 300
 """Characters of the longest reason."""
 
 
@@ -48,9 +48,9 @@ def last_words(said: str) -> str:
     for form, group in ((_ABORT, "where"), (_EXCEPTION, "what")):
         found = list(form.finditer(said))
         if found:
-            return printable(found[-1][group].strip())[:_MOST]
+            return printable(found[-1][group].strip())[:_MAX]
     lines = said.split("\n")
-    return printable(next((it.strip() for it in reversed(lines) if it.strip()), ""))[:_MOST]
+    return printable(next((it.strip() for it in reversed(lines) if it.strip()), ""))[:_MAX]
 
 
 def reason(complaints: Sequence[str], otherwise: str) -> str:
@@ -58,4 +58,4 @@ def reason(complaints: Sequence[str], otherwise: str) -> str:
     if not complaints:
         return otherwise
     words = complaints[0].partition(": ")[2] or complaints[0]
-    return printable(words.removeprefix(_WRAPPER))[:_MOST]
+    return printable(words.removeprefix(_WRAPPER))[:_MAX]

@@ -44,7 +44,7 @@ _SIZES = {
 }
 _NO_FIBERS = (3, 14, 0)
 """The Python that cannot run on them: https://github.com/python/cpython/issues/139653"""
-_MOST_FRAMES = 32
+_MAX_FRAMES = 32
 _VALUE_KINDS = ("i32", "i64", "f32", "f64", "v128")
 """By wasmtime's numbers for them."""
 VALUE_NBYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
@@ -281,7 +281,7 @@ def _take_error(address: int) -> Failure:
 def _take_frames(frames: Any) -> tuple[Frame, ...]:
     """A backtrace's places, innermost first; frees the backtrace."""
     try:
-        kept = [frames.data[i] for i in range(min(frames.size, _MOST_FRAMES))]
+        kept = [frames.data[i] for i in range(min(frames.size, _MAX_FRAMES))]
         return tuple(
             Frame(_ffi.wasm_frame_func_index(it), _ffi.wasm_frame_func_offset(it)) for it in kept
         )

@@ -48,7 +48,7 @@ from isthmus.errors import ActorBusy, ActorClosed
 from isthmus.native import wasmtime_capi as capi
 from isthmus.native.helper import Helper
 
-MOST_VALUES = 16
+MAX_VALUES = 16
 """Values that an import has at most: its parameters and its result."""
 
 _Result = TypeVar("_Result")
@@ -59,7 +59,7 @@ _call = capi.function("wasmtime_func_call_async")
 _instantiate = capi.function("wasmtime_instance_pre_instantiate_async")
 _set_deadline = capi.quick_function("wasmtime_context_set_epoch_deadline")
 
-_Words = ctypes.c_uint32 * (capi.VALUE_WORDS * MOST_VALUES)
+_Words = ctypes.c_uint32 * (capi.VALUE_WORDS * MAX_VALUES)
 _CONTINUATION = struct.Struct("PPP")
 _Continuation = ctypes.c_ubyte * capi.CONTINUATION_NBYTES
 _ONE_TICK = ctypes.c_uint64(1)

@@ -18,7 +18,7 @@ from isthmus.spelling import suggestion
 from isthmus.tools import Tool
 from isthmus.tools.function import tool_of
 from isthmus.tools.tool import require_name
-from isthmus.units import MOST_NBYTES_32, format_nbytes
+from isthmus.units import MAX_NBYTES_32, format_nbytes
 from isthmus.wasm import Guest
 from isthmus.wasm.names import shown
 from isthmus.wasm.wasi import c_strings
@@ -137,7 +137,7 @@ def require_range(name: str, value: int | None, low: int, end: int) -> None:
 
 def require_reach(guest: Guest, limits: Limits) -> None:
     """Refuses more memory than the guest's pointers can reach."""
-    if limits.memory_nbytes > MOST_NBYTES_32 and not guest.is_64:
+    if limits.memory_nbytes > MAX_NBYTES_32 and not guest.is_64:
         raise SettingsError(
             f"{guest.name} may have {format_nbytes(limits.memory_nbytes)} of memory, and its "
             "memory is 32-bit: it can have 4 GiB less one wasm page. Use a guest built for "

@@ -13,7 +13,7 @@ from isthmus.config import Limits
 from isthmus.errors import SettingsError
 from isthmus.model import Model
 from isthmus.runtime.sources import bundled_guests
-from isthmus.units import MIB, MOST_NBYTES_32, WASM_PAGE, align_up
+from isthmus.units import MAX_NBYTES_32, MIB, WASM_PAGE, align_up
 
 _HEAP_NBYTES = 64 * MIB
 """What a guest may need beside its session: token ids, texts, a message."""
@@ -51,7 +51,7 @@ def fitting_guest(
         if memory64 and guest in bundled_guests():
             raise SettingsError(f"{guest} has no 64-bit build: chat, complete and bench have one")
         return guest, limits
-    is_wide = guest == wide or (nbytes > MOST_NBYTES_32 if memory64 is None else memory64)
+    is_wide = guest == wide or (nbytes > MAX_NBYTES_32 if memory64 is None else memory64)
     if not is_wide:
         return guest, limits
     if limits.memory_nbytes == Limits.memory_nbytes:

@@ -24,7 +24,7 @@ QUICKJS = Archive(
     nbytes=548_468,
 )
 """The interpreter's source, under the MIT licence."""
-MOST_SCRIPT_NBYTES = 512 * KIB
+MAX_SCRIPT_NBYTES = 512 * KIB
 _SUFFIX = ".js"
 _PARTS = ("js.c", "natives.h", "prelude.js", "isthmus.toml")
 
@@ -45,8 +45,8 @@ def script_options(script: str | Path) -> tuple[str, ...]:
         raise GuestInvalid(f"cannot read {path}: {error.strerror}") from None
     if "\0" in source:
         raise GuestInvalid(f"{path} is no script: it has a NUL in it")
-    if len(source.encode()) > MOST_SCRIPT_NBYTES:
-        raise GuestInvalid(f"{path} has more than {MOST_SCRIPT_NBYTES:,} bytes")
+    if len(source.encode()) > MAX_SCRIPT_NBYTES:
+        raise GuestInvalid(f"{path} has more than {MAX_SCRIPT_NBYTES:,} bytes")
     return f"script={source}", f"script_name={printable(path.name)}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isthmus.config import CACHES, GRAPHS, KV_TYPES, MOST_CHECKPOINTS, SHARING
+from isthmus.config import CACHES, GRAPHS, KV_TYPES, MAX_CHECKPOINTS, SHARING
 from isthmus.errors import SettingsError
 from isthmus.server.duration import seconds_of
 from isthmus.tools.hosts import AllowedHosts
@@ -248,7 +248,7 @@ KINDS: Mapping[str, Kind] = {
     "inexact": _switch(),
     "width": _text(),
     "repack": _switch(),
-    "checkpoints": _whole(0, MOST_CHECKPOINTS),
+    "checkpoints": _whole(0, MAX_CHECKPOINTS),
     "message_checkpoints": _switch(),
     "graph": _one_of(GRAPHS),
 }

@@ -25,7 +25,7 @@ CHUNK_NBYTES = 16 * KIB
 DIGEST_NBYTES = 32
 _PART = 1024
 """Chunks that one thread hashes at a time: 16 MiB, in some 10 ms."""
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 _Chunk = ctypes.c_ubyte * CHUNK_NBYTES
 
 Chunks = Mapping[int, bytes]
@@ -64,7 +64,7 @@ def _digests(base: HostAddr, numbers: Sequence[int]) -> Iterator[bytes | None]:
     parts = [numbers[at : at + _PART] for at in range(0, len(numbers), _PART)]
     if len(parts) < 2:
         return iter([_digest(base, number) for number in numbers])
-    with ThreadPoolExecutor(min(len(parts), _MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(parts), _MAX_THREADS, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda part: [_digest(base, number) for number in part], parts)
         return itertools.chain.from_iterable(list(found))
 

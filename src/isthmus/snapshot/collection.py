@@ -45,9 +45,9 @@ _ENTERED_AT_ONCE = 16
 """Snapshots that are entered together: savers wait, and the disk is waited for once."""
 _REWRITE_BELOW = 0.5
 """A pack of which less than this share is used is written anew."""
-_MOST_USERS = 32
+_MAX_USERS = 32
 """Snapshots that a quick collection reads to find out how much of one pack they use."""
-_MOST_KEPT = 512
+_MAX_KEPT = 512
 """Snapshots whose chunks a collection remembers, since they need many packs each."""
 _TRIES = 8
 
@@ -102,7 +102,7 @@ class Collection:
             done = done.plus(step)
             time.sleep(_PAUSE_S)
         for pack in self._thinned if repack else ():
-            done = done.plus(self._thin(pack, _MOST_USERS if quick else -1))
+            done = done.plus(self._thin(pack, _MAX_USERS if quick else -1))
         with explained(self._packs):
             sync_folder(self._packs)
         return done
@@ -233,7 +233,7 @@ class Collection:
         for user in users:
             which = (user.name, user.sha256)
             if which not in self._chunks:
-                if len(self._chunks) >= _MOST_KEPT:
+                if len(self._chunks) >= _MAX_KEPT:
                     self._chunks.clear()
                 _, snapshot = self._opened(user.name)
                 if snapshot.id != user.sha256:

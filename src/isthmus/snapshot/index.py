@@ -28,7 +28,7 @@ INDEX_FILE = "index.sqlite"
 NOTHING, ALL_PACKS, ALL_SNAPSHOTS = 0, 1, 2
 _AT_ONCE = 500
 """Values in one statement: SQLite before 3.32 takes 999."""
-_MOST_RECENT = 1 << 18
+_MAX_RECENT = 1 << 18
 """Digests whose pack is remembered in memory, about 40 MiB: an agent's next save asks for nearly
 all of those again, and a look into the index costs some microseconds each."""
 UNUSED, THINNED, SHARED = 1, 2, 3
@@ -326,7 +326,7 @@ class Index:
     # ------------------------------------------------------------------ the database
 
     def _remember(self, places: dict[bytes, int]) -> None:
-        if len(self._recent) + len(places) > _MOST_RECENT:
+        if len(self._recent) + len(places) > _MAX_RECENT:
             self._recent.clear()
         self._recent.update(places)
 

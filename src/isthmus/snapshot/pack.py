@@ -21,7 +21,7 @@ from isthmus.snapshot.chunk import CHUNK_NBYTES, DIGEST_NBYTES
 from isthmus.snapshot.header import LENGTH, Tensor, encode_safetensors
 from isthmus.snapshot.regular import open_regular, read_at
 
-_MOST_CHUNKS = 1 << 22
+_MAX_CHUNKS = 1 << 22
 """Chunks of one pack, 64 GiB. A sparse file of a stranger is longer than that at no cost."""
 PACK_SUFFIX = ".pack.safetensors"
 _FORMAT = {"format": "isthmus-pack"}
@@ -121,7 +121,7 @@ def _index(
     header_nbytes = LENGTH.size + (LENGTH.unpack(first)[0] if len(first) == LENGTH.size else 0)
     n, left = divmod(nbytes - header_nbytes, CHUNK_NBYTES + DIGEST_NBYTES)
     digests = b""
-    if 0 < n <= _MOST_CHUNKS and left == 0:
+    if 0 < n <= _MAX_CHUNKS and left == 0:
         head = _header(n)
         if header_nbytes == len(head) and read(len(head), 0) == head:
             digests = read(n * DIGEST_NBYTES, header_nbytes + n * CHUNK_NBYTES)

@@ -24,7 +24,7 @@ from isthmus.snapshot.listing import nothing_removed, pack_names
 from isthmus.snapshot.pack import Pack, open_pack
 from isthmus.snapshot.regular import open_regular
 
-_MOST_OPEN = 64
+_MAX_OPEN = 64
 """Packs that one image keeps open, or fewer where few more files may be opened."""
 _TRIES = 8
 """How often packs that vanish are looked for anew: once for each collection that comes between."""
@@ -85,7 +85,7 @@ class Packs:
     def _image(self, nbytes: int, used: Sequence[tuple[int, int]]) -> Image:
         places = [(number, *self._places[digest]) for number, digest in self._chunks.items()]
         needed = sorted({pack for _, pack, _ in places})
-        if len(needed) > min(_MOST_OPEN, FILES.n_left // 4):
+        if len(needed) > min(_MAX_OPEN, FILES.n_left // 4):
             return Image.gather(nbytes, self._pieces(places), used)
         files = {pack: open_regular(self._packs[pack].path) for pack in needed}
         extents = (

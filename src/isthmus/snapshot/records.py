@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.config import (
+    MAX_CHECKPOINTS,
     MAX_GRAMMAR_TOKENS,
-    MOST_CHECKPOINTS,
 )
 from isthmus.errors import SnapshotInvalid
-from isthmus.units import MOST_NBYTES_64
+from isthmus.units import MAX_NBYTES_64
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -42,7 +42,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MemoryRecord(Record, frozen=True):
     """The linear memory's image."""
 
-    nbytes: Annotated[int, Meta(ge=0, le=MOST_NBYTES_64, multiple_of=65536)]
+    nbytes: Annotated[int, Meta(ge=0, le=MAX_NBYTES_64, multiple_of=65536)]
     n_chunks: Count
     """Chunks that are not all zero."""
     is_64: bool = False
@@ -127,7 +127,7 @@ class SessionRecord(Record, frozen=True):
 
     handle: Handle
     model: Name
-    ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)]
+    ptr: Annotated[int, Meta(ge=0, lt=MAX_NBYTES_64)]
     n_ctx: Annotated[int, Meta(ge=256, le=2**24, multiple_of=256)]
     n_layer: Annotated[int, Meta(ge=0, le=4096)]
     """0 if `rows` says more, or a library writes the graph down; so is `row_nbytes` then."""
@@ -139,18 +139,18 @@ class SessionRecord(Record, frozen=True):
     has_logits: bool
     top_k: Annotated[int, Meta(ge=0, le=256)] = 0
     """Most probable tokens that lie at `top_ptr` after each pass; 0 for none."""
-    top_ptr: Annotated[int, Meta(ge=0, lt=MOST_NBYTES_64)] = 0
+    top_ptr: Annotated[int, Meta(ge=0, lt=MAX_NBYTES_64)] = 0
     outputs_nbytes: Count = 0
     """Bytes of the logits' buffer, if a library writes the graph down."""
     memories: Annotated[
-        tuple[Annotated[int, Meta(ge=1, lt=MOST_NBYTES_64)], ...], Meta(max_length=16)
+        tuple[Annotated[int, Meta(ge=1, lt=MAX_NBYTES_64)], ...], Meta(max_length=16)
     ] = ()
     """Bytes of each buffer in which that library keeps what it knows of the tokens."""
     rows: Annotated[tuple[RowNbytes, ...], Meta(max_length=8192)] = ()
     """Bytes of a row of each plane of the KV cache, if layers do not have keys and values alike."""
     states_nbytes: Annotated[int, Meta(ge=0, le=2**32)] = 0
     """What layers without attention keep of all tokens together."""
-    n_checkpoints: Annotated[int, Meta(ge=0, le=MOST_CHECKPOINTS)] = 0
+    n_checkpoints: Annotated[int, Meta(ge=0, le=MAX_CHECKPOINTS)] = 0
     """Copies of that which the session has room for."""
     spans: Annotated[tuple[SpanRecord, ...], Most] = ()
     """Where its tokens are those of no vocabulary, and what they are instead."""

@@ -38,7 +38,7 @@ from isthmus.snapshot.reader import PACKS_FOLDER, Snapshot, open_snapshot
 SNAPSHOTS_FOLDER = "snapshots"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIES = 8
-_MOST_NAMES = 20
+_MAX_NAMES = 20
 """Names that an error lists."""
 _T = TypeVar("_T")
 
@@ -299,8 +299,8 @@ def resolve(text: str | Path) -> Path:
         path = Path(text).expanduser()
     if os.path.isdir(path / SNAPSHOTS_FOLDER):
         found = Store(path, create=False).names()
-        names = ", ".join(found[:_MOST_NAMES]) or "none yet"
-        rest = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+        names = ", ".join(found[:_MAX_NAMES]) or "none yet"
+        rest = f" and {len(found) - _MAX_NAMES} more" if len(found) > _MAX_NAMES else ""
         given = f"{path} is a store; give {path}/NAME"
         raise SnapshotNotFound(f"{given}, of which there are: {names}{rest}")
     inside = path.parent / SNAPSHOTS_FOLDER / f"{path.name}{SUFFIX}"

@@ -30,11 +30,11 @@ from isthmus.tools.waiting import Waiting
 from isthmus.units import KIB
 
 _Socket = TypeVar("_Socket", bound=socket.socket)
-_MOST_REDIRECTS = 5
+_MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"http": 80, "https": 443}
 _PART_NBYTES = 64 * KIB
-_MOST_URL = 8000
+_MAX_URL = 8000
 """Characters of a URL: what RFC 9110 asks everybody to take."""
 _NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
 """Codecs of Python that no page is written in. Some take a time that grows with the square."""
@@ -96,7 +96,7 @@ class _Fetch:
 
     def page(self, url: str) -> bytes:
         """What is at the URL, or at the end of its redirects."""
-        for _ in range(_MOST_REDIRECTS + 1):
+        for _ in range(_MAX_REDIRECTS + 1):
             parts, port = _checked(url)
             try:
                 found = self._get(parts, port)
@@ -109,7 +109,7 @@ class _Fetch:
             if parts.scheme == "https" and not to.startswith("https:"):
                 raise ToolFailed(f"{parts.hostname} leads to {to}, which is no https")
             url = to
-        raise ToolFailed(f"{parts.hostname} leads on more than {_MOST_REDIRECTS} times")
+        raise ToolFailed(f"{parts.hostname} leads on more than {_MAX_REDIRECTS} times")
 
     def close(self) -> None:
         """Ends it."""
@@ -201,8 +201,8 @@ def _joined(url: str, to: str) -> str:
 
 def _checked(url: str) -> tuple[SplitResult, int]:
     """The parts of a URL and its port. ToolFailed for what is not to be asked."""
-    if len(url) > _MOST_URL:
-        raise ToolFailed(f"a URL has up to {_MOST_URL} characters, and not {len(url)}")
+    if len(url) > _MAX_URL:
+        raise ToolFailed(f"a URL has up to {_MAX_URL} characters, and not {len(url)}")
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)

@@ -33,11 +33,11 @@ from isthmus.tools.waiting import LOOK_S
 from isthmus.units import KIB, MIB
 
 _log = logging.getLogger("isthmus.tools")
-_MOST_TOOLS = 256
-_MOST_PAGES = 64
-_MOST_DESCRIPTION = 4 * KIB
+_MAX_TOOLS = 256
+_MAX_PAGES = 64
+_MAX_DESCRIPTION = 4 * KIB
 """Characters of a description that models are told."""
-_MOST_SCHEMA_NBYTES = 64 * KIB
+_MAX_SCHEMA_NBYTES = 64 * KIB
 _OPEN_S = 60.0
 """Seconds that a server has to begin and to list its tools: npx and uvx may fetch it first."""
 _CLOSE_S = 5.0
@@ -201,7 +201,7 @@ class McpServer:
                 _log.warning("%s: the tool %.80r is left out: %s", self, it.name, wrong)
                 continue
             tools[it.name] = McpTool(
-                description=(it.description or it.title or "")[:_MOST_DESCRIPTION],
+                description=(it.description or it.title or "")[:_MAX_DESCRIPTION],
                 parameters=it.input_schema,
                 limits=self._limits,
                 server=self,
@@ -214,11 +214,11 @@ class McpServer:
     async def _list(self) -> list[mcp_types.Tool]:
         client, cursor = await self._client(), None
         found: list[mcp_types.Tool] = []
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             found += page.tools
-            if len(found) > _MOST_TOOLS:
-                raise ToolFailed(f"it lists more than {_MOST_TOOLS} tools")
+            if len(found) > _MAX_TOOLS:
+                raise ToolFailed(f"it lists more than {_MAX_TOOLS} tools")
             cursor = page.next_cursor
             if not cursor:
                 return found
@@ -286,7 +286,7 @@ def _wrong(tool: mcp_types.Tool) -> str | None:
         size = len(json.dumps(tool.input_schema))
     except (SettingsError, ValueError, TypeError, RecursionError) as error:
         return str(error)
-    return f"its schema has {size} bytes" if size > _MOST_SCHEMA_NBYTES else None
+    return f"its schema has {size} bytes" if size > _MAX_SCHEMA_NBYTES else None
 
 
 def _content(result: mcp_types.CallToolResult) -> object:

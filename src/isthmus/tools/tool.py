@@ -19,7 +19,7 @@ Check = Callable[[], None]
 TakeBack = Callable[[bytes, bytes], object]
 """Takes the arguments and the result of one run."""
 
-MOST_OUTPUT_NBYTES = 64 * MIB
+MAX_OUTPUT_NBYTES = 64 * MIB
 """Bytes that a result may have, whatever is asked for: it is kept in memory."""
 ANY_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 """Schema of arguments of which nobody said more."""
@@ -38,9 +38,9 @@ class ToolLimits:
     def __post_init__(self) -> None:
         if not 0 < self.deadline_s < 1e6:
             raise SettingsError(f"deadline_s is {self.deadline_s}: give seconds, more than 0")
-        if not 1 <= self.output_nbytes <= MOST_OUTPUT_NBYTES:
+        if not 1 <= self.output_nbytes <= MAX_OUTPUT_NBYTES:
             raise SettingsError(
-                f"output_nbytes is {self.output_nbytes}: give 1 to {MOST_OUTPUT_NBYTES} bytes"
+                f"output_nbytes is {self.output_nbytes}: give 1 to {MAX_OUTPUT_NBYTES} bytes"
             )
 
 

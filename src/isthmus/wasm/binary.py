@@ -31,7 +31,7 @@ VALUE_TYPES = {
     0x6F: "externref",
 }
 NUMBERS = ("i32", "i64", "f32", "f64", "v128")
-_MOST_BITS = 70
+_MAX_BITS = 70
 """Bits of a LEB128 of 64 bits that is padded as far as WebAssembly lets it be."""
 _END = 0x0B
 
@@ -60,7 +60,7 @@ class Reader:
             if byte < 0x80:
                 return value
             shift += 7
-            if shift >= _MOST_BITS:
+            if shift >= _MAX_BITS:
                 raise IndexError("a number without an end")
 
     def signed(self) -> int:
@@ -72,7 +72,7 @@ class Reader:
             shift += 7
             if byte < 0x80:
                 return value - (1 << shift) if byte & 0x40 else value
-            if shift >= _MOST_BITS:
+            if shift >= _MAX_BITS:
                 raise IndexError("a number without an end")
 
     def count(self, bound: Bound) -> int:

@@ -15,7 +15,7 @@ from isthmus.config import MAX_GUEST_GLOBALS, MAX_GUEST_NBYTES
 from isthmus.errors import GuestInvalid
 from isthmus.units import MIB
 
-MOST_TABLE_ELEMENTS = 1 << 18
+MAX_TABLE_ELEMENTS = 1 << 18
 """Elements of all tables together at their begin; each takes 8 bytes of every actor's memory, which
 no budget counts. A table that grows is refused anyway."""
 
@@ -31,7 +31,7 @@ class Bound(enum.Enum):
     FUNCTIONS = ("functions", 100_000)
     """Each takes 6 KB of the compiler's memory and 60 µs, however short it is."""
     TABLES = ("tables", 8)
-    TABLE_ELEMENTS = ("elements in its tables", MOST_TABLE_ELEMENTS)
+    TABLE_ELEMENTS = ("elements in its tables", MAX_TABLE_ELEMENTS)
     GLOBALS = ("globals", 10_000)
     MUTABLE_GLOBALS = ("mutable globals", MAX_GUEST_GLOBALS)
     """As many as a snapshot holds."""

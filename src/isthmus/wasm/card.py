@@ -20,7 +20,7 @@ from isthmus.wasm.binary import leb
 
 SECTION = "isthmus"
 _PREFIX = leb(len(SECTION)) + SECTION.encode()
-MOST_NBYTES = 64 * KIB
+MAX_NBYTES = 64 * KIB
 
 
 class GuestOption(msgspec.Struct, frozen=True):
@@ -83,9 +83,9 @@ def require_known_abi(wasm: bytes) -> None:
 
 
 def _decoded(contents: bytes) -> GuestCard:
-    if len(contents) > MOST_NBYTES:
+    if len(contents) > MAX_NBYTES:
         raise GuestInvalid(
-            f"has a section {SECTION!r} of {len(contents):,} bytes: {MOST_NBYTES:,} are the most"
+            f"has a section {SECTION!r} of {len(contents):,} bytes: {MAX_NBYTES:,} are the most"
         )
     try:
         return msgspec.json.decode(contents, type=GuestCard)

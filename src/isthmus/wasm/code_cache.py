@@ -17,7 +17,7 @@ from pathlib import Path
 from isthmus.units import MIB
 
 _DIGEST_NBYTES = 32
-_MOST_NBYTES = 512 * MIB
+_MAX_NBYTES = 512 * MIB
 """Bytes of a folder's files. When they are more, those that were used longest ago are removed until
 three quarters are left: one more start compiles them again."""
 
@@ -67,10 +67,10 @@ def _trim(folder: Path) -> None:
     """Removes files that were used longest ago, if there is more than should be."""
     found = [(it.stat(), it.path) for it in os.scandir(folder) if it.is_file()]
     nbytes = sum(stat.st_size for stat, _ in found)
-    if nbytes <= _MOST_NBYTES:
+    if nbytes <= _MAX_NBYTES:
         return
     for stat, path in sorted(found, key=lambda it: it[0].st_mtime_ns):
-        if nbytes <= _MOST_NBYTES * 3 // 4:
+        if nbytes <= _MAX_NBYTES * 3 // 4:
             return
         os.unlink(path)
         nbytes -= stat.st_size

@@ -29,7 +29,7 @@ from isthmus.wasm.names import shown
 
 _THREADS = min(4, os.cpu_count() or 1)
 """Threads that compile one module; others have work to do meanwhile."""
-_MOST_PROBLEM = 600
+_MAX_PROBLEM = 600
 """Characters of wasmtime's own words."""
 
 
@@ -88,7 +88,7 @@ def _compile(wasm: bytes, engine: wasmtime.Engine) -> tuple[Interface, bytes]:
             check_code(code)
         module = wasmtime.Module(engine, instrument(wasm, interface))
     except wasmtime.WasmtimeError as error:
-        words = shown(" ".join(str(error).split()), _MOST_PROBLEM)
+        words = shown(" ".join(str(error).split()), _MAX_PROBLEM)
         raise GuestInvalid(f"is not valid WebAssembly: {words}") from None
     except (IndexError, KeyError, UnicodeDecodeError):
         raise GuestInvalid("is not valid WebAssembly: a section ends early") from None

@@ -27,14 +27,14 @@ from isthmus.counters import Counters
 from isthmus.errors import GuestFault
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import MOST_VALUES, Threads, import_callback
+from isthmus.native.wasmtime_fiber import MAX_VALUES, Threads, import_callback
 from isthmus.units import GIB, MIB, GuestPtr, HostAddr
 
 Handler = Callable[..., "int | Awaitable[int]"]
 Trace = Callable[[str, tuple[int, ...], "int | BaseException"], None]
 """(function, arguments, its result or what it raised); called on the driving thread."""
 
-MOST_READ_NBYTES = GIB
+MAX_READ_NBYTES = GIB
 """That a host call copies out of a guest's memory at once."""
 _PART_NBYTES = MIB
 """Bytes that are copied while no other Python runs; `bytes.join` lets others run."""
@@ -117,7 +117,7 @@ _ARGUMENT = {"i32": "8xI20x", "i64": "8xQ16x"}
 
 
 def _arguments(signature: Signature) -> Callable[[Any], tuple[int, ...]]:
-    assert len(signature.params) < MOST_VALUES
+    assert len(signature.params) < MAX_VALUES
     return struct.Struct("<" + "".join(_ARGUMENT[it] for it in signature.params)).unpack_from
 
 
@@ -205,7 +205,7 @@ class GuestMemory:
     def read(self, ptr: int, nbytes: int) -> bytes:
         """A copy of `nbytes` at `ptr`, counted as control bytes; EINVAL for what nobody copies."""
         address = self.check(ptr, nbytes)
-        if nbytes > MOST_READ_NBYTES:  # string_at cuts a size at 32 bits
+        if nbytes > MAX_READ_NBYTES:  # string_at cuts a size at 32 bits
             raise GuestFault(Errno.EINVAL)
         self._counters.bytes_control += nbytes
         if nbytes <= _PART_NBYTES:

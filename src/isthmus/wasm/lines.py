@@ -19,7 +19,7 @@ from isthmus.wasm import binary
 from isthmus.wasm.binary import Reader
 from isthmus.wasm.names import shown
 
-_MOST_NBYTES = 8 * MIB
+_MAX_NBYTES = 8 * MIB
 """Bytes of line tables that are read: a second or two."""
 _PATH, _FOLDER = 1, 2
 """What an entry of a table of files says, in version 5."""
@@ -96,7 +96,7 @@ def _rows(wasm: bytes) -> Iterator[Row]:
             reader = section.reader(wasm)
             found[reader.name()] = reader
     tables = found.get(".debug_line")
-    if tables is None or tables.end - tables.at > _MOST_NBYTES:
+    if tables is None or tables.end - tables.at > _MAX_NBYTES:
         return
     strings = found.get(".debug_line_str")
     while tables.at < tables.end:

@@ -28,7 +28,7 @@ import wasmtime
 from isthmus.errors import GuestInvalid, IsthmusError, RegionError
 from isthmus.memory.region import Region
 from isthmus.native import wasmtime_capi as capi
-from isthmus.units import MOST_NBYTES_32, WASM_PAGE, format_nbytes
+from isthmus.units import MAX_NBYTES_32, WASM_PAGE, format_nbytes
 
 Reserve = Callable[[int, int], Region]
 """(reserved_nbytes, guard_nbytes) -> a Region with at least so many bytes reserved, none in use."""
@@ -114,7 +114,7 @@ class MemoryCreator:
         try:
             capacity = min(maximum, request.limit_nbytes, reserved or maximum)
             if not request.is_64:
-                capacity = min(capacity, MOST_NBYTES_32)
+                capacity = min(capacity, MAX_NBYTES_32)
             memory = _create(request, minimum, capacity, reserved, guard)
             number = next(self._numbers)
             self._memories[number] = memory

@@ -14,15 +14,15 @@ from isthmus.wasm import binary
 from isthmus.wasm.binary import Reader
 from isthmus.wasm.bounds import Bound
 
-_MOST_NAME = 120
+_MAX_NAME = 120
 """Characters of a name that is shown."""
-_MOST_NAME_NBYTES = 4 * _MOST_NAME
+_MAX_NAME_NBYTES = 4 * _MAX_NAME
 _NAME_SECTION = b"\x04name"
 _FUNCTIONS = 1
 """The part of the name section that names functions."""
 
 
-def shown(text: str, most: int = _MOST_NAME) -> str:
+def shown(text: str, most: int = _MAX_NAME) -> str:
     """A text of at most `most` characters, all of them printable."""
     cut = text if len(text) <= most else text[: most - 1] + "…"
     return cut if cut.isprintable() else "".join(c if c.isprintable() else "�" for c in cut)
@@ -55,6 +55,6 @@ def _function_names(reader: Reader) -> Iterator[tuple[int, str]]:
         names = Reader(reader.data, begin, reader.at)
         for _ in range(names.count(Bound.FUNCTIONS)):
             index, length = names.unsigned(), names.unsigned()
-            text = names.data[names.at : names.at + min(length, _MOST_NAME_NBYTES)]
+            text = names.data[names.at : names.at + min(length, _MAX_NAME_NBYTES)]
             names.skip(length)
             yield index, shown(text.decode(errors="replace"))

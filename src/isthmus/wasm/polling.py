@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 SUBSCRIPTION_NBYTES, EVENT_NBYTES = 48, 32
-MOST_SUBSCRIPTIONS = 1_024
+MAX_SUBSCRIPTIONS = 1_024
 """Subscriptions that one poll_oneoff takes."""
 CLOCKS = range(4)
 """Identities of clocks: wall, monotonic, the process's and the thread's."""

@@ -24,7 +24,7 @@ from isthmus.wasm.hostcalls import GuestMemory, Handler, HostImport, Signature
 from isthmus.wasm.polling import (
     CLOCKS,
     EVENT_NBYTES,
-    MOST_SUBSCRIPTIONS,
+    MAX_SUBSCRIPTIONS,
     SUBSCRIPTION_NBYTES,
     Clock,
     events,
@@ -56,13 +56,13 @@ _CHARACTER_DEVICE = 2
 _RIGHT_READ, _RIGHT_WRITE = 1 << 1, 1 << 6
 _CLOCK_RESOLUTION_NS = 1_000
 
-MOST_IOVECS = 1_024
-MOST_WRITE_NBYTES = 256 * KIB
+MAX_IOVECS = 1_024
+MAX_WRITE_NBYTES = 256 * KIB
 """What one fd_write takes; the guest is told that the rest was not written. Like the next, it keeps
 everybody else waiting for some milliseconds."""
-MOST_READ_NBYTES = 256 * KIB
+MAX_READ_NBYTES = 256 * KIB
 """What one fd_read gives."""
-MOST_RANDOM_NBYTES = 256 * KIB
+MAX_RANDOM_NBYTES = 256 * KIB
 """What one random_get takes."""
 
 
@@ -161,7 +161,7 @@ class Wasi:
         return SUCCESS
 
     def random_get(self, ptr: int, nbytes: int) -> int:
-        if nbytes > MOST_RANDOM_NBYTES:
+        if nbytes > MAX_RANDOM_NBYTES:
             return INVAL
         self.memory.check(ptr, nbytes)
         self.memory.write(ptr, self._random(nbytes))
@@ -198,13 +198,13 @@ class Wasi:
     def fd_read(self, fd: int, iovecs_ptr: int, n: int, n_read_ptr: int) -> int | Awaitable[int]:
         if fd != 0:
             return BADF
-        if n > MOST_IOVECS:
+        if n > MAX_IOVECS:
             return INVAL
         self.memory.check(n_read_ptr, self._size.size)
         iovecs = self._iovecs(iovecs_ptr, n)
         for ptr, nbytes in iovecs:
             self.memory.check(ptr, nbytes)
-        room = min(MOST_READ_NBYTES, sum(nbytes for _, nbytes in iovecs))
+        room = min(MAX_READ_NBYTES, sum(nbytes for _, nbytes in iovecs))
         data = self._read(room) if room else b""
         if isinstance(data, bytes):
             return self._scatter(data, iovecs, n_read_ptr)
@@ -213,7 +213,7 @@ class Wasi:
     def fd_write(self, fd: int, iovecs_ptr: int, n: int, n_written_ptr: int) -> int:
         if fd not in (1, 2):
             return BADF
-        if n > MOST_IOVECS:
+        if n > MAX_IOVECS:
             return INVAL
         self.memory.check(n_written_ptr, self._size.size)
         data = self._gather(iovecs_ptr, n)
@@ -229,7 +229,7 @@ class Wasi:
         return BADF
 
     def poll_oneoff(self, in_ptr: int, out_ptr: int, n: int, n_events_ptr: int) -> int:
-        if not 1 <= n <= MOST_SUBSCRIPTIONS:
+        if not 1 <= n <= MAX_SUBSCRIPTIONS:
             return INVAL
         self.memory.check(n_events_ptr, self._size.size)
         self.memory.check(out_ptr, EVENT_NBYTES * n)
@@ -266,8 +266,8 @@ class Wasi:
         return list(struct.iter_unpack("<QQ" if self.memory.is_64 else "<II", data))
 
     def _gather(self, iovecs_ptr: int, n: int) -> bytes:
-        """The bytes of `n` parts, cut at MOST_WRITE_NBYTES."""
-        room, pieces = MOST_WRITE_NBYTES, []
+        """The bytes of `n` parts, cut at MAX_WRITE_NBYTES."""
+        room, pieces = MAX_WRITE_NBYTES, []
         for ptr, nbytes in self._iovecs(iovecs_ptr, n):
             self.memory.check(ptr, nbytes)
             pieces.append(self.memory.read(ptr, min(nbytes, room)))

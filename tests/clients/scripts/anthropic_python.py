@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anthropic import Anthropic
-from features import ANSWER, ENDLESS, MODEL, MOST, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
+from features import ANSWER, ENDLESS, MAX_TOKENS, MODEL, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
 from pydantic import BaseModel
 
 client = Anthropic(base_url=URL, api_key="x", max_retries=0)
@@ -75,7 +75,7 @@ def tools() -> None:
 
 def cancel() -> None:
     messages = [{"role": "user", "content": ENDLESS}]
-    asked = {"model": SCRIPTED, "messages": messages, "max_tokens": MOST}
+    asked = {"model": SCRIPTED, "messages": messages, "max_tokens": MAX_TOKENS}
     with client.messages.create(**asked, stream=True) as parts:
         assert any(it.type == "content_block_delta" for it in parts)
 

@@ -29,7 +29,7 @@ ANSWER = "Paris is sunny, and Rome is rainy."
 """What the scripted model says after both results, if it was told both."""
 ENDLESS = "Count forever."
 """What the scripted model does until its caller leaves."""
-MOST = 100_000
+MAX_TOKENS = 100_000
 """Tokens of an answer that a caller leaves: far more than come before that."""
 
 

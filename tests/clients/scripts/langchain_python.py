@@ -5,8 +5,8 @@ from __future__ import annotations
 from features import (
     ANSWER,
     ENDLESS,
+    MAX_TOKENS,
     MODEL,
-    MOST,
     QUESTION,
     ROUTE,
     SCRIPTED,
@@ -78,7 +78,7 @@ def tools() -> None:
 
 
 def cancel() -> None:
-    stream = model(SCRIPTED, MOST).stream(ENDLESS)
+    stream = model(SCRIPTED, MAX_TOKENS).stream(ENDLESS)
     assert next(stream) is not None
     stream.close()
 

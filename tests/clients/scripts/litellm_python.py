@@ -11,8 +11,8 @@ import litellm
 from features import (
     ANSWER,
     ENDLESS,
+    MAX_TOKENS,
     MODEL,
-    MOST,
     QUESTION,
     ROUTE,
     SCRIPTED,
@@ -92,7 +92,7 @@ def tools() -> None:
 
 
 def cancel() -> None:
-    chunks = litellm.completion(**asked(ENDLESS, SCRIPTED, MOST), stream=True)
+    chunks = litellm.completion(**asked(ENDLESS, SCRIPTED, MAX_TOKENS), stream=True)
     assert next(iter(chunks)).choices
     print("good", flush=True)
     os._exit(0)  # leaves as a killed client does: a stream of litellm cannot be closed

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from features import ANSWER, ENDLESS, MODEL, MOST, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
+from features import ANSWER, ENDLESS, MAX_TOKENS, MODEL, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
 
 PROGRAM = str(Path(sys.executable).parent / "llm")
 MODELS = f"""\
@@ -56,7 +56,7 @@ def tools() -> None:
 
 
 def cancel() -> None:
-    command = [PROGRAM, "prompt", "-m", SCRIPTED, "-o", "max_tokens", str(MOST), ENDLESS]
+    command = [PROGRAM, "prompt", "-m", SCRIPTED, "-o", "max_tokens", str(MAX_TOKENS), ENDLESS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as running:
         assert running.stdout is not None
         assert running.stdout.read(1)

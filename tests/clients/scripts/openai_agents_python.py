@@ -12,7 +12,7 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
-from features import ANSWER, ENDLESS, MODEL, MOST, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
+from features import ANSWER, ENDLESS, MAX_TOKENS, MODEL, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseTextDeltaEvent
 from pydantic import BaseModel
@@ -72,7 +72,7 @@ def tools() -> None:
 
 
 async def _cancelled() -> None:
-    running = Runner.run_streamed(agent(SCRIPTED, MOST), ENDLESS)
+    running = Runner.run_streamed(agent(SCRIPTED, MAX_TOKENS), ENDLESS)
     async for event in running.stream_events():
         if event.type == "raw_response_event" and isinstance(event.data, ResponseTextDeltaEvent):
             running.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from features import ANSWER, ENDLESS, MODEL, MOST, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
+from features import ANSWER, ENDLESS, MAX_TOKENS, MODEL, QUESTION, SCRIPTED, TASK, URL, WEATHER, run
 from openai import OpenAI
 from pydantic import BaseModel
 
@@ -73,7 +73,7 @@ def chat_tools() -> None:
 
 def chat_cancel() -> None:
     messages = [{"role": "user", "content": ENDLESS}]
-    asked = {"model": SCRIPTED, "messages": messages, "max_completion_tokens": MOST}
+    asked = {"model": SCRIPTED, "messages": messages, "max_completion_tokens": MAX_TOKENS}
     with client.chat.completions.create(**asked, stream=True) as stream:
         assert next(iter(stream)).id
 
@@ -117,7 +117,7 @@ def responses_tools() -> None:
 
 
 def responses_cancel() -> None:
-    asked = {"model": SCRIPTED, "input": ENDLESS, "max_output_tokens": MOST}
+    asked = {"model": SCRIPTED, "input": ENDLESS, "max_output_tokens": MAX_TOKENS}
     with client.responses.create(**asked, stream=True) as stream:
         assert any(it.type == "response.output_text.delta" for it in stream)
 

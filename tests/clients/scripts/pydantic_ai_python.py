@@ -7,8 +7,8 @@ import asyncio
 from features import (
     ANSWER,
     ENDLESS,
+    MAX_TOKENS,
     MODEL,
-    MOST,
     QUESTION,
     ROUTE,
     SCRIPTED,
@@ -82,7 +82,7 @@ def tools() -> None:
 
 
 async def _cancelled() -> None:
-    async with agent(SCRIPTED, MOST).run_stream(ENDLESS) as streamed:
+    async with agent(SCRIPTED, MAX_TOKENS).run_stream(ENDLESS) as streamed:
         async for part in streamed.stream_text(delta=True, debounce_by=None):
             assert part
             await streamed.cancel()

@@ -6,8 +6,8 @@ from features import (
     ANSWER,
     CODE_TASK,
     ENDLESS,
+    MAX_TOKENS,
     MODEL,
-    MOST,
     QUESTION,
     SCRIPTED,
     TASK,
@@ -77,7 +77,7 @@ def code() -> None:
 
 
 def cancel() -> None:
-    parts = model(SCRIPTED, MOST).generate_stream(asked(ENDLESS))
+    parts = model(SCRIPTED, MAX_TOKENS).generate_stream(asked(ENDLESS))
     assert next(parts)
     parts.close()
 

@@ -16,7 +16,7 @@ from isthmus.errors import GuestFault
 from isthmus.units import KIB, MIB
 
 MAX_RANDOM_NBYTES = MIB
-_MOST_LOGGED = 256 * KIB
+_MAX_LOGGED = 256 * KIB
 """Bytes of one log record that are written; the rest is counted."""
 _PART_NBYTES = 256 * KIB
 """Bytes of text that are decoded while no other Python runs: 3 ms if nothing of it is UTF-8."""
@@ -72,9 +72,9 @@ class ActorFunctions:
         c = self._c
         c.memory.check(ptr, nbytes)
         c.spend_output(LOG_RECORD_NBYTES + nbytes)
-        text = c.memory.read(ptr, min(nbytes, _MOST_LOGGED)).decode(errors="replace")
-        if nbytes > _MOST_LOGGED:
-            text += f"… and {nbytes - _MOST_LOGGED} bytes more"
+        text = c.memory.read(ptr, min(nbytes, _MAX_LOGGED)).decode(errors="replace")
+        if nbytes > _MAX_LOGGED:
+            text += f"… and {nbytes - _MAX_LOGGED} bytes more"
         c.log(_LOG_LEVELS[level], text)
         return 0
 

@@ -14,12 +14,12 @@ from isthmus.abi import AnswerFlag, AnswerPart, Errno
 from isthmus.actor.ask import Aside
 from isthmus.actor.host_api.context import Context, flags_of, signed
 from isthmus.actor.host_api.tool import described
-from isthmus.actor.reading import MOST_NBYTES, Call, ReadAnswer
+from isthmus.actor.reading import MAX_NBYTES, Call, ReadAnswer
 from isthmus.errors import GuestFault
 from isthmus.model import Model
 from isthmus.units import MIB
 
-_MOST_MESSAGES_NBYTES = 4 * MIB
+_MAX_MESSAGES_NBYTES = 4 * MIB
 _EPOCH = datetime(1970, 1, 1)
 _ID_NBYTES = 6
 """Random bytes of a call's id."""
@@ -53,7 +53,7 @@ class AnswerFunctions:
         wanted = flags_of(AnswerFlag, flags)
         tools = described(c) if AnswerFlag.TOOLS in wanted else []
         forced = AnswerFlag.CALL in wanted
-        if messages_nbytes > _MOST_MESSAGES_NBYTES or (forced and not tools):
+        if messages_nbytes > _MAX_MESSAGES_NBYTES or (forced and not tools):
             raise GuestFault(Errno.EINVAL)
         c.memory.check(messages_ptr, messages_nbytes)
         c.memory.check_aligned(tokens_ptr, 4 * tokens_cap, 4)
@@ -87,7 +87,7 @@ class AnswerFunctions:
         answer = self._answer()
         if answer.ended:
             raise GuestFault(Errno.EINVAL)
-        if answer.nbytes > MOST_NBYTES:
+        if answer.nbytes > MAX_NBYTES:
             raise GuestFault(Errno.ELIMIT)
         return answer.feed(signed(token))
 

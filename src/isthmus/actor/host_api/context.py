@@ -38,7 +38,7 @@ MAX_HANDLES = 1024
 IN_LINE_NBYTES = 64 * KIB
 """Bytes that a host function copies, decodes or draws at once, in a millisecond or two; more is
 done by a thread of a pool, since everybody else waits meanwhile."""
-MOST_SAID = 300
+MAX_SAID = 300
 """Characters of a guest's own reason that its caller is told."""
 FREE_OUTPUT_NBYTES = MIB
 """Bytes of a message's output that the budget does not count. More counts in steps of this size."""
@@ -49,7 +49,7 @@ PIECE_NBYTES = 64
 LOG_RECORD_NBYTES = 32
 """Bytes of output that a log record counts as, beside its text."""
 
-LEAST_INHERITED = 8
+MIN_INHERITED = 8
 """Tokens in common with another actor's session that are worth a copy."""
 
 guest_log = logging.getLogger("isthmus.guest")
@@ -176,7 +176,7 @@ class Context:
         """Writes a record to the guest's log, with the traceback of an error if there is one."""
         self.log_position += 1
         if level >= logging.WARNING:
-            self.message.last_warning = text[:MOST_SAID]
+            self.message.last_warning = text[:MAX_SAID]
         guest_log.log(level, "%s", text, extra={"agent": self.granted.label}, exc_info=error)
 
     def note(self, text: str, level: int = logging.INFO) -> None:
@@ -227,7 +227,7 @@ class Context:
         but the last of them; returns how many. A session that cannot is as it was, and nothing ends
         the copy in between, which would leave it empty."""
         wanted = [*session.tokens, *tokens[:-1]] if self.donors else []
-        best, n = None, session.n_tokens + LEAST_INHERITED - 1
+        best, n = None, session.n_tokens + MIN_INHERITED - 1
         for donor in self.donors:
             alike = Model.of(donor) is Model.of(session) and donor.layout == session.layout
             n_common = donor.reach(_n_common(donor.tokens, wanted)) if alike else 0

@@ -19,7 +19,7 @@ from isthmus.model.spans import AXES, Embeddings, Positions
 
 _ALIGNMENT = 32
 _KINDS = frozenset(kind.value for kind in MediaKind)
-_MOST_POSITION = 1 << 24
+_MAX_POSITION = 1 << 24
 """Further on than any context ends."""
 _COPIES = 4
 """Bytes of the host's memory for each byte of a medium, about: the library resizes a copy of it,
@@ -143,7 +143,7 @@ class MediaFunctions:
         c.memory.check_aligned(ptr, 4 * AXES * n_rows, 4)
         numbers = c.memory.read_i32_array(ptr, AXES * n_rows)
         found = np.array(numbers, dtype=np.int64).reshape(AXES, n_rows)
-        if found.min() < 0 or found.max() > _MOST_POSITION:
+        if found.min() < 0 or found.max() > _MAX_POSITION:
             raise GuestFault(Errno.EINVAL)
         return found.astype(np.int32)
 

@@ -30,12 +30,12 @@ from isthmus.actor.host_api.context import (
 )
 from isthmus.actor.host_api.flags import model_flags
 from isthmus.actor.host_api.opening import admit_session
-from isthmus.actor.plan import MOST
+from isthmus.actor.plan import MAX_STEP_TOKENS
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
-from isthmus.model.sampling.top import MOST_TOP, PAIR_NBYTES, TOP_ALIGNMENT
+from isthmus.model.sampling.top import MAX_TOP, PAIR_NBYTES, TOP_ALIGNMENT
 from isthmus.model.step import Step
-from isthmus.units import KIB, MIB, MOST_NBYTES_32, GuestPtr, format_nbytes
+from isthmus.units import KIB, MAX_NBYTES_32, MIB, GuestPtr, format_nbytes
 
 MAX_CHAT_MESSAGES = 64 * KIB
 MAX_DETOKENIZE = MIB
@@ -49,7 +49,7 @@ _SHORT_COPY_NBYTES = 4 * MIB
 """Bytes of a session that are copied in line, in about a millisecond."""
 _SHORT_TOKENS = 2 * KIB
 """Tokens whose text is put together in line, in some milliseconds if it is asked for first."""
-_MOST_SORTED = 16 * KIB
+_MAX_SORTED = 16 * KIB
 """Logits that are sorted in line, in about a millisecond."""
 
 
@@ -178,7 +178,7 @@ class ModelFunctions:
         c = self._c
         with c.explained():
             nbytes = c.model(model).layout(n_ctx).nbytes
-        if nbytes > MOST_NBYTES_32 and not c.memory.is_64:
+        if nbytes > MAX_NBYTES_32 and not c.memory.is_64:
             c.message.explained[Errno.ENOMEM] = _too_large(n_ctx, nbytes)
         return nbytes
 
@@ -238,7 +238,7 @@ class ModelFunctions:
     ) -> int:
         c = self._c
         opened = c.session(session)
-        if not 1 <= n_tokens <= MOST:
+        if not 1 <= n_tokens <= MAX_STEP_TOKENS:
             raise GuestFault(Errno.EINVAL)
         tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
         nbytes = 4 * (n_tokens - 1) * opened.layout.n_vocab
@@ -254,7 +254,7 @@ class ModelFunctions:
 
     async def decode_batch(self, steps_ptr: int, n_steps: int) -> int:
         c = self._c
-        if not 1 <= n_steps <= MOST:
+        if not 1 <= n_steps <= MAX_STEP_TOKENS:
             raise GuestFault(Errno.EINVAL)
         c.memory.check_aligned(steps_ptr, abi.STEP.size * n_steps, 4)
         numbers = c.memory.read_i32_array(steps_ptr, 2 * n_steps)
@@ -274,7 +274,7 @@ class ModelFunctions:
     def session_top_k(self, session: int, k: int, candidates_ptr: int) -> int:
         c = self._c
         opened = c.session(session)
-        if k > min(MOST_TOP, opened.layout.n_vocab):
+        if k > min(MAX_TOP, opened.layout.n_vocab):
             raise GuestFault(Errno.EINVAL)
         nbytes = PAIR_NBYTES * k
         if k:
@@ -305,7 +305,7 @@ class ModelFunctions:
             return token
 
         n_vocab = opened.layout.n_vocab
-        if settings.temperature > 0 and n_vocab > _MOST_SORTED < (settings.top_k or n_vocab):
+        if settings.temperature > 0 and n_vocab > _MAX_SORTED < (settings.top_k or n_vocab):
             return Aside(self._c.message, draw)
         return draw()
 

@@ -12,7 +12,7 @@ import msgspec
 
 from isthmus.abi import Errno
 from isthmus.actor.ask import Aside
-from isthmus.actor.host_api.context import MAX_NAME_NBYTES, MOST_SAID, Context
+from isthmus.actor.host_api.context import MAX_NAME_NBYTES, MAX_SAID, Context
 from isthmus.actor.reply import ToolCall
 from isthmus.actor.undoing import Undoable
 from isthmus.errors import GuestFault, ToolFailed, ToolNotFound
@@ -20,9 +20,9 @@ from isthmus.tools import Tool
 from isthmus.units import KIB, MIB
 
 MAX_ARGS_NBYTES = 16 * MIB
-_MOST_CALLS = 256
+_MAX_CALLS = 256
 """Calls that a reply tells of."""
-_MOST_ERROR = 4 * KIB
+_MAX_ERROR = 4 * KIB
 """Characters of a failure that guest and caller are told."""
 _calling: ContextVar[object | None] = ContextVar("calling", default=None)
 """What stands for the call on whose behalf a thread works, also one that a tool has begun."""
@@ -102,17 +102,17 @@ class ToolFunctions:
 
     def _note(self, call: ToolCall) -> None:
         c = self._c
-        if len(c.message.tool_calls) < _MOST_CALLS:
+        if len(c.message.tool_calls) < _MAX_CALLS:
             c.message.tool_calls.append(call)
         said = call.error or f"{call.nbytes} bytes"
         c.log(logging.INFO, f"the tool {call.name!r}: {said}, in {call.seconds:.3f} s")
 
     def _failed(self, name: str, error: BaseException, seconds: float) -> NoReturn:
         is_told = isinstance(error, ToolFailed)
-        said = (str(error) if is_told else f"{type(error).__name__}: {error}")[:_MOST_ERROR]
+        said = (str(error) if is_told else f"{type(error).__name__}: {error}")[:_MAX_ERROR]
         c = self._c
-        if len(c.message.tool_calls) < _MOST_CALLS:
-            c.message.tool_calls.append(ToolCall(name, seconds, 0, said[:MOST_SAID]))
+        if len(c.message.tool_calls) < _MAX_CALLS:
+            c.message.tool_calls.append(ToolCall(name, seconds, 0, said[:MAX_SAID]))
         c.message.tool_result = said.encode(errors="replace")
         failure = ToolFailed(f"the tool {name!r} failed: {said}")
         failure.__cause__ = error.__cause__ if is_told and error.__cause__ else error

@@ -5,7 +5,7 @@ context    what holds
 =========  =====================================================================================
 usable     its graph is loaded; it has a session, unless it makes embeddings
 readable   its graph was unloaded, and its session closed; what it put out can still be read
-gone       it was finalized, or is not among the last _MOST_READABLE of that kind
+gone       it was finalized, or is not among the last _MAX_READABLE of that kind
 =========  =====================================================================================
 """
 
@@ -25,7 +25,7 @@ from isthmus.model import Model, Session
 from isthmus.units import GuestPtr
 from isthmus.wasm.wasi_nn import NnErrno
 
-_MOST_READABLE = 64
+_MAX_READABLE = 64
 """Contexts of unloaded graphs whose outputs are kept."""
 
 
@@ -151,7 +151,7 @@ class Contexts:
     def _forget_oldest(self) -> None:
         state = self.state
         left = [number for number, it in state.contexts.items() if it.graph not in state.graphs]
-        for number in left[:-_MOST_READABLE]:
+        for number in left[:-_MAX_READABLE]:
             del state.contexts[number]
 
 

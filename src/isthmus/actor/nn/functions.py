@@ -41,7 +41,7 @@ _AUTODETECT, _GGML = 5, 6
 _TARGETS = range(4)
 _GGUF = b"GGUF"
 _PRELOAD = "preload:"
-_MOST_BUILDERS = 16
+_MAX_BUILDERS = 16
 _SHORT_TEXT_NBYTES = 4 * KIB
 """Bytes of text that are tokenized in line, in about a millisecond."""
 _PROMPT, _SETTINGS = 0, 1
@@ -81,7 +81,7 @@ class NnFunctions:
         memory.check(graph_ptr, _U32.size)
         if encoding not in (_AUTODETECT, _GGML):
             raise NnFault(NnErrno.INVALID_ENCODING)
-        if target not in _TARGETS or not 1 <= n_builders <= _MOST_BUILDERS:
+        if target not in _TARGETS or not 1 <= n_builders <= _MAX_BUILDERS:
             raise refused()
         size = _BUILDER.size
         builders = [memory.unpack(_BUILDER, builders_ptr + size * i) for i in range(n_builders)]

@@ -26,7 +26,7 @@ from isthmus.wasm.wasi_nn import NnErrno
 MARGIN = 4
 """Tokens of a context that a prompt leaves free."""
 _F32_NBYTES = 4
-_MOST_SORTED = 16 * 1024
+_MAX_SORTED = 16 * 1024
 """Logits that are sorted in line, in about a millisecond."""
 
 
@@ -219,4 +219,4 @@ def _ends(opened: NnContext, ending: bytes) -> bool:
 
 
 def _sorts_much(settings: SamplerSettings, n_vocab: int) -> bool:
-    return settings.temperature > 0 and n_vocab > _MOST_SORTED < (settings.top_k or n_vocab)
+    return settings.temperature > 0 and n_vocab > _MAX_SORTED < (settings.top_k or n_vocab)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from isthmus.actor.nn.fault import NnFault
 from isthmus.actor.nn.spans import Span, Spans
 from isthmus.errors import RegionError
-from isthmus.units import MOST_NBYTES_32, WASM_PAGE, align_up, format_nbytes
+from isthmus.units import MAX_NBYTES_32, WASM_PAGE, align_up, format_nbytes
 from isthmus.wasm.wasi_nn import NnErrno
 
 
@@ -36,7 +36,7 @@ class NnMemory:
             raise NnFault(
                 NnErrno.TOO_LARGE,
                 f"there is no room for {format_nbytes(nbytes)} in the guest's memory, which can "
-                f"have {format_nbytes(MOST_NBYTES_32)} at most: give a smaller ctx-size, a KV "
+                f"have {format_nbytes(MAX_NBYTES_32)} at most: give a smaller ctx-size, a KV "
                 "cache of q8_0 or q4_0 (--kv-type), or more memory (--memory)",
             ) from None
 

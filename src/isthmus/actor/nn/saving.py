@@ -16,7 +16,7 @@ from isthmus.actor.nn.state import NnState
 from isthmus.errors import SnapshotInvalid
 from isthmus.units import WASM_PAGE
 
-_MOST_NUMBERS = 2**30
+_MAX_NUMBERS = 2**30
 """Graphs or contexts that an actor has opened in all its life, so that there is room for more."""
 _STATE = msgspec.json.Decoder(NnState)
 
@@ -61,7 +61,7 @@ def _require_sound(state: NnState, nbytes: int, models: Collection[str]) -> None
         and len(state.contexts) <= MAX_HANDLES
         and all(0 <= it < state.n_graphs for it in state.graphs)
         and all(0 <= it < state.n_contexts for it in state.contexts)
-        and max(state.n_graphs, state.n_contexts) < _MOST_NUMBERS
+        and max(state.n_graphs, state.n_contexts) < _MAX_NUMBERS
         and all(_is_whole(it, nbytes) for it in spans)
         and all(end <= it.ptr for end, it in zip(ends, spans, strict=False))
     )

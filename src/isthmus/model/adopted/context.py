@@ -33,9 +33,9 @@ from isthmus.native.placing import Place, Placed, placing_of
 from isthmus.units import HostAddr, align_up
 
 _FLASH_ATTENTION_ON = 1
-MOST_AT_ONCE = 2048
+MAX_AT_ONCE = 2048
 """Tokens that libllama is given at once where nothing is computed."""
-_MOST_MASKED = 1 << 25
+_MAX_MASKED = 1 << 25
 """Elements of a mask, likewise: some tens of milliseconds."""
 
 
@@ -157,7 +157,7 @@ class Context(Owned):
         if self.n_tokens > n_tokens and not self._forget(n_tokens, position_of(spans, n_tokens)):
             self._library.llama_memory_clear(self._memory, False)
             self.n_tokens = 0
-        at_once = max(1, min(MOST_AT_ONCE, _MOST_MASKED // max(1, n_tokens)))
+        at_once = max(1, min(MAX_AT_ONCE, _MAX_MASKED // max(1, n_tokens)))
         feeds = told_again(tokens, spans, self.n_tokens, at_once, self._model)
         for i, feed in enumerate(feeds):
             if i > 0:
@@ -192,7 +192,7 @@ class Contexts:
         self._model = model
         self._settings = settings
         self._placing = placing_of(device.library)
-        self._n_batch = max(MOST_AT_ONCE, settings.prefill_chunk)
+        self._n_batch = max(MAX_AT_ONCE, settings.prefill_chunk)
         self._plans: dict[int, Plan] = {}
         """What was learned, by n_ctx."""
         self._states: tuple[int, ...] | None = None

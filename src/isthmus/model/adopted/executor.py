@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from isthmus.counters import Counters
 from isthmus.device.base import Device
-from isthmus.model.adopted.context import MOST_AT_ONCE, Context, Contexts, Scratch
+from isthmus.model.adopted.context import MAX_AT_ONCE, Context, Contexts, Scratch
 from isthmus.model.adopted.feed import Feed, feed_of
 from isthmus.model.adopted.session import AdoptedSession
 from isthmus.model.executor import Executor
@@ -23,7 +23,7 @@ from isthmus.model.session import Session
 from isthmus.model.step import Chunk, Step
 from isthmus.units import HostAddr
 
-_MOST_CONTEXTS = 64
+_MAX_CONTEXTS = 64
 """Sessions that keep a context, of each model."""
 
 
@@ -175,7 +175,7 @@ class AdoptedExecutor(Executor):
         """Whether its context learns its tokens soon enough for a single job."""
         context = self._opened.get(session)
         known = 0 if context is None else context.n_tokens
-        return len(session.tokens) - known <= MOST_AT_ONCE
+        return len(session.tokens) - known <= MAX_AT_ONCE
 
     def _fitting(self, session: AdoptedSession, apart: bool) -> Context:
         """A context of the session, which is no longer among those that are kept."""
@@ -185,6 +185,6 @@ class AdoptedExecutor(Executor):
             if fits:
                 return context
             context.close()
-        while len(self._opened) >= _MOST_CONTEXTS:
+        while len(self._opened) >= _MAX_CONTEXTS:
             self._opened.pop(next(iter(self._opened.keys()))).close()
         return self._contexts.open(session.base, session.layout, apart=apart)

@@ -18,7 +18,7 @@ from isthmus.model.step import Chunk
 from isthmus.native._llama import Batch
 
 Ids = npt.NDArray[np.int32]
-_MOST_ROWS = 256
+_MAX_ROWS = 256
 """Rows of embeddings that are told again at once: each is as wide as the model."""
 
 
@@ -86,7 +86,7 @@ def told_again(
     compute nothing: so embeddings are zeros."""
     nothing = np.zeros(0, dtype=np.float32)
     for begin, end, span in _runs(len(tokens), spans, first):
-        at_once = most if span is None else min(most, _MOST_ROWS)
+        at_once = most if span is None else min(most, _MAX_ROWS)
         for at in range(begin, end, at_once):
             n = min(at_once, end - at)
             if span is None:

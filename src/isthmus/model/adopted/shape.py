@@ -10,7 +10,7 @@ from isthmus.model.files.gguf import GgufFile
 from isthmus.model.shape.hparams import Pooling
 from isthmus.model.shape.metadata import Metadata
 
-MOST_N_CTX = 1 << 20
+MAX_N_CTX = 1 << 20
 """Tokens of a context, whatever a file says. libllama takes some 100 bytes of the process's own
 memory for each, which no budget counts, already when it is asked how large the context would be."""
 
@@ -50,7 +50,7 @@ def shape_of_file(file: GgufFile, *, generates: bool) -> AdoptedShape:
         architecture=name,
         n_layer=metadata.integer("block_count"),
         n_embd=metadata.integer("embedding_length"),
-        n_ctx_train=min(metadata.integer("context_length"), MOST_N_CTX),
+        n_ctx_train=min(metadata.integer("context_length"), MAX_N_CTX),
         encoder=not generates,
         pooling=pooling,
         n_scores=metadata.n_scores(pooling),

@@ -15,7 +15,7 @@ from isthmus.model.blocks.products import Router, Stack
 from isthmus.model.passes.forward import Pass
 from isthmus.model.shape.hparams import Gating, inverse_sqrt
 
-_LEAST_SUM = 6.103515625e-5
+_MIN_SUM = 6.103515625e-5
 """Of the weights of a token's experts, which are divided by it: the smallest normal F16."""
 _BEST_OF_GROUP = 2
 """Experts by whose scores a group is judged."""
@@ -81,7 +81,7 @@ class Routing:
             weights = g.softmax(weights)
         if not self.normalised:
             return weights
-        return g.div(weights, g.clamp(g.sum_rows(weights), _LEAST_SUM, float("inf")))
+        return g.div(weights, g.clamp(g.sum_rows(weights), _MIN_SUM, float("inf")))
 
 
 class Gates(Protocol):

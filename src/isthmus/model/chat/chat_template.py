@@ -19,9 +19,9 @@ from isthmus.model.checks import nothing
 
 Message = dict[str, Any]
 
-MOST_SOURCE = 1 << 18
+MAX_SOURCE = 1 << 18
 """Characters of a template; the longest that is known has 25,000."""
-_MOST_COMPLAINT = 500
+_MAX_COMPLAINT = 500
 
 
 class ChatTemplate:
@@ -33,9 +33,9 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self._tokens = {**(special or {}), "bos_token": bos, "eos_token": eos}
-        if len(source) > MOST_SOURCE:
+        if len(source) > MAX_SOURCE:
             raise TemplateError(
-                f"the model's chat template has {len(source)} characters; up to {MOST_SOURCE} are "
+                f"the model's chat template has {len(source)} characters; up to {MAX_SOURCE} are "
                 "taken"
             )
         try:
@@ -86,5 +86,5 @@ class ChatTemplate:
 
 def _shown(error: Exception) -> str:
     """An error's message, or its kind, in a length that can be read."""
-    text = str(error)[: _MOST_COMPLAINT + 1] or type(error).__name__
-    return text if len(text) <= _MOST_COMPLAINT else text[:_MOST_COMPLAINT] + " …"
+    text = str(error)[: _MAX_COMPLAINT + 1] or type(error).__name__
+    return text if len(text) <= _MAX_COMPLAINT else text[:_MAX_COMPLAINT] + " …"

@@ -28,10 +28,10 @@ from isthmus.errors import SettingsError, TemplateError
 from isthmus.model.chat.template_traits import Content, Fate, Traits
 from isthmus.model.checks import nothing
 
-MOST_DEPTH = 100
+MAX_DEPTH = 100
 """Lists and mappings around anything in a conversation."""
-MOST_VARIABLES = 64
-MOST_NAME = 64
+MAX_VARIABLES = 64
+MAX_NAME = 64
 """Characters of a variable's name."""
 RESERVED = frozenset(
     (
@@ -55,7 +55,7 @@ _TEXT_PARTS = {
     "refusal": "refusal",
 }
 """Types of parts that are text, and the field that has it."""
-_MOST_ROLES = 4
+_MAX_ROLES = 4
 """Roles unknown to OpenAI that a template is asked about, for each conversation."""
 
 Message = dict[str, Any]
@@ -97,15 +97,15 @@ def prepared(
 
 
 def _require_variables(variables: Mapping[str, Any]) -> None:
-    if len(variables) > MOST_VARIABLES:
+    if len(variables) > MAX_VARIABLES:
         raise SettingsError(
-            f"a chat template takes up to {MOST_VARIABLES} variables, not {len(variables)}"
+            f"a chat template takes up to {MAX_VARIABLES} variables, not {len(variables)}"
         )
     for name, value in variables.items():
-        is_name = isinstance(name, str) and name.isidentifier() and len(name) <= MOST_NAME
+        is_name = isinstance(name, str) and name.isidentifier() and len(name) <= MAX_NAME
         if not is_name or name.startswith("_") or name in RESERVED:
             raise SettingsError(
-                f"no variable of a chat template can be called {str(name)[:MOST_NAME]!r}"
+                f"no variable of a chat template can be called {str(name)[:MAX_NAME]!r}"
             )
         try:
             _require_plain(value, f"the variable {name!r}")
@@ -124,8 +124,8 @@ def _require_plain(value: Any, what: str) -> None:
                 continue
             if not isinstance(item, list | tuple | Mapping):
                 raise TemplateError(f"{what} has a {type(item).__name__}, which is not JSON")
-            if len(todo) > MOST_DEPTH:
-                raise TemplateError(f"{what} is nested more than {MOST_DEPTH} deep")
+            if len(todo) > MAX_DEPTH:
+                raise TemplateError(f"{what} is nested more than {MAX_DEPTH} deep")
             todo.append(_inside(item))
             break
         else:
@@ -394,4 +394,4 @@ def _roles(messages: list[Message]) -> list[str]:
             known.append(role)
         elif role not in INSTRUCTIONS:
             others.append(role)
-    return known + others[:_MOST_ROLES]
+    return known + others[:_MAX_ROLES]

@@ -34,7 +34,7 @@ _FOR_EACH = 64
 _CHARACTERS_READ = 16
 """Characters that one unit reads."""
 _UNITS_BETWEEN_CHECKS = 1 << 18
-_MOST_BITS = 4096
+_MAX_BITS = 4096
 """Bits of a number: more than any template needs, and no work to compute with."""
 _WIDE = re.compile(r"[#0\- +\d.]*(?:\*|\d{4})")
 """Flags, width and precision of a conversion that are given elsewhere, or are in the thousands."""
@@ -119,7 +119,7 @@ class Budget:
 
     def require_number(self, n_bits: int) -> None:
         """TemplateError for a number of more than 4,096 bits."""
-        if n_bits > _MOST_BITS:
+        if n_bits > _MAX_BITS:
             raise TemplateError("the chat template computes with numbers that are too large")
 
     def format(self, form: str, values: Any) -> None:

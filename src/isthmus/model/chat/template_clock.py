@@ -12,7 +12,7 @@ from isthmus.errors import TemplateError
 
 NO_CLOCK = datetime(2024, 7, 26)
 """The time of callers who give none: the date that Llama 3's templates have for such a case."""
-_MOST_FORMAT = 256
+_MAX_FORMAT = 256
 """Characters of a format."""
 _DIRECTIVE = re.compile(r"%(?!-?[aAbBcdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZf%])")
 """A percent sign that begins no known directive. Widths are unknown: `%999999999d` fills memory;
@@ -26,8 +26,8 @@ def strftime(now: datetime, form: object) -> str:
     empty, as in Transformers. TemplateError for a format that is no text, has more than 256
     characters, or has a directive with a width or of an unknown name.
     """
-    if not isinstance(form, str) or len(form) > _MOST_FORMAT:
-        raise TemplateError(f"strftime_now takes a format of up to {_MOST_FORMAT} characters")
+    if not isinstance(form, str) or len(form) > _MAX_FORMAT:
+        raise TemplateError(f"strftime_now takes a format of up to {_MAX_FORMAT} characters")
     unknown = _DIRECTIVE.search(form.replace("%%", "  "))
     if unknown:
         said = form.replace("%%", "  ")[unknown.start() : unknown.start() + 8]

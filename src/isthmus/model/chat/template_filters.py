@@ -17,8 +17,8 @@ from jinja2.runtime import Context
 
 from isthmus.model.chat.template_budget import STEP, Budget, budget_of
 
-_MOST_DIGITS = 4000
-_MOST_WIDTH = 64
+_MAX_DIGITS = 4000
+_MAX_WIDTH = 64
 
 _CHEAP = frozenset(
     (
@@ -147,7 +147,7 @@ def _before_format(budget: Budget, value: Any, *args: Any, **kwargs: Any) -> str
 
 
 def _before_int(budget: Budget, value: Any, *_: Any, **__: Any) -> Any:
-    if isinstance(value, str) and len(value) > _MOST_DIGITS:
+    if isinstance(value, str) and len(value) > _MAX_DIGITS:
         raise ValueError("a number of thousands of digits")
     return value
 
@@ -231,7 +231,7 @@ _BEFORE: dict[str, Callable[..., Any]] = {
 
 
 def _width(value: Any) -> int:
-    if isinstance(value, int) and abs(value) > _MOST_WIDTH:
+    if isinstance(value, int) and abs(value) > _MAX_WIDTH:
         raise ValueError(f"{value} is too wide")
     return int(value)
 

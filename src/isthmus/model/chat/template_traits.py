@@ -18,7 +18,7 @@ from isthmus.model.forms import Form, recognised
 
 _UNITS = 1 << 20
 """Units for one question, a tenth of a second at most; the templates of tests need up to 33,000."""
-_MOST_FATES, _MOST_ROLE = 64, 64
+_MAX_FATES, _MAX_ROLE = 64, 64
 """Roles times forms of contents that are remembered, and characters of such a role."""
 _MARK, _OTHER_MARK = "qzmarka", "qzmarkb"
 _KEY, _VALUE = "qzkeya", "qzvaluea"
@@ -122,7 +122,7 @@ class Traits:
         found = self._fates.get((role, in_parts))
         if found is None:
             found = self._probed(role, in_parts)
-            if len(role) <= _MOST_ROLE and len(self._fates) < _MOST_FATES:
+            if len(role) <= _MAX_ROLE and len(self._fates) < _MAX_FATES:
                 self._fates[role, in_parts] = found
         return found
 

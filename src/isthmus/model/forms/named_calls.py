@@ -14,7 +14,7 @@ from isthmus.model.forms.tools import NAME
 from isthmus.model.forms.value_grammar import Values
 from isthmus.model.forms.values import JSON, Notation, read_value
 
-_MOST_NAME = 300
+_MAX_NAME = 300
 _NUMBERED = re.compile(r":[0-9]+")
 
 
@@ -85,10 +85,10 @@ class NamedCalls(Calls):
 
     def _call(self, tape: Tape, out: Out) -> Reading[bool]:
         yield from tape.take(self.prefix)
-        name = yield from tape.word(NAME, _MOST_NAME)
+        name = yield from tape.word(NAME, _MAX_NAME)
         yield from tape.spaces()
         if self.call_id and (yield from tape.take(self.call_id)):
-            yield from tape.word(NAME, _MOST_NAME)
+            yield from tape.word(NAME, _MAX_NAME)
         middle = yield from tape.take_any(self.middle)
         if not name or not (middle or "" in self.middle):
             return False

@@ -15,7 +15,7 @@ from isthmus.model.forms.tools import NAME
 from isthmus.model.forms.value_grammar import Values
 from isthmus.model.forms.values import PYTHON, read_value, word_value
 
-_MOST_NAME = 300
+_MAX_NAME = 300
 _LETTER = re.compile(r"[^\W\d]")
 _WORD = re.compile(r"\w*")
 
@@ -82,7 +82,7 @@ class PythonCalls(Calls):
                 return True
 
     def _call(self, tape: Tape, out: Out, printed: bool = False) -> Reading[bool]:
-        name = yield from tape.word(NAME, _MOST_NAME)
+        name = yield from tape.word(NAME, _MAX_NAME)
         yield from tape.spaces()
         if not name or not (yield from tape.take("(")):
             return False
@@ -117,7 +117,7 @@ class PythonCalls(Calls):
         char = yield from tape.peek()
         word = ""
         if _LETTER.fullmatch(char):
-            word = yield from tape.word(_WORD, _MOST_NAME)
+            word = yield from tape.word(_WORD, _MAX_NAME)
             yield from tape.spaces()
             if word and (yield from tape.take("=")):
                 out.arguments(f"{json.dumps(word, ensure_ascii=False)}: ")

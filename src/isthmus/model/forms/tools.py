@@ -8,7 +8,7 @@ from typing import Any
 
 NAME = re.compile(r"[\w.:/\-]*")
 """A function's name, as far as it goes where it is not in quotes."""
-_MOST_NAME = 300
+_MAX_NAME = 300
 _PREFIX = "functions."
 """Some forms write it before each name."""
 
@@ -54,7 +54,7 @@ class Tools:
 
 
 def _may_be_name(name: str) -> bool:
-    return 0 < len(name) <= _MOST_NAME and NAME.fullmatch(name) is not None
+    return 0 < len(name) <= _MAX_NAME and NAME.fullmatch(name) is not None
 
 
 def types_in(root: Mapping[str, Any], schema: Mapping[str, Any]) -> frozenset[str]:

@@ -15,9 +15,9 @@ from functools import cached_property
 
 from isthmus.model.forms.tape import Reading, Stops, Tape
 
-MOST_DEPTH = 128
+MAX_DEPTH = 128
 """Brackets within brackets: what is deeper, many JSON parsers do not take."""
-_MOST_WORD = 300
+_MAX_WORD = 300
 """Characters of a number: Python reads integers of 4,300 digits at most."""
 _WORD = re.compile(r"[A-Za-z0-9_+.\-]*")
 BARE_WORD = re.compile(r"[^,:\[\]{}()\"'<>\r\n]*")
@@ -149,7 +149,7 @@ class _Reader:
     def _enter(self, bracket: str) -> bool:
         self._open.append(self._notation.brackets[bracket])
         self._out("{" if bracket == "{" else "[")
-        return len(self._open) <= MOST_DEPTH
+        return len(self._open) <= MAX_DEPTH
 
     def _to_next(self, first: bool) -> Reading[bool]:
         """Reads what is between two values: commas, ends of brackets, a key."""
@@ -172,7 +172,7 @@ class _Reader:
         if not (yield from self.string()):
             if not self._notation.bare:
                 return False
-            key = (yield from self._tape.word(BARE_WORD, _MOST_WORD)).strip()
+            key = (yield from self._tape.word(BARE_WORD, _MAX_WORD)).strip()
             if not key:
                 return False
             self._out(json.dumps(key, ensure_ascii=False))
@@ -186,7 +186,7 @@ class _Reader:
         if (yield from self.string()):
             return True
         pattern = BARE_WORD if self._notation.bare else _WORD
-        word = (yield from self._tape.word(pattern, _MOST_WORD)).strip()
+        word = (yield from self._tape.word(pattern, _MAX_WORD)).strip()
         text = word_value(word)
         if text is None and word and self._notation.bare:
             text = json.dumps(word, ensure_ascii=False)

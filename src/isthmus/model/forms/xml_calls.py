@@ -21,7 +21,7 @@ from isthmus.model.forms.value_grammar import Values, text_until
 from isthmus.model.forms.values import JSON, escaped
 from isthmus.model.schemas import Compiler, Member, Term
 
-_MOST_NAME = 300
+_MAX_NAME = 300
 _KEY = re.compile(r"[^<>\"\n]*")
 _SPACE = re.compile(f"[{SPACES}]*")
 TEXT = frozenset({"string"})
@@ -91,7 +91,7 @@ class XmlCalls(Calls):
         out.leave()
 
     def _call(self, tape: Tape, out: Out) -> Reading[bool]:
-        name = yield from tape.word(NAME, _MOST_NAME)
+        name = yield from tape.word(NAME, _MAX_NAME)
         yield from tape.spaces()
         named = yield from tape.take(self.name_ends)
         yield from tape.spaces()
@@ -113,7 +113,7 @@ class XmlCalls(Calls):
         return True
 
     def _parameter(self, tape: Tape, out: Out) -> Reading[bool]:
-        key = (yield from tape.word(_KEY, _MOST_NAME)).strip()
+        key = (yield from tape.word(_KEY, _MAX_NAME)).strip()
         end = yield from tape.take_any(it for it, _ in self.key_ends)
         if self.value:
             yield from tape.spaces()

@@ -31,11 +31,11 @@ from isthmus.native.owned import Owned
 from isthmus.native.placing import placing_of
 from isthmus.units import HostAddr
 
-MOST_SIDE = 16_384
+MAX_SIDE = 16_384
 """Pixels of the longer side of a picture."""
-MOST_RATIO = 64
+MAX_RATIO = 64
 """How many times longer it may be than the shorter one."""
-LEAST_S = 0.1
+MIN_S = 0.1
 """Seconds of the shortest sound."""
 
 
@@ -140,7 +140,7 @@ class Projector(Owned):
 
     def _require_shape(self, bitmap: Bitmap) -> None:
         if bitmap.kind is MediaKind.PCM:
-            least = int(LEAST_S * self.rate)
+            least = int(MIN_S * self.rate)
             if len(bitmap.data) < least:
                 raise SettingsError(
                     f"the sound has {len(bitmap.data)} samples: give {least} or more"
@@ -148,10 +148,10 @@ class Projector(Owned):
             return
         height, width = bitmap.data.shape[:2]
         short, long = sorted((height, width))
-        if not 0 < long <= MOST_SIDE or long > MOST_RATIO * short:
+        if not 0 < long <= MAX_SIDE or long > MAX_RATIO * short:
             raise SettingsError(
-                f"the picture has {width} by {height} pixels: give 1 to {MOST_SIDE} each way, and "
-                f"no side more than {MOST_RATIO} times the other"
+                f"the picture has {width} by {height} pixels: give 1 to {MAX_SIDE} each way, and "
+                f"no side more than {MAX_RATIO} times the other"
             )
 
     def _bitmap(self, bitmap: Bitmap) -> int:

@@ -18,7 +18,7 @@ from isthmus.errors import SettingsError
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.media.medium import Bitmap, Part
-from isthmus.model.media.projector import LEAST_S, MOST_RATIO, Projector
+from isthmus.model.media.projector import MAX_RATIO, MIN_S, Projector
 from isthmus.native.loader import Library
 from isthmus.units import HostAddr
 
@@ -58,7 +58,7 @@ def _compute(projector: Projector, part: Part) -> None:
 def _shapes(kind: MediaKind, projector: Projector) -> list[Samples]:
     if kind is MediaKind.PCM:
         rate = projector.rate
-        sizes = (int(LEAST_S * rate), rate, 30 * rate, 31 * rate + 7)
+        sizes = (int(MIN_S * rate), rate, 30 * rate, 31 * rate + 7)
         return [np.linspace(-1, 1, n, dtype=np.float32) for n in sizes]
-    sides = ((32, 32), (1, 1), (1, MOST_RATIO), (MOST_RATIO, 1), (7, 300), (2000, 1500))
+    sides = ((32, 32), (1, 1), (1, MAX_RATIO), (MAX_RATIO, 1), (7, 300), (2000, 1500))
     return [np.full((height, width, 3), 99, dtype=np.uint8) for height, width in sides]

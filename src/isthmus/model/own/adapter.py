@@ -31,9 +31,9 @@ from isthmus.native._ggml import GgmlType
 _A, _B = ".lora_a", ".lora_b"
 _ALORA = "adapter.alora.invocation_tokens"
 _INTEGERS = (GgmlType.I32, GgmlType.I64)
-MOST_ADAPTERS = 8
+MAX_ADAPTERS = 8
 """That one model may have at the same time: each adds operations to every layer."""
-MOST_SCALE = 1e6
+MAX_SCALE = 1e6
 
 
 class Adapter:
@@ -107,7 +107,7 @@ class Adapter:
         value = self._file.metadata.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ModelFileError(f"{self.path}: {key} is {value!r}; it is a number")
-        if not (math.isfinite(value) and abs(value) <= MOST_SCALE):
+        if not (math.isfinite(value) and abs(value) <= MAX_SCALE):
             raise ModelFileError(f"{self.path}: {key} is {value}, which no adapter has")
         return float(value)
 
@@ -178,7 +178,7 @@ class Applied:
 
     def __post_init__(self) -> None:
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
-        if not (number and abs(self.scale) <= MOST_SCALE):  # which no infinity and no NaN is
+        if not (number and abs(self.scale) <= MAX_SCALE):  # which no infinity and no NaN is
             raise SettingsError(
                 f"the scale of an adapter is {self.scale!r}; give a number, often 1"
             )
@@ -190,9 +190,9 @@ class Adaptation:
     def __init__(self, adapters: Mapping[Adapter, float] | None = None) -> None:
         """SettingsError for a scale that is none, or too many adapters."""
         self.applied = tuple(Applied(it, scale) for it, scale in (adapters or {}).items())
-        if len(self.applied) > MOST_ADAPTERS:
+        if len(self.applied) > MAX_ADAPTERS:
             raise SettingsError(
-                f"{len(self.applied)} adapters at once; a model takes up to {MOST_ADAPTERS}"
+                f"{len(self.applied)} adapters at once; a model takes up to {MAX_ADAPTERS}"
             )
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 from weakref import WeakSet
 
-from isthmus.config import MOST_CHECKPOINTS, ModelSettings
+from isthmus.config import MAX_CHECKPOINTS, ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import ModelBusy, ModelUnsupported, SettingsError
@@ -171,7 +171,7 @@ class OwnModel(SharingModel, Model):
         wanted = self._layout(min(layout.n_ctx, self.hparams.n_ctx_train))  # as it was asked for
         gap = layout.kv_offset - layout.words_offset - 8 * layout.n_words
         moved = replace(layout, kv_offset=wanted.kv_offset, n_checkpoints=wanted.n_checkpoints)
-        if moved != wanted or not 0 <= layout.n_checkpoints <= MOST_CHECKPOINTS:
+        if moved != wanted or not 0 <= layout.n_checkpoints <= MAX_CHECKPOINTS:
             raise SettingsError(f"the session's layout is not that of {self.name}")
         if not 0 <= gap < SPAN_ALIGNMENT or layout.kv_offset % KV_ALIGNMENT:
             raise SettingsError("the session's KV cache does not begin where one can")

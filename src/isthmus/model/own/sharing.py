@@ -13,8 +13,8 @@ from isthmus.model.files.gguf import GgufFile
 from isthmus.model.own.executor import OwnExecutor
 from isthmus.model.passes.joining import Joining
 from isthmus.model.probes.exactness import Exactness
-from isthmus.model.probes.pack_probe import MOST as MOST_PACKED
-from isthmus.model.probes.widths import MOST_ON_HOST, MOST_ROWS, Width, Widths
+from isthmus.model.probes.pack_probe import MAX_PACKED
+from isthmus.model.probes.widths import MAX_ON_HOST, MAX_ROWS, Width, Widths
 
 _PROBES_VERSION = 1
 """Of what probes ask: another one has them ask anew."""
@@ -69,7 +69,7 @@ class SharingModel:
             return 1
         if self.settings.exact:
             return self.width.most
-        return MOST_ROWS if self.device.joins_sequences and self._has_usual_cache else MOST_ON_HOST
+        return MAX_ROWS if self.device.joins_sequences and self._has_usual_cache else MAX_ON_HOST
 
     @property
     def batches(self) -> bool:
@@ -90,16 +90,16 @@ class SharingModel:
         if not self.executor.can_batch or n_tokens < 2:
             return None
         if not self.settings.exact or self._exactness.packing:
-            return Width(2, MOST_PACKED) if n_tokens < MOST_PACKED else None
+            return Width(2, MAX_PACKED) if n_tokens < MAX_PACKED else None
         return self._exactness.prompt_widths.of(n_tokens)
 
     @property
     def prompts_at_once(self) -> int:
         """The most prompts that one pass takes: behind the last attention, each is one row."""
         if not self.settings.exact or self._exactness.packing:
-            return MOST_ON_HOST
+            return MAX_ON_HOST
         width = self._exactness.prompt_widths.of(self.executor.builder.n_outputs)
-        return min(MOST_ON_HOST, width.most) if width else 1
+        return min(MAX_ON_HOST, width.most) if width else 1
 
     def _take_class(self) -> None:
         """Takes the class now where steps depend on it, or where it is quickly found."""
@@ -107,7 +107,7 @@ class SharingModel:
         if not settings.exact:
             joins = self.device.joins_sequences and self._has_usual_cache
             joining = Joining(vector=False) if joins else None
-            self._settle(Width(1, MOST_ROWS), joining, single_steps=True)
+            self._settle(Width(1, MAX_ROWS), joining, single_steps=True)
         elif settings.width != "alone" or self.device.has_own_memory:
             _ = self.width
 

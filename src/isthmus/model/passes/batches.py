@@ -15,11 +15,11 @@ from isthmus.model.passes.graph_cache import GraphCache
 from isthmus.model.passes.joining import Joining, try_runs
 from isthmus.model.passes.rows import Rows, Shape
 from isthmus.model.passes.standing import Standing
-from isthmus.model.probes.widths import MOST_ROWS, Width
+from isthmus.model.probes.widths import MAX_ROWS, Width
 from isthmus.model.session import Session
 from isthmus.model.step import Step
 
-_MOST_GRAPHS = 8
+_MAX_GRAPHS = 8
 """Batches that are kept. One of 64 rows takes some megabytes and 10 ms to build."""
 
 
@@ -35,8 +35,8 @@ class Batches:
 
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
-        self._cache: GraphCache[_Key, Batch] = GraphCache(builder.device, _MOST_GRAPHS)
-        self.width = Width(1, MOST_ROWS)
+        self._cache: GraphCache[_Key, Batch] = GraphCache(builder.device, _MAX_GRAPHS)
+        self.width = Width(1, MAX_ROWS)
         """The class of every pass."""
         self.joining: Joining | None = None
         self._standing: dict[_Key, Standing] = {}
@@ -128,7 +128,7 @@ class Batches:
         """The key of a batch that stands for nobody. If all that are kept stand, it is one of these
         nevertheless: they would be freed and built in turns otherwise."""
         kind, keys = (shape, batch_key, k), self._cache.keys
-        if len(keys) == _MOST_GRAPHS and all(it in self._standing for it in keys):
+        if len(keys) == _MAX_GRAPHS and all(it in self._standing for it in keys):
             same = [it for it in keys if it[:-1] == kind]
             if same:
                 return same[0]

@@ -12,7 +12,7 @@ from isthmus.model.passes.graph_builder import GraphBuilder
 from isthmus.model.passes.graph_cache import GraphCache
 from isthmus.model.session import Session
 
-_MOST_GRAPHS = 8
+_MAX_GRAPHS = 8
 """Sessions that keep a graph, of each model: one takes half a megabyte."""
 
 
@@ -21,7 +21,7 @@ class DecodeGraphs:
 
     def __init__(self, builder: GraphBuilder) -> None:
         self._builder = builder
-        self._cache: GraphCache[Session, Forward] = GraphCache(builder.device, _MOST_GRAPHS)
+        self._cache: GraphCache[Session, Forward] = GraphCache(builder.device, _MAX_GRAPHS)
         self._inputs = builder.new_inputs(1, N_CTX_MULTIPLE)
         self._masked: tuple[Session, int, int] | None = None
         """What the inputs' masks were written for: the session, the cache rows that they cover, and

@@ -19,7 +19,7 @@ from isthmus.model.passes.mask import show
 from isthmus.model.shape.hparams import Hparams, Pooling
 from isthmus.native._ggml import GgmlType
 
-_LEAST_LENGTH = 1e-12
+_MIN_LENGTH = 1e-12
 """Of an embedding that is divided by its length."""
 
 
@@ -77,7 +77,7 @@ class Encoding(Pass):
         """f32 [n_embd, 1], or [n_embd, n] where nothing is pooled; a reranker's [n_scores, 1]."""
         x = self._pooled(architecture.hidden(self))
         x = architecture.rank(self, x) if architecture.rank else x
-        return self.l2_norm(x, _LEAST_LENGTH) if normalised else x
+        return self.l2_norm(x, _MIN_LENGTH) if normalised else x
 
     def attend(self, q: int, k: int, v: int, scores: Scores) -> int:
         heads = scores.heads

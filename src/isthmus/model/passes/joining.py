@@ -27,10 +27,10 @@ import numpy.typing as npt
 
 from isthmus.model.own.kv_cache import KvLayout
 from isthmus.model.own.session import own
-from isthmus.model.probes.widths import MOST_ROWS
+from isthmus.model.probes.widths import MAX_ROWS
 from isthmus.model.session import Session
 
-_MOST_HOLES = 3
+_MAX_HOLES = 3
 """Places in a row that may be nobody's within a run."""
 
 
@@ -41,7 +41,7 @@ Lengths = TypeVar("Lengths", int, npt.NDArray[np.int64])
 class Joining:
     """What the kernel of a run is given."""
 
-    sizes: tuple[int, ...] = tuple(range(1, MOST_ROWS + 1))
+    sizes: tuple[int, ...] = tuple(range(1, MAX_ROWS + 1))
     """How many sequences a run may have, ascending."""
     least_kv: int = 0
     """Cache rows that it reads at least, or as many as its sessions have."""
@@ -134,7 +134,7 @@ def _series(
                 distance = base - before
             n_holes, rest = divmod(base - before, distance) if series else (0, 1)
             n_holes -= 1
-            fits = len(series) + n_holes < longest and n_holes <= min(room, _MOST_HOLES)
+            fits = len(series) + n_holes < longest and n_holes <= min(room, _MAX_HOLES)
             if series and (rest or not fits):
                 yield series, distance
                 series, distance = [], usual

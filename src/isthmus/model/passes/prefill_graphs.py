@@ -20,7 +20,7 @@ from isthmus.model.passes.packed import Packed, PackedLayout
 from isthmus.model.session import Session
 from isthmus.model.step import Chunk
 
-_MOST_GRAPHS = 4
+_MAX_GRAPHS = 4
 """Graphs that are kept, each of another length. A graph takes half a megabyte."""
 
 
@@ -32,7 +32,7 @@ class PrefillGraphs:
         self._builder = builder
         self._n_chunk = n_chunk
         self._cache: GraphCache[tuple[Session, int, bool], Forward]
-        self._cache = GraphCache(builder.device, _MOST_GRAPHS)
+        self._cache = GraphCache(builder.device, _MAX_GRAPHS)
         """By session, number of tokens and whether it computes logits, all of one session."""
         self._inputs: ForwardInputs | None = None
         self._packed_inputs: InputBuffer | None = None

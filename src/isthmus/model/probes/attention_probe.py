@@ -31,12 +31,12 @@ from isthmus.units import DeviceAddr, align_up
 _ALIGNMENT = 256
 _LENGTHS = (256, 512, 768, 1024, 2048, 4096, 8192)
 """Cache rows that a kernel is given."""
-_LEAST_KV = 1024
+_MIN_KV = 1024
 """Cache rows from which on no length may matter. Reading so many that are masked costs little."""
 _SHIFT = 32
 """Rows from one sequence's cache to the next one's: they overlap, and are all different."""
 _PATTERN_ROWS = 1024
-_MOST_GROUPS = 2
+_MAX_GROUPS = 2
 """Candidates that are tried: the largest groups of numbers that agree."""
 
 
@@ -80,7 +80,7 @@ def try_joining(
         if not found:
             return None
         sizes = found
-        joining = Joining(tuple(found), min(_LEAST_KV, lengths[-1]), lengths[-1])
+        joining = Joining(tuple(found), min(_MIN_KV, lengths[-1]), lengths[-1])
     return joining
 
 
@@ -91,7 +91,7 @@ def _sizes(probe: _Probe, lengths: Sequence[int], allowed: Sequence[int]) -> lis
     for size in allowed:
         groups.setdefault(probe.result(size, lengths[-1]), []).append(size)
     best: list[int] = []
-    for group in sorted(groups.values(), key=_waste)[:_MOST_GROUPS]:
+    for group in sorted(groups.values(), key=_waste)[:_MAX_GROUPS]:
         sizes = _agreeing(probe, lengths, group)
         if sizes and probe.holds(sizes, lengths) and (not best or _waste(sizes) < _waste(best)):
             best = sizes
@@ -120,7 +120,7 @@ def _agreeing(probe: _Probe, lengths: Sequence[int], group: Sequence[int]) -> li
             sizes = [size for size in sizes if results[size] == wanted]
             if not sizes:
                 return []
-            if n_kv >= _LEAST_KV:
+            if n_kv >= _MIN_KV:
                 steady = wanted
     return sizes
 

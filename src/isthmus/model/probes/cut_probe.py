@@ -2,7 +2,7 @@
 
 Most kernels treat a chunk's tokens one by one. Two may not: products with the weights, which the
 batch probe asks about as well, and attention, for which there are kernels for a single token, for
-some and for many, each adding in its own order. Here those for some are asked, `MOST` at most.
+some and for many, each adding in its own order. Here those for some are asked, `MAX_CHUNK` at most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from isthmus.model.probes.batch_probe import Kind, batches_exactly, matrices_of,
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 
-MOST = 63
+MAX_CHUNK = 63
 """Tokens in a chunk: ggml's processor kernels for many begin at 64."""
 _CUTS = ((31, 32), (2, 61), (60, 3))
 _N_KV = 512
@@ -33,7 +33,7 @@ _MASKED = np.float16(-np.inf)
 def cuts_exactly(
     device: Device, backend: Backend, weights: Weights, kernels: Sequence[Kernel]
 ) -> bool:
-    """Whether chunks of 2 to `MOST` tokens have the same bits as others that cover them.
+    """Whether chunks of 2 to `MAX_CHUNK` tokens have the same bits as others that cover them.
 
     For a model whose products of up to 32 columns have the bits of single ones. `kernels` are all
     that its attention has.
@@ -60,7 +60,7 @@ def _all_multiply_exactly(
 
 
 def _multiplies_exactly(device: Device, backend: Backend, matrix: int, kind: Kind) -> bool:
-    columns = np.random.default_rng(0).standard_normal((MOST, kind.n_in), dtype=np.float32)
+    columns = np.random.default_rng(0).standard_normal((MAX_CHUNK, kind.n_in), dtype=np.float32)
     first, last = np.split(columns, [32])
     parts = (product(device, backend, matrix, kind, part) for part in (first, last))
     return product(device, backend, matrix, kind, columns) == b"".join(parts)
@@ -77,11 +77,11 @@ class _Attention:
     def is_exact(self) -> bool:
         """Whether each query has the same bits among any number of others."""
         heads, random = self.kernel.heads, np.random.default_rng(0)
-        queries = random.standard_normal((MOST, heads.n, heads.dim), dtype=np.float32)
+        queries = random.standard_normal((MAX_CHUNK, heads.n, heads.dim), dtype=np.float32)
         keys, values = (
             random.standard_normal((_N_KV, width), dtype=np.float32) for width in self.kernel.widths
         )
-        seen = np.arange(_N_KV) <= _N_KV - MOST + np.arange(MOST)[:, np.newaxis]
+        seen = np.arange(_N_KV) <= _N_KV - MAX_CHUNK + np.arange(MAX_CHUNK)[:, np.newaxis]
         mask = np.where(seen, np.float16(0), _MASKED)
         whole = self._compute(queries, keys, values, mask)
         return all(

@@ -23,7 +23,7 @@ from isthmus.model.probes.attention_probe import Kernel, try_joining
 from isthmus.model.probes.cut_probe import adapter_cuts_exactly, cuts_exactly
 from isthmus.model.probes.pack_probe import packs_exactly
 from isthmus.model.probes.width_probe import matrices, widths_of
-from isthmus.model.probes.widths import MOST_ON_HOST, MOST_ROWS, Width, Widths
+from isthmus.model.probes.widths import MAX_ON_HOST, MAX_ROWS, Width, Widths
 from isthmus.model.shape.hparams import Heads
 from isthmus.native._ggml import GgmlType
 
@@ -122,7 +122,7 @@ class Exactness:
 
     @property
     def _most(self) -> int:
-        return MOST_ROWS if self._device.has_own_memory else MOST_ON_HOST
+        return MAX_ROWS if self._device.has_own_memory else MAX_ON_HOST
 
     def _try_out(self, question: str, probe: Callable[[], bool]) -> bool:
         """What a probe says. It is kept for the file, since agents of other models wait while it

@@ -26,7 +26,7 @@ from isthmus.device.graph import Graph, GraphAllocator, TensorContext
 from isthmus.errors import DeviceFailed
 from isthmus.model.files.weights import Weights
 from isthmus.model.probes.random_rows import random_rows
-from isthmus.model.probes.widths import MOST_ON_HOST, MOST_ROWS, SINGLE, Width, Widths
+from isthmus.model.probes.widths import MAX_ON_HOST, MAX_ROWS, SINGLE, Width, Widths
 from isthmus.native._ggml import GgmlType
 from isthmus.units import DeviceAddr, align_up
 
@@ -111,7 +111,7 @@ def widths_of_types(device: Device, backend: Backend) -> dict[str, Widths]:
     """The classes of common types of weights, such as q8_0, by a matrix of 1,024 columns."""
     if device.everywhere is None:
         return {}
-    most = MOST_ROWS if device.has_own_memory else MOST_ON_HOST
+    most = MAX_ROWS if device.has_own_memory else MAX_ON_HOST
     return {dtype.name.lower(): _widths_of_type(device, backend, dtype, most) for dtype in _COMMON}
 
 

@@ -21,9 +21,9 @@ from itertools import pairwise
 
 from isthmus.errors import SettingsError
 
-MOST_ROWS = 128
+MAX_ROWS = 128
 """Rows of the largest pass that a card is asked about."""
-MOST_ON_HOST = 32
+MAX_ON_HOST = 32
 """The same of a processor, where each product takes longer than a probe may, and more rows in one
 pass gain little."""
 _AGENTS = 64

@@ -35,8 +35,8 @@ from isthmus.trial import Ending, TrialLimits, try_out
 
 _TRIAL = TrialLimits(cpu_s=2, memory_nbytes=224 << 20, stack_nbytes=1 << 20, result_nbytes=2 << 20)
 """An eighth of the stack that a thread of the host has: what fits there fits here."""
-_MOST_KNOWN = 256
-_MOST_KEPT = 16 << 20
+_MAX_KNOWN = 256
+_MAX_KEPT = 16 << 20
 """Characters of all that is known of sources."""
 
 
@@ -255,7 +255,7 @@ class Trials:
             if key not in self._known:
                 self._known[key] = found
                 self._n_chars += found.n_chars
-            while len(self._known) > _MOST_KNOWN or self._n_chars > _MOST_KEPT:
+            while len(self._known) > _MAX_KNOWN or self._n_chars > _MAX_KEPT:
                 self._n_chars -= self._known.popitem(last=False)[1].n_chars
         return found
 

@@ -24,9 +24,9 @@ from isthmus.model.schemas.patterns import Bytes
 
 _TRIAL_TEXTS = 4
 _TRIAL_STEPS = 32
-_MOST_GBNF_RULES = 1000
+_MAX_GBNF_RULES = 1000
 """The converter looks at all rules again for each that turns out to be a terminal."""
-_MOST_COMPLAINT = 500
+_MAX_COMPLAINT = 500
 
 _LARK_TOKEN = re.compile(r"<\[[0-9]+\]>")
 _NO_TEXT = 0xFF
@@ -67,12 +67,12 @@ def complaint(matcher: llguidance.LLMatcher) -> str:
 def shortened(text: str) -> str:
     """A parser's message in a length that can be read."""
     text = text.replace("<non-verbose/>", "").strip()
-    return text if len(text) <= _MOST_COMPLAINT else text[:_MOST_COMPLAINT] + " …"
+    return text if len(text) <= _MAX_COMPLAINT else text[:_MAX_COMPLAINT] + " …"
 
 
 def _lark_of_gbnf(source: str) -> str:
-    if source.count("::=") > _MOST_GBNF_RULES:
-        raise ValueError(f"it has more than {_MOST_GBNF_RULES} rules")
+    if source.count("::=") > _MAX_GBNF_RULES:
+        raise ValueError(f"it has more than {_MAX_GBNF_RULES} rules")
     try:
         return gbnf_to_lark(_GBNF_WORD.sub(_plainer, source))
     except RecursionError:

@@ -30,7 +30,7 @@ from isthmus.device.graph import Graph
 from isthmus.native._ggml import GgmlType
 from isthmus.units import GuestPtr, HostAddr
 
-MOST_TOP = 256
+MAX_TOP = 256
 """Candidates that a session may ask for."""
 TOP_ALIGNMENT = 32
 """Bytes at a multiple of which a place for candidates lies."""
@@ -120,7 +120,7 @@ class TopFinder:
     def _has_kernels(self) -> bool:
         graph = Graph(self._device.library, 2 * N_NODES)
         try:
-            ks = {1, min(2, self._n_vocab), min(MOST_TOP, self._n_vocab)}
+            ks = {1, min(2, self._n_vocab), min(MAX_TOP, self._n_vocab)}
             logits = [graph.tensor(GgmlType.F32, self._n_vocab, n) for n in range(1, len(ks) + 1)]
             for n, (column, k) in enumerate(zip(logits, ks, strict=True), 1):
                 graph.output(self.find(graph, column, n, k))

@@ -19,9 +19,9 @@ from isthmus.model.schemas.expression import (
 from isthmus.model.schemas.scalars import COMMA, Warn, literal
 from isthmus.model.schemas.terms import Conjunction, Term, Terms
 
-_MOST_UNIQUE = 8
+_MAX_UNIQUE = 8
 """Values that unique items may have: each set of those that are there is a rule."""
-_MOST_PLACES = 32
+_MAX_PLACES = 32
 """Items among which one is looked for that `contains` wants."""
 _ENDLESS = 2**53
 EQUAL_ITEMS: frozenset[object] = frozenset(("items", "minItems", "maxItems"))
@@ -125,7 +125,7 @@ class Arrays:
                 self._warn(it.node, "maxContains is not enforced")
             if count_of(it.node, "minContains", 1) > 0:
                 found.append(it.node.child("contains"))
-        far = self._least > _MOST_PLACES or (self._most or 0) > _MOST_PLACES
+        far = self._least > _MAX_PLACES or (self._most or 0) > _MAX_PLACES
         for wanted in found[1:] if self._n_prefix == 0 and not far else found:
             self._warn(wanted, "contains is not enforced with what is beside it")
         return found[0] if found and self._n_prefix == 0 and not far else None
@@ -152,7 +152,7 @@ class Arrays:
         if not terms or any(it.values is None for it in terms):
             return None
         values = [value for it in terms for value in it.values or ()]
-        if len(values) > _MOST_UNIQUE or self._unique is None:
+        if len(values) > _MAX_UNIQUE or self._unique is None:
             return None
         node = self._unique
         said = [literal(node, it) for it in values]

@@ -28,7 +28,7 @@ from isthmus.model.schemas.rules import Rules
 from isthmus.model.schemas.scalars import json_rule, listed, number_of_term, string_of
 from isthmus.model.schemas.terms import Conjunction, Term, Terms
 
-_MOST_WARNINGS = 32
+_MAX_WARNINGS = 32
 
 
 class Compiler:
@@ -56,7 +56,7 @@ class Compiler:
 
     def warn(self, node: Node, said: str) -> None:
         """Names what is not enforced."""
-        if len(self._warnings) < _MOST_WARNINGS:
+        if len(self._warnings) < _MAX_WARNINGS:
             self._warnings[f"{node.at}: {said}"] = None
 
     @property

@@ -15,9 +15,9 @@ from isthmus.model.schemas.keywords import fault_of
 from isthmus.model.schemas.rules import Rules
 from isthmus.printable import printable
 
-_MOST_DEPTH = 100
+_MAX_DEPTH = 100
 """Schemas within schemas, by any keyword."""
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-05", "draft-06", "draft-07")
 _BESIDE_REF = ("$ref", "$defs", "definitions", "$schema")
 _BASE = ""
@@ -87,7 +87,7 @@ def escaped(key: str) -> str:
 
 def refuse(node: Node, said: str) -> NoReturn:
     """GrammarError that names the place."""
-    raise GrammarError(f"{printable(node.at[:_MOST_SHOWN])}: {said}")
+    raise GrammarError(f"{printable(node.at[:_MAX_SHOWN])}: {said}")
 
 
 class Document:
@@ -114,7 +114,7 @@ class Document:
         if keyword == "$dynamicRef" and self._dynamic.get(reference.partition("#")[2], 0) > 1:
             refuse(node, "a $dynamicRef with several anchors of that name is not supported")
         uri, fragment = urldefrag(_joined(node.base, reference))
-        shown = printable(reference[:_MOST_SHOWN])
+        shown = printable(reference[:_MAX_SHOWN])
         if not fragment.startswith("/") and f"{uri}#{fragment}" in self._by_uri:
             return self._by_uri[f"{uri}#{fragment}"]
         start = self._by_uri.get(f"{uri}#")
@@ -149,8 +149,8 @@ class Document:
             node, depth = waiting.pop()
             self.spend(node)
             require_schema(node)
-            if depth > _MOST_DEPTH:
-                refuse(node, f"schemas are nested more than {_MOST_DEPTH} deep")
+            if depth > _MAX_DEPTH:
+                refuse(node, f"schemas are nested more than {_MAX_DEPTH} deep")
             base = _base_of(node.value, node.base)
             node = Node(node.value, node.at, base)
             if depth == 0:

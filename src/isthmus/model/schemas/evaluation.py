@@ -14,7 +14,7 @@ from isthmus.model.schemas.formats import FORMATS
 from isthmus.model.schemas.patterns import Matching, Pattern, PatternError, read_pattern, whole
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
-_MOST_DEPTH = 60
+_MAX_DEPTH = 60
 
 
 class Own(Enum):
@@ -97,7 +97,7 @@ class Evaluation:
     def follows(self, value: Any, node: Node, depth: int = 0) -> bool:
         """Whether a value follows a schema, but for `unevaluated…`, which are left out."""
         self._document.spend(node)
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             refuse(node, "schemas or values are nested too deeply")
         if not isinstance(node.value, Mapping):
             return bool(node.value)

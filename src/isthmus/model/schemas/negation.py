@@ -19,7 +19,7 @@ from isthmus.model.schemas.evaluation import (
 )
 from isthmus.model.schemas.formats import FORMATS
 
-_MOST_DEPTH = 20
+_MAX_DEPTH = 20
 _BOUNDS = {
     "minimum": ("exclusiveMaximum", "minimum"),
     "maximum": ("exclusiveMinimum", "maximum"),
@@ -57,7 +57,7 @@ class Negation:
         """The alternatives; none if everything follows the schema. What cannot be said is wider
         than the opposite, and told to `warn`."""
         self._document.spend(node)
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             refuse(node, "not is nested too deeply")
         if isinstance(node.value, bool):
             return [] if node.value else [node.made(True)]

@@ -23,9 +23,9 @@ from isthmus.model.schemas.expression import (
 from isthmus.model.schemas.scalars import COLON, COMMA, Strings, quoted, strings_of
 from isthmus.model.schemas.terms import Conjunction, Term, required_of
 
-_MOST_PATTERNS = 4
+_MAX_PATTERNS = 4
 """Patterns of one object: each set of those that a key matches is looked at by itself."""
-_MOST_COUNTED = 2000
+_MAX_COUNTED = 2000
 """Rules that count keys."""
 _ENDLESS = 2**53
 _Member: TypeAlias = "tuple[Expression, bool]"
@@ -110,8 +110,8 @@ class Objects:
         found: dict[str, str] = {}
         for it in self._nodes:
             for pattern in it.fields.get("patternProperties", ()):
-                if len(found) >= _MOST_PATTERNS and pattern not in found:
-                    said = f"of patternProperties, {_MOST_PATTERNS} are enforced"
+                if len(found) >= _MAX_PATTERNS and pattern not in found:
+                    said = f"of patternProperties, {_MAX_PATTERNS} are enforced"
                     self._maker.warn(it, f"{said} for keys that are not named")
                     break
                 found[pattern] = expression_of(it, pattern)
@@ -151,7 +151,7 @@ class Objects:
             node = next(it for it in self._nodes if "minProperties" in it.fields)
             self._maker.warn(node, "minProperties: keys that are not named may be written twice")
         cap = self._most if needs_most else self._least
-        if (len(members) + 1) * (min(cap, len(members)) + 1) > _MOST_COUNTED:
+        if (len(members) + 1) * (min(cap, len(members)) + 1) > _MAX_COUNTED:
             self._maker.warn(self._nodes[0], "minProperties and maxProperties are not enforced")
             return self._plain(members, other)
         return self._counted(members, other)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import llguidance
 
 ANYTHING = "(?s:.*)"
-MOST_CHARS = 4096
+MAX_CHARS = 4096
 """Characters of a pattern."""
-_MOST_DEPTH = 50
+_MAX_DEPTH = 50
 _COUNT = re.compile(r"\{(\d{1,5})(,(\d{0,5}))?\}")
 _NAME = re.compile(r"\?P?<[A-Za-z_]\w*>|\?:")
 _LOOKS = re.compile(r"\^\(\?[=!]")
@@ -64,8 +64,8 @@ class Pattern:
 
 def read_pattern(pattern: str) -> Pattern:
     """A pattern, which may look ahead at its beginning, after `^`. PatternError."""
-    if len(pattern) > MOST_CHARS:
-        raise PatternError(f"a pattern has more than {MOST_CHARS} characters")
+    if len(pattern) > MAX_CHARS:
+        raise PatternError(f"a pattern has more than {MAX_CHARS} characters")
     reader = _Reader(pattern)
     found: dict[str, list[str]] = {"(?=": [], "(?!": []}
     if _LOOKS.match(pattern):
@@ -127,7 +127,7 @@ class _Reader:
 
     def group(self, depth: int) -> _Group:
         """Reads up to the end, or to what closes the group."""
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             raise PatternError("a pattern is nested too deeply")
         found = _Group()
         while self.at < len(self._text) and self._text[self.at] != ")":

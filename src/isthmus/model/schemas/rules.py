@@ -8,7 +8,7 @@ from isthmus.model.checks import Check, nothing
 
 LARGE_NBYTES = 4 * MAX_GRAMMAR_NBYTES
 """Bytes of a grammar that is made of a schema here, and is no message of a guest."""
-_MOST_STEPS = 200_000
+_MAX_STEPS = 200_000
 """Steps in which all schemas of one grammar are made into rules: about a second."""
 
 
@@ -45,7 +45,7 @@ class Rules:
         """Counts steps; False if there are too many, so that schemas keep no thread for long."""
         self._check()
         self._n_steps += n
-        return self._n_steps <= _MOST_STEPS
+        return self._n_steps <= _MAX_STEPS
 
     def rule(self, body: str, attributes: str = "") -> str:
         """A new rule; returns its name."""

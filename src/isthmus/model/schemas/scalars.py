@@ -40,10 +40,10 @@ _UNESCAPED = r'[^"\\\x00-\x1f\x7f]'
 _PLAIN = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"
 _FRACTION = r"-?(0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*"
 _EXACT = 2**53
-_MOST_DIGITS = 400
-_MOST_MULTIPLE = 1000
+_MAX_DIGITS = 400
+_MAX_MULTIPLE = 1000
 """Greatest number whose multiples are told from others digit by digit: a state for each rest."""
-_MOST_PLACES = 9
+_MAX_PLACES = 9
 
 Warn = Callable[[Node, str], None]
 
@@ -228,8 +228,8 @@ def _numbers_of(term: Term) -> _Numbers:
 
 
 def _require_short(node: Node, keyword: str, bound: Decimal) -> None:
-    if len(f"{bound:f}") > _MOST_DIGITS:
-        refuse(node, f"{keyword} has more than {_MOST_DIGITS} digits")
+    if len(f"{bound:f}") > _MAX_DIGITS:
+        refuse(node, f"{keyword} has more than {_MAX_DIGITS} digits")
 
 
 def _common(one: Fraction | None, other: Fraction) -> Fraction:
@@ -283,7 +283,7 @@ def _real(said: _Numbers) -> Expression:
 def _multiples(said: _Numbers, warn: Warn) -> Expression:
     multiple = said.multiple or Fraction(1)
     places, scaled = 0, multiple
-    while scaled.denominator != 1 and places <= _MOST_PLACES:
+    while scaled.denominator != 1 and places <= _MAX_PLACES:
         scaled, places = scaled * 10, places + 1
     least, most = _edges(said)
     if least is not None and most is not None and least > most + 1:
@@ -291,8 +291,8 @@ def _multiples(said: _Numbers, warn: Warn) -> Expression:
     if scaled.denominator != 1 or said.values or said.not_whole:
         warn(said.node, "multipleOf is not enforced with what is beside it")
         return _whole(said) if said.is_whole else _real(said)
-    if scaled > _MOST_MULTIPLE:
-        near = next(n for n in range(_MOST_MULTIPLE, 0, -1) if scaled % n == 0)
+    if scaled > _MAX_MULTIPLE:
+        near = next(n for n in range(_MAX_MULTIPLE, 0, -1) if scaled % n == 0)
         multiple = Fraction(near, 10**places)
         warn(said.node, f"of multipleOf, multiples of {float(multiple):.9g} are enforced")
     schema: dict[str, Any] = {"type": "integer" if said.is_whole else "number"}

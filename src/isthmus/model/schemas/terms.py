@@ -29,9 +29,9 @@ _PLAIN = {"type", "nullable", "$ref", "$dynamicRef", "$recursiveRef", "$defs", "
 _PLAIN |= {"$id", "$anchor", "$schema", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"}
 """Keywords that say no more of a term, once it is one."""
 _SAYING = {it for it, row in KEYWORDS.items() if row.force is not Force.ANNOTATION} - _PLAIN
-_MOST_OPPOSITES = 12
+_MAX_OPPOSITES = 12
 """Alternatives of one opposite, beyond which overlapping schemas of `oneOf` are named instead."""
-_MOST_CHECKED = 60
+_MAX_CHECKED = 60
 """Schemas of one `oneOf` that are compared with each other."""
 
 
@@ -193,7 +193,7 @@ class Terms:
     def _one_of(self, node: Node) -> list[tuple[Node, ...]]:
         """Each schema together with the opposites of those that it may overlap with."""
         children = [node.child("oneOf", n) for n in range(len(node.fields["oneOf"]))]
-        if len(children) > _MOST_CHECKED:
+        if len(children) > _MAX_CHECKED:
             if not self._are_listed(children):
                 self._warn(node, "oneOf has too many schemas: more than one of them may hold")
             return [(it,) for it in children]
@@ -218,7 +218,7 @@ class Terms:
         place = (other, ("not", ""))
         if place not in self._kept_nodes:
             self._kept_nodes[place] = [(other.made({"not": other.value}),)]
-        if len(self._negation.of(other)) > _MOST_OPPOSITES:
+        if len(self._negation.of(other)) > _MAX_OPPOSITES:
             self._warn(node, "schemas of oneOf overlap: more than one of them may hold")
             return None
         return self._kept_nodes[place][0][0]

@@ -12,9 +12,9 @@ from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.header import Value
 from isthmus.model.shape.hparams import Gating, Pooling, Rope, RopeKind, RopeScaling, Window
 
-_MOST_PAIRS = 1 << 16
+_MAX_PAIRS = 1 << 16
 _LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}
-_MOST_NUMBER = 1e30
+_MAX_NUMBER = 1e30
 """Largest number that is taken from a file, and one by it the smallest: so that neither a quotient
 nor what is made of it in f32 is infinite."""
 
@@ -92,7 +92,7 @@ class Metadata:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not (value == 0 or 1 / _MOST_NUMBER <= abs(value) <= _MOST_NUMBER)
+            or not (value == 0 or 1 / _MAX_NUMBER <= abs(value) <= _MAX_NUMBER)
         ):
             raise ModelFileError(
                 f"{self.path}: {self._prefix}.{name} is {str(value)[:40]}, no number that a model "
@@ -139,11 +139,11 @@ class Metadata:
         if value is None:
             return ()
         found = value if isinstance(value, tuple) else (value,) * 4
-        axes = tuple(it for it in found if isinstance(it, int) and 0 <= it <= _MOST_PAIRS)
+        axes = tuple(it for it in found if isinstance(it, int) and 0 <= it <= _MAX_PAIRS)
         if not len(found) == len(axes) == 4:
             raise ModelFileError(
                 f"{self.path}: {self._prefix}.{name} is {str(value)[:40]}; expected four whole "
-                f"numbers, 0 to {_MOST_PAIRS}"
+                f"numbers, 0 to {_MAX_PAIRS}"
             )
         return axes if axes[0] and axes[1] else ()
 

@@ -11,7 +11,7 @@ from isthmus.model.shape.family import Family
 from isthmus.model.shape.hparams import Heads, Hparams, State
 from isthmus.model.shape.metadata import Metadata
 
-_MOST_STATES_NBYTES = 1 << 32
+_MAX_STATES_NBYTES = 1 << 32
 
 
 def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
@@ -54,10 +54,10 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
 def _states(metadata: Metadata, family: Family, n_layer: int) -> tuple[State, ...]:
     states = family.states(metadata) if family.states else ()
     nbytes = sum(it.nbytes for it in states)
-    if nbytes > _MOST_STATES_NBYTES:
+    if nbytes > _MAX_STATES_NBYTES:
         raise ModelFileError(
             f"{metadata.path}: the states of a session would take {nbytes} bytes; "
-            f"expected {_MOST_STATES_NBYTES} at most"
+            f"expected {_MAX_STATES_NBYTES} at most"
         )
     if states and metadata.pooling(encoder=family.encoder):
         raise ModelUnsupported(

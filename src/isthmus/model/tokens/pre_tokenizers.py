@@ -27,7 +27,7 @@ _NEAR = 192
 """Bytes of a match for which every stack has room, a guest's below it included."""
 _STACK_NBYTES = 256 * MIB
 """Of addresses; a third of that is memory for the longest match."""
-MOST_NBYTES = _STACK_NBYTES // FRAME_NBYTES
+MAX_NBYTES = _STACK_NBYTES // FRAME_NBYTES
 """Bytes of the longest match."""
 _AT_A_TIME = threading.BoundedSemaphore(2)
 _starting = threading.Lock()
@@ -94,10 +94,10 @@ class PreTokenizer:
         nbytes = _longest_match(data) if self._name in AT_SPACES else len(data)
         if nbytes <= _NEAR:
             return tokenize()
-        if nbytes > MOST_NBYTES:
+        if nbytes > MAX_NBYTES:
             raise TokenError(
                 f"the text has {format_nbytes(nbytes)} without a place to cut it, and the model's "
-                f"pre-tokenizer {self._name!r} takes {format_nbytes(MOST_NBYTES)} at most: break "
+                f"pre-tokenizer {self._name!r} takes {format_nbytes(MAX_NBYTES)} at most: break "
                 "it into words"
             )
         with _AT_A_TIME:

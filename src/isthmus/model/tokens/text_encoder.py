@@ -36,7 +36,7 @@ _PLAIN_TYPES = (1, 5, 6)
 """Normal ones, unused ones, bytes."""
 _SPM, _BPE, _WPM, _UGM = 1, 2, 3, 4
 """`llama_vocab_type`."""
-_MOST_NBYTES = 2**31 - 1
+_MAX_NBYTES = 2**31 - 1
 _CHECKED_NBYTES = 16 << 10
 """Of text that is tokenized between two checks, if there are places to cut it."""
 
@@ -62,8 +62,8 @@ class TextEncoder:
     ) -> list[int]:
         """See `Tokenizer.encode`."""
         data, removed = _utf8(text), seam.encode()
-        if len(data) > _MOST_NBYTES:
-            raise TokenError(f"the text has {len(data)} bytes; {_MOST_NBYTES} can be tokenized")
+        if len(data) > _MAX_NBYTES:
+            raise TokenError(f"the text has {len(data)} bytes; {_MAX_NBYTES} can be tokenized")
         if most is not None:
             self._require_room(data.replace(removed, b"") if removed else data, most)
         head, tail = self.ends if add_special else ([], [])

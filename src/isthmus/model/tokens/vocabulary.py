@@ -19,10 +19,10 @@ from isthmus.native._ggml import GgufType
 
 MODEL_KEY = "tokenizer.ggml.model"
 NO_TOKENIZER = ("", "none", "no_vocab")
-MOST_SPECIAL = 8192
+MAX_SPECIAL = 8192
 """Tokens that libllama looks for one after the other in every text. Gemma 3 has 6,414, the most
 that is known; 50,000 keep it busy for 4 s with a text of 100,000 characters."""
-MOST_TOKEN_NBYTES = 1 << 16
+MAX_TOKEN_NBYTES = 1 << 16
 """Bytes of a token's text; a common one has up to 128."""
 _SCORES_KEY, _TYPES_KEY = "tokenizer.ggml.scores", "tokenizer.ggml.token_type"
 _MERGES_KEY, _SUPPRESSED_KEY = "tokenizer.ggml.merges", "tokenizer.ggml.suppress_tokens"
@@ -34,7 +34,7 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _INT32 = (GgufType.INT32, GgufType.UINT32)
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|[^x])", re.S)
-_MOST_RWKV_CHARACTERS = 4096
+_MAX_RWKV_CHARACTERS = 4096
 """Of a token: libllama goes so deep into the stack. The longest known one has 128."""
 
 
@@ -67,9 +67,9 @@ def _require_distinct(file: GgufFile, tokens: Sequence[str]) -> None:
     if len(set(named)) != len(named):
         raise ModelFileError(f"{file.path} has a vocabulary in which a token occurs twice")
     longest = max(len(it.encode()) for it in named)
-    if longest > MOST_TOKEN_NBYTES:
+    if longest > MAX_TOKEN_NBYTES:
         raise ModelFileError(
-            f"{file.path} has a token of {longest} bytes; {MOST_TOKEN_NBYTES} are the most"
+            f"{file.path} has a token of {longest} bytes; {MAX_TOKEN_NBYTES} are the most"
         )
 
 
@@ -82,10 +82,10 @@ def _require_arrays(file: GgufFile, n_tokens: int) -> None:
     if isinstance(scores, tuple) and any(map(math.isnan, scores)):
         raise ModelFileError(f"{file.path} has a token whose score is no number")
     n_special = sum(it in (_UNKNOWN, _CONTROL, _USER_DEFINED) for it in _types(file))
-    if n_special > MOST_SPECIAL:
+    if n_special > MAX_SPECIAL:
         raise ModelFileError(
             f"{file.path} has {n_special} control and user-defined tokens, each of which is looked "
-            f"for in every text; up to {MOST_SPECIAL} are taken"
+            f"for in every text; up to {MAX_SPECIAL} are taken"
         )
 
 
@@ -167,9 +167,9 @@ def _require_rwkv(file: GgufFile, tokens: Sequence[str]) -> None:
     """Every byte is a token by itself: libllama takes the longest token with which a text goes on,
     and looks for ever if some begin in that way and none is there."""
     longest = max(len(it) for it in tokens)
-    if longest > _MOST_RWKV_CHARACTERS:
+    if longest > _MAX_RWKV_CHARACTERS:
         raise ModelFileError(
-            f"{file.path} has a token of {longest} characters; {_MOST_RWKV_CHARACTERS} are the most"
+            f"{file.path} has a token of {longest} characters; {_MAX_RWKV_CHARACTERS} are the most"
         )
     single = {_unescaped(it) for it in tokens if len(it) <= len(r"\x00")}
     for byte in range(256):

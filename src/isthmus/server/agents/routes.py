@@ -46,7 +46,7 @@ from isthmus.server.http.fair import Room
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.record import Record, Turn, new_id
-from isthmus.units import MOST_NBYTES_32
+from isthmus.units import MAX_NBYTES_32
 
 _JSON = "application/json"
 _new_agent = msgspec.json.Decoder(NewAgent)
@@ -320,9 +320,9 @@ def _require_limits(asked: dict[str, Any], most: int) -> None:
         raise SettingsError(f"output_nbytes is {limits.output_nbytes}: give {most} or less")
     if limits.weight > 1 and current().key is not None:
         raise SettingsError(f"weight is {limits.weight}: agents of a key have 1 at most")
-    if limits.memory_nbytes > MOST_NBYTES_32:
+    if limits.memory_nbytes > MAX_NBYTES_32:
         raise SettingsError(
-            f"memory_nbytes is {limits.memory_nbytes}: give {MOST_NBYTES_32} or less; agents of a "
+            f"memory_nbytes is {limits.memory_nbytes}: give {MAX_NBYTES_32} or less; agents of a "
             "server have 4 GiB at most"
         )
 

@@ -50,7 +50,7 @@ _AT_A_TIME = 32
 _MADE_AT_A_TIME = 16
 """Threads that wait for new agents to begin. A guest that somebody brought may hold each of them
 for `Capacity.initialize_s`; whatever else needs a thread has others."""
-_MOST_TO_MAKE = 256
+_MAX_TO_MAKE = 256
 """New agents that begin, or wait to; further ones are refused."""
 _T = TypeVar("_T")
 
@@ -71,7 +71,7 @@ class Shelf:
         self.folder = self.store.folder.parent
         """On the local disk, and nobody else's."""
         self._threads = Threads(_AT_A_TIME, "isthmus-shelf")
-        self._makers = Threads(_MADE_AT_A_TIME, "isthmus-making", waiting=_MOST_TO_MAKE)
+        self._makers = Threads(_MADE_AT_A_TIME, "isthmus-making", waiting=_MAX_TO_MAKE)
         self._live: OrderedDict[str, Actor] = OrderedDict()
         """Actors in memory, the one used last at the end."""
         self._locks: dict[str, asyncio.Lock] = {}

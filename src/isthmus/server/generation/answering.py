@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from isthmus.actor import Actor, Reply
 from isthmus.errors import GuestExited
 
-_MOST_CHARACTERS = 4096
+_MAX_CHARACTERS = 4096
 """Characters of one piece: those that read it take milliseconds, and others have the event loop
 between two pieces."""
 
@@ -95,10 +95,10 @@ class Answer:
         while True:
             await self._came.wait()
             text, outcome = self._take()
-            for at in range(0, len(text), _MOST_CHARACTERS):
+            for at in range(0, len(text), _MAX_CHARACTERS):
                 if at:
                     await asyncio.sleep(0)
-                yield text[at : at + _MOST_CHARACTERS]
+                yield text[at : at + _MAX_CHARACTERS]
             if isinstance(outcome, Reply):
                 self._reply = outcome
                 return

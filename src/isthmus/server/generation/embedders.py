@@ -23,8 +23,8 @@ from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 
 _GUEST = "embed"
-MOST_TEXTS = 2048
-MOST_TOKENS = 300_000
+MAX_TEXTS = 2048
+MAX_TOKENS = 300_000
 """Texts and tokens of one request: both as OpenAI has them."""
 
 
@@ -118,8 +118,8 @@ class Embedders:
 
 def require_texts(model: Model, texts: Sequence[Sequence[int]], param: str) -> None:
     """Raises SettingsError, TokenError, ContextFull for ids that cannot be embedded."""
-    if sum(map(len, texts)) > MOST_TOKENS:
-        raise SettingsError(f"{param}: all texts together have more than {MOST_TOKENS} tokens")
+    if sum(map(len, texts)) > MAX_TOKENS:
+        raise SettingsError(f"{param}: all texts together have more than {MAX_TOKENS} tokens")
     for tokens in texts:
         model.require_embeddable(tokens)
 
@@ -132,7 +132,7 @@ def ids_of(
     HttpError 400 at one that is empty, or too long unless `truncate` cuts it at its end.
     """
     found: list[list[int]] = []
-    left = MOST_TOKENS
+    left = MAX_TOKENS
     for where, text in texts:
         if not text:
             raise HttpError(400, "the text is empty", param=where)
@@ -144,7 +144,7 @@ def ids_of(
             raise HttpError(400, said, code=code, param=where) from None
         left -= len(ids)
         if left < 0:
-            said = f"all texts up to this one have more than {MOST_TOKENS} tokens"
+            said = f"all texts up to this one have more than {MAX_TOKENS} tokens"
             raise HttpError(400, said, param=where)
         found.append(ids)
     return found
@@ -157,7 +157,7 @@ def pair_ids(model: Model, query: str, documents: Sequence[str], check: Check) -
     """
     if not query:
         raise HttpError(400, "the text is empty", param="query")
-    found, left = list[list[int]](), MOST_TOKENS
+    found, left = list[list[int]](), MAX_TOKENS
     for number, document in enumerate(documents):
         check()
         where = f"documents[{number}]"
@@ -171,7 +171,7 @@ def pair_ids(model: Model, query: str, documents: Sequence[str], check: Check) -
             raise HttpError(400, said, code=code, param=where) from None
         left -= len(ids)
         if left < 0:
-            said = f"the query with all documents up to this one has more than {MOST_TOKENS} tokens"
+            said = f"the query with all documents up to this one has more than {MAX_TOKENS} tokens"
             raise HttpError(400, said, param=where)
         found.append(ids)
     return found

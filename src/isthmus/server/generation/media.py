@@ -14,7 +14,7 @@ from typing import Any
 
 from isthmus.server.http.errors import HttpError
 
-_MOST_FILES = 64
+_MAX_FILES = 64
 """Pictures and sounds of one conversation."""
 _SHOWN = 40
 """Characters of a URL that an error shows."""
@@ -77,8 +77,8 @@ class MediaFiles:
         return self._add(file, where)
 
     def _add(self, file: bytes, where: str) -> dict[str, Any]:
-        if len(self._files) >= _MOST_FILES:
-            said = f"the conversation has more than {_MOST_FILES} pictures and sounds"
+        if len(self._files) >= _MAX_FILES:
+            said = f"the conversation has more than {_MAX_FILES} pictures and sounds"
             raise HttpError(400, said, param=where)
         self._files.append(file)
         return {"type": "media", "number": len(self._files) - 1}

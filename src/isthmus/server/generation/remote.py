@@ -22,7 +22,7 @@ from isthmus.server.http.fair import Threads
 from isthmus.server.settings import ServerSettings
 from isthmus.tools.fetch import fetch_tool
 from isthmus.tools.hosts import AllowedHosts
-from isthmus.tools.tool import MOST_OUTPUT_NBYTES, Check, ToolLimits
+from isthmus.tools.tool import MAX_OUTPUT_NBYTES, Check, ToolLimits
 
 _AT_A_TIME = 4
 """Requests whose files are fetched at the same time."""
@@ -35,7 +35,7 @@ class RemoteFiles:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._hosts = AllowedHosts(settings.media_hosts) if settings.media_hosts else None
-        self._most_nbytes = min(settings.json_nbytes, MOST_OUTPUT_NBYTES)
+        self._most_nbytes = min(settings.json_nbytes, MAX_OUTPUT_NBYTES)
         self._threads = Threads(_AT_A_TIME, "isthmus-media", settings.waiting)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from isthmus.server.generation.tokens import Place, Token
 from isthmus.server.generation.wanted import Sampling
 from isthmus.server.generation.words import Words
 
-_LEAST, _MOST = 1.2e-38, 1e38
+_MIN, _MAX = 1.2e-38, 1e38
 """The least and the greatest positive numbers that the guest reads: its numbers have 32 bits."""
 
 
@@ -193,5 +193,5 @@ def _number(text: str) -> float | None:
 
 def _written(number: float) -> float:
     """A number of a request, as the guest reads it."""
-    size = min(max(abs(number), _LEAST), _MOST) if number else 0.0
+    size = min(max(abs(number), _MIN), _MAX) if number else 0.0
     return math.copysign(size, number)

@@ -77,7 +77,7 @@ class Sampling:
     """Whether the answer goes on after a token that ends a text."""
 
 
-MOST_STOPS = 16
+MAX_STOPS = 16
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Wanted:
     """Whether the oldest turns are left out if the conversation does not fit into the context."""
 
     def __post_init__(self) -> None:
-        if len(self.stop) > MOST_STOPS or not all(self.stop):
-            raise SettingsError(f"stop: give at most {MOST_STOPS} texts, none of them empty")
+        if len(self.stop) > MAX_STOPS or not all(self.stop):
+            raise SettingsError(f"stop: give at most {MAX_STOPS} texts, none of them empty")
         if self.tool_choice is ToolChoice.REQUIRED:
             if self.grammar is not None:
                 raise SettingsError("give a grammar or format, or require a tool: not both")

@@ -37,11 +37,11 @@ from isthmus.server.settings import ServerSettings
 _log = logging.getLogger("isthmus.server")
 _TRIALS_AT_A_TIME = 2
 """Grammars that are tried out at the same time: seconds each, in a process of its own."""
-_MOST_TOLD = 256
+_MAX_TOLD = 256
 """Warnings about conversations that the log gets."""
 _AS_MANY_AS_FIT = 2**31 - 1
 """`Request.max_tokens` of an answer that only the context bounds."""
-_MOST_DIGITS = 10
+_MAX_DIGITS = 10
 """Digits of a token id that are read."""
 
 
@@ -207,7 +207,7 @@ class Writer:
     def _tell_once(self, name: str, warnings: Sequence[str]) -> None:
         """Logs what a model's template leaves out, the first time that it does."""
         for said in warnings:
-            if len(self._told) < _MOST_TOLD and (name, said) not in self._told:
+            if len(self._told) < _MAX_TOLD and (name, said) not in self._told:
                 self._told.add((name, said))
                 _log.warning("%s: %s", name, printable(said))
 
@@ -260,7 +260,7 @@ def _require_biases(model: Model, sampling: Sampling) -> None:
 
 
 def _is_token(model: Model, text: str) -> bool:
-    return len(text) <= _MOST_DIGITS and int(text) < model.n_vocab
+    return len(text) <= _MAX_DIGITS and int(text) < model.n_vocab
 
 
 def _tokens(model: Model, text: str) -> list[int]:

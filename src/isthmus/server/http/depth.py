@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-MOST_DEPTH = 100
+MAX_DEPTH = 100
 """Lists and objects around anything, as in conversations. Python reads about 950, and fails to
 write as many where more calls are around."""
 
 
-def is_deep(value: Any, most: int = MOST_DEPTH) -> bool:
+def is_deep(value: Any, most: int = MAX_DEPTH) -> bool:
     """Whether more than `most` lists and objects are around something. Takes no call stack."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(most):

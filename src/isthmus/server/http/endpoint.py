@@ -29,7 +29,7 @@ BINARY = "application/octet-stream"
 _TEMPLATE = "#/components/schemas/{name}"
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
-_MOST_PARTS = 262_144
+_MAX_PARTS = 262_144
 """Brackets that open a list or an object in a body, those in its texts among them: they are read in
 50 ms, in which the event loop does nothing else. A text of as many fits into few contexts."""
 
@@ -83,8 +83,8 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     msgspec.ValidationError names what is wrong; HttpError 400 if it is no JSON in UTF-8, is nested
     more deeply than can be read, or has more lists and objects than can be read while others wait.
     """
-    if (n_parts := body.count(b"{") + body.count(b"[")) > _MOST_PARTS:
-        said = f"the body has {n_parts} lists and objects; {_MOST_PARTS} are read"
+    if (n_parts := body.count(b"{") + body.count(b"[")) > _MAX_PARTS:
+        said = f"the body has {n_parts} lists and objects; {_MAX_PARTS} are read"
         raise HttpError(400, said, code="invalid_json")
     try:
         return decoder.decode(body)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from isthmus.errors import SettingsError
 
-_LEAST = {
+_MIN = {
     "concurrent": 1,
     "rpm": 1,
     "tpd": 1,
@@ -45,13 +45,13 @@ class KeyLimits:
         found: dict[str, int] = {}
         for word in words:
             name, _, value = word.partition("=")
-            if name not in _LEAST or name in found:
+            if name not in _MIN or name in found:
                 raise SettingsError(f"{word!r} is no limit: give each of {_KINDS} once at most")
             if name in _RIGHTS and value not in ("0", "1"):
                 raise SettingsError(f"{word!r} is no limit: give {name}=1, or {name}=0")
-            if not value.isdecimal() or int(value) < _LEAST[name]:
+            if not value.isdecimal() or int(value) < _MIN[name]:
                 unit = " of bytes" if name == "disk" else ""
-                allowed = f"a whole number{unit}, {_LEAST[name]} or more"
+                allowed = f"a whole number{unit}, {_MIN[name]} or more"
                 raise SettingsError(f"{word!r} is no limit: give {name}= {allowed}")
             found[name] = int(value)
         return KeyLimits(**found)

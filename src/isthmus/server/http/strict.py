@@ -39,7 +39,7 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder(Any)
 _SMALL_NBYTES = 65_536
 """Bytes of a body that the event loop looks through, in a millisecond; others take a thread."""
-_MOST_NAME = 80
+_MAX_NAME = 80
 """Characters of a name that are told again."""
 
 
@@ -138,7 +138,7 @@ def _refusal_of(error: msgspec.ValidationError, given: Any, kind: Any, tables: T
     if refused_kind := _refused_kind(given, where, tables):
         return refused_kind
     if unknown := _UNKNOWN.match(text):
-        return _unknown(unknown["name"][:_MOST_NAME], where, kind, tables)
+        return _unknown(unknown["name"][:_MAX_NAME], where, kind, tables)
     parent, _, name = where.rpartition(".")
     row = tables.get(_any(parent), {}).get(name)
     if row is not None and row.is_refused:
@@ -156,7 +156,7 @@ def _refused_kind(given: Any, where: str, tables: Tables) -> HttpError | None:
             rows, value = tables.get(_any(each), {}), value_at(given, each)
             row = rows.get(kind_of_tool(rows, value)) if isinstance(value, str) else None
             if row is not None and row.is_refused:
-                return _unsupported(each, f"{each} {str(value)[:_MOST_NAME]}", row)
+                return _unsupported(each, f"{each} {str(value)[:_MAX_NAME]}", row)
         place = _AROUND.sub("", place)
     return None
 

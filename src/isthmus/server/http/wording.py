@@ -40,7 +40,7 @@ _PYTHON_KINDS = {
 _NOUNS = {"int": "integer", "float": "decimal", "str": "string", "array": "array"}
 _SIDES = {"<": "above_max", ">": "below_min"}
 _SAID = {"<": "above maximum", ">": "below minimum"}
-_MOST_SHOWN = 80
+_MAX_SHOWN = 80
 """Characters of a value that are told again."""
 
 
@@ -127,7 +127,7 @@ def _places(given: Any, steps: Sequence[str]) -> Iterator[Place]:
 def _inside(place: Place, step: str) -> Iterator[Place]:
     path, value = place
     if step == "[...]" and isinstance(value, dict):
-        yield from (Place(f"{path}.{key[:_MOST_SHOWN]}", it) for key, it in value.items())
+        yield from (Place(f"{path}.{key[:_MAX_SHOWN]}", it) for key, it in value.items())
     elif step.startswith("[") and isinstance(value, list):
         index = step[1:-1]
         if index.isdecimal() and int(index) < len(value):
@@ -201,7 +201,7 @@ def _length_fault(
 def _value_fault(value: str, path: str, kind: Any, steps: Sequence[str]) -> str:
     """A value that is none of those that would do."""
     could = [f"'{it}'" for it in dict.fromkeys(_values(kind, steps))]
-    shown = value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}…'"
+    shown = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}…'"
     said = f"Invalid value for '{path}': {shown}."
     if len(could) < 2:
         return f"{said} Supported: {could[0]}." if could else said
@@ -220,7 +220,7 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 # ---------------------------------------------------------------------------------- types

@@ -49,7 +49,7 @@ _SITE = b"sec-fetch-site"
 """A header that browsers add, and no page can."""
 _SHOWN = 200
 """Characters of a header that an error tells."""
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 """Digits of the longest Content-Length that is read."""
 
 
@@ -168,7 +168,7 @@ def claimed_nbytes(scope: MutableMapping[str, Any]) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if not length.isdigit():
         raise HttpError(400, "the Content-Length is no number", code="invalid_http")
-    return int(length.lstrip(b"0")[: _MOST_DIGITS + 1] or b"0")
+    return int(length.lstrip(b"0")[: _MAX_DIGITS + 1] or b"0")
 
 
 def _heads(scope: MutableMapping[str, Any]) -> dict[bytes, str]:

@@ -33,7 +33,7 @@ BRING = "/v1/guests"
 """Takes modules; all other bodies are JSON."""
 FREE = (*OPEN, METRICS, ACTIVITY)
 """Paths whose requests do not count for their key's limits; those of all APIs do."""
-_MOST_WARNED = 2000
+_MAX_WARNED = 2000
 """Characters of the header that tells warnings; the body has all of them."""
 _BODY_S = 30.0
 _BODY_PACE = 16_384
@@ -120,7 +120,7 @@ class Guard:
 def in_header(warnings: Iterable[str]) -> str:
     """Warnings as one line of printable ASCII, cut where it becomes long for a header."""
     said = "; ".join(map(printable, warnings)).encode("ascii", "backslashreplace").decode()
-    return said if len(said) <= _MOST_WARNED else said[:_MOST_WARNED] + "..."
+    return said if len(said) <= _MAX_WARNED else said[:_MAX_WARNED] + "..."
 
 
 class _Answer:

@@ -26,7 +26,7 @@ from isthmus.server.llamacpp.requests import Sampled
 from isthmus.server.llamacpp.translate import settings_of
 
 _NO_SLOT = -1
-_MOST_TOKENS = 2048
+_MAX_TOKENS = 2048
 """Tokens of prompts that the event loop turns into text again: in a millisecond."""
 
 
@@ -190,7 +190,7 @@ class Answers:
     def _is_long(self) -> bool:
         """Whether the end of an answer, which has the prompt, may take the event loop long."""
         n_tokens = sum(len(it.request.prompt) for it in self._each)
-        return bool(self._telling.asked.n_probs) or n_tokens > _MOST_TOKENS
+        return bool(self._telling.asked.n_probs) or n_tokens > _MAX_TOKENS
 
     def _ones(self) -> list[_One]:
         return [_One(index, it, self._telling) for index, it in enumerate(self._each)]

@@ -20,14 +20,14 @@ from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import TOKEN_NBYTES, Check, most_nbytes
 from isthmus.server.llamacpp.answer import Answers, Telling
 from isthmus.server.llamacpp.fields import COMPLETION, INFILL
-from isthmus.server.llamacpp.prompts import MOST_PROMPTS, Reader
+from isthmus.server.llamacpp.prompts import MAX_PROMPTS, Reader
 from isthmus.server.llamacpp.requests import CompletionRequest, InfillRequest, Sampled
 from isthmus.server.llamacpp.translate import n_predict, wanted_of
 from isthmus.units import MIB
 
 _INFILL_NBYTES = 2 * MIB
 """Bytes of a body of `/infill`: texts around a gap may be longer than the context."""
-_MOST_TOKENS = 2 * MIB
+_MAX_TOKENS = 2 * MIB
 """Tokens that those can have: what does not fit is left out."""
 _completion = msgspec.json.Decoder(CompletionRequest)
 _infill = msgspec.json.Decoder(InfillRequest)
@@ -51,7 +51,7 @@ class Completion:
 
     async def complete(self, http: HttpRequest) -> Response:
         """A text goes on, as llama.cpp's server tells it."""
-        most = most_nbytes(self._writer.n_ctx * MOST_PROMPTS)
+        most = most_nbytes(self._writer.n_ctx * MAX_PROMPTS)
         asked = await read_strictly(http, _completion, {"": COMPLETION}, most)
         name, completer = await self._completer(http, asked)
 
@@ -71,7 +71,7 @@ class Completion:
         require_infill(completer.model, "model")
 
         def read_gap(check: Check) -> _Read:
-            reader = Reader(completer.model.tokenizer, check, _MOST_TOKENS)
+            reader = Reader(completer.model.tokenizer, check, _MAX_TOKENS)
             gap, is_cut = _gap(completer, asked, reader)
             fitting = gap.cut(completer.n_ctx - _spare(completer.n_ctx, n_predict(asked)))
             tokens = completer.model.tokenizer.infill

@@ -11,7 +11,7 @@ from isthmus.server.http.errors import HttpError
 from isthmus.server.http.texts import Check
 from isthmus.server.llamacpp.requests import Mixed, PromptObject, Prompts
 
-MOST_PROMPTS = 32
+MAX_PROMPTS = 32
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Reader:
     def prompts(self, given: Prompts) -> list[list[int]]:
         """Token ids of each of the prompts. SettingsError if there is none, or too many."""
         listed = list(_listed(given))
-        if not 1 <= len(listed) <= MOST_PROMPTS:
-            raise SettingsError(f"prompt: give 1 to {MOST_PROMPTS}, not {len(listed)}")
+        if not 1 <= len(listed) <= MAX_PROMPTS:
+            raise SettingsError(f"prompt: give 1 to {MAX_PROMPTS}, not {len(listed)}")
         return [self.mixed(it, where, add_special=True) for where, it in listed]
 
     def warnings(self) -> tuple[str, ...]:

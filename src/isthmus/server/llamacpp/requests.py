@@ -58,9 +58,9 @@ class PromptObject(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 Prompts: TypeAlias = str | PromptObject | list[str | _Id | PromptObject | list[str | _Id]]
-_MOST_BIASES = Meta(max_length=300)
+_MAX_BIASES = Meta(max_length=300)
 _Biases: TypeAlias = (
-    Annotated[list[list[Any]], _MOST_BIASES] | Annotated[dict[str, Any], _MOST_BIASES]
+    Annotated[list[list[Any]], _MAX_BIASES] | Annotated[dict[str, Any], _MAX_BIASES]
 )
 
 

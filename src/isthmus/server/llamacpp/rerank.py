@@ -19,7 +19,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from isthmus.server.generation.embedders import (
-    MOST_TEXTS,
+    MAX_TEXTS,
     Embedders,
     EmbeddingAgents,
     ids_of,
@@ -93,7 +93,7 @@ class Reranking:
 
 
 def _require_count(n_documents: int) -> None:
-    most = MOST_TEXTS - 1
+    most = MAX_TEXTS - 1
     if not 1 <= n_documents <= most:
         said = f"give 1 to {most} documents, not {n_documents}"
         raise HttpError(400, said, param="documents")

@@ -23,11 +23,11 @@ from isthmus.server.llamacpp.requests import (
 from isthmus.server.openai.translate import wanted_of
 from isthmus.units import MIB
 
-_MOST_TOKENS = 300_000
+_MAX_TOKENS = 300_000
 """Tokens of one request, as many as `/v1/embeddings` takes; more than most contexts have."""
-_MOST_NBYTES = 16 * MIB
+_MAX_NBYTES = 16 * MIB
 """Bytes of a text that tokens become: a token may stand for 64 KiB."""
-_MOST_WRITTEN = 16_384
+_MAX_WRITTEN = 16_384
 """Characters of a prompt that the event loop writes."""
 _CHECKED = 4096
 """Tokens between two checks."""
@@ -50,7 +50,7 @@ class Tokens:
         tokenizer = await self._tokenizer(http, asked.model)
 
         def answer(check: Check) -> Response:
-            reader = Reader(tokenizer, check, _MOST_TOKENS, bool(asked.parse_special))
+            reader = Reader(tokenizer, check, _MAX_TOKENS, bool(asked.parse_special))
             ids = reader.mixed(asked.content, "content", add_special=bool(asked.add_special))
             return as_json({"tokens": _with_pieces(tokenizer, ids) if asked.with_pieces else ids})
 
@@ -77,7 +77,7 @@ class Tokens:
         told: Templated = {"prompt": chat.text}
         if chat.warnings:
             told["warnings"] = list(chat.warnings)
-        return await written(lambda: told, is_long=len(chat.text) > _MOST_WRITTEN)
+        return await written(lambda: told, is_long=len(chat.text) > _MAX_WRITTEN)
 
     async def _tokenizer(self, http: HttpRequest, model: str | None) -> Tokenizer:
         models = self._writer.models
@@ -101,16 +101,16 @@ def _piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
 def _text(tokenizer: Tokenizer, tokens: list[int], check: Check) -> str:
     """The tokens' text, with U+FFFD for bytes that are no UTF-8. HttpError 400 at a token that is
     in no vocabulary, or that there are too many of."""
-    if len(tokens) > _MOST_TOKENS:
-        said = f"give up to {_MOST_TOKENS} tokens, not {len(tokens)}"
+    if len(tokens) > _MAX_TOKENS:
+        said = f"give up to {_MAX_TOKENS} tokens, not {len(tokens)}"
         raise HttpError(400, said, code="context_length_exceeded", param="tokens")
     data = bytearray()
     for begin in range(0, len(tokens), _CHECKED):
         for at, token in enumerate(tokens[begin : begin + _CHECKED], begin):
             require_token(tokenizer, token, f"tokens[{at}]")
             data += tokenizer.decode([token], render_special=True)
-            if len(data) > _MOST_NBYTES:
-                said = f"the text has more than {_MOST_NBYTES} bytes"
+            if len(data) > _MAX_NBYTES:
+                said = f"the text has more than {_MAX_NBYTES} bytes"
                 raise HttpError(400, said, code="context_length_exceeded", param=f"tokens[{at}]")
         check()
     return data.decode(errors="replace")

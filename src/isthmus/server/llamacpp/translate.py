@@ -15,10 +15,10 @@ from isthmus.server.llamacpp.requests import Sampled
 DEFAULTS = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 """What holds for a request that says nothing else, as in llama.cpp."""
 _RANDOM_SEEDS = (-1, 2**32 - 1)
-_MOST_BIAS = 100.0
-_MOST_BIASED = 300
+_MAX_BIAS = 100.0
+_MAX_BIASED = 300
 """Tokens with a bias, those of texts among them: the guest reads all of them for each token."""
-_MOST_LAST = 2**31 - 1
+_MAX_LAST = 2**31 - 1
 
 
 def wanted_of(asked: Sampled, reader: Reader) -> Wanted:
@@ -52,7 +52,7 @@ def settings_of(sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
         "repeat_penalty": sampling.repeat_penalty,
-        "repeat_last_n": -1 if sampling.repeat_last_n == _MOST_LAST else sampling.repeat_last_n,
+        "repeat_last_n": -1 if sampling.repeat_last_n == _MAX_LAST else sampling.repeat_last_n,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "ignore_eos": sampling.ignore_eos,
@@ -78,7 +78,7 @@ def _sampling_of(asked: Sampled, biases: dict[str, float]) -> Sampling:
         sampling[name] = getattr(_NONE, name)
     return Sampling(
         **sampling,  # type: ignore[arg-type]
-        repeat_last_n=_MOST_LAST if last < 0 else int(last),
+        repeat_last_n=_MAX_LAST if last < 0 else int(last),
         seed=seed,
         bias=biases,
         ignore_eos=bool(asked.ignore_eos),
@@ -120,8 +120,8 @@ def _biases(asked: Sampled, reader: Reader) -> dict[str, float]:
             raise HttpError(400, "give an id, or a text, and a number", param=where)
         for token in _tokens_of(pair[0], reader, where):
             found[str(token)] = _bias_of(pair[1], where)
-        if len(found) > _MOST_BIASED:
-            said = f"the biases are for more than {_MOST_BIASED} tokens, those of texts among them"
+        if len(found) > _MAX_BIASED:
+            said = f"the biases are for more than {_MAX_BIASED} tokens, those of texts among them"
             raise HttpError(400, said, param=where)
     return found
 
@@ -140,10 +140,10 @@ def _tokens_of(given: object, reader: Reader, where: str) -> list[int]:
 
 def _bias_of(given: object, where: str) -> float:
     if given is False:
-        return -_MOST_BIAS
+        return -_MAX_BIAS
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         raise HttpError(400, "give a number, or false", param=where)
-    if not -_MOST_BIAS <= given <= _MOST_BIAS:
-        said = f"give a number from {-_MOST_BIAS:g} to {_MOST_BIAS:g}"
+    if not -_MAX_BIAS <= given <= _MAX_BIAS:
+        said = f"give a number from {-_MAX_BIAS:g} to {_MAX_BIAS:g}"
         raise HttpError(400, said, param=where)
     return float(given)

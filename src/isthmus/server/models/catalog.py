@@ -15,7 +15,7 @@ from pathlib import Path
 
 from isthmus.download import KNOWN, KNOWN_FILES, fetched, is_name
 from isthmus.errors import DownloadError, SettingsError
-from isthmus.shards import MOST_SHARDS, SUFFIX, ShardName, model_name, models_in
+from isthmus.shards import MAX_SHARDS, SUFFIX, ShardName, model_name, models_in
 
 _NO_UTF8 = re.compile("[\ud800-\udfff]")
 """What Python has for bytes of a file's name that are no characters."""
@@ -148,5 +148,5 @@ def _file_names(name: str) -> Iterator[str]:
         yield KNOWN[name].file_name
         return
     yield f"{name}{SUFFIX}"
-    for count in range(1, MOST_SHARDS + 1):
+    for count in range(1, MAX_SHARDS + 1):
         yield f"{name}-00001-of-{count:05d}{SUFFIX}"

@@ -27,9 +27,9 @@ from isthmus.server.settings import ServerSettings
 from isthmus.shards import model_files
 
 _log = logging.getLogger("isthmus.server")
-_MOST_N_CTX = 131_072
+_MAX_N_CTX = 131_072
 """Tokens that a body may be as long as while there are files that have not been read."""
-_MOST_NAMED, _MOST_SHOWN = 20, 80
+_MAX_NAMED, _MAX_SHOWN = 20, 80
 """Names in an error, and characters of one that a client gave."""
 MANY = 100
 """Files after which a list of them is long work for the event loop."""
@@ -128,14 +128,14 @@ class ModelFiles:
     def _of(self, name: str) -> str:
         """A name for an error, with the alias that stands for it."""
         real = self.real_name(name)
-        shown = repr(name[:_MOST_SHOWN])
+        shown = repr(name[:_MAX_SHOWN])
         return shown if real == name else f"{real!r}, for which the alias {shown} stands"
 
     def _told(self) -> str:
         """All names for an error, or the first of them."""
         names = [*self.names(), *(it for it in self.aliases if self.real_name(it) in self._by_name)]
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        told = ", ".join(names[:_MOST_NAMED])
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        told = ", ".join(names[:_MAX_NAMED])
         return f"this server has {told}{more}" if names else "this server has none"
 
     def scan(self) -> None:
@@ -167,7 +167,7 @@ class ModelFiles:
         """Tokens of the longest context of all models, as far as is known."""
         files = self._by_name.values()
         unread = any(it.card is None and it.error is None for it in files)
-        return max([it.n_ctx for it in files] + [_MOST_N_CTX] * unread, default=0)
+        return max([it.n_ctx for it in files] + [_MAX_N_CTX] * unread, default=0)
 
     def find_same(self, weights_sha256: str, added: Sequence[tuple[str, float]]) -> str | None:
         """The name of the model that computes what these files do: its own, and adapters with

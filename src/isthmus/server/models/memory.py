@@ -15,7 +15,7 @@ from isthmus.runtime import Runtime
 from isthmus.server.models.card import Card
 from isthmus.server.models.resident import Resident, State
 from isthmus.server.settings import ServerSettings
-from isthmus.units import MOST_NBYTES_32, format_nbytes
+from isthmus.units import MAX_NBYTES_32, format_nbytes
 
 _USUAL_N_CTX = 4096
 """Tokens of context that a model trained for them has, however little memory there is."""
@@ -71,7 +71,7 @@ def default_n_ctx(card: Card, most_nbytes: int) -> int:
     more than `most_nbytes` nor more than a 32-bit memory can have; but not below 4,096.
     """
     n_ctx = card.hparams.n_ctx_train
-    most_nbytes = min(most_nbytes, MOST_NBYTES_32)
+    most_nbytes = min(most_nbytes, MAX_NBYTES_32)
     while n_ctx > _USUAL_N_CTX and card.agent_nbytes(n_ctx) > most_nbytes:
         n_ctx = max(n_ctx // 2, _USUAL_N_CTX)
     return n_ctx

@@ -48,7 +48,7 @@ _log = logging.getLogger("isthmus.server")
 _T = TypeVar("_T")
 _AT_A_TIME = 2
 """Models that are opened or closed at the same time."""
-_LEAST_PATIENCE_S, _LOADS = 1.0, 4
+_MIN_PATIENCE_S, _LOADS = 1.0, 4
 """Seconds for which others take a loaded model while somebody waits for its room, or so many times
 as long as loading took. Were it less, models would change places more than they answer."""
 _AGAIN_S = 1.0
@@ -322,4 +322,4 @@ class Models:
 
 
 def _patience_s(ticket: Ticket) -> float:
-    return max(_LEAST_PATIENCE_S, _LOADS * sum(it.load_s for it in ticket.residents))
+    return max(_MIN_PATIENCE_S, _LOADS * sum(it.load_s for it in ticket.residents))

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from isthmus.errors import SettingsError
 from isthmus.server.generation.embedders import (
-    MOST_TEXTS,
+    MAX_TEXTS,
     Embedders,
     EmbeddingAgents,
     ids_of,
@@ -80,8 +80,8 @@ class Embed:
     ) -> tuple[list[bytes], int]:
         """The embeddings of texts and the number of their tokens; none of nothing, by which
         clients have a model loaded."""
-        if len(given) > MOST_TEXTS:
-            raise SettingsError(f"{param}: give up to {MOST_TEXTS} texts, not {len(given)}")
+        if len(given) > MAX_TEXTS:
+            raise SettingsError(f"{param}: give up to {MAX_TEXTS} texts, not {len(given)}")
         if len(given) < 2 and not any(given):
             return [], 0
         named = [(f"{param}[{number}]", it) for number, it in enumerate(given)]

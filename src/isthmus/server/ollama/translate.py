@@ -27,7 +27,7 @@ from isthmus.server.ollama.requests import (
 
 _TEMPERATURE, _TOP_K, _TOP_P, _REPEAT_PENALTY, _LAST_N = 0.8, 40, 0.9, 1.1, 64
 """What Ollama has if a request does not say."""
-_LEAST_PENALTY = 0.01
+_MIN_PENALTY = 0.01
 _ALL = 2**31 - 1
 """`Sampling.repeat_last_n` for all tokens."""
 
@@ -111,7 +111,7 @@ def _sampling_of(options: Options) -> Sampling:
         top_k=max(_TOP_K if options.top_k is None else options.top_k, 0),
         top_p=_given(options.top_p, _TOP_P),
         min_p=_given(options.min_p, 0.0),
-        repeat_penalty=max(penalty, _LEAST_PENALTY),
+        repeat_penalty=max(penalty, _MIN_PENALTY),
         repeat_last_n=last_n if last_n >= 0 else _ALL,
         presence_penalty=_given(options.presence_penalty, 0.0),
         frequency_penalty=_given(options.frequency_penalty, 0.0),

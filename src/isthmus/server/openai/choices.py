@@ -28,7 +28,7 @@ from isthmus.server.openai.replies import (
     TopLogprob,
 )
 
-MOST_ECHO = 2048
+MAX_ECHO = 2048
 """Characters of a prompt that the event loop writes before an answer."""
 
 
@@ -82,7 +82,7 @@ class TextChoice:
     @property
     def is_long(self) -> bool:
         """Whether the whole choice may be too long for the event loop to write."""
-        return self._tells_logprobs or len(self._echo) > MOST_ECHO
+        return self._tells_logprobs or len(self._echo) > MAX_ECHO
 
     @property
     def mean_logprob(self) -> float:

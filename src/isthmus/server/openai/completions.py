@@ -36,7 +36,7 @@ from isthmus.server.openai.translate import (
     stops_of,
 )
 
-_MOST_PROMPTS = 32
+_MAX_PROMPTS = 32
 _MAX_TOKENS = 16
 """Tokens of an answer if the request does not say, as OpenAI has it."""
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -61,7 +61,7 @@ class Completions:
     async def complete(self, http: HttpRequest) -> Response:
         """Text goes on."""
         writer = self._writer
-        most = most_nbytes(writer.n_ctx * _MOST_PROMPTS)
+        most = most_nbytes(writer.n_ctx * _MAX_PROMPTS)
         asked, order = await read_wanted(http, _decoder, COMPLETION_TABLES, _order_of, most)
         completer = await writer.completer(http, asked.model)
         completer.require_room()
@@ -121,9 +121,9 @@ def _texts(
     tokenizer = completer.model.tokenizer
     given = "" if asked.prompt is None else asked.prompt
     if asked.suffix:
-        gaps = listed(given, "prompt", _MOST_PROMPTS)
+        gaps = listed(given, "prompt", _MAX_PROMPTS)
         return [(gap_prompt(completer, it, asked.suffix, check), None) for it in gaps]
-    lists = token_lists(completer.model, given, "prompt", _MOST_PROMPTS, completer.n_ctx, check)
+    lists = token_lists(completer.model, given, "prompt", _MAX_PROMPTS, completer.n_ctx, check)
     texts = [given] if isinstance(given, str) else given
     begin = [it for it in (tokenizer.bos, tokenizer.eos) if it >= 0][:1]
     if isinstance(texts[0], int):

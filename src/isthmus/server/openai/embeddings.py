@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.errors import SettingsError
 from isthmus.model import Model
-from isthmus.server.generation.embedders import MOST_TEXTS, Embedders, require_texts
+from isthmus.server.generation.embedders import MAX_TEXTS, Embedders, require_texts
 from isthmus.server.http.endpoint import Endpoint
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import Check
@@ -57,7 +57,7 @@ def _tokens(model: Model, given: str | list[Any], check: Check) -> list[list[int
     """The checked ids of each text."""
     if "" in (given, *(given if isinstance(given, list) else ())):
         raise SettingsError("input: a text is empty")
-    texts = token_lists(model, given, "input", MOST_TEXTS, model.hparams.n_ctx_train, check)
+    texts = token_lists(model, given, "input", MAX_TEXTS, model.hparams.n_ctx_train, check)
     require_texts(model, texts, "input")
     return texts
 

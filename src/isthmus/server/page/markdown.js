@@ -12,7 +12,7 @@ const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +(.*)|$)/,
 const OPEN = /^\s*<(think|tool_call)>/,
   LONG = 16384,
   DEEP = 6,
-  MOST_ROWS = 1000;
+  MAX_ROWS = 1000;
 const KIND = { think: "Thought", tool_call: "Tool call" };
 
 // The blocks of some lines: { kind, lines, begin, end, closed }, by lines.
@@ -216,9 +216,9 @@ function table(lines) {
     "table",
     {},
     el("thead", {}, row(lines[0], "th")),
-    el("tbody", {}, ...lines.slice(2, MOST_ROWS).map(it => row(it, "td"))),
+    el("tbody", {}, ...lines.slice(2, MAX_ROWS).map(it => row(it, "td"))),
   );
-  const more = lines.length - MOST_ROWS;
+  const more = lines.length - MAX_ROWS;
   if (more > 0) body.createCaption().textContent = `${more} further rows are not shown.`;
   return el("div", { className: "scrolls", tabIndex: 0, role: "group", "aria-label": "Table" }, body);
 }

@@ -4,8 +4,8 @@ import { $, announce, el, iconButton, size } from "./dom.js";
 import { state } from "./state.js";
 
 const TAKEN = /^(image\/(png|jpeg|webp)|audio\/(x-)?wav|audio\/vnd\.wave)$/,
-  MOST = 64,
-  MOST_NBYTES = 3e6;
+  MAX = 64,
+  MAX_NBYTES = 3e6;
 let guarded,
   waiting = [],
   reading = Promise.resolve();
@@ -36,8 +36,8 @@ async function add(files) {
   for (const file of files) {
     if (!TAKEN.test(file.type)) throw new Error(`${file.name} is none of PNG, JPEG, WebP and WAV.`);
     const all = waiting.reduce((sum, it) => sum + it.size, file.size);
-    if (all > MOST_NBYTES) throw new Error(`A message takes ${size(MOST_NBYTES)} of files.`);
-    if (waiting.length >= MOST) throw new Error(`A message takes ${MOST} files.`);
+    if (all > MAX_NBYTES) throw new Error(`A message takes ${size(MAX_NBYTES)} of files.`);
+    if (waiting.length >= MAX) throw new Error(`A message takes ${MAX} files.`);
     waiting.push({ name: file.name, size: file.size, uri: await read(file) });
     announce(`${file.name} goes with the message`);
   }

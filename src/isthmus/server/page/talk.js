@@ -8,7 +8,7 @@ import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
 
 const AT_ONCE = 30,
   NEAR = 48,
-  MOST_SHOWN = 8000;
+  MAX_SHOWN = 8000;
 let guarded,
   atOnce = AT_ONCE,
   follows = true,
@@ -134,9 +134,9 @@ function turn(group, { live = null, isLast = false }) {
   return node;
 }
 export const shortened = text =>
-  text.length <= MOST_SHOWN
+  text.length <= MAX_SHOWN
     ? text
-    : `${text.slice(0, MOST_SHOWN)}… and ${plural(text.length - MOST_SHOWN, "character")} more`;
+    : `${text.slice(0, MAX_SHOWN)}… and ${plural(text.length - MAX_SHOWN, "character")} more`;
 function failure(live) {
   const leave = () => {
     state.live.delete(state.shown);

@@ -36,7 +36,7 @@ from isthmus.server.storage.history import KEPT_NBYTES
 from isthmus.server.storage.record import Record, Turn
 
 _log = logging.getLogger("isthmus.server")
-_MOST_REFERRED_TO = 64
+_MAX_REFERRED_TO = 64
 """Chains and conversations whose items one request refers to: each is read as a whole."""
 _REFERRED_NBYTES = 2 * KEPT_NBYTES
 """Bytes of those, about: a response keeps a copy of what it refers to."""
@@ -228,8 +228,8 @@ def _references(
     known = {it["id"]: it for it in before}
     places = [place_of_item(id_) for id_ in ids - known.keys()]
     agents = {place.agent for place in places if place is not None}
-    if len(agents) > _MOST_REFERRED_TO:
-        said = f"items of {len(agents)} chains are referred to: {_MOST_REFERRED_TO} may be"
+    if len(agents) > _MAX_REFERRED_TO:
+        said = f"items of {len(agents)} chains are referred to: {_MAX_REFERRED_TO} may be"
         raise HttpError(400, said, param="input")
     return ids, known, agents
 

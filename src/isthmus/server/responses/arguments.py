@@ -10,7 +10,7 @@ from isthmus.server.responses.tools import INPUT
 _HEAD = re.compile(rf'\s*\{{\s*"{INPUT}"\s*:\s*"')
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _CHARACTERS = re.compile(rf'(?:[^"\\]|\\["\\/bfnrt]|{_HIGH}{_LOW}|(?!{_HIGH})\\u[0-9a-fA-F]{{4}})*')
-_MOST_HEAD = 4096
+_MAX_HEAD = 4096
 """Characters within which the head of the arguments must end, so that text is told as it comes."""
 
 
@@ -31,7 +31,7 @@ class InputReader:
             return ""
         self._rest += part
         if not self._inside:
-            self._ended = len(self._rest) > _MOST_HEAD
+            self._ended = len(self._rest) > _MAX_HEAD
             head = _HEAD.match(self._rest)
             if head is None:
                 return ""

@@ -15,7 +15,7 @@ from isthmus.server.http.fair import Owner
 from isthmus.server.responses.making import Event, Made
 from isthmus.units import MIB
 
-_MOST_ENDED = 64
+_MAX_ENDED = 64
 """Jobs that have ended, whose events are remembered."""
 _ENDED_NBYTES = 64 * MIB
 """Bytes of those events, as they are told."""
@@ -118,7 +118,7 @@ class Jobs:
         ended = [(id_, it.nbytes) for id_, it in self._jobs.items() if it.has_ended]
         nbytes = sum(it for _, it in ended)
         for n, (id_, its) in enumerate(ended):
-            if len(ended) - n <= _MOST_ENDED and nbytes <= _ENDED_NBYTES:
+            if len(ended) - n <= _MAX_ENDED and nbytes <= _ENDED_NBYTES:
                 return
             del self._jobs[id_]
             nbytes -= its

@@ -32,7 +32,7 @@ from isthmus.errors import (
 from isthmus.server.storage.history import turns_of, with_turns
 from isthmus.server.storage.record import (
     KEPT_TURNS,
-    MOST_NBYTES,
+    MAX_NBYTES,
     FullRecord,
     Record,
     Segment,
@@ -49,7 +49,7 @@ from isthmus.snapshot.regular import read_whole
 
 _LOCK = "lock"
 _FOLDERS = ("agents", "guests", "turns")
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 _OUTDATED_AT_ONCE = 16
 """Messages of one agent after which its outdated snapshots are removed together."""
 
@@ -78,7 +78,7 @@ class Folder:
         records = []
         for path in self._files(self._agents, ".json"):
             try:
-                data = read_whole(path, MOST_NBYTES)
+                data = read_whole(path, MAX_NBYTES)
             except SnapshotError as error:
                 raise SettingsError(str(error)) from None
             records.append(decode_brief(data, path.stem, str(path)))
@@ -182,7 +182,7 @@ class Folder:
         """An agent's record; None where there is none. SnapshotInvalid, SnapshotError."""
         path = self._agents / f"{id_}.json"
         try:
-            return decode(read_whole(path, MOST_NBYTES), id_, str(path))
+            return decode(read_whole(path, MAX_NBYTES), id_, str(path))
         except SnapshotNotFound:
             return None
         except SettingsError as error:
@@ -192,7 +192,7 @@ class Folder:
         return self._turns / f"{id_}.{segment.sha256}"
 
     def _read_segment(self, id_: str, segment: Segment) -> bytes:
-        return read_whole(self._segment(id_, segment), MOST_NBYTES)
+        return read_whole(self._segment(id_, segment), MAX_NBYTES)
 
     def _remove_segments(self, id_: str, segments: Iterable[Segment]) -> None:
         for segment in segments:
@@ -231,7 +231,7 @@ def _is_done(name: str, done: dict[str, int]) -> bool:
     """Whether a snapshot is of a turn that happened, and is one of those that are kept."""
     id_, _, position = name.partition(".")
     last = done.get(id_, -1)
-    if not position.isdecimal() or len(position) > _MOST_DIGITS or int(position) > last:
+    if not position.isdecimal() or len(position) > _MAX_DIGITS or int(position) > last:
         return False
     return int(position) == 0 or int(position) > last - KEPT_TURNS
 

@@ -19,7 +19,7 @@ from isthmus.units import MIB
 
 KEPT_TURNS = 256
 """Snapshots of an agent's last turns; older ones are deleted. Their texts are kept longer."""
-MOST_NBYTES = 256 * MIB
+MAX_NBYTES = 256 * MIB
 """Bytes of the largest record that is read. Earlier releases kept all texts in it."""
 _ID = re.compile(r"[a-z0-9]{12}")
 _R = TypeVar("_R", bound="Record")
