@@ -2,9 +2,9 @@
 
 Attention is computed for each session by itself, and all else token by token, but products, of
 which a pass over several prompts has more columns: `MAX_PACKED` at most. One tensor of each type
-and shape among the model's weights is multiplied with so many, all at once and in parts. The rows of
-the vocabulary are not: they are multiplied with one column of each session, which is what the batch
-probe asks about.
+and shape among the model's weights is multiplied with so many, all at once and in parts. The rows
+of the vocabulary are not: they are multiplied with one column of each session, which is what the
+batch probe asks about.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PARTS = (2, 31, 64, 159)
 def packs_exactly(
     device: Device, backend: Backend, weights: Weights, n_vocab: int, *, with_vectors: bool = False
 ) -> bool:
-    """Whether a product of up to `MAX_PACKED` columns has the bits of those of fewer, not of one."""
+    """Whether a product of `MAX_PACKED` columns at most has the bits of fewer, not of one."""
     matrices = matrices_of(weights, with_routers=True, with_vectors=with_vectors)
     return all(
         _is_exact(device, backend, tensor, kind)
