@@ -74,6 +74,12 @@ def test_a_wrong_file_is_one_clear_line(contents: str, complaint: str, tmp_path:
     assert "\n" not in str(caught.value)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "isthmus.toml")
+    with pytest.raises(ProjectError, match="no plain file"):
+        open_project(tmp_path)
+
+
 def test_a_folder_without_a_project_says_how_to_begin_one(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="isthmus new NAME"):
         open_project(tmp_path)

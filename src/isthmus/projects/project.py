@@ -81,6 +81,8 @@ def open_project(folder: Path) -> Project:
     folder = folder.absolute()
     path = folder / FILE
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ProjectError(f"{path} is no plain file")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         file = msgspec.convert(data, ProjectFile)
         entries = {name: msgspec.convert(it, OptionEntry) for name, it in file.options.items()}

@@ -240,6 +240,8 @@ AGENT_API int32_t jpeg_read_scan(jpeg_t *it, const uint8_t *bytes, uint32_t nbyt
     uint32_t n = nbytes ? bytes[0] : 0;
     if (!it->n_planes || n < 1 || n > it->n_planes || nbytes < 4 + 2 * n)
         return -ISTHMUS_EINVAL;
+    if (++it->n_scans > JPEG_MOST_SCANS)
+        return -ISTHMUS_ELIMIT;
     const uint8_t *rest = bytes + 1 + 2 * n;
     it->spectral_from = rest[0], it->spectral_to = rest[1];
     it->high = rest[2] >> 4, it->low = rest[2] & 15;

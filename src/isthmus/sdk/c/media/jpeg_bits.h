@@ -7,6 +7,7 @@
 #include "picture.h"
 
 #define JPEG_MOST_PLANES 3
+#define JPEG_MOST_SCANS 64 /* usual programs write 10; each goes through the whole picture */
 #define JPEG_FAST 9
 
 typedef struct {
@@ -29,7 +30,7 @@ typedef struct {
 
 typedef struct {
     const uint8_t *at, *end;
-    uint32_t width, height, n_planes, most_h, most_v, mcu_x, mcu_y;
+    uint32_t width, height, n_planes, n_scans, most_h, most_v, mcu_x, mcu_y;
     uint32_t progressive, restart, adobe, is_rgb;
     uint16_t quantisation[4][64];
     jpeg_codes_t codes[2][4]; /* of DC, of AC */
