@@ -182,3 +182,12 @@ def test_limits_survive_a_snapshot(shared: Runtime, model: Model, tmp_path: Path
         saved = actor.snapshot(tmp_path / "a.safetensors")
     with shared.restore(saved, models={"default": model}) as again:
         assert again.limits == Limits(**limits)  # type: ignore[arg-type]
+
+
+def test_a_full_context_ends_the_answer_and_is_named(shared: Runtime, model: Model) -> None:
+    args = {"n_ctx": 256, "max_tokens": 1000, "temperature": 0, "repeat_penalty": 1}
+    with shared.spawn("chat", models={"default": model}, args=args) as actor:
+        reply = actor.send("hello")
+        assert actor.context_is_full
+        assert reply.limits_reached == ("n_ctx",)
+        assert reply.text

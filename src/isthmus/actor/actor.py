@@ -100,7 +100,7 @@ class Actor(Recipient):
     def context_is_full(self) -> bool:
         """Whether one of its open sessions has no room for another token."""
         body = self._keeper.body
-        return body is not None and any(it.n_tokens >= it.n_ctx for it in body.sessions)
+        return body is not None and any(it.is_full for it in body.sessions)
 
     @property
     def usage(self) -> Usage:

@@ -112,6 +112,8 @@ class Keeper:
         try:
             code = await body.handle(message)
             error = message.failure(-code) if code else None
+            if not code and message.tokens_out and any(it.is_full for it in body.sessions):
+                message.reached("n_ctx")
         except BaseException as why:
             cut_off, error = True, why
         if error is not None:

@@ -30,7 +30,8 @@ class Reply:
     seconds: float
     """Wall-clock time from its begin, without the wait for a place."""
     limits_reached: tuple[str, ...] = ()
-    """Names of the `Limits` that refused something, though the guest then finished by itself."""
+    """Names of the `Limits` that refused something, though the guest then finished by itself; n_ctx
+    where a session had no room for another token."""
 
     tool_calls: tuple[ToolCall, ...] = ()
     """Tools that the guest called, in this order; the first 256 of them."""

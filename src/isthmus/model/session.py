@@ -125,6 +125,11 @@ class Session(ABC):
         """Where the guest finds the logits."""
         return self.ptr
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another token."""
+        return self.n_tokens >= self.n_ctx
+
     def require_room(self, n_tokens: int) -> None:
         """Raises ContextFull where `n_tokens` more do not fit."""
         if self.n_tokens + n_tokens > self.n_ctx:
