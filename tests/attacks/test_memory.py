@@ -126,7 +126,7 @@ def test_a_runtime_has_a_bound_that_nobody_gave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = TinyLlama(with_tokenizer=True).write(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("isthmus.runtime.default_memory_nbytes", lambda: 64 * MIB)
+    monkeypatch.setattr("isthmus.runtime.opening.default_memory_nbytes", lambda: 64 * MIB)
     with Runtime(device="cpu", threads=1, capacity=Capacity(folder=tmp_path)) as runtime:
         assert runtime.memory_limit_nbytes == 64 * MIB
         model = runtime.load_model(path)

@@ -157,7 +157,7 @@ class Fuzz(Surface):
         self._place({})
 
         async def talk(shelf: Shelf) -> None:
-            guest = await shelf.in_thread(lambda: shelf.add_guest(COUNTS))
+            guest = await shelf.in_thread(lambda: shelf.guests.add(COUNTS))
             for _ in range(2):
                 id_ = (await shelf.create(asked(guest))).id
                 for _ in range(3):

@@ -142,7 +142,7 @@ def test_two_at_once_rank_1_no_alpha_and_scale_0(device: Device, tmp_path: Path)
         with sessions(device, [both, none, model]) as (session, off, plain):
             prompt = random_tokens(20)
             for it in (session, off, plain):
-                it.model.prefill(it, prompt)
+                Model.of(it).prefill(it, prompt)
             rival.prefill(prompt)
             assert bits(session) == rival.logits.tobytes()
             assert bits(off) == bits(plain)

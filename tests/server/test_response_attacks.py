@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -137,7 +138,12 @@ def test_what_a_request_refers_to_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     items = [{"id": f"msg_{'a' * 20}1i0", "type": "message", "x": "x" * 1000}]
     chain = Chain.of([as_turn(Added(items), 1, 0.0)], "a")
     record: Any = type("_Record", (), {"kind": "conversation", "id": "a"})
-    found = archive.Archive(None)  # type: ignore[arg-type]
+
+    async def looked(_agent: str) -> None:
+        """There is one server."""
+
+    shelf: Any = SimpleNamespace(owning=SimpleNamespace(look=looked))
+    found = archive.Archive(shelf)
 
     async def same(_agent: str) -> Any:
         return record, chain, []

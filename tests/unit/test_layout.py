@@ -25,7 +25,7 @@ def test_the_bundled_guests_stack_lies_below_their_data() -> None:
         assert found.stack == (0, 65536)
         assert found.data is not None
         assert found.data[0] == 65536
-        assert 0 < found.data[1] < (4096 if with_tables else 1024)
+        assert 0 < found.data[1] < (8192 if with_tables else 1024)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from isthmus import sources
 from isthmus.cli.naming import model_path, named_models, parse_lora, usual_name
 from isthmus.cli.restoring import _find
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.file_hash import FileHashes
+from isthmus.runtime import sources
 from isthmus.shards import model_files
 
 FILES = ("a.gguf", "b=c.gguf", "d = e: f.gguf", "=g.gguf", "x=y=z", "big-00001-of-00001.gguf")

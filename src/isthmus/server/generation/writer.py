@@ -115,6 +115,7 @@ class Writer:
     async def render(self, http: HttpRequest, model: str, wanted: Wanted) -> RenderedChat:
         """The prompt that a conversation becomes. Raises as `prepare`."""
         completer = await self.completer(http, model)
+        _require_sight(completer, model, wanted)
         return await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
 
     async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
