@@ -334,8 +334,7 @@ def test_an_agent_of_it_is_restored_and_forked_exactly(name: str, tmp_path: Path
     path = TinyModel(name, quantisation="Q8_0", with_tokenizer=True).write(tmp_path / "x.gguf")
     with Runtime(device="cpu", threads=2) as runtime:
         model = runtime.load_model(path)
-        args = {"max_tokens": 40}  # random weights make NaN after some texts: not after this seed's
-        actor = runtime.spawn("chat", models={"default": model}, args=args, seed=1)
+        actor = runtime.spawn("chat", models={"default": model}, seed=1, max_tokens=40)
         actor.send("A first message, longer than the window of forty-eight tokens that some see.")
         saved = actor.snapshot(tmp_path / "saved.safetensors")
         restored = runtime.restore(saved.path, models={"default": model})
