@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,7 +62,8 @@ def test_each_wait_is_longer_than_the_one_before(
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr(transfer, "_WAIT_S", 1.0)
-    monkeypatch.setattr(transfer.time, "sleep", waits.append)
+    clock = SimpleNamespace(sleep=waits.append)  # not that of all threads
+    monkeypatch.setattr(transfer, "time", clock)
     hub.lie = lambda asked, reply: Reply(503)
     with pytest.raises(DownloadError, match="answers 503"):
         pulled(NAME)

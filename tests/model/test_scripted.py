@@ -32,6 +32,14 @@ def test_each_turn_has_its_answer(
     assert said == [*ANSWERS, ANSWERS[-1], ANSWERS[-1]]
 
 
+def test_an_answer_that_begins_as_files_do_is_a_text(
+    isthmus_runtime: Runtime, scripted_model: Scripted
+) -> None:
+    answers = ["\0 and", "\0\x05\0\0\0hello\0\0\0\0and more", "done"]
+    agent = isthmus_runtime.spawn("chat", models={"default": scripted_model(*answers)})
+    assert [agent.send("go on").text for _ in answers] == answers
+
+
 def test_eight_answers_are_told_apart_after_a_long_prompt(
     isthmus_runtime: Runtime, scripted_model: Scripted
 ) -> None:

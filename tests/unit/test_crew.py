@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_what_guests_did_long_ago_is_forgotten(crew: Crew, monkeypatch: pytest.M
         helped.append(True)
         return [passes(True) for _ in answers]
 
-    monkeypatch.setattr(crew_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(crew_module, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(crew, "_resume_together", together)
     guests: Any = [(Guest(i, lambda: passes(False)), None, None) for i in range(8)]
     for _ in range(20):

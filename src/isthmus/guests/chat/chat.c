@@ -177,7 +177,7 @@ static int32_t answer(const char *message, uint32_t nbytes)
     __attribute__((cleanup(script_free))) script_t script = {0};
     AGENT_GRAMMAR_CLOSED int32_t grammar = agent_grammar_open_by_option(session.model);
     AGENT_TRY(grammar); /* before anything is computed */
-    AGENT_TRY(add_turn("user", message, nbytes));
+    AGENT_TRY(add_asked(message, nbytes));
     AGENT_TRY(write_script(&script));
     uint32_t k = grammar || sample_on_host ? 0 : agent_sampler_top_k(&sampler, session.n_vocab);
     AGENT_TRY(agent_session_top_k(&session, k));

@@ -97,8 +97,9 @@ static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
     return -ISTHMUS_EINVAL;
 }
 
-/* Remembers what someone said. Bytes that are not UTF-8 become U+FFFD. */
-static int32_t add_turn(const char *role, const char *bytes, uint32_t nbytes)
+/* Remembers what someone said, with the files before it if it may have any. Bytes that are not UTF-8
+ * become U+FFFD. */
+static int32_t add_said(const char *role, int32_t has_files, const char *bytes, uint32_t nbytes)
 {
     if (n_turns == turns_cap) {
         uint32_t cap = 2 * turns_cap + 8;
@@ -110,10 +111,23 @@ static int32_t add_turn(const char *role, const char *bytes, uint32_t nbytes)
     }
     turn_t *turn = &turns[n_turns++];
     *turn = (turn_t){.role = role, .first_file = n_files};
-    AGENT_TRY(take_files(turn, &bytes, &nbytes));
+    if (has_files)
+        AGENT_TRY(take_files(turn, &bytes, &nbytes));
     AGENT_TRY(agent_text_reserve(&turn->content, nbytes));
     AGENT_TRY(agent_text_append_utf8(&turn->content, bytes, nbytes));
     return guard(turn);
+}
+
+/* Remembers a text of anybody's: the model's may begin with any byte. */
+static int32_t add_turn(const char *role, const char *bytes, uint32_t nbytes)
+{
+    return add_said(role, 0, bytes, nbytes);
+}
+
+/* Remembers a message, which may begin with files. */
+static int32_t add_asked(const char *bytes, uint32_t nbytes)
+{
+    return add_said("user", 1, bytes, nbytes);
 }
 
 #endif
