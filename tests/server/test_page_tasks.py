@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 from tests.server.conftest import Serving
 from tests.server.page_support import opened
@@ -55,14 +55,26 @@ class Person:
         self.n_actions += 1
         return found.as_element()
 
+    def act(self, words: str, how: str, *given: str, beside: str = "") -> None:
+        """Does something with it; again if the page drew it anew at that moment."""
+        while True:
+            found = self.see(words, beside)
+            try:
+                getattr(found, how)(*given)
+                return
+            except Error as error:
+                if "not attached" not in str(error):
+                    raise
+                self.n_actions -= 1
+
     def press(self, words: str, beside: str = "") -> None:
-        self.see(words, beside).click()
+        self.act(words, "click", beside=beside)
 
     def press_sign(self, name: str, beside: str = "") -> None:
         self.see("", beside, SIGNS[name]).click()
 
     def fill(self, words: str, text: str) -> None:
-        self.see(words).fill(text)
+        self.act(words, "fill", text)
 
     def choose(self, words: str, option: str) -> None:
         """A click opens the list, and another takes something of it."""
@@ -70,7 +82,7 @@ class Person:
         self.n_actions += 1
 
     def slide_back(self, words: str) -> None:
-        self.see(words).press("ArrowLeft")
+        self.act(words, "press", "ArrowLeft")
 
     def send(self) -> None:
         if self.is_phone:
