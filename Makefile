@@ -31,7 +31,7 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hu
 test-model: $(VENV)/.dev ## all histories of the protocol by which servers share agents, within some bounds; says how many states there are (minutes)
 	$(BIN)/pytest -m 'long or not long' -s tests/protocol
 
-test-cluster: $(VENV)/.dev ## three servers over one bucket that are killed, stopped and cut off for CLUSTER_SECONDS (300), from CLUSTER_SEED on; and messages of all agents compared
+test-cluster: $(VENV)/.dev ## three servers over one bucket that are killed, stopped, cut off from it and from each other for CLUSTER_SECONDS (300), from CLUSTER_SEED on; and messages of all agents compared
 	$(BIN)/pytest -m 'long or not long' -s tests/server/test_cluster.py
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on

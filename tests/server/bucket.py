@@ -19,8 +19,9 @@ NAME = "agents"
 class Wire:
     """Passes bytes between a port of its own and another one, until it is cut."""
 
-    def __init__(self, port: int) -> None:
-        self._to = ("127.0.0.1", port)
+    def __init__(self, port: int = 0) -> None:
+        self.to = port
+        """The other port."""
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._whole = True
@@ -53,7 +54,11 @@ class Wire:
                 threading.Thread(target=self._carry, args=(here,), daemon=True).start()
 
     def _carry(self, here: socket.socket) -> None:
-        with here, socket.create_connection(self._to) as there:
+        with (
+            here,
+            contextlib.suppress(ConnectionRefusedError),  # whoever listened there has ended
+            socket.create_connection(("127.0.0.1", self.to)) as there,
+        ):
             out = threading.Thread(target=self._pump, args=(here, there), daemon=True)
             out.start()
             self._pump(there, here)
@@ -95,7 +100,7 @@ class Bucket:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        made = httpx.put(f"http://127.0.0.1:{port}/{NAME}")
+        made = httpx.put(f"http://127.0.0.1:{port}/{NAME}", timeout=120)
         assert made.status_code == 200, made.text
 
     def close(self) -> None:

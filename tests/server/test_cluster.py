@@ -80,7 +80,7 @@ def withstand(
 def test_a_short_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
     expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=12, n_messages=8)
     cluster = Cluster(bucket, url, tmp_path, tiny_q8)
-    withstand(cluster, expected, n_clients=6, blows=["cut", "kill", "stop"])
+    withstand(cluster, expected, n_clients=6, blows=["part", "clock", "cut", "kill", "stop"])
     cluster.stop()
 
 
@@ -128,6 +128,33 @@ def test_any_server_takes_any_agent(
     assert two.client.delete(path).status_code == 200
     one.start()
     assert [it["id"] for it in one.get("/v1/agents")["data"]] == [fork]
+    cluster.stop()
+
+
+def test_what_only_an_ancestor_was_is_forked_by_the_server_that_owns_it(
+    bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path
+) -> None:
+    """Ancestor and fork have different owners, and either server may be asked."""
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, n=2)
+    one, two = cluster.members
+    id_ = new_agent(one, seed=5)
+    path = f"/v1/agents/{id_}"
+    for text in ("one", "two"):
+        one.post(f"{path}/messages", {"input": text})
+    fork = one.post(f"{path}/fork", {"args": {"max_tokens": "9"}})["id"]
+    one.kill()
+    assert two.post(f"/v1/agents/{fork}/messages", {"input": "x"})["position"] == 3
+    one.start()  # and finds that it owns nothing any more
+    assert one.post(f"{path}/messages", {"input": "three"})["position"] == 3
+    for member in (one, two):
+        early = member.post(f"/v1/agents/{fork}/fork", {"position": 1})
+        assert early["origin"] == {"id": id_, "position": 1}
+        assert early["args"] == {**one.get(path)["args"], "max_tokens": "9"}
+        assert early["name"] == f"{one.get(path)['name'] or id_}, forked, forked"
+        assert [it["input"] for it in early["turns"]] == ["one"]
+        assert two.post(f"/v1/agents/{early['id']}/messages", {"input": "x"})["position"] == 2
+    told = two.client.get(path, headers={"X-Isthmus-Redirect": "1"})
+    assert (told.status_code, told.headers["location"]) == (307, one.address + path)
     cluster.stop()
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from isthmus.errors import SettingsError, StorageError
-from isthmus.server.agents.owning import Owning
+from isthmus.server.agents.owning import AnotherAgent, Owning
 from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
 from isthmus.server.cluster.placing import Placing, address_of
 from isthmus.server.http.errors import HttpError
@@ -111,8 +111,21 @@ async def asked(
     shared: Shared, method: str = "GET", *, known: dict[str, Any] | None = None
 ) -> tuple[int, bytes]:
     """The status and the body of a request about an agent."""
+    sent = await all_sent(shared, method, known=known)
+    return sent[0]["status"], b"".join(it.get("body", b"") for it in sent)
+
+
+async def all_sent(
+    shared: Shared,
+    method: str = "GET",
+    *,
+    known: dict[str, Any] | None = None,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    app: Any = None,
+) -> list[dict[str, Any]]:
+    """What a request about an agent is answered with."""
     owning = Owning(cast("Any", shared), known or {}, Threads(1, "test"))
-    placing = Placing(local, owning, ServerSettings(lease_s=0.4))
+    placing = Placing(app or local, owning, ServerSettings(lease_s=0.4))
     sent: list[dict[str, Any]] = []
     came = [{"type": "http.request", "body": b"{}" if method == "POST" else b""}]
 
@@ -127,8 +140,9 @@ async def asked(
 
     path = f"/v1/agents/{ID}"
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode()}
-    await placing({**scope, "headers": [], "query_string": b""}, receive, send)  # type: ignore[arg-type]
-    return sent[0]["status"], b"".join(it.get("body", b"") for it in sent)
+    more = {"headers": headers or [], "query_string": b"a=b"}
+    await placing({**scope, **more}, receive, send)  # type: ignore[arg-type]
+    return sent
 
 
 class Answering:
@@ -164,9 +178,43 @@ def test_an_owner_answers_and_learns_who_passed_it_on() -> None:
         async with there as owner:
             assert await asked(Shared(owner), "POST") == (201, b"there")
         (head,) = there.came
-        assert head.startswith(f"POST /v1/agents/{ID} HTTP/1.1\r\n".encode())
+        assert head.startswith(f"POST /v1/agents/{ID}?a=b HTTP/1.1\r\n".encode())
         assert b"x-isthmus-peer: token\r\n" in head.lower()
         assert b"x-isthmus-key" not in head.lower()
+
+    asyncio.run(work())
+
+
+def test_a_client_that_asks_for_it_is_told_where_the_owner_is() -> None:
+    ask = [(b"x-isthmus-redirect", b"1")]
+    shared = Shared(peer(9))
+    (start, _) = asyncio.run(all_sent(shared, "POST", headers=ask))
+    assert start["status"] == 307
+    location = dict(start["headers"])[b"location"].decode()
+    assert location == f"http://127.0.0.1:9/v1/agents/{ID}?a=b"
+    (start, _) = asyncio.run(all_sent(Shared(None), headers=ask))
+    assert start["status"] == 200
+
+
+def test_a_request_that_is_about_another_agent_goes_to_the_owner_of_that_one() -> None:
+    other = "b" * 12
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if ID in scope["path"]:
+            await receive()
+            raise AnotherAgent(other, f"/v1/agents/{other}/fork", b"{}")
+        assert scope["path"] == f"/v1/agents/{other}/fork"
+        assert (await receive())["body"] == b"{}"
+        await local(scope, receive, send)
+
+    async def work() -> None:
+        there = Answering(b"HTTP/1.1 201 Made\r\nContent-Length: 5\r\n\r\nthere")
+        async with there as owner:
+            sent = await all_sent(Shared(None, owner), "POST", app=app)
+            assert sent[0]["status"] == 201
+            assert there.came[0].startswith(f"POST /v1/agents/{other}/fork HTTP/1.1".encode())
+        sent = await all_sent(Shared(None), "POST", app=app)
+        assert sent[0]["status"] == 200
 
     asyncio.run(work())
 

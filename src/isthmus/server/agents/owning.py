@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from isthmus.errors import StorageError
 from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.storage.home import Sharing
 from isthmus.server.storage.node import Peer
@@ -20,6 +21,15 @@ from isthmus.server.storage.record import Record
 
 _log = logging.getLogger("isthmus.server")
 _T = TypeVar("_T")
+
+
+class AnotherAgent(Exception):
+    """A request that is answered by the owner of another agent than its path names."""
+
+    def __init__(self, agent: str, path: str, body: bytes) -> None:
+        super().__init__(path)
+        self.agent, self.path, self.body = agent, path, body
+        """What that owner is asked."""
 
 
 class Owning:
@@ -101,3 +111,14 @@ class Owning:
 
     async def _do(self, what: Callable[[], _T]) -> _T:
         return await self._threads.do(current().owner, what)
+
+
+def require_readmitted(record: Record) -> None:
+    """HttpError 409 for an agent that is quarantined."""
+    if record.quarantined:
+        said = (
+            f"agent {record.id} is quarantined: {record.deaths} servers ended one after another "
+            "while they had it in use. It can be read and deleted; POST "
+            f"/v1/agents/{record.id}/readmit lets it be used again"
+        )
+        raise HttpError(409, said, code="quarantined")

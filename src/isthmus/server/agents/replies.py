@@ -27,6 +27,8 @@ class AgentSummary(TypedDict):
     origin: Origin | None
     position: int
     tools: list[str]
+    quarantined: bool
+    """Whether it is set apart, as several servers ended while they had it in use."""
 
 
 class Agent(AgentSummary):
@@ -203,6 +205,7 @@ def summary(record: Record) -> AgentSummary:
         "origin": msgspec.to_builtins(record.origin),
         "position": record.position,
         "tools": list(record.tools),
+        "quarantined": record.quarantined,
     }
 
 

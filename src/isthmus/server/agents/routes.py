@@ -22,6 +22,7 @@ from isthmus.errors import SettingsError
 from isthmus.model.checks import nothing
 from isthmus.runtime.arguments import option_texts
 from isthmus.server.agents.held import Held
+from isthmus.server.agents.owning import AnotherAgent
 from isthmus.server.agents.replies import (
     Agent,
     AgentList,
@@ -77,6 +78,7 @@ class Agents:
             Endpoint("PATCH", one, self.rename, takes=NewName, gives=(Agent,)),
             Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
             Endpoint("POST", f"{one}/stop", self.stop, gives=(Stopped,)),
+            Endpoint("POST", f"{one}/readmit", self.readmit, gives=(Agent,)),
             Endpoint("POST", f"{one}/fork", self.fork, takes=NewFork, gives=(Agent,), status=201),
             *self._shelf.tools.routes(),
             Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
@@ -152,11 +154,22 @@ class Agents:
         asked = await read_strictly(request, _new_fork, empty=b"{}")
         record = self._own(request)
         position = record.position if asked.position is None else asked.position
-        async with self._shelf.holding(self._who_was_at(record, position).id) as held:
+        source = await self._who_was_at(record, position)
+        changes = await self._changes(record, asked)
+        if source is not record and await self._shelf.owning.look(source.id) is not None:
+            raise AnotherAgent(source.id, f"/v1/agents/{source.id}/fork",
+                               _fork_of(source, position, changes))  # fmt: skip
+        async with self._shelf.holding(source.id) as held:
             _require_position(held.record, position)
-            changes = await self._changes(record, asked)
             made = await self._shelf.fork(held.record, position, changes)
         return await self._tell_all(made, 201)
+
+    async def readmit(self, request: Request) -> Response:
+        """Lets an agent be used again that is quarantined."""
+        async with self._shelf.holding(self._own(request).id) as held:
+            record = msgspec.structs.replace(held.record, deaths=0)
+            await self._shelf.in_thread(lambda: self._shelf.write(record, []))
+        return await self._tell_all(record, 200)
 
     async def _changes(self, record: Record, asked: NewFork) -> dict[str, Any]:
         """What a fork of an agent has of its own."""
@@ -176,9 +189,10 @@ class Agents:
             await self._shelf.in_thread(lambda: self._shelf.write(record, []))
         return await self._tell_all(record, 200)
 
-    def _who_was_at(self, record: Record, position: int) -> Record:
+    async def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
         while record.origin is not None and position < record.origin.position:
+            await self._shelf.owning.look(record.origin.id)  # another server may have made it
             if record.origin.id not in self._shelf.visible():
                 break
             record = self._shelf.record(record.origin.id)
@@ -308,6 +322,18 @@ class Agents:
         record = self._shelf.record(request.path_params["id"])
         current().agent = record.id
         return record
+
+
+def _fork_of(source: Record, position: int, changes: dict[str, Any]) -> bytes:
+    """The body that makes the same fork of an ancestor: `changes` are all that it differs in."""
+    model = changes["models"].get("default")
+    fork = NewFork(
+        name=changes["name"],
+        position=position,
+        model=None if model == source.models.get("default") else model,
+        args={**dict.fromkeys(source.args), **changes["args"]},
+    )
+    return msgspec.json.encode(fork)
 
 
 def _require_limits(asked: dict[str, Any], most: int) -> None:

@@ -34,7 +34,7 @@ from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.loading import Guests
-from isthmus.server.agents.owning import Owning
+from isthmus.server.agents.owning import Owning, require_readmitted
 from isthmus.server.agents.tools import AgentTools
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Threads
@@ -169,6 +169,7 @@ class Shelf:
             source,
             id=new_id(),
             created=time.time(),
+            deaths=0,
             origin=Origin(id=source.id, position=position),
             position=position,
             **changes,
@@ -259,6 +260,8 @@ class Shelf:
 
     def write(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         """The moment at which something has happened."""
+        if turns:
+            record = msgspec.structs.replace(record, deaths=0)
         self._home.commit(record, turns, is_new=is_new)
         self.records[record.id] = record
 
@@ -306,7 +309,7 @@ class Shelf:
 
     async def start(self, record: Record, source: Record | None = None, position: int = 0) -> Actor:
         """An actor for an agent that is not kept yet: what another agent was at a position, or a
-        fresh one, also if that one's snapshot cannot be used."""
+        fresh one, also if that one's snapshot cannot be used. HttpError 409 if quarantined."""
         given = await self.given(record)
         if source is not None:
             try:
@@ -319,6 +322,7 @@ class Shelf:
 
     async def renew(self, record: Record) -> Actor:
         """A fresh actor in place of what an agent was; its holder saves it with the next turn."""
+        require_readmitted(record)
         given = await self.given(record)
         await self.forget(record.id)
         actor = await self.made(lambda: self._spawn(record, given))
@@ -362,6 +366,7 @@ class Shelf:
     def _restore(
         self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
+        require_readmitted(record)
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(

@@ -70,7 +70,7 @@ async def pass_on(
     async with _connected(peer) as (reader, writer):
         wire = _Wire(reader, writer, lambda: has_ended(peer.number))
         try:
-            await wire.ask(scope["method"], _target(scope), _heads(peer, scope["headers"], body))
+            await wire.ask(scope["method"], target_of(scope), _heads(peer, scope["headers"], body))
             head = await wire.answer(body)
         except (OSError, h11.ProtocolError, EOFError):
             if scope["method"] in SAFE:
@@ -174,7 +174,8 @@ def _is_told(name: bytes) -> bool:
     return name not in _NOT_TOLD and not name.startswith(b"x-ratelimit-")
 
 
-def _target(scope: _Message) -> bytes:
+def target_of(scope: _Message) -> bytes:
+    """The path and the query of a request, as they came."""
     path = bytes(scope["raw_path"])
     return path + b"?" + scope["query_string"] if scope["query_string"] else path
 

@@ -139,8 +139,12 @@ class Mirror:
 
     def commit(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         number = self._node.number
-        saved = self.store.open(record.snapshot)
         known = None if is_new else self._records.get(record.id)
+        if known is not None and not turns:  # what it is called, for instance: nothing to upload
+            full, _ = with_turns(known, record, ())
+            self._garbage.own(self._records.write(full, number))
+            return
+        saved = self.store.open(record.snapshot)
         full, segments = with_turns(known, record, turns, number)
         packs = self._packs(full, saved.packs(), number)
         full = _with(full, f"{number:010d}-{saved.id}", packs)

@@ -19,6 +19,8 @@ from isthmus.units import MIB
 
 KEPT_TURNS = 256
 """Snapshots of an agent's last turns; older ones are deleted. Their texts are kept longer."""
+QUARANTINE_DEATHS = 3
+"""Owners that end one after another, without a turn in between, until an agent is set apart."""
 MAX_NBYTES = 256 * MIB
 """Bytes of the largest record that is read. Earlier releases kept all texts in it."""
 _ID = re.compile(r"[a-z0-9]{12}")
@@ -115,6 +117,13 @@ class Record(Struct, frozen=True, kw_only=True):
     """A command's arguments."""
     used: float = 0.0
     """When its last turn was done, in seconds since 1970; 0 in records of earlier releases."""
+    deaths: int = 0
+    """Servers that owned the agent when they ended, since its last turn."""
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether the agent is set apart, as it may be what ended its owners."""
+        return self.deaths >= QUARANTINE_DEATHS
 
     @property
     def n_own(self) -> int:
