@@ -39,7 +39,17 @@ class Member(Serving):
     """A server with a cache, a wire to the bucket, a wire by which the others reach it, and a clock
     of its own."""
 
-    def __init__(self, bucket: Bucket, url: str, folder: Path, model: Path, lease_s: float) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        url: str,
+        folder: Path,
+        model: Path,
+        lease_s: float,
+        *,
+        wired: bool = False,
+    ) -> None:
+        """`wired` has the others come by the wire, which also connects while nobody is there."""
         folder.mkdir()
         config = folder / "server.toml"
         config.write_text(f'data = "{url}"\nlease_s = {lease_s}\nn_ctx = 1024\n')
@@ -51,7 +61,7 @@ class Member(Serving):
             folder / "unused",
             *("--data", url, "--cache", str(folder / "cache"), "--model", f"tiny={model}"),
             *("--config", str(config)),
-            *("--advertise", self.address),
+            *(("--advertise", f"http://127.0.0.1:{self.inbound.port}") if wired else ()),
             environment={
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.wire.port}",
                 "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
@@ -67,11 +77,6 @@ class Member(Serving):
         """Has its clock be so far ahead of ours from now on."""
         self._clock.write_text(str(seconds))
         self.signal(signal.SIGUSR2)
-
-    @property
-    def address(self) -> str:
-        """Where other servers reach it."""
-        return f"http://127.0.0.1:{self.inbound.port}"
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

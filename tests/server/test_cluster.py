@@ -39,10 +39,18 @@ def url(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
 
 class Cluster:
-    def __init__(self, bucket: Bucket, url: str, folder: Path, model: Path, n: int = 3) -> None:
-        self.members = [
-            Member(bucket, url, folder / f"member-{it}", model, LEASE_S) for it in range(n)
-        ]
+    def __init__(
+        self,
+        bucket: Bucket,
+        url: str,
+        folder: Path,
+        model: Path,
+        n: int = 3,
+        *,
+        wired: bool = False,
+    ) -> None:
+        folders = [folder / f"member-{it}" for it in range(n)]
+        self.members = [Member(bucket, url, it, model, LEASE_S, wired=wired) for it in folders]
 
     def stop(self) -> None:
         for member in self.members:
@@ -79,7 +87,7 @@ def withstand(
 
 def test_a_short_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
     expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=12, n_messages=8)
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8)
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
     withstand(cluster, expected, n_clients=6, blows=["part", "clock", "cut", "kill", "stop"])
     cluster.stop()
 
@@ -88,7 +96,7 @@ def test_a_short_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_pa
 def test_a_long_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
     n_messages = max(4, round(SECONDS / 10))
     expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=48, n_messages=n_messages)
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8)
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
     withstand(cluster, expected, n_clients=16, blows=[None] * round(SECONDS / 5))
     cluster.stop()
 
@@ -154,7 +162,7 @@ def test_what_only_an_ancestor_was_is_forked_by_the_server_that_owns_it(
         assert [it["input"] for it in early["turns"]] == ["one"]
         assert two.post(f"/v1/agents/{early['id']}/messages", {"input": "x"})["position"] == 2
     told = two.client.get(path, headers={"X-Isthmus-Redirect": "1"})
-    assert (told.status_code, told.headers["location"]) == (307, one.address + path)
+    assert (told.status_code, told.headers["location"]) == (307, one.url + path)
     cluster.stop()
 
 
