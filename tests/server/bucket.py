@@ -26,6 +26,8 @@ class Wire:
         self.port = int(self._server.getsockname()[1])
         self._whole = True
         self._open: set[socket.socket] = set()
+        self.delay_s = 0.0
+        """Seconds for which each answer waits."""
         self.spoil: Callable[[bytes], bytes] | None = None
         """What is made of the bytes that pass; None leaves them as they are."""
         threading.Thread(target=self._accept, daemon=True).start()
@@ -59,15 +61,25 @@ class Wire:
             contextlib.suppress(ConnectionRefusedError),  # whoever listened there has ended
             socket.create_connection(("127.0.0.1", self.to)) as there,
         ):
-            out = threading.Thread(target=self._pump, args=(here, there), daemon=True)
+            asked = threading.Event()
+            out = threading.Thread(target=self._pump, args=(here, there, asked.set), daemon=True)
             out.start()
-            self._pump(there, here)
+            self._pump(there, here, lambda: self._wait(asked))
             out.join()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _wait(self, asked: threading.Event) -> None:
+        """Delays the beginning of an answer, and not what comes after that."""
+        if self.delay_s and asked.is_set():
+            asked.clear()
+            time.sleep(self.delay_s)
+
+    def _pump(
+        self, source: socket.socket, target: socket.socket, before: Callable[[], None]
+    ) -> None:
         self._open.add(source)
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                before()
                 target.sendall(self.spoil(data) if self.spoil else data)
             target.shutdown(socket.SHUT_WR)
         self._open.discard(source)

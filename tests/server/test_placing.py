@@ -11,6 +11,7 @@ from isthmus.errors import SettingsError, StorageError
 from isthmus.server.agents.owning import AnotherAgent, Owning
 from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
 from isthmus.server.cluster.placing import Placing, address_of
+from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.settings import ServerSettings
@@ -107,6 +108,10 @@ async def local(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"here"})
 
 
+async def keep(_id: str) -> bool:
+    raise AssertionError("nobody asked for it")
+
+
 async def asked(
     shared: Shared, method: str = "GET", *, known: dict[str, Any] | None = None
 ) -> tuple[int, bytes]:
@@ -122,10 +127,12 @@ async def all_sent(
     known: dict[str, Any] | None = None,
     headers: list[tuple[bytes, bytes]] | None = None,
     app: Any = None,
+    hand_over: Any = None,
 ) -> list[dict[str, Any]]:
     """What a request about an agent is answered with."""
     owning = Owning(cast("Any", shared), known or {}, Threads(1, "test"))
-    placing = Placing(app or local, owning, ServerSettings(lease_s=0.4))
+    settings = ServerSettings(lease_s=0.4)
+    placing = Placing(app or local, owning, settings, hand_over or keep)
     sent: list[dict[str, Any]] = []
     came = [{"type": "http.request", "body": b"{}" if method == "POST" else b""}]
 
@@ -217,6 +224,30 @@ def test_a_request_that_is_about_another_agent_goes_to_the_owner_of_that_one() -
         assert sent[0]["status"] == 200
 
     asyncio.run(work())
+
+
+def test_an_agent_goes_to_the_server_that_all_its_requests_come_to() -> None:
+    home, handed = [(b"x-isthmus-home", b"1")], []
+
+    async def hand_over(id_: str) -> bool:
+        handed.append(id_)
+        return is_idle
+
+    async def work(passed_on: bool) -> int:
+        entry = Entry("-", "POST", "-")
+        entry.passed_on = passed_on
+        begin(entry)
+        sent = await all_sent(Shared(None), "POST", headers=home, hand_over=hand_over)
+        return int(sent[0]["status"])
+
+    is_idle = True
+    assert asyncio.run(work(False)) == 200  # from a client, who gets an answer
+    assert handed == []
+    with pytest.raises(HttpError) as refused:
+        asyncio.run(work(True))
+    assert (refused.value.status, handed) == (421, [ID])
+    is_idle = False
+    assert asyncio.run(work(True)) == 200
 
 
 def test_an_owner_that_is_out_of_reach_answers_alone_while_it_lives() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from isthmus.cli.options import (
     add_device_options,
@@ -26,6 +26,9 @@ from isthmus.config import Capacity
 from isthmus.errors import IsthmusError, SettingsError
 from isthmus.mapping import Job, Mapped, Mapper
 from isthmus.mapping.lines import Input, line_of, open_results, read_inputs, resume
+
+if TYPE_CHECKING:
+    from isthmus.ray.mapping import RayMapper
 
 HELP = "run a guest on each of many inputs, and write the outputs in order"
 EXAMPLES = """\
@@ -67,6 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="where each agent's clock begins, in seconds since 1970 (default: 0)",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on this Ray cluster, whose nodes have the same files; auto for the one of "
+        "this machine; local begins one here (needs isthmus[ray])",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="workers on the cluster (default: 1)"
+    )
+    parser.add_argument(
+        "--worker-gpus", type=float, default=0, metavar="N", help="cards of each (default: 0)"
+    )
     add_model_options(parser)
     add_guest_options(parser)
     add_grammar_options(parser)
@@ -76,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs it. 1 if an input failed."""
     total = _count(arguments.inputs)
-    with _opened(arguments.inputs) as lines, open_mapper(arguments) as mapper:
+    with _opened(arguments.inputs) as lines, _some_mapper(arguments) as mapper:
         inputs = read_inputs(lines, arguments.inputs)
         n_done = n_failed = 0
         with contextlib.ExitStack() as stack:
@@ -114,6 +129,22 @@ def open_mapper(arguments: argparse.Namespace) -> Iterator[Mapper]:
         name, limits = sized_guest(arguments, models, args)
         job = Job(name, models, args, limits, arguments.seed or 0, arguments.clock * 10**9)
         yield Mapper(runtime, job)
+
+
+@contextlib.contextmanager
+def _some_mapper(arguments: argparse.Namespace) -> Iterator[Mapper | RayMapper]:
+    """Here, or on a Ray cluster."""
+    if arguments.ray is None:
+        with open_mapper(arguments) as mapper:
+            yield mapper
+        return
+    from isthmus.ray.mapping import Workers, ray_mapper  # noqa: PLC0415
+    from isthmus.ray.serving import connected  # noqa: PLC0415
+
+    workers = Workers(arguments.workers, gpus=arguments.worker_gpus)
+    arguments = argparse.Namespace(**{**vars(arguments), "parser": None})  # which nobody pickles
+    with connected(arguments.ray), ray_mapper(partial(open_mapper, arguments), workers) as there:
+        yield there
 
 
 def _count(name: str) -> int | None:

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 
 from isthmus.errors import IsthmusError
 from isthmus.server.agents.guest_logs import GuestLogs
+from isthmus.server.agents.held import hand_over
 from isthmus.server.agents.looking import Looking
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
@@ -99,7 +100,9 @@ def create_app(
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
     app.state.listening = partial(advertise, shelf.owning, settings)
-    app.add_middleware(Placing, owning=shelf.owning, settings=settings)
+    app.add_middleware(
+        Placing, owning=shelf.owning, settings=settings, hand_over=partial(hand_over, shelf)
+    )
     sharing = shelf.owning.sharing
     app.add_middleware(
         Guard,

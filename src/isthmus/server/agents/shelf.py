@@ -106,6 +106,10 @@ class Shelf:
         seen = {id_: it for id_, it in self.records.items() if it.kind == "agent"}
         return {id_: it for id_, it in seen.items() if self._may_see(it)}
 
+    def lock_of(self, id_: str) -> asyncio.Lock:
+        """Held by whoever uses an agent."""
+        return self._locks.setdefault(id_, asyncio.Lock())
+
     def is_held(self, id_: str) -> bool:
         """Whether somebody uses an agent at this moment."""
         return (lock := self._locks.get(id_)) is not None and lock.locked()
@@ -122,7 +126,7 @@ class Shelf:
     async def holding(self, id_: str) -> AsyncIterator[Held]:
         """An agent for one user alone; others wait. SnapshotNotFound."""
         self.record(id_)
-        lock = self._locks.setdefault(id_, asyncio.Lock())
+        lock = self.lock_of(id_)
         await lock.acquire()
         held = None
         try:
@@ -140,8 +144,7 @@ class Shelf:
 
     def _let_go(self, id_: str) -> None:
         """Lets any server have an agent that is not in memory, beside other work."""
-        lock = self._locks.setdefault(id_, asyncio.Lock())
-        self.owning.let_go(id_, lock, lambda: id_ in self._live)
+        self.owning.let_go(id_, self.lock_of(id_), lambda: id_ in self._live)
 
     async def live(self, record: Record) -> Actor:
         """The actor, brought back from its last snapshot if it is not in memory."""
@@ -195,7 +198,7 @@ class Shelf:
             name=name,
             guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
             models=models,
-            args=dict(_pair(it) for it in manifest.actor.args),
+            args=dict(it.partition("=")[::2] for it in manifest.actor.args),
             argv=manifest.actor.argv or (),
             limits=asdict(limits),
             seed=int(manifest.actor.seed),
@@ -393,8 +396,3 @@ class Shelf:
 def _owned(record: Record) -> Record:
     """A record as that of whoever asks."""
     return msgspec.structs.replace(record, owner=current().owner)
-
-
-def _pair(option: str) -> tuple[str, str]:
-    name, _, value = option.partition("=")
-    return name, value

@@ -55,6 +55,11 @@ _Send = Callable[[_Message], Awaitable[None]]
 class NotThere(Exception):
     """A server did not take a request, so that it may be asked elsewhere."""
 
+    def __init__(self, *, is_elsewhere: bool = False) -> None:
+        super().__init__()
+        self.is_elsewhere = is_elsewhere
+        """Whether the server said so itself."""
+
 
 async def pass_on(
     peer: Peer,
@@ -84,7 +89,7 @@ async def pass_on(
                 retry_s=1,
             ) from None
         if head.status_code == _MISDIRECTED:
-            raise NotThere
+            raise NotThere(is_elsewhere=True)
         headers = [(name, value) for name, value in head.headers if _is_told(name)]
         status = head.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})

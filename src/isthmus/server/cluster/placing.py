@@ -34,6 +34,9 @@ _PAUSE_S = 0.25
 """Seconds between two tries to reach an owner."""
 _REDIRECT = b"x-isthmus-redirect"
 """A header by which a client asks for 307 instead of an answer that is passed on."""
+_HOME = b"x-isthmus-home"
+"""A header by which a balancer says that it sends all requests of an agent to the same server: that
+one is to own the agent, not only to pass requests on."""
 _REMEMBERED = 4096
 """Agents whose owners are remembered, so that the store need not be asked."""
 
@@ -66,10 +69,16 @@ class Placing:
     """See the module; an ASGI middleware around `app`, inside of what checks keys."""
 
     def __init__(
-        self, app: Callable[..., Awaitable[None]], owning: Owning, settings: ServerSettings
+        self,
+        app: Callable[..., Awaitable[None]],
+        owning: Owning,
+        settings: ServerSettings,
+        hand_over: Callable[[str], Awaitable[bool]],
     ) -> None:
+        """`hand_over` lets another server have an agent that nobody uses; says whether it did."""
         self._app = app
         self._owning = owning
+        self._hand_over = hand_over
         self._patience_s = 1.5 * settings.lease_s
         """Seconds for which an owner may be out of reach that may have ended."""
         self._owners: OrderedDict[str, Peer] = OrderedDict()
@@ -99,6 +108,8 @@ class Placing:
         if agent is not None and redirects:
             self._owners.pop(agent, None)  # whom this server remembers may have ended
         peer = None if agent is None else await self._first_owner(asked, sharing)
+        if peer is None and agent is not None and await self._is_handed_over(agent, asked.scope):
+            raise HttpError(421, f"agent {agent} is yours to take", code="elsewhere")
         if peer is not None:
             if current().passed_on and not is_second:
                 raise HttpError(421, f"agent {agent} is another server's", code="elsewhere")
@@ -110,6 +121,12 @@ class Placing:
                 return
         await self._app(asked.scope, asked.received(), asked.send)
 
+    async def _is_handed_over(self, agent: str, scope: _Message) -> bool:
+        """Whether an agent goes to the server that passes this request on, as all requests of the
+        agent come to that one."""
+        is_home = any(name == _HOME for name, _ in scope["headers"])
+        return is_home and current().passed_on and await self._hand_over(agent)
+
     async def _ask(self, asked: _Asked, peer: Peer | None, sharing: Sharing) -> bool:
         """Has the owner of an agent answer; False if this server may by now. HttpError 502, 503."""
         agent, body = asked.agent or "", asked.body or b""
@@ -117,11 +134,11 @@ class Placing:
         while peer is not None:
             try:
                 await pass_on(peer, asked.scope, body, asked.send, sharing.has_ended)
-            except NotThere:
+            except NotThere as refused:
                 self._owners.pop(agent, None)
                 if time.monotonic() > end:
                     raise _out_of_reach(peer) from None
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(0.0 if refused.is_elsewhere else _PAUSE_S)
                 peer = await self._owner(agent, sharing)
             else:
                 self._owners[agent] = peer
