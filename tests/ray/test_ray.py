@@ -22,13 +22,20 @@ from typing import Any
 import httpx
 import pytest
 
+from isthmus.errors import SettingsError
+from isthmus.ray.serving import build
 from tests.server.bucket import NAME, Bucket
 from tests.server.cluster import calm_histories, histories, text_of
 
 pytest.importorskip("ray", reason="needs pip install 'isthmus[ray]'")
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
+]
 LEASE_S = 3.0
 N_AGENTS, N_MESSAGES = 12, 10
+STARTING = {"RAY_raylet_start_wait_time_s": "180", "RAY_gcs_server_request_timeout_seconds": "120"}
+"""For Ray's processes on a machine that others use too."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ class Application:
         command = [sys.executable, "-m", "isthmus", "serve", "--ray", "local"]
         command += ["--config", str(config), "--port", self.url.rpartition(":")[2]]
         command += ["--data", f"s3://{NAME}/{folder.name}", "--cache", str(folder / "caches")]
-        environment = {**os.environ, **bucket.environment, "RAY_TMPDIR": "/tmp"}
+        environment = {**os.environ, **bucket.environment, **STARTING}
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 [*command, "--model", f"tiny={model}", *options],
@@ -159,11 +166,11 @@ def test_replicas_that_are_killed_and_scaled_lose_nothing(
 
 
 def test_replicas_come_with_messages_and_go(bucket: Bucket, tiny_q8: Path, tmp_path: Path) -> None:
-    expected = calm_histories(tmp_path / "calm", tiny_q8, N_AGENTS, 24)
+    expected = calm_histories(tmp_path / "calm", tiny_q8, 2 * N_AGENTS, N_MESSAGES)
     app = Application(
         bucket, tmp_path / "scaled", tiny_q8, "--replicas", "1-3", "--replica-messages", "1"
     )
-    ids = [app.new_agent(n) for n in range(N_AGENTS)]
+    ids = [app.new_agent(n) for n in range(2 * N_AGENTS)]
     assert len(servers(app)) == 1
     most = 0
     ended = threading.Event()
@@ -175,7 +182,7 @@ def test_replicas_come_with_messages_and_go(bucket: Bucket, tiny_q8: Path, tmp_p
 
     watching = threading.Thread(target=watch)
     watching.start()
-    met = talk(app, ids, range(24))
+    met = talk(app, ids, range(N_MESSAGES))
     ended.set()
     watching.join()
     print(f"\n1 to {most} replicas under load: {dict(met)}")
@@ -188,6 +195,25 @@ def test_replicas_come_with_messages_and_go(bucket: Bucket, tiny_q8: Path, tmp_p
     app.stop()
 
 
+def test_the_manifest_of_the_documentation_is_one() -> None:
+    import yaml
+    from ray.serve.schema import ServeDeploySchema
+
+    page = (Path(__file__).parents[2] / "docs/cluster.md").read_text()
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    service = yaml.safe_load(manifest)
+    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    module, _, name = str(application.import_path).partition(":")
+    assert (module, name) == (build.__module__, build.__name__)
+    bound = build(application.args)
+    deployment = bound._bound_deployment
+    assert deployment._deployment_config.autoscaling_config.max_replicas == 3
+    with pytest.raises(SettingsError, match="no argument replica"):
+        build({**application.args, "replica": 1})
+
+
 def test_a_map_is_the_same_on_a_cluster(tiny_q8: Path, tmp_path: Path) -> None:
     inputs = tmp_path / "in.jsonl"
     inputs.write_text("".join(json.dumps(f"Tell me about {n}.") + "\n" for n in range(40)))
@@ -197,6 +223,6 @@ def test_a_map_is_the_same_on_a_cluster(tiny_q8: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(here.stdout[: len(here.stdout) // 2])  # torn in a line
     there = [*command, "--output", out, "--ray", "local", "--workers", "2"]
-    done = subprocess.run(there, check=False, capture_output=True)
+    done = subprocess.run(there, check=False, capture_output=True, env={**os.environ, **STARTING})
     assert done.returncode == 0, done.stderr[-3000:]
     assert out.read_bytes() == here.stdout

@@ -94,8 +94,8 @@ def test_a_short_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_pa
 
 @pytest.mark.long
 def test_a_long_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
-    n_messages = max(4, round(SECONDS / 10))
-    expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=48, n_messages=n_messages)
+    n_agents = max(16, round(0.4 * SECONDS))
+    expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents, n_messages=12)
     cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
     withstand(cluster, expected, n_clients=16, blows=[None] * round(SECONDS / 5))
     cluster.stop()
@@ -120,6 +120,9 @@ def test_any_server_takes_any_agent(
     fork = two.post(f"{path}/fork", {"position": 1})["id"]
     assert one.post(f"/v1/agents/{fork}/messages", {"input": "x"})["position"] == 2
     assert two.client.get("/v1/agents/aaaaaaaaaaaa").status_code == 404
+    listed = two.get("/v1/servers")["data"]
+    assert [it["this"] for it in listed] == [True, False]
+    assert len({it["kind"] for it in listed}) == 1
     refused = two.client.post(f"{path}/messages", json={"input": "x", "previous": 1})
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "position")
 

@@ -51,11 +51,11 @@ class Place:
         self._runtime, self._folder = runtime, folder
         self._n = 0
 
-    def shelf(self, cache: str | None = None, lease_s: float = 3.0) -> Shelf:
+    def shelf(self, cache: str = "", runtime: Runtime | None = None, **how: Any) -> Shelf:
         self._n += 1
         folder = self._folder / (cache or f"cache-{self._n}")
-        settings = ServerSettings(data=self.url, cache=folder, lease_s=lease_s)
-        return Shelf(no_models(self._runtime), settings)
+        settings = ServerSettings(data=self.url, cache=folder, **{"lease_s": 3.0, **how})
+        return Shelf(no_models(runtime or self._runtime), settings)
 
     def names(self, folder: str) -> set[str]:
         return set(Objects(self.url).names(folder))

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -14,10 +13,7 @@ import pytest
 
 from isthmus import Runtime
 from isthmus.errors import SnapshotNotFound, StorageError
-from isthmus.server.agents.held import hand_over
-from isthmus.server.agents.replies import summary
 from isthmus.server.agents.shelf import Shelf
-from isthmus.server.http.errors import HttpError
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.mirror import Mirror
 from isthmus.server.storage.objects import Objects
@@ -239,46 +235,6 @@ def test_what_a_stopped_server_removes_as_garbage_is_nothing_that_the_next_one_w
     asyncio.run(work())
 
 
-def test_an_agent_that_may_have_ended_its_owners_is_quarantined(place: Place) -> None:
-    """What it is asked never ends; each of its owners does."""
-
-    async def work() -> None:
-        shelves = [place.shelf(lease_s=60) for _ in range(4)]
-        async with serving(*shelves):
-            first, *_, last = shelves
-            id_, other = await new(first), await new(first)
-            for former, heir in pairwise(shelves):
-                end(former, heir)
-                await heir.owning.refresh()
-                await heir.owning.acquire(id_)
-                assert heir.records[id_].deaths == shelves.index(heir)
-                assert await tell(heir, other) in "ABC"  # an answer sets the count to 0
-            assert last.record(other).deaths == 0
-            for use in (tell(last, id_), last.fork(last.record(id_), 0, {})):
-                with pytest.raises(HttpError) as refused:
-                    await use
-                assert (refused.value.status, refused.value.code) == (409, "quarantined")
-            assert summary(last.record(id_))["quarantined"]
-            assert await last.turns(last.record(id_)) == []
-            async with last.holding(id_) as held:
-                last.write(msgspec.structs.replace(held.record, name="named"), [])
-            assert last.record(id_).quarantined  # a name is no answer
-            async with last.holding(id_) as held:
-                last.write(msgspec.structs.replace(held.record, deaths=0), [])
-            assert await tell(last, id_) == "A"
-            fork = (await last.fork(last.record(id_), 1, {})).id
-            assert await tell(last, fork) == "B"
-
-    asyncio.run(work())
-
-
-def end(former: Shelf, heir: Shelf) -> None:
-    """Has a server take another one for dead."""
-    assert isinstance(heir._home, Mirror)
-    assert isinstance(former._home, Mirror)
-    heir._home._node._ended.add(former._home._node.number)
-
-
 def test_a_name_is_given_by_a_server_that_has_no_snapshot(place: Place) -> None:
     async def work() -> None:
         one, two = place.shelf(lease_s=60), place.shelf(lease_s=60)
@@ -293,23 +249,6 @@ def test_a_name_is_given_by_a_server_that_has_no_snapshot(place: Place) -> None:
             assert await seen(one, id_) is None
             assert one.record(id_).name == "Ada"
             assert await tell(one, id_) == "B"
-
-    asyncio.run(work())
-
-
-def test_an_agent_that_nobody_uses_is_handed_over(place: Place) -> None:
-    async def work() -> None:
-        one, two = place.shelf(lease_s=60), place.shelf(lease_s=60)
-        async with serving(one, two):
-            id_ = await new(one)
-            assert await tell(one, id_) == "A"
-            async with one.holding(id_):
-                assert not await hand_over(one, id_)
-            assert await hand_over(one, id_)
-            assert not await hand_over(one, id_)
-            assert await seen(two, id_) is None
-            assert await tell(two, id_) == "B"
-            assert not await hand_over(one, id_)
 
     asyncio.run(work())
 

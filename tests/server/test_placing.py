@@ -15,6 +15,7 @@ from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.computes import Computes
 from isthmus.server.storage.node import Peer
 
 ID = "abcdefghij12"
@@ -83,6 +84,7 @@ class Shared:
     """What the store says of one agent: the owners that it has, one after another."""
 
     token = "t"
+    computes = Computes()
 
     def __init__(self, *owners: Peer | None) -> None:
         self._owners = list(owners)

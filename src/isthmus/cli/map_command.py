@@ -70,6 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="where each agent's clock begins, in seconds since 1970 (default: 0)",
     )
+    _add_ray_options(parser)
+    add_model_options(parser)
+    add_guest_options(parser)
+    add_grammar_options(parser)
+    add_device_options(parser)
+
+
+def _add_ray_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -82,10 +90,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--worker-gpus", type=float, default=0, metavar="N", help="cards of each (default: 0)"
     )
-    add_model_options(parser)
-    add_guest_options(parser)
-    add_grammar_options(parser)
-    add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -84,6 +84,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_hosts(group)
     group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
+    _add_choice_of_models(group)
+    _add_ray_options(parser)
+    group.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="stop when standard input ends: whoever started the server has ended",
+    )
+    add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
+    add_tool_options(parser)
+    add_device_options(parser)
+    parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
+
+
+def _add_choice_of_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--models",
         dest="models_folder",
@@ -111,16 +125,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL",
         help="a further name for a model; repeat for more",
     )
-    _add_ray_options(parser)
-    group.add_argument(
-        "--until-eof",
-        action="store_true",
-        help="stop when standard input ends: whoever started the server has ended",
-    )
-    add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
-    add_tool_options(parser)
-    add_device_options(parser)
-    parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
 
 
 def _add_ray_options(parser: argparse.ArgumentParser) -> None:

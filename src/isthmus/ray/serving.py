@@ -82,6 +82,16 @@ def application(
     return bound.bind(dict(settings), folder)
 
 
+def build(args: Mapping[str, Any]) -> Any:
+    """The application by `args` of Serve's configuration, as its `import_path` names this function:
+    `settings`, `replicas` (`1-3`), `messages`, `cpus` and `gpus`. SettingsError for others."""
+    left = dict(args)
+    settings, replicas = left.pop("settings", {}), str(left.pop("replicas", "1"))
+    if unknown := sorted(left.keys() - {"messages", "cpus", "gpus"}):
+        raise SettingsError(f"there is no argument {unknown[0]} of isthmus.ray.serving:build")
+    return application(settings, Scale.parse(replicas, **left))
+
+
 def _many(scale: Scale) -> dict[str, Any]:
     if scale.least == scale.most:
         return {"num_replicas": scale.most}
@@ -116,8 +126,9 @@ def connected(address: str) -> Iterator[None]:
         how["address"] = address
     try:
         ray.init(**how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"--ray {address}: no Ray cluster there: {error}") from None
+    except Exception as error:  # Ray has many kinds of them, and no base of all
+        said = " ".join(str(error).split())
+        raise SettingsError(f"--ray {address}: no Ray cluster there: {said}") from None
     try:
         yield
     finally:

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from isthmus.errors import StorageError
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
@@ -39,6 +41,8 @@ class Owning:
         self, sharing: Sharing | None, records: dict[str, Record], threads: Threads
     ) -> None:
         self.sharing = sharing
+        self.kind = "" if sharing is None else sharing.computes.kind
+        """Of what this server computes with."""
         self._records = records
         self._threads = threads
         self._refreshing = asyncio.Lock()
@@ -71,6 +75,23 @@ class Owning:
         elif not sharing.owns(id_):
             self._records.pop(id_, None)
         return peer
+
+    async def equal(self, id_: str) -> Peer | None:
+        """The other server that is to own an agent which nobody owns, as it must be computed there;
+        None if this one may. HttpError 503 if no server that lives computes alike."""
+        sharing, record = self.sharing, self._records.get(id_)
+        if sharing is None or record is None or record.require != "exact":
+            return None
+        if record.made_on in ("", self.kind):
+            return None
+        for peer in await self._do(sharing.peers):
+            if peer.address and peer.computes.kind == record.made_on:
+                return peer
+        said = (
+            f"agent {id_} requires exact, and no server that lives computes as the one that did "
+            "its last message: begin such a server, or fork it with another require"
+        )
+        raise HttpError(503, said, code="no_equal", retry_s=1)
 
     async def refresh(self) -> None:
         """Has all records be what they are now; they stay what they were if the store is out of
@@ -122,3 +143,8 @@ def require_readmitted(record: Record) -> None:
             f"/v1/agents/{record.id}/readmit lets it be used again"
         )
         raise HttpError(409, said, code="quarantined")
+
+
+def owned(record: Record) -> Record:
+    """A record as that of whoever asks."""
+    return msgspec.structs.replace(record, owner=current().owner)

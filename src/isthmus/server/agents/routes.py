@@ -37,7 +37,7 @@ from isthmus.server.agents.replies import (
 )
 from isthmus.server.agents.requests import NewAgent, NewFork, NewMessage, NewName
 from isthmus.server.agents.shelf import Shelf
-from isthmus.server.agents.turn import turn_of
+from isthmus.server.agents.turn import turn_of, with_level
 from isthmus.server.generation.answering import Answer
 from isthmus.server.http.endpoint import BINARY, Endpoint
 from isthmus.server.http.entry import current
@@ -129,6 +129,7 @@ class Agents:
             seed=secrets.randbits(63) if asked.seed is None else asked.seed,
             created=time.time(),
             tools=tuple(dict.fromkeys(asked.tools)),
+            require=asked.require,
         )
         return JSONResponse(whole(await self._shelf.create(record), []), 201)
 
@@ -179,7 +180,8 @@ class Agents:
             await files.card(files.known(asked.model))
             models = {**models, "default": files.real_name(asked.model)}
         name = asked.name or f"{record.name or record.id}, forked"
-        return {"name": name, "models": models, "args": args}
+        require = asked.require or record.require
+        return {"name": name, "models": models, "args": args, "require": require}
 
     async def rename(self, request: Request) -> Response:
         """Gives an agent another name; an answer that is under way ends before."""
@@ -256,8 +258,10 @@ class Agents:
                 param="previous",
             )
         done, answer = False, None
+        was_live = self._shelf.is_live(held.record.id)
         try:
             actor = await held.actor()
+            restored = None if was_live else actor.restored
             before = actor.usage
             allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
             message = await self._shelf.in_thread(asked.message)
@@ -273,6 +277,7 @@ class Agents:
             n_decoded = actor.usage.tokens_out - before.tokens_out
             full = actor.context_is_full
             turn = turn_of(held.record, asked, answer, n_decoded, full=full)
+            turn = with_level(turn, restored)
             turn = await held.commit(actor, turn, answer.take_back)
             done = True
             yield turn
@@ -330,6 +335,7 @@ def _fork_of(source: Record, position: int, changes: dict[str, Any]) -> bytes:
     fork = NewFork(
         name=changes["name"],
         position=position,
+        require=changes["require"],
         model=None if model == source.models.get("default") else model,
         args={**dict.fromkeys(source.args), **changes["args"]},
     )

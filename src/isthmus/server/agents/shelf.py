@@ -34,7 +34,7 @@ from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.loading import Guests
-from isthmus.server.agents.owning import Owning, require_readmitted
+from isthmus.server.agents.owning import Owning, owned, require_readmitted
 from isthmus.server.agents.tools import AgentTools
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Threads
@@ -66,7 +66,7 @@ class Shelf:
         self.models = models
         models.when_left.append(self._drop_closed)
         self._settings = settings
-        self._home = open_home(settings)
+        self._home = open_home(settings, models.runtime)
         self.store = self._home.store
         self.folder = self.store.folder.parent
         """On the local disk, and nobody else's."""
@@ -146,6 +146,10 @@ class Shelf:
         """Lets any server have an agent that is not in memory, beside other work."""
         self.owning.let_go(id_, self.lock_of(id_), lambda: id_ in self._live)
 
+    def is_live(self, id_: str) -> bool:
+        """Whether an agent is in memory."""
+        return id_ in self._live and self._live[id_].state != "closed"
+
     async def live(self, record: Record) -> Actor:
         """The actor, brought back from its last snapshot if it is not in memory."""
         given = await self.given(record)
@@ -161,8 +165,8 @@ class Shelf:
     async def create(self, record: Record) -> Record:
         """A new agent, as its record says, saved before anybody hears of it."""
         self.tools.require(record.tools)
-        given, owned = await self.given(record), _owned(record)
-        return await self._settle(owned, lambda: self._spawn(owned, given), self.made)
+        given, record = await self.given(record), owned(record)
+        return await self._settle(record, lambda: self._spawn(record, given), self.made)
 
     async def fork(self, source: Record, position: int, changes: dict[str, Any]) -> Record:
         """An agent that is what another one was at a position. `changes` are its name and, where
@@ -178,8 +182,9 @@ class Shelf:
             **changes,
         )
         turns = [turn for turn in await self.turns(source) if turn.position <= position]
-        how: dict[str, Any] = {} if record.args == source.args else {"args": record.args}
-        how |= {} if record.models == source.models else {"require": "replayed"}
+        require = record.require if record.models == source.models else "replayed"
+        how: dict[str, Any] = {"require": require}
+        how |= {} if record.args == source.args else {"args": record.args}
         given = await self.given(record)
         make = partial(self._restore, source, position, given, record.id, **how)
         return await self._settle(record, make, self.in_thread, turns)
@@ -213,7 +218,7 @@ class Shelf:
             self.runtime.restore,
             snapshot.path,
             models=given,
-            tools=self.tools.of(_owned(record)),
+            tools=self.tools.of(owned(record)),
             require=require,
             limits=limits,
             label=record.id,
@@ -263,8 +268,8 @@ class Shelf:
 
     def write(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         """The moment at which something has happened."""
-        if turns:
-            record = msgspec.structs.replace(record, deaths=0)
+        if turns or is_new:
+            record = msgspec.structs.replace(record, deaths=0, made_on=self.owning.kind)
         self._home.commit(record, turns, is_new=is_new)
         self.records[record.id] = record
 
@@ -292,7 +297,7 @@ class Shelf:
         turns: Sequence[Turn] = (),
     ) -> Record:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
-        record = _owned(record)
+        record = owned(record)
         await self.allowances.require_disk(current().key)
         with self.allowances.making(current().key):
             return await self.keep(record, await run(make), turns)
@@ -370,6 +375,7 @@ class Shelf:
         self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
         require_readmitted(record)
+        how.setdefault("require", record.require)
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(
@@ -391,8 +397,3 @@ class Shelf:
             if lock is None or not lock.locked():
                 await self.forget(id_)
                 self._let_go(id_)
-
-
-def _owned(record: Record) -> Record:
-    """A record as that of whoever asks."""
-    return msgspec.structs.replace(record, owner=current().owner)

@@ -107,7 +107,7 @@ class Placing:
         agent, redirects = asked.agent, _wants_redirect(asked.scope)
         if agent is not None and redirects:
             self._owners.pop(agent, None)  # whom this server remembers may have ended
-        peer = None if agent is None else await self._first_owner(asked, sharing)
+        peer = None if agent is None else await self._place_of(asked, sharing)
         if peer is None and agent is not None and await self._is_handed_over(agent, asked.scope):
             raise HttpError(421, f"agent {agent} is yours to take", code="elsewhere")
         if peer is not None:
@@ -146,6 +146,15 @@ class Placing:
                     self._owners.popitem(last=False)
                 return True
         return False
+
+    async def _place_of(self, asked: _Asked, sharing: Sharing) -> Peer | None:
+        """Who answers: the owner of an agent, or who is to be; None for this server."""
+        peer = await self._first_owner(asked, sharing)
+        agent = asked.agent or ""
+        is_message = asked.scope["path"].endswith("/messages")
+        if peer is None and is_message and not sharing.owns(agent):
+            return await self._owning.equal(agent)
+        return peer
 
     async def _first_owner(self, asked: _Asked, sharing: Sharing) -> Peer | None:
         """As `_owner`. If the store is out of reach, what only reads is answered here, as far as

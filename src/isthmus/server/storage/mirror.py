@@ -35,6 +35,7 @@ from pathlib import Path
 import msgspec
 
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotNotFound, StorageError
+from isthmus.server.storage.computes import Computes
 from isthmus.server.storage.folder import Folder
 from isthmus.server.storage.garbage import Garbage, kept_of, snapshot_name, turns_name
 from isthmus.server.storage.history import turns_of, with_turns
@@ -55,12 +56,14 @@ _SCAN_EVERY_S = 3600.0
 class Mirror:
     """See the module and `Home`. Owns the node and the cache."""
 
-    def __init__(self, url: str, cache: Path, lease_s: float) -> None:
+    def __init__(
+        self, url: str, cache: Path, lease_s: float, computes: Computes | None = None
+    ) -> None:
         self._objects = Objects(url)
         self._cache = Folder(cache, repack=False)
         self.store = self._cache.store
         try:
-            self._node = Node(self._objects, self._cache.owner(), lease_s)
+            self._node = Node(self._objects, self._cache.owner(), lease_s, computes)
         except BaseException:
             self._cache.close()
             raise
@@ -118,6 +121,17 @@ class Mirror:
     @property
     def sharing(self) -> Mirror:
         return self
+
+    @property
+    def computes(self) -> Computes:
+        return self._node.computes
+
+    @property
+    def number(self) -> int:
+        return self._node.number
+
+    def peers(self) -> list[Peer]:
+        return self._node.peers()
 
     @property
     def token(self) -> str:

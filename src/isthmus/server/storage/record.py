@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from isthmus.actor.reply import ToolCall
+from isthmus.config import Level
 from isthmus.errors import SettingsError
 from isthmus.units import MIB
 
@@ -54,6 +55,9 @@ class Turn(Struct, frozen=True, kw_only=True):
     """Characters of input and output that are not kept."""
     n_files: int = 0
     """Pictures and sounds of the message, which the agent has and nobody else."""
+    restored: str = ""
+    """How exactly the agent was brought back for this turn, if not exactly: `state-exact` or
+    `replayed`."""
     kept: str | None = None
     """JSON of what the turn is, where that is no message with a text: see `responses/chain.py`. It
     is kept whole."""
@@ -117,6 +121,10 @@ class Record(Struct, frozen=True, kw_only=True):
     """A command's arguments."""
     used: float = 0.0
     """When its last turn was done, in seconds since 1970; 0 in records of earlier releases."""
+    require: Level = "state-exact"
+    """How exactly it must be brought back: `exact` keeps it among servers that compute alike."""
+    made_on: str = ""
+    """The `Computes.kind` of the server that did its last turn; empty in a folder."""
     deaths: int = 0
     """Servers that owned the agent when they ended, since its last turn."""
 
