@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -48,6 +48,8 @@ def bucket() -> Iterator[Bucket]:
 class Application:
     """`isthmus serve --ray local`, and a client of it."""
 
+    running: ClassVar[set[Application]] = set()
+
     def __init__(self, bucket: Bucket, folder: Path, model: Path, *options: str) -> None:
         folder.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -66,6 +68,7 @@ class Application:
                 stderr=file,
                 env=environment,
             )
+        self.running.add(self)
         while f"serving on {self.url}" not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.2)
@@ -75,6 +78,7 @@ class Application:
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(120) == 0, self.log.read_text()[-3000:]
+        self.running.discard(self)
 
     def new_agent(self, seed: int) -> str:
         args = {"max_tokens": "12"}
@@ -103,6 +107,16 @@ class Application:
                 return met
             assert said.status_code in (500, 502, 503), said.text
             time.sleep(0.2)
+
+
+@pytest.fixture(autouse=True)
+def no_application_is_left() -> Iterator[None]:
+    """Ends that of a test that failed."""
+    yield
+    for it in list(Application.running):
+        Application.running.discard(it)
+        it.process.send_signal(signal.SIGTERM)
+        it.process.wait(120)
 
 
 def talk(app: Application, ids: list[str], positions: range) -> Counter[str]:

@@ -21,10 +21,10 @@ from tests.server.cluster import Member
 from tests.server.test_agents import new_agent
 
 pytestmark = pytest.mark.long
-STEP_MS = 50
+STEP_MS = 250
 N_AGENTS = 8
 """Of each server: what a device decodes in one step."""
-SECONDS = 25.0
+SECONDS = 40.0
 DELAYS_MS = (0, 5, 20, 100)
 
 
@@ -55,11 +55,11 @@ def url(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 class Talker:
-    """Tells one agent messages, by the server that routing says; counts which had it there."""
+    """Tells one agent messages, by the server that routing says; counts which found it there."""
 
     def __init__(self, members: dict[str, Slow], number: int) -> None:
         first = list(members.values())[number % len(members)]
-        args = {"max_tokens": "40", "temperature": "1"}
+        args = {"max_tokens": "16", "temperature": "1"}
         self.id = new_agent(first, seed=number, args=args)
         self._member = members[ranked(self.id, members)[0]]
         self.n_messages = self.n_direct = 0
@@ -73,20 +73,20 @@ class Talker:
         self._thread.join()
 
     def _talk(self) -> None:
-        path = f"/v1/agents/{self.id}/messages"
-        how: dict[str, Any] = {"headers": {"X-Isthmus-Redirect": "1"}, "timeout": 60}
+        path, ask = f"/v1/agents/{self.id}", self._member.client
+        home: dict[str, Any] = {"headers": {"X-Isthmus-Home": "1"}, "timeout": 120}
         while time.monotonic() < self._until:
-            said = self._member.client.post(path, json={"input": "Hello"}, **how)
-            if said.status_code == 307:
-                said = self._member.client.post(said.headers["location"], json={"input": "Hello"})
-            else:
-                self.n_direct += 1
+            where = ask.get(path, headers={"X-Isthmus-Redirect": "1"}, timeout=120)
+            assert where.status_code in (200, 307), where.text
+            said = ask.post(f"{path}/messages", json={"input": "Hello"}, **home)
             assert said.status_code == 200, said.text
             self.n_messages += 1
+            self.n_direct += where.status_code == 200
 
 
 def throughput(bucket: Bucket, url: str, model: Path, folder: Path, n: int) -> tuple[float, float]:
-    """Tokens a second of `n` servers together, and the share of messages that came to the owner."""
+    """Tokens a second of `n` servers together, and the share of messages that found their
+    agent there."""
     members = {
         f"{it}": Slow(bucket, f"{url}-{n}", folder / f"member-{n}-{it}", model, 30.0)
         for it in range(n)
@@ -113,7 +113,7 @@ def test_throughput_of_several_servers(
     found = {n: throughput(bucket, url, tiny_q8, tmp_path, n) for n in (1, 2, 3)}
     for n, (rate, direct) in found.items():
         share = rate / found[1][0] / n
-        print(f"\n{n} servers: {rate:.0f} tokens/s, {share:.2f} of linear, {direct:.3f} direct")
+        print(f"\n{n} servers: {rate:.0f} tokens/s, {share:.2f} of linear, {direct:.3f} warm")
     assert all(rate > 0 for rate, _ in found.values())
 
 
@@ -122,17 +122,17 @@ def test_latency_of_a_message_by_what_the_store_takes(
 ) -> None:
     monkeypatch.setenv("STEP_MS", "0")
     member = Slow(bucket, url, tmp_path / "member", tiny_q8, 30.0)
-    id_ = new_agent(member, seed=1, args={"max_tokens": "4"})
     medians = {}
     for delay_ms in DELAYS_MS:
+        id_ = new_agent(member, seed=1, args={"max_tokens": "4"})
         member.wire.delay_s = delay_ms / 1e3
         seconds = []
         for _ in range(15):
             start = time.monotonic()
             member.post(f"/v1/agents/{id_}/messages", {"input": "Hello"})
             seconds.append(time.monotonic() - start)
+        member.wire.delay_s = 0.0
         medians[delay_ms] = 1e3 * statistics.median(seconds)
         print(f"\nstore takes {delay_ms} ms more: a message {medians[delay_ms]:.0f} ms")
-    member.wire.delay_s = 0.0
     assert medians[100] > 100
     assert member.stop() == 0

@@ -109,11 +109,12 @@ class Placing:
             self._owners.pop(agent, None)  # whom this server remembers may have ended
         peer = None if agent is None else await self._place_of(asked, sharing)
         if peer is None and agent is not None and await self._is_handed_over(agent, asked.scope):
+            await asked.read()
             raise HttpError(421, f"agent {agent} is yours to take", code="elsewhere")
         if peer is not None:
+            await asked.read()  # also for who is sent elsewhere: it may still send the body
             if current().passed_on and not is_second:
                 raise HttpError(421, f"agent {agent} is another server's", code="elsewhere")
-            await asked.read()
             if redirects and peer.address and not is_second:
                 await _redirect(peer, asked)
                 return
