@@ -35,7 +35,7 @@ test-cluster: $(VENV)/.dev ## three servers over one bucket that are killed, sto
 	$(BIN)/pytest -m 'long or not long' -s tests/server/test_cluster.py tests/server/test_scaling.py
 
 test-ray: $(VENV)/.ray ## replicas on a Ray cluster of this machine that are killed and scaled, and a map over it (minutes; 300 MB from PyPI)
-	$(BIN)/pytest -m 'long or not long' -s tests/ray
+	$(BIN)/pytest -m 'long or not long' -s tests/replicas
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
 	$(BIN)/pytest -m attacks -s tests/fuzz tests/attacks

@@ -21,10 +21,10 @@ from tests.server.cluster import Member
 from tests.server.test_agents import new_agent
 
 pytestmark = pytest.mark.long
-STEP_MS = 250
+STEP_MS = 60
 N_AGENTS = 8
 """Of each server: what a device decodes in one step."""
-SECONDS = 40.0
+SECONDS = 30.0
 DELAYS_MS = (0, 5, 20, 100)
 
 
@@ -59,10 +59,10 @@ class Talker:
 
     def __init__(self, members: dict[str, Slow], number: int) -> None:
         first = list(members.values())[number % len(members)]
-        args = {"max_tokens": "16", "temperature": "1"}
+        args = {"max_tokens": "32", "temperature": "1"}
         self.id = new_agent(first, seed=number, args=args)
         self._member = members[ranked(self.id, members)[0]]
-        self.n_messages = self.n_direct = 0
+        self.n_messages = self.n_warm = 0
         self._thread = threading.Thread(target=self._talk)
 
     def begin(self, until: float) -> None:
@@ -81,12 +81,12 @@ class Talker:
             said = ask.post(f"{path}/messages", json={"input": "Hello"}, **home)
             assert said.status_code == 200, said.text
             self.n_messages += 1
-            self.n_direct += where.status_code == 200
+            self.n_warm += where.status_code == 200 and self.n_messages > 1
 
 
 def throughput(bucket: Bucket, url: str, model: Path, folder: Path, n: int) -> tuple[float, float]:
-    """Tokens a second of `n` servers together, and the share of messages that found their
-    agent there."""
+    """Tokens a second of `n` servers together, and the share of messages after each agent's
+    first that found it at the server that they came to."""
     members = {
         f"{it}": Slow(bucket, f"{url}-{n}", folder / f"member-{n}-{it}", model, 30.0)
         for it in range(n)
@@ -102,8 +102,8 @@ def throughput(bucket: Bucket, url: str, model: Path, folder: Path, n: int) -> t
         it.join()
     for member in members.values():
         assert member.stop() == 0
-    n_messages = sum(it.n_messages for it in talkers)
-    return n_decoded / seconds, sum(it.n_direct for it in talkers) / n_messages
+    n_later = sum(it.n_messages - 1 for it in talkers)
+    return n_decoded / seconds, sum(it.n_warm for it in talkers) / max(1, n_later)
 
 
 def test_throughput_of_several_servers(
@@ -111,9 +111,9 @@ def test_throughput_of_several_servers(
 ) -> None:
     monkeypatch.setenv("STEP_MS", str(STEP_MS))
     found = {n: throughput(bucket, url, tiny_q8, tmp_path, n) for n in (1, 2, 3)}
-    for n, (rate, direct) in found.items():
+    for n, (rate, warm) in found.items():
         share = rate / found[1][0] / n
-        print(f"\n{n} servers: {rate:.0f} tokens/s, {share:.2f} of linear, {direct:.3f} warm")
+        print(f"\n{n} servers: {rate:.0f} tokens/s, {share:.2f} of linear, {warm:.3f} warm")
     assert all(rate > 0 for rate, _ in found.values())
 
 

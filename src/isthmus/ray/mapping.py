@@ -17,6 +17,7 @@ from typing import Any
 
 from isthmus.errors import IsthmusError, SettingsError
 from isthmus.mapping import Job, Mapped, Mapper
+from isthmus.ray.extra import require_ray
 from isthmus.runtime import Runtime
 
 OpenMapper = Callable[[], AbstractContextManager[Mapper]]
@@ -55,6 +56,7 @@ class RayMapper:
 
     def __init__(self, open_mapper: OpenMapper, workers: Workers) -> None:
         """SettingsError, and what the job raises when it is opened."""
+        require_ray()
         import ray  # noqa: PLC0415
 
         self._ray, self._workers = ray, workers

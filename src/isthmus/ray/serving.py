@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isthmus.errors import SettingsError
+from isthmus.ray.extra import require_ray
 
 NAME = "isthmus"
 """The application's name in Serve."""
@@ -56,6 +57,7 @@ def application(
     `settings` are the keys of a server's TOML file, such as `data` and `model`. Several replicas
     need a URL as `data`. `folder` is where relative paths begin. SettingsError.
     """
+    require_ray()
     from ray.serve.config import RequestRouterConfig  # noqa: PLC0415
 
     from isthmus.ray.replica import Replica  # noqa: PLC0415
@@ -111,10 +113,9 @@ def _many(scale: Scale) -> dict[str, Any]:
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[None]:
     """A Ray cluster: `local` begins one in this machine's processes, and ends it. SettingsError."""
-    try:
-        import ray  # noqa: PLC0415
-    except ImportError:
-        raise SettingsError("for --ray run: pip install 'isthmus[ray]'") from None
+    require_ray()
+    import ray  # noqa: PLC0415
+
     how: dict[str, Any] = {"log_to_driver": True, "logging_level": "warning"}
     if address == "local":
         how |= {
@@ -139,6 +140,7 @@ def serve_until_told(
     address: str, settings: Mapping[str, Any], scale: Scale, say: Callable[[str], None]
 ) -> int:
     """Deploys the application, and takes it away once SIGINT or SIGTERM comes. An exit code."""
+    require_ray()
     from ray import serve  # noqa: PLC0415
 
     host, port = str(settings.get("host", "127.0.0.1")), int(settings.get("port", 8080))

@@ -10,17 +10,37 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+import isthmus.ray
 from isthmus.errors import SettingsError
 from isthmus.ray.routing import agent_of, ranked
 from isthmus.ray.server_process import ServerProcess, _free_cache, as_toml
-from isthmus.ray.serving import Scale
+from isthmus.ray.serving import Scale, serve_until_told
 from isthmus.server.settings import ServerSettings
 
 AGENTS = [f"{n:012d}" for n in range(3000)]
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    job = isthmus.Job("chat", models={"default": "smollm2"})
+    uses = (
+        lambda: isthmus.ray.application({}),
+        lambda: list(isthmus.ray.map(job, ["x"])),
+        lambda: serve_until_told("local", {}, Scale(), print),
+    )
+    for use in uses:
+        with pytest.raises(SettingsError, match=r"pip install 'isthmus\[ray\]'"):
+            use()
+
+
+def test_models_of_a_job_on_ray_are_named() -> None:
+    loaded = cast("Any", object())
+    with pytest.raises(SettingsError, match="names its models"):
+        list(isthmus.ray.map(isthmus.Job("chat", models={"default": loaded}), ["x"]))
 
 
 def test_the_agent_is_in_the_path() -> None:
