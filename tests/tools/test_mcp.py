@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +190,25 @@ def test_what_a_call_may_do() -> None:
         with pytest.raises(ToolFailed, match=r"(?i)closed"):
             run(server, "line")  # a line without an end
         assert run(server, "echo") == b"{}"
+
+
+def used_s(server: McpServer) -> float:
+    """Seconds of processor time that the server's thread has had."""
+
+    async def asked() -> float:
+        return time.thread_time()
+
+    return asyncio.run_coroutine_threadsafe(asked(), server._loop).result()
+
+
+def test_one_that_goes_on_talking_after_its_call() -> None:
+    """Little is read of it while nobody calls it; a call reads all that came before its answer."""
+    with McpServer(liar("good")) as server:
+        assert run(server, "flood") == b"{}"
+        begun, used = time.monotonic(), used_s(server)
+        time.sleep(1.0)
+        assert used_s(server) - used < 0.2 * (time.monotonic() - begun)
+        assert run(server, "echo", b'{"a": 1}') == b'{"a": 1}'
 
 
 def test_one_that_hangs() -> None:

@@ -33,6 +33,7 @@ from isthmus.errors import (
     Cancelled,
     ContextFull,
     DeadlineExceeded,
+    DeviceFailed,
     GuestFailed,
     GuestFault,
     IsthmusError,
@@ -213,6 +214,8 @@ class Message:
         """
         work, self.waits_for = self.work, None
         assert work is not None
+        if isinstance(error, DeviceFailed) and error.errno is not None:
+            self.explained[error.errno] = error
         try:
             return work.send(value) if error is None else work.throw(error)
         except StopIteration:

@@ -26,6 +26,7 @@ from mcp import Client, MCPError
 
 from isthmus.errors import SettingsError, ToolFailed
 from isthmus.tools.mcp_http import streamable_http
+from isthmus.tools.mcp_pace import Pace, paced
 from isthmus.tools.mcp_stdio import stdio
 from isthmus.tools.process import Program
 from isthmus.tools.tool import Check, Tool, ToolLimits, bytes_of, require_name, too_late
@@ -83,6 +84,7 @@ class McpServer:
         self._limits = limits or ToolLimits()
         self._link: _Link | None = None
         self._lock: asyncio.Lock
+        self._pace: Pace
         ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -137,6 +139,7 @@ class McpServer:
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._lock = asyncio.Lock()
+        self._pace = Pace()
         self._loop.call_soon(ready.set)
         try:
             self._loop.run_forever()
@@ -154,7 +157,8 @@ class McpServer:
             if self._link is None:
                 self._link = _Link(self._connected())
             try:
-                return await self._link.client()
+                with self._pace.call():
+                    return await self._link.client()
             except BaseException:
                 self._link = None
                 raise
@@ -162,8 +166,10 @@ class McpServer:
     def _connected(self) -> Client:
         most = 2 * self._limits.output_nbytes + _OVERHEAD_NBYTES
         if isinstance(self._target, str):
-            return Client(streamable_http(self._target, self._headers, most), cache=None)
-        return Client(stdio(self._target, most), cache=None)
+            transport = streamable_http(self._target, self._headers, most)
+        else:
+            transport = stdio(self._target, most)
+        return Client(paced(transport, self._pace), cache=None)
 
     async def _unlink(self, which: Client | None = None) -> None:
         """Ends the connection, if it is that of a client."""
@@ -173,6 +179,10 @@ class McpServer:
             await link.close()
 
     async def _call(self, name: str, arguments: dict[str, Any], limits: ToolLimits) -> object:
+        with self._pace.call():
+            return await self._result(name, arguments, limits)
+
+    async def _result(self, name: str, arguments: dict[str, Any], limits: ToolLimits) -> object:
         try:
             client = await asyncio.wait_for(self._client(), limits.deadline_s)
         except Exception as error:
@@ -215,7 +225,8 @@ class McpServer:
         client, cursor = await self._client(), None
         found: list[mcp_types.Tool] = []
         for _ in range(_MAX_PAGES):
-            page = await client.list_tools(cursor=cursor)
+            with self._pace.call():
+                page = await client.list_tools(cursor=cursor)
             found += page.tools
             if len(found) > _MAX_TOOLS:
                 raise ToolFailed(f"it lists more than {_MAX_TOOLS} tools")
