@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ import msgspec
 from mcp import Client, MCPError
 
 from isthmus.errors import SettingsError, ToolFailed
+from isthmus.printable import printable
 from isthmus.tools.mcp_http import streamable_http
 from isthmus.tools.mcp_pace import Pace, paced
 from isthmus.tools.mcp_stdio import stdio
@@ -45,6 +46,8 @@ _CLOSE_S = 5.0
 """Seconds that a connection has to end in order, and then to be cut off."""
 _OVERHEAD_NBYTES = MIB
 """Bytes that a message may have beside a result, and twice it, since JSON escapes."""
+_MAX_SAID = 500
+"""Characters of an error that are told: what the client says of a wrong answer quotes it."""
 _T = TypeVar("_T")
 
 
@@ -83,6 +86,8 @@ class McpServer:
         self._headers = dict(headers or {})
         self._limits = limits or ToolLimits()
         self._link: _Link | None = None
+        self._failed: set[_Link] = set()
+        """Connections that could not be made, as long as they are still ending."""
         self._lock: asyncio.Lock
         self._pace: Pace
         ready = threading.Event()
@@ -130,7 +135,7 @@ class McpServer:
         """Ends the connection, the server if it is a program, and the thread; a second call does
         nothing."""
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._unlink(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._unlink_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
 
@@ -160,7 +165,9 @@ class McpServer:
                 with self._pace.call():
                     return await self._link.client()
             except BaseException:
-                self._link = None
+                link, self._link = self._link, None
+                self._failed.add(link)
+                link.when_ended(lambda: self._failed.discard(link))
                 raise
 
     def _connected(self) -> Client:
@@ -177,6 +184,11 @@ class McpServer:
         if link is not None and (which is None or link.is_of(which)):
             self._link = None
             await link.close()
+
+    async def _unlink_all(self) -> None:
+        """Ends every connection."""
+        await self._unlink()
+        await asyncio.gather(*(link.close() for link in self._failed))
 
     async def _call(self, name: str, arguments: dict[str, Any], limits: ToolLimits) -> object:
         with self._pace.call():
@@ -265,6 +277,10 @@ class _Link:
         """Whether it is a client's."""
         return client is self._client
 
+    def when_ended(self, what: Callable[[], object]) -> None:
+        """Has `what` be called once nothing of it is left."""
+        self._task.add_done_callback(lambda _: what())
+
     async def close(self) -> None:
         """Ends it. What goes wrong meanwhile is nobody's loss."""
         self._leave.set()
@@ -321,7 +337,8 @@ def _text(block: object) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """An error in a line. Groups are of the client's tasks: the first of them tells."""
+    """An error in a short line. Groups are of the client's tasks: the first of them tells."""
     while isinstance(inner := getattr(error, "exceptions", None), tuple) and inner:
         error = inner[0]
-    return str(error).strip() or type(error).__name__
+    line = " ".join(str(error).split())
+    return printable(line[:_MAX_SAID]) or type(error).__name__
