@@ -18,8 +18,8 @@ from isthmus.model.step import Step
 from isthmus.units import HostAddr
 
 
-async def append_one(context: Context, session: Session, token: int) -> None:
-    """Appends a token, an i32 as a guest passes it, to a session, and counts it."""
+async def append_one(context: Context, session: Session, token: int) -> int:
+    """Appends a token, an i32 as a guest passes it, to a session, and counts it. Returns 0."""
     context.require_tokens(0, 1)
     if token >= 1 << 31:
         token -= 1 << 32
@@ -31,6 +31,7 @@ async def append_one(context: Context, session: Session, token: int) -> None:
     finally:
         context.counters.host_ns += time.perf_counter_ns() - start
     context.message.tokens_out += 1
+    return 0
 
 
 async def append_many(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -215,9 +215,8 @@ class ModelFunctions:
             await c.prefill(opened, tokens)
         return 0
 
-    async def decode(self, session: int, token: int) -> int:
-        await append_one(self._c, self._c.session(session), token)
-        return 0
+    def decode(self, session: int, token: int) -> Awaitable[int]:
+        return append_one(self._c, self._c.session(session), token)
 
     async def decode_many(
         self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int
