@@ -87,7 +87,15 @@ MICROPYTHON = Interpreter(
         sha256="7b25be99a502f070b2de81dafc08da7051d992325d6e67daa9045a918fffdbea",
     ),
     description="isthmus.pyi",
-    parts=("py.c", "natives.h", "mpconfigport.h", "prelude.py", "isthmus.toml"),
+    parts=(
+        "py.c",
+        "natives.h",
+        "mpconfigport.h",
+        "mphalport.h",
+        "py/cstack.h",
+        "prelude.py",
+        "isthmus.toml",
+    ),
 )
 INTERPRETERS: Mapping[str, Interpreter] = {it.name: it for it in (QUICKJS, MICROPYTHON)}
 
