@@ -81,6 +81,7 @@ test-clients: $(VENV)/.dev ## sixteen clients, each installed by itself, against
 test-guests: $(VENV)/.dev ## guests from the templates in every language whose compiler is here (npm fetches AssemblyScript's)
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/isthmus pull js
+	$(BIN)/isthmus pull py
 	$(BIN)/pytest -m 'long or not long' tests/projects
 
 test-schemas: $(VENV)/.dev ## schemas of pydantic and zod, and JSON Schema's own test suite: 50 outputs of each, validated (fetches zod by npm)

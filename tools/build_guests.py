@@ -46,8 +46,8 @@ FLAGS_64 = (
 LEFT_OUT = (".debug", "producers", "target_features")
 """Custom sections that are left out; the names of functions stay."""
 
-FETCHED = ("js",)
-"""Guests whose sources are not all here: `isthmus pull js` compiles it, on the user's machine."""
+FETCHED = ("js", "py")
+"""Guests whose sources are not all here: `isthmus pull js` compiles one, on the user's machine."""
 
 WIDE = ("bench", "chat", "complete")
 """What is compiled with a 64-bit memory, too."""

@@ -12,7 +12,7 @@ from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import GuestFailed, LimitExceeded, ProjectError, ToolchainMissing
 from isthmus.model import Model
-from isthmus.projects import RECIPES, build, new_from_recipe, new_script
+from isthmus.projects import RECIPES, build, new_from_recipe, new_script_from_recipe
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
 
@@ -185,7 +185,7 @@ def test_a_choice_is_the_most_probable_answer(runtime: Runtime, tmp_path: Path) 
 @pytest.mark.long
 def test_answers_agree(runtime: Runtime, model: Model, tmp_path: Path) -> None:
     """In JavaScript; needs `isthmus pull js`."""
-    script = new_script(tmp_path / "agree", "agree")
+    script = new_script_from_recipe(tmp_path / "agree", "agree")
     said = runtime.load_model("fake:the same answer")
     args = {"report": 1, "agree": 4, "n_ctx": 256}
     agent = runtime.spawn(script, models={"default": said}, args=args)
@@ -197,4 +197,4 @@ def test_answers_agree(runtime: Runtime, model: Model, tmp_path: Path) -> None:
     with pytest.raises(GuestFailed, match="agree: give a whole number"):
         wrong.send("What?")
     with pytest.raises(ProjectError, match="there already"):
-        new_script(tmp_path / "agree", "agree")
+        new_script_from_recipe(tmp_path / "agree", "agree")

@@ -63,9 +63,10 @@ def test_the_page_from_top_to_bottom(
 
 
 @pytest.mark.long
-def test_a_script(tmp_path: Path) -> None:
-    (source,), (command,) = blocks("js"), blocks("sh", "js")
-    (tmp_path / "agent.js").write_text(source)
+@pytest.mark.parametrize(("lang", "block"), [("js", ("js", None)), ("py", ("python", "script"))])
+def test_a_script(lang: str, block: tuple[str, str | None], tmp_path: Path) -> None:
+    (source,), (command,) = blocks(*block), blocks("sh", lang)
+    (tmp_path / f"agent.{lang}").write_text(source)
     assert run(command, tmp_path).endswith("Hello, I am scripted.")
 
 

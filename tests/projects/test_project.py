@@ -13,7 +13,16 @@ import pytest
 
 from isthmus.cli import main
 from isthmus.errors import BuildFailed, GuestInvalid, ProjectError, ToolchainMissing
-from isthmus.projects import LANGUAGES, TEMPLATES, Sources, build, new_project, open_project
+from isthmus.projects import (
+    LANGUAGES,
+    SCRIPT_LANGUAGES,
+    TEMPLATES,
+    Sources,
+    build,
+    new_project,
+    new_script,
+    open_project,
+)
 from isthmus.projects import toolchain as toolchains
 from isthmus.projects.project import SDK, update_sdk
 from isthmus.runtime import Runtime
@@ -34,6 +43,20 @@ def test_a_project_has_sources_a_card_and_the_sdk(lang: str, template: str, tmp_
     sdk = project.folder / SDK
     own = [it for it in project.folder.rglob("*") if it.is_file() and sdk not in it.parents]
     assert not [it for it in own if b"NAME" in it.read_bytes()]
+
+
+@pytest.mark.parametrize("lang", SCRIPT_LANGUAGES)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_script_has_what_describes_it_to_editors(
+    lang: str, template: str, tmp_path: Path
+) -> None:
+    script = new_script(tmp_path / "my-agent", lang, template)
+    assert script.name == f"my-agent.{lang}"
+    assert "my-agent: an agent" in script.read_text()
+    (description,) = [it for it in script.parent.iterdir() if it != script]
+    assert "chat" in description.read_text()
+    with pytest.raises(ProjectError, match="is there already"):
+        new_script(tmp_path / "my-agent", lang, template)
 
 
 @pytest.mark.parametrize("name", ["Agent", "1st", "a b", "", "ä", "x" * 65, "-a"])

@@ -136,9 +136,26 @@ def test_loops_and_bombs_are_cut_off(isthmus_runtime: Runtime, tmp_path: Path) -
     )
     with pytest.raises(GuestError, match=r"memory|ENOMEM"):
         isthmus_runtime.spawn(bomb, limits=Limits(memory_nbytes=64 << 20)).send("hi")
-    deep = script(tmp_path, "function onMessage() { return onMessage(); }")
-    with pytest.raises(GuestError, match="stack"):
-        isthmus_runtime.spawn(deep).send("hi")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "function onMessage() { return onMessage(); }",
+        "const o = { get x() { return o.x; } }; const onMessage = () => o.x;",
+        "const o = { toString() { return `${o}`; } }; const onMessage = () => `${o}`;",
+        "const f = () => [1, 2].sort(f); const onMessage = f;",
+        "function* f() { yield* f(); } const onMessage = () => [...f()];",
+    ],
+)
+def test_deep_calls_are_errors_after_which_the_agent_goes_on(
+    source: str, isthmus_runtime: Runtime, tmp_path: Path
+) -> None:
+    source = f"{source}\nglobalThis.onMessage = onMessage;"
+    agent = isthmus_runtime.spawn(script(tmp_path, source))
+    for _ in range(2):
+        with pytest.raises(GuestFailed, match="Maximum call stack size exceeded"):
+            agent.send("hi")
 
 
 def test_what_is_no_script_is_refused(isthmus_runtime: Runtime, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from isthmus import Runtime
-from isthmus.errors import Cancelled, SettingsError, ToolFailed
+from isthmus import Limits, Runtime
+from isthmus.errors import Cancelled, IsthmusError, SettingsError, ToolFailed
 from isthmus.tools import ToolLimits
 from isthmus.tools.command import program_of
 from isthmus.tools.mcp import McpServer
 from isthmus.tools.process import Program
-from tests.tools.guests import CALLER
+from isthmus.tools.spec import Toolbox, spec_of
+from tests.patience import eventually
+from tests.tools.guests import CALLER, TWICE
 from tests.tools.test_command import wait_gone
 
 LIAR = Path(__file__).with_name("liar.py")
@@ -32,6 +34,75 @@ def liar(kind: str, *more: str) -> Program:
 
 def run(server: McpServer, name: str, arguments: bytes = b"{}") -> bytes:
     return server.tools[name].run(arguments, lambda: None)
+
+
+# ---------------------------------------------------------------------------------- undone
+
+SEATS = """
+from mcp.server.mcpserver import MCPServer
+
+served = MCPServer("seats")
+
+def note(line):
+    with open("ledger", "a") as file:
+        file.write(line + "\\n")
+
+@served.tool()
+def book(seat: str) -> dict[str, str]:
+    note(f"book {seat}")
+    return {"ticket": f"ticket {seat}"}
+
+@served.tool()
+def cancel(seat: str, ticket: str, why: str = "undone") -> str:
+    note(f"cancel {seat}, {ticket}, {why}")
+    return ""
+
+@served.tool()
+def forget(arguments: dict[str, str], result: dict[str, str]) -> str:
+    note(f"forget {arguments['seat']}, {result['ticket']}")
+    return ""
+
+served.run()
+"""
+
+
+@pytest.fixture
+def seats(tmp_path: Path) -> dict[str, object]:
+    """A table's line for a server that books seats."""
+    (tmp_path / "seats.py").write_text(SEATS)
+    return {"mcp": [sys.executable, "seats.py"], "folder": str(tmp_path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("undo", "lines"),
+    [
+        ("cancel", ["cancel 2B, ticket 2B, undone", "cancel 1A, ticket 1A, undone"]),
+        ("forget", ["forget 2B, ticket 2B", "forget 1A, ticket 1A"]),
+    ],
+)
+def test_a_tool_of_the_server_takes_back_another(
+    undo: str,
+    lines: list[str],
+    seats: dict[str, object],
+    tmp_path: Path,
+    null_runtime: Runtime,
+) -> None:
+    """It gets what its parameters are named for: members of the result, arguments, or all."""
+    with Toolbox({"hall": spec_of("hall", {**seats, "undo": {"book": undo}})}) as box:
+        assert box.tools["hall_cancel"].take_back is None
+        tools = {"book": box.tools["hall_book"]}
+        actor = null_runtime.spawn(TWICE, tools=tools, limits=Limits(on_failure="undo"))
+        with pytest.raises(IsthmusError):
+            actor.send("x")
+        assert eventually(lambda: (tmp_path / "ledger").read_text().splitlines()[2:] == lines)
+
+
+@pytest.mark.slow
+def test_tools_that_the_server_has_not_cannot_undo(seats: dict[str, object]) -> None:
+    for undo in ({"book": "unbook"}, {"reserve": "cancel"}):
+        with pytest.raises(SettingsError, match=r"no tool (unbook|reserve): it has book, cancel"):
+            Toolbox({"hall": spec_of("hall", {**seats, "undo": undo})})
 
 
 # ---------------------------------------------------------------------------------- official

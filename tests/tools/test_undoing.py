@@ -228,8 +228,9 @@ def test_a_caller_throws_an_answer_away(null_runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({"mcp": "x", "undo": "cat"}, "only a command or a function has undo"),
-        ({"hosts": ["x"], "undo": "cat"}, "only a command or a function has undo"),
+        ({"mcp": "x", "undo": "cat"}, "for an MCP server a table of its tools"),
+        ({"command": "cat", "undo": {"a": "b"}}, "undo is a command or MODULE:FUNCTION"),
+        ({"hosts": ["x"], "undo": "cat"}, "what was fetched has no undo"),
         ({"command": "cat", "undo": "no-such-program"}, "no program no-such-program"),
         ({"function": "json:dumps", "undo": "cat"}, "is taken back by MODULE:FUNCTION"),
         ({"function": "json:dumps", "undo": "json:no"}, "json has no no"),

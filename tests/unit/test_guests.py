@@ -15,8 +15,8 @@ from isthmus import abi
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
 NAMES = ("bench", "chat", "complete", "decode", "embed", "gemm", "speculate", "summarise")
-FETCHED = ("js",)
-"""Guests that are compiled on the user's machine: see `isthmus/scripts.py`."""
+FETCHED = ("js", "py")
+"""Guests that are compiled on the user's machine: see `isthmus/runtime/scripts.py`."""
 WIDE = ("bench64", "chat64", "complete64")
 MAX_NBYTES = 128 * 1024
 

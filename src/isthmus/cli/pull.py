@@ -19,7 +19,7 @@ from isthmus.model.choosing import open_file, shape_of
 from isthmus.native.loader import open_library
 from isthmus.printable import printable
 from isthmus.projects.interpreter import make_interpreter
-from isthmus.runtime.scripts import INTERPRETER, QUICKJS
+from isthmus.runtime.scripts import INTERPRETERS, Interpreter
 from isthmus.units import format_nbytes
 
 HELP = "fetch a model into the cache folder and print its path"
@@ -31,6 +31,7 @@ EXAMPLES = f"""\
   isthmus pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_0.gguf
   isthmus pull ./model.gguf          (checks that it can be used)
   isthmus pull js                    (the guest that runs agents written in JavaScript)
+  isthmus pull py                    (the guest that runs agents written in Python)
 
 Without QUANT, the first that a repository has of {", ".join(PREFERRED[:4])}, …
 (docs/models.md has all). A split model comes with all of its shards. A download that was
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help=f"{_NAMES}, hf:ORG/REPO[:QUANT], hf:ORG/REPO/FILE, a path, or js",
+        help=f"{_NAMES}, hf:ORG/REPO[:QUANT], hf:ORG/REPO/FILE, a path, js or py",
     )
     parser.add_argument(
         "--revision",
@@ -58,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
     environment = Environment.read()
-    if arguments.source == INTERPRETER:
-        return _pull_interpreter(environment)
+    if interpreter := INTERPRETERS.get(arguments.source):
+        return _pull_interpreter(interpreter, environment)
     path = _found(str(arguments.source), environment, arguments.revision)
     hashes = FileHashes(environment.cache / "hashes")
     opened = open_file(open_library(environment.ggml), path, ModelSettings(), hashes)
@@ -75,14 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pull_interpreter(environment: Environment) -> int:
-    """Fetches and compiles the guest that runs scripts."""
+def _pull_interpreter(interpreter: Interpreter, environment: Environment) -> int:
+    """Fetches and compiles a guest that runs scripts."""
     with download_bars() as (report, watch):
         report(
-            f"Making the guest that runs scripts: {QUICKJS.package} {QUICKJS.version} from the "
-            "Python package index, licence MIT, compiled by Zig: a minute, once"
+            f"Making the guest that runs {interpreter.language}: {interpreter.software}, licence "
+            "MIT, is fetched and compiled by Zig: a minute, once"
         )
-        path = make_interpreter(environment, watch)
+        path = make_interpreter(interpreter, environment, watch)
     _print_path(path)
     return 0
 

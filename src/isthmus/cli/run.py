@@ -47,7 +47,7 @@ EXAMPLES = """\
   isthmus run speculate --model default=large.gguf --model draft=small.gguf --message "Hello"
   isthmus run chat --model "fake:a scripted answer" --message Hello
   isthmus run chat --help-guest
-  isthmus run agent.js --model smollm2 --message "Hello"
+  isthmus run agent.py --model smollm2 --message "Hello"
   isthmus run chat --model smollm2 --tool "today=date -I" --arg tools=required --message "Hi"
   isthmus run gemm --message "rows=4096 k=64 n=64" --json
   sort names.txt | isthmus run ./count.wasm --env LANG=C -- --unique
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "guest",
         metavar="GUEST",
-        help="a .wasm file, a .js script, or chat, summarise, speculate, embed, gemm, decode, "
-        "bench (see --memory64); a command, with _start, is run as a program in a shell",
+        help="a .wasm file, a .js or .py script, or chat, summarise, speculate, embed, gemm, "
+        "decode, bench (see --memory64); a command, with _start, is run as a program in a shell",
     )
     parser.add_argument(
         "--message",

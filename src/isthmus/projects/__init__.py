@@ -8,12 +8,14 @@ from isthmus.projects.building import build
 from isthmus.projects.project import (
     LANGUAGES,
     RECIPES,
+    SCRIPT_LANGUAGES,
     SCRIPTS,
     TEMPLATES,
     Project,
     new_from_recipe,
     new_project,
     new_script,
+    new_script_from_recipe,
     open_project,
 )
 from isthmus.projects.watching import Sources
@@ -22,6 +24,7 @@ __all__ = [
     "LANGUAGES",
     "RECIPES",
     "SCRIPTS",
+    "SCRIPT_LANGUAGES",
     "TEMPLATES",
     "Project",
     "Sources",
@@ -29,5 +32,6 @@ __all__ = [
     "new_from_recipe",
     "new_project",
     "new_script",
+    "new_script_from_recipe",
     "open_project",
 ]

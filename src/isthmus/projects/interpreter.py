@@ -1,52 +1,58 @@
-"""Compiles the guest that runs scripts: `guests/js/js.c` with the interpreter's source.
+"""Compiles the guests that run scripts: their sources here with those of an interpreter.
 
-The source comes from the Python package index, is compared with a hash, and is thrown away
-afterwards. The licence of QuickJS-NG is MIT.
+The interpreter's source is fetched, compared with a hash, and thrown away afterwards; its licence,
+MIT, stays beside the compiled guest. `quickjs.py` and `micropython.py` know how each is compiled.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from isthmus.config import Environment
 from isthmus.download import Watch, fetch_archive, ignore
-from isthmus.errors import BuildFailed, DownloadError
-from isthmus.projects.building import LEFT_OUT, ZIG_FLAGS, run_compiler
-from isthmus.projects.project import open_project, sdk_folder
-from isthmus.projects.toolchain import find_zig
-from isthmus.runtime.scripts import QUICKJS, interpreter_folder, interpreter_path
+from isthmus.errors import BuildFailed
+from isthmus.projects.building import LEFT_OUT
+from isthmus.projects.micropython import compile_micropython
+from isthmus.projects.project import open_project
+from isthmus.projects.quickjs import compile_quickjs
+from isthmus.projects.toolchain import Toolchain, find_zig
+from isthmus.runtime.scripts import MICROPYTHON, QUICKJS, Interpreter
 from isthmus.wasm.card import with_card, without_sections
 
-_SOURCES = ("quickjs.c", "dtoa.c", "libregexp.c", "libunicode.c")
-_WITHIN = "upstream-quickjs"
-"""The folder of the sources in the archive."""
-_STACK_NBYTES = 1 << 20
-"""Bytes of the stack: an interpreter's functions call each other deeply."""
+Compile = Callable[[Toolchain, Path, Path, Path], tuple[bytes, bytes]]
+"""Takes Zig, the fetched archive, our own sources and an empty folder: the module, the licence."""
+_COMPILERS: dict[str, Compile] = {
+    QUICKJS.name: compile_quickjs,
+    MICROPYTHON.name: compile_micropython,
+}
 
 
-def make_interpreter(environment: Environment, watch: Watch = ignore) -> Path:
+def make_interpreter(
+    interpreter: Interpreter, environment: Environment, watch: Watch = ignore
+) -> Path:
     """The compiled guest in the cache folder; what is there already is not made again.
 
     Raises ToolchainMissing without Zig, DownloadError, BuildFailed.
     """
-    path = interpreter_path(environment.cache)
+    path = interpreter.path(environment.cache)
     if path.exists():
         return path
     compiler = find_zig()  # before anything is fetched
-    with tempfile.TemporaryDirectory(prefix="isthmus-js-") as name:
-        folder = Path(name)
-        quickjs = _unpacked(fetch_archive(QUICKJS, environment, folder, watch), folder)
-        _write_prelude(folder)
-        made = folder / "js.wasm"
-        run_compiler(compiler, [*_arguments(quickjs, folder), "-o", made], folder, "js")
-        module = without_sections(made.read_bytes(), LEFT_OUT)
-        module = with_card(module, open_project(interpreter_folder()).card)
+    with tempfile.TemporaryDirectory(prefix=f"isthmus-{interpreter.name}-") as name:
+        work = Path(name) / "work"
+        work.mkdir()
+        _write_prelude(interpreter, work)
+        archive = fetch_archive(interpreter.source, environment, Path(name), watch)
+        compile_ = _COMPILERS[interpreter.name]
+        made, licence = compile_(compiler, archive, interpreter.folder, work)
+    module = with_card(without_sections(made, LEFT_OUT), open_project(interpreter.folder).card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".LICENSE").write_bytes(licence)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_bytes(module)
         partial.replace(path)
@@ -55,30 +61,9 @@ def make_interpreter(environment: Environment, watch: Watch = ignore) -> Path:
     return path
 
 
-def _unpacked(archive: Path, folder: Path) -> Path:
-    """The folder with the interpreter's sources."""
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar.getmembers():
-                if member.isfile() and Path(member.name).parent.name == _WITHIN:
-                    data = tar.extractfile(member)
-                    assert data is not None, "it is a file"
-                    (folder / Path(member.name).name).write_bytes(data.read())
-    except (tarfile.TarError, OSError) as error:
-        raise DownloadError(f"cannot unpack {QUICKJS.package} {QUICKJS.version}: {error}") from None
-    return folder
-
-
-def _write_prelude(folder: Path) -> None:
-    """prelude.h: prelude.js as a string of C."""
-    lines = (interpreter_folder() / "prelude.js").read_text(encoding="utf-8").splitlines()
+def _write_prelude(interpreter: Interpreter, folder: Path) -> None:
+    """prelude.h: prelude.js or prelude.py as a string of C."""
+    source = interpreter.folder / f"prelude.{interpreter.name}"
+    lines = source.read_text(encoding="utf-8").splitlines()
     text = "\n".join(f"    {json.dumps(line + chr(10))}" for line in lines)
     (folder / "prelude.h").write_text(f"static const char PRELUDE[] =\n{text};\n", encoding="utf-8")
-
-
-def _arguments(quickjs: Path, folder: Path) -> list[str | Path]:
-    """What the compiler is told, but for where the module goes."""
-    flags = (*ZIG_FLAGS, "-std=gnu11", "-Os", "-D_GNU_SOURCE", "-w", "-msimd128")
-    headers = [f"-I{it}" for it in (quickjs, sdk_folder("c"), folder, interpreter_folder())]
-    sources = [str(quickjs / it) for it in _SOURCES] + [str(interpreter_folder() / "js.c")]
-    return ["cc", *flags, f"-Wl,-z,stack-size={_STACK_NBYTES}", *headers, *sources]

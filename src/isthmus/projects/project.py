@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from isthmus.errors import ProjectError
+from isthmus.runtime.scripts import INTERPRETERS, Interpreter
 from isthmus.spelling import suggestion
 from isthmus.wasm.card import GuestCard, GuestOption
 
@@ -38,7 +39,9 @@ TEMPLATES = ("hello", "tool")
 RECIPES = ("votes", "judge", "search", "contrastive", "watermark", "ngram", "plugin", "choice")
 """Guests of docs/cookbook.md, which a project can begin with, too."""
 SCRIPTS = ("agree",)
-"""Those of them that are scripts: nothing is built."""
+"""Those of them that are scripts, in JavaScript: nothing is built."""
+SCRIPT_LANGUAGES = tuple(INTERPRETERS)
+"""Languages of scripts: nothing is built."""
 _SDKS = {"c": "c", "cpp": "c", "rust": "rust", "zig": "zig", "go": "go", "as": "as"}
 LANGUAGES = tuple(_SDKS)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -117,15 +120,28 @@ def new_from_recipe(folder: Path, recipe: str) -> Project:
     return _begun(folder, lang, source, source / FILE)
 
 
-def new_script(folder: Path, recipe: str) -> Path:
-    """Begins a folder with a script of the cookbook, and what describes scripts to editors. The
-    script. ProjectError."""
+def new_script(folder: Path, lang: str, template: str) -> Path:
+    """Begins a folder with a script in one of SCRIPT_LANGUAGES. The script. ProjectError."""
+    source = _package() / "templates" / lang / f"{template}.{lang}"
+    return _begun_script(folder, INTERPRETERS[lang], source)
+
+
+def new_script_from_recipe(folder: Path, recipe: str) -> Path:
+    """Begins a folder with a script of the cookbook. The script. ProjectError."""
+    source = _package() / "templates" / "cookbook" / recipe / f"{recipe}.js"
+    return _begun_script(folder, INTERPRETERS["js"], source)
+
+
+def _begun_script(folder: Path, interpreter: Interpreter, source: Path) -> Path:
+    """A folder with a copy of a script, and of what describes to editors what it sees."""
     require_name(folder.name)
-    script = folder / f"{folder.name}.js"
+    script = folder / f"{folder.name}.{interpreter.name}"
     try:
         folder.mkdir(parents=True)
-        shutil.copyfile(_package() / "templates" / "cookbook" / recipe / f"{recipe}.js", script)
-        shutil.copyfile(_package() / "guests" / "js" / "isthmus.d.ts", folder / "isthmus.d.ts")
+        shutil.copyfile(source, script)
+        _tell_name(script, folder.name, interpreter.name)
+        description = interpreter.description
+        shutil.copyfile(interpreter.folder / description, folder / description)
     except FileExistsError:
         raise ProjectError(f"{folder} is there already: give another name") from None
     except OSError as error:

@@ -11,7 +11,7 @@ from isthmus.config import MAX_GUEST_NBYTES, Environment
 from isthmus.download import fetched, hint, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
 from isthmus.model.scripted import is_scripted, scripted_file
-from isthmus.runtime.scripts import INTERPRETER, is_script, read_interpreter
+from isthmus.runtime.scripts import INTERPRETERS, interpreter_of
 from isthmus.shards import SUFFIX
 from isthmus.wasm.names import shown
 
@@ -40,8 +40,8 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
     if isinstance(guest, bytes):
         return guest, "guest"
     bundled = bundled_guests()
-    if is_script(guest) or guest == INTERPRETER:
-        return read_interpreter(Environment.read().cache), INTERPRETER
+    if interpreter := interpreter_of(guest) or INTERPRETERS.get(str(guest)):
+        return interpreter.read(Environment.read().cache), interpreter.name
     if isinstance(guest, str) and guest in bundled:
         return bundled[guest].read_bytes(), guest
     path = Path(guest).expanduser()

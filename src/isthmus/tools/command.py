@@ -20,7 +20,7 @@ import msgspec
 
 from isthmus.errors import SettingsError, ToolFailed
 from isthmus.tools.process import Ended, Program, run_program
-from isthmus.tools.tool import Check, TakeBack, Tool, require_short
+from isthmus.tools.tool import Check, TakeBack, Tool, json_of, require_short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class CommandTool(Tool):
         return None if self.undo is None else partial(self._undo, self.undo)
 
     def _undo(self, program: Program, arguments: bytes, result: bytes) -> None:
-        said = {"arguments": _json_of(arguments), "result": _json_of(result)}
+        said = {"arguments": json_of(arguments), "result": json_of(result)}
         ended = run_program(program, msgspec.json.encode(said), self.limits, lambda: None)
         if ended.status != 0:
             raise ToolFailed(_failure(ended))
@@ -68,13 +68,6 @@ def program_of(words: str | Sequence[str], folder: Path | None = None) -> Progra
     if found is None:
         raise SettingsError(f"there is no program {argv[0]} that can be run")
     return Program((found, *argv[1:]), folder)
-
-
-def _json_of(data: bytes) -> object:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return data.decode(errors="replace")
 
 
 def _failure(ended: Ended) -> str:

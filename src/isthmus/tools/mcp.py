@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import mcp_types
@@ -30,7 +31,16 @@ from isthmus.tools.mcp_http import streamable_http
 from isthmus.tools.mcp_pace import Pace, paced
 from isthmus.tools.mcp_stdio import stdio
 from isthmus.tools.process import Program
-from isthmus.tools.tool import Check, Tool, ToolLimits, bytes_of, require_name, too_late
+from isthmus.tools.tool import (
+    Check,
+    TakeBack,
+    Tool,
+    ToolLimits,
+    bytes_of,
+    json_of,
+    require_name,
+    too_late,
+)
 from isthmus.tools.waiting import LOOK_S
 from isthmus.units import KIB, MIB
 
@@ -58,14 +68,36 @@ class McpTool(Tool):
     server: McpServer
     name: str
     """Its name there."""
+    undo: McpTool | None = None
+    """The tool of the same server that takes back one run; None if runs stay done."""
 
     def run(self, arguments: bytes, check: Check) -> bytes:
         """What the server answers: its texts, or else its structured content as JSON."""
-        try:
-            given = msgspec.json.decode(arguments or b"{}", type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ToolFailed(f"its arguments are wrong: {error}") from None
-        return self.server.call(self.name, given, self.limits, check)
+        return self.server.call(self.name, _object_of(arguments), self.limits, check)
+
+    @property
+    def take_back(self) -> TakeBack | None:
+        """The tool `undo`; None if it was not given."""
+        return None if self.undo is None else partial(self._undo, self.undo)
+
+    def _undo(self, undo: McpTool, arguments: bytes, result: bytes) -> None:
+        """Calls `undo` with what it takes: members of the result or of the arguments that have a
+        parameter's name, or all of them as its parameters `result` and `arguments`.
+        """
+        given, found = _object_of(arguments), json_of(result)
+        known = {"arguments": given, "result": found, **given}
+        known |= found if isinstance(found, dict) else {}
+        wanted = undo.parameters.get("properties")
+        names = wanted if isinstance(wanted, Mapping) else {}
+        said = {name: known[name] for name in names if name in known}
+        self.server.call(undo.name, said, undo.limits, lambda: None)
+
+
+def _object_of(arguments: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(arguments or b"{}", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ToolFailed(f"its arguments are wrong: {error}") from None
 
 
 class McpServer:

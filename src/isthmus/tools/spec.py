@@ -13,7 +13,8 @@
     mcp            a command or a URL: the server's tools are NAME_TOOL       headers, folder, …
     hosts          which may be fetched from
     description, parameters        what the model is told, if not what the tool says of itself
-    undo                           a command, or MODULE:FUNCTION, that takes one run back
+    undo                           a command, or MODULE:FUNCTION, that takes one run back; for a
+                                   server { TOOL = "TOOL", … }, of which each takes back the first
     deadline_s, output_nbytes      bounds of each run
     keys                           names of a server's API keys that may use it, if not all
 """
@@ -60,7 +61,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     headers: dict[str, str] = {}
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    undo: str | list[str] | None = None
+    undo: str | list[str] | dict[str, str] | None = None
     deadline_s: float | None = None
     output_nbytes: int | None = None
     keys: list[str] | None = None
@@ -109,8 +110,13 @@ def spec_of(name: str, said: object, where: str = "") -> ToolSpec:
         raise SettingsError(f"{where}tools.{name}: {error}") from None
     if sum(getattr(spec, kind) is not None for kind in KINDS) != 1:
         raise SettingsError(f"{where}tools.{name}: give exactly one of {', '.join(KINDS)}")
-    if spec.undo is not None and spec.command is None and spec.function is None:
-        raise SettingsError(f"{where}tools.{name}: only a command or a function has undo")
+    if spec.undo is not None and spec.hosts is not None:
+        raise SettingsError(f"{where}tools.{name}: what was fetched has no undo")
+    if spec.undo is not None and (spec.mcp is not None) != isinstance(spec.undo, dict):
+        raise SettingsError(
+            f"{where}tools.{name}: undo is a command or MODULE:FUNCTION, and for an MCP server "
+            'a table of its tools, { TOOL = "TOOL THAT TAKES IT BACK" }'
+        )
     return spec
 
 
@@ -161,7 +167,7 @@ def _opened(name: str, spec: ToolSpec, stack: contextlib.ExitStack) -> dict[str,
     if spec.mcp is not None:
         return _of_server(name, spec, limits, stack)
     if spec.command is not None:
-        undoing = None if spec.undo is None else spec.program(spec.undo)
+        undoing = None if spec.undo is None else spec.program(_words(spec.undo))
         tool: Tool = CommandTool(program=spec.program(spec.command), undo=undoing, limits=limits)
     elif spec.function is not None:
         tool = _function_tool(spec.function, spec, limits)
@@ -199,7 +205,21 @@ def _of_server(
     else:
         target = spec.program(spec.mcp or "")
     server = stack.enter_context(McpServer(target, headers=spec.headers, limits=limits))
-    return {f"{name}_{each}": tool for each, tool in server.tools.items()}
+    undo = spec.undo if isinstance(spec.undo, dict) else {}
+    for it in (*undo, *undo.values()):
+        if it not in server.tools:
+            raise SettingsError(
+                f"undo: {server} has no tool {it}: it has {', '.join(server.tools)}"
+            )
+    return {
+        f"{name}_{each}": replace(tool, undo=server.tools[undo[each]]) if each in undo else tool
+        for each, tool in server.tools.items()
+    }
+
+
+def _words(undo: str | list[str] | dict[str, str]) -> str | list[str]:
+    assert not isinstance(undo, dict), "it is a server's, as spec_of saw"
+    return undo
 
 
 def _function(text: str) -> Callable[..., object] | Tool:

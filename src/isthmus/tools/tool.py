@@ -99,6 +99,14 @@ def bytes_of(result: object, limits: ToolLimits) -> bytes:
     return data
 
 
+def json_of(data: bytes) -> object:
+    """Bytes as the JSON that they are, or as text."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return data.decode(errors="replace")
+
+
 def require_short(nbytes: int, limits: ToolLimits) -> None:
     """ToolFailed for a result that is too long."""
     if nbytes > limits.output_nbytes:

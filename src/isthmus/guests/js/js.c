@@ -11,6 +11,8 @@
 #include "natives.h"
 #include "prelude.h"
 
+#define STACK_NBYTES (128 << 10) /* how deep calls go: before the native stack, which is not seen, ends */
+
 static JSRuntime *runtime;
 static JSContext *context;
 
@@ -55,6 +57,8 @@ static int32_t start(void)
     AGENT_TRY(agent_sampler_options(&sampler));
     runtime = JS_NewRuntime();
     context = runtime ? JS_NewContext(runtime) : NULL;
+    if (runtime)
+        JS_SetMaxStackSize(runtime, STACK_NBYTES);
     if (!context)
         return -ISTHMUS_ENOMEM;
     JSValue global = JS_GetGlobalObject(context), object = JS_NewObject(context);
