@@ -110,18 +110,18 @@ def _fetch_machines() -> None:
         (ROOT / "root" / folder).mkdir(exist_ok=True)
     libraries = sorted({str(it.parent) for it in emulator.glob("**/*.so*")})
     for name, package in KERNELS.items():
-        folder = ROOT / "kernels" / name
-        kernels.unpack(kernels.first_dependency(package), folder)
-        shutil.copy(next(folder.glob("boot/vmlinuz-*")), folder / "vmlinuz")
-        (folder / "initramfs").write_bytes(
-            _initramfs(next(folder.glob("usr/lib/modules/*/kernel")))
+        kernel = ROOT / "kernels" / name
+        kernels.unpack(kernels.first_dependency(package), kernel)
+        shutil.copy(next(kernel.glob("boot/vmlinuz-*")), kernel / "vmlinuz")
+        (kernel / "initramfs").write_bytes(
+            _initramfs(next(kernel.glob("usr/lib/modules/*/kernel")))
         )
         script = MACHINE.format(
             loader=next(emulator.glob("lib64/ld-linux-*")),
             libraries=":".join(libraries),
             emulator=emulator / "usr/bin/qemu-system-aarch64",
             data=emulator / "usr/share/qemu",
-            folder=folder,
+            folder=kernel,
             root=ROOT,
             sources=SOURCES,
         )
