@@ -50,7 +50,8 @@ test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched int
 test-metal: $(VENV)/.dev ## the Metal device without a Mac: a stand-in that has Metal's rules, pages of 16 KiB, and mistakes that it must catch
 	$(BIN)/pytest -m 'long or not long' tests/device/test_metal.py
 
-test-arm64: $(VENV)/.dev ## arm64 in an emulator, fetched into .arm64/: memory, verify and snapshots, with pages of 4 and of 16 KiB (minutes)
+test-arm64: $(VENV)/.dev ## arm64 in an emulator, fetched into .arm64/: memory, verify, snapshots and a chat, as processes and whole machines, with pages of 4 and of 16 KiB (half an hour)
+	$(BIN)/isthmus pull smollm2
 	$(BIN)/python tools/fetch_arm64.py
 	$(BIN)/pytest -m long tests/device/test_arm64.py
 

@@ -1,19 +1,23 @@
-"""arm64 without such a machine: `make test-arm64` fetches an emulated one (tools/fetch_arm64.py).
+"""arm64 without such a machine: `make test-arm64` fetches emulated ones (tools/fetch_arm64.py).
 
-With pages of 4 KiB, and of 16 KiB as on Apple Silicon, which `fake_pages.c` stands in for.
+Processes with pages of 4 KiB, and of 16 KiB as on Apple Silicon, which `fake_pages.c` stands in
+for; and whole machines, whose kernels have such pages.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.device.arm64_machine import Done, run_machine
 from tests.tiny_gguf import TinyLlama
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +25,7 @@ MACHINE = ROOT / ".arm64"
 UNITS = ("region", "image", "memory_creator", "machine", "macos")
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(not (MACHINE / "python16").exists(), reason="run: make test-arm64"),
+    pytest.mark.skipif(not (MACHINE / "machine16").exists(), reason="run: make test-arm64"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="snapshots are moved from x86"),
 ]
 pages = pytest.mark.parametrize("python", ["python", "python16"])
@@ -81,3 +85,83 @@ def test_snapshots_move_there_and_back(tmp_path: Path) -> None:
             assert found["level"] == "state-exact"
             assert found["not_exact"]
         assert len(found["text"].split()) == 8
+
+
+KIB = {"machine4": 4, "machine16": 16}
+"""Of a page, by machine."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one whole machine did, with an agent that was saved here."""
+
+    kib: int
+    folder: Path
+    saved: dict[str, Any]
+    did: dict[str, Done]
+
+
+@pytest.fixture(scope="module", params=KIB)
+def visit(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, smollm2: Path
+) -> Visit:
+    name = request.param
+    folder = tmp_path_factory.mktemp(name)
+    model = TinyLlama(with_tokenizer=True).write(folder / "x.gguf")
+    saved = exercise("here", "save", model, folder / "x86.safetensors")
+    shutil.copy(smollm2, folder / "smollm2.gguf")
+    exercised = "-m tests.device.arm64_exercise"
+    units = " ".join(f"tests/unit/test_{it}.py" for it in UNITS)
+    cpu = "--device cpu --threads 2"
+    commands = {
+        "units": f"-m pytest -q -p no:cacheprovider {units}",
+        "verify": f"-m isthmus verify --json {cpu} --repeats 1 --sizes 64KiB,512KiB",
+        "restore": f"{exercised} restore /exchange/x.gguf /exchange/x86.safetensors",
+        "save": f"{exercised} save /exchange/x.gguf /exchange/arm64.safetensors",
+        "chat": "-m isthmus run chat --message Hello --arg max_tokens=8 --arg temperature=0 "
+        f"--model /exchange/smollm2.gguf {cpu}",
+        "receipt": f"-m isthmus receipt --quick {cpu} --minutes 40 "
+        "--model /exchange/x.gguf --out /exchange/receipt",
+    }
+    return Visit(KIB[name], folder, saved, run_machine(MACHINE / name, folder, commands))
+
+
+def test_a_whole_machine_maps_memory(visit: Visit) -> None:
+    assert " passed" in visit.did["units"].text()
+
+
+def test_a_whole_machine_computes_in_place(visit: Visit) -> None:
+    report = visit.did["verify"].json()
+    assert report["machine"]["system"].endswith("aarch64")
+    assert len(report["results"]) == 2
+    for proof in report["results"]:
+        assert proof["holds"]
+        assert proof["wrong"] == 0 < proof["checked"]
+
+
+def test_snapshots_move_to_a_whole_machine_and_back(visit: Visit) -> None:
+    restored, there = visit.did["restore"].json(), visit.did["save"].json()
+    assert restored["os_page"] == there["os_page"] == visit.kib << 10
+    assert restored["digest"] == visit.saved["digest"]
+    assert restored["level"] == "state-exact"
+    assert restored["not_exact"]
+    back = exercise("here", "restore", visit.folder / "x.gguf", visit.folder / "arm64.safetensors")
+    assert back["digest"] == there["digest"]
+    assert back["level"] == "state-exact"
+    for it in (visit.saved, restored, there, back):
+        assert it["text"] == visit.saved["text"]
+
+
+def test_a_whole_machine_chats(visit: Visit) -> None:
+    options = "--message Hello --arg max_tokens=8 --arg temperature=0 --device cpu --threads 2"
+    model = visit.folder / "smollm2.gguf"
+    here = run("here", "-m", "isthmus", "run", "chat", *options.split(), "--model", model)
+    assert visit.did["chat"].text() == here
+
+
+def test_a_whole_machine_writes_a_receipt(visit: Visit) -> None:
+    visit.did["receipt"].text()
+    receipt = json.loads((visit.folder / "receipt.json").read_text())
+    assert receipt["machine"]["system"].endswith("aarch64")
+    [(_, questions)] = receipt["models"].items()
+    assert not [it for it in questions.values() if "failed" in it]
