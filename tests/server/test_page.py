@@ -284,22 +284,34 @@ def test_export_and_restore(serving: Serving, browser: Any, tmp_path: Path) -> N
         say(page, "On")
 
 
+def picture(page: Any, name: str) -> None:
+    """Writes page-NAME.png, if a folder for it is named; nothing on the page is pointed at."""
+    if folder := os.environ.get("ISTHMUS_SCREENSHOTS"):
+        page.mouse.move(0, 0)
+        page.evaluate("() => document.activeElement.blur()")
+        page.screenshot(path=str(Path(folder) / f"page-{name}.png"))
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures(server: Serving, browser: Any, scheme: str) -> None:
     """A real model, as the documentation shows it."""
-    with opened(
-        browser, server, color_scheme=scheme, viewport={"width": 1280, "height": 800}
-    ) as page:
-        page.locator("#agents").wait_for()
+    size = {"width": 1280, "height": 800}
+    with opened(browser, server, color_scheme=scheme, viewport=size) as page:
         page.click("#new")
-        settings(page, seed="7", max_tokens="220")
-        say(page, "My name is Ada. What is an isthmus?")
-        say(page, "Say it in one sentence.")
+        settings(page, seed="3", max_tokens="220")
+        say(page, "Write a Python function that adds two numbers.")
+        say(page, "Now one that multiplies them.")
         page.locator("[aria-label='Answer again']").last.click()
         expect(page.locator(".walk").last).to_contain_text("2 of 2")
         expect(page.locator("#memory")).to_contain_text("The same in a fork")
-        if folder := os.environ.get("ISTHMUS_SCREENSHOTS"):
-            page.locator("#status").evaluate("() => document.activeElement.blur()")
-            page.wait_for_timeout(1500)
-            page.screenshot(path=str(Path(folder) / f"page-{scheme}.png"))
+        picture(page, scheme)
+        page.set_viewport_size({"width": 390, "height": 844})
+        expect(page.locator("#open-side")).to_be_visible()
+        expect(page.locator(".turn > footer").last).to_be_in_viewport(ratio=1)
+        picture(page, f"phone-{scheme}")
+        page.set_viewport_size(size)
+        page.click("#new")
+        page.click("#settings")
+        expect(page.locator("#dialog[open] [name=guest]")).to_have_value("chat")
+        picture(page, f"settings-{scheme}")

@@ -39,6 +39,7 @@ export function begin(guard) {
     },
     { passive: true },
   );
+  new ResizeObserver(toEnd).observe(scroll); // a phone that is turned, or its keyboard
   $("latest").addEventListener("click", () => {
     follows = true;
     toEnd();
