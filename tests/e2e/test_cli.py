@@ -258,10 +258,9 @@ def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ("restore", "x", "--colour", "red"),
-            "isthmus restore: unrecognized arguments: --colour red;",
-        ),
+        (("rm", "x", "--colour", "red"), "isthmus rm: unrecognized arguments: --colour red;"),
+        (("chat", "--temperature", "1"), "isthmus chat: unrecognized arguments: --temperature 1"),
+        (("run", "chat", "Hi"), "isthmus run: unrecognized arguments: Hi (it takes options of"),
         (("lst",), "isthmus: there is no command lst: did you mean list? isthmus --help lists"),
         (("fly\x1b[2J",), "isthmus: there is no command fly\\x1b[2J; isthmus --help lists"),
         (("rm",), "isthmus rm: the following arguments are required: NAME;"),

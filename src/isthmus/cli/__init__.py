@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = build_parser().parse_known_args(given)
     arguments.argv = after
     if unknown:  # by the command's own name, which argparse does not say for these
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(arguments)}")
     _log_to_stderr(arguments.log_level)
     try:
         with printing(sys.stdout):
@@ -117,6 +117,13 @@ def _asked(words: Sequence[str]) -> Sequence[str]:
     if not words:
         return ["--help"]
     return [*words[1:], "--help"] if words[0] == "help" else words
+
+
+def _meant(arguments: argparse.Namespace) -> str:
+    """How a command takes what many give it as options or words."""
+    hows = {"arg": "options of the guest as --arg NAME=VALUE", "message": "messages by --message"}
+    taken = [how for name, how in hows.items() if name in arguments]
+    return f" (it takes {', '.join(taken)})" if taken else ""
 
 
 def _log_to_stderr(level: str) -> None:
