@@ -58,7 +58,7 @@ test-arm64: $(VENV)/.dev ## arm64 in an emulator, fetched into .arm64/: memory, 
 test-gpu: $(VENV)/.dev ## the device ISTHMUS_TEST_DEVICE (cuda:0), by the library ISTHMUS_GGML
 	ISTHMUS_TEST_DEVICE=$${ISTHMUS_TEST_DEVICE:-cuda:0} $(BIN)/pytest -m gpu tests/device
 
-test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed; fetches axe-core by npm
+test-page: $(VENV)/.dev ## the server's page in a headless Chromium, which must be installed; fetches axe-core by npm; PAGE_SLOWER=4 gives it a quarter of the processor, ISTHMUS_SCREENSHOTS=docs takes the pictures anew
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m 'page and not long' tests/server
 

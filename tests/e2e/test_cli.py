@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from isthmus.cli import main
+from isthmus.cli import build_parser, main
 from tests.tiny_gguf import TinyLlama, TinyModel
 
 LOOP = "(loop $l (br $l)) (i32.const 0)"
@@ -255,10 +255,48 @@ def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str
     assert f"isthmus {command}" in capsys.readouterr().out.split("examples:")[1]
 
 
-def test_an_option_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["restore", "x", "--colour", "red"])
-    assert "isthmus restore: error: unrecognized arguments: --colour red" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("rm", "x", "--colour", "red"), "isthmus rm: unrecognized arguments: --colour red;"),
+        (("chat", "--temperature", "1"), "isthmus chat: unrecognized arguments: --temperature 1"),
+        (("run", "chat", "Hi"), "isthmus run: unrecognized arguments: Hi (it takes options of"),
+        (("lst",), "isthmus: there is no command lst: did you mean list? isthmus --help lists"),
+        (("fly\x1b[2J",), "isthmus: there is no command fly\\x1b[2J; isthmus --help lists"),
+        (("rm",), "isthmus rm: the following arguments are required: NAME;"),
+        (("--log-level", "loud", "list"), "isthmus: argument --log-level: invalid choice: 'loud'"),
+        (("serve", "--port", "many"), "isthmus serve: argument --port: invalid int value: 'many';"),
+    ],
+)
+def test_what_is_mistyped_is_told_in_one_line(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert told.count("\n") == 1
+
+
+def test_help_is_what_one_asks_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert shown() == shown("help") == shown("--help")
+    assert "Try: isthmus demo" in shown()
+    assert shown("help", "rm") == shown("rm", "--help")
+
+
+def test_the_log_can_be_asked_for_before_the_command() -> None:
+    for words in ("-v list", "list -v", "--log-level info list"):
+        assert build_parser().parse_args(words.split()).log_level == "info"
+    assert build_parser().parse_args(["list"]).log_level == "warning"
 
 
 def test_perplexity_is_libllamas(tmp_path: Path) -> None:

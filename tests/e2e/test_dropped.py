@@ -70,3 +70,24 @@ def test_nothing_is_said_on_stderr_that_an_exception_says() -> None:
     )
     assert done.stdout.strip()
     assert done.stderr == ""
+
+
+MISTYPED = """
+import isthmus, logging, sys
+if "log" in sys.argv:
+    logging.basicConfig(format="%(name)s: %(message)s")
+with isthmus.Runtime(device="null") as rt:
+    rt.spawn("chat", temprature=0.2)
+"""
+
+
+def test_an_option_that_the_guest_does_not_know_is_seen_without_any_setting() -> None:
+    """Once: in the log of a program that has one, and otherwise as a warning of the line."""
+    said = "chat knows no option temprature: did you mean temperature?"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", MISTYPED, *words], capture_output=True, text=True, check=True
+        ).stderr
+        for words in ((), ("log",))
+    ]
+    assert told == [f"<string>:6: UserWarning: {said}\n", f"isthmus: {said}\n"]

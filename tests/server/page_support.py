@@ -22,6 +22,8 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 )
 WAIT_MS = 60_000
+DRAWN = "#turns[aria-busy=false]"
+"""Once the turns of the agent that is shown are there."""
 ENDLESS = {"grammar": "root ::= [a-z ] root", "max_tokens": "59000", "n_ctx": "60000"}
 """Options of an answer that has no end."""
 ECHO = """(module
@@ -70,8 +72,9 @@ def chromium() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def opened(browser: Any, server: Serving, **how: Any) -> Iterator[Any]:
-    """The page, in a context of its own. No script of it may fail, and nothing that it asks for may
-    be elsewhere."""
+    """The page, in a context of its own, once it shows an agent or asks for a key. No script of it
+    may fail, and nothing that it asks for may be elsewhere. PAGE_SLOWER=4 has it a quarter of the
+    processor."""
     given = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce", **how}
     context = browser.new_context(**given)
     context.set_default_timeout(WAIT_MS)
@@ -80,7 +83,11 @@ def opened(browser: Any, server: Serving, **how: Any) -> Iterator[Any]:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda it: problems.append(it.text) if _is_fault(it) else None)
     page.on("request", lambda it: None if _is_ours(it.url, server) else problems.append(it.url))
+    if times := os.environ.get("PAGE_SLOWER"):
+        slower = {"rate": float(times)}
+        context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", slower)
     page.goto(server.url)
+    page.locator(f"{DRAWN}, #dialog[open]").first.wait_for(state="attached")
     try:
         yield page
         assert problems == []
@@ -128,6 +135,7 @@ def bring_echo(server: Serving) -> str:
 
 def say(page: Any, text: str) -> None:
     """Tells the agent that is shown something, and waits for the answer's end."""
+    page.locator(DRAWN).wait_for(state="attached")
     before = page.locator(".turn > footer").count()
     tell(page, text)
     page.locator(".turn > footer").nth(before).wait_for()
@@ -141,6 +149,13 @@ def tell(page: Any, text: str) -> None:
 
 
 def choose(page: Any, name: str) -> None:
-    """Shows the agent of that name."""
+    """Shows the agent of that name, with its turns."""
     page.locator("#agents li", has_text=name).first.click()
     page.locator("#title", has_text=name).wait_for()
+    page.locator(DRAWN).wait_for(state="attached")
+
+
+def wait_for_copy(page: Any, text: str) -> None:
+    """Waits until the clipboard has a text that begins so."""
+    read = "async text => (await navigator.clipboard.readText()).startsWith(text)"
+    page.wait_for_function(read, arg=text)

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
-from tests.server.page_support import ENDLESS, opened, say, tell
+from tests.server.page_support import ENDLESS, choose, opened, say, tell
 
 pytestmark = pytest.mark.page
 
@@ -150,17 +150,12 @@ def test_switching_never_waits_and_reading_is_not_disturbed(serving: Serving, br
         tell(page, "Begin")
         grows = page.locator("#scroll")
         page.locator("#stop").wait_for()
-        for _ in range(600):
-            if grows.evaluate("it => it.scrollHeight > 3 * it.clientHeight"):
-                break
-            page.wait_for_timeout(100)
+        it = "document.getElementById('scroll')"
+        page.wait_for_function(f"() => {it}.scrollHeight > 3 * {it}.clientHeight")
         grows.evaluate("it => { it.scrollTop = 40 }")
         expect(page.locator("#latest")).to_be_visible()
         height = grows.evaluate("it => it.scrollHeight")
-        for _ in range(600):
-            if grows.evaluate("it => it.scrollHeight") > height:
-                break
-            page.wait_for_timeout(100)
+        page.wait_for_function(f"height => {it}.scrollHeight > height", arg=height)
         assert grows.evaluate("it => it.scrollTop") == 40
         page.click("#latest")
         expect(page.locator("#latest")).to_be_hidden()
@@ -176,12 +171,46 @@ def test_switching_never_waits_and_reading_is_not_disturbed(serving: Serving, br
         assert page.locator(".answer").last.inner_text()
 
 
-def point_in_map(page: Any) -> None:
-    """By a key; again if the map was drawn anew at that moment."""
-    place = re.compile("0x[0-9a-f]{8} – 0x[0-9a-f]{8}: ")
-    while not place.match(page.inner_text("#where")):
-        page.keyboard.press("ArrowRight")
-        page.wait_for_timeout(100)
+REDRAW = "() => document.dispatchEvent(new Event('visibilitychange'))"
+"""What a browser tells the page when somebody comes back to it: it asks for all agents."""
+
+
+def test_what_is_drawn_anew_stays_in_its_place(serving: Serving, browser: Any) -> None:
+    """A press that begins before and ends after is not lost; nor is what a key pointed at."""
+    ids = {}
+    for name in ("Ada", "Grace"):
+        ids[name] = serving.post("/v1/agents", {"name": name, "args": {"max_tokens": "8"}})["id"]
+    with opened(browser, serving) as page:
+        row = page.locator("#agents li", has_text="Ada")
+        row.hover()
+        page.mouse.down()
+        serving.client.patch(f"/v1/agents/{ids['Ada']}", json={"name": "Ada Lovelace"})
+        page.evaluate(REDRAW)
+        expect(row).to_contain_text("Ada Lovelace")
+        page.mouse.up()
+        expect(page.locator("#title")).to_have_text("Ada Lovelace")
+        for text in ("One", "Two"):
+            say(page, text)
+        canvas = page.locator("#map").element_handle()
+        page.focus("#map")
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        expect(page.locator("#where")).to_have_text(PLACE)
+        place = page.inner_text("#where").partition(":")[0]
+        page.keyboard.press("Alt+f")  # a fork
+        expect(page.locator("#memory")).to_contain_text("The same in a fork")
+        expect(page.locator("#map")).to_be_focused()
+        expect(page.locator("#where")).to_contain_text(place)
+        assert canvas.evaluate("it => it.isConnected")
+        choose(page, "Ada Lovelace")
+        say(page, "Three")
+        expect(page.locator("#where")).to_contain_text(place)
+        first = page.locator(".turn").first.element_handle()
+        say(page, "Four")
+        assert first.evaluate("it => it.isConnected")
+
+
+PLACE = re.compile("0x[0-9a-f]{8} – 0x[0-9a-f]{8}: ")
 
 
 def test_keyboard_alone(serving: Serving, browser: Any) -> None:
@@ -215,14 +244,14 @@ def test_keyboard_alone(serving: Serving, browser: Any) -> None:
         expect(page.locator("#work")).to_contain_text("Tokens decoded")
         page.keyboard.press("ArrowRight")
         page.focus("#map")
-        point_in_map(page)
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#where")).to_have_text(PLACE)
 
         page.focus("#more")
         page.keyboard.press("Enter")
         expect(page.locator("#menu button").first).to_be_focused()
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("ArrowUp")
-        page.keyboard.press("Enter")
+        for key in ("ArrowDown", "ArrowUp", "Enter"):
+            page.keyboard.press(key)
         page.locator("#dialog [name=name]").fill("Grace Hopper")
         page.keyboard.press("Enter")
         expect(page.locator("#title")).to_have_text("Grace Hopper")
@@ -255,22 +284,34 @@ def test_export_and_restore(serving: Serving, browser: Any, tmp_path: Path) -> N
         say(page, "On")
 
 
+def picture(page: Any, name: str) -> None:
+    """Writes page-NAME.png, if a folder for it is named; nothing on the page is pointed at."""
+    if folder := os.environ.get("ISTHMUS_SCREENSHOTS"):
+        page.mouse.move(0, 0)
+        page.evaluate("() => document.activeElement.blur()")
+        page.screenshot(path=str(Path(folder) / f"page-{name}.png"))
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures(server: Serving, browser: Any, scheme: str) -> None:
     """A real model, as the documentation shows it."""
-    with opened(
-        browser, server, color_scheme=scheme, viewport={"width": 1280, "height": 800}
-    ) as page:
-        page.locator("#agents").wait_for()
+    size = {"width": 1280, "height": 800}
+    with opened(browser, server, color_scheme=scheme, viewport=size) as page:
         page.click("#new")
-        settings(page, seed="7", max_tokens="220")
-        say(page, "My name is Ada. What is an isthmus?")
-        say(page, "Say it in one sentence.")
+        settings(page, seed="3", max_tokens="220")
+        say(page, "Write a Python function that adds two numbers.")
+        say(page, "Now one that multiplies them.")
         page.locator("[aria-label='Answer again']").last.click()
         expect(page.locator(".walk").last).to_contain_text("2 of 2")
         expect(page.locator("#memory")).to_contain_text("The same in a fork")
-        if folder := os.environ.get("ISTHMUS_SCREENSHOTS"):
-            page.locator("#status").evaluate("() => document.activeElement.blur()")
-            page.wait_for_timeout(1500)
-            page.screenshot(path=str(Path(folder) / f"page-{scheme}.png"))
+        picture(page, scheme)
+        page.set_viewport_size({"width": 390, "height": 844})
+        expect(page.locator("#open-side")).to_be_visible()
+        expect(page.locator(".turn > footer").last).to_be_in_viewport(ratio=1)
+        picture(page, f"phone-{scheme}")
+        page.set_viewport_size(size)
+        page.click("#new")
+        page.click("#settings")
+        expect(page.locator("#dialog[open] [name=guest]")).to_have_value("chat")
+        picture(page, f"settings-{scheme}")

@@ -68,7 +68,6 @@ def turns(seeing: Serving) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("how", ["drop", "paste"])
 def test_a_picture_goes_with_the_message(browser: Any, seeing: Serving, how: str) -> None:
     with opened(browser, seeing) as page:
-        page.wait_for_load_state("networkidle")  # what a page does at its start clears its notice
         give(page, how, png())
         expect(page.locator("#files li")).to_have_count(1)
         say(page, "What is it?")
@@ -89,7 +88,6 @@ def test_a_picture_goes_with_the_message(browser: Any, seeing: Serving, how: str
 
 def test_files_are_taken_away_and_others_are_refused(browser: Any, seeing: Serving) -> None:
     with opened(browser, seeing) as page:
-        page.wait_for_load_state("networkidle")  # what a page does at its start clears its notice
         give(page, "drop", b"GIF89a", "a.gif", "image/gif")
         expect(page.locator("#notice")).to_contain_text("a.gif is none of PNG, JPEG, WebP and WAV")
         give(page, "drop", bytes(3_000_001))
@@ -105,7 +103,6 @@ def test_files_are_taken_away_and_others_are_refused(browser: Any, seeing: Servi
 
 def test_a_damaged_picture_can_be_left(browser: Any, seeing: Serving) -> None:
     with opened(browser, seeing) as page:
-        page.wait_for_load_state("networkidle")  # what a page does at its start clears its notice
         give(page, "drop", png()[:60])
         page.locator("#input").fill("What is it?")
         page.locator("#input").press("Enter")

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Error, expect
+from playwright.sync_api import expect
 
+from tests.patience import eventually
 from tests.server.conftest import Serving
 from tests.server.page_support import opened
 
@@ -55,26 +56,14 @@ class Person:
         self.n_actions += 1
         return found.as_element()
 
-    def act(self, words: str, how: str, *given: str, beside: str = "") -> None:
-        """Does something with it; again if the page drew it anew at that moment."""
-        while True:
-            found = self.see(words, beside)
-            try:
-                getattr(found, how)(*given)
-                return
-            except Error as error:
-                if "not attached" not in str(error):
-                    raise
-                self.n_actions -= 1
-
     def press(self, words: str, beside: str = "") -> None:
-        self.act(words, "click", beside=beside)
+        self.see(words, beside).click()
 
     def press_sign(self, name: str, beside: str = "") -> None:
         self.see("", beside, SIGNS[name]).click()
 
     def fill(self, words: str, text: str) -> None:
-        self.act(words, "fill", text)
+        self.see(words).fill(text)
 
     def choose(self, words: str, option: str) -> None:
         """A click opens the list, and another takes something of it."""
@@ -82,7 +71,7 @@ class Person:
         self.n_actions += 1
 
     def slide_back(self, words: str) -> None:
-        self.act(words, "press", "ArrowLeft")
+        self.see(words).press("ArrowLeft")
 
     def send(self) -> None:
         if self.is_phone:
@@ -161,8 +150,11 @@ def test_find_an_old_agent(person: Person, serving: Serving) -> None:
     expect(person.page.locator("#title")).to_have_text("Old notes")
 
 
-def test_change_the_model(person: Person) -> None:
+def test_change_the_model(person: Person, serving: Serving) -> None:
     person.choose("tiny", "other")
+    person.page.locator("#status", has_text="read by the other model").wait_for(state="attached")
+    models = [{"default": "other"}, {"default": "tiny"}, {"default": "tiny"}]
+    assert eventually(lambda: [it["models"] for it in serving.get("/v1/agents")["data"]] == models)
     expect(person.page.locator("#model")).to_have_value("other")
     expect(person.page.locator(".said")).to_have_text(["First", "Second", "Third"])
 

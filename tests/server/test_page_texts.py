@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
-from tests.server.page_support import bring_echo, choose, opened, say, tell
+from tests.server.page_support import bring_echo, choose, opened, say, tell, wait_for_copy
 
 pytestmark = pytest.mark.page
 MARKDOWN = r"""# One
@@ -102,10 +102,10 @@ def test_copying(page: Any) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     say(page, "```c\nint x;\nint y;\n```")
     page.locator(".code button").click()
-    assert page.evaluate("() => navigator.clipboard.readText()") == "int x;\nint y;"
+    wait_for_copy(page, "int x;\nint y;")
     page.locator("[aria-label='Copy the answer']").click()
+    wait_for_copy(page, "```c\nint x;")
     page.locator("#status", has_text="Copied").wait_for(state="attached")
-    assert page.evaluate("() => navigator.clipboard.readText()").startswith("```c")
 
 
 def test_thoughts_and_calls_are_folded(page: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,8 +121,8 @@ def test_two_thousand_agents(tiny_q8: Path, tmp_path: Path, browser: Any) -> Non
 def test_a_long_answer_scrolls_smoothly_while_it_streams(
     tiny_long: Path, tmp_path: Path, browser: Any
 ) -> None:
-    """4,000 tokens, and a wheel that turns meanwhile. The browser's own trace says which frames it
-    presented, and how long the page kept it from them: by the time of its thread, since a busy
+    """4,000 tokens, and a wheel that turns meanwhile. The browser's own trace says what became of
+    each frame, and what the page's thread did for it: by the time of the processor, since a busy
     machine takes what it wants of any other."""
     server = Serving(tmp_path / "data", "--model", f"tiny={tiny_long}", "--n-ctx", "60000")
     try:
@@ -135,19 +136,18 @@ def test_a_long_answer_scrolls_smoothly_while_it_streams(
             turned, until = 0, time.monotonic() + 120
             while page.locator("#stop").is_visible() and time.monotonic() < until:
                 page.mouse.wheel(0, -60 if turned % 20 < 10 else 60)
-                page.wait_for_timeout(16)
                 turned += 1
             trace = json.loads(browser.stop_tracing())["traceEvents"]
             expect(page.locator(".ended")).to_contain_text("Cut at 4,000 tokens.")
     finally:
         assert server.stop() == 0
-    frames, took = Counter(frame_states(trace)), sorted(main_thread_ms(trace))
+    frames, took = Counter(frame_states(trace)), sorted(own_ms_of_frames(trace))
     slow = [it for it in took if it > 1000 / 60]
-    print(
-        f"{turned} turns of the wheel; frames: {dict(frames)}; the page's thread: {len(took)} tasks"
-    )
-    print(f"{len(slow)} took longer than a frame; the longest: {took[-1]:.1f} ms of its own time")
-    assert turned > 20
+    middle, most = took[len(took) // 2], took[len(took) * 99 // 100]
+    print(f"{turned} turns of the wheel; frames: {dict(frames)}")
+    print(f"{len(took)} frames of the page's thread, in ms of the processor: {middle:.2f} in the")
+    print(f"middle, {most:.2f} at 99 %, {took[-1]:.2f} at most; {len(slow)} longer than a frame")
+    assert turned >= 5
     assert frames["STATE_PRESENTED_ALL"] > len(slow)
     assert len(slow) < len(took) / 200
 
@@ -162,14 +162,19 @@ def frame_states(trace: list[dict[str, Any]]) -> Iterator[str]:
             yield it["args"]["frame_reporter"]["state"]
 
 
-def main_thread_ms(trace: list[dict[str, Any]]) -> Iterator[float]:
-    """Milliseconds that each task took of the thread that runs the page's script, lays it out and
-    paints it."""
+def own_ms_of_frames(trace: list[dict[str, Any]]) -> Iterator[float]:
+    """Milliseconds of the processor that went into each frame on the thread that runs the page's
+    script, lays it out and paints it: all that it did since the frame before."""
     (place,) = {
         (it["pid"], it["tid"])
         for it in trace
         if it["name"] == "thread_name" and it["args"]["name"] == "CrRendererMain"
     }
-    for it in trace:
-        if (it["pid"], it["tid"], it["name"]) == (*place, "RunTask"):
-            yield it.get("tdur", 0) / 1000
+    here = [it for it in trace if (it["pid"], it["tid"]) == place]
+    name, whole = "ProxyMain::BeginMainFrame", "X"
+    begun = sorted(it["ts"] for it in here if (it["name"], it["ph"]) == (name, whole))
+    spent = [0.0] * (len(begun) + 1)
+    for it in here:
+        if it["name"] == "RunTask":
+            spent[bisect_right(begun, it["ts"] + it.get("dur", 0))] += it.get("tdur", 0) / 1000
+    yield from spent[1:]

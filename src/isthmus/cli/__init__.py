@@ -19,6 +19,7 @@ from types import ModuleType
 
 from isthmus.cli.colour import Style, painted
 from isthmus.cli.command import split_argv
+from isthmus.cli.parser import Parser, add_log_options
 from isthmus.errors import GuestTrapped, IsthmusError
 from isthmus.printable import LineFormatter, printable, printing
 from isthmus.version import VERSION
@@ -61,17 +62,17 @@ _TAKEN = ("gc", "inspect", "list", "map")
 name within its package."""
 
 _SHOWN_FRAMES = 8
-_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="isthmus",
         description="WebAssembly agents and a compute device on the same bytes.",
         epilog="isthmus COMMAND --help tells more. Try: isthmus demo",
     )
     parser.add_argument("--version", action="version", version=f"isthmus {VERSION}")
+    add_log_options(parser, default="warning")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _module(name)
@@ -83,32 +84,18 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-        command.add_argument(
-            "--log-level",
-            choices=_LOG_LEVELS,
-            default="warning",
-            help="the least important lines of the log that are shown, guests' own among them "
-            "(default: warning)",
-        )
-        command.add_argument(
-            "-v",
-            "--verbose",
-            dest="log_level",
-            action="store_const",
-            const="info",
-            help="as --log-level info",
-        )
+        add_log_options(command)
         command.set_defaults(parser=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. No traceback reaches the user."""
-    given, after = split_argv(sys.argv[1:] if argv is None else argv)
+    given, after = split_argv(_asked(sys.argv[1:] if argv is None else argv))
     arguments, unknown = build_parser().parse_known_args(given)
     arguments.argv = after
-    if unknown:  # with the command's own usage, which argparse does not show for these
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if unknown:  # by the command's own name, which argparse does not say for these
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(arguments)}")
     _log_to_stderr(arguments.log_level)
     try:
         with printing(sys.stdout):
@@ -123,6 +110,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return int(code)
+
+
+def _asked(words: Sequence[str]) -> Sequence[str]:
+    """The words of the command line; nothing at all, and `help`, are for help."""
+    if not words:
+        return ["--help"]
+    return [*words[1:], "--help"] if words[0] == "help" else words
+
+
+def _meant(arguments: argparse.Namespace) -> str:
+    """How a command takes what many give it as options or words."""
+    hows = {"arg": "options of the guest as --arg NAME=VALUE", "message": "messages by --message"}
+    taken = [how for name, how in hows.items() if name in arguments]
+    return f" (it takes {', '.join(taken)})" if taken else ""
 
 
 def _log_to_stderr(level: str) -> None:

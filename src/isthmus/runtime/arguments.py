@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -97,8 +98,9 @@ def command_line(
 
 
 def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
-    """Logs a warning for each option that a guest does not list among its own, if it lists any. A
-    guest that runs a script cannot know the script's."""
+    """Warns of each option that a guest does not list among its own, if it lists any: in the log,
+    or by a UserWarning in a program that configured none. A guest that runs a script cannot know
+    the script's."""
     card = guest.card
     known = [it.name for it in card.options] if card is not None else ["script"]
     if "script" in known:
@@ -106,7 +108,17 @@ def warn_of_unknown(guest: Guest, options: Sequence[str]) -> None:
     for name in dict.fromkeys(option.partition("=")[0] for option in options):
         if name not in known:
             hint = suggestion(name, known) or f": it has {', '.join(known) or 'none'}"
-            _log.warning("%s knows no option %s%s", guest.name, shown(name), hint)
+            said = f"{guest.name} knows no option {shown(name)}{hint}"
+            if _is_heard():
+                _log.warning("%s", said)
+            else:
+                warnings.warn(said, stacklevel=3)
+
+
+def _is_heard() -> bool:
+    """Whether somebody configured logging."""
+    handlers = [*logging.getLogger("isthmus").handlers, *logging.getLogger().handlers]
+    return not all(isinstance(it, logging.NullHandler) for it in handlers)
 
 
 def require_given(models: object, limits: object) -> None:

@@ -1,6 +1,6 @@
 // The list of agents: families, folded unless one of them is shown; a tree for the keyboard.
 
-import { $, el, icon, said } from "./dom.js";
+import { $, el, icon, refill, said } from "./dom.js";
 import { children, descent, rootOf } from "./family.js";
 import { changes, show, state } from "./state.js";
 
@@ -58,11 +58,12 @@ function now() {
   const shown = state.agents.get(state.shown);
   if (shown?.origin) open.add(rootOf(state.agents, shown).id);
   const rows = words ? matches(words) : families(below);
-  const had = $("agents").contains(document.activeElement);
+  const tree = $("agents"),
+    had = tree.contains(document.activeElement);
   const last = rows.some(it => it.dataset.id === focused) ? focused : state.shown;
   (rows.find(it => it.dataset.id === last) ?? rows[0])?.setAttribute("tabindex", "0");
-  $("agents").replaceChildren(...rows);
-  if (had) rows.find(it => it.tabIndex === 0)?.focus();
+  refill(tree, rows);
+  if (had && !tree.contains(document.activeElement)) tree.querySelector("[tabindex='0']")?.focus();
   $("none").hidden = rows.length > 0;
   $("none").textContent = words ? `No agent is called “${words}”.` : "No agents yet.";
 }

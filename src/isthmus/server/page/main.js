@@ -3,7 +3,7 @@
 import { call, events, isLocked, setKey } from "./api.js";
 import * as comparing from "./compare.js";
 import { ask, field, menu } from "./dialogs.js";
-import { $, announce, button, el, said, save } from "./dom.js";
+import { $, announce, button, el, refill, said, save } from "./dom.js";
 import * as list from "./list.js";
 import * as memory from "./memory.js";
 import * as panel from "./panel.js";
@@ -34,9 +34,9 @@ const PROMPTS = [
 const input = $("input"),
   narrow = matchMedia("(max-width: 45rem)");
 
-// Says what went wrong; nobody waits for it.
-async function guarded(work) {
-  notice("");
+// Says what went wrong; nobody waits for it. What was said before goes, unless the page does this by itself.
+async function guarded(work, byItself = false) {
+  if (!byItself) notice("");
   try {
     await work();
   } catch (error) {
@@ -49,10 +49,7 @@ async function guarded(work) {
   }
 }
 function notice(text, label, act) {
-  $("notice").replaceChildren(
-    el("span", {}, text),
-    ...(label ? [button(label, act)] : []),
-  );
+  refill($("notice"), [el("span", {}, text), label && button(label, act, { "data-id": label })]);
   $("notice").hidden = !text;
 }
 
@@ -260,7 +257,6 @@ events.addEventListener("gone", () => {
 events.addEventListener("there", () => {
   if (!gone) return;
   gone = 0;
-  notice("");
   guarded(start);
 });
 function retry(seconds) {
@@ -352,10 +348,12 @@ addEventListener("beforeunload", event => {
   if ([...state.live.values()].some(it => !it.failed)) event.preventDefault();
 });
 addEventListener("resize", panel.refresh);
-document.addEventListener("visibilitychange", () => document.hidden || gone || guarded(loadAgents));
+document.addEventListener("visibilitychange", () => document.hidden || gone || guarded(loadAgents, true));
 
+let chosen = false; // whether somebody was quicker than the list
+changes.addEventListener("shown", () => (chosen = true), { once: true });
 guarded(async () => {
   await start();
-  await show([...state.agents.values()].find(it => !it.origin)?.id ?? null);
-});
+  if (!chosen) await show([...state.agents.values()].find(it => !it.origin)?.id ?? null);
+}, true);
 poll();

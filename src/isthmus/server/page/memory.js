@@ -2,7 +2,7 @@
 // it has in common with its forks.
 
 import { get } from "./api.js";
-import { $, announce, button, el, facts, size } from "./dom.js";
+import { $, announce, button, el, facts, refill, size } from "./dom.js";
 import { rootOf, children, descent } from "./family.js";
 import { fork, state } from "./state.js";
 
@@ -12,6 +12,8 @@ let guarded,
   position = null,
   other = "",
   cursor = -1,
+  pointed = -1, // the number of the cell that is pointed at, on whichever map
+
   leaving = new AbortController();
 
 export function begin(guard) {
@@ -24,7 +26,7 @@ export function begin(guard) {
 export function refresh() {
   position = null;
   if (!state.agents.get(state.shown)) other = "";
-  guarded(load);
+  guarded(load, true);
 }
 async function load() {
   leaving.abort();
@@ -134,15 +136,13 @@ function draw(agent, at, relatives) {
   canvas.addEventListener("pointermove", event => point(cellAt(event)));
   canvas.addEventListener("pointerleave", () => point(-1));
   canvas.addEventListener("keydown", keys);
-  const old = document.activeElement;
-  const id = old?.type === "range" ? "range" : old?.tagName === "SELECT" ? "select" : null;
   const parts = [
     canvas,
     el("output", { id: "where", className: "dim" }),
     legend(),
     first < agent.position && el("label", {}, `After turn ${at} of ${agent.position}`, slider),
     at < agent.position &&
-      button(`Restore turn ${at} as a fork`, restore, { className: "wide" }),
+      button(`Restore turn ${at} as a fork`, restore, { className: "wide", "data-id": at }),
     relatives.length > 0 && el("label", {}, "Outlined", against),
     facts([
       ["In use", size(step * map.cells.length)],
@@ -155,12 +155,8 @@ function draw(agent, at, relatives) {
       ],
     ]),
   ];
-  $("memory").replaceChildren(...parts.filter(Boolean));
-  if (id)
-    $("memory")
-      .querySelector(id === "range" ? "[type=range]" : "select")
-      ?.focus();
-  point(-1);
+  refill($("memory"), parts);
+  point(map.cells.findIndex(it => it.n === pointed));
 }
 function legend() {
   const there = new Set(map.cells.map(it => it.kind));
@@ -259,6 +255,7 @@ function point(at) {
   paint();
   const it = map.cells[at],
     step = map.chunk_nbytes;
+  pointed = it?.n ?? -1;
   $("where").textContent = it
     ? `${hex(it.n * step)} – ${hex((it.n + 1) * step)}: ${described(it)}`
     : `One cell is ${size(step)} of the agent's memory. Point at one.`;

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { compare } from "./compare.js";
-import { $, button, count, copy, el, facts, iconButton, plural, said, size } from "./dom.js";
+import { $, button, count, copy, el, facts, iconButton, plural, refill, said, size } from "./dom.js";
 import { children, descent, rootOf } from "./family.js";
 import * as memory from "./memory.js";
 import { changes, show, state } from "./state.js";
@@ -46,7 +46,7 @@ export function refresh() {
   if (!isSeen()) return;
   if (tab === "memory") memory.refresh();
   else if (tab === "branches") branches();
-  else if (tab === "about") guarded(about);
+  else if (tab === "about") guarded(about, true);
   else work();
 }
 
@@ -64,7 +64,7 @@ function branches() {
     const where = level ? `from turn ${it.origin.position}` : plural(it.position, "turn");
     const row = el(
       "div",
-      { className: "branch", "aria-current": String(it.id === state.shown) },
+      { className: "branch", "data-id": it.id, "aria-current": String(it.id === state.shown) },
       button(
         said(it.name || it.id, "name"),
         leaving(() => show(it.id)),
@@ -85,13 +85,11 @@ function branches() {
     row.style.setProperty("--level", Math.min(level, 6));
     return row;
   });
-  $("branches").replaceChildren(
+  refill($("branches"), [
     ...rows,
-    family.length < 2
-      ? dim("No forks yet. Every turn has a button that makes one, and so has another answer.")
-      : "",
+    family.length < 2 && dim("No forks yet. Every turn has a button that makes one, and so has another answer."),
     others(family),
-  );
+  ]);
 }
 function others(family) {
   const inside = new Set(family.map(it => it.agent.id));
@@ -125,7 +123,7 @@ async function about() {
         ? size(agent.limits[name])
         : String(agent.limits[name]);
   const parent = agent.origin && state.agents.get(agent.origin.id);
-  $("about").replaceChildren(
+  refill($("about"), [
     facts([
       ["Model", Object.values(agent.models).join(", ") || "none"],
       ["Guest", agent.guest.slice(0, 12)],
@@ -168,7 +166,7 @@ async function about() {
           el("div", { className: "log", tabIndex: 0 }, session.text),
         )
       : "",
-  );
+  ]);
 }
 function gauge(part) {
   const bar = el("i");
@@ -194,8 +192,7 @@ export async function poll() {
 }
 function work() {
   if (!activity) return $("work").replaceChildren(dim("Looking…"));
-  const { answering, totals } = activity,
-    focused = document.activeElement?.dataset?.id;
+  const { answering, totals } = activity;
   const rows = answering.map(it =>
     button(
       said(it.name || it.id),
@@ -241,8 +238,7 @@ function work() {
       ]),
     );
   else parts.push(dim("This key may not read what is counted of all."));
-  $("work").replaceChildren(...parts);
-  if (focused) $("work").querySelector(`[data-id="${focused}"]`)?.focus();
+  refill($("work"), parts);
   plot();
 }
 function plot() {

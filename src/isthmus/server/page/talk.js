@@ -1,6 +1,6 @@
 // The conversation: what was said, what was answered, and what can be done at each turn.
 
-import { $, announce, button, copy, count, el, icon, iconButton, plural, size } from "./dom.js";
+import { $, announce, button, copy, count, el, icon, iconButton, plural, refill, size } from "./dom.js";
 import { alternatives, children } from "./family.js";
 import { Growing } from "./markdown.js";
 import { again as filesAgain, note } from "./pictures.js";
@@ -14,7 +14,8 @@ let guarded,
   follows = true,
   growing = null,
   pending = 0,
-  notBefore = 0;
+  notBefore = 0,
+  nLive = 0;
 
 export function begin(guard) {
   guarded = guard;
@@ -38,6 +39,7 @@ export function begin(guard) {
     },
     { passive: true },
   );
+  new ResizeObserver(toEnd).observe(scroll); // a phone that is turned, or its keyboard
   $("latest").addEventListener("click", () => {
     follows = true;
     toEnd();
@@ -70,20 +72,21 @@ function draw() {
     all = groups(state.agent?.turns ?? []);
   const isNew = state.shown === null,
     list = $("turns");
+  const had = new Map([...list.children].map(it => [it.dataset.id, it])); // a turn that is the same stays
   $("empty").hidden = !(isNew || (state.agent && !all.length && !live));
+  const was = growing;
   growing = null;
   const goesOn = live && live.input === "" && all.length;
   const shown = all.slice(-atOnce);
-  const nodes = shown.map((it, n) =>
-    turn(it, {
-      isLast: n === shown.length - 1 && !live,
-      live: goesOn && n === shown.length - 1 ? live : null,
-    }),
-  );
-  if (live && !goesOn) nodes.push(turn({ input: live.input, parts: [] }, { live, isLast: true }));
-  if (all.length > shown.length)
-    nodes.unshift(el("li", {}, earlier(all.length - shown.length)));
-  list.replaceChildren(...nodes);
+  const nodes = shown.map((it, n) => {
+    const isLast = n === shown.length - 1;
+    if (isLast && goesOn) return turn(it, { live, was });
+    const id = [state.shown, it.parts[0].position, it.parts.length, isLast && !live].join();
+    return had.get(id) ?? turn(it, { id, isLast: isLast && !live, was: isLast && was });
+  });
+  if (live && !goesOn) nodes.push(turn({ input: live.input, parts: [] }, { live, was }));
+  if (all.length > shown.length) nodes.unshift(earlier(all.length - shown.length));
+  refill(list, nodes);
   list.hidden = !nodes.length;
   list.setAttribute("aria-busy", String(!isNew && !state.agent && !live));
   walks();
@@ -95,20 +98,23 @@ function earlier(n) {
     atOnce += AT_ONCE;
     draw();
   };
-  return button(`Show ${Math.min(AT_ONCE, n)} earlier turns`, more, { className: "wide" });
+  const text = `Show ${Math.min(AT_ONCE, n)} earlier turns`;
+  return el("li", { "data-id": "earlier" }, button(text, more, { className: "wide" }));
 }
-function turn(group, { live = null, isLast = false }) {
-  const answer = el("div", { className: "answer", dir: "auto" }),
-    node = el("li", { className: "turn" });
+// `was` is the answer that grew until now: it is not drawn twice.
+function turn(group, { id = `live ${nLive++}`, live = null, isLast = false, was = null }) {
+  const node = el("li", { className: "turn", "data-id": id });
   const last = group.parts.at(-1),
     first = group.parts[0];
   const n_files = first?.n_files ?? live?.files.length ?? 0;
   if (n_files) node.append(note(n_files));
   if (group.input !== "") node.append(el("div", { className: "said", dir: "auto" }, shortened(group.input)));
-  node.append(answer);
   const before = textOf(group),
-    grown = new Growing(answer);
-  grown.draw(before + (live?.text ?? ""));
+    text = before + (live?.text ?? "");
+  const grown =
+    was && text.startsWith(was.grown.text) ? was.grown : new Growing(el("div", { className: "answer", dir: "auto" }));
+  grown.draw(text);
+  node.append(grown.root);
   if (live && !live.failed) {
     growing = { grown, before, live };
     node.append(
@@ -203,18 +209,20 @@ function walks() {
     const step = (n, name, label) => {
       const made = iconButton(name, label, () => guarded(() => show(all[at + n].id)));
       made.disabled = !all[at + n];
+      made.dataset.id = name + all[at + n]?.id;
       return made;
     };
-    node
-      .querySelector(".walk")
-      ?.replaceChildren(
-        ...(all.length < 2
+    const walk = node.querySelector(".walk");
+    if (walk)
+      refill(
+        walk,
+        all.length < 2
           ? []
           : [
               step(-1, "left", "The branch before"),
-              `${at + 1} of ${count(all.length)}`,
+              el("span", {}, `${at + 1} of ${count(all.length)}`),
               step(1, "right", "The next branch"),
-            ]),
+            ],
       );
   }
 }
