@@ -58,10 +58,10 @@ def application(
     need a URL as `data`. `folder` is where relative paths begin. SettingsError.
     """
     require_ray()
+    from ray import serve  # noqa: PLC0415 - an optional dependency
     from ray.serve.config import RequestRouterConfig  # noqa: PLC0415
 
     from isthmus.ray.replica import Replica  # noqa: PLC0415
-    from ray import serve  # noqa: PLC0415 - an optional dependency
 
     scale = scale or Scale()
     if scale.most > 1 and "://" not in str(settings.get("data", "")):
