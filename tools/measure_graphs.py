@@ -1,0 +1,91 @@
+"""Eight agents of each architecture with a graph of ours, beside libllama's batches of eight
+sequences and the same file adopted: `make bench-graphs`.
+
+The files are small models with random weights, made by the tests' generator. The three take turns,
+so that other work on the machine slows all of them. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+from isthmus.benchmarks.agents import STEPS, Crowd, answer_alone
+from isthmus.benchmarks.record import median_ratio, take_turns
+from isthmus.runtime import Runtime
+
+ARCHITECTURES = (
+    "gpt-oss gemma4 qwen35 qwen35moe lfm2 lfm2moe glm4moe deepseek2 mistral3 smollm3 olmo2 "
+    "seed_oss granitehybrid nemotron_h nemotron_h_moe qwen3vl"
+)
+_AGENTS = 8
+_WIDTH = "feed_forward_length"
+_SHAPES: dict[str, dict[str, int]] = {
+    "gemma4": {"n_embd": 2048, "n_ff": 96, "n_ff_expert": 64},
+    "glm4moe": {"n_embd": 2048, "n_ff_expert": 64},
+    "nemotron_h": {"n_ff": 9216},
+    "nemotron_h_moe": {"n_ff": 9216, "n_ff_expert": 4096},
+} | {it: {"n_ff": 9216} for it in ("mistral3", "qwen3vl", "seed_oss")}
+"""What makes files of about 50 MB."""
+_WIDTHS_GIVEN = ("gemma4",)
+"""Those whose recipe has all widths."""
+
+
+def main() -> int:
+    """Measures; 1 if an agent got other logits than alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=ARCHITECTURES, help="architectures, between blanks")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    print("| architecture | own, tokens/s | own / libllama's batches | own / adopted | exact |")
+    print("| --- | --- | --- | --- | --- |")
+    exact = True
+    for name in arguments.only.split():
+        with tempfile.TemporaryDirectory() as folder, Runtime(device="cpu") as runtime:
+            exact &= _measure(runtime, name, Path(folder), arguments.repeats)
+    return 0 if exact else 1
+
+
+def _measure(runtime: Runtime, name: str, folder: Path, repeats: int) -> bool:
+    _write(name, file := folder / f"{name}.gguf")
+    model = runtime.load_model(file, width="many")
+    with (
+        Crowd(runtime, model, _AGENTS) as own,
+        Crowd(runtime, runtime.load_model(file, graph="adopted"), _AGENTS) as adopted,
+    ):
+        runs = {"own": own.ours, "adopted": adopted.ours, "llama.cpp": own.rival_decodes}
+        samples = take_turns(runs, repeats, lambda: None)
+        alone = [answer_alone(runtime, model, seed) for seed in range(_AGENTS)]
+        exact = own.answers() == alone == adopted.answers()
+    speed = _AGENTS * STEPS / float(np.median(samples["own"]))
+    ratios = (median_ratio(samples[it], samples["own"]) for it in ("llama.cpp", "adopted"))
+    figures = " | ".join(f"{it:.2f}" for it in ratios)
+    print(f"| `{name}` | {speed:.0f} | {figures} | {'yes' if exact else 'NO'} |", flush=True)
+    return exact
+
+
+def _write(name: str, path: Path) -> None:
+    """A model of which a step takes longer than what is around it."""
+    from tests.tiny_gguf import RECIPES, TinyModel  # noqa: PLC0415 - of this repository
+
+    shape = {"n_embd": 1024, "n_ff": 3072, "n_ff_expert": 1024} | _SHAPES.get(name, {})
+    said = {key: value for key, value in RECIPES[name].metadata.items() if _WIDTH in key}
+    wider = {TinyModel.n_ff: shape["n_ff"], TinyModel.n_ff_expert: shape["n_ff_expert"]}
+    overrides = {
+        key: [wider.get(it, it) for it in value] if isinstance(value, list) else wider[value]
+        for key, value in said.items()
+        if name not in _WIDTHS_GIVEN
+    }
+    model = TinyModel(name, quantisation="Q8_0", with_tokenizer=True, overrides=overrides, **shape)
+    model.write(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
