@@ -119,7 +119,11 @@ def _rewind(actor: Actor, seed: int, tokens: list[int], goes_back: bool) -> None
 class Crowd:
     """`n` agents, and libllama with `n` sequences of the same tokens."""
 
-    def __init__(self, runtime: Runtime, model: Model, n: int) -> None:
+    def __init__(
+        self, runtime: Runtime, model: Model, n: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`clock` tells the seconds of `ours` and `rival_decodes`."""
+        self._clock = clock
         self._device = runtime.device
         self._n_vocab = model.n_vocab
         self._truncates, self._goes_back = model.truncates, _goes_back(model)
@@ -141,9 +145,9 @@ class Crowd:
         """Seconds until every agent has streamed its tokens to its caller."""
         self._rewind()
         submissions = self._device.counters.submissions
-        start = time.perf_counter()
+        start = self._clock()
         times = _stream_all(self._actors, f"sequence {STEPS}")
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
         self._counts.append(self._device.counters.submissions - submissions)
         self.gaps_s += [b - a for came in times for a, b in pairwise(came)]
         return seconds
@@ -153,9 +157,9 @@ class Crowd:
         self._native(self._rewind_rival)
         last = [tokens[_N_TOKENS - 1] for tokens in self._tokens]
         self._native(lambda: self._rival.decode_all(last, _N_TOKENS - 1))
-        start = time.perf_counter()
+        start = self._clock()
         self._native(self._decode)
-        return time.perf_counter() - start
+        return self._clock() - start
 
     def answers(self) -> list[str]:
         """What all agents say when they run together, as `answer_alone` has it."""
