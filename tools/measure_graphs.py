@@ -33,7 +33,9 @@ _SHAPES: dict[str, dict[str, int]] = {
     "gemma4": {"n_embd": 2048, "n_ff": 96, "n_ff_expert": 64},
     "glm4moe": {"n_embd": 2048, "n_ff_expert": 64},
     "lfm2": {"head_dim": 256},
+    "olmo2": {"head_dim": 256},
     "lfm2moe": {"head_dim": 256},
+    "granitehybrid": {"n_embd": 64, "n_ff": 65_536},
     "nemotron_h": {"n_ff": 9216},
     "nemotron_h_moe": {"n_ff": 9216, "n_ff_expert": 4096},
 } | {it: {"n_ff": 9216} for it in ("mistral3", "qwen3vl", "seed_oss")}
