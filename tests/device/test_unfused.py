@@ -45,7 +45,7 @@ def test_logits_are_libllamas_very_own(name: str, tmp_path: Path) -> None:
         env={**os.environ, "GGML_VK_DISABLE_FUSION": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
