@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures bench-graphs goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ guests: $(VENV)/.dev ## compile the bundled guests
 	$(BIN)/python tools/build_guests.py
 
 bless: generate guests docs ## regenerate everything that tests compare with
+
+bench-graphs: $(VENV)/.dev ## eight agents of small models of each architecture, beside libllama and the same files adopted (minutes)
+	$(BIN)/python tools/measure_graphs.py
 
 bench: $(VENV)/.dev ## all benchmarks, into bench-results/
 	$(BIN)/isthmus pull smollm2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,19 +11,17 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests.tiny_vocabulary import SPECIAL, write_bytes, write_wordpiece
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 Quantise = Callable[[np.ndarray, gguf.GGMLQuantizationType], np.ndarray]
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 FIRST_SPECIAL = len(SPECIAL) + 256
 """The id of the first of `TinyModel.more_special`."""
 INFILL = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|repo_name|>", "<|file_sep|>")
 """Tokens that mark a gap in a text, by names that libllama knows."""
-WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = ("the", "an", "isthmus", "is", "land", "bridge", "sea", "cat", "sleep", "two")
-WORD_ENDS = ("ing", "ed", "es", "ges")
 
 
 _SEPARATE = "attn_q:embd,q attn_k:embd,kv attn_v:embd,kv "
@@ -65,12 +62,20 @@ _MIXED_EXPERTS = (
     "post_attention_norm:embd ffn_gate_inp:embd,experts ffn_gate_up_exps:embd,expert2,experts "
     "ffn_down_exps:expert,embd,experts " + _SHARED
 )
-_NETS = {
+_SCANS = {
     "ssm.conv_kernel": 4,
     "ssm.state_size": 32,
     "ssm.group_count": 2,
     "ssm.time_step_rank": 4,
     "ssm.inner_size": 128,
+}
+_ALONE = "attn_norm:embd " + _PLAIN
+_LATENT_EXPERTS = (
+    "attn_norm:embd ffn_gate_inp:embd,experts exp_probs_b=bias:experts "
+    "ffn_latent_down:embd,latent ffn_latent_up:latent,embd ffn_up_exps:latent,expert,experts "
+    "ffn_down_exps:expert,latent,experts ffn_up_shexp:embd,ff ffn_down_shexp:ff,embd "
+)
+_NETS: dict[str, Any] = _SCANS | {
     "rope.dimension_count": 24,
     "rope.dimension_sections": [5, 4, 3, 0],
 }
@@ -364,13 +369,38 @@ RECIPES = {
             "logit_scale": 8.0,
             "attention.scale": 0.015625,
             "rope.scaling.finetuned": False,
-            "ssm.conv_kernel": 4,
-            "ssm.state_size": 32,
-            "ssm.group_count": 2,
-            "ssm.time_step_rank": 4,
-            "ssm.inner_size": 128,
-        },
+        }
+        | _SCANS,
         shape={"n_layer": 4},
+    ),
+    "nemotron_h": Recipe(
+        _SCANNED,
+        mixed={1: _ALONE, 3: _OUT + _SEPARATE, 4: _ALONE},
+        metadata=_SCANS
+        | {
+            "attention.head_count_kv": [0, 0, 0, 2, 0],
+            "feed_forward_length": [0, 96, 0, 0, 96],
+            "attention.layer_norm_epsilon": 1e-5,
+        },
+        shape={"n_layer": 5, "tied": False},
+    ),
+    "nemotron_h_moe": Recipe(
+        _SCANNED,
+        mixed={1: _LATENT_EXPERTS, 2: _OUT + _SEPARATE, 3: _LATENT_EXPERTS},
+        metadata=_SCANS
+        | _ROUTED
+        | {
+            "attention.head_count_kv": [0, 0, 2, 0],
+            "feed_forward_length": [0, 64, 0, 64],
+            "attention.layer_norm_epsilon": 1e-5,
+            "expert_shared_feed_forward_length": 96,
+            "expert_shared_count": 1,
+            "expert_weights_norm": True,
+            "expert_weights_scale": 2.5,
+            "moe_latent_size": 32,
+        },
+        shape={"n_layer": 4, "tied": False},
+        sizes={"latent": 32},
     ),
     "lfm2": Recipe(
         _CONVOLVED + _GATED,
@@ -611,9 +641,9 @@ class TinyModel:
         writer = gguf.GGUFWriter(path, self.architecture)
         self._write_metadata(writer)
         if self.with_tokenizer and self.architecture in ENCODERS:
-            self._write_wordpiece(writer)
+            write_wordpiece(writer, self.n_vocab, self.without_tokens)
         elif self.with_tokenizer:
-            self._write_tokenizer(writer)
+            self._write_bytes(writer)
         else:
             writer.add_tokenizer_model("none")
         self._write_tensors(writer)
@@ -674,43 +704,13 @@ class TinyModel:
         for key, value in (values | self._metadata | self.overrides).items():
             _add(w, f"{self.architecture}.{key}", value)
 
-    def _write_tokenizer(self, w: gguf.GGUFWriter) -> None:
-        """A byte-level BPE without merges: each byte is a token, then the special ones."""
-        from gguf.vocab import bytes_to_unicode  # type: ignore[attr-defined]
-
-        tokens = [*SPECIAL, *bytes_to_unicode().values(), *self.more_special]
-        tokens += [f"[unused{n}]" for n in range(self.n_vocab - len(tokens))]
-        control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-        special = {*SPECIAL, *self.more_special}
-        w.add_tokenizer_model("gpt2")
-        w.add_tokenizer_pre(self.pre_tokenizer)
-        w.add_token_list(tokens)
-        w.add_token_types([control if it in special else normal for it in tokens])
-        w.add_token_merges([f"{tokens[3 + 64]} {tokens[3 + 65]}"])
-        w.add_bos_token_id(0)
-        w.add_eos_token_id(2)
+    def _write_bytes(self, w: gguf.GGUFWriter) -> None:
+        write_bytes(w, self.n_vocab, self.pre_tokenizer, self.more_special)
         for name, token in self.token_ids.items():
             w.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
         if self.adds_bos is not None:
             w.add_add_bos_token(self.adds_bos)
         w.add_chat_template(self.chat_template or CHATML)
-
-    def _write_wordpiece(self, w: gguf.GGUFWriter) -> None:
-        """Letters at the beginning of a word and inside, and a few words."""
-        letters = string.ascii_lowercase + string.digits
-        tokens = [*WORDPIECE_SPECIAL, *(f"\u2581{it}" for it in (*WORDS, *letters, *".,!?'-"))]
-        tokens += [*letters, *WORD_ENDS]
-        tokens += [f"[unused{n}]" for n in range(self.n_vocab - len(tokens))]
-        w.add_tokenizer_model("bert")
-        w.add_tokenizer_pre("default")
-        w.add_token_list(tokens)
-        special = len(WORDPIECE_SPECIAL)
-        control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-        w.add_token_types([control] * special + [normal] * (self.n_vocab - special))
-        w.add_token_type_count(2)
-        for number, name in enumerate(("pad", "unk", "bos", "sep", "mask")):
-            if name not in self.without_tokens:
-                getattr(w, f"add_{name}_token_id")(number)
 
     def _write_tensors(self, w: gguf.GGUFWriter) -> None:
         rng = np.random.default_rng(self.seed)

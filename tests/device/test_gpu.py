@@ -51,8 +51,8 @@ HEAD_DIM = 64 if KIND == "cuda" else 32
 """The least for which CUDA has a kernel of attention."""
 SOFT_CAP_HEAD_DIM = 128 if KIND == "cuda" else 32
 """The same for attention with a soft cap."""
-WITH_STATE_SPACES = ("granitehybrid", "qwen35", "qwen35moe")
-"""The architectures whose recurrences Vulkan refuses, or computes to 1.1 % only (qwen35)."""
+WITH_STATE_SPACES = ("granitehybrid", "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe")
+"""The architectures whose recurrences Vulkan refuses, or, qwen35's, test_unfused.py has."""
 WITH_EXPERTS = [
     name
     for name, it in RECIPES.items()

@@ -22,43 +22,21 @@ from isthmus.model.jobs import finish
 from isthmus.model.own.adapter import MAX_ADAPTERS
 from isthmus.model.step import Chunk, Step
 from isthmus.units import GIB, MIB, GuestPtr
-from tests.tiny_gguf import TinyLora, TinyModel
+from tests.tiny_gguf import RECIPES, TinyLora, TinyModel
 
-BASES = {
+BASES = {it: TinyModel(it, quantisation="Q8_0") for it in RECIPES} | {
     "llama": TinyModel(tied=False, quantisation="Q8_0"),
     "fused llama": TinyModel(fused_qkv=True, biases=True, quantisation="Q8_0"),
-    "qwen2": TinyModel("qwen2", quantisation="Q8_0"),
-    "gemma2": TinyModel("gemma2", quantisation="Q8_0"),
-    "gemma3": TinyModel("gemma3", quantisation="Q8_0"),
-    "qwen3": TinyModel("qwen3", quantisation="Q8_0"),
-    "phi3": TinyModel("phi3", quantisation="Q8_0"),
-    "qwen2moe": TinyModel("qwen2moe", quantisation="Q8_0"),
-    "qwen3moe": TinyModel("qwen3moe", quantisation="Q8_0"),
-    "gpt-oss": TinyModel("gpt-oss", quantisation="Q8_0"),
-    "smollm3": TinyModel("smollm3", quantisation="Q8_0"),
-    "olmo2": TinyModel("olmo2", quantisation="Q8_0"),
-    "seed_oss": TinyModel("seed_oss", quantisation="Q8_0"),
-    "glm4": TinyModel("glm4", quantisation="Q8_0"),
-    "qwen3vl": TinyModel("qwen3vl", quantisation="Q8_0"),
-    "mistral3": TinyModel("mistral3", quantisation="Q8_0"),
-    "starcoder2": TinyModel("starcoder2", quantisation="Q8_0"),
-    "falcon": TinyModel("falcon", quantisation="Q8_0"),
-    "granite": TinyModel("granite", quantisation="Q8_0"),
-    "granitehybrid": TinyModel("granitehybrid", quantisation="Q8_0"),
-    "lfm2": TinyModel("lfm2", quantisation="Q8_0"),
-    "lfm2moe": TinyModel("lfm2moe", quantisation="Q8_0"),
-    "qwen35": TinyModel("qwen35", quantisation="Q8_0"),
-    "qwen35moe": TinyModel("qwen35moe", quantisation="Q8_0"),
-    "gemma4": TinyModel("gemma4", quantisation="Q8_0"),
-    "glm4moe": TinyModel("glm4moe", quantisation="Q8_0"),
-    "deepseek2": TinyModel("deepseek2", quantisation="Q8_0"),
 }
 APPLIED = {
     "deepseek2": (
-        *("attn_output", "ffn_down", "ffn_gate", "ffn_up", "token_embd"),
-        *("ffn_down_exps", "ffn_gate_exps", "ffn_up_exps"),
-        *("ffn_down_shexp", "ffn_gate_shexp", "ffn_up_shexp"),
-    )
+        "attn_output ffn_down ffn_gate ffn_up token_embd ffn_down_exps ffn_gate_exps ffn_up_exps "
+        "ffn_down_shexp ffn_gate_shexp ffn_up_shexp"
+    ),
+    "nemotron_h_moe": (
+        "ssm_in ssm_out attn_q attn_k attn_v attn_output output ffn_down_exps ffn_up_exps "
+        "ffn_down_shexp ffn_up_shexp"
+    ),
 }
 """What libllama changes, where it passes others over."""
 N_CTX = 512
@@ -108,7 +86,7 @@ def test_each_architecture_equals_libllama(
 ) -> None:
     base = BASES[name]
     path = base.write(tmp_path / "model.gguf")
-    names = APPLIED.get(name, ())
+    names = tuple(APPLIED.get(name, "").split())
     lora = TinyLora(base, names, kind=kind).write(tmp_path / "lora.gguf")
     with (
         loaded(device, path) as model,

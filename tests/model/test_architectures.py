@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,8 +35,9 @@ from isthmus.units import GIB, MIB, GuestPtr
 from tests.model.test_exactness import opened, random_tokens
 from tests.tiny_gguf import COMBINED, RECIPES, TinyLlama, TinyModel
 
-CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES | COMBINED} | {
-    "llama, experts": TinyModel(experts=True, quantisation="Q8_0"),
+q8 = partial(TinyModel, quantisation="Q8_0")
+CASES = {name: q8(name) for name in RECIPES | COMBINED} | {
+    "llama, experts": q8(experts=True),
     "qwen3, fused": TinyModel("qwen3", fused_qkv=True, quantisation="Q8_0"),
     "gemma2, the scale of 27B": TinyModel("gemma2", n_layer=46, n_embd=96, quantisation="Q8_0"),
     "gemma3, no window": TinyModel(
@@ -47,20 +49,18 @@ CASES = {name: TinyModel(name, quantisation="Q8_0") for name in RECIPES | COMBIN
         quantisation="Q8_0",
     ),
     "phi3, short": TinyModel(
-        "phi3",
-        overrides={"rope.scaling.original_context_length": 1024},
-        quantisation="Q8_0",
+        "phi3", overrides={"rope.scaling.original_context_length": 1024}, quantisation="Q8_0"
     ),
     "phi3, heads of 96": TinyModel("phi3", n_embd=384, head_dim=96, quantisation="Q8_0"),
     "granite, no rope": TinyModel(
         "granite", overrides={"rope.scaling.finetuned": False}, quantisation="Q8_0"
     ),
     "granitehybrid, experts": TinyModel("granitehybrid", experts=True, quantisation="Q8_0"),
-    "granitehybrid, a shared expert": TinyModel(
-        "granitehybrid",
-        experts=True,
-        overrides={"expert_shared_feed_forward_length": 96},
-        quantisation="Q8_0",
+    "granitehybrid, a shared expert": q8(
+        "granitehybrid", experts=True, overrides={"expert_shared_feed_forward_length": 96}
+    ),
+    "nemotron_h_moe, no latent": q8(
+        "nemotron_h_moe", n_embd=32, without=("ffn_latent_down", "ffn_latent_up")
     ),
     "falcon, one norm": TinyModel(
         "falcon", without=("attn_norm_2",), n_head_kv=1, quantisation="Q8_0"

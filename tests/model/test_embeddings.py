@@ -43,6 +43,12 @@ def test_every_architecture_has_a_recipe() -> None:
     assert architectures() == sorted(RECIPES | COMBINED | ENCODERS)
 
 
+def test_each_architecture_is_as_short_as_a_page() -> None:
+    folder = Path(__file__).parents[2] / "src/isthmus/model/architectures"
+    lengths = {it.name: len(it.read_text().splitlines()) for it in folder.glob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > 130} == {}
+
+
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Runtime]:
     with Runtime(device="cpu", threads=2) as runtime:

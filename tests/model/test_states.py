@@ -328,6 +328,21 @@ REFUSED = {
         ModelUnsupported,
         "no layer has attention",
     ),
+    "no layer with attention, but networks": (
+        TinyModel("nemotron_h", overrides={"attention.head_count_kv": [0] * 5}),
+        ModelUnsupported,
+        "no layer has attention",
+    ),
+    "two epsilons": (
+        TinyModel("nemotron_h", overrides={"attention.layer_norm_epsilon": 1e-6}),
+        ModelUnsupported,
+        "layer_norm_rms_epsilon differ, which is not implemented: leave it to libllama",
+    ),
+    "widths by layer": (
+        TinyModel("nemotron_h_moe", overrides={"expert_used_count": [0, 3, 0, 2]}),
+        ModelUnsupported,
+        "expert_used_count differs from layer to layer, .* leave it to libllama",
+    ),
     "states that are too large": (
         TinyModel(
             "qwen35",

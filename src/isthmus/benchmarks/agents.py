@@ -29,36 +29,33 @@ from isthmus.benchmarks.record import (
     take_turns,
 )
 from isthmus.benchmarks.rival import Libllama
-from isthmus.errors import ModelUnsupported, VerificationFailed
+from isthmus.errors import VerificationFailed
 from isthmus.model import Model
 from isthmus.runtime import Runtime
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 _N_TOKENS = 200
-_STEPS = 56
+STEPS = 56
+"""Tokens of each agent in a turn."""
 _N_CTX = 512
 
 
 def bench_agents(
     runtime: Runtime, model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Tokens per second of all agents together, and the time between tokens of one.
-
-    Raises ModelUnsupported if its sessions have no way back to the beginning of a turn.
-    """
-    _require_checkpoints(model)
+    """Tokens per second of all agents together, and the time between tokens of one."""
     n_rows = model.rows_at_once  # tried out now, and not in the first batch
-    solo = [_solo(runtime, model, seed) for seed in range(max(plan.sizes))]
+    solo = [answer_alone(runtime, model, seed) for seed in range(max(plan.sizes))]
     results = []
     for n in plan.sizes:
-        with _Crowd(runtime, model, n) as crowd:
+        with Crowd(runtime, model, n) as crowd:
             runs = {"ours": crowd.ours, "llama.cpp": crowd.rival_decodes}
             samples = take_turns(runs, plan.repeats, progress)
             results.append(
                 {
                     "agents": n,
-                    "ours_tokens_per_s": n * _STEPS / float(np.median(samples["ours"])),
-                    "llama_cpp_tokens_per_s": n * _STEPS / float(np.median(samples["llama.cpp"])),
+                    "ours_tokens_per_s": n * STEPS / float(np.median(samples["ours"])),
+                    "llama_cpp_tokens_per_s": n * STEPS / float(np.median(samples["llama.cpp"])),
                     "ratio": median_ratio(samples["llama.cpp"], samples["ours"]),
                     **_between("ours", crowd.gaps_s),
                     **_between("llama_cpp", crowd.rival_gaps_s),
@@ -76,15 +73,6 @@ def bench_agents(
         "rows_at_once": n_rows,
         "results": results,
     }
-
-
-def _require_checkpoints(model: Model) -> None:
-    keeps_none = model.graph != "" or not model.settings.checkpoints
-    if not model.truncates and keeps_none:
-        raise ModelUnsupported(
-            f"bench agents takes tokens back before each turn, and sessions of {model.name} have "
-            "no room for checkpoints: try --checkpoints 1, or isthmus bench decode"
-        )
 
 
 def require_as_alone(report: Record) -> None:
@@ -108,26 +96,37 @@ def _spawn(runtime: Runtime, model: Model, seed: int) -> Actor:
     return actor
 
 
-def _solo(runtime: Runtime, model: Model, seed: int) -> str:
+def answer_alone(runtime: Runtime, model: Model, seed: int) -> str:
     """What an agent answers that is alone."""
     with _spawn(runtime, model, seed) as actor:
-        _rewind(actor, actor.sessions[0].tokens.tolist())
-        return actor.send(f"hash {_STEPS}").text
+        _rewind(actor, seed, actor.sessions[0].tokens.tolist(), _goes_back(model))
+        return actor.send(f"hash {STEPS}").text
 
 
-def _rewind(actor: Actor, tokens: list[int]) -> None:
+def _goes_back(model: Model) -> bool:
+    """Whether its sessions can go back to where their first prefill ended."""
+    return model.truncates or (model.graph == "" and model.settings.checkpoints > 0)
+
+
+def _rewind(actor: Actor, seed: int, tokens: list[int], goes_back: bool) -> None:
     """Back to the first tokens, the last of which is decoded, as libllama's is."""
-    actor.send(f"truncate {_N_TOKENS - 1}")
+    actor.send(f"truncate {_N_TOKENS - 1 if goes_back else 0}")
+    if not goes_back:
+        actor.send(f"prefill {_N_TOKENS - 1} {seed}")
     actor.send(f"tokens {tokens[_N_TOKENS - 1]}")
 
 
-class _Crowd:
+class Crowd:
     """`n` agents, and libllama with `n` sequences of the same tokens."""
 
-    def __init__(self, runtime: Runtime, model: Model, n: int) -> None:
+    def __init__(
+        self, runtime: Runtime, model: Model, n: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`clock` tells the seconds of `ours` and `rival_decodes`."""
+        self._clock = clock
         self._device = runtime.device
         self._n_vocab = model.n_vocab
-        self._truncates = model.truncates
+        self._truncates, self._goes_back = model.truncates, _goes_back(model)
         self._actors = [_spawn(runtime, model, seed) for seed in range(n)]
         self._tokens = [actor.sessions[0].tokens.tolist() for actor in self._actors]
         self._rival = Libllama(runtime.device, model.path, _N_CTX, model.settings, n)
@@ -140,15 +139,15 @@ class _Crowd:
     @property
     def mean_batch(self) -> float:
         """Tokens in one submission, over all runs."""
-        return len(self._actors) * _STEPS * len(self._counts) / sum(self._counts)
+        return len(self._actors) * STEPS * len(self._counts) / sum(self._counts)
 
     def ours(self) -> float:
         """Seconds until every agent has streamed its tokens to its caller."""
         self._rewind()
         submissions = self._device.counters.submissions
-        start = time.perf_counter()
-        times = _stream_all(self._actors, f"sequence {_STEPS}")
-        seconds = time.perf_counter() - start
+        start = self._clock()
+        times = _stream_all(self._actors, f"sequence {STEPS}")
+        seconds = self._clock() - start
         self._counts.append(self._device.counters.submissions - submissions)
         self.gaps_s += [b - a for came in times for a, b in pairwise(came)]
         return seconds
@@ -158,19 +157,19 @@ class _Crowd:
         self._native(self._rewind_rival)
         last = [tokens[_N_TOKENS - 1] for tokens in self._tokens]
         self._native(lambda: self._rival.decode_all(last, _N_TOKENS - 1))
-        start = time.perf_counter()
+        start = self._clock()
         self._native(self._decode)
-        return time.perf_counter() - start
+        return self._clock() - start
 
     def answers(self) -> list[str]:
-        """What all agents say when they run together, in the form of `_solo`."""
+        """What all agents say when they run together, as `answer_alone` has it."""
         self._rewind()
-        streams = [actor.stream(f"hash {_STEPS}") for actor in self._actors]
+        streams = [actor.stream(f"hash {STEPS}") for actor in self._actors]
         for stream in streams:
             list(stream)
         return [stream.reply.text for stream in streams]
 
-    def __enter__(self) -> _Crowd:
+    def __enter__(self) -> Crowd:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -179,8 +178,8 @@ class _Crowd:
             actor.close()
 
     def _rewind(self) -> None:
-        for actor, tokens in zip(self._actors, self._tokens, strict=True):
-            _rewind(actor, tokens)
+        for seed, (actor, tokens) in enumerate(zip(self._actors, self._tokens, strict=True)):
+            _rewind(actor, seed, tokens, self._goes_back)
 
     def _rewind_rival(self) -> None:
         """As `_rewind`; a state that libllama cannot take back is computed again."""
@@ -193,7 +192,7 @@ class _Crowd:
 
     def _decode(self) -> None:
         came = time.perf_counter()
-        for position in range(_N_TOKENS, _N_TOKENS + _STEPS):
+        for position in range(_N_TOKENS, _N_TOKENS + STEPS):
             best = [int(np.argmax(self._rival.logits_of(i))) for i in range(len(self._actors))]
             self._rival.decode_all(best, position)
             assert self._rival.logits_of(0) is not None  # waits for the result, as ours does

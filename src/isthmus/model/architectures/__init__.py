@@ -27,7 +27,8 @@ from isthmus.model.shape.reading import read_hparams
 _IGNORED = ("attn_rot_embd",)
 """Parts of names of tensors that old files have and nothing needs."""
 
-_NAMES = {"ernie4_5": "ernie4_5", "ernie4_5_moe": "ernie4_5-moe", "seed_oss": "seed_oss"}
+_NAMES = {it: it for it in ("ernie4_5", "nemotron_h", "nemotron_h_moe", "seed_oss")}
+_NAMES["ernie4_5_moe"] = "ernie4_5-moe"
 """The names of architectures that have an underscore, by their files."""
 
 

@@ -70,8 +70,7 @@ def _attention(b: BlockLoader) -> Attention:
     is_latent, n_rot = heads.keys == heads.values, b.hparams.rope.n_dims
     dim = metadata.integer("attention.key_length_mla") if is_latent else heads.dim
     n_value = metadata.integer("attention.value_length_mla") if is_latent else heads.value_dim
-    n_plain = dim - n_rot
-    _require(metadata, n_plain > 0, f"{n_rot} rotary dimensions of heads of {dim}")
+    _require(metadata, (n_plain := dim - n_rot) > 0, f"{n_rot} rotary dimensions of heads of {dim}")
     rope, scale = _rope(b, dim)
     source = Latent(
         q=_queries(b, heads.n * dim),

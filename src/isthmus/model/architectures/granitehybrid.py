@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from isthmus.errors import ModelFileError
@@ -34,10 +36,15 @@ class _Sizes:
 
 def states(metadata: Metadata) -> tuple[State, ...]:
     """Of each layer without attention: what its convolution saw last, and its scan's state."""
+    heads = metadata.integers("attention.head_count_kv", least=0)
+    return scanned(metadata, (i for i, n in enumerate(heads) if n == 0))
+
+
+def scanned(metadata: Metadata, layers: Iterable[int]) -> tuple[State, ...]:
+    """The states of layers of Mamba 2, two for each."""
     it = _Sizes(metadata)
     shapes = ((it.width - 1, it.n_channels), (it.n_state, it.head, it.n_head))
-    heads = metadata.integers("attention.head_count_kv", least=0)
-    return tuple(State(i, shape) for i, n in enumerate(heads) if n == 0 for shape in shapes)
+    return tuple(State(layer, shape) for layer in layers for shape in shapes)
 
 
 FAMILY = Family(
@@ -51,12 +58,13 @@ FAMILY = Family(
 def load(file: Loader) -> Decoder:
     """Takes the file's weights; ModelFileError or ModelUnsupported where they do not fit."""
     return file.decoder(
-        lambda b: block(b, _mamba(b) if b.states else attention(b), feed_forward(b)),
+        lambda b: block(b, mamba(b) if b.states else attention(b), feed_forward(b)),
         **scales(file.metadata),
     )
 
 
-def _mamba(b: BlockLoader) -> Mixer:
+def mamba(b: BlockLoader) -> Mixer:
+    """Mamba 2, of a block that has it."""
     it, n_embd, (seen, state) = _Sizes(b.metadata), b.hparams.n_embd, b.states
     return Mamba2(
         layer=b.layer,

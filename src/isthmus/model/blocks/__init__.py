@@ -12,10 +12,10 @@ from isthmus.model.blocks.attention import (
     Rotary,
     SeparateQkv,
 )
-from isthmus.model.blocks.block import Mixer, PostNorm, Sandwich, Sequential
+from isthmus.model.blocks.block import Mixer, PostNorm, Sandwich, Sequential, Single
 from isthmus.model.blocks.decoder import Decoder
 from isthmus.model.blocks.encoder import Encoder
-from isthmus.model.blocks.feed_forward import FusedGated, Gated, Plain
+from isthmus.model.blocks.feed_forward import FusedGated, Gated, Plain, squared_relu
 from isthmus.model.blocks.part import LayerNorm, Part, Projection, RmsNorm
 
 __all__ = [
@@ -38,4 +38,6 @@ __all__ = [
     "Sandwich",
     "SeparateQkv",
     "Sequential",
+    "Single",
+    "squared_relu",
 ]

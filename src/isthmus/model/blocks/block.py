@@ -39,6 +39,19 @@ class Sequential:
 
 
 @dataclass(frozen=True)
+class Single:
+    """x += part(norm(x)): a block that only looks at other tokens, or is only a network."""
+
+    layer: int
+    norm: Part
+    part: Part
+
+    def __call__(self, g: Pass, x: int) -> int:
+        made, x = g.outputs(self.layer, self.part(g, self.norm(g, x)), x)
+        return g.add(made, x)
+
+
+@dataclass(frozen=True)
 class Sandwich:
     """x += norm(attention(norm(x))), then x += norm(feed_forward(norm(x))).
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from isthmus.device.graph import Graph
 from isthmus.model.blocks import Part
-from isthmus.model.blocks.products import Router, Stack
+from isthmus.model.blocks.products import Linear, Router, Stack
 from isthmus.model.passes.forward import Pass
 from isthmus.model.shape.hparams import Gating, inverse_sqrt
 
@@ -117,6 +117,17 @@ class MergedGates:
 
 
 @dataclass(frozen=True)
+class OnlyUps:
+    """Ups without gates, in a stack [n_embd, n_ff, n_expert]: both results are up · x."""
+
+    up: Stack
+
+    def __call__(self, g: Pass, x: int, chosen: int) -> tuple[int, int]:
+        up = self.up(g, x, chosen)
+        return up, up
+
+
+@dataclass(frozen=True)
 class Experts:
     """The sum of the gated networks that a token takes, weighted."""
 
@@ -132,7 +143,7 @@ class Experts:
 
     def weighted(self, g: Pass, x: int, chosen: int, weights: int) -> int:
         """As a call, of experts that were chosen already."""
-        columns = g.reshape(x, g.hparams.n_embd, 1, g.columns_of(x))
+        columns = g.reshape(x, g.describe(x).ne[0], 1, g.columns_of(x))
         gate, up = self.gates(g, columns, chosen)
         each = self.down(g, self.activate(g, gate, up), chosen)
         return self._sum(g, g.mul(each, weights))
@@ -150,6 +161,19 @@ class Experts:
             total = g.add(total, part)
             g.expand(total)
         return total
+
+
+@dataclass(frozen=True)
+class LatentExperts:
+    """up · experts(down · x), experts being chosen by x itself."""
+
+    down: Linear
+    experts: Experts
+    up: Linear
+
+    def __call__(self, g: Pass, x: int) -> int:
+        chosen = self.experts.routing(g, x)
+        return self.up(g, self.experts.weighted(g, self.down(g, x), *chosen))
 
 
 @dataclass(frozen=True)

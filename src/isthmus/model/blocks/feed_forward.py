@@ -10,15 +10,22 @@ from isthmus.model.blocks.products import Linear
 from isthmus.model.passes.forward import Pass
 
 
+def squared_relu(g: Graph, x: int) -> int:
+    """x² where x is positive, 0 elsewhere."""
+    positive = g.clamp(x, 0.0, float("inf"))
+    return g.mul(positive, positive)
+
+
 @dataclass(frozen=True)
 class Plain:
-    """down · gelu(up · x)."""
+    """down · activation(up · x)."""
 
     up: Linear
     down: Linear
+    activate: Callable[[Graph, int], int] = Graph.gelu
 
     def __call__(self, g: Pass, x: int) -> int:
-        return self.down(g, g.gelu(self.up(g, x)))
+        return self.down(g, self.activate(g, self.up(g, x)))
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from isthmus.model.blocks import (
     RmsNorm,
     Rotary,
     SeparateQkv,
+    squared_relu,
 )
 from isthmus.model.blocks.experts import (
     Experts,
     Groups,
     MergedGates,
+    OnlyUps,
     Routing,
     SeparateGates,
     SharedExpert,
@@ -51,9 +53,14 @@ class BlockLoader(WeightLoader):
         return self.hparams.heads[self.layer]
 
     @property
+    def attends(self) -> bool:
+        """Whether it has attention."""
+        return self.layer in self.hparams.heads
+
+    @property
     def n_ff(self) -> int:
         """Width of the feed-forward network."""
-        return self.metadata.integers("feed_forward_length")[self.layer]
+        return self.metadata.integer_at("feed_forward_length", self.layer)
 
     @property
     def n_ff_expert(self) -> int:
@@ -169,10 +176,16 @@ class BlockLoader(WeightLoader):
         tensor = self.weights.constant("text_factors", factors)
         return Rotary(rope, tensor, tensor)
 
-    def plain(self) -> Plain:
-        """A feed-forward network without a gate."""
-        n_embd, n_ff = self.hparams.n_embd, self.n_ff
-        return Plain(self.linear("ffn_up", n_embd, n_ff), self.linear("ffn_down", n_ff, n_embd))
+    def plain(
+        self,
+        activate: Callable[[Graph, int], int] = Graph.gelu,
+        suffix: str = "",
+        n_ff: int | None = None,
+    ) -> Plain:
+        """A feed-forward network without a gate; `suffix` tells it from others in the block."""
+        n_embd, n_ff = self.hparams.n_embd, n_ff or self.n_ff
+        up = self.linear(f"ffn_up{suffix}", n_embd, n_ff)
+        return Plain(up, self.linear(f"ffn_down{suffix}", n_ff, n_embd), activate)
 
     def gated(
         self,
@@ -228,6 +241,13 @@ class BlockLoader(WeightLoader):
             self._stack("ffn_gate_exps", n_embd, n_ff), self._stack("ffn_up_exps", n_embd, n_ff)
         )
         return Experts(routing, gates, down, activate)
+
+    def ungated_experts(self, n_in: int, n_ff: int, routing: Routing) -> Experts:
+        """Several feed-forward networks without gates, of width `n_ff` and over `n_in` elements:
+        squares of what is positive."""
+        ups = OnlyUps(self._stack("ffn_up_exps", n_in, n_ff))
+        down = self._stack("ffn_down_exps", n_ff, n_in)
+        return Experts(routing, ups, down, lambda g, up, _: squared_relu(g, up))
 
     def routing(
         self, gating: Gating = Gating.SOFTMAX, *, normalised: bool = True, scale: float = 1.0

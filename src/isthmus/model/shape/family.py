@@ -35,3 +35,5 @@ class Family:
     """Reads the heads of each layer; None: they are the same in all, as most have them."""
     states: Callable[[Metadata], tuple[State, ...]] | None = None
     """Reads what layers without attention keep; None: all layers attend."""
+    networks: Callable[[Metadata], tuple[int, ...]] | None = None
+    """Reads which layers are only a feed-forward network; None: there are none."""

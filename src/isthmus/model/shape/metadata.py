@@ -42,7 +42,8 @@ class Metadata:
             if len(set(value)) != 1:
                 raise ModelUnsupported(
                     f"{self.path}: {self._prefix}.{name} differs from layer to layer, "
-                    "which is not implemented for this architecture"
+                    "which is not implemented for this architecture: leave it to libllama, by "
+                    "graph='adopted' or --graph adopted"
                 )
             value = value[0]
         return self._whole(name, value, least)
@@ -53,6 +54,10 @@ class Metadata:
         value = self._value(name, default)
         found = self._by_layer(name, value)
         return tuple(self._whole(name, it, least) for it in found)
+
+    def integer_at(self, name: str, layer: int) -> int:
+        """A positive whole number for one layer, whatever the file says of others."""
+        return self._whole(name, self._by_layer(name, self._value(name))[layer], 1)
 
     def flags(self, name: str) -> tuple[bool, ...]:
         """True or false for each layer that is computed, as the file lists them."""
@@ -148,8 +153,17 @@ class Metadata:
         return axes if axes[0] and axes[1] else ()
 
     def norm_epsilon(self) -> float:
-        """Of the RMS norms, or of the layer norms where the file says that it has those."""
+        """Of the RMS norms, or of the layer norms where the file says that it has those.
+
+        Some files say both, which must be one: which of them counts depends on the architecture.
+        """
         layer = self._value("attention.layer_norm_epsilon")
+        if layer is not None and self._value("attention.layer_norm_rms_epsilon", layer) != layer:
+            raise ModelUnsupported(
+                f"{self.path}: attention.layer_norm_epsilon and attention.layer_norm_rms_epsilon "
+                "differ, which is not implemented: leave it to libllama, by graph='adopted' or "
+                "--graph adopted"
+            )
         kind = "layer_norm_rms" if layer is None else "layer_norm"
         name = f"attention.{kind}_epsilon"
         epsilon = self.number(name)

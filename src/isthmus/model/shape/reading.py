@@ -19,8 +19,9 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     metadata = Metadata(file, architecture)
     n_layer = metadata.n_layer()
     n_embd = metadata.integer("embedding_length")
-    states = _states(metadata, family, n_layer)
-    heads = _heads(metadata, family, {it.layer for it in states})
+    states = _states(metadata, family)
+    networks = family.networks(metadata) if family.networks else ()
+    heads = _heads(metadata, family, {*networks, *(it.layer for it in states)})
     widest = max(it.dim for it in heads.values())
     n_rot = metadata.integer("rope.dimension_count", widest)
     n_ctx_train = metadata.integer("context_length")
@@ -51,7 +52,7 @@ def read_hparams(file: GgufFile, architecture: str, family: Family) -> Hparams:
     )
 
 
-def _states(metadata: Metadata, family: Family, n_layer: int) -> tuple[State, ...]:
+def _states(metadata: Metadata, family: Family) -> tuple[State, ...]:
     states = family.states(metadata) if family.states else ()
     nbytes = sum(it.nbytes for it in states)
     if nbytes > _MAX_STATES_NBYTES:
@@ -64,8 +65,6 @@ def _states(metadata: Metadata, family: Family, n_layer: int) -> tuple[State, ..
             f"{metadata.path} makes embeddings and keeps states, which is not implemented: leave "
             "it to libllama, by graph='adopted' or --graph adopted"
         )
-    if states and len({it.layer for it in states}) == n_layer:
-        raise ModelUnsupported(f"{metadata.path}: no layer has attention, which one must have here")
     return states
 
 
@@ -74,6 +73,8 @@ def _heads(metadata: Metadata, family: Family, without: set[int]) -> dict[int, H
     if family.heads:
         return dict(enumerate(family.heads(metadata)))
     attending = [layer for layer in range(metadata.n_layer()) if layer not in without]
+    if not attending:
+        raise ModelUnsupported(f"{metadata.path}: no layer has attention, which one must have here")
     return dict(zip(attending, heads_alike(metadata, len(attending)), strict=True))
 
 
