@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from isthmus.errors import SettingsError
 from isthmus.units import KIB, MAX_NBYTES_32, MAX_NBYTES_64, MIB, WASM_PAGE
 
-_WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
+_WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3}(/[1-9][0-9]{0,3})?)?")
 KvType: TypeAlias = Literal["f16", "f32", "q8_0", "q4_0"]
 GraphBy: TypeAlias = Literal["auto", "own", "adopted"]
 Sharing: TypeAlias = Literal["same", "imported", "managed", "registered", "lent", "copied"]

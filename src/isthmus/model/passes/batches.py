@@ -84,8 +84,9 @@ class Batches:
         runs = try_runs(sessions, self._far(steps), self.joining, self.width.most)
         if runs is None or len(sessions) > self.width.most:
             return None
-        idle = max(0, self.width.least - sum(len(run.rows) for run in runs))
-        return Rows(steps, runs, idle, [self._builder.top_of(it.session) for it in steps])
+        n_rows = sum(len(run.rows) for run in runs)
+        tops = [self._builder.top_of(it.session) for it in steps]
+        return Rows(steps, runs, self.width.filled(n_rows) - n_rows, tops)
 
     def _far(self, steps: Sequence[Step]) -> set[int]:
         """The rows, by number, that need more cache rows than a run may read."""
@@ -139,6 +140,7 @@ class Batches:
         """A batch that finds `k` candidates for each row, 0 for none."""
         builder = self._builder
         batch = Batch(builder.device, builder.hparams, own(one).layout, shape, n_ctx, self.joining)
+        batch.panel = self.width.panel
         batch.inputs.buffer.order_with(builder.backend.handle)
         logits = builder.architecture.build(batch)
         batch.place_logits(logits)

@@ -58,6 +58,11 @@ class Matrix:
     """Matrices of a stack of which each has columns of its own: see `Graph.matmul_heads`."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is one matrix, multiplied with all columns by one product."""
+        return not (self.n_expert or self.n_head or self.apart)
+
+    @property
     def n_columns(self) -> int:
         """Columns of k elements that make one of the probe's."""
         return self.n_head or (self.n_used if self.spread else 1)
@@ -100,11 +105,19 @@ def matrices(
 
 
 def widths_of(device: Device, backend: Backend, asked: Iterable[Matrix], most: int) -> Widths:
-    """The classes up to `most` columns in which every one of these products is exact."""
-    widths = Widths((Width(1, most),))
+    """The classes up to `most` columns in which every one of these products is exact.
+
+    A card is asked about those in panels too; a processor gains nothing from them.
+    """
+    widths, asked = Widths((Width(1, most),)), [*asked]
     for matrix in asked:
         widths = widths.common(_widths_of(device, backend, matrix, most))
-    return widths
+    if not device.has_own_memory or not all(it.is_plain for it in asked):
+        return widths
+    panelled = [wide for it in widths.classes if (wide := it.in_panels(most))]
+    for matrix in asked:
+        panelled = _in_panels(device, backend, matrix, most, panelled)
+    return replace(widths, panelled=tuple(panelled))
 
 
 def widths_of_types(device: Device, backend: Backend) -> dict[str, Widths]:
@@ -136,6 +149,17 @@ def _widths_of(device: Device, backend: Backend, matrix: Matrix, most: int) -> W
             if not probe.gives_zeros:
                 return probe.widths()
     return Widths((Width(1, most),))  # zeros stay zeros in any company
+
+
+def _in_panels(
+    device: Device, backend: Backend, matrix: Matrix, most: int, classes: list[Width]
+) -> list[Width]:
+    """Those of the classes in panels that have the bits of the panel's own class."""
+    for tensor in matrix.tensors:
+        with _Probe(device, backend, matrix, tensor, most) as probe:
+            if not probe.gives_zeros:
+                return [it for it in classes if probe.holds_in_panels(it)]
+    return classes
 
 
 class _Probe:
@@ -199,6 +223,18 @@ class _Probe:
         proven = tuple(width for width in found if self._holds(width))
         return Widths(proven if proven and proven[0].least == 1 else (SINGLE, *proven))
 
+    def holds_in_panels(self, width: Width) -> bool:
+        """Whether the first column has the bits of the panel's class in any panel."""
+        panel, most = width.panel, width.most
+        wanted = self._results(width.least)[0]
+        for n in sorted({2 * panel, most // panel // 2 * panel or most, most}):
+            for place in {0, panel, n // 2, n - 1}:
+                columns = self._some(n)
+                columns[place] = self._columns[0]
+                if _hash(next(self._multiply(columns, n, [place], panel))) != wanted:
+                    return False
+        return True
+
     def _first(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(next(self._multiply(self._columns, 1, [0])), np.float32).copy()
 
@@ -246,10 +282,10 @@ class _Probe:
         return made
 
     def _multiply(
-        self, columns: npt.NDArray[np.void], n: int, places: Sequence[int]
+        self, columns: npt.NDArray[np.void], n: int, places: Sequence[int], panel: int = 0
     ) -> Iterator[memoryview]:
-        """The bytes of the products of the first `n` columns, at some places. DeviceFailed if the
-        device wrote nothing there."""
+        """The bytes of the products of the first `n` columns, at some places, in panels or not.
+        DeviceFailed if the device wrote nothing there."""
         self._half = 1 - self._half
         if self._sent[self._half] is not columns:
             self._send(self._half * self._half_nbytes, columns["x"].tobytes())
@@ -261,7 +297,7 @@ class _Probe:
             self._send(self._place(place), unwritten)
         buffer = self._buffer
         with Graph(self._device.library, 8) as graph:
-            result = self._write(graph, n)
+            result = self._write(graph, n, panel)
             buffer.place(result, DeviceAddr(buffer.base + self._result_at))
             graph.output(result)
             self._memory.allocate(graph)
@@ -281,7 +317,7 @@ class _Probe:
     def _place(self, place: int) -> int:
         return self._result_at + place * self._column_nbytes
 
-    def _write(self, graph: Graph, n: int) -> int:
+    def _write(self, graph: Graph, n: int, panel: int) -> int:
         matrix, buffer = self._matrix, self._buffer
         begin = DeviceAddr(buffer.base + self._half * self._half_nbytes)
         if matrix.n_head:
@@ -289,7 +325,8 @@ class _Probe:
             buffer.place(x, begin)
             return graph.copied(graph.matmul_heads(self._tensor, x))
         if not matrix.n_expert:
-            x = graph.tensor(GgmlType.F32, matrix.k, *((1, n) if matrix.apart else (n,)))
+            panel = 1 if matrix.apart else panel
+            x = graph.tensor(GgmlType.F32, matrix.k, *((panel, n // panel) if panel else (n,)))
             buffer.place(x, begin)
             return graph.matmul(self._tensor, x)
         x = graph.tensor(GgmlType.F32, matrix.k, matrix.n_columns, n)
