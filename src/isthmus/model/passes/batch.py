@@ -92,10 +92,7 @@ class Batch(Pass):
         }
         """By width of a plane."""
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
-        ends = accumulate(runs)
-        self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
-        self._unseen = shape.unseen
-        self._n_sequences = [len(run) + shape.unseen for run in self._runs]
+        self._take(shape)
         self._kinds = [*dict.fromkeys(h.heads.values())]
         """Layers of one kind read the same planes in the same way."""
         self._read = [plane for it in self._kinds for plane in (it.keys, it.values)]
@@ -107,6 +104,13 @@ class Batch(Pass):
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in self.inputs.masks]
         self._begin(n, len(runs))
+
+    def _take(self, shape: Shape) -> None:
+        ends = accumulate(shape.runs)
+        self._runs = [range(end - n, end) for end, n in zip(ends, shape.runs, strict=True)]
+        self._unseen = shape.unseen
+        self._n_sequences = [n + shape.unseen for n in shape.runs]
+        """That the kernel of each run attends to."""
 
     def _place_inputs(self) -> None:
         inputs, n = self.inputs, self.n

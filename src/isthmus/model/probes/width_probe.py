@@ -227,7 +227,7 @@ class _Probe:
         """Whether the first column has the bits of the panel's class in any panel."""
         panel, most = width.panel, width.most
         wanted = self._results(width.least)[0]
-        for n in sorted({2 * panel, most // panel // 2 * panel or most, most}):
+        for n in sorted({2 * panel, max(2, most // panel // 2) * panel, most}):
             for place in {0, panel, n // 2, n - 1}:
                 columns = self._some(n)
                 columns[place] = self._columns[0]

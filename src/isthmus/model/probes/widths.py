@@ -8,7 +8,8 @@ has a number of rows within one class. A model is loaded into one class and stay
 name    which class
 ======= ========================================================================================
 alone   the one with 1 row: its bits are those of a step by itself, which are libllama's
-many    the one for many agents: a step with fewer rows is filled with rows of nobody
+few     the one in which steps of 1 to 8 agents take the least time
+many    the same of 1 to 64 agents: a step with fewer rows is filled with rows of nobody
 9-128   the one with exactly these bounds
 1-128/4 the one of 1 to 4 rows, in panels
 ======= ========================================================================================
@@ -33,12 +34,14 @@ MAX_ROWS = 128
 MAX_ON_HOST = 32
 """The same of a processor, where each product takes longer than a probe may, and more rows in one
 pass gain little."""
-_AGENTS = 64
+_FEW, _MANY = 8, 64
+"""Agents of the classes of that name."""
 _PASS_COST = 60
 """What reading the weights takes, in units of what a row adds: on an H200, 40 to 140 as of
 2026-11-29."""
-_FEW_COST, _PANEL_COST = 30, 8
-"""The same of a pass in panels, and what a panel adds."""
+_PANEL_COSTS = 15, 6, 2.75
+"""The same of a pass in panels: what it takes, what a panel adds, and a column of each panel. On an
+H200, 2026-11-30."""
 _NAMED = re.compile(r"([1-9][0-9]{0,3})(?:-([1-9][0-9]{0,3})(?:/([1-9][0-9]{0,3}))?)?")
 
 
@@ -55,7 +58,8 @@ class Width:
         """Time that a step of so many rows takes, in units of what a row adds to a pass."""
         n_passes = -(-n_rows // self.most)
         if self.panel:
-            return _FEW_COST * n_passes + _PANEL_COST * -(-n_rows // self.panel)
+            base, each, column = _PANEL_COSTS
+            return base * n_passes + (each + column * self.panel) * -(-n_rows // self.panel)
         return _PASS_COST * n_passes + max(n_rows, self.least * n_passes)
 
     def filled(self, n_rows: int) -> int:
@@ -116,8 +120,17 @@ class Widths:
         As a rule that is the one that reaches furthest; not one that begins so high that its rows
         are nobody's most of the time.
         """
+        return self._quickest(_MANY)
+
+    @property
+    def few(self) -> Width:
+        """The same of 1 to 8 agents: where the device multiplies in panels, a lone one takes the
+        time that it takes by itself."""
+        return self._quickest(_FEW)
+
+    def _quickest(self, n_agents: int) -> Width:
         found = (*self.classes, *self.panelled)
-        return min(found, key=lambda it: sum(it.cost(n) for n in range(1, _AGENTS + 1)))
+        return min(found, key=lambda it: sum(it.cost(n) for n in range(1, n_agents + 1)))
 
     def of(self, n_rows: int) -> Width | None:
         """The class of a pass with so many rows."""
@@ -130,13 +143,13 @@ class Widths:
 
     def named(self, name: str) -> Width:
         """The class of that name; see the module. SettingsError if there is none."""
-        if name in ("alone", "many"):
-            return self.alone if name == "alone" else self.many
+        if name in ("alone", "few", "many"):
+            return {"alone": self.alone, "few": self.few, "many": self.many}[name]
         wanted = Width.try_parse(name)
         if wanted not in (*self.classes, *self.panelled):
             raise SettingsError(
                 f"width is {name!r}; the model's classes on this device are {self}: give one of "
-                "them, alone or many"
+                "them, alone, few or many"
             )
         return wanted
 
