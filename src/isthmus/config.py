@@ -313,8 +313,8 @@ class ModelSettings:
     exact: bool = True
     """Compute agents together only where that changes no bit of what each would get alone."""
     width: str = "alone"
-    """The class of all steps, which decides their bits on devices with several: `alone`, `few`, `many`, or
-    bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
+    """The class of all steps, which decides their bits on devices with several: `alone`, `few`,
+    `many`, or bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
     graph: GraphBy = "auto"
     """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
     Isthmus where it knows the architecture. See `model/choosing.py`."""
@@ -336,7 +336,7 @@ class ModelSettings:
         )
         _require(
             isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
-            f"width is {self.width!r}: give alone, few, many, or a class of the model such as 9-128",
+            f"width is {self.width!r}: give alone, few, many, or a class of the model, as 9-128",
         )
         _require_number("checkpoints", self.checkpoints)
         _require(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from isthmus.config import ModelSettings
@@ -15,6 +17,7 @@ from isthmus.model.passes.joining import Joining
 from isthmus.model.probes import exactness, width_probe
 from isthmus.model.probes.width_probe import matrices, widths_of
 from isthmus.model.probes.widths import SINGLE, Width, Widths
+from isthmus.native._ggml import tensor_at
 from tests.model.test_architectures import several
 from tests.model.test_widths import (
     OF_A_CARD,
@@ -73,6 +76,33 @@ def test_panels_are_a_class_only_where_each_has_the_bits_of_its_own(
     with several(device, quantised, 0) as (model, _):
         found = widths_of(device, lying(by_count, in_panels), matrices(model.weights), 32)
         assert str(found) == ("1-5, 6-32, 1-30/5" if in_panels else "1-5, 6-32")
+
+
+class Fusing(Lying):
+    """One that computes a product of one column and what follows it by a kernel of its own."""
+
+    def compute(self, graph: int) -> None:
+        library = self._device.library
+        super().compute(graph)
+        n_nodes = library.ggml_graph_n_nodes(graph)
+        struct = tensor_at(library.ggml_graph_node(graph, n_nodes - 1))
+        if n_nodes > 1 and struct.ne[1] == 1:
+            raw = (ctypes.c_float * struct.ne[0]).from_address(struct.data)
+            np.frombuffer(raw, np.float32)[0] += 1
+
+
+def test_a_column_that_is_fused_with_what_follows_is_of_no_class_with_others(
+    device: Device, quantised: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuDevice, "has_own_memory", True)
+    with (
+        several(device, quantised, 0) as (model, _),
+        closing(Fusing(device, lambda _: None)) as fusing,
+        closing(Fusing(device, by_count, True)) as other,
+    ):
+        asked = matrices(model.weights)
+        assert str(widths_of(device, fusing, asked, 32)) == "1, 2-32"  # and none in panels of 1
+        assert str(widths_of(device, other, asked, 32)) == "1, 2-5, 6-32, 2-30/5"
 
 
 @pytest.mark.parametrize(("width", "joins"), [("many", True), ("1-32/1", False), ("alone", True)])

@@ -378,8 +378,15 @@ class GraphAllocator(Owned):
         """What that memory takes now."""
 
     def allocate(self, graph: Graph) -> None:
-        """Places every tensor of the graph that has no place yet."""
-        placed = self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer)
+        """Places every tensor of the graph that has no place yet.
+
+        Each graph is planned anew: ggml would place it as the one before, if that was as long and
+        no smaller. Kernels are chosen by whether results overlap, so bits would depend on what
+        was computed before.
+        """
+        placed = self.library.ggml_gallocr_reserve(self.handle, graph.pointer) and (
+            self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer)
+        )
         nbytes = self.library.ggml_gallocr_get_buffer_size(self.handle, 0) if placed else 0
         if nbytes != self.nbytes:  # for larger memory, ggml frees what it had first
             self.nbytes, self.generation = nbytes, self.generation + 1

@@ -126,15 +126,14 @@ class Batches:
         return key, batch
 
     def _free_key(self, shape: Shape, batch_key: object, k: int) -> _Key:
-        """The key of a batch that stands for nobody. If all that are kept stand, it is one of these
-        nevertheless: they would be freed and built in turns otherwise."""
+        """The key of a batch that stands for nobody. If that would be one more and there is no
+        room, it is one that stands: graphs of this kind and others would be freed and built in
+        turns otherwise, such as those of single steps and that of all sessions together."""
         kind, keys = (shape, batch_key, k), self._cache.keys
-        if len(keys) == _MAX_GRAPHS and all(it in self._standing for it in keys):
-            same = [it for it in keys if it[:-1] == kind]
-            if same:
-                return same[0]
         numbered = ((*kind, number) for number in count())
-        return next(it for it in numbered if it not in keys or it not in self._standing)
+        free = next(it for it in numbered if it not in keys or it not in self._standing)
+        same = [it for it in keys if it[:-1] == kind]
+        return same[0] if same and free not in keys and len(keys) == _MAX_GRAPHS else free
 
     def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
         """A batch that finds `k` candidates for each row, 0 for none."""

@@ -158,7 +158,9 @@ def _in_panels(
     for tensor in matrix.tensors:
         with _Probe(device, backend, matrix, tensor, most) as probe:
             if not probe.gives_zeros:
-                return [it for it in classes if probe.holds_in_panels(it)]
+                fuses = probe.fuses_exactly()
+                alike = (it for it in classes if it.least > 1 or fuses)
+                return [it for it in alike if probe.holds_in_panels(it)]
     return classes
 
 
@@ -187,7 +189,7 @@ class _Probe:
         self._sent: list[object] = [None, None]
         """The columns that were sent last, in each half."""
         widest = 4 * matrix.k * matrix.n_columns
-        self._half_nbytes = align_up(most * widest, _ALIGNMENT)
+        self._half_nbytes = align_up(max(most * widest, 4 * matrix.n), _ALIGNMENT)
         self._chosen_at = 2 * self._half_nbytes
         self._result_at = align_up(self._chosen_at + 4 * most * matrix.n_used, _ALIGNMENT)
         self._column_nbytes = 4 * matrix.n * matrix.n_products
@@ -221,7 +223,40 @@ class _Probe:
         begins = [1, *(end + 1 for end in ends)]
         found = (Width(a, b) for a, b in zip(begins, [*ends, self._most], strict=True))
         proven = tuple(width for width in found if self._holds(width))
+        if proven and proven[0].most > 1 and self._dense and not self._is_fused_exactly():
+            proven = (SINGLE, Width(2, proven[0].most), *proven[1:])
         return Widths(proven if proven and proven[0].least == 1 else (SINGLE, *proven))
+
+    def fuses_exactly(self) -> bool:
+        """Whether a single column has the bits that it has among several with what follows its
+        product: a card may compute a product of one column and that by one kernel."""
+        kinds = ((True, False), (True, True), (False, True))
+        return all(len({self._followed(n, *kind) for n in (1, 2)}) == 1 for kind in kinds)
+
+    def _followed(self, n: int, gated: bool, biased: bool) -> bytes:
+        """A hash of what follows the product of the first column, among `n`."""
+        matrix, buffer = self._matrix, self._buffer
+        self._send(0, self._columns["x"].tobytes())
+        self._sent = [self._columns, None]
+        self._send(self._half_nbytes, np.linspace(-1, 1, matrix.n, dtype=np.float32).tobytes())
+        self._send(self._result_at, b"\xff" * self._column_nbytes)
+        with Graph(self._device.library, 16) as graph:
+            x = graph.tensor(GgmlType.F32, matrix.k, n)
+            bias = graph.tensor(GgmlType.F32, matrix.n)
+            buffer.place(x, buffer.base)
+            buffer.place(bias, DeviceAddr(buffer.base + self._half_nbytes))
+            products = []
+            for _ in range(1 + gated):
+                product = graph.matmul(self._tensor, x)
+                products.append(graph.add(product, bias) if biased else product)
+                graph.expand(products[-1])
+            result = graph.swiglu(*products) if gated else products[0]
+            buffer.place(result, DeviceAddr(buffer.base + self._result_at))
+            graph.output(result)
+            self._memory.allocate(graph)
+            self._backend.compute(graph.pointer)
+        buffer.pull(self._result_at, self._column_nbytes)
+        return _hash(buffer.stage[self._result_at : self._result_at + self._column_nbytes])
 
     def holds_in_panels(self, width: Width) -> bool:
         """Whether the first column has the bits of the panel's class in any panel."""
@@ -234,6 +269,9 @@ class _Probe:
                 if _hash(next(self._multiply(columns, n, [place], panel))) != wanted:
                     return False
         return True
+
+    def _is_fused_exactly(self) -> bool:
+        return not self._matrix.is_plain or self.fuses_exactly()
 
     def _first(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(next(self._multiply(self._columns, 1, [0])), np.float32).copy()
