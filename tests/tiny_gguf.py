@@ -93,7 +93,7 @@ _LED = (
     + ("ffn_gate_shexp:embd,shared ffn_up_shexp:embd,shared ffn_down_shexp:shared,embd ")
 )
 """A dense layer first, then experts and a shared one."""
-_LED_LAYERS: dict[str, tuple[int, ...]] = {
+_LED_LAYERS = {
     name: (0,) if name in ("ffn_gate", "ffn_up", "ffn_down") else (1, 2)
     for name in [
         "ffn_gate",
@@ -676,7 +676,7 @@ class TinyModel:
 
     def _write_tokenizer(self, w: gguf.GGUFWriter) -> None:
         """A byte-level BPE without merges: each byte is a token, then the special ones."""
-        from gguf.vocab import bytes_to_unicode
+        from gguf.vocab import bytes_to_unicode  # type: ignore[attr-defined]
 
         tokens = [*SPECIAL, *bytes_to_unicode().values(), *self.more_special]
         tokens += [f"[unused{n}]" for n in range(self.n_vocab - len(tokens))]
@@ -786,7 +786,7 @@ class TinyModel:
         state = self._metadata.get("ssm.state_size", 0)
         n_values = self._metadata.get("ssm.time_step_rank", 0)
         inner, groups = (self._metadata.get(f"ssm.{it}", 0) for it in ("inner_size", "group_count"))
-        sizes: dict[str, int] = {
+        return {
             "embd": self.n_embd,
             "ctx": self.n_ctx,
             "types": 2,
@@ -814,8 +814,7 @@ class TinyModel:
             "scanned": 2 * inner + 2 * groups * state + n_values,
             "groups": groups,
             "grouped": inner // max(1, groups),
-        }
-        return sizes[symbol]
+        }[symbol]
 
 
 @dataclass

@@ -21,7 +21,6 @@ from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import (
     DeviceFailed,
     DeviceUnavailable,
-    GuestFailed,
     IsthmusError,
     SettingsError,
     SnapshotMismatch,
@@ -161,13 +160,6 @@ def test_every_architecture_is_close_to_the_processor(
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_kernel_is_refused(name: str, gpu: Runtime, tmp_path: Path) -> None:
-    model = gpu.load_model(tiny(name, tmp_path), prefill_chunk=64)
-    with pytest.raises(GuestFailed, match="ENOTSUP"):
-        spawn(gpu, model, 150)
-
-
 @pytest.mark.parametrize("name", [it for it in WITH_EXPERTS if (KIND, it) not in UNFUSED])
 def test_experts_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path: Path) -> None:
     """On the same device: which experts a token has can turn on the last bit of a product.
@@ -294,19 +286,6 @@ def test_alone_as_among_others(gpu: Runtime, model: Model) -> None:
         assert ("".join(stream) or stream.reply.text) == expected
     for actor in actors:
         actor.close()
-
-
-def test_branches_of_one_guest_have_the_bits_of_single_steps(gpu: Runtime, path: Path) -> None:
-    model = gpu.load_model(path, width="many")
-    with spawn(gpu, model) as actor:
-        branches = actor.send("branch 4 12").text.splitlines()
-        assert len(branches) == 4
-        for branch in branches:
-            first, *rest = branch.split()
-            with actor.fork(1)[0] as alone:
-                alone.send(f"tokens {first}")
-                assert alone.send(f"sequence {len(rest)}").text.split() == rest
-    model.close()
 
 
 def test_prompts_in_one_pass_are_close_to_each_alone(gpu: Runtime, tmp_path: Path) -> None:

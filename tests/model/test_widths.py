@@ -102,11 +102,8 @@ def test_what_is_no_width(width: object) -> None:
 class Lying:
     """A backend whose products are changed by `lie` before anybody sees them."""
 
-    def __init__(
-        self, device: Device, lie: Callable[[np.ndarray], None], in_panels: bool = False
-    ) -> None:
-        """`in_panels`: it lies about each panel by itself, and otherwise about all columns."""
-        self._device, self._lie, self._in_panels = device, lie, in_panels
+    def __init__(self, device: Device, lie: Callable[[np.ndarray], None]) -> None:
+        self._device, self._lie = device, lie
         self._backend = device.new_backend()
 
     def compute(self, graph: int) -> None:
@@ -116,9 +113,7 @@ class Lying:
         n, m = struct.ne[0] * struct.ne[1] // max(1, struct.ne[1]), struct.ne[1] * struct.ne[2]
         count = n * m * struct.ne[3]
         raw = (ctypes.c_float * count).from_address(struct.data)
-        columns = np.frombuffer(raw, np.float32).reshape(m * struct.ne[3], n)
-        for part in np.split(columns, struct.ne[2]) if self._in_panels else [columns]:
-            self._lie(part)
+        self._lie(np.frombuffer(raw, np.float32).reshape(m * struct.ne[3], n))
 
     def close(self) -> None:
         self._backend.close()
@@ -161,8 +156,8 @@ LIES = {
 def lying(device: Device) -> Iterator[Callable[..., Lying]]:
     made = []
 
-    def make(lie: Callable[[np.ndarray], None], in_panels: bool = False) -> Lying:
-        made.append(Lying(device, lie, in_panels))
+    def make(lie: Callable[[np.ndarray], None]) -> Lying:
+        made.append(Lying(device, lie))
         return made[-1]
 
     yield make

@@ -130,10 +130,11 @@ class Batches:
         room, it is one that stands: graphs of this kind and others would be freed and built in
         turns otherwise, such as those of single steps and that of all sessions together."""
         kind, keys = (shape, batch_key, k), self._cache.keys
-        numbered = ((*kind, number) for number in count())
-        free = next(it for it in numbered if it not in keys or it not in self._standing)
         same = [it for it in keys if it[:-1] == kind]
-        return same[0] if same and free not in keys and len(keys) == _MAX_GRAPHS else free
+        free = [it for it in same if it not in self._standing]
+        if free or (same and len(keys) == _MAX_GRAPHS):
+            return (free or same)[0]
+        return next(it for number in count() if (it := (*kind, number)) not in keys)
 
     def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
         """A batch that finds `k` candidates for each row, 0 for none."""

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import Graph, GraphAllocator, TensorContext
+from isthmus.device.graph import Graph, TensorContext
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.errors import DeviceFailed
 from isthmus.model.files.weights import Weights
 from isthmus.model.probes.random_rows import random_rows
