@@ -74,9 +74,10 @@ class InPanels(Lying):
             self._lie(panel)
 
 
-@pytest.mark.parametrize(
-    ("kind", "classes"), [(InPanels, "1-5, 6-32, 1-30/5"), (Lying, "1-5, 6-32")]
-)
+CLASSES = {InPanels: "1-5, 6-32, 1-30/5", Lying: "1-5, 6-32"}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
 def test_panels_are_a_class_only_where_each_has_the_bits_of_its_own(
     kind: type[Lying],
     device: Device,
