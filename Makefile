@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
 
-.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures goldens check setup guests generate bless bench docs size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,13 +26,16 @@ test-exact: $(VENV)/.dev ## the exactness of snapshots, restores and forks on a 
 	$(BIN)/pytest -m long tests/exact tests/model/test_architectures.py
 
 test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hundred of a server, and requests made up for it (minutes)
-	$(BIN)/pytest -m 'long and not page' --ignore tests/server/test_load.py --ignore tests/server/test_cluster.py tests/crash tests/server
+	$(BIN)/pytest -m 'long and not page' --ignore tests/server/test_load.py --ignore tests/server/test_cluster.py --ignore tests/server/test_scaling.py tests/crash tests/server
 
 test-model: $(VENV)/.dev ## all histories of the protocol by which servers share agents, within some bounds; says how many states there are (minutes)
 	$(BIN)/pytest -m 'long or not long' -s tests/protocol
 
-test-cluster: $(VENV)/.dev ## three servers over one bucket that are killed, stopped and cut off for CLUSTER_SECONDS (300), from CLUSTER_SEED on; and messages of all agents compared
-	$(BIN)/pytest -m 'long or not long' -s tests/server/test_cluster.py
+test-cluster: $(VENV)/.dev ## three servers over one bucket that are killed, stopped, cut off from it and from each other for CLUSTER_SECONDS (300), from CLUSTER_SEED on; and messages of all agents compared
+	$(BIN)/pytest -m 'long or not long' -s tests/server/test_cluster.py tests/server/test_scaling.py
+
+test-ray: $(VENV)/.ray ## replicas on a Ray cluster of this machine that are killed and scaled, and a map over it (minutes; 300 MB from PyPI)
+	$(BIN)/pytest -m 'long or not long' -s tests/replicas
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on
 	$(BIN)/pytest -m attacks -s tests/fuzz tests/attacks
@@ -150,6 +153,10 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.ray: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'

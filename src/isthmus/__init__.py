@@ -11,6 +11,8 @@ from isthmus.actor import Actor, AsyncStream, Reply, Restoration, Stream, Usage
 from isthmus.config import Capacity, Limits
 from isthmus.counters import Counters
 from isthmus.errors import IsthmusError
+from isthmus.mapping import Job, Mapped, Mapper
+from isthmus.mapping import map_inputs as map  # noqa: A004 - as isthmus.map
 from isthmus.model import Adapter, Model, SamplerSettings
 from isthmus.runtime import Runtime
 from isthmus.runtime.async_runtime import AsyncRuntime
@@ -30,7 +32,10 @@ __all__ = [
     "Counters",
     "Guest",
     "IsthmusError",
+    "Job",
     "Limits",
+    "Mapped",
+    "Mapper",
     "Model",
     "Reply",
     "Restoration",
@@ -44,6 +49,7 @@ __all__ = [
     "bundled_guests",
     "config",
     "errors",
+    "map",
 ]
 
 # Who configures no logging reads what matters in exceptions, once.

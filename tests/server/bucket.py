@@ -19,12 +19,15 @@ NAME = "agents"
 class Wire:
     """Passes bytes between a port of its own and another one, until it is cut."""
 
-    def __init__(self, port: int) -> None:
-        self._to = ("127.0.0.1", port)
+    def __init__(self, port: int = 0) -> None:
+        self.to = port
+        """The other port."""
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._whole = True
         self._open: set[socket.socket] = set()
+        self.delay_s = 0.0
+        """Seconds for which each answer waits."""
         self.spoil: Callable[[bytes], bytes] | None = None
         """What is made of the bytes that pass; None leaves them as they are."""
         threading.Thread(target=self._accept, daemon=True).start()
@@ -53,16 +56,30 @@ class Wire:
                 threading.Thread(target=self._carry, args=(here,), daemon=True).start()
 
     def _carry(self, here: socket.socket) -> None:
-        with here, socket.create_connection(self._to) as there:
-            out = threading.Thread(target=self._pump, args=(here, there), daemon=True)
+        with (
+            here,
+            contextlib.suppress(ConnectionRefusedError),  # whoever listened there has ended
+            socket.create_connection(("127.0.0.1", self.to)) as there,
+        ):
+            asked = threading.Event()
+            out = threading.Thread(target=self._pump, args=(here, there, asked.set), daemon=True)
             out.start()
-            self._pump(there, here)
+            self._pump(there, here, lambda: self._wait(asked))
             out.join()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _wait(self, asked: threading.Event) -> None:
+        """Delays the beginning of an answer, and not what comes after that."""
+        if self.delay_s and asked.is_set():
+            asked.clear()
+            time.sleep(self.delay_s)
+
+    def _pump(
+        self, source: socket.socket, target: socket.socket, before: Callable[[], None]
+    ) -> None:
         self._open.add(source)
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                before()
                 target.sendall(self.spoil(data) if self.spoil else data)
             target.shutdown(socket.SHUT_WR)
         self._open.discard(source)
@@ -95,7 +112,7 @@ class Bucket:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        made = httpx.put(f"http://127.0.0.1:{port}/{NAME}")
+        made = httpx.put(f"http://127.0.0.1:{port}/{NAME}", timeout=120)
         assert made.status_code == 200, made.text
 
     def close(self) -> None:

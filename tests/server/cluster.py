@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
 import threading
@@ -20,20 +22,62 @@ PATIENCE_S = 120.0
 """Seconds after which a client gives up: many leases."""
 
 
-class Member(Serving):
-    """A server with a cache and a wire to the bucket of its own."""
+CLOCK = """
+import os, signal, time
+_time, _moved = time.time, [0.0]
+def _move(*_):
+    with open(os.environ["CLUSTER_CLOCK"]) as file:
+        _moved[0] = float(file.read())
+time.time = lambda: _time() + _moved[0]
+time.time_ns = lambda: int(time.time() * 1e9)
+signal.signal(signal.SIGUSR2, _move)
+_move()
+"""
+"""Makes the clock of a server's process one that can be moved while it runs."""
 
-    def __init__(self, bucket: Bucket, url: str, folder: Path, model: Path, lease_s: float) -> None:
+
+class Member(Serving):
+    """A server with a cache, a wire to the bucket, a wire by which the others reach it, and a clock
+    of its own."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        url: str,
+        folder: Path,
+        model: Path,
+        lease_s: float,
+        *,
+        wired: bool = False,
+    ) -> None:
+        """`wired` has the others come by the wire, which also connects while nobody is there."""
         folder.mkdir()
         config = folder / "server.toml"
         config.write_text(f'data = "{url}"\nlease_s = {lease_s}\nn_ctx = 1024\n')
-        self.wire = Wire(bucket.port)
+        self.wire, self.inbound = Wire(bucket.port), Wire()
+        self._clock = folder / "clock"
+        self._clock.write_text("0")
+        (folder / "sitecustomize.py").write_text(CLOCK)
         super().__init__(
             folder / "unused",
             *("--data", url, "--cache", str(folder / "cache"), "--model", f"tiny={model}"),
             *("--config", str(config)),
-            environment={"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.wire.port}"},
+            *(("--advertise", f"http://127.0.0.1:{self.inbound.port}") if wired else ()),
+            environment={
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.wire.port}",
+                "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
+                "CLUSTER_CLOCK": str(self._clock),
+            },
         )
+
+    def start(self) -> None:
+        super().start()
+        self.inbound.to = int(self.url.rpartition(":")[2])
+
+    def move_clock(self, seconds: float) -> None:
+        """Has its clock be so far ahead of ours from now on."""
+        self._clock.write_text(str(seconds))
+        self.signal(signal.SIGUSR2)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -50,7 +94,7 @@ class Fate:
 
     def strike(self, what: str | None = None) -> None:
         """One blow, and its end."""
-        what = what or self._chance.choice(["kill", "stop", "pause", "cut"])
+        what = what or self._chance.choice(["kill", "stop", "pause", "cut", "part", "clock"])
         member = self._chance.choice(self._members)
         self.met[what] += 1
         if what == "kill":
@@ -62,10 +106,13 @@ class Fate:
             longest = 2.0 if what == "stop" else 0.5
             time.sleep(self._lease_s * self._chance.uniform(longest / 2, longest))
             member.signal(signal.SIGCONT)
-        else:
-            member.wire.cut()
+        elif what == "clock":
+            member.move_clock(self._chance.uniform(-1, 1) * 86400)
+        else:  # from the store, or from the other servers
+            wire = member.wire if what == "cut" else member.inbound
+            wire.cut()
             time.sleep(self._lease_s * self._chance.uniform(0.2, 2.0))
-            member.wire.mend()
+            wire.mend()
 
 
 class Client:
@@ -124,10 +171,17 @@ class Client:
                 self.told[id_, position] = said.json()["output"]
                 return
             assert said.status_code in (409, 502, 503), said.text
-            if said.status_code == 409:
+            if said.status_code == 409 and said.json()["error"]["code"] == "quarantined":
+                self._readmit(id_)  # three blows in a row met its owners
+            elif said.status_code == 409:
                 assert f"at {position + 1}, not" in said.text, said.text
                 return  # it was done, and the answer got lost
             time.sleep(0.1)
+
+    def _readmit(self, id_: str) -> None:
+        self.met["quarantined"] += 1
+        with contextlib.suppress(httpx.TransportError):
+            self._ask("POST", f"/v1/agents/{id_}/readmit")
 
     def _ask(self, method: str, path: str, **how: Any) -> httpx.Response:
         url = self._chance.choice(self._members).url

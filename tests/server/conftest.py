@@ -34,6 +34,7 @@ class Serving:
     """`isthmus serve`, and a client of it."""
 
     running: ClassVar[set[Serving]] = set()
+    program: ClassVar[tuple[str, ...]] = ("-m", "isthmus")
 
     def __init__(
         self, data: Path, *options: str, environment: Mapping[str, str] | None = None
@@ -46,8 +47,7 @@ class Serving:
     def start(self) -> None:
         command = [
             sys.executable,
-            "-m",
-            "isthmus",
+            *self.program,
             "serve",
             "--port",
             "0",

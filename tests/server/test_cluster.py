@@ -39,10 +39,18 @@ def url(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
 
 class Cluster:
-    def __init__(self, bucket: Bucket, url: str, folder: Path, model: Path, n: int = 3) -> None:
-        self.members = [
-            Member(bucket, url, folder / f"member-{it}", model, LEASE_S) for it in range(n)
-        ]
+    def __init__(
+        self,
+        bucket: Bucket,
+        url: str,
+        folder: Path,
+        model: Path,
+        n: int = 3,
+        *,
+        wired: bool = False,
+    ) -> None:
+        folders = [folder / f"member-{it}" for it in range(n)]
+        self.members = [Member(bucket, url, it, model, LEASE_S, wired=wired) for it in folders]
 
     def stop(self) -> None:
         for member in self.members:
@@ -79,16 +87,16 @@ def withstand(
 
 def test_a_short_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
     expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=12, n_messages=8)
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8)
-    withstand(cluster, expected, n_clients=6, blows=["cut", "kill", "stop"])
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
+    withstand(cluster, expected, n_clients=6, blows=["part", "clock", "cut", "kill", "stop"])
     cluster.stop()
 
 
 @pytest.mark.long
 def test_a_long_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
-    n_messages = max(4, round(SECONDS / 10))
-    expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=48, n_messages=n_messages)
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8)
+    n_agents = max(16, round(0.4 * SECONDS))
+    expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents, n_messages=12)
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
     withstand(cluster, expected, n_clients=16, blows=[None] * round(SECONDS / 5))
     cluster.stop()
 
@@ -112,6 +120,9 @@ def test_any_server_takes_any_agent(
     fork = two.post(f"{path}/fork", {"position": 1})["id"]
     assert one.post(f"/v1/agents/{fork}/messages", {"input": "x"})["position"] == 2
     assert two.client.get("/v1/agents/aaaaaaaaaaaa").status_code == 404
+    listed = two.get("/v1/servers")["data"]
+    assert [it["this"] for it in listed] == [True, False]
+    assert len({it["kind"] for it in listed}) == 1
     refused = two.client.post(f"{path}/messages", json={"input": "x", "previous": 1})
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "position")
 
@@ -128,6 +139,33 @@ def test_any_server_takes_any_agent(
     assert two.client.delete(path).status_code == 200
     one.start()
     assert [it["id"] for it in one.get("/v1/agents")["data"]] == [fork]
+    cluster.stop()
+
+
+def test_what_only_an_ancestor_was_is_forked_by_the_server_that_owns_it(
+    bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path
+) -> None:
+    """Ancestor and fork have different owners, and either server may be asked."""
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, n=2)
+    one, two = cluster.members
+    id_ = new_agent(one, seed=5)
+    path = f"/v1/agents/{id_}"
+    for text in ("one", "two"):
+        one.post(f"{path}/messages", {"input": text})
+    fork = one.post(f"{path}/fork", {"args": {"max_tokens": "9"}})["id"]
+    one.kill()
+    assert two.post(f"/v1/agents/{fork}/messages", {"input": "x"})["position"] == 3
+    one.start()  # and finds that it owns nothing any more
+    assert one.post(f"{path}/messages", {"input": "three"})["position"] == 3
+    for member in (one, two):
+        early = member.post(f"/v1/agents/{fork}/fork", {"position": 1})
+        assert early["origin"] == {"id": id_, "position": 1}
+        assert early["args"] == {**one.get(path)["args"], "max_tokens": "9"}
+        assert early["name"] == f"{one.get(path)['name'] or id_}, forked, forked"
+        assert [it["input"] for it in early["turns"]] == ["one"]
+        assert two.post(f"/v1/agents/{early['id']}/messages", {"input": "x"})["position"] == 2
+    told = two.client.get(path, headers={"X-Isthmus-Redirect": "1"})
+    assert (told.status_code, told.headers["location"]) == (307, one.url + path)
     cluster.stop()
 
 

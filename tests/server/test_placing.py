@@ -8,12 +8,14 @@ from typing import Any, cast
 import pytest
 
 from isthmus.errors import SettingsError, StorageError
-from isthmus.server.agents.owning import Owning
+from isthmus.server.agents.owning import AnotherAgent, Owning
 from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
 from isthmus.server.cluster.placing import Placing, address_of
+from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.computes import Computes
 from isthmus.server.storage.node import Peer
 
 ID = "abcdefghij12"
@@ -82,6 +84,7 @@ class Shared:
     """What the store says of one agent: the owners that it has, one after another."""
 
     token = "t"
+    computes = Computes()
 
     def __init__(self, *owners: Peer | None) -> None:
         self._owners = list(owners)
@@ -107,12 +110,31 @@ async def local(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"here"})
 
 
+async def keep(_id: str) -> bool:
+    raise AssertionError("nobody asked for it")
+
+
 async def asked(
     shared: Shared, method: str = "GET", *, known: dict[str, Any] | None = None
 ) -> tuple[int, bytes]:
     """The status and the body of a request about an agent."""
+    sent = await all_sent(shared, method, known=known)
+    return sent[0]["status"], b"".join(it.get("body", b"") for it in sent)
+
+
+async def all_sent(
+    shared: Shared,
+    method: str = "GET",
+    *,
+    known: dict[str, Any] | None = None,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    app: Any = None,
+    hand_over: Any = None,
+) -> list[dict[str, Any]]:
+    """What a request about an agent is answered with."""
     owning = Owning(cast("Any", shared), known or {}, Threads(1, "test"))
-    placing = Placing(local, owning, ServerSettings(lease_s=0.4))
+    settings = ServerSettings(lease_s=0.4)
+    placing = Placing(app or local, owning, settings, hand_over or keep)
     sent: list[dict[str, Any]] = []
     came = [{"type": "http.request", "body": b"{}" if method == "POST" else b""}]
 
@@ -127,8 +149,9 @@ async def asked(
 
     path = f"/v1/agents/{ID}"
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode()}
-    await placing({**scope, "headers": [], "query_string": b""}, receive, send)  # type: ignore[arg-type]
-    return sent[0]["status"], b"".join(it.get("body", b"") for it in sent)
+    more = {"headers": headers or [], "query_string": b"a=b"}
+    await placing({**scope, **more}, receive, send)  # type: ignore[arg-type]
+    return sent
 
 
 class Answering:
@@ -164,11 +187,69 @@ def test_an_owner_answers_and_learns_who_passed_it_on() -> None:
         async with there as owner:
             assert await asked(Shared(owner), "POST") == (201, b"there")
         (head,) = there.came
-        assert head.startswith(f"POST /v1/agents/{ID} HTTP/1.1\r\n".encode())
+        assert head.startswith(f"POST /v1/agents/{ID}?a=b HTTP/1.1\r\n".encode())
         assert b"x-isthmus-peer: token\r\n" in head.lower()
         assert b"x-isthmus-key" not in head.lower()
 
     asyncio.run(work())
+
+
+def test_a_client_that_asks_for_it_is_told_where_the_owner_is() -> None:
+    ask = [(b"x-isthmus-redirect", b"1")]
+    shared = Shared(peer(9))
+    (start, _) = asyncio.run(all_sent(shared, "POST", headers=ask))
+    assert start["status"] == 307
+    location = dict(start["headers"])[b"location"].decode()
+    assert location == f"http://127.0.0.1:9/v1/agents/{ID}?a=b"
+    (start, _) = asyncio.run(all_sent(Shared(None), headers=ask))
+    assert start["status"] == 200
+
+
+def test_a_request_that_is_about_another_agent_goes_to_the_owner_of_that_one() -> None:
+    other = "b" * 12
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if ID in scope["path"]:
+            await receive()
+            raise AnotherAgent(other, f"/v1/agents/{other}/fork", b"{}")
+        assert scope["path"] == f"/v1/agents/{other}/fork"
+        assert (await receive())["body"] == b"{}"
+        await local(scope, receive, send)
+
+    async def work() -> None:
+        there = Answering(b"HTTP/1.1 201 Made\r\nContent-Length: 5\r\n\r\nthere")
+        async with there as owner:
+            sent = await all_sent(Shared(None, owner), "POST", app=app)
+            assert sent[0]["status"] == 201
+            assert there.came[0].startswith(f"POST /v1/agents/{other}/fork HTTP/1.1".encode())
+        sent = await all_sent(Shared(None), "POST", app=app)
+        assert sent[0]["status"] == 200
+
+    asyncio.run(work())
+
+
+def test_an_agent_goes_to_the_server_that_all_its_requests_come_to() -> None:
+    home, handed = [(b"x-isthmus-home", b"1")], []
+
+    async def hand_over(id_: str) -> bool:
+        handed.append(id_)
+        return is_idle
+
+    async def work(passed_on: bool) -> int:
+        entry = Entry("-", "POST", "-")
+        entry.passed_on = passed_on
+        begin(entry)
+        sent = await all_sent(Shared(None), "POST", headers=home, hand_over=hand_over)
+        return int(sent[0]["status"])
+
+    is_idle = True
+    assert asyncio.run(work(False)) == 200  # from a client, who gets an answer
+    assert handed == []
+    with pytest.raises(HttpError) as refused:
+        asyncio.run(work(True))
+    assert (refused.value.status, handed) == (421, [ID])
+    is_idle = False
+    assert asyncio.run(work(True)) == 200
 
 
 def test_an_owner_that_is_out_of_reach_answers_alone_while_it_lives() -> None:

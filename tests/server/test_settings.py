@@ -18,8 +18,12 @@ from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMANDS = {"config", "new_key", "limit", "list_keys", "remove_key", "help", "log_level"}
-"""Options of `isthmus serve` that are no settings: where settings are, and what is done once."""
+COMMANDS = {
+    *("config", "new_key", "limit", "list_keys", "remove_key", "help", "log_level"),
+    *("ray", "replicas", "replica_messages", "replica_gpus", "until_eof"),
+}
+"""Options of `isthmus serve` that are no settings: where settings are, what is done once, and how
+many servers there are."""
 OTHERWISE = {"alias": "aliases"} | dict.fromkeys(("tool", "fetch", "mcp", "tools_file"), "tools")
 
 

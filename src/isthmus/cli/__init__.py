@@ -25,6 +25,7 @@ from isthmus.version import VERSION
 
 COMMANDS = (
     "run",
+    "map",
     "chat",
     "embed",
     "rerank",
@@ -55,7 +56,7 @@ COMMANDS = (
     "completion",
 )
 
-_TAKEN = ("gc", "inspect", "list")
+_TAKEN = ("gc", "inspect", "list", "map")
 """Names of Python's own, so these commands' files are called NAME_command.py: a module becomes a
 name within its package."""
 

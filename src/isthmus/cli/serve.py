@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
+import threading
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +18,9 @@ from isthmus.cli.options import (
     add_model_options,
     model_settings,
     open_runtime,
+    say,
 )
-from isthmus.cli.serving import catalog_of
+from isthmus.cli.serving import aliases_of, catalog_of
 from isthmus.cli.table import format_table
 from isthmus.cli.tools import add_tool_options, tool_specs
 from isthmus.config import Capacity, Environment
@@ -38,6 +42,7 @@ EXAMPLES = """\
   isthmus serve --keys keys.txt --new-key ada --limit rpm=60 --limit tpd=100000
   isthmus serve --host 0.0.0.0 --keys keys.txt
   isthmus serve --config server.toml
+  isthmus serve --ray local --replicas 1-3 --data s3://bucket/agents
   isthmus serve --tool weather=weather:forecast --fetch '*.wikipedia.org'
   curl localhost:8080/v1/chat/completions -d '{"model": "smollm2",
     "messages": [{"role": "user", "content": "Hello"}]}'"""
@@ -79,6 +84,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_hosts(group)
     group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
+    _add_choice_of_models(group)
+    _add_ray_options(parser)
+    group.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="stop when standard input ends: whoever started the server has ended",
+    )
+    add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
+    add_tool_options(parser)
+    add_device_options(parser)
+    parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
+
+
+def _add_choice_of_models(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--models",
         dest="models_folder",
@@ -106,10 +125,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL",
         help="a further name for a model; repeat for more",
     )
-    add_model_options(parser, "a name for requests (default name: the file's, without .gguf)")
-    add_tool_options(parser)
-    add_device_options(parser)
-    parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
+
+
+def _add_ray_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "ray", "replicas of the server on a Ray cluster (docs/cluster.md; needs isthmus[ray])"
+    )
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="deploy to this Ray cluster, auto for the one of this machine; local begins one here",
+    )
+    group.add_argument(
+        "--replicas",
+        default="1",
+        metavar="N|MIN-MAX",
+        help="replicas, or how few and how many: as messages come (default: 1)",
+    )
+    group.add_argument(
+        "--replica-messages",
+        type=int,
+        default=8,
+        metavar="N",
+        help="requests that are being answered, for each replica: with more there are more "
+        "replicas (default: 8)",
+    )
+    group.add_argument(
+        "--replica-gpus", type=float, default=0, metavar="N", help="cards of each (default: 0)"
+    )
 
 
 def _add_store_options(group: argparse._ArgumentGroup) -> None:
@@ -187,7 +230,11 @@ def run(arguments: argparse.Namespace) -> int:
     arguments, settings = _settled(arguments)
     if arguments.new_key or arguments.remove_key or arguments.list_keys:
         return _change_keys(settings.keys, arguments)
+    if arguments.ray is not None:
+        return _serve_on_ray(arguments, settings)
     sys.setswitchinterval(_SWITCH_S)
+    if arguments.until_eof:
+        threading.Thread(target=_stop_at_eof, name="isthmus-until-eof", daemon=True).start()
     logging.getLogger("isthmus.server").setLevel(logging.INFO)
     # it warns of each write to a caller who has just left
     logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -210,6 +257,29 @@ def run(arguments: argparse.Namespace) -> int:
 _SWITCH_S = 0.0005
 """Seconds after which a thread that runs Python lets another one. The thread that drives agents
 wants the interpreter several times for each token, so by default each could take 5 ms longer."""
+
+
+def _stop_at_eof() -> None:
+    """Has the server stop, as SIGTERM does, once standard input ends."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _serve_on_ray(arguments: argparse.Namespace, settings: ServerSettings) -> int:
+    """Deploys replicas that have these settings, until it is told to stop."""
+    from isthmus.ray.serving import Scale, serve_until_told  # noqa: PLC0415 - needs Ray
+
+    if tool_specs(arguments):
+        raise SettingsError("with --ray give tools in the --config file, in a table [tools]")
+    usual = type(settings)()
+    said = {it.name: getattr(settings, it.name) for it in fields(settings)}
+    said = {name: it for name, it in said.items() if it != getattr(usual, name)}
+    if arguments.alias:
+        said["aliases"] = {**settings.aliases, **aliases_of(arguments.alias)}
+    messages, gpus = arguments.replica_messages, arguments.replica_gpus
+    scale = Scale.parse(arguments.replicas, messages=messages, gpus=gpus)
+    return serve_until_told(arguments.ray, said, scale, say)
 
 
 def _settled(arguments: argparse.Namespace) -> tuple[argparse.Namespace, ServerSettings]:

@@ -51,7 +51,7 @@ def catalog_of(arguments: argparse.Namespace, settings: ServerSettings) -> Catal
     for name, file in named_projectors(arguments.mmproj, named).items():
         named[name] = replace(named[name], mmproj=file)
     given = _adapted(named, arguments.lora)
-    return Catalog(given, folder, {**settings.aliases, **_aliases(arguments.alias)})
+    return Catalog(given, folder, {**settings.aliases, **aliases_of(arguments.alias)})
 
 
 def _cache_folder() -> Path:
@@ -76,7 +76,7 @@ def _adapted(named: dict[str, Source], texts: list[str]) -> list[Source]:
     return [replace(it, names=names[name]) for name, it in named.items()]
 
 
-def _aliases(texts: list[str]) -> dict[str, str]:
+def aliases_of(texts: list[str]) -> dict[str, str]:
     """Models by alias, from `NAME=MODEL`."""
     found = {}
     for text in texts:

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 
 from isthmus.errors import IsthmusError
 from isthmus.server.agents.guest_logs import GuestLogs
+from isthmus.server.agents.held import hand_over
 from isthmus.server.agents.looking import Looking
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
@@ -25,6 +26,7 @@ from isthmus.server.agents.transfer import Transfer
 from isthmus.server.anthropic import errors as anthropic_errors
 from isthmus.server.anthropic.messages import Messages
 from isthmus.server.anthropic.models import ListedModels
+from isthmus.server.cluster import listing
 from isthmus.server.cluster.placing import Placing, advertise
 from isthmus.server.generation.embedders import Embedders
 from isthmus.server.generation.writer import Writer
@@ -87,7 +89,7 @@ def create_app(
     app = Starlette(
         routes=[
             *page.routes(),
-            *_about(models, settings),
+            *[*_about(models, settings), *listing.routes(shelf)],
             *Transfer(shelf, agents).routes(),
             *agents.routes(),
             *Looking(shelf, agents, logs).routes(),
@@ -99,7 +101,7 @@ def create_app(
     for kind in _HANDLED:
         app.add_exception_handler(kind, errors.handle)
     app.state.listening = partial(advertise, shelf.owning, settings)
-    app.add_middleware(Placing, owning=shelf.owning, settings=settings)
+    app.add_middleware(Placing, shelf.owning, settings, partial(hand_over, shelf))
     sharing = shelf.owning.sharing
     app.add_middleware(
         Guard,

@@ -73,3 +73,14 @@ class Held:
         `take_back` is called in a thread, unless a turn was to be saved: then `commit` sees to it.
         """
         await self._shelf.forget(self.record.id, take_back if self._commit is None else nothing)
+
+
+async def hand_over(shelf: Shelf, id_: str) -> bool:
+    """Lets another server have an agent that nobody uses here; says whether it did."""
+    sharing = shelf.owning.sharing
+    if sharing is None or not sharing.owns(id_) or shelf.is_held(id_):
+        return False
+    async with shelf.lock_of(id_):
+        await shelf.forget(id_)
+        await shelf.in_thread(lambda: sharing.release(id_))
+    return True

@@ -11,8 +11,11 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from isthmus.errors import StorageError
 from isthmus.server.http.entry import current
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.fair import Threads
 from isthmus.server.storage.home import Sharing
 from isthmus.server.storage.node import Peer
@@ -22,6 +25,15 @@ _log = logging.getLogger("isthmus.server")
 _T = TypeVar("_T")
 
 
+class AnotherAgent(Exception):
+    """A request that is answered by the owner of another agent than its path names."""
+
+    def __init__(self, agent: str, path: str, body: bytes) -> None:
+        super().__init__(path)
+        self.agent, self.path, self.body = agent, path, body
+        """What that owner is asked."""
+
+
 class Owning:
     """See the module. Used by one event loop; `threads` wait for the store."""
 
@@ -29,6 +41,8 @@ class Owning:
         self, sharing: Sharing | None, records: dict[str, Record], threads: Threads
     ) -> None:
         self.sharing = sharing
+        self.kind = "" if sharing is None else sharing.computes.kind
+        """Of what this server computes with."""
         self._records = records
         self._threads = threads
         self._refreshing = asyncio.Lock()
@@ -61,6 +75,23 @@ class Owning:
         elif not sharing.owns(id_):
             self._records.pop(id_, None)
         return peer
+
+    async def equal(self, id_: str) -> Peer | None:
+        """The other server that is to own an agent which nobody owns, as it must be computed there;
+        None if this one may. HttpError 503 if no server that lives computes alike."""
+        sharing, record = self.sharing, self._records.get(id_)
+        if sharing is None or record is None or record.require != "exact":
+            return None
+        if record.made_on in ("", self.kind):
+            return None
+        for peer in await self._do(sharing.peers):
+            if peer.address and peer.computes.kind == record.made_on:
+                return peer
+        said = (
+            f"agent {id_} requires exact, and no server that lives computes as the one that did "
+            "its last message: begin such a server, or fork it with another require"
+        )
+        raise HttpError(503, said, code="no_equal", retry_s=1)
 
     async def refresh(self) -> None:
         """Has all records be what they are now; they stay what they were if the store is out of
@@ -101,3 +132,19 @@ class Owning:
 
     async def _do(self, what: Callable[[], _T]) -> _T:
         return await self._threads.do(current().owner, what)
+
+
+def require_readmitted(record: Record) -> None:
+    """HttpError 409 for an agent that is quarantined."""
+    if record.quarantined:
+        said = (
+            f"agent {record.id} is quarantined: {record.deaths} servers ended one after another "
+            "while they had it in use. It can be read and deleted; POST "
+            f"/v1/agents/{record.id}/readmit lets it be used again"
+        )
+        raise HttpError(409, said, code="quarantined")
+
+
+def owned(record: Record) -> Record:
+    """A record as that of whoever asks."""
+    return msgspec.structs.replace(record, owner=current().owner)

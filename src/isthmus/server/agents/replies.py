@@ -27,6 +27,10 @@ class AgentSummary(TypedDict):
     origin: Origin | None
     position: int
     tools: list[str]
+    require: str
+    """How exactly it must be brought back: `exact` or `state-exact`."""
+    quarantined: bool
+    """Whether it is set apart, as several servers ended while they had it in use."""
 
 
 class Agent(AgentSummary):
@@ -70,6 +74,9 @@ class Told(TypedDict):
     limit."""
     exit_status: int
     """What a command exited with; 0 for any other guest."""
+    exactness: str
+    """How the agent came into memory for this message: `exact` if it was there, or as it was saved;
+    `state-exact` if a server saved it that rounds in another way; `replayed`."""
 
 
 class Stopped(TypedDict):
@@ -183,6 +190,7 @@ def told(record: Record, turn: Turn) -> Told:
         "checkpoint_nbytes": turn.nbytes_written,
         "ended": turn.ended,
         "exit_status": turn.exit_status,
+        "exactness": turn.restored or "exact",
     }
 
 
@@ -203,6 +211,8 @@ def summary(record: Record) -> AgentSummary:
         "origin": msgspec.to_builtins(record.origin),
         "position": record.position,
         "tools": list(record.tools),
+        "require": record.require,
+        "quarantined": record.quarantined,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -34,6 +34,8 @@ class NewAgent(Struct, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     tools: Annotated[list[str], Meta(max_length=256)] = []
     """Names of the server's tools (`GET /v1/tools`)."""
+    require: Literal["exact", "state-exact"] = "state-exact"
+    """How exactly it must be brought back, on this server or another."""
 
 
 class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +66,8 @@ class NewFork(Struct, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Name] = ""
     position: Position | None = None
     """By default where the agent is now."""
+    require: Literal["exact", "state-exact"] | None = None
+    """As that of a new agent; by default that of the agent which is forked."""
     model: str | None = None
     """Another model for `default`: the tokens until then are computed anew."""
     args: _Options = {}

@@ -22,6 +22,7 @@ from isthmus.errors import SettingsError
 from isthmus.model.checks import nothing
 from isthmus.runtime.arguments import option_texts
 from isthmus.server.agents.held import Held
+from isthmus.server.agents.owning import AnotherAgent
 from isthmus.server.agents.replies import (
     Agent,
     AgentList,
@@ -36,7 +37,7 @@ from isthmus.server.agents.replies import (
 )
 from isthmus.server.agents.requests import NewAgent, NewFork, NewMessage, NewName
 from isthmus.server.agents.shelf import Shelf
-from isthmus.server.agents.turn import turn_of
+from isthmus.server.agents.turn import turn_of, with_level
 from isthmus.server.generation.answering import Answer
 from isthmus.server.http.endpoint import BINARY, Endpoint
 from isthmus.server.http.entry import current
@@ -77,6 +78,7 @@ class Agents:
             Endpoint("PATCH", one, self.rename, takes=NewName, gives=(Agent,)),
             Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
             Endpoint("POST", f"{one}/stop", self.stop, gives=(Stopped,)),
+            Endpoint("POST", f"{one}/readmit", self.readmit, gives=(Agent,)),
             Endpoint("POST", f"{one}/fork", self.fork, takes=NewFork, gives=(Agent,), status=201),
             *self._shelf.tools.routes(),
             Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
@@ -127,6 +129,7 @@ class Agents:
             seed=secrets.randbits(63) if asked.seed is None else asked.seed,
             created=time.time(),
             tools=tuple(dict.fromkeys(asked.tools)),
+            require=asked.require,
         )
         return JSONResponse(whole(await self._shelf.create(record), []), 201)
 
@@ -152,11 +155,22 @@ class Agents:
         asked = await read_strictly(request, _new_fork, empty=b"{}")
         record = self._own(request)
         position = record.position if asked.position is None else asked.position
-        async with self._shelf.holding(self._who_was_at(record, position).id) as held:
+        source = await self._who_was_at(record, position)
+        changes = await self._changes(record, asked)
+        if source is not record and await self._shelf.owning.look(source.id) is not None:
+            raise AnotherAgent(source.id, f"/v1/agents/{source.id}/fork",
+                               _fork_of(source, position, changes))  # fmt: skip
+        async with self._shelf.holding(source.id) as held:
             _require_position(held.record, position)
-            changes = await self._changes(record, asked)
             made = await self._shelf.fork(held.record, position, changes)
         return await self._tell_all(made, 201)
+
+    async def readmit(self, request: Request) -> Response:
+        """Lets an agent be used again that is quarantined."""
+        async with self._shelf.holding(self._own(request).id) as held:
+            record = msgspec.structs.replace(held.record, deaths=0)
+            await self._shelf.in_thread(lambda: self._shelf.write(record, []))
+        return await self._tell_all(record, 200)
 
     async def _changes(self, record: Record, asked: NewFork) -> dict[str, Any]:
         """What a fork of an agent has of its own."""
@@ -166,7 +180,8 @@ class Agents:
             await files.card(files.known(asked.model))
             models = {**models, "default": files.real_name(asked.model)}
         name = asked.name or f"{record.name or record.id}, forked"
-        return {"name": name, "models": models, "args": args}
+        require = asked.require or record.require
+        return {"name": name, "models": models, "args": args, "require": require}
 
     async def rename(self, request: Request) -> Response:
         """Gives an agent another name; an answer that is under way ends before."""
@@ -176,9 +191,10 @@ class Agents:
             await self._shelf.in_thread(lambda: self._shelf.write(record, []))
         return await self._tell_all(record, 200)
 
-    def _who_was_at(self, record: Record, position: int) -> Record:
+    async def _who_was_at(self, record: Record, position: int) -> Record:
         """The agent itself, or of those that it was forked from the one that was there."""
         while record.origin is not None and position < record.origin.position:
+            await self._shelf.owning.look(record.origin.id)  # another server may have made it
             if record.origin.id not in self._shelf.visible():
                 break
             record = self._shelf.record(record.origin.id)
@@ -242,8 +258,10 @@ class Agents:
                 param="previous",
             )
         done, answer = False, None
+        was_live = self._shelf.is_live(held.record.id)
         try:
             actor = await held.actor()
+            restored = None if was_live else actor.restored
             before = actor.usage
             allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
             message = await self._shelf.in_thread(asked.message)
@@ -259,6 +277,7 @@ class Agents:
             n_decoded = actor.usage.tokens_out - before.tokens_out
             full = actor.context_is_full
             turn = turn_of(held.record, asked, answer, n_decoded, full=full)
+            turn = with_level(turn, restored)
             turn = await held.commit(actor, turn, answer.take_back)
             done = True
             yield turn
@@ -308,6 +327,19 @@ class Agents:
         record = self._shelf.record(request.path_params["id"])
         current().agent = record.id
         return record
+
+
+def _fork_of(source: Record, position: int, changes: dict[str, Any]) -> bytes:
+    """The body that makes the same fork of an ancestor: `changes` are all that it differs in."""
+    model = changes["models"].get("default")
+    fork = NewFork(
+        name=changes["name"],
+        position=position,
+        require=changes["require"],
+        model=None if model == source.models.get("default") else model,
+        args={**dict.fromkeys(source.args), **changes["args"]},
+    )
+    return msgspec.json.encode(fork)
 
 
 def _require_limits(asked: dict[str, Any], most: int) -> None:

@@ -34,7 +34,7 @@ from isthmus.server.agents.allowance import Allowances
 from isthmus.server.agents.guests import BroughtGuests, bundled_name
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.loading import Guests
-from isthmus.server.agents.owning import Owning
+from isthmus.server.agents.owning import Owning, owned, require_readmitted
 from isthmus.server.agents.tools import AgentTools
 from isthmus.server.http.entry import current
 from isthmus.server.http.fair import Threads
@@ -66,7 +66,7 @@ class Shelf:
         self.models = models
         models.when_left.append(self._drop_closed)
         self._settings = settings
-        self._home = open_home(settings)
+        self._home = open_home(settings, models.runtime)
         self.store = self._home.store
         self.folder = self.store.folder.parent
         """On the local disk, and nobody else's."""
@@ -106,6 +106,10 @@ class Shelf:
         seen = {id_: it for id_, it in self.records.items() if it.kind == "agent"}
         return {id_: it for id_, it in seen.items() if self._may_see(it)}
 
+    def lock_of(self, id_: str) -> asyncio.Lock:
+        """Held by whoever uses an agent."""
+        return self._locks.setdefault(id_, asyncio.Lock())
+
     def is_held(self, id_: str) -> bool:
         """Whether somebody uses an agent at this moment."""
         return (lock := self._locks.get(id_)) is not None and lock.locked()
@@ -122,7 +126,7 @@ class Shelf:
     async def holding(self, id_: str) -> AsyncIterator[Held]:
         """An agent for one user alone; others wait. SnapshotNotFound."""
         self.record(id_)
-        lock = self._locks.setdefault(id_, asyncio.Lock())
+        lock = self.lock_of(id_)
         await lock.acquire()
         held = None
         try:
@@ -140,8 +144,11 @@ class Shelf:
 
     def _let_go(self, id_: str) -> None:
         """Lets any server have an agent that is not in memory, beside other work."""
-        lock = self._locks.setdefault(id_, asyncio.Lock())
-        self.owning.let_go(id_, lock, lambda: id_ in self._live)
+        self.owning.let_go(id_, self.lock_of(id_), lambda: id_ in self._live)
+
+    def is_live(self, id_: str) -> bool:
+        """Whether an agent is in memory."""
+        return id_ in self._live and self._live[id_].state != "closed"
 
     async def live(self, record: Record) -> Actor:
         """The actor, brought back from its last snapshot if it is not in memory."""
@@ -158,8 +165,8 @@ class Shelf:
     async def create(self, record: Record) -> Record:
         """A new agent, as its record says, saved before anybody hears of it."""
         self.tools.require(record.tools)
-        given, owned = await self.given(record), _owned(record)
-        return await self._settle(owned, lambda: self._spawn(owned, given), self.made)
+        given, record = await self.given(record), owned(record)
+        return await self._settle(record, lambda: self._spawn(record, given), self.made)
 
     async def fork(self, source: Record, position: int, changes: dict[str, Any]) -> Record:
         """An agent that is what another one was at a position. `changes` are its name and, where
@@ -169,13 +176,15 @@ class Shelf:
             source,
             id=new_id(),
             created=time.time(),
+            deaths=0,
             origin=Origin(id=source.id, position=position),
             position=position,
             **changes,
         )
         turns = [turn for turn in await self.turns(source) if turn.position <= position]
-        how: dict[str, Any] = {} if record.args == source.args else {"args": record.args}
-        how |= {} if record.models == source.models else {"require": "replayed"}
+        require = record.require if record.models == source.models else "replayed"
+        how: dict[str, Any] = {"require": require}
+        how |= {} if record.args == source.args else {"args": record.args}
         given = await self.given(record)
         make = partial(self._restore, source, position, given, record.id, **how)
         return await self._settle(record, make, self.in_thread, turns)
@@ -194,7 +203,7 @@ class Shelf:
             name=name,
             guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
             models=models,
-            args=dict(_pair(it) for it in manifest.actor.args),
+            args=dict(it.partition("=")[::2] for it in manifest.actor.args),
             argv=manifest.actor.argv or (),
             limits=asdict(limits),
             seed=int(manifest.actor.seed),
@@ -209,7 +218,7 @@ class Shelf:
             self.runtime.restore,
             snapshot.path,
             models=given,
-            tools=self.tools.of(_owned(record)),
+            tools=self.tools.of(owned(record)),
             require=require,
             limits=limits,
             label=record.id,
@@ -259,6 +268,8 @@ class Shelf:
 
     def write(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         """The moment at which something has happened."""
+        if turns or is_new:
+            record = msgspec.structs.replace(record, deaths=0, made_on=self.owning.kind)
         self._home.commit(record, turns, is_new=is_new)
         self.records[record.id] = record
 
@@ -286,7 +297,7 @@ class Shelf:
         turns: Sequence[Turn] = (),
     ) -> Record:
         """Makes an actor by `run` and saves it. `run` is `made` if its guest may run meanwhile."""
-        record = _owned(record)
+        record = owned(record)
         await self.allowances.require_disk(current().key)
         with self.allowances.making(current().key):
             return await self.keep(record, await run(make), turns)
@@ -306,7 +317,7 @@ class Shelf:
 
     async def start(self, record: Record, source: Record | None = None, position: int = 0) -> Actor:
         """An actor for an agent that is not kept yet: what another agent was at a position, or a
-        fresh one, also if that one's snapshot cannot be used."""
+        fresh one, also if that one's snapshot cannot be used. HttpError 409 if quarantined."""
         given = await self.given(record)
         if source is not None:
             try:
@@ -319,6 +330,7 @@ class Shelf:
 
     async def renew(self, record: Record) -> Actor:
         """A fresh actor in place of what an agent was; its holder saves it with the next turn."""
+        require_readmitted(record)
         given = await self.given(record)
         await self.forget(record.id)
         actor = await self.made(lambda: self._spawn(record, given))
@@ -362,6 +374,8 @@ class Shelf:
     def _restore(
         self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
+        require_readmitted(record)
+        how.setdefault("require", record.require)
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(
@@ -383,13 +397,3 @@ class Shelf:
             if lock is None or not lock.locked():
                 await self.forget(id_)
                 self._let_go(id_)
-
-
-def _owned(record: Record) -> Record:
-    """A record as that of whoever asks."""
-    return msgspec.structs.replace(record, owner=current().owner)
-
-
-def _pair(option: str) -> tuple[str, str]:
-    name, _, value = option.partition("=")
-    return name, value

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 import time
 
+import msgspec
+
+from isthmus.actor import Restoration
 from isthmus.server.agents.requests import NewMessage
 from isthmus.server.generation.answering import Answer
+from isthmus.server.http.entry import current
 from isthmus.server.storage.record import Record, Turn
 
 _NUMBER = re.compile("[0-9]{1,9}")
@@ -31,6 +35,14 @@ def turn_of(
         ended="n_ctx" if full else _ended(record, answer, n_decoded),
         exit_status=answer.exit_status,
     )
+
+
+def with_level(turn: Turn, restored: Restoration | None) -> Turn:
+    """The turn of an agent that was brought back for it. The answer warns if that was not exact."""
+    if restored is None or restored.level == "exact":
+        return turn
+    current().warn([f"the agent came back {restored.level}: {'; '.join(restored.reasons)}"])
+    return msgspec.structs.replace(turn, restored=restored.level)
 
 
 def _ended(record: Record, answer: Answer, n_decoded: int) -> str:

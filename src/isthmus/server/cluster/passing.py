@@ -55,6 +55,11 @@ _Send = Callable[[_Message], Awaitable[None]]
 class NotThere(Exception):
     """A server did not take a request, so that it may be asked elsewhere."""
 
+    def __init__(self, *, is_elsewhere: bool = False) -> None:
+        super().__init__()
+        self.is_elsewhere = is_elsewhere
+        """Whether the server said so itself."""
+
 
 async def pass_on(
     peer: Peer,
@@ -70,7 +75,7 @@ async def pass_on(
     async with _connected(peer) as (reader, writer):
         wire = _Wire(reader, writer, lambda: has_ended(peer.number))
         try:
-            await wire.ask(scope["method"], _target(scope), _heads(peer, scope["headers"], body))
+            await wire.ask(scope["method"], target_of(scope), _heads(peer, scope["headers"], body))
             head = await wire.answer(body)
         except (OSError, h11.ProtocolError, EOFError):
             if scope["method"] in SAFE:
@@ -84,7 +89,7 @@ async def pass_on(
                 retry_s=1,
             ) from None
         if head.status_code == _MISDIRECTED:
-            raise NotThere
+            raise NotThere(is_elsewhere=True)
         headers = [(name, value) for name, value in head.headers if _is_told(name)]
         status = head.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -174,7 +179,8 @@ def _is_told(name: bytes) -> bool:
     return name not in _NOT_TOLD and not name.startswith(b"x-ratelimit-")
 
 
-def _target(scope: _Message) -> bytes:
+def target_of(scope: _Message) -> bytes:
+    """The path and the query of a request, as they came."""
     path = bytes(scope["raw_path"])
     return path + b"?" + scope["query_string"] if scope["query_string"] else path
 

@@ -3,7 +3,8 @@
 An agent that nobody owns, or whose owner has ended, is this server's once a request acquires it. As
 long as an owner's lease lives it alone may answer, reachable or not. What was passed on once is not
 passed on again: a server that turns out not to own the agent answers 421, and the first one looks
-at the record anew.
+at the record anew. A client that sends the header `X-Isthmus-Redirect` is told by 307 where the
+owner is, and goes there by itself.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from isthmus.errors import StorageError
-from isthmus.server.agents.owning import Owning
+from isthmus.server.agents.owning import AnotherAgent, Owning
 from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
-from isthmus.server.cluster.passing import SAFE, NotThere, pass_on
+from isthmus.server.cluster.passing import SAFE, NotThere, pass_on, target_of
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.settings import ServerSettings
@@ -30,6 +32,11 @@ from isthmus.server.storage.node import Peer
 _log = logging.getLogger("isthmus.server")
 _PAUSE_S = 0.25
 """Seconds between two tries to reach an owner."""
+_REDIRECT = b"x-isthmus-redirect"
+"""A header by which a client asks for 307 instead of an answer that is passed on."""
+_HOME = b"x-isthmus-home"
+"""A header by which a balancer says that it sends all requests of an agent to the same server: that
+one is to own the agent, not only to pass requests on."""
 _REMEMBERED = 4096
 """Agents whose owners are remembered, so that the store need not be asked."""
 
@@ -38,14 +45,40 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
 
+@dataclass
+class _Asked:
+    """A request, and the agent that it is about."""
+
+    agent: str | None
+    scope: _Message
+    receive: _Receive
+    send: _Send
+    body: bytes | None
+    """None as long as it was not read."""
+
+    async def read(self) -> None:
+        if self.body is None:
+            self.body = await _whole(self.receive)
+
+    def received(self) -> _Receive:
+        """For who answers here."""
+        return self.receive if self.body is None else _again(self.body, self.receive)
+
+
 class Placing:
     """See the module; an ASGI middleware around `app`, inside of what checks keys."""
 
     def __init__(
-        self, app: Callable[..., Awaitable[None]], owning: Owning, settings: ServerSettings
+        self,
+        app: Callable[..., Awaitable[None]],
+        owning: Owning,
+        settings: ServerSettings,
+        hand_over: Callable[[str], Awaitable[bool]],
     ) -> None:
+        """`hand_over` lets another server have an agent that nobody uses; says whether it did."""
         self._app = app
         self._owning = owning
+        self._hand_over = hand_over
         self._patience_s = 1.5 * settings.lease_s
         """Seconds for which an owner may be out of reach that may have ended."""
         self._owners: OrderedDict[str, Peer] = OrderedDict()
@@ -60,34 +93,53 @@ class Placing:
         if is_told_by_body(scope["method"], scope["path"]):
             body = await _whole(receive)
             agent = agent_of_body(body)
-        peer = None if agent is None else await self._first_owner(agent, sharing, scope["method"])
-        if agent is not None and peer is not None:
-            if current().passed_on:
-                raise HttpError(421, f"agent {agent} is another server's", code="elsewhere")
-            body = await _whole(receive) if body is None else body
-            if await _unless_left(self._ask(agent, peer, scope, body, send, sharing), receive):
-                return
-        await self._app(scope, receive if body is None else _again(body, receive), send)
+        asked = _Asked(agent, scope, receive, send, body)
+        try:
+            await self._place(asked, sharing, is_second=False)
+        except AnotherAgent as it:
+            scope = {**scope, "path": it.path, "raw_path": it.path.encode(), "query_string": b""}
+            asked = _Asked(it.agent, scope, receive, send, it.body)
+            await self._place(asked, sharing, is_second=True)
 
-    async def _ask(
-        self,
-        agent: str,
-        peer: Peer | None,
-        scope: _Message,
-        body: bytes,
-        send: _Send,
-        sharing: Sharing,
-    ) -> bool:
+    async def _place(self, asked: _Asked, sharing: Sharing, *, is_second: bool) -> None:
+        """Answers here, or has the owner answer. What was passed on is passed on again only if it
+        `is_second`: about another agent than it was before."""
+        agent, redirects = asked.agent, _wants_redirect(asked.scope)
+        if agent is not None and redirects:
+            self._owners.pop(agent, None)  # whom this server remembers may have ended
+        peer = None if agent is None else await self._place_of(asked, sharing)
+        if peer is None and agent is not None and await self._is_handed_over(agent, asked.scope):
+            await asked.read()
+            raise HttpError(421, f"agent {agent} is yours to take", code="elsewhere")
+        if peer is not None:
+            await asked.read()  # also for who is sent elsewhere: it may still send the body
+            if current().passed_on and not is_second:
+                raise HttpError(421, f"agent {agent} is another server's", code="elsewhere")
+            if redirects and peer.address and not is_second:
+                await _redirect(peer, asked)
+                return
+            if await _unless_left(self._ask(asked, peer, sharing), asked.receive):
+                return
+        await self._app(asked.scope, asked.received(), asked.send)
+
+    async def _is_handed_over(self, agent: str, scope: _Message) -> bool:
+        """Whether an agent goes to the server that passes this request on, as all requests of the
+        agent come to that one."""
+        is_home = any(name == _HOME for name, _ in scope["headers"])
+        return is_home and current().passed_on and await self._hand_over(agent)
+
+    async def _ask(self, asked: _Asked, peer: Peer | None, sharing: Sharing) -> bool:
         """Has the owner of an agent answer; False if this server may by now. HttpError 502, 503."""
+        agent, body = asked.agent or "", asked.body or b""
         end = time.monotonic() + self._patience_s
         while peer is not None:
             try:
-                await pass_on(peer, scope, body, send, sharing.has_ended)
-            except NotThere:
+                await pass_on(peer, asked.scope, body, asked.send, sharing.has_ended)
+            except NotThere as refused:
                 self._owners.pop(agent, None)
                 if time.monotonic() > end:
                     raise _out_of_reach(peer) from None
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(0.0 if refused.is_elsewhere else _PAUSE_S)
                 peer = await self._owner(agent, sharing)
             else:
                 self._owners[agent] = peer
@@ -96,9 +148,19 @@ class Placing:
                 return True
         return False
 
-    async def _first_owner(self, agent: str, sharing: Sharing, method: str) -> Peer | None:
+    async def _place_of(self, asked: _Asked, sharing: Sharing) -> Peer | None:
+        """Who answers: the owner of an agent, or who is to be; None for this server."""
+        peer = await self._first_owner(asked, sharing)
+        agent = asked.agent or ""
+        is_message = asked.scope["path"].endswith("/messages")
+        if peer is None and is_message and not sharing.owns(agent):
+            return await self._owning.equal(agent)
+        return peer
+
+    async def _first_owner(self, asked: _Asked, sharing: Sharing) -> Peer | None:
         """As `_owner`. If the store is out of reach, what only reads is answered here, as far as
         this server knows the agent."""
+        agent, method = asked.agent or "", asked.scope["method"]
         try:
             return await self._owner(agent, sharing)
         except StorageError:
@@ -115,6 +177,19 @@ class Placing:
         if known is not None and not current().passed_on and not sharing.has_ended(known.number):
             return known
         return await self._owning.look(agent)
+
+
+def _wants_redirect(scope: _Message) -> bool:
+    """Whether a client goes to an agent's owner by itself. What was passed on does not."""
+    asks = any(name == _REDIRECT for name, _ in scope["headers"])
+    return asks and not current().passed_on
+
+
+async def _redirect(peer: Peer, asked: _Asked) -> None:
+    location = peer.address.encode() + target_of(asked.scope)
+    headers = [(b"location", location), (b"content-length", b"0")]
+    await asked.send({"type": "http.response.start", "status": 307, "headers": headers})
+    await asked.send({"type": "http.response.body", "body": b""})
 
 
 def _out_of_reach(peer: Peer) -> HttpError:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from isthmus.config import Environment
+from isthmus.runtime import Runtime
 from isthmus.server.settings import ServerSettings
+from isthmus.server.storage.computes import Computes, computes_of
 from isthmus.server.storage.folder import Folder
 from isthmus.server.storage.mirror import Mirror
 from isthmus.server.storage.node import Peer
@@ -38,6 +40,17 @@ class Sharing(Protocol):
 
     def release(self, id_: str) -> None:
         """Owns an agent no more, if this server does. It is out of memory."""
+
+    @property
+    def computes(self) -> Computes:
+        """What this server computes with."""
+
+    @property
+    def number(self) -> int:
+        """This server's number now."""
+
+    def peers(self) -> list[Peer]:
+        """The other servers that live. StorageError."""
 
     def has_ended(self, number: int) -> bool:
         """Whether another server is known to have ended. Waits for nothing."""
@@ -103,10 +116,10 @@ class Home(Protocol):
         """Lets another server have it."""
 
 
-def open_home(settings: ServerSettings) -> Home:
-    """What `data` says. SettingsError, StorageError."""
+def open_home(settings: ServerSettings, runtime: Runtime) -> Home:
+    """What `data` says, for agents that a runtime computes. SettingsError, StorageError."""
     if isinstance(settings.data, str):
         name = hashlib.sha256(settings.data.encode()).hexdigest()[:16]
         cache = settings.cache or Environment.read().cache / "agents" / name
-        return Mirror(settings.data, cache, settings.lease_s)
+        return Mirror(settings.data, cache, settings.lease_s, computes_of(runtime, settings))
     return Folder(settings.data)

@@ -10,9 +10,9 @@
     URL/guests/NODE-SHA256.wasm
 
 Actors are saved into the cache and restored from it, so that their memory is mapped. A commit
-uploads the packs that are not there yet, then the manifest, and last the record, in one atomic PUT:
-before it the message has not happened. All other objects are named by what is in them and never
-change. What no record names is garbage; see `garbage`.
+uploads the packs that are not there yet and the manifest, side by side, and then the record, in
+one atomic PUT: before it the message has not happened. All other objects are named by what is in
+them and never change. What no record names is garbage; see `garbage`.
 
 Any number of servers share a URL. Each agent has one owner at a time, and a record is written on
 condition that it is what its owner last read or wrote; see `records`. An agent is removed by an
@@ -29,12 +29,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import msgspec
 
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotNotFound, StorageError
+from isthmus.server.storage.computes import Computes
 from isthmus.server.storage.folder import Folder
 from isthmus.server.storage.garbage import Garbage, kept_of, snapshot_name, turns_name
 from isthmus.server.storage.history import turns_of, with_turns
@@ -46,6 +47,8 @@ from isthmus.server.storage.records import Records
 _log = logging.getLogger("isthmus.server")
 _AT_A_TIME = 8
 """Packs of one agent that are fetched together."""
+_UPLOADS = 16
+"""Objects that are uploaded side by side, for all agents."""
 _SCAN_EVERY_S = 3600.0
 """Seconds between two scans for garbage, which read what has changed of all records."""
 
@@ -53,17 +56,20 @@ _SCAN_EVERY_S = 3600.0
 class Mirror:
     """See the module and `Home`. Owns the node and the cache."""
 
-    def __init__(self, url: str, cache: Path, lease_s: float) -> None:
+    def __init__(
+        self, url: str, cache: Path, lease_s: float, computes: Computes | None = None
+    ) -> None:
         self._objects = Objects(url)
         self._cache = Folder(cache, repack=False)
         self.store = self._cache.store
         try:
-            self._node = Node(self._objects, self._cache.owner(), lease_s)
+            self._node = Node(self._objects, self._cache.owner(), lease_s, computes)
         except BaseException:
             self._cache.close()
             raise
         self._records = Records(self._objects, self._node)
         self._garbage = Garbage(self._objects, self._node, self._records)
+        self._uploaders = ThreadPoolExecutor(_UPLOADS, "isthmus-upload")
         self._scanned = 0.0
         """When the last scan began, on the clock of time.monotonic."""
         self._lock = threading.Lock()
@@ -117,6 +123,17 @@ class Mirror:
         return self
 
     @property
+    def computes(self) -> Computes:
+        return self._node.computes
+
+    @property
+    def number(self) -> int:
+        return self._node.number
+
+    def peers(self) -> list[Peer]:
+        return self._node.peers()
+
+    @property
     def token(self) -> str:
         return self._node.token
 
@@ -139,15 +156,20 @@ class Mirror:
 
     def commit(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
         number = self._node.number
-        saved = self.store.open(record.snapshot)
         known = None if is_new else self._records.get(record.id)
+        if known is not None and not turns:  # what it is called, for instance: nothing to upload
+            full, _ = with_turns(known, record, ())
+            self._garbage.own(self._records.write(full, number))
+            return
+        saved = self.store.open(record.snapshot)
         full, segments = with_turns(known, record, turns, number)
         packs = self._packs(full, saved.packs(), number)
-        full = _with(full, f"{number:010d}-{saved.id}", packs)
+        names = (it.removeprefix("packs/") for it in packs)
+        full = _with(full, f"{number:010d}-{saved.id}", names)
         try:
             with self._garbage.promising(record.id, full):
-                self._upload_all(full, segments, packs)
-                self._upload(snapshot_name(f"{number:010d}-{saved.id}"), saved.path)
+                manifest = snapshot_name(f"{number:010d}-{saved.id}")
+                self._upload_all(full, segments, {**packs, manifest: saved.path})
                 write = self._records.create if is_new else self._records.write
                 self._garbage.own(write(full, number))
         except BaseException:
@@ -217,6 +239,7 @@ class Mirror:
         return wasm
 
     def close(self) -> None:
+        self._uploaders.shutdown()
         self._cache.sweeper.close()
         self._node.release()
         self._cache.close()
@@ -224,21 +247,25 @@ class Mirror:
     # ------------------------------------------------------------------ objects
 
     def _packs(self, record: FullRecord, paths: Iterable[Path], number: int) -> dict[str, Path]:
-        """Packs by the names of their objects: those that the record names already, or for a fork
+        """Packs by their objects: those that the record names already, or for a fork
         the agent that it is forked from, which is held meanwhile; else this node's own."""
         source = record
         if record.stored is None and record.origin is not None and record.kind == "agent":
             source = self._records.find(record.origin.id) or record
         named = {kept_of(it): it for it in (source.stored or Stored()).packs}
-        return {named.get(it.name, f"{number:010d}-{it.name}"): it for it in paths}
+        names = {it: named.get(it.name, f"{number:010d}-{it.name}") for it in paths}
+        return {f"packs/{name}": it for it, name in names.items()}
 
     def _upload_all(
-        self, record: FullRecord, segments: dict[Segment, bytes], packs: dict[str, Path]
+        self, record: FullRecord, segments: dict[Segment, bytes], files: dict[str, Path]
     ) -> None:
-        for segment, data in segments.items():
-            self._upload(turns_name(record.id, segment), data)
-        for name, path in packs.items():
-            self._upload(f"packs/{name}", path)
+        """Uploads what a record is to name, side by side: it takes as long as one object."""
+        wanted: dict[str, bytes | Path] = {**files}
+        wanted |= {turns_name(record.id, segment): data for segment, data in segments.items()}
+        uploads = [self._uploaders.submit(self._upload, *pair) for pair in wanted.items()]
+        wait(uploads)  # also if one fails: nothing is uploaded after that
+        for it in uploads:
+            it.result()
 
     def _upload(self, name: str, data: bytes | Path) -> None:
         """Uploads an object of this node's own; what another one has uploaded is there."""

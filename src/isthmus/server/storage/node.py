@@ -42,10 +42,12 @@ from msgspec import Meta, Struct
 
 from isthmus.errors import SettingsError, StorageError
 from isthmus.server.kinds import DAY_S
+from isthmus.server.storage.computes import Computes
 from isthmus.server.storage.objects import Objects, Version
 
 _log = logging.getLogger("isthmus.server")
 _FOLDER = "lease"
+_UNKNOWN = Computes()
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     """Where other nodes reach it, such as http://10.0.0.7:8080; empty while it does not listen."""
     token: str = ""
     """Known to whoever may read the store, so to the nodes: they show it with what they pass on."""
+    computes: Computes = _UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Peer:
     address: str
     token: str
     where: str
+    computes: Computes = _UNKNOWN
 
 
 _decoder = msgspec.json.Decoder(Claim)
@@ -81,7 +85,10 @@ _decoder = msgspec.json.Decoder(Claim)
 class Node:
     """See the module. Begun when made; a thread of its own keeps the claim until `release`."""
 
-    def __init__(self, objects: Objects, owner: str, lease_s: float) -> None:
+    def __init__(
+        self, objects: Objects, owner: str, lease_s: float, computes: Computes | None = None
+    ) -> None:
+        self.computes = computes or _UNKNOWN
         objects.require_conditions(_FOLDER)
         self._objects = objects
         self._lease_s = lease_s
@@ -131,7 +138,12 @@ class Node:
         if claim is None or claim.ended:
             self._ended.add(number)
             return None
-        return Peer(number, claim.address, claim.token, claim.where)
+        return Peer(number, claim.address, claim.token, claim.where, claim.computes)
+
+    def peers(self) -> list[Peer]:
+        """All other nodes that live. StorageError."""
+        numbers = sorted(self._tags().keys() - self._ended - {self.number})
+        return [it for it in map(self.peer, numbers) if it is not None]
 
     def has_ended(self, number: int) -> bool:
         """Whether a node is known to have ended. Asks nothing."""
@@ -178,6 +190,7 @@ class Node:
             lease_s=self._lease_s,
             address=self._address,
             token=self.token,
+            computes=self.computes,
         )
         number = max(self._tags(), default=0)
         while True:

@@ -14,11 +14,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from isthmus.actor.reply import ToolCall
+from isthmus.config import Level
 from isthmus.errors import SettingsError
 from isthmus.units import MIB
 
 KEPT_TURNS = 256
 """Snapshots of an agent's last turns; older ones are deleted. Their texts are kept longer."""
+QUARANTINE_DEATHS = 3
+"""Owners that end one after another, without a turn in between, until an agent is set apart."""
 MAX_NBYTES = 256 * MIB
 """Bytes of the largest record that is read. Earlier releases kept all texts in it."""
 _ID = re.compile(r"[a-z0-9]{12}")
@@ -52,6 +55,9 @@ class Turn(Struct, frozen=True, kw_only=True):
     """Characters of input and output that are not kept."""
     n_files: int = 0
     """Pictures and sounds of the message, which the agent has and nobody else."""
+    restored: str = ""
+    """How exactly the agent was brought back for this turn, if not exactly: `state-exact` or
+    `replayed`."""
     kept: str | None = None
     """JSON of what the turn is, where that is no message with a text: see `responses/chain.py`. It
     is kept whole."""
@@ -115,6 +121,17 @@ class Record(Struct, frozen=True, kw_only=True):
     """A command's arguments."""
     used: float = 0.0
     """When its last turn was done, in seconds since 1970; 0 in records of earlier releases."""
+    require: Level = "state-exact"
+    """How exactly it must be brought back: `exact` keeps it among servers that compute alike."""
+    made_on: str = ""
+    """The `Computes.kind` of the server that did its last turn; empty in a folder."""
+    deaths: int = 0
+    """Servers that owned the agent when they ended, since its last turn."""
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether the agent is set apart, as it may be what ended its owners."""
+        return self.deaths >= QUARANTINE_DEATHS
 
     @property
     def n_own(self) -> int:

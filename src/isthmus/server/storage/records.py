@@ -9,11 +9,15 @@ still writes, however late, is refused.
 step       what is written                             when
 =========  ==========================================  ============================================
 acquire    this node as holder, one more epoch         nobody owns the agent, or its owner has ended
+           (then one more death)
 commit     turns, a snapshot, what it is called        by the owner
 release    no holder                                   by the owner, once it is out of memory
 remove     nothing, and then the object goes           by the owner
 fence      no holder, one more epoch                   before garbage of a former owner is collected
 =========  ==========================================  ============================================
+
+An agent whose owners ended several times, without a turn in between, may be what ended them: it is
+quarantined until somebody readmits it. A turn sets the count of deaths to 0.
 
 A write without an answer may have been carried out, or may still be. Its agent is not owned from
 then on: the next use acquires it anew, which reads what there is and refuses what is still under
@@ -146,7 +150,7 @@ class Records:
             return known.record
         if (peer := self.owner_of(known.record)) is not None:
             raise StorageError(f"agent {id_} is owned by another server: {peer.where}")
-        record = _held(known.record, number, _stored(known.record).epoch + 1)
+        record = _held(self._mourned(known.record), number, _stored(known.record).epoch + 1)
         version = self._objects.replace(_name(id_), encode(record), known.version)
         if version is None:
             return None
@@ -214,7 +218,7 @@ class Records:
                 stored = _stored(known.record)
                 if stored.holder not in holders or self.owns(id_):
                     return known.record
-                record = _held(known.record, 0, stored.epoch + 1)
+                record = _held(self._mourned(known.record), 0, stored.epoch + 1)
                 version = self._objects.replace(_name(id_), encode(record), known.version)
                 if version is not None:
                     self._known[id_] = Known(record, version)
@@ -229,6 +233,12 @@ class Records:
         if known is None or not known.number == number == self._node.number:
             raise StorageError(f"agent {id_} is not this server's any more")
         return known
+
+    def _mourned(self, record: FullRecord) -> FullRecord:
+        """The record with one more death, if another node owned the agent: that one has ended."""
+        if _stored(record).holder in (0, self._node.number):
+            return record
+        return msgspec.structs.replace(record, deaths=record.deaths + 1)
 
     def _disown(self, id_: str) -> None:
         known = self._known.get(id_)
