@@ -133,6 +133,12 @@ class TokenFlag(IntFlag):
     CONTROL = 2
 
 
+class EmitFlag(IntFlag):
+    """Bit of the result of emit_token."""
+
+    END = 1073741824
+
+
 class GrammarKind(IntEnum):
     """Languages in which a grammar is written."""
 
@@ -769,6 +775,28 @@ HOST_FUNCTIONS = (
         (Param("ptr", "ptr"), Param("nbytes", "nbytes")),
         "status",
         (Errno.EFAULT, Errno.ELIMIT, Errno.ENOMEM, Errno.ECANCELED),
+    ),
+    HostFunction(
+        "actor",
+        "emit_token",
+        (
+            Param("session", "handle"),
+            Param("token", "token"),
+            Param("text_ptr", "ptr"),
+            Param("text_cap", "nbytes"),
+        ),
+        "size",
+        (
+            Errno.EBADF,
+            Errno.EFAULT,
+            Errno.ETOKEN,
+            Errno.ECONTEXT,
+            Errno.ELIMIT,
+            Errno.ENOMEM,
+            Errno.ENOTSUP,
+            Errno.EIO,
+            Errno.ECANCELED,
+        ),
     ),
     HostFunction(
         "actor",

@@ -23,6 +23,10 @@ NAMES = (
     "abi",
     "web",
     "objects",
+    "peers",
+    "mcp",
+    "adopted",
+    "scripts",
 )
 """The surfaces; each is a file here with a class `Fuzz`."""
 
@@ -52,6 +56,11 @@ class Surface(ABC):
     def __init__(self, folder: Path) -> None:
         """`folder` is empty and the surface's own."""
         self.folder = folder
+
+    @staticmethod
+    def is_ready() -> bool:
+        """Whether this machine has what the surface needs."""
+        return True
 
     @abstractmethod
     def make(self, rng: random.Random) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ OBJECT = {"type": "object"}
 GOOD = {"name": "echo", "inputSchema": OBJECT, "description": "Says it again."}
 LISTS: dict[str, list[dict[str, Any]]] = {
     "good": [
-        {**GOOD, "name": name} for name in ("echo", "die", "hang", "line", "odd", "fail", "long")
+        {**GOOD, "name": name}
+        for name in ("echo", "die", "hang", "line", "odd", "fail", "long", "flood")
     ],
     "names": [
         GOOD,
@@ -35,6 +38,13 @@ def say(message: dict[str, Any]) -> None:
     print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
 
 
+def flood() -> None:
+    """Says what nobody has asked for, as fast as somebody reads it."""
+    note = {"method": "notifications/message", "params": {"level": "info", "data": "x"}}
+    while True:
+        say(note)
+
+
 def text(said: str, **more: Any) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": said}], **more}
 
@@ -49,6 +59,8 @@ def called(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             sys.stdout.write("x" * 65536)
     if name == "odd":
         return {"content": 3}
+    if name == "flood":
+        threading.Thread(target=flood, daemon=True).start()
     if name == "fail":
         return text("it broke", isError=True)
     if name == "long":
@@ -77,6 +89,8 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 if KIND == "exits":
     sys.exit(0)
 if KIND == "silent":
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(str(os.getpid()))
     time.sleep(600)
 if KIND == "nonsense":
     print("this is no JSON", flush=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,10 +147,12 @@ def test_servers_that_cannot_be_used(kind: str, said: str) -> None:
         McpServer(liar(kind))
 
 
-def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isthmus.tools.mcp._OPEN_S", 0.5)
-    with pytest.raises(SettingsError, match=r"did not answer within 0.5 s"):
-        McpServer(liar("silent"))
+def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is ended, though it does not end with its input."""
+    monkeypatch.setattr("isthmus.tools.mcp._OPEN_S", 4.0)
+    with pytest.raises(SettingsError, match=r"did not answer within 4 s"):
+        McpServer(liar("silent", str(tmp_path / "pid")))
+    wait_gone(int((tmp_path / "pid").read_text()))
 
 
 def test_tools_that_cannot_be_used_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,6 +192,24 @@ def test_what_a_call_may_do() -> None:
         with pytest.raises(ToolFailed, match=r"(?i)closed"):
             run(server, "line")  # a line without an end
         assert run(server, "echo") == b"{}"
+
+
+def used_s(server: McpServer) -> float:
+    """Seconds of processor time that the server's thread has had."""
+
+    async def asked() -> float:
+        return time.thread_time()
+
+    return asyncio.run_coroutine_threadsafe(asked(), server._loop).result()
+
+
+def test_one_that_goes_on_talking_after_its_call() -> None:
+    """Little is read of it while nobody calls it."""
+    with McpServer(liar("good")) as server:
+        assert run(server, "flood") == b"{}"
+        begun, used = time.monotonic(), used_s(server)
+        time.sleep(1.0)
+        assert used_s(server) - used < 0.2 * (time.monotonic() - begun)
 
 
 def test_one_that_hangs() -> None:

@@ -42,6 +42,7 @@ CONSTANTS: dict[str, type[IntEnum | IntFlag]] = {
     "media_kind": abi.MediaKind,
     "part_kind": abi.PartKind,
     "token_flag": abi.TokenFlag,
+    "emit_flag": abi.EmitFlag,
     "grammar_kind": abi.GrammarKind,
     "dtype": abi.Dtype,
     "op": abi.Op,

@@ -15,6 +15,7 @@ from isthmus.errors import (
     Cancelled,
     ContextFull,
     DeadlineExceeded,
+    DeviceFailed,
     GuestFailed,
     GuestFault,
     IsthmusError,
@@ -270,6 +271,14 @@ def explained(it: Message) -> None:
     it.explained[Errno.ENOENT] = ModelNotFound("no such model")
 
 
+def failed(it: Message) -> None:
+    async def work() -> None:
+        pass
+
+    it.work = work()
+    it.resume(None, DeviceFailed("the card fell off the bus"))
+
+
 def limited(it: Message) -> None:
     it.reached("sessions", 1)
     it.reached("kv_nbytes", 2 * MIB)
@@ -289,6 +298,8 @@ def warned(it: Message) -> None:
     [
         (explained, Errno.ENOENT, ModelNotFound, "no such model"),
         (explained, Errno.EINVAL, GuestFailed, "EINVAL"),
+        (failed, Errno.EIO, DeviceFailed, "fell off the bus"),
+        (failed, Errno.EINVAL, GuestFailed, "EINVAL"),
         (limited, Errno.ECONTEXT, ContextFull, "no room"),
         (limited, Errno.ECANCELED, Cancelled, "stopped"),
         (limited, Errno.ELIMIT, LimitExceeded, r"kv_nbytes, 2.0 MiB"),

@@ -33,6 +33,7 @@ from isthmus.errors import (
     Cancelled,
     ContextFull,
     DeadlineExceeded,
+    DeviceFailed,
     GuestFailed,
     GuestFault,
     IsthmusError,
@@ -153,10 +154,12 @@ class Message:
     last_warning: str = ""
     """What the guest logged last as a warning or an error: often why it gives up."""
     _emitted: list[bytearray] = field(default_factory=list)
-    _decoder: codecs.IncrementalDecoder = field(init=False)
+    _decoder: codecs.BufferedIncrementalDecoder = field(init=False)
 
     def __post_init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors=self.errors)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors=self.errors)
+        assert isinstance(decoder, codecs.BufferedIncrementalDecoder)
+        self._decoder = decoder
 
     # ------------------------------------------------------------------ whether it goes on
 
@@ -213,6 +216,8 @@ class Message:
         """
         work, self.waits_for = self.work, None
         assert work is not None
+        if isinstance(error, DeviceFailed) and error.errno is not None:
+            self.explained[error.errno] = error
         try:
             return work.send(value) if error is None else work.throw(error)
         except StopIteration:
@@ -252,7 +257,13 @@ class Message:
             self._emitted[-1] += data
         else:
             self._emitted.append(bytearray(data))
-        if self.wants_text and (text := self._decoder.decode(data)):
+        if not self.wants_text:
+            return
+        if isinstance(data, bytes) and data.isascii() and not self._decoder.buffer:
+            text = data.decode()  # nearly every token: the decoder is Python code
+        else:
+            text = self._decoder.decode(data)
+        if text:
             self.pieces.append(text)
 
     def seal(self) -> None:

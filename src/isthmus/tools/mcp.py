@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +25,9 @@ import msgspec
 from mcp import Client, MCPError
 
 from isthmus.errors import SettingsError, ToolFailed
+from isthmus.printable import printable
 from isthmus.tools.mcp_http import streamable_http
+from isthmus.tools.mcp_pace import Pace, paced
 from isthmus.tools.mcp_stdio import stdio
 from isthmus.tools.process import Program
 from isthmus.tools.tool import Check, Tool, ToolLimits, bytes_of, require_name, too_late
@@ -44,6 +46,8 @@ _CLOSE_S = 5.0
 """Seconds that a connection has to end in order, and then to be cut off."""
 _OVERHEAD_NBYTES = MIB
 """Bytes that a message may have beside a result, and twice it, since JSON escapes."""
+_MAX_SAID = 500
+"""Characters of an error that are told: what the client says of a wrong answer quotes it."""
 _T = TypeVar("_T")
 
 
@@ -82,7 +86,10 @@ class McpServer:
         self._headers = dict(headers or {})
         self._limits = limits or ToolLimits()
         self._link: _Link | None = None
+        self._failed: set[_Link] = set()
+        """Connections that could not be made, as long as they are still ending."""
         self._lock: asyncio.Lock
+        self._pace: Pace
         ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -128,7 +135,7 @@ class McpServer:
         """Ends the connection, the server if it is a program, and the thread; a second call does
         nothing."""
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._unlink(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._unlink_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
 
@@ -137,6 +144,7 @@ class McpServer:
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._lock = asyncio.Lock()
+        self._pace = Pace()
         self._loop.call_soon(ready.set)
         try:
             self._loop.run_forever()
@@ -154,16 +162,21 @@ class McpServer:
             if self._link is None:
                 self._link = _Link(self._connected())
             try:
-                return await self._link.client()
+                with self._pace.call():
+                    return await self._link.client()
             except BaseException:
-                self._link = None
+                link, self._link = self._link, None
+                self._failed.add(link)
+                link.when_ended(lambda: self._failed.discard(link))
                 raise
 
     def _connected(self) -> Client:
         most = 2 * self._limits.output_nbytes + _OVERHEAD_NBYTES
         if isinstance(self._target, str):
-            return Client(streamable_http(self._target, self._headers, most), cache=None)
-        return Client(stdio(self._target, most), cache=None)
+            transport = streamable_http(self._target, self._headers, most)
+        else:
+            transport = stdio(self._target, most)
+        return Client(paced(transport, self._pace), cache=None)
 
     async def _unlink(self, which: Client | None = None) -> None:
         """Ends the connection, if it is that of a client."""
@@ -172,7 +185,16 @@ class McpServer:
             self._link = None
             await link.close()
 
+    async def _unlink_all(self) -> None:
+        """Ends every connection."""
+        await self._unlink()
+        await asyncio.gather(*(link.close() for link in self._failed))
+
     async def _call(self, name: str, arguments: dict[str, Any], limits: ToolLimits) -> object:
+        with self._pace.call():
+            return await self._result(name, arguments, limits)
+
+    async def _result(self, name: str, arguments: dict[str, Any], limits: ToolLimits) -> object:
         try:
             client = await asyncio.wait_for(self._client(), limits.deadline_s)
         except Exception as error:
@@ -215,7 +237,8 @@ class McpServer:
         client, cursor = await self._client(), None
         found: list[mcp_types.Tool] = []
         for _ in range(_MAX_PAGES):
-            page = await client.list_tools(cursor=cursor)
+            with self._pace.call():
+                page = await client.list_tools(cursor=cursor)
             found += page.tools
             if len(found) > _MAX_TOOLS:
                 raise ToolFailed(f"it lists more than {_MAX_TOOLS} tools")
@@ -253,6 +276,10 @@ class _Link:
     def is_of(self, client: Client) -> bool:
         """Whether it is a client's."""
         return client is self._client
+
+    def when_ended(self, what: Callable[[], object]) -> None:
+        """Has `what` be called once nothing of it is left."""
+        self._task.add_done_callback(lambda _: what())
 
     async def close(self) -> None:
         """Ends it. What goes wrong meanwhile is nobody's loss."""
@@ -310,7 +337,8 @@ def _text(block: object) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """An error in a line. Groups are of the client's tasks: the first of them tells."""
+    """An error in a short line. Groups are of the client's tasks: the first of them tells."""
     while isinstance(inner := getattr(error, "exceptions", None), tuple) and inner:
         error = inner[0]
-    return str(error).strip() or type(error).__name__
+    line = " ".join(str(error).split())
+    return printable(line[:_MAX_SAID]) or type(error).__name__

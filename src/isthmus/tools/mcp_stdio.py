@@ -106,9 +106,11 @@ async def _end(process: Process) -> None:
     """Lets the server end by itself, and ends what is left of its group."""
     assert process.stdin is not None
     process.stdin.close()
-    with anyio.move_on_after(_GRACE_S):
-        await _exit_of(process)
-    _kill(process)
+    try:
+        with anyio.move_on_after(_GRACE_S):
+            await _exit_of(process)
+    finally:
+        _kill(process)  # also if the task is cancelled once more
     await _exit_of(process)
 
 

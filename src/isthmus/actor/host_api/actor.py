@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from isthmus.abi import Errno, LogLevel
+from isthmus.abi import EmitFlag, Errno, LogLevel
 from isthmus.actor.ask import Aside
+from isthmus.actor.host_api.append import append_one
 from isthmus.actor.host_api.context import (
     IN_LINE_NBYTES,
     LOG_RECORD_NBYTES,
     Context,
+    signed,
 )
 from isthmus.errors import GuestFault
+from isthmus.model import Model
 from isthmus.units import KIB, MIB
 
 MAX_RANDOM_NBYTES = MIB
+_END = int(EmitFlag.END)
 _MAX_LOGGED = 256 * KIB
 """Bytes of one log record that are written; the rest is counted."""
 _PART_NBYTES = 256 * KIB
@@ -50,6 +54,20 @@ class ActorFunctions:
         for at in range(0, nbytes, _PART_NBYTES):
             c.message.emit(data[at : at + _PART_NBYTES])
         return 0
+
+    async def emit_token(self, session: int, token: int, text_ptr: int, text_cap: int) -> int:
+        c = self._c
+        opened = c.session(session)
+        text = Model.of(opened).tokenizer.text_of(signed(token))
+        if text is None:
+            return _END
+        nbytes = c.fill(text_ptr, text_cap, text)
+        if nbytes <= text_cap:
+            c.refuse_if_stopping()
+            c.spend_output(nbytes)
+            c.message.emit(text)
+            await append_one(c, opened, token)
+        return nbytes
 
     def reply(self, ptr: int, nbytes: int) -> int | Aside[int]:
         if nbytes > IN_LINE_NBYTES:

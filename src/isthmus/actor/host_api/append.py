@@ -1,11 +1,12 @@
-"""Steps of several tokens of one guest, with the bits of as many single ones.
+"""Steps of one guest: of one token, or of several with the bits of as many single ones.
 
-They are as many passes as the model's class needs (`Model.rows_at_once`). On any error no
+Several are as many passes as the model's class needs (`Model.rows_at_once`). On any error no
 session has more tokens than before; those that were computed have lost their logits.
 """
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +16,22 @@ from isthmus.actor.host_api.context import Context
 from isthmus.model import Model, Session
 from isthmus.model.step import Step
 from isthmus.units import HostAddr
+
+
+async def append_one(context: Context, session: Session, token: int) -> int:
+    """Appends a token, an i32 as a guest passes it, to a session, and counts it. Returns 0."""
+    context.require_tokens(0, 1)
+    if token >= 1 << 31:
+        token -= 1 << 32
+    session.owner.require_token(token)
+    session.require_ready(1)
+    start = time.perf_counter_ns()
+    try:
+        await Decode(context.message, Step(session, (token,)))
+    finally:
+        context.counters.host_ns += time.perf_counter_ns() - start
+    context.message.tokens_out += 1
+    return 0
 
 
 async def append_many(

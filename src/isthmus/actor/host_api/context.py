@@ -162,8 +162,9 @@ class Context:
     def spend_output(self, nbytes: int) -> None:
         """Counts bytes of output: by the limit, and as memory if they are many."""
         message = self.message
-        total = message.output_nbytes + nbytes
-        self.limit("output_nbytes", total, self.limits.output_nbytes)
+        total, most = message.output_nbytes + nbytes, self.limits.output_nbytes
+        if most is not None and total > most:
+            self.limit("output_nbytes", total, most)
         taken = OUTPUT_COPIES * total + PIECE_NBYTES * message.n_outputs
         if taken > FREE_OUTPUT_NBYTES + message.held_nbytes:
             self.hold(align_up(taken, FREE_OUTPUT_NBYTES) - message.held_nbytes)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -17,8 +16,8 @@ from isthmus.abi import (
     Errno,
     TokenizeFlag,
 )
-from isthmus.actor.ask import Aside, Decode, Prompt
-from isthmus.actor.host_api.append import append_each, append_many
+from isthmus.actor.ask import Aside, Prompt
+from isthmus.actor.host_api.append import append_each, append_many, append_one
 from isthmus.actor.host_api.context import (
     MAX_NAME_NBYTES,
     MAX_TEXT_NBYTES,
@@ -34,7 +33,6 @@ from isthmus.actor.plan import MAX_STEP_TOKENS
 from isthmus.errors import GuestFault, LimitExceeded, ModelNotFound
 from isthmus.model import Model, SamplerSettings, Session, sample
 from isthmus.model.sampling.top import MAX_TOP, PAIR_NBYTES, TOP_ALIGNMENT
-from isthmus.model.step import Step
 from isthmus.units import KIB, MAX_NBYTES_32, MIB, GuestPtr, format_nbytes
 
 MAX_CHAT_MESSAGES = 64 * KIB
@@ -217,21 +215,8 @@ class ModelFunctions:
             await c.prefill(opened, tokens)
         return 0
 
-    async def decode(self, session: int, token: int) -> int:
-        c = self._c
-        opened = c.session(session)
-        c.require_tokens(0, 1)
-        if token >= 1 << 31:
-            token -= 1 << 32
-        opened.owner.require_token(token)
-        opened.require_ready(1)
-        start = time.perf_counter_ns()
-        try:
-            await Decode(c.message, Step(opened, (token,)))
-        finally:
-            c.counters.host_ns += time.perf_counter_ns() - start
-        c.message.tokens_out += 1
-        return 0
+    def decode(self, session: int, token: int) -> Awaitable[int]:
+        return append_one(self._c, self._c.session(session), token)
 
     async def decode_many(
         self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int

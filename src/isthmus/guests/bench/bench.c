@@ -121,15 +121,12 @@ static int32_t emit(int64_t n_tokens)
 {
     AGENT_TEXT_FREED agent_text_t said = {0};
     for (int64_t i = 0; i < n_tokens; i++) {
-        int32_t token, flags;
+        int32_t token, more;
         AGENT_SET(token, agent_session_sample(&session, &sampler));
-        AGENT_SET(flags, isthmus_token_flags(session.model, token));
-        if (flags & ISTHMUS_TOKEN_EOG)
-            return 0;
         agent_text_clear(&said);
-        AGENT_TRY(agent_detokenize(session.model, &token, 1, 0, &said));
-        AGENT_TRY(isthmus_emit(said.bytes, said.nbytes));
-        AGENT_TRY(agent_decode(&session, token));
+        AGENT_SET(more, agent_emit_token(&session, token, &said));
+        if (!more)
+            return 0;
     }
     return 0;
 }

@@ -146,26 +146,16 @@ static int32_t ends_answer(int32_t status, int64_t n_said)
 static int32_t generate(int32_t grammar)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
-        int32_t token, flags, more;
-        uint32_t before = said.nbytes;
+        int32_t token, more;
         AGENT_SET(more, agent_grammar_mask(grammar, &session));
         if (!more)
             return 0;
         AGENT_SET(token, next_token());
-        AGENT_SET(flags, isthmus_token_flags(session.model, token));
-        if (flags & ISTHMUS_TOKEN_EOG)
+        more = agent_emit_token(&session, token, &said);
+        if (more == 0 || ends_answer(more, i))
             return 0;
+        AGENT_TRY(more);
         AGENT_TRY(agent_grammar_accept(grammar, token));
-        AGENT_TRY(agent_detokenize(session.model, &token, 1, 0, &said));
-        int32_t status = isthmus_emit(said.bytes + before, said.nbytes - before);
-        if (status == 0)
-            status = agent_decode(&session, token);
-        if (ends_answer(status, i)) {
-            said.nbytes = before; /* the token is not in the session */
-            said.bytes[before] = '\0';
-            return 0;
-        }
-        AGENT_TRY(status);
     }
     return 0;
 }

@@ -124,15 +124,18 @@ static int32_t summarise_part(const int32_t *tokens, uint32_t n_tokens, int32_t 
     AGENT_TRY(agent_prefill(&session, tokens, n_tokens));
     AGENT_TRY(agent_prefill(&session, cue, n_cue));
     for (int64_t i = 0; i < max_tokens; i++) {
-        int32_t token, flags;
-        uint32_t before = summary->nbytes;
+        int32_t token, flags, more;
         AGENT_SET(token, next_token());
+        if (is_last) {
+            AGENT_SET(more, agent_emit_token(&session, token, summary));
+            if (!more)
+                return 0;
+            continue;
+        }
         AGENT_SET(flags, isthmus_token_flags(session.model, token));
         if (flags & ISTHMUS_TOKEN_EOG)
             return 0;
         AGENT_TRY(agent_detokenize(session.model, &token, 1, 0, summary));
-        if (is_last)
-            AGENT_TRY(isthmus_emit(summary->bytes + before, summary->nbytes - before));
         AGENT_TRY(agent_decode(&session, token));
     }
     return 0;

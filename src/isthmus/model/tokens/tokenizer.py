@@ -44,6 +44,8 @@ class Tokenizer(Owned):
         self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
         """Of the tokens that were asked for; without and with the text of special ones."""
         self._flags: dict[int, TokenFlag] = {}
+        self._said: dict[int, bytes | None] = {}
+        """What `text_of` found: one look-up for each token that is said."""
         self.is_warm = False
         """Whether a text was encoded: before the first one the whole vocabulary is looked at."""
         self.bos: int = library.llama_vocab_bos(self._vocabulary)
@@ -121,6 +123,18 @@ class Tokenizer(Owned):
             for token in tokens:
                 pieces[token] = self._piece(token, render_special)
             return b"".join([pieces[token] for token in tokens])
+
+    def text_of(self, token: int) -> bytes | None:
+        """The text of one token, as `decode` gives it; None if the token ends the generation.
+
+        TokenError if there is no such token.
+        """
+        try:
+            return self._said[token]
+        except KeyError:
+            ends = TokenFlag.EOG in self.flags(token)
+            text = self._said[token] = None if ends else self.decode((token,))
+            return text
 
     def flags(self, token: int) -> TokenFlag:
         """What kind of token an id is; TokenError where there is none."""

@@ -1,6 +1,6 @@
 // Sequences of tokens whose KV cache and logits lie in this guest's memory, samplers and grammars.
 import * as abi from "./abi";
-import { emitBytes, failed, lastError, optionFloat, optionInt } from "./index";
+import { failed, lastError, optionFloat, optionInt } from "./index";
 import { Model } from "./model";
 
 const WASM_PAGE: i64 = 65536;
@@ -141,6 +141,26 @@ export class Session {
   }
 
   /**
+   * Streams a token's text to the caller, and appends it to bytes and the token to the session.
+   * Returns 1, or 0 if the token ends the generation: then nothing happened.
+   */
+  emitToken(token: i32, bytes: u8[]): i32 {
+    const before = bytes.length;
+    let room = 32;
+    while (true) {
+      bytes.length = before + room;
+      const need = abi.emit_token(this.handle, token, bytes.dataStart + before, room);
+      const done = need >= 0 && need <= room;
+      if (done) this.tokens.push(token);
+      if (done || need < 0 || need == abi.EMIT_END) {
+        bytes.length = before + (done ? need : 0);
+        return done ? 1 : need < 0 ? need : 0;
+      }
+      room = need;
+    }
+  }
+
+  /**
    * Draws, emits and appends up to maxTokens tokens, until the model ends its turn or the caller
    * wants no more. Returns their text, or null.
    */
@@ -149,17 +169,9 @@ export class Session {
     for (let i = 0; i < maxTokens; i++) {
       const token = this.sample(sampler);
       if (failed(token)) return null;
-      const ends = this.model.isEnd(token);
-      if (failed(ends)) return null;
-      if (ends) break;
-      const piece = this.model.detokenize(token);
-      if (!piece) return null;
-      let status = emitBytes(piece);
-      if (status == 0) status = this.decode(token);
-      if (status == -abi.ECANCELED) break;
-      if (failed(status)) return null;
-      const view = Uint8Array.wrap(piece);
-      for (let j = 0; j < view.length; j++) bytes.push(view[j]);
+      const more = this.emitToken(token, bytes);
+      if (more == 0 || more == -abi.ECANCELED) break;
+      if (failed(more)) return null;
     }
     return String.UTF8.decodeUnsafe(bytes.dataStart, bytes.length);
   }

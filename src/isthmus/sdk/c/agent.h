@@ -732,6 +732,34 @@ AGENT_API int32_t agent_decode(agent_session_t *session, int32_t token)
 }
 
 /*
+ * Streams the text of a token to the caller, and appends it to `text` and the token to the session.
+ * Returns 1, or 0 if the token ends the generation: then nothing happened. On an error the session
+ * and `text` are as they were; with ECONTEXT or ELIMIT the caller may have the text already.
+ */
+AGENT_API int32_t agent_emit_token(agent_session_t *session, int32_t token, agent_text_t *text)
+{
+    uint32_t room, need = 8;
+    float *logits = agent_begin_pass_(session);
+    do {
+        AGENT_TRY(agent_text_reserve(text, need));
+        char *end = text->bytes + text->nbytes;
+        room = text->cap - text->nbytes - 1;
+        int32_t found = isthmus_emit_token(session->handle, token, end, room);
+        if (found < 0 || found == ISTHMUS_EMIT_END)
+            end[0] = 0;
+        AGENT_TRY(found);
+        need = (uint32_t)found;
+    } while (need > room && need != ISTHMUS_EMIT_END);
+    session->logits = logits;
+    if (need == ISTHMUS_EMIT_END)
+        return 0;
+    text->nbytes += need;
+    text->bytes[text->nbytes] = 0;
+    session->tokens[session->n_tokens++] = token;
+    return 1;
+}
+
+/*
  * Appends up to 32 tokens, with the bits of as many agent_decode. The logits after each but the last
  * go to `logits`, f32[n_tokens - 1][n_vocab]. On an error the session holds what it held.
  */

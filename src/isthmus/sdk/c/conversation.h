@@ -129,19 +129,14 @@ AGENT_API int32_t agent_generate(agent_session_t *session, isthmus_sampler_t *sa
                                  int64_t max_tokens, agent_text_t *answer)
 {
     for (int64_t i = 0; i < max_tokens; i++) {
-        int32_t token, flags;
-        uint32_t before = answer->nbytes;
+        int32_t token;
         AGENT_SET(token, isthmus_sample(session->handle, sampler));
-        AGENT_SET(flags, isthmus_token_flags(session->model, token));
-        if (flags & ISTHMUS_TOKEN_EOG)
+        int32_t more = agent_emit_token(session, token, answer);
+        if (more == -ISTHMUS_ECANCELED)
             return 0;
-        AGENT_TRY(agent_detokenize(session->model, &token, 1, 0, answer));
-        int32_t status = isthmus_emit(answer->bytes + before, answer->nbytes - before);
-        if (status == 0)
-            status = agent_decode(session, token);
-        if (status == -ISTHMUS_ECANCELED)
-            return answer->nbytes = before, 0; /* the token is not in the session */
-        AGENT_TRY(status);
+        AGENT_TRY(more);
+        if (!more)
+            return 0;
     }
     return 0;
 }

@@ -131,6 +131,24 @@ func (s *Session) Sample(sampler *Sampler) (int32, error) {
 	return int32(token), err
 }
 
+// EmitToken streams a token's text to the caller and appends the token. It returns the text; false,
+// and nothing happened, if the token ends the generation.
+func (s *Session) EmitToken(token int32) (string, bool, error) {
+	ends := false
+	text, err := filled(32, func(room []byte) int32 {
+		n := hostEmitToken(s.Handle, token, bytesOf(room), uint32(len(room)))
+		if ends = n == EmitEnd; ends {
+			return 0
+		}
+		return n
+	})
+	if err != nil || ends {
+		return "", false, err
+	}
+	s.Tokens = append(s.Tokens, token)
+	return string(text), true, nil
+}
+
 // Generate draws, emits and appends up to maxTokens tokens, until the model ends its turn or the
 // caller wants no more. It returns their text.
 func (s *Session) Generate(sampler *Sampler, maxTokens int) (string, error) {
@@ -140,21 +158,13 @@ func (s *Session) Generate(sampler *Sampler, maxTokens int) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		ends, err := s.Model.IsEnd(token)
-		if err != nil || ends {
-			return text.String(), err
-		}
-		piece, err := s.Model.Detokenize(token)
-		if err == nil {
-			err = Emit(piece)
-		}
-		if err == nil {
-			err = s.Decode(token)
-		}
+		piece, more, err := s.EmitToken(token)
 		if err == Errno(ECANCELED) {
 			break
 		} else if err != nil {
 			return "", err
+		} else if !more {
+			break
 		}
 		text.WriteString(piece)
 	}

@@ -121,21 +121,30 @@ pub const Session = struct {
         errdefer text.deinit(allocator);
         for (0..max_tokens) |_| {
             const token = try self.sample(sampler);
-            if (try self.model.isEnd(token)) break;
-            const piece = try self.model.detokenize(&.{token});
-            defer allocator.free(piece);
-            self.say(piece, token) catch |found| {
+            const more = self.emitToken(token, &text) catch |found| {
                 if (found == Error.ECANCELED) break;
                 return found;
             };
-            try text.appendSlice(allocator, piece);
+            if (!more) break;
         }
         return text.toOwnedSlice(allocator);
     }
 
-    fn say(self: *Session, piece: []const u8, token: i32) Error!void {
-        try isthmus.emit(piece);
-        try self.decode(token);
+    /// Streams a token's text to the caller, and appends it to a text and the token to the session.
+    /// False, and nothing happened, if the token ends the generation.
+    pub fn emitToken(self: *Session, token: i32, text: *std.ArrayList(u8)) Error!bool {
+        var need: usize = 32;
+        try self.tokens.ensureUnusedCapacity(allocator, 1);
+        while (true) {
+            try text.ensureUnusedCapacity(allocator, need);
+            const room = text.unusedCapacitySlice();
+            need = try checked(abi.emit_token(self.handle, token, room.ptr, room.len));
+            if (need == abi.EMIT_END) return false;
+            if (need > room.len) continue;
+            text.items.len += need;
+            self.tokens.appendAssumeCapacity(token);
+            return true;
+        }
     }
 };
 

@@ -117,26 +117,40 @@ impl Session {
         checked(unsafe { abi::sample(self.handle, sampler) }).map(|token| token as i32)
     }
 
-    /// Draws and appends up to `max_tokens` tokens, and gives the bytes of each to `each`. Ends
-    /// with the model's turn, or when the caller wants no more. Returns all bytes.
-    pub fn generate(
-        &mut self,
-        sampler: &mut Sampler,
-        max_tokens: usize,
-        mut each: impl FnMut(&[u8]) -> Result<()>,
-    ) -> Result<Vec<u8>> {
+    /// Streams a token's text to the caller, and appends it to `text` and the token to the session.
+    /// False, and nothing happened, if the token ends the generation.
+    pub fn emit_token(&mut self, token: i32, text: &mut Vec<u8>) -> Result<bool> {
+        let before = text.len();
+        let mut room = 32;
+        loop {
+            text.resize(before + room, 0);
+            let at = text[before..].as_mut_ptr();
+            let found = checked(unsafe { abi::emit_token(self.handle, token, at, room) });
+            match found.map(|need| need as usize) {
+                Ok(need) if need <= room => {
+                    text.truncate(before + need);
+                    self.tokens.push(token);
+                    return Ok(true);
+                }
+                Ok(need) if need != abi::EMIT_END as usize => room = need,
+                ended => {
+                    text.truncate(before);
+                    return ended.map(|_| false);
+                }
+            }
+        }
+    }
+
+    /// Draws, emits and appends up to `max_tokens` tokens, until the model ends its turn or the
+    /// caller wants no more. Returns their bytes.
+    pub fn generate(&mut self, sampler: &mut Sampler, max_tokens: usize) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         for _ in 0..max_tokens {
             let token = self.sample(sampler)?;
-            if self.model.is_end(token)? {
-                break;
-            }
-            let piece = self.model.detokenize(&[token])?;
-            match each(&piece).and_then(|()| self.decode(token)) {
-                Err(Error(abi::ECANCELED)) => break,
-                done => done?,
-            }
-            text.extend_from_slice(&piece);
+            match self.emit_token(token, &mut text) {
+                Ok(false) | Err(Error(abi::ECANCELED)) => break,
+                more => more?,
+            };
         }
         Ok(text)
     }

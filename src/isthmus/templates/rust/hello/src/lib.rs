@@ -1,6 +1,6 @@
 //! An agent that talks with a model. Each message is what the user says next.
 
-use isthmus::{emit, option_or, Agent, ChatMessage, Model, Replay, Result, Sampler, Session};
+use isthmus::{option_or, Agent, ChatMessage, Model, Replay, Result, Sampler, Session};
 
 struct Hello {
     turns: Vec<ChatMessage>,
@@ -14,7 +14,7 @@ impl Hello {
     fn answer(&mut self) -> Result<Vec<u8>> {
         let tokens = self.session.model.chat_tokens(&self.turns)?;
         self.session.become_tokens(&tokens)?;
-        self.session.generate(&mut self.sampler, self.max_tokens, |piece| emit(piece))
+        self.session.generate(&mut self.sampler, self.max_tokens)
     }
 }
 

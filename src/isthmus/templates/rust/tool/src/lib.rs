@@ -38,7 +38,7 @@ impl Agent for Notes {
         let turns = [ChatMessage::new("user", question(&message)?)];
         let tokens = self.session.model.chat_tokens(&turns)?;
         self.session.become_tokens(&tokens)?;
-        self.session.generate(&mut self.sampler, self.max_tokens, |piece| emit(piece))?;
+        self.session.generate(&mut self.sampler, self.max_tokens)?;
         self.n_answers += 1;
         Ok(())
     }
