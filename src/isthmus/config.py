@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from isthmus.errors import SettingsError
 from isthmus.units import KIB, MAX_NBYTES_32, MAX_NBYTES_64, MIB, WASM_PAGE
 
-_WIDTH = re.compile("alone|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?")
+_WIDTH = re.compile("alone|few|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3}(/[1-9][0-9]{0,3})?)?")
 KvType: TypeAlias = Literal["f16", "f32", "q8_0", "q4_0"]
 GraphBy: TypeAlias = Literal["auto", "own", "adopted"]
 Sharing: TypeAlias = Literal["same", "imported", "managed", "registered", "lent", "copied"]
@@ -313,8 +313,8 @@ class ModelSettings:
     exact: bool = True
     """Compute agents together only where that changes no bit of what each would get alone."""
     width: str = "alone"
-    """The class of all steps, which decides their bits on devices with several: `alone`, `many`, or
-    bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
+    """The class of all steps, which decides their bits on devices with several: `alone`, `few`,
+    `many`, or bounds such as 9-128. See `model/probes/widths.py`; without effect unless `exact`."""
     graph: GraphBy = "auto"
     """What writes down the forward pass: `own` is Isthmus, `adopted` is libllama, and `auto` is
     Isthmus where it knows the architecture. See `model/choosing.py`."""
@@ -336,7 +336,7 @@ class ModelSettings:
         )
         _require(
             isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
-            f"width is {self.width!r}: give alone, many, or a class of the model such as 9-128",
+            f"width is {self.width!r}: give alone, few, many, or a class of the model, as 9-128",
         )
         _require_number("checkpoints", self.checkpoints)
         _require(

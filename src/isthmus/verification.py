@@ -18,7 +18,8 @@ import wasmtime
 
 from isthmus.actor import Actor
 from isthmus.config import Limits
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.machine import exact_resident_nbytes
 from isthmus.model import Model
 from isthmus.native import wasmtime_capi as capi

@@ -21,7 +21,6 @@ from isthmus.benchmarks.rival import Libllama
 from isthmus.errors import (
     DeviceFailed,
     DeviceUnavailable,
-    GuestFailed,
     IsthmusError,
     SettingsError,
     SnapshotMismatch,
@@ -58,7 +57,10 @@ WITH_EXPERTS = [
     for name, it in RECIPES.items()
     if "expert_count" in it.metadata and name not in WITH_STATE_SPACES
 ]
-UNFUSED = ("vulkan", "gemma4")
+REFUSED = {"vulkan": ["granitehybrid"], "cuda": ["deepseek2", "gemma4"]}.get(KIND, [])
+"""Those for which the device has no kernel of attention or recurrence, at these sizes of heads."""
+UNFUSED = {("vulkan", "gemma4"), *((KIND, name) for name in REFUSED)}
+"""Not compared with libllama here: one is in test_unfused.py."""
 imports = pytest.mark.skipif(SUPPLIES, reason="the device supplies guests' memory itself")
 supplies = pytest.mark.skipif(not SUPPLIES, reason="the device imports guests' memory")
 
@@ -132,8 +134,10 @@ def tiny(name: str, folder: Path) -> Path:
     """An architecture's file with F32 weights, so that only the order of sums differs."""
     head_dim = max(HEAD_DIM, SOFT_CAP_HEAD_DIM) if name == "gemma2" else HEAD_DIM
     model = TinyModel(name, with_tokenizer=True, head_dim=head_dim)
-    if name == "qwen2moe":  # libllama wants its heads no wider than this together
-        model = replace(model, n_head=128 // head_dim, n_head_kv=64 // head_dim)
+    if name in ("qwen2moe", "lfm2moe"):  # libllama wants their heads no wider than this together
+        n_kv = 64 // head_dim
+        kept = {"attention.head_count_kv": [0, 0, n_kv, 0]} if name == "lfm2moe" else {}
+        model = replace(model, n_head=128 // head_dim, n_head_kv=n_kv, overrides=kept)
     return model.write(folder / "x.gguf")
 
 
@@ -156,14 +160,7 @@ def test_every_architecture_is_close_to_the_processor(
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b)
 
 
-@pytest.mark.skipif(not DEVICE.startswith("vulkan"), reason="other devices have the kernel")
-def test_a_recurrence_without_a_kernel_is_refused(gpu: Runtime, tmp_path: Path) -> None:
-    model = gpu.load_model(tiny("granitehybrid", tmp_path), prefill_chunk=64)
-    with pytest.raises(GuestFailed, match="ENOTSUP"):
-        spawn(gpu, model, 150)
-
-
-@pytest.mark.parametrize("name", [it for it in WITH_EXPERTS if (KIND, it) != UNFUSED])
+@pytest.mark.parametrize("name", [it for it in WITH_EXPERTS if (KIND, it) not in UNFUSED])
 def test_experts_give_the_logits_of_libllama(name: str, gpu: Runtime, tmp_path: Path) -> None:
     """On the same device: which experts a token has can turn on the last bit of a product.
 

@@ -244,3 +244,25 @@ def test_steps_of_several_tokens_are_no_standing_batch(device: Device, tiny: Pat
             require_as_written_anew(model, rows)
         assert one.tokens.tolist() == [1, 1, 2, 1, 1, 3, 4]
         assert other.tokens.tolist() == [9] * 5
+
+
+def test_the_graph_of_all_sessions_outlives_steps_of_each(device: Device, tiny: Path) -> None:
+    """As many sessions as graphs are kept, which decode one by one and then together, again and
+    again: nothing is built any more once there is memory for all."""
+    with several(device, tiny, 8, ModelSettings(width="many")) as (model, sessions):
+        assert model.rows_at_once >= 8
+        executor = model.executor
+        executor.use(model.width, None, single_steps=False)
+        for session in sessions:
+            model.prefill(session, [1, 2, 3])
+
+        def each_and_all() -> int:
+            before = executor.counters.graphs_built
+            for session in sessions:
+                executor.decode_batch([Step(session, [4])])
+            executor.decode_batch([Step(it, [5]) for it in sessions])
+            return executor.counters.graphs_built - before
+
+        assert each_and_all() == 9
+        each_and_all()
+        assert [each_and_all() for _ in range(3)] == [0, 0, 0]

@@ -15,7 +15,8 @@ from isthmus.device import Device
 from isthmus.device.buffer import Binding
 from isthmus.device.copied import CopiedBinding
 from isthmus.device.cpu import CpuDevice
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.errors import DeviceFailed
 from isthmus.memory import Region
 from isthmus.model import Session

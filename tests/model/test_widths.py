@@ -92,7 +92,7 @@ def test_a_class_that_the_model_has_not(width: str, device: Device, halves: Path
 
 @pytest.mark.parametrize("width", ["", "most", "0-4", "-4", "1-", "1-4-5", 4])
 def test_what_is_no_width(width: object) -> None:
-    with pytest.raises(SettingsError, match="give alone, many, or a class"):
+    with pytest.raises(SettingsError, match="give alone, few, many, or a class"):
         ModelSettings(width=width)  # type: ignore[arg-type]
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from isthmus.device import Device
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.model.passes.mask import MASKED, CausalPattern, Mask
 from isthmus.native._ggml import GgmlType
 

@@ -33,7 +33,8 @@ from isthmus.actor.operation import Operand, Shape, Step, Weight, is_too_large, 
 from isthmus.counters import Counters
 from isthmus.device.base import Backend, Device
 from isthmus.device.buffer import Binding, InputBuffer
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.errors import GuestFault
 from isthmus.model import Session
 from isthmus.native._ggml import GgmlType

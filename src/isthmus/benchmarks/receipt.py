@@ -56,6 +56,7 @@ FIGURES = {
     ),
     "agents": ("agents", "ratio", "ours_tokens_per_s", "llama_cpp_tokens_per_s", "identical"),
     "agents, alone": ("agents", "ratio", "ours_tokens_per_s", "identical"),
+    "agents, few": ("agents", "ratio", "ours_tokens_per_s", "identical"),
     "agents, inexact": ("agents", "ratio", "ours_tokens_per_s", "identical"),
     "snapshot": (
         "tokens",

@@ -105,7 +105,7 @@ def add_way_options(group: argparse._ActionsContainer) -> None:
         "--width",
         metavar="CLASS",
         help="the class of all steps, on devices where bits depend on how many agents share one: "
-        "alone has libllama's bits and takes few agents at once, many takes up to 128 and costs a "
+        "alone has libllama's bits, few is quickest for up to 8 agents, many for more and costs a "
         "lone agent about twice the time, bounds such as 9-128 name any (default: many for serve "
         "and bench agents, otherwise alone)",
     )

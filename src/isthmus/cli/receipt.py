@@ -31,6 +31,7 @@ _BENCHES = {
     "prefill": ["--sizes", "512,2048"],
     "agents": ["--sizes", "1,8,32"],
     "agents, alone": ["--sizes", "1,4", "--width", "alone"],
+    "agents, few": ["--sizes", "1,8", "--width", "few"],
     "agents, inexact": ["--sizes", "1,8,32", "--inexact"],
     "snapshot": ["--sizes", "24,1024"],
 }

@@ -31,6 +31,9 @@ _ALIGNMENT = 256
 """What every device wants of a tensor's place."""
 _FIRST_NBYTES = 128 * MIB
 """A first slab, if so much holds several slots."""
+_FIRST_SLOTS = 8
+"""Slots of a first slab, if they take less than one part in `_SLABS_OF_ALL` of the memory: what is
+in one slab is one run of attention, and each run is filled up to whole groups."""
 _SLAB_NBYTES = 1 * GIB
 _SLABS_OF_ALL = 32
 """A slab takes one part in so many of the device's memory, or `_SLAB_NBYTES` if that is more."""
@@ -126,7 +129,9 @@ class CachePool:
         self.make_room: MakeRoom = lambda _nbytes: (0, "nobody can be evicted")
         self._name = name
         self._allocate = allocate
-        self._slab_nbytes = min(max(_SLAB_NBYTES, memory_nbytes // _SLABS_OF_ALL), largest)
+        part = memory_nbytes // _SLABS_OF_ALL
+        self._slab_nbytes = min(max(_SLAB_NBYTES, part), largest)
+        self._part_nbytes = part
         self._lock = threading.Lock()
         self._slabs: dict[int, list[Slab]] = {}
         """By the size of their slots."""
@@ -188,7 +193,9 @@ class CachePool:
     def _try_slab(self, slot_nbytes: int, n_before: int) -> Slab | None:
         """A new slab of as many slots as there are, or of fewer if memory is short."""
         most = max(1, self._slab_nbytes // slot_nbytes)
-        n = min(max(n_before, _FIRST_NBYTES // slot_nbytes, 1), most)
+        few = min(_FIRST_SLOTS, self._part_nbytes // slot_nbytes)
+        first = max(_FIRST_NBYTES // slot_nbytes, few)
+        n = min(max(n_before, first, 1), most)
         while n:
             with contextlib.suppress(DeviceFailed):
                 return Slab(self._allocate(n * slot_nbytes), slot_nbytes)

@@ -364,29 +364,6 @@ class Graph(TensorContext):
         return int(net(self._context, q, k, v, decay, beta, state, _LAST_STATE))
 
 
-class GraphAllocator(Owned):
-    """Owns the memory for intermediate results, shared by graphs that never run at the same time.
-
-    `generation` changes when that memory had to move: graphs allocated before must not run again.
-    """
-
-    def __init__(self, library: Library, buffer_type: int) -> None:
-        super().__init__(library.ggml_gallocr_new(buffer_type), library.ggml_gallocr_free)
-        self.library = library
-        self.generation = 0
-        self.nbytes = 0
-        """What that memory takes now."""
-
-    def allocate(self, graph: Graph) -> None:
-        """Places every tensor of the graph that has no place yet."""
-        placed = self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer)
-        nbytes = self.library.ggml_gallocr_get_buffer_size(self.handle, 0) if placed else 0
-        if nbytes != self.nbytes:  # for larger memory, ggml frees what it had first
-            self.nbytes, self.generation = nbytes, self.generation + 1
-        if not placed:
-            raise DeviceFailed("no memory for a graph's intermediate results")
-
-
 def parts_of(pointer: int, cuts: Sequence[int]) -> list[_ggml.GraphHead]:
     """See `Graph.parts`; of any graph whose head is laid out as `GraphHead`."""
     head, parts = _ggml.GraphHead.from_address(pointer), []

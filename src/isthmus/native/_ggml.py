@@ -268,6 +268,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_gallocr_new": (_P, [_P]),
     "ggml_gallocr_free": (None, [_P]),
     "ggml_gallocr_alloc_graph": (_bool, [_P, _P]),
+    "ggml_gallocr_reserve": (_bool, [_P, _P]),
     "ggml_gallocr_get_buffer_size": (_size, [_P, _i32]),
     # devices and backends
     "ggml_backend_load_all_from_path": (None, [_str]),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from isthmus.config import ModelSettings
 from isthmus.device.base import Backend, Device
 from isthmus.device.buffer import Binding, InputBuffer
-from isthmus.device.graph import GraphAllocator
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.errors import ModelUnsupported
 from isthmus.model.architectures import Architecture
 from isthmus.model.embedder import Embedder

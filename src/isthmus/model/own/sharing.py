@@ -16,7 +16,7 @@ from isthmus.model.probes.exactness import Exactness
 from isthmus.model.probes.pack_probe import MAX_PACKED
 from isthmus.model.probes.widths import MAX_ON_HOST, MAX_ROWS, Width, Widths
 
-_PROBES_VERSION = 1
+_PROBES_VERSION = 2
 """Of what probes ask: another one has them ask anew."""
 
 
@@ -39,7 +39,9 @@ class SharingModel:
     def width(self) -> Width:
         """The class that all its steps are in: see `ModelSettings.width`."""
         width = self.widths.named(self.settings.width)
-        joining = self._exactness.joining if width != self.widths.alone else None
+        alone = self.settings.width == "alone" or width == self.widths.alone
+        width = self.widths.reaching(width) if alone else width
+        joining = None if alone else self._exactness.joining
         self._settle(width, joining, single_steps=1 in width and joining is None)
         return width
 

@@ -59,6 +59,9 @@ Index = slice | npt.NDArray[np.int64]
 class Batch(Pass):
     """A pass over `n` tokens of sessions of one model. Owns its inputs."""
 
+    panel = 0
+    """Columns of each panel of a product: see `widths.py`. To be set before the pass is written."""
+
     def __init__(
         self,
         device: Device,
@@ -77,7 +80,7 @@ class Batch(Pass):
         super().__init__(device.library, h, n, n_ctx, n_nodes)
         everywhere = device.everywhere
         assert everywhere is not None, "the device computes on addresses of its own"
-        self.inputs = BatchInputs(device, h, n, n_ctx, layout)
+        self.inputs = BatchInputs(device, h, n, n_ctx, layout, shape.unseen)
         self._joining = joining
         self._everywhere = everywhere
         self._row_nbytes = np.array(layout.row_nbytes, np.int64)[:, None]
@@ -89,8 +92,7 @@ class Batch(Pass):
         }
         """By width of a plane."""
         self._spans = self._all_addresses(GgmlType.F32, layout.n_vocab, _FLOAT)
-        ends = accumulate(runs)
-        self._runs = [range(end - length, end) for end, length in zip(ends, runs, strict=True)]
+        self._take(shape)
         self._kinds = [*dict.fromkeys(h.heads.values())]
         """Layers of one kind read the same planes in the same way."""
         self._read = [plane for it in self._kinds for plane in (it.keys, it.values)]
@@ -102,6 +104,13 @@ class Batch(Pass):
         self._masks = self._describe_masks(everywhere)
         self._flat_masks = [mask.reshape(-1) for mask in self.inputs.masks]
         self._begin(n, len(runs))
+
+    def _take(self, shape: Shape) -> None:
+        ends = accumulate(shape.runs)
+        self._runs = [range(end - n, end) for end, n in zip(ends, shape.runs, strict=True)]
+        self._unseen = shape.unseen
+        self._n_sequences = [n + shape.unseen for n in shape.runs]
+        """That the kernel of each run attends to."""
 
     def _place_inputs(self) -> None:
         inputs, n = self.inputs, self.n
@@ -145,8 +154,12 @@ class Batch(Pass):
         for index, run in enumerate(self._runs):
             shape, at = (heads.dim, 1, heads.n, len(run)), run.start * column
             plane = first + index
+            asked = self.view_4d(q, shape, (column, head, column), at)
+            if self._unseen:  # ggml makes no view of more than there is
+                struct = self.describe(asked)
+                struct.ne[3], struct.nb[3] = self._n_sequences[index], 0
             seen = self.flash_attention(
-                self.view_4d(q, shape, (column, head, column), at),
+                asked,
                 self._planes.tensors[plane],
                 self._planes.tensors[plane + len(self._runs)],
                 self._masks.tensors[scores.windowed * len(self._runs) + index],
@@ -158,6 +171,16 @@ class Batch(Pass):
             self.inputs.buffer.place(seen, place)
             self.expand(seen)
         return self.inputs.place(self, "seen", heads.n_embd_seen, self.n)
+
+    def matmul(self, a: int, b: int) -> int:
+        struct, panel = self.describe(b), self.panel
+        ne0, n, n_more, _ = struct.ne
+        if not panel or n <= panel or n_more > 1:
+            return super().matmul(a, b)
+        nb1 = struct.nb[1]
+        panels = self.view_3d(b, (ne0, panel, n // panel), (nb1, panel * nb1), 0)
+        product = super().matmul(a, panels)
+        return self.reshape(product, self.describe(product).ne[0], n)
 
     def route(self, router: int, x: int) -> int:
         return self.matmul_each(router, x)
@@ -175,7 +198,8 @@ class Batch(Pass):
 
     def place_logits(self, logits: int) -> None:
         """Has the device write each column to where it belongs, in its guest's memory."""
-        self.inputs.buffer.place(logits, self.inputs.address("logits"))
+        product = self.describe(logits).view_src or logits  # of panels it is a view
+        self.inputs.buffer.place(product, self.inputs.address("logits"))
         self.expand(logits)
         self.output(self._scatter(self._spans, logits, self._logits_rows))
 
@@ -301,7 +325,7 @@ class Batch(Pass):
         planes = Leaves(self, everywhere, n_read * n_runs, layout.dtype, dims[0], n_ctx)
         planes.ne[:, 0] = np.repeat(dims, n_runs)
         planes.ne[:, 2] = np.repeat([it.n_kv for it in self._kinds], 2 * n_runs)
-        planes.ne[:, 3] = np.tile([len(run) for run in self._runs], n_read)
+        planes.ne[:, 3] = np.tile(self._n_sequences, n_read)
         planes.nb[:, 1] = row_nbytes
         planes.nb[:, 2] = np.repeat(sizes, n_runs)
         planes.nb[:, 3] = n_ctx * row_nbytes
@@ -313,8 +337,9 @@ class Batch(Pass):
         inputs, n_ctx, n_runs = self.inputs, self.n_ctx, len(self._runs)
         n_windows = len(inputs.windows)
         masks = Leaves(self, everywhere, n_windows * n_runs, GgmlType.F16, n_ctx)
-        masks.ne[:, 3] = [len(run) for run in self._runs] * n_windows
-        first = [window * self.n + run.start for window in range(n_windows) for run in self._runs]
+        masks.ne[:, 3] = self._n_sequences * n_windows
+        n = self.n + self._unseen
+        first = [window * n + run.start for window in range(n_windows) for run in self._runs]
         masks.data[:] = [inputs.address("masks", 2 * n_ctx * row) for row in first]
         return masks
 

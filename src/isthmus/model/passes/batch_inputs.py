@@ -55,8 +55,11 @@ def set_data(tensors: Sequence[int], data: npt.NDArray[np.uint64]) -> None:
 class BatchInputs:
     """Owns the memory that a batch's kernels use for addresses and results; see the module."""
 
-    def __init__(self, device: Device, h: Hparams, n: int, n_ctx: int, kv: KvLayout) -> None:
-        """For `n` rows of sessions with up to `n_ctx` cache rows."""
+    def __init__(
+        self, device: Device, h: Hparams, n: int, n_ctx: int, kv: KvLayout, unseen: int
+    ) -> None:
+        """For `n` rows of sessions with up to `n_ctx` cache rows, and for masks and results of
+        `unseen` further sequences."""
         self.windows = [None, h.window_tokens] if h.window else [None]
         """Rows that a token sees by each mask, its own included; None for all before it."""
         idle_row = align_up(max(kv.row_nbytes), _ALIGNMENT) // 4
@@ -66,8 +69,8 @@ class BatchInputs:
             Input("positions", GgmlType.I32, (n,)),
             Input("cache rows", GgmlType.I64, (len(kv.row_nbytes), n)),
             Input("logits rows", GgmlType.I64, (n,)),
-            Input("masks", GgmlType.F16, (len(self.windows), n, n_ctx)),
-            Input("seen", GgmlType.F32, (n, h.n_embd_seen)),
+            Input("masks", GgmlType.F16, (len(self.windows), n + unseen, n_ctx)),
+            Input("seen", GgmlType.F32, (n + unseen, h.n_embd_seen)),
             Input("idle cache row", GgmlType.F32, (idle_row,)),
             Input("idle state", GgmlType.F32, (idle_state,)),
             Input("logits", GgmlType.F32, (n, kv.n_vocab)),
@@ -83,7 +86,7 @@ class BatchInputs:
         """i64 [planes, n]"""
         self.logits_rows = layout.array(buffer, "logits rows")
         self.masks = layout.array(buffer, "masks")
-        """f16 [windows, n, n_ctx]"""
+        """f16 [windows, n + unseen, n_ctx]"""
         self.masks[:] = MASKED
 
     def address(self, name: str, offset: int = 0) -> DeviceAddr:

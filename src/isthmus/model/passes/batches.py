@@ -84,8 +84,9 @@ class Batches:
         runs = try_runs(sessions, self._far(steps), self.joining, self.width.most)
         if runs is None or len(sessions) > self.width.most:
             return None
-        idle = max(0, self.width.least - sum(len(run.rows) for run in runs))
-        return Rows(steps, runs, idle, [self._builder.top_of(it.session) for it in steps])
+        n_rows = sum(len(run.rows) for run in runs)
+        tops = [self._builder.top_of(it.session) for it in steps]
+        return Rows(steps, runs, self.width.filled(n_rows) - n_rows, tops)
 
     def _far(self, steps: Sequence[Step]) -> set[int]:
         """The rows, by number, that need more cache rows than a run may read."""
@@ -125,20 +126,21 @@ class Batches:
         return key, batch
 
     def _free_key(self, shape: Shape, batch_key: object, k: int) -> _Key:
-        """The key of a batch that stands for nobody. If all that are kept stand, it is one of these
-        nevertheless: they would be freed and built in turns otherwise."""
+        """The key of a batch that stands for nobody. If that would be one more and there is no
+        room, it is one that stands: graphs of this kind and others would be freed and built in
+        turns otherwise, such as those of single steps and that of all sessions together."""
         kind, keys = (shape, batch_key, k), self._cache.keys
-        if len(keys) == _MAX_GRAPHS and all(it in self._standing for it in keys):
-            same = [it for it in keys if it[:-1] == kind]
-            if same:
-                return same[0]
-        numbered = ((*kind, number) for number in count())
-        return next(it for it in numbered if it not in keys or it not in self._standing)
+        same = [it for it in keys if it[:-1] == kind]
+        free = [it for it in same if it not in self._standing]
+        if free or (same and len(keys) == _MAX_GRAPHS):
+            return (free or same)[0]
+        return next(it for number in count() if (it := (*kind, number)) not in keys)
 
     def _build(self, one: Session, shape: Shape, n_ctx: int, k: int) -> Batch:
         """A batch that finds `k` candidates for each row, 0 for none."""
         builder = self._builder
         batch = Batch(builder.device, builder.hparams, own(one).layout, shape, n_ctx, self.joining)
+        batch.panel = self.width.panel
         batch.inputs.buffer.order_with(builder.backend.handle)
         logits = builder.architecture.build(batch)
         batch.place_logits(logits)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from isthmus.device.base import Device
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Graph = TypeVar("_Graph", bound=Graph)

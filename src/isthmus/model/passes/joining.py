@@ -11,7 +11,8 @@ rows that the longest one reads, so both are kept to what `attention_probe.py` f
     │ session   │ session   │ nobody    │ session      one kernel over 4 sequences
 
 A place of which nobody is, or which is added at the end, has a mask that shows nothing: its kernel
-reads no cache, and its result is given to nobody.
+reads no cache, and its result is given to nobody. It is a row of the pass, but beside a session
+that is the only one.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ class Run:
     """Bytes from the cache of one to that of the next."""
     joined: bool = False
     """Whether `Joining` says what the kernel is given, which may be a single sequence."""
+    unseen: int = 0
+    """Sequences of nobody that have no row in the pass: they ask what the first row asks, of a mask
+    that shows nothing. Only of a pass with a single row, which is multiplied as such then."""
 
 
 def try_runs(
@@ -101,6 +105,8 @@ def try_runs(
     runs = []
     for rows, distance in _series(sessions, near, most - len(sessions), joining.sizes[-1]):
         missing = joining.room_for(len(rows)) - len(rows)
+        if len(sessions) == 1:
+            return [Run((*rows,), joined=True, unseen=missing)]
         runs.append(Run((*rows, *[None] * missing), distance, joined=True))
     if sum(len(run.rows) for run in runs) + len(alone) > most:
         return None

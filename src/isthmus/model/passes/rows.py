@@ -58,7 +58,7 @@ class Rows:
     @property
     def shape(self) -> Shape:
         """What the batch's graph depends on."""
-        return Shape(tuple(len(run.rows) for run in self.runs), self.idle)
+        return Shape(tuple(len(run.rows) for run in self.runs), self.idle, self.runs[0].unseen)
 
     def n_kv(self, joining: Joining | None) -> npt.NDArray[np.int64]:
         """i64 [runs]: the cache rows that attention reads, as `rows_read` has it."""
@@ -85,6 +85,8 @@ class Shape:
     """Rows of each run."""
     idle: int = 0
     """Rows of nobody behind them."""
+    unseen: int = 0
+    """Sequences of nobody that the kernel of a single row has beside it; see `Run`."""
 
     @property
     def n(self) -> int:

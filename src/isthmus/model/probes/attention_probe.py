@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.errors import DeviceFailed
 from isthmus.model.passes.forward import Scores
 from isthmus.model.passes.joining import Joining, vector_stride

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.model.files.header import TensorInfo
 from isthmus.model.files.weights import Weights
 from isthmus.native._ggml import GgmlType

@@ -15,7 +15,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import Graph, GraphAllocator
+from isthmus.device.graph import Graph
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.model.files.weights import Weights
 from isthmus.model.probes.attention_probe import Kernel
 from isthmus.model.probes.batch_probe import Kind, batches_exactly, matrices_of, product

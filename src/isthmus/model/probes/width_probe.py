@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.device.base import Backend, Device
-from isthmus.device.graph import Graph, GraphAllocator, TensorContext
+from isthmus.device.graph import Graph, TensorContext
+from isthmus.device.graph_allocator import GraphAllocator
 from isthmus.errors import DeviceFailed
 from isthmus.model.files.weights import Weights
 from isthmus.model.probes.random_rows import random_rows
@@ -56,6 +57,11 @@ class Matrix:
     """Whether each column is a matrix of its own to the library: `Pass.separately`."""
     n_head: int = 0
     """Matrices of a stack of which each has columns of its own: see `Graph.matmul_heads`."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one matrix, multiplied with all columns by one product."""
+        return not (self.n_expert or self.n_head or self.apart)
 
     @property
     def n_columns(self) -> int:
@@ -100,11 +106,19 @@ def matrices(
 
 
 def widths_of(device: Device, backend: Backend, asked: Iterable[Matrix], most: int) -> Widths:
-    """The classes up to `most` columns in which every one of these products is exact."""
-    widths = Widths((Width(1, most),))
+    """The classes up to `most` columns in which every one of these products is exact.
+
+    A card is asked about those in panels too; a processor gains nothing from them.
+    """
+    widths, asked = Widths((Width(1, most),)), [*asked]
     for matrix in asked:
         widths = widths.common(_widths_of(device, backend, matrix, most))
-    return widths
+    if not device.has_own_memory or not all(it.is_plain for it in asked):
+        return widths
+    panelled = [wide for it in widths.classes if (wide := it.in_panels(most))]
+    for matrix in asked:
+        panelled = _in_panels(device, backend, matrix, most, panelled)
+    return replace(widths, panelled=tuple(panelled))
 
 
 def widths_of_types(device: Device, backend: Backend) -> dict[str, Widths]:
@@ -138,6 +152,19 @@ def _widths_of(device: Device, backend: Backend, matrix: Matrix, most: int) -> W
     return Widths((Width(1, most),))  # zeros stay zeros in any company
 
 
+def _in_panels(
+    device: Device, backend: Backend, matrix: Matrix, most: int, classes: list[Width]
+) -> list[Width]:
+    """Those of the classes in panels that have the bits of the panel's own class."""
+    for tensor in matrix.tensors:
+        with _Probe(device, backend, matrix, tensor, most) as probe:
+            if not probe.gives_zeros:
+                fuses = probe.fuses_exactly()
+                alike = (it for it in classes if it.least > 1 or fuses)
+                return [it for it in alike if probe.holds_in_panels(it)]
+    return classes
+
+
 class _Probe:
     """Products of one matrix with the first of a series of random columns. Owns their memory.
 
@@ -163,7 +190,7 @@ class _Probe:
         self._sent: list[object] = [None, None]
         """The columns that were sent last, in each half."""
         widest = 4 * matrix.k * matrix.n_columns
-        self._half_nbytes = align_up(most * widest, _ALIGNMENT)
+        self._half_nbytes = align_up(max(most * widest, 4 * matrix.n), _ALIGNMENT)
         self._chosen_at = 2 * self._half_nbytes
         self._result_at = align_up(self._chosen_at + 4 * most * matrix.n_used, _ALIGNMENT)
         self._column_nbytes = 4 * matrix.n * matrix.n_products
@@ -197,7 +224,55 @@ class _Probe:
         begins = [1, *(end + 1 for end in ends)]
         found = (Width(a, b) for a, b in zip(begins, [*ends, self._most], strict=True))
         proven = tuple(width for width in found if self._holds(width))
+        if proven and proven[0].most > 1 and self._dense and not self._is_fused_exactly():
+            proven = (SINGLE, Width(2, proven[0].most), *proven[1:])
         return Widths(proven if proven and proven[0].least == 1 else (SINGLE, *proven))
+
+    def fuses_exactly(self) -> bool:
+        """Whether a single column has the bits that it has among several with what follows its
+        product: a card may compute a product of one column and that by one kernel."""
+        kinds = ((True, False), (True, True), (False, True))
+        return all(len({self._followed(n, *kind) for n in (1, 2)}) == 1 for kind in kinds)
+
+    def _followed(self, n: int, gated: bool, biased: bool) -> bytes:
+        """A hash of what follows the product of the first column, among `n`."""
+        matrix, buffer = self._matrix, self._buffer
+        self._send(0, self._columns["x"].tobytes())
+        self._sent = [self._columns, None]
+        self._send(self._half_nbytes, np.linspace(-1, 1, matrix.n, dtype=np.float32).tobytes())
+        self._send(self._result_at, b"\xff" * self._column_nbytes)
+        with Graph(self._device.library, 16) as graph:
+            x = graph.tensor(GgmlType.F32, matrix.k, n)
+            bias = graph.tensor(GgmlType.F32, matrix.n)
+            buffer.place(x, buffer.base)
+            buffer.place(bias, DeviceAddr(buffer.base + self._half_nbytes))
+            products = []
+            for _ in range(1 + gated):
+                product = graph.matmul(self._tensor, x)
+                products.append(graph.add(product, bias) if biased else product)
+                graph.expand(products[-1])
+            result = graph.swiglu(*products) if gated else products[0]
+            buffer.place(result, DeviceAddr(buffer.base + self._result_at))
+            graph.output(result)
+            self._memory.allocate(graph)
+            self._backend.compute(graph.pointer)
+        buffer.pull(self._result_at, self._column_nbytes)
+        return _hash(buffer.stage[self._result_at : self._result_at + self._column_nbytes])
+
+    def holds_in_panels(self, width: Width) -> bool:
+        """Whether the first column has the bits of the panel's class in any panel."""
+        panel, most = width.panel, width.most
+        wanted = self._results(width.least)[0]
+        for n in sorted({2 * panel, max(2, most // panel // 2) * panel, most}):
+            for place in {0, panel, n // 2, n - 1}:
+                columns = self._some(n)
+                columns[place] = self._columns[0]
+                if _hash(next(self._multiply(columns, n, [place], panel))) != wanted:
+                    return False
+        return True
+
+    def _is_fused_exactly(self) -> bool:
+        return not self._matrix.is_plain or self.fuses_exactly()
 
     def _first(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(next(self._multiply(self._columns, 1, [0])), np.float32).copy()
@@ -246,10 +321,10 @@ class _Probe:
         return made
 
     def _multiply(
-        self, columns: npt.NDArray[np.void], n: int, places: Sequence[int]
+        self, columns: npt.NDArray[np.void], n: int, places: Sequence[int], panel: int = 0
     ) -> Iterator[memoryview]:
-        """The bytes of the products of the first `n` columns, at some places. DeviceFailed if the
-        device wrote nothing there."""
+        """The bytes of the products of the first `n` columns, at some places, in panels or not.
+        DeviceFailed if the device wrote nothing there."""
         self._half = 1 - self._half
         if self._sent[self._half] is not columns:
             self._send(self._half * self._half_nbytes, columns["x"].tobytes())
@@ -261,7 +336,7 @@ class _Probe:
             self._send(self._place(place), unwritten)
         buffer = self._buffer
         with Graph(self._device.library, 8) as graph:
-            result = self._write(graph, n)
+            result = self._write(graph, n, panel)
             buffer.place(result, DeviceAddr(buffer.base + self._result_at))
             graph.output(result)
             self._memory.allocate(graph)
@@ -281,7 +356,7 @@ class _Probe:
     def _place(self, place: int) -> int:
         return self._result_at + place * self._column_nbytes
 
-    def _write(self, graph: Graph, n: int) -> int:
+    def _write(self, graph: Graph, n: int, panel: int) -> int:
         matrix, buffer = self._matrix, self._buffer
         begin = DeviceAddr(buffer.base + self._half * self._half_nbytes)
         if matrix.n_head:
@@ -289,7 +364,8 @@ class _Probe:
             buffer.place(x, begin)
             return graph.copied(graph.matmul_heads(self._tensor, x))
         if not matrix.n_expert:
-            x = graph.tensor(GgmlType.F32, matrix.k, *((1, n) if matrix.apart else (n,)))
+            panel = 1 if matrix.apart else panel
+            x = graph.tensor(GgmlType.F32, matrix.k, *((panel, n // panel) if panel else (n,)))
             buffer.place(x, begin)
             return graph.matmul(self._tensor, x)
         x = graph.tensor(GgmlType.F32, matrix.k, matrix.n_columns, n)
