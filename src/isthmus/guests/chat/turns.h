@@ -5,16 +5,9 @@
 #ifndef CHAT_TURNS_H
 #define CHAT_TURNS_H
 
-#include "media/media.h"
+#include "media/files.h"
 
 #define PLACEHOLDER_NBYTES 32 /* hexadecimal digits of 16 random bytes */
-
-/* A picture or a sound, as somebody sent it. */
-typedef struct {
-    uint8_t *bytes; /* from malloc */
-    uint32_t nbytes;
-    uint32_t row, n_rows; /* where the session holds it; no rows if it does not */
-} file_t;
 
 typedef struct {
     const char *role;
@@ -27,14 +20,12 @@ static agent_session_t session;
 static isthmus_model_info_t info;
 static turn_t *turns;
 static uint32_t n_turns, turns_cap;
-static file_t *files; /* those of all turns, in their order */
-static uint32_t n_files;
+static agent_files_t files; /* those of all turns, in their order */
 
 static void drop_last_turn(void)
 {
     turn_t *turn = &turns[--n_turns];
-    while (n_files > turn->first_file)
-        free(files[--n_files].bytes);
+    agent_files_drop(&files, turn->first_file);
     agent_text_free(&turn->content);
 }
 
@@ -54,20 +45,6 @@ static int32_t guard(turn_t *turn)
     AGENT_TRY(isthmus_random(random, sizeof random));
     for (uint32_t i = 0; i < PLACEHOLDER_NBYTES; i++)
         turn->placeholder[i] = "0123456789abcdef"[random[i / 2] >> i % 2 * 4 & 15];
-    return 0;
-}
-
-static int32_t take_file(turn_t *turn, const char *bytes, uint32_t nbytes)
-{
-    file_t *room = realloc(files, (n_files + 1) * sizeof *room);
-    if (!room)
-        return -ISTHMUS_ENOMEM;
-    files = room;
-    files[n_files] = (file_t){.bytes = malloc(nbytes), .nbytes = nbytes};
-    if (!files[n_files].bytes)
-        return -ISTHMUS_ENOMEM;
-    memcpy(files[n_files++].bytes, bytes, nbytes);
-    turn->n_files++;
     return 0;
 }
 
@@ -91,7 +68,8 @@ static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
             *nbytes = (uint32_t)(end - at);
             return 0;
         }
-        AGENT_TRY(take_file(turn, at, size));
+        AGENT_TRY(agent_files_add(&files, at, size));
+        turn->n_files++;
         at += size;
     }
     return -ISTHMUS_EINVAL;
@@ -110,7 +88,7 @@ static int32_t add_said(const char *role, int32_t has_files, const char *bytes, 
         turns_cap = cap;
     }
     turn_t *turn = &turns[n_turns++];
-    *turn = (turn_t){.role = role, .first_file = n_files};
+    *turn = (turn_t){.role = role, .first_file = files.n};
     if (has_files)
         AGENT_TRY(take_files(turn, &bytes, &nbytes));
     AGENT_TRY(agent_text_reserve(&turn->content, nbytes));
