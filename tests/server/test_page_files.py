@@ -21,7 +21,7 @@ FILES = {
     if it.name.endswith((".js", ".css", ".html"))
 }
 READS_HTML = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\("
-MAX_NBYTES, MAX_SENT_NBYTES = 100_500, 36_600
+MAX_NBYTES, MAX_SENT_NBYTES = 101_200, 36_900
 """What script and style are, as written and as sent: whoever adds to them takes something away, or
 says in docs/rationale.md why not."""
 

@@ -52,27 +52,22 @@ static int32_t guard(turn_t *turn)
  * bits, before it, up to a length of zero. */
 static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
 {
-    const char *at = *bytes, *end = *bytes + *nbytes;
-    if (!*nbytes || *at)
+    const char *file;
+    uint32_t size;
+    int32_t more;
+    if (!*nbytes || **bytes)
         return 0;
     if (!(info.flags & ISTHMUS_MODEL_CHAT_TEMPLATE))
         return -ISTHMUS_ENOTSUP;
-    for (at++; end - at >= 4;) {
-        uint32_t size;
-        memcpy(&size, at, 4);
-        at += 4;
-        if (size > (size_t)(end - at))
-            return -ISTHMUS_EINVAL;
-        if (!size) {
-            *bytes = at;
-            *nbytes = (uint32_t)(end - at);
+    ++*bytes;
+    --*nbytes;
+    for (;;) {
+        AGENT_SET(more, agent_next_file(bytes, nbytes, &file, &size));
+        if (!more)
             return 0;
-        }
-        AGENT_TRY(agent_files_add(&files, at, size));
+        AGENT_TRY(agent_files_add(&files, file, size));
         turn->n_files++;
-        at += size;
     }
-    return -ISTHMUS_EINVAL;
 }
 
 /* Remembers what someone said, with the files before it if it may have any. Bytes that are not UTF-8

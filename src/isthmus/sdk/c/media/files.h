@@ -72,6 +72,22 @@ AGENT_API int32_t agent_files_keep(agent_files_t *files, agent_session_t *sessio
     return n_left;
 }
 
+/* Takes the next file off what a message has of files: each with its length before it, 32 bits, and
+ * a length of zero at their end. Returns 1, or 0 at the end; -ISTHMUS_EINVAL if it is cut off. */
+AGENT_API int32_t agent_next_file(const char **bytes, uint32_t *nbytes, const char **file,
+                                  uint32_t *file_nbytes)
+{
+    if (*nbytes < 4)
+        return -ISTHMUS_EINVAL;
+    memcpy(file_nbytes, *bytes, 4);
+    if (*file_nbytes > *nbytes - 4)
+        return -ISTHMUS_EINVAL;
+    *file = *bytes + 4;
+    *bytes += 4 + *file_nbytes;
+    *nbytes -= 4 + *file_nbytes;
+    return *file_nbytes > 0;
+}
+
 /* The file that an id stands for; NULL for a token, and for a file that there is not. */
 AGENT_API agent_file_t *agent_files_find(const agent_files_t *files, int32_t id)
 {

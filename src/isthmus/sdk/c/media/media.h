@@ -136,18 +136,28 @@ AGENT_API int32_t agent_count_media(int32_t model, const media_t *media)
 }
 
 /* Decodes a file for a model. */
-AGENT_API int32_t media_decode_for(int32_t model, const void *bytes, size_t nbytes, media_t *media)
+AGENT_API int32_t media_decode_for_(int32_t model, const void *bytes, size_t nbytes,
+                                    media_t *media)
 {
     int32_t rate = wav_is(bytes, nbytes) ? isthmus_media_rate(model) : 0;
     AGENT_TRY(rate);
     return media_decode(bytes, nbytes, (uint32_t)rate, media);
 }
 
+/* Decodes a file and has the host open it. Returns a medium, to be closed with isthmus_media_close;
+ * embed takes it among tokens, as the id -2 - medium. */
+AGENT_API int32_t agent_open_file(int32_t model, const void *bytes, size_t nbytes)
+{
+    MEDIA_FREED media_t media = {0};
+    AGENT_TRY(media_decode_for_(model, bytes, nbytes, &media));
+    return media_open_(model, &media);
+}
+
 /* Decodes a file and appends it. */
 AGENT_API int32_t agent_append_file(agent_session_t *session, const void *bytes, size_t nbytes)
 {
     MEDIA_FREED media_t media = {0};
-    AGENT_TRY(media_decode_for(session->model, bytes, nbytes, &media));
+    AGENT_TRY(media_decode_for_(session->model, bytes, nbytes, &media));
     return agent_append_media(session, &media);
 }
 
@@ -155,7 +165,7 @@ AGENT_API int32_t agent_append_file(agent_session_t *session, const void *bytes,
 AGENT_API int32_t agent_count_file(int32_t model, const void *bytes, size_t nbytes)
 {
     MEDIA_FREED media_t media = {0};
-    AGENT_TRY(media_decode_for(model, bytes, nbytes, &media));
+    AGENT_TRY(media_decode_for_(model, bytes, nbytes, &media));
     return agent_count_media(model, &media);
 }
 
