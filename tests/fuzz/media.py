@@ -73,7 +73,7 @@ def body(path: str, model: str, *files: bytes | str) -> bytes:
         case "/api/generate":
             said |= {"prompt": "What is it?", "images": images, "options": {"num_predict": 1}}
         case "/v1/embeddings":
-            said |= {"messages": [{"role": "user", "content": content}]}
+            said["input"] = [content, *content]
         case _:
             said["messages"] = [{"role": "user", "content": content}]
     if path in ("/v1/chat/completions", "/v1/messages"):

@@ -31,7 +31,7 @@ _MEMORY_NBYTES = 1024 * MIB
 def bench_media(
     runtime: Runtime, _model: Model, plan: Plan, progress: Callable[[], None]
 ) -> Record:
-    """Seconds, those of the processor as well, and MiB of each file, or of a picture of each width."""
+    """Seconds, processor time and MiB of each file, or of a picture of each width."""
     made = {} if plan.images else {f"png {it}": _picture(it) for it in plan.sizes}
     files = {name: _png(pixels) for name, pixels in made.items()}
     files |= {it.name: _read(it) for it in plan.images}
