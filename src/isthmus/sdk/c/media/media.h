@@ -30,6 +30,23 @@ AGENT_API void media_free(media_t *media)
     media->kind = 0;
 }
 
+/* Logs why a file was not decoded, so that whoever sent it reads more than an errno. */
+AGENT_API int32_t media_refused_(const char *format, int32_t status)
+{
+    AGENT_TEXT_FREED agent_text_t said = {0};
+    if (status >= 0)
+        return status;
+    agent_text_append_string(&said, "the ");
+    agent_text_append_string(&said, format);
+    AGENT_TRY(agent_text_append_string(
+        &said, status == -ISTHMUS_ELIMIT    ? " file has more pixels or samples than are decoded here"
+               : status == -ISTHMUS_ENOMEM  ? " file needs more memory than the guest may have"
+               : status == -ISTHMUS_ENOTSUP ? " file is of a kind that is not decoded here"
+                                            : " file is damaged or cut off"));
+    AGENT_TRY(agent_log(ISTHMUS_LOG_ERROR, said.bytes));
+    return status;
+}
+
 /*
  * Decodes a file into `media`, which must be empty. `rate` is that of sounds. -ISTHMUS_ENOTSUP for a
  * format that is not known, -ISTHMUS_EINVAL for a file that is damaged, -ISTHMUS_ELIMIT for one that
@@ -39,19 +56,19 @@ AGENT_API int32_t media_decode(const uint8_t *bytes, size_t nbytes, uint32_t rat
 {
     if (png_is(bytes, nbytes)) {
         media->kind = ISTHMUS_MEDIA_KIND_RGB;
-        return png_decode(bytes, nbytes, &media->picture);
+        return media_refused_("PNG", png_decode(bytes, nbytes, &media->picture));
     }
     if (jpeg_is(bytes, nbytes)) {
         media->kind = ISTHMUS_MEDIA_KIND_RGB;
-        return jpeg_decode(bytes, nbytes, &media->picture);
+        return media_refused_("JPEG", jpeg_decode(bytes, nbytes, &media->picture));
     }
     if (webp_is(bytes, nbytes)) {
         media->kind = ISTHMUS_MEDIA_KIND_RGB;
-        return webp_decode(bytes, nbytes, &media->picture);
+        return media_refused_("WebP", webp_decode(bytes, nbytes, &media->picture));
     }
     if (wav_is(bytes, nbytes)) {
         media->kind = ISTHMUS_MEDIA_KIND_PCM;
-        return wav_decode(bytes, nbytes, rate, &media->sound);
+        return media_refused_("WAV", wav_decode(bytes, nbytes, rate, &media->sound));
     }
     AGENT_TRY(agent_log(ISTHMUS_LOG_ERROR, "the file is none of PNG, JPEG, WebP and WAV"));
     return -ISTHMUS_ENOTSUP;
