@@ -36,8 +36,7 @@ def bench_media(
     files = {name: _png(pixels) for name, pixels in made.items()}
     files |= {it.name: _read(it) for it in plan.images}
     heads: dict[str, str] = {}
-    nbytes: dict[str, int] = {}
-    cpu: dict[str, float] = {}
+    nbytes, cpu = dict[str, int](), dict[str, float]()
 
     def decode(name: str) -> float:
         limits = Limits(memory_nbytes=_MEMORY_NBYTES, output_nbytes=None)
