@@ -41,7 +41,8 @@ def spawn(runtime: Runtime, model: Model, fine: int) -> Actor:
 def ask(actor: Actor, prompt: np.ndarray) -> tuple[bytes, int]:
     """The bytes of keys, values and logits after the prompt, and the tokens that were kept."""
     message = Words(max_tokens=1, seed=1).line() + prompt.astype("<i4").tobytes()
-    kept = int(str(actor.send(message).text).split()[-2])
+    began, kept, n_prompt = str(actor.send(message).text).split()[:3]
+    assert (began, int(n_prompt)) == ("began", len(prompt))
     with actor.pinned():
         session = actor.sessions[0]
         layout = session.layout
@@ -49,7 +50,7 @@ def ask(actor: Actor, prompt: np.ndarray) -> tuple[bytes, int]:
         rows = [
             bytes(span[offset : offset + nbytes]) for offset, nbytes in layout.rows(0, len(prompt))
         ]
-        return b"".join([*rows, session.logits.tobytes()]), kept
+        return b"".join([*rows, session.logits.tobytes()]), int(kept)
 
 
 def test_cuts_are_exact_here(model: Model) -> None:
@@ -115,8 +116,8 @@ def tokens_of(actor: Actor, **words: object) -> list[int]:
     """The ids of an answer of 24 tokens."""
     prompt = np.arange(5, 40, dtype="<i4").tobytes()
     said = Words(max_tokens=24, ignore_eos=1, seed=1, **words).line()  # type: ignore[arg-type]
-    *lines, end = str(actor.send(said + prompt).text).splitlines()
-    assert end.startswith("end length")
+    began, *lines, end = str(actor.send(said + prompt).text).splitlines()
+    assert (began[:6], end) == ("began ", "end length")
     return [int(line) for line in lines]
 
 

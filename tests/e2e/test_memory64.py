@@ -200,4 +200,4 @@ def test_chat_and_complete_answer_the_same(runtime: Runtime, model: Model) -> No
         for guest in ("complete", "complete64")
     }
     assert lines["complete"] == lines["complete64"]
-    assert lines["complete"].count("\n") == 7
+    assert lines["complete"].count("\n") == 1 + 6 + 1

@@ -282,15 +282,19 @@ class Fuzz(Surface):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        able = TinyLlama(n_layer=1, with_tokenizer=True, overrides={"pooling_type": 3})
-        self.model = able.write(folder / "tiny.gguf")
         self.n_servers = 0
         self._start()
+
+    def options(self) -> list[str]:
+        """The server's."""
+        able = TinyLlama(n_layer=1, with_tokenizer=True, overrides={"pooling_type": 3})
+        model = self.folder / "tiny.gguf"
+        return ["--model", f"tiny={able.write(model)}", "--n-ctx", "256"]
 
     def _start(self) -> None:
         self.n_servers += 1
         self.data = self.folder / f"data{self.n_servers}"
-        self.serving = Serving(self.data, "--model", f"tiny={self.model}", "--n-ctx", "256")
+        self.serving = Serving(self.data, *self.options())
 
     def close(self) -> None:
         assert self.serving.stop() == 0

@@ -27,6 +27,7 @@ NAMES = (
     "mcp",
     "adopted",
     "scripts",
+    "media",
 )
 """The surfaces; each is a file here with a class `Fuzz`."""
 

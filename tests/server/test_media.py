@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,66 @@ def test_anthropics_messages(seeing: Serving, client: openai.OpenAI) -> None:
     refused = messages(seeing, {"type": "url", "url": "https://example.org/cat.png"})
     assert refused.status_code == 400
     assert "fetches no URLs" in refused.text
+
+
+def test_a_stream_of_messages_begins_with_what_the_prompt_took(seeing: Serving) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": text64(png(seed=5))}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": QUESTION}]
+    turns = [{"role": "user", "content": content}]
+    body = {"model": "eyes", "max_tokens": 2, "messages": turns, "stream": True}
+    told = seeing.client.post("/v1/messages", json=body).text.splitlines()
+    events = [json.loads(it[6:]) for it in told if it.startswith("data: ")]
+    first = events[0]["message"]["usage"]
+    last = next(it for it in events if it["type"] == "message_delta")["usage"]
+    kinds = ("input_tokens", "cache_read_input_tokens")
+    assert [first[it] for it in kinds] == [last[it] for it in kinds]
+    counted = seeing.post("/v1/messages/count_tokens", {"model": "eyes", "messages": turns})
+    assert sum(first[it] for it in kinds) == counted["input_tokens"] > N_ROWS["eyes"]
+
+
+@pytest.mark.parametrize("model", ["eyes", "ears"])
+def test_counts_are_those_of_the_answer(client: openai.OpenAI, seeing: Serving, model: str) -> None:
+    part = picture(png(seed=6)) if model == "eyes" else sound(wav())
+    n_prompt = ask(client, model, part).usage.prompt_tokens
+    kind = {"eyes": {"type": "input_image", "image_url": uri(png(seed=6))}, "ears": part}[model]
+    content = [kind, {"type": "input_text", "text": QUESTION}]
+    asked = {"model": model, "input": [{"role": "user", "content": content}]}
+    assert seeing.post("/v1/responses/input_tokens", asked)["input_tokens"] == n_prompt
+    content[0] = {"type": "input_image", "image_url": uri(b"nothing")}
+    refused = seeing.client.post("/v1/responses/input_tokens", json=asked)
+    assert refused.status_code == 400
+    assert "picture or sound 1 of the conversation cannot be read" in refused.text
+
+
+def test_a_stop_text_hides_no_tokens_of_the_prompt(client: openai.OpenAI) -> None:
+    whole = ask(client, "eyes", picture(png(seed=7)), max_tokens=16)
+    text = whole.choices[0].message.content
+    assert text
+    stopped = ask(client, "eyes", picture(png(seed=7)), max_tokens=16, stop=[text[-1]])
+    assert stopped.choices[0].finish_reason == "stop"
+    assert stopped.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert stopped.usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_a_picture_is_remembered(client: openai.OpenAI) -> None:
+    """A conversation that goes on after a picture computes no more than what is new."""
+    shown: list[Any] = [picture(png(seed=8)), {"type": "text", "text": QUESTION}]
+    turns: list[Any] = [{"role": "user", "content": shown}]
+    given: dict[str, Any] = {"model": "eyes", "max_tokens": 4, "temperature": 0}
+    first = client.chat.completions.create(messages=turns, **given)
+    turns += [
+        {"role": "assistant", "content": first.choices[0].message.content or "so"},
+        {"role": "user", "content": "And now?"},
+    ]
+    usage = client.chat.completions.create(messages=turns, **given).usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert (usage.prompt_tokens_details.cached_tokens or 0) >= N_ROWS["eyes"]
+    other = [{"role": "user", "content": [picture(png(seed=9)), shown[1]]}, *turns[1:]]
+    again = client.chat.completions.create(messages=other, **given).usage
+    assert again is not None
+    assert again.prompt_tokens_details is not None
+    assert again.prompt_tokens_details.cached_tokens < usage.prompt_tokens_details.cached_tokens
 
 
 def test_ollamas_chat_and_generate(seeing: Serving, client: openai.OpenAI) -> None:

@@ -1,12 +1,16 @@
-"""The page takes pictures and sounds: dropped on it, and pasted into the message."""
+"""The page takes pictures and sounds: chosen from files, dropped on it, and pasted."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.server.conftest import Serving
@@ -37,7 +41,15 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("seeing")
     text = TEXTS["gemma3"].write(folder / "text.gguf")
     projector = TinyProjector("gemma3").write(folder / "mmproj.gguf")
-    model = ("--model", f"eyes={text}", "--mmproj", f"eyes={projector}")
+    blind = replace(TEXTS["gemma3"], seed=2).write(folder / "blind.gguf")
+    model = (
+        "--model",
+        f"eyes={text}",
+        "--mmproj",
+        f"eyes={projector}",
+        "--model",
+        f"blind={blind}",
+    )
     made = Serving(folder / "data", *model, "--n-ctx", "1024", "--device", "cpu")
     yield made
     assert made.stop() == 0
@@ -55,6 +67,76 @@ def give(
     page: Any, how: str, data: bytes = b"", name: str = "a.png", type_: str = "image/png"
 ) -> None:
     assert page.evaluate(GIVE, [how, type_, name, base64.b64encode(data).decode()])
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DESK = {"viewport": {"width": 1440, "height": 900}}
+
+
+def choose_files(page: Any, act: Callable[[], None], *files: tuple[str, str, bytes]) -> None:
+    """Does what opens the dialog of files, and chooses these there."""
+    with page.expect_file_chooser() as choosing:
+        act()
+    assert choosing.value.is_multiple()
+    each = [{"name": it[0], "mimeType": it[1], "buffer": it[2]} for it in files]
+    choosing.value.set_files(each)
+
+
+@pytest.mark.parametrize("screen", [PHONE, DESK])
+def test_a_picture_is_chosen(browser: Any, seeing: Serving, screen: dict[str, Any]) -> None:
+    """In three actions: the button, the file, and what sends the message."""
+    with opened(browser, seeing, **screen) as page:
+        page.wait_for_load_state("networkidle")
+        attach = page.get_by_role("button", name="Add a picture or sound")
+        box = attach.bounding_box()
+        assert min(box["width"], box["height"]) >= 44
+        choose_files(page, attach.click, ("a.png", "image/png", png()))
+        expect(page.locator("#files li")).to_contain_text("a.png")
+        expect(page.locator("#status")).to_have_text("a.png goes with the message")
+        page.locator("#input").fill("What is it?")
+        page.get_by_role("button", name="Send").click()
+        page.locator(".turn > footer").wait_for()
+        assert [it["n_files"] for it in turns(seeing)] == [1]
+
+
+def test_the_keyboard_chooses_too(browser: Any, seeing: Serving) -> None:
+    with opened(browser, seeing) as page:
+        page.wait_for_load_state("networkidle")
+        page.locator("#settings").focus()
+        page.keyboard.press("Tab")
+        expect(page.locator("#attach")).to_be_focused()
+        files = [(f"{it}.png", "image/png", png()) for it in "ab"]
+        choose_files(page, lambda: page.locator("#attach").press("Enter"), *files)
+        expect(page.locator("#files li")).to_have_count(2)
+        expect(page.locator("#input")).to_be_focused()
+
+
+def test_a_model_that_reads_is_given_no_files(browser: Any, seeing: Serving) -> None:
+    with opened(browser, seeing) as page:
+        page.wait_for_load_state("networkidle")
+        expect(page.locator("#attach")).to_be_visible()
+        page.locator("#model").select_option("blind")
+        expect(page.locator("#attach")).to_be_hidden()
+        page.locator("#model").select_option("eyes")
+        expect(page.locator("#attach")).to_be_visible()
+
+
+def test_a_photo_is_made_smaller(browser: Any, seeing: Serving) -> None:
+    """What a telephone takes is larger than a message."""
+    photo = png(2600, 1300)
+    assert len(photo) > 3_000_000
+    with opened(browser, seeing) as page:
+        page.wait_for_load_state("networkidle")
+        sent: list[str] = []
+        page.on("request", lambda it: sent.append(it.post_data or ""))
+        choose_files(page, page.locator("#attach").click, ("photo.png", "image/png", photo))
+        expect(page.locator("#files li")).to_contain_text("photo.png")
+        say(page, "What is it?")
+        assert turns(seeing)[-1]["n_files"] == 1
+        (uri,) = next(json.loads(it)["files"] for it in sent if '"files"' in it)
+        kind, data = uri.split(",", 1)
+        assert kind == "data:image/jpeg;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (2048, 1024)
 
 
 def turns(seeing: Serving) -> list[dict[str, Any]]:

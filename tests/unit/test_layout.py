@@ -18,10 +18,14 @@ def layout(*parts: str) -> Layout:
 POINTER = "(global (mut i32) (i32.const {}))"
 
 
+DECODING = ("chat", "complete", "decode", "embed")
+"""Guests with tables of the decoders of pictures."""
+
+
 def test_the_bundled_guests_stack_lies_below_their_data() -> None:
     for name, path in bundled_guests().items():
         found = layout_of(path.read_bytes())
-        with_tables = name.removesuffix("64") in ("chat", "complete", "decode")  # of pictures
+        with_tables = name.removesuffix("64") in DECODING
         assert found.stack == (0, 65536)
         assert found.data is not None
         assert found.data[0] == 65536

@@ -34,6 +34,8 @@ class Plan:
     """What is predicted, where something is."""
     n_ctx: int = 512
     """Tokens of a window of the text."""
+    images: tuple[Path, ...] = ()
+    """Files of pictures and sounds."""
 
 
 def describe_run(device: DeviceInfo) -> Record:

@@ -10,6 +10,7 @@ from pathlib import Path
 from isthmus.benchmarks.agents import COUNTS as AGENT_COUNTS
 from isthmus.benchmarks.agents import bench_agents, require_as_alone
 from isthmus.benchmarks.hostcall import bench_hostcall
+from isthmus.benchmarks.media import WIDTHS, bench_media
 from isthmus.benchmarks.memory import SIZES as MEMORY_SIZES
 from isthmus.benchmarks.memory import bench_memory
 from isthmus.benchmarks.newcomer import bench_newcomer
@@ -49,6 +50,7 @@ EXAMPLES = """\
   isthmus bench host --runaway
   isthmus bench store --sizes 100,10000
   isthmus bench memory --device cuda --sizes 256,1024
+  isthmus bench media --repeats 3
   isthmus bench newcomer --repeats 1
   isthmus bench serve --repeats 3
   isthmus bench perplexity --text wiki.test.raw --n-ctx 512
@@ -80,6 +82,7 @@ BENCHMARKS: dict[str, tuple[_Bench, tuple[int, ...]]] = {
     "agents": (_of_one(bench_agents), AGENT_COUNTS),
     "store": (_of_one(bench_store), STORE_AGENTS),
     "memory": (_of_one(bench_memory), MEMORY_SIZES),
+    "media": (_of_one(bench_media), WIDTHS),
     "newcomer": (_of_one(bench_newcomer), ()),
     "serve": (_of_one(bench_serve), CLIENTS),
     "perplexity": (_of_one(bench_perplexity), ()),
@@ -112,10 +115,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes",
         metavar="LIST",
         help="one row for each: tokens of context (decode, prefill, snapshot, ways), agents "
-        "(agents, host, store), clients (serve), MiB (memory), or guessed tokens (speculate), such "
-        "as 512,2000",
+        "(agents, host, store), clients (serve), MiB (memory), guessed tokens (speculate), or "
+        "pixels of a picture's width (media), such as 512,2000",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="the text for perplexity")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture or a sound to decode in place of one that is made (media); repeatable",
+    )
     parser.add_argument(
         "--n-ctx",
         type=int,
@@ -148,7 +159,8 @@ def _measured(arguments: argparse.Namespace) -> Record:
         arguments.width = arguments.width or "many"
     measure, sizes = BENCHMARKS[arguments.question]
     sizes = whole_numbers("--sizes", arguments.sizes) if arguments.sizes else sizes
-    plan = Plan(arguments.repeats, sizes, arguments.text, arguments.n_ctx)
+    images = tuple(arguments.image)
+    plan = Plan(arguments.repeats, sizes, arguments.text, arguments.n_ctx, images)
     with open_runtime(arguments) as runtime:
         models = open_models(runtime, arguments)
         with progress_bar(arguments.question, _n_steps(arguments.question, plan)) as advance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,9 +15,15 @@ from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
 from isthmus.errors import ContextFull, ModelUnsupported, SettingsError, TokenError
 from isthmus.model.jobs import finish
+from isthmus.model.media.medium import Part
 from isthmus.model.shape.hparams import Pooling, Shape
 from isthmus.units import HostAddr
 
+Project = Callable[[Part, HostAddr], Generator[None, None, None]]
+"""Jobs that leave the rows of a medium's part at an address."""
+_UNDER_WAY = (
+    "an embedding cannot begin while another one is under way: wait until is_embedding is false"
+)
 _MAX_TOKENS = 32_768
 _MAX_CAUSAL_TOKENS = 4096
 """Of a decoder, whose mask grows with the square of them."""
@@ -64,14 +70,35 @@ class Embedder(ABC):
     ) -> Generator[None, None, None]:
         """See `Model.embedding_jobs`; for tokens that are `checked`."""
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                "an embedding cannot begin while another one is under way: wait until is_embedding "
-                "is false"
-            )
+            raise RuntimeError(_UNDER_WAY)
         try:
             yield from self._into(tokens, binding, address, normalised)
         finally:
             self._lock.release()
+
+    def media_jobs(
+        self, parts: Sequence[Part], project: Project, address: HostAddr, normalised: bool
+    ) -> Generator[None, None, None]:
+        """See `Model.media_embedding_jobs`; for parts that are checked."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(_UNDER_WAY)
+        try:
+            yield from self._of_parts(parts, project, address, normalised)
+        finally:
+            self._lock.release()
+
+    def require_media(self) -> None:
+        """ModelUnsupported unless it takes pictures and sounds."""
+        raise ModelUnsupported(
+            f"the graph of {self._name} makes embeddings of text alone: load the model with "
+            "graph='adopted' (--graph adopted) and its projector (--mmproj)"
+        )
+
+    def _of_parts(
+        self, parts: Sequence[Part], project: Project, address: HostAddr, normalised: bool
+    ) -> Generator[None, None, None]:
+        """Jobs that compute the embedding of parts and leave it at `address`."""
+        raise AssertionError("require_media comes first")
 
     def into(
         self, tokens: Sequence[int], binding: Binding, address: HostAddr, normalised: bool

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from isthmus.device.buffer import Binding
 from isthmus.errors import ModelUnsupported, SettingsError
-from isthmus.model.embedder import Embedder
+from isthmus.model.embedder import Embedder, Project
 from isthmus.model.files.gguf import GgufFile
+from isthmus.model.media.medium import Part
 from isthmus.model.rank import rank_ids
 from isthmus.model.shape.hparams import Pooling, Shape
 from isthmus.model.tokens.tokenizer import Tokenizer
@@ -103,6 +104,29 @@ class EmbeddingModel(ABC):
         self._require_open()
         self._embedder.checked(tokens)
         return self._embedder.jobs(tokens, binding, address, normalised)
+
+    def require_embeddable_parts(self, parts: Sequence[Part]) -> None:
+        """Raises as `embedding_shape`, TokenError, and ModelUnsupported if pictures and sounds give
+        it no embeddings."""
+        self._embedder.require_media()
+        self.embedding_shape(sum(it.n_rows for it in parts))
+        for it in parts:
+            if it.ids is not None:
+                self._embedder.checked(it.ids)
+
+    def media_embedding_jobs(
+        self,
+        parts: Sequence[Part],
+        project: Project,
+        address: HostAddr,
+        *,
+        normalised: bool = True,
+    ) -> Generator[None, None, None]:
+        """As `embedding_jobs`, of what pictures, sounds and texts are cut into (`Medium.parts`).
+        `project` is `MediaModel.media_jobs`."""
+        self._require_open()
+        self.require_embeddable_parts(parts)
+        return self._embedder.media_jobs(parts, project, address, normalised)
 
     def embed_into(
         self,

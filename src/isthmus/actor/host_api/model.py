@@ -27,6 +27,7 @@ from isthmus.actor.host_api.context import (
     require_logits,
     signed,
 )
+from isthmus.actor.host_api.embedding import begin_embedding
 from isthmus.actor.host_api.flags import model_flags
 from isthmus.actor.host_api.opening import admit_session
 from isthmus.actor.plan import MAX_STEP_TOKENS
@@ -340,9 +341,7 @@ class ModelFunctions:
             return count
         c.require_no_session(embedding_ptr, 4 * count)
         tokens = c.memory.read_i32_array(tokens_ptr, n_tokens)
-        c.require_tokens(n_tokens, 0)
-        opened.require_embeddable(tokens)
-        begin = partial(opened.embedding_jobs, tokens, c.binding, room, normalised=normalised)
+        begin, n_tokens = begin_embedding(c, model, tokens, room, normalised=normalised)
         with c.timed():
             await Prompt(c.message, opened, n_tokens, begin)
         c.message.tokens_in += n_tokens

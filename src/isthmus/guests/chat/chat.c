@@ -96,16 +96,16 @@ static int32_t continues(const agent_text_t *text)
 /* Truncates the session to what it has in common with the tokens. Returns how many ids those are. */
 static int32_t keep_common(const tokens_t *tokens)
 {
-    uint32_t n, n_rows;
+    agent_common_t common;
     if (tokens->n > session.n_ctx)
         return -ISTHMUS_ECONTEXT; /* before anything is lost */
-    AGENT_SET(n, reach_common(tokens, &n_rows));
-    AGENT_TRY(keep_rows(n_rows));
-    mark.n_tokens = n_rows < mark.n_tokens ? n_rows : mark.n_tokens;
+    AGENT_TRY(reach_common(tokens, &common));
+    AGENT_TRY(keep_rows(common.n_rows));
+    mark.n_tokens = common.n_rows < mark.n_tokens ? common.n_rows : mark.n_tokens;
     mark.said_nbytes = 0;
     mark.said_known = mark.n_tokens == 0;
     said_known = 0;
-    return (int32_t)n;
+    return (int32_t)common.n_ids;
 }
 
 /* Makes the session hold exactly the script, with logits after it. */
@@ -301,7 +301,7 @@ __attribute__((export_name("on_replay"))) int32_t on_replay(void)
     AGENT_TRY(isthmus_model_info(session.model, &info));
     AGENT_TRY(agent_session_reopen(&session));
     said_known = 0;
-    forget_files(0);
+    agent_files_forget(&files, 0);
     for (uint32_t i = 0; i < n_turns; i++) {
         turns[i].placeholder[0] = '\0';
         AGENT_TRY(guard(&turns[i]));

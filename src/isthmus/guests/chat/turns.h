@@ -5,16 +5,9 @@
 #ifndef CHAT_TURNS_H
 #define CHAT_TURNS_H
 
-#include "media/media.h"
+#include "media/files.h"
 
 #define PLACEHOLDER_NBYTES 32 /* hexadecimal digits of 16 random bytes */
-
-/* A picture or a sound, as somebody sent it. */
-typedef struct {
-    uint8_t *bytes; /* from malloc */
-    uint32_t nbytes;
-    uint32_t row, n_rows; /* where the session holds it; no rows if it does not */
-} file_t;
 
 typedef struct {
     const char *role;
@@ -27,14 +20,12 @@ static agent_session_t session;
 static isthmus_model_info_t info;
 static turn_t *turns;
 static uint32_t n_turns, turns_cap;
-static file_t *files; /* those of all turns, in their order */
-static uint32_t n_files;
+static agent_files_t files; /* those of all turns, in their order */
 
 static void drop_last_turn(void)
 {
     turn_t *turn = &turns[--n_turns];
-    while (n_files > turn->first_file)
-        free(files[--n_files].bytes);
+    agent_files_drop(&files, turn->first_file);
     agent_text_free(&turn->content);
 }
 
@@ -57,44 +48,26 @@ static int32_t guard(turn_t *turn)
     return 0;
 }
 
-static int32_t take_file(turn_t *turn, const char *bytes, uint32_t nbytes)
-{
-    file_t *room = realloc(files, (n_files + 1) * sizeof *room);
-    if (!room)
-        return -ISTHMUS_ENOMEM;
-    files = room;
-    files[n_files] = (file_t){.bytes = malloc(nbytes), .nbytes = nbytes};
-    if (!files[n_files].bytes)
-        return -ISTHMUS_ENOMEM;
-    memcpy(files[n_files++].bytes, bytes, nbytes);
-    turn->n_files++;
-    return 0;
-}
-
 /* Takes the files before a message's text, if it begins with a zero byte: each with its length, 32
  * bits, before it, up to a length of zero. */
 static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
 {
-    const char *at = *bytes, *end = *bytes + *nbytes;
-    if (!*nbytes || *at)
+    const char *file;
+    uint32_t size;
+    int32_t more;
+    if (!*nbytes || **bytes)
         return 0;
     if (!(info.flags & ISTHMUS_MODEL_CHAT_TEMPLATE))
         return -ISTHMUS_ENOTSUP;
-    for (at++; end - at >= 4;) {
-        uint32_t size;
-        memcpy(&size, at, 4);
-        at += 4;
-        if (size > (size_t)(end - at))
-            return -ISTHMUS_EINVAL;
-        if (!size) {
-            *bytes = at;
-            *nbytes = (uint32_t)(end - at);
+    ++*bytes;
+    --*nbytes;
+    for (;;) {
+        AGENT_SET(more, agent_next_file(bytes, nbytes, &file, &size));
+        if (!more)
             return 0;
-        }
-        AGENT_TRY(take_file(turn, at, size));
-        at += size;
+        AGENT_TRY(agent_files_add(&files, file, size));
+        turn->n_files++;
     }
-    return -ISTHMUS_EINVAL;
 }
 
 /* Remembers what someone said, with the files before it if it may have any. Bytes that are not UTF-8
@@ -110,7 +83,7 @@ static int32_t add_said(const char *role, int32_t has_files, const char *bytes, 
         turns_cap = cap;
     }
     turn_t *turn = &turns[n_turns++];
-    *turn = (turn_t){.role = role, .first_file = n_files};
+    *turn = (turn_t){.role = role, .first_file = files.n};
     if (has_files)
         AGENT_TRY(take_files(turn, &bytes, &nbytes));
     AGENT_TRY(agent_text_reserve(&turn->content, nbytes));

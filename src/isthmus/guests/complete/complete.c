@@ -6,11 +6,14 @@
  *
  * Each token is emitted as a line: `ID`, or with logprobs=N `ID LOGPROB` and the N most probable
  * ones as `ID:LOGPROB`. These are the model's own: biases, penalties, grammars and the sampler
- * change what is drawn, and not what is told. The last line is `end REASON CACHED PROMPT`: stop (the
- * model or the grammar ended it) or length (max_tokens, the context or a limit), how many tokens of
- * the prompt were not computed again, and how many it takes in all. Biases are added to the logits of their tokens; presence and
- * frequency penalties are for the tokens of the answer; with ignore_eos=1 a token that ends the
- * text is one like all others.
+ * change what is drawn, and not what is told. Before them comes `began CACHED PROMPT`: how many
+ * tokens of the prompt were not computed again, and how many it takes, those of files included. The
+ * last line is `end REASON`: stop (the model or the grammar ended it) or length (max_tokens, the
+ * context or a limit). Biases are added to the logits of their tokens; presence and frequency
+ * penalties are for the tokens of the answer; with ignore_eos=1 a token that ends the text is one
+ * like all others.
+ *
+ * With count_prompt=1 these two lines are all: the prompt is counted, and nothing is computed.
  *
  * Where a token ended the answer, it is told with logprobs as `eog ID LOGPROB` and so on.
  *
@@ -68,11 +71,39 @@ static int32_t generate(request_t *request, int32_t grammar, const char **reason
     return 0;
 }
 
+/* Emits the line before the answer's tokens. Returns 1, or 0 if its caller wants no more. */
+static int32_t emit_began(uint32_t n_cached, uint32_t n_prompt)
+{
+    AGENT_TEXT_FREED agent_text_t line = {0};
+    agent_text_append_string(&line, "began ");
+    agent_text_append_int(&line, n_cached);
+    agent_text_append_string(&line, " ");
+    agent_text_append_int(&line, n_prompt);
+    AGENT_TRY(agent_text_append_string(&line, "\n"));
+    int32_t status = agent_emit(line.bytes);
+    return status == -ISTHMUS_ECANCELED ? 0 : status < 0 ? status : 1;
+}
+
+static int32_t emit_end(const char *reason)
+{
+    AGENT_TEXT_FREED agent_text_t line = {0};
+    agent_text_append_string(&line, "end ");
+    agent_text_append_string(&line, reason);
+    AGENT_TRY(agent_text_append_string(&line, "\n"));
+    int32_t status = agent_emit(line.bytes);
+    return status == -ISTHMUS_ECANCELED ? 0 : status;
+}
+
 static int32_t answer(request_t *request)
 {
     const char *reason = "length";
-    int32_t n_cached = 0;
-    AGENT_TEXT_FREED agent_text_t line = {0};
+    uint32_t n_cached = 0, n_prompt = request->n_ids;
+    int32_t more;
+    if (request->words.count_prompt) {
+        AGENT_TRY(count_prompt(request, &n_prompt));
+        AGENT_SET(more, emit_began(0, n_prompt));
+        return more ? emit_end(reason) : 0;
+    }
     AGENT_GRAMMAR_CLOSED int32_t grammar = 0;
     if (request->words.grammar)
         AGENT_SET(grammar, isthmus_grammar_open(session.model, (uint32_t)request->words.grammar,
@@ -83,19 +114,13 @@ static int32_t answer(request_t *request)
     AGENT_TRY(agent_session_top_k(&session, edits ? 0 : k));
     if (request->words.score_prompt)
         AGENT_TRY(score_prompt(request));
-    if (request->words.max_tokens > 0 || !request->words.score_prompt)
+    if (request->words.max_tokens > 0 || !request->words.score_prompt) {
         AGENT_SET(n_cached, prefill_prompt(request));
-    uint32_t n_prompt = session.n_tokens;
-    AGENT_TRY(generate(request, grammar, &reason));
-    agent_text_append_string(&line, "end ");
-    agent_text_append_string(&line, reason);
-    agent_text_append_string(&line, " ");
-    agent_text_append_int(&line, n_cached);
-    agent_text_append_string(&line, " ");
-    agent_text_append_int(&line, n_prompt);
-    AGENT_TRY(agent_text_append_string(&line, "\n"));
-    int32_t status = agent_emit(line.bytes);
-    return status == -ISTHMUS_ECANCELED ? 0 : status;
+        n_prompt = session.n_tokens;
+    }
+    AGENT_SET(more, emit_began(n_cached, n_prompt));
+    AGENT_TRY(more ? generate(request, grammar, &reason) : 0);
+    return more ? emit_end(reason) : 0;
 }
 
 __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)

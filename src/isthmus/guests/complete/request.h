@@ -104,19 +104,48 @@ static isthmus_sampler_t sampler_of(const complete_words_t *words)
     };
 }
 
-/* The file that an id of the prompt stands for, and its length; NULL if there is none. */
-static const char *file_of(const request_t *request, int32_t id, uint32_t *nbytes)
+/* The file of the prompt before this one that has these bytes and is held; NULL if there is none. */
+static agent_file_t *held_file(const void *bytes, uint32_t nbytes)
 {
-    const char *at = request->media;
-    for (int32_t left = -2 - id; request->source - at >= 4; left--) {
-        memcpy(nbytes, at, 4);
-        if (*nbytes > (size_t)(request->source - at) - 4)
-            return NULL;
-        if (left == 0)
-            return at + 4;
-        at += 4 + (((size_t)*nbytes + 3) & ~(size_t)3);
+    for (uint32_t i = 0; i < files.n; i++) {
+        agent_file_t *file = files.each + i;
+        if (file->n_rows && file->nbytes == nbytes && memcmp(file->bytes, bytes, nbytes) == 0)
+            return file;
     }
     return NULL;
+}
+
+/* Copies the request's files to `taken`. */
+static int32_t copy_files(const request_t *request, agent_files_t *taken)
+{
+    uint32_t nbytes;
+    for (const char *at = request->media; request->source - at >= 4;
+         at += 4 + (((size_t)nbytes + 3) & ~(size_t)3)) {
+        memcpy(&nbytes, at, 4);
+        if (nbytes > (size_t)(request->source - at) - 4)
+            return -ISTHMUS_EINVAL;
+        AGENT_TRY(agent_files_add(taken, at + 4, nbytes));
+    }
+    return 0;
+}
+
+/* Has `files` be the request's; those that the session holds lie where they lay. */
+static int32_t take_files(const request_t *request)
+{
+    AGENT_FILES_FREED agent_files_t taken = {0};
+    AGENT_TRY(copy_files(request, &taken));
+    for (uint32_t i = 0; i < taken.n; i++) {
+        agent_file_t *file = taken.each + i, *held = held_file(file->bytes, file->nbytes);
+        if (held) {
+            file->row = held->row;
+            file->n_rows = held->n_rows;
+            held->n_rows = 0; /* a picture that is there twice lies in two places */
+        }
+    }
+    agent_files_t before = files;
+    files = taken;
+    taken = before;
+    return 0;
 }
 
 /* Reads the message, which stays where it is. */

@@ -30,6 +30,8 @@ typedef struct {
     int64_t logprobs;
     /* 1 tells the prompt's tokens before those of the answer, with their logprobs */
     int64_t score_prompt;
+    /* 1 tells how many tokens the prompt takes, and computes nothing */
+    int64_t count_prompt;
     /* 1 takes a token that ends the text for one like all others */
     int64_t ignore_eos;
     /* numbers that are added to the logits of tokens */
@@ -75,6 +77,7 @@ static const complete_words_t COMPLETE_DEFAULTS = {
     .seed = 0,
     .logprobs = -1,
     .score_prompt = 0,
+    .count_prompt = 0,
     .ignore_eos = 0,
     .grammar = 0,
     .grammar_nbytes = 0,
@@ -96,6 +99,7 @@ static const word_t COMPLETE_WORDS[] = {
     {.name = "seed", .kind = WORD_INT, .offset = offsetof(complete_words_t, seed), .low = INT64_MIN, .high = INT64_MAX},
     {.name = "logprobs", .kind = WORD_INT, .offset = offsetof(complete_words_t, logprobs), .low = -1, .high = 20},
     {.name = "score_prompt", .kind = WORD_INT, .offset = offsetof(complete_words_t, score_prompt), .low = 0, .high = 1},
+    {.name = "count_prompt", .kind = WORD_INT, .offset = offsetof(complete_words_t, count_prompt), .low = 0, .high = 1},
     {.name = "ignore_eos", .kind = WORD_INT, .offset = offsetof(complete_words_t, ignore_eos), .low = 0, .high = 1},
     {.name = "bias", .kind = WORD_TEXT, .offset = offsetof(complete_words_t, bias)},
     {.name = "grammar", .kind = WORD_INT, .offset = offsetof(complete_words_t, grammar), .low = 0, .high = 2147483647},

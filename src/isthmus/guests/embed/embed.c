@@ -4,6 +4,11 @@
  * The device writes them to `values`, in this memory, where they stay until the next message. A
  * model that pools nothing makes n_embd numbers for each token, one token after the other.
  *
+ * A text that begins with a zero byte has files before it, pictures and sounds: each
+ * with its length before it, 32 bits, and a length of zero at their end. They are decoded here, and
+ * come after the token with which the model's texts begin, if there is one. Messages of ids have no
+ * files.
+ *
  * A reranker makes scores of a query and a document, whose ids the message has; the first one tells
  * how well they go together. They are never normalised.
  *
@@ -11,7 +16,9 @@
  * output=json|f32 (an array, of arrays where nothing is pooled; or 32-bit numbers), normalise=1
  * (0: as long as the model makes them).
  */
-#include "agent.h"
+#include "media/files.h"
+
+#define MOST_FILES 64 /* of a message; the host allows fewer at once */
 
 static int32_t model, reads_ids, writes_f32;
 static isthmus_model_info_t info;
@@ -50,20 +57,70 @@ static int32_t start(void)
     return 0;
 }
 
+/* Ids of the files of a message, -2 - h for the medium with the handle h. */
+static int32_t media[MOST_FILES];
+static uint32_t n_media;
+
+/* Opens the files before a text, which `*bytes` is set to. */
+static int32_t open_files(const char **bytes, uint32_t *nbytes)
+{
+    const char *file;
+    uint32_t size;
+    int32_t more, medium;
+    if (!*nbytes || **bytes)
+        return 0;
+    ++*bytes;
+    --*nbytes;
+    for (;;) {
+        AGENT_SET(more, agent_next_file(bytes, nbytes, &file, &size));
+        if (!more)
+            return 0;
+        if (n_media == MOST_FILES)
+            return -ISTHMUS_ELIMIT;
+        AGENT_SET(medium, agent_open_file(model, file, size));
+        media[n_media++] = -2 - medium;
+    }
+}
+
+static void close_files(void)
+{
+    while (n_media)
+        isthmus_media_close(-2 - media[--n_media]);
+}
+
+/* Puts the files' ids into `*tokens`, which is from malloc. Returns how many ids there are. */
+static int32_t insert_files(int32_t **tokens, uint32_t n_tokens)
+{
+    int32_t *room = realloc(*tokens, (n_tokens + n_media + 1) * sizeof *room);
+    if (!room)
+        return -ISTHMUS_ENOMEM;
+    *tokens = room;
+    uint32_t at = n_tokens && room[0] == info.token_bos;
+    memmove(room + at + n_media, room + at, (n_tokens - at) * sizeof *room);
+    memcpy(room + at, media, n_media * sizeof *room);
+    return (int32_t)(n_tokens + n_media);
+}
+
 /* Sets `*tokens` to the message's ids, to be freed. Returns how many. */
 static int32_t read_tokens(int32_t nbytes, int32_t **tokens)
 {
-    char *message;
-    int32_t status = agent_message(nbytes, &message);
-    if (reads_ids || status < 0) {
+    AGENT_FREED char *message = NULL;
+    int32_t n;
+    AGENT_TRY(agent_message(nbytes, &message));
+    if (reads_ids) {
         *tokens = (int32_t *)(void *)message;
-        return status < 0 ? status : nbytes % 4 ? -ISTHMUS_EINVAL : nbytes / 4;
+        message = NULL;
+        return nbytes % 4 ? -ISTHMUS_EINVAL : nbytes / 4;
     }
     AGENT_TEXT_FREED agent_text_t text = {0};
-    status = agent_text_append_utf8(&text, message, (uint32_t)nbytes);
-    free(message);
-    AGENT_TRY(status);
-    return agent_tokenize(model, text.bytes, text.nbytes, ISTHMUS_TOKENIZE_ADD_SPECIAL, tokens);
+    const char *bytes = message;
+    uint32_t n_text = (uint32_t)nbytes;
+    AGENT_TRY(open_files(&bytes, &n_text));
+    AGENT_TRY(agent_text_append(&text, "", 0));
+    AGENT_TRY(agent_text_append_utf8(&text, bytes, n_text));
+    AGENT_SET(n, agent_tokenize(model, text.bytes, text.nbytes, ISTHMUS_TOKENIZE_ADD_SPECIAL,
+                                tokens));
+    return n_media ? insert_files(tokens, (uint32_t)n) : n;
 }
 
 /* Has the embedding written to `values`, with more room where it does not fit. */
@@ -112,8 +169,10 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
     uint32_t n;
     if (!model)
         AGENT_TRY(start());
+    n_media = 0; /* those of a message that failed were closed by the host */
     AGENT_SET(n, read_tokens(nbytes, &tokens));
     AGENT_TRY(embed(tokens, n));
+    close_files();
     return writes_f32 ? isthmus_reply(values, n_values * (uint32_t)sizeof *values) : reply_json();
 }
 

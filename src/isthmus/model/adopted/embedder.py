@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,16 @@ import numpy.typing as npt
 from isthmus.config import ModelSettings
 from isthmus.device.base import Device
 from isthmus.device.buffer import Binding
-from isthmus.errors import DeviceFailed
+from isthmus.errors import DeviceFailed, ModelUnsupported
+from isthmus.model.adopted.feed import Feed, feed_of_rows
 from isthmus.model.adopted.library_model import LibraryModel
 from isthmus.model.adopted.parted import computed_in_jobs
-from isthmus.model.embedder import Embedder
+from isthmus.model.embedder import Embedder, Project
 from isthmus.model.jobs import Jobs, finish
+from isthmus.model.media.medium import Part
 from isthmus.model.own.kv_cache import KV_TYPES, N_CTX_MULTIPLE
 from isthmus.model.shape.hparams import Pooling, Shape
-from isthmus.native._llama import Batch
+from isthmus.model.spans import Embeddings
 from isthmus.native.owned import Owned
 from isthmus.native.placing import placing_of
 from isthmus.units import HostAddr, align_up
@@ -58,6 +61,46 @@ class AdoptedEmbedder(Embedder):
             self._context.close()
             self._context = None
 
+    def require_media(self) -> None:
+        if self._shape.pooling is not Pooling.LAST or self._shape.encoder:
+            raise ModelUnsupported(
+                f"{self._name} makes embeddings of text alone: pictures and sounds are embedded by "
+                "decoders whose file says pooling_type 3 (last)"
+            )
+
+    def _of_parts(
+        self, parts: Sequence[Part], project: Project, address: HostAddr, normalised: bool
+    ) -> Generator[None, None, None]:
+        self._require_intact()
+        n_rows = sum(it.n_rows for it in parts)
+        context, first = self._emptied(n_rows), 0
+        for part in parts:
+            feed, after, rows = self._feed_of(part, first)
+            if part.ids is None:
+                yield from project(part, HostAddr(rows.ctypes.data))
+            yield from self._fed(context, feed)
+            first = after
+        found = self._rows(context, n_rows)
+        self._require_intact()
+        self.counters.tokens_prefilled += n_rows
+        found = _normalised(found) if normalised else found
+        ctypes.memmove(address, found.ctypes.data, found.nbytes)
+
+    def _feed_of(self, part: Part, first: int) -> tuple[Feed, int, npt.NDArray[Any]]:
+        """What gives a part to libllama, at `first`; the position after it, and its memory."""
+        after = first + part.n_rows
+        if part.ids is not None:
+            ids = np.array(part.ids, dtype=np.int32)
+            return Feed.of_tokens(ids, np.arange(first, after, dtype=np.int32)), after, ids
+        rows = np.empty((part.n_rows, part.width), dtype=np.float32)
+        positions = None
+        if part.positions is not None:
+            positions = part.positions + np.int32(first)
+            after = int(positions.max()) + 1
+        address = HostAddr(rows.ctypes.data)
+        given = Embeddings(address, part.n_rows, part.width, positions, not part.whole)
+        return feed_of_rows(given, first, self._model.has_axes), after, rows
+
     def _into(
         self, tokens: Sequence[int], _binding: Binding, address: HostAddr, normalised: bool
     ) -> Generator[None, None, None]:
@@ -82,25 +125,40 @@ class AdoptedEmbedder(Embedder):
     ) -> Generator[None, None, npt.NDArray[np.float32]]:
         """The embedding of checked tokens, f32 of its shape, copied."""
         self._require_intact()
-        context, library = self._context_for(len(tokens)), self._model.library
+        context = self._emptied(len(tokens))
         ids = np.asarray(tokens, dtype=np.int32)
-        if memory := library.llama_get_memory(context):
-            library.llama_memory_clear(memory, False)
-        batch = Batch(len(ids), ids.ctypes.data, None, None, None, None, None)
-        status = yield from computed_in_jobs(
-            self._device,
-            self._placing,
-            self._backends,
-            self._jobs,
-            len(ids),
-            lambda: library.llama_decode(context, batch),
-        )
-        if status != 0:
-            raise DeviceFailed(f"libllama failed on {self._model.path} with status {status}")
+        yield from self._fed(context, Feed.of_tokens(ids))
         found = self._rows(context, len(ids))
         self._require_intact()
         self.counters.tokens_prefilled += len(ids)
         return _normalised(found) if normalised else found
+
+    def _emptied(self, n_tokens: int) -> int:
+        """A context for so many tokens, which holds none."""
+        context, library = self._context_for(n_tokens), self._model.library
+        if memory := library.llama_get_memory(context):
+            library.llama_memory_clear(memory, False)
+        return context
+
+    def _fed(self, context: int, feed: Feed) -> Generator[None, None, None]:
+        """Jobs of one pass."""
+        library, batch = self._model.library, feed.batch(None)
+        if not feed.causal:
+            library.llama_set_causal_attn(context, False)
+        try:
+            status = yield from computed_in_jobs(
+                self._device,
+                self._placing,
+                self._backends,
+                self._jobs,
+                feed.n,
+                lambda: library.llama_decode(context, batch),
+            )
+        finally:
+            if not feed.causal:
+                library.llama_set_causal_attn(context, True)
+        if status != 0:
+            raise DeviceFailed(f"libllama failed on {self._model.path} with status {status}")
 
     def _rows(self, context: int, n_tokens: int) -> npt.NDArray[np.float32]:
         """The embedding that the last pass left."""

@@ -300,7 +300,7 @@ export declare function tokenize(model: i32, text_ptr: usize, text_nbytes: usize
 // * text_ptr: room for the text
 // * text_cap: how many bytes fit there
 // Returns length of the text in bytes.
-// * -EBADF: not an open model
+// * -EBADF: not an open model or medium
 // * -EFAULT: the ids or the room do not lie in memory
 // * -EALIGN: tokens_ptr is not 4-byte aligned
 // * -EINVAL: unknown flags, or too many tokens
@@ -539,8 +539,10 @@ export declare function session_copy(destination: i32, source: i32, n_tokens: u3
 // Computes the embedding of a text, as the model's file says how. The device writes it in place. It
 // is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token. With
 // RANK it is the scores of a query and a document that the tokens hold, of which the first tells
-// how well they go together. The same tokens give the same bits, whatever else is computed. On an
-// error behind the checks the room's contents are undefined.
+// how well they go together. The same tokens give the same bits, whatever else is computed. The id
+// -2 - h stands for the open medium with the handle h: a picture or a sound, which libllama's graph
+// of a decoder that pools its last token takes among tokens. On an error behind the checks the
+// room's contents are undefined.
 // * model: an open model
 // * tokens_ptr: i32 ids, 4-byte aligned
 // * n_tokens: at least 1, at most the model's n_ctx_train
@@ -551,11 +553,11 @@ export declare function session_copy(destination: i32, source: i32, n_tokens: u3
 // * -EBADF: not an open model
 // * -EFAULT: the ids or the room do not lie in memory
 // * -EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
-// * -EINVAL: unknown flags, n_tokens is 0, or NORMALISE for scores
+// * -EINVAL: unknown flags, n_tokens is 0, NORMALISE for scores, or a medium of another model
 // * -ETOKEN: a token id is not in the vocabulary
 // * -ECONTEXT: more tokens than the model takes at once
 // * -EBUSY: the room overlaps an open session
-// * -ENOTSUP: the model makes no embeddings, or the device cannot
+// * -ENOTSUP: the model makes no embeddings, or none of pictures and sounds, or the device cannot
 // * -ELIMIT: more tokens than this actor may use
 // * -EIO: the device failed
 // * -ECANCELED: the caller wants no more

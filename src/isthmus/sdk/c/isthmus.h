@@ -420,7 +420,7 @@ int32_t isthmus_tokenize(int32_t model, const char *text_ptr, size_t text_nbytes
  *   text_ptr: room for the text
  *   text_cap: how many bytes fit there
  * Returns length of the text in bytes.
- *   -ISTHMUS_EBADF: not an open model
+ *   -ISTHMUS_EBADF: not an open model or medium
  *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
  *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte aligned
  *   -ISTHMUS_EINVAL: unknown flags, or too many tokens
@@ -697,8 +697,10 @@ int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tok
  * Computes the embedding of a text, as the model's file says how. The device writes it in place. It
  * is n_embd values, or with EMBED_TOKENS among the model's flags n_embd values for each token. With
  * RANK it is the scores of a query and a document that the tokens hold, of which the first tells
- * how well they go together. The same tokens give the same bits, whatever else is computed. On an
- * error behind the checks the room's contents are undefined.
+ * how well they go together. The same tokens give the same bits, whatever else is computed. The id
+ * -2 - h stands for the open medium with the handle h: a picture or a sound, which libllama's graph
+ * of a decoder that pools its last token takes among tokens. On an error behind the checks the
+ * room's contents are undefined.
  *   model: an open model
  *   tokens_ptr: i32 ids, 4-byte aligned
  *   n_tokens: at least 1, at most the model's n_ctx_train
@@ -709,11 +711,13 @@ int32_t isthmus_session_copy(int32_t destination, int32_t source, uint32_t n_tok
  *   -ISTHMUS_EBADF: not an open model
  *   -ISTHMUS_EFAULT: the ids or the room do not lie in memory
  *   -ISTHMUS_EALIGN: tokens_ptr is not 4-byte or embedding_ptr not 32-byte aligned
- *   -ISTHMUS_EINVAL: unknown flags, n_tokens is 0, or NORMALISE for scores
+ *   -ISTHMUS_EINVAL: unknown flags, n_tokens is 0, NORMALISE for scores, or a medium of another
+ *       model
  *   -ISTHMUS_ETOKEN: a token id is not in the vocabulary
  *   -ISTHMUS_ECONTEXT: more tokens than the model takes at once
  *   -ISTHMUS_EBUSY: the room overlaps an open session
- *   -ISTHMUS_ENOTSUP: the model makes no embeddings, or the device cannot
+ *   -ISTHMUS_ENOTSUP: the model makes no embeddings, or none of pictures and sounds, or the device
+ *       cannot
  *   -ISTHMUS_ELIMIT: more tokens than this actor may use
  *   -ISTHMUS_EIO: the device failed
  *   -ISTHMUS_ECANCELED: the caller wants no more

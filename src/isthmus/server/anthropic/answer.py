@@ -18,7 +18,7 @@ from isthmus.server.anthropic.replies import (
     StreamEvent,
 )
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End
+from isthmus.server.generation.request import Began, End
 from isthmus.server.http.events import event, respond, unless_left
 from isthmus.server.http.ids import random_id
 
@@ -58,15 +58,16 @@ class MessageAnswer:
             async for item in items:
                 if not begun:
                     begun = True
-                    yield _told(self._begins())
+                    yield _told(self._begins(item))
                 told = self._ends(item) if isinstance(item, End) else self._take(item)
                 if told:
                     yield _told(told)
 
     # ------------------------------------------------------------------ parts
 
-    def _begins(self) -> list[StreamEvent]:
-        message = self._message([], None, None, self._usage(0, 0))
+    def _begins(self, first: Step | End) -> list[StreamEvent]:
+        known = first if isinstance(first, End) else first.began
+        message = self._message([], None, None, self._usage(known, 0))
         return [{"type": "message_start", "message": message}, {"type": "ping"}]
 
     def _take(self, step: Step) -> list[StreamEvent]:
@@ -122,9 +123,10 @@ class MessageAnswer:
         return found
 
     def _usage_of(self, end: End) -> MessageUsage:
-        return self._usage(end.n_cached, end.n_tokens, end.n_media)
+        return self._usage(end, end.n_tokens)
 
-    def _usage(self, n_cached: int, n_out: int, n_media: int = 0) -> MessageUsage:
+    def _usage(self, known: Began | End | None, n_out: int) -> MessageUsage:
+        n_cached, n_media = (0, 0) if known is None else (known.n_cached, known.n_media)
         return {
             "input_tokens": len(self._prepared.request.prompt) + n_media - n_cached,
             "cache_creation_input_tokens": 0,

@@ -11,15 +11,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import numpy as np
-
 from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import ContextFull
 from isthmus.runtime import Runtime
 from isthmus.runtime.memory64 import fitting_guest
 from isthmus.server.generation.answering import Answer
-from isthmus.server.generation.request import End, Request, read_tokens
+from isthmus.server.generation.request import Began, End, Request, read_tokens
 from isthmus.server.generation.slots import Slot, Slots
 from isthmus.server.generation.tokens import Token
 from isthmus.server.http.entry import current
@@ -72,10 +70,13 @@ class Completer:
 
     def require_fitting(self, prompt: Sequence[int], room: int = 1) -> None:
         """ContextFull for a prompt after which there is no room for an answer of `room` tokens."""
-        if len(prompt) + room > self.n_ctx:
-            raise ContextFull(f"the prompt has {len(prompt)} tokens; the context has {self.n_ctx}")
+        self._require_room_for(len(prompt), room)
 
-    async def complete(self, request: Request) -> AsyncGenerator[Token | End, None]:
+    def _require_room_for(self, n_tokens: int, room: int = 1) -> None:
+        if n_tokens + room > self.n_ctx:
+            raise ContextFull(f"the prompt has {n_tokens} tokens; the context has {self.n_ctx}")
+
+    async def complete(self, request: Request) -> AsyncGenerator[Began | Token | End, None]:
         """The answer, token by token, and how it ended. Raises IsthmusError."""
         self.require_fitting(request.prompt, min(1, request.max_tokens))
         async with self._slot(request) as slot:
@@ -85,22 +86,39 @@ class Completer:
             n_told = 0
             try:
                 async for item in read_tokens(self.model, answer, request):
-                    n_new = item.n_tokens - n_told if isinstance(item, End) else item.is_new
-                    entry.count_tokens(n_new)
-                    entry.tokens_in += item.n_media if isinstance(item, End) else 0
-                    n_told += n_new
-                    if isinstance(item, End):
+                    if isinstance(item, Began):
+                        entry.count_prompt(request.prompt, item.n_media)
                         entry.tokens_cached += item.n_cached
+                    else:
+                        n_new = item.n_tokens - n_told if isinstance(item, End) else item.is_new
+                        entry.count_tokens(n_new)
+                        n_told += n_new
                     yield item
             finally:
                 await answer.close()
+
+    async def count(self, prompt: Sequence[int], media: tuple[bytes, ...]) -> int:
+        """Tokens of a prompt with pictures and sounds: an agent decodes them, no model computes.
+        Raises as `complete`."""
+        request = Request(prompt=prompt, max_tokens=0, media=media, only_counts=True)
+        self.require_fitting(prompt)
+        n_tokens = len(prompt)
+        async with self._slot(request) as slot:
+            answer = Answer(slot.actor, request.message(), self._settings.deadline_s)
+            try:
+                async for item in read_tokens(self.model, answer, request):
+                    n_tokens += item.n_media if isinstance(item, Began) else 0
+            finally:
+                await answer.close()
+        self._require_room_for(n_tokens)
+        return n_tokens
 
     @asynccontextmanager
     async def _slot(self, request: Request) -> AsyncIterator[Slot]:
         owner = current().owner
         async with self._room.place(owner):
             whose = None if self._settings.share_beginnings else owner
-            slot = await self._slots.take(whose, np.array(request.prompt))
+            slot = await self._slots.take(whose, request.known_by(), keeps=request.only_counts)
             try:
                 yield slot
             finally:

@@ -3,12 +3,16 @@ request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request as HttpRequest
 
-from isthmus.actor import Actor
-from isthmus.errors import ContextFull, SettingsError
+from isthmus.actor import Actor, Reply
+from isthmus.actor.message import with_files
+from isthmus.errors import ContextFull, GuestFailed, ModelUnsupported, SettingsError
 from isthmus.model import Model
 from isthmus.model.shape.hparams import Pooling
 from isthmus.runtime import Runtime
@@ -28,6 +32,14 @@ MAX_TOKENS = 300_000
 """Texts and tokens of one request: both as OpenAI has them."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A text with pictures and sounds before it."""
+
+    text: str
+    files: tuple[bytes, ...]
+
+
 class EmbeddingAgents:
     """The agents that embed for one model: each has one request at a time."""
 
@@ -35,7 +47,8 @@ class EmbeddingAgents:
         self.model = model
         self._runtime = runtime
         self._settings = settings
-        self._idle: list[Actor] = []
+        self._idle: dict[str, list[Actor]] = {"ids": [], "text": []}
+        """By what they read."""
         self._room = Room(settings.slots, settings.waiting)
 
     def require_able(self, name: str, dimensions: int | None = None) -> None:
@@ -64,35 +77,64 @@ class EmbeddingAgents:
             current().count_prompt(tokens)
         return await unless_left(http, self._embed(texts))
 
+    async def embed_shown(
+        self, http: HttpRequest, name: str, items: Sequence[Shown]
+    ) -> list[Reply]:
+        """The embedding of each, as `embed`, and the tokens that it took. SettingsError for a file
+        that cannot be read, ModelUnsupported."""
+        if not self.model.media_kinds:
+            raise ModelUnsupported(
+                f"the model {name} takes text alone: it was loaded without a projector (--mmproj)"
+            )
+        replies = await unless_left(http, self._embed_shown(items))
+        current().tokens_in += sum(it.n_tokens for it in replies)
+        return replies
+
+    async def _embed_shown(self, items: Sequence[Shown]) -> list[Reply]:
+        found = []
+        async with self._agent("text") as actor:
+            for i, it in enumerate(items):
+                try:
+                    found.append(await self._ask(actor, with_files(it.text, *it.files)))
+                except GuestFailed as error:
+                    raise SettingsError(f"input[{i}] cannot be embedded: {error}") from None
+        return found
+
     async def _embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        async with self._agent("ids") as actor:
+            return [(await self._ask(actor, ids_as_bytes(it))).data for it in texts]
+
+    @asynccontextmanager
+    async def _agent(self, reads: str) -> AsyncIterator[Actor]:
+        """An agent that is given back, once there is a place."""
         async with self._room.place(current().owner):
-            actor = await self._take()
+            actor = await self._take(reads)
             try:
-                return [await self._ask(actor, tokens) for tokens in texts]
+                yield actor
             finally:
                 if actor.state != "closed":
-                    self._idle.append(actor)
+                    self._idle[reads].append(actor)
 
-    async def _take(self) -> Actor:
+    async def _take(self, reads: str) -> Actor:
         """An idle agent: one that a caller left may be busy for another moment."""
-        self._idle = [actor for actor in self._idle if actor.state != "closed"]
-        free = [actor for actor in self._idle if actor.state != "running"]
+        idle = self._idle[reads] = [it for it in self._idle[reads] if it.state != "closed"]
+        free = [actor for actor in idle if actor.state != "running"]
         if not free:
-            return await in_thread(self._spawn)
-        self._idle.remove(free[-1])
+            return await in_thread(partial(self._spawn, reads))
+        idle.remove(free[-1])
         return free[-1]
 
-    async def _ask(self, actor: Actor, tokens: Sequence[int]) -> bytes:
-        answer = Answer(actor, ids_as_bytes(tokens), self._settings.deadline_s)
+    async def _ask(self, actor: Actor, message: bytes) -> Reply:
+        answer = Answer(actor, message, self._settings.deadline_s)
         try:
             async for _ in answer:
                 pass
-            return answer.reply.data
+            return answer.reply
         finally:
             await answer.close()
 
-    def _spawn(self) -> Actor:
-        args = {"input": "ids", "output": "f32"}
+    def _spawn(self, reads: str) -> Actor:
+        args = {"input": reads, "output": "f32"}
         return self._runtime.spawn(_GUEST, models={"default": self.model}, args=args)
 
 

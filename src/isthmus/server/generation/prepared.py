@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from isthmus.model.forms import Event, Form, Parser, Reasoning, Text
 from isthmus.server.generation.completer import Completer
-from isthmus.server.generation.request import End, Request
+from isthmus.server.generation.request import Began, End, Request
 from isthmus.server.generation.tokens import Place, Token
 from isthmus.server.generation.wanted import ToolChoice, Wanted
 
@@ -22,6 +22,8 @@ class Step:
     token: Token | None
     """None for what becomes known at the end."""
     events: tuple[Event, ...]
+    began: Began | None = None
+    """What is known of the prompt; the first step of an answer has it."""
 
     @property
     def is_thought(self) -> bool:
@@ -67,18 +69,24 @@ class Prepared:
         return self.steps_of(self.completer.complete(self.request))
 
     async def steps_of(
-        self, tokens: AsyncGenerator[Token | End, None]
+        self, tokens: AsyncGenerator[Began | Token | End, None]
     ) -> AsyncGenerator[Step | End, None]:
         """The answer that has these tokens."""
         parser = None if self.reading is None else _parser(self.reading)
+        began: Began | None = None
         async with aclosing(tokens) as items:
             async for item in items:
+                if isinstance(item, Began):
+                    began = item
+                    continue
                 if isinstance(item, Token):
                     if item.place is Place.END and parser is not None:
                         continue  # no API tells it of a conversation
                     text = item.text
                     plain = (Text(text),) if text else ()
-                    yield Step(item, plain if parser is None else tuple(parser.feed(text)))
+                    events = plain if parser is None else tuple(parser.feed(text))
+                    yield Step(item, events, began)
+                    began = None
                     continue
                 rest = () if parser is None else tuple(parser.end())
                 if rest:

@@ -6,8 +6,10 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha512
 
 import numpy as np
+import numpy.typing as npt
 
 from isthmus.abi import Errno, GrammarKind
 from isthmus.errors import ContextFull, GuestFailed, IsthmusError, SettingsError
@@ -53,10 +55,22 @@ class Request:
     thought: ThoughtBound | None = None
     scores_prompt: bool = False
     """Whether the prompt's tokens are told before those of the answer, with their logprobs."""
+    only_counts: bool = False
+    """Whether the prompt is counted, and no answer made."""
     media: tuple[bytes, ...] = ()
     """Files of pictures and sounds; the prompt has `id_of` the number of each."""
     rendered: Collection[int] = ()
     """Control tokens that are told as text; all others are left out."""
+
+    def known_by(self) -> npt.NDArray[np.int64]:
+        """What prompts are compared by: token ids, and eight numbers for each file, which no other
+        file has."""
+        ids = np.array(self.prompt, np.int64)
+        if not self.media:
+            return ids
+        files = [np.frombuffer(sha512(it).digest(), np.int64) for it in self.media]
+        each = (files[-2 - it] if it < 0 else [it] for it in self.prompt)
+        return np.concatenate([np.asarray(it, np.int64) for it in each])
 
     def message(self) -> bytes:
         """The request as the guest reads it.
@@ -81,6 +95,7 @@ class Request:
             logprobs=-1 if self.logprobs is None else self.logprobs,
             ignore_eos=int(sampling.ignore_eos),
             score_prompt=int(self.scores_prompt),
+            count_prompt=int(self.only_counts),
             bias=",".join(f"{id_}:{_written(it):.9g}" for id_, it in sampling.bias.items()),
             grammar=kind,
             grammar_nbytes=len(source),
@@ -110,6 +125,16 @@ def _ids(tokens: Iterable[int]) -> str:
 
 
 @dataclass(frozen=True)
+class Began:
+    """What is known of a prompt before its answer."""
+
+    n_cached: int
+    """Tokens that were not computed again."""
+    n_media: int = 0
+    """Tokens that pictures and sounds take, beside the one id that each has in the prompt."""
+
+
+@dataclass(frozen=True)
 class End:
     """How an answer ended."""
 
@@ -117,11 +142,11 @@ class End:
     """`stop` or `length`."""
     n_tokens: int
     n_cached: int
-    """Tokens of the prompt that were not computed again."""
+    """As `Began` has it."""
     stop: str | None = None
     """The text of `Request.stop` that ended it."""
     n_media: int = 0
-    """Tokens that pictures and sounds took, beside the one id that each has in the prompt."""
+    """As `Began` has it."""
 
 
 _REFUSALS = {
@@ -140,42 +165,52 @@ def _refusal(number: int, errno: Errno) -> IsthmusError:
     return SettingsError(f"{which} cannot be read: {_REFUSALS.get(errno, errno.name)}")
 
 
-async def read_tokens(model: Model, answer: Answer, request: Request) -> AsyncIterator[Token | End]:
+async def read_tokens(
+    model: Model, answer: Answer, request: Request
+) -> AsyncIterator[Began | Token | End]:
     """The guest's lines as tokens, with text that never cuts a character, up to a stop text.
 
     A token is held back while it may belong to a stop text, and dropped if it does.
     """
     detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), Stops(request.stop)
-    n_tokens, n_cached, n_media, rest = 0, 0, 0, ""
+    n_tokens, began = 0, Began(0)
     ending: list[Token] = []
+    async for words in _lines(answer):
+        if words[0] == Place.PROMPT.value:
+            yield _token(words[1:], place=Place.PROMPT)
+            continue
+        if words[0] == Place.END.value:
+            ending = [_token(words[1:], place=Place.END)]
+            continue
+        if words[0] == "refused":
+            raise _refusal(int(words[1]), Errno(int(words[2])))
+        if words[0] == "began":
+            began = Began(int(words[1]), int(words[2]) - len(request.prompt))
+            yield began
+            continue
+        if words[0] == "end":
+            for token in stops.finish(detokenizer.finish(), ending):
+                yield token
+            reason = "length" if words[1] == "length" else "stop"
+            reason = "stop" if stops.found else reason
+            yield End(reason, n_tokens, began.n_cached, stops.found, began.n_media)
+            return
+        n_tokens += 1
+        for token in stops.push(_token(words, detokenizer.push(int(words[0])))):
+            yield token
+        if stops.found:
+            yield End("stop", n_tokens, began.n_cached, stops.found, began.n_media)
+            return
+    raise GuestFailed(0)
+
+
+async def _lines(answer: Answer) -> AsyncIterator[list[str]]:
+    """The words of each line that the guest emits."""
+    rest = ""
     async for piece in answer:
         *lines, rest = (rest + piece).split("\n")
         for line in lines:
-            words = line.split(" ")
-            if words[0] == Place.PROMPT.value:
-                yield _token(words[1:], place=Place.PROMPT)
-                continue
-            if words[0] == Place.END.value:
-                ending = [_token(words[1:], place=Place.END)]
-                continue
-            if words[0] == "refused":
-                raise _refusal(int(words[1]), Errno(int(words[2])))
-            if words[0] == "end":
-                n_cached = int(words[2])
-                n_media = int(words[3]) - len(request.prompt) if request.media else 0
-                for token in stops.finish(detokenizer.finish(), ending):
-                    yield token
-                reason = "length" if words[1] == "length" else "stop"
-                reason = "stop" if stops.found else reason
-                yield End(reason, n_tokens, n_cached, stops.found, n_media)
-                return
-            n_tokens += 1
-            for token in stops.push(_token(words, detokenizer.push(int(words[0])))):
-                yield token
-            if stops.found:
-                yield End("stop", n_tokens, n_cached, stops.found)
-                return
-    raise GuestFailed(0)
+            yield line.split(" ")
 
 
 def _token(words: list[str], text: str = "", *, place: Place = Place.ANSWER) -> Token:

@@ -63,8 +63,9 @@ class Slots:
         self._n_of: Counter[Owner] = Counter()
         """Agents that are idle or in use, without the roots."""
 
-    async def take(self, owner: Owner, prompt: np.ndarray) -> Slot:
-        """An agent for a prompt, to be put back. Raises what spawning an agent raises.
+    async def take(self, owner: Owner, prompt: np.ndarray, *, keeps: bool = False) -> Slot:
+        """An agent for a prompt, to be put back. Raises what spawning an agent raises. If it
+        `keeps` what it has, the prompt is not computed.
 
         An agent that is idle, and need not be forked, waits for no agent of others that is made.
         """
@@ -72,7 +73,7 @@ class Slots:
         if slot is None:
             async with self._making:
                 slot = self._take_idle(owner, prompt) or await self._fork_or_make(owner, prompt)
-        slot.prompt = prompt
+        slot.prompt = slot.prompt if keeps else prompt
         return slot
 
     async def put_back(self, slot: Slot) -> None:

@@ -36,6 +36,8 @@ class Words:
     """Most probable tokens that are told beside each; -1 for no logprobs at all."""
     score_prompt: int = 0
     """1 tells the prompt's tokens before those of the answer, with their logprobs."""
+    count_prompt: int = 0
+    """1 tells how many tokens the prompt takes, and computes nothing."""
     ignore_eos: int = 0
     """1 takes a token that ends the text for one like all others."""
     bias: str = ""

@@ -119,8 +119,13 @@ class Writer:
         return await self.texts.of(http, lambda check: self._rendered(completer, wanted, check))
 
     async def count(self, http: HttpRequest, model: str, wanted: Wanted) -> int:
-        """Tokens of the prompt that a conversation becomes. Raises as `prepare`."""
-        return len((await self.render(http, model, wanted)).ids)
+        """Tokens of the prompt that a conversation becomes, its pictures and sounds included.
+        Raises as `prepare`."""
+        ids = (await self.render(http, model, wanted)).ids
+        if not wanted.media:
+            return len(ids)
+        wanted = await self._remote.fetched(wanted)
+        return await (await self.completer(http, model)).count(ids, wanted.media)
 
     async def require_grammar(
         self, model: Model, grammar: tuple[GrammarKind, str] | None, *, strict: bool = False

@@ -85,7 +85,7 @@ class Entry:
     """Seconds of silence after which a stream of events says that it goes on."""
     warnings: dict[str, None] = field(default_factory=dict)
     """What the answer warns of, in order, for its header."""
-    prompts: set[int] = field(default_factory=set)
+    prompts: dict[int, int] = field(default_factory=dict)
     """The `id` of each prompt that is counted already."""
     _leases: dict[Lease, None] = field(default_factory=dict, init=False)
     """What it uses until it, and all that works for it, has ended; see `working`."""
@@ -105,11 +105,12 @@ class Entry:
         path = scope["raw_path"].decode("latin-1")
         return Entry(id_, scope["method"], path, client=_client_of(scope), origin=origin)
 
-    def count_prompt(self, prompt: Sequence[int]) -> None:
-        """Counts its tokens: once, for all choices that there may be of it."""
-        if id(prompt) not in self.prompts:
-            self.prompts.add(id(prompt))
-            self.tokens_in += len(prompt)
+    def count_prompt(self, prompt: Sequence[int], n_media: int = 0) -> None:
+        """Counts its tokens: once, for all choices that there may be of it. `n_media` are those of
+        pictures and sounds, beside the one id that each has, as soon as they are known."""
+        n_tokens = len(prompt) + n_media
+        self.tokens_in += n_tokens - self.prompts.get(id(prompt), 0)
+        self.prompts[id(prompt)] = n_tokens
 
     def count_tokens(self, n: int) -> None:
         """Counts tokens of the answer that came now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from isthmus.abi import MediaKind
 from isthmus.model import Tokenizer
 from isthmus.printable import printable
 from isthmus.server.generation.writer import Writer
@@ -46,7 +47,11 @@ class About:
             "total_slots": self._settings.slots,
             "model_alias": served.name,
             "model_path": printable(model.path.name),
-            "modalities": {"vision": False, "audio": False, "video": False},
+            "modalities": {
+                "vision": MediaKind.RGB in model.media_kinds,
+                "audio": MediaKind.PCM in model.media_kinds,
+                "video": False,
+            },
             "endpoint_slots": False,
             "endpoint_props": False,
             "endpoint_metrics": True,

@@ -35,6 +35,8 @@ class Card:
     """Bytes of all weights."""
     projector_nbytes: int
     """Bytes of the projector's file, which is read whole; 0 without one."""
+    media: tuple[str, ...]
+    """What the projector makes embeddings of: `image`, `audio`."""
     file_nbytes: int
     changed: float
     """When a file of the model was written to last, in seconds since 1970."""
@@ -74,6 +76,7 @@ class Card:
             hparams=hparams,
             nbytes=sum(it.nbytes for it in file.tensors.values()),
             projector_nbytes=_size_of(settings.mmproj),
+            media=_media_of(library, settings.mmproj, hashes),
             file_nbytes=sum(it.st_size for it in found),
             changed=max(it.st_mtime for it in found),
             n_vocab=0 if table is None else table.shape[-1],
@@ -117,6 +120,19 @@ def _size_of(projector: str | Path | None) -> int:
         return 0 if projector is None else Path(projector).stat().st_size
     except OSError:
         return 0
+
+
+def _media_of(
+    library: Library, projector: str | Path | None, hashes: FileHashes
+) -> tuple[str, ...]:
+    """What a projector's header says that it takes; nothing if it cannot be read, which loading the
+    model tells."""
+    try:
+        said = {} if projector is None else open_gguf(library, Path(projector), hashes).metadata
+    except IsthmusError:
+        said = {}
+    keys = {"image": "clip.has_vision_encoder", "audio": "clip.has_audio_encoder"}
+    return tuple(kind for kind, key in keys.items() if said.get(key) is True)
 
 
 def templates_of(library: Library, path: Path, hashes: FileHashes) -> TemplateSet | None:

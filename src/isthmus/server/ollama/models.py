@@ -108,9 +108,14 @@ def _template(templates: TemplateSet | None) -> str:
         return ""
 
 
+_CAPABILITIES = {"image": "vision", "audio": "audio"}
+"""Ollama's words for what a model takes beside text."""
+
+
 def _capabilities(card: Card, templates: TemplateSet | None) -> list[str]:
     found = ["completion"] if card.generates else []
     found += ["embedding"] if card.embeds else []
+    found += [_CAPABILITIES[it] for it in card.media]
     form = _form(templates) if card.generates else None
     if form is not None:
         found += ["tools"] if form.calls is not None else []

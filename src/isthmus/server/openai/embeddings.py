@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,14 +15,16 @@ from starlette.responses import JSONResponse, Response
 
 from isthmus.errors import SettingsError
 from isthmus.model import Model
-from isthmus.server.generation.embedders import MAX_TEXTS, Embedders, require_texts
+from isthmus.server.generation.embedders import MAX_TEXTS, Embedders, Shown, require_texts
+from isthmus.server.generation.media import MediaFiles
 from isthmus.server.http.endpoint import Endpoint
+from isthmus.server.http.errors import HttpError
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.http.texts import Check
 from isthmus.server.openai.completions import token_lists
 from isthmus.server.openai.fields import EMBEDDING_TABLES, EMBEDDINGS
 from isthmus.server.openai.replies import EmbeddingList
-from isthmus.server.openai.requests import EmbeddingRequest
+from isthmus.server.openai.requests import AudioPart, EmbeddingRequest, ImagePart, TextPart
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
@@ -42,15 +45,56 @@ class Embeddings:
         return [_Endpoint("POST", "/v1/embeddings", self.embed, takes=takes, gives=gives)]
 
     async def embed(self, http: HttpRequest) -> Response:
-        """Texts become vectors of length 1."""
+        """Texts, pictures and sounds become vectors of length 1."""
         asked = await read_strictly(http, _decoder, EMBEDDING_TABLES)
         agents = await self._embedders.chosen(http, asked.model)
         agents.require_able(asked.model, asked.dimensions)
+        if _has_parts(asked.input):
+            items = await self._embedders.texts.of(http, lambda _: _shown(asked.input))
+            seen = await agents.embed_shown(http, asked.model, items)
+            n_tokens = sum(it.n_tokens for it in seen)
+            return await asyncio.to_thread(_answer, asked, [it.data for it in seen], n_tokens)
         texts = await self._embedders.texts.of(
             http, lambda check: _tokens(agents.model, asked.input, check)
         )
         made = await agents.embed(http, texts)
         return await asyncio.to_thread(_answer, asked, made, sum(map(len, texts)))
+
+
+def _has_parts(given: str | list[Any]) -> bool:
+    """Whether something beside texts and ids is to be embedded."""
+    flat = (one for it in given for one in (it if isinstance(it, list) else (it,)))
+    return not all(isinstance(it, str | int) for it in flat)
+
+
+def _shown(given: Sequence[Any]) -> list[Shown]:
+    """What is to be embedded, each a text with the files that come before it. HttpError 400."""
+    if len(given) > MAX_TEXTS:
+        raise SettingsError(f"input: give 1 to {MAX_TEXTS} texts and parts")
+    found, files, n_before = [], MediaFiles(), 0
+    for i, item in enumerate(given):
+        parts, texts = item if isinstance(item, list) else [item], []
+        for part in parts:
+            match part:
+                case ImagePart():
+                    files.add_uri(part.image_url.url, f"input[{i}].image_url.url")
+                case AudioPart():
+                    files.add_base64(part.input_audio.data, f"input[{i}].input_audio.data")
+                case TextPart():
+                    texts.append(part.text)
+                case str():
+                    texts.append(part)
+                case _:
+                    raise SettingsError(f"input[{i}]: ids do not go with pictures and sounds")
+        found.append(Shown(" ".join(texts), files.files[n_before:]))
+        n_before = len(files.files)
+    if files.remote:
+        where = files.remote[0].where
+        said = f"{where}: no URL is fetched for embeddings. Send data:image/png;base64,…"
+        raise HttpError(400, said, param=where)
+    if any(not it.text and not it.files for it in found):
+        raise SettingsError("input: a text is empty")
+    return found
 
 
 def _tokens(model: Model, given: str | list[Any], check: Check) -> list[list[int]]:

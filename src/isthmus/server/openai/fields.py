@@ -81,7 +81,10 @@ COMPLETIONS: Table = {
 
 EMBEDDINGS: Table = {
     "model": done("404 if this server does not have it"),
-    "input": done("a text, ids, or up to 2,048 of either, 300,000 tokens together"),
+    "input": done(
+        "a text, ids, or up to 2,048 of either, 300,000 tokens together; a part `image_url`, "
+        "`input_audio` or `text`, or a list of parts that have one embedding together"
+    ),
     "encoding_format": done("`float`, or `base64` of 32-bit floats"),
     "dimensions": done("what the model has: few models are trained to be cut short"),
     "user": without_effect(f"the key says whose request it is; {_TOLD_NOWHERE}"),

@@ -41,6 +41,8 @@ class ModelCard(TypedDict):
     makes_text: bool
     n_embd: int | None
     """The width of its embeddings; null where it makes none."""
+    media: list[str]
+    """What it takes beside text, by its projector: `image`, `audio`."""
     status: ModelStatus
     nbytes: int
     """Bytes of its weights."""

@@ -253,11 +253,14 @@ class CompletionRequest(Common, kw_only=True):
     """What comes after the answer, for models that fill gaps."""
 
 
+EmbeddedPart: TypeAlias = TextPart | ImagePart | AudioPart
+
+
 class EmbeddingRequest(_Part, kw_only=True):
     """`/v1/embeddings`."""
 
     model: str
-    input: str | list[str | int | list[int]]
+    input: str | list[str | int | EmbeddedPart | list[int | EmbeddedPart]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: _Text | None = None

@@ -93,6 +93,7 @@ function compose() {
   $("model").disabled = busy;
   if (agent) $("model").value = agent.models.default ?? "";
   else $("model").value = state.draft.model ?? state.models[0]?.id ?? "";
+  $("attach").hidden = !state.models.some(it => it.id === $("model").value && it.media.length);
 }
 function models() {
   $("model").replaceChildren(...state.models.map(it => el("option", { value: it.id }, it.id)));
@@ -103,7 +104,7 @@ async function chooseModel() {
   const model = $("model").value,
     agent = state.agents.get(state.shown);
   state.draft.model = model;
-  if (!agent || agent.models.default === model) return;
+  if (!agent || agent.models.default === model) return compose();
   announce("The conversation is read by the other model");
   try {
     await fork(agent.position, { model });
@@ -126,7 +127,7 @@ function submit() {
     } catch (error) {
       if (!state.live.has(state.shown)) {
         input.value ||= text;
-        pictures.giveBack(files);
+        pictures.giveBack();
       }
       throw error;
     }

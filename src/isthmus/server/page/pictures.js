@@ -1,4 +1,4 @@
-// Pictures and sounds that go with the next message: dropped on the page, or pasted into the message.
+// Pictures and sounds that go with the next message: chosen, dropped on the page, or pasted.
 
 import { $, announce, el, iconButton, size } from "./dom.js";
 import { state } from "./state.js";
@@ -8,24 +8,24 @@ const TAKEN = /^(image\/(png|jpeg|webp)|audio\/(x-)?wav|audio\/vnd\.wave)$/,
   MAX_NBYTES = 3e6;
 let guarded,
   waiting = [],
+  sent = [],
   reading = Promise.resolve();
 
 export function begin(guard) {
   guarded = guard;
-  const hasFiles = event => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", event => {
-    if (hasFiles(event)) event.preventDefault();
-  });
-  addEventListener("drop", event => {
-    if (!hasFiles(event)) return;
-    event.preventDefault();
-    given(event.dataTransfer.files);
-  });
-  $("input").addEventListener("paste", event => {
-    if (!event.clipboardData.files.length) return;
-    event.preventDefault();
-    given(event.clipboardData.files);
-  });
+  for (const kind of ["dragover", "drop", "paste"])
+    addEventListener(kind, event => {
+      const data = event.dataTransfer ?? event.clipboardData;
+      if (!data?.types.includes("Files")) return;
+      event.preventDefault();
+      if (kind !== "dragover") given(data.files);
+    });
+  const picked = $("picked");
+  $("attach").onclick = () => picked.click();
+  picked.onchange = () => {
+    given(picked.files);
+    picked.value = "";
+  };
 }
 
 function given(files) {
@@ -33,16 +33,32 @@ function given(files) {
   reading = reading.then(() => guarded(() => add(all)));
 }
 async function add(files) {
-  for (const file of files) {
+  for (let file of files) {
     if (!TAKEN.test(file.type)) throw new Error(`${file.name} is none of PNG, JPEG, WebP and WAV.`);
+    const { name } = file;
+    file = await smaller(file);
     const all = waiting.reduce((sum, it) => sum + it.size, file.size);
     if (all > MAX_NBYTES) throw new Error(`A message takes ${size(MAX_NBYTES)} of files.`);
     if (waiting.length >= MAX) throw new Error(`A message takes ${MAX} files.`);
-    waiting.push({ name: file.name, size: file.size, uri: await read(file) });
-    announce(`${file.name} goes with the message`);
+    waiting.push({ name, size: file.size, uri: await read(file) });
+    announce(`${name} goes with the message`);
   }
   draw();
   $("input").focus();
+}
+// Photos have more pixels than models see.
+async function smaller(file) {
+  const bitmap = file.size > MAX_NBYTES / 4 && (await createImageBitmap(file).catch(() => null));
+  if (!bitmap) return file;
+  const { width, height } = bitmap,
+    scale = Math.min(1, 2048 / Math.max(width, height)),
+    canvas = new OffscreenCanvas(Math.ceil(width * scale), Math.ceil(height * scale)),
+    context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.scale(scale, scale);
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
 }
 const read = file =>
   new Promise((done, failed) => {
@@ -73,15 +89,14 @@ function draw() {
 // The files of the message that is sent now.
 export async function take() {
   await reading;
-  const files = waiting.map(it => it.uri);
+  sent = waiting;
   waiting = [];
   draw();
-  return files;
+  return sent.map(it => it.uri);
 }
 // They were not sent.
-export function giveBack(files) {
-  if (!waiting.length)
-    waiting = files.map((uri, n) => ({ name: `File ${n + 1}`, size: Math.ceil(uri.length * 0.75), uri }));
+export function giveBack() {
+  if (!waiting.length) waiting = sent;
   draw();
 }
 // The files of a turn that is told again. Only the page has them, while it is open.

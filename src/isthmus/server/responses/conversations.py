@@ -17,7 +17,6 @@ from isthmus.server.generation.writer import Writer
 from isthmus.server.http.endpoint import Endpoint, as_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.texts import most_nbytes
 from isthmus.server.responses.archive import Archive, locked
 from isthmus.server.responses.bounds import Bounds
 from isthmus.server.responses.chain import Added, Chain, Described, Removed, as_turn
@@ -50,7 +49,7 @@ class Conversations:
     @property
     def _most_nbytes(self) -> int:
         """Bytes of the longest body whose items could fit into a context."""
-        return most_nbytes(self._writer.n_ctx)
+        return self._writer.most_nbytes
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""

@@ -18,7 +18,7 @@ from isthmus.server.http.fair import Room
 from isthmus.server.keys.guard import Room as Bodies
 from isthmus.server.responses.archive import Archive, Basis
 from isthmus.server.responses.chain import Answered, Begun, Ended
-from isthmus.server.responses.draft import Draft, Drafts, prompt_of
+from isthmus.server.responses.draft import Draft, Drafts
 from isthmus.server.responses.frame import conversation_id, frame_of
 from isthmus.server.responses.ids import Nowhere
 from isthmus.server.responses.items import Item, MakeId, items_of, with_ids
@@ -165,7 +165,7 @@ class Creating:
         keep: Callable[[ModelResponse, int], Awaitable[None]],
     ) -> AsyncGenerator[Event, None]:
         """The events of a response that the draft's agent computes, and that is kept."""
-        prompt = prompt_of(order.prepared.request.prompt)
+        prompt = order.prepared.request.known_by()
         actor = await draft.actor(self._drafts.like(draft.record, prompt))
         current().agent = draft.record.id
         if made.n_events == 0:
@@ -192,7 +192,7 @@ class Creating:
         nbytes = current().nbytes_in
         self._bodies.take(job.owner, nbytes)
         with contextlib.ExitStack() as stack:  # what the request uses stays until the job ends
-            entry = replace(current(), tokens_in=0, tokens_out=0, prompts=set())
+            entry = replace(current(), tokens_in=0, tokens_out=0, prompts={})
             stack.enter_context(entry.working(current()))
             task = self.jobs.run(job, self._work(order, job, entry))
             release = stack.pop_all().close

@@ -19,7 +19,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -206,8 +206,3 @@ class Draft:
         elif self._dirty:
             await self._held.discard()
         self._dirty = False
-
-
-def prompt_of(ids: Sequence[int]) -> np.ndarray:
-    """A prompt as `Drafts` compares it."""
-    return np.array(ids, dtype=np.int32)

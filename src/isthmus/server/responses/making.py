@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from isthmus.actor import Actor
 from isthmus.server.generation.answering import Answer
 from isthmus.server.generation.prepared import Prepared, Step
-from isthmus.server.generation.request import End, read_tokens
+from isthmus.server.generation.request import Began, End, read_tokens
 from isthmus.server.generation.tokens import Token
 from isthmus.server.http.entry import current
 from isthmus.server.openai.choices import logprob_of
@@ -105,7 +105,7 @@ def _told(made: Made, output: Output, item: Step | End) -> Iterator[Event]:
 
 async def tokens_of(
     actor: Actor, prepared: Prepared, deadline_s: float
-) -> AsyncGenerator[Token | End, None]:
+) -> AsyncGenerator[Began | Token | End, None]:
     """The tokens of an answer by an actor, which is idle again after the last. Raises
     IsthmusError."""
     request, entry = prepared.request, current()
@@ -113,11 +113,12 @@ async def tokens_of(
     entry.count_prompt(request.prompt)
     try:
         async for item in read_tokens(prepared.completer.model, answer, request):
-            if isinstance(item, Token):
+            if isinstance(item, Began):
+                entry.count_prompt(request.prompt, item.n_media)
+                entry.tokens_cached += item.n_cached
+            elif isinstance(item, Token):
                 entry.count_tokens(item.id >= 0)
             else:
-                entry.tokens_cached += item.n_cached
-                entry.tokens_in += item.n_media
                 await answer.finish()
             yield item
     finally:

@@ -14,7 +14,6 @@ from isthmus.server.http.endpoint import Endpoint, as_json, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError, body_of, note
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
-from isthmus.server.http.texts import most_nbytes
 from isthmus.server.responses.archive import Archive
 from isthmus.server.responses.chain import Stored
 from isthmus.server.responses.creating import Creating, Order
@@ -68,7 +67,7 @@ class Responses:
 
     async def create(self, http: HttpRequest) -> Response:
         """An answer to items, which is kept unless the request says otherwise."""
-        asked = await read(http, ResponseRequest, most=most_nbytes(self._writer.n_ctx))
+        asked = await read(http, ResponseRequest, most=self._writer.most_nbytes)
         order = await self._creating.order(http, asked)
         if asked.background:
             job = await self._creating.start(order)
@@ -86,7 +85,7 @@ class Responses:
 
     async def count(self, http: HttpRequest) -> Response:
         """How many tokens a prompt would have."""
-        asked = await read(http, CountRequest, most=most_nbytes(self._writer.n_ctx))
+        asked = await read(http, CountRequest, most=self._writer.most_nbytes)
         _, _, plan = await self._creating.planned(asked)
         n_tokens = await self._writer.count(http, asked.model, plan.wanted)
         counted: InputTokens = {"object": "response.input_tokens", "input_tokens": n_tokens}
