@@ -28,6 +28,7 @@ from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.interface import Export, FunctionType, Import, Interface
 from isthmus.wasm.lines import Lines
 from isthmus.wasm.names import function_names, shown
+from isthmus.wasm.resumable import is_resumable
 from isthmus.wasm.wasi_nn import MODULE as NN_MODULE
 
 START = "_start"
@@ -96,6 +97,7 @@ class Guest:
         self.trusted = trusted
         self.is_64 = interface.is_64
         self.is_command = START in interface.exports
+        self.is_resumable = ON_MESSAGE in interface.exports and is_resumable(wasm)
         self.mutable_globals = interface.mutable_globals
         self.functions = dict(_callable_functions(interface))
 
