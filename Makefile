@@ -161,6 +161,8 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.ray: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	touch $@
+
 $(VENV)/.binaryen: $(VENV)/bin/python
 	if command -v npm > /dev/null; then npm install --silent --prefix $(VENV) binaryen@132.0.0; fi
 	touch $@

@@ -52,7 +52,7 @@ class Spawned:
 
 @dataclass(frozen=True)
 class Frozen:
-    """An actor between two messages, whole: how another one begins."""
+    """An actor between two messages or tokens, whole: how another one begins."""
 
     state: ActorState
     image: Image | LiveImage
@@ -81,6 +81,26 @@ class Frozen:
             restoration,
             snapshot.verify_memory if verified else None,
         )
+
+    def caches_apart(self) -> list[tuple[int, int]]:
+        """(offset, nbytes) of KV caches that a device takes from the image itself.
+
+        There are none if the image is to be verified, which it is where it was placed.
+        """
+        if self.verify is not None:
+            return []
+        replayed = self.restoration.replayed if self.restoration else frozenset()
+        return [
+            (it.ptr + it.layout.kv_offset, it.layout.kv_nbytes)
+            for it in self.state.sessions
+            if it.model not in replayed
+        ]
+
+    def source(self) -> Image | Binding | None:
+        """Where the rows of KV caches are that are not in its memory; None if they are there."""
+        if isinstance(self.image, LiveImage):
+            return self.caches
+        return self.image if self.verify is None else None
 
     def with_args(self, args: tuple[str, ...]) -> Frozen:
         """The same, with other options."""

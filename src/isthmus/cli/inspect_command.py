@@ -70,6 +70,9 @@ def _lines(it: Inspection, signed: str, *, resumable: bool) -> list[str]:
             f"{_embedded(session.n_embedded)}"
         )
         lines += [f"  | {line}" for line in excerpt(session.text).splitlines()]
+    if it.answered is not None:
+        lines.append("answer     it is in the middle of one; isthmus restore goes on with it")
+        lines += [f"  | {line}" for line in excerpt(it.answered).splitlines()]
     return lines
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.actor import Actor
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.cli.options import read_files, say
 from isthmus.cli.restoring import restore, target
 from isthmus.cli.snapshot import tell
