@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.snapshot import open_snapshot
+from tests.e2e.test_cli import isthmus
 from tests.exact.pausing import at_every_pause, paused_at, saved_at
 
 MESSAGE = "Tell me a story."
@@ -274,3 +279,41 @@ def test_snapshot_settings_are_checked_in_the_middle_too(actor: Actor, tmp_path:
     with pytest.raises(SettingsError, match="name and base are for stores"):
         actor.snapshot(tmp_path / "mid.safetensors", name="x")
     list(stream)
+
+
+# ---------------------------------------------------------------------------------- command line
+
+
+def test_ctrl_z_leaves_in_the_middle_of_an_answer(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chat.safetensors"
+    options = ["--arg", "max_tokens=500", "--arg", "n_ctx=1024", "--arg", "regex=[a-z ]{5000,}"]
+    begun = ["--model", str(tiny), "--seed", "1", *options]
+    whole = isthmus("chat", *begun, stdin="Tell me a story.\n")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", "isthmus", "chat", "--resume", str(file), *begun]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"Tell me a story.\n")
+        first = os.read(process.stdout.fileno(), 3)
+        process.send_signal(signal.SIGTSTP)
+        rest, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    told = (first + rest).decode().removesuffix("\n")
+    assert whole.stdout.startswith(told)
+    assert len(told) < len(whole.stdout) - 1
+    seen = isthmus("inspect", file)
+    assert "resumable" in seen.stdout
+    assert "it is in the middle of one" in seen.stdout
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    resumed = isthmus("chat", "--resume", file, "--model", tiny, stdin="")
+    assert resumed.stdout == whole.stdout, resumed.stderr
+    restored = isthmus("restore", copy, "--model", tiny)
+    assert told + restored.stdout == whole.stdout, restored.stderr
