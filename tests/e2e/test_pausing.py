@@ -22,7 +22,7 @@ from isthmus.errors import (
     SettingsError,
 )
 from isthmus.snapshot import open_snapshot
-from tests.e2e.test_cli import isthmus
+from tests.e2e.test_cli import complains, isthmus
 from tests.exact.pausing import at_every_pause, paused_at, saved_at
 
 MESSAGE = "Tell me a story."
@@ -317,3 +317,26 @@ def test_ctrl_z_leaves_in_the_middle_of_an_answer(tiny: Path, tmp_path: Path) ->
     assert resumed.stdout == whole.stdout, resumed.stderr
     restored = isthmus("restore", copy, "--model", tiny)
     assert told + restored.stdout == whole.stdout, restored.stderr
+
+
+def test_forks_of_an_answer_with_other_seeds(
+    shared: Runtime, model: Model, actor: Actor, tiny: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mid.safetensors"
+    said = paused_at(shared, actor, 9)
+    actor.snapshot(file)
+    texts = []
+    for seed in (1, 2, 3):
+        (child,) = actor.fork(args=[*CHAT[:2], f"seed={seed}", *CHAT[3:]])
+        with child:
+            stream = child.resume()
+            texts.append(said + "".join(stream))
+            assert stream.reply.text == texts[-1]
+    assert len(set(texts)) == 3
+    again = actor.resume()
+    list(again)
+    assert again.reply.text == texts[2]  # the seed that it had
+    done = isthmus("fork", file, "--model", tiny, "--seed", "1", "--seed", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"--- 1: seed 1\n{texts[0]}\n--- 2: seed 2\n{texts[1]}\n"
+    complains(isthmus("fork", file, "--model", tiny, "--message", "Hi"), 2, "give --seed for each")

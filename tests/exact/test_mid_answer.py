@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from isthmus import Actor, Model, Runtime
+from isthmus import Actor, Capacity, Model, Runtime
 from isthmus.snapshot import Store, open_snapshot
 from tests.exact.digest import digest
 from tests.exact.pausing import at_every_pause
@@ -91,7 +91,7 @@ class Branches:
         if n not in self.points:
             return
         keeper, file = self.actor._keeper, self.folder / f"{n}.safetensors"
-        self.forks[n] = keeper.while_paused(lambda: self.actor._children(3))
+        self.forks[n] = keeper.while_paused(lambda: self.actor._children(3, None))
         self.files[n] = keeper.while_paused(lambda: keeper.save(file)).path
         store = Store(self.store)
         self.saved[n] = keeper.while_paused(lambda: keeper.save(store, f"at-{n}")).path
@@ -113,7 +113,8 @@ class Branches:
 
 
 def every_pause_changes_nothing(case: Case, folder: Path, points: range) -> None:
-    with Runtime(device="cpu", threads=2) as runtime:
+    patient = Capacity(initialize_s=600)  # a long text goes through its grammar again
+    with Runtime(device="cpu", threads=2, capacity=patient) as runtime:
         model = case.open(runtime)
         with case.spawn(runtime, model) as control:
             reply = control.send(MESSAGE)

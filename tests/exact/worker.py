@@ -12,12 +12,13 @@ import subprocess
 import sys
 from typing import Any
 
-from isthmus import Model, Runtime
+from isthmus import Capacity, Model, Runtime
 from tests.exact.digest import digest
 
 
 def main(request: dict[str, Any]) -> None:
-    with Runtime(device="cpu", threads=request["threads"]) as runtime:
+    patient = Capacity(initialize_s=600)
+    with Runtime(device="cpu", threads=request["threads"], capacity=patient) as runtime:
         model = runtime.load_model(request["model"], **request.get("settings", {}))
         if request.get("adapter"):
             adapter = runtime.load_adapter(request["adapter"], model)

@@ -89,6 +89,8 @@ def test_exports_what_a_guest_must(path: Path, engine: wasmtime.Engine) -> None:
         expected["_initialize"] = ([], [])
     if path.stem in ("chat", "chat64", "embed", "speculate", "summarise"):
         expected["on_replay"] = ([], ["i32"])
+    if path.stem in ("chat", "chat64"):
+        expected["on_options"] = ([], ["i32"])
     if path.stem in ("bench", "bench64"):
         expected["nop"] = (["i32"], ["i32"])
     if path.stem in RESUMABLE:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -174,7 +174,7 @@ class Actor(Answering):
 
     # ------------------------------------------------------------------ copies of it
 
-    def fork(self, n: int = 1) -> list[Actor]:
+    def fork(self, n: int = 1, *, args: Sequence[str] | None = None) -> list[Actor]:
         """`n` more actors that are what this one is now: memory, sessions, clock, random numbers.
 
         The first fork copies the memory in use once, into an image that parent and children share;
@@ -182,11 +182,12 @@ class Actor(Answering):
         be mapped twice each fork is one copy, made by the device where it has the bytes. Given the
         same message, all of them answer the same. While a resumable guest answers, they are what it
         is at its next token, and `resume` goes on with the answer in each; it goes on by itself.
-        Raises ActorBusy, ActorClosed, Overloaded, RegionError.
+        `args` are the forks' options, by default its own. Raises ActorBusy, ActorClosed,
+        Overloaded, RegionError.
         """
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")
-        return self._between_tokens(partial(self._children, n))
+        return self._between_tokens(partial(self._children, n, args))
 
     def snapshot(
         self,
@@ -246,10 +247,12 @@ class Actor(Answering):
 
     # ------------------------------------------------------------------ parts
 
-    def _children(self, n: int) -> list[Actor]:
+    def _children(self, n: int, args: Sequence[str] | None) -> list[Actor]:
         """Forks of what it is now."""
         children: list[Actor] = []
         frozen = self._keeper.origin()
+        if args is not None:
+            frozen = frozen.with_args(tuple(args))
         try:
             for _ in range(n):
                 children.append(Actor(self._platform, self.guest, self._granted, frozen))

@@ -65,6 +65,8 @@ class Frozen:
     verify: Callable[[HostAddr], None] | None = None
     """Compares the image, once it is placed, with its hashes; raises SnapshotInvalid."""
     copy_tensors: bool = False
+    has_other_options: bool = False
+    """Whether its options are not those that its guest has read."""
     caches: Binding | None = None
     """The binding of the actor whose memory a LiveImage is: it may have the KV caches elsewhere."""
 
@@ -104,7 +106,8 @@ class Frozen:
 
     def with_args(self, args: tuple[str, ...]) -> Frozen:
         """The same, with other options."""
-        return replace(self, state=replace(self.state, args=args))
+        differ = self.has_other_options or args != self.state.args
+        return replace(self, state=replace(self.state, args=args), has_other_options=differ)
 
     def plain(self) -> Frozen:
         """The same, for forks: how it was restored says nothing about them."""

@@ -48,7 +48,7 @@ from isthmus.wasm import (
     wasi_nn,
     write_globals,
 )
-from isthmus.wasm.guest import ON_MESSAGE, ON_REPLAY, START
+from isthmus.wasm.guest import ON_MESSAGE, ON_OPTIONS, ON_REPLAY, START
 from isthmus.wasm.memory_creator import MemoryRequest
 from isthmus.wasm.wasi import at_end
 
@@ -204,6 +204,7 @@ class Body:
         if isinstance(beginning, Frozen):
             with self.binding.thaw(beginning.source()):
                 self._thaw_handles(beginning, beginning.restoration)
+            self._tell_options(beginning)
         elif not self._guest.is_command:
             for name in self.instance.entry_points():
                 self._run(self._call(name))
@@ -249,8 +250,7 @@ class Body:
 
     def _write(self, stream: int, data: bytes) -> None:
         """Takes what the guest writes to standard output (1) or standard error (2)."""
-        write = self._stdio.write if self._guest.is_command else self._api.log_stream
-        write(stream, data)
+        (self._stdio.write if self._guest.is_command else self._api.log_stream)(stream, data)
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """The result of work that belongs to its beginning, once the loop has driven it."""
@@ -375,6 +375,15 @@ class Body:
         code = self._run(self._call(ON_REPLAY))
         if code != 0:
             raise self.context.message.failure(-code)
+
+    def _tell_options(self, frozen: Frozen) -> None:
+        """Has a guest in the middle of an answer read other options, if it can."""
+        differ = frozen.has_other_options and frozen.state.message is not None
+        if differ and ON_OPTIONS in self._guest.functions:
+            if self._fuel is not None:
+                self.instance.fuel = self._fuel
+            if code := self._run(self._run_to_end(ON_OPTIONS)):
+                raise self.context.message.failure(-code)
 
     def _grow_memory(self, nbytes: int) -> int:
         begin = self.region.nbytes

@@ -7,8 +7,8 @@ A guest is a core WebAssembly module that
 * defines and exports one linear memory, `memory`, not shared: 32-bit, or 64-bit, and then pointers
   and lengths in its imports have 64 bits;
 * exports either `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
-  `on_replay`, () -> i32; or `_start`, () -> (), and is a command then, with a new instance for each
-  message;
+  `on_replay` and `on_options`, () -> i32; or `_start`, () -> (), and is a command then, with a new
+  instance for each message;
 * keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it;
 * is within the bounds of `bounds.py`.
 """
@@ -35,6 +35,7 @@ START = "_start"
 ON_MESSAGE = "on_message"
 INITIALIZE = "_initialize"
 ON_REPLAY = "on_replay"
+ON_OPTIONS = "on_options"
 MEMORY = "memory"
 
 _CORE = b"\0asm\x01\0\0\0"
@@ -53,6 +54,7 @@ _EXPORTS = {
     ON_MESSAGE: Signature(("i32",), "i32"),
     INITIALIZE: Signature((), None),
     ON_REPLAY: Signature((), "i32"),
+    ON_OPTIONS: Signature((), "i32"),
     START: Signature((), None),
 }
 _RESULTS: tuple[tuple[str, ...], ...] = ((), ("i32",))
