@@ -163,5 +163,6 @@ def test_a_snapshot_says_that_it_is_in_the_middle(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.model
-def test_every_token(smollm2: Path, tmp_path: Path) -> None:
-    every_pause_changes_nothing(Case(smollm2, 200), tmp_path, range(201))
+def test_every_tenth_of_200_tokens(smollm2: Path, tmp_path: Path) -> None:
+    """It pauses before each of them; what is kept of all of them would not fit into memory."""
+    every_pause_changes_nothing(Case(smollm2, 200), tmp_path, range(0, 201, 10))
