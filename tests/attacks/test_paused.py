@@ -61,7 +61,7 @@ def test_another_model_cannot_end_the_answer(shared: Runtime, actor: Actor, tmp_
     [
         ({"pending": "emit"}, "cannot have paused before 'emit'"),
         ({"pending": "nothing"}, "cannot have paused before 'nothing'"),
-        ({"arguments": ()}, "cannot have paused before 'decode'"),
+        ({"arguments": ()}, "cannot have paused before 'emit_token'"),
         ({"room": 2**32 - ROOM_NBYTES}, "does not lie in its memory"),
         ({"room": 24}, "does not lie in its memory"),
     ],
@@ -89,7 +89,7 @@ def test_a_pending_call_with_other_arguments_is_checked_as_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = saved_at(shared, actor, 9, tmp_path / "mid.safetensors")
-    change_manifest(monkeypatch, {"arguments": (2, 2**31)})
+    change_manifest(monkeypatch, {"arguments": (2, 2**31, 0, 0)})
     restored = shared.restore(path, models={"default": model})
     with restored, pytest.raises(GuestError, match="token"):
         list(restored.resume())

@@ -23,6 +23,7 @@ ASKING = (
     "decode",
     "decode_many",
     "decode_batch",
+    "emit_token",
     "prefill",
     "prefill_embeddings",
     "embed",
