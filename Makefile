@@ -17,7 +17,7 @@ demo: $(VENV)/.runtime ## talk with a real model through a sandboxed guest (down
 quick: check ## check, and the quick unit tests on tiny models: half a minute, nothing to download
 	$(BIN)/pytest -q -m 'not slow and not model' tests/unit
 
-test: $(VENV)/.dev ## run the whole test suite, by JOBS (2) processes that each take the next file
+test: $(VENV)/.dev $(VENV)/.binaryen ## run the whole test suite, by JOBS (2) processes that each take the next file
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
@@ -115,12 +115,12 @@ check: $(VENV)/.dev ## lint, types, floors, lengths, cycles, and generated files
 	$(BIN)/python tools/generate_abi.py --check
 	$(BIN)/python tools/generate_docs.py --check
 
-setup: $(VENV)/.dev ## make the virtual environment with everything in it
+setup: $(VENV)/.dev $(VENV)/.binaryen ## make the virtual environment with everything in it
 
 generate: $(VENV)/.dev ## write what is generated from abi/host.toml
 	$(BIN)/python tools/generate_abi.py
 
-guests: $(VENV)/.dev ## compile the bundled guests
+guests: $(VENV)/.dev $(VENV)/.binaryen ## compile the bundled guests (npm fetches Binaryen)
 	$(BIN)/python tools/build_guests.py
 
 bless: generate guests docs ## regenerate everything that tests compare with
@@ -161,6 +161,10 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.ray: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	touch $@
+
+$(VENV)/.binaryen: $(VENV)/bin/python
+	if command -v npm > /dev/null; then npm install --silent --prefix $(VENV) binaryen@132.0.0; fi
 	touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev

@@ -4,8 +4,9 @@ Some are compiled a second time, with a 64-bit memory, to <name>64.wasm: the sam
 contexts whose KV cache does not fit into 4 GiB.
 
 The same sources give the same bytes on every machine: the compiler is pinned (the `ziglang`
-package), no debug information is kept, and of the custom sections only the function names, which
-a trap's backtrace shows, and the card of `isthmus.toml` beside each source.
+package), and so is wasm-opt (npm's `binaryen`), which makes some resumable. No debug information is
+kept, and of the custom sections only the function names, which a trap's backtrace shows, and the
+card of `isthmus.toml` beside each source.
 
     python tools/build_guests.py [name ...]     compiles
     python tools/build_guests.py --check        writes nothing; exits 1 and names what differs
@@ -21,7 +22,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from isthmus.errors import ToolchainMissing
 from isthmus.projects import open_project
+from isthmus.projects.building import make_resumable
+from isthmus.projects.toolchain import find_wasm_opt
 from isthmus.wasm.card import with_card, without_sections
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +57,11 @@ WIDE = ("bench", "chat", "complete")
 """What is compiled with a 64-bit memory, too."""
 
 
+RESUMABLE = ("chat", "complete")
+"""Guests whose answers can be saved between two tokens."""
+BINARYEN_VERSION = "132"
+
+
 def names() -> list[str]:
     """The bundled guests that are compiled here."""
     found = [path.parent.name for path in GUESTS.glob("*/*.c") if path.stem not in FETCHED]
@@ -82,6 +91,8 @@ def compile_guest(name: str) -> bytes:
             [*command, str(source(name)), "-o", str(output)], check=True, env=environment
         )
         module = without_sections(output.read_bytes(), LEFT_OUT)
+        if folder_of(name).name in RESUMABLE:
+            module = make_resumable(module, find_wasm_opt(ROOT), name)
         return with_card(module, open_project(folder_of(name)).card)
 
 
@@ -92,6 +103,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if (found := importlib.metadata.version("ziglang")) != ZIG_VERSION:
         parser.error(f"ziglang is {found}: install ziglang=={ZIG_VERSION}")
+    try:
+        wasm_opt = find_wasm_opt(ROOT)
+    except ToolchainMissing as error:
+        parser.error(str(error))
+    said = subprocess.run([*wasm_opt.command, "--version"], capture_output=True, check=True)
+    if f"version {BINARYEN_VERSION} ".encode() not in said.stdout:
+        parser.error(f"{said.stdout.decode().strip()}: npm install --prefix .venv binaryen@132.0.0")
     status = 0
     for name in arguments.name or names():
         module = compile_guest(name)

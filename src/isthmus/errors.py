@@ -37,6 +37,7 @@
     ├── ActorError
     │   ├── Overloaded              all actors together have, or wait for, as much as they may
     │   ├── ActorBusy               it handles another message, or nobody may wait here
+    │   ├── AnswerPaused            it was paused between two tokens, and may be resumed
     │   └── ActorClosed             it was closed, or died of an earlier error
     ├── SnapshotError               nothing was restored, and nothing is half written
     │   ├── SnapshotNotFound        no file or snapshot of that name
@@ -274,6 +275,10 @@ class Overloaded(ActorError):
 
 class ActorBusy(ActorError):
     """The actor is handling another message, or the calling thread must not wait for it."""
+
+
+class AnswerPaused(ActorError):
+    """The answer was paused between two tokens; `Actor.resume` goes on with it."""
 
 
 class ActorClosed(ActorError):

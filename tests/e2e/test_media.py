@@ -527,11 +527,11 @@ def test_by_the_command_line(
 
 
 def test_chat_of_the_terminal_takes_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    picture = tmp_path / "p.png"
-    picture.write_bytes(b"a picture")
+    (picture := tmp_path / "p.png").write_bytes(b"a picture")
     sent: list[str | bytes] = []
-    monkeypatch.setattr(talk, "print_answer", lambda _, message: sent.append(message))
-    actor: Any = SimpleNamespace(state="idle", close=lambda: None)
+    monkeypatch.setattr(talk, "print_answer", lambda message, _: sent.append(message))
+    told = {"state": "idle", "answer_so_far": None, "stream": lambda message: message}
+    actor: Any = SimpleNamespace(close=lambda: None, **told)
     conversation = talk.Talk(None, Namespace(system=None), lambda _: actor, None)  # type: ignore[arg-type]
     conversation.start()
     conversation.files = [b"first"]

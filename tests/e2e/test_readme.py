@@ -35,6 +35,7 @@ def test_examples(
     assert "exact\n" in said
     assert "isthmus_actors_idle" in said
     assert (tmp_path / "ada.safetensors").exists()
+    assert (tmp_path / "half.safetensors").exists()
 
 
 def headings(page: Path) -> set[str]:

@@ -381,10 +381,10 @@ def test_forks_live_on_their_own(shared: Runtime, model: Model, actor: Actor) ->
 def test_neither_fork_nor_snapshot_while_it_runs(
     shared: Runtime, model: Model, tmp_path: Path
 ) -> None:
-    args = ["temperature=0", "max_tokens=300", "n_ctx=1024"]
-    with shared.spawn("chat", models={"default": model}, args=args, seed=1) as actor:
-        stream = actor.stream("hello")
-        next(stream)
+    """Of a guest that is not resumable; tests/e2e/test_pausing.py has the others."""
+    with shared.spawn("bench", models={"default": model}, args=BENCH, seed=1) as actor:
+        actor.send("prefill 20 1")
+        stream = actor.stream("sequence 200")
         with pytest.raises(ActorBusy):
             actor.fork()
         with pytest.raises(ActorBusy):

@@ -12,14 +12,21 @@ import subprocess
 import sys
 from typing import Any
 
-from isthmus import Runtime
+from isthmus import Capacity, Model, Runtime
 from tests.exact.digest import digest
 
 
 def main(request: dict[str, Any]) -> None:
-    with Runtime(device="cpu", threads=request["threads"]) as runtime:
+    patient = Capacity(initialize_s=600)
+    with Runtime(device="cpu", threads=request["threads"], capacity=patient) as runtime:
         model = runtime.load_model(request["model"], **request.get("settings", {}))
+        if request.get("adapter"):
+            adapter = runtime.load_adapter(request["adapter"], model)
+            model = runtime.adapt(model, {adapter: 0.7})
         models = {"default": model}
+        if "resume" in request:
+            print(json.dumps({"resumed": resumed(runtime, models, request["resume"])}), flush=True)
+            signal.pause()
         if "restore" in request:
             actor = runtime.restore(request["restore"], models=models, require="exact")
         else:
@@ -39,6 +46,23 @@ def main(request: dict[str, Any]) -> None:
         }
         print(json.dumps(answer), flush=True)
         signal.pause()
+
+
+def resumed(
+    runtime: Runtime, models: dict[str, Model], files: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """What becomes of each answer that snapshots are in the middle of."""
+    ends = {}
+    for name, path in files.items():
+        with runtime.restore(path, models=models, require="exact") as actor:
+            stream = actor.resume()
+            for _ in stream:
+                pass
+            ends[name] = {**digest(actor), "text": stream.reply.text}
+            ends[name]["n_tokens"] = stream.reply.n_tokens
+            for changed in ("memory", "memory_nbytes", "globals"):
+                del ends[name][changed]
+    return ends
 
 
 def ask(**request: Any) -> dict[str, Any]:

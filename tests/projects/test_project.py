@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from isthmus.cli import main
-from isthmus.errors import BuildFailed, GuestInvalid, ProjectError, ToolchainMissing
+from isthmus.errors import BuildFailed, GuestInvalid, ProjectError, SettingsError, ToolchainMissing
 from isthmus.projects import (
     LANGUAGES,
     SCRIPT_LANGUAGES,
@@ -140,6 +140,35 @@ def test_a_missing_compiler_is_named_with_how_to_get_it(
         build(project)
     assert "\n" not in str(caught.value)
     assert not project.output.exists()
+
+
+def test_a_missing_wasm_opt_is_named_with_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = new_project(tmp_path / "agent", "c", "hello")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(ToolchainMissing, match=r"npm install --prefix .* binaryen") as caught:
+        build(project, resumable=True)
+    assert "\n" not in str(caught.value)
+    assert not project.output.exists()
+
+
+def test_a_wasm_opt_that_is_too_old_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = new_project(tmp_path / "agent", "c", "hello")
+    script(tmp_path / "wasm-opt", "echo 'wasm-opt version 108 (version_108)'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(ToolchainMissing, match="wasm-opt is 108, and guests need 132 or newer"):
+        build(project, resumable=True)
+
+
+def test_a_resumable_guest_tells_no_lines(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "agent", "c", "hello")
+    with pytest.raises(SettingsError, match="without --debug"):
+        build(project, debug=True, resumable=True)
 
 
 def script(path: Path, text: str) -> None:

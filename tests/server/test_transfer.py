@@ -15,6 +15,7 @@ import wasmtime
 from isthmus import Runtime
 from isthmus.snapshot import open_snapshot
 from isthmus.units import MIB
+from tests.exact.pausing import saved_at
 from tests.patience import eventually
 from tests.server.conftest import Serving
 from tests.server.process import watching
@@ -197,3 +198,16 @@ def test_uploads_are_limited(tiny_q8: Path, tmp_path: Path) -> None:
     assert restored(serving, b"x" * 2_000_001).status_code == 413
     assert serving.client.post("/v1/guests", content=b"x" * 10_001).status_code == 413
     assert serving.stop() == 0
+
+
+def test_a_snapshot_in_the_middle_of_an_answer_is_refused(
+    tiny_server: Serving, tiny: Path, tmp_path: Path
+) -> None:
+    with Runtime(device="cpu") as runtime:
+        options = {"max_tokens": 20, "n_ctx": 512, "regex": "[a-z]{100}"}
+        models = {"default": runtime.load_model(tiny)}
+        actor = runtime.spawn("chat", models=models, args=options)
+        path = saved_at(runtime, actor, 3, tmp_path / "mid.safetensors")
+    refused = restored(tiny_server, path.read_bytes())
+    assert refused.status_code == 400
+    assert "is in the middle of an answer" in refused.json()["error"]["message"]

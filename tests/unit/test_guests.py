@@ -11,6 +11,9 @@ import pytest
 import wasmtime
 
 from isthmus import abi
+from isthmus.errors import ToolchainMissing
+from isthmus.projects.toolchain import find_wasm_opt
+from isthmus.wasm.resumable import is_resumable
 
 ROOT = Path(__file__).resolve().parents[2]
 GUESTS = ROOT / "src" / "isthmus" / "guests"
@@ -18,7 +21,16 @@ NAMES = ("bench", "chat", "complete", "decode", "embed", "gemm", "speculate", "s
 FETCHED = ("js", "py")
 """Guests that are compiled on the user's machine: see `isthmus/runtime/scripts.py`."""
 WIDE = ("bench64", "chat64", "complete64")
+RESUMABLE = ("chat", "chat64", "complete", "complete64")
 MAX_NBYTES = 128 * 1024
+
+
+def has_wasm_opt() -> bool:
+    try:
+        find_wasm_opt(ROOT)
+    except ToolchainMissing:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +62,7 @@ def test_every_guest_is_listed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("ziglang"), reason="ziglang is not installed")
+@pytest.mark.skipif(not has_wasm_opt(), reason="wasm-opt is not here: make setup fetches it by npm")
 def test_rebuilds_byte_for_byte(path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/build_guests.py"), "--check", path.stem]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -76,8 +89,16 @@ def test_exports_what_a_guest_must(path: Path, engine: wasmtime.Engine) -> None:
         expected["_initialize"] = ([], [])
     if path.stem in ("chat", "chat64", "embed", "speculate", "summarise"):
         expected["on_replay"] = ([], ["i32"])
+    if path.stem in ("chat", "chat64"):
+        expected["on_options"] = ([], ["i32"])
     if path.stem in ("bench", "bench64"):
         expected["nop"] = (["i32"], ["i32"])
+    if path.stem in RESUMABLE:
+        pointer = "i64" if path.stem in WIDE else "i32"
+        expected |= {f"asyncify_start_{it}": ([pointer], []) for it in ("unwind", "rewind")}
+        expected |= {f"asyncify_stop_{it}": ([], []) for it in ("unwind", "rewind")}
+        expected["asyncify_get_state"] = ([], ["i32"])
+    assert is_resumable(path.read_bytes()) == (path.stem in RESUMABLE)
     assert functions(module) == expected
     memories = {e.name: e.type for e in module.exports if isinstance(e.type, wasmtime.MemoryType)}
     assert list(memories) == ["memory"]

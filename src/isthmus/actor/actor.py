@@ -6,30 +6,26 @@ What takes memory is its `Body`, which may be evicted and brought back. `life.py
 from __future__ import annotations
 
 import contextlib
-import queue
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from isthmus.actor.answering import Answering
 from isthmus.actor.beginning import Frozen, Spawned
 from isthmus.actor.body import Body
 from isthmus.actor.command import CommandKeeper
 from isthmus.actor.host_api import Granted
 from isthmus.actor.keeper import FILE_CHANGED, Keeper, Notes
 from isthmus.actor.life import Life, State
-from isthmus.actor.message import AGAIN_S, Content, Message, content_of, time_after
+from isthmus.actor.message import AGAIN_S, Message
 from isthmus.actor.platform import Platform
-from isthmus.actor.recipient import Recipient
-from isthmus.actor.reply import Deliver, Piece, Reply
 from isthmus.actor.shares import Share
-from isthmus.actor.stream import Stream
 from isthmus.actor.usage import Usage
-from isthmus.config import require_deadline
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
-from isthmus.errors import ActorBusy, GuestExited, SettingsError
+from isthmus.errors import ActorBusy, SettingsError
 from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.snapshot import Saved, Store
@@ -37,7 +33,7 @@ from isthmus.snapshot.store import target_of
 from isthmus.wasm import Guest, Instance
 
 
-class Actor(Recipient):
+class Actor(Answering):
     """See the module. Made by `Runtime.spawn`; its methods may be called from any thread."""
 
     def __init__(
@@ -148,54 +144,7 @@ class Actor(Recipient):
         """How many records its guest has logged in all its life."""
         return self.body.log_position
 
-    # ------------------------------------------------------------------ messages
-
-    def _submit(
-        self,
-        message: Content,
-        deadline_s: float | None,
-        deliver: Deliver | None = None,
-        *,
-        whole: bool = False,
-        errors: str = "replace",
-    ) -> Stream:
-        loop = self._platform.loop
-        if whole and deliver is None:
-            loop.require_elsewhere()
-        require_deadline(deadline_s)
-        data, file = content_of(message, takes_files=self.guest.is_command)
-        deadline = time_after(self.limits.deadline_s if deadline_s is None else deadline_s)
-        pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
-        self._life.take(State.RUNNING, waits=not loop.is_current)
-        tell = deliver or pieces.put
-        sent = Message(data, self.guest.name, self._share, deadline, tell, file=file, errors=errors)
-        sent.wants_text, sent.finishes = not whole, not self.guest.is_command
-        self._message = sent
-        sent.work = work = self._work(sent)
-        try:
-            loop.send(sent)
-        except BaseException:
-            if not sent.is_counted:
-                self._message = None
-                self._leave()
-                work.close()
-            raise
-        stream = Stream(sent, pieces, loop.look_at, loop.require_elsewhere)
-        if deliver is None:
-            stream.abandon_if_dropped()
-        return stream
-
-    def stop(self) -> None:
-        """Asks the guest to finish its answer soon: its next host calls say ECANCELED."""
-        if (message := self._message) is not None:
-            message.stopping = True
-            self._platform.loop.look_at(message)
-
-    def cancel(self) -> None:
-        """Cuts the running message off, as a failure: see `Limits.on_failure`."""
-        if (message := self._message) is not None:
-            message.is_cut_off = True
-            self._platform.loop.look_at(message)
+    # ------------------------------------------------------------------ its end
 
     def close(self) -> None:
         """Ends what is running and gives everything back; a second call does nothing.
@@ -225,28 +174,20 @@ class Actor(Recipient):
 
     # ------------------------------------------------------------------ copies of it
 
-    def fork(self, n: int = 1) -> list[Actor]:
+    def fork(self, n: int = 1, *, args: Sequence[str] | None = None) -> list[Actor]:
         """`n` more actors that are what this one is now: memory, sessions, clock, random numbers.
 
         The first fork copies the memory in use once, into an image that parent and children share;
         further ones copy nothing until this actor handles a message. On a device whose pages cannot
         be mapped twice each fork is one copy, made by the device where it has the bytes. Given the
-        same message, all of them answer the same. Raises ActorBusy, ActorClosed, Overloaded,
-        RegionError.
+        same message, all of them answer the same. While a resumable guest answers, they are what it
+        is at its next token, and `resume` goes on with the answer in each; it goes on by itself.
+        `args` are the forks' options, by default its own. Raises ActorBusy, ActorClosed,
+        Overloaded, RegionError.
         """
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")
-        children: list[Actor] = []
-        with self._held():
-            frozen = self._keeper.origin()
-            try:
-                for _ in range(n):
-                    children.append(Actor(self._platform, self.guest, self._granted, frozen))
-            except BaseException:
-                for child in children:
-                    child.close()
-                raise
-        return children
+        return self._between_tokens(partial(self._children, n, args))
 
     def snapshot(
         self,
@@ -260,19 +201,19 @@ class Actor(Recipient):
         In a store only chunks are written that it does not have; it is saved there as `name`, by
         default by its hash. `base` says which snapshot of the store, by name or as it was
         returned, this one succeeds, by default the actor's last. What was there under the same
-        name is replaced once everything is on the disk. Raises ActorBusy, ActorClosed,
-        SnapshotError.
+        name is replaced once everything is on the disk. While a resumable guest answers, it is
+        saved at its next token, and goes on. Raises ActorBusy, ActorClosed, SnapshotError.
         """
-        target = target_of(path)
-        with self._held():
-            return self._keeper.save(target, name, base)
+        return self._between_tokens(partial(self._keeper.save, target_of(path), name, base))
 
     def evict(self) -> int:
         """Saves it to a file of the runtime's and gives its memory back until it is next used.
 
-        Returns how many bytes of linear memory that were; 0 where it was evicted already. Raises
-        ActorBusy, ActorClosed, SnapshotError; it stays in memory then.
+        An answer that it works on is paused first, see `pause`. Returns how many bytes of linear
+        memory that were; 0 where it was evicted already. Raises ActorBusy, ActorClosed,
+        SnapshotError; it stays in memory then.
         """
+        self.pause()
         self._life.take(State.EVICTING)
         return self._evict_and_leave()
 
@@ -306,6 +247,21 @@ class Actor(Recipient):
 
     # ------------------------------------------------------------------ parts
 
+    def _children(self, n: int, args: Sequence[str] | None) -> list[Actor]:
+        """Forks of what it is now."""
+        children: list[Actor] = []
+        frozen = self._keeper.origin()
+        if args is not None:
+            frozen = frozen.with_args(tuple(args))
+        try:
+            for _ in range(n):
+                children.append(Actor(self._platform, self.guest, self._granted, frozen))
+        except BaseException:
+            for child in children:
+                child.close()
+            raise
+        return children
+
     def _evict_and_leave(self) -> int:
         try:
             return self._keeper.evict()
@@ -323,55 +279,6 @@ class Actor(Recipient):
         elif at_once and self._life.state is not State.EVICTING:
             self._life.end(FILE_CHANGED)
             self.cancel()
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """While open nothing runs in the actor, and its memory stays as it is."""
-        self._life.take(State.HELD)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Lets others take it."""
-        self._life.leave(evicted=self._keeper.is_evicted)
-
-    async def _work(self, message: Message) -> None:
-        """Handles a message; the loop drives it."""
-        start, metrics = time.monotonic(), self._platform.metrics
-        outcome: Reply | BaseException
-        try:
-            message.require_begin()
-            await self._keeper.handle(message)
-            message.finish()
-            outcome = message.as_reply(time.monotonic() - start)
-        except GuestExited as exited:
-            if self.guest.is_command:
-                message.finish()
-                exited.reply = message.as_reply(time.monotonic() - start)
-            outcome = exited
-        except BaseException as error:  # carried to whoever sent it
-            outcome = error
-        end = time.monotonic()
-        self._usage.seconds += end - start
-        metrics.message_wait.observe(start - message.sent)
-        metrics.message.observe(end - start)
-        message.note_outcome(outcome)
-        self._usage.messages += 1
-        self._charge(message)
-        how = "answered" if isinstance(outcome, Reply) else type(outcome).__name__
-        metrics.messages.labels(how).inc()
-        self._message = None
-        self.last_used = end
-        self._leave()
-        message.end(outcome)
-
-    def _charge(self, message: Message) -> None:
-        """Counts what a message, or the actor's beginning, has used."""
-        self._usage.charge(message)
-        errors = [it.error for it in message.tool_calls]
-        self._platform.metrics.count(message.limits_reached, errors)
 
 
 def _leave_files(actor: weakref.ref[Actor], at_once: bool) -> None:

@@ -52,7 +52,7 @@ class Spawned:
 
 @dataclass(frozen=True)
 class Frozen:
-    """An actor between two messages, whole: how another one begins."""
+    """An actor between two messages or tokens, whole: how another one begins."""
 
     state: ActorState
     image: Image | LiveImage
@@ -65,6 +65,8 @@ class Frozen:
     verify: Callable[[HostAddr], None] | None = None
     """Compares the image, once it is placed, with its hashes; raises SnapshotInvalid."""
     copy_tensors: bool = False
+    has_other_options: bool = False
+    """Whether its options are not those that its guest has read."""
     caches: Binding | None = None
     """The binding of the actor whose memory a LiveImage is: it may have the KV caches elsewhere."""
 
@@ -82,9 +84,30 @@ class Frozen:
             snapshot.verify_memory if verified else None,
         )
 
+    def caches_apart(self) -> list[tuple[int, int]]:
+        """(offset, nbytes) of KV caches that a device takes from the image itself.
+
+        There are none if the image is to be verified, which it is where it was placed.
+        """
+        if self.verify is not None:
+            return []
+        replayed = self.restoration.replayed if self.restoration else frozenset()
+        return [
+            (it.ptr + it.layout.kv_offset, it.layout.kv_nbytes)
+            for it in self.state.sessions
+            if it.model not in replayed
+        ]
+
+    def source(self) -> Image | Binding | None:
+        """Where the rows of KV caches are that are not in its memory; None if they are there."""
+        if isinstance(self.image, LiveImage):
+            return self.caches
+        return self.image if self.verify is None else None
+
     def with_args(self, args: tuple[str, ...]) -> Frozen:
         """The same, with other options."""
-        return replace(self, state=replace(self.state, args=args))
+        differ = self.has_other_options or args != self.state.args
+        return replace(self, state=replace(self.state, args=args), has_other_options=differ)
 
     def plain(self) -> Frozen:
         """The same, for forks: how it was restored says nothing about them."""

@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, TypeVar
 
 from isthmus.abi import MODULE
@@ -24,6 +25,7 @@ from isthmus.actor.host_api.tool import is_inside
 from isthmus.actor.message import Message
 from isthmus.actor.nn import NnFunctions
 from isthmus.actor.pages import Pages
+from isthmus.actor.pauses import Pauses
 from isthmus.actor.platform import Platform
 from isthmus.actor.shares import Share
 from isthmus.actor.snapshot import Restoration
@@ -31,9 +33,8 @@ from isthmus.actor.state import ActorState, Reopen, read_handles
 from isthmus.actor.stdio import Stdio
 from isthmus.actor.tensor_unit import Checker, Copies, TensorUnit
 from isthmus.counters import Counters
-from isthmus.device.buffer import Binding
 from isthmus.errors import GuestExited, Overloaded, RegionError, SnapshotMismatch
-from isthmus.memory import Image, LiveImage, Region
+from isthmus.memory import Region
 from isthmus.model import Model, Session
 from isthmus.model.checks import nothing
 from isthmus.units import WASM_PAGE, align_up
@@ -47,7 +48,7 @@ from isthmus.wasm import (
     wasi_nn,
     write_globals,
 )
-from isthmus.wasm.guest import ON_MESSAGE, ON_REPLAY, START
+from isthmus.wasm.guest import ON_MESSAGE, ON_OPTIONS, ON_REPLAY, START
 from isthmus.wasm.memory_creator import MemoryRequest
 from isthmus.wasm.wasi import at_end
 
@@ -122,6 +123,7 @@ class Body:
             if self._status:
                 raise GuestExited(self._status)
             return 0
+        message.begun_at = time.monotonic()
         code = await self._call(ON_MESSAGE, len(message.data))
         if code == 0:
             await self._take_checkpoints(message)
@@ -163,6 +165,7 @@ class Body:
             log_position=context.log_position,
             n_messages=n_messages,
             nn=self._nn.save(),
+            message=self.pauses.paused,
         )
 
     def close(self) -> None:
@@ -196,9 +199,12 @@ class Body:
         stack.callback(unit.close)
         stack.callback(self._api.close)
         self._api.attach(self.region, self.instance.memory, self.binding, unit, self._hold)
+        paused = beginning.state.message
+        self.pauses = Pauses(self.instance, context, self._grow_memory, paused)
         if isinstance(beginning, Frozen):
-            with self.binding.thaw(self._source(beginning)):
+            with self.binding.thaw(beginning.source()):
                 self._thaw_handles(beginning, beginning.restoration)
+            self._tell_options(beginning)
         elif not self._guest.is_command:
             for name in self.instance.entry_points():
                 self._run(self._call(name))
@@ -207,12 +213,16 @@ class Body:
         """Calls a function of the guest for the message, and others before it."""
         message = self.context.message
         if self._fuel is not None:
-            self.instance.fuel = self._fuel
+            had = message.inherited
+            self.instance.fuel = max(self._fuel - (had.fuel if had else 0), 0)
         code = -1
         try:
             for each in before:
                 await self._run_to_end(each)
-            code = 0 if self._status is not None else await self._run_to_end(name, *args)
+            if self._status is None:
+                code = await self.pauses.run(partial(self._run_to_end, name, *args))
+            else:
+                code = 0
             if code == 0 and not message.is_short:
                 await Aside(message, message.seal)
             return code
@@ -222,6 +232,7 @@ class Body:
                 message.seal()
             else:
                 message.forget_output()
+            self.pauses.end()
             self._ended()
 
     async def _run_to_end(self, name: str, *args: int) -> int:
@@ -239,8 +250,7 @@ class Body:
 
     def _write(self, stream: int, data: bytes) -> None:
         """Takes what the guest writes to standard output (1) or standard error (2)."""
-        write = self._stdio.write if self._guest.is_command else self._api.log_stream
-        write(stream, data)
+        (self._stdio.write if self._guest.is_command else self._api.log_stream)(stream, data)
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """The result of work that belongs to its beginning, once the loop has driven it."""
@@ -328,32 +338,11 @@ class Body:
 
     def _thaw_memory(self, frozen: Frozen) -> None:
         self._grow_to(frozen.image.nbytes)
-        apart = self._apart(frozen)
+        apart = frozen.caches_apart() if self._platform.device.caches is not None else []
         self._counters.bytes_restored += self.pages.load(frozen.image, frozen.chunks, apart)
         if frozen.verify is not None:
             frozen.verify(self.region.base)
         write_globals(self.instance, frozen.state.globals)
-
-    def _apart(self, frozen: Frozen) -> list[tuple[int, int]]:
-        """(offset, nbytes) of KV caches that the device takes from the image itself.
-
-        There are none if the image is to be verified, which it is where it was placed.
-        """
-        if self._platform.device.caches is None or frozen.verify is not None:
-            return []
-        how = frozen.restoration
-        replayed = how.replayed if how else frozenset()
-        return [
-            (it.ptr + it.layout.kv_offset, it.layout.kv_nbytes)
-            for it in frozen.state.sessions
-            if it.model not in replayed
-        ]
-
-    def _source(self, frozen: Frozen) -> Image | Binding | None:
-        """Where the rows of KV caches are that are not in its memory; None if they are there."""
-        if isinstance(frozen.image, LiveImage):
-            return frozen.caches
-        return frozen.image if frozen.verify is None else None
 
     def _thaw_handles(self, frozen: Frozen, how: Restoration | None) -> None:
         context = self.context
@@ -386,6 +375,15 @@ class Body:
         code = self._run(self._call(ON_REPLAY))
         if code != 0:
             raise self.context.message.failure(-code)
+
+    def _tell_options(self, frozen: Frozen) -> None:
+        """Has a guest in the middle of an answer read other options, if it can."""
+        differ = frozen.has_other_options and frozen.state.message is not None
+        if differ and ON_OPTIONS in self._guest.functions:
+            if self._fuel is not None:
+                self.instance.fuel = self._fuel
+            if code := self._run(self._run_to_end(ON_OPTIONS)):
+                raise self.context.message.failure(-code)
 
     def _grow_memory(self, nbytes: int) -> int:
         begin = self.region.nbytes

@@ -17,7 +17,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from isthmus.actor.ask import Aside
 from isthmus.actor.beginning import Frozen, Spawned
@@ -26,6 +26,7 @@ from isthmus.actor.eviction import Evicted
 from isthmus.actor.host_api import Granted
 from isthmus.actor.life import Life
 from isthmus.actor.message import Message
+from isthmus.actor.paused import Paused
 from isthmus.actor.platform import Platform
 from isthmus.actor.snapshot import describe
 from isthmus.actor.state import ActorState
@@ -33,6 +34,7 @@ from isthmus.actor.usage import Usage
 from isthmus.counters import Counters
 from isthmus.errors import (
     ActorBusy,
+    AnswerPaused,
     Cancelled,
     IsthmusError,
     ModelFileError,
@@ -44,6 +46,7 @@ from isthmus.memory import Image, LiveImage
 from isthmus.snapshot import Draft, MemorySource, Saved, Store, save_file
 from isthmus.wasm import Guest
 
+_Result = TypeVar("_Result")
 FILE_CHANGED = (
     "another process writes to the file that it was restored from, and its memory could not be "
     "copied in time; restore it again, and replace such files by renaming others"
@@ -98,15 +101,33 @@ class Keeper:
         """Whether the body is a file."""
         return self._evicted is not None
 
+    @property
+    def paused(self) -> Paused | None:
+        """The message in whose middle it is, while nothing runs in it."""
+        if self._evicted is not None:
+            return self._evicted.state.message
+        return self.body.pauses.paused if self.body is not None else None
+
+    def while_paused(self, work: Callable[[], _Result]) -> _Result:
+        """What `work` returns, done between two tokens of a message."""
+        self._frozen = None
+        try:
+            return work()
+        finally:
+            self._frozen = None  # the message goes on
+
     async def handle(self, message: Message) -> None:
-        """Runs the guest on one message, and sees to what becomes of the actor if that fails."""
+        """Runs the guest on one message, or on the rest of one that was paused, and sees to what
+        becomes of the actor if that fails. Raises AnswerPaused."""
         body = self.body
         if body is None:
             body = await Aside(message, self.present)
         before, on_failure = None, self._granted.limits.on_failure
         if on_failure == "undo":
             before = await Aside(message, partial(self.freeze, body))
-        self.n_messages += 1
+        if message.inherited is None:
+            self.n_messages += 1
+        self._frozen = None
         cut_off = False
         error: BaseException | None
         try:
@@ -114,6 +135,8 @@ class Keeper:
             error = message.failure(-code) if code else None
             if not code and message.tokens_out and any(it.is_full for it in body.sessions):
                 message.reached("n_ctx")
+        except AnswerPaused:
+            raise
         except BaseException as why:
             cut_off, error = True, why
         if error is not None:

@@ -22,13 +22,16 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from isthmus.abi import Errno
+from isthmus.actor.content import BinaryFile
+from isthmus.actor.paused import Paused
 from isthmus.actor.reading import ReadAnswer
 from isthmus.actor.reply import Deliver, Piece, Reply, ToolCall
 from isthmus.actor.shares import Share
 from isthmus.actor.undoing import Undoable, undo_all
+from isthmus.actor.visit import Visits
 from isthmus.errors import (
     Cancelled,
     ContextFull,
@@ -39,7 +42,6 @@ from isthmus.errors import (
     IsthmusError,
     LimitExceeded,
     Overloaded,
-    SettingsError,
 )
 from isthmus.units import MIB, format_nbytes
 
@@ -57,20 +59,6 @@ _DELIVERED = MIB
 
 def _nobody(_piece: Piece) -> None:
     pass
-
-
-class BinaryFile(Protocol):
-    """An open file of bytes, such as `sys.stdin.buffer`, of which nothing was read yet."""
-
-    def fileno(self) -> int:
-        """Its descriptor; OSError if it has none, as a file in memory."""
-
-    def read(self, n: int, /) -> bytes:
-        """At most `n` bytes; none at its end."""
-
-
-Content: TypeAlias = "str | bytes | BinaryFile"
-"""What a message consists of. Only a command takes a file."""
 
 
 @dataclass(eq=False, slots=True)
@@ -95,6 +83,8 @@ class Message:
     finishes: bool = True
     """Whether its guest can be asked to finish: a command is cut off at once."""
     sent: float = field(default_factory=time.monotonic)
+    begun_at: float = 0.0
+    """When its guest was called first, on the clock of time.monotonic."""
     deadline_of: str = "deadline_s"
     """The setting that the deadline comes from, for errors."""
 
@@ -135,6 +125,10 @@ class Message:
     """Runs of tools that can be taken back, oldest first."""
     answer_in: ReadAnswer | None = None
     """The answer of a model that the guest has the host read."""
+    inherited: Paused | None = None
+    """What it was when it paused elsewhere, if it goes on from there."""
+    visits: Visits = field(default_factory=Visits)
+    """What others want to do while its guest is paused."""
     n_outputs: int = 0
     """How often the guest emitted, replied or logged."""
     output_nbytes: int = 0
@@ -238,13 +232,24 @@ class Message:
         return len(self._emitted) < 2
 
     @property
+    def emitted(self) -> bytes:
+        """All that the guest emitted."""
+        return b"".join(self._emitted)
+
+    @property
     def answer(self) -> bytes:
         """What the guest set as its reply, or else all that it emitted."""
-        return b"".join(self._emitted) if self.reply is None else self.reply
+        return self.emitted if self.reply is None else self.reply
+
+    def take_emitted(self, data: bytes) -> None:
+        """Takes what a guest emitted before it paused; whoever listens was told of it."""
+        self._emitted = [bytearray(data)] if data else []
+        self._decoder.decode(data)
 
     def as_reply(self, seconds: float) -> Reply:
         """What whoever sent it gets, `seconds` after it was begun."""
         reached, called = tuple(self.limits_reached), tuple(self.tool_calls)
+        seconds += self.inherited.seconds if self.inherited else 0.0
         return Reply(self.answer, self.n_tokens, seconds, reached, called)
 
     def take_back(self) -> None:
@@ -359,41 +364,3 @@ def time_after(seconds: float | None) -> float | None:
     """The time of time.monotonic after so many seconds; None if they are None, or centuries."""
     endless = seconds is None or seconds > threading.TIMEOUT_MAX / 2
     return None if endless or seconds is None else time.monotonic() + seconds
-
-
-def with_files(text: str | bytes, *files: bytes) -> bytes:
-    """A message of a text and of files before it, as the guest `chat` takes pictures and sounds:
-
-    1. a zero byte
-    2. each file: its length, 32 bits, little-endian, and its bytes
-    3. a length of zero
-    4. the text, UTF-8
-    """
-    if not all(files):
-        raise SettingsError("a file of the message is empty")
-    each = b"".join(len(it).to_bytes(4, "little") + it for it in files)
-    return b"\0" + each + bytes(4) + _encoded(text)
-
-
-def content_of(message: Content, *, takes_files: bool) -> tuple[bytes, BinaryFile | None]:
-    """A message's bytes, or the file that they come from. SettingsError if it is neither bytes nor
-    a text that UTF-8 can hold, nor, for a guest that takes one, an open file of bytes."""
-    if isinstance(message, str | bytes | bytearray | memoryview):
-        return _encoded(message), None
-    is_file = hasattr(message, "read") and hasattr(message, "fileno")
-    if is_file and takes_files and not hasattr(message, "encoding"):
-        return b"", message
-    found = type(message).__name__
-    if is_file:
-        found += "; only a command reads a file, and one that is opened for bytes"
-    raise SettingsError(f"a message is text or bytes, not {found}")
-
-
-def _encoded(message: str | bytes) -> bytes:
-    try:
-        return message.encode() if isinstance(message, str) else bytes(message)
-    except UnicodeEncodeError as error:
-        raise SettingsError(
-            f"the message has U+{ord(error.object[error.start]):04X} at {error.start}, half of a "
-            "character: give a text that UTF-8 can hold, or bytes"
-        ) from None

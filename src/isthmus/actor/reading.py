@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from isthmus.errors import GrammarError, ModelUnsupported
+from isthmus.errors import GrammarError, IsthmusError, ModelUnsupported, SnapshotInvalid
 from isthmus.model import Detokenizer, Model
 from isthmus.model.checks import Check, nothing
 from isthmus.model.forms import (
@@ -43,6 +44,23 @@ class Call:
         return "".join(self.arguments)
 
 
+@dataclass(frozen=True)
+class ReadState:
+    """How far an answer was read: from its tokens all of it is found again."""
+
+    model: str
+    """The name under which the actor was given its model."""
+    tools: bytes
+    """Those that the model was told of, JSON."""
+    in_thought: bool
+    forced: bool
+    tokens: array[int]
+    pending: bytes
+    ended: bool
+    ids: tuple[str, ...]
+    """Of the calls, if it has ended."""
+
+
 class ReadAnswer:
     """See the module. Owns nothing."""
 
@@ -53,11 +71,13 @@ class ReadAnswer:
         *,
         in_thought: bool,
         forced: bool,
+        name: str = "",
     ) -> None:
         """`tools` are those that the model was told of; `in_thought`: the prompt has opened a
-        thought; `forced`: the answer follows `grammar`."""
+        thought; `forced`: the answer follows `grammar`; `name`: the actor's for the model."""
         self._tools = tools
-        self._in_thought = in_thought
+        self._in_thought, self._forced, self._name = in_thought, forced, name
+        self._tokens = array("i")
         self._form: Form = model.form(with_tools=bool(tools))
         self._controls = model.controls(self._form)
         self._detokenizer = Detokenizer(model.tokenizer, self._controls.values())
@@ -71,6 +91,37 @@ class ReadAnswer:
         self.nbytes = 0
         """Bytes that all of it counts as, calls and thoughts included."""
         self.ended = False
+
+    def state(self) -> ReadState:
+        """How far it is now."""
+        return ReadState(
+            self._name,
+            json.dumps(list(self._tools)).encode(),
+            self._in_thought,
+            self._forced,
+            self._tokens[:],
+            bytes(self.pending),
+            self.ended,
+            tuple(it.id for it in self.calls) if self.ended else (),
+        )
+
+    @staticmethod
+    def resumed(model: Model, state: ReadState) -> ReadAnswer:
+        """One that is as far as a state says. SnapshotInvalid if that cannot be."""
+        try:
+            tools = json.loads(state.tools)
+            told = {"in_thought": state.in_thought, "forced": state.forced}
+            answer = ReadAnswer(model, tools, name=state.model, **told)
+            for token in state.tokens:
+                answer.feed(token)
+            if state.ended:
+                answer.end()
+        except (IsthmusError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SnapshotInvalid(f"the answer of the snapshot cannot be read: {error}") from None
+        answer.pending[:] = state.pending
+        for call, call_id in zip(answer.calls, state.ids, strict=False):
+            call.id = call_id
+        return answer
 
     @property
     def has_tools(self) -> bool:
@@ -97,6 +148,7 @@ class ReadAnswer:
     def feed(self, token: int) -> int:
         """Takes the next token; returns how many bytes of text are pending."""
         self._model.require_token(token)
+        self._tokens.append(token)
         self._take(self._detokenizer.push(token))
         return len(self.pending)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 
 from isthmus.actor.async_stream import AsyncStream
-from isthmus.actor.message import Content
+from isthmus.actor.content import Content
 from isthmus.actor.reply import Deliver, Reply
 from isthmus.actor.stream import Stream
 

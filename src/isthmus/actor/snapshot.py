@@ -21,8 +21,14 @@ from dataclasses import asdict, dataclass
 from typing import get_args
 
 from isthmus.abi import GrammarKind
+from isthmus.actor.differences import (
+    device_differences,
+    settings_differences,
+    state_differences,
+)
 from isthmus.actor.host_api import Granted
 from isthmus.actor.layouts import layout_of, span_records, spans_of
+from isthmus.actor.message_record import parts_of, paused_in, record_of
 from isthmus.actor.state import (
     ActorState,
     Opened,
@@ -97,17 +103,7 @@ def describe(
 ) -> Draft:
     """A snapshot of an actor that runs nothing."""
     models = tuple(_model_record(name, granted.models[name]) for name in sorted(granted.models))
-    parts: dict[str, tuple[Dtype, bytes]] = {GUEST_PART: ("U8", guest.wasm)}
-    for it in state.sessions:
-        parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
-        parts[text_part(it.handle)] = ("U8", _text(granted.models[it.model], it.tokens))
-        if positions := b"".join(span.positions for span in it.spans):
-            parts[positions_part(it.handle)] = ("I32", positions)
-    for grammar in state.grammars:
-        parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
-        parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
-    if state.nn:
-        parts[NN_PART] = ("U8", state.nn)
+    parts = _parts(guest, granted, state)
     sessions = tuple(_session_record(it, granted.models[it.model]) for it in state.sessions)
     actor = _actor_record(state, granted)
     return Draft.make(
@@ -130,6 +126,23 @@ def describe(
         actor=actor,
         device=device,
     )
+
+
+def _parts(guest: Guest, granted: Granted, state: ActorState) -> dict[str, tuple[Dtype, bytes]]:
+    parts: dict[str, tuple[Dtype, bytes]] = {GUEST_PART: ("U8", guest.wasm)}
+    for it in state.sessions:
+        parts[tokens_part(it.handle)] = ("I32", it.tokens.tobytes())
+        parts[text_part(it.handle)] = ("U8", _text(granted.models[it.model], it.tokens))
+        if positions := b"".join(span.positions for span in it.spans):
+            parts[positions_part(it.handle)] = ("I32", positions)
+    for grammar in state.grammars:
+        parts[source_part(grammar.handle)] = ("U8", grammar.source.encode())
+        parts[accepted_part(grammar.handle)] = ("I32", grammar.tokens.tobytes())
+    if state.nn:
+        parts[NN_PART] = ("U8", state.nn)
+    if state.message is not None:
+        parts |= parts_of(state.message)
+    return parts
 
 
 def _text(model: Model, tokens: array[int]) -> bytes:
@@ -199,6 +212,7 @@ def _actor_record(state: ActorState, granted: Granted) -> ActorRecord:
         n_messages=state.n_messages,
         last_handle=state.last_handle,
         argv=state.argv,
+        message=record_of(state.message) if state.message else None,
     )
 
 
@@ -243,6 +257,7 @@ def state_of(snapshot: Snapshot) -> ActorState:
         n_messages=record.n_messages,
         nn=snapshot.part(NN_PART) if manifest.has_nn else b"",
         argv=record.argv,
+        message=paused_in(snapshot),
     )
 
 
@@ -289,17 +304,22 @@ def assess(snapshot: Snapshot, device: DeviceRecord, granted: Granted) -> Restor
     """How exact an actor would be that is restored with these. SnapshotMismatch where it cannot."""
     manifest = snapshot.manifest
     _require_all(manifest, granted)
-    rounding = list(_device_differences(manifest, device))
+    rounding = list(device_differences(manifest, device))
     replay: dict[str, list[str]] = {}
     foreign = set()
     for record in manifest.models:
         here = _model_record(record.name, granted.models[record.name])
-        if changes := list(_state_differences(record, here)):
+        if changes := list(state_differences(record, here)):
             replay[record.name] = changes
         seen = changes and _has_seen(manifest, record.name)
         if seen or record.tokenizer_sha256 != here.tokenizer_sha256:
             foreign.add(record.name)
-        rounding += _settings_differences(record, here)
+        rounding += settings_differences(record, here)
+    if replay and manifest.actor.message is not None:
+        raise SnapshotMismatch(
+            "the snapshot is in the middle of an answer, which only its own models can end",
+            tuple(reason for changes in replay.values() for reason in changes),
+        )
     reasons = [reason for changes in replay.values() for reason in changes] + rounding
     level: Level = "replayed" if replay else "state-exact" if rounding else "exact"
     return Restoration(level, tuple(reasons), snapshot.id, frozenset(replay), frozenset(foreign))
@@ -336,68 +356,3 @@ def _require_all(manifest: Manifest, granted: Granted) -> None:
             "(models= and tools= give them, or on the command line --model NAME=PATH and "
             "--tool NAME=COMMAND)"
         )
-
-
-def _state_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
-    """What makes the bytes of a KV cache useless."""
-    if then.weights_sha256 != now.weights_sha256:
-        yield (
-            f"model {then.name!r}: weights {then.weights_sha256[:12]}… ({then.file_name}) then, "
-            f"{now.weights_sha256[:12]}… ({now.file_name}) now"
-        )
-    if then.added != now.added:
-        yield (
-            f"model {then.name!r}: {_adapters(then)} then, {_adapters(now)} now "
-            "(Runtime.adapt, or --lora, gives them)"
-        )
-    if then.tokenizer_sha256 != now.tokenizer_sha256:
-        yield (
-            f"model {then.name!r}: tokenizer {then.tokenizer_sha256[:12]}… then, "
-            f"{now.tokenizer_sha256[:12]}… now"
-        )
-    if then.graph != now.graph:
-        yield (
-            f"model {then.name!r}: its graph was that of {then.graph or 'Isthmus'} and is that of "
-            f"{now.graph or 'Isthmus'} (load_model(graph=), or --graph, says whose)"
-        )
-    if then.kv_type != now.kv_type:
-        yield f"model {then.name!r}: KV cache of {then.kv_type} then, {now.kv_type} now"
-
-
-def _adapters(record: ModelRecord) -> str:
-    said = [f"{it.file_name} {it.sha256[:12]}… by {it.scale:g}" for it in record.adapters]
-    return f"adapters {', '.join(said)}" if said else "no adapter"
-
-
-def _settings_differences(then: ModelRecord, now: ModelRecord) -> Iterator[str]:
-    """What changes rounding."""
-    names = ["deterministic", "repack"]
-    if not (then.deterministic and now.deterministic):
-        names.append("prefill_chunk")
-    for name in names:
-        before, after = getattr(then, name), getattr(now, name)
-        if before != after:
-            yield f"model {then.name!r}: {name} was {before}, is {after}"
-    if then.width != now.width:
-        yield (
-            f"model {then.name!r}: its steps were of width {then.width or 'alone'}, are of "
-            f"{now.width or 'alone'} (load_model(width=), or --width, says which)"
-        )
-
-
-def _device_differences(manifest: Manifest, now: DeviceRecord) -> Iterator[str]:
-    then = manifest.device
-    names = ["name", "library", "features"]
-    if then.library == now.library:
-        names.append("library_sha256")
-    if not (manifest.models and all(model.deterministic for model in manifest.models)):
-        names.append("threads")
-    for name in names:
-        before, after = getattr(then, name), getattr(now, name)
-        if before != after:
-            what = "device" if name == "name" else name
-            yield f"{what}: {_shown(before)} then, {_shown(after)} now"
-
-
-def _shown(value: object) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""All that an actor is between two messages, beside the bytes of its memory.
+"""All that an actor is between two messages or two tokens, beside the bytes of its memory.
 
 `read_handles` looks at a live actor's handles, `Reopen` opens them again in a new one. Forking
 passes a state from actor to actor; a snapshot writes it down.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from isthmus.abi import GrammarKind
 from isthmus.actor.handles import HandleTable
 from isthmus.actor.operation import Weight
+from isthmus.actor.paused import Paused
 from isthmus.actor.virtual import SeededRandom, VirtualClock
 from isthmus.config import Limits
 from isthmus.device.buffer import Binding
@@ -109,6 +110,8 @@ class ActorState:
     """What it has opened by wasi-nn, as `NnFunctions.save` has it."""
     argv: tuple[str, ...] | None = None
     """A command's arguments after the guest's name; None for any other guest."""
+    message: Paused | None = None
+    """The message in whose middle it is."""
 
     @property
     def sessions(self) -> list[OpenedSession]:

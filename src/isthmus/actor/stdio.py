@@ -21,8 +21,8 @@ from functools import partial
 
 from isthmus.abi import Errno
 from isthmus.actor.ask import Aside
+from isthmus.actor.content import BinaryFile
 from isthmus.actor.host_api.context import LOG_RECORD_NBYTES, Context
-from isthmus.actor.message import BinaryFile
 from isthmus.errors import GuestFault, InputExhausted
 from isthmus.units import KIB
 

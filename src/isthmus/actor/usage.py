@@ -51,9 +51,11 @@ class Usage:
         )
 
     def charge(self, message: Message) -> None:
-        """Adds what a message, or the actor's beginning, has used."""
-        self.tokens_in += message.tokens_in
-        self.tokens_out += message.tokens_out
-        self.output_nbytes += message.output_nbytes
-        self.fuel += message.fuel
+        """Adds what a message, or the actor's beginning, has used since it was begun or resumed."""
+        had = message.inherited
+        self.tokens_in += message.tokens_in - (had.tokens_in if had else 0)
+        self.tokens_out += message.tokens_out - (had.tokens_out if had else 0)
+        self.output_nbytes += message.output_nbytes - (had.output_nbytes if had else 0)
+        self.fuel += message.fuel - (had.fuel if had else 0)
         self.limits_reached.update(message.limits_reached)
+        self.limits_reached.subtract(dict(had.limits_reached) if had else {})

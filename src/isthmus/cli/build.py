@@ -14,12 +14,19 @@ HELP = "compile a guest that isthmus new began, and print the module's path"
 EXAMPLES = """\
   isthmus build hello
   isthmus build --debug          (the folder that you are in; traps tell file and line)
+  isthmus build hello --resumable   (its answers can be saved between two tokens)
   isthmus build hello --update-sdk"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This command's options."""
     add_project_argument(parser)
+    parser.add_argument(
+        "--resumable",
+        action="store_true",
+        help="have answers saved, forked and evicted between two tokens; needs Binaryen's wasm-opt "
+        "(npm install binaryen)",
+    )
     parser.add_argument(
         "--update-sdk",
         action="store_true",
@@ -44,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     project = open_project(Path(arguments.folder))
     if arguments.update_sdk:
         update_sdk(project)
-    path = build(project, debug=arguments.debug)
+    path = build(project, debug=arguments.debug, resumable=arguments.resumable)
     print(path)
     say(f"{format_nbytes(path.stat().st_size)}")
     return 0

@@ -46,7 +46,8 @@ EXAMPLES = """\
 while it runs:
   Ctrl-C stops the answer, Ctrl-D or /exit ends the conversation, /new begins another, /help lists
   what else there is: /system, /image, /save, /load, /fork, /back. Three quotes begin and end a
-  message of several lines, a backslash at the end of a line goes on in the next."""
+  message of several lines, a backslash at the end of a line goes on in the next. With --resume,
+  Ctrl-Z leaves in the middle of an answer, and the next --resume goes on there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="SNAPSHOT",
         help="go on with the conversation in this file or STORE/NAME, which is made if it is not "
-        "there, and save it after each answer",
+        "there, and save it after each answer; Ctrl-Z leaves in the middle of one",
     )
     parser.add_argument(
         "--require",
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         talk.tools, talk.files = box.tools, read_files(arguments.image)
         is_there = resumed is not None and resumed.file.exists()
         talk.start(_resume(runtime, arguments, box.tools) if is_there else None)
-        for text in typed_messages():
+        for text in () if talk.is_over else typed_messages():
             talk.hear(text)
             if talk.is_over:
                 break

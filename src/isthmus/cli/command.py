@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from isthmus.actor import Actor
-from isthmus.actor.message import Content
+from isthmus.actor.content import Content
 from isthmus.cli.options import guest_args, limits, open_models, say
 from isthmus.cli.tools import undoing
 from isthmus.errors import GuestExited, SettingsError

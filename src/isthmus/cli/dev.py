@@ -102,7 +102,7 @@ class Workbench:
         n_before = self._runtime.counters().tokens_prefilled
         for message in self._said:
             say(f"> {message}")
-            print_answer(self._actor, message)
+            print_answer(self._actor.stream(message))
         n, n_all = self._runtime.counters().tokens_prefilled - n_before, self._actor.usage.tokens_in
         if n_all:
             say(f"{n_all - n} of {n_all} tokens of prompts were kept.")
@@ -111,7 +111,7 @@ class Workbench:
         """Prints the agent's answer, and remembers the message."""
         assert self._actor is not None
         self._said.append(message)
-        print_answer(self._actor, message)
+        print_answer(self._actor.stream(message))
 
     def forget(self) -> None:
         """Begins another conversation."""

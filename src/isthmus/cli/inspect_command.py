@@ -10,8 +10,10 @@ from typing import Any
 from isthmus.cli.options import add_key_option
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
 from isthmus.printable import printable, printable_json
+from isthmus.snapshot.manifest import GUEST_PART
 from isthmus.snapshot.report import Inspection, excerpt, inspect
 from isthmus.units import format_nbytes
+from isthmus.wasm.resumable import is_resumable
 
 HELP = "show what a snapshot holds, without a model or a device"
 EXAMPLES = """\
@@ -28,23 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    found = inspect(open_named(arguments.snapshot, arguments))
+    snapshot = open_named(arguments.snapshot, arguments)
+    found, resumable = inspect(snapshot), is_resumable(snapshot.part(GUEST_PART))
     if arguments.json:
-        print(printable_json(asdict(found), indent=1))
+        print(printable_json({**asdict(found), "resumable": resumable}, indent=1))
     else:
-        lines = _lines(found, signature(found.signed, arguments))
+        lines = _lines(found, signature(found.signed, arguments), resumable=resumable)
         print("\n".join(map(printable, lines)))
     return 0
 
 
-def _lines(it: Inspection, signed: str) -> list[str]:
+def _lines(it: Inspection, signed: str, *, resumable: bool) -> list[str]:
     used, whole = format_nbytes(it.memory_nbytes_used), format_nbytes(it.memory_nbytes)
     kind = "one file" if it.self_contained else "in a store"
     lines = [
         f"snapshot   {it.id}",
         f"parent     {it.parent or 'none'}",
         f"made       {when(it.created_ns)} by isthmus {it.isthmus}, {kind}, {signed}",
-        f"guest      {it.guest} {it.guest_sha256[:16]}, {format_nbytes(it.guest_nbytes)}",
+        f"guest      {it.guest} {it.guest_sha256[:16]}, {format_nbytes(it.guest_nbytes)}"
+        f"{', resumable' if resumable else ''}",
         f"{'options   ' if it.argv is None else 'variables '} {' '.join(it.args) or 'none'}",
         *([] if it.argv is None else [f"arguments  {' '.join(it.argv) or 'none'}"]),
         f"tools      {' '.join(it.tools) or 'none'}",
@@ -66,6 +70,9 @@ def _lines(it: Inspection, signed: str) -> list[str]:
             f"{_embedded(session.n_embedded)}"
         )
         lines += [f"  | {line}" for line in excerpt(session.text).splitlines()]
+    if it.answered is not None:
+        lines.append("answer     it is in the middle of one; isthmus restore goes on with it")
+        lines += [f"  | {line}" for line in excerpt(it.answered).splitlines()]
     return lines
 
 

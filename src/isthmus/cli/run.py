@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 from isthmus.actor import Actor, Reply
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.cli.command import (
     add_command_options,
     exit_status,

@@ -6,14 +6,26 @@ import argparse
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from isthmus.actor import Actor
-from isthmus.actor.message import with_files
+from isthmus.actor import Actor, Stream
+from isthmus.actor.content import with_files
+from isthmus.cli.leaving import Leaving
 from isthmus.cli.options import read_files, say
 from isthmus.cli.restoring import restore, target
 from isthmus.cli.snapshot import tell
-from isthmus.errors import ActorClosed, Cancelled, ContextFull, GuestError, IsthmusError, ToolError
+from isthmus.errors import (
+    ActorBusy,
+    ActorClosed,
+    AnswerPaused,
+    Cancelled,
+    ContextFull,
+    GuestError,
+    IsthmusError,
+    ToolError,
+)
+from isthmus.model.checks import nothing
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.snapshot import Saved, Store, open_snapshot
@@ -60,6 +72,7 @@ class Talk:
     def start(self, actor: Actor | None = None) -> None:
         """Begins with an actor that was restored, or with a fresh one."""
         self.actor = actor or self._begin(self._system)
+        self._go_on()
 
     def hear(self, text: str) -> None:
         """Answers a message, or does what a word says."""
@@ -67,14 +80,39 @@ class Talk:
             self._obey(text)
         elif text:
             self._send(text.removeprefix("/") if text[0] == "/" else text)
-            if self._present.state == "closed":
-                self._renew()
-            elif self._resumed is not None:
-                self._resumed.save(self._present)
 
     def _send(self, text: str) -> None:
         files, self.files = self.files, []
-        print_answer(self._present, with_files(text, *files) if files else text)
+        message = with_files(text, *files) if files else text
+        self._print(self._present.stream(message))
+
+    def _go_on(self) -> None:
+        """Prints the rest of an answer, if the conversation is in the middle of one."""
+        if (said := self._present.answer_so_far) is not None:
+            print(said, end="", flush=True)
+            self._print(self._present.resume(), said)
+
+    def _print(self, stream: Stream, said: str = "") -> None:
+        """Prints an answer, and saves the conversation; Ctrl-Z leaves in the middle of it."""
+        if self._resumed is None:
+            print_answer(stream, said)
+        else:
+            with Leaving() as leaving:
+                print_answer(stream, said, partial(self._leave, leaving))
+        if self._present.state == "closed":
+            self._renew()
+        elif self._resumed is not None and not self.is_over:
+            self._resumed.save(self._present)
+
+    def _leave(self, leaving: Leaving) -> None:
+        """Pauses the answer after Ctrl-Z was pressed."""
+        if not leaving.wanted or self.is_over:
+            return
+        try:
+            self.is_over = self._present.pause()
+        except ActorBusy as error:  # a tool works for it: after the next piece, maybe
+            say(f"\n{printable(str(error))}")
+            leaving.wanted = False
 
     def end(self) -> None:
         """Saves the conversation a last time, and says where it is."""
@@ -120,6 +158,8 @@ class Talk:
         said = [f"  {name:<{width}}  {what}" for name, what in lines]
         said += [f"  {chr(34) * 3:<{width}}  begins and ends a message of several lines"]
         said += [f"  {'Ctrl-C':<{width}}  stops an answer, which keeps what was said"]
+        if self._resumed is not None:
+            said += [f"  {'Ctrl-Z':<{width}}  leaves in the middle of an answer; --resume goes on"]
         say("\n".join(said))
 
     def _new(self, _: str) -> None:
@@ -145,6 +185,7 @@ class Talk:
         arguments.verify = "full"
         before, self.actor = self._present, restore(self._runtime, text, arguments, self.tools)
         before.close()
+        self._go_on()
 
     def _fork(self, _: str) -> None:
         (child,) = self._present.fork()
@@ -185,14 +226,17 @@ class Resumed:
             say(f"The one before is kept as {kept}")
 
 
-def print_answer(actor: Actor, message: str | bytes) -> None:
-    """Prints one answer as it comes; Ctrl-C stops the answer and not the program."""
-    stream, emitted = actor.stream(message), ""
+def print_answer(
+    stream: Stream, emitted: str = "", after_piece: Callable[[], None] = nothing
+) -> None:
+    """Prints one answer as it comes, of which `emitted` was printed before; Ctrl-C stops the answer
+    and not the program."""
     try:
         with stream:
             for piece in stream:
                 print(piece, end="", flush=True)
                 emitted += piece
+                after_piece()
         reply = stream.reply
         if reply.text != emitted:  # the guest's reply is in place of all that it emitted
             print(f"\n{reply.text}" if emitted else reply.text, end="")
@@ -201,6 +245,8 @@ def print_answer(actor: Actor, message: str | bytes) -> None:
             say(f"[{', '.join(it.name for it in reply.tool_calls)}]")
     except KeyboardInterrupt:
         print(" [stopped]")
+    except AnswerPaused:
+        print()
     except ContextFull as error:
         say(f"\n{printable(str(error))} (/new)")
     except (GuestError, ToolError, Cancelled, ActorClosed) as error:

@@ -2,6 +2,9 @@
 
 A module keeps the names of its functions, which a trap's backtrace shows. With `debug` it also
 keeps DWARF, from which files and lines come, and is compiled without optimisation.
+
+A `resumable` one is changed by Binaryen's wasm-opt, so that an answer can be saved between two
+tokens: see `wasm/resumable.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +16,18 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from isthmus.errors import BuildFailed, ProjectError, ToolchainMissing
+from isthmus.errors import BuildFailed, ProjectError, SettingsError, ToolchainMissing
 from isthmus.projects.project import SDK, Project
-from isthmus.projects.toolchain import Toolchain, find_asc, find_cargo, find_go, find_zig
+from isthmus.projects.toolchain import (
+    Toolchain,
+    find_asc,
+    find_cargo,
+    find_go,
+    find_wasm_opt,
+    find_zig,
+)
 from isthmus.wasm.card import with_card, without_sections
+from isthmus.wasm.resumable import OPTIONS
 
 STACK_NBYTES = 65_536
 LEFT_OUT = (".debug", "producers", "target_features", "sourceMappingURL", "external_debug_info")
@@ -24,11 +35,15 @@ ZIG_FLAGS = ("-target", "wasm32-wasi", "-mexec-model=reactor")
 _SHOWN_LINES = 30
 
 
-def build(project: Project, *, debug: bool = False) -> Path:
+def build(project: Project, *, debug: bool = False, resumable: bool = False) -> Path:
     """Compiles a project and returns its module, which is written whole or not at all.
 
-    Raises ToolchainMissing, BuildFailed with the compiler's words, ProjectError.
+    Raises ToolchainMissing, BuildFailed with the compiler's words, ProjectError; SettingsError for
+    one that would be `debug` and `resumable`, whose DWARF would be of other code.
     """
+    if debug and resumable:
+        raise SettingsError("a resumable guest tells no lines: build it without --debug")
+    wasm_opt = find_wasm_opt(project.folder) if resumable else None
     with tempfile.TemporaryDirectory(prefix="isthmus-build-") as folder:
         made = Path(folder) / "guest.wasm"
         _COMPILERS[project.lang](project, made, debug)
@@ -36,6 +51,8 @@ def build(project: Project, *, debug: bool = False) -> Path:
             module = made.read_bytes()
         except OSError as error:
             raise BuildFailed(f"the compiler made no module of {project.name}: {error}") from None
+        if wasm_opt is not None:
+            module = make_resumable(module, wasm_opt, project.name)
     module = module if debug else without_sections(module, LEFT_OUT)
     partial = project.output.with_suffix(".wasm.partial")
     try:
@@ -44,6 +61,15 @@ def build(project: Project, *, debug: bool = False) -> Path:
     except OSError as error:
         raise ProjectError(f"cannot write {project.output}: {error.strerror}") from None
     return project.output
+
+
+def make_resumable(module: bytes, wasm_opt: Toolchain, name: str) -> bytes:
+    """The module, changed so that its stack can be saved. BuildFailed with wasm-opt's words."""
+    with tempfile.TemporaryDirectory(prefix="isthmus-resumable-") as folder:
+        before, after = Path(folder) / "before.wasm", Path(folder) / "after.wasm"
+        before.write_bytes(without_sections(module, LEFT_OUT))
+        run_compiler(wasm_opt, [*OPTIONS, before, "-o", after], Path(folder), name)
+        return after.read_bytes()
 
 
 def _sources(project: Project, *suffixes: str) -> list[str]:

@@ -20,7 +20,13 @@ from isthmus.errors import ToolchainMissing
 
 RUST_TARGETS = ("wasm32-wasip1", "wasm32-wasi", "wasm32-unknown-unknown")
 """Targets of Rust that make guests, the best first; the second is the first one's old name."""
-_OLDEST = {"rustc": (1, 63), "go": (1, 24), "asc": (0, 27), "ziglang": (0, 14)}
+_OLDEST = {
+    "rustc": (1, 63),
+    "go": (1, 24),
+    "asc": (0, 27),
+    "ziglang": (0, 14),
+    "wasm-opt": (132, 0),
+}
 _ASKING_S = 60
 
 
@@ -87,6 +93,22 @@ def find_asc(folder: Path) -> Toolchain:
     return Toolchain((path,))
 
 
+def find_wasm_opt(folder: Path) -> Toolchain:
+    """Binaryen's wasm-opt, in a project's node_modules, beside this Python's environment or on the
+    PATH."""
+    places = (folder, Path(sys.prefix))
+    beside = [it / "node_modules" / ".bin" / "wasm-opt" for it in places]
+    path = next((str(it) for it in beside if it.exists()), shutil.which("wasm-opt"))
+    if path is None:
+        raise ToolchainMissing(
+            "Binaryen's wasm-opt makes guests resumable, and is not here: "
+            f"npm install --prefix {folder} binaryen"
+        )
+    said = _answer([path, "--version"])
+    _require("wasm-opt", said, f"npm install --prefix {folder} binaryen@latest")
+    return Toolchain((path,))
+
+
 def _on_path(name: str) -> Iterator[Path]:
     for folder in os.get_exec_path():
         if found := shutil.which(name, path=folder):
@@ -106,9 +128,9 @@ def _answer(command: list[str]) -> str:
 
 def _require(name: str, said: str, how: str) -> None:
     """ToolchainMissing if what a compiler says of its version is older than the oldest."""
-    numbers = re.search(r"(\d+)\.(\d+)", said)
-    found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    numbers = re.search(r"(\d+)(?:\.(\d+))?", said)
+    found = (int(numbers[1]), int(numbers[2] or 0)) if numbers else (0, 0)
     if found < _OLDEST[name]:
-        oldest = ".".join(map(str, _OLDEST[name]))
+        oldest = ".".join(map(str, _OLDEST[name])).removesuffix(".0")
         was = f"is {numbers[0]}" if numbers else "does not run"
         raise ToolchainMissing(f"{name} {was}, and guests need {oldest} or newer: {how}")

@@ -19,6 +19,7 @@ from isthmus.config import (
 from isthmus.errors import SnapshotInvalid, SnapshotUnsupported
 from isthmus.snapshot.chunk import DIGEST_NBYTES
 from isthmus.snapshot.records import (
+    MAX_MESSAGE_NBYTES,
     ActorRecord,
     Big,
     DeviceRecord,
@@ -128,6 +129,8 @@ class Manifest(Record, frozen=True):
         for grammar in self.grammars:
             expected[source_part(grammar.handle)] = ("U8", None)
             expected[accepted_part(grammar.handle)] = ("I32", (grammar.n_tokens,))
+        if self.actor.message is not None:
+            expected |= self.actor.message.parts
         if self.has_nn:
             expected[NN_PART] = ("U8", None)
         return expected
@@ -151,6 +154,8 @@ def _most_nbytes(part: str) -> int:
         return MAX_GUEST_NBYTES
     if part == NN_PART:
         return MAX_NN_NBYTES
+    if part.startswith("message."):
+        return MAX_MESSAGE_NBYTES
     return MAX_GRAMMAR_NBYTES if part.endswith(".source") else MAX_TEXT_NBYTES
 
 
@@ -184,7 +189,8 @@ def decode_manifest(text: str) -> Manifest:
             f"the snapshot has format version {version}, and what it holds is of {needed}: 3 is "
             "that of adapters and of a 64-bit memory, 4 that of classes of width and of "
             "candidates, 5 that of graphs of a library, 6 that of states, caches of many shapes, "
-            "embeddings, limits of media and wasi-nn, 7 that of commands"
+            "embeddings, limits of media and wasi-nn, 7 that of commands, 8 that of "
+            "answers that are not at their end"
         )
     if manifest.memory.nbytes > 2**32 and not manifest.memory.is_64:
         raise SnapshotInvalid("the manifest says more than 4 GiB of 32-bit memory")

@@ -16,7 +16,7 @@ from isthmus.config import (
     MAX_GRAMMAR_TOKENS,
 )
 from isthmus.errors import SnapshotInvalid
-from isthmus.units import MAX_NBYTES_64
+from isthmus.units import MAX_NBYTES_64, MIB
 
 Count = Annotated[int, Meta(ge=0, lt=2**32)]
 Big = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -31,6 +31,11 @@ RowNbytes = Annotated[int, Meta(ge=1, le=2**26)]
 KvType = Literal["f16", "f32", "q8_0", "q4_0"]
 GrammarName = Literal["json_schema", "gbnf", "regex", "lark"]
 Dtype = Literal["U8", "I32", "U32"]
+MESSAGE_PART, EMITTED_PART = "message.data", "message.emitted"
+REPLY_PART, TOOL_RESULT_PART = "message.reply", "message.tool"
+READ_PART, TOLD_PART, UNREAD_PART = "message.tokens", "message.tools", "message.unread"
+MAX_MESSAGE_NBYTES = 256 * MIB
+"""Of each part of a message."""
 MEDIA_LIMITS = ("media", "media_pixels", "media_seconds")
 """Limits of pictures and sounds."""
 
@@ -236,6 +241,68 @@ class LimitsRecord(Record, frozen=True):
         return all(getattr(self, name) == usual[name] for name in MEDIA_LIMITS)
 
 
+class AnswerRecord(Record, frozen=True):
+    """An answer that the host reads while a guest samples it. Its tokens, the tools that the model
+    was told of and the text that the guest has not read are parts."""
+
+    model: Name
+    in_thought: bool
+    forced: bool
+    ended: bool
+    n_tokens: Count
+    ids: Annotated[tuple[Name, ...], Most] = ()
+    """Of its calls, if it has ended."""
+
+
+class ToolCallRecord(Record, frozen=True):
+    """A call of a tool that the guest has made for the message."""
+
+    name: Name
+    seconds: Annotated[float, Meta(ge=0)]
+    nbytes: Big
+    error: Text = ""
+
+
+class MessageRecord(Record, frozen=True):
+    """The message in whose middle the actor is. What came in, what was emitted, the reply so far
+    and the last tool's result are parts."""
+
+    pending: Name
+    """The host function that its guest calls next."""
+    arguments: Annotated[tuple[Big, ...], Meta(max_length=16)]
+    room: Annotated[int, Meta(ge=1, lt=MAX_NBYTES_64)]
+    """Where the guest's stack lies in its memory."""
+    n_outputs: Big
+    output_nbytes: Big
+    tokens_in: Big
+    tokens_out: Big
+    fuel: Big
+    """Instructions that the guest has run for it."""
+    seconds: Annotated[float, Meta(ge=0)]
+    """Since its begin."""
+    seconds_left: Annotated[float, Meta(ge=0)] | None
+    """Until its deadline."""
+    has_reply: bool
+    has_tool_result: bool
+    limits_reached: Annotated[tuple[tuple[Name, Big], ...], Meta(max_length=64)] = ()
+    last_limit: Text = ""
+    last_warning: Text = ""
+    tool_calls: Annotated[tuple[ToolCallRecord, ...], Meta(max_length=256)] = ()
+    answer: AnswerRecord | None = None
+
+    @property
+    def parts(self) -> dict[str, tuple[Dtype, tuple[int, ...] | None]]:
+        """Type and shape of each of its parts, by name; no shape if that is not said."""
+        found: dict[str, tuple[Dtype, tuple[int, ...] | None]]
+        found = {MESSAGE_PART: ("U8", None), EMITTED_PART: ("U8", None)}
+        found |= {REPLY_PART: ("U8", None)} if self.has_reply else {}
+        found |= {TOOL_RESULT_PART: ("U8", None)} if self.has_tool_result else {}
+        if self.answer is not None:
+            found[READ_PART] = ("I32", (self.answer.n_tokens,))
+            found |= {TOLD_PART: ("U8", None), UNREAD_PART: ("U8", None)}
+        return found
+
+
 class ActorRecord(Record, frozen=True):
     """What the host keeps of an actor."""
 
@@ -251,6 +318,7 @@ class ActorRecord(Record, frozen=True):
     last_handle: Annotated[int, Meta(ge=0, lt=2**31)]
     argv: tuple[Text, ...] | None = None
     """A command's arguments; None for any other guest."""
+    message: MessageRecord | None = None
 
 
 class DeviceRecord(Record, frozen=True):

@@ -15,7 +15,7 @@ from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.header import Tensor, tensors_of
 from isthmus.snapshot.manifest import GUEST_PART, text_part, tokens_part
 from isthmus.snapshot.reader import Snapshot, open_snapshot
-from isthmus.snapshot.records import GlobalRecord
+from isthmus.snapshot.records import EMITTED_PART, GlobalRecord
 
 _LAYER = re.compile(r"(?<=\.[kv])\.\d+$")
 _EXCERPT = 400
@@ -58,6 +58,8 @@ class Inspection:
     """A command's arguments; `args` are its variables then. None for any other guest."""
     tools: tuple[str, ...]
     n_messages: int
+    answered: str | None
+    """What is said of the answer in whose middle it is; None between two messages."""
     memory_nbytes: int
     memory_nbytes_used: int
     file_nbytes: int
@@ -117,6 +119,7 @@ def inspect(snapshot: Snapshot) -> Inspection:
         argv=manifest.actor.argv,
         tools=manifest.actor.tools,
         n_messages=manifest.actor.n_messages,
+        answered=_answered(snapshot),
         memory_nbytes=manifest.memory.nbytes,
         memory_nbytes_used=len(snapshot.chunks) * CHUNK_NBYTES,
         file_nbytes=snapshot.file_nbytes,
@@ -127,6 +130,12 @@ def inspect(snapshot: Snapshot) -> Inspection:
         device=manifest.device.name,
         library=manifest.device.library,
     )
+
+
+def _answered(snapshot: Snapshot) -> str | None:
+    if snapshot.manifest.actor.message is None:
+        return None
+    return snapshot.part(EMITTED_PART).decode(errors="replace")
 
 
 def _session_reports(snapshot: Snapshot) -> Iterator[SessionReport]:

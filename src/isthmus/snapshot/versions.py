@@ -24,7 +24,9 @@ that holds embeddings, or whose states a failed pass has spoilt; with other limi
 usual ones; or whose guest has opened something by wasi-nn."""
 FORMAT_VERSION_7 = 7
 """Of a snapshot of a command."""
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
+FORMAT_VERSION_8 = 8
+"""Of a snapshot in the middle of an answer."""
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Version 1 has no grammars; `_ADDED` has what else came later."""
 _LATER_OF_SESSIONS = ("rows", "states_nbytes", "n_checkpoints", "spans", "is_lost")
 
@@ -35,6 +37,7 @@ _ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     FORMAT_VERSION_5: {"models": ("graph",), "sessions": ("outputs_nbytes", "memories")},
     FORMAT_VERSION_6: {"sessions": _LATER_OF_SESSIONS, "limits": MEDIA_LIMITS},
     FORMAT_VERSION_7: {"actor": ("argv",)},
+    FORMAT_VERSION_8: {"actor": ("message",)},
 }
 """What each version has that older ones are written without, so that their hashes stay."""
 
@@ -65,8 +68,8 @@ def version_for(
     nn: bool,
 ) -> int:
     """The oldest format version that can say all of it. `nn`: something is open by wasi-nn."""
-    if actor.argv is not None:
-        return FORMAT_VERSION_7
+    if actor.message is not None or actor.argv is not None:
+        return FORMAT_VERSION_7 if actor.message is None else FORMAT_VERSION_8
     if any(it.rows or it.states_nbytes or it.spans or it.is_lost for it in sessions):
         return FORMAT_VERSION_6
     if nn or not actor.limits.has_usual_media:

@@ -7,8 +7,8 @@ A guest is a core WebAssembly module that
 * defines and exports one linear memory, `memory`, not shared: 32-bit, or 64-bit, and then pointers
   and lengths in its imports have 64 bits;
 * exports either `on_message`, (i32) -> i32, and, where it needs them, `_initialize`, () -> (), and
-  `on_replay`, () -> i32; or `_start`, () -> (), and is a command then, with a new instance for each
-  message;
+  `on_replay` and `on_options`, () -> i32; or `_start`, () -> (), and is a command then, with a new
+  instance for each message;
 * keeps no state that a snapshot could not hold; see `instrument.py`, which rewrites it;
 * is within the bounds of `bounds.py`.
 """
@@ -28,12 +28,14 @@ from isthmus.wasm.instrument import START_EXPORT
 from isthmus.wasm.interface import Export, FunctionType, Import, Interface
 from isthmus.wasm.lines import Lines
 from isthmus.wasm.names import function_names, shown
+from isthmus.wasm.resumable import is_resumable
 from isthmus.wasm.wasi_nn import MODULE as NN_MODULE
 
 START = "_start"
 ON_MESSAGE = "on_message"
 INITIALIZE = "_initialize"
 ON_REPLAY = "on_replay"
+ON_OPTIONS = "on_options"
 MEMORY = "memory"
 
 _CORE = b"\0asm\x01\0\0\0"
@@ -52,6 +54,7 @@ _EXPORTS = {
     ON_MESSAGE: Signature(("i32",), "i32"),
     INITIALIZE: Signature((), None),
     ON_REPLAY: Signature((), "i32"),
+    ON_OPTIONS: Signature((), "i32"),
     START: Signature((), None),
 }
 _RESULTS: tuple[tuple[str, ...], ...] = ((), ("i32",))
@@ -96,6 +99,7 @@ class Guest:
         self.trusted = trusted
         self.is_64 = interface.is_64
         self.is_command = START in interface.exports
+        self.is_resumable = ON_MESSAGE in interface.exports and is_resumable(wasm)
         self.mutable_globals = interface.mutable_globals
         self.functions = dict(_callable_functions(interface))
 

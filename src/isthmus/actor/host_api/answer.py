@@ -57,6 +57,7 @@ class AnswerFunctions:
             raise GuestFault(Errno.EINVAL)
         c.memory.check(messages_ptr, messages_nbytes)
         c.memory.check_aligned(tokens_ptr, 4 * tokens_cap, 4)
+        name = c.handles.model_of(model)
         now = _EPOCH + timedelta(microseconds=c.clock.now_ns // 1000)
 
         def write() -> int:
@@ -66,7 +67,7 @@ class AnswerFunctions:
             for said in chat.warnings:
                 self._warn(opened, said)
             c.message.answer_in = ReadAnswer(
-                opened, tools, in_thought=chat.opens_thought, forced=forced
+                opened, tools, in_thought=chat.opens_thought, forced=forced, name=name
             )
             if len(chat.ids) <= tokens_cap:
                 c.memory.write(tokens_ptr, array("i", chat.ids).tobytes())

@@ -293,6 +293,13 @@ __attribute__((export_name("on_message"))) int32_t on_message(int32_t nbytes)
     return status;
 }
 
+/* Other options in the middle of an answer: what is sampled from here on follows them. */
+__attribute__((export_name("on_options"))) int32_t on_options(void)
+{
+    agent_options_renew();
+    return read_sampler();
+}
+
 /* Another model: the conversation is known as text, and the next message tokenizes all of it. */
 __attribute__((export_name("on_replay"))) int32_t on_replay(void)
 {

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.server.generation.media import MediaFiles
 from isthmus.server.http.errors import HttpError
 

@@ -113,6 +113,10 @@ class Transfer:
     async def _adopt(self, path: Path, asked: Restoring) -> Record:
         shelf = self._shelf
         snapshot = await shelf.in_thread(lambda: open_snapshot(path))
+        if snapshot.manifest.actor.message is not None:
+            raise SnapshotMismatch(
+                "the snapshot is in the middle of an answer: isthmus restore --save ends it first"
+            )
         files = shelf.models.files
         otherwise = asked.model and files.real_name(asked.model)
         if otherwise is not None:
