@@ -83,7 +83,8 @@ def _write(name: str, path: Path) -> None:
     """A model of which a step takes longer than what is around it."""
     from tests.tiny_gguf import RECIPES, TinyModel  # noqa: PLC0415 - of this repository
 
-    shape: dict[str, Any] = {"n_embd": 1024, "n_ff": 3072, "n_ff_expert": 1024} | _SHAPES.get(name, {})
+    usual = {"n_embd": 1024, "n_ff": 3072, "n_ff_expert": 1024}
+    shape: dict[str, Any] = usual | _SHAPES.get(name, {})
     said = {key: value for key, value in RECIPES[name].metadata.items() if _WIDTH in key}
     wider = {TinyModel.n_ff: shape["n_ff"], TinyModel.n_ff_expert: shape["n_ff_expert"]}
     overrides = {

@@ -12,7 +12,7 @@ from PIL import Image
 
 from isthmus import Model, Runtime
 from isthmus.actor import Actor
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.errors import IsthmusError
 from isthmus.model import Session
 from tests.tiny_projector import TEXTS, TinyProjector

@@ -24,8 +24,8 @@ from PIL import Image
 
 from isthmus import Limits, Model, Runtime, abi
 from isthmus.abi import Errno, MediaKind, PartKind, SpanFlag
+from isthmus.actor.content import with_files
 from isthmus.actor.host_api import HostApi
-from isthmus.actor.message import with_files
 from isthmus.benchmarks.rival import Libllama
 from isthmus.cli import main, talk
 from isthmus.config import ModelSettings

@@ -14,7 +14,7 @@ import pytest
 from isthmus import Limits, Model, Runtime
 from isthmus.abi import MediaKind
 from isthmus.actor import Actor
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.errors import IsthmusError, ModelUnsupported
 from isthmus.model.media.medium import Bitmap
 from isthmus.model.shape.hparams import Pooling

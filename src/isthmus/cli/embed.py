@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.cli.options import (
     add_device_options,
     add_model_options,

@@ -11,7 +11,7 @@ from functools import partial
 from starlette.requests import Request as HttpRequest
 
 from isthmus.actor import Actor, Reply
-from isthmus.actor.message import with_files
+from isthmus.actor.content import with_files
 from isthmus.errors import ContextFull, GuestFailed, ModelUnsupported, SettingsError
 from isthmus.model import Model
 from isthmus.model.shape.hparams import Pooling
