@@ -640,10 +640,8 @@ class TinyModel:
         """Writes the file."""
         writer = gguf.GGUFWriter(path, self.architecture)
         self._write_metadata(writer)
-        if self.with_tokenizer and self.architecture in ENCODERS:
-            write_wordpiece(writer, self.n_vocab, self.without_tokens)
-        elif self.with_tokenizer:
-            self._write_bytes(writer)
+        if self.with_tokenizer:
+            self._write_tokenizer(writer)
         else:
             writer.add_tokenizer_model("none")
         self._write_tensors(writer)
@@ -704,7 +702,10 @@ class TinyModel:
         for key, value in (values | self._metadata | self.overrides).items():
             _add(w, f"{self.architecture}.{key}", value)
 
-    def _write_bytes(self, w: gguf.GGUFWriter) -> None:
+    def _write_tokenizer(self, w: gguf.GGUFWriter) -> None:
+        if self.architecture in ENCODERS:
+            write_wordpiece(w, self.n_vocab, self.without_tokens)
+            return
         write_bytes(w, self.n_vocab, self.pre_tokenizer, self.more_special)
         for name, token in self.token_ids.items():
             w.add_uint32(f"tokenizer.ggml.{name}_token_id", token)

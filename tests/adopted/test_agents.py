@@ -369,7 +369,8 @@ def test_a_model_with_a_state_is_measured_beside_libllama(tiny_file: Files) -> N
         assert (done.returncode, row["identical"]) == (0, True)
     done = isthmus("bench", "prefill", *options, "--sizes", "9999")
     assert json.loads(done.stdout)["results"][0]["tokens"] == 512  # all that its context has
-    complains(isthmus("bench", "agents", *options), 2, "no room for checkpoints")
+    (row,) = json.loads(isthmus("bench", "agents", *options, "--sizes", "2").stdout)["results"]
+    assert row["identical"]
     complains(isthmus("bench", "ways", *options), 2, "no two ways to compare")
 
 

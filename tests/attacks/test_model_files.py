@@ -62,8 +62,6 @@ class Forged(TinyModel):
             else:
                 w.add_string(key, value)
 
-    _write_wordpiece = _write_tokenizer
-
 
 def bpe(**fields: Any) -> Forged:
     from gguf.vocab import bytes_to_unicode  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ def test_examples(
         for page in pages
         for it in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     ]
-    assert len(examples) == 6
+    assert len(examples) == 7
     for code in examples:
         exec(compile(code, "an example", "exec"), {})
     said = capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import ClassVar
 from isthmus import Limits, Runtime
 from isthmus.config import Environment
 from isthmus.errors import IsthmusError
-from isthmus.runtime.scripts import interpreter_path
+from isthmus.runtime.scripts import QUICKJS
 from tests.fuzz.surface import CAPACITY, MIB, Surface, halves
 from tests.tiny_gguf import TinyLlama
 
@@ -88,11 +88,11 @@ class Fuzz(Surface):
 
     @staticmethod
     def is_ready() -> bool:
-        return interpreter_path(Environment.read().cache).exists()
+        return QUICKJS.path(Environment.read().cache).exists()
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        known, cache = interpreter_path(Environment.read().cache), folder / "cache"
+        known, cache = QUICKJS.path(Environment.read().cache), folder / "cache"
         (cache / "interpreters").mkdir(parents=True)
         shutil.copy(known, cache / "interpreters" / known.name)
         environment = Environment(cache=cache)

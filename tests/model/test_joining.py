@@ -22,7 +22,7 @@ def runs(*places: int, most: int = 128, far: Sequence[int] = ()) -> list[Run] | 
 
 
 def test_runs_at_equal_distances_with_places_of_nobody() -> None:
-    assert runs(5) == [Run((0, None, None, None), 0, joined=True)]
+    assert runs(5) == [Run((0,), 0, joined=True, unseen=3)]
     assert runs(3, 1, 2, 4) == [Run((1, 2, 0, 3), 1000, joined=True)]
     assert runs(1, 2, 5) == [Run((0, 1, None, None, 2, None, None, None), 1000, joined=True)]
     far_apart = runs(1, 2, 9)

@@ -55,9 +55,9 @@ def test_streamed_as_whole(server: Serving) -> None:
     assert events[-1] == {"type": "message_stop"}
     total = [
         it["input_tokens"] + it["cache_read_input_tokens"]
-        for it in (events[-2]["usage"], whole["usage"])
+        for it in (events[0]["message"]["usage"], events[-2]["usage"], whole["usage"])
     ]
-    assert total == [events[0]["message"]["usage"]["input_tokens"]] * 2
+    assert total == [total[0]] * 3
 
 
 @pytest.mark.model

@@ -278,6 +278,7 @@ def test_one_that_goes_on_talking_after_its_call() -> None:
     """Little is read of it while nobody calls it."""
     with McpServer(liar("good")) as server:
         assert run(server, "flood") == b"{}"
+        time.sleep(1.0)  # what it had said during the call is taken first
         begun, used = time.monotonic(), used_s(server)
         time.sleep(1.0)
         assert used_s(server) - used < 0.2 * (time.monotonic() - begun)

@@ -12,6 +12,7 @@ from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.header import Value
 from isthmus.model.shape.hparams import Gating, Pooling, Rope, RopeKind, RopeScaling, Window
 
+_RMS = "layer_norm_rms"
 _MAX_PAIRS = 1 << 16
 _LARGEST = {"block_count": 1024, "embedding_length": 1 << 20, "context_length": 1 << 24}
 _MAX_NUMBER = 1e30
@@ -157,14 +158,14 @@ class Metadata:
 
         Some files say both, which must be one: which of them counts depends on the architecture.
         """
-        layer = self._value("attention.layer_norm_epsilon")
-        if layer is not None and self._value("attention.layer_norm_rms_epsilon", layer) != layer:
+        layer, rms = (self._value(f"attention.{it}_epsilon") for it in ("layer_norm", _RMS))
+        if layer is not None and rms is not None and layer != rms:
             raise ModelUnsupported(
                 f"{self.path}: attention.layer_norm_epsilon and attention.layer_norm_rms_epsilon "
                 "differ, which is not implemented: leave it to libllama, by graph='adopted' or "
                 "--graph adopted"
             )
-        kind = "layer_norm_rms" if layer is None else "layer_norm"
+        kind = _RMS if layer is None else "layer_norm"
         name = f"attention.{kind}_epsilon"
         epsilon = self.number(name)
         if not 0 <= epsilon <= 1:

@@ -49,16 +49,24 @@ class Embeddings:
         asked = await read_strictly(http, _decoder, EMBEDDING_TABLES)
         agents = await self._embedders.chosen(http, asked.model)
         agents.require_able(asked.model, asked.dimensions)
-        if _has_parts(asked.input):
-            items = await self._embedders.texts.of(http, lambda _: _shown(asked.input))
-            seen = await agents.embed_shown(http, asked.model, items)
+        texts, shown = await self._embedders.texts.of(
+            http, lambda check: _read(agents.model, asked.input, check)
+        )
+        if shown:
+            seen = await agents.embed_shown(http, asked.model, shown)
             n_tokens = sum(it.n_tokens for it in seen)
             return await asyncio.to_thread(_answer, asked, [it.data for it in seen], n_tokens)
-        texts = await self._embedders.texts.of(
-            http, lambda check: _tokens(agents.model, asked.input, check)
-        )
         made = await agents.embed(http, texts)
         return await asyncio.to_thread(_answer, asked, made, sum(map(len, texts)))
+
+
+def _read(
+    model: Model, given: str | list[Any], check: Check
+) -> tuple[list[list[int]], list[Shown]]:
+    """The checked ids of each text; or, if pictures or sounds are among them, what is shown."""
+    if _has_parts(given):
+        return [], _shown(given)
+    return _tokens(model, given, check), []
 
 
 def _has_parts(given: str | list[Any]) -> bool:
