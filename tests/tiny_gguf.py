@@ -20,8 +20,6 @@ CHATML = (
 Quantise = Callable[[np.ndarray, gguf.GGMLQuantizationType], np.ndarray]
 FIRST_SPECIAL = len(SPECIAL) + 256
 """The id of the first of `TinyModel.more_special`."""
-INFILL = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|repo_name|>", "<|file_sep|>")
-"""Tokens that mark a gap in a text, by names that libllama knows."""
 
 
 _SEPARATE = "attn_q:embd,q attn_k:embd,kv attn_v:embd,kv "

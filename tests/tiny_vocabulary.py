@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 import gguf
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+INFILL = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|repo_name|>", "<|file_sep|>")
+"""Tokens that mark a gap in a text, by names that libllama knows."""
 WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "an", "isthmus", "is", "land", "bridge", "sea", "cat", "sleep", "two")
 WORD_ENDS = ("ing", "ed", "es", "ges")

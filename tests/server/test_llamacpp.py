@@ -28,16 +28,14 @@ from isthmus.server.llamacpp.requests import (
 )
 from isthmus.server.llamacpp.translate import wanted_of
 from tests.server.conftest import Serving
-from tests.tiny_gguf import FIRST_SPECIAL, INFILL, TinyModel
+from tests.tiny_gguf import FIRST_SPECIAL, TinyModel
+from tests.tiny_vocabulary import INFILL
 
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
+GAP = {"input_prefix": "a", "input_suffix": "b", "n_predict": 2}
 ROUTES: dict[str, tuple[type, Table, dict[str, Any]]] = {
     "/completion": (CompletionRequest, fields.COMPLETION, {"prompt": "x", "n_predict": 2}),
-    "/infill": (
-        InfillRequest,
-        fields.INFILL,
-        {"input_prefix": "a", "input_suffix": "b", "n_predict": 2},
-    ),
+    "/infill": (InfillRequest, fields.INFILL, GAP),
     "/tokenize": (TokenizeRequest, fields.TOKENIZE, {"content": "x"}),
     "/detokenize": (DetokenizeRequest, fields.DETOKENIZE, {"tokens": [5]}),
     "/apply-template": (

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.server.conftest import Serving
-from tests.tiny_gguf import INFILL, TinyModel
+from tests.tiny_gguf import TinyModel
+from tests.tiny_vocabulary import INFILL
 
 N_CTX = 4096
 SCRIPT = Path(__file__).with_name("native_server.py")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import numpy as np
 import openai
 import pytest
@@ -142,14 +143,18 @@ def messages(seeing: Serving, source: dict[str, Any], model: str = "eyes") -> An
     )
 
 
-def test_anthropics_messages(seeing: Serving, client: openai.OpenAI) -> None:
+def test_anthropics_client(seeing: Serving, client: openai.OpenAI) -> None:
     source = {"type": "base64", "media_type": "image/png", "data": text64(png())}
-    done = messages(seeing, source)
-    assert done.status_code == 200, done.text
-    same = ask(client, "eyes", picture(png()))
-    assert done.json()["usage"]["input_tokens"] == same.usage.prompt_tokens - (
-        same.usage.prompt_tokens_details.cached_tokens
+    content = [{"type": "image", "source": source}, {"type": "text", "text": QUESTION}]
+    theirs = anthropic.Anthropic(base_url=seeing.url, api_key="none")
+    turns = [{"role": "user", "content": content}]
+    done = theirs.messages.create(
+        model="eyes", max_tokens=8, messages=turns, extra_body={"temperature": 0}
     )
+    counted = theirs.messages.count_tokens(model="eyes", messages=turns)
+    usage, same = done.usage, ask(client, "eyes", picture(png())).usage
+    assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == same.prompt_tokens
+    assert counted.input_tokens == same.prompt_tokens
     refused = messages(seeing, {"type": "url", "url": "https://example.org/cat.png"})
     assert refused.status_code == 400
     assert "fetches no URLs" in refused.text

@@ -26,7 +26,8 @@ from isthmus.server.settings import ServerSettings
 from tests.server.conftest import Serving
 from tests.server.process import no_models
 from tests.server.test_agents import new_agent, tell
-from tests.tiny_gguf import INFILL, TinyLlama
+from tests.tiny_gguf import TinyLlama
+from tests.tiny_vocabulary import INFILL
 
 Answers: TypeAlias = "Counter[tuple[str, int]]"
 """How often each operation was answered with each status."""

@@ -10,7 +10,8 @@ import pytest
 from isthmus import Runtime
 from isthmus.errors import ContextFull, ModelUnsupported, TokenError
 from isthmus.model.tokens.infill import Gap, InfillTokens, OtherFile, other_files
-from tests.tiny_gguf import FIRST_SPECIAL, INFILL, TinyModel
+from tests.tiny_gguf import FIRST_SPECIAL, TinyModel
+from tests.tiny_vocabulary import INFILL
 
 PREFIX, SUFFIX, MIDDLE, REPOSITORY, FILE = range(FIRST_SPECIAL, FIRST_SPECIAL + 5)
 ALL = InfillTokens(PREFIX, SUFFIX, MIDDLE, REPOSITORY, FILE)
