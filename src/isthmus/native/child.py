@@ -54,8 +54,9 @@ def last_words(said: str) -> str:
 
 
 def reason(complaints: Sequence[str], otherwise: str) -> str:
-    """The library's first complaint without the name of the function that made it."""
+    """The library's first complaint without the name of the function that made it, in one line."""
     if not complaints:
         return otherwise
     words = complaints[0].partition(": ")[2] or complaints[0]
-    return printable(words.removeprefix(_WRAPPER))[:_MAX]
+    lines = words.removeprefix(_WRAPPER).strip().splitlines()
+    return printable("; ".join(lines))[:_MAX]

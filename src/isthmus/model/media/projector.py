@@ -164,6 +164,6 @@ class Projector(Owned):
 
 
 def _refusal(path: Path, model: LibraryModel, complaints: list[str]) -> ModelError:
-    said = reason(complaints, "it does not say why").strip().replace("\n", "; ")
+    said = reason(complaints, "it does not say why")
     kind = ModelUnsupported if "mismatch" in said else ModelFileError
     return kind(f"{path} is no projector that libmtmd opens for {model.path.name}: {said}")
