@@ -227,14 +227,16 @@ def test_a_restart_forgets_nothing_that_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def serving(tiny_q8: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[Serving, httpx.Client]]]:
+def serving(
+    tiny_long: Path, tmp_path: Path
+) -> Iterator[Callable[..., tuple[Serving, httpx.Client]]]:
     """Starts a server with a key of such limits; gives it and a client that has the key."""
     started: list[tuple[Serving, httpx.Client]] = []
 
-    def start(*limits: str) -> tuple[Serving, httpx.Client]:
+    def start(*limits: str, n_ctx: int = 1024) -> tuple[Serving, httpx.Client]:
         keys = tmp_path / "keys"
         key = new_key(keys, "ada", KeyLimits.parse(limits))
-        options = ("--model", f"tiny={tiny_q8}", "--n-ctx", "1024", "--keys", str(keys))
+        options = ("--model", f"tiny={tiny_long}", "--n-ctx", str(n_ctx), "--keys", str(keys))
         server = Serving(tmp_path / "data", *options)
         headers = {"Authorization": f"Bearer {key}"}
         client = httpx.Client(base_url=server.url, headers=headers, timeout=60)
@@ -324,17 +326,18 @@ def test_a_stream_that_is_left_is_counted(
 def test_requests_at_a_time_of_a_server(
     serving: Callable[..., tuple[Serving, httpx.Client]],
 ) -> None:
-    _, client = serving("concurrent=1")
+    _, client = serving("concurrent=1", n_ctx=60_000)
     body = {
         "model": "tiny",
         "prompt": "hello",
-        "max_tokens": 900,
+        "max_tokens": 59_000,  # more than any machine has said when the next request comes
         "ignore_eos": True,
         "stream": True,
-        "n": 32,  # long enough for any machine
+        "n": 4,
         "logprobs": 5,
     }
     with client.stream("POST", "/v1/completions", json=body) as stream:
+        assert stream.status_code == 200
         next(stream.iter_lines())
         refused = client.get("/v1/models")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")

@@ -25,7 +25,7 @@ import msgspec
 
 from isthmus.errors import ToolFailed
 from isthmus.tools.hosts import AllowedHosts
-from isthmus.tools.tool import Check, Tool, ToolLimits, require_short
+from isthmus.tools.tool import Check, Tool, ToolLimits, require_short, too_late
 from isthmus.tools.waiting import Waiting
 from isthmus.units import KIB
 
@@ -100,6 +100,8 @@ class _Fetch:
             parts, port = _checked(url)
             try:
                 found = self._get(parts, port)
+            except TimeoutError:  # a connection's, which comes when the deadline does
+                raise too_late(self._limits) from None
             except (OSError, http.client.HTTPException, ValueError) as error:
                 said = getattr(error, "strerror", None) or error or type(error).__name__
                 raise ToolFailed(f"{parts.hostname}: {said}") from None
