@@ -21,7 +21,8 @@ from tests.clients.clients import CLIENTS, Client
 from tests.clients.plays import plays
 from tests.clients.scripted import ScriptedModel
 from tests.server.conftest import Serving
-from tests.tiny_gguf import INFILL, TinyModel
+from tests.tiny_gguf import TinyModel
+from tests.tiny_vocabulary import INFILL
 
 pytestmark = [pytest.mark.long, pytest.mark.model]
 SCRIPTS = Path(__file__).parent / "scripts"

@@ -283,7 +283,9 @@ def test_a_picture_among_other_turns(client: openai.OpenAI) -> None:
         {"role": "assistant", "content": "A cat."},
         {"role": "user", "content": "And its name?"},
     ]
-    done = client.chat.completions.create(model="eyes", messages=turns, max_tokens=4)
+    done = client.chat.completions.create(
+        model="eyes", messages=turns, max_tokens=4, extra_body={"ignore_eos": True}
+    )
     assert done.usage is not None
     assert done.usage.completion_tokens == 4
 

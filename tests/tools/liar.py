@@ -60,7 +60,9 @@ def called(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     if name == "odd":
         return {"content": 3}
     if name == "flood":
-        threading.Thread(target=flood, daemon=True).start()
+        begins = threading.Timer(0.2, flood)  # its answer is not behind what it floods with
+        begins.daemon = True
+        begins.start()
     if name == "fail":
         return text("it broke", isError=True)
     if name == "long":

@@ -31,7 +31,7 @@ def test_last_words(said: str, words: str) -> None:
 
 
 def test_a_complaint_without_the_function_that_made_it() -> None:
-    assert reason(["llama_model_load: it is\nbroken", "later"], "no reason") == "it is\\nbroken"
+    assert reason(["llama_model_load: it is\nbroken", "later"], "no reason") == "it is; broken"
     assert reason(["f: error loading model: broken"], "no reason") == "broken"
     assert reason(["broken"], "no reason") == "broken"
     assert reason([], "no reason") == "no reason"

@@ -63,6 +63,7 @@ def test_work_is_done_elsewhere(helper: Helper) -> None:
         helper.do({}.popitem)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a weakref's
 def test_what_is_interrupted_is_done_whole_and_once(helper: Helper, interrupts: Interrupts) -> None:
     begun: list[int] = []
     done: list[int] = []
