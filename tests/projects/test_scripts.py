@@ -12,6 +12,7 @@ from isthmus.config import Limits
 from isthmus.errors import DeadlineExceeded, GuestError, GuestFailed, GuestInvalid
 from isthmus.model import Model
 from isthmus.runtime import Runtime
+from tests.projects.script_life import live
 from tests.tiny_gguf import TinyLlama
 
 AGENT = """\
@@ -60,22 +61,8 @@ def script(folder: Path, text: str) -> Path:
 def test_a_script_talks_has_tools_forks_and_is_saved(
     isthmus_runtime: Runtime, scripted_model: Scripted, tmp_path: Path
 ) -> None:
-    models = {"default": scripted_model("First öne.", "And a second.")}
-    asked: list[bytes] = []
-    agent = isthmus_runtime.spawn(
-        script(tmp_path, AGENT),
-        models=models,
-        tools={"lookup": lambda args: asked.append(args) or b"land"},  # type: ignore[func-returns-value]
-        args={"temperature": 0},
-    )
-    assert list(agent.stream("héllo")) == ["First", " öne."]
-    assert asked == ["héllo".encode()]
-    saved = agent.snapshot(tmp_path / "agent.safetensors")
-    (child,) = agent.fork()
-    again = isthmus_runtime.restore(saved, models=models, tools={"lookup": lambda _: b"land"})
-    for it in (agent, child, again):
-        assert it.send("count").text == "1 answers"
-        assert it.send("more").text == "And a second."
+    model = scripted_model("First öne.", "And a second.")
+    live(isthmus_runtime, model, script(tmp_path, AGENT), tmp_path)
 
 
 def test_another_model_goes_on_with_the_conversation(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -115,8 +116,15 @@ def test_any_server_takes_any_agent(
     with two.client.stream("POST", f"{path}/messages", json=body) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         said = stream.read().decode()
-    assert "event: delta" in said  # one or several: what is said in a moment is one
     assert "event: done" in said
+    spoken = {"grammar": "root ::= [a-z ] root", "max_tokens": "400"}  # all of them are said
+    long = f"/v1/agents/{new_agent(one, seed=6, args=spoken)}"
+    with two.client.stream("POST", f"{long}/messages", json=body) as stream:
+        events = [json.loads(it[6:]) for it in stream.iter_lines() if it.startswith("data: ")]
+    deltas = [it["text"] for it in events if "text" in it]
+    assert len(deltas) > 1  # as they are said, and not the whole at its end
+    assert "".join(deltas) == one.get(long)["turns"][0]["output"]
+    assert two.client.delete(long).is_success
     fork = two.post(f"{path}/fork", {"position": 1})["id"]
     assert one.post(f"/v1/agents/{fork}/messages", {"input": "x"})["position"] == 2
     assert two.client.get("/v1/agents/aaaaaaaaaaaa").status_code == 404
