@@ -102,6 +102,20 @@ def test_a_long_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_pat
     cluster.stop()
 
 
+def hears_pieces(owner: Member, other: Member) -> None:
+    """That server passes on what the owner of an agent says while it is said."""
+    spoken = {"grammar": "root ::= [a-z ] root", "max_tokens": "400"}  # all of them are said
+    long = f"/v1/agents/{new_agent(owner, seed=6, args=spoken)}"
+    with other.client.stream(
+        "POST", f"{long}/messages", json={"input": "x", "stream": True}
+    ) as stream:
+        events = [json.loads(it[6:]) for it in stream.iter_lines() if it.startswith("data: ")]
+    deltas = [it["text"] for it in events if "text" in it]
+    assert len(deltas) > 1  # as they are said, and not the whole at its end
+    assert "".join(deltas) == owner.get(long)["turns"][0]["output"]
+    assert other.client.delete(long).is_success
+
+
 def test_any_server_takes_any_agent(
     bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path
 ) -> None:
@@ -117,14 +131,7 @@ def test_any_server_takes_any_agent(
         assert stream.headers["content-type"].startswith("text/event-stream")
         said = stream.read().decode()
     assert "event: done" in said
-    spoken = {"grammar": "root ::= [a-z ] root", "max_tokens": "400"}  # all of them are said
-    long = f"/v1/agents/{new_agent(one, seed=6, args=spoken)}"
-    with two.client.stream("POST", f"{long}/messages", json=body) as stream:
-        events = [json.loads(it[6:]) for it in stream.iter_lines() if it.startswith("data: ")]
-    deltas = [it["text"] for it in events if "text" in it]
-    assert len(deltas) > 1  # as they are said, and not the whole at its end
-    assert "".join(deltas) == one.get(long)["turns"][0]["output"]
-    assert two.client.delete(long).is_success
+    hears_pieces(one, two)
     fork = two.post(f"{path}/fork", {"position": 1})["id"]
     assert one.post(f"/v1/agents/{fork}/messages", {"input": "x"})["position"] == 2
     assert two.client.get("/v1/agents/aaaaaaaaaaaa").status_code == 404
