@@ -52,9 +52,10 @@ def exercise(python: str, *arguments: object) -> dict[str, Any]:
 
 
 @pages
-def test_memory(python: str) -> None:
+def test_memory(python: str, tmp_path: Path) -> None:
     files = (f"tests/unit/test_{name}.py" for name in UNITS)
-    assert " passed" in run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+    options = ("-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'inside'}")
+    assert " passed" in run(python, "-m", "pytest", *options, *files)
 
 
 @pages
@@ -121,7 +122,7 @@ def visit(
         "chat": "-m isthmus run chat --message Hello --arg max_tokens=8 --arg temperature=0 "
         f"--model /exchange/smollm2.gguf {cpu}",
         "receipt": f"-m isthmus receipt --quick {cpu} --minutes 40 "
-        "--model /exchange/x.gguf --out /exchange/receipt",
+        "--model /exchange/x.gguf --out /exchange/measured",
     }
     return Visit(KIB[name], folder, saved, run_machine(MACHINE / name, folder, commands))
 
@@ -153,15 +154,17 @@ def test_snapshots_move_to_a_whole_machine_and_back(visit: Visit) -> None:
 
 
 def test_a_whole_machine_chats(visit: Visit) -> None:
+    """As a process of arm64 does: another processor's kernels round otherwise."""
     options = "--message Hello --arg max_tokens=8 --arg temperature=0 --device cpu --threads 2"
     model = visit.folder / "smollm2.gguf"
-    here = run("here", "-m", "isthmus", "run", "chat", *options.split(), "--model", model)
-    assert visit.did["chat"].text() == here
+    said = run("python", "-m", "isthmus", "run", "chat", *options.split(), "--model", model)
+    assert len(said.split()) > 4
+    assert visit.did["chat"].text() == said
 
 
 def test_a_whole_machine_writes_a_receipt(visit: Visit) -> None:
     visit.did["receipt"].text()
-    receipt = json.loads((visit.folder / "receipt.json").read_text())
+    receipt = json.loads((visit.folder / "measured.json").read_text())
     assert receipt["machine"]["system"].endswith("aarch64")
     [(_, questions)] = receipt["models"].items()
     assert not [it for it in questions.values() if "failed" in it]
