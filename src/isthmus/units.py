@@ -32,6 +32,10 @@ MAX_NBYTES_32 = 4 * GIB - WASM_PAGE
 MAX_NBYTES_64 = 1024 * GIB
 """What a 64-bit one may have here: a process has 128 TiB of addresses, for all its actors."""
 OS_PAGE = mmap.PAGESIZE
+FIRST_ADDRESS = 1 << 16
+ADDRESSES_NBYTES = (1 << 48) - FIRST_ADDRESS
+"""From the first address of a process to the end of the last: 47 bits of addresses on x86-64, 48 on
+arm64. Source: Linux's Documentation/arch/x86/x86_64/mm.rst and arch/arm64/memory.rst."""
 
 
 def align_up(value: int, alignment: int) -> int:

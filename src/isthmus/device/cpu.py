@@ -14,12 +14,9 @@ from isthmus.memory import FileMapping, Region
 from isthmus.native import _ggml
 from isthmus.native.loader import Library
 from isthmus.native.owned import Owned
-from isthmus.units import HostAddr
+from isthmus.units import ADDRESSES_NBYTES, FIRST_ADDRESS, HostAddr
 
 _REPACK = b"CPU_REPACK"
-_FIRST_ADDRESS = 1 << 16
-_ADDRESSES_NBYTES = (1 << 47) - _FIRST_ADDRESS
-"""What a process may use on x86-64 and arm64."""
 
 
 def open_device(library: Library, settings: DeviceSettings, _index: int = 0) -> Device:
@@ -116,7 +113,7 @@ class CpuDevice(Device):
 
     def _bind_everywhere(self) -> Buffer:
         """ggml's buffer over host memory is an address and a length, and touches nothing."""
-        return self.import_memory(HostAddr(_FIRST_ADDRESS), _ADDRESSES_NBYTES)
+        return self.import_memory(HostAddr(FIRST_ADDRESS), ADDRESSES_NBYTES)
 
     def _new_threadpool(self) -> Owned:
         params = _ggml.ThreadpoolParams()

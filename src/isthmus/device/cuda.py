@@ -40,7 +40,16 @@ from isthmus.memory import Region
 from isthmus.native._ggml import tensor_at
 from isthmus.native.cuda import LIBRARY, Attribute, Cuda
 from isthmus.native.loader import Library
-from isthmus.units import GIB, OS_PAGE, DeviceAddr, HostAddr, align_up, format_nbytes
+from isthmus.units import (
+    ADDRESSES_NBYTES,
+    FIRST_ADDRESS,
+    GIB,
+    OS_PAGE,
+    DeviceAddr,
+    HostAddr,
+    align_up,
+    format_nbytes,
+)
 
 KIND = Kind(
     name="cuda",
@@ -57,8 +66,6 @@ _RESERVE_NBYTES = 1 * GIB
 _SOFT_CAP, _SOFT_CAP_HEADS = 2, (128, 256)
 """Where a soft cap is among attention's parameters, and the sizes of heads with kernels for it.
 Source: `fattn-vec.cuh`, `fattn-tile.cuh` and `fattn-mma-f16.cuh` of ggml 0.25."""
-_FIRST_ADDRESS = 1 << 16
-_ADDRESSES_NBYTES = (1 << 47) - _FIRST_ADDRESS
 
 
 def open_device(library: Library, settings: DeviceSettings, index: int = 0) -> Device:
@@ -71,8 +78,8 @@ class Everywhere(Buffer):
     """One small buffer of the device that stands for all addresses."""
 
     def __init__(self, library: Library, handle: int) -> None:
-        super().__init__(library, handle, _ADDRESSES_NBYTES)
-        self.base = DeviceAddr(_FIRST_ADDRESS)
+        super().__init__(library, handle, ADDRESSES_NBYTES)
+        self.base = DeviceAddr(FIRST_ADDRESS)
         self.is_host = False
 
 
@@ -136,11 +143,11 @@ class CudaDevice(Device):
                 region,
                 self.caches,
                 self.counters,
-                largest=_ADDRESSES_NBYTES,
+                largest=ADDRESSES_NBYTES,
                 seamless=True,
             )
         if self.sharing == "registered":
-            return Binding(self._register, region, largest=_ADDRESSES_NBYTES, seamless=True)
+            return Binding(self._register, region, largest=ADDRESSES_NBYTES, seamless=True)
         if self.sharing == "managed":
             return ManagedBinding(self.cuda, self.at, region)
         if self.sharing == "lent":
