@@ -80,6 +80,27 @@ def test_a_call_that_is_refused_changes_nothing(
     assert (tokens_of(proxy), n_said(proxy)) == ([1], 0)
 
 
+def test_tokens_are_counted_for_the_message_that_asks(proxy: Proxy) -> None:
+    for _ in range(2):
+        assert proxy.call("emit_token", 2, 65, TEXT, ROOM) == 1
+        assert proxy.call("decode", 2, 66) == 0
+        message = proxy.actor.body.context.message
+        assert (message.tokens_out, message.output_nbytes) == (1, 0)
+    assert tokens_of(proxy) == [1, 65, 66, 65, 66]
+
+
+def test_a_closed_session_takes_no_token(proxy: Proxy) -> None:
+    assert proxy.call("emit_token", 2, 65, TEXT, ROOM) == 1
+    assert proxy.call("session_close", 2) == 0
+    for name, arguments in (("emit_token", (2, 65, TEXT, ROOM)), ("decode", (2, 65))):
+        assert proxy.call(name, *arguments) == -Errno.EBADF
+    proxy.write(IDS, (7).to_bytes(4, "little"))
+    opened = proxy.open_session(1, SESSION, N_CTX)
+    assert proxy.call("prefill", opened, IDS, 1) == 0
+    assert proxy.call("emit_token", opened, 66, TEXT, ROOM) == 1
+    assert tokens_of(proxy) == [7, 66]
+
+
 def test_a_full_context_refuses_after_the_text_is_said(proxy: Proxy) -> None:
     proxy.write(IDS, b"".join((65).to_bytes(4, "little") for _ in range(N_CTX - 1)))
     assert proxy.call("prefill", 2, IDS, N_CTX - 1) == 0

@@ -109,6 +109,21 @@ def test_text(region: Region) -> None:
     assert code_of(caught) is Errno.EFAULT
 
 
+@pytest.mark.parametrize("nbytes", [0, 1, 4096, 4097, 9000])
+def test_fill_writes_what_fits_and_nothing_else(region: Region, nbytes: int) -> None:
+    memory, data = GuestMemory(region, Counters()), b"x" * nbytes
+    memory.write(0, bytes(NBYTES))
+    assert memory.fill(8, nbytes, data) == nbytes
+    assert memory.read(0, nbytes + 16) == bytes(8) + data + bytes(8)
+    if nbytes:
+        assert memory.fill(8, nbytes - 1, b"y" * nbytes) == nbytes
+    assert memory.read(8, nbytes) == data
+    for ptr, cap in ((NBYTES, 1), (NBYTES - nbytes + 1, nbytes), (0, NBYTES + 1), (-1, 1)):
+        with pytest.raises(GuestFault) as caught:
+            memory.fill(ptr, cap, data[:cap])
+        assert code_of(caught) is Errno.EFAULT
+
+
 def test_structs(region: Region) -> None:
     memory = GuestMemory(region, Counters())
     layout = struct.Struct("<IfQ")
@@ -129,6 +144,7 @@ def test_nothing_lies_in_a_detached_memory() -> None:
         lambda: memory.check(0, 0),
         lambda: memory.read(0, 1),
         lambda: memory.write(0, b"x"),
+        lambda: memory.fill(0, 0, b""),
     ):
         with pytest.raises(GuestFault):
             use()

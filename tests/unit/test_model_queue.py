@@ -129,7 +129,7 @@ class Crowd:
         return message
 
     def _session(self, name: str, key: int) -> Any:
-        return SimpleNamespace(name=name, key=key, model=self.model)
+        return SimpleNamespace(name=name, key=key, owner=self.model)
 
     def _decode_batch(self, steps: Sequence[Any]) -> None:
         names = "".join(step.session.name for step in steps)
@@ -258,14 +258,14 @@ def test_whoever_left_is_in_no_step(clock: Clock) -> None:
 def test_a_closed_model_fails_for_whoever_asks(clock: Clock) -> None:
     crowd = Crowd(clock)
 
-    def closed(_session: Any) -> None:
+    def closed(_what: Any) -> None:
         raise DeviceFailed("the model is closed")
 
-    crowd.executor.batch_key = closed
     for name in "ab":
         crowd.step(name)
     for name in "CD":
         crowd.prompt(name, 20)
+    crowd.executor.batch_key = crowd.executor.decode_batch = closed
     assert crowd.errors() == dict.fromkeys("abCD", DeviceFailed)
 
 

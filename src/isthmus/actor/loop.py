@@ -285,18 +285,24 @@ class Loop:
 
     def _advance(self, answers: list[Answer]) -> None:
         """Resumes messages with what they waited for; each goes on until it asks or ends."""
-        quick = []
-        for answer in answers:
-            if answer.message.is_slow:
+        quick = [it for it in answers if not it.message.is_slow]
+        if len(quick) < len(answers):
+            for answer in [it for it in answers if it.message.is_slow]:
                 self._go_on_slowly(answer)
-            else:
-                quick.append(answer)
         for answer, ask in zip(quick, self._crew.resume(quick), strict=True):
             self._take_in(answer.message, ask)
 
     def _take_in(self, message: Message, ask: Any) -> None:
         """Goes on with what a message that was resumed asks for; see `Message.resume`."""
-        if ask is None:
+        if isinstance(ask, _OF_MODELS):  # nearly always
+            if message.pieces:
+                self._talking.append(message)
+            message.waits_for = ask
+            queue = self._queues.get(ask.model)
+            if queue is None:
+                queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
+            queue.add(ask)
+        elif ask is None:
             self._ended(message)
         elif isinstance(ask, BaseException):
             self._failed(message, ask)
@@ -304,7 +310,7 @@ class Loop:
             self._take_ask(message, ask)
 
     def _take_ask(self, message: Message, ask: Any) -> None:
-        """Passes an ask on to what answers it."""
+        """Passes an ask on that no model answers."""
         if message.pieces:
             self._talking.append(message)
         if ask is SLICE_OVER:
@@ -312,12 +318,7 @@ class Loop:
             self._go_on_slowly(Answer(message), n_slices=1)
             return
         message.waits_for = ask
-        if isinstance(ask, _OF_MODELS):
-            queue = self._queues.get(ask.model)
-            if queue is None:
-                queue = self._queues[ask.model] = ModelQueue(ask.model, self._metrics)
-            queue.add(ask)
-        elif isinstance(ask, Jobs):
+        if isinstance(ask, Jobs):
             self._jobs.add(ask)
         else:
             self._go_aside(ask)

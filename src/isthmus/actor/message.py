@@ -168,7 +168,10 @@ class Message:
 
     def check_going_on(self) -> None:
         """As `check`; GuestFault(ECANCELED) if the guest is asked to finish."""
-        self.check()
+        deadline = self.deadline  # looked at here: this is asked for each token
+        is_late = deadline is not None and time.monotonic() >= deadline
+        if is_late or self.stopping or self.is_cut_off:
+            self.check()
         if self.stopping:
             raise GuestFault(Errno.ECANCELED)
 
@@ -264,7 +267,7 @@ class Message:
             self._emitted.append(bytearray(data))
         if not self.wants_text:
             return
-        if isinstance(data, bytes) and data.isascii() and not self._decoder.buffer:
+        if type(data) is bytes and data.isascii() and not self._decoder.buffer:
             text = data.decode()  # nearly every token: the decoder is Python code
         else:
             text = self._decoder.decode(data)
@@ -302,6 +305,9 @@ class Message:
         outcome = self.outcome  # looked at first: nothing is emitted after it
         pieces, more, n_left = self.pieces, False, _DELIVERED
         n = len(pieces)  # a guest in the slow lane may emit faster than its listener takes it
+        if n == 1 and outcome is None:  # nearly always
+            self.tell(pieces.popleft())
+            return False
         try:
             while n and not more:
                 text = pieces.popleft()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator
+from itertools import chain
+from operator import attrgetter
 
 from isthmus.actor import plan
 from isthmus.actor.ask import Answer, Decode, Prompt
@@ -14,6 +16,8 @@ from isthmus.metrics import Metrics
 from isthmus.model import Model
 
 _log = logging.getLogger("isthmus")
+_answer, _key, _n_tokens, _steps = map(attrgetter, ("answer", "key", "n_tokens", "steps"))
+"""Of a Decode: a step asks for them once for each token, and Python's own loops are slower."""
 _UNTOLD_STEPS = 64
 """Steps that the metrics are told of at once: telling each would take as long as a token."""
 
@@ -146,7 +150,7 @@ class ModelQueue:
         end = time.perf_counter()
         self._waits_since = end
         self._n_decoding = len(asks)
-        self._untold.append((start - since, end - start, sum(ask.n_tokens for ask in asks)))
+        self._untold.append((start - since, end - start, sum(map(_n_tokens, asks))))
         if len(self._untold) >= _UNTOLD_STEPS:
             self.tell()
         return answers
@@ -158,7 +162,7 @@ class ModelQueue:
             self._decodes = []
             return asks
         shares, most = self._decode_shares, self._model.rows_at_once
-        chosen = plan.batch(asks, shares, most, self._key_of)
+        chosen = plan.batch(asks, shares, most, _key)
         if len(chosen) == len(asks):
             self._decodes = []
         else:
@@ -166,15 +170,10 @@ class ModelQueue:
             self._decodes = [ask for ask in asks if ask not in taken]
         return chosen
 
-    def _key_of(self, ask: Decode) -> object:
-        if ask.key is None:  # an ask that waits for several steps is looked at in each
-            ask.key = self._model.executor.batch_key(ask.steps[0].session)
-        return ask.key
-
     def _compute(self, asks: list[Decode]) -> list[Answer]:
         """Computes a step. If the device fails, each ask is tried alone: only the guilty fail."""
         try:
-            self._model.executor.decode_batch([step for ask in asks for step in ask.steps])
+            self._model.executor.decode_batch([*chain.from_iterable(map(_steps, asks))])
         except DeviceFailed as error:
             if len(asks) == 1:
                 return [Answer(asks[0].message, None, error)]
@@ -182,7 +181,7 @@ class ModelQueue:
             return [answer for ask in asks for answer in self._compute([ask])]
         except BaseException as error:
             return [Answer(ask.message, None, error) for ask in asks]
-        return [Answer(ask.message) for ask in asks]
+        return [*map(_answer, asks)]
 
     # ------------------------------------------------------------------ prompts
 

@@ -12,11 +12,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
 
 from isthmus.actor.ask import Decode, Prompt
 from isthmus.actor.shares import Shares
 from isthmus.model.jobs import JOB_S
 from isthmus.model.probes.widths import Width
+
+_n_tokens = attrgetter("n_tokens")
 
 MAX_STEP_TOKENS = 32
 """Tokens in one step of a session."""
@@ -43,8 +46,7 @@ def batch(
     If each asks for one token and all fill some batches nearly, those are made equally large. So
     whoever asks again is in a batch with the same others, which is only moved on by a token.
     """
-    first = key_of(asks[0])
-    if sum(ask.n_tokens for ask in asks) <= most and all(key_of(ask) == first for ask in asks):
+    if sum(map(_n_tokens, asks)) <= most and len(set(map(key_of, asks))) == 1:
         shares.serve(asks)
         return list(asks)
     by_use = sorted(asks, key=lambda ask: shares.of(ask.share))

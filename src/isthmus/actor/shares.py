@@ -50,10 +50,13 @@ class Shares:
         before, least = self._now, math.inf
         for ask in asks:
             share = ask.share
-            used = share.used.get(self, 0.0)
-            used = max(used, before)
-            least = min(least, used)
-            share.used[self] = used + ask.n_tokens / share.weight
+            accounts = share.used
+            used = accounts.get(self, before)
+            if used < before:  # noqa: PLR1730 - max and min take longer than all else here
+                used = before
+            if used < least:  # noqa: PLR1730
+                least = used
+            accounts[self] = used + ask.n_tokens / share.weight
         self._now = least
 
     def charge(self, share: Share, n_tokens: int) -> None:

@@ -132,7 +132,7 @@ class Session(ABC):
 
     def require_room(self, n_tokens: int) -> None:
         """Raises ContextFull where `n_tokens` more do not fit."""
-        if self.n_tokens + n_tokens > self.n_ctx:
+        if len(self.tokens) + n_tokens > self.layout.n_ctx:
             raise ContextFull(
                 f"the context is full: it holds {self.n_tokens} of {self.n_ctx} tokens and has "
                 f"no room for {n_tokens} more; open the session with a larger n_ctx, or truncate it"

@@ -75,7 +75,7 @@ _POLLED = ctypes.c_void_p()
 """Stands for the future while a thread polls it."""
 
 
-class _Thread:
+class Thread:
     """A thread that resumes fibers."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Threads(threading.local):
     """What an engine's fibers and callbacks know of the thread that they run on."""
 
     def __init__(self) -> None:
-        self.this = _Thread()
+        self.this = Thread()
 
     def off_main(self, work: Callable[[], _Result]) -> _Result:
         """What `work` returns or raises, done by another thread if this is the main one.
@@ -212,12 +212,14 @@ class Fiber:
             )
         )
 
-    def resume(self) -> bool:
+    def resume(self, thread: Thread | None = None) -> bool:
         """Runs the guest until it is suspended, see `wants`, or until its function has ended.
 
-        True if it has ended. What it wanted must have been given. ActorClosed once it has ended.
+        True if it has ended. What it wanted must have been given. `thread` is what the engine's
+        Threads say of the calling one, if that is known. ActorClosed once it has ended.
         """
-        thread = self._threads.this
+        if thread is None:
+            thread = self._threads.this
         if thread.helper is not None:
             return self._threads.off_main(self.resume)
         future = self._future

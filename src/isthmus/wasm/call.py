@@ -23,13 +23,13 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import wasmtime
 
 from isthmus.errors import GuestFault, GuestTrapped, IsthmusError, LimitExceeded
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber, Threads, require_room
+from isthmus.native.wasmtime_fiber import Fiber, Thread, Threads, require_room
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.names import shown
 
@@ -92,32 +92,27 @@ class Call:
     async def run(self) -> int:  # noqa: PLR0912 - one function, since its loop runs for each token
         """Runs the function to its end: its signed i32 result, 0 if it has none.
 
-        To be awaited once; see the module for what it raises. An exception that is thrown into it
-        goes to the guest as an errno, if it has one and a host function was awaited.
+        Awaited once; see the module for errors. What is thrown into it goes to the guest as an
+        errno, if it has one and a host function was awaited.
         """
-        fiber, check, instance = self._fiber, self._check, self._instance
+        fiber, instance = self._fiber, self._instance
         counters, handlers, host_calls = instance.counters, instance.handlers, instance.host_calls
         arguments, results, threads = host_calls.arguments, host_calls.results, host_calls.threads
         require_room()
         try:
-            slice_end, used_up, has_waited = *_new_slice(threads), False
-            while not fiber.resume():
+            n_epochs = host_calls.n_epochs
+            thread, slice_end, used_up = _new_slice(threads)
+            while not fiber.resume(thread):
+                waits = False
                 if (number := fiber.wants) is None:
-                    check()
+                    n_epochs = self._begin_epoch()
                 else:
                     counters.host_calls += 1
                     try:
                         result = handlers[number](*arguments[number](fiber.words))
                         if type(result) is not int and not isinstance(result, int):
-                            try:
-                                result = await result
-                            finally:
-                                if _monotonic() >= slice_end:
-                                    fiber.renew_epoch()
-                                    if has_waited:  # no epoch suspends it if all its calls wait
-                                        check()
-                                    has_waited = not has_waited
-                                slice_end, used_up = _new_slice(threads)
+                            waits = True
+                            result = await result
                         if word := results[number]:
                             fiber.words[word] = result
                         else:
@@ -125,8 +120,12 @@ class Call:
                     except BaseException as error:
                         if not self._give_errno(number, error):
                             raise
-                if _monotonic() >= slice_end:
-                    slice_end, used_up = await self._rest(used_up)
+                if waits:
+                    if n_epochs != host_calls.n_epochs:  # none suspends it if all its calls wait
+                        n_epochs = self._begin_epoch()
+                    thread, slice_end, used_up = _new_slice(threads)
+                elif _monotonic() >= slice_end:
+                    thread, slice_end, used_up = await self._rest(thread, used_up)
             return self._result()
         finally:
             self.close()
@@ -139,10 +138,17 @@ class Call:
         self._fiber.require_idle()
         self._finalizer()
 
-    async def _rest(self, used_up: float) -> tuple[float, float]:
+    def _begin_epoch(self) -> int:
+        """Has `check` say whether the guest goes on. The number of the epoch, to its end."""
+        n_epochs = self._instance.host_calls.n_epochs
+        self._fiber.renew_epoch()
+        self._check()
+        return n_epochs
+
+    async def _rest(self, thread: Thread, used_up: float) -> _Slice:
         """Lets others go on if the slice is used up; the rest of the slice, or a new one."""
         if (left := used_up - _thread_time()) > 0:
-            return _monotonic() + left, used_up
+            return thread, _monotonic() + left, used_up
         await SLICE_OVER
         self._check()
         return _new_slice(self._instance.host_calls.threads)
@@ -169,11 +175,15 @@ class Call:
         raise trapped(guest, failure)
 
 
-def _new_slice(threads: Threads) -> tuple[float, float]:
-    """The earliest end of a slice on the clock, and its end on that of the thread's processor
-    time, which is another one after each wait."""
-    now = _monotonic()
-    return now + SLICE_S, threads.this.processor_s(now) + SLICE_S
+_Slice: TypeAlias = tuple[Thread, float, float]
+"""The thread that has it, its earliest end on the clock, and its end on that of the thread's
+processor time."""
+
+
+def _new_slice(threads: Threads) -> _Slice:
+    """A slice that begins now, on whatever thread that is: another one after each wait, maybe."""
+    now, thread = _monotonic(), threads.this
+    return thread, now + SLICE_S, thread.processor_s(now) + SLICE_S
 
 
 def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:

@@ -8,6 +8,7 @@ thread-local, so an instance brings no callbacks of its own and spawning is chea
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import wasmtime
@@ -61,7 +62,8 @@ class Engine:
         self._by_name = {wide: by_name(_imports(wide)) for wide in (False, True)}
         self.is_64 = is_64
         self.host_calls = HostCalls(self._linker, _imports(is_64))
-        self.watchdog = Watchdog(self._engine.increment_epoch)
+        self._tick = partial(_tick, self._engine, self.host_calls)
+        self.watchdog = Watchdog(self._tick)
         self._epoch_callback = epoch_callback(self.host_calls.threads)
 
     def compile(self, wasm: bytes, name: str, *, trusted: bool = False) -> Guest:
@@ -96,7 +98,7 @@ class Engine:
 
     def increment_epoch(self) -> None:
         """Has every running guest suspended at its next loop or function entry."""
-        self._engine.increment_epoch()
+        self._tick()
 
     def close(self) -> None:
         """Stops the watchdog thread; a second call does nothing."""
@@ -117,6 +119,12 @@ class Engine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _tick(engine: wasmtime.Engine, host_calls: HostCalls) -> None:
+    """Begins an epoch. Does not know the Engine, which may be dropped."""
+    engine.increment_epoch()
+    host_calls.n_epochs += 1
 
 
 def _imports(is_64: bool) -> list[HostImport]:

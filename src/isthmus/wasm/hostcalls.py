@@ -36,6 +36,8 @@ Trace = Callable[[str, tuple[int, ...], "int | BaseException"], None]
 
 MAX_READ_NBYTES = GIB
 """That a host call copies out of a guest's memory at once."""
+_SHORT_NBYTES = 4096
+"""Bytes that are written while no other Python runs: ctypes takes longer for so few."""
 _PART_NBYTES = MIB
 """Bytes that are copied while no other Python runs; `bytes.join` lets others run."""
 
@@ -80,6 +82,8 @@ class HostCalls:
         self.imports = tuple(imports)
         self.names = frozenset((it.module, it.name) for it in imports)
         self.threads = Threads()
+        self.n_epochs = 0
+        """Epochs that the engine has had, about: whether there was one since is what counts."""
         signatures = [it.signature for it in imports]
         self.arguments = [_arguments(it) for it in signatures]
         """For each import, what makes a tuple of unsigned arguments of `Fiber.words`."""
@@ -171,6 +175,9 @@ class GuestMemory:
     def __init__(self, region: Region, counters: Counters, *, is_64: bool = False) -> None:
         self._region: Region | _NoMemory = region
         self._counters = counters
+        whole = (ctypes.c_ubyte * region.reserved_nbytes).from_address(region.base)
+        self._bytes = memoryview(whole).cast("B")
+        """All that the Region has reserved: only what was checked lies in its memory."""
         self.is_64 = is_64
         """Whether its pointers have 64 bits: what a struct that holds one looks like."""
 
@@ -188,6 +195,7 @@ class GuestMemory:
     def detach(self) -> None:
         """Forgets the Region, which is about to close; every later access is EFAULT."""
         self._region = _NoMemory()
+        self._bytes = memoryview(b"")
 
     def check(self, ptr: int, nbytes: int) -> HostAddr:
         """The host address of `nbytes` at offset `ptr`; EFAULT where they are not all inside."""
@@ -217,7 +225,19 @@ class GuestMemory:
 
     def write(self, ptr: int, data: bytes) -> None:
         """Writes `data` at `ptr`."""
-        ctypes.memmove(self.check(ptr, len(data)), data, len(data))
+        self.fill(ptr, len(data), data)
+
+    def fill(self, ptr: int, cap: int, data: bytes) -> int:
+        """Writes `data` at `ptr` if it fits in `cap` bytes; returns how many it needs."""
+        region, nbytes = self._region, len(data)
+        if ptr < 0 or cap < 0 or ptr + cap > region.nbytes:
+            raise GuestFault(Errno.EFAULT)
+        if nbytes > _SHORT_NBYTES:
+            if nbytes <= cap:
+                ctypes.memmove(region.base + ptr, data, nbytes)
+        elif nbytes <= cap:
+            self._bytes[ptr : ptr + nbytes] = data
+        return nbytes
 
     def read_text(self, ptr: int, nbytes: int, limit: int) -> str:
         """UTF-8 text of at most `limit` bytes; EINVAL where it is longer or not UTF-8."""

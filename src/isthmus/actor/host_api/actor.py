@@ -7,7 +7,7 @@ from functools import partial
 
 from isthmus.abi import EmitFlag, Errno, LogLevel
 from isthmus.actor.ask import Aside
-from isthmus.actor.host_api.append import append_one
+from isthmus.actor.host_api.append import Append
 from isthmus.actor.host_api.context import (
     IN_LINE_NBYTES,
     LOG_RECORD_NBYTES,
@@ -15,7 +15,6 @@ from isthmus.actor.host_api.context import (
     signed,
 )
 from isthmus.errors import GuestFault
-from isthmus.model import Model
 from isthmus.units import KIB, MIB
 
 MAX_RANDOM_NBYTES = MIB
@@ -55,19 +54,19 @@ class ActorFunctions:
             c.message.emit(data[at : at + _PART_NBYTES])
         return 0
 
-    async def emit_token(self, session: int, token: int, text_ptr: int, text_cap: int) -> int:
+    def emit_token(self, session: int, token: int, text_ptr: int, text_cap: int) -> int | Append:
         c = self._c
-        opened = c.session(session)
-        text = Model.of(opened).tokenizer.text_of(signed(token))
+        ask = Append.of(c, session)
+        text = ask.model.tokenizer.text_of(signed(token))
         if text is None:
             return _END
         nbytes = c.fill(text_ptr, text_cap, text)
-        if nbytes <= text_cap:
-            c.refuse_if_stopping()
-            c.spend_output(nbytes)
-            c.message.emit(text)
-            await append_one(c, opened, token)
-        return nbytes
+        if nbytes > text_cap:
+            return nbytes
+        c.refuse_if_stopping()
+        c.spend_output(nbytes)
+        c.message.emit(text)
+        return ask.next(token, nbytes)
 
     def reply(self, ptr: int, nbytes: int) -> int | Aside[int]:
         if nbytes > IN_LINE_NBYTES:

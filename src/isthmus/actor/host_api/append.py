@@ -8,30 +8,62 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
-from isthmus.actor.ask import Decode
+from isthmus.actor.ask import Ask, Decode
 from isthmus.actor.host_api.context import Context
 from isthmus.model import Model, Session
 from isthmus.model.step import Step
 from isthmus.units import HostAddr
 
 
-async def append_one(context: Context, session: Session, token: int) -> int:
-    """Appends a token, an i32 as a guest passes it, to a session, and counts it. Returns 0."""
-    context.require_tokens(0, 1)
-    if token >= 1 << 31:
-        token -= 1 << 32
-    session.owner.require_token(token)
-    session.require_ready(1)
-    start = time.perf_counter_ns()
-    try:
-        await Decode(context.message, Step(session, (token,)))
-    finally:
-        context.counters.host_ns += time.perf_counter_ns() - start
-    context.message.tokens_out += 1
-    return 0
+class Append(Decode):
+    """A step of one token of a guest's session. `await` counts the token, and gives `result`.
+
+    One for all tokens that a message appends to a session: making it takes as long as a step.
+    """
+
+    __slots__ = ("_context", "_step", "result", "session")
+
+    def __init__(self, context: Context, session: Session) -> None:
+        self._step = Step(session, (0,))
+        super().__init__(context.message, self._step)
+        self._context = context
+        self.session = session
+        self.result = 0
+        """What the guest gets, once the token is appended."""
+
+    @staticmethod
+    def of(context: Context, session: int) -> Append:
+        """That of an open session; GuestFault(EBADF)."""
+        kept = context.handles.kept
+        ask: Append | None = kept.get(session)
+        if ask is None or ask.message is not context.message:
+            ask = kept[session] = Append(context, context.session(session))
+        return ask
+
+    def next(self, token: int, result: int = 0) -> Append:
+        """The same, to append a token that a guest passes as an i32. Raises unless it may."""
+        session = self.session
+        self._context.require_tokens(0, 1)
+        if token >= 1 << 31:
+            token -= 1 << 32
+        session.owner.require_token(token)
+        session.require_ready(1)
+        self._step.tokens = (token,)
+        self.result = result
+        return self
+
+    def __await__(self) -> Generator[Ask, Any, int]:
+        start = time.perf_counter_ns()
+        try:
+            yield self
+        finally:
+            self._context.counters.host_ns += time.perf_counter_ns() - start
+        self.message.tokens_out += 1
+        return self.result
 
 
 async def append_many(

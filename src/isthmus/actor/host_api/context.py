@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,10 +115,7 @@ class Context:
 
     def fill(self, ptr: int, cap: int, data: bytes) -> int:
         """Writes `data` if it fits in `cap` bytes; returns how many it needs."""
-        address, nbytes = self.memory.check(ptr, cap), len(data)
-        if nbytes <= cap:
-            ctypes.memmove(address, data, nbytes)
-        return nbytes
+        return self.memory.fill(ptr, cap, data)
 
     def fill_soon(self, ptr: int, cap: int, data: bytes) -> int | Aside[int]:
         """As `fill`, on another thread if the data is large."""

@@ -17,7 +17,7 @@ from isthmus.abi import (
     TokenizeFlag,
 )
 from isthmus.actor.ask import Aside, Prompt
-from isthmus.actor.host_api.append import append_each, append_many, append_one
+from isthmus.actor.host_api.append import Append, append_each, append_many
 from isthmus.actor.host_api.context import (
     MAX_NAME_NBYTES,
     MAX_TEXT_NBYTES,
@@ -217,7 +217,7 @@ class ModelFunctions:
         return 0
 
     def decode(self, session: int, token: int) -> Awaitable[int]:
-        return append_one(self._c, self._c.session(session), token)
+        return Append.of(self._c, session).next(token)
 
     async def decode_many(
         self, session: int, tokens_ptr: int, n_tokens: int, logits_ptr: int

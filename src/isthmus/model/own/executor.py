@@ -189,7 +189,7 @@ class OwnExecutor(Executor):
             self._decode_in_halves(steps)
             return
         standing.append(steps)
-        self.counters.tokens_decoded += sum(len(step.tokens) for step in steps)
+        self.counters.tokens_decoded += standing.n_tokens
 
     def _compute_batch(self, steps: Sequence[Step]) -> Standing | None:
         """Computes one pass; None if it has no room for these steps. Appends no token."""

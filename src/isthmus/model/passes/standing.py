@@ -34,6 +34,8 @@ class Standing:
         self.memories = [binding for binding in bindings if binding.lends]
         """For `Backend.compute`; asking those that lend nothing would take 0.1 µs each."""
         self.sessions = [step.session for step in steps]
+        self.n_tokens = len(rows.order)
+        """Tokens of each of its steps."""
         self._is_appended = False
         self._token_lists = [session.tokens for session in self.sessions]
         self._new_tokens: list[int] = []
