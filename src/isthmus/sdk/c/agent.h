@@ -1015,16 +1015,52 @@ AGENT_API uint32_t agent_find_greater(const float *values, uint32_t at, uint32_t
     return at;
 }
 
-/* Where the greatest of n values is, the first one if there are several; EINVAL without one. */
+#ifdef __wasm_simd128__
+/* Whether any of 16 values is greater than its limit, or any of 16 others than theirs. */
+AGENT_API int32_t agent_any_above_(const float *values, v128_t limit, const float *others,
+                                   v128_t other_limit)
+{
+    v128_t any = wasm_f32x4_gt(wasm_v128_load(values), limit);
+    any = wasm_v128_or(any, wasm_f32x4_gt(wasm_v128_load(others), other_limit));
+    for (uint32_t i = 4; i < 16; i += 4) {
+        any = wasm_v128_or(any, wasm_f32x4_gt(wasm_v128_load(values + i), limit));
+        any = wasm_v128_or(any, wasm_f32x4_gt(wasm_v128_load(others + i), other_limit));
+    }
+    return wasm_v128_any_true(any);
+}
+#endif
+
+/*
+ * Where the greatest of n values is, the first one if there are several; EINVAL without one. Both
+ * halves are looked through side by side: logits come from memory, which gives two places sooner
+ * than one.
+ */
 AGENT_API int32_t agent_argmax(const float *values, uint32_t n)
 {
-    int32_t best = -ISTHMUS_EINVAL;
-    float threshold = -__builtin_inff();
-    for (uint32_t at = 0; (at = agent_find_greater(values, at, n, threshold)) < n; at++) {
-        best = (int32_t)at;
-        threshold = values[at];
+    int32_t low = -ISTHMUS_EINVAL, high = low;
+    float most_low = -__builtin_inff(), most_high = most_low;
+    uint32_t half = 0;
+#ifdef __wasm_simd128__
+    half = n / 32 * 16;
+    const float *upper = values + half;
+    v128_t limit_low = wasm_f32x4_splat(most_low), limit_high = limit_low;
+    for (uint32_t at = 0; at < half; at += 16) {
+        if (!agent_any_above_(values + at, limit_low, upper + at, limit_high))
+            continue;
+        for (uint32_t i = at; i < at + 16; i++) {
+            if (values[i] > most_low)
+                most_low = values[i], low = (int32_t)i;
+            if (upper[i] > most_high)
+                most_high = upper[i], high = (int32_t)(half + i);
+        }
+        limit_low = wasm_f32x4_splat(most_low);
+        limit_high = wasm_f32x4_splat(most_high);
     }
-    return best;
+#endif
+    for (uint32_t i = 2 * half; i < n; i++)
+        if (values[i] > most_high)
+            most_high = values[i], high = (int32_t)i;
+    return most_high > most_low ? high : low;
 }
 
 typedef isthmus_candidate_t agent_candidate_t;
