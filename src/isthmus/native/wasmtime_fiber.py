@@ -69,7 +69,7 @@ runs for that: the length of a text is 0 while the text is empty, and 1 if it ha
 _N_FRAMES, _N_C_CALLS = 12, 2
 """The depth of Python calls for which `require_room` looks, and how many of these go through C.
 Both are more than `resume`, the callbacks and whatever closes a call need."""
-_RENEWED_S = 0.001
+RENEWED_S = 0.001
 """Seconds for which a thread takes it that it has had its processor, without asking the system."""
 _POLLED = ctypes.c_void_p()
 """Stands for the future while a thread polls it."""
@@ -86,15 +86,15 @@ class Thread:
         if threading.current_thread() is threading.main_thread():
             self.helper = Helper("isthmus-main-fiber")
         self.pid = os.getpid()
-        self._asked = self._waited_s = 0.0
+        self.asked = self.waited_s = 0.0
         """When it last asked for its processor time, and what it had waited for one until then."""
 
     def processor_s(self, now: float) -> float:
         """The processor time that it has had until `now`, on the clock of time.monotonic; too much
         by up to a millisecond, since the system takes 0.3 to 2 µs to tell."""
-        if now - self._asked > _RENEWED_S:
-            self._asked, self._waited_s = now, now - time.thread_time()
-        return now - self._waited_s
+        if now - self.asked > RENEWED_S:
+            self.asked, self.waited_s = now, now - time.thread_time()
+        return now - self.waited_s
 
 
 class Threads(threading.local):

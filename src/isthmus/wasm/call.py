@@ -29,7 +29,7 @@ import wasmtime
 
 from isthmus.errors import GuestFault, GuestTrapped, IsthmusError, LimitExceeded
 from isthmus.native import wasmtime_capi as capi
-from isthmus.native.wasmtime_fiber import Fiber, Thread, Threads, require_room
+from isthmus.native.wasmtime_fiber import RENEWED_S, Fiber, Thread, Threads, require_room
 from isthmus.wasm.guest import Guest
 from isthmus.wasm.names import shown
 
@@ -183,7 +183,9 @@ processor time."""
 def _new_slice(threads: Threads) -> _Slice:
     """A slice that begins now, on whatever thread that is: another one after each wait, maybe."""
     now, thread = _monotonic(), threads.this
-    return thread, now + SLICE_S, thread.processor_s(now) + SLICE_S
+    if now - thread.asked > RENEWED_S:
+        thread.processor_s(now)
+    return thread, now + SLICE_S, now - thread.waited_s + SLICE_S
 
 
 def trapped(guest: Guest, failure: capi.Failure) -> GuestTrapped:

@@ -12,7 +12,6 @@ from isthmus.actor.host_api.context import (
     IN_LINE_NBYTES,
     LOG_RECORD_NBYTES,
     Context,
-    signed,
 )
 from isthmus.errors import GuestFault
 from isthmus.units import KIB, MIB
@@ -57,13 +56,14 @@ class ActorFunctions:
     def emit_token(self, session: int, token: int, text_ptr: int, text_cap: int) -> int | Append:
         c = self._c
         ask = Append.of(c, session)
-        text = ask.model.tokenizer.text_of(signed(token))
+        text = ask.text_of(token - (token >> 31 << 32))  # the i32 that the guest means
         if text is None:
             return _END
-        nbytes = c.fill(text_ptr, text_cap, text)
+        nbytes = c.memory.fill(text_ptr, text_cap, text)
         if nbytes > text_cap:
             return nbytes
-        c.refuse_if_stopping()
+        if c.message.stopping:
+            raise GuestFault(Errno.ECANCELED)
         c.spend_output(nbytes)
         c.message.emit(text)
         return ask.next(token, nbytes)

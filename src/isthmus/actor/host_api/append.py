@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,12 +25,13 @@ class Append(Decode):
     One for all tokens that a message appends to a session: making it takes as long as a step.
     """
 
-    __slots__ = ("_context", "_step", "result", "session")
+    __slots__ = ("_context", "_step", "_text_of", "result", "session")
 
     def __init__(self, context: Context, session: Session) -> None:
         self._step = Step(session, (0,))
         super().__init__(context.message, self._step)
         self._context = context
+        self._text_of: Callable[[int], bytes | None] | None = None
         self.session = session
         self.result = 0
         """What the guest gets, once the token is appended."""
@@ -44,6 +45,12 @@ class Append(Decode):
             ask = kept[session] = Append(context, context.session(session))
         return ask
 
+    def text_of(self, token: int) -> bytes | None:
+        """As `Tokenizer.text_of`; ModelUnsupported. The model stays open while the session is."""
+        if self._text_of is None:
+            self._text_of = self.model.tokenizer.text_of
+        return self._text_of(token)
+
     def next(self, token: int, result: int = 0) -> Append:
         """The same, to append a token that a guest passes as an i32. Raises unless it may."""
         session = self.session
@@ -51,7 +58,9 @@ class Append(Decode):
         if token >= 1 << 31:
             token -= 1 << 32
         session.owner.require_token(token)
-        session.require_ready(1)
+        if len(session.tokens) >= session.layout.n_ctx:
+            session.require_room(1)
+        session.require_whole()
         self._step.tokens = (token,)
         self.result = result
         return self
