@@ -106,12 +106,13 @@ architectures: $(VENV)/.dev ## what holds of each architecture of the library, f
 goldens: $(VENV)/.oracle ## write what Transformers makes of the chat templates in tests/templates
 	$(BIN)/python tools/generate_goldens.py
 
-check: $(VENV)/.dev ## lint, types, floors, lengths, cycles, and generated files
+check: $(VENV)/.dev ## lint, types, floors, lengths, cycles, errors of docstrings, and generated files
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_rules.py
+	$(BIN)/python tools/check_raises.py
 	$(BIN)/python tools/generate_abi.py --check
 	$(BIN)/python tools/generate_docs.py --check
 
