@@ -363,7 +363,7 @@ class Shelf:
             guest,
             models=given,
             tools=self.tools.of(record),
-            args=() if guest.is_command else record.args,
+            args=() if guest.is_command else self.guests.options(record.guest, record.args),
             argv=record.argv,
             environ=record.args if guest.is_command else None,
             limits=Limits(**record.limits),
@@ -376,6 +376,7 @@ class Shelf:
     ) -> Actor:
         require_readmitted(record)
         how.setdefault("require", record.require)
+        how |= {"args": self.guests.options(record.guest, how["args"])} if "args" in how else {}
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(
