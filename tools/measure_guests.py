@@ -28,7 +28,7 @@ from isthmus.runtime.scripts import INTERPRETERS
 from isthmus.runtime.sources import read_guest
 
 N_TOKENS = 1000
-REPEATS = 5
+REPEATS = 25
 
 
 @dataclass

@@ -65,6 +65,10 @@ def test_everything_that_it_is_made_of_is_in_its_name(
         names.add(interpreter.path(tmp_path, package))
         part.write_bytes(contents)
     assert len(names) == 1 + len(interpreter.parts())
+    for aside in ("__pycache__/prelude.cpython-312.pyc", interpreter.description):
+        other = package / "guests" / interpreter.name / aside  # pip compiles what it installs
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(b"x")
     assert interpreter.path(tmp_path, package) == before
 
 

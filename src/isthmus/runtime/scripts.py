@@ -53,8 +53,9 @@ class Interpreter:
     def parts(self, package: Path = _PACKAGE) -> list[Path]:
         """All files of the package that the compiled guest depends on: its own sources, headers of
         the SDK, and how it is compiled."""
-        own = (package / "guests" / self.name).rglob("*")
-        sources = [it for it in own if it.is_file() and it.name != self.description]
+        own = [it for it in (package / "guests" / self.name).rglob("*") if it.is_file()]
+        aside = (self.description, "__pycache__")
+        sources = [it for it in own if not {it.name, it.parent.name}.intersection(aside)]
         headers = (package / "sdk" / "c").glob("*.h")
         return sorted([*sources, *headers, *(package / "projects" / it for it in self.makers)])
 

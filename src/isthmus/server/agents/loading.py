@@ -10,6 +10,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from isthmus import Runtime
 from isthmus.errors import GuestInvalid
@@ -18,6 +19,7 @@ from isthmus.runtime.sources import bundled_guests
 from isthmus.server.agents.guests import BroughtGuests
 from isthmus.server.agents.replies import GuestCard
 from isthmus.server.http.entry import current
+from isthmus.server.storage.record import Record
 from isthmus.wasm import Guest
 
 _MAGIC = b"\0asm"
@@ -94,3 +96,9 @@ class Guests:
         wasm = self._brought.peek(name) if _SHA256.fullmatch(name) else None
         script = Script.of_module(wasm) if wasm is not None else None
         return {**args, **script.options} if script else dict(args)
+
+    def restoring(self, record: Record, how: Mapping[str, Any]) -> dict[str, Any]:
+        """How an agent is restored: as exactly as its record says if `how` does not; if it has
+        other options, those of its guest's script are among them."""
+        how = {"require": record.require, **how}
+        return how | ({"args": self.options(record.guest, how["args"])} if "args" in how else {})

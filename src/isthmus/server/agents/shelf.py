@@ -376,8 +376,7 @@ class Shelf:
         self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
         require_readmitted(record)
-        how.setdefault("require", record.require)
-        how |= {"args": self.guests.options(record.guest, how["args"])} if "args" in how else {}
+        how = self.guests.restoring(record, how)
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(
