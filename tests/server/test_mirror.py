@@ -132,7 +132,7 @@ def test_an_empty_cache_and_a_stale_one(place: Place) -> None:
     async def elsewhere(shelf: Shelf) -> None:
         assert set(shelf.records) == set(ids)
         assert await tell(shelf, ids[0]) == "D"
-        assert len(shelf.guests.names()) > 1
+        assert len(shelf.guests.cards()) > 1
         fork = await shelf.fork(shelf.record(ids[0]), 1, {})
         assert await tell(shelf, fork.id) == "B"
         assert shelf.snapshot(shelf.record(ids[0]), 2).manifest.actor.n_messages == 2

@@ -57,7 +57,7 @@ from isthmus.runtime.arguments import (
 )
 from isthmus.runtime.opening import Parts, opened
 from isthmus.runtime.roster import close_all
-from isthmus.runtime.scripts import interpreter_of, script_options
+from isthmus.runtime.scripts import Script, interpreter_of
 from isthmus.runtime.sources import bundled_modules, model_path, read_guest
 from isthmus.snapshot import Saved, Snapshot, open_snapshot
 from isthmus.snapshot.header import require_key
@@ -275,7 +275,7 @@ class Runtime:
         self._require_open()
         given = options_of(args, options)
         if isinstance(guest, str | Path) and interpreter_of(guest):
-            given = (*script_options(guest), *given)
+            given = (*options_of(Script.read(guest).options), *given)
         require_given(models, limits)
         compiled = guest if isinstance(guest, Guest) else self.load_guest(guest)
         arguments, variables = command_line(compiled, given, argv, environ)

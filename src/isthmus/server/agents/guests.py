@@ -33,6 +33,8 @@ class _Brought(Struct):
     used: float
     """When it was brought or used last, in seconds since 1970."""
     owners: list[str | None] = []
+    name: str = ""
+    """What its first owner called it; empty if that is not known here."""
 
 
 _decoder = msgspec.json.Decoder(dict[str, _Brought])
@@ -63,7 +65,11 @@ class BroughtGuests:
         """Hashes of those that an owner may use."""
         return [it for it in self._home.guests() if self._is_allowed(it, owner)]
 
-    def add(self, wasm: bytes, digest: str, owner: Owner) -> None:
+    def name_of(self, digest: str) -> str:
+        """What a guest is called; empty if nothing is known."""
+        return self._known[digest].name if digest in self._known else ""
+
+    def add(self, wasm: bytes, digest: str, owner: Owner, name: str = "") -> None:
         """Keeps a module. HttpError 429 if its owner has as many as one may have."""
         self.collect()
         known = self._known.get(digest)
@@ -71,6 +77,7 @@ class BroughtGuests:
             self._require_share(len(wasm), owner)
         self._home.add_guest(wasm)
         known = self._known.setdefault(digest, _Brought(len(wasm), self._now()))
+        known.name = known.name or name
         known.owners = list(dict.fromkeys([*known.owners, owner]))
         known.used = self._now()
         self._write()
@@ -81,6 +88,10 @@ class BroughtGuests:
             return None
         if (known := self._known.get(digest)) is not None:
             known.used = self._now()
+        return self._home.guest(digest)
+
+    def peek(self, digest: str) -> bytes | None:
+        """A module for an agent that was made of it, whoever brought it; None if it is gone."""
         return self._home.guest(digest)
 
     def remove(self, digest: str, owner: Owner) -> bool:

@@ -169,6 +169,9 @@ class GuestCard(TypedDict):
 
     id: str
     kind: str
+    """`bundled` or `brought`."""
+    name: str
+    """A bundled guest's id, or what was given with one that was brought; empty for none."""
 
 
 class GuestList(TypedDict):

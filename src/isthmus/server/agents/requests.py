@@ -81,6 +81,13 @@ class NewName(Struct, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Name]
 
 
+class NewGuest(Struct, kw_only=True):
+    """What stands behind the `?` of a guest that is brought."""
+
+    name: Annotated[str, Name] = ""
+    """What it is called in lists. The body of `agent.js` and `agent.py` is a script."""
+
+
 class Which(Struct, kw_only=True):
     """Which snapshot of an agent: the last, or that of a position."""
 

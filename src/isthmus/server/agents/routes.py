@@ -35,11 +35,11 @@ from isthmus.server.agents.replies import (
     told,
     whole,
 )
-from isthmus.server.agents.requests import NewAgent, NewFork, NewMessage, NewName
+from isthmus.server.agents.requests import NewAgent, NewFork, NewGuest, NewMessage, NewName
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.turn import turn_of, with_level
 from isthmus.server.generation.answering import Answer
-from isthmus.server.http.endpoint import BINARY, Endpoint
+from isthmus.server.http.endpoint import BINARY, Endpoint, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
 from isthmus.server.http.events import EVENTS, event, respond, unless_left
@@ -83,7 +83,13 @@ class Agents:
             *self._shelf.tools.routes(),
             Endpoint("GET", "/v1/guests", self.guests, gives=(GuestList,)),
             Endpoint(
-                "POST", "/v1/guests", self.bring, takes=BINARY, gives=(GuestCard,), status=201
+                "POST",
+                "/v1/guests",
+                self.bring,
+                query=NewGuest,
+                takes=BINARY,
+                gives=(GuestCard,),
+                status=201,
             ),
             Endpoint("DELETE", "/v1/guests/{id}", self.remove, gives=(Deleted,)),
         ]
@@ -290,17 +296,16 @@ class Agents:
 
     async def guests(self, _request: Request) -> Response:
         """The guests that agents can be made from."""
-        found = await self._shelf.in_thread(self._shelf.guests.names)
-        data: list[GuestCard] = [{"id": name, "kind": kind} for name, kind in found.items()]
-        listed: GuestList = {"object": "list", "data": data}
+        cards = await self._shelf.in_thread(self._shelf.guests.cards)
+        listed: GuestList = {"object": "list", "data": cards}
         return JSONResponse(listed)
 
     async def bring(self, request: Request) -> Response:
-        """A WebAssembly module as the body: kept by its hash."""
-        wasm = await request.body()
-        digest = await self._shelf.made(lambda: self._shelf.guests.add(wasm))
-        card: GuestCard = {"id": digest, "kind": "brought"}
-        return JSONResponse(card, 201)
+        """A WebAssembly module or a script as the body: kept by its hash."""
+        name = read_query(request, NewGuest).name
+        contents = await request.body()
+        digest = await self._shelf.made(lambda: self._shelf.guests.add(contents, name))
+        return JSONResponse(self._shelf.guests.card(digest), 201)
 
     async def remove(self, request: Request) -> Response:
         """Removes a guest that was brought, unless agents use it."""

@@ -364,7 +364,7 @@ class Shelf:
             guest,
             models=given,
             tools=self.tools.of(record),
-            args=() if guest.is_command else record.args,
+            args=() if guest.is_command else self.guests.options(record.guest, record.args),
             argv=record.argv,
             environ=record.args if guest.is_command else None,
             limits=Limits(**record.limits),
@@ -376,7 +376,7 @@ class Shelf:
         self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
         require_readmitted(record)
-        how.setdefault("require", record.require)
+        how = self.guests.restoring(record, how)
         self.bring(record, position)
         path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(

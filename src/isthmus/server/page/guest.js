@@ -19,7 +19,7 @@ export async function choice(draft, ofChat) {
       el(
         "option",
         { value: it.id, selected: it.id === draft.guest },
-        it.kind === "brought" ? `${it.id.slice(0, 12)}, brought` : it.id,
+        it.kind === "brought" ? `${it.name || it.id.slice(0, 12)}, brought` : it.id,
       ),
     ),
   );
