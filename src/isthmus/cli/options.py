@@ -291,8 +291,7 @@ def add_key_option(parser: argparse._ActionsContainer) -> None:
 
 
 def read_key(arguments: argparse.Namespace) -> bytes | None:
-    """The key that the options or the environment say. Raises SettingsError for a file that cannot
-    be read."""
+    """The key of options or environment. Raises SettingsError for a file that cannot be read."""
     path = arguments.key_file or Environment.read().snapshot_key_file
     if not path:
         return None
