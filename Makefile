@@ -37,7 +37,7 @@ test-cluster: $(VENV)/.dev ## three servers over one bucket, in network namespac
 bench-store: $(VENV)/.dev ## a message's requests to an object store, and what it takes if the store takes 0, 5, 20 and 100 ms (a minute)
 	$(BIN)/pytest -q -m 'long or not long' -s -k 'costs or latency' tests/server/test_owners.py tests/server/test_scaling.py
 
-test-ray: $(VENV)/.ray ## replicas on Ray clusters of this machine, of one and of several nodes, that are killed and scaled and lose their head, and a map over it (minutes; 300 MB from PyPI)
+test-ray: $(VENV)/.ray ## replicas on a Ray cluster of this machine that are killed and scaled, and a map over it (minutes; 300 MB from PyPI)
 	$(BIN)/pytest -m 'long or not long' -s tests/replicas
 
 test-attacks: $(VENV)/.dev ## modules, files, stores, requests, prompts and host calls made up for ATTACK_SECONDS (600), from ATTACK_SEED on

@@ -5,7 +5,6 @@ Each agent's history must be that of an undisturbed server, whatever befalls the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +24,6 @@ import pytest
 
 from isthmus.errors import SettingsError
 from isthmus.ray.serving import build
-from isthmus.server.keys.keys import new_key
 from tests.server.bucket import NAME, Bucket
 from tests.server.cluster import calm_histories, histories, text_of
 
@@ -48,21 +46,18 @@ def bucket() -> Iterator[Bucket]:
 
 
 class Application:
-    """`isthmus serve --ray`, and a client of it."""
+    """`isthmus serve --ray local`, and a client of it."""
 
     running: ClassVar[set[Application]] = set()
 
-    def __init__(
-        self, bucket: Bucket, folder: Path, model: Path, *options: str, ray: str = "local"
-    ) -> None:
-        """`ray` is where the cluster is. Then `options` say the host and the keys."""
-        folder.mkdir(exist_ok=True)
+    def __init__(self, bucket: Bucket, folder: Path, model: Path, *options: str) -> None:
+        folder.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         config = folder / "server.toml"
         config.write_text(f"lease_s = {LEASE_S}\nn_ctx = 1024\n")
         self.log = folder / "log"
-        command = [sys.executable, "-m", "isthmus", "serve", "--ray", ray]
+        command = [sys.executable, "-m", "isthmus", "serve", "--ray", "local"]
         command += ["--config", str(config), "--port", self.url.rpartition(":")[2]]
         command += ["--data", f"s3://{NAME}/{folder.name}", "--cache", str(folder / "caches")]
         environment = {**os.environ, **bucket.environment, **STARTING}
@@ -74,7 +69,7 @@ class Application:
                 env=environment,
             )
         self.running.add(self)
-        while "serving on http://" not in self.log.read_text():
+        while f"serving on {self.url}" not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.2)
         self.client = httpx.Client(base_url=self.url, timeout=60)
@@ -83,13 +78,6 @@ class Application:
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(120) == 0, self.log.read_text()[-3000:]
-        self.running.discard(self)
-
-    def lose(self) -> None:
-        """Ends it when its cluster has gone already."""
-        self.client.close()
-        self.process.kill()
-        self.process.wait()
         self.running.discard(self)
 
     def new_agent(self, seed: int) -> str:
@@ -219,83 +207,6 @@ def test_replicas_come_with_messages_and_go(bucket: Bucket, tiny_q8: Path, tmp_p
         time.sleep(1)
     assert histories(app.url, ids) == expected
     app.stop()
-
-
-class Nodes:
-    """A Ray cluster of several nodes, each with processes of its own: a head that runs no replicas,
-    and workers that have a processor each."""
-
-    def __init__(self, n_workers: int) -> None:
-        from ray.cluster_utils import Cluster
-
-        how = {"object_store_memory": 80 << 20, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **how})
-        for _ in range(n_workers):
-            self._cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-        self.address = str(self._cluster.address)
-
-    def lose_head(self) -> None:
-        """As `kill -9` of all its processes."""
-        self._cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-    def close(self) -> None:
-        for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-
-def until(happens: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(1)
-
-
-def test_nodes_as_processes_scale_and_lose_their_head(
-    bucket: Bucket, tiny_q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1 replica becomes 3 under load, one of which is killed, and 1 again; then the head is lost,
-    and with it all of them: the next cluster goes on with each agent."""
-    for name, value in STARTING.items():
-        monkeypatch.setenv(name, value)
-    keys = tmp_path / "keys"
-    key = new_key(keys, "tests")
-    options = ("--replicas", "1-3", "--replica-messages", "1", "--host", "0.0.0.0")
-    told = 0
-
-    def begin(nodes: Nodes) -> Application:
-        more = (*options, "--keys", str(keys))
-        app = Application(bucket, tmp_path / "nodes", tiny_q8, *more, ray=nodes.address)
-        app.client.headers["Authorization"] = f"Bearer {key}"
-        return app
-
-    with contextlib.closing(Nodes(3)) as nodes:
-        app = begin(nodes)
-        ids = [app.new_agent(n) for n in range(N_AGENTS)]
-        met: Counter[str] = Counter()
-        end = time.monotonic() + 240
-        while len(servers(app)) < 3:
-            assert time.monotonic() < end, servers(app)
-            met += talk(app, ids, range(told, told + 4))
-            told += 4
-        os.kill(servers(app)[0], signal.SIGKILL)
-        met += talk(app, ids, range(told, told + 2))
-        told += 2
-        print(f"\n1 to 3 replicas on 3 nodes, one killed: {told} messages each, {dict(met)}")
-        until(lambda: len(servers(app)) == 1)
-        met = talk(app, ids, range(told, told + 1))
-        told += 1
-        nodes.lose_head()
-        print(f"1 replica again: {dict(met)}; the head is lost")
-        start = time.monotonic()
-        app.lose()
-    with contextlib.closing(Nodes(2)) as nodes:
-        app = begin(nodes)
-        met = talk(app, ids, range(told, told + 2))
-        told += 2
-        print(f"another head after {time.monotonic() - start:.0f} s: {dict(met)}")
-        found = histories(app.url, ids, app.client.headers)
-        app.stop()
-    assert found == calm_histories(tmp_path / "calm", tiny_q8, [told] * N_AGENTS)
 
 
 def test_the_manifest_of_the_documentation_is_one() -> None:

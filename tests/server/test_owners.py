@@ -343,7 +343,6 @@ def test_a_message_costs_two_requests_more_when_the_agent_comes_and_none_after_t
             sent.clear()
             assert await tell(two, id_) == "D"
             assert [*sorted(sent[:-1]), sent[-1]] == ["packs", "snapshots", "agents"]
-            print(f"\nrequests of a message at its owner: {len(sent)}, {dict(Counter(sent))}")
-            print(f"of the first one at another server: {first.total()}, {dict(first)}")
+            print(f"\nrequests: {dict(Counter(sent))}; first message elsewhere: {dict(first)}")
 
     asyncio.run(work())
