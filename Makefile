@@ -7,7 +7,7 @@ SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
 PAGES := README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE Dockerfile docs benchmarks/results
 
-.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures bench-graphs goldens check setup guests generate bless bench docs site size clean
+.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures bench-graphs bench-store goldens check setup guests generate bless bench docs site size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +32,11 @@ test-crash: $(VENV)/.dev ## a thousand kill -9 while snapshots are written, a hu
 test-model: $(VENV)/.dev ## all histories of the protocol by which servers share agents, within some bounds; says how many states there are (minutes)
 	$(BIN)/pytest -m 'long or not long' -s tests/protocol
 
-test-cluster: $(VENV)/.dev ## three servers over one bucket that are killed, stopped, cut off from it and from each other for CLUSTER_SECONDS (300), from CLUSTER_SEED on; and messages of all agents compared
+test-cluster: $(VENV)/.dev ## three servers over one bucket, in network namespaces if permitted, that are killed, stopped, cut off from it and from each other for CLUSTER_SECONDS (600), from CLUSTER_SEED on, while CLUSTER_CLIENTS (64) talk to CLUSTER_AGENTS (1000); and all messages compared
 	$(BIN)/pytest -m 'long or not long' -s tests/server/test_cluster.py tests/server/test_scaling.py
+
+bench-store: $(VENV)/.dev ## a message's requests to an object store, and what it takes if the store takes 0, 5, 20 and 100 ms (a minute)
+	$(BIN)/pytest -q -m 'long or not long' -s -k 'costs or latency' tests/server/test_owners.py tests/server/test_scaling.py
 
 test-ray: $(VENV)/.ray ## replicas on a Ray cluster of this machine that are killed and scaled, and a map over it (minutes; 300 MB from PyPI)
 	$(BIN)/pytest -m 'long or not long' -s tests/replicas

@@ -16,145 +16,21 @@ The names are those of `isthmus.server.storage.mirror` and `.node`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
-SOURCE, FORK = 0, 1
-"""The agents: one that is there at the beginning, and one that is forked from it."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the protocol demands. Each rule can be left out, to see what it is there for."""
-
-    conditional: bool = True
-    """A commit replaces the version that its node has read, not whatever is there."""
-    acquires: bool = True
-    """Whoever takes an agent writes its record, with one more epoch."""
-    requires: bool = True
-    """A node that has acquired or made something looks whether its own claim is held."""
-    fences_ended: bool = True
-    """Before packs of ended nodes are removed, no such node can write a record any more."""
-    fences_lost: bool = True
-    """Before a node's own packs are removed, none of its writes that had no answer can be carried
-    out any more."""
-    owns: bool = True
-    """Only a node's own packs, and those of ended nodes, are removed."""
-    lists_again: bool = True
-    """A collector reads records until no new ones have appeared meanwhile."""
-
-
-class Bounds(NamedTuple):
-    """How much of each may happen in one history."""
-
-    nodes: int = 2
-    messages: int = 2
-    """Of each agent."""
-    crashes: int = 0
-    ends: int = 0
-    """Claims that are ended by others."""
-    losses: int = 0
-    """Writes whose sender gives up."""
-    releases: int = 0
-    collections: int = 0
-    forks: int = 0
-    removals: int = 0
-
-
-class Pack(NamedTuple):
-    number: int
-    agent: int
-    position: int
-
-
-class Turn(NamedTuple):
-    number: int
-    epoch: int
-    position: int
-
-
-class Record(NamedTuple):
-    holder: int
-    """The node that owns the agent; 0 for none."""
-    epoch: int
-    turns: tuple[Turn, ...]
-    packs: frozenset[Pack]
-
-
-class Write(NamedTuple):
-    """A request that is under way."""
-
-    agent: int
-    seen: Record | None
-    new: Record | None
-
-
-class Doing(NamedTuple):
-    """What a node does for a caller: `acquire`, `admit`, `save`, `commit`, `create`, `keep` or
-    `remove`."""
-
-    what: str
-    write: Write
-
-
-class Collecting(NamedTuple):
-    garbage: frozenset[Pack]
-    """What is removed unless a record names it."""
-    ended: frozenset[int]
-    unread: frozenset[int]
-    read: frozenset[int]
-
-
-class Node(NamedTuple):
-    number: int
-    """0 for one that is down."""
-    owned: tuple[Record | None, ...] = (None, None)
-    there: frozenset[Pack] = frozenset()
-    doing: Doing | None = None
-    collecting: Collecting | None = None
-
-
-class State(NamedTuple):
-    records: tuple[Record | None, ...]
-    removed: frozenset[int]
-    ended: tuple[bool, ...]
-    """Of each claim, the first of which is node 1's."""
-    packs: frozenset[Pack]
-    under_way: frozenset[Write]
-    nodes: tuple[Node, ...]
-    acknowledged: frozenset[tuple[int, Turn | None]]
-    """Turns by their agents; None for an agent that was made."""
-    left: Bounds
-
-
-def first(bounds: Bounds) -> State:
-    """Agent 0 is there, and nobody owns it."""
-    base = Pack(0, SOURCE, 0)
-    return State(
-        records=(Record(0, 0, (), frozenset([base])), None),
-        removed=frozenset(),
-        ended=(False,) * bounds.nodes,
-        packs=frozenset([base]),
-        under_way=frozenset(),
-        nodes=tuple(Node(number) for number in range(1, bounds.nodes + 1)),
-        acknowledged=frozenset([(SOURCE, None)]),
-        left=bounds,
-    )
-
-
-def problem_of(state: State) -> str | None:
-    """What must never be."""
-    for agent, turn in state.acknowledged:
-        record = state.records[agent]
-        if agent in state.removed:
-            continue
-        if record is None:
-            return f"agent {agent} was acknowledged and is gone"
-        if turn is not None and turn not in record.turns:
-            return f"{turn} of agent {agent} was acknowledged and is lost"
-        if record.packs - state.packs:
-            return f"agent {agent} names packs that are gone: {set(record.packs - state.packs)}"
-    return None
+from tests.protocol.states import (
+    FORK,
+    QUARANTINE_DEATHS,
+    SOURCE,
+    Collecting,
+    Doing,
+    Node,
+    Pack,
+    Record,
+    Rules,
+    State,
+    Turn,
+    Write,
+)
 
 
 class Protocol:
@@ -199,6 +75,8 @@ class Protocol:
                 record.holder in (0, node.number) or _is_ended(state, record.holder)
             ):
                 new = record._replace(holder=node.number, epoch=record.epoch + 1)
+                if self._rules.mourns:
+                    new = _mourned(new, record, node)
                 if self._rules.acquires:
                     yield f"acquire {agent}", _send(state, place, "acquire", (agent, record, new))
                 else:
@@ -207,15 +85,9 @@ class Protocol:
     def _use(
         self, state: State, place: int, node: Node, agent: int, mine: Record
     ) -> Iterator[tuple[str, State]]:
-        position = len(mine.turns)
-        if position < state.left.messages and not mine.packs - state.packs:
-            pack = Pack(node.number, agent, position)
-            turn = Turn(node.number, mine.epoch, position)
-            new = mine._replace(turns=(*mine.turns, turn), packs=mine.packs | {pack})
-            doing = Doing("save", Write(agent, mine, new))
-            node = _promise(node, new)._replace(doing=doing, there=node.there | {pack})
-            packs = state.packs if pack in state.nodes[place].there else state.packs | {pack}
-            yield f"upload {pack}", _with(state._replace(packs=packs), place, node)
+        is_quarantined = self._rules.quarantines and mine.deaths >= QUARANTINE_DEATHS
+        if not is_quarantined:
+            yield from self._run(state, place, node, agent, mine)
         if state.left.releases:
             new = mine._replace(holder=0)
             after = _own(_spent(state, "releases"), place, agent, None)
@@ -224,8 +96,28 @@ class Protocol:
         if state.left.removals and agent == SOURCE:
             write = (agent, mine, None)
             yield "remove", _send(_spent(state, "removals"), place, "remove", write)
+
+    def _run(
+        self, state: State, place: int, node: Node, agent: int, mine: Record
+    ) -> Iterator[tuple[str, State]]:
+        """What has the agent in memory: it may end the node."""
+        position = len(mine.turns)
+        if agent == SOURCE and state.left.poisonings:
+            after = _spent(state, "poisonings")
+            record = state.records[agent]
+            if record is not None and record.holder == node.number:  # else it was counted already
+                after = after._replace(victims=state.victims + 1)
+            yield f"poison {agent}", _with(after, place, Node(0))
+        if position < state.left.messages and not mine.packs - state.packs:
+            pack = Pack(node.number, agent, position)
+            turn = Turn(node.number, mine.epoch, position)
+            new = mine._replace(turns=(*mine.turns, turn), packs=mine.packs | {pack}, deaths=0)
+            doing = Doing("save", Write(agent, mine, new))
+            node = _promise(node, new)._replace(doing=doing, there=node.there | {pack})
+            packs = state.packs if pack in state.nodes[place].there else state.packs | {pack}
+            yield f"upload {pack}", _with(state._replace(packs=packs), place, node)
         if state.left.forks and agent == SOURCE:
-            new = mine._replace(holder=node.number, epoch=1)
+            new = mine._replace(holder=node.number, epoch=1, deaths=0)
             yield "fork", _send(_spent(state, "forks"), place, "create", (FORK, None, new))
 
     def _go_on(
@@ -256,6 +148,8 @@ class Protocol:
         if done:
             records = tuple(new if it == agent else old for it, old in enumerate(state.records))
             state = state._replace(records=records)
+            if is_commit and agent == SOURCE:
+                state = state._replace(victims=0)
             if new is None:
                 state = state._replace(removed=state.removed | {agent})
         for place, node in enumerate(state.nodes):
@@ -280,7 +174,7 @@ class Protocol:
                 node = node._replace(collecting=Collecting(garbage, ended, existing, frozenset()))
                 yield "list", _with(_spent(state, "collections"), place, node)
             return
-        for agent in found.unread:
+        for agent in found.unread - _being_acquired(node):
             yield f"read {agent}", self._read(state, place, node, agent)
         if not found.unread:
             new = existing - found.read
@@ -302,6 +196,8 @@ class Protocol:
             is_lost = record.holder == node.number and node.owned[agent] is None
             if is_ended or (self._rules.fences_lost and is_lost):
                 fenced = record._replace(holder=0, epoch=record.epoch + 1)
+                if self._rules.mourns_fenced:
+                    fenced = _mourned(fenced, record, node)
                 records = (fenced if it == agent else old for it, old in enumerate(state.records))
                 state = state._replace(records=tuple(records))
         return _with(
@@ -342,6 +238,19 @@ def _promise(node: Node, record: Record) -> Node:
     if found is None:
         return node
     return node._replace(collecting=found._replace(garbage=found.garbage - record.packs))
+
+
+def _being_acquired(node: Node) -> set[int]:
+    """An agent that a node acquires is locked against its own fences."""
+    doing = node.doing
+    return (
+        {doing.write.agent} if doing is not None and doing.what in ("acquire", "admit") else set()
+    )
+
+
+def _mourned(new: Record, old: Record, node: Node) -> Record:
+    """A record with one more death, if another node owned the agent."""
+    return new if old.holder in (0, node.number) else new._replace(deaths=old.deaths + 1)
 
 
 def _own(state: State, place: int, agent: int, record: Record | None) -> State:

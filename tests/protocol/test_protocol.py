@@ -7,18 +7,22 @@ from dataclasses import fields, replace
 import pytest
 
 from tests.protocol.explore import Found, explore
-from tests.protocol.protocol import Bounds, Protocol, Rules, State, first, problem_of
+from tests.protocol.protocol import Protocol
+from tests.protocol.states import Bounds, Rules, State, first, problem_of
 
 TAKEOVERS = Bounds(messages=2, ends=1, losses=1)
 GARBAGE = Bounds(messages=1, ends=1, collections=1)
 LOSSES = Bounds(messages=1, losses=1, collections=1)
 FORKS = Bounds(messages=0, ends=1, collections=1, forks=1, removals=1)
+POISON = Bounds(messages=0, ends=2, poisonings=3)
+FENCED_POISON = Bounds(messages=0, ends=2, poisonings=3, collections=1)
 SHORT = {
     "takeovers": TAKEOVERS,
     "crashes": Bounds(messages=1, crashes=1, ends=1),
     "releases": Bounds(messages=2, losses=1, releases=1),
     "garbage": GARBAGE,
     "losses": LOSSES,
+    "poison": POISON,
 }
 LONG = {
     "takeovers": Bounds(messages=2, ends=2, losses=1),
@@ -26,6 +30,8 @@ LONG = {
     "crashes": Bounds(messages=1, crashes=1, ends=1, releases=1),
     "garbage": Bounds(messages=1, ends=1, losses=1, collections=1),
     "forks": FORKS,
+    "poison": Bounds(messages=1, ends=2, losses=1, poisonings=3),
+    "fenced poison": FENCED_POISON,
 }
 MUTANTS = {
     "conditional": TAKEOVERS,
@@ -35,6 +41,9 @@ MUTANTS = {
     "fences_lost": LOSSES,
     "owns": GARBAGE,
     "lists_again": FORKS,
+    "mourns": POISON,
+    "mourns_fenced": FENCED_POISON,
+    "quarantines": POISON,
 }
 """Where it is seen that a rule is left out."""
 

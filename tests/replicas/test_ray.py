@@ -153,7 +153,7 @@ def servers(app: Application) -> list[int]:
 def test_replicas_that_are_killed_and_scaled_lose_nothing(
     bucket: Bucket, tiny_q8: Path, tmp_path: Path
 ) -> None:
-    expected = calm_histories(tmp_path / "calm", tiny_q8, N_AGENTS, N_MESSAGES)
+    expected = calm_histories(tmp_path / "calm", tiny_q8, [N_MESSAGES] * N_AGENTS)
     app = Application(bucket, tmp_path / "two", tiny_q8, "--replicas", "2")
     ids = [app.new_agent(n) for n in range(N_AGENTS)]
     met = talk(app, ids, range(4))
@@ -180,7 +180,7 @@ def test_replicas_that_are_killed_and_scaled_lose_nothing(
 
 
 def test_replicas_come_with_messages_and_go(bucket: Bucket, tiny_q8: Path, tmp_path: Path) -> None:
-    expected = calm_histories(tmp_path / "calm", tiny_q8, 2 * N_AGENTS, N_MESSAGES)
+    expected = calm_histories(tmp_path / "calm", tiny_q8, [N_MESSAGES] * 2 * N_AGENTS)
     app = Application(
         bucket, tmp_path / "scaled", tiny_q8, "--replicas", "1-3", "--replica-messages", "1"
     )

@@ -19,6 +19,7 @@ from isthmus.errors import SettingsError
 from isthmus.ray.routing import agent_of, ranked
 from isthmus.ray.server_process import ServerProcess, _free_cache, as_toml
 from isthmus.ray.serving import Scale, serve_until_told
+from isthmus.ray.sizes import weights_nbytes
 from isthmus.server.settings import ServerSettings
 
 AGENTS = [f"{n:012d}" for n in range(3000)]
@@ -74,6 +75,22 @@ def test_a_range_of_replicas(text: str, scale: tuple[int, int]) -> None:
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(SettingsError, match="replicas"):
         Scale.parse(text)
+
+
+def test_a_replica_needs_the_memory_of_its_models(tmp_path: Path) -> None:
+    for name, nbytes in {"a.gguf": 10, "b-00001-of-00002.gguf": 200}.items():
+        (tmp_path / name).write_bytes(bytes(nbytes))
+    second = tmp_path / "b-00002-of-00002.gguf"
+    second.write_bytes(bytes(3000))
+    folder = str(tmp_path)
+    assert weights_nbytes({}) == 0
+    assert weights_nbytes({"model": ("a.gguf",)}, folder) == 10
+    assert weights_nbytes({"model": (f"x={tmp_path}/a.gguf", "y=a.gguf")}, folder) == 10
+    both = {"model": ["a.gguf"], "models": {"b": {"file": "b-00001-of-00002.gguf"}}}
+    assert weights_nbytes(both, folder) == 3210
+    assert weights_nbytes({"models": {"b": "nowhere.gguf"}}, folder) == 0
+    second.unlink()
+    assert weights_nbytes(both, folder) == 10  # the server says at its start what is missing
 
 
 def test_settings_come_back_from_their_file(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import httpx
 
+from tests.server.network import Machine
+
 NAME = "agents"
 
 
@@ -88,31 +90,38 @@ class Wire:
 class Bucket:
     """See the module. `wire` is what servers are told to use."""
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = [os.path.join(os.path.dirname(sys.executable), "moto_server")]
+    def __init__(self, machine: Machine | None = None) -> None:
+        """On a machine with an address of its own, if one is given; then there is no wire."""
+        self.machine = machine
+        host, port = "127.0.0.1", 9000
+        prefix: tuple[str, ...] = ()
+        if machine is None:
+            with socket.create_server((host, 0)) as free:
+                port = free.getsockname()[1]
+        else:
+            host, prefix = machine.address, machine.prefix
+        command = [*prefix, os.path.join(os.path.dirname(sys.executable), "moto_server")]
         self._process = subprocess.Popen(
-            [*command, "-H", "127.0.0.1", "-p", str(port)],
+            [*command, "-H", host, "-p", str(port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         while True:
             assert self._process.poll() is None
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            with contextlib.suppress(OSError), socket.create_connection((host, port)):
                 break
             time.sleep(0.05)
         self.port = port
         self.wire = Wire(port)
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.wire.port}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{self.wire.port if machine is None else port}",
             "AWS_ACCESS_KEY_ID": "tests",
             "AWS_SECRET_ACCESS_KEY": "tests",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        made = httpx.put(f"http://127.0.0.1:{port}/{NAME}", timeout=120)
+        made = httpx.put(f"http://{host}:{port}/{NAME}", timeout=120)
         assert made.status_code == 200, made.text
 
     def close(self) -> None:

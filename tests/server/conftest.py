@@ -35,6 +35,8 @@ class Serving:
 
     running: ClassVar[set[Serving]] = set()
     program: ClassVar[tuple[str, ...]] = ("-m", "isthmus")
+    prefix: tuple[str, ...] = ()
+    """What the command begins with, to run it elsewhere."""
 
     def __init__(
         self, data: Path, *options: str, environment: Mapping[str, str] | None = None
@@ -46,6 +48,7 @@ class Serving:
 
     def start(self) -> None:
         command = [
+            *self.prefix,
             sys.executable,
             *self.program,
             "serve",

@@ -1,15 +1,17 @@
 """Three servers over one bucket: any takes any agent, whatever befalls the others.
 
-`make test-cluster` runs the long form, for CLUSTER_SECONDS (300), from CLUSTER_SEED on.
+`make test-cluster` runs the long form: for CLUSTER_SECONDS (600) from CLUSTER_SEED on, with
+CLUSTER_AGENTS (1000) and CLUSTER_CLIENTS (64), on machines with addresses of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,11 +19,22 @@ import pytest
 
 from isthmus.server.keys.keys import new_key
 from tests.server.bucket import NAME, Bucket
-from tests.server.cluster import Client, Fate, Member, calm_histories, histories
+from tests.server.cluster import (
+    Client,
+    Fate,
+    Ground,
+    Member,
+    OwnGround,
+    calm_histories,
+    histories,
+)
+from tests.server.network import Network, NotPermitted
 from tests.server.test_agents import new_agent
 
 LEASE_S = 3.0
-SECONDS = float(os.environ.get("CLUSTER_SECONDS", "300"))
+SECONDS = float(os.environ.get("CLUSTER_SECONDS", "600"))
+N_AGENTS = int(os.environ.get("CLUSTER_AGENTS", "1000"))
+N_CLIENTS = int(os.environ.get("CLUSTER_CLIENTS", "64"))
 SEED = int(os.environ.get("CLUSTER_SEED", "1"))
 
 
@@ -41,65 +54,109 @@ def url(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
 class Cluster:
     def __init__(
-        self,
-        bucket: Bucket,
-        url: str,
-        folder: Path,
-        model: Path,
-        n: int = 3,
-        *,
-        wired: bool = False,
+        self, bucket: Bucket, url: str, folder: Path, model: Path, grounds: list[Ground]
     ) -> None:
-        folders = [folder / f"member-{it}" for it in range(n)]
-        self.members = [Member(bucket, url, it, model, LEASE_S, wired=wired) for it in folders]
+        self.members = [
+            Member(bucket, url, folder / f"member-{n}", model, LEASE_S, ground=ground)
+            for n, ground in enumerate(grounds)
+        ]
 
     def stop(self) -> None:
         for member in self.members:
             assert member.stop() == 0
 
 
+@contextlib.contextmanager
+def apart(folder: Path) -> Iterator[tuple[Bucket, list[Ground]]]:
+    """A bucket and the grounds of three servers, each on a machine with an address of its own; on
+    this machine's loopback if the system permits no network namespaces."""
+    with contextlib.ExitStack() as stack:
+        try:
+            network = Network()
+        except NotPermitted as error:
+            print(f"\nno network namespaces here ({error}): all are on the loopback, with wires")
+            bucket = stack.enter_context(contextlib.closing(Bucket()))
+            yield bucket, [Ground(bucket, wired=True) for _ in range(3)]
+            return
+        stack.callback(network.close)
+        machines = [network.machine(host) for host in (1, 2, 3)]
+        bucket = stack.enter_context(contextlib.closing(Bucket(network.machine(100))))
+        print(
+            f"\nin network namespaces: {', '.join(it.address for it in machines)}, and the bucket"
+        )
+        keys, grounds = folder / "keys", []
+        key = new_key(keys, "tests")
+        for machine in machines:
+            others = [it for it in machines if it is not machine]
+            grounds.append(OwnGround(bucket, machine, others, keys, key))
+        yield bucket, list(grounds)
+
+
 def withstand(
-    cluster: Cluster, expected: list[list[tuple[str, str]]], n_clients: int, blows: list[str | None]
-) -> None:
-    """Tells all agents all messages while blows fall, and compares."""
-    members, n_messages = cluster.members, len(expected[0])
-    ids = [new_agent(members[n % 3], seed=n) for n in range(len(expected))]
-    numbered = list(enumerate(ids))
-    clients = [Client(members, dict(numbered[n::n_clients]), SEED + n) for n in range(n_clients)]
-    fate = Fate(members, SEED, LEASE_S)
+    members: list[Member], n_agents: int, n_clients: int, blows: Iterable[str | None], most: int
+) -> tuple[list[int], list[list[tuple[str, str]]]]:
+    """Tells all agents messages while blows fall; what each was told, and what is left of it."""
+    clients = [Client(members, range(n, n_agents, n_clients), SEED + n) for n in range(n_clients)]
     for client in clients:
-        client.begin(n_messages)
+        client.begin(most)
+    while not all(client.seconds for client in clients if client.is_alive):
+        time.sleep(0.05)
+    fate, start = Fate(members, SEED, LEASE_S), time.monotonic()
     for what in blows:
         if any(it.is_alive for it in clients):
             fate.strike(what)
             time.sleep(0.5)
     for client in clients:
-        client.join()
-    met = sum((it.met for it in clients), Counter())
-    longest = max(it.longest_s for it in clients)
-    print(f"\n{dict(fate.met)}, {dict(met)}, longest {longest:.1f} s with a lease of {LEASE_S} s")
-    found = histories(members[0].url, ids)
-    assert found == expected
+        client.end()
     for client in clients:
-        for (id_, position), output in client.told.items():
-            assert found[ids.index(id_)][position][1] == output
+        client.join()
+    tell_of(clients, fate, time.monotonic() - start)
+    ids = {number: id_ for it in clients for number, id_ in it.ids.items()}
+    n_told = {number: n for it in clients for number, n in it.n_told.items()}
+    ordered = [ids[number] for number in range(n_agents)]
+    found = histories(members[0].url, ordered, members[0].ground.headers)
+    for client in clients:
+        for (number, position), output in client.told.items():
+            assert found[number][position][1] == output
     assert sum(fate.met.values()) > 0
+    return [n_told[number] for number in range(n_agents)], found
+
+
+def tell_of(clients: list[Client], fate: Fate, seconds: float) -> None:
+    """Prints what a run was."""
+    met = sum((it.met for it in clients), Counter())
+    took = sorted(second for it in clients for second in it.seconds)
+    print(
+        f"\n{sum(len(it.ids) for it in clients)} agents, {len(clients)} clients, {len(took)} "
+        f"messages, {seconds:.0f} s of blows {dict(fate.met)}; answers {dict(met)}; a message took "
+        f"{took[len(took) // 2]:.2f} s (median), {took[len(took) * 99 // 100]:.1f} s (99 of 100), "
+        f"{took[-1]:.1f} s (longest), with a lease of {LEASE_S} s"
+    )
 
 
 def test_a_short_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
-    expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents=12, n_messages=8)
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
-    withstand(cluster, expected, n_clients=6, blows=["part", "clock", "cut", "kill", "stop"])
+    grounds = [Ground(bucket, wired=True) for _ in range(3)]
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, grounds)
+    blows = ["part", "clock", "cut", "kill", "stop"]
+    n_told, found = withstand(cluster.members, 12, 6, blows, most=8)
     cluster.stop()
+    assert found == calm_histories(tmp_path / "calm", tiny_q8, n_told)
 
 
 @pytest.mark.long
-def test_a_long_life_with_blows(bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path) -> None:
-    n_agents = max(16, round(0.4 * SECONDS))
-    expected = calm_histories(tmp_path / "calm", tiny_q8, n_agents, n_messages=12)
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8, wired=True)
-    withstand(cluster, expected, n_clients=16, blows=[None] * round(SECONDS / 5))
-    cluster.stop()
+def test_a_long_life_with_blows(
+    tiny_q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with apart(tmp_path) as (bucket, grounds):
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        cluster = Cluster(bucket, f"s3://{NAME}/long", tmp_path, tiny_q8, grounds)
+        end = time.monotonic() + SECONDS
+        blows = iter(lambda: None if time.monotonic() < end else "over", "over")
+        n_told, found = withstand(cluster.members, N_AGENTS, N_CLIENTS, blows, most=1000)
+        cluster.stop()
+    assert [len(it) for it in found] == n_told
+    assert found == calm_histories(tmp_path / "calm", tiny_q8, n_told)
 
 
 def hears_pieces(owner: Member, other: Member) -> None:
@@ -119,7 +176,7 @@ def hears_pieces(owner: Member, other: Member) -> None:
 def test_any_server_takes_any_agent(
     bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path
 ) -> None:
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8, n=2)
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, [Ground(bucket), Ground(bucket)])
     one, two = cluster.members
     id_ = new_agent(one, seed=5)
     path = f"/v1/agents/{id_}"
@@ -161,7 +218,7 @@ def test_what_only_an_ancestor_was_is_forked_by_the_server_that_owns_it(
     bucket: Bucket, url: str, tiny_q8: Path, tmp_path: Path
 ) -> None:
     """Ancestor and fork have different owners, and either server may be asked."""
-    cluster = Cluster(bucket, url, tmp_path, tiny_q8, n=2)
+    cluster = Cluster(bucket, url, tmp_path, tiny_q8, [Ground(bucket), Ground(bucket)])
     one, two = cluster.members
     id_ = new_agent(one, seed=5)
     path = f"/v1/agents/{id_}"

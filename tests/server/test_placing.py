@@ -9,7 +9,13 @@ import pytest
 
 from isthmus.errors import SettingsError, StorageError
 from isthmus.server.agents.owning import AnotherAgent, Owning
-from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
+from isthmus.server.cluster import passing, placing
+from isthmus.server.cluster.named import (
+    agent_of_body,
+    agent_of_path,
+    is_told_by_body,
+    names_position,
+)
 from isthmus.server.cluster.placing import Placing, address_of
 from isthmus.server.http.entry import Entry, begin
 from isthmus.server.http.errors import HttpError
@@ -96,6 +102,9 @@ class Shared:
     def has_ended(self, _number: int) -> bool:
         return False
 
+    def peers(self) -> list[Peer]:
+        return []
+
     def look(self, _id: str) -> tuple[None, Peer | None]:
         self.n_looks += 1
         return None, self._owners.pop(0) if len(self._owners) > 1 else self._owners[0]
@@ -114,11 +123,9 @@ async def keep(_id: str) -> bool:
     raise AssertionError("nobody asked for it")
 
 
-async def asked(
-    shared: Shared, method: str = "GET", *, known: dict[str, Any] | None = None
-) -> tuple[int, bytes]:
+async def asked(shared: Shared, method: str = "GET", **how: Any) -> tuple[int, bytes]:
     """The status and the body of a request about an agent."""
-    sent = await all_sent(shared, method, known=known)
+    sent = await all_sent(shared, method, **how)
     return sent[0]["status"], b"".join(it.get("body", b"") for it in sent)
 
 
@@ -126,6 +133,7 @@ async def all_sent(
     shared: Shared,
     method: str = "GET",
     *,
+    body: bytes = b"{}",
     known: dict[str, Any] | None = None,
     headers: list[tuple[bytes, bytes]] | None = None,
     app: Any = None,
@@ -134,9 +142,9 @@ async def all_sent(
     """What a request about an agent is answered with."""
     owning = Owning(cast("Any", shared), known or {}, Threads(1, "test"))
     settings = ServerSettings(lease_s=0.4)
-    placing = Placing(app or local, owning, settings, hand_over or keep)
+    placed = Placing(app or local, owning, settings, hand_over or keep)
     sent: list[dict[str, Any]] = []
-    came = [{"type": "http.request", "body": b"{}" if method == "POST" else b""}]
+    came = [{"type": "http.request", "body": body if method == "POST" else b""}]
 
     async def receive() -> dict[str, Any]:
         if came:
@@ -147,18 +155,23 @@ async def all_sent(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    path = f"/v1/agents/{ID}"
+    path = f"/v1/agents/{ID}" + ("/messages" if method == "POST" else "")
     scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode()}
     more = {"headers": headers or [], "query_string": b"a=b"}
-    await placing({**scope, **more}, receive, send)  # type: ignore[arg-type]
+    await placed({**scope, **more}, receive, send)  # type: ignore[arg-type]
     return sent
 
 
-class Answering:
-    """A server that says the same to everybody, and then hangs up."""
+HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
-    def __init__(self, said: bytes) -> None:
+
+class Answering:
+    """A server that answers greetings, says the same to everybody, and then hangs up. A `greeting`
+    of another kind, or none, is what a proxy makes of a server that is dead."""
+
+    def __init__(self, said: bytes, greeting: bytes | None = HELLO) -> None:
         self._said = said
+        self._greeting = greeting
         self.came: list[bytes] = []
 
     async def __aenter__(self) -> Peer:
@@ -169,8 +182,16 @@ class Answering:
         self._server.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.came.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(self._said)
+        greeted = await reader.readuntil(b"\r\n\r\n")
+        assert greeted.startswith(b"GET /healthz HTTP/1.1\r\n")
+        assert b"x-isthmus-peer: token\r\n" in greeted.lower()
+        if self._greeting is None:
+            await reader.read()  # until who came has left
+        else:
+            writer.write(self._greeting)
+        if self._greeting == HELLO:
+            self.came.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(self._said)
         await writer.drain()
         writer.close()
 
@@ -187,7 +208,7 @@ def test_an_owner_answers_and_learns_who_passed_it_on() -> None:
         async with there as owner:
             assert await asked(Shared(owner), "POST") == (201, b"there")
         (head,) = there.came
-        assert head.startswith(f"POST /v1/agents/{ID}?a=b HTTP/1.1\r\n".encode())
+        assert head.startswith(f"POST /v1/agents/{ID}/messages?a=b HTTP/1.1\r\n".encode())
         assert b"x-isthmus-peer: token\r\n" in head.lower()
         assert b"x-isthmus-key" not in head.lower()
 
@@ -200,7 +221,7 @@ def test_a_client_that_asks_for_it_is_told_where_the_owner_is() -> None:
     (start, _) = asyncio.run(all_sent(shared, "POST", headers=ask))
     assert start["status"] == 307
     location = dict(start["headers"])[b"location"].decode()
-    assert location == f"http://127.0.0.1:9/v1/agents/{ID}?a=b"
+    assert location == f"http://127.0.0.1:9/v1/agents/{ID}/messages?a=b"
     (start, _) = asyncio.run(all_sent(Shared(None), headers=ask))
     assert start["status"] == 200
 
@@ -269,7 +290,54 @@ def test_a_server_that_is_not_the_owner_any_more_sends_one_to_the_record() -> No
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 O", b"\x00\x01nonsense\r\n\r\n"])
+GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\ndead"
+
+
+@pytest.mark.parametrize("greeting", [b"", GATEWAY, b"\x00\x01nonsense\r\n\r\n", None])
+def test_a_proxy_that_accepts_for_a_dead_owner_does_not_answer_for_it(
+    greeting: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent that could have been done: the lease decides, and then who may answers."""
+    monkeypatch.setattr(passing, "_CONNECT_S", 0.1)
+
+    async def work() -> None:
+        there = Answering(b"", greeting)
+        async with there as owner:
+            for method in ("POST", "GET"):
+                assert await asked(Shared(owner, owner, None), method) == (200, b"here")
+            with pytest.raises(HttpError) as found:
+                await asked(Shared(owner), "POST")
+            assert (found.value.status, found.value.code) == (503, "owner_unreachable")
+        assert there.came == []
+
+    asyncio.run(work())
+
+
+def test_a_message_that_names_its_position_goes_to_the_next_owner() -> None:
+    """It is done once, wherever it comes again: 409 tells if it was done before."""
+
+    async def work() -> None:
+        for said in (b"", GATEWAY):
+            there = Answering(said)
+            async with there as owner:
+                after = Shared(owner, owner, None)
+                assert await asked(after, "POST", body=b'{"previous": 3}') == (200, b"here")
+                assert len(there.came) == 2
+                with pytest.raises(HttpError) as found:  # and not for ever
+                    await asked(Shared(owner), "POST", body=b'{"previous": 0, "input": "x"}')
+                assert found.value.code == "owner_lost"
+                assert len(there.came) == 2 + 1 + placing._REPEATS
+
+    asyncio.run(work())
+
+
+def test_what_names_a_position() -> None:
+    assert names_position(b'{"previous": 0}')
+    for body in (b"", b"{}", b'{"previous": null}', b'{"previous": "x"}', b"[" * 100_000, b"\xff"):
+        assert not names_position(body)
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 O", b"\x00\x01nonsense\r\n\r\n", GATEWAY])
 def test_a_message_is_not_sent_twice_when_nobody_knows_what_became_of_it(said: bytes) -> None:
     async def work() -> None:
         there = Answering(said)

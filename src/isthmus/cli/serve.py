@@ -153,6 +153,13 @@ def _add_ray_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--replica-gpus", type=float, default=0, metavar="N", help="cards of each (default: 0)"
     )
+    group.add_argument(
+        "--replica-memory",
+        type=int,
+        metavar="BYTES",
+        help="memory that Ray sets aside for each, on a node that has it (default: what the files "
+        "of its models take)",
+    )
 
 
 def _add_store_options(group: argparse._ArgumentGroup) -> None:
@@ -278,8 +285,12 @@ def _serve_on_ray(arguments: argparse.Namespace, settings: ServerSettings) -> in
     said = {name: it for name, it in said.items() if it != getattr(usual, name)}
     if arguments.alias:
         said["aliases"] = {**settings.aliases, **aliases_of(arguments.alias)}
-    messages, gpus = arguments.replica_messages, arguments.replica_gpus
-    scale = Scale.parse(arguments.replicas, messages=messages, gpus=gpus)
+    scale = Scale.parse(
+        arguments.replicas,
+        messages=arguments.replica_messages,
+        gpus=arguments.replica_gpus,
+        memory=arguments.replica_memory,
+    )
     return serve_until_told(arguments.ray, said, scale, say)
 
 

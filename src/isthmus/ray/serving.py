@@ -12,6 +12,7 @@ from typing import Any
 
 from isthmus.errors import SettingsError
 from isthmus.ray.extra import require_ray
+from isthmus.ray.sizes import weights_nbytes
 
 NAME = "isthmus"
 """The application's name in Serve."""
@@ -31,6 +32,9 @@ class Scale:
     cpus: float = 1.0
     gpus: float = 0.0
     """Processors and graphics cards that Ray sets aside for each replica."""
+    memory: int | None = None
+    """Bytes of memory that Ray sets aside for each; by default what the files of its models take,
+    so that a replica comes to a node which has room for them."""
     waits_s: float = 5.0
     """Seconds for which there must be more before a replica is added; ten times as long for fewer
     before one is ended."""
@@ -72,7 +76,7 @@ def application(
     bound = deployment.options(
         name=NAME,
         max_ongoing_requests=int(settings.get("live", 64)) + int(settings.get("slots", 16)),
-        ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus},
+        ray_actor_options=_resources(scale, settings, folder),
         request_router_config=RequestRouterConfig(
             request_router_class="isthmus.ray.router.AgentRouter"
         ),
@@ -86,12 +90,23 @@ def application(
 
 def build(args: Mapping[str, Any]) -> Any:
     """The application by `args` of Serve's configuration, as its `import_path` names this function:
-    `settings`, `replicas` (`1-3`), `messages`, `cpus` and `gpus`. SettingsError for others."""
+    `settings`, `replicas` (`1-3`), `messages`, `cpus`, `gpus` and `memory`. SettingsError for
+    others."""
     left = dict(args)
     settings, replicas = left.pop("settings", {}), str(left.pop("replicas", "1"))
-    if unknown := sorted(left.keys() - {"messages", "cpus", "gpus"}):
+    if unknown := sorted(left.keys() - {"messages", "cpus", "gpus", "memory"}):
         raise SettingsError(f"there is no argument {unknown[0]} of isthmus.ray.serving:build")
     return application(settings, Scale.parse(replicas, **left))
+
+
+def _resources(scale: Scale, settings: Mapping[str, Any], folder: str | None) -> dict[str, float]:
+    """What Ray sets aside on the node of a replica."""
+    memory = weights_nbytes(settings, folder) if scale.memory is None else scale.memory
+    return {
+        "num_cpus": scale.cpus,
+        "num_gpus": scale.gpus,
+        **({"memory": memory} if memory else {}),
+    }
 
 
 def _many(scale: Scale) -> dict[str, Any]:

@@ -10,6 +10,7 @@ A pack's name is the SHA-256 of its digests, so what two writers write alike is 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def open_pack(path: Path) -> Pack:
     return Pack(path, offset, digests)
 
 
-def unpack(path: Path, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def unpack(path: Path, data: bytes | mmap.mmap) -> Iterator[tuple[bytes, memoryview]]:
     """The chunks of a pack that is to be at `path`, as `write_pack` takes them. SnapshotInvalid
     unless it is exactly what its name says, each chunk included."""
     view = memoryview(data)

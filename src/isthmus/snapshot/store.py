@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import re
 import stat
@@ -194,11 +195,12 @@ class Store:
         """Whether a pack of that file name is here."""
         return (self._packs / name).exists()
 
-    def add_pack(self, name: str, data: bytes) -> None:
-        """Takes a pack out of another store. SnapshotInvalid where a byte of it is another."""
+    def add_pack(self, name: str, data: bytes | mmap.mmap) -> None:
+        """Takes a pack out of another store, from memory or a mapped file. SnapshotInvalid where a
+        byte of it is another."""
         self._with_index(lambda: self._add_pack(name, data))
 
-    def _add_pack(self, name: str, data: bytes) -> None:
+    def _add_pack(self, name: str, data: bytes | mmap.mmap) -> None:
         with self._locked(fcntl.LOCK_SH):
             pack = write_pack(self._packs, unpack(self._packs / name, data))
             assert pack is not None, "no pack is empty"

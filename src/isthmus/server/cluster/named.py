@@ -23,7 +23,12 @@ class _Making(Struct):
     conversation: str | _Conversation | None = None
 
 
+class _Message(Struct):
+    previous: int | None = None
+
+
 _making = msgspec.json.Decoder(_Making)
+_message = msgspec.json.Decoder(_Message)
 
 
 def agent_of_path(path: str) -> str | None:
@@ -55,6 +60,14 @@ def agent_of_body(body: bytes) -> str | None:
     said = asked.conversation
     id_ = said.id if isinstance(said, _Conversation) else said
     return None if id_ is None else agent_of_conversation(id_)
+
+
+def names_position(body: bytes) -> bool:
+    """Whether a message says after which position it comes, so that it is done once."""
+    try:
+        return _message.decode(body).previous is not None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
 
 
 def _agent_of_response(id_: str) -> str | None:

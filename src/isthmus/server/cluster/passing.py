@@ -4,13 +4,20 @@ The client's own key stays here, where it was checked: what goes on is the key's
 of the server that it goes to, which only readers of the store know. A connection is made for each
 request. Whoever leaves here leaves there too.
 
+A connection proves nothing: a proxy, or the system of a process that is stopped, accepts one for a
+server that is dead. So the server is greeted first (`GET /healthz` with its token), and the request
+goes on the same connection once the server itself has answered. Until then nothing was sent that
+could have been done, and the lease decides whose the agent is.
+
 ============================  ==================================================================
 what the other server does    what happens
 ============================  ==================================================================
 refuses the connection        `NotThere`: it may have ended, or begin again
+does not answer the greeting  `NotThere`, the same
 is not the owner (421)        `NotThere`: the record says who is
 says nothing                  one waits for as long as its lease lives: silence proves nothing
-ends before it answers        `NotThere` for what only reads, else 502: nobody knows what was done
+ends before it answers        `NotThere` for what may be sent again, else 502: nobody knows what was
+                              done
 ends while it answers         the answer is cut off
 ============================  ==================================================================
 """
@@ -27,15 +34,18 @@ from urllib.parse import quote, urlsplit
 import h11
 
 from isthmus.server.http.entry import current
-from isthmus.server.http.errors import HttpError
 from isthmus.server.keys.admission import KEY, TOKEN
 from isthmus.server.storage.node import Peer
 
 _CONNECT_S = 3.0
+"""Seconds for a connection, and as many for the answer to a greeting."""
 _LOOK_S = 1.0
 """Seconds of silence after which one looks whether the other server's lease lives."""
 _READ_NBYTES = 65536
-_MISDIRECTED = 421
+_OK, _MISDIRECTED = 200, 421
+_OF_PROXIES = (502, 503, 504)
+"""Statuses by which a proxy says that the server behind it is not there."""
+_GREETING = b"/healthz"
 SAFE = ("GET", "HEAD", "OPTIONS")
 """Methods that only read."""
 _NOT_SENT = {
@@ -55,10 +65,12 @@ _Send = Callable[[_Message], Awaitable[None]]
 class NotThere(Exception):
     """A server did not take a request, so that it may be asked elsewhere."""
 
-    def __init__(self, *, is_elsewhere: bool = False) -> None:
+    def __init__(self, *, is_elsewhere: bool = False, is_lost: bool = False) -> None:
         super().__init__()
         self.is_elsewhere = is_elsewhere
         """Whether the server said so itself."""
+        self.is_lost = is_lost
+        """Whether the server had the request, and nobody knows what it did."""
 
 
 async def pass_on(
@@ -68,34 +80,39 @@ async def pass_on(
     send: _Send,
     has_ended: Callable[[int], bool],
 ) -> None:
-    """Has another server answer a request. NotThere if it did not, HttpError 502 if nobody knows.
+    """Has another server answer a request. NotThere if it did not, or nobody knows.
 
     `has_ended` says whether the server of a number has ended, and waits for nothing.
     """
     async with _connected(peer) as (reader, writer):
         wire = _Wire(reader, writer, lambda: has_ended(peer.number))
+        await _greet(wire, peer)
         try:
             await wire.ask(scope["method"], target_of(scope), _heads(peer, scope["headers"], body))
             head = await wire.answer(body)
         except (OSError, h11.ProtocolError, EOFError):
-            if scope["method"] in SAFE:
-                raise NotThere from None
-            raise HttpError(
-                502,
-                "the server that owns the agent went away: ask what position the agent is at, "
-                "and send the message again if it is not there",
-                code="owner_lost",
-                kind="server_error",
-                retry_s=1,
-            ) from None
+            raise NotThere(is_lost=True) from None
         if head.status_code == _MISDIRECTED:
             raise NotThere(is_elsewhere=True)
+        if head.status_code in _OF_PROXIES and not _is_its_own(head):
+            raise NotThere(is_lost=True)
         headers = [(name, value) for name, value in head.headers if _is_told(name)]
         status = head.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
         async for piece in wire.pieces():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _greet(wire: _Wire, peer: Peer) -> None:
+    """Returns once the server itself has answered on this connection. NotThere."""
+    headers = [(b"host", urlsplit(peer.address).netloc.encode()), (TOKEN, peer.token.encode())]
+    try:
+        status = await asyncio.wait_for(wire.status_of(_GREETING, headers), _CONNECT_S)
+    except (OSError, h11.ProtocolError, EOFError, asyncio.TimeoutError):
+        raise NotThere from None
+    if status != _OK:
+        raise NotThere(is_elsewhere=status == _MISDIRECTED)
 
 
 @contextlib.asynccontextmanager
@@ -132,6 +149,16 @@ class _Wire:
         self._writer = writer
         self._has_ended = has_ended
         self._state = h11.Connection(h11.CLIENT)
+
+    async def status_of(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+        """What a GET is answered with; then the connection is free for the next request. OSError,
+        EOFError, h11.ProtocolError, also if the connection is to be closed."""
+        await self.ask("GET", target, headers)
+        head = await self.answer(b"")
+        async for _ in self.pieces():
+            pass
+        self._state.start_next_cycle()
+        return head.status_code
 
     async def ask(self, method: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """Sends the head. OSError."""
@@ -172,6 +199,11 @@ class _Wire:
             except asyncio.TimeoutError:
                 if self._has_ended():
                     raise EOFError from None
+
+
+def _is_its_own(head: h11.Response) -> bool:
+    """Whether an answer is the server's, which repeats the request's id, and not a proxy's."""
+    return (b"x-request-id", current().id.encode()) in list(head.headers)
 
 
 def _is_told(name: bytes) -> bool:

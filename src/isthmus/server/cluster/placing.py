@@ -21,7 +21,12 @@ from typing import Any
 
 from isthmus.errors import StorageError
 from isthmus.server.agents.owning import AnotherAgent, Owning
-from isthmus.server.cluster.named import agent_of_body, agent_of_path, is_told_by_body
+from isthmus.server.cluster.named import (
+    agent_of_body,
+    agent_of_path,
+    is_told_by_body,
+    names_position,
+)
 from isthmus.server.cluster.passing import SAFE, NotThere, pass_on, target_of
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
@@ -32,6 +37,8 @@ from isthmus.server.storage.node import Peer
 _log = logging.getLogger("isthmus.server")
 _PAUSE_S = 0.25
 """Seconds between two tries to reach an owner."""
+_REPEATS = 3
+"""How often a request that may come again is sent to owners which end before they answer."""
 _REDIRECT = b"x-isthmus-redirect"
 """A header by which a client asks for 307 instead of an answer that is passed on."""
 _HOME = b"x-isthmus-home"
@@ -59,6 +66,13 @@ class _Asked:
     async def read(self) -> None:
         if self.body is None:
             self.body = await _whole(self.receive)
+
+    def may_come_again(self) -> bool:
+        """Whether a request that was perhaps done may be sent once more: it reads only, or it names
+        the position that it is for, so that it is done once."""
+        return self.scope["method"] in SAFE or (
+            self.scope["path"].endswith("/messages") and names_position(self.body or b"")
+        )
 
     def received(self) -> _Receive:
         """For who answers here."""
@@ -132,12 +146,17 @@ class Placing:
         """Has the owner of an agent answer; False if this server may by now. HttpError 502, 503."""
         agent, body = asked.agent or "", asked.body or b""
         end = time.monotonic() + self._patience_s
+        again = _REPEATS if asked.may_come_again() else 0
         while peer is not None:
             try:
                 await pass_on(peer, asked.scope, body, asked.send, sharing.has_ended)
             except NotThere as refused:
                 self._owners.pop(agent, None)
-                if time.monotonic() > end:
+                if refused.is_lost and not again:
+                    raise _lost() from None
+                if refused.is_lost:  # the server was there just now, so its lease begins anew
+                    again, end = again - 1, time.monotonic() + self._patience_s
+                elif time.monotonic() > end:
                     raise _out_of_reach(peer) from None
                 await asyncio.sleep(0.0 if refused.is_elsewhere else _PAUSE_S)
                 peer = await self._owner(agent, sharing)
@@ -190,6 +209,14 @@ async def _redirect(peer: Peer, asked: _Asked) -> None:
     headers = [(b"location", location), (b"content-length", b"0")]
     await asked.send({"type": "http.response.start", "status": 307, "headers": headers})
     await asked.send({"type": "http.response.body", "body": b""})
+
+
+def _lost() -> HttpError:
+    said = (
+        "the server that owns the agent went away: ask what position the agent is at, "
+        "and send the message again if it is not there"
+    )
+    return HttpError(502, said, code="owner_lost", kind="server_error", retry_s=1)
 
 
 def _out_of_reach(peer: Peer) -> HttpError:

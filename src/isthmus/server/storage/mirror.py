@@ -60,6 +60,7 @@ class Mirror:
         self, url: str, cache: Path, lease_s: float, computes: Computes | None = None
     ) -> None:
         self._objects = Objects(url)
+        self._folder = cache
         self._cache = Folder(cache, repack=False)
         self.store = self._cache.store
         try:
@@ -293,8 +294,12 @@ class Mirror:
 
     def _bring_pack(self, name: str) -> None:
         pack = kept_of(name)
-        if not self.store.has_pack(pack):
-            self.store.add_pack(pack, self._fetch(f"packs/{name}"))
+        if self.store.has_pack(pack):
+            return
+        data = self._objects.fetch(f"packs/{name}", self._folder)
+        if data is None:
+            raise SnapshotInvalid(f"{self._objects.url}/packs/{name} is missing")
+        self.store.add_pack(pack, data)
 
     def _is_here(self, name: str, id_: str) -> bool:
         try:

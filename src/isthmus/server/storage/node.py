@@ -48,6 +48,8 @@ from isthmus.server.storage.objects import Objects, Version
 _log = logging.getLogger("isthmus.server")
 _FOLDER = "lease"
 _UNKNOWN = Computes()
+_N_TRIED = 10
+"""Requests by which conditions are tried."""
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -89,7 +91,9 @@ class Node:
         self, objects: Objects, owner: str, lease_s: float, computes: Computes | None = None
     ) -> None:
         self.computes = computes or _UNKNOWN
+        began = _now()
         objects.require_conditions(_FOLDER)
+        _warn_if_slow(objects.url, (_now() - began) / _N_TRIED, lease_s)
         self._objects = objects
         self._lease_s = lease_s
         self._owner = owner
@@ -287,6 +291,16 @@ class Node:
         except (msgspec.MsgspecError, RecursionError) as error:
             where = f"{self._objects.url}/{_name(number)}"
             raise SettingsError(f"{where} is no claim of a server: {error}") from None
+
+
+def _warn_if_slow(url: str, seconds: float, lease_s: float) -> None:
+    """A beat is two requests, and there are six in a lease."""
+    if seconds > lease_s / 12:
+        _log.warning(
+            "%s takes %.2f s for a request: with a lease of %g s this server may be taken for dead "
+            "while it lives; give a lease_s of %.0f or more",
+            *(url, seconds, lease_s, 12 * seconds + 1),
+        )
 
 
 def _name(number: int) -> str:

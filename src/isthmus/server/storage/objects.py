@@ -8,7 +8,10 @@ has seen. Everything that a backend raises becomes StorageError.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +41,17 @@ _RETRY = {
 }
 _AT_A_TIME = 16
 """Objects that are fetched together."""
+PART_NBYTES = 8 << 20
+"""Bytes of one request for a large object: each request has the time of `_CLIENT`, and only so many
+bytes are in memory."""
+_PARTS_AT_A_TIME = 4
+"""Parts of one object that are fetched together."""
+_REFUSED = ("401 Unauthorized", "403 Forbidden")
+"""What errors say of lists that a key may not read, which have no class of their own."""
+_MAX_PARTS = 9000
+"""Parts of one upload at most; S3 takes 10,000."""
+_MIN_PART_NBYTES = 5 << 20
+"""Bytes of one part of an upload; S3 takes no smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +74,19 @@ class Objects:
 
     def names(self, folder: str) -> list[str]:
         """The names of all objects in a folder."""
-        with self._explained(folder):
-            pages = self._store.list(folder)
-            return sorted(it["path"].rpartition("/")[2] for page in pages for it in page)
+        return sorted(self.tags(folder))
 
     def tags(self, folder: str) -> dict[str, str]:
         """What changes whenever an object is written, by the names of a folder's objects."""
-        with self._explained(folder):
+        with self._explained(folder, "listed"):
             listed = [it for page in self._store.list(folder) for it in page]
-            return {it["path"].rpartition("/")[2]: _tag(it) for it in listed}
+        named = {it["path"].removeprefix(f"{folder}/"): _tag(it) for it in listed}
+        # What lies deeper belongs to another URL, which begins with this one.
+        return {name: tag for name, tag in named.items() if "/" not in name}
 
     def find(self, name: str) -> Found | None:
         """An object and its version; None if there is none."""
-        with self._explained(name):
+        with self._explained(name, "read"):
             try:
                 result = self._store.get(name)
             except FileNotFoundError:
@@ -84,6 +98,29 @@ class Objects:
         found = self.find(name)
         return found.data if found else None
 
+    def fetch(self, name: str, folder: Path) -> bytes | mmap.mmap | None:
+        """An object that may be larger than the memory, fetched in parts; None if there is none.
+        Such a one is mapped from a file in a folder, where it has no name."""
+        with self._explained(name, "read"):
+            try:
+                first = self._store.get(name, options={"range": (0, PART_NBYTES)})
+            except FileNotFoundError:
+                return None
+            nbytes, begin = int(first.meta["size"]), bytes(first.bytes())
+            if nbytes <= len(begin):
+                return begin
+            with tempfile.TemporaryFile(dir=folder) as file:
+                os.pwrite(file.fileno(), begin, 0)
+
+                def fetch_part(start: int) -> None:
+                    end = min(start + PART_NBYTES, nbytes)
+                    part = bytes(self._store.get_range(name, start=start, end=end))
+                    os.pwrite(file.fileno(), part, start)
+
+                with ThreadPoolExecutor(_PARTS_AT_A_TIME) as pool:
+                    list(pool.map(fetch_part, range(PART_NBYTES, nbytes, PART_NBYTES)))
+                return mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
+
     def find_all(self, names: Iterable[str]) -> dict[str, Found]:
         """Objects by their names, without those that are not there."""
         wanted = list(names)
@@ -92,9 +129,12 @@ class Objects:
             return {name: it for name, it in zip(wanted, found, strict=True) if it is not None}
 
     def put(self, name: str, data: bytes | Path) -> None:
-        """Makes an object of bytes or of a file, or replaces it: for what is always the same."""
-        with self._explained(name):
-            self._store.put(name, data)
+        """Makes an object of bytes or of a file, or replaces it: for what is always the same. What
+        is large goes in parts."""
+        with self._explained(name, "written"):
+            nbytes = data.stat().st_size if isinstance(data, Path) else len(data)
+            part = max(_MIN_PART_NBYTES, -(-nbytes // _MAX_PARTS))
+            self._store.put(name, data, chunk_size=part)
 
     def create(self, name: str, data: bytes) -> Version | None:
         """Makes an object; None if there is another one of that name.
@@ -110,7 +150,7 @@ class Objects:
     def delete(self, names: Iterable[str]) -> None:
         """Removes objects, if they are there."""
         wanted = list(names)
-        with self._explained(""):
+        with self._explained(wanted[0] if wanted else "", "deleted"):
             try:
                 self._store.delete(wanted)
             except FileNotFoundError:  # some stores end there
@@ -119,29 +159,41 @@ class Objects:
                         self._store.delete(name)
 
     def require_conditions(self, folder: str) -> None:
-        """Tries in a folder whether the store refuses what it must. SettingsError if it does not.
+        """Tries in a folder whether the store refuses what it must, and shows at once what was
+        written. SettingsError if it does not, StorageError if it cannot be used.
 
         Several stores that speak S3 ignore conditions in silence.
         """
         name = f"{folder}/probe-{secrets.token_hex(8)}"
+        self.tags(folder)  # a list that is shown again would lack what comes now
         try:
-            first = self.create(name, b"1")
-            second = self.replace(name, b"2", first) if first else None
-            kept = first and second and not self.create(name, b"3")
-            if not kept or self.replace(name, b"4", first or {}) or self.get(name) != b"2":
-                raise SettingsError(
-                    f"{self.url} does not honour conditional writes (If-None-Match and If-Match), "
-                    "so two servers could overwrite each other's agents: use a store that does, "
-                    "such as S3, or a local folder"
-                )
-        finally:
+            self._try(name)
+            if self.get(name) != b"2" or name.rpartition("/")[2] not in self.tags(folder):
+                raise _is_late(self.url)
+        except BaseException:
             with contextlib.suppress(StorageError):
                 self.delete([name])
+            raise
+        self.delete([name])
+
+    def _try(self, name: str) -> None:
+        """Leaves an object that is `2`. SettingsError if a condition was ignored."""
+        first = self.create(name, b"1")
+        if self.get(name) is None:
+            raise _is_late(self.url)
+        second = self.replace(name, b"2", first) if first else None
+        kept = first and second and not self.create(name, b"3")
+        if not kept or self.replace(name, b"4", first or {}) or self.get(name) in (b"3", b"4"):
+            raise SettingsError(
+                f"{self.url} does not honour conditional writes (If-None-Match and If-Match), "
+                "so two servers could overwrite each other's agents: use a store that does, "
+                "such as S3, or a local folder"
+            )
 
     def _put_if(self, name: str, data: bytes, mode: Any) -> Version | None:
         from obstore.exceptions import AlreadyExistsError, PreconditionError  # noqa: PLC0415
 
-        with self._explained(name):
+        with self._explained(name, "written"):
             try:
                 return _version(self._store.put(name, data, mode=mode))
             except (AlreadyExistsError, PreconditionError):
@@ -150,14 +202,22 @@ class Objects:
                 return found.version if found is not None and found.data == data else None
 
     @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def _explained(self, name: str, what: str) -> Iterator[None]:
         try:
             yield
         except StorageError:
             raise
         except Exception as error:  # of the backend's own, or built-in ones
             where = f"{self.url}/{name}"
-            raise StorageError(f"{where} cannot be used: {_reason(error)}") from error
+            raise StorageError(f"{where} cannot be {what}: {_reason(error)}") from error
+
+
+def _is_late(url: str) -> SettingsError:
+    return SettingsError(
+        f"{url} shows an older state after a write (it is eventually consistent), so servers would "
+        "not see each other: use a store that shows each write at once, such as S3, or a local "
+        "folder"
+    )
 
 
 def open_store(url: str) -> ObjectStore:
@@ -191,5 +251,10 @@ def _tag(said: Any) -> str:
 
 def _reason(error: BaseException) -> str:
     """What a backend says in its first paragraph; the rest is for its developers."""
-    said = str(error).partition("\n\nDebug source:")[0]
-    return " ".join(said.split()) or type(error).__name__
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError  # noqa: PLC0415
+
+    said = " ".join(str(error).partition("\n\nDebug source:")[0].split()) or type(error).__name__
+    is_refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    if is_refused or any(it in said for it in _REFUSED):
+        return f"the store's key may not do that (servers read, write, list and delete): {said}"
+    return said

@@ -88,10 +88,10 @@ class Stored(Struct, frozen=True, kw_only=True):
     """Its snapshots by position: ids, each after the number of the node that uploaded it."""
     packs: dict[str, int] = {}
     """Names of the packs that hold their chunks, and the last position that needs each."""
-    holder: int = 0
+    holder: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
     """The number of the node that owns the agent; 0 for none. In records of earlier releases, the
     lease under which the record was written last."""
-    epoch: int = 0
+    epoch: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
     """How often the agent was acquired: no two owners write the same bytes."""
 
 

@@ -138,7 +138,14 @@ class Records:
             for _ in range(_TRIES):
                 if (found := self._try_to_acquire(id_)) is not None:
                     return found
+                refused = self._known[id_].version
                 self._read(id_)
+        known = self._known.get(id_)
+        if known is not None and known.version == refused:
+            raise StorageError(
+                f"{self._objects.url} shows an older record of agent {id_} than it has (it is "
+                "eventually consistent): nothing was done"
+            )
         raise StorageError(f"other servers keep taking agent {id_}")
 
     def _try_to_acquire(self, id_: str) -> FullRecord | None:
