@@ -15,6 +15,7 @@ from pathlib import Path
 
 from isthmus.download import Archive, Remote
 from isthmus.errors import GuestInvalid
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.units import KIB
 
@@ -109,7 +110,7 @@ def interpreter_of(guest: object) -> Interpreter | None:
 
 def script_options(script: str | Path) -> tuple[str, ...]:
     """The options that give the interpreter a script. GuestInvalid if there is none."""
-    path = Path(script).expanduser()
+    path = expanded(script)
     try:
         source = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
