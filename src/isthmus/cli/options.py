@@ -59,11 +59,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "the device reads them faster)",
     )
     group.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="CPU threads (default: one per processor)",
+        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: one a processor)"
     )
     group.add_argument(
         "--ggml",
