@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from isthmus.config import DeviceSettings, Environment
 from isthmus.device import Device, open_device
@@ -18,6 +19,9 @@ from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
 
 pytest_plugins = ("isthmus.testing",)
+
+settings.register_profile("isthmus", deadline=None)  # no test fails because a machine is busy
+settings.load_profile("isthmus")
 
 
 def pytest_sessionstart() -> None:

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from isthmus.errors import SettingsError
+from isthmus.paths import expanded
 from isthmus.units import KIB, MAX_NBYTES_32, MAX_NBYTES_64, MIB, WASM_PAGE
 
-_WIDTH = re.compile("alone|few|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3}(/[1-9][0-9]{0,3})?)?")
+WIDTH = re.compile("alone|few|many|[1-9][0-9]{0,3}(-[1-9][0-9]{0,3}(/[1-9][0-9]{0,3})?)?")
 KvType: TypeAlias = Literal["f16", "f32", "q8_0", "q4_0"]
 GraphBy: TypeAlias = Literal["auto", "own", "adopted"]
 Sharing: TypeAlias = Literal["same", "imported", "managed", "registered", "lent", "copied"]
 Caches: TypeAlias = Literal["auto", "guest", "own"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 OnFailure: TypeAlias = Literal["keep", "undo", "close"]
 Level: TypeAlias = Literal["exact", "state-exact", "replayed"]
 """How exact a restored actor has to be; see `Runtime.restore`."""
@@ -29,6 +31,9 @@ KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 GRAPHS: tuple[GraphBy, ...] = get_args(GraphBy)
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 CACHES: tuple[Caches, ...] = get_args(Caches)
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+MAX_RUNNING = 4096
+"""Messages of one runtime that are handled at the same time."""
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 MAX_CHECKPOINTS = 64
 """Of one session."""
@@ -111,7 +116,7 @@ class Environment:
         return Environment(
             ggml=variables.get("ISTHMUS_GGML") or None,
             cache=_cache(variables),
-            snapshot_key_file=Path(key_file).expanduser() if key_file else None,
+            snapshot_key_file=expanded(key_file) if key_file else None,
             hub_url=variables.get("HF_ENDPOINT") or Environment.hub_url,
             hub_token=variables.get("HF_TOKEN") or None,
             settings=_settings(variables),
@@ -139,10 +144,11 @@ def _settings(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _cache(variables: Mapping[str, str]) -> Path:
     if explicit := variables.get("ISTHMUS_CACHE"):
-        return Path(explicit).expanduser()
+        return expanded(explicit)
     if base := variables.get("XDG_CACHE_HOME"):
         return Path(base) / "isthmus"
-    home = Path(variables.get("HOME") or Path.home())
+    home = Path(variables.get("HOME") or expanded("~"))
+    _require(home != Path("~"), "this user has no home folder: set ISTHMUS_CACHE to a folder")
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "isthmus"
 
 
@@ -253,7 +259,9 @@ class Capacity:
     def __post_init__(self) -> None:
         _require_number("memory_nbytes", self.memory_nbytes, optional=True, least=WASM_PAGE)
         _require_number("running", self.running)
-        _require(1 <= self.running <= 4096, f"running is {self.running}: give 1 to 4096")
+        _require(
+            1 <= self.running <= MAX_RUNNING, f"running is {self.running}: give 1 to {MAX_RUNNING}"
+        )
         _require_number("waiting", self.waiting)
         for name in ("initialize_s", "replay_s"):
             _require_number(name, getattr(self, name), whole=False)
@@ -335,7 +343,7 @@ class ModelSettings:
             f"prefill_chunk is {self.prefill_chunk}: give 1 to 4096",
         )
         _require(
-            isinstance(self.width, str) and _WIDTH.fullmatch(self.width) is not None,
+            isinstance(self.width, str) and WIDTH.fullmatch(self.width) is not None,
             f"width is {self.width!r}: give alone, few, many, or a class of the model, as 9-128",
         )
         _require_number("checkpoints", self.checkpoints)

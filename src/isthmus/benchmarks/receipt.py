@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.benchmarks.record import Record, commit
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.version import VERSION
 
@@ -186,5 +187,5 @@ def _shown(value: object) -> str:
 
 
 def _without_folders(text: str) -> str:
-    home = json.dumps(f"{Path.home()}/")[1:-1]
+    home = json.dumps(f"{expanded('~')}/")[1:-1]
     return re.sub(r'(?<=[ ="\'])/(?:[^ /"\']+/)+', "", text.replace(home, ""))

@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="isthmus COMMAND --help tells more. Try: isthmus demo",
     )
     parser.add_argument("--version", action="version", version=f"isthmus {VERSION}")
-    add_log_options(parser, default="warning")
+    add_log_options(parser, default=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _module(name)
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.argv = after
     if unknown:  # by the command's own name, which argparse does not say for these
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(arguments)}")
-    _log_to_stderr(arguments.log_level)
+    _log_to_stderr(arguments.log_level or "warning")
     try:
         with printing(sys.stdout):
             code = _module(arguments.command).run(arguments)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from isthmus.paths import expanded
 from isthmus.snapshot import Store
 from isthmus.units import format_nbytes
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it."""
-    store = Store(Path(arguments.store).expanduser(), create=False)
+    store = Store(expanded(arguments.store), create=False)
     for name in arguments.delete:
         store.delete(name)
     done = store.gc()

@@ -15,6 +15,7 @@ from isthmus.cli.table import format_table
 from isthmus.config import Environment
 from isthmus.download import shelved
 from isthmus.errors import ModelNotFound, SnapshotError
+from isthmus.paths import expanded
 from isthmus.printable import printable, printable_json
 from isthmus.snapshot import Store, open_snapshot
 from isthmus.snapshot.report import inspect
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         print()
         _print([_agent(it) for it in agents], False, "It has no agents.")
     else:
-        rows = _snapshots(Path(where).expanduser(), arguments)
+        rows = _snapshots(expanded(where), arguments)
         _print(rows, arguments.json, f"There are no snapshots in {where}")
     return 0
 

@@ -26,6 +26,7 @@ from isthmus.config import Capacity
 from isthmus.errors import IsthmusError, SettingsError
 from isthmus.mapping import Job, Mapped, Mapper
 from isthmus.mapping.lines import Input, line_of, open_results, read_inputs, resume
+from isthmus.paths import expanded
 
 if TYPE_CHECKING:
     from isthmus.ray.mapping import RayMapper
@@ -165,7 +166,7 @@ def _opened(name: str) -> Iterator[Iterable[bytes]]:
         yield sys.stdin.buffer
         return
     try:
-        file = Path(name).expanduser().open("rb")
+        file = expanded(name).open("rb")
     except OSError as error:
         raise SettingsError(f"cannot read the inputs {name}: {error.strerror}") from None
     with file:

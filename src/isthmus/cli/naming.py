@@ -6,7 +6,6 @@ taken as such: first all of the text, then what comes after its first `=`, its s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from isthmus.config import Environment
 from isthmus.download import fetched, hint, is_name, pull
 from isthmus.errors import ModelNotFound, SettingsError
 from isthmus.model.scripted import NAME, is_scripted, scripted_file
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.shards import first_file, model_name
 
@@ -135,8 +135,3 @@ def exists(path: str) -> bool:
         return bool(path) and expanded(path).exists()
     except OSError:  # such as for too long a name
         return False
-
-
-def expanded(path: str) -> Path:
-    """The path with `~` for a home; a user that there is not leaves it as it is."""
-    return Path(os.path.expanduser(path))

@@ -22,6 +22,7 @@ from isthmus.config import (
 )
 from isthmus.errors import SettingsError
 from isthmus.model import Adapter, Model
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.runtime.memory64 import fitting_guest, n_ctx_of
@@ -58,11 +59,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "the device reads them faster)",
     )
     group.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="CPU threads (default: one per processor)",
+        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: one a processor)"
     )
     group.add_argument(
         "--ggml",
@@ -182,8 +179,8 @@ def read_files(names: Sequence[str]) -> list[bytes]:
     found = []
     for name in names:
         try:
-            data = Path(name).expanduser().read_bytes()
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home
+            data = expanded(name).read_bytes()
+        except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or error
             raise SettingsError(f"cannot read the file {name!r}: {said}") from None
         if not data:
@@ -257,7 +254,7 @@ def guest_args(arguments: argparse.Namespace) -> list[str]:
 
 def _source(name: str) -> str:
     try:
-        source = Path(name).expanduser().read_text(encoding="utf-8")
+        source = expanded(name).read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"cannot read the grammar {name}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -296,7 +293,7 @@ def read_key(arguments: argparse.Namespace) -> bytes | None:
     if not path:
         return None
     try:
-        key = Path(path).expanduser().read_bytes().strip()
+        key = expanded(path).read_bytes().strip()
     except OSError as error:
         raise SettingsError(f"cannot read the key {path}: {error.strerror}") from None
     require_key(key)

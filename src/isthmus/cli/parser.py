@@ -7,10 +7,9 @@ import sys
 from typing import Any, NoReturn
 
 from isthmus.cli.colour import Style, painted
+from isthmus.config import LOG_LEVELS
 from isthmus.printable import printable
 from isthmus.spelling import suggestion
-
-_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,11 +28,13 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
-def add_log_options(parser: argparse.ArgumentParser, default: str = argparse.SUPPRESS) -> None:
+def add_log_options(
+    parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS
+) -> None:
     """`--log-level` and `-v`, which may come before the command and after it."""
     parser.add_argument(
         "--log-level",
-        choices=_LEVELS,
+        choices=LOG_LEVELS,
         default=default,
         help="the least important lines of the log that are shown, guests' own among them "
         "(default: warning)",

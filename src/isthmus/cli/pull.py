@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from isthmus.cli.naming import exists, expanded
+from isthmus.cli.naming import exists
 from isthmus.cli.options import say
 from isthmus.cli.progress import download_bars
 from isthmus.config import Environment, ModelSettings
@@ -17,6 +17,7 @@ from isthmus.errors import DownloadError
 from isthmus.file_hash import FileHashes
 from isthmus.model.choosing import open_file, shape_of
 from isthmus.native.loader import open_library
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.projects.interpreter import make_interpreter
 from isthmus.runtime.scripts import INTERPRETERS, Interpreter

@@ -23,6 +23,7 @@ from isthmus.config import GRAPHS, KV_TYPES, Environment, GraphBy
 from isthmus.errors import ModelError, SettingsError, SnapshotError
 from isthmus.file_hash import FileHashes
 from isthmus.model import Model
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.runtime import Runtime
 from isthmus.shards import model_files
@@ -226,7 +227,7 @@ def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None
     A store is a folder that is one, is empty, or whose name ends with a slash. Raises SnapshotError
     if nothing can be written there.
     """
-    path = Path(text).expanduser()
+    path = expanded(text)
     place: Path | Store = path
     if text.endswith("/") or path.is_dir() or name is not None:
         place = Store(path)

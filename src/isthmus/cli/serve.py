@@ -25,6 +25,7 @@ from isthmus.cli.table import format_table
 from isthmus.cli.tools import add_tool_options, tool_specs
 from isthmus.config import Capacity, Environment
 from isthmus.errors import SettingsError
+from isthmus.paths import expanded
 from isthmus.tools.spec import Toolbox, ToolSpec, add, specs_of_table
 from isthmus.units import format_nbytes
 
@@ -247,10 +248,8 @@ def run(arguments: argparse.Namespace) -> int:
     # it warns of each write to a caller who has just left
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     use_format(settings.log_format)
-    running = 2 * settings.slots + settings.live  # stored responses have slots of their own
-    if settings.keys is not None:
-        running *= 2  # a key that has no place gets a spare one
-    capacity = Capacity(running=running, memory_nbytes=settings.memory_nbytes)
+    logging.getLogger().setLevel(settings.log_level.upper())
+    capacity = Capacity(running=settings.running, memory_nbytes=settings.memory_nbytes)
     catalog = catalog_of(arguments, settings)
     with (
         Toolbox(_tool_specs(arguments, settings)) as box,
@@ -305,7 +304,7 @@ def _settled(arguments: argparse.Namespace) -> tuple[argparse.Namespace, ServerS
         name: value for name, value in vars(arguments).items() if name in known and value != []
     }
     settings = ServerSettings.make(
-        arguments.config or (Path(file).expanduser() if file else None), given, variables
+        arguments.config or (expanded(file) if file else None), given, variables
     )
     settled = {name: getattr(settings, name) for name in known & vars(arguments).keys()}
     return argparse.Namespace(**{**vars(arguments), **settled}), settings

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isthmus.cli.naming import (
-    expanded,
     fetched_model,
     model_path,
     named_models,
@@ -18,6 +17,7 @@ from isthmus.cli.naming import (
 )
 from isthmus.config import Environment
 from isthmus.errors import SettingsError
+from isthmus.paths import expanded
 
 if TYPE_CHECKING:
     from isthmus.server.models.catalog import Catalog, Source
@@ -83,5 +83,7 @@ def aliases_of(texts: list[str]) -> dict[str, str]:
         alias, _, name = text.partition("=")
         if not alias or not name:
             raise SettingsError(f"--alias {text}: give NAME=MODEL")
+        if alias in found:
+            raise SettingsError(f"--alias {text}: {alias} is given twice")
         found[alias] = name
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
+from isthmus.toml_file import read_toml
 from isthmus.tools import Tool
 from isthmus.tools.spec import (
     FETCH,
@@ -86,17 +87,7 @@ def undoing(limits: Limits, tools: Mapping[str, Tool]) -> Limits:
 
 
 def _of_file(file: Path) -> dict[str, ToolSpec]:
-    try:
-        import tomllib  # noqa: PLC0415 - Python 3.10 has none
-    except ImportError:
-        raise SettingsError("--tools reads TOML, which needs Python 3.11 or newer") from None
-    try:
-        with file.expanduser().open("rb") as opened:
-            said = tomllib.load(opened)
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} is not TOML: {error}") from None
+    said = read_toml(file)
     if "tools" not in said:
         raise SettingsError(f"{file} has no table [tools]")
     return specs_of_table(said["tools"], str(file))

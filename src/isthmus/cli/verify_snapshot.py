@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from isthmus.cli.options import add_key_option, say
 from isthmus.cli.restoring import SNAPSHOT_HELP, open_named, signature
 from isthmus.errors import SnapshotError
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.snapshot import CHUNK_NBYTES, Store
 from isthmus.units import format_nbytes
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _each(texts: list[str]) -> Iterator[str]:
     """The snapshots that are meant, all of a store's where that is given."""
     for text in texts:
-        if (Path(text).expanduser() / "snapshots").is_dir():
+        if (expanded(text) / "snapshots").is_dir():
             store = Store(text, create=False)
             yield from (str(store.path(name)) for name in store.names())
         else:

@@ -28,6 +28,7 @@ from typing import Any
 from isthmus.errors import LibraryNotFound, LibraryUnsupported
 from isthmus.file_hash import FileHashes
 from isthmus.native import _ggml, _llama
+from isthmus.paths import expanded
 
 KNOWN = {("0.25", "0.5"): _llama.ContextParams05, ("0.26", "0.6"): _llama.ContextParams06}
 """Minor releases of ggml and llama.cpp whose layouts `_ggml` and `_llama` hold."""
@@ -246,7 +247,7 @@ class LogCapture:
 def candidates(explicit: str | None = None) -> Iterator[Candidate]:
     """Every place that has a library, in the order in which they are tried."""
     if explicit is not None:
-        yield _explicit(Path(explicit).expanduser().absolute())
+        yield _explicit(expanded(explicit).absolute())
         return
     if folder := _package_folder("llama_cpp"):
         yield from _folder("llama-cpp-python", folder / "lib")

@@ -44,6 +44,7 @@ from isthmus.errors import (
 from isthmus.metrics import Metrics
 from isthmus.model import Adapter, Model, open_model
 from isthmus.native.loader import Library, open_library
+from isthmus.paths import expanded
 from isthmus.runtime.arguments import (
     command_line,
     options_of,
@@ -208,7 +209,7 @@ class Runtime:
         """
         self._require_open()
         try:
-            return model.load_adapter(Path(path).expanduser())
+            return model.load_adapter(expanded(path))
         except IsthmusError:
             raise
         except (OSError, ValueError) as error:  # what no file system takes for a path

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from isthmus.download import Archive, Remote
 from isthmus.errors import GuestInvalid
+from isthmus.paths import expanded
 from isthmus.printable import printable
 from isthmus.units import KIB
 from isthmus.wasm import binary
@@ -129,7 +130,7 @@ class Script:
     @classmethod
     def read(cls, path: str | Path) -> Script:
         """The script in a file. GuestInvalid if there is none."""
-        path = Path(path).expanduser()
+        path = expanded(path)
         try:
             with path.open("rb") as file:
                 contents = file.read(MAX_SCRIPT_NBYTES + 1)

@@ -11,6 +11,7 @@ from isthmus.config import MAX_GUEST_NBYTES, Environment
 from isthmus.download import fetched, hint, is_name
 from isthmus.errors import GuestInvalid, ModelNotFound
 from isthmus.model.scripted import is_scripted, scripted_file
+from isthmus.paths import expanded
 from isthmus.runtime.scripts import INTERPRETERS, interpreter_of
 from isthmus.shards import SUFFIX
 from isthmus.wasm.names import shown
@@ -44,7 +45,7 @@ def read_guest(guest: str | Path | bytes) -> tuple[bytes, str]:
         return interpreter.read(Environment.read().cache), interpreter.name
     if isinstance(guest, str) and guest in bundled:
         return bundled[guest].read_bytes(), guest
-    path = Path(guest).expanduser()
+    path = expanded(guest)
     try:
         with path.open("rb") as file:
             return file.read(MAX_GUEST_NBYTES + 1), shown(path.stem)
@@ -77,7 +78,7 @@ def model_path(given: str | Path, cache: Path) -> Path:
 
     ModelNotFound if it was not pulled.
     """
-    path = Path(os.path.expanduser(given))
+    path = expanded(given)
     if not isinstance(given, str) or os.path.exists(path):
         return path
     if is_scripted(given):

@@ -9,14 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isthmus.config import CACHES, GRAPHS, KV_TYPES, MAX_CHECKPOINTS, SHARING
+from isthmus.config import (
+    CACHES,
+    GRAPHS,
+    KV_TYPES,
+    LOG_LEVELS,
+    MAX_CHECKPOINTS,
+    MAX_RUNNING,
+    SHARING,
+    WIDTH,
+)
 from isthmus.errors import SettingsError
-from isthmus.server.duration import seconds_of
+from isthmus.server.duration import MAX_S, seconds_of
 from isthmus.tools.hosts import AllowedHosts
 from isthmus.tools.spec import specs_of_table
 from isthmus.units import KIB, MIB
 
 _DURATION = "seconds, or a duration such as 30s, 5m or 1h"
+_MAX_WHOLE = 2**63 - 1
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -38,17 +48,19 @@ def _or_absent(kind: Kind) -> Kind:
 
 def _whole(least: int, most: int | None = None) -> Kind:
     def accepts(it: object) -> bool:
-        return isinstance(it, int) and not isinstance(it, bool) and least <= it <= (most or it)
+        whole = isinstance(it, int) and not isinstance(it, bool)
+        return whole and least <= it <= (most or _MAX_WHOLE)  # type: ignore[operator]
 
     def read(text: str) -> object:
-        return int(text) if text.strip().isdecimal() else text
+        return int(text) if re.fullmatch(r"\s*[0-9]{1,20}\s*", text) else text
 
     return Kind(f"a whole number, {least} " + (f"to {most}" if most else "or more"), accepts, read)
 
 
 def _seconds(allowed: str, in_range: Callable[[float], bool]) -> Kind:
     def accepts(it: object) -> bool:
-        return isinstance(it, (int, float)) and not isinstance(it, bool) and in_range(it)
+        number = isinstance(it, (int, float)) and not isinstance(it, bool)
+        return number and it <= MAX_S and in_range(it)  # type: ignore[operator, arg-type]
 
     return Kind(f"{_DURATION}, {allowed}", accepts, in_seconds)
 
@@ -95,8 +107,9 @@ def _table(allowed: str, is_line: Callable[[object, object], bool]) -> Kind:
         return isinstance(it, Mapping) and all(is_line(*line) for line in it.items())
 
     def read(text: str) -> object:
-        pairs = (part.partition("=") for part in text.split(",") if part.strip())
-        return {name.strip(): value.strip() for name, _, value in pairs}
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        made = {name.strip(): value.strip() for name, _, value in pairs}
+        return made if len(made) == len(pairs) else text  # a name twice: no table
 
     return Kind(allowed, accepts, read)
 
@@ -185,10 +198,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "aliases": _table('a table of lines NAME = "MODEL"', _is_alias),
     "models_nbytes": _or_absent(_whole(MIB)),
-    "keep_alive_s": _seconds(
-        "0 to unload at once, -1 for never", lambda it: it == -1 or 0 <= it < 1e9
-    ),
-    "slots": _whole(1),
+    "keep_alive_s": _seconds("0 to unload at once, -1 for never", lambda it: it == -1 or it >= 0),
+    "slots": _whole(1, MAX_RUNNING),
     "memory64": _or_absent(_switch()),
     "memory_nbytes": _or_absent(_whole(MIB)),
     "waiting": _whole(0),
@@ -199,7 +210,7 @@ KINDS: Mapping[str, Kind] = {
     "guest_kept_s": _POSITIVE,
     "responses": _whole(1),
     "responses_kept_s": _POSITIVE,
-    "live": _whole(1),
+    "live": _whole(1, MAX_RUNNING),
     "max_tokens": _or_absent(_whole(1)),
     "deadline_s": _POSITIVE,
     "body_nbytes": _whole(KIB),
@@ -238,6 +249,7 @@ KINDS: Mapping[str, Kind] = {
         _is_asked,
     ),
     "log_format": _one_of(("line", "json")),
+    "log_level": _one_of(LOG_LEVELS),
     "device": _text(),
     "threads": _whole(0, 512),
     "sharing": _or_absent(_one_of(SHARING)),
@@ -246,7 +258,10 @@ KINDS: Mapping[str, Kind] = {
     "kv_type": _one_of(KV_TYPES),
     "deterministic": _switch(),
     "inexact": _switch(),
-    "width": _text(),
+    "width": Kind(
+        "alone, few, many, or a class of the model, as 9-128",
+        lambda it: isinstance(it, str) and WIDTH.fullmatch(it) is not None,
+    ),
     "repack": _switch(),
     "checkpoints": _whole(0, MAX_CHECKPOINTS),
     "message_checkpoints": _switch(),
@@ -259,6 +274,8 @@ TABLES = ("models", "aliases")
 def problem_of(name: str, value: object) -> str | None:
     """Why a setting cannot be that, and what it may be; None where it can."""
     kind = KINDS[name]
+    if _has_zero_byte(value):
+        return f"{name} has a zero byte in it: give {kind.allowed}"
     if kind.accepts(value):
         return None
     if name == "tools":
@@ -267,3 +284,12 @@ def problem_of(name: str, value: object) -> str | None:
         key, said = next(it for it in value.items() if not kind.accepts(dict([it])))
         name, value = f"{name}.{key}" if key else name, said
     return f"{name} is {value!r}: give {kind.allowed}"
+
+
+def _has_zero_byte(value: object) -> bool:
+    """Whether a text has one, anywhere in it: no path and no name of a host may."""
+    if isinstance(value, Mapping):
+        return any(_has_zero_byte(it) for line in value.items() for it in line)
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_zero_byte, value))
+    return "\0" in str(value)

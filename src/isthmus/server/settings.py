@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from isthmus.config import Caches, GraphBy, KvType, Sharing
+from isthmus.config import MAX_RUNNING, Caches, GraphBy, KvType, LogLevel, Sharing
 from isthmus.errors import SettingsError
+from isthmus.paths import expanded
 from isthmus.server.kinds import KINDS, in_seconds, problem_of
 from isthmus.spelling import suggestion
+from isthmus.toml_file import read_toml
 from isthmus.units import GIB, MIB
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 _LISTS = ("origins", "hosts", "proxies", "media_hosts")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 """Ports that a browser leaves out of an origin."""
 
 
+_OPTIONS = {
+    "alias": "aliases",
+    "keep_alive": "keep_alive_s",
+    **dict.fromkeys(("tool", "tools_file", "fetch", "mcp"), "tools"),
+}
+"""Options of the command line whose settings are called otherwise."""
 _VARIABLES = {"data_cache": "cache"}
 """Variables that are not named as their settings: ISTHMUS_CACHE is the folder of models."""
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -157,6 +158,9 @@ class ServerSettings:
     them; by default none."""
     log_format: str = "line"
     """`line` for people, `json` for programs: one object for each request and event."""
+    log_level: LogLevel = "warning"
+    """The least important lines of the log, guests' own among them; the server's own are there at
+    any level but `error`."""
     device: str = "auto"
     """What computes: `auto`, `cpu`, `cuda:0`, …; see `Runtime`, also for the next four."""
     threads: int = 0
@@ -193,11 +197,23 @@ class ServerSettings:
             )
         if self.cache is not None and isinstance(self.data, Path):
             raise SettingsError(f"cache is for agents at a URL, and data is the folder {self.data}")
+        if self.running > MAX_RUNNING:
+            raise SettingsError(
+                f"slots is {self.slots} and live is {self.live}, which may be {self.running} "
+                f"messages at a time, and {MAX_RUNNING} are possible: give less"
+            )
         if not self._is_loopback() and self.keys is None:
             raise SettingsError(
                 f"{self.host} can be reached from other machines: give --keys FILE "
                 "(isthmus serve --new-key makes one), or listen on 127.0.0.1"
             )
+
+    @property
+    def running(self) -> int:
+        """Messages that may be handled at the same time: stateless requests, stored responses,
+        which have slots of their own, and agents. With keys there is a spare place for each, which
+        a key gets that has none."""
+        return (2 * self.slots + self.live) * (1 if self.keys is None else 2)
 
     def _is_loopback(self) -> bool:
         try:
@@ -221,9 +237,9 @@ class ServerSettings:
 
 def _of_file(file: Path) -> dict[str, Any]:
     """What a TOML file says, checked."""
-    known, said = KINDS.keys(), _in_seconds(_read(file))
+    known, said = KINDS.keys(), _in_seconds(read_toml(file))
     if unknown := sorted(said.keys() - known):
-        meant = suggestion(unknown[0], known) or f"; there are {', '.join(sorted(known))}"
+        meant = _meant(unknown[0], known) or f"; there are {', '.join(sorted(known))}"
         raise SettingsError(f"{file}: there is no setting {unknown[0]}{meant}")
     for name, value in said.items():
         if problem := problem_of(name, value):
@@ -239,13 +255,19 @@ def _of_variables(variables: Mapping[str, str]) -> dict[str, Any]:
         name = _VARIABLES.get(variable, variable)
         shown = f"ISTHMUS_{variable.upper()}"
         if name not in KINDS:
-            if meant := suggestion(name, KINDS):
+            if meant := _meant(name, KINDS):
                 _log.warning("%s is no setting%s", shown, meant)
             continue
         said[name] = KINDS[name].read(text)
         if problem := problem_of(name, said[name]):
             raise SettingsError(f"{shown}: {problem}")
     return said
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """`: did you mean aliases?`, or nothing."""
+    name = name.lower().replace("-", "_")
+    return f": did you mean {_OPTIONS[name]}?" if name in _OPTIONS else suggestion(name, known)
 
 
 def _in_seconds(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,16 +285,4 @@ def _place(value: str | Path) -> str | Path:
     """A URL, or a path where it is none or a file's."""
     if "://" in str(value) and not str(value).startswith("file://"):
         return str(value)
-    return Path(str(value).removeprefix("file://")).expanduser()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as opened:
-            return tomllib.load(opened)
-    except UnicodeDecodeError:
-        raise SettingsError(f"{file} is not UTF-8 text") from None
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{file} is no TOML: {error}") from None
+    return expanded(str(value).removeprefix("file://"))

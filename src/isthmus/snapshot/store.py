@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from isthmus.errors import SettingsError, SnapshotError, SnapshotInvalid, SnapshotNotFound
+from isthmus.paths import expanded
 from isthmus.snapshot.atomic import AtomicFile, explained, sweep, sync_folder
 from isthmus.snapshot.chunk import CHUNK_NBYTES
 from isthmus.snapshot.collection import Collected, Collection, enter
@@ -50,7 +51,7 @@ class Store:
     def __init__(self, folder: str | Path, *, create: bool = True) -> None:
         """Opens a store; with `create`, a folder that is missing or empty becomes one."""
         with explained(Path(folder), "open"):
-            self.folder = folder = Path(folder).expanduser()
+            self.folder = folder = expanded(folder)
             self._snapshots = folder / SNAPSHOTS_FOLDER
             self._packs = folder / PACKS_FOLDER
             self._require_store(create)
@@ -299,7 +300,7 @@ def resolve(text: str | Path) -> Path:
     """The snapshot's file that is meant: a path, or STORE/NAME. Raises SnapshotNotFound for a store
     without a name."""
     with explained(Path(text), "open"):
-        path = Path(text).expanduser()
+        path = expanded(text)
     if os.path.isdir(path / SNAPSHOTS_FOLDER):
         found = Store(path, create=False).names()
         names = ", ".join(found[:_MAX_NAMES]) or "none yet"
@@ -315,7 +316,7 @@ def target_of(path: str | Path | Store) -> Path | Store:
     if isinstance(path, Store):
         return path
     with explained(Path(path), "open"):
-        path = Path(path).expanduser()
+        path = expanded(path)
         return Store(path) if path.is_dir() else path
 
 

@@ -28,12 +28,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from isthmus.errors import IsthmusError, SettingsError
+from isthmus.paths import expanded
 from isthmus.tools.command import CommandTool, program_of
 from isthmus.tools.fetch import fetch_tool
 from isthmus.tools.function import function_tool
@@ -74,7 +74,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def program(self, words: str | list[str]) -> Program:
         """The program of a command. SettingsError."""
-        folder = None if self.folder is None else Path(self.folder).expanduser()
+        folder = None if self.folder is None else expanded(self.folder)
         if folder is not None and not folder.is_dir():
             raise SettingsError(f"there is no folder {folder}")
         return replace(program_of(words, folder), environment=self.environment)
@@ -104,6 +104,8 @@ def spec_of(name: str, said: object, where: str = "") -> ToolSpec:
     try:
         require_name(name)
         if isinstance(said, str):
+            if not said.strip():
+                raise SettingsError("it is empty: give a command or MODULE:FUNCTION")
             said = {"function" if _FUNCTION.fullmatch(said.strip()) else "command": said.strip()}
         spec = msgspec.convert(said, ToolSpec)
     except (msgspec.ValidationError, SettingsError) as error:

@@ -8,13 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from isthmus.config import ModelSettings
 from isthmus.errors import IsthmusError, ModelError
 from isthmus.model.chat.template_set import TemplateSet
 from isthmus.model.files.gguf import GgufFile
 from isthmus.model.files.headers import open_headers
+from isthmus.paths import expanded
 from isthmus.runtime import Runtime
 from isthmus.server.duration import FOREVER
 from isthmus.server.http.entry import in_thread
@@ -178,7 +178,7 @@ class ModelFiles:
                 if hashes.sha256(model_files(it.source.path)) != weights_sha256:
                     continue
                 for name, adapters in it.source.names.items():
-                    own = [(hashes.sha256(Path(path).expanduser()), s) for path, s in adapters if s]
+                    own = [(hashes.sha256(expanded(path)), s) for path, s in adapters if s]
                     if own == list(added):
                         return name
         return None
