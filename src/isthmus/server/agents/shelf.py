@@ -194,7 +194,8 @@ class Shelf:
     ) -> Record:
         """An agent that is what a snapshot from elsewhere holds. Its positions begin at 0.
 
-        SnapshotError where that cannot be restored as exactly as `require` says.
+        SnapshotError where that cannot be restored as exactly as `require` says. SnapshotInvalid if
+        its seed is none.
         """
         manifest = snapshot.manifest
         limits = limits_of(manifest).stricter(Limits(output_nbytes=self._settings.output_nbytes))
