@@ -356,18 +356,19 @@ def mutated(rng: random.Random, seed: bytes) -> bytes:
     return bytes(file)
 
 
-def survive(runtime: Runtime, name: str, n: int) -> None:
+def survive(runtime: Runtime, name: str, n: int, seed: bytes = b"") -> None:
     """Every answer is a picture, a refusal or a trap, and the next file is decoded."""
     rng, actor = random.Random(name), spawn(runtime)
+    seed = seed or SEEDS[name]
     refused = 0
     for _ in range(n):
         try:
-            actor.send(mutated(rng, SEEDS[name]))
+            actor.send(mutated(rng, seed))
         except IsthmusError:
             refused += 1
             if actor.state == "closed":
                 actor = spawn(runtime)
-    actor.send(SEEDS[name])
+    actor.send(seed)
     assert 0 < refused < n
 
 

@@ -64,7 +64,24 @@ def paused_at(runtime: Runtime, actor: Actor, at: int, message: str = "Tell me a
     return "".join(pieces)
 
 
+def pause_before_prompt(runtime: Runtime, actor: Actor, message: str = "Tell me a story.") -> None:
+    """Pauses an actor before it computes anything of a message."""
+    loop, held = runtime._platform.loop, threading.Event()
+    loop._thread.post(held.wait)
+    stream = actor.stream(message)
+    begun = actor._message
+    assert begun is not None
+    begun.visits.add(Visit(lambda: None, ends=True))
+    held.set()
+    with pytest.raises(AnswerPaused):
+        list(stream)
+    assert actor.is_paused
+
+
 def saved_at(runtime: Runtime, actor: Actor, at: int, path: Path) -> Path:
-    """A snapshot of an actor in the middle of an answer."""
-    paused_at(runtime, actor, at)
+    """A snapshot of an actor in the middle of an answer; `at` 0 is before its prompt."""
+    if at:
+        paused_at(runtime, actor, at)
+    else:
+        pause_before_prompt(runtime, actor)
     return actor.snapshot(path).path

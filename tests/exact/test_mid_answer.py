@@ -5,7 +5,8 @@ then again with a pause before every token. There it is forked, saved, evicted a
 process and in another one, and each branch ends as the undisturbed one: text, token ids, KV cache,
 logits, counts, clock and random numbers.
 
-The short form runs on a tiny random model, the long one (`make test-exact`) on SmolLM2.
+The short form branches at some tokens of a tiny random model; the long ones (`make test-exact`) at
+each of 200, and at every tenth of SmolLM2's.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ class Case:
     adapter: Path | None = None
     args: list[str] = field(default_factory=list)
     guest: str = "chat"
+    least: int = 1
+    """Characters that the answer has at least."""
 
     def __post_init__(self) -> None:
-        form = "regex=[a-zA-Z ,.]+"
+        form = f"regex=[a-zA-Z ,.]{{{self.least},}}"
         sampled = ["n_ctx=512", "temperature=0.9", "seed=3", form, f"max_tokens={self.n_tokens}"]
         self.args = [*sampled, *self.args]
 
@@ -160,6 +163,16 @@ def test_a_snapshot_says_that_it_is_in_the_middle(tmp_path: Path) -> None:
     message = manifest.actor.message
     assert message is not None
     assert (message.pending, message.tokens_out) == ("emit_token", 4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(10))
+def test_each_of_200_tokens(tmp_path: Path, first: int) -> None:
+    """All pauses, a tenth of them in each of ten runs: their branches are in memory together."""
+    base = BASE.write(tmp_path / "base.gguf")
+    adapter = TinyLora(BASE, alpha=32.0).write(tmp_path / "poet.gguf")
+    points = range(first, 201, 10)
+    every_pause_changes_nothing(Case(base, 200, adapter, least=400), tmp_path, points)
 
 
 @pytest.mark.long

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from isthmus.actor import Actor
 from isthmus.config import Limits
 from isthmus.errors import GuestFailed, LimitExceeded, ProjectError, ToolchainMissing
 from isthmus.model import Model
+from isthmus.model.step import Step
 from isthmus.projects import RECIPES, build, new_from_recipe, new_script_from_recipe
 from isthmus.runtime import Runtime
 from tests.tiny_gguf import TinyLlama
@@ -19,6 +20,8 @@ from tests.tiny_gguf import TinyLlama
 pytest.importorskip("ziglang")
 pytestmark = pytest.mark.slow
 Cooked = Callable[..., Actor]
+BRANCHES_QUESTION = "\nScore of this answer so far, from 0 to 9: "
+"""What the judges of `branches` read."""
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,46 @@ def test_a_judge_scores_what_fits_the_schema(cooked: Cooked, model: Model) -> No
     one, several = said(1), said(12)
     assert re.match(rb"[0-9]: ", one), "a model that says anything is held to the schema"
     assert int(several[:1]) >= int(one[:1]), "the first of them is the same answer"
+
+
+def test_branches_are_written_and_judged_in_one_pass_each_token(
+    cooked: Cooked, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    decode_batch = model.executor.decode_batch
+
+    def counted(steps: Sequence[Step]) -> None:
+        rows.append(len(steps))
+        decode_batch(steps)
+
+    monkeypatch.setattr(model.executor, "decode_batch", counted)
+    args = {"step": 5, "max_tokens": 20, "report": 1, "temperature": 2, "top_k": 0, "min_p": 0}
+    agent = cooked("branches", args, default=model)
+    figure = agent.send("Why?").text.rpartition("\n")[2]
+    n, steps, passes, tokens, best, mean = map(float, re.findall(r"\d+(?:\.\d+)?", figure))
+    n_question = len(model.tokenizer.encode(BRANCHES_QUESTION))
+    written = passes - steps * n_question  # by passes over all branches
+    assert n == 8
+    assert 0 < written <= 20
+    assert written < tokens <= n * written
+    assert sum(rows) == tokens + n * steps * n_question
+    assert len(rows) == (passes if model.batches else sum(rows))
+    assert 0 <= mean < best <= 9
+    assert agent.usage.sessions == 16
+
+
+def test_branches_that_draw_nothing_are_one_answer(
+    cooked: Cooked, runtime: Runtime, model: Model
+) -> None:
+    args = {"n": 3, "step": 4, "max_tokens": 12, "temperature": 0, "repeat_penalty": 1}
+    said = cooked("branches", args, default=model).send("Go").data
+    assert said == greedy(runtime, model, "Go", 12)
+
+
+def test_branches_end_when_the_best_one_does(cooked: Cooked, runtime: Runtime) -> None:
+    scripted = runtime.load_model("fake:Ankara, of course.")
+    args = {"step": 3, "temperature": 0}
+    assert cooked("branches", args, default=scripted).send("What?").text == "Ankara, of course."
 
 
 def test_search_finds_what_is_at_least_as_probable_as_greedy_decoding(

@@ -36,7 +36,10 @@ SDK = "isthmus"
 """The folder of a project that has its language's SDK."""
 TEMPLATES = ("hello", "tool")
 """What a project begins with: a conversation, or an agent with a tool and state."""
-RECIPES = ("votes", "judge", "search", "contrastive", "watermark", "ngram", "plugin", "choice")
+RECIPES = (
+    *("votes", "judge", "branches", "search", "contrastive", "watermark", "ngram"),
+    *("plugin", "choice"),
+)
 """Guests of docs/cookbook.md, which a project can begin with, too."""
 SCRIPTS = ("agree",)
 """Those of them that are scripts, in JavaScript: nothing is built."""

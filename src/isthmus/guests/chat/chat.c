@@ -53,13 +53,14 @@ static agent_text_t messages; /* the conversation in JSON, if there are tools; s
 
 /* What a turn that fails goes back to. */
 static struct {
-    uint32_t n_turns, n_tokens, said_nbytes, n_messages_bytes;
+    uint32_t n_turns, n_files, n_tokens, said_nbytes, n_messages_bytes;
     int32_t said_known;
 } mark;
 
 static int32_t set_mark(void)
 {
     mark.n_turns = n_turns;
+    mark.n_files = files.n;
     mark.n_tokens = session.n_tokens;
     mark.said_nbytes = said.nbytes;
     mark.said_known = said_known;
@@ -71,6 +72,7 @@ static int32_t take_back_to_mark(void)
 {
     while (n_turns > mark.n_turns)
         drop_last_turn();
+    agent_files_drop(&files, mark.n_files);
     said.nbytes = mark.said_nbytes;
     said.status = 0;
     said_known = mark.said_known;

@@ -5,7 +5,7 @@
  * The host knows the form in which each model writes calls: it writes the prompt, and takes the
  * answer apart while it is sampled here.
  *
- * A message, which joins the conversation:
+ * A message, which joins the conversation, its files as parts of it by their numbers:
  *   1. The host writes the conversation as tokens. The session keeps those that both have in common,
  *      and the rest is prefilled.
  *   2. Sample, have the host read the token, emit the text that it finds, decode.
@@ -36,6 +36,27 @@ static int32_t add_field(const char *name, const char *bytes, uint32_t nbytes)
     return agent_text_append_json(&messages, bytes, nbytes);
 }
 
+/* Adds what the user says, and before it the files that the message begins with. */
+static int32_t add_asked_with_tools(const char *bytes, uint32_t nbytes)
+{
+    uint32_t first = files.n, n_files;
+    AGENT_SET(n_files, take_files(&bytes, &nbytes));
+    AGENT_TRY(begin_message("user"));
+    if (!n_files) {
+        AGENT_TRY(add_field("content", bytes, nbytes));
+        return agent_text_append(&messages, "}", 1);
+    }
+    AGENT_TRY(agent_text_append_string(&messages, ",\"content\":["));
+    for (uint32_t i = 0; i < n_files; i++) {
+        AGENT_TRY(agent_text_append_string(&messages, "{\"type\":\"media\",\"number\":"));
+        AGENT_TRY(agent_text_append_int(&messages, first + i));
+        AGENT_TRY(agent_text_append_string(&messages, "},"));
+    }
+    AGENT_TRY(agent_text_append_string(&messages, "{\"type\":\"text\""));
+    AGENT_TRY(add_field("text", bytes, nbytes));
+    return agent_text_append_string(&messages, "}]}");
+}
+
 static int32_t add_message(const char *role, const char *bytes, uint32_t nbytes)
 {
     AGENT_TRY(begin_message(role));
@@ -55,7 +76,7 @@ static int32_t prefill_messages(uint32_t flags)
     if (tokens.n == 0)
         return -ISTHMUS_EINVAL;
     AGENT_SET(n_common, keep_common(&tokens));
-    return agent_prefill(&session, tokens.ids + n_common, tokens.n - n_common);
+    return prefill_tokens(&tokens, n_common);
 }
 
 /* Whether anything was emitted for a message, in this answer or in one before. */
@@ -168,11 +189,7 @@ static int32_t answer_once(int64_t round, int32_t *speech)
 static int32_t answer_with_tools(const char *message, uint32_t nbytes)
 {
     int32_t n_calls = 1, speech = SILENT;
-    if (nbytes && !*message) {
-        AGENT_TRY(agent_log(ISTHMUS_LOG_ERROR, "conversations with tools take no files"));
-        return -ISTHMUS_ENOTSUP;
-    }
-    AGENT_TRY(add_message("user", message, nbytes));
+    AGENT_TRY(add_asked_with_tools(message, nbytes));
     for (int64_t round = 0; n_calls; round++) {
         AGENT_SET(n_calls, answer_once(round, &speech));
         speech = speech == SILENT ? SILENT : SPOKE_BEFORE;

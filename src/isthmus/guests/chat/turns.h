@@ -20,7 +20,7 @@ static agent_session_t session;
 static isthmus_model_info_t info;
 static turn_t *turns;
 static uint32_t n_turns, turns_cap;
-static agent_files_t files; /* those of all turns, in their order */
+static agent_files_t files; /* those of the whole conversation, in their order */
 
 static void drop_last_turn(void)
 {
@@ -49,8 +49,8 @@ static int32_t guard(turn_t *turn)
 }
 
 /* Takes the files before a message's text, if it begins with a zero byte: each with its length, 32
- * bits, before it, up to a length of zero. */
-static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
+ * bits, before it, up to a length of zero. Returns how many there are. */
+static int32_t take_files(const char **bytes, uint32_t *nbytes)
 {
     const char *file;
     uint32_t size;
@@ -61,12 +61,11 @@ static int32_t take_files(turn_t *turn, const char **bytes, uint32_t *nbytes)
         return -ISTHMUS_ENOTSUP;
     ++*bytes;
     --*nbytes;
-    for (;;) {
+    for (int32_t n = 0;; n++) {
         AGENT_SET(more, agent_next_file(bytes, nbytes, &file, &size));
         if (!more)
-            return 0;
+            return n;
         AGENT_TRY(agent_files_add(&files, file, size));
-        turn->n_files++;
     }
 }
 
@@ -85,7 +84,7 @@ static int32_t add_said(const char *role, int32_t has_files, const char *bytes, 
     turn_t *turn = &turns[n_turns++];
     *turn = (turn_t){.role = role, .first_file = files.n};
     if (has_files)
-        AGENT_TRY(take_files(turn, &bytes, &nbytes));
+        AGENT_SET(turn->n_files, take_files(&bytes, &nbytes));
     AGENT_TRY(agent_text_reserve(&turn->content, nbytes));
     AGENT_TRY(agent_text_append_utf8(&turn->content, bytes, nbytes));
     return guard(turn);

@@ -861,7 +861,8 @@ export declare function tool_list(ptr: usize, cap: usize): i32;
 // to it. Only the template gives control tokens: whatever messages say is text.
 // * model: an open model
 // * messages_ptr: UTF-8: a JSON array of messages as OpenAI's chat completions have them, calls and
-// results of tools among them
+// results of tools among them; a part {"type": "media", "number": N} gives the id -2 - N, for the
+// guest to put a picture or a sound there
 // * messages_nbytes: its length, at most 4 MiB
 // * flags: answer_flag bits
 // * tokens_ptr: room for i32 ids, 4-byte aligned

@@ -294,6 +294,8 @@ AGENT_API int32_t jpeg_segments(jpeg_t *it)
             it->restart = (uint32_t)bytes[0] << 8 | bytes[1];
         else if (marker == 0xee && nbytes >= 12 && memcmp(bytes, "Adobe", 5) == 0)
             it->adobe = 1 + bytes[11];
+        else if (marker == 0xe1 && !it->exif.bytes && nbytes >= 6 && memcmp(bytes, "Exif\0\0", 6) == 0)
+            it->exif = exif_skip_name(bytes, nbytes);
         else if (marker == 0xda)
             AGENT_TRY(jpeg_read_scan(it, bytes, nbytes));
         else if (marker >= 0xc0 && marker <= 0xc2)
@@ -325,7 +327,7 @@ AGENT_API int32_t jpeg_decode(const uint8_t *bytes, size_t nbytes, picture_t *pi
         pages_give(jpeg.planes[i].coefficients, 2 * jpeg_n_samples(&jpeg.planes[i]));
         pages_give(jpeg.planes[i].samples, jpeg_n_samples(&jpeg.planes[i]));
     }
-    return status;
+    return status < 0 ? status : picture_turn_as_noted(picture, &jpeg.exif);
 }
 
 #endif

@@ -4,7 +4,7 @@
 #ifndef ISTHMUS_JPEG_BITS_H
 #define ISTHMUS_JPEG_BITS_H
 
-#include "picture.h"
+#include "exif.h"
 
 #define JPEG_MOST_PLANES 3
 #define JPEG_MOST_SCANS 64 /* usual programs write 10; each goes through the whole picture */
@@ -32,6 +32,7 @@ typedef struct {
     const uint8_t *at, *end;
     uint32_t width, height, n_planes, n_scans, most_h, most_v, mcu_x, mcu_y;
     uint32_t progressive, restart, adobe, is_rgb;
+    exif_t exif;
     uint16_t quantisation[4][64];
     jpeg_codes_t codes[2][4]; /* of DC, of AC */
     jpeg_plane_t planes[JPEG_MOST_PLANES];

@@ -6,7 +6,7 @@
 #define ISTHMUS_PNG_H
 
 #include "inflate.h"
-#include "picture.h"
+#include "exif.h"
 
 enum { PNG_PALETTE = 1, PNG_COLOUR = 2, PNG_ALPHA = 4 };
 
@@ -15,6 +15,7 @@ typedef struct {
     uint32_t channels;
     const uint8_t *palette, *alphas; /* three bytes and one for each colour */
     uint32_t n_palette, n_alphas;
+    exif_t exif;
     uint8_t *data; /* all IDAT chunks, one behind the other */
     size_t data_nbytes;
 } png_t;
@@ -69,6 +70,8 @@ AGENT_API int32_t png_chunks(png_t *png, const uint8_t *at, const uint8_t *end)
             png->palette = bytes, png->n_palette = nbytes / 3;
         } else if (memcmp(name, "tRNS", 4) == 0) {
             png->alphas = bytes, png->n_alphas = nbytes;
+        } else if (memcmp(name, "eXIf", 4) == 0) {
+            png->exif = exif_skip_name(bytes, nbytes);
         } else if (memcmp(name, "IDAT", 4) == 0) {
             memcpy(png->data + png->data_nbytes, bytes, nbytes);
             png->data_nbytes += nbytes;
@@ -206,7 +209,7 @@ AGENT_API int32_t png_decode(const uint8_t *bytes, size_t nbytes, picture_t *pic
     if (status == 0)
         status = png_read(&png, picture);
     pages_give(png.data, nbytes);
-    return status;
+    return status < 0 ? status : picture_turn_as_noted(picture, &png.exif);
 }
 
 #endif

@@ -5,6 +5,7 @@
 #ifndef ISTHMUS_WEBP_H
 #define ISTHMUS_WEBP_H
 
+#include "exif.h"
 #include "vp8.h"
 #include "vp8l.h"
 
@@ -14,6 +15,7 @@ enum { WEBP_ALPHA_PLAIN, WEBP_ALPHA_LOSSLESS };
 typedef struct {
     const uint8_t *lossy, *lossless, *alpha;
     size_t lossy_nbytes, lossless_nbytes, alpha_nbytes;
+    exif_t exif;
 } webp_t;
 
 AGENT_API uint32_t webp_u32(const uint8_t *bytes)
@@ -21,20 +23,23 @@ AGENT_API uint32_t webp_u32(const uint8_t *bytes)
     return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
-/* Finds the first picture. The last chunk may be cut off. */
+/* Finds the first picture, and what is noted of it. The last chunk may be cut off. */
 AGENT_API void webp_find(webp_t *webp, const uint8_t *at, const uint8_t *end)
 {
-    while (end - at >= 8 && !webp->lossy && !webp->lossless) {
+    while (end - at >= 8) {
+        uint32_t found = webp->lossy || webp->lossless;
         const uint8_t *bytes = at + 8;
         size_t left = (size_t)(end - bytes), nbytes = webp_u32(at + 4);
         nbytes = nbytes < left ? nbytes : left;
-        if (memcmp(at, "VP8 ", 4) == 0)
+        if (memcmp(at, "EXIF", 4) == 0)
+            webp->exif = exif_skip_name(bytes, nbytes);
+        else if (!found && memcmp(at, "VP8 ", 4) == 0)
             webp->lossy = bytes, webp->lossy_nbytes = nbytes;
-        else if (memcmp(at, "VP8L", 4) == 0)
+        else if (!found && memcmp(at, "VP8L", 4) == 0)
             webp->lossless = bytes, webp->lossless_nbytes = nbytes;
-        else if (memcmp(at, "ALPH", 4) == 0 && !webp->alpha)
+        else if (!found && memcmp(at, "ALPH", 4) == 0 && !webp->alpha)
             webp->alpha = bytes, webp->alpha_nbytes = nbytes;
-        else if (memcmp(at, "ANMF", 4) == 0 && nbytes >= 16) {
+        else if (!found && memcmp(at, "ANMF", 4) == 0 && nbytes >= 16) {
             at = bytes + 16; /* a picture with chunks of its own */
             continue;
         }
@@ -187,9 +192,10 @@ AGENT_API int32_t webp_decode(const uint8_t *bytes, size_t nbytes, picture_t *pi
 {
     webp_t webp = {0};
     webp_find(&webp, bytes + 12, bytes + nbytes);
-    if (webp.lossy)
-        return webp_decode_lossy(&webp, picture);
-    return webp.lossless ? webp_decode_lossless(&webp, picture) : -ISTHMUS_EINVAL;
+    if (!webp.lossy && !webp.lossless)
+        return -ISTHMUS_EINVAL;
+    AGENT_TRY(webp.lossy ? webp_decode_lossy(&webp, picture) : webp_decode_lossless(&webp, picture));
+    return picture_turn_as_noted(picture, &webp.exif);
 }
 
 #endif
