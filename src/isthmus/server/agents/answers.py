@@ -59,8 +59,8 @@ class Answers:
         self,
         shelf: Shelf,
         settings: ServerSettings,
-        keys: Keys | None,
-        charge: Callable[[Entry], None],
+        keys: Keys | None = None,
+        charge: Callable[[Entry], object] = lambda _: None,
     ) -> None:
         """`charge` counts the tokens of what no request waits for."""
         self._shelf, self._settings = shelf, settings
@@ -77,7 +77,7 @@ class Answers:
 
     async def tell(self, id_: str, asked: NewMessage) -> Told:
         """The whole answer to a message."""
-        async with self._answering(id_, _sent(asked), asked.previous) as (held, items):
+        async with self._answering(id_, sent_of(asked), asked.previous) as (held, items):
             async for item in items:
                 if isinstance(item, Turn):
                     return told(held.record, item)
@@ -85,7 +85,7 @@ class Answers:
 
     async def stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
         """The events of the answer to a message."""
-        sent, n = _sent(asked), 0
+        sent, n = sent_of(asked), 0
         async with self._answering(id_, sent, asked.previous) as (held, items):
             async for item in items:
                 if isinstance(item, Turn):
@@ -122,7 +122,7 @@ class Answers:
     def start(self, id_: str, asked: NewMessage) -> Job:
         """A message whose answer goes on by itself, from when it is kept that it has begun."""
         entry = replace(current(), tokens_in=0, tokens_out=0, prompts={})
-        return self._run(id_, _sent(asked), entry, asked.previous, current())
+        return self._run(id_, sent_of(asked), entry, asked.previous, current())
 
     def take_up(self, record: Record) -> Job:
         """Goes on with the answer in whose middle an agent is. HttpError 503 if that must be done
@@ -226,13 +226,16 @@ class Answers:
             async with self._room.place(current().owner):
                 if job is not None:
                     await self._keep(held, sent, job)
-                course = Course(self._shelf, held, sent, self._settings, self.running)
-                async with aclosing(course.items()) as items:
+                async with aclosing(self.items(held, sent)) as items:
                     yield items
         except BaseException as error:
             if held.record.midway is not None and not self._outlives(error, sent):
                 await _give_up(held, sent, error)
             raise
+
+    def items(self, held: Held, sent: Midway) -> AsyncGenerator[str | Turn]:
+        """The pieces of the answer of an agent that is held, and its turn."""
+        return Course(self._shelf, held, sent, self._settings, self.running).items()
 
     async def _keep(self, held: Held, sent: Midway, job: Job) -> None:
         """Keeps that an answer in the background is begun, or gone on with."""
@@ -318,7 +321,7 @@ async def _give_up(held: Held, sent: Midway, error: BaseException) -> None:
         _log.warning("agent %s is still to be in an answer: %s", held.record.id, second)
 
 
-def _sent(asked: NewMessage) -> Midway:
+def sent_of(asked: NewMessage) -> Midway:
     """A message that has just come, as it is kept."""
     return Midway(
         message=new_message(),

@@ -224,7 +224,7 @@ class Mirror:
     def bring_midway(self, record: Record) -> None:
         stored, name = self._records.get(record.id).stored or Stored(), midway_name(record)
         if name is None or not stored.midway:
-            raise SnapshotNotFound(f"agent {record.id} is not in the middle of an answer")
+            raise SnapshotNotFound(f"agent {record.id} is in the middle of no answer")
         needed = [pack for pack, last in stored.packs.items() if last > record.position]
         self._bring(name, stored.midway, needed, memory=True)
 
