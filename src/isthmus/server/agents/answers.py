@@ -16,6 +16,7 @@ since agents are exact, so whoever comes back gets the rest by how many characte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -25,7 +26,7 @@ import msgspec
 
 from isthmus.errors import ActorBusy, ActorClosed, IsthmusError, Overloaded, StorageError
 from isthmus.server.agents import telling
-from isthmus.server.agents.course import Course, Stopping
+from isthmus.server.agents.course import Course, Postponed, Stopping
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.job import Job
 from isthmus.server.agents.replies import Told, told
@@ -71,6 +72,8 @@ class Answers:
         """The answers that are under way, by agent."""
         self._jobs: dict[str, Job] = {}
         """Those in the background, by message."""
+        self._again: set[str] = set()
+        """Agents whose answers could not go on, and are to be tried again."""
         self._is_stopping = False
 
     # ------------------------------------------------------------------ for a request
@@ -132,6 +135,7 @@ class Answers:
             raise AssertionError("an agent that is in the middle of no answer")
         if job := self._jobs.get(midway.message):
             return job
+        self._again.discard(record.id)
         if self._is_stopping:
             raise Stopping
         if record.made_on not in ("", kind):
@@ -229,8 +233,12 @@ class Answers:
                 async with aclosing(self.items(held, sent)) as items:
                     yield items
         except BaseException as error:
-            if held.record.midway is not None and not self._outlives(error, sent):
-                await _give_up(held, sent, error)
+            if held.record.midway is not None:
+                if self._outlives(error, sent):
+                    self._again.add(held.record.id)
+                    await _try_again(held, sent)
+                else:
+                    await _give_up(held, sent, error)
             raise
 
     def items(self, held: Held, sent: Midway) -> AsyncGenerator[str | Turn]:
@@ -249,7 +257,7 @@ class Answers:
 
     def _outlives(self, error: BaseException, sent: Midway) -> bool:
         """Whether an answer that is kept is gone on with later, though it ends now."""
-        if isinstance(error, (Stopping, StorageError, Overloaded)):
+        if isinstance(error, (Stopping, Postponed, StorageError, Overloaded)):
             return True
         is_left = isinstance(error, (asyncio.CancelledError, GeneratorExit))
         return is_left and (sent.background or sent.n_tries > 0 or self._is_stopping)
@@ -262,14 +270,17 @@ class Answers:
         sharing = self._shelf.owning.sharing
         pause_s = _AGAIN_S if sharing is None else min(_AGAIN_S, self._settings.lease_s / 6)
         others: frozenset[int] = frozenset()
+        looks = True
         while True:
             waiting = [it for it in list(self._shelf.records.values()) if it.midway is not None]
             for record in waiting:
-                await self._take_up_if_free(record)
+                if looks or record.id in self._again:
+                    await self._take_up_if_free(record)
             await asyncio.sleep(pause_s)
+            looks = False  # what another server goes on with costs the store two requests
             if sharing is not None:
                 before, others = others, sharing.others()
-                if before - others:
+                if looks := bool(before - others):
                     await self._shelf.owning.refresh()
 
     async def _take_up_if_free(self, record: Record) -> None:
@@ -281,6 +292,7 @@ class Answers:
                 if found is not None and found.midway is not None:
                     self.take_up(found)
         except (HttpError, IsthmusError) as error:
+            self._again.add(record.id)
             _log.info("agent %s: its answer waits: %s", record.id, error)
 
     async def drain(self) -> None:
@@ -305,6 +317,14 @@ class Answers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _try_again(held: Held, sent: Midway) -> None:
+    """Notes that an answer was gone on with, and the server did not end by it."""
+    midway = held.record.midway
+    if midway is not None and midway.n_tries:
+        with contextlib.suppress(IsthmusError):
+            await held.note_midway(msgspec.structs.replace(midway, n_tries=sent.n_tries - 1))
 
 
 async def _give_up(held: Held, sent: Midway, error: BaseException) -> None:

@@ -9,7 +9,14 @@ from collections.abc import AsyncGenerator
 
 from isthmus.actor import Actor, Restoration
 from isthmus.actor.usage import Usage
-from isthmus.errors import AnswerPaused
+from isthmus.errors import (
+    AnswerPaused,
+    DeadlineExceeded,
+    DeviceFailed,
+    IsthmusError,
+    Overloaded,
+    RegionError,
+)
 from isthmus.model.checks import nothing
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.requests import NewMessage
@@ -34,6 +41,18 @@ class Stopping(HttpError):
         super().__init__(503, said, code="stopping", retry_s=1)
 
 
+class Postponed(HttpError):
+    """What is told of an answer that is kept, and for which the server is too busy now."""
+
+    def __init__(self, why: IsthmusError) -> None:
+        said = f"the answer is kept, and goes on when the server is less busy: {why}"
+        super().__init__(503, said, code="postponed", retry_s=1)
+
+
+_BUSY = (DeadlineExceeded, DeviceFailed, Overloaded, RegionError)
+"""Why an agent may not come back now, and may a moment later."""
+
+
 class Course:
     """See the module. Used once."""
 
@@ -55,10 +74,10 @@ class Course:
 
     async def items(self) -> AsyncGenerator[str | Turn]:
         """The pieces of the answer, and the turn once it is done. Raises Stopping if it was saved
-        in its middle as the server stops, and what actors raise."""
+        in its middle as the server stops, Postponed, and what actors raise."""
         done, held = False, self._held
         try:
-            actor = await self._actor()
+            actor = await self._present()
             before = actor.usage
             answer = self._answer = await self._begun(actor)
             saver = Saver(held, actor, answer, self._sent, self._settings)
@@ -85,6 +104,15 @@ class Course:
             if not done:
                 taking_back = nothing if self._answer is None else self._answer.take_back
                 await held.discard(taking_back)
+
+    async def _present(self) -> Actor:
+        """The agent in memory. Postponed, if its message is kept and it cannot be now."""
+        try:
+            return await self._actor()
+        except _BUSY as error:
+            if self._held.record.midway is None:
+                raise
+            raise Postponed(error) from error
 
     async def _actor(self) -> Actor:
         held = self._held

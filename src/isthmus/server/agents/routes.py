@@ -219,8 +219,7 @@ class Agents:
         return await respond(request, _from_beginning(job))
 
     async def listen(self, request: Request) -> Response:
-        """The rest of an answer, after the event that Last-Event-ID names; without it all of the
-        one that goes on in the background."""
+        """The rest of an answer, after Last-Event-ID; or all of what goes on in the background."""
         await request.body()  # none: but only after it is heard that a caller leaves
         record = self._own(request)
         if HEADER in request.headers:
