@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
 JOBS ?= 2
+PAGES := README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE Dockerfile docs benchmarks/results
 
-.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures bench-graphs goldens check setup guests generate bless bench docs size clean
+.PHONY: help demo quick test test-exact test-crash test-model test-cluster test-ray test-attacks test-soak test-vulkan test-metal test-arm64 test-gpu test-page test-page-long test-proxies test-load test-siege test-clients test-guests test-schemas test-embed test-files test-templates architectures bench-graphs goldens check setup guests generate bless bench docs site size clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,12 +107,18 @@ architectures: $(VENV)/.dev ## what holds of each architecture of the library, f
 goldens: $(VENV)/.oracle ## write what Transformers makes of the chat templates in tests/templates
 	$(BIN)/python tools/generate_goldens.py
 
-check: $(VENV)/.dev ## lint, types, floors, lengths, cycles, and generated files
+site: $(VENV)/.site ## the documentation as a site, in build/site, with every link followed
+	rm -rf build/pages && mkdir -p build/pages
+	tar -cf - $(PAGES) | tar -xf - -C build/pages
+	$(BIN)/zensical build --strict --clean
+
+check: $(VENV)/.dev ## lint, types, floors, lengths, cycles, errors of docstrings, and generated files
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_rules.py
+	$(BIN)/python tools/check_raises.py
 	$(BIN)/python tools/generate_abi.py --check
 	$(BIN)/python tools/generate_docs.py --check
 
@@ -166,6 +173,10 @@ $(VENV)/.ray: $(VENV)/.dev
 $(VENV)/.binaryen: $(VENV)/bin/python
 	if npm install --silent --prefix $(VENV) binaryen@132.0.0; then touch $@; \
 	else echo "npm fetched no Binaryen, so tests that make guests resumable are skipped"; fi
+
+$(VENV)/.site: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'

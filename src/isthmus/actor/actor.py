@@ -184,7 +184,7 @@ class Actor(Answering):
         same message, all of them answer the same. While a resumable guest answers, they are what it
         is at its next token, and `resume` goes on with the answer in each; it goes on by itself.
         `args` are the forks' options, by default its own. Raises ActorBusy, ActorClosed,
-        Overloaded, RegionError.
+        Overloaded, RegionError, and SettingsError if `n` is less than 1.
         """
         if n < 1:
             raise SettingsError(f"cannot make {n} forks")

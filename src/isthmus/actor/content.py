@@ -28,6 +28,8 @@ def with_files(text: str | bytes, *files: bytes) -> bytes:
     2. each file: its length, 32 bits, little-endian, and its bytes
     3. a length of zero
     4. the text, UTF-8
+
+    Raises SettingsError for a file that is empty.
     """
     if not all(files):
         raise SettingsError("a file of the message is empty")

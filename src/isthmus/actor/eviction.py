@@ -51,7 +51,8 @@ class Evicted:
     snapshot_id: str | None
 
     def frozen(self) -> Frozen:
-        """How its body begins anew; maps the file. SnapshotError, also if the file was changed."""
+        """How its body begins anew; maps the file. Raises SnapshotError, and SnapshotInvalid if the
+        file is not as long as it was written."""
         file = open_regular(self.path)
         if os.fstat(file.fd).st_size != self.nbytes:
             raise SnapshotInvalid(f"{self.path} is not as long as it was written")

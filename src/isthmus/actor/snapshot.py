@@ -283,7 +283,8 @@ def _open_grammar(snapshot: Snapshot, record: GrammarRecord) -> OpenedGrammar:
 
 
 def guest_of(snapshot: Snapshot) -> bytes:
-    """The guest's module, as the snapshot carries it."""
+    """The guest's module, as the snapshot carries it. Raises SnapshotInvalid if it is another than
+    the manifest says."""
     wasm = snapshot.part(GUEST_PART)
     if hashlib.sha256(wasm).hexdigest() != snapshot.manifest.guest.sha256:
         raise SnapshotInvalid(f"{snapshot.path} carries another guest than its manifest says")
@@ -291,7 +292,8 @@ def guest_of(snapshot: Snapshot) -> bytes:
 
 
 def limits_of(manifest: Manifest) -> Limits:
-    """The limits that the actor had, but none wider than the usual ones."""
+    """The limits that the actor had, but none wider than the usual ones. Raises SnapshotInvalid if
+    they are none that an actor can have."""
     record = manifest.actor.limits
     try:
         limits = Limits(**{name: getattr(record, name) for name in record.__struct_fields__})

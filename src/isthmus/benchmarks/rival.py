@@ -81,7 +81,8 @@ class Libllama(Owned):
         self._library.llama_free(context)
 
     def adapt(self, *adapters: tuple[Path, float]) -> None:
-        """Has the next passes add LoRA adapters, which are freed with the model."""
+        """Has the next passes add LoRA adapters, which are freed with the model. Raises
+        ModelFileError if libllama refuses one."""
         handles = (ctypes.c_void_p * len(adapters))()
         for i, (path, _) in enumerate(adapters):
             handle = self._library.llama_adapter_lora_init(self._model.handle, str(path).encode())
@@ -151,7 +152,8 @@ class Libllama(Owned):
         self._library.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1)
 
     def state(self) -> ctypes.Array[ctypes.c_char]:
-        """The sequence's state, copied out with `llama_state_seq_get_data`."""
+        """The sequence's state, copied out with `llama_state_seq_get_data`. Raises ModelFileError
+        if there is none."""
         library, nbytes = self._library, self._library.llama_state_seq_get_size(self.handle, 0)
         data = ctypes.create_string_buffer(nbytes)
         if library.llama_state_seq_get_data(self.handle, data, nbytes, 0) != nbytes:
@@ -159,19 +161,21 @@ class Libllama(Owned):
         return data
 
     def set_state(self, data: ctypes.Array[ctypes.c_char]) -> None:
-        """Makes the sequence the one that `state` copied out."""
+        """Makes the sequence the one that `state` copied out. Raises ModelFileError if libllama
+        refuses it."""
         if not self._library.llama_state_seq_set_data(self.handle, data, len(data), 0):
             raise ModelFileError("libllama took no state")
 
     def save(self, path: Path, tokens: Sequence[int]) -> None:
-        """Writes the sequence to a file, with its tokens; libllama does not sync it."""
+        """Writes the sequence to a file, with its tokens; libllama does not sync it. Raises
+        ModelFileError if it cannot."""
         ids = (ctypes.c_int32 * len(tokens))(*tokens)
         save = self._library.llama_state_seq_save_file
         if not save(self.handle, str(path).encode(), 0, ids, len(ids)):
             raise ModelFileError(f"libllama cannot write {path}")
 
     def load(self, path: Path, n_tokens: int) -> None:
-        """Reads what `save` wrote of `n_tokens` tokens."""
+        """Reads what `save` wrote of `n_tokens` tokens. Raises ModelFileError if it cannot."""
         ids, n = (ctypes.c_int32 * n_tokens)(), ctypes.c_size_t()
         load = self._library.llama_state_seq_load_file
         if not load(self.handle, str(path).encode(), 0, ids, n_tokens, ctypes.byref(n)):

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises VerificationFailed if something does not hold."""
     library = open_library(arguments.ggml or Environment.read().ggml)
     known = library.architectures()
     names = known if arguments.only is None else words("--only", arguments.only)

@@ -140,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises SettingsError for a number of repeats below 1."""
     if arguments.repeats < 1:
         raise SettingsError(f"--repeats {arguments.repeats}: give 1 or more")
     report = host_report(arguments) if arguments.question == _HOST else _measured(arguments)

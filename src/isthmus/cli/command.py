@@ -77,7 +77,8 @@ def _preloaded(text: str) -> str:
 
 
 def variables(texts: Sequence[str]) -> dict[str, str]:
-    """The environment that `NAME=VALUE` make; the last one of a name counts."""
+    """The environment that `NAME=VALUE` make; the last one of a name counts. Raises SettingsError
+    for a text of another form."""
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embeds one text after the other."""
+    """Embeds one text after the other. Raises SettingsError unless there is one model."""
     with open_runtime(arguments) as runtime:
         models = list(open_models(runtime, arguments).values())
         if len(models) != 1:

@@ -21,7 +21,7 @@ from isthmus.shards import first_file, model_name
 
 def named_models(texts: list[str], default: str | None = "default") -> dict[str, str]:
     """Paths by name, from `[NAME=]PATH`. Models without a name get `default`, or with None what
-    their file is called."""
+    their file is called. Raises SettingsError for a name that is empty or used twice."""
     paths: dict[str, str] = {}
     for text in texts:
         name, path = _split(text)
@@ -44,7 +44,8 @@ def usual_name(path: str) -> str:
 
 def named_projectors(texts: list[str], models: Collection[str]) -> dict[str, Path]:
     """Projector files by the names of their models, from `[NAME=]FILE`. One without a name is the
-    first model's."""
+    first model's. Raises SettingsError for a name that no model has, or that has a projector
+    already."""
     found: dict[str, Path] = {}
     for text in texts:
         splits = ((name, path) for name, path in _splits(text) if name != "" and exists(path))
@@ -61,7 +62,8 @@ def named_projectors(texts: list[str], models: Collection[str]) -> dict[str, Pat
 
 
 def parse_lora(text: str) -> tuple[str, str, float]:
-    """Name, path and scale of `[NAME=]PATH[:SCALE]`; "" for no name."""
+    """Name, path and scale of `[NAME=]PATH[:SCALE]`; "" for no name. Raises SettingsError if the
+    name or the path is empty."""
     for name, rest in _splits(text):
         path, _, said = rest.rpartition(":")
         if name != "" and exists(rest):
@@ -79,7 +81,8 @@ def parse_lora(text: str) -> tuple[str, str, float]:
 
 
 def model_path(text: str) -> Path:
-    """The file that a user means: a path, or a model that was fetched by its name."""
+    """The file that a user means: a path, or a model that was fetched by its name. Raises
+    ModelNotFound if there is no such file, or it was not fetched yet."""
     if exists(text):
         return first_file(expanded(text))
     if is_scripted(text):

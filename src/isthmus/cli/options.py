@@ -291,7 +291,8 @@ def add_key_option(parser: argparse._ActionsContainer) -> None:
 
 
 def read_key(arguments: argparse.Namespace) -> bytes | None:
-    """The key that the options or the environment say."""
+    """The key that the options or the environment say. Raises SettingsError for a file that cannot
+    be read."""
     path = arguments.key_file or Environment.read().snapshot_key_file
     if not path:
         return None
@@ -315,7 +316,8 @@ def open_models(runtime: Runtime, arguments: argparse.Namespace) -> dict[str, Mo
 
 
 def open_adapted(runtime: Runtime, models: dict[str, Model], texts: list[str]) -> dict[str, Model]:
-    """The models that `[NAME=]PATH[:SCALE]` makes of others; see `add_lora_option`."""
+    """The models that `[NAME=]PATH[:SCALE]` makes of others; see `add_lora_option`. Raises
+    SettingsError if there is no model to adapt."""
     if texts and not models:
         raise SettingsError(f"--lora {texts[0]}: an adapter changes a model; give --model too")
     wanted: dict[str, dict[Adapter, float]] = {}

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises SettingsError for a server that is no address."""
     if not is_url(arguments.server):
         raise SettingsError(f"{arguments.server} is no address: give http://HOST:PORT")
     models = ask(arguments.server, "/api/ps", arguments)["models"]

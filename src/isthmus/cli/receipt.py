@@ -82,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises SettingsError for options out of range, and VerificationFailed if a question
+    was not answered, or an answer is wrong."""
     questions, sizes = _questions(arguments.questions), _sizes(arguments.sizes)
     if arguments.repeats < 1 or arguments.minutes <= 0:
         raise SettingsError("--repeats and --minutes: give more than 0")

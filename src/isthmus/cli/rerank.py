@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores one document after the other, and prints them, the best first."""
+    """Scores one document after the other, and prints them, the best first. Raises SettingsError
+    without documents, and unless there is one model."""
     documents = arguments.document or _lines()
     if not documents:
         raise SettingsError("there is no document: give one, or lines on standard input")

@@ -106,7 +106,8 @@ def restore(
     arguments: argparse.Namespace,
     tools: Mapping[str, Tool] | None = None,
 ) -> Actor:
-    """Restores a snapshot with its models, and says how exact it is."""
+    """Restores a snapshot with its models, and says how exact it is. Raises SettingsError for
+    models that the snapshot does not use."""
     snapshot = open_named(text, arguments)
     if snapshot.signed and read_key(arguments) is None:
         say("The snapshot is signed; without --key-file that is not checked, nor kept.")
@@ -222,7 +223,8 @@ def _sha256(hashes: FileHashes, path: Path) -> str | None:
 def target(text: str, name: str | None = None) -> tuple[Path | Store, str | None]:
     """Where to save: a file; a store, under a name; or STORE/NAME. Checked before any work.
 
-    A store is a folder that is one, is empty, or whose name ends with a slash.
+    A store is a folder that is one, is empty, or whose name ends with a slash. Raises SnapshotError
+    if nothing can be written there.
     """
     path = Path(text).expanduser()
     place: Path | Store = path

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises SettingsError for arguments of a command if the guest is none."""
     if arguments.help_guest:
         _print_card(arguments.guest)
         return 0

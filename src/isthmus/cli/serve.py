@@ -233,7 +233,8 @@ def _add_hosts(group: argparse._ActionsContainer) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises SettingsError if the server is not installed, or options contradict each
+    other."""
     try:
         from isthmus.server.app import create_app  # noqa: PLC0415 - needs optional dependencies
         from isthmus.server.http.listening import serve  # noqa: PLC0415

@@ -77,7 +77,7 @@ def _adapted(named: dict[str, Source], texts: list[str]) -> list[Source]:
 
 
 def aliases_of(texts: list[str]) -> dict[str, str]:
-    """Models by alias, from `NAME=MODEL`."""
+    """Models by alias, from `NAME=MODEL`. Raises SettingsError for a text of another form."""
     found = {}
     for text in texts:
         alias, _, name = text.partition("=")

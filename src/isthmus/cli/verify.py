@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it."""
+    """Runs it. Raises SettingsError for options out of range, and VerificationFailed if a claim
+    does not hold."""
     sizes = _sizes(arguments.sizes) if arguments.sizes else SIZES
     if arguments.repeats < 1:
         raise SettingsError(f"--repeats {arguments.repeats}: give 1 or more")

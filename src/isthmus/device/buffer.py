@@ -31,7 +31,8 @@ class Buffer(Owned):
         self.is_host = bool(library.ggml_backend_buffer_is_host(handle))
 
     def place(self, tensor: int, address: DeviceAddr) -> None:
-        """Puts a tensor's elements at `address` inside this buffer, for good."""
+        """Puts a tensor's elements at `address` inside this buffer, for good. Raises DeviceFailed
+        if the device refuses."""
         status = self.library.ggml_backend_tensor_alloc(self.handle, tensor, address)
         if status != 0:
             raise DeviceFailed(f"the device refused to place a tensor (status {status})")

@@ -25,8 +25,8 @@ class GraphAllocator(Owned):
         """Places every tensor of the graph that has no place yet.
 
         Each graph is planned anew: ggml would place it as the one before, if that was as long and
-        no smaller. Kernels are chosen by whether results overlap, so bits would depend on what
-        was computed before.
+        no smaller. Kernels are chosen by whether results overlap, so bits would depend on what was
+        computed before. Raises DeviceFailed if there is no memory for it.
         """
         placed = self.library.ggml_gallocr_reserve(self.handle, graph.pointer) and (
             self.library.ggml_gallocr_alloc_graph(self.handle, graph.pointer)

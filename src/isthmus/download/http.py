@@ -92,7 +92,8 @@ class Client:
         return response
 
     def read(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[bytes, str, str]:
-        """A short answer: its bytes, its type and the URL that it came from. Raises as `open`."""
+        """A short answer: its bytes, its type and the URL that it came from. Raises as `open`, Cut
+        if the connection breaks, and DownloadError for a longer answer."""
         with self.open(url, headers) as response:
             try:
                 data = response.read(_MAX_ANSWER_NBYTES + 1)

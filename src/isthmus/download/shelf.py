@@ -132,7 +132,8 @@ class Shelf:
 
     def put(self, files: Sequence[tuple[Path, str]], origin: Origin | None = None) -> Path:
         """The first file's path, after all were moved to their names here. The first comes last, so
-        that a model is not seen before it is whole."""
+        that a model is not seen before it is whole. Raises DownloadError if somebody removed a file
+        meanwhile."""
         if origin is not None:
             self._origins.mkdir(exist_ok=True)
             place = self._origins / f"{files[0][1]}.json"
@@ -148,7 +149,8 @@ class Shelf:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """A block in which the folders are there, and errors of the disk say what to do."""
+        """A block in which the folders are there, and errors of the disk are DownloadErrors that
+        say what to do."""
         try:
             self.pulls.mkdir(parents=True, exist_ok=True)
             yield

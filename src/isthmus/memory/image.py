@@ -77,7 +77,8 @@ class Extent:
 
     @contextmanager
     def mapped(self) -> Iterator[HostAddr]:
-        """Its bytes in this process's memory while open, to be read."""
+        """Its bytes in this process's memory while open, to be read. Raises RegionError if the file
+        is shorter than it was."""
         end = self.file_offset + self.nbytes
         if os.fstat(self.file.fd).st_size < end:
             raise RegionError("the file of an image is shorter than it was")
@@ -153,7 +154,8 @@ class Image:
     ) -> int:
         """Puts the image at `base`, over zeroes; returns how many bytes had to be copied.
 
-        Ranges `apart`, (offset, nbytes), are left zero.
+        Ranges `apart`, (offset, nbytes), are left zero. Raises RegionError if a file is shorter
+        than it was.
         """
         n_copied = 0
         ends: dict[SharedFile, int] = {}

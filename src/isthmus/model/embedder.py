@@ -43,7 +43,8 @@ class Embedder(ABC):
         self.counters = Counters()
 
     def shape(self, n_tokens: int) -> tuple[int, int]:
-        """See `Model.embedding_shape`."""
+        """See `Model.embedding_shape`. Raises ModelUnsupported, SettingsError for no tokens, and
+        ContextFull for too many."""
         h = self._shape
         most = min(h.n_ctx_train, _MAX_TOKENS if h.encoder else _MAX_CAUSAL_TOKENS)
         if h.pooling is None:
@@ -68,7 +69,8 @@ class Embedder(ABC):
     def jobs(
         self, tokens: Sequence[int], binding: Binding, address: HostAddr, normalised: bool
     ) -> Generator[None, None, None]:
-        """See `Model.embedding_jobs`; for tokens that are `checked`."""
+        """See `Model.embedding_jobs`; for tokens that are `checked`. Raises RuntimeError if another
+        text is under way."""
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(_UNDER_WAY)
         try:
@@ -79,7 +81,8 @@ class Embedder(ABC):
     def media_jobs(
         self, parts: Sequence[Part], project: Project, address: HostAddr, normalised: bool
     ) -> Generator[None, None, None]:
-        """See `Model.media_embedding_jobs`; for parts that are checked."""
+        """See `Model.media_embedding_jobs`; for parts that are checked. Raises RuntimeError if
+        another text is under way."""
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(_UNDER_WAY)
         try:
@@ -119,7 +122,8 @@ class Embedder(ABC):
         return [it[0] for it in found] if pooled else found
 
     def checked(self, tokens: Sequence[int]) -> tuple[int, int]:
-        """Their embedding's shape, once every id is known to be in the vocabulary."""
+        """Their embedding's shape, once every id is known to be in the vocabulary. Raises
+        TokenError if one is not."""
         shape, n_vocab = self.shape(len(tokens)), self._n_vocab
         for token in (min(tokens), max(tokens)):
             if not 0 <= token < n_vocab:

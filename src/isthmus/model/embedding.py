@@ -152,7 +152,8 @@ class EmbeddingModel(ABC):
         """The embedding of each text, or of its token ids: f32 [n_embd], or [n_tokens, n_embd]
         where the file says that nothing is pooled.
 
-        Each is computed by itself. Raises as `embed_into`, before anything is computed.
+        Each is computed by itself. Raises as `embed_into`, before anything is computed, and
+        SettingsError for a text in place of a list.
         """
         self._require_open()
         if isinstance(texts, str):

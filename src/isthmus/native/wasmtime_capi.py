@@ -138,7 +138,8 @@ def fill_linear_memory(memory: Any, env: int, callbacks: MemoryCallbacks) -> Non
 def define_import(
     linker: wasmtime.Linker, module: str, name: str, signature: wasmtime.FuncType, callback: Any
 ) -> None:
-    """Defines a host function by an IMPORT_CALLBACK: a guest that calls it is suspended."""
+    """Defines a host function by an IMPORT_CALLBACK: a guest that calls it is suspended. Raises
+    ValueError if wasmtime refuses it."""
     define = function("wasmtime_linker_define_async_func")
     module_utf8, name_utf8 = module.encode(), name.encode()
     error = define(
@@ -217,7 +218,8 @@ def read_global(store: wasmtime.Store, found: wasmtime.Global) -> tuple[str, byt
 
 
 def write_global(store: wasmtime.Store, found: wasmtime.Global, kind: str, bits: bytes) -> None:
-    """Sets a mutable global of type `kind`, which must be its own."""
+    """Sets a mutable global of type `kind`, which must be its own. Raises ValueError if it is
+    not."""
     value = _ffi.wasmtime_val_t(kind=_VALUE_KINDS.index(kind))
     ctypes.memmove(ctypes.addressof(value.of), bits, VALUE_NBYTES[kind])
     error = _ffi.wasmtime_global_set(

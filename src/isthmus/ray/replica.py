@@ -62,7 +62,7 @@ class Replica:
         return response
 
     def check_health(self) -> None:
-        """Raises if the server has ended: then Serve begins another replica."""
+        """Raises RuntimeError if the server has ended: then Serve begins another replica."""
         if not self._server.lives:
             raise RuntimeError("the replica's server has ended")
 

@@ -139,7 +139,8 @@ def connected(address: str) -> Iterator[None]:
 def serve_until_told(
     address: str, settings: Mapping[str, Any], scale: Scale, say: Callable[[str], None]
 ) -> int:
-    """Deploys the application, and takes it away once SIGINT or SIGTERM comes. An exit code."""
+    """Deploys the application, and takes it away once SIGINT or SIGTERM comes. An exit code. Raises
+    SettingsError if Ray does not deploy it."""
     require_ray()
     from ray import serve  # noqa: PLC0415
 

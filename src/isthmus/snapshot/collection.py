@@ -108,7 +108,8 @@ class Collection:
         return done
 
     def step(self) -> Collected | None:
-        """What can be removed within some milliseconds; None at the end."""
+        """What can be removed within some milliseconds; None at the end. Raises IndexStale if the
+        index must be compared with the folder anew."""
         done = Collected()
         with self._locked(fcntl.LOCK_EX), self._index.together():
             if self._index.known < ALL_SNAPSHOTS:  # a new one, made since they were compared
@@ -244,7 +245,8 @@ class Collection:
 
 
 def enter(index: Index, name: bytes, snapshot: Snapshot) -> int:
-    """Enters a snapshot whose chunks are in packs that are known, or not; returns its id."""
+    """Enters a snapshot whose chunks are in packs that are known, or not; returns its id. Raises
+    IndexDamaged if the index stays behind the folder."""
     digests = set(snapshot.chunks.values())
     for _ in range(_TRIES):
         places = index.places(digests)

@@ -57,7 +57,8 @@ class Tensor:
 
 
 def tensors_of(manifest: Manifest, *, with_memory: bool) -> list[Tensor]:
-    """Every tensor in the order in which it lies in the data section, which they fill."""
+    """Every tensor in the order in which it lies in the data section, which they fill. Raises
+    SnapshotInvalid for too many of them, and for a handle that two sessions have."""
     n_planes = sum(it.n_planes + len(it.memories) for it in manifest.sessions)
     if n_planes + len(manifest.parts) > MAX_TENSORS:
         raise SnapshotInvalid(f"it has more than {MAX_TENSORS} tensors")
@@ -210,7 +211,8 @@ def decode_header(raw: bytes, key: bytes | None) -> Header:
 
 
 def decode_metadata(raw: bytes) -> dict[str, str]:
-    """The `__metadata__` of a safetensors header, all strings. Nothing else is unpacked."""
+    """The `__metadata__` of a safetensors header, all strings. Nothing else is unpacked. Raises
+    SnapshotInvalid if there is none."""
     try:
         entries = _ENTRIES.decode(raw[LENGTH.size :])
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

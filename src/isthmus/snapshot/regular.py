@@ -14,7 +14,7 @@ from isthmus.memory import NamedFile
 def open_regular(path: Path) -> NamedFile:
     """Opens a plain file; SnapshotInvalid for a symbolic link, a pipe, a folder or a device.
 
-    SnapshotNotFound where there is nothing.
+    SnapshotNotFound where there is nothing. SnapshotError where it cannot be read now.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -218,7 +218,7 @@ class Store:
         return found
 
     def delete(self, name: str) -> None:
-        """Removes a snapshot; its chunks go with the next `gc`."""
+        """Removes a snapshot; its chunks go with the next `gc`. Raises SnapshotNotFound."""
         if not self.delete_all([name]):
             raise SnapshotNotFound(f"there is no snapshot {name!r} in {self.folder}")
 
@@ -294,7 +294,8 @@ class Store:
 
 
 def resolve(text: str | Path) -> Path:
-    """The snapshot's file that is meant: a path, or STORE/NAME."""
+    """The snapshot's file that is meant: a path, or STORE/NAME. Raises SnapshotNotFound for a store
+    without a name."""
     with explained(Path(text), "open"):
         path = Path(text).expanduser()
     if os.path.isdir(path / SNAPSHOTS_FOLDER):

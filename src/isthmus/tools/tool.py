@@ -82,7 +82,8 @@ def require_name(name: object) -> None:
 
 
 def bytes_of(result: object, limits: ToolLimits) -> bytes:
-    """A result as a guest gets it: bytes as they are, text as UTF-8, all else as JSON."""
+    """A result as a guest gets it: bytes as they are, text as UTF-8, all else as JSON. Raises
+    ToolFailed for what is none of these, or too long."""
     if isinstance(result, bytes | bytearray | memoryview):
         data = bytes(result)
     elif isinstance(result, str):

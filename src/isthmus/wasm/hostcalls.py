@@ -165,7 +165,8 @@ class GuestMemory:
     """A guest's linear memory as host functions see it: every access is checked here.
 
     Owns nothing. Offsets and lengths are what the guest passed, unsigned. Addresses stay valid
-    until the instance is closed: a Region's base never moves.
+    until the instance is closed: a Region's base never moves. What a guest may not reach, or gave
+    wrongly, raises GuestFault.
     """
 
     def __init__(self, region: Region, counters: Counters, *, is_64: bool = False) -> None:

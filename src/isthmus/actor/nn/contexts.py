@@ -77,7 +77,8 @@ class Contexts:
         return self.state.contexts[number]
 
     def open(self, graph: int) -> int:
-        """The number of a new context, with a session if its settings want one."""
+        """The number of a new context, with a session if its settings want one. Raises NnFault if
+        there is no such graph, or too many contexts are open."""
         state = self.state
         if graph not in state.graphs:
             raise refused()

@@ -123,7 +123,7 @@ class Budget:
             raise TemplateError("the chat template computes with numbers that are too large")
 
     def format(self, form: str, values: Any) -> None:
-        """Pays for `form % values`."""
+        """Pays for `form % values`. Raises TemplateError for a width of thousands."""
         self.spend(len(form) + form.count("%") * (STEP + sum(self._sizes(values))))
         if any(_WIDE.match(form, at) for at in _conversions(form)):
             raise TemplateError("the chat template formats with widths of thousands")

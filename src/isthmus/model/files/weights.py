@@ -147,7 +147,8 @@ class Weights:
         return tensor
 
     def optional(self, name: str, *shape: int) -> int:
-        """As `require`, or 0 where the file has no such tensor."""
+        """As `require`, or 0 where the file has no such tensor. Raises ModelFileError for another
+        shape, and ModelUnsupported for a type that nothing computes with."""
         info = self._file.tensors.get(name)
         if info is None:
             return 0
@@ -207,7 +208,8 @@ class Weights:
         return tensor
 
     def kernel(self, name: str, *shape: int) -> int:
-        """As `require`, for what no product has, in F32: the weights of a convolution."""
+        """As `require`, for what no product has, in F32: the weights of a convolution. Raises
+        ModelUnsupported for another type."""
         tensor = self.require(name, *shape)
         dtype = self._file.tensors[name].dtype
         if dtype != GgmlType.F32:

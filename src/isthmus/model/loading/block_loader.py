@@ -252,7 +252,8 @@ class BlockLoader(WeightLoader):
     def routing(
         self, gating: Gating = Gating.SOFTMAX, *, normalised: bool = True, scale: float = 1.0
     ) -> Routing:
-        """How a token's experts are chosen, with a bias and groups if the file has them."""
+        """How a token's experts are chosen, with a bias and groups if the file has them. Raises
+        ModelUnsupported if the file has no experts."""
         h = self.hparams
         if not h.n_expert:
             raise ModelUnsupported(

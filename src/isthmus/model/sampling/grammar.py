@@ -79,7 +79,8 @@ class Grammar:
         return int(np.count_nonzero(allowed))
 
     def accept(self, token: int) -> None:
-        """Goes on behind a token; GrammarError, and nothing is changed, where it may not come."""
+        """Goes on behind a token; GrammarError, and nothing is changed, where it may not come.
+        LimitExceeded if it has taken as many as it can."""
         if len(self.tokens) >= MAX_GRAMMAR_TOKENS:
             raise LimitExceeded(f"a grammar takes {MAX_GRAMMAR_TOKENS} tokens")
         matcher = self._live()

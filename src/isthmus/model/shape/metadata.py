@@ -21,7 +21,11 @@ nor what is made of it in f32 is infinite."""
 
 
 class Metadata:
-    """Reads one architecture's keys and refuses values that mean nothing."""
+    """One architecture's keys, as the values that they stand for.
+
+    Readers raise ModelFileError for a value that is missing or means nothing, and ModelUnsupported
+    for one that means what is not computed here.
+    """
 
     def __init__(self, file: GgufFile, architecture: str) -> None:
         self.path: Path = file.path

@@ -92,7 +92,7 @@ def heads_by_kind(metadata: Metadata) -> tuple[Heads, ...]:
     """Heads whose size depends on whether their layer sees a window.
 
     The last layers read the planes of an earlier one: of the last that has some, or, if they see a
-    window, of the one before.
+    window, of the one before. Raises ModelFileError if there is none, or it is of another shape.
     """
     windowed = metadata.flags("attention.sliding_window_pattern")
     n_heads = metadata.integers("attention.head_count")
@@ -116,7 +116,8 @@ def heads_by_kind(metadata: Metadata) -> tuple[Heads, ...]:
 
 
 def head_dim(metadata: Metadata, kind: str = "", usual: int | None = None) -> int:
-    """Elements of a key, and as many of a value, in layers of a `kind`, such as `_swa`."""
+    """Elements of a key, and as many of a value, in layers of a `kind`, such as `_swa`. Raises
+    ModelUnsupported if values have another number."""
     dim = metadata.integer(f"attention.key_length{kind}", usual)
     value_dim = metadata.integer(f"attention.value_length{kind}", dim)
     if dim != value_dim:
@@ -146,7 +147,8 @@ def require_shared(metadata: Metadata, n_head: int, n_head_kv: int) -> None:
 
 
 def require_rotary(metadata: Metadata, family: Family, dim: int, n_rot: int) -> None:
-    """Raises unless so many elements of heads of `dim` can be rotated."""
+    """Raises ModelUnsupported unless so many elements of heads of `dim` can be rotated by this
+    family, and ModelFileError for an odd number."""
     if n_rot > dim or (n_rot < dim and not family.partial_rotary):
         raise ModelUnsupported(
             f"{metadata.path}: {n_rot} rotary dimensions of heads of {dim}, which this "

@@ -60,7 +60,8 @@ class TextEncoder:
         most: int | None = None,
         check: Callable[[], None] = nothing,
     ) -> list[int]:
-        """See `Tokenizer.encode`."""
+        """See `Tokenizer.encode`. Raises TokenError for a text that is too long for any vocabulary,
+        and ContextFull beyond `most` tokens."""
         data, removed = _utf8(text), seam.encode()
         if len(data) > _MAX_NBYTES:
             raise TokenError(f"the text has {len(data)} bytes; {_MAX_NBYTES} can be tokenized")

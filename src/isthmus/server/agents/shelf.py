@@ -196,7 +196,8 @@ class Shelf:
     ) -> Record:
         """An agent that is what a snapshot from elsewhere holds. Its positions begin at 0.
 
-        SnapshotError where that cannot be restored as exactly as `require` says.
+        SnapshotError where that cannot be restored as exactly as `require` says. SnapshotInvalid if
+        its seed is none.
         """
         record = record_of(name, snapshot, models, self._settings.output_nbytes)
         self.tools.require(record.tools)

@@ -170,7 +170,8 @@ async def read_tokens(
 ) -> AsyncIterator[Began | Token | End]:
     """The guest's lines as tokens, with text that never cuts a character, up to a stop text.
 
-    A token is held back while it may belong to a stop text, and dropped if it does.
+    A token is held back while it may belong to a stop text, and dropped if it does. Raises
+    GuestFailed if the guest ended before its answer did.
     """
     detokenizer, stops = Detokenizer(model.tokenizer, request.rendered), Stops(request.stop)
     n_tokens, began = 0, Began(0)

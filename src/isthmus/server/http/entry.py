@@ -130,7 +130,8 @@ class Entry:
         return lease in self._leases
 
     def use(self, lease: Lease) -> None:
-        """Uses something until the request, and all that works for it, has ended."""
+        """Uses something until the request, and all that works for it, has ended. Raises
+        RuntimeError if nothing works for it any more."""
         if not self._n_working:
             raise RuntimeError("nothing works for this request that could end")
         if lease not in self._leases:

@@ -164,7 +164,7 @@ def _key(heads: dict[bytes, str]) -> str | None:
 
 
 def claimed_nbytes(scope: MutableMapping[str, Any]) -> int:
-    """The Content-Length, in bytes; 0 if there is none."""
+    """The Content-Length, in bytes; 0 if there is none. Raises HttpError if it is no number."""
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if not length.isdigit():
         raise HttpError(400, "the Content-Length is no number", code="invalid_http")

@@ -108,7 +108,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def new_key(path: Path, name: str, limits: KeyLimits | None = None) -> str:
-    """Adds a key to the file, readable by its owner only, and returns it: it is not kept."""
+    """Adds a key to the file, readable by its owner only, and returns it: it is not kept. Raises
+    SettingsError for a name that is none or is taken, and for a file that cannot be written."""
     if not name or name.split() != [name] or "#" in name:
         raise SettingsError(f"a key's name is one word, not {name!r}")
     _require_plain(path)
@@ -127,7 +128,8 @@ def new_key(path: Path, name: str, limits: KeyLimits | None = None) -> str:
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Takes a name's keys out of the file, and leaves all else in it as it is."""
+    """Takes a name's keys out of the file, and leaves all else in it as it is. Raises SettingsError
+    if there are none."""
     _require_plain(path)
     if not any(it.name == name for it in read_keys(path)):
         known = ", ".join(dict.fromkeys(it.name for it in read_keys(path))) or "none"

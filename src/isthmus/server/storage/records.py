@@ -160,7 +160,8 @@ class Records:
         return record
 
     def create(self, record: FullRecord, number: int) -> FullRecord:
-        """The record of a new agent, whose objects this node has uploaded under a number."""
+        """The record of a new agent, whose objects this node has uploaded under a number. Raises
+        StorageError if there is one of that id."""
         record = _held(record, number, 1)
         version = self._objects.create(_name(record.id), encode(record))
         if version is None:
@@ -207,7 +208,8 @@ class Records:
 
     def fence(self, id_: str, holders: Iterable[int]) -> FullRecord | None:
         """Has none of these nodes write an agent's record any more; this node, if it is one of
-        them, unless it owns the agent. What the record is then; None if there is none."""
+        them, unless it owns the agent. What the record is then; None if there is none. Raises
+        StorageError if others keep writing it."""
         with self._lock:
             lock = self._acquiring.setdefault(id_, threading.Lock())
         with lock:
