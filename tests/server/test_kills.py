@@ -23,6 +23,9 @@ from tests.server.listening import LONG, Event, Listener
 from tests.server.test_agents import new_agent, tell
 
 N_AGENTS = 4
+_PROGRESS = 24
+"""Characters that each client hears between two kills at least: its answer is saved meanwhile, and
+so does not seem to be what ends the server."""
 FOREGROUND = 0
 """The agent whose answers end with their requests, until they are saved."""
 
@@ -130,6 +133,10 @@ def _noting(
     return talk
 
 
+def _heard(clients: list[Client], enough: list[int]) -> bool:
+    return all(it.n_characters >= n for it, n in zip(clients, enough, strict=True))
+
+
 def disturb(
     serving: Serving,
     clients: list[Client],
@@ -137,12 +144,12 @@ def disturb(
     errors: list[BaseException],
     chance: random.Random,
 ) -> int:
-    """Kills the server again and again, each time after some characters were heard; how many
+    """Kills the server again and again, each time after every client has heard more; how many
     answers were saved in their middle then, all told."""
     n_midway = 0
     for _ in range(n_kills):
-        n_enough = sum(it.n_characters for it in clients) + chance.randrange(1, 600)
-        assert eventually(lambda n=n_enough: errors or sum(it.n_characters for it in clients) >= n)
+        enough = [it.n_characters + _PROGRESS + chance.randrange(150) for it in clients]
+        assert eventually(lambda enough=enough: errors or _heard(clients, enough))
         clients[0].may_talk.clear()
         serving.kill()
         n_midway += sum(
