@@ -233,6 +233,7 @@ def test_kill_9_in_the_middle(tiny_long: Path, tmp_path: Path, slow_text: str) -
     assert serving.stop() == 0
 
 
+@pytest.mark.long
 def test_a_stream_of_a_request_goes_on_after_kill_9_too(
     tiny_long: Path, tmp_path: Path, slow_text: str
 ) -> None:
@@ -276,6 +277,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(
     assert serving.stop() == 0
 
 
+@pytest.mark.long
 def test_an_answer_that_cannot_go_on_is_told_as_failed(
     tiny_long: Path, tiny_q8: Path, tmp_path: Path, slow_text: str
 ) -> None:
