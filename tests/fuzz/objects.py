@@ -21,8 +21,8 @@ from obstore.store import MemoryStore
 from isthmus import Runtime
 from isthmus.config import Environment
 from isthmus.errors import IsthmusError
+from isthmus.server.agents.answers import Answers, sent_of
 from isthmus.server.agents.requests import NewMessage
-from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.errors import body_of
 from isthmus.server.settings import ServerSettings
@@ -143,9 +143,9 @@ class Fuzz(Surface):
 
     @staticmethod
     async def _ask(shelf: Shelf, id_: str) -> None:
-        agents = Agents(shelf, ServerSettings())
+        answers = Answers(shelf, ServerSettings())
         async with shelf.holding(id_) as held:
-            async for _ in agents._answer(held, NewMessage(input="x")):
+            async for _ in answers.items(held, sent_of(NewMessage(input="x"))):
                 pass
 
     @staticmethod

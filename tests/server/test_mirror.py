@@ -21,8 +21,8 @@ from isthmus.errors import (
     SnapshotNotFound,
     StorageError,
 )
+from isthmus.server.agents.answers import Answers, sent_of
 from isthmus.server.agents.requests import NewMessage
-from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.http.errors import body_of
 from isthmus.server.settings import ServerSettings
@@ -78,9 +78,9 @@ async def new(shelf: Shelf) -> str:
 
 
 async def tell(shelf: Shelf, id_: str) -> str:
-    agents = Agents(shelf, ServerSettings())
+    answers = Answers(shelf, ServerSettings())
     async with shelf.holding(id_) as held:
-        async for _ in agents._answer(held, NewMessage(input="x")):
+        async for _ in answers.items(held, sent_of(NewMessage(input="x"))):
             pass
     return (await shelf.turns(shelf.record(id_)))[-1].output
 

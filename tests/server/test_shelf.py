@@ -23,6 +23,7 @@ from isthmus.errors import (
     SnapshotInvalid,
     SnapshotNotFound,
 )
+from isthmus.server.agents.answers import Answers, sent_of
 from isthmus.server.agents.requests import NewMessage
 from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
@@ -65,11 +66,11 @@ def test_a_caller_who_is_cancelled_while_it_is_saved_lets_nobody_between(
         guest = shelf.guests.add(bytes(wasmtime.wat2wasm(COUNTS)))
         record = await shelf.create(_record(guest))
         shelf.write = slowly  # type: ignore[method-assign]
-        agents = Agents(shelf, settings)
+        answers = Answers(shelf, settings)
 
         async def tell() -> None:
             async with shelf.holding(record.id) as held:
-                async for _ in agents._answer(held, NewMessage(input="x")):
+                async for _ in answers.items(held, sent_of(NewMessage(input="x"))):
                     pass
 
         first = asyncio.ensure_future(tell())
@@ -138,10 +139,12 @@ def test_modules_that_compile_for_long_leave_threads_to_others(
     async def live() -> int:
         settings = ServerSettings(data=tmp_path)
         shelf = Shelf(no_models(null_runtime), settings)
-        agents = Agents(shelf, settings)
+        answers = Answers(shelf, settings)
         module = bytes(wasmtime.wat2wasm(COUNTS))
         bringing = [
-            asyncio.ensure_future(agents.bring(posted(module + bytes([0, 2, 1, i]))))
+            asyncio.ensure_future(
+                Agents(shelf, answers, settings).bring(posted(module + bytes([0, 2, 1, i])))
+            )
             for i in range(64)
         ]
         await asyncio.sleep(0.2)

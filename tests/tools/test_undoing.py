@@ -16,8 +16,8 @@ import wasmtime
 
 from isthmus import Limits, Runtime
 from isthmus.errors import SettingsError, StorageError, ToolNotFound
+from isthmus.server.agents.answers import Answers, sent_of
 from isthmus.server.agents.requests import NewMessage
-from isthmus.server.agents.routes import Agents
 from isthmus.server.agents.shelf import Shelf
 from isthmus.server.agents.tools import AgentTools
 from isthmus.server.settings import ServerSettings
@@ -177,17 +177,17 @@ def test_a_turn_that_cannot_be_saved_has_not_happened(
 
     async def live(box: Toolbox) -> int:
         shelf = Shelf(no_models(null_runtime), settings, AgentTools(box))
-        agents = Agents(shelf, settings)
+        answers = Answers(shelf, settings)
         guest = shelf.guests.add(CALLER)
         made = await shelf.create(msgspec.structs.replace(record, guest=guest))
         with monkeypatch.context() as patch:
             patch.setattr(shelf, "write", refuse)
             async with shelf.holding(made.id) as held:
                 with pytest.raises(StorageError):
-                    [it async for it in agents._answer(held, message)]
+                    [it async for it in answers.items(held, sent_of(message))]
         assert place.taken() == ["book 3C", "cancel 3C, ticket 3C"]
         async with shelf.holding(made.id) as held:
-            answer = agents._answer(held, message)
+            answer = answers.items(held, sent_of(message))
             while not isinstance(await anext(answer), Turn):
                 pass
             await answer.aclose()  # the caller leaves when all is done

@@ -23,6 +23,7 @@ from isthmus.actor.message import AGAIN_S, Message
 from isthmus.actor.platform import Platform
 from isthmus.actor.shares import Share
 from isthmus.actor.usage import Usage
+from isthmus.actor.visit import Visit
 from isthmus.counters import Counters
 from isthmus.device.buffer import Binding
 from isthmus.errors import ActorBusy, SettingsError
@@ -205,6 +206,22 @@ class Actor(Answering):
         saved at its next token, and goes on. Raises ActorBusy, ActorClosed, SnapshotError.
         """
         return self._between_tokens(partial(self._keeper.save, target_of(path), name, base))
+
+    def try_checkpoint(self, store: Store, name: str) -> Saved | None:
+        """As `snapshot` into a store, at the next token of the answer that it works on, or of the
+        one that is paused; None if it works on none, or its guest is not resumable.
+
+        Raises ActorBusy while a tool works for it, ActorClosed, SnapshotError.
+        """
+        save = partial(self._keeper.save, store, name)
+        message = self._message
+        if message is None:
+            with self._held():
+                return save() if self._keeper.paused is not None else None
+        if not self.guest.is_resumable:
+            return None
+        found = self._visit(message, Visit(lambda: self._keeper.while_paused(save)))
+        return found[0] if found else None
 
     def evict(self) -> int:
         """Saves it to a file of the runtime's and gives its memory back until it is next used.

@@ -253,7 +253,7 @@ class Message:
         """What whoever sent it gets, `seconds` after it was begun."""
         reached, called = tuple(self.limits_reached), tuple(self.tool_calls)
         seconds += self.inherited.seconds if self.inherited else 0.0
-        return Reply(self.answer, self.n_tokens, seconds, reached, called)
+        return Reply(self.answer, self.n_tokens, seconds, reached, called, self.tokens_out)
 
     def take_back(self) -> None:
         """Has tools take back what they did for it, after it was undone. Waits for them."""

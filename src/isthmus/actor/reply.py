@@ -36,6 +36,9 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     """Tools that the guest called, in this order; the first 256 of them."""
 
+    n_decoded: int = 0
+    """Of its tokens, those that were decoded."""
+
     @property
     def text(self) -> str:
         """The answer as UTF-8; bytes that are none become U+FFFD."""

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=int, metavar="N", help="stateless requests at a time (default: 16)"
     )
     _add_hosts(group)
-    group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
+    _add_agent_options(group)
     _add_choice_of_models(group)
     _add_ray_options(parser)
     group.add_argument(
@@ -96,6 +96,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tool_options(parser)
     add_device_options(parser)
     parser.set_defaults(**dict.fromkeys(_ABSENT))  # what is not given, the file or a variable says
+
+
+def _add_agent_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--live", type=int, metavar="N", help="agents in memory (default: 64)")
+    group.add_argument(
+        "--save-tokens",
+        type=int,
+        metavar="N",
+        help="save an agent's answer in its middle after so many tokens, so that it goes on after "
+        "kill -9; 0 for never (default: 256)",
+    )
+    group.add_argument(
+        "--save-after",
+        dest="save_s",
+        metavar="DURATION",
+        help="and after so long: 30s, 5m or seconds; 0 for never (default: 30s)",
+    )
 
 
 def _add_choice_of_models(group: argparse._ArgumentGroup) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
 
 from isthmus.errors import IsthmusError
+from isthmus.server.agents.answers import Answers
 from isthmus.server.agents.guest_logs import GuestLogs
 from isthmus.server.agents.held import hand_over
 from isthmus.server.agents.looking import Looking
@@ -81,11 +82,11 @@ def create_app(
     keys = Keys(settings.keys) if settings.keys is not None else None
     shelf = Shelf(models, settings, AgentTools(toolbox))
     quotas = Quotas(shelf.folder / "usage.json", concurrent=settings.concurrent)
-    agents = Agents(shelf, settings)
+    answers = Answers(shelf, settings, keys, quotas.charge)
+    agents = Agents(shelf, answers, settings)
     logs = GuestLogs()
-    runtime = models.runtime
-    measures = measures_of(runtime.registry, runtime.device.name, settings.traces)
-    served = _Served(models, settings, shelf, quotas, logs, measures)
+    measures = measures_of(models.runtime.registry, models.runtime.device.name, settings.traces)
+    served = _Served(models, settings, shelf, quotas, answers, logs, measures)
     app = Starlette(
         routes=[
             *page.routes(),
@@ -123,6 +124,7 @@ class _Served:
     settings: ServerSettings
     shelf: Shelf
     quotas: Quotas
+    answers: Answers
     logs: GuestLogs
     measures: Measures
 
@@ -142,8 +144,9 @@ class _Served:
         app.router.routes.extend(LlamaCpp(writer, settings).routes())
         responses = open_responses(writer, self.shelf, settings, self.quotas.charge)
         app.router.routes.extend(responses.routes())
-        kept = (self.quotas.keep(), responses.keep(), models.keep())
+        kept = (self.quotas.keep(), responses.keep(), models.keep(), self.answers.keep())
         keeping = [asyncio.ensure_future(it) for it in kept]
+        app.state.draining = self.answers.drain
         self.logs.open()
         try:
             yield
@@ -151,6 +154,7 @@ class _Served:
             self.logs.close()
             for task in keeping:
                 task.cancel()
+            await self.answers.close()
             await responses.close()
             await pulls.close()
             await asyncio.to_thread(writer.close)

@@ -210,6 +210,8 @@ KINDS: Mapping[str, Kind] = {
     "guest_kept_s": _POSITIVE,
     "responses": _whole(1),
     "responses_kept_s": _POSITIVE,
+    "save_tokens": _whole(0),
+    "save_s": _seconds("0 for at no time, up to a day", lambda it: 0 <= it <= DAY_S),
     "live": _whole(1, MAX_RUNNING),
     "max_tokens": _or_absent(_whole(1)),
     "deadline_s": _POSITIVE,

@@ -109,6 +109,12 @@ class ServerSettings:
     and conversations go that were used longest ago."""
     responses_kept_s: float = 2_592_000.0
     """After which a chain of responses goes that nobody went on with: 30 days."""
+    save_tokens: int = 256
+    """Tokens after which the answer of a durable agent is saved in its middle, so that it goes on
+    after the server has ended; 0 to save at no number of tokens."""
+    save_s: float = 30.0
+    """Seconds after which it is saved, if it has fewer tokens by then; 0 at no time. With both 0
+    answers end with the server."""
     live: int = 64
     """Agents kept in memory; others lie on the disk until their next message."""
     max_tokens: int | None = None

@@ -110,7 +110,7 @@ class Looking:
                 "seconds": round(now - answer.began, 1),
                 "n_pieces": answer.n_pieces,
             }
-            for id_, answer in self._agents.answers.items()
+            for id_, answer in self._agents.answers.running.items()
             if id_ in mine
         ]
         may_count = key is None or bool(key.limits.metrics)

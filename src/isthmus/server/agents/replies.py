@@ -63,6 +63,8 @@ class Told(TypedDict):
     """A message that is done."""
 
     agent: str
+    message: str
+    """Its id, with which the ids of its events begin."""
     position: int
     output: str
     usage: AgentUsage
@@ -77,6 +79,16 @@ class Told(TypedDict):
     exactness: str
     """How the agent came into memory for this message: `exact` if it was there, or as it was saved;
     `state-exact` if a server saved it that rounds in another way; `replayed`."""
+
+
+class Begun(TypedDict):
+    """A message whose answer is made in the background."""
+
+    agent: str
+    message: str
+    """Its id, with which the ids of its events begin."""
+    position: int
+    """The agent's position once it is done."""
 
 
 class Stopped(TypedDict):
@@ -185,6 +197,7 @@ def told(record: Record, turn: Turn) -> Told:
     """A message that is done, as callers are told."""
     return {
         "agent": record.id,
+        "message": turn.message,
         "position": turn.position,
         "output": turn.output,
         "usage": {"total_tokens": turn.n_tokens},

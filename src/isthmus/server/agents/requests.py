@@ -47,6 +47,8 @@ class NewMessage(Struct, kw_only=True, forbid_unknown_fields=True):
     previous: Position | None = None
     """The position that the agent must be at; 409 otherwise."""
     stream: bool = False
+    background: bool = False
+    """Whether the answer goes on if its caller leaves: it is kept before it is begun."""
 
     def message(self) -> str | bytes:
         """As the guest reads it. HttpError 400 for what is no file."""

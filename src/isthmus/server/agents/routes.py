@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from isthmus.actor.usage import Usage
 from isthmus.config import Limits
 from isthmus.errors import SettingsError
-from isthmus.model.checks import nothing
 from isthmus.runtime.arguments import option_texts
-from isthmus.server.agents.held import Held
+from isthmus.server.agents.answers import Answers
+from isthmus.server.agents.job import Job
 from isthmus.server.agents.owning import AnotherAgent
 from isthmus.server.agents.replies import (
     Agent,
@@ -32,21 +30,18 @@ from isthmus.server.agents.replies import (
     Stopped,
     Told,
     summary,
-    told,
     whole,
 )
 from isthmus.server.agents.requests import NewAgent, NewFork, NewGuest, NewMessage, NewName
 from isthmus.server.agents.shelf import Shelf
-from isthmus.server.agents.turn import turn_of, with_level
-from isthmus.server.generation.answering import Answer
+from isthmus.server.agents.telling import HEADER, Place, begun
 from isthmus.server.http.endpoint import BINARY, Endpoint, read_query
 from isthmus.server.http.entry import current
 from isthmus.server.http.errors import HttpError
-from isthmus.server.http.events import EVENTS, event, respond, unless_left
-from isthmus.server.http.fair import Room
+from isthmus.server.http.events import EVENTS, respond, unless_left
 from isthmus.server.http.strict import read_strictly
 from isthmus.server.settings import ServerSettings
-from isthmus.server.storage.record import Record, Turn, new_id
+from isthmus.server.storage.record import Record, new_id
 from isthmus.units import MAX_NBYTES_32
 
 _JSON = "application/json"
@@ -59,13 +54,10 @@ _new_name = msgspec.json.Decoder(NewName)
 class Agents:
     """The routes, over a shelf."""
 
-    def __init__(self, shelf: Shelf, settings: ServerSettings) -> None:
+    def __init__(self, shelf: Shelf, answers: Answers, settings: ServerSettings) -> None:
         self._shelf = shelf
         self._settings = settings
-        self._room = Room(settings.live, settings.waiting)
-        """For messages that are handled: stateless requests wait for none of them."""
-        self.answers: dict[str, Answer] = {}
-        """The answers that are under way, by agent."""
+        self.answers = answers
 
     def routes(self) -> list[Endpoint]:
         """For Starlette."""
@@ -77,6 +69,7 @@ class Agents:
             Endpoint("DELETE", one, self.delete, gives=(Deleted,)),
             Endpoint("PATCH", one, self.rename, takes=NewName, gives=(Agent,)),
             Endpoint("POST", f"{one}/messages", self.send, takes=NewMessage, gives=(Told, EVENTS)),
+            Endpoint("GET", f"{one}/messages", self.listen, gives=(EVENTS,)),
             Endpoint("POST", f"{one}/stop", self.stop, gives=(Stopped,)),
             Endpoint("POST", f"{one}/readmit", self.readmit, gives=(Agent,)),
             Endpoint("POST", f"{one}/fork", self.fork, takes=NewFork, gives=(Agent,), status=201),
@@ -212,85 +205,46 @@ class Agents:
     async def send(self, request: Request) -> Response:
         """Has the agent answer; the answer is told as done once it is on the disk."""
         asked = await read_strictly(request, _new_message)
-        record = self._own(request)
+        record, answers = self._own(request), self.answers
+        if HEADER in request.headers:  # a client that comes back as it came, and sends nothing anew
+            return await self._rest(request, record)
+        if asked.background:
+            return await self._start(request, record, asked)
         if asked.stream:
-            return await respond(request, self._stream(record.id, asked))
-        return JSONResponse(await unless_left(request, self._tell(record.id, asked)))
+            return await respond(request, answers.stream(record.id, asked))
+        return JSONResponse(await unless_left(request, answers.tell(record.id, asked)))
+
+    async def _start(self, request: Request, record: Record, asked: NewMessage) -> Response:
+        job = self.answers.start(record.id, asked)
+        try:
+            card = await unless_left(request, job.begun())
+        except ClientDisconnect:
+            await job.leave()
+            raise
+        if not asked.stream:
+            return JSONResponse(card, 202)
+        return await respond(request, _from_beginning(job))
+
+    async def listen(self, request: Request) -> Response:
+        """The rest of an answer, after Last-Event-ID; or all of what goes on in the background."""
+        await request.body()  # none: but only after it is heard that a caller leaves
+        record = self._own(request)
+        if HEADER in request.headers:
+            return await self._rest(request, record)
+        return await respond(request, self.answers.under_way(record))
+
+    async def _rest(self, request: Request, record: Record) -> Response:
+        place = Place.of(request.headers[HEADER])
+        return await respond(request, self.answers.rest(record, place))
 
     async def stop(self, request: Request) -> Response:
         """Ends the answer that is under way: what was said until then is the turn."""
         record = self._own(request)
-        answer = self.answers.get(record.id)
+        answer = self.answers.running.get(record.id)
         if answer is not None:
             answer.stop()
         stopped: Stopped = {"id": record.id, "stopped": answer is not None}
         return JSONResponse(stopped)
-
-    async def _tell(self, id_: str, asked: NewMessage) -> Told:
-        async with self._answering(id_, asked) as (held, items):
-            async for item in items:
-                if isinstance(item, Turn):
-                    return told(held.record, item)
-        raise AssertionError("an answer without an end")
-
-    async def _stream(self, id_: str, asked: NewMessage) -> AsyncIterator[bytes]:
-        async with self._answering(id_, asked) as (held, items):
-            async for item in items:
-                if isinstance(item, Turn):
-                    yield event(told(held.record, item), "done")
-                else:
-                    yield event({"text": item}, "delta")
-
-    @asynccontextmanager
-    async def _answering(
-        self, id_: str, asked: NewMessage
-    ) -> AsyncIterator[tuple[Held, AsyncGenerator[str | Turn]]]:
-        """The agent, held, and its answer, once there is a place for one more message."""
-        await self._shelf.allowances.require_disk(current().key)
-        async with self._shelf.holding(id_) as held:
-            await self._shelf.given(held.record)  # nobody waits for a model in a place
-            async with (
-                self._room.place(current().owner),
-                aclosing(self._answer(held, asked)) as items,
-            ):
-                yield held, items
-
-    async def _answer(self, held: Held, asked: NewMessage) -> AsyncGenerator[str | Turn]:
-        """The pieces of the answer, and the turn once it is done. What fails leaves no trace."""
-        if asked.previous is not None and asked.previous != held.record.position:
-            raise HttpError(
-                409,
-                f"the agent is at {held.record.position}, not at {asked.previous}",
-                code="position",
-                param="previous",
-            )
-        done, answer = False, None
-        was_live = self._shelf.is_live(held.record.id)
-        try:
-            actor = await held.actor()
-            restored = None if was_live else actor.restored
-            before = actor.usage
-            allowed_s = (actor.limits.deadline_s, self._settings.deadline_s)
-            message = await self._shelf.in_thread(asked.message)
-            answer = Answer(actor, message, min(it for it in allowed_s if it is not None))
-            self.answers[held.record.id] = answer
-            try:
-                async for piece in answer:
-                    yield piece
-            finally:
-                del self.answers[held.record.id]
-                await answer.close()
-                _count(before, actor.usage)
-            n_decoded = actor.usage.tokens_out - before.tokens_out
-            full = actor.context_is_full
-            turn = turn_of(held.record, asked, answer, n_decoded, full=full)
-            turn = with_level(turn, restored)
-            turn = await held.commit(actor, turn, answer.take_back)
-            done = True
-            yield turn
-        finally:
-            if not done:
-                await held.discard(nothing if answer is None else answer.take_back)
 
     # ------------------------------------------------------------------ guests
 
@@ -379,8 +333,8 @@ def _require_position(record: Record, position: int) -> None:
         raise SettingsError(f"the agent has positions {first} to {record.position}, not {position}")
 
 
-def _count(before: Usage, after: Usage) -> None:
-    """Notes the tokens that a message has cost, whatever became of it."""
-    entry = current()
-    entry.tokens_in += after.tokens_in - before.tokens_in
-    entry.tokens_out += after.tokens_out - before.tokens_out
+async def _from_beginning(job: Job) -> AsyncIterator[bytes]:
+    """All events of an answer in the background."""
+    yield begun(await job.begun())
+    async for event in job.follow(Place(job.message, 0)):
+        yield event

@@ -13,25 +13,23 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from isthmus.actor import Actor
-from isthmus.actor.snapshot import limits_of
 from isthmus.config import Level, Limits
 from isthmus.errors import (
     SettingsError,
     SnapshotError,
-    SnapshotInvalid,
     SnapshotNotFound,
 )
 from isthmus.model import Model
 from isthmus.model.checks import nothing
+from isthmus.server.agents.adopting import record_of
 from isthmus.server.agents.allowance import Allowances
-from isthmus.server.agents.guests import BroughtGuests, bundled_name
+from isthmus.server.agents.guests import BroughtGuests
 from isthmus.server.agents.held import Held
 from isthmus.server.agents.loading import Guests
 from isthmus.server.agents.owning import Owning, owned, require_readmitted
@@ -41,7 +39,7 @@ from isthmus.server.http.fair import Threads
 from isthmus.server.models.models import Models
 from isthmus.server.settings import ServerSettings
 from isthmus.server.storage.home import open_home
-from isthmus.server.storage.record import Origin, Record, Turn, name_of, new_id
+from isthmus.server.storage.record import Origin, Record, Turn, midway_name, name_of, new_id
 from isthmus.snapshot import Snapshot
 
 _log = logging.getLogger("isthmus.server")
@@ -150,12 +148,14 @@ class Shelf:
         """Whether an agent is in memory."""
         return id_ in self._live and self._live[id_].state != "closed"
 
-    async def live(self, record: Record) -> Actor:
-        """The actor, brought back from its last snapshot if it is not in memory."""
+    async def live(self, record: Record, *, midway: bool = False) -> Actor:
+        """The actor, brought back from its last snapshot if it is not in memory; or `midway`, from
+        that of the middle of its answer."""
         given = await self.given(record)
         actor = self._live.get(record.id)
         if actor is None or actor.state == "closed":
-            restore = partial(self._restore, record, record.position, given, record.id)
+            position = None if midway else record.position
+            restore = partial(self._restore, record, position, given, record.id)
             actor = await self.in_thread(restore)
             self._live[record.id] = actor
         self._live.move_to_end(record.id)
@@ -177,6 +177,8 @@ class Shelf:
             id=new_id(),
             created=time.time(),
             deaths=0,
+            midway=None,
+            failed=None,
             origin=Origin(id=source.id, position=position),
             position=position,
             **changes,
@@ -197,23 +199,8 @@ class Shelf:
         SnapshotError where that cannot be restored as exactly as `require` says. SnapshotInvalid if
         its seed is none.
         """
-        manifest = snapshot.manifest
-        limits = limits_of(manifest).stricter(Limits(output_nbytes=self._settings.output_nbytes))
-        record = Record(
-            id=new_id(),
-            name=name,
-            guest=bundled_name(manifest.guest.sha256) or manifest.guest.sha256,
-            models=models,
-            args=dict(it.partition("=")[::2] for it in manifest.actor.args),
-            argv=manifest.actor.argv or (),
-            limits=asdict(limits),
-            seed=int(manifest.actor.seed),
-            created=time.time(),
-            tools=manifest.actor.tools,
-        )
+        record = record_of(name, snapshot, models, self._settings.output_nbytes)
         self.tools.require(record.tools)
-        if not -(2**63) <= record.seed < 2**64:
-            raise SnapshotInvalid(f"the snapshot has an impossible seed: {record.seed}")
         given = await self.given(record)
         restore = partial(
             self.runtime.restore,
@@ -221,7 +208,7 @@ class Shelf:
             models=given,
             tools=self.tools.of(owned(record)),
             require=require,
-            limits=limits,
+            limits=Limits(**record.limits),
             label=record.id,
         )
         return await self._settle(record, restore, self.made)
@@ -267,11 +254,18 @@ class Shelf:
 
     # ------------------------------------------------------------------ the home
 
-    def write(self, record: Record, turns: Sequence[Turn], *, is_new: bool = False) -> None:
-        """The moment at which something has happened."""
-        if turns or is_new:
+    def write(
+        self, record: Record, turns: Sequence[Turn] = (), *, is_new: bool = False,
+        is_midway: bool = False,
+    ) -> None:  # fmt: skip
+        """The moment at which something has happened. `is_midway`: the answer was saved that the
+        record is in the middle of."""
+        if turns or is_new or is_midway:
             record = msgspec.structs.replace(record, deaths=0, made_on=self.owning.kind)
-        self._home.commit(record, turns, is_new=is_new)
+        if is_midway:
+            self._home.commit_midway(record)
+        else:
+            self._home.commit(record, turns, is_new=is_new)
         self.records[record.id] = record
 
     def wait(self) -> None:
@@ -373,12 +367,18 @@ class Shelf:
         )
 
     def _restore(
-        self, record: Record, position: int, given: dict[str, Model], label: str, **how: Any
+        self, record: Record, position: int | None, given: dict[str, Model], label: str, **how: Any
     ) -> Actor:
+        """What an agent was at a position; by None in the middle of its answer, exactly or not."""
         require_readmitted(record)
+        if position is None:
+            how.setdefault("require", "exact")
+            self._home.bring_midway(record)
+        else:
+            self.bring(record, position)
+        name = midway_name(record) if position is None else name_of(record.id, position)
+        path = self.store.path(name or "")
         how = self.guests.restoring(record, how)
-        self.bring(record, position)
-        path = self.store.path(name_of(record.id, position))
         return self.runtime.restore(
             path, models=given, tools=self.tools.of(record), label=label or record.id, **how
         )

@@ -8,32 +8,32 @@ import time
 import msgspec
 
 from isthmus.actor import Restoration
-from isthmus.server.agents.requests import NewMessage
 from isthmus.server.generation.answering import Answer
 from isthmus.server.http.entry import current
-from isthmus.server.storage.record import Record, Turn
+from isthmus.server.storage.record import Midway, Record, Turn
 
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
-def turn_of(
-    record: Record, said: NewMessage, answer: Answer, n_decoded: int, *, full: bool
-) -> Turn:
-    """The next turn of an agent, before it is saved; `full` if its context is full."""
+def turn_of(record: Record, sent: Midway, answer: Answer, told: str, *, full: bool) -> Turn:
+    """The next turn of an agent, before it is saved. `told` is what was told of the answer while it
+    came; `full` if its context is full."""
     reply = answer.reply
     return Turn(
         position=record.position + 1,
         at=time.time(),
-        input=said.input,
-        n_files=len(said.files),
+        input=sent.input,
+        n_files=sent.n_files,
         output=reply.text,
         n_tokens=reply.n_tokens,
         seconds=reply.seconds,
         tool_calls=reply.tool_calls,
         nbytes_written=0,
-        n_decoded=n_decoded,
-        ended="n_ctx" if full else _ended(record, answer, n_decoded),
+        n_decoded=reply.n_decoded,
+        ended="n_ctx" if full else _ended(record, answer, reply.n_decoded),
         exit_status=answer.exit_status,
+        message=sent.message,
+        told=None if told == reply.text else told,
     )
 
 

@@ -66,7 +66,10 @@ class Answer:
     `close` must be awaited, also after an error: the actor is free only then.
     """
 
-    def __init__(self, actor: Actor, message: str | bytes, deadline_s: float) -> None:
+    def __init__(self, actor: Actor, message: str | bytes | None, deadline_s: float | None) -> None:
+        """`message` is None for the rest of the answer in whose middle the actor is, which has the
+        time that was left if `deadline_s` is None."""
+        self.actor = actor
         self._courier = Courier.here()
         self._lock = threading.Lock()
         """Held while text is added, by the thread that drives all agents, or taken."""
@@ -82,7 +85,11 @@ class Answer:
         """Whether it was ended by `stop`, so that `reply` is what was said until then."""
         self.exit_status = 0
         """What a command exited with, which has answered then."""
-        self._stream = actor.stream(message, deadline_s=deadline_s, deliver=self._deliver)
+        self._stream = (
+            actor.resume(deadline_s=deadline_s, deliver=self._deliver)
+            if message is None
+            else actor.stream(message, deadline_s=deadline_s, deliver=self._deliver)
+        )
 
     @property
     def reply(self) -> Reply:

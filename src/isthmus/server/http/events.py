@@ -31,9 +31,11 @@ _HEADERS = {"Cache-Control": "no-cache, no-store", "X-Accel-Buffering": "no"}
 _encode = msgspec.json.Encoder().encode
 
 
-def event(data: object, name: str | None = None) -> bytes:
-    """One event, whose data is JSON."""
-    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+def event(data: object, name: str | None = None, id_: str | None = None) -> bytes:
+    """One event, whose data is JSON. `id_` is what clients send as Last-Event-ID when they come
+    back after it."""
+    head = b"" if id_ is None else b"id: " + id_.encode() + b"\n"
+    head += b"" if name is None else b"event: " + name.encode() + b"\n"
     return head + b"data: " + _encode(data) + b"\n\n"
 
 

@@ -143,6 +143,8 @@ class _Server(uvicorn.Server):
         self._app.state.is_stopping = True
         tell("stopping", f"stopping, within {_GRACE_S} seconds", grace_s=_GRACE_S)
         await self._drain()
+        if (draining := getattr(self._app.state, "draining", None)) is not None:
+            await draining()
         await super().shutdown(sockets=sockets)
 
     async def _drain(self) -> None:

@@ -5,7 +5,8 @@
     DATA/lock               held while a server uses the folder; the text in it is its name
     DATA/agents/ID.json     what the agent is, its last turns, and which snapshot is its last
     DATA/turns/ID.SHA256    turns before those, in segments that never change
-    DATA/store/             a store of snapshots, ID.POSITION, that share their chunks
+    DATA/store/             a store of snapshots, ID.POSITION, that share their chunks; of the
+                            middle of an answer ID.MESSAGE
     DATA/guests/SHA256.wasm guests that clients brought
 
 A record is replaced by a rename, so that it names one snapshot or the next.
@@ -40,6 +41,7 @@ from isthmus.server.storage.record import (
     decode,
     decode_brief,
     encode,
+    midway_name,
     name_of,
 )
 from isthmus.server.storage.sweeper import Sweeper
@@ -111,9 +113,18 @@ class Folder:
         for segment, data in new.items():
             _write(self._segment(record.id, segment), data)
         _write(self._agents / f"{record.id}.json", encode(full))
+        self.forget_midway(known, record)
         gone = set(known.segments if known is not None else ()) - set(full.segments)
         if gone or (record.outdated is not None and record.outdated % _OUTDATED_AT_ONCE == 0):
             self.sweeper.remove(_outdated(record), lambda: self._remove_segments(record.id, gone))
+
+    def commit_midway(self, record: Record) -> None:
+        known = self._full(record.id)
+        if known is None or known.midway != record.midway:  # else only the snapshot is another one
+            self.commit(record, ())
+
+    def bring_midway(self, record: Record) -> None:
+        """Nothing to do, as in `bring`."""
 
     def bring(self, record: Record, position: int, *, memory: bool = True) -> None:
         """Nothing to do: whatever there is, is here."""
@@ -161,8 +172,10 @@ class Folder:
 
     def sweep(self, records: Iterable[Record]) -> None:
         """Removes snapshots of turns that never happened; their chunks go beside other work."""
+        records = list(records)
         done = {record.id: record.position for record in records}
-        undone = [name for name in self.store.names() if not _is_done(name, done)]
+        midway = set(map(midway_name, records))
+        undone = [it for it in self.store.names() if not _is_done(it, done) and it not in midway]
         self.store.delete_all(undone)
         if undone:
             self.sweeper.remove()
@@ -171,7 +184,16 @@ class Folder:
         """Removes all of an agent's snapshots, beside other work."""
         first = max(1, record.position - KEPT_TURNS - _OUTDATED_AT_ONCE)
         positions = (0, *range(first, record.position + 2))
-        self.sweeper.remove((name_of(record.id, it) for it in positions), also)
+        midway = midway_name(record)
+        names = [name_of(record.id, it) for it in positions]
+        self.sweeper.remove(names if midway is None else [*names, midway], also)
+
+    def forget_midway(self, known: Record | None, record: Record) -> None:
+        """Removes the snapshot from the middle of an answer, beside other work, if a record that
+        was `known` does not name it any more."""
+        before = None if known is None else midway_name(known)
+        if before is not None and before != midway_name(record):
+            self.sweeper.remove([before])
 
     def remove_outdated(self, record: Record) -> None:
         """Removes snapshots that are more than are kept, beside other work."""

@@ -206,7 +206,9 @@ def objects_of(record: FullRecord) -> frozenset[str]:
     stored = record.stored or Stored()
     packs = (f"packs/{name}" for name in stored.packs)
     turns = (turns_name(record.id, segment) for segment in record.segments)
-    return frozenset([*packs, *turns, *map(snapshot_name, stored.snapshots.values())])
+    midway = (stored.midway,) if stored.midway else ()
+    snapshots = map(snapshot_name, (*stored.snapshots.values(), *midway))
+    return frozenset([*packs, *turns, *snapshots])
 
 
 def turns_name(id_: str, segment: Segment) -> str:

@@ -88,12 +88,14 @@ def _parts(turns: list[Turn], sizes: list[int]) -> Iterable[list[Turn]]:
 
 def _shortened(turn: Turn) -> Turn:
     """The turn as it is kept."""
-    left_out = sum(max(0, len(it) - TEXT_CHARACTERS) for it in (turn.input, turn.output))
+    texts = (turn.input, turn.output, turn.told or "")
+    left_out = sum(max(0, len(it) - TEXT_CHARACTERS) for it in texts)
     if not left_out:
         return turn
     return msgspec.structs.replace(
         turn,
         input=turn.input[:TEXT_CHARACTERS],
         output=turn.output[:TEXT_CHARACTERS],
+        told=None if turn.told is None else turn.told[:TEXT_CHARACTERS],
         n_left_out=turn.n_left_out + left_out,
     )

@@ -52,6 +52,9 @@ class Sharing(Protocol):
     def peers(self) -> list[Peer]:
         """The other servers that live. StorageError."""
 
+    def others(self) -> frozenset[int]:
+        """The numbers of other servers that lived lately. Waits for nothing."""
+
     def has_ended(self, number: int) -> bool:
         """Whether another server is known to have ended. Waits for nothing."""
 
@@ -86,6 +89,13 @@ class Home(Protocol):
 
         StorageError, SnapshotError: it has not happened, or nobody may be told that it has.
         """
+
+    def commit_midway(self, record: Record) -> None:
+        """The agent is in the middle of the answer that the record says, whose snapshot is in the
+        store already. It is this server's own. StorageError, SnapshotError."""
+
+    def bring_midway(self, record: Record) -> None:
+        """Has the snapshot from the middle of its answer in the store. Raises as `bring`."""
 
     def bring(self, record: Record, position: int, *, memory: bool = True) -> None:
         """Has one of the agent's snapshots in the store, whole or without what its chunks hold.

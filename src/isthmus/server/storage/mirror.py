@@ -32,17 +32,25 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-import msgspec
-
 from isthmus.errors import SettingsError, SnapshotInvalid, SnapshotNotFound, StorageError
 from isthmus.server.storage.computes import Computes
 from isthmus.server.storage.folder import Folder
 from isthmus.server.storage.garbage import Garbage, kept_of, snapshot_name, turns_name
 from isthmus.server.storage.history import turns_of, with_turns
+from isthmus.server.storage.naming import with_midway, with_snapshot, without_midway
 from isthmus.server.storage.node import Node, Peer
 from isthmus.server.storage.objects import Objects
-from isthmus.server.storage.record import FullRecord, Record, Segment, Stored, Turn, name_of
+from isthmus.server.storage.record import (
+    FullRecord,
+    Record,
+    Segment,
+    Stored,
+    Turn,
+    midway_name,
+    name_of,
+)
 from isthmus.server.storage.records import Records
+from isthmus.snapshot import Snapshot
 
 _log = logging.getLogger("isthmus.server")
 _AT_A_TIME = 8
@@ -113,6 +121,9 @@ class Mirror:
         self._garbage.leave(id_)
         self._records.release(id_)
 
+    def others(self) -> frozenset[int]:
+        return self._node.others()
+
     def has_ended(self, number: int) -> bool:
         return self._node.has_ended(number)
 
@@ -160,37 +171,70 @@ class Mirror:
         known = None if is_new else self._records.get(record.id)
         if known is not None and not turns:  # what it is called, for instance: nothing to upload
             full, _ = with_turns(known, record, ())
+            full = full if record.midway is not None else without_midway(full)
             self._garbage.own(self._records.write(full, number))
-            return
-        saved = self.store.open(record.snapshot)
-        full, segments = with_turns(known, record, turns, number)
+        else:
+            full, segments = with_turns(known, record, turns, number)
+            self._commit(full, segments, self.store.open(record.snapshot), number, is_new=is_new)
+            self._cache.remove_outdated(record)
+        self._cache.forget_midway(known, record)
+        if self._garbage.waits:
+            self._cache.sweeper.remove(also=self._collect)
+
+    def commit_midway(self, record: Record) -> None:
+        number, name = self._node.number, midway_name(record)
+        if name is None:
+            raise AssertionError("a record without the middle of an answer")
+        full, _ = with_turns(self._records.get(record.id), record, ())
+        self._commit(full, {}, self.store.open(name), number, is_midway=True)
+        if self._garbage.waits:
+            self._cache.sweeper.remove(also=self._collect)
+
+    def _commit(
+        self,
+        full: FullRecord,
+        segments: dict[Segment, bytes],
+        saved: Snapshot,
+        number: int,
+        *,
+        is_new: bool = False,
+        is_midway: bool = False,
+    ) -> None:
+        """Uploads what a record is to name, and then writes it."""
         packs = self._packs(full, saved.packs(), number)
-        names = (it.removeprefix("packs/") for it in packs)
-        full = _with(full, f"{number:010d}-{saved.id}", names)
+        names = [it.removeprefix("packs/") for it in packs]
+        said = f"{number:010d}-{saved.id}"
+        full = with_midway(full, said, names) if is_midway else with_snapshot(full, said, names)
         try:
-            with self._garbage.promising(record.id, full):
-                manifest = snapshot_name(f"{number:010d}-{saved.id}")
-                self._upload_all(full, segments, {**packs, manifest: saved.path})
+            with self._garbage.promising(full.id, full):
+                self._upload_all(full, segments, {**packs, snapshot_name(said): saved.path})
                 write = self._records.create if is_new else self._records.write
                 self._garbage.own(write(full, number))
         except BaseException:
-            if not self._records.owns(record.id):
-                self._garbage.leave(record.id)
+            if not self._records.owns(full.id):
+                self._garbage.leave(full.id)
             raise
-        self._cache.remove_outdated(record)
-        if self._garbage.waits:
-            self._cache.sweeper.remove(also=self._collect)
 
     def bring(self, record: Record, position: int, *, memory: bool = True) -> None:
         stored = self._records.get(record.id).stored or Stored()
         if position not in stored.snapshots:
             raise SnapshotNotFound(f"agent {record.id} has no snapshot of {position} any more")
-        name, said = name_of(record.id, position), stored.snapshots[position]
+        needed = [pack for pack, last in stored.packs.items() if last >= position]
+        self._bring(name_of(record.id, position), stored.snapshots[position], needed, memory=memory)
+
+    def bring_midway(self, record: Record) -> None:
+        stored, name = self._records.get(record.id).stored or Stored(), midway_name(record)
+        if name is None or not stored.midway:
+            raise SnapshotNotFound(f"agent {record.id} is in the middle of no answer")
+        needed = [pack for pack, last in stored.packs.items() if last > record.position]
+        self._bring(name, stored.midway, needed, memory=True)
+
+    def _bring(self, name: str, said: str, needed: list[str], *, memory: bool) -> None:
+        """Has a snapshot in the store, of which a record says this."""
         if not self._is_here(name, kept_of(said)):
             self.store.add(name, self._fetch(snapshot_name(said)), kept_of(said))
         if memory and self.store.open(name).lacks():
             with ThreadPoolExecutor(_AT_A_TIME) as pool:
-                needed = (pack for pack, last in stored.packs.items() if last >= position)
                 list(pool.map(self._bring_pack, needed))
             self.store.open(name).packs()
 
@@ -321,16 +365,3 @@ class Mirror:
     def _scan(self) -> None:
         self._scanned = time.monotonic()
         self._garbage.scan()
-
-
-def _with(record: FullRecord, snapshot: str, packs: Iterable[str]) -> FullRecord:
-    """The record that names a snapshot and its packs too, and no more what is outdated."""
-    stored, oldest = record.stored or Stored(), -1 if record.outdated is None else record.outdated
-    snapshots = {**stored.snapshots, record.position: snapshot}
-    needed = {**stored.packs, **dict.fromkeys(packs, record.position)}
-    stored = msgspec.structs.replace(
-        stored,
-        snapshots={at: it for at, it in snapshots.items() if at > oldest},
-        packs={name: last for name, last in needed.items() if last > oldest},
-    )
-    return msgspec.structs.replace(record, stored=stored)

@@ -153,6 +153,10 @@ class Node:
         """Whether a node is known to have ended. Asks nothing."""
         return number in self._ended
 
+    def others(self) -> frozenset[int]:
+        """The numbers of other nodes that lived when this one looked last. Asks nothing."""
+        return frozenset(self._watched.copy().keys() - self._ended)
+
     def ended(self) -> set[int]:
         """The numbers below this node's own that are known to have ended. StorageError."""
         held = {it for it in self._tags() if it == self.number or self.peer(it) is not None}

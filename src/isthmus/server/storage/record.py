@@ -58,6 +58,10 @@ class Turn(Struct, frozen=True, kw_only=True):
     restored: str = ""
     """How exactly the agent was brought back for this turn, if not exactly: `state-exact` or
     `replayed`."""
+    message: str = ""
+    """The id of its message; empty in earlier releases' records."""
+    told: str | None = None
+    """What was told while the answer came, if that is not `output`."""
     kept: str | None = None
     """JSON of what the turn is, where that is no message with a text: see `responses/chain.py`. It
     is kept whole."""
@@ -81,6 +85,34 @@ class Origin(Struct, frozen=True, kw_only=True):
     position: int
 
 
+class Midway(Struct, frozen=True, kw_only=True):
+    """A message whose answer goes on after the server has ended: what it is begun from anew, or
+    what goes on with it together with the snapshot `midway_name`."""
+
+    message: str
+    """Its id, which no other message has."""
+    input: str
+    n_files: int = 0
+    files: tuple[str, ...] = ()
+    """Its files as data URIs; none once it is saved, since the guest has them then."""
+    background: bool = False
+    """Whether it goes on though its caller leaves."""
+    saved: bool = False
+    """Whether there is a snapshot from the middle of its answer."""
+    n_tries: int = 0
+    """How often a server went on with it since it was saved last."""
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """A message whose answer could not be gone on with, for who asks what became of it."""
+
+    message: str
+    status: int
+    """HTTP's."""
+    code: str
+    reason: str
+
+
 class Stored(Struct, frozen=True, kw_only=True):
     """Which objects of an object store an agent is made of."""
 
@@ -93,6 +125,10 @@ class Stored(Struct, frozen=True, kw_only=True):
     lease under which the record was written last."""
     epoch: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
     """How often the agent was acquired: no two owners write the same bytes."""
+    midway: str = ""
+    """The snapshot from the middle of an answer; empty if there is none."""
+    passing: tuple[str, ...] = ()
+    """Of the packs, those that only the middle of an answer needs."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -127,6 +163,10 @@ class Record(Struct, frozen=True, kw_only=True):
     """The `Computes.kind` of the server that did its last turn; empty in a folder."""
     deaths: int = 0
     """Servers that owned the agent when they ended, since its last turn."""
+    midway: Midway | None = None
+    """The message that it is in the middle of, if the answer outlives the server."""
+    failed: Failure | None = None
+    """The last one of those that could not be gone on with."""
 
     @property
     def quarantined(self) -> bool:
@@ -173,6 +213,18 @@ def new_id() -> str:
 def name_of(id_: str, position: int) -> str:
     """Of a snapshot in the store."""
     return f"{id_}.{position}"
+
+
+def new_message() -> str:
+    """An id that no message has."""
+    return f"m{new_id()}"
+
+
+def midway_name(record: Record) -> str | None:
+    """The name of the snapshot from the middle of its answer; None if there is none. No position
+    is written like it."""
+    midway = record.midway
+    return f"{record.id}.{midway.message}" if midway is not None and midway.saved else None
 
 
 def encode(record: FullRecord) -> bytes:
