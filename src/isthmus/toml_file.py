@@ -16,7 +16,7 @@ else:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What the file says. SettingsError, in one line, if it cannot be read or is no TOML."""
+    """What the file says. SettingsError, in one line, if it cannot be read or is not TOML."""
     try:
         with expanded(file).open("rb") as opened:
             return tomllib.load(opened)
@@ -25,6 +25,6 @@ def read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"cannot read {file}: {error.strerror}") from None
     except RecursionError:
-        raise SettingsError(f"{file} is no TOML: it is nested too deeply") from None
+        raise SettingsError(f"{file} is not TOML: it is nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and whole numbers of thousands of digits
-        raise SettingsError(f"{file} is no TOML: {error}") from None
+        raise SettingsError(f"{file} is not TOML: {error}") from None

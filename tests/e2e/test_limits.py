@@ -132,7 +132,7 @@ def test_undo_after_a_trap(null_runtime: Runtime) -> None:
 @pytest.mark.parametrize("how", ["deadline", "fuel", "tokens"])
 def test_undo_brings_back_the_conversation(shared: Runtime, model: Model, how: str) -> None:
     limits: dict[str, Any] = {"on_failure": "undo"}
-    limits |= {"fuel": {"fuel": 60_000}, "tokens": {"tokens": 100}, "deadline": {}}[how]
+    limits |= {"fuel": {"fuel": 80_000}, "tokens": {"tokens": 100}, "deadline": {}}[how]
     deadline_s = 0.02 if how == "deadline" else None
     with bench(shared, model, **limits) as actor, bench(shared, model) as other:
         for one in (actor, other):

@@ -37,7 +37,7 @@ def test_settings(tmp_path: Path) -> None:
         ('port = "x"', "port is 'x'"),
         ("port = 70000", "0 to 65535"),
         ("slots = 0", "slots is 0"),
-        ("=", "no TOML"),
+        ("=", "not TOML"),
         ("host = 5", "host is 5: give a text"),
         ('log_format = "xml"', "log_format is 'xml': give line or json"),
         (

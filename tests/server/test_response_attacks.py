@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from isthmus.server.duration import MAX_S
 from isthmus.server.http.depth import MAX_DEPTH, is_deep
 from isthmus.server.http.endpoint import decode_json
 from isthmus.server.http.entry import Entry, begin
@@ -222,7 +223,7 @@ def test_one_more_response_has_no_other_owner_looked_at() -> None:
     shelf: Any = type("_Shelf", (), {"records": records})
 
     async def work() -> None:
-        bounds = Bounds(shelf, ServerSettings(responses_kept_s=1e12))
+        bounds = Bounds(shelf, ServerSettings(responses_kept_s=MAX_S))
         keeping = asyncio.ensure_future(bounds.keep())
         while records.n_looks < 52:
             await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from tests.server.conftest import Serving
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = {
     *("config", "new_key", "limit", "list_keys", "remove_key", "help"),
-    *("ray", "replicas", "replica_messages", "replica_gpus", "until_eof"),
+    *("ray", "replicas", "replica_messages", "replica_gpus", "replica_memory", "until_eof"),
 }
 """Options of `isthmus serve` that are no settings: where settings are, what is done once, and how
 many servers there are."""

@@ -24,7 +24,7 @@ WHOLE = ("many", "1.5", "true", TOO_LARGE, LONG)
 SECONDS = ("soon", "1x", "1 m")
 SWITCH = ("perhaps", "2")
 BELOW = {
-    "-1": ("port", "threads", "waiting", "guests", "guests_nbytes", "checkpoints"),
+    "-1": ("port", "threads", "waiting", "guests", "guests_nbytes", "checkpoints", "save_tokens"),
     "0": ("slots", "live", "n_ctx", "responses", "max_tokens", "concurrent", "connections"),
     "1023": ("body_nbytes", "json_nbytes", "bodies_nbytes", "upload_nbytes", "output_nbytes"),
     "1048575": ("models_nbytes", "memory_nbytes"),
@@ -35,6 +35,7 @@ DURATIONS = {
     **dict.fromkeys(("guest_kept_s", "responses_kept_s", "deadline_s"), ("0", "-1")),
     **dict.fromkeys(("head_s", "idle_s", "stalled_s", "silent_s"), ("0", "-1")),
     "lease_s": ("0", "2d"),
+    "save_s": ("-1", "2d"),
     "drain_s": ("-1", "3601"),
     "keep_alive_s": (),
 }
@@ -161,7 +162,7 @@ def test_a_setting_of_the_file(name: str, refused: Serve, tmp_path: Path) -> Non
         assert str(file) in said
         assert name in said or value == LONG, said  # TOML's own reader says where that is
     file.write_text(f"{name} = 1\n{name} = 2\n")
-    assert "is no TOML" in refused("--config", str(file))
+    assert "is not TOML" in refused("--config", str(file))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -223,7 +224,7 @@ def test_what_is_contradictory_or_is_not_there(words: str, said: str, refused: S
 @pytest.mark.parametrize("text", ["[" * 100_000, "a = " + "[" * 100_000, "\0", "port"])
 def test_a_file_that_is_no_toml(text: str, refused: Serve, tmp_path: Path) -> None:
     (tmp_path / "server.toml").write_text(text)
-    assert "server.toml is no TOML: " in refused("--config", "server.toml")
+    assert "server.toml is not TOML: " in refused("--config", "server.toml")
 
 
 @pytest.mark.parametrize(

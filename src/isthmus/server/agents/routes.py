@@ -150,8 +150,10 @@ class Agents:
         return JSONResponse(deleted)
 
     async def fork(self, request: Request) -> Response:
-        """A new agent that is what this one is, or was. Raises AnotherAgent if an ancestor has to
-        make it."""
+        """A new agent that is what this one is, or was.
+
+        Raises AnotherAgent if an ancestor has to make it.
+        """
         asked = await read_strictly(request, _new_fork, empty=b"{}")
         record = self._own(request)
         position = record.position if asked.position is None else asked.position

@@ -101,7 +101,9 @@ class Transfer:
 
     async def restore(self, request: Request) -> Response:
         """An agent from the file of a snapshot: as `isthmus restore` takes it, or refuses it.
-        Raises HttpError with what is wrong with it."""
+
+        Raises HttpError with what is wrong with it.
+        """
         asked = read_query(request, Restoring)
         async with self._uploaded(request) as path:
             try:

@@ -132,8 +132,10 @@ class Ollama:
         return await answer.respond(http, stream=asked.stream is not False)
 
     async def generate(self, http: HttpRequest) -> Response:
-        """A prompt is answered, told as Ollama tells it. Raises HttpError and SettingsError for
-        fields that contradict each other."""
+        """A prompt is answered, told as Ollama tells it.
+
+        Raises HttpError and SettingsError for fields that contradict each other.
+        """
         most = self._writer.most_nbytes
         asked, wanted = await read_wanted(http, _generate, GENERATE_TABLES, generate_wanted, most)
         if not asked.prompt and not asked.suffix and not asked.images:

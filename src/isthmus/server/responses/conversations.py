@@ -141,7 +141,10 @@ class Conversations:
         return as_json(page_of(chain.items, page))
 
     async def add_items(self, http: HttpRequest) -> Response:
-        """Adds items to a conversation. Raises HttpError for an id that it has already."""
+        """Adds items to a conversation.
+
+        Raises HttpError for an id that it has already.
+        """
         asked = await read(http, NewItems, most=self._most_nbytes)
         await self._shelf.allowances.require_disk(current().key)
         record, chain = await self._find(http)

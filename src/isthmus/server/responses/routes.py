@@ -118,7 +118,10 @@ class Responses:
         return as_json(deleted)
 
     async def cancel(self, http: HttpRequest) -> Response:
-        """Ends a response that runs in the background. Raises HttpError for any other."""
+        """Ends a response that runs in the background.
+
+        Raises HttpError for any other.
+        """
         stored = await self._find(http)
         if not stored.response["background"]:
             said = "only responses of the background can be cancelled: leave, to end another"
