@@ -49,7 +49,7 @@ test-soak: $(VENV)/.dev ## 64 agents of six models that talk, fork, freeze, trap
 
 test-vulkan: $(VENV)/.dev ## the Vulkan device on a software driver, fetched into .vulkan/
 	$(BIN)/python tools/fetch_vulkan.py
-	. .vulkan/env && $(BIN)/pytest -m gpu tests/device
+	. .vulkan/env && $(BIN)/pytest -n $(JOBS) -m gpu tests/device
 
 test-metal: $(VENV)/.dev ## the Metal device without a Mac: a stand-in that has Metal's rules, pages of 16 KiB, and mistakes that it must catch
 	$(BIN)/pytest -m 'long or not long' tests/device/test_metal.py
