@@ -21,7 +21,7 @@ FILES = {
     if it.name.endswith((".js", ".css", ".html"))
 }
 READS_HTML = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\("
-MAX_NBYTES, MAX_SENT_NBYTES = 103_500, 37_900
+MAX_NBYTES, MAX_SENT_NBYTES = 104_300, 38_200
 """What script and style are, as written and as sent: whoever adds to them takes something away, or
 says in docs/rationale.md why not."""
 

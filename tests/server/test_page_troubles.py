@@ -43,7 +43,9 @@ def test_a_server_that_goes_away_and_comes_back(
         second = Serving(tmp_path / "data", *options, "--port", port)
         try:
             expect(page.locator("#notice")).to_be_hidden()
-            page.get_by_role("button", name="Try again").click()
+            with page.expect_request("**/messages") as again:
+                page.get_by_role("button", name="Try again").click()
+            assert again.value.headers["last-event-id"].endswith(".0")  # it may have gone on
             expect(page.locator("#stop")).to_be_visible()
             expect(page.locator(".answer")).not_to_have_text("")
             page.click("#stop")

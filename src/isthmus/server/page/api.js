@@ -24,7 +24,7 @@ export async function call(path, options = {}) {
   const headers = key ? { Authorization: "Bearer " + key } : {};
   let response;
   try {
-    response = await fetch(path, { ...options, headers });
+    response = await fetch(path, { ...options, headers: { ...headers, ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     tell("gone");
@@ -46,12 +46,9 @@ export const send = async (method, path, body) =>
   (await call(path, { method, body: body === undefined ? undefined : JSON.stringify(body) })).json();
 export const post = (path, body) => send("POST", path, body);
 
-// The pieces of an answer by `said`; what the server told at its end.
-export async function converse(id, body, said) {
-  const response = await call(`v1/agents/${id}/messages`, {
-    method: "POST",
-    body: JSON.stringify({ ...body, stream: true }),
-  });
+// The pieces of an answer by `said`; what the server told at its end. `live.message` is the server's name of the message.
+export async function converse(id, body, said, live) {
+  const response = await begun(id, body, live.message);
   let rest = "",
     done = null;
   try {
@@ -61,6 +58,7 @@ export async function converse(id, body, said) {
       for (const part of parts) {
         const at = part.indexOf("data: ");
         if (at < 0) continue; // a comment: it still works
+        live.message = /^id: (\w+)/m.exec(part)?.[1] ?? live.message;
         const data = JSON.parse(part.slice(at + 6));
         if (data.error) throw new ApiError(0, data.error.code, data.error.message);
         if (data.text !== undefined) said(data.text);
@@ -73,6 +71,16 @@ export async function converse(id, body, said) {
   }
   if (!done) throw new ApiError(0, "gone", "The server went away before this answer was saved.");
   return done;
+}
+// A message is heard from its beginning if it is under way or done, and sent if it has not happened.
+function begun(id, body, message) {
+  const asked = { method: "POST", body: JSON.stringify({ ...body, stream: true }) };
+  const ask = headers => call(`v1/agents/${id}/messages`, { ...asked, headers });
+  if (!message) return ask();
+  return ask({ "Last-Event-ID": message + ".0" }).catch(error => {
+    if (error.status !== 404) throw error;
+    return ask();
+  });
 }
 async function* pieces(body) {
   // Safari's streams cannot be iterated

@@ -8,7 +8,7 @@ export const state = {
   shown: null, // the id of the agent that is shown; null for one that is not made yet
   agent: null, // that agent with its turns, once they are there
   draft: { guest: "chat", args: {}, argv: [], model: null }, // of an agent that is not made yet
-  live: new Map(), // by agent: { input, files, text, failed, stopping }
+  live: new Map(), // by agent: { input, files, text, failed, stopping, message }
   files: new Map(), // by agent and position: what was sent from this page, as data URIs
 };
 export const changes = new EventTarget();
@@ -72,12 +72,12 @@ async function make(text) {
   return made;
 }
 
-// Tells the agent that is shown something; an empty text has its last answer go on.
-export async function tell(text, files = []) {
-  await answer(state.shown === null ? await make(text) : state.agents.get(state.shown), text, files);
+// Tells the agent that is shown something; an empty text has its last answer go on. `message` names one that was cut off.
+export async function tell(text, files = [], message) {
+  await answer(state.shown === null ? await make(text) : state.agents.get(state.shown), text, files, message);
 }
-async function answer(agent, text, files) {
-  const live = { input: text, files, text: "", failed: null, stopping: false, began: performance.now(), n: 0 };
+async function answer(agent, text, files, message) {
+  const live = { input: text, files, message, text: "", failed: null, stopping: false, began: performance.now(), n: 0 };
   state.live.set(agent.id, live);
   changed("live");
   try {
@@ -87,7 +87,7 @@ async function answer(agent, text, files) {
       changed("piece");
     };
     const asked = { input: text, previous: agent.position, ...(files.length ? { files } : {}) };
-    await converse(agent.id, asked, said);
+    await converse(agent.id, asked, said, live);
     state.live.delete(agent.id);
     if (files.length) state.files.set(`${agent.id} ${agent.position + 1}`, files);
     await reload(agent.id);

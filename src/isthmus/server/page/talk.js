@@ -8,7 +8,8 @@ import { FORMS, changes, fork, retell, show, state, tell } from "./state.js";
 
 const AT_ONCE = 30,
   NEAR = 48,
-  MAX_SHOWN = 8000;
+  MAX_SHOWN = 8000,
+  CUT_OFF = ["gone", "stopping"]; // ways to fail after which an answer may go on
 let guarded,
   atOnce = AT_ONCE,
   follows = true,
@@ -150,7 +151,8 @@ function failure(live) {
   };
   const again = () => {
     leave();
-    guarded(() => tell(live.input, live.files));
+    const message = CUT_OFF.includes(live.failed.code) ? live.message : undefined;
+    guarded(() => tell(live.input, live.files, message));
   };
   return el(
     "div",
