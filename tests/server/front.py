@@ -27,6 +27,8 @@ class Front:
         self.is_stale = False
         """Whether what was read or listed once is shown for ever."""
         self.delay_s = 0.0
+        self.size: int | None = None
+        """Bytes that each object is said to have, in answers that have a part of it."""
         self.asked: list[tuple[str, str]] = []
         self._shown: dict[str, httpx.Response] = {}
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
@@ -62,12 +64,16 @@ class Front:
         if refused is not None:
             handler.send_response(refused[0])
             handler.send_header("Content-Length", str(len(refused[1])))
+            handler.send_header("ETag", '"of a test"')
             handler.end_headers()
             handler.wfile.write(refused[1])
             return
         answer = self._passed_on(method, path, body, handler)
         handler.send_response(answer.status_code)
-        for name, value in answer.headers.items():
+        headers = {**answer.headers}
+        if self.size is not None and (part := headers.get("content-range")):
+            headers["content-range"] = f"{part.partition('/')[0]}/{self.size}"
+        for name, value in headers.items():
             if name.lower() not in _NOT_TOLD | {"content-length"}:
                 handler.send_header(name, value)
         length = answer.headers.get("content-length", "0") if method == "HEAD" else None

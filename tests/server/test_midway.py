@@ -129,6 +129,17 @@ def test_an_answer_in_the_background_can_be_stopped(saving: Serving, expected: s
     assert not saved_in(saving, listener.agent)
 
 
+def test_an_agent_can_be_deleted_while_it_answers_in_the_background(saving: Serving) -> None:
+    agent = new_agent(saving, 7, args={**LONG, "max_tokens": 1900, "regex": "[a-z ]{30000}"})
+    listener = Listener(agent)
+    listener.send(saving.client, BACKGROUND, most=2)
+    saving.client.delete(f"/v1/agents/{agent}").raise_for_status()
+    assert saving.client.get(f"/v1/agents/{agent}").status_code == 404
+    assert listen(saving, agent, listener.last_id).status_code == 404
+    kept = {it.name for it in saving.data.rglob("*") if it.name.startswith(agent)}
+    assert not kept
+
+
 def test_who_leaves_an_answer_of_a_request_ends_it_though_it_was_saved(saving: Serving) -> None:
     listener = Listener(long_agent(saving))
     body = {"input": "hello", "stream": True}

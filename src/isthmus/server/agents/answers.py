@@ -120,6 +120,13 @@ class Answers:
         async for event in self.rest(record, Place(record.midway.message, 0)):
             yield event
 
+    def stop(self, id_: str) -> bool:
+        """Ends the answer of an agent at its next token; whether one was under way."""
+        answer = self.running.get(id_)
+        if answer is not None:
+            answer.stop()
+        return answer is not None
+
     # ------------------------------------------------------------------ in the background
 
     def start(self, id_: str, asked: NewMessage) -> Job:

@@ -143,8 +143,9 @@ class Agents:
         return Response(text, status, media_type=_JSON)
 
     async def delete(self, request: Request) -> Response:
-        """Removes an agent and its snapshots."""
+        """Removes an agent and its snapshots; an answer that is under way ends before."""
         record = self._own(request)
+        self.answers.stop(record.id)  # one in the background might go on for hours
         await self._shelf.delete(record.id)
         deleted: Deleted = {"id": record.id, "deleted": True}
         return JSONResponse(deleted)
@@ -242,10 +243,7 @@ class Agents:
     async def stop(self, request: Request) -> Response:
         """Ends the answer that is under way: what was said until then is the turn."""
         record = self._own(request)
-        answer = self.answers.running.get(record.id)
-        if answer is not None:
-            answer.stop()
-        stopped: Stopped = {"id": record.id, "stopped": answer is not None}
+        stopped: Stopped = {"id": record.id, "stopped": self.answers.stop(record.id)}
         return JSONResponse(stopped)
 
     # ------------------------------------------------------------------ guests

@@ -111,15 +111,24 @@ class Objects:
                 return begin
             with tempfile.TemporaryFile(dir=folder) as file:
                 os.pwrite(file.fileno(), begin, 0)
-
-                def fetch_part(start: int) -> None:
-                    end = min(start + PART_NBYTES, nbytes)
-                    part = bytes(self._store.get_range(name, start=start, end=end))
-                    os.pwrite(file.fileno(), part, start)
-
-                with ThreadPoolExecutor(_PARTS_AT_A_TIME) as pool:
-                    list(pool.map(fetch_part, range(PART_NBYTES, nbytes, PART_NBYTES)))
+                self._fetch_rest(name, file.fileno(), len(begin), nbytes)
                 return mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
+
+    def _fetch_rest(self, name: str, fd: int, start: int, nbytes: int) -> None:
+        """Writes all parts from `start` on to a file. What a store says of the size may be wrong,
+        so nothing is begun before the parts before it have come whole."""
+
+        def fetch_part(start: int) -> None:
+            end = min(start + PART_NBYTES, nbytes)
+            part = bytes(self._store.get_range(name, start=start, end=end))
+            if os.pwrite(fd, part, start) != end - start:
+                raise StorageError(f"{self.url}/{name} ends before the {nbytes} bytes that it has")
+
+        at_once = PART_NBYTES * _PARTS_AT_A_TIME
+        with ThreadPoolExecutor(_PARTS_AT_A_TIME) as pool:
+            for begin in range(start, nbytes, at_once):
+                end = min(begin + at_once, nbytes)
+                list(pool.map(fetch_part, range(begin, end, PART_NBYTES)))
 
     def find_all(self, names: Iterable[str]) -> dict[str, Found]:
         """Objects by their names, without those that are not there."""
