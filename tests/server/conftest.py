@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from isthmus.server.storage import objects
+from tests.server.bucket import Bucket
 from tests.server.page_support import chromium
 from tests.tiny_gguf import TinyLlama
 
@@ -132,6 +133,14 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     serving = Serving(tmp_path_factory.mktemp("data"), "--model", f"smollm2={smollm2}")
     yield serving
     assert serving.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    """An S3 server of the module's own."""
+    bucket = Bucket()
+    yield bucket
+    bucket.close()
 
 
 @pytest.fixture(scope="module")

@@ -36,13 +36,6 @@ FULL = refusal(507, "InsufficientStorage")
 READ_ONLY = refusal(405, "MethodNotAllowed")
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.close()
-
-
 @pytest.fixture
 def front(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     front = Front(bucket.port)

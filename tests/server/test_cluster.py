@@ -38,13 +38,6 @@ N_CLIENTS = int(os.environ.get("CLUSTER_CLIENTS", "64"))
 SEED = int(os.environ.get("CLUSTER_SEED", "1"))
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.close()
-
-
 @pytest.fixture
 def url(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     for name, value in bucket.environment.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,13 +37,6 @@ class Slow(Member):
 
     def n_decoded(self) -> int:
         return int(self.get("/v1/activity")["totals"]["tokens_decoded"])
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.close()
 
 
 @pytest.fixture

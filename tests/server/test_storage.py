@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,6 @@ from tests.server.test_owners import ended
 LEASE_S = 3
 N_AGENTS = 3
 _NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    bucket = Bucket()
-    yield bucket
-    bucket.close()
 
 
 @pytest.fixture
